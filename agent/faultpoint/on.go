@@ -1,0 +1,61 @@
+//go:build faultpoint
+
+package faultpoint
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+var (
+	mu     sync.Mutex
+	passed = map[string]int{}
+	armed  = parse(os.Getenv("LULL_FAULT"))
+)
+
+// parse reads NAME[#N]:ACTION,… into "NAME#N" → ACTION.
+func parse(spec string) map[string]string {
+	m := map[string]string{}
+	for item := range strings.SplitSeq(spec, ",") {
+		name, action, ok := strings.Cut(item, ":")
+		if !ok {
+			continue
+		}
+		if !strings.Contains(name, "#") {
+			name += "#1"
+		}
+		m[name] = action
+	}
+	return m
+}
+
+// Hit passes the point of that name.
+func Hit(name string) error {
+	mu.Lock()
+	passed[name]++
+	key := name + "#" + strconv.Itoa(passed[name])
+	list := os.Getenv("LULL_FAULT_LIST")
+	if list != "" {
+		if f, err := os.OpenFile(list, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err == nil {
+			fmt.Fprintln(f, name)
+			f.Close()
+		}
+	}
+	mu.Unlock()
+	switch armed[key] {
+	case "kill":
+		syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
+		select {}
+	case "stop":
+		syscall.Kill(syscall.Getpid(), syscall.SIGSTOP)
+	case "error":
+		return fmt.Errorf("fault point %s", name)
+	case "enospc":
+		return fmt.Errorf("fault point %s: %w", name, syscall.ENOSPC)
+	}
+	return nil
+}
