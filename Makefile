@@ -1,0 +1,103 @@
+# lull. `make` alone prints the targets.
+
+BIN     ?= bin
+TAGS    ?=
+S       ?= 60
+DESTDIR ?=
+PREFIX  ?= /usr
+
+GO ?= go
+CC ?= cc
+
+# Whom the kernel starts when a cgroup has emptied: no libc, no start-up code.
+RELEASE_AGENT_FLAGS := -Os -Wall -Wextra -Werror -static -nostdlib -ffreestanding -fno-stack-protector \
+	-fno-asynchronous-unwind-tables -fno-pie -no-pie -Wl,--build-id=none -Wl,-z,norelro -s
+
+# What the demonstration needs besides Go and make, and what only the tests
+# need, as PROGRAM:PACKAGE of Debian or LIBRARY:PACKAGE. What is there is not
+# installed again. The libraries let notices show icons, and let a real Firefox
+# in two versions run.
+DEMO_NEEDS := cc:gcc /usr/include/stdio.h:libc6-dev dbus-daemon:dbus-daemon busctl:systemd gdbus:libglib2.0-bin \
+	Xvfb:xvfb dunst:dunst import:imagemagick xdotool:xdotool unshare:util-linux script:bsdutils setpriv:util-linux \
+	librsvg-2.so.2:librsvg2-common fc-list:fontconfig /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core
+TEST_NEEDS := $(DEMO_NEEDS) git:git ps:procps dbus-run-session:dbus-daemon notify-send:libnotify-bin \
+	systemd-nspawn:systemd-container debootstrap:debootstrap spin:spin mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs \
+	mkfs.btrfs:btrfs-progs setfattr:attr libgtk-3.so.0:libgtk-3-0 libvpx.so.7:libvpx7 libasound.so.2:libasound2 \
+	libX11-xcb.so.1:libx11-xcb1 libevent-2.1.so.7:libevent-2.1-7
+
+# Linters, at these versions, come through the module proxy.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test e2e check race lint vuln clean-tree fuzz install deps deps-demo clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build all programs into bin/ (BIN=FOLDER, TAGS=faultpoint)
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w' -o $(BIN)/ ./cmd/...
+	$(CC) $(RELEASE_AGENT_FLAGS) -o $(BIN)/lull-release-agent cmd/lull-release-agent/*.c
+
+demo: deps-demo build ## show a running application being refreshed, in a scratch folder (two minutes)
+	@LULL_BIN='$(abspath $(BIN))' $(GO) run ./e2e/demo
+
+test: deps build ## run all tests
+	LULL_BIN='$(abspath $(BIN))' $(GO) test -p 1 -timeout 40m ./...
+
+e2e: deps build ## run the tests on whole machines alone: stories, containers, kills, real input
+	LULL_BIN='$(abspath $(BIN))' $(GO) test -p 1 -timeout 40m ./e2e/...
+
+check: ## generate, vet, lint, layers, vulnerabilities, race tests, clean tree
+	$(GO) generate ./...
+	@test -z "$$(gofmt -l .)" || { echo "these files want gofmt:"; gofmt -l .; exit 1; }
+	$(GO) mod verify
+	$(GO) vet ./...
+	$(GO) vet -tags faultpoint ./...
+	$(MAKE) --no-print-directory lint vuln race clean-tree
+
+lint:
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(DEPGUARD) ./...
+
+# The database of known vulnerabilities is asked over the network; where it
+# cannot be reached the check says so and is left out.
+vuln:
+	@out=$$(mktemp); if $(GO) run $(GOVULNCHECK) ./... >$$out 2>&1; then echo "govulncheck: nothing found"; \
+	elif grep -q -e 'vuln.go.dev' -e 'fetching vulnerabilities' $$out; then echo "govulncheck: left out, its database cannot be reached"; \
+	else cat $$out; rm -f $$out; exit 1; fi; rm -f $$out
+
+# The race detector makes everything several times slower: it is for the
+# packages, not for the stories, whose programs are built without it.
+race:
+	CGO_ENABLED=1 $(GO) test -race -short -p 2 -timeout 20m $$($(GO) list ./... | grep -v /e2e/)
+
+clean-tree:
+	@if git rev-parse --git-dir >/dev/null 2>&1 && test -n "$$(git status --porcelain)"; then \
+		echo "the work tree is not clean:"; git status --porcelain; git diff --stat; exit 1; fi
+
+fuzz: ## fuzz everything that parses (S=60 seconds in all)
+	@set -e; targets=$$(grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | wc -l); \
+	each=$$(( $(S) / (targets > 0 ? targets : 1) )); test $$each -gt 0 || each=1; \
+	for dir in $$(grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go | cut -d' ' -f2); do \
+			echo "$$dir $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${each}s $$dir; \
+		done; \
+	done
+
+install: build ## install programs and bus interfaces below DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/lull $(DESTDIR)$(PREFIX)/share/dbus-1/interfaces
+	install -m 0755 $(BIN)/lull $(BIN)/lull-run $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 $(BIN)/lulld $(BIN)/lull-userd $(BIN)/lull-release-agent $(DESTDIR)$(PREFIX)/libexec/lull/
+	install -m 0644 dbus/*.xml $(DESTDIR)$(PREFIX)/share/dbus-1/interfaces/
+
+deps: ## install what the tests need, by apt (as root; else it prints the command)
+	@NEEDS='$(TEST_NEEDS)' sh .ci/deps
+
+deps-demo:
+	@NEEDS='$(DEMO_NEEDS)' sh .ci/deps
+
+clean: ## remove what build has made
+	rm -rf $(BIN)

@@ -1,0 +1,155 @@
+// Package authz decides whether a caller on the bus may do what changes the
+// system. Root may, and so may the agent's own user; everybody else is a
+// question to polkit, and where there is no polkit the answer is no.
+//
+// An Authorizer has no state and may be used from any goroutine. Check blocks
+// while polkit asks the user for a password.
+package authz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/user"
+	"strconv"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/agent/problem"
+	bus "github.com/lull/lull/dbus"
+)
+
+// The actions, as org.lull.policy declares them.
+const (
+	Install      = "org.lull.install"       // install and remove packages
+	Refresh      = "org.lull.refresh"       // refresh, revert, check, cancel
+	Hold         = "org.lull.hold"          // hold and unhold
+	GC           = "org.lull.gc"            // collect, verify, repair
+	SystemUpdate = "org.lull.system-update" // the retained index
+	Configure    = "org.lull.configure"     // repositories, reload
+)
+
+// what says in words what an action allows.
+var what = map[string]string{
+	Install:      "install or remove packages",
+	Refresh:      "refresh or revert packages",
+	Hold:         "hold or release refreshes",
+	GC:           "collect or verify the store",
+	SystemUpdate: "stage system updates",
+	Configure:    "change repositories or reload the configuration",
+}
+
+// Actions returns all actions.
+func Actions() []string { return []string{Install, Refresh, Hold, GC, SystemUpdate, Configure} }
+
+const (
+	polkitName   = "org.freedesktop.PolicyKit1"
+	polkitPath   = dbus.ObjectPath("/org/freedesktop/PolicyKit1/Authority")
+	polkitMethod = "org.freedesktop.PolicyKit1.Authority.CheckAuthorization"
+
+	allowUserInteraction = uint32(1)
+
+	// answerTime is how long polkit may take by itself, and typingTime how
+	// long with a password to be typed.
+	answerTime = 30 * time.Second
+	typingTime = 5 * time.Minute
+)
+
+// Authorizer answers for the agent.
+type Authorizer struct {
+	conn *dbus.Conn
+	uid  uint32
+}
+
+// New makes one that asks the polkit on conn; uid is the agent's own user. The
+// callers must be on the same bus.
+func New(conn *dbus.Conn, uid uint32) *Authorizer { return &Authorizer{conn: conn, uid: uid} }
+
+// Check returns nil if the caller may do the action, and else a problem of
+// kind NotPermitted that says who may not do what.
+func (a *Authorizer) Check(c bus.Caller, action string) error {
+	uid, err := c.UID()
+	if err != nil {
+		return err
+	}
+	if uid == 0 || uid == a.uid {
+		return nil
+	}
+	answer, err := a.ask(c, action)
+	who := userName(uid)
+	switch {
+	case err != nil && absent(err):
+		return problem.New(problem.NotPermitted, "cannot %s as user %s: only root may, as polkit is not running: %w", words(action), who, err).
+			WithHint("use sudo, or install polkit")
+	case err != nil:
+		return problem.New(problem.NotPermitted, "cannot %s as user %s: polkit does not answer: %w", words(action), who, err).
+			WithHint("use sudo")
+	case answer.Authorized:
+		return nil
+	case answer.Challenge && !c.Interactive:
+		return problem.New(problem.NotPermitted, "cannot %s as user %s: it needs a password, and the caller cannot be asked for one", words(action), who).
+			WithHint("use sudo")
+	case answer.Challenge:
+		return problem.New(problem.NotPermitted, "cannot %s as user %s: it needs a password, and none was given", words(action), who).
+			WithHint("use sudo, or run a polkit agent in the session (on a terminal: pkttyagent)")
+	}
+	return problem.New(problem.NotPermitted, "cannot %s as user %s: the system does not allow it (%s)", words(action), who, action).
+		WithHint("use sudo, or ask the administrator")
+}
+
+// subject names a connection on the bus to polkit.
+type subject struct {
+	Kind    string
+	Details map[string]dbus.Variant
+}
+
+// answer is what polkit says.
+type answer struct {
+	Authorized bool
+	Challenge  bool
+	Details    map[string]string
+}
+
+func (a *Authorizer) ask(c bus.Caller, action string) (answer, error) {
+	wait, flags := answerTime, uint32(0)
+	if c.Interactive {
+		wait, flags = typingTime, allowUserInteraction
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	var ans answer
+	// polkit gives up by itself when the subject leaves the bus.
+	err := a.conn.Object(polkitName, polkitPath).CallWithContext(ctx, polkitMethod, 0,
+		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.Sender)}},
+		action, map[string]string{}, flags, "").Store(&ans)
+	return ans, err
+}
+
+// absent says whether err means that there is no polkit at all.
+func absent(err error) bool {
+	var e dbus.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Name {
+	case "org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner":
+		return true
+	}
+	return false
+}
+
+func words(action string) string {
+	if w, ok := what[action]; ok {
+		return w
+	}
+	return fmt.Sprintf("do %q", action)
+}
+
+func userName(uid uint32) string {
+	id := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return id
+}

@@ -1,0 +1,145 @@
+package authz
+
+import (
+	"encoding/xml"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+	"go.uber.org/goleak"
+
+	"github.com/lull/lull/agent/problem"
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/dbus/bustest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// polkit is a stand-in that records the question.
+type polkit struct {
+	answer  answer
+	subject subject
+	action  string
+	flags   uint32
+}
+
+func (p *polkit) CheckAuthorization(s subject, action string, _ map[string]string, flags uint32, _ string) (answer, *dbus.Error) {
+	p.subject, p.action, p.flags = s, action, flags
+	a := p.answer
+	a.Details = map[string]string{}
+	return a, nil
+}
+
+func dial(t *testing.T, address string) *dbus.Conn {
+	t.Helper()
+	conn, err := bus.Dial(t.Context(), address, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+const stranger, own = 64999, 64998
+
+func TestRootAndOwnUserPass(t *testing.T) {
+	a := New(nil, own)
+	for _, uid := range []uint32{0, own} {
+		if err := a.Check(bus.LocalCaller(":1.1", uid, 1), Install); err != nil {
+			t.Errorf("uid %d: %v", uid, err)
+		}
+	}
+}
+
+func TestNobodyKnownIsRefused(t *testing.T) {
+	if err := New(nil, 0).Check(bus.Caller{}, Install); !problem.Is(err, problem.NotPermitted) {
+		t.Fatal(err)
+	}
+}
+
+func TestWithoutPolkit(t *testing.T) {
+	a := New(dial(t, bustest.Start(t)), own)
+	err := a.Check(bus.LocalCaller(":1.1", stranger, 1), GC)
+	if !problem.Is(err, problem.NotPermitted) ||
+		!strings.HasPrefix(err.Error(), "cannot collect or verify the store as user 64999: only root may, as polkit is not running") ||
+		problem.HintOf(err) != "use sudo, or install polkit" {
+		t.Fatalf("%v (%s)", err, problem.HintOf(err))
+	}
+}
+
+func TestPolkitDecides(t *testing.T) {
+	address := bustest.Start(t)
+	p := &polkit{}
+	peer := dial(t, address)
+	if err := peer.Export(p, polkitPath, "org.freedesktop.PolicyKit1.Authority"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := peer.RequestName(polkitName, 0); err != nil {
+		t.Fatal(err)
+	}
+	a := New(dial(t, address), own)
+	for _, test := range []struct {
+		answer      answer
+		interactive bool
+		text        string // "" means allowed
+	}{
+		{answer{Authorized: true}, true, ""},
+		{answer{}, true, "cannot install or remove packages as user 64999: the system does not allow it (org.lull.install)"},
+		{answer{Challenge: true}, true, "cannot install or remove packages as user 64999: it needs a password, and none was given"},
+		{answer{Challenge: true}, false, "cannot install or remove packages as user 64999: it needs a password, and the caller cannot be asked for one"},
+	} {
+		p.answer = test.answer
+		c := bus.LocalCaller(":1.77", stranger, 1)
+		c.Interactive = test.interactive
+		err := a.Check(c, Install)
+		if test.text == "" && err != nil || test.text != "" && (!problem.Is(err, problem.NotPermitted) || err.Error() != test.text) {
+			t.Errorf("%+v: %v", test, err)
+		}
+		if p.subject.Kind != "system-bus-name" || p.subject.Details["name"].Value() != ":1.77" || p.action != Install || p.flags == 1 != test.interactive {
+			t.Errorf("asked %+v", p)
+		}
+	}
+}
+
+// The file that the system reads and the constants of this package agree.
+func TestActionsAreDeclared(t *testing.T) {
+	data, err := os.ReadFile("../../policy/org.lull.policy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Actions []struct {
+			ID          string `xml:"id,attr"`
+			Description string `xml:"description"`
+			Message     string `xml:"message"`
+			Defaults    struct {
+				Any      string `xml:"allow_any"`
+				Inactive string `xml:"allow_inactive"`
+				Active   string `xml:"allow_active"`
+			} `xml:"defaults"`
+		} `xml:"action"`
+	}
+	if err := xml.Unmarshal(data, &file); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, a := range file.Actions {
+		ids = append(ids, a.ID)
+		if a.Description == "" || a.Message == "" || a.Defaults.Any == "yes" || a.Defaults.Active == "" || a.Defaults.Inactive == "" {
+			t.Errorf("%+v", a)
+		}
+	}
+	want := Actions()
+	slices.Sort(ids)
+	slices.Sort(want)
+	if !slices.Equal(ids, want) {
+		t.Errorf("declared %v, want %v", ids, want)
+	}
+	for _, a := range want {
+		if what[a] == "" {
+			t.Errorf("%s has no words", a)
+		}
+	}
+}

@@ -1,0 +1,392 @@
+package meta
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/problem"
+)
+
+// Limits on what a meta holds. The path limit leaves room for the store's root
+// within PATH_MAX.
+const (
+	maxPath      = 2048
+	maxComponent = 255
+	maxLine      = 1024
+	maxNotes     = 256 << 10
+	maxSize      = 1 << 50
+	maxTimeout   = time.Hour
+)
+
+// check is everything that the form does not enforce. Entries are sorted by
+// path; they are looked at only when whole is set.
+func check(l *Launch, entries []Entry, whole bool) error {
+	if err := ValidName(l.Name); err != nil {
+		return problem.New(problem.Invalid, "cannot use the meta: %w", err)
+	}
+	err := checkLaunch(l)
+	var t tree
+	if err == nil && whole {
+		t, err = checkEntries(entries)
+	}
+	if err == nil && whole {
+		err = checkPaths(l, t)
+	}
+	if err != nil {
+		return problem.New(problem.Invalid, "cannot use the meta of %s: %w", l.Name, err)
+	}
+	return nil
+}
+
+func checkLaunch(l *Launch) error {
+	if l.Version == "" || len(l.Version) > 128 || strings.ContainsAny(l.Version, " /") {
+		return fmt.Errorf("version %.140q: want 1 to 128 characters without space and '/'", l.Version)
+	}
+	for _, line := range [][2]string{{"version", l.Version}, {"title", l.Title}, {"summary", l.Summary}, {"icon", l.Icon}} {
+		if err := checkText(line[1], maxLine, ""); err != nil {
+			return fmt.Errorf("%s: %w", line[0], err)
+		}
+	}
+	if err := checkText(l.Notes, maxNotes, "\n\t"); err != nil {
+		return fmt.Errorf("notes: %w", err)
+	}
+	if strings.Contains(l.Icon, "/") {
+		if err := checkPath(l.Icon); err != nil {
+			return fmt.Errorf("icon %q: %w", l.Icon, err)
+		}
+	}
+	if err := checkApps(l.Apps); err != nil {
+		return err
+	}
+	if err := checkServices(l.Services); err != nil {
+		return err
+	}
+	for _, hook := range slices.Sorted(maps.Keys(l.Hooks)) {
+		switch hook {
+		case HookRefreshPending, HookPreRefresh, HookPostRefresh, HookHealth:
+		default:
+			return fmt.Errorf("unknown hook %.80q", hook)
+		}
+		if err := checkCommand(l, l.Hooks[hook]); err != nil {
+			return fmt.Errorf("hook %s: %w", hook, err)
+		}
+	}
+	for _, a := range l.Apps {
+		if err := checkCommand(l, a.Command); err != nil {
+			return fmt.Errorf("app %s: %w", a.Name, err)
+		}
+	}
+	for _, s := range l.Services {
+		if err := checkCommand(l, s.Command); err != nil {
+			return fmt.Errorf("service %s: %w", s.Name, err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Subpackages)) {
+		if err := ValidName(name); err != nil {
+			return fmt.Errorf("subpackage: %w", err)
+		}
+		if l.Subpackages[name].IsZero() {
+			return fmt.Errorf("subpackage %s: it has no hash", name)
+		}
+	}
+	return nil
+}
+
+func checkApps(apps []App) error {
+	seen := map[string]bool{}
+	for _, a := range apps {
+		switch {
+		case !isWord(a.Name, true):
+			return fmt.Errorf("app %.80q: want a name of letters, digits, '.', '-', '_' and '+'", a.Name)
+		case seen[a.Name]:
+			return fmt.Errorf("app %s: there are two of that name", a.Name)
+		case a.DBusName != "" && !isBusName(a.DBusName):
+			return fmt.Errorf("app %s: %.300q is no well-known D-Bus name", a.Name, a.DBusName)
+		}
+		seen[a.Name] = true
+		if a.Desktop != "" {
+			if err := checkPath(a.Desktop); err != nil {
+				return fmt.Errorf("app %s: desktop file %q: %w", a.Name, a.Desktop, err)
+			}
+		}
+	}
+	return nil
+}
+
+func checkServices(services []Service) error {
+	seen := map[string]bool{}
+	for _, s := range services {
+		switch {
+		case !isWord(s.Name, false):
+			return fmt.Errorf("service %.80q: want a name of letters, digits, '.', '-' and '_'", s.Name)
+		case seen[s.Name]:
+			return fmt.Errorf("service %s: there are two of that name", s.Name)
+		case s.Scope != "" && s.Scope != ScopeSystem && s.Scope != ScopeUser:
+			return fmt.Errorf("service %s: unknown scope %.80q: want system or user", s.Name, s.Scope)
+		case s.RefreshMode != "" && s.RefreshMode != ModeRestart && s.RefreshMode != ModeEndure:
+			return fmt.Errorf("service %s: unknown refresh-mode %.80q: want restart or endure", s.Name, s.RefreshMode)
+		case s.StopSignal != "" && !isSignal(s.StopSignal):
+			return fmt.Errorf("service %s: %.80q is no signal name like SIGTERM", s.Name, s.StopSignal)
+		case s.StopTimeout < 0 || time.Duration(s.StopTimeout) > maxTimeout:
+			return fmt.Errorf("service %s: stop-timeout %s: want at most %s", s.Name, s.StopTimeout, maxTimeout)
+		case s.User != "" && !isUser(s.User):
+			return fmt.Errorf("service %s: %.80q is no user name", s.Name, s.User)
+		case s.User != "" && s.Scope == ScopeUser:
+			return fmt.Errorf("service %s: a service of scope user has no user key", s.Name)
+		}
+		seen[s.Name] = true
+	}
+	return nil
+}
+
+// checkText refuses what would spoil a terminal, a log line or a dialog.
+func checkText(s string, limit int, allowed string) error {
+	if len(s) > limit {
+		return fmt.Errorf("%d bytes, where %d are allowed", len(s), limit)
+	}
+	if !utf8.ValidString(s) {
+		return fmt.Errorf("%.80q is not UTF-8", s)
+	}
+	if i := strings.IndexFunc(s, func(r rune) bool {
+		return (r < 0x20 || r >= 0x7f && r < 0xa0) && !strings.ContainsRune(allowed, r)
+	}); i >= 0 {
+		return fmt.Errorf("a control character in %.80q", s)
+	}
+	return nil
+}
+
+// checkCommand looks at the words of a command; that its program is there is
+// checkPaths's business.
+func checkCommand(l *Launch, command []string) error {
+	if len(command) == 0 {
+		return fmt.Errorf("it has no command")
+	}
+	program := command[0]
+	inside := program
+	if sub, ok := strings.CutPrefix(program, Reserved+"/sub/"); ok {
+		name, rest, _ := strings.Cut(sub, "/")
+		if _, known := l.Subpackages[name]; !known {
+			return fmt.Errorf("command %q: there is no subpackage %q", program, name)
+		}
+		inside = rest
+	}
+	if err := checkPath(inside); err != nil {
+		return fmt.Errorf("command %q: %w", program, err)
+	}
+	for _, word := range command {
+		if !utf8.ValidString(word) || strings.ContainsRune(word, 0) {
+			return fmt.Errorf("command %q: the word %.80q is not UTF-8 or has a zero byte", program, word)
+		}
+	}
+	return nil
+}
+
+// tree holds the paths that are no folders.
+type tree map[string]leaf
+
+type leaf int
+
+const (
+	plain leaf = iota + 1
+	program
+	link
+)
+
+// checkEntries wants entries sorted by path.
+func checkEntries(entries []Entry) (tree, error) {
+	leaves := make(tree, len(entries))
+	sizes := make(map[digest.Digest]int64, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		if err := checkPath(e.Path); err != nil {
+			return nil, fmt.Errorf("entry %.300q: %w", e.Path, err)
+		}
+		if err := checkEntry(e, sizes); err != nil {
+			return nil, fmt.Errorf("entry %q: %w", e.Path, err)
+		}
+		if i > 0 && e.Path == entries[i-1].Path {
+			return nil, fmt.Errorf("entry %q: the path stands there twice", e.Path)
+		}
+		if i > 0 && e.Path < entries[i-1].Path {
+			return nil, fmt.Errorf("entry %q: it stands after %q: entries must be sorted by path", e.Path, entries[i-1].Path)
+		}
+		switch e.Type {
+		case TypeDir:
+		case TypeSymlink:
+			leaves[e.Path] = link
+		default:
+			leaves[e.Path] = plain
+			if e.Exec {
+				leaves[e.Path] = program
+			}
+		}
+	}
+	return leaves, checkParents(entries, leaves)
+}
+
+// checkParents refuses entries below a file or symlink. Neighbours mostly lie
+// in the same folder, so that few parents are looked up.
+func checkParents(entries []Entry, leaves tree) error {
+	previous := ""
+	for i := range entries {
+		path := entries[i].Path
+		end := strings.LastIndexByte(path, '/')
+		if end < 0 || path[:end] == previous {
+			continue
+		}
+		previous = path[:end]
+		for dir := previous; ; {
+			if leaves[dir] != 0 {
+				return fmt.Errorf("entry %q: its parent %q is a file or symlink", path, dir)
+			}
+			j := strings.LastIndexByte(dir, '/')
+			if j < 0 {
+				break
+			}
+			dir = dir[:j]
+		}
+	}
+	return nil
+}
+
+func checkEntry(e *Entry, sizes map[digest.Digest]int64) error {
+	switch e.Type {
+	case "", TypeFile:
+		switch {
+		case e.Blob.IsZero():
+			return fmt.Errorf("a file without a blob")
+		case e.Symlink != "":
+			return fmt.Errorf("a file with the target of a symlink")
+		case e.Size < 0 || e.Size > maxSize:
+			return fmt.Errorf("a size of %d bytes", e.Size)
+		}
+		if size, known := sizes[e.Blob]; known && size != e.Size {
+			return fmt.Errorf("blob %s has two sizes, %d and %d bytes", e.Blob.Short(), size, e.Size)
+		}
+		sizes[e.Blob] = e.Size
+		return nil
+	case TypeDir, TypeSymlink:
+		if !e.Blob.IsZero() || e.Size != 0 || e.Exec || e.Type == TypeDir && e.Symlink != "" {
+			return fmt.Errorf("a %s with what only files have", e.Type)
+		}
+		if e.Type == TypeDir {
+			return nil
+		}
+		return checkTarget(e.Path, e.Symlink)
+	}
+	return fmt.Errorf("unknown type %.80q: want dir or symlink, or none for a file", e.Type)
+}
+
+// checkPath wants a plain path below the package's root.
+func checkPath(path string) error {
+	switch {
+	case path == "":
+		return fmt.Errorf("an empty path")
+	case len(path) > maxPath:
+		return fmt.Errorf("the path has %d bytes, where %d are allowed", len(path), maxPath)
+	case path[0] == '/':
+		return fmt.Errorf("the path is absolute")
+	}
+	if err := checkText(path, maxPath, ""); err != nil {
+		return err
+	}
+	for rest, first := path, true; ; first = false {
+		component, after, more := strings.Cut(rest, "/")
+		switch {
+		case component == "":
+			return fmt.Errorf("the path has an empty component")
+		case component == "." || component == "..":
+			return fmt.Errorf("%q is not allowed in a path", component)
+		case first && component == Reserved:
+			return fmt.Errorf("the folder %s is reserved", Reserved)
+		case len(component) > maxComponent:
+			return fmt.Errorf("a component of %d bytes, where %d are allowed", len(component), maxComponent)
+		}
+		if !more {
+			return nil
+		}
+		rest = after
+	}
+}
+
+// checkTarget refuses symlinks that leave the package. The parents of a
+// symlink are real folders, so a run of ".." at the beginning climbs exactly
+// as far as it looks; after a name, which may be another symlink, it would not.
+func checkTarget(path, target string) error {
+	switch {
+	case target == "":
+		return fmt.Errorf("a symlink without a target")
+	case target[0] == '/':
+		return fmt.Errorf("the symlink's target %q is absolute", target)
+	}
+	if err := checkText(target, maxPath, ""); err != nil {
+		return fmt.Errorf("the symlink's target: %w", err)
+	}
+	depth, named := strings.Count(path, "/"), false
+	for component := range strings.SplitSeq(target, "/") {
+		switch component {
+		case "", ".":
+		case "..":
+			if named {
+				return fmt.Errorf("the symlink's target %q has '..' behind a name", target)
+			}
+			if depth--; depth < 0 {
+				return fmt.Errorf("the symlink's target %q lies outside the package", target)
+			}
+		default:
+			named = true
+		}
+	}
+	return nil
+}
+
+// checkPaths looks up what commands and desktop files refer to.
+func checkPaths(l *Launch, t tree) error {
+	for _, a := range l.Apps {
+		if err := t.program(a.Command[0]); err != nil {
+			return fmt.Errorf("app %s: %w", a.Name, err)
+		}
+		if a.Desktop != "" && t[a.Desktop] == 0 && !t.throughSymlink(a.Desktop) {
+			return fmt.Errorf("app %s: there is no desktop file %q", a.Name, a.Desktop)
+		}
+	}
+	for _, s := range l.Services {
+		if err := t.program(s.Command[0]); err != nil {
+			return fmt.Errorf("service %s: %w", s.Name, err)
+		}
+	}
+	for hook, command := range l.Hooks {
+		if err := t.program(command[0]); err != nil {
+			return fmt.Errorf("hook %s: %w", hook, err)
+		}
+	}
+	return nil
+}
+
+// program wants an executable file. What lies behind a symlink, or in a
+// subpackage, cannot be told from the meta alone.
+func (t tree) program(path string) error {
+	switch {
+	case t[path] == program, strings.HasPrefix(path, Reserved+"/"), t.throughSymlink(path):
+		return nil
+	case t[path] == plain:
+		return fmt.Errorf("command %q is not executable", path)
+	}
+	return fmt.Errorf("command %q is not in the package", path)
+}
+
+// throughSymlink says whether path or a parent of it is a symlink.
+func (t tree) throughSymlink(path string) bool {
+	for path != "" {
+		if t[path] == link {
+			return true
+		}
+		path = path[:max(0, strings.LastIndexByte(path, '/'))]
+	}
+	return false
+}

@@ -1,0 +1,360 @@
+package refresh
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/lull/lull/agent/current"
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/exports"
+	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/resolve"
+	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/policy"
+)
+
+// World is what refreshes act on. All of it may be used from several goroutines.
+type World struct {
+	Root     string // data folders lie below it
+	State    *state.DB
+	Store    *store.Store
+	Indices  *index.Indices
+	Links    current.Links
+	Exports  *exports.Exports
+	Runctl   *runctl.Dir
+	Tracker  runs.Tracker
+	Resolver *resolve.Resolver
+	Services services.Manager
+	Logind   *inhibit.Logind
+	Log      *slog.Logger
+
+	Repository func(name string) (*repo.Client, error)
+	Policy     func() *policy.Policy
+	// Installed is called when the set of installed revisions has changed, before anything that
+	// only the change protects may be collected.
+	Installed func() error
+	// Changed sees every change of a record, final ones included. It must not block.
+	Changed func(Refresh)
+}
+
+// Engine owns the refreshes under way.
+type Engine struct {
+	World
+
+	ctx    context.Context // of all tasks
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex // guards what follows
+	tasks map[string]*task
+	last  []Refresh // final records, youngest last, for those who ask a moment later
+}
+
+// keepLast is how many ended refreshes stay visible.
+const keepLast = 16
+
+// NewEngine starts with what an earlier agent has left: Resume.
+func NewEngine(w World) *Engine {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Engine{World: w, ctx: ctx, cancel: cancel, tasks: map[string]*task{}}
+}
+
+// Resume takes up the journal and clears markers that nobody owns. It returns
+// when every refresh that was interrupted is on its way again.
+func (e *Engine) Resume() error {
+	records, err := state.Refreshes[Refresh](e.State, func(id string, err error) {
+		e.Log.Error("dropping a refresh whose journal cannot be read", "refresh", id, "error", err)
+	})
+	if err != nil {
+		return err
+	}
+	owned := map[string]bool{}
+	for _, r := range records {
+		if r.End != "" || plans[r.Kind] == nil {
+			if err := e.State.RemoveRefresh(r.ID); err != nil {
+				return err
+			}
+			continue
+		}
+		owned[r.Instance] = true
+	}
+	if err := e.clearStrayMarkers(owned); err != nil {
+		return err
+	}
+	for _, r := range records {
+		if !owned[r.Instance] || r.End != "" {
+			continue
+		}
+		e.Log.Info("taking up a refresh again", "refresh", r.ID, "instance", r.Instance, "step", r.Step)
+		e.start(r, Event{Type: Restarted, Linked: e.linked(&r)})
+	}
+	return nil
+}
+
+// linked says whether the commit point of r has been passed.
+func (e *Engine) linked(r *Refresh) bool {
+	rev, _, err := e.Links.Read(r.Instance)
+	if r.Kind == Remove {
+		return problem.Is(err, problem.NotFound)
+	}
+	return err == nil && r.To != 0 && rev == r.To
+}
+
+func (e *Engine) clearStrayMarkers(owned map[string]bool) error {
+	instances, err := e.State.Instances()
+	if err != nil {
+		return err
+	}
+	for _, i := range instances {
+		if err := e.Runctl.CreateInstance(i.Instance); err != nil {
+			return err
+		}
+		word, err := e.Runctl.Inhibited(i.Instance)
+		if err == nil && word == "" || owned[i.Instance] {
+			continue
+		}
+		e.Log.Warn("removing a marker that belongs to no refresh", "instance", i.Instance, "marker", word)
+		if err := e.Runctl.ClearInhibited(i.Instance); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Request asks for a refresh.
+type Request struct {
+	Kind       Kind
+	Instance   string
+	Repository string
+	Channel    string
+	Package    digest.Digest // Update, and Install where it is known already
+	Version    string
+	Urgency    string
+	To         uint32 // Revert: the revision; 0: the one before
+	Purge      bool   // Remove: system data too
+}
+
+// Submit starts a refresh, or joins one under way that does the same. A refresh
+// to an older package that still waits is given up for the new one.
+func (e *Engine) Submit(ctx context.Context, q Request) (Refresh, error) {
+	for {
+		e.mu.Lock()
+		if e.ctx.Err() != nil {
+			e.mu.Unlock()
+			return Refresh{}, problem.New(problem.Unavailable, "cannot %s %s: the agent is stopping", q.Kind, q.Instance)
+		}
+		old := e.taskOf(q.Instance)
+		if old == nil {
+			break
+		}
+		r := old.snapshot()
+		e.mu.Unlock()
+		if r.Kind == q.Kind && (q.Package.IsZero() || r.Package == q.Package || r.Package.IsZero()) {
+			return r, nil
+		}
+		if s := r.State(); s != Preparing && s != Waiting {
+			return r, problem.New(problem.Busy, "cannot %s %s: a %s of it is in its critical section", q.Kind, q.Instance, r.Kind)
+		}
+		if err := e.cancelAndWait(ctx, old); err != nil {
+			return r, err
+		}
+	}
+	defer e.mu.Unlock()
+	id, err := e.State.NextRefresh()
+	if err != nil {
+		return Refresh{}, err
+	}
+	r := Refresh{ID: id, Kind: q.Kind, Instance: q.Instance, Repository: q.Repository, Channel: q.Channel,
+		Package: q.Package, ToVersion: q.Version, Urgency: q.Urgency, To: q.To, Purge: q.Purge}
+	if err := e.describe(&r); err != nil {
+		return Refresh{}, err
+	}
+	t := e.startLocked(r, Event{Type: Started})
+	return t.snapshot(), nil
+}
+
+// describe fills in what the request leaves open and refuses what cannot be.
+func (e *Engine) describe(r *Refresh) error {
+	r.Step = plans[r.Kind][0]
+	rev, _, err := e.Links.Read(r.Instance)
+	switch {
+	case r.Kind == Install && err == nil:
+		return problem.New(problem.Exists, "cannot install %s: it is installed already", r.Instance).
+			WithHint("lull refresh %s looks for a newer version", r.Instance)
+	case r.Kind == Install:
+		return nil
+	case err != nil:
+		return problem.New(problem.KindOf(err), "cannot %s %s: it is not installed", r.Kind, r.Instance)
+	}
+	inst, err := e.State.Instance(r.Instance)
+	if err != nil {
+		return err
+	}
+	from, _ := inst.Revision(rev)
+	r.From, r.FromVersion = rev, from.Version
+	r.Repository, r.Channel = inst.Repository, inst.Channel
+	if r.Kind != Revert {
+		return nil
+	}
+	to, err := revertTarget(inst, rev, r.To)
+	if err != nil {
+		return err
+	}
+	r.To, r.ToVersion, r.Package = to.Number, to.Version, to.Package
+	return nil
+}
+
+// revertTarget chooses the revision to go back to.
+func revertTarget(inst state.Instance, cur, want uint32) (state.Revision, error) {
+	for _, v := range slices.Backward(inst.Revisions) {
+		if v.Number == want || want == 0 && v.Number < cur && !v.Made.IsZero() && !v.Reverted {
+			if v.Number == cur {
+				return v, problem.New(problem.Invalid, "cannot revert %s to revision %d: it is in use", inst.Instance, want)
+			}
+			return v, nil
+		}
+	}
+	if want == 0 {
+		return state.Revision{}, problem.New(problem.NotFound, "cannot revert %s: no earlier revision is kept", inst.Instance).
+			WithHint("keep-revisions in the policy says how many are kept")
+	}
+	return state.Revision{}, problem.New(problem.NotFound, "cannot revert %s: revision %d is not kept", inst.Instance, want)
+}
+
+func (e *Engine) start(r Refresh, ev Event) *task {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.startLocked(r, ev)
+}
+
+func (e *Engine) startLocked(r Refresh, ev Event) *task {
+	t := &task{e: e, id: r.ID, instance: r.Instance, r: r, persisted: r, published: r,
+		mail: make(chan Event, 4), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	if ev.Type == Started {
+		t.persisted = Refresh{}
+	}
+	e.tasks[r.ID] = t
+	e.wg.Go(func() { t.run(e.ctx, ev) })
+	return t
+}
+
+func (e *Engine) taskOf(instance string) *task {
+	for _, t := range e.tasks {
+		if t.instance == instance {
+			return t
+		}
+	}
+	return nil
+}
+
+// retire moves an ended task into history.
+func (e *Engine) retire(t *task) {
+	t.mu.Lock()
+	t.published = t.r
+	t.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.tasks, t.r.ID)
+	e.last = append(e.last, t.r)
+	if len(e.last) > keepLast {
+		e.last = slices.Delete(e.last, 0, len(e.last)-keepLast)
+	}
+}
+
+// Wake makes the parked refreshes of an instance look again; "" means all.
+func (e *Engine) Wake(instance string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, t := range e.tasks {
+		if instance == "" || t.instance == instance {
+			t.poke()
+		}
+	}
+}
+
+// All returns the refreshes under way and the last ended ones, oldest first.
+func (e *Engine) All() []Refresh {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := slices.Clone(e.last)
+	for _, t := range e.tasks {
+		list = append(list, t.snapshot())
+	}
+	slices.SortFunc(list, func(a, b Refresh) int { return number(a.ID) - number(b.ID) })
+	return list
+}
+
+func number(id string) int { n, _ := strconv.Atoi(id); return n }
+
+// Of returns the refresh under way for an instance.
+func (e *Engine) Of(instance string) (Refresh, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t := e.taskOf(instance); t != nil {
+		return t.snapshot(), true
+	}
+	return Refresh{}, false
+}
+
+// Cancel gives up a refresh that has not entered its critical section and waits until it is undone.
+func (e *Engine) Cancel(ctx context.Context, id string) error {
+	e.mu.Lock()
+	t := e.tasks[id]
+	e.mu.Unlock()
+	if t == nil {
+		return problem.New(problem.NotFound, "cannot cancel refresh %s: it is not under way", id)
+	}
+	if r := t.snapshot(); critical(r.Step) || r.Undo {
+		return problem.New(problem.Busy, "cannot cancel the %s of %s: it is in its critical section", r.Kind, r.Instance)
+	}
+	return e.cancelAndWait(ctx, t)
+}
+
+func (e *Engine) cancelAndWait(ctx context.Context, t *task) error {
+	select {
+	case t.mail <- Event{Type: CancelAsked}:
+	case <-t.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-t.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("cannot wait for the end of refresh %s: %w", t.id, context.Cause(ctx))
+	}
+}
+
+// Told notes that a user was shown a notice about a refresh, so that the same user hears of its end.
+func (e *Engine) Told(id string, uid uint32) {
+	e.mu.Lock()
+	t := e.tasks[id]
+	e.mu.Unlock()
+	if t == nil {
+		return
+	}
+	select {
+	case t.mail <- Event{Type: NoticeShown, UID: uid}:
+	case <-t.done:
+	}
+}
+
+// Stop ends what can be taken up again later, lets critical sections finish, and waits.
+func (e *Engine) Stop() {
+	e.mu.Lock()
+	e.cancel()
+	e.mu.Unlock()
+	e.wg.Wait()
+}

@@ -1,0 +1,76 @@
+package refresh
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+// maxHookOutput is how much of a hook's output the journal gets, in bytes from its end.
+const maxHookOutput = 4 << 10
+
+// runHook runs one of the package's hooks as the agent's user, in a session of its
+// own, for at most the time that policy allows. No hook of that name: nothing happens.
+func (e *Engine) runHook(ctx context.Context, r *Refresh, hook string) error {
+	m, err := e.Store.Launch(r.Package)
+	if err != nil {
+		return err
+	}
+	argv := m.Hooks[hook]
+	if len(argv) == 0 {
+		return nil
+	}
+	limit := e.Policy().For(r.Instance).HookTimeLimit
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	dir := e.Store.PackageDir(r.Package)
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, argv[0]), argv[1:]...)
+	cmd.Dir = "/"
+	cmd.Env = []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
+		"LULL_HOOK=" + hook,
+		"LULL_INSTANCE=" + r.Instance,
+		"LULL_REVISION=" + strconv.FormatUint(uint64(r.To), 10),
+		"LULL_PACKAGE_DIR=" + dir,
+		"LULL_DATA=" + e.dataDir(r.Instance, r.To),
+		"LULL_COMMON=" + filepath.Join(e.Root, "data", r.Instance, "common"),
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &tail{&out}, &tail{&out}
+	err = cmd.Run()
+	text := strings.TrimSpace(out.String())
+	e.Log.Info("a hook has run", "instance", r.Instance, "refresh", r.ID, "hook", hook, "output", text, "error", err)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return problem.New(problem.Failed, "cannot use %s %s: its %s hook did not end within %s", r.Instance, r.ToVersion, hook, limit)
+	}
+	if text != "" {
+		err = fmt.Errorf("%w: %s", err, text)
+	}
+	return problem.New(problem.Failed, "cannot use %s %s: its %s hook failed: %w", r.Instance, r.ToVersion, hook, err)
+}
+
+// tail keeps the end of what is written to it.
+type tail struct{ b *bytes.Buffer }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.b.Write(p)
+	if over := t.b.Len() - maxHookOutput; over > 0 {
+		t.b.Next(over)
+	}
+	return len(p), nil
+}

@@ -1,0 +1,205 @@
+package refresh
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// model is a world small enough to be checked: what the steps do, and nothing else.
+type model struct {
+	t        *rapid.T
+	kind     Kind
+	r        Refresh
+	journal  Refresh
+	running  bool   // an application of the revision that was current when it started
+	marker   bool   // launches wait
+	linked   bool   // current names the new revision (for a removal: nothing)
+	services string // old, new or none
+	copied   bool
+	effect   Effect
+}
+
+func (m *model) event(ev Event) {
+	m.r, m.effect = Next(m.r, ev)
+	if mustPersist(&m.journal, &m.r) {
+		m.journal = m.r
+	}
+	m.journal.Parked = false // not written
+}
+
+// do has the effect that the step's Do has.
+func (m *model) do() (busy bool) {
+	switch m.r.Step {
+	case Wait:
+		return m.running
+	case Inhibit:
+		if m.running {
+			return true
+		}
+		m.marker = true
+	case StopServices:
+		m.need(m.marker, "services are stopped behind a shut door")
+		m.services = "none"
+	case Copy:
+		m.need(!m.running, "nothing runs while data is copied")
+		m.need(m.services == "none", "no service runs while data is copied")
+		m.copied = true
+	case Link:
+		if !m.linked {
+			m.need(m.marker && !m.running, "the commit happens behind a shut door with nothing running")
+			m.need(m.kind != Update || m.copied, "the data is there before the commit")
+		}
+		m.linked, m.marker = true, true
+	case StartServices:
+		m.need(m.linked, "new services start after the commit")
+		m.services = "new"
+	case Uninhibit:
+		m.marker = false
+	case Finish:
+		m.need(!m.marker, "the door is open at the end")
+	}
+	return false
+}
+
+func (m *model) undo() {
+	switch m.r.Step {
+	case Wait, Inhibit:
+		m.marker = false
+	case StopServices:
+		m.services = "old"
+	case Copy:
+		m.need(!m.linked, "data is thrown away only after the link went back")
+		m.copied = false
+	case Link:
+		m.linked = false
+	case StartServices:
+		m.services = "none"
+	case Uninhibit:
+		m.marker = true
+	}
+}
+
+func (m *model) need(ok bool, rule string) {
+	if !ok {
+		m.t.Fatalf("broken: %s\nmodel %+v", rule, m)
+	}
+}
+
+// TestAnyHistoryEndsWhole drives the machine through random histories of
+// processes, failures, crashes, reboots and cancellations.
+func TestAnyHistoryEndsWhole(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := &model{t: t, kind: rapid.SampledFrom([]Kind{Install, Update, Revert, Remove}).Draw(t, "kind"), services: "old"}
+		if m.kind == Install {
+			m.services = "none"
+		}
+		m.r = Refresh{ID: "1", Kind: m.kind, Instance: "a"}
+		m.event(Event{Type: Started})
+		for range 400 {
+			if m.effect == End {
+				break
+			}
+			m.advance(rapid.SampledFrom([]string{"go", "go", "go", "go", "go", "fail", "crash-before", "crash-after", "reboot", "start", "exit", "cancel"}).Draw(t, "what"))
+		}
+		// From some moment on nothing bad happens any more.
+		m.running = false
+		for range 60 {
+			if m.effect == End {
+				break
+			}
+			m.advance("go")
+		}
+		if m.effect != End {
+			t.Fatalf("does not end: %+v", m)
+		}
+		m.need(!m.marker, "no marker outlives its cause")
+		m.need(m.linked == (m.r.End == Done), fmt.Sprintf("the link says what the end says (%s)", m.r.End))
+		want := map[bool]string{true: "new", false: "old"}[m.linked]
+		if m.kind == Install && !m.linked || m.kind == Remove && m.linked {
+			want = "none"
+		}
+		m.need(m.services == want, "the services are those of the current revision, want "+want)
+	})
+}
+
+func (m *model) advance(what string) {
+	switch what {
+	case "start":
+		if !m.marker {
+			m.running = m.kind != Install || m.linked
+		}
+	case "exit":
+		m.running = false
+	case "cancel":
+		underWay := m.effect
+		m.event(Event{Type: CancelAsked})
+		if m.effect == Nothing { // a step goes on; its context is cancelled, that is all
+			m.effect = underWay
+		}
+		return
+	case "crash-before", "crash-after", "reboot":
+		if what == "crash-after" {
+			m.perform()
+		}
+		if what == "reboot" {
+			m.marker, m.running, m.services = false, false, map[bool]string{true: "new", false: "old"}[m.linked]
+			if m.kind == Install && !m.linked || m.kind == Remove && m.linked {
+				m.services = "none"
+			}
+		}
+		m.r = m.journal
+		m.event(Event{Type: Restarted, Linked: m.linked})
+		return
+	case "fail":
+		if m.effect == DoStep {
+			m.event(Event{Type: StepFailed, Err: errors.New("no luck")})
+		}
+		return
+	}
+	switch m.effect {
+	case Park, Nothing:
+		m.event(Event{Type: Woken})
+	case DoStep, UndoStep, Retry:
+		if m.perform() {
+			m.event(Event{Type: StepBusy})
+		} else {
+			m.event(Event{Type: StepDone})
+		}
+	}
+}
+
+func (m *model) perform() (busy bool) {
+	switch {
+	case m.r.Undo:
+		m.undo()
+	case m.effect == DoStep:
+		return m.do()
+	}
+	return false
+}
+
+func TestFailureBeforeTheSectionIsNoUndoing(t *testing.T) {
+	r, _ := Next(Refresh{Kind: Update, Step: Fetch}, Event{Type: StepFailed, Err: errors.New("no network")})
+	for r.End == "" {
+		r, _ = Next(r, Event{Type: StepDone})
+	}
+	if r.End != FailedEnd || r.Failure.Text != "no network" {
+		t.Fatalf("ended %s with %+v", r.End, r.Failure)
+	}
+}
+
+func TestHealthFailureGoesBack(t *testing.T) {
+	r, eff := Next(Refresh{Kind: Update, Step: Health}, Event{Type: StepFailed, Err: errors.New("sick")})
+	var undone []Step
+	for eff == UndoStep {
+		undone = append(undone, r.Step)
+		r, eff = Next(r, Event{Type: StepDone})
+	}
+	want := []Step{Health, StartServices, Link, Copy, StopServices, Inhibit, Wait, Precopy, Stage, Fetch, Resolve}
+	if fmt.Sprint(undone) != fmt.Sprint(want) || r.End != Undone {
+		t.Fatalf("undone %v, ended %s", undone, r.End)
+	}
+}

@@ -1,0 +1,345 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/state"
+)
+
+// action is one direction of a step. It may change t.r and must be safe to run again.
+type action func(ctx context.Context, t *task) error
+
+// steps has Do and Undo of each step beside each other; nil: nothing to do.
+var steps = map[Step]struct{ do, undo action }{
+	Resolve:       {doResolve, nil},
+	Fetch:         {doFetch, undoFetch},
+	Stage:         {doStage, undoStage},
+	Precopy:       {doPrecopy, nil},
+	Wait:          {doWait, undoWait},
+	Inhibit:       {doInhibit, undoInhibit},
+	StopServices:  {doStopServices, undoStopServices},
+	Copy:          {doCopy, undoCopy},
+	Link:          {doLink, undoLink},
+	StartServices: {doStartServices, undoStartServices},
+	Health:        {doHealth, nil},
+	Uninhibit:     {doUninhibit, undoUninhibit},
+	Finish:        {doFinish, nil},
+}
+
+// doResolve learns which package is wanted and gives the revision its number.
+func doResolve(ctx context.Context, t *task) error {
+	r := &t.r
+	if r.Package.IsZero() {
+		client, err := t.e.Repository(r.Repository)
+		if err != nil {
+			return err
+		}
+		if err := client.Update(ctx); err != nil {
+			return err
+		}
+		name, _ := meta.SplitInstance(r.Instance)
+		p, err := client.Channel(ctx, name, r.Channel)
+		if err != nil {
+			return err
+		}
+		r.Package, r.ToVersion, r.Urgency = p.Package, p.Version, p.Urgency
+	}
+	if r.To != 0 {
+		return nil
+	}
+	return t.e.State.UpdateInstance(r.Instance, func(i *state.Instance) error {
+		i.Last++
+		r.To = i.Last
+		i.Repository, i.Channel = r.Repository, r.Channel
+		i.Revisions = append(i.Revisions, state.Revision{Number: r.To, Package: r.Package, Version: r.ToVersion, From: r.From})
+		return nil
+	})
+}
+
+// doFetch brings in what is missing. The revision that resolve has recorded protects
+// the package from the moment on that its writing entry ends.
+func doFetch(ctx context.Context, t *task) error {
+	r := &t.r
+	if err := t.e.Installed(); err != nil {
+		return err
+	}
+	client, err := t.e.Repository(r.Repository)
+	if err != nil {
+		return err
+	}
+	meter := newMeter(t)
+	return t.e.Resolver.Resolve(ctx, r.Package, client, "refresh "+r.ID, meter.set)
+}
+
+// undoFetch forgets the revision; what was fetched goes with the next collection.
+func undoFetch(_ context.Context, t *task) error {
+	r := &t.r
+	if err := t.e.Links.Forget(r.Instance, r.To); err != nil {
+		return err
+	}
+	err := t.e.State.UpdateInstance(r.Instance, func(i *state.Instance) error {
+		i.Revisions = slices.DeleteFunc(i.Revisions, func(v state.Revision) bool { return v.Number == r.To })
+		return nil
+	})
+	if err == nil && r.Kind == Install {
+		err = errors.Join(t.e.State.RemoveInstance(r.Instance), t.e.removeMarkers(r.Instance))
+	}
+	return errors.Join(err, t.e.Installed())
+}
+
+// doStage checks the package against what was asked for and gives it its revision link.
+func doStage(_ context.Context, t *task) error {
+	r := &t.r
+	m, err := t.e.Store.Meta(r.Package)
+	if err != nil {
+		return err
+	}
+	if name, _ := meta.SplitInstance(r.Instance); m.Name != name {
+		return problem.New(problem.Invalid, "cannot use package %s for %s: it is called %s", r.Package.Short(), r.Instance, m.Name)
+	}
+	for _, s := range m.Services {
+		if s.Scope == meta.ScopeUser && t.e.Services.Scope() != meta.ScopeUser {
+			return problem.New(problem.Invalid, "cannot use package %s %s: its service %s belongs to users' sessions, which only lulld --user runs", m.Name, m.Version, s.Name)
+		}
+	}
+	r.ToVersion = m.Version
+	if !t.e.Store.HasPackage(r.Package) {
+		if err := t.e.Store.Materialise(r.Package); err != nil {
+			return err
+		}
+	}
+	if r.Kind == Revert {
+		return nil
+	}
+	if err := t.e.Links.Add(r.Instance, r.To, r.Package, r.From); err != nil {
+		return err
+	}
+	return t.e.Runctl.CreateInstance(r.Instance)
+}
+
+// undoStage leaves the link to undoFetch; a revert has added none.
+func undoStage(context.Context, *task) error { return nil }
+
+// doPrecopy measures what the critical section will have to copy, for the time
+// that the inhibitor lock announces.
+func doPrecopy(_ context.Context, t *task) error {
+	size, err := treeSize(t.e.dataDir(t.r.Instance, t.r.From))
+	t.r.CopyBytes = size
+	return err
+}
+
+// dataDir is the system data of one revision.
+func (e *Engine) dataDir(instance string, rev uint32) string {
+	return filepath.Join(e.Root, "data", instance, strconv.FormatUint(uint64(rev), 10))
+}
+
+// units are the services of a package, in their order; none of the zero package.
+func (e *Engine) units(instance string, pkg digest.Digest) ([]services.Unit, error) {
+	if pkg.IsZero() {
+		return nil, nil
+	}
+	m, err := e.Store.Launch(pkg)
+	if err != nil {
+		return nil, err
+	}
+	var list []services.Unit
+	for _, s := range m.Services {
+		list = append(list, services.Unit{Instance: instance, Service: s})
+	}
+	return list, nil
+}
+
+// packageOf is the package of a revision; zero for revision 0.
+func (e *Engine) packageOf(instance string, rev uint32) (digest.Digest, error) {
+	if rev == 0 {
+		return digest.Digest{}, nil
+	}
+	return e.Links.Package(instance, rev)
+}
+
+func (t *task) oldUnits() ([]services.Unit, error) {
+	pkg, err := t.e.packageOf(t.r.Instance, t.r.From)
+	if err != nil {
+		return nil, err
+	}
+	return t.e.units(t.r.Instance, pkg)
+}
+
+// doStopServices runs under the marker, when no application is left: a refresh
+// that has to wait never touches a service.
+func doStopServices(ctx context.Context, t *task) error {
+	units, err := t.oldUnits()
+	if err != nil {
+		return err
+	}
+	for _, u := range slices.Backward(units) {
+		if u.RefreshMode == meta.ModeEndure && t.r.Kind != Remove {
+			continue
+		}
+		if err := t.e.Services.Stop(ctx, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func undoStopServices(ctx context.Context, t *task) error {
+	units, err := t.oldUnits()
+	if err != nil {
+		return err
+	}
+	return t.e.startUnits(ctx, units)
+}
+
+func (e *Engine) startUnits(ctx context.Context, units []services.Unit) error {
+	for _, u := range units {
+		if err := e.Services.Start(ctx, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// doStartServices starts what the new revision brings. A service that endured goes on as it is.
+func doStartServices(ctx context.Context, t *task) error {
+	units, err := t.e.units(t.r.Instance, t.r.Package)
+	if err != nil {
+		return err
+	}
+	return t.e.startUnits(ctx, units)
+}
+
+func undoStartServices(ctx context.Context, t *task) error {
+	units, err := t.e.units(t.r.Instance, t.r.Package)
+	if err != nil {
+		return err
+	}
+	for _, u := range slices.Backward(units) {
+		if u.RefreshMode == meta.ModeEndure && t.r.From != 0 {
+			continue
+		}
+		if err := t.e.Services.Stop(ctx, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// doHealth lets nobody in before the new revision has shown that it works.
+func doHealth(ctx context.Context, t *task) error {
+	units, err := t.e.units(t.r.Instance, t.r.Package)
+	if err != nil {
+		return err
+	}
+	for _, u := range units {
+		st, err := t.e.Services.State(ctx, u)
+		if err != nil {
+			return err
+		}
+		if st != services.Active {
+			return fmt.Errorf("cannot use %s %s: its service %s is %s", t.r.Instance, t.r.ToVersion, u.Service.Name, st)
+		}
+	}
+	return t.e.runHook(ctx, &t.r, meta.HookHealth)
+}
+
+// doFinish makes the new revision history's latest and lets go of what policy does not keep.
+func doFinish(_ context.Context, t *task) error {
+	r := &t.r
+	if r.Kind == Remove {
+		return t.e.forget(r)
+	}
+	var gone []uint32
+	keep := t.e.Policy().For(r.Instance).KeepRevisions
+	err := t.e.State.UpdateInstance(r.Instance, func(i *state.Instance) error {
+		for k := range i.Revisions {
+			v := &i.Revisions[k]
+			if v.Number == r.To {
+				v.Made, v.Version, v.Reverted = time.Now(), r.ToVersion, false
+			}
+			if r.Kind == Revert && v.Number == r.From {
+				v.Reverted = true
+			}
+		}
+		if i.Backoff != nil && i.Backoff.Package == r.Package {
+			i.Backoff = nil
+		}
+		gone = superseded(i.Revisions, r.To, keep)
+		i.Revisions = slices.DeleteFunc(i.Revisions, func(v state.Revision) bool { return slices.Contains(gone, v.Number) })
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, rev := range gone {
+		if err := t.e.Links.Forget(r.Instance, rev); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(t.e.dataDir(r.Instance, rev)); err != nil {
+			return err
+		}
+	}
+	return t.e.Installed()
+}
+
+// superseded lists the revisions that policy no longer keeps: of those that have
+// been current, the oldest beyond keep, never the current one. A revision that
+// was reverted stays on record, because it must not be offered again, as long as
+// it is among the kept.
+func superseded(list []state.Revision, cur uint32, keep int) (gone []uint32) {
+	kept := 0
+	for _, v := range slices.Backward(list) {
+		if v.Number == cur {
+			kept++
+		}
+	}
+	for _, v := range slices.Backward(list) {
+		switch {
+		case v.Number == cur || v.Made.IsZero():
+		case kept < max(keep, 1):
+			kept++
+		default:
+			gone = append(gone, v.Number)
+		}
+	}
+	return gone
+}
+
+// forget ends the life of an instance. Its system data stays unless purging was asked for.
+func (e *Engine) forget(r *Refresh) error {
+	if err := e.Links.ForgetAll(r.Instance); err != nil {
+		return err
+	}
+	if r.Purge {
+		if err := os.RemoveAll(filepath.Join(e.Root, "data", r.Instance)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(e.State.RemoveInstance(r.Instance), e.removeMarkers(r.Instance), e.Installed())
+}
+
+// removeMarkers removes the run-control files of an instance that is gone. With a
+// launcher on the lock they stay until the next boot, which hurts nobody: a lock
+// file may only vanish under the exclusive lock.
+func (e *Engine) removeMarkers(instance string) error {
+	lock, _, err := e.Runctl.TryWriteLock(instance)
+	if problem.Is(err, problem.NotFound) || err == nil && lock == nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return e.Runctl.RemoveInstance(instance)
+}

@@ -1,0 +1,332 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/lull/lull/agent/datacopy"
+	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/policy"
+)
+
+// mayReplaceRunning says whether the switch happens beneath running applications,
+// which then keep their revision: by mode, or because the deadline has passed and policy says so.
+func (t *task) mayReplaceRunning(s policy.Settings) bool {
+	if t.r.Kind == Remove {
+		return false
+	}
+	return !s.RefreshAwareness || s.Mode != policy.ModeWait ||
+		s.AtDeadline == policy.DeadlineSideBySide && !t.r.Deadline.IsZero() && !time.Now().Before(t.r.Deadline)
+}
+
+// doWait ends when the instance is vacant and nobody has said "not now".
+func doWait(_ context.Context, t *task) error {
+	r := &t.r
+	s := t.e.Policy().For(r.Instance)
+	if r.Kind == Update {
+		hold, held, err := t.e.State.HoldOn(r.Instance, time.Now())
+		if err != nil {
+			return err
+		}
+		if held {
+			t.dropPendingMarker()
+			t.releaseLock()
+			return &busyError{until: hold.Until}
+		}
+	}
+	if r.Since.IsZero() {
+		r.Since = time.Now()
+	}
+	r.Deadline = policy.Postponement{Since: r.Since, Max: s.MaxPostponement}.Deadline()
+	if t.mayReplaceRunning(s) {
+		return nil
+	}
+	procs, err := t.e.Tracker.Busy(r.Instance)
+	if err != nil {
+		t.e.Log.Warn("cannot tell what runs, so it counts as running", "instance", r.Instance, "error", err)
+		return &busyError{until: time.Now().Add(unreadablePause)}
+	}
+	if len(procs) == 0 {
+		return nil
+	}
+	return t.postpone(s, procs)
+}
+
+// unreadablePause is when cgroups that could not be read are read again; no event
+// is to be expected from them.
+const unreadablePause = 30 * time.Second
+
+// postpone prepares for a long wait: policy may keep new launches out, shutdown
+// gives the last moment a chance, and the deadline is looked at when it comes.
+func (t *task) postpone(s policy.Settings, procs []runs.Process) error {
+	if s.RefreshPending == policy.PendingBlock {
+		if err := t.keepOut(); err != nil {
+			return err
+		}
+	}
+	t.takeLock(fmt.Sprintf("%s waits for its applications to be closed, then takes about %s", t.title(), t.estimate()), false)
+	busy := &busyError{processes: procs}
+	if time.Now().Before(t.r.Deadline) {
+		busy.until = t.r.Deadline
+	} else if s.AtDeadline == policy.DeadlineTerminate {
+		return t.terminate(busy)
+	}
+	return busy
+}
+
+// keepOut makes new launches wait. With a launch under way it leaves them be: when
+// that launch lets go of its lock the refresh looks again.
+func (t *task) keepOut() error {
+	if word, err := t.e.Runctl.Inhibited(t.r.Instance); err != nil || word != "" {
+		return err
+	}
+	lock, _, err := t.e.Runctl.TryWriteLock(t.r.Instance)
+	if err != nil || lock == nil {
+		return err
+	}
+	defer lock.Close()
+	return t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshPending)
+}
+
+// terminate asks the processes to end, because the administrator wrote so for this package.
+func (t *task) terminate(busy *busyError) error {
+	t.e.Log.Warn("ending an application at the deadline, as policy says", "instance", t.r.Instance, "deadline", t.r.Deadline, "processes", len(busy.processes))
+	for _, p := range busy.processes {
+		if err := runs.Signal(p, syscall.SIGTERM); err != nil {
+			t.e.Log.Warn("cannot end a process", "pid", p.PID, "error", err)
+		}
+	}
+	return busy
+}
+
+// undoWait lets launches in again that policy has kept out.
+func undoWait(_ context.Context, t *task) error {
+	t.releaseLock()
+	return t.e.Runctl.ClearInhibited(t.r.Instance)
+}
+
+func (t *task) dropPendingMarker() {
+	if word, err := t.e.Runctl.Inhibited(t.r.Instance); err == nil && word == runctl.RefreshPending {
+		if err := t.e.Runctl.ClearInhibited(t.r.Instance); err != nil {
+			t.e.Log.Error("cannot remove a marker", "instance", t.r.Instance, "error", err)
+		}
+	}
+}
+
+// doInhibit makes sure, under the exclusive lock, that nothing runs, and shuts the
+// door. A launcher joins its run under the shared lock, so there is no moment in between.
+func doInhibit(_ context.Context, t *task) error {
+	r := &t.r
+	s := t.e.Policy().For(r.Instance)
+	t.r.EnteredAt = time.Now()
+	lock, holders, err := t.e.Runctl.TryWriteLock(r.Instance)
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		// A launch is under way; letting go of the lock wakes us.
+		return &busyError{processes: runs.Describe(holders)}
+	}
+	defer lock.Close()
+	if !t.mayReplaceRunning(s) {
+		procs, err := t.e.Tracker.Busy(r.Instance)
+		if err != nil {
+			return &busyError{until: time.Now().Add(unreadablePause)}
+		}
+		if len(procs) > 0 {
+			lock.Close()
+			return t.postpone(s, procs)
+		}
+	}
+	if err := t.e.Runctl.SetInhibited(r.Instance, runctl.RefreshInProgress); err != nil {
+		return err
+	}
+	if err := faultpoint.Hit("refresh.inhibit.marked"); err != nil {
+		return err
+	}
+	// Taken after the door is shut: its round trip must not widen the gap between the last
+	// exit and the marker. A shutdown that slips in between finds the old revision whole.
+	estimate := t.estimate()
+	t.takeLock(fmt.Sprintf("Refreshing %s, about %s", t.title(), estimate),
+		t.e.Policy().Inhibit.Block && t.e.Logind != nil && estimate > t.e.Logind.MaxDelay())
+	return nil
+}
+
+func undoInhibit(_ context.Context, t *task) error {
+	t.releaseLock()
+	return t.e.Runctl.ClearInhibited(t.r.Instance)
+}
+
+func (t *task) title() string {
+	if t.r.ToVersion == "" {
+		return t.r.Instance
+	}
+	return t.r.Instance + " " + t.r.ToVersion
+}
+
+// copyRate is what an ordinary disk takes, in bytes a second; it only serves the announcement.
+const copyRate = 100 << 20
+
+// estimate is how long the critical section may last.
+func (t *task) estimate() time.Duration {
+	d := time.Second + time.Duration(t.r.CopyBytes/copyRate)*time.Second
+	if units, err := t.oldUnits(); err == nil {
+		d += services.StopBudget(units) / 4 // most services stop long before they have to
+	}
+	return d.Round(time.Second)
+}
+
+// takeLock replaces the logind lock that the refresh holds. Going without one is no
+// reason not to refresh: the commit is one rename.
+func (t *task) takeLock(why string, block bool) {
+	if t.lockWhy == why && t.lock != nil || t.e.Logind == nil {
+		return
+	}
+	lock, _, err := t.e.Logind.Take("shutdown:sleep", "lull", why, block)
+	if err != nil {
+		t.e.Log.Debug("no inhibitor lock", "instance", t.r.Instance, "error", err)
+		return
+	}
+	t.releaseLock()
+	t.lock, t.lockWhy = lock, why
+}
+
+func (t *task) releaseLock() {
+	if t.lock != nil {
+		t.lock.Close()
+		t.lock, t.lockWhy = nil, ""
+	}
+}
+
+// doCopy gives the new revision a copy of the old one's system data. The old data is only read.
+func doCopy(ctx context.Context, t *task) error {
+	r := &t.r
+	m, err := t.e.Store.Launch(r.Package)
+	if err != nil {
+		return err
+	}
+	if !m.Data.Versioned {
+		return nil
+	}
+	dst := t.e.dataDir(r.Instance, r.To)
+	if err := undoCopy(ctx, t); err != nil { // the rest of an earlier try
+		return err
+	}
+	src := t.e.dataDir(r.Instance, r.From)
+	if _, err := os.Lstat(src); errors.Is(err, fs.ErrNotExist) {
+		return nil // made empty by doLink
+	}
+	stats, err := datacopy.Copy(ctx, src, dst, datacopy.Options{})
+	if err != nil {
+		return fmt.Errorf("cannot copy the data of %s to revision %d: %w", r.Instance, r.To, err)
+	}
+	for _, name := range stats.Skipped {
+		t.e.Log.Info("not copied, because it is neither file, folder nor link", "instance", r.Instance, "path", name)
+	}
+	return nil
+}
+
+func undoCopy(_ context.Context, t *task) error {
+	dst := t.e.dataDir(t.r.Instance, t.r.To)
+	return errors.Join(os.RemoveAll(dst), os.RemoveAll(dst+datacopy.PartialSuffix))
+}
+
+// doLink is the commit. What stands before the swap can be undone without a trace,
+// what stands after it is repeated until it is done.
+func doLink(_ context.Context, t *task) error {
+	r := &t.r
+	if r.Kind == Remove {
+		if err := t.e.Exports.Remove(r.Instance); err != nil {
+			return err
+		}
+		return t.e.Links.Drop(r.Instance)
+	}
+	m, err := t.e.Store.Launch(r.Package)
+	if err != nil {
+		return err
+	}
+	if err := t.e.makeDataFolders(r.Instance, r.To, m); err != nil {
+		return err
+	}
+	if err := t.e.Links.Swap(r.Instance, r.To); err != nil {
+		return err
+	}
+	if err := faultpoint.Hit("refresh.link.swapped"); err != nil {
+		return err
+	}
+	if err := t.e.Exports.Write(r.Instance, m, t.e.Store.PackageDir(r.Package)); err != nil {
+		return err
+	}
+	return t.e.Runctl.SetInhibited(r.Instance, runctl.RefreshStarting)
+}
+
+func undoLink(_ context.Context, t *task) error {
+	r := &t.r
+	if r.From == 0 {
+		return errors.Join(t.e.Links.Drop(r.Instance), t.e.Exports.Remove(r.Instance))
+	}
+	pkg, err := t.e.Links.Package(r.Instance, r.From)
+	if err != nil {
+		return err
+	}
+	m, err := t.e.Store.Launch(pkg)
+	if err != nil {
+		return err
+	}
+	// After a reboot somebody may have started the new revision before the agent was up.
+	if !t.mayReplaceRunning(t.e.Policy().For(r.Instance)) && r.Kind != Remove {
+		if procs, err := t.e.Tracker.Busy(r.Instance); err != nil || len(procs) > 0 {
+			return errors.Join(fmt.Errorf("cannot go back while %d processes run", len(procs)), err)
+		}
+	}
+	if rev, _, err := t.e.Links.Read(r.Instance); err != nil || rev != r.From {
+		if err := t.e.Links.Swap(r.Instance, r.From); err != nil {
+			return err
+		}
+	}
+	return t.e.Exports.Write(r.Instance, m, t.e.Store.PackageDir(pkg))
+}
+
+// makeDataFolders makes the folders that LULL_DATA and LULL_COMMON name, for the
+// user that the services run as.
+func (e *Engine) makeDataFolders(instance string, rev uint32, m *meta.Launch) error {
+	dirs := []string{filepath.Join(e.Root, "data", instance, "common"), e.dataDir(instance, rev)}
+	for _, dir := range dirs {
+		if _, err := os.Lstat(dir); err == nil {
+			continue
+		}
+		if err := durable.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := services.Own(dir, m.Services); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// doUninhibit opens the door.
+func doUninhibit(_ context.Context, t *task) error {
+	if err := t.e.Runctl.ClearInhibited(t.r.Instance); err != nil {
+		return err
+	}
+	t.r.BlockedTime = time.Since(t.r.EnteredAt)
+	t.releaseLock()
+	return nil
+}
+
+// undoUninhibit shuts it again, for what is undone behind it.
+func undoUninhibit(_ context.Context, t *task) error {
+	return t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshInProgress)
+}

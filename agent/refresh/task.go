@@ -1,0 +1,235 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/runs"
+)
+
+// task carries one refresh out. Its goroutine owns everything below; others see
+// the copy that publish leaves, and talk to it through mail and wake.
+type task struct {
+	e        *Engine
+	id       string
+	instance string
+	mail     chan Event    // CancelAsked, NoticeShown
+	wake     chan struct{} // capacity 1: something may have changed; never lost, never counted
+	done     chan struct{} // closed when the goroutine has ended
+
+	r         Refresh
+	persisted Refresh
+	timer     *time.Timer   // the next moment at which a parked refresh has to look by itself
+	lock      *inhibit.Lock // against shutdown
+	lockWhy   string        // its text
+
+	mu        sync.Mutex // guards published
+	published Refresh
+}
+
+// busyError says that the instance is not vacant.
+type busyError struct {
+	processes []runs.Process
+	until     time.Time // look again then, if no event comes before; zero: events only
+	hint      string
+}
+
+func (b *busyError) Error() string { return "the instance is not vacant" }
+
+func (t *task) snapshot() Refresh {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.published
+	r.WaitingFor = slices.Clone(r.WaitingFor)
+	r.Told = slices.Clone(r.Told)
+	return r
+}
+
+// publish shows the record to the rest of the agent.
+func (t *task) publish() {
+	t.mu.Lock()
+	t.r.BytesDone, t.r.BytesTotal = t.published.BytesDone, t.published.BytesTotal
+	t.published = t.r
+	t.mu.Unlock()
+	t.e.Changed(t.snapshot())
+}
+
+// poke wakes a parked refresh; it never blocks.
+func (t *task) poke() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// retryUndo is how long a step that could not be undone is left alone.
+const retryUndo = 10 * time.Second
+
+// run is the task's goroutine.
+func (t *task) run(ctx context.Context, first Event) {
+	defer close(t.done)
+	defer t.stopTimer()
+	defer t.releaseLock()
+	ev := first
+	for {
+		var effect Effect
+		t.r, effect = Next(t.r, ev)
+		if err := t.persist(); err != nil {
+			t.e.Log.Error("cannot write the journal of a refresh", "refresh", t.r.ID, "error", err)
+			if !t.r.Undo && effect == DoStep {
+				ev = Event{Type: StepFailed, Err: err}
+				continue
+			}
+		}
+		t.publish()
+		switch effect {
+		case DoStep, UndoStep:
+			var ok bool
+			if ev, ok = t.perform(ctx, effect); !ok {
+				return
+			}
+		case Park, Nothing:
+			var ok bool
+			if ev, ok = t.await(ctx); !ok {
+				return
+			}
+		case Retry:
+			t.e.Log.Error("cannot undo a step of a refresh, will try again", "refresh", t.r.ID, "instance", t.r.Instance, "step", t.r.Step, "error", ev.Err)
+			select {
+			case <-time.After(retryUndo):
+			case <-ctx.Done():
+				return
+			}
+			ev, _ = t.perform(ctx, UndoStep)
+		case End:
+			t.end()
+			return
+		}
+	}
+}
+
+// perform runs one step in the direction of the record. The steps of the critical
+// section are not interrupted when the agent is told to stop: they are short and
+// bounded, and stopping in the middle would only have to be undone.
+func (t *task) perform(ctx context.Context, effect Effect) (Event, bool) {
+	step := steps[t.r.Step]
+	action, verb := step.do, "do"
+	if effect == UndoStep {
+		action, verb = step.undo, "undo"
+	}
+	if action == nil {
+		return Event{Type: StepDone}, true
+	}
+	name := "refresh." + string(t.r.Step)
+	if effect == UndoStep {
+		name += ".undo"
+	}
+	stepCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	if effect == DoStep && !critical(t.r.Step) {
+		defer context.AfterFunc(ctx, func() { cancel(errStopping) })()
+	}
+	result := make(chan error, 1)
+	go func() {
+		err := faultpoint.Hit(name + ".before")
+		if err == nil {
+			err = action(stepCtx, t)
+		}
+		if err == nil {
+			err = faultpoint.Hit(name + ".after")
+		}
+		result <- err
+	}()
+	for {
+		select {
+		case ev := <-t.mail:
+			var e Effect
+			if t.r, e = Next(t.r, ev); e == Nothing && t.r.Cancel {
+				cancel(problem.New(problem.Interrupted, "cannot go on with the refresh of %s: it was cancelled", t.r.Instance))
+			}
+		case err := <-result:
+			var busy *busyError
+			switch {
+			case err == nil:
+				return Event{Type: StepDone}, true
+			case errors.Is(context.Cause(stepCtx), errStopping):
+				return Event{}, false // the next agent goes on with what the journal says
+			case errors.As(err, &busy):
+				t.r.WaitingFor = busy.processes
+				t.setTimer(busy.until)
+				return Event{Type: StepBusy}, true
+			}
+			t.e.Log.Warn("a step of a refresh has failed", "refresh", t.r.ID, "instance", t.r.Instance, "step", t.r.Step, "direction", verb, "error", err)
+			return Event{Type: StepFailed, Err: err}, true
+		}
+	}
+}
+
+var errStopping = errors.New("the agent is stopping")
+
+// await sleeps until something may have changed.
+func (t *task) await(ctx context.Context) (Event, bool) {
+	var tick <-chan time.Time
+	if t.timer != nil {
+		tick = t.timer.C
+	}
+	select {
+	case <-t.wake:
+		return Event{Type: Woken}, true
+	case <-tick:
+		return Event{Type: Woken}, true
+	case ev := <-t.mail:
+		return ev, true
+	case <-ctx.Done():
+		return Event{}, false
+	}
+}
+
+func (t *task) setTimer(at time.Time) {
+	t.stopTimer()
+	if !at.IsZero() {
+		t.timer = time.NewTimer(max(0, time.Until(at)))
+	}
+}
+
+func (t *task) stopTimer() {
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+}
+
+// persist writes the journal if need be.
+func (t *task) persist() error {
+	if !mustPersist(&t.persisted, &t.r) {
+		return nil
+	}
+	if err := t.e.State.PutRefresh(t.r.ID, &t.r); err != nil {
+		return err
+	}
+	t.persisted = t.r
+	return nil
+}
+
+// end makes the record history.
+func (t *task) end() {
+	t.r.Ended = time.Now()
+	t.r.WaitingFor = nil
+	if err := t.e.State.RemoveRefresh(t.r.ID); err != nil {
+		t.e.Log.Error("cannot drop the journal of a refresh", "refresh", t.r.ID, "error", err)
+	}
+	if t.r.Failure != nil {
+		t.e.Log.Warn(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), "refresh", t.r.ID, "error", t.r.Failure.Text)
+	} else {
+		t.e.Log.Info(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), "refresh", t.r.ID, "version", t.r.ToVersion, "blocked", t.r.BlockedTime)
+	}
+	t.e.retire(t)
+	t.publish()
+}

@@ -1,0 +1,134 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// errMissing is what a source says of a file that the repository does not have.
+var errMissing = errors.New("it is not there")
+
+// tooLarge is what a source says of a file that is larger than allowed.
+type tooLarge struct{ limit int64 }
+
+func (e tooLarge) Error() string { return fmt.Sprintf("it is larger than %d bytes", e.limit) }
+
+// source is where a repository's files come from. Paths are slash-separated and
+// relative to the repository.
+type source interface {
+	// get returns a whole file of at most limit bytes.
+	get(ctx context.Context, path string, limit int64) ([]byte, error)
+	// open returns a file from a byte onwards. The reader overcomes passing
+	// failures by itself.
+	open(ctx context.Context, path string, from int64) (io.ReadCloser, error)
+	// tail returns the last n bytes of a file, or all of it when it is shorter,
+	// and its size. errors.ErrUnsupported: this source cannot.
+	tail(ctx context.Context, path string, n int64) ([]byte, int64, error)
+	// dir is the folder of a local repository, or "".
+	dir() string
+}
+
+func newSource(s string, retry backoff) (source, error) {
+	u, err := parseURL(s)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme == "file" {
+		return folder(u.Path), nil
+	}
+	return newWeb(u, retry), nil
+}
+
+// folder is a repository on this machine. Somebody else may own it, so symlinks
+// lead out of it for nobody, and what is no regular file is not waited for.
+type folder string
+
+func (f folder) dir() string { return string(f) }
+
+func (f folder) openFile(path string) (*os.File, int64, error) {
+	root, err := os.OpenRoot(string(f))
+	if err != nil {
+		return nil, 0, err
+	}
+	defer root.Close()
+	file, err := root.OpenFile(filepath.FromSlash(path), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, errMissing
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	fi, err := file.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", path)
+	}
+	if err != nil {
+		file.Close()
+		return nil, 0, err
+	}
+	return file, fi.Size(), nil
+}
+
+func (f folder) get(ctx context.Context, path string, limit int64) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	file, _, err := f.openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return readAll(file, limit)
+}
+
+func (f folder) open(ctx context.Context, path string, from int64) (io.ReadCloser, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	file, _, err := f.openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := file.Seek(from, io.SeekStart); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+func (f folder) tail(_ context.Context, path string, n int64) ([]byte, int64, error) {
+	file, size, err := f.openFile(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer file.Close()
+	b := make([]byte, min(n, size))
+	_, err = file.ReadAt(b, size-int64(len(b)))
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return b, size, err
+}
+
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		return nil, tooLarge{limit}
+	}
+	return b, err
+}
+
+// shown is a URL without its password.
+func shown(s string) string {
+	if u, err := url.Parse(s); err == nil {
+		return u.Redacted()
+	}
+	return s
+}

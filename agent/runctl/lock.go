@@ -1,0 +1,157 @@
+package runctl
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+// Lock is a lock that is held. It dies with the process, and does not pass on
+// through exec.
+type Lock struct {
+	mu sync.Mutex
+	fd int // -1 once unlocked
+}
+
+// Unlock lets go. The agent's watch of the folder sees it, when it was a read
+// lock. A second call does nothing.
+func (l *Lock) Unlock() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fd < 0 {
+		return nil
+	}
+	err := unix.Close(l.fd)
+	l.fd = -1
+	return err
+}
+
+// Close is Unlock, for an io.Closer.
+func (l *Lock) Close() error { return l.Unlock() }
+
+// ReadLock takes the shared lock of an instance, and waits while the agent has
+// the exclusive one. Error NotFound: no such instance.
+//
+// When ctx ends first, the goroutine that sits in fcntl(2) stays until the
+// agent lets go, a matter of milliseconds, and then gives the lock back.
+func (d *Dir) ReadLock(ctx context.Context, instance string) (*Lock, error) {
+	for {
+		fd, err := d.open(instance, unix.O_RDONLY)
+		if err != nil {
+			return nil, err
+		}
+		err = setlk(fd, unix.F_OFD_SETLK, unix.F_RDLCK)
+		if busy(err) {
+			err = waitlk(ctx, fd)
+			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+				return nil, err // waitlk owns the descriptor now
+			}
+		}
+		if err != nil {
+			unix.Close(fd)
+			return nil, problem.New(problem.KindOf(err), "cannot lock %s: %w", d.LockPath(instance), err)
+		}
+		if d.same(fd, instance) {
+			return &Lock{fd: fd}, nil
+		}
+		unix.Close(fd)
+	}
+}
+
+// waitlk waits for the read lock. If ctx ends first the descriptor is closed
+// when the wait is over.
+func waitlk(ctx context.Context, fd int) error {
+	done := make(chan error, 1)
+	go func() { done <- setlk(fd, unix.F_OFD_SETLKW, unix.F_RDLCK) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		go func() {
+			<-done
+			unix.Close(fd)
+		}()
+		return ctx.Err()
+	}
+}
+
+// TryWriteLock takes the exclusive lock of an instance without waiting. When
+// others have a lock, the Lock is nil, as is the error, and holders are their
+// process IDs, as far as they can be found.
+func (d *Dir) TryWriteLock(instance string) (l *Lock, holders []int, err error) {
+	for {
+		fd, err := d.open(instance, unix.O_RDWR)
+		if err != nil {
+			return nil, nil, err
+		}
+		err = setlk(fd, unix.F_OFD_SETLK, unix.F_WRLCK)
+		switch {
+		case busy(err):
+			pids, herr := lockers(fd, d.LockPath(instance))
+			unix.Close(fd)
+			return nil, pids, herr
+		case err != nil:
+			unix.Close(fd)
+			return nil, nil, problem.New(problem.KindOf(err), "cannot lock %s: %w", d.LockPath(instance), err)
+		case d.same(fd, instance):
+			return &Lock{fd: fd}, nil, nil
+		}
+		unix.Close(fd)
+	}
+}
+
+// Holders returns the processes that hold any lock of the instance, the
+// caller's own included.
+func (d *Dir) Holders(instance string) ([]int, error) {
+	fd, err := d.open(instance, unix.O_PATH)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return lockers(fd, d.LockPath(instance))
+}
+
+func (d *Dir) open(instance string, flags int) (int, error) {
+	if err := check(instance); err != nil {
+		return -1, err
+	}
+	for {
+		fd, err := unix.Open(d.LockPath(instance), flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		switch {
+		case err == nil:
+			return fd, nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, fs.ErrNotExist):
+			return -1, problem.New(problem.NotFound, "cannot find an installed %q", instance)
+		default:
+			return -1, problem.New(problem.KindOf(err), "cannot open %s: %w", d.LockPath(instance), err)
+		}
+	}
+}
+
+// same says whether fd is still the instance's lock file: it may have been
+// removed, and made anew, while the lock was waited for.
+func (d *Dir) same(fd int, instance string) bool {
+	var have, want unix.Stat_t
+	if unix.Fstat(fd, &have) != nil || unix.Lstat(d.LockPath(instance), &want) != nil {
+		return false
+	}
+	return have.Ino == want.Ino && have.Dev == want.Dev
+}
+
+func setlk(fd, cmd int, typ int16) error {
+	for {
+		// The whole file; the pid must be 0 for locks of a file description.
+		err := unix.FcntlFlock(uintptr(fd), cmd, &unix.Flock_t{Type: typ, Whence: unix.SEEK_SET})
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func busy(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) }

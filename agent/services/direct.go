@@ -1,0 +1,234 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/launch"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/runs"
+)
+
+// Direct starts services as its own children and tells their state from their cgroups.
+type Direct struct {
+	launcher Launcher
+	scope    string
+	log      *slog.Logger
+
+	mu       sync.Mutex
+	expected map[int]Unit     // launchers started and not yet in their cgroup, by pid
+	failed   map[string]error // by UnitName: how the last process ended, when it ended by itself and badly
+	children sync.WaitGroup   // one a child that has not been reaped
+}
+
+// NewDirect returns a manager; l.Tracks must be one whose Place works.
+func NewDirect(l Launcher, user bool, log *slog.Logger) *Direct {
+	scope := meta.ScopeSystem
+	if user {
+		scope = meta.ScopeUser
+	}
+	return &Direct{launcher: l, scope: scope, log: log, expected: map[int]Unit{}, failed: map[string]error{}}
+}
+
+// Name implements Manager.
+func (d *Direct) Name() string { return "direct" }
+
+// Scope implements Manager.
+func (d *Direct) Scope() string { return d.scope }
+
+// Expects says whether a process is a launcher that this manager has started for the service.
+func (d *Direct) Expects(pid int, instance, service string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	u, ok := d.expected[pid]
+	return ok && u.Instance == instance && u.Service.Name == service
+}
+
+// Start implements Manager.
+func (d *Direct) Start(ctx context.Context, u Unit) error {
+	procs, err := d.procs(u)
+	if err != nil || len(procs) > 0 {
+		return err
+	}
+	cred, err := credential(u.User)
+	if err != nil {
+		return err
+	}
+	// The write end is closed by the launcher's exec: the end of file says that the service runs, or is dead.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	argv := d.launcher.command(u)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), launch.ExecFDEnv+"=3")
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: cred}
+
+	d.mu.Lock() // Expects must not be asked before the pid is noted
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		d.mu.Unlock()
+		return fmt.Errorf("cannot start service %s of %s: %w", u.Service.Name, u.Instance, err)
+	}
+	d.expected[cmd.Process.Pid] = u
+	delete(d.failed, UnitName(u))
+	d.mu.Unlock()
+
+	exited := make(chan error, 1)
+	d.children.Go(func() { exited <- d.reap(cmd, u) })
+	if deadline, ok := ctx.Deadline(); ok {
+		r.SetReadDeadline(deadline)
+	}
+	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_, err = r.Read(make([]byte, 1))
+	d.mu.Lock()
+	delete(d.expected, cmd.Process.Pid)
+	d.mu.Unlock()
+	if !errors.Is(err, io.EOF) {
+		cmd.Process.Kill()
+		return fmt.Errorf("cannot start service %s of %s: %w", u.Service.Name, u.Instance, context.Cause(ctx))
+	}
+	if procs, err = d.procs(u); err != nil || len(procs) > 0 {
+		return err
+	}
+	return fmt.Errorf("cannot start service %s of %s: it ended at once: %w", u.Service.Name, u.Instance, <-exited)
+}
+
+// reap waits for a child and keeps how it ended.
+func (d *Direct) reap(cmd *exec.Cmd, u Unit) error {
+	err := cmd.Wait()
+	if err == nil {
+		return errors.New("exit status 0")
+	}
+	d.mu.Lock()
+	d.failed[UnitName(u)] = err
+	d.mu.Unlock()
+	d.log.Info("a service has ended", "instance", u.Instance, "service", u.Service.Name, "error", err)
+	return err
+}
+
+// Stop implements Manager.
+func (d *Direct) Stop(ctx context.Context, u Unit) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout(u)+killGrace)
+	defer cancel()
+	sig := syscall.SIGTERM
+	if u.StopSignal != "" {
+		sig = signalOf(u.StopSignal)
+	}
+	killAt := time.Now().Add(stopTimeout(u))
+	signalled := map[int]bool{}
+	for {
+		procs, err := d.procs(u)
+		if err != nil {
+			return err
+		}
+		if len(procs) == 0 {
+			d.mu.Lock()
+			delete(d.failed, UnitName(u)) // ended because we said so
+			d.mu.Unlock()
+			return nil
+		}
+		if time.Now().After(killAt) {
+			d.log.Warn("a service does not stop and is killed", "instance", u.Instance, "service", u.Service.Name, "after", stopTimeout(u))
+			if err := d.launcher.Tracks.KillService(u.Instance, u.Service.Name); err != nil {
+				return err
+			}
+			killAt = killAt.Add(killGrace)
+		}
+		if err := awaitExit(ctx, procs, sig, signalled, killAt); err != nil {
+			return fmt.Errorf("cannot stop service %s of %s: %w", u.Service.Name, u.Instance, err)
+		}
+	}
+}
+
+// State implements Manager.
+func (d *Direct) State(_ context.Context, u Unit) (string, error) {
+	procs, err := d.procs(u)
+	if err != nil {
+		return "", err
+	}
+	if len(procs) > 0 {
+		return Active, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed[UnitName(u)] != nil {
+		return Failed, nil
+	}
+	return Inactive, nil
+}
+
+// Close implements Manager. Services go on; they are found again by their cgroups.
+func (d *Direct) Close() error { return nil }
+
+func (d *Direct) procs(u Unit) ([]runs.Process, error) {
+	return d.launcher.Tracks.ServiceProcs(u.Instance, u.Service.Name)
+}
+
+// awaitExit signals those of procs that have not been signalled and returns when
+// one of them is gone, or at the time until.
+func awaitExit(ctx context.Context, procs []runs.Process, sig syscall.Signal, signalled map[int]bool, until time.Time) error {
+	var fds []unix.PollFd
+	defer func() {
+		for _, p := range fds {
+			unix.Close(int(p.Fd))
+		}
+	}()
+	for _, p := range procs {
+		fd, err := unix.PidfdOpen(p.PID, 0)
+		if errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		if !signalled[p.PID] {
+			if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+			signalled[p.PID] = true
+		}
+	}
+	wait := max(time.Until(until), 0) + time.Millisecond
+	if _, err := unix.Poll(fds, int(wait.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// credential looks up the user that a service runs as; "" is the agent's own.
+func credential(name string) (*syscall.Credential, error) {
+	if name == "" {
+		return nil, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, problem.New(problem.NotFound, "cannot run a service as user %q: %w", name, err)
+	}
+	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}

@@ -1,0 +1,102 @@
+// Package services starts and stops the services of installed instances.
+//
+// A service is a long-running process of a package, told apart from its
+// applications: nobody waits for it to end, the critical section of a refresh
+// stops it. Every service is started through the launcher, so that it finds the
+// same environment as an application and runs in a cgroup that names it.
+//
+// There are two managers. Systemd asks systemd for a transient unit, which the
+// agent's death does not touch. Direct, for machines without systemd, starts the
+// process itself and finds it again by its cgroup, so that a restarted agent
+// knows it too.
+//
+// Managers may be used from several goroutines, one call a service at a time.
+// Start and Stop block until the service runs or is gone.
+package services
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/runs"
+)
+
+// Unit is one service of one instance.
+type Unit struct {
+	Instance string
+	meta.Service
+}
+
+// The states of a service.
+const (
+	Active   = "active"
+	Inactive = "inactive"
+	Failed   = "failed"
+)
+
+// Manager runs services.
+type Manager interface {
+	// Name is "systemd" or "direct".
+	Name() string
+	// Scope is meta.ScopeUser for a manager of one user's session, else meta.ScopeSystem.
+	Scope() string
+	// Start returns when the service's program has been executed; starting one that is active does nothing.
+	Start(ctx context.Context, u Unit) error
+	// Stop sends the stop signal and returns when no process of the service is
+	// left; after the stop timeout it kills what is left of it.
+	Stop(ctx context.Context, u Unit) error
+	// State is one of Active, Inactive, Failed.
+	State(ctx context.Context, u Unit) (string, error)
+	Close() error
+}
+
+// Launcher says how lull-run is called.
+type Launcher struct {
+	Path   string   // of lull-run
+	Args   []string // --root, --run-dir, … before --service
+	Tracks runs.Tracker
+}
+
+func (l Launcher) command(u Unit) []string {
+	args := append([]string{l.Path}, l.Args...)
+	return append(args, "--service", u.Name, u.Instance)
+}
+
+// defaultStopTimeout bounds a stop where the package says nothing; systemd's own
+// default of 90 s would block launches for longer than anybody likes.
+const defaultStopTimeout = 10 * time.Second
+
+func stopTimeout(u Unit) time.Duration {
+	if d := time.Duration(u.StopTimeout); d > 0 {
+		return d
+	}
+	return defaultStopTimeout
+}
+
+// killGrace is how long the kernel may take to end killed processes.
+const killGrace = 5 * time.Second
+
+// StopBudget is how long stopping the units may take at the most, one after the other.
+func StopBudget(units []Unit) (d time.Duration) {
+	for _, u := range units {
+		d += stopTimeout(u) + killGrace
+	}
+	return d
+}
+
+// Own gives a data folder to the user that the services of the package run as.
+func Own(dir string, list []meta.Service) error {
+	for _, s := range list {
+		if s.User == "" {
+			continue
+		}
+		cred, err := credential(s.User)
+		if err != nil {
+			return err
+		}
+		return os.Lchown(dir, int(cred.Uid), int(cred.Gid))
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+// Package state keeps what the agent must remember across restarts and cannot
+// read off the store, in one bbolt file, <root>/state.db:
+//
+//   - instances: one record an instance, with its revisions;
+//   - refreshes: the journal, one record a refresh that has not ended, and the
+//     last ended ones;
+//   - holds, the retained index, the system sets.
+//
+// What is current is not in here: the symbolic link current/<instance> says it,
+// and its rename commits a refresh, so that the two can never disagree.
+//
+// A DB may be used from several goroutines. Every method that changes something
+// has it on stable storage when it returns, and may block for that.
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/problem"
+)
+
+// Revision is one package hash that an instance has had.
+type Revision struct {
+	Number   uint32        `json:"number"`
+	Package  digest.Digest `json:"package"`
+	Version  string        `json:"version"`
+	From     uint32        `json:"from,omitempty"` // the revision whose data it took over; 0: none
+	Made     time.Time     `json:"made"`           // when it first became current
+	Reverted bool          `json:"reverted,omitempty"`
+}
+
+// Backoff keeps a package that failed its health check from being tried again at once.
+type Backoff struct {
+	Package digest.Digest `json:"package"`
+	Until   time.Time     `json:"until"`
+	Delay   time.Duration `json:"delay"`
+}
+
+// Instance is an installed application or one on its way.
+type Instance struct {
+	Instance   string     `json:"instance"`
+	Repository string     `json:"repository"`
+	Channel    string     `json:"channel"`
+	Revisions  []Revision `json:"revisions,omitempty"` // in ascending order
+	Last       uint32     `json:"last"`                // the highest number ever given
+	Backoff    *Backoff   `json:"backoff,omitempty"`
+}
+
+// Revision returns the one of that number.
+func (i *Instance) Revision(n uint32) (Revision, bool) {
+	for _, r := range i.Revisions {
+		if r.Number == n {
+			return r, true
+		}
+	}
+	return Revision{}, false
+}
+
+// Hold is a "not now", with its owner and its end.
+type Hold struct {
+	Instance string    `json:"instance"`
+	UID      uint32    `json:"uid"`
+	Owner    string    `json:"owner"`
+	Until    time.Time `json:"until"`
+	Reason   string    `json:"reason,omitempty"`
+}
+
+var (
+	bucketInstances = []byte("instances")
+	bucketRefreshes = []byte("refreshes")
+	bucketHolds     = []byte("holds")
+	bucketSets      = []byte("sets") // retained, base, cache
+)
+
+// The names of the durable sets of packages.
+const (
+	Retained = "retained"
+	Base     = "base"
+	Cache    = "cache"
+)
+
+// DB is the open file.
+type DB struct{ db *bbolt.DB }
+
+// Open opens or makes the file.
+func Open(path string) (*DB, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, problem.New(problem.Busy, "cannot open %s: another agent uses it", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", path, err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, b := range [][]byte{bucketInstances, bucketRefreshes, bucketHolds, bucketSets} {
+			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		db.Close()
+		return nil, fmt.Errorf("cannot prepare %s: %w", path, err)
+	}
+	return &DB{db}, nil
+}
+
+// Close closes the file.
+func (d *DB) Close() error { return d.db.Close() }
+
+func (d *DB) put(bucket []byte, key string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	err = d.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put([]byte(key), b) })
+	if err != nil {
+		return fmt.Errorf("cannot record %s %s: %w", bucket, key, err)
+	}
+	return nil
+}
+
+func (d *DB) get(bucket []byte, key string, v any) (found bool, err error) {
+	err = d.db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucket).Get([]byte(key))
+		if b == nil {
+			return nil
+		}
+		found = true
+		return json.Unmarshal(b, v)
+	})
+	if err != nil {
+		return found, fmt.Errorf("cannot read %s %s: %w", bucket, key, err)
+	}
+	return found, nil
+}
+
+func (d *DB) remove(bucket []byte, key string) error {
+	return d.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Delete([]byte(key)) })
+}
+
+func all[T any](d *DB, bucket []byte) (list []T, err error) {
+	err = d.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucket).ForEach(func(k, b []byte) error {
+			var v T
+			if err := json.Unmarshal(b, &v); err != nil {
+				return fmt.Errorf("cannot read %s %s: %w", bucket, k, err)
+			}
+			list = append(list, v)
+			return nil
+		})
+	})
+	return list, err
+}
+
+// Instance returns one record; kind NotFound where there is none.
+func (d *DB) Instance(name string) (Instance, error) {
+	var i Instance
+	found, err := d.get(bucketInstances, name, &i)
+	if err == nil && !found {
+		err = problem.New(problem.NotFound, "cannot find %s: it is not installed", name)
+	}
+	return i, err
+}
+
+// Instances returns all records, ordered by name.
+func (d *DB) Instances() ([]Instance, error) { return all[Instance](d, bucketInstances) }
+
+// UpdateInstance changes one record as a whole. For a new instance fn gets an
+// empty record of that name. An error of fn changes nothing.
+func (d *DB) UpdateInstance(name string, fn func(*Instance) error) error {
+	return d.db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketInstances)
+		i := Instance{Instance: name}
+		if old := b.Get([]byte(name)); old != nil {
+			if err := json.Unmarshal(old, &i); err != nil {
+				return fmt.Errorf("cannot read the record of %s: %w", name, err)
+			}
+		}
+		if err := fn(&i); err != nil {
+			return err
+		}
+		v, err := json.Marshal(i)
+		if err != nil {
+			return err
+		}
+		return b.Put([]byte(name), v)
+	})
+}
+
+// RemoveInstance forgets an instance and its hold.
+func (d *DB) RemoveInstance(name string) error {
+	return d.db.Update(func(tx *bbolt.Tx) error {
+		return errors.Join(tx.Bucket(bucketInstances).Delete([]byte(name)), tx.Bucket(bucketHolds).Delete([]byte(name)))
+	})
+}
+
+// NextRefresh gives out a refresh number that was never used.
+func (d *DB) NextRefresh() (id string, err error) {
+	err = d.db.Update(func(tx *bbolt.Tx) error {
+		n, err := tx.Bucket(bucketRefreshes).NextSequence()
+		id = strconv.FormatUint(n, 10)
+		return err
+	})
+	return id, err
+}
+
+// PutRefresh writes a journal record; v is encoded as JSON.
+func (d *DB) PutRefresh(id string, v any) error { return d.put(bucketRefreshes, id, v) }
+
+// RemoveRefresh drops a journal record.
+func (d *DB) RemoveRefresh(id string) error { return d.remove(bucketRefreshes, id) }
+
+// Refreshes reads the journal. A record that cannot be decoded is handed to bad and dropped,
+// since what it did is visible in the links and is repaired from there.
+func Refreshes[T any](d *DB, bad func(id string, err error)) (list []T, err error) {
+	var broken []string
+	err = d.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketRefreshes).ForEach(func(k, b []byte) error {
+			var v T
+			if err := json.Unmarshal(b, &v); err != nil {
+				bad(string(k), err)
+				broken = append(broken, string(k))
+				return nil
+			}
+			list = append(list, v)
+			return nil
+		})
+	})
+	for _, id := range broken {
+		err = errors.Join(err, d.RemoveRefresh(id))
+	}
+	return list, err
+}
+
+// PutHold records a hold in place of an earlier one.
+func (d *DB) PutHold(h Hold) error { return d.put(bucketHolds, h.Instance, h) }
+
+// RemoveHold ends a hold.
+func (d *DB) RemoveHold(instance string) error { return d.remove(bucketHolds, instance) }
+
+// HoldOn returns the hold on an instance that is in force at the time now.
+func (d *DB) HoldOn(instance string, now time.Time) (Hold, bool, error) {
+	var h Hold
+	found, err := d.get(bucketHolds, instance, &h)
+	return h, found && now.Before(h.Until), err
+}
+
+// Set returns one of the durable sets of packages.
+func (d *DB) Set(name string) (list []digest.Digest, err error) {
+	_, err = d.get(bucketSets, name, &list)
+	return list, err
+}
+
+// PutSet replaces a durable set as a whole.
+func (d *DB) PutSet(name string, list []digest.Digest) error { return d.put(bucketSets, name, list) }

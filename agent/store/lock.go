@@ -1,0 +1,116 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/problem"
+)
+
+const lockName = "lock"
+
+// LockRoot makes this process the one that changes the store at root, until
+// the result is closed or the process ends. The lock file holds our pid; it is
+// not readable for others, because whoever can open it could lock it.
+func LockRoot(root string) (io.Closer, error) {
+	if err := durable.MkdirAll(root, 0o755); err != nil {
+		return nil, problem.New(problem.KindOf(err), "cannot lock the store %s: %w", root, err)
+	}
+	path := filepath.Join(root, lockName)
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, problem.New(problem.KindOf(err), "cannot lock the store %s: %w", root, err)
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			pid := readPID(f)
+			f.Close()
+			return nil, busy(root, pid)
+		}
+		if err != nil {
+			f.Close()
+			return nil, problem.New(problem.Failed, "cannot lock the store %s: %w", root, err)
+		}
+		if !stillThere(f, path) {
+			f.Close() // somebody deleted the file between open and lock
+			continue
+		}
+		if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
+			f.Close()
+			return nil, problem.New(problem.KindOf(err), "cannot lock the store %s: %w", root, err)
+		}
+		return rootLock{f}, nil
+	}
+}
+
+type rootLock struct{ f *os.File }
+
+// Close lets go of the lock. The file stays: deleting it would let two
+// processes lock two files of one name.
+func (l rootLock) Close() error { return errors.Join(l.f.Truncate(0), l.f.Close()) }
+
+func writePID(f *os.File) error {
+	_, err := f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	// On a full disk the lock is worth more than the name in it.
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return nil
+	}
+	return err
+}
+
+// readPID returns -1 when the file does not say.
+func readPID(f *os.File) int {
+	b := make([]byte, 32)
+	n, _ := f.ReadAt(b, 0)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	if err != nil || pid <= 0 {
+		return -1
+	}
+	return pid
+}
+
+func stillThere(f *os.File, path string) bool {
+	a, err1 := f.Stat()
+	b, err2 := os.Stat(path)
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+// lockedByOther returns the pid of the process that has locked root, 0 if none
+// or we have, -1 if one has whose pid is unknown or if we may not look.
+func lockedByOther(root string) int {
+	f, err := os.OpenFile(filepath.Join(root, lockName), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0
+	}
+	if err != nil {
+		return -1
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		return 0 // let go on close
+	}
+	pid := readPID(f)
+	if pid == os.Getpid() {
+		return 0
+	}
+	return pid
+}
+
+func busy(root string, pid int) error {
+	who := "another agent"
+	if pid > 0 {
+		who = fmt.Sprintf("another agent (pid %d)", pid)
+	}
+	return problem.New(problem.Busy, "cannot change the store %s: %s uses it", root, who).
+		WithHint("stop that agent, or choose another root with --root")
+}

@@ -1,0 +1,225 @@
+package store
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/meta"
+)
+
+// readNames calls f for each name in an open folder, as the kernel returns
+// them: a million names are read without a million allocations, so name is
+// valid during the call only.
+func readNames(dir *os.File, f func(name []byte) error) error {
+	const header = 19 // d_ino, d_off, d_reclen, d_type: getdents64(2)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := unix.Getdents(int(dir.Fd()), buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return &fs.PathError{Op: "readdir", Path: dir.Name(), Err: err}
+		}
+		if n <= 0 {
+			return nil
+		}
+		for rest := buf[:n]; len(rest) > header; {
+			length := int(binary.NativeEndian.Uint16(rest[16:]))
+			name := rest[header:length]
+			if i := slices.Index(name, 0); i >= 0 {
+				name = name[:i]
+			}
+			rest = rest[length:]
+			if s := string(name); s == "." || s == ".." {
+				continue
+			}
+			if err := f(name); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// parseName reads a blob's file name without allocating.
+func parseName(name []byte) (k Key, ok bool) {
+	const digits = 2 * digest.Size
+	switch {
+	case len(name) == digits+1 && name[digits] == 'x':
+		k.Exec = true
+	case len(name) != digits:
+		return k, false
+	}
+	for _, c := range name[:digits] {
+		if c >= 'A' && c <= 'F' {
+			return k, false
+		}
+	}
+	_, err := hex.Decode(k.Digest[:], name[:digits])
+	return k, err == nil
+}
+
+// FanOut is the number of folders that the blobs are spread over.
+const FanOut = 256
+
+// ScanBlobs calls f for every resident blob whose digest begins with the byte
+// part, and foreign, which may be nil, for other names. Different parts can be
+// scanned at the same time. What is made resident or taken away meanwhile may
+// or may not be seen.
+func (s *Store) ScanBlobs(part int, f func(Key) error, foreign func(name string) error) error {
+	sub := fmt.Sprintf("%02x", part)
+	dir, err := os.Open(s.path(blobsDir, sub))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return readNames(dir, func(name []byte) error {
+		if k, ok := parseName(name); ok && int(k.Digest[0]) == part {
+			return f(k)
+		}
+		if foreign != nil {
+			return foreign(sub + "/" + string(name))
+		}
+		return nil
+	})
+}
+
+var errStop = errors.New("stop")
+
+// Blobs yields every resident blob with its size, in no order, and ends with
+// an error if the store cannot be read.
+func (s *Store) Blobs(yield func(Key, int64) bool) error {
+	for part := range FanOut {
+		err := s.ScanBlobs(part, func(k Key) error {
+			if size, err := s.Size(k); err == nil && !yield(k, size) {
+				return errStop
+			}
+			return nil
+		}, nil)
+		if err == errStop {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Size is the length of a resident blob in bytes.
+func (s *Store) Size(k Key) (int64, error) {
+	var st unix.Stat_t
+	if err := fstatat(unix.AT_FDCWD, s.BlobPath(k), &st); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: s.BlobPath(k), Err: err}
+	}
+	return st.Size, nil
+}
+
+// Usage counts the resident blobs and their bytes.
+func (s *Store) Usage() (blobs int, bytes int64, err error) {
+	err = s.Blobs(func(_ Key, size int64) bool {
+		blobs++
+		bytes += size
+		return true
+	})
+	return blobs, bytes, err
+}
+
+// Trees lists the packages whose trees are there, sorted.
+func (s *Store) Trees() ([]digest.Digest, error) {
+	dir, err := os.Open(s.path(packagesDir))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	var list []digest.Digest
+	err = readNames(dir, func(name []byte) error {
+		if k, ok := parseName(name); ok && !k.Exec {
+			list = append(list, k.Digest)
+		}
+		return nil
+	})
+	slices.SortFunc(list, digest.Digest.Compare)
+	return list, err
+}
+
+// Absent returns those of wants that are not resident. What lies in the trash
+// is taken back. Ask only for what has been registered as wanted: else it may
+// be gone the moment after.
+func (s *Store) Absent(wants []Want) ([]Want, error) {
+	dir, err := os.Open(s.path(blobsDir))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	var absent []Want
+	// In small lots: a waiting collector blocks later readers.
+	for lot := range slices.Chunk(wants, 64) {
+		s.residency.RLock()
+		for _, w := range lot {
+			if !exists(int(dir.Fd()), w.Key.rel()) {
+				absent = append(absent, w)
+			}
+		}
+		s.residency.RUnlock()
+	}
+	return slices.DeleteFunc(absent, func(w Want) bool { return s.takeBack(w.Key) }), nil
+}
+
+// Missing returns what of the package, with its subpackages, is not resident.
+// Metas come without a size; what they would ask for is unknown until they are
+// there.
+func (s *Store) Missing(pkg digest.Digest) ([]Want, error) {
+	var missing []Want
+	seen := map[digest.Digest]bool{}
+	asked := map[Key]bool{}
+	for todo := []digest.Digest{pkg}; len(todo) > 0; {
+		p := todo[0]
+		todo = todo[1:]
+		if seen[p] {
+			continue
+		}
+		seen[p] = true
+		key := MetaKey(p)
+		asked[key] = true
+		if !s.Has(key) {
+			missing = append(missing, Want{key, -1})
+			continue
+		}
+		m, err := s.Meta(p)
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range Wants(m) {
+			if !asked[w.Key] && !s.Has(w.Key) {
+				missing = append(missing, w)
+			}
+			asked[w.Key] = true
+		}
+		for _, sub := range m.Subpackages {
+			todo = append(todo, sub)
+		}
+	}
+	return missing, nil
+}
+
+// Wants lists the content of a package: what Blobs lists, as keys.
+func Wants(m *meta.Meta) []Want {
+	blobs := m.Blobs()
+	wants := make([]Want, len(blobs))
+	for i, b := range blobs {
+		wants[i] = Want{Key{b.Digest, b.Exec}, b.Size}
+	}
+	return wants
+}

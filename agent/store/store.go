@@ -1,0 +1,314 @@
+// Package store keeps content-addressed blobs and the package trees that are
+// hard-linked from them.
+//
+// Words: a blob is the content of one file, kept as blobs/ab/HASH, or HASH and
+// an "x" for the same bytes with the execute bit; a Key names it. Resident is
+// what has a name in blobs/; the name promises whole, verified content on
+// stable storage. An ingest collects the blobs of one package in tmp/HASH/ and
+// makes them resident together, with one flush. To materialise is to build a
+// package's tree in packages/. The trash holds what the collector has taken
+// away and not yet deleted. The reserve is a file that only fills space, given
+// up so that a full disk can be collected.
+//
+// Order of publishing: blobs are flushed, then get their names; a tree is
+// built under a temporary name, flushed, then gets its own. Order of taking
+// away: tree, then blobs. So a tree in packages/ is always whole, and so are
+// the trees of its subpackages.
+//
+// Concurrency: a Store is safe for concurrent use. Its one lock, residency,
+// orders the question "is it resident?" against the collector's taking away:
+// the collector asks its protections and renames a small batch under the write
+// lock; everybody else asks under the read lock, after having registered what
+// he wants (package index). Nothing slow happens under it. Copying, hashing,
+// flushing and deleting block on the disk and hold no lock. One process at a
+// time may change a root: see LockRoot.
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+)
+
+// The folders of a root.
+const (
+	blobsDir    = "blobs"
+	packagesDir = "packages"
+	tmpDir      = "tmp"
+	trashDir    = "trash"
+)
+
+// newPrefix begins the names of trees under construction.
+const newPrefix = ".new."
+
+// Key names a blob.
+type Key struct {
+	Digest digest.Digest
+	Exec   bool
+}
+
+// MetaKey names the meta of a package.
+func MetaKey(pkg digest.Digest) Key { return Key{Digest: pkg} }
+
+// String is the blob's file name.
+func (k Key) String() string {
+	if k.Exec {
+		return k.Digest.String() + "x"
+	}
+	return k.Digest.String()
+}
+
+// mode is that of the blob's file.
+func (k Key) mode() fs.FileMode {
+	if k.Exec {
+		return 0o555
+	}
+	return 0o444
+}
+
+// rel is the blob's path below blobs/.
+func (k Key) rel() string {
+	name := k.String()
+	return name[:2] + "/" + name
+}
+
+// ParseKey reads the file name of a blob.
+func ParseKey(name string) (Key, error) {
+	hex, exec := strings.CutSuffix(name, "x")
+	d, err := digest.Parse(hex)
+	return Key{d, exec}, err
+}
+
+// Want is content that a package needs. Size is -1 where it is not known.
+type Want struct {
+	Key  Key
+	Size int64
+}
+
+// Store is a root folder.
+type Store struct {
+	root   string
+	other  int          // pid of the agent that has locked the root, if not us; -1: unknown
+	serial atomic.Int64 // makes names in the trash unique
+
+	residency sync.RWMutex
+	trashed   map[Key]struct{} // blobs in the trash, guarded by residency
+
+	mu       sync.Mutex
+	ingests  map[digest.Digest]bool          // under way
+	building map[digest.Digest]chan struct{} // trees; closed when done
+	reserve  int64                           // bytes wanted
+}
+
+// Open opens the store at root and makes its folders. Unless another process
+// has locked the root, it deletes what a crash has left behind: the trash,
+// unfinished trees, temporary files. Unfinished ingests stay, to be resumed.
+// With the root locked by another process the store can only be read.
+func Open(root string) (*Store, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, problem.New(problem.Failed, "cannot open the store: %w", err)
+	}
+	s := &Store{
+		root:     root,
+		trashed:  map[Key]struct{}{},
+		ingests:  map[digest.Digest]bool{},
+		building: map[digest.Digest]chan struct{}{},
+	}
+	if s.other = lockedByOther(root); s.other != 0 {
+		if _, err := os.Stat(s.path(blobsDir)); err != nil {
+			return nil, problem.New(problem.KindOf(err), "cannot open the store %s: %w", root, err)
+		}
+		return s, nil
+	}
+	if err := s.prepare(); err != nil {
+		return nil, problem.New(problem.KindOf(err), "cannot open the store %s: %w", root, err)
+	}
+	return s, nil
+}
+
+// prepare makes the folders and deletes leftovers.
+func (s *Store) prepare() error {
+	for _, dir := range []string{blobsDir, packagesDir, tmpDir, trashDir} {
+		if err := durable.MkdirAll(s.path(dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := s.makeFanOut(); err != nil {
+		return err
+	}
+	if err := s.removeLeftovers(); err != nil {
+		return err
+	}
+	return removeChildren(s.path(trashDir), nil)
+}
+
+// makeFanOut makes blobs/00 to blobs/ff, flushed together.
+func (s *Store) makeFanOut() error {
+	made := false
+	for i := range 256 {
+		err := os.Mkdir(s.path(blobsDir, fmt.Sprintf("%02x", i)), 0o755)
+		if err == nil {
+			made = true
+		} else if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	if made {
+		return durable.SyncFS(s.path(blobsDir))
+	}
+	return nil
+}
+
+func (s *Store) removeLeftovers() error {
+	entries, err := os.ReadDir(s.path(packagesDir))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), newPrefix) || durable.IsTemp(e.Name()) {
+			if err := removeTree(s.path(packagesDir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	top, err := os.ReadDir(s.root)
+	if err != nil {
+		return err
+	}
+	for _, e := range top {
+		if e.Type().IsRegular() && durable.IsTemp(e.Name()) {
+			if err := os.Remove(s.path(e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writable refuses changes to a root that another process has locked.
+func (s *Store) writable() error {
+	if s.other == 0 {
+		return nil
+	}
+	return busy(s.root, s.other)
+}
+
+// Root is the absolute path of the store.
+func (s *Store) Root() string { return s.root }
+
+func (s *Store) path(elements ...string) string {
+	return s.root + "/" + strings.Join(elements, "/")
+}
+
+// BlobPath is where a resident blob lies.
+func (s *Store) BlobPath(k Key) string { return s.path(blobsDir, k.rel()) }
+
+// PackageDir is where the package's tree lies once it is materialised.
+func (s *Store) PackageDir(pkg digest.Digest) string { return s.path(packagesDir, pkg.String()) }
+
+// Has says whether a blob is resident.
+func (s *Store) Has(k Key) bool {
+	s.residency.RLock()
+	defer s.residency.RUnlock()
+	return exists(unix.AT_FDCWD, s.BlobPath(k))
+}
+
+// HasPackage says whether the package's tree is there.
+func (s *Store) HasPackage(pkg digest.Digest) bool {
+	s.residency.RLock()
+	defer s.residency.RUnlock()
+	return exists(unix.AT_FDCWD, s.PackageDir(pkg))
+}
+
+func exists(dir int, path string) bool {
+	var st unix.Stat_t
+	return fstatat(dir, path, &st) == nil
+}
+
+func fstatat(dir int, path string, st *unix.Stat_t) error {
+	for {
+		if err := unix.Fstatat(dir, path, st, unix.AT_SYMLINK_NOFOLLOW); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// ErrCorrupt is the cause of an error about a resident blob with other content
+// than its name promises.
+var ErrCorrupt = errors.New("its content is not what its name promises")
+
+// Meta reads the meta of a package and verifies it. A meta that is not
+// resident is an error of kind NotFound, a broken one of kind Untrusted.
+func (s *Store) Meta(pkg digest.Digest) (*meta.Meta, error) {
+	return readMeta(pkg, s.BlobPath(MetaKey(pkg)))
+}
+
+// TreeMeta is Meta from the package's tree, where it has a second name.
+func (s *Store) TreeMeta(pkg digest.Digest) (*meta.Meta, error) {
+	return readMeta(pkg, filepath.Join(s.PackageDir(pkg), meta.Reserved, "meta.json"))
+}
+
+func readMeta(pkg digest.Digest, path string) (*meta.Meta, error) {
+	fail := func(kind problem.Kind, err error) error {
+		return problem.New(kind, "cannot read the meta of package %s: %w", pkg.Short(), err)
+	}
+	if fi, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, fail(problem.NotFound, err)
+	} else if err != nil {
+		return nil, fail(problem.Failed, err)
+	} else if !fi.Mode().IsRegular() || fi.Size() > meta.MaxSize {
+		return nil, fail(problem.Untrusted, ErrCorrupt)
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fail(problem.NotFound, err)
+	} else if err != nil {
+		return nil, fail(problem.Failed, err)
+	}
+	if digest.Of(b) != pkg {
+		return nil, fail(problem.Untrusted, ErrCorrupt)
+	}
+	m, err := meta.Parse(b)
+	if err != nil {
+		return nil, fail(problem.Untrusted, err)
+	}
+	return m, nil
+}
+
+// Packages lists the packages whose trees are there, sorted. It is empty when
+// they cannot be listed; Trees tells these apart.
+func (s *Store) Packages() []digest.Digest {
+	list, _ := s.Trees()
+	return list
+}
+
+// Find returns the one package whose hash begins with prefix, which has
+// digest.ShortLen digits or more.
+func (s *Store) Find(prefix string) (digest.Digest, bool) {
+	if len(prefix) < digest.ShortLen || !digest.IsHex(prefix) {
+		return digest.Digest{}, false
+	}
+	var found []digest.Digest
+	for _, pkg := range s.Packages() {
+		if strings.HasPrefix(pkg.String(), prefix) {
+			found = append(found, pkg)
+		}
+	}
+	if len(found) != 1 {
+		return digest.Digest{}, false
+	}
+	return found[0], true
+}

@@ -1,0 +1,100 @@
+package bus
+
+import (
+	"context"
+	"os"
+	"reflect"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+// remote is the far end of a proxy.
+type remote struct {
+	conn  *dbus.Conn
+	dest  string
+	path  dbus.ObjectPath
+	iface string
+}
+
+// Path is where the remote object stands.
+func (r remote) Path() dbus.ObjectPath { return r.path }
+
+// call sends a method call and stores the results. The agent may ask the user
+// for a password on the way.
+func (r remote) call(ctx context.Context, method string, args []any, results ...any) error {
+	// The library's own Call drops this flag.
+	msg := &dbus.Message{Type: dbus.TypeMethodCall, Flags: dbus.FlagAllowInteractiveAuthorization,
+		Headers: map[dbus.HeaderField]dbus.Variant{
+			dbus.FieldDestination: dbus.MakeVariant(r.dest),
+			dbus.FieldPath:        dbus.MakeVariant(r.path),
+			dbus.FieldInterface:   dbus.MakeVariant(r.iface),
+			dbus.FieldMember:      dbus.MakeVariant(method),
+		}}
+	for _, a := range args {
+		msg.Body = append(msg.Body, cleaned(a))
+	}
+	if len(msg.Body) > 0 {
+		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(msg.Body...))
+	}
+	c := <-r.conn.SendWithContext(ctx, msg, make(chan *dbus.Call, 1)).Done
+	if c.Err != nil {
+		return FromBus(c.Err)
+	}
+	if err := store(c.Body, results...); err != nil {
+		return problem.New(problem.Failed, "cannot read the agent's answer to %s: %w", method, err)
+	}
+	return nil
+}
+
+func (r remote) get(ctx context.Context, name string, into any) error {
+	var v dbus.Variant
+	p := remote{r.conn, r.dest, r.path, propertiesInterface}
+	if err := p.call(ctx, "Get", []any{r.iface, name}, &v); err != nil {
+		return err
+	}
+	if err := dbus.Store([]any{v.Value()}, into); err != nil {
+		return problem.New(problem.Failed, "cannot read property %s: %w", name, err)
+	}
+	return nil
+}
+
+func getAll[T any](ctx context.Context, r remote, info *ifaceInfo) (T, error) {
+	var t T
+	var m map[string]dbus.Variant
+	p := remote{r.conn, r.dest, r.path, propertiesInterface}
+	if err := p.call(ctx, "GetAll", []any{r.iface}, &m); err != nil {
+		return t, err
+	}
+	return t, applyProperties(&t, info, m)
+}
+
+// applyProperties stores those of the values that the struct knows.
+func applyProperties[T any](t *T, info *ifaceInfo, m map[string]dbus.Variant) error {
+	rv := reflect.ValueOf(t).Elem()
+	for i, p := range info.props {
+		v, ok := m[p.name]
+		if !ok {
+			continue
+		}
+		field := reflect.New(rv.Field(i).Type()) // Store would append to what is there
+		if err := dbus.Store([]any{v.Value()}, field.Interface()); err != nil {
+			return problem.New(problem.Failed, "cannot read property %s: %w", p.name, err)
+		}
+		rv.Field(i).Set(field.Elem())
+	}
+	return nil
+}
+
+func file(fd dbus.UnixFD, name string) *os.File { return os.NewFile(uintptr(fd), name) }
+
+// Objects are what an object manager manages: path → interface → properties.
+type Objects map[dbus.ObjectPath]map[string]map[string]dbus.Variant
+
+// ManagedObjects asks for all objects below path at once.
+func ManagedObjects(ctx context.Context, conn *dbus.Conn, dest string, path dbus.ObjectPath) (Objects, error) {
+	var m Objects
+	err := remote{conn, dest, path, objectManagerInterface}.call(ctx, "GetManagedObjects", nil, &m)
+	return m, err
+}

@@ -1,0 +1,110 @@
+// Command gen writes the Go glue for the interfaces in dbus/*.xml. It runs in
+// the folder dbus, by go generate; the output is a function of the XML alone.
+package main
+
+import (
+	"encoding/xml"
+	"fmt"
+	"go/format"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+func main() {
+	if err := run("."); err != nil {
+		fmt.Fprintln(os.Stderr, "gen: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+// The XML of the D-Bus specification, as far as lull uses it.
+type (
+	node struct {
+		Interfaces []iface `xml:"interface"`
+	}
+	iface struct {
+		Name        string       `xml:"name,attr"`
+		Methods     []member     `xml:"method"`
+		Signals     []member     `xml:"signal"`
+		Properties  []property   `xml:"property"`
+		Annotations []annotation `xml:"annotation"`
+		dest        string       // the bus name of its service
+	}
+	member struct {
+		Name        string       `xml:"name,attr"`
+		Args        []arg        `xml:"arg"`
+		Annotations []annotation `xml:"annotation"`
+	}
+	arg struct {
+		Name        string       `xml:"name,attr"`
+		Type        string       `xml:"type,attr"`
+		Direction   string       `xml:"direction,attr"`
+		Annotations []annotation `xml:"annotation"`
+	}
+	property struct {
+		Name        string       `xml:"name,attr"`
+		Type        string       `xml:"type,attr"`
+		Access      string       `xml:"access,attr"`
+		Annotations []annotation `xml:"annotation"`
+	}
+	annotation struct {
+		Name  string `xml:"name,attr"`
+		Value string `xml:"value,attr"`
+	}
+)
+
+const (
+	docAnnotation    = "org.gtk.GDBus.DocString"
+	emitsAnnotation  = "org.freedesktop.DBus.Property.EmitsChangedSignal"
+	structAnnotation = "org.lull.Struct"
+	dictAnnotation   = "org.lull.Dict"
+)
+
+func annotated(as []annotation, name string) string {
+	for _, a := range as {
+		if a.Name == name {
+			return a.Value
+		}
+	}
+	return ""
+}
+
+// run reads the XML files of dir and writes its *_gen.go.
+func run(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "*.xml"))
+	if err != nil {
+		return err
+	}
+	slices.Sort(files)
+	var all []iface
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return err
+		}
+		var n node
+		if err := xml.Unmarshal(data, &n); err != nil {
+			return fmt.Errorf("%s: %w", f, err)
+		}
+		for _, i := range n.Interfaces {
+			i.dest = strings.TrimSuffix(filepath.Base(f), ".xml")
+			all = append(all, i)
+		}
+	}
+	out, err := generate(all)
+	if err != nil {
+		return err
+	}
+	for name, text := range out {
+		src, err := format.Source([]byte(text))
+		if err != nil {
+			return fmt.Errorf("%s: %w\n%s", name, err, text)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), src, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

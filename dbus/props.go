@@ -1,0 +1,172 @@
+package bus
+
+import (
+	"reflect"
+	"sync"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// emits says what a change of a property causes, as its EmitsChangedSignal
+// annotation does.
+type emits uint8
+
+const (
+	emitsValue      emits = iota // true: the signal carries the value
+	emitsInvalidate              // invalidates: the signal carries the name
+	emitsNothing                 // false: it is computed when asked for
+	emitsConst                   // const: it does not change while the object is there
+)
+
+type propInfo struct {
+	name  string
+	emits emits
+}
+
+// propSource is the untyped face of Props.
+type propSource interface {
+	attach(*Server, dbus.ObjectPath, *ifaceInfo)
+	detach(dbus.ObjectPath)
+	variants(*ifaceInfo) map[string]dbus.Variant
+}
+
+// Props holds the properties of one interface of one object; T is one of the
+// generated Properties structs.
+type Props[T any] struct {
+	mu     sync.Mutex
+	values T               // guarded by mu
+	live   func(*T)        // guarded by mu
+	server *Server         // guarded by mu; nil while not exported
+	path   dbus.ObjectPath // guarded by mu
+	info   *ifaceInfo      // guarded by mu
+}
+
+// Values returns a copy of the properties as last set. Slices in it are shared
+// and must not be changed.
+func (p *Props[T]) Values() T {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.values
+}
+
+// Update has change applied and sends one PropertiesChanged for what differs,
+// or nothing. Change must replace slices, not write into them, and must not
+// use p.
+func (p *Props[T]) Update(change func(*T)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.values
+	change(&p.values)
+	if p.server == nil {
+		return
+	}
+	sig := propertiesChanged{iface: p.info.name, changed: map[string]dbus.Variant{}, invalidated: []string{}}
+	a, b := reflect.ValueOf(&old).Elem(), reflect.ValueOf(&p.values).Elem()
+	for i, info := range p.info.props {
+		if info.emits == emitsNothing || info.emits == emitsConst || reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			continue
+		}
+		if info.emits == emitsInvalidate {
+			sig.invalidated = append(sig.invalidated, info.name)
+		} else {
+			sig.changed[info.name] = dbus.MakeVariant(cleaned(b.Field(i).Interface()))
+		}
+	}
+	if len(sig.changed)+len(sig.invalidated) > 0 {
+		// Under the lock, so that signals leave in the order of the updates.
+		// A failure means that the bus is gone, which Closed tells.
+		_ = p.server.Emit(p.path, sig)
+	}
+}
+
+// Set replaces all properties, as Update does.
+func (p *Props[T]) Set(values T) { p.Update(func(t *T) { *t = values }) }
+
+// Live has f compute, whenever somebody asks, the properties whose changes are
+// not announced with their value. What f does to others is disregarded.
+func (p *Props[T]) Live(f func(*T)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.live = f
+}
+
+func (p *Props[T]) attach(s *Server, path dbus.ObjectPath, info *ifaceInfo) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.server, p.path, p.info = s, path, info
+}
+
+func (p *Props[T]) detach(path dbus.ObjectPath) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.path == path {
+		p.server = nil
+	}
+}
+
+func (p *Props[T]) variants(info *ifaceInfo) map[string]dbus.Variant {
+	p.mu.Lock()
+	values, live := p.values, p.live
+	p.mu.Unlock()
+	fresh := values
+	if live != nil {
+		live(&fresh)
+	}
+	a, b := reflect.ValueOf(values), reflect.ValueOf(fresh)
+	m := make(map[string]dbus.Variant, len(info.props))
+	for i, prop := range info.props {
+		v := a
+		if prop.emits == emitsNothing || prop.emits == emitsInvalidate {
+			v = b
+		}
+		m[prop.name] = dbus.MakeVariant(cleaned(v.Field(i).Interface()))
+	}
+	return m
+}
+
+// propertiesChanged is the signal of org.freedesktop.DBus.Properties.
+type propertiesChanged struct {
+	iface       string
+	changed     map[string]dbus.Variant
+	invalidated []string
+}
+
+func (propertiesChanged) SignalName() string { return propertiesInterface + ".PropertiesChanged" }
+func (s propertiesChanged) body() []any      { return []any{s.iface, s.changed, s.invalidated} }
+
+// interfacesAdded and interfacesRemoved are those of the object manager.
+type interfacesAdded struct {
+	path       dbus.ObjectPath
+	interfaces map[string]map[string]dbus.Variant
+}
+
+func (interfacesAdded) SignalName() string { return objectManagerInterface + ".InterfacesAdded" }
+func (s interfacesAdded) body() []any      { return []any{s.path, s.interfaces} }
+
+type interfacesRemoved struct {
+	path       dbus.ObjectPath
+	interfaces []string
+}
+
+func (interfacesRemoved) SignalName() string { return objectManagerInterface + ".InterfacesRemoved" }
+func (s interfacesRemoved) body() []any      { return []any{s.path, s.interfaces} }
+
+// objectProperties is what the object manager says of one object.
+func objectProperties(object map[string]Interface) map[string]map[string]dbus.Variant {
+	m := make(map[string]map[string]dbus.Variant, len(object))
+	for name, i := range object {
+		m[name] = map[string]dbus.Variant{}
+		if p := i.properties(); p != nil {
+			m[name] = p.variants(i.info())
+		}
+	}
+	return m
+}
+
+func (s *Server) managedProperties() map[dbus.ObjectPath]map[string]map[string]dbus.Variant {
+	m := map[dbus.ObjectPath]map[string]map[string]dbus.Variant{}
+	for path, object := range s.managed() {
+		m[path] = objectProperties(object)
+	}
+	return m
+}

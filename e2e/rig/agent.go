@@ -1,0 +1,165 @@
+package rig
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// StartAgent starts lulld with the world's folders and buses and waits until
+// it serves. More environment (LULL_FAULT=…) may be given.
+func (w *World) StartAgent(env ...string) *Proc {
+	w.Helper()
+	p, err := w.TryAgent(env...)
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+	return p
+}
+
+// TryAgent is StartAgent for an agent that may die before it serves.
+func (w *World) TryAgent(env ...string) (*Proc, error) {
+	w.Helper()
+	return w.tryAgentWith(nil, env...)
+}
+
+// TryAgentWith is TryAgent with more flags.
+func (w *World) TryAgentWith(flags []string, env ...string) (*Proc, error) {
+	w.Helper()
+	return w.tryAgentWith(flags, env...)
+}
+
+func (w *World) tryAgentWith(flags []string, env ...string) (*Proc, error) {
+	w.Helper()
+	args := []string{"--root=" + w.Store, "--run-dir=" + w.RunDir, "--config=" + w.Config, "--bus=" + w.Bus.Address,
+		"--launcher=" + filepath.Join(w.Bin, "lull-run"), "--release-agent=" + filepath.Join(w.Bin, "lull-release-agent"),
+		"--ready-fd=3", "--log-level=debug"}
+	if w.LogindBus() != "" {
+		args = append(args, "--logind-bus="+w.LogindBus())
+	}
+	if w.Tracker != "" {
+		args = append(args, "--tracker="+w.Tracker)
+	}
+	if w.Rootless {
+		args = append(args, "--user")
+	}
+	return w.startReady(w.Admin, "lulld", append(args, flags...), env)
+}
+
+// StartHelper starts lull-userd in the user's session.
+func (w *World) StartHelper() *Proc {
+	w.Helper()
+	p, err := w.startReady(w.User, "lull-userd", []string{"--bus=" + w.Bus.Address, "--session-bus=" + w.Session.Address, "--ready-fd=3"}, nil)
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+	return p
+}
+
+// startReady starts a program that writes a line to descriptor 3 when it is
+// ready.
+func (w *World) startReady(as *Actor, name string, args, env []string) (*Proc, error) {
+	w.Helper()
+	r, wr, err := os.Pipe()
+	if err != nil {
+		w.Fatalf("cannot start %s: %v", name, err)
+	}
+	p := as.StartWith(func(c *exec.Cmd) {
+		c.ExtraFiles = []*os.File{wr}
+		c.Env = append(c.Env, env...)
+	}, name, args...)
+	wr.Close()
+	if _, err := readLine(w.Context(), r, p, 60*time.Second); err != nil {
+		if w.Context().Err() != nil {
+			w.Fatalf("%v", errStopped)
+		}
+		return p, err
+	}
+	return p, nil
+}
+
+// Lull runs the command line as whoever owns the agent.
+func (w *World) Lull(args ...string) Result {
+	w.Helper()
+	return w.Admin.Lull(args...)
+}
+
+// MustLull is Lull for what must succeed.
+func (w *World) MustLull(args ...string) Result {
+	w.Helper()
+	r := w.Lull(args...)
+	if r.Code != 0 {
+		w.Fatalf("%v", r)
+	}
+	return r
+}
+
+// Lull runs the command line as the actor.
+func (a *Actor) Lull(args ...string) Result {
+	a.w.Helper()
+	if a.w.Rootless && !slices.Contains(args, "--user") {
+		args = append([]string{"--user"}, args...)
+	}
+	return a.Run("lull", args...)
+}
+
+// StartLull starts a command of lull that goes on (run, open, monitor).
+func (a *Actor) StartLull(prepare func(*exec.Cmd), args ...string) *Proc {
+	a.w.Helper()
+	if a.w.Rootless {
+		args = append([]string{"--user"}, args...)
+	}
+	if prepare == nil {
+		prepare = func(*exec.Cmd) {}
+	}
+	return a.StartWith(prepare, "lull", args...)
+}
+
+// OnTerminal runs a command of lull with a terminal of its own, by script(1).
+func (a *Actor) OnTerminal(args ...string) *Proc {
+	a.w.Helper()
+	if a.w.Rootless {
+		args = append([]string{"--user"}, args...)
+	}
+	quoted := make([]string, 0, len(args)+1)
+	for _, arg := range append([]string{filepath.Join(a.w.Bin, "lull")}, args...) {
+		quoted = append(quoted, "'"+strings.ReplaceAll(arg, "'", `'\''`)+"'")
+	}
+	return a.StartWith(func(c *exec.Cmd) { c.Env = append(c.Env, "SHELL=/bin/sh", "TERM=dumb") },
+		"script", "--quiet", "--flush", "--return", "--command", "exec "+strings.Join(quoted, " "), "/dev/null")
+}
+
+// Configure writes a file of the agent's configuration.
+func (w *World) Configure(name, text string) {
+	w.Helper()
+	path := filepath.Join(w.Config, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		w.Fatalf("cannot write %s: %v", path, err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		w.Fatalf("cannot write %s: %v", path, err)
+	}
+}
+
+// Crash kills a process as a power cut would, and waits until it is gone.
+func (p *Proc) Crash() {
+	p.cmd.Process.Signal(syscall.SIGKILL)
+	<-p.done
+}
+
+// Markers lists what stands in the run-control directory, but for the lock
+// files, which are always there.
+func (w *World) Markers() []string {
+	var names []string
+	entries, _ := os.ReadDir(filepath.Join(w.RunDir, "runctl"))
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".lock") {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}

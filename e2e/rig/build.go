@@ -1,0 +1,130 @@
+package rig
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+)
+
+// built remembers the folders with binaries that this process has made, by
+// build tags.
+var built struct {
+	sync.Mutex
+	dirs map[string]string
+}
+
+// Module returns the top folder of the source tree.
+func Module() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+// Binaries returns a folder that every user can read, with lull's binaries.
+// They are built once per process and set of tags; without tags they are
+// copied from the folder that LULL_BIN names, if it is set. Main removes the
+// folder.
+func Binaries(tb TB, tags string) string {
+	tb.Helper()
+	built.Lock()
+	defer built.Unlock()
+	if dir, ok := built.dirs[tags]; ok {
+		return dir
+	}
+	dir, err := os.MkdirTemp("", "lull-bin-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		tb.Fatalf("cannot build: %v", err)
+	}
+	if built.dirs == nil {
+		built.dirs = map[string]string{}
+	}
+	built.dirs[tags] = dir
+	if from := os.Getenv("LULL_BIN"); from != "" && tags == "" {
+		err = copyBinaries(from, dir)
+	} else {
+		err = build(dir, tags)
+	}
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	return dir
+}
+
+// build compiles the commands as the Makefile does.
+func build(dir, tags string) error {
+	cmd := exec.Command("make", "--no-print-directory", "-s", "build", "BIN="+dir, "TAGS="+tags)
+	cmd.Dir = Module()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func copyBinaries(from, to string) error {
+	names, err := filepath.Glob(filepath.Join(from, "*"))
+	if err != nil || len(names) == 0 {
+		return fmt.Errorf("cannot use LULL_BIN=%s: no binaries there", from)
+	}
+	for _, name := range names {
+		if err := copyFile(name, filepath.Join(to, filepath.Base(name))); err != nil {
+			return fmt.Errorf("cannot copy the binaries: %w", err)
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	st, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, st.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
+
+// GoBuild compiles one program of the source tree, with values for string
+// variables of its main package.
+func GoBuild(tb TB, pkg, to string, values map[string]string) {
+	tb.Helper()
+	var ld []string
+	for k, v := range values {
+		ld = append(ld, "-X main."+k+"="+v)
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w "+strings.Join(ld, " "), "-o", to, pkg)
+	cmd.Dir = Module()
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		tb.Fatalf("cannot build %s: %v\n%s", pkg, err, out)
+	}
+}
+
+func removeBuilt() error {
+	built.Lock()
+	defer built.Unlock()
+	for _, dir := range built.dirs {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	built.dirs = nil
+	return nil
+}

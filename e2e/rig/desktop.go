@@ -1,0 +1,245 @@
+package rig
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// dunstConfig makes notices large enough to be read in a picture, and lets
+// them stay until they are closed.
+const dunstConfig = `[global]
+    width = 560
+    height = 400
+    origin = top-right
+    offset = 16x16
+    font = Sans 13
+    markup = full
+    format = "<b>%s</b>\n%b"
+    icon_position = left
+    max_icon_size = 64
+    min_icon_size = 48
+    enable_recursive_icon_lookup = true
+    show_indicators = yes
+    ignore_dbusclose = false
+    notification_limit = 0
+    layer = overlay
+[urgency_low]
+    timeout = 0
+[urgency_normal]
+    timeout = 0
+[urgency_critical]
+    timeout = 0
+`
+
+// Notice is one notification as the server got it.
+type Notice struct {
+	ID      uint32
+	App     string
+	Icon    string
+	Summary string
+	Body    string
+	Actions []string // key, label, key, label, …
+	Hints   map[string]dbus.Variant
+	Closed  bool
+}
+
+// Labels returns what stands on the notice's buttons.
+func (n Notice) Labels() []string {
+	var labels []string
+	for i := 1; i < len(n.Actions); i += 2 {
+		labels = append(labels, n.Actions[i])
+	}
+	return labels
+}
+
+// Desktop is a session: a bus and, unless it is the user's own, a display with
+// a notification server.
+type Desktop struct {
+	w     *World
+	Own   bool // the user's real session
+	Xvfb  *Proc
+	Dunst *Proc
+
+	mu      sync.Mutex
+	calls   map[callKey]*Notice
+	notices []*Notice
+}
+
+type callKey struct {
+	sender string
+	serial uint32
+}
+
+// StartDesktop gives the world's user a session with Xvfb and dunst.
+func (w *World) StartDesktop() *Desktop {
+	w.Helper()
+	d := &Desktop{w: w, calls: map[callKey]*Notice{}}
+	w.Session = w.startBus("session", w.User)
+	w.Session.monitor(d.see)
+	d.startX()
+	config := w.Path("dunstrc")
+	if err := os.WriteFile(config, []byte(dunstConfig), 0o644); err != nil {
+		w.Fatalf("cannot start dunst: %v", err)
+	}
+	conn := w.Admin.sessionConn()
+	d.Dunst = w.User.Start("dunst", "-conf", config)
+	w.Until("dunst serves notifications", 20*time.Second, func() (bool, string) {
+		return w.Session.HasOwner(conn, "org.freedesktop.Notifications"), tail(d.Dunst.Log(), 5)
+	})
+	return d
+}
+
+// OwnDesktop uses the session in which the rig was started.
+func (w *World) OwnDesktop() *Desktop {
+	w.Helper()
+	d := &Desktop{w: w, Own: true, calls: map[callKey]*Notice{}}
+	w.Session = &Bus{Address: os.Getenv("DBUS_SESSION_BUS_ADDRESS"), w: w}
+	w.display = os.Getenv("DISPLAY")
+	w.Session.monitor(d.see)
+	return d
+}
+
+// sessionConn connects the rig to the user's session bus.
+func (a *Actor) sessionConn() *dbus.Conn { return a.w.Session.Connect() }
+
+// startX starts an X server without a screen.
+func (d *Desktop) startX() {
+	w := d.w
+	r, wr, err := os.Pipe()
+	if err != nil {
+		w.Fatalf("cannot start Xvfb: %v", err)
+	}
+	_, had := os.Stat("/tmp/.X11-unix")
+	d.Xvfb = w.User.StartWith(func(c *exec.Cmd) { c.ExtraFiles = []*os.File{wr} },
+		"Xvfb", "-displayfd", "3", "-screen", "0", "1024x640x24", "-nolisten", "tcp", "-noreset", "-br")
+	wr.Close()
+	number, err := readLine(w.Context(), r, d.Xvfb, 30*time.Second)
+	if err != nil {
+		w.Fatalf("cannot start Xvfb: %v", err)
+	}
+	w.display = ":" + strings.TrimSpace(number)
+	if had != nil {
+		w.Cleanup(func() {
+			d.Xvfb.Stop()
+			os.Remove("/tmp/.X11-unix") // goes if it is empty
+		})
+	}
+}
+
+// see collects what passes between the session's programs.
+func (d *Desktop) see(m *dbus.Message) {
+	defer d.w.wake()
+	header := func(f dbus.HeaderField) string { s, _ := m.Headers[f].Value().(string); return s }
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case m.Type == dbus.TypeMethodCall && header(dbus.FieldInterface) == "org.freedesktop.Notifications" && header(dbus.FieldMember) == "Notify":
+		n := &Notice{}
+		var replaces uint32
+		var timeout int32
+		if dbus.Store(m.Body, &n.App, &replaces, &n.Icon, &n.Summary, &n.Body, &n.Actions, &n.Hints, &timeout) == nil {
+			d.calls[callKey{header(dbus.FieldSender), m.Serial()}] = n
+		}
+	case m.Type == dbus.TypeMethodReply:
+		serial, _ := m.Headers[dbus.FieldReplySerial].Value().(uint32)
+		key := callKey{header(dbus.FieldDestination), serial}
+		if n := d.calls[key]; n != nil && len(m.Body) == 1 {
+			delete(d.calls, key)
+			n.ID, _ = m.Body[0].(uint32)
+			for _, old := range d.notices {
+				if old.ID == n.ID {
+					old.Closed = true // replaced
+				}
+			}
+			d.notices = append(d.notices, n)
+		}
+	case m.Type == dbus.TypeSignal && header(dbus.FieldMember) == "NotificationClosed" && len(m.Body) > 0:
+		for _, n := range d.notices {
+			if n.ID == m.Body[0] {
+				n.Closed = true
+			}
+		}
+	}
+}
+
+// Notices returns all that the server has taken so far, oldest first.
+func (d *Desktop) Notices() []Notice {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []Notice
+	for _, n := range d.notices {
+		all = append(all, *n)
+	}
+	return all
+}
+
+// Live returns the notices that are shown now.
+func (d *Desktop) Live() []Notice {
+	var live []Notice
+	for _, n := range d.Notices() {
+		if !n.Closed {
+			live = append(live, n)
+		}
+	}
+	return live
+}
+
+// Displayed asks dunst how many notices it shows or keeps waiting.
+func (d *Desktop) Displayed() int {
+	d.w.Helper()
+	out := d.w.User.Must("dunstctl", "count", "displayed").Stdout
+	n, err := strconv.Atoi(strings.TrimSpace(out))
+	if err != nil {
+		d.w.Fatalf("cannot understand dunstctl: %q", out)
+	}
+	return n
+}
+
+// Act does what a click on a button of the newest notice does.
+func (d *Desktop) Act(key string) {
+	d.w.Helper()
+	d.w.User.Must("dunstctl", "action", key)
+}
+
+// Screenshot takes a picture of the whole screen, when what is on it has been
+// drawn, and puts it at path, which the rig does not remove.
+func (d *Desktop) Screenshot(path string) {
+	d.w.Helper()
+	inside := d.w.Path("screenshot-" + filepath.Base(path))
+	if f, err := os.Create(inside); err == nil {
+		f.Close()
+		d.w.User.Own(inside)
+	}
+	if !d.Own {
+		d.w.User.Must("xdotool", "search", "--sync", "--onlyvisible", "--class", "Dunst")
+	}
+	d.w.User.Must("import", "-window", "root", inside)
+	b, err := os.ReadFile(inside)
+	if err == nil {
+		err = os.WriteFile(path, b, 0o644)
+	}
+	if err != nil {
+		d.w.Fatalf("cannot keep the screenshot: %v", err)
+	}
+}
+
+// String lists what has been shown, for failures.
+func (d *Desktop) String() string {
+	var b strings.Builder
+	for _, n := range d.Notices() {
+		state := "shown"
+		if n.Closed {
+			state = "closed"
+		}
+		fmt.Fprintf(&b, "[%d %s] %s | %s | %q\n", n.ID, state, n.Summary, n.Body, n.Labels())
+	}
+	return b.String()
+}

@@ -1,0 +1,112 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+)
+
+// TB is the part of testing.TB that the rig uses.
+type TB interface {
+	Helper()
+	Logf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Cleanup(func())
+	Context() context.Context
+	Failed() bool
+}
+
+// Run calls f outside a test: it ends when f returns or calls Fatalf, whose
+// text it returns, and the cleanups have run. Log lines go to w.
+func Run(ctx context.Context, w io.Writer, f func(TB)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	b := &bench{ctx: ctx, w: w}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer b.cleanup()
+		defer cancel()
+		f(b)
+	}()
+	<-done
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// bench is the TB of Run.
+type bench struct {
+	ctx context.Context
+	w   io.Writer
+
+	mu       sync.Mutex
+	err      error
+	cleanups []func()
+}
+
+func (b *bench) Helper()                  {}
+func (b *bench) Context() context.Context { return b.ctx }
+
+func (b *bench) Logf(format string, args ...any) { fmt.Fprintf(b.w, format+"\n", args...) }
+
+func (b *bench) Fatalf(format string, args ...any) {
+	b.mu.Lock()
+	if b.err == nil {
+		b.err = fmt.Errorf(format, args...)
+	}
+	b.mu.Unlock()
+	runtime.Goexit()
+}
+
+func (b *bench) Failed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err != nil
+}
+
+func (b *bench) Cleanup(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cleanups = append(b.cleanups, f)
+}
+
+// cleanup runs what was registered, last first, each also when another one
+// gives up.
+func (b *bench) cleanup() {
+	for {
+		b.mu.Lock()
+		n := len(b.cleanups)
+		if n == 0 {
+			b.mu.Unlock()
+			return
+		}
+		f := b.cleanups[n-1]
+		b.cleanups = b.cleanups[:n-1]
+		b.mu.Unlock()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			f()
+		}()
+		<-done
+	}
+}
+
+// Main is the TestMain of a package that uses the rig: it takes away the
+// binaries that Binaries has built for it.
+func Main(run func() int) {
+	code := run()
+	if err := removeBuilt(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// errStopped is why a wait ended when the test or the demonstration was over.
+var errStopped = errors.New("interrupted")

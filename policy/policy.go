@@ -1,0 +1,158 @@
+// Package policy is what the administrator has decided about refreshes: how
+// long they wait, what happens when they have waited enough, what is kept, when
+// the disk is cleaned.
+//
+// A Policy is merged from layers: the defaults that are compiled in
+// (defaults.yaml, which documents every key), the policy file, and the drop-ins
+// in the order of their names. A later layer overrides single keys. An entry
+// under "packages" beats "defaults" whichever file either stands in, and one for
+// an instance beats one for the package's name.
+//
+// A Policy never changes once loaded; any goroutine may read it. To reload is to
+// load another one: when that fails the old one stays.
+package policy
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lull/lull/policy/strictyaml"
+)
+
+// Mode is the way in which a package's refresh treats what runs.
+type Mode string
+
+// The modes. "ignore-running" is another spelling of ModeEndure.
+const (
+	ModeWait       Mode = "wait"
+	ModeSideBySide Mode = "side-by-side"
+	ModeEndure     Mode = "endure"
+)
+
+// Pending is what a launch does while a refresh waits.
+type Pending string
+
+// What a launch does.
+const (
+	PendingAllow Pending = "allow"
+	PendingBlock Pending = "block"
+)
+
+// Deadline is what happens when a refresh has been put off long enough.
+type Deadline string
+
+// What happens at the deadline. Terminate never is a default.
+const (
+	DeadlineKeepWaiting Deadline = "keep-waiting"
+	DeadlineSideBySide  Deadline = "side-by-side"
+	DeadlineTerminate   Deadline = "terminate"
+)
+
+// Settings are what holds for one instance.
+type Settings struct {
+	Mode             Mode
+	RefreshPending   Pending
+	RefreshAwareness bool          // false: refresh without looking at what runs
+	MaxPostponement  time.Duration // per revision, in wall-clock time
+	AtDeadline       Deadline
+	KeepRevisions    int // 1 or more, the current one included
+	AllowUntracked   bool
+	AutoRefresh      bool
+	HookTimeLimit    time.Duration
+}
+
+// Schedule tells when things are done by themselves.
+type Schedule struct {
+	Check     time.Duration   // between two looks into the repositories; 0: never
+	Reminders []time.Duration // before the deadline, longest first
+}
+
+// GC tells when the collector runs by itself, and what is kept free for it.
+type GC struct {
+	Watermark    Watermark
+	Reserve      int64 // bytes
+	AfterRefresh bool
+}
+
+// Inhibit limits the inhibitor locks.
+type Inhibit struct {
+	Block bool
+}
+
+// Policy is one merged policy.
+type Policy struct {
+	Schedule Schedule
+	GC       GC
+	Inhibit  Inhibit
+
+	defaults settings
+	packages map[string]settings
+	origins  map[string]string // key path → "FILE:LINE", or builtIn
+}
+
+// For returns what holds for an instance.
+func (p *Policy) For(instance string) Settings {
+	s := p.merged(instance)
+	return Settings{
+		Mode: *s.Mode, RefreshPending: *s.RefreshPending, RefreshAwareness: *s.RefreshAwareness,
+		MaxPostponement: time.Duration(*s.MaxPostponement), AtDeadline: *s.AtDeadline,
+		KeepRevisions: *s.KeepRevisions, AllowUntracked: *s.AllowUntracked,
+		AutoRefresh: *s.AutoRefresh, HookTimeLimit: time.Duration(*s.HookTimeLimit),
+	}
+}
+
+func (p *Policy) merged(instance string) settings {
+	s := p.defaults
+	for _, key := range sections(instance) {
+		overlay(&s, p.packages[key], nil)
+	}
+	return s
+}
+
+// Instances returns the names and instances that have an entry of their own,
+// with what holds for each.
+func (p *Policy) Instances() map[string]Settings {
+	m := make(map[string]Settings, len(p.packages))
+	for key := range p.packages {
+		m[key] = p.For(key)
+	}
+	return m
+}
+
+// Value is one key of the merged policy and where it comes from.
+type Value struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"` // "FILE:LINE" or "built in"
+}
+
+// Explain lists what holds for an instance, or in general when instance is "",
+// with the file and line that decided each value.
+func (p *Policy) Explain(instance string) []Value {
+	s := p.merged(instance)
+	var out []Value
+	for key, v := range s.all() {
+		origin := p.origins["defaults."+key]
+		for _, section := range sections(instance) {
+			if o, ok := p.origins["packages."+section+"."+key]; ok {
+				origin = o
+			}
+		}
+		out = append(out, Value{key, v, origin})
+	}
+	if instance != "" {
+		return out
+	}
+	add := func(key string, v any) { out = append(out, Value{key, fmt.Sprint(v), p.origins[key]}) }
+	add("schedule.check", strictyaml.Duration(p.Schedule.Check))
+	reminders := make([]strictyaml.Duration, len(p.Schedule.Reminders))
+	for i, r := range p.Schedule.Reminders {
+		reminders[i] = strictyaml.Duration(r)
+	}
+	add("schedule.reminders", reminders)
+	add("gc.watermark", p.GC.Watermark)
+	add("gc.reserve", strictyaml.Size(p.GC.Reserve))
+	add("gc.after-refresh", p.GC.AfterRefresh)
+	add("inhibit.block", p.Inhibit.Block)
+	return out
+}

@@ -1,0 +1,242 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"math/bits"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/policy/strictyaml"
+)
+
+// The bounds of what can be set.
+const (
+	MaxPostponement  = 366 * 24 * time.Hour
+	MaxKeepRevisions = 20
+	MinCheck         = 5 * time.Minute
+	MaxCheck         = 31 * 24 * time.Hour
+	MaxReminders     = 10
+	MaxHookTimeLimit = time.Hour
+	MaxReserve       = 1 << 40
+)
+
+// file is one policy file. A nil pointer is a key that the file does not set.
+type file struct {
+	Defaults settings            `yaml:"defaults"`
+	Packages map[string]settings `yaml:"packages"`
+	Schedule schedule            `yaml:"schedule"`
+	GC       gc                  `yaml:"gc"`
+	Inhibit  inhibit             `yaml:"inhibit"`
+}
+
+type settings struct {
+	Mode             *Mode                `yaml:"mode"`
+	RefreshPending   *Pending             `yaml:"refresh-pending"`
+	RefreshAwareness *bool                `yaml:"refresh-awareness"`
+	MaxPostponement  *strictyaml.Duration `yaml:"max-postponement"`
+	AtDeadline       *Deadline            `yaml:"at-deadline"`
+	KeepRevisions    *int                 `yaml:"keep-revisions"`
+	AllowUntracked   *bool                `yaml:"allow-untracked"`
+	AutoRefresh      *bool                `yaml:"auto-refresh"`
+	HookTimeLimit    *strictyaml.Duration `yaml:"hook-time-limit"`
+}
+
+type schedule struct {
+	Check     *strictyaml.Duration  `yaml:"check"`
+	Reminders []strictyaml.Duration `yaml:"reminders"`
+}
+
+type gc struct {
+	Watermark    *Watermark       `yaml:"watermark"`
+	Reserve      *strictyaml.Size `yaml:"reserve"`
+	AfterRefresh *bool            `yaml:"after-refresh"`
+}
+
+type inhibit struct {
+	Block *bool `yaml:"block"`
+}
+
+// all yields the keys and values of s as they are written in a file.
+func (s settings) all() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		v := reflect.ValueOf(s)
+		for i := range v.NumField() {
+			if f := v.Field(i); !f.IsNil() && !yield(v.Type().Field(i).Tag.Get("yaml"), fmt.Sprint(f.Elem())) {
+				return
+			}
+		}
+	}
+}
+
+// overlay copies what over sets, a pointer or a list in each field, into base
+// and calls set with the key of each.
+func overlay[T any](base *T, over T, set func(key string)) {
+	b, o := reflect.ValueOf(base).Elem(), reflect.ValueOf(over)
+	for i := range o.NumField() {
+		if o.Field(i).IsNil() {
+			continue
+		}
+		b.Field(i).Set(o.Field(i))
+		if set != nil {
+			set(o.Type().Field(i).Tag.Get("yaml"))
+		}
+	}
+}
+
+// sections names the entries under "packages" that apply to an instance, the
+// strongest last.
+func sections(instance string) []string {
+	if name, _, ok := strings.Cut(instance, "_"); ok {
+		return []string{name, instance}
+	}
+	return []string{instance}
+}
+
+// validate finds what has the right shape and makes no sense.
+func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
+	fail := func(path, format string, args ...any) {
+		bad = append(bad, d.Errorf(path, format, args...))
+	}
+	span := func(path string, v *strictyaml.Duration, least, most time.Duration) {
+		if v != nil && (time.Duration(*v) < least || time.Duration(*v) > most) {
+			fail(path, "cannot use %s as %s: want %s to %s", v, path, strictyaml.Duration(least), strictyaml.Duration(most))
+		}
+	}
+	check := func(path string, s settings) {
+		span(path+".max-postponement", s.MaxPostponement, 0, MaxPostponement)
+		span(path+".hook-time-limit", s.HookTimeLimit, time.Second, MaxHookTimeLimit)
+		if n := s.KeepRevisions; n != nil && (*n < 1 || *n > MaxKeepRevisions) {
+			fail(path+".keep-revisions", "cannot use %d as %s.keep-revisions: want 1 to %d", *n, path, MaxKeepRevisions)
+		}
+	}
+	check("defaults", f.Defaults)
+	if a := f.Defaults.AtDeadline; a != nil && *a == DeadlineTerminate {
+		fail("defaults.at-deadline", "cannot use terminate as defaults.at-deadline: processes are ended only for a package that is named under packages")
+	}
+	for key, s := range f.Packages {
+		path := "packages." + key
+		if err := meta.ValidInstance(key); err != nil {
+			fail(path, "cannot use %.80q under packages: it is no package and no instance", key)
+		}
+		check(path, s)
+	}
+	if c := f.Schedule.Check; c != nil && *c != 0 {
+		span("schedule.check", c, MinCheck, MaxCheck)
+	}
+	f.Schedule.validate(fail)
+	if r := f.GC.Reserve; r != nil && *r > MaxReserve {
+		fail("gc.reserve", "cannot use %s as gc.reserve: want at most %s", r, strictyaml.Size(MaxReserve))
+	}
+	return bad
+}
+
+func (s *schedule) validate(fail func(path, format string, args ...any)) {
+	if len(s.Reminders) > MaxReminders {
+		fail("schedule.reminders", "cannot use %d schedule.reminders: want at most %d", len(s.Reminders), MaxReminders)
+	}
+	for i, r := range s.Reminders {
+		path := fmt.Sprintf("schedule.reminders[%d]", i)
+		switch {
+		case r == 0 || time.Duration(r) > MaxPostponement:
+			fail(path, "cannot use %s as %s: want 1s to %s", r, path, strictyaml.Duration(MaxPostponement))
+		case i > 0 && r >= s.Reminders[i-1]:
+			fail(path, "cannot use %s as %s: reminders are written from the longest to the shortest", r, path)
+		}
+	}
+}
+
+// word reads one of a few words.
+func word[T ~string](into *T, b []byte, words ...T) error {
+	for _, w := range words {
+		if T(b) == w {
+			*into = w
+			return nil
+		}
+	}
+	return errors.New("want " + oneOf(words))
+}
+
+func oneOf[T ~string](words []T) string {
+	var s strings.Builder
+	for i, w := range words {
+		switch {
+		case i > 0 && i == len(words)-1:
+			s.WriteString(" or ")
+		case i > 0:
+			s.WriteString(", ")
+		}
+		s.WriteString(string(w))
+	}
+	return s.String()
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *Mode) UnmarshalText(b []byte) error {
+	if string(b) == "ignore-running" {
+		b = []byte(ModeEndure)
+	}
+	return word(m, b, ModeWait, ModeSideBySide, ModeEndure)
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Pending) UnmarshalText(b []byte) error { return word(p, b, PendingAllow, PendingBlock) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Deadline) UnmarshalText(b []byte) error {
+	return word(d, b, DeadlineKeepWaiting, DeadlineSideBySide, DeadlineTerminate)
+}
+
+// Watermark is an amount of free space: a share of the file system, or bytes.
+// The zero value is nothing at all.
+type Watermark struct {
+	Percent int   // of the file system's size; 0 where Bytes counts
+	Bytes   int64 // 0 where Percent counts
+}
+
+// Of returns the watermark of a file system of total bytes, in bytes. It never
+// overflows and is never below 0.
+func (w Watermark) Of(total int64) int64 {
+	if w.Percent == 0 {
+		return max(w.Bytes, 0)
+	}
+	hi, lo := bits.Mul64(uint64(max(total, 0)), uint64(max(w.Percent, 0)))
+	if hi >= 100 {
+		return math.MaxInt64
+	}
+	q, _ := bits.Div64(hi, lo, 100)
+	return int64(min(q, math.MaxInt64))
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (w *Watermark) UnmarshalText(b []byte) error {
+	if p, ok := strings.CutSuffix(string(b), "%"); ok {
+		n, err := strconv.ParseUint(p, 10, 8)
+		if err != nil || n > 90 {
+			return errors.New("want 0% to 90%")
+		}
+		*w = Watermark{Percent: int(n)}
+		return nil
+	}
+	n, err := strictyaml.ParseSize(string(b))
+	if err != nil {
+		return errors.New("want a share such as 5%, or a size such as 2GiB")
+	}
+	*w = Watermark{Bytes: n}
+	return nil
+}
+
+// Want describes the spelling.
+func (Watermark) Want() string { return "a share such as 5%, or a size such as 2GiB" }
+
+func (w Watermark) String() string {
+	if w.Percent > 0 {
+		return strconv.Itoa(w.Percent) + "%"
+	}
+	return strictyaml.Size(w.Bytes).String()
+}

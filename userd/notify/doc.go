@@ -1,0 +1,18 @@
+// Package notify decides what a person is told about refreshes, when, and in
+// which words. It is pure: Core.Step takes the time and an event and returns
+// effects; nothing here reads a clock, a bus or a file.
+//
+// Words: a *notice* is what the notification server is asked to show about one
+// instance. There is at most one for each instance; a new one replaces the old
+// one in place, and a notice that is no longer true is withdrawn. It is *up*
+// while it is believed to be on the screen. *Due* is what is to be shown as
+// soon as that is allowed. *Quiet* is a time in which nothing is shown: the
+// screen is locked, or the server says "do not disturb". A *reminder* is the
+// same notice shown once more, by the Schedule. *Memory* is what must outlive
+// this process so that nobody is told twice.
+//
+// The agent is asked what is pending right before anything is shown: signals
+// only give the reason to ask.
+//
+// Concurrency: a Core belongs to one goroutine.
+package notify

@@ -1,0 +1,193 @@
+package notify
+
+import "time"
+
+// Pending is a refresh that waits for an application of this user.
+type Pending struct {
+	ID           string
+	Instance     string
+	Name         string // shown to people
+	FromVersion  string
+	ToVersion    string
+	FromRevision uint32
+	ToRevision   uint32
+	Urgency      string // low, medium, high or security
+	Notes        string // what is new
+	Since        time.Time
+	Deadline     time.Time // zero: none
+	AtDeadline   string    // keep-waiting, side-by-side or terminate
+	DesktopEntry string
+	Icon         string
+	Processes    []Process
+}
+
+// Process is one that the refresh waits for.
+type Process struct {
+	PID     uint32
+	UID     uint32
+	Command string
+}
+
+// Done is a refresh that has taken place.
+type Done struct {
+	ID, Instance, Name     string
+	FromVersion, ToVersion string
+	DesktopEntry, Icon     string
+}
+
+// Kind tells notices apart.
+type Kind string
+
+// The kinds of notices.
+const (
+	Ready Kind = "ready" // a refresh waits for the person to close the application
+	Open  Kind = "open"  // the application was asked to quit and is still there
+	After Kind = "after" // the refresh is done
+)
+
+// Actions of notices, as the agent and the notification server know them.
+const (
+	RestartNow = "restart-now"
+	WhenClosed = "when-closed"
+	Later      = "later"
+	Default    = "default" // a click on the notice itself
+)
+
+// Button is an action with its label.
+type Button struct{ Action, Label string }
+
+// Urgency levels of the notification specification; critical is never used.
+const (
+	Low    byte = 0
+	Normal byte = 1
+)
+
+// Notice is what is shown. All text is plain: markup is the sender's business.
+type Notice struct {
+	Serial       uint64 // tells this content from earlier ones of the instance
+	Kind         Kind
+	Refresh      string // id
+	Instance     string
+	Summary      string
+	Body         string
+	Buttons      []Button
+	Urgency      byte
+	Expire       time.Duration // 0: as long as the server thinks fit
+	DesktopEntry string
+	Icon         string
+}
+
+// An Event is something that has happened.
+type Event interface{ event() }
+
+// What the agent says.
+type (
+	// AgentUp: the agent has appeared on its bus.
+	AgentUp struct{}
+	// AgentDown: it has left.
+	AgentDown struct{}
+	// Listed answers Ask: all refreshes that are pending for this user.
+	Listed struct{ List []Pending }
+	// AskFailed answers Ask when the agent did not.
+	AskFailed struct{}
+	// Changed: what is pending has changed.
+	Changed struct{}
+	// Withdrawn: the refresh of that id is pending no longer.
+	Withdrawn struct{ ID, Reason string }
+	// Updated: a refresh is done.
+	Updated struct{ Done Done }
+	// Finished: some refresh of the instance has ended; Result is done,
+	// undone, failed or cancelled.
+	Finished struct{ Instance, Result string }
+)
+
+// What the desktop and the session say.
+type (
+	// Closed: a notice has left the screen, by time or by hand.
+	Closed struct {
+		Instance string
+		Serial   uint64
+	}
+	// Invoked: a button was pressed.
+	Invoked struct{ Instance, Action string }
+	// Disturb says whether the notification server lets itself be disturbed.
+	Disturb struct{ No bool }
+	// Locked says whether the screen is locked, or the session in the
+	// background.
+	Locked struct{ Yes bool }
+	// ShowAll: somebody asks to see every notice again, now.
+	ShowAll struct{}
+	// Tick: time has passed.
+	Tick struct{}
+)
+
+func (AgentUp) event()   {}
+func (AgentDown) event() {}
+func (Listed) event()    {}
+func (AskFailed) event() {}
+func (Changed) event()   {}
+func (Withdrawn) event() {}
+func (Updated) event()   {}
+func (Finished) event()  {}
+func (Closed) event()    {}
+func (Invoked) event()   {}
+func (Disturb) event()   {}
+func (Locked) event()    {}
+func (ShowAll) event()   {}
+func (Tick) event()      {}
+
+// An Effect is something to do.
+type Effect interface{ effect() }
+
+type (
+	// Ask the agent what is pending; Listed or AskFailed answers.
+	Ask struct{}
+	// Show puts a notice up, in the place of the instance's present one.
+	Show struct{ Notice Notice }
+	// Close takes the instance's notice down.
+	Close struct{ Instance string }
+	// Answer tells the agent what the person wants.
+	Answer struct{ ID, Action string }
+	// Quit asks the application to end itself.
+	Quit struct{ Pending Pending }
+	// Launch starts the application again. With OnlyIfGone it does so only if
+	// the application did end.
+	Launch struct {
+		Instance   string
+		OnlyIfGone bool
+	}
+	// Forget what was kept to launch the instance again.
+	Forget struct{ Instance string }
+	// Remember writes the memory down.
+	Remember struct{ Memory map[string]Memory }
+	// Wake sends a Tick at that time and at no other; zero: never.
+	Wake struct{ At time.Time }
+)
+
+func (Ask) effect()      {}
+func (Show) effect()     {}
+func (Close) effect()    {}
+func (Answer) effect()   {}
+func (Quit) effect()     {}
+func (Launch) effect()   {}
+func (Forget) effect()   {}
+func (Remember) effect() {}
+func (Wake) effect()     {}
+
+// Memory is what is remembered of an instance.
+type Memory struct {
+	Revision uint32    `json:"revision"`          // that the person was told of last
+	Shown    time.Time `json:"shown"`             // when
+	Answer   string    `json:"answer,omitempty"`  // what the person said to it
+	Up       bool      `json:"up,omitempty"`      // on the screen
+	Restart  *Restart  `json:"restart,omitempty"` // "Restart now" is on its way
+}
+
+// Restart is a wish that is being fulfilled: quit, refresh, launch.
+type Restart struct {
+	ID     string    `json:"id"`
+	Asked  time.Time `json:"asked"`
+	Quit   bool      `json:"quit,omitempty"`   // the application was asked
+	Exited time.Time `json:"exited,omitzero"`  // the agent has seen it go
+	Warned bool      `json:"warned,omitempty"` // the person was told that it is still open
+}
