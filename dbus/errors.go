@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
@@ -52,8 +53,10 @@ func FromBus(err error) error {
 	case errors.As(err, &e):
 	case errors.As(err, &pe):
 		e = *pe
-	default: // the connection broke, or the deadline passed
-		return unreachable(err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return unreachable(fmt.Errorf("it does not answer: %w", err))
+	default:
+		return unreachable(fmt.Errorf("the connection broke: %w", err))
 	}
 	text, hint := bodyString(e.Body, 0), bodyString(e.Body, 1)
 	if text == "" {

@@ -1,6 +1,8 @@
 package inhibit
 
 import (
+	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/dbus/bustest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -185,7 +188,7 @@ func newFake(t *testing.T, address string, down bool) *fakeLogind {
 }
 
 func TestPrepareForShutdown(t *testing.T) {
-	address := privateBus(t)
+	address := bustest.Start(t)
 	f := newFake(t, address, true)
 	l := open(t, address)
 	if got := l.MaxDelay(); got <= 0 {
@@ -203,7 +206,7 @@ func TestPrepareForShutdown(t *testing.T) {
 	liar := connect(t, address)
 	liar.Emit(path, prepareSignal, true)
 	liar.Emit("/org/freedesktop/DBus", nameOwnerChanged, name, f.conn.Names()[0], liar.Names()[0])
-	unicast(liar, address, t, l)
+	unicast(t, liar, l)
 	f.conn.Emit(path, prepareSignal)
 	f.conn.Emit(path, prepareSignal, "true")
 	f.conn.Emit(path, prepareSignal, true, true)
@@ -236,27 +239,58 @@ func TestPrepareForShutdown(t *testing.T) {
 
 // unicast sends the forged signal straight to everybody on the bus: no match
 // rule keeps that away.
-func unicast(liar *dbus.Conn, address string, t *testing.T, l *Logind) {
+func unicast(t *testing.T, liar *dbus.Conn, l *Logind) {
+	t.Helper()
+	sendAll(t, liar, "PrepareForShutdown", []any{true})
+	select {
+	case v := <-l.PrepareForShutdown():
+		t.Errorf("a forged signal is believed: %v", v)
+	case <-time.After(50 * time.Millisecond):
+	}
+}
+
+func sendAll(t *testing.T, liar *dbus.Conn, member string, body []any, but ...string) {
 	t.Helper()
 	var names []string
 	if err := liar.BusObject().Call(busName+".ListNames", 0).Store(&names); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range names {
-		if !strings.HasPrefix(n, ":") {
+		if !strings.HasPrefix(n, ":") || n == liar.Names()[0] || slices.Contains(but, n) {
 			continue
 		}
-		msg := &dbus.Message{Type: dbus.TypeSignal, Body: []any{true}, Headers: map[dbus.HeaderField]dbus.Variant{
+		liar.Send(&dbus.Message{Type: dbus.TypeSignal, Body: body, Headers: map[dbus.HeaderField]dbus.Variant{
 			dbus.FieldDestination: dbus.MakeVariant(n), dbus.FieldPath: dbus.MakeVariant(path),
-			dbus.FieldInterface: dbus.MakeVariant(manager), dbus.FieldMember: dbus.MakeVariant("PrepareForShutdown"),
-			dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(true)),
-		}}
-		liar.Send(msg, make(chan *dbus.Call, 1))
+			dbus.FieldInterface: dbus.MakeVariant(manager), dbus.FieldMember: dbus.MakeVariant(member),
+			dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(body...)),
+		}}, make(chan *dbus.Call, 1))
 	}
-	select {
-	case v := <-l.PrepareForShutdown():
-		t.Errorf("a forged signal is believed: %v", v)
-	case <-time.After(50 * time.Millisecond):
+}
+
+func TestRefusesDescriptors(t *testing.T) {
+	address := bustest.Start(t)
+	fake := newFake(t, address, false)
+	l := open(t, address)
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	liar := connect(t, address)
+	before := count()
+	for _, body := range [][]any{
+		{dbus.UnixFD(0)}, {map[string]dbus.Variant{"a": dbus.MakeVariant(dbus.UnixFD(0))}}, {struct {
+			A string
+			B dbus.UnixFD
+		}{"a", 0}},
+	} {
+		sendAll(t, liar, "Nonsense", body, fake.conn.Names()[0])
+	}
+	eventually(t, "all descriptors are closed", func() bool { return count() <= before })
+	if !l.Available() {
+		t.Error("logind is lost")
 	}
 }
 

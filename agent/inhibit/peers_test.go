@@ -6,46 +6,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/godbus/dbus/v5"
 
+	"github.com/lull/lull/dbus/bustest"
 	"github.com/lull/lull/e2e/need"
 )
-
-const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig><listen>unix:path=SOCKET</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`
-
-// privateBus starts a dbus-daemon that starts nothing on demand.
-func privateBus(t *testing.T) string {
-	t.Helper()
-	daemon := need.Program(t, "dbus-daemon")
-	dir, err := os.MkdirTemp("", "lull-inhibit-") // short: it becomes part of a socket's address
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "bus")
-	config := filepath.Join(dir, "bus.conf")
-	if err := os.WriteFile(config, []byte(strings.ReplaceAll(busConfig, "SOCKET", socket)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(daemon, "--config-file="+config, "--nofork", "--nopidfile", "--nosyslog", "--print-address=1")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	run(t, cmd)
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		t.Fatalf("dbus-daemon is not ready: %v", err)
-	}
-	return "unix:path=" + socket
-}
 
 // run starts cmd and ends it with the test.
 func run(t *testing.T, cmd *exec.Cmd) {
@@ -83,7 +52,7 @@ func newMachine(t *testing.T) *machine {
 	t.Helper()
 	need.Root(t)
 	need.Program(t, "unshare", "nsenter", "systemd-logind", "systemd-inhibit")
-	m := &machine{t: t, address: privateBus(t)}
+	m := &machine{t: t, address: bustest.Start(t)}
 	m.conn = connect(t, m.address)
 	m.signals = make(chan *dbus.Signal, 64)
 	m.conn.Signal(m.signals)

@@ -114,6 +114,7 @@ type Refresh struct {
 
 	// What is known while the agent lives and is worked out again after a restart.
 	Parked      bool           `json:"-"`
+	Held        bool           `json:"-"` // parked because of a hold
 	WaitingFor  []runs.Process `json:"-"`
 	Deadline    time.Time      `json:"-"`
 	BytesDone   int64          `json:"-"`

@@ -39,7 +39,7 @@ func doWait(_ context.Context, t *task) error {
 		if err != nil {
 			return err
 		}
-		if held {
+		if r.Held = held; held {
 			t.dropPendingMarker()
 			t.releaseLock()
 			return &busyError{until: hold.Until}

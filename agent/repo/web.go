@@ -157,6 +157,7 @@ func (w *web) request(ctx context.Context, path string, header map[string]string
 	}
 	b := &watchedBody{ReadCloser: res.Body, ctx: ctx, cancel: cancel, limit: w.retry.stall}
 	b.timer = time.AfterFunc(b.limit, func() { cancel(errStalled) })
+	b.timer.Stop()
 	res.Body = b
 	return res, nil
 }

@@ -45,7 +45,7 @@ func LockRoot(root string) (io.Closer, error) {
 			f.Close() // somebody deleted the file between open and lock
 			continue
 		}
-		if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
+		if err := writePID(f, os.Getpid()); err != nil {
 			f.Close()
 			return nil, problem.New(problem.KindOf(err), "cannot lock the store %s: %w", root, err)
 		}
@@ -57,14 +57,12 @@ type rootLock struct{ f *os.File }
 
 // Close lets go of the lock. The file stays: deleting it would let two
 // processes lock two files of one name.
-func (l rootLock) Close() error { return errors.Join(l.f.Truncate(0), l.f.Close()) }
+func (l rootLock) Close() error { return errors.Join(writePID(l.f, 0), l.f.Close()) }
 
-func writePID(f *os.File) error {
-	_, err := f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
-	// On a full disk the lock is worth more than the name in it.
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return nil
-	}
+// writePID writes in place and always as many bytes, which works on a full
+// disk too.
+func writePID(f *os.File, pid int) error {
+	_, err := f.WriteAt(fmt.Appendf(nil, "%-10d\n", pid), 0)
 	return err
 }
 
@@ -86,7 +84,9 @@ func stillThere(f *os.File, path string) bool {
 }
 
 // lockedByOther returns the pid of the process that has locked root, 0 if none
-// or we have, -1 if one has whose pid is unknown or if we may not look.
+// or we have, -1 if we may not look. It tries the lock only where a live
+// process is named in the file, so that it hardly ever stands in the way of
+// one that is about to take it.
 func lockedByOther(root string) int {
 	f, err := os.OpenFile(filepath.Join(root, lockName), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -96,12 +96,12 @@ func lockedByOther(root string) int {
 		return -1
 	}
 	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		return 0 // let go on close
-	}
 	pid := readPID(f)
-	if pid == os.Getpid() {
+	if pid <= 0 || pid == os.Getpid() || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 		return 0
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		return 0 // a stale pid; the lock goes with f
 	}
 	return pid
 }
@@ -111,6 +111,6 @@ func busy(root string, pid int) error {
 	if pid > 0 {
 		who = fmt.Sprintf("another agent (pid %d)", pid)
 	}
-	return problem.New(problem.Busy, "cannot change the store %s: %s uses it", root, who).
+	return problem.New(problem.Busy, "cannot use the store %s: %s uses it", root, who).
 		WithHint("stop that agent, or choose another root with --root")
 }

@@ -106,10 +106,9 @@ type Store struct {
 	residency sync.RWMutex
 	trashed   map[Key]struct{} // blobs in the trash, guarded by residency
 
-	mu       sync.Mutex
-	ingests  map[digest.Digest]bool          // under way
-	building map[digest.Digest]chan struct{} // trees; closed when done
-	reserve  int64                           // bytes wanted
+	mu      sync.Mutex
+	ingests map[digest.Digest]bool // under way
+	reserve int64                  // bytes wanted
 }
 
 // Open opens the store at root and makes its folders. Unless another process
@@ -122,10 +121,9 @@ func Open(root string) (*Store, error) {
 		return nil, problem.New(problem.Failed, "cannot open the store: %w", err)
 	}
 	s := &Store{
-		root:     root,
-		trashed:  map[Key]struct{}{},
-		ingests:  map[digest.Digest]bool{},
-		building: map[digest.Digest]chan struct{}{},
+		root:    root,
+		trashed: map[Key]struct{}{},
+		ingests: map[digest.Digest]bool{},
 	}
 	if s.other = lockedByOther(root); s.other != 0 {
 		if _, err := os.Stat(s.path(blobsDir)); err != nil {

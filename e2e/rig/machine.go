@@ -65,6 +65,9 @@ func (w *World) startMachine() {
 	w.Cleanup(func() { stdin.Close() })
 	w.ns = &namespace{holder: holder}
 	w.startNotify("systemd-journald", "/lib/systemd/systemd-journald")
+	if folders, _ := filepath.Glob(w.Path("journal", "journal", "*")); len(folders) > 0 {
+		w.Watch(folders...)
+	}
 	w.startNotify("systemd-logind", "setpriv", "--bounding-set=-sys_boot", "--inh-caps=-sys_boot", "/lib/systemd/systemd-logind")
 }
 

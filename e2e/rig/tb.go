@@ -23,9 +23,10 @@ type TB interface {
 // Run calls f outside a test: it ends when f returns or calls Fatalf, whose
 // text it returns, and the cleanups have run. Log lines go to w.
 func Run(ctx context.Context, w io.Writer, f func(TB)) error {
-	ctx, cancel := context.WithCancel(ctx)
+	parent := ctx
+	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
-	b := &bench{ctx: ctx, w: w}
+	b := &bench{ctx: ctx, parent: parent, w: w}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -41,8 +42,9 @@ func Run(ctx context.Context, w io.Writer, f func(TB)) error {
 
 // bench is the TB of Run.
 type bench struct {
-	ctx context.Context
-	w   io.Writer
+	ctx    context.Context
+	parent context.Context
+	w      io.Writer
 
 	mu       sync.Mutex
 	err      error
@@ -52,7 +54,12 @@ type bench struct {
 func (b *bench) Helper()                  {}
 func (b *bench) Context() context.Context { return b.ctx }
 
-func (b *bench) Logf(format string, args ...any) { fmt.Fprintf(b.w, format+"\n", args...) }
+// Logf keeps quiet when all is over because somebody has interrupted it.
+func (b *bench) Logf(format string, args ...any) {
+	if b.parent.Err() == nil {
+		fmt.Fprintf(b.w, format+"\n", args...)
+	}
+}
 
 func (b *bench) Fatalf(format string, args ...any) {
 	b.mu.Lock()

@@ -2,13 +2,21 @@ package rig
 
 import (
 	"os"
+	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Watch wakes Until whenever something changes in one of these folders.
 func (w *World) Watch(folders ...string) {
+	w.Helper()
+	w.Cleanup(w.watch(folders...))
+}
+
+// watch is Watch until stop is called.
+func (w *World) watch(folders ...string) (stop func()) {
 	w.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -33,11 +41,49 @@ func (w *World) Watch(folders ...string) {
 			w.wake()
 		}
 	}()
-	w.Cleanup(func() {
+	return func() {
 		f.Close()
 		<-done
-	})
+	}
 }
 
 // Alive says whether a process exists.
 func Alive(pid int) bool { return syscall.Kill(pid, 0) != syscall.ESRCH }
+
+// UntilFile is Until for the content of a file that may not be there yet; it
+// is looked at again whenever something changes in its folder or above.
+func (w *World) UntilFile(what string, limit time.Duration, path string, cond func(text string) (bool, string)) {
+	w.Helper()
+	stop := w.watchAbove(path)
+	defer func() { stop() }()
+	dir := nearest(filepath.Dir(path))
+	w.Until(what, limit, func() (bool, string) {
+		if now := nearest(filepath.Dir(path)); now != dir {
+			dir = now
+			stop()
+			stop = w.watchAbove(path)
+		}
+		b, err := os.ReadFile(path)
+		ok, seen := cond(string(b))
+		if err != nil {
+			seen = err.Error()
+		}
+		return ok, seen
+	})
+}
+
+// nearest is the lowest folder on the way to dir that exists.
+func nearest(dir string) string {
+	for {
+		if st, err := os.Stat(dir); err == nil && st.IsDir() || dir == "/" {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// watchAbove watches the nearest folder above a file.
+func (w *World) watchAbove(path string) (stop func()) {
+	w.Helper()
+	return w.watch(nearest(filepath.Dir(path)))
+}

@@ -59,7 +59,7 @@ func New(tb TB, opts Options) *World {
 		w.Store = w.folder("root", 0o755)
 	}
 	os.Chmod(dir, 0o755)
-	w.folder("log", 0o755)
+	w.Watch(w.folder("log", 0o755))
 	w.RunDir = w.folder("run", 0o755)
 	w.Config = w.folder("config", 0o755)
 	w.Repo = filepath.Join(dir, "repo")

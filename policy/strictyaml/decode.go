@@ -65,7 +65,7 @@ func (d *Document) Errorf(path, format string, args ...any) *Error {
 	for p := path; line == 0 && p != ""; line = d.lines[p] {
 		p = p[:max(strings.LastIndexAny(p, ".["), 0)]
 	}
-	return &Error{d.name, line, fmt.Sprintf(format, args...)}
+	return newError(d.name, line, format, args...)
 }
 
 type decoder struct {
@@ -74,7 +74,7 @@ type decoder struct {
 }
 
 func (d *decoder) failf(n *node, format string, args ...any) {
-	d.bad = append(d.bad, &Error{d.doc.name, n.line, fmt.Sprintf(format, args...)})
+	d.bad = append(d.bad, newError(d.doc.name, n.line, format, args...))
 }
 
 // want reports a value of the wrong shape.

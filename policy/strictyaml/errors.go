@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"strings"
+	"unicode"
 )
 
 // Error is one problem of a file. Its text is "FILE:LINE: cannot …", without
@@ -19,6 +21,17 @@ func (e *Error) Error() string {
 		return e.File + ": " + e.Text
 	}
 	return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Text)
+}
+
+// newError makes a problem whose text is one line, whatever stands in the file.
+func newError(file string, line int, format string, args ...any) *Error {
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, fmt.Sprintf(format, args...))
+	return &Error{file, line, text}
 }
 
 // Errors are the problems of one file by line; never empty. As an error they

@@ -3,7 +3,6 @@ package strictyaml
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"regexp"
 	"strconv"
@@ -46,7 +45,7 @@ var syntaxLine = regexp.MustCompile(`^yaml: line (\d+): (.*)$`)
 // parse reads the only document of data; an empty file yields nil.
 func parse(name string, data []byte) (n *node, err error) {
 	fail := func(line int, format string, args ...any) (*node, error) {
-		return nil, Errors{{File: name, Line: line, Text: fmt.Sprintf(format, args...)}}
+		return nil, Errors{newError(name, line, format, args...)}
 	}
 	if len(data) > MaxSize {
 		return fail(0, "cannot read %d bytes of YAML: the limit is %d", len(data), MaxSize)
@@ -123,7 +122,7 @@ var plainTags = map[string]string{
 // convert turns the library's tree into ours and collects what is refused.
 func convert(name string, y *yaml.Node, bad *Errors) *node {
 	refuse := func(line int, format string, args ...any) {
-		*bad = append(*bad, &Error{name, line, fmt.Sprintf(format, args...)})
+		*bad = append(*bad, newError(name, line, format, args...))
 	}
 	n := &node{line: y.Line, text: y.Value}
 	if y.Anchor != "" && y.Kind != yaml.AliasNode {

@@ -21,6 +21,9 @@ const (
 	agentGrace = 30 * time.Second
 	// askAgain is the pause after the agent did not answer.
 	askAgain = time.Minute
+	// maxDiscarded is how many outdated answers in a row do not count, so that
+	// an agent that changes its mind all the time is heard all the same.
+	maxDiscarded = 3
 	// forgetAfter is how long it is remembered that somebody was told
 	// something, at least.
 	forgetAfter = 30 * 24 * time.Hour
@@ -33,10 +36,12 @@ type Core struct {
 
 	agent     bool
 	agentLost time.Time // zero: it is there, or its notices are down already
-	disturb   bool      // the server says: do not disturb
+	disturb   bool      // the server says "do not disturb", or nothing yet
 	locked    bool
 	asking    bool
-	askedFor  bool // something has changed since the question left
+	outdated  bool // something has changed since the question left
+	discarded int  // answers in a row that were outdated
+	fresh     bool // this step has brought an answer
 	mustAsk   bool
 	retry     time.Time // no question before
 	serial    uint64
@@ -56,8 +61,9 @@ type slot struct {
 }
 
 // New makes a core that remembers what an earlier one has given to Remember.
+// It is quiet until Disturb tells it otherwise.
 func New(s Schedule, zone *time.Location, memory map[string]Memory) *Core {
-	c := &Core{Schedule: s, Zone: zone, slots: map[string]*slot{}, memory: maps.Clone(memory)}
+	c := &Core{Schedule: s, Zone: zone, disturb: true, slots: map[string]*slot{}, memory: maps.Clone(memory)}
 	if c.memory == nil {
 		c.memory = map[string]Memory{}
 	}
@@ -82,11 +88,11 @@ func (c *Core) slot(instance string) *slot {
 // Step takes an event at time now and says what to do, in order.
 func (c *Core) Step(now time.Time, e Event) []Effect {
 	now = now.Round(0) // wall-clock time: a suspended machine ages, too
-	c.effects = nil
+	c.effects, c.fresh = nil, false
 	before := maps.Clone(c.memory)
 	c.handle(now, e)
 	c.timeouts(now)
-	if _, ok := e.(Listed); ok {
+	if c.fresh {
 		c.showDue(now)
 	}
 	c.ask(now)
@@ -106,20 +112,24 @@ func (c *Core) handle(now time.Time, e Event) {
 	switch e := e.(type) {
 	case AgentUp:
 		c.agent, c.agentLost, c.retry = true, time.Time{}, time.Time{}
-		c.asking, c.mustAsk = false, true
+		c.asking, c.outdated, c.mustAsk = false, false, true
 	case AgentDown:
 		if c.agent {
 			c.agentLost = now
 		}
 		c.agent, c.asking = false, false
 	case Listed:
-		c.asking = false
-		c.mustAsk, c.askedFor = c.askedFor, false
-		c.retry = time.Time{}
+		c.asking, c.retry = false, time.Time{}
+		c.mustAsk, c.outdated = c.outdated, false
+		if c.mustAsk && c.discarded < maxDiscarded {
+			c.discarded++
+			return
+		}
+		c.discarded, c.fresh = 0, true
 		c.listed(now, e.List)
 		c.quit()
 	case AskFailed:
-		c.asking, c.askedFor, c.mustAsk = false, false, true
+		c.asking, c.outdated, c.mustAsk = false, false, true
 		c.retry = now.Add(askAgain)
 		c.quit()
 	case Changed:
@@ -130,12 +140,13 @@ func (c *Core) handle(now time.Time, e Event) {
 				c.withdrawn(now, instance, s, e.Reason)
 			}
 		}
-		c.changed() // a question under way may be answered from before
+		c.changed()
 	case Updated:
 		c.updated(now, e.Done)
+		c.changed()
 	case Finished:
 		if r := c.memory[e.Instance].Restart; r != nil && e.Result != "done" && !r.Exited.IsZero() {
-			c.launch(e.Instance, false)
+			c.launch(e.Instance)
 		}
 	case Closed:
 		c.closed(e)
@@ -157,9 +168,11 @@ func (c *Core) handle(now time.Time, e Event) {
 
 func (c *Core) quiet() bool { return c.disturb || c.locked }
 
+// changed makes a question due. The answer to one that is under way may be
+// from before: it does not count.
 func (c *Core) changed() {
 	if c.asking {
-		c.askedFor = true
+		c.outdated = true
 	} else {
 		c.mustAsk = true
 	}
@@ -238,7 +251,7 @@ func (c *Core) withdrawn(now time.Time, instance string, s *slot, reason string)
 			c.memory[instance] = m
 		}
 	default: // it will not be updated now, but it may have quit for that
-		c.launch(instance, true)
+		c.launch(instance)
 	}
 }
 
@@ -249,7 +262,7 @@ func (c *Core) updated(now time.Time, d Done) {
 	}
 	restarted := c.memory[d.Instance].Restart != nil
 	if restarted {
-		c.launch(d.Instance, false)
+		c.launch(d.Instance)
 	}
 	n := after(d, restarted)
 	s.news = &n
@@ -266,11 +279,11 @@ func (c *Core) showNews(instance string, s *slot) {
 }
 
 // launch fulfils the last part of "Restart now".
-func (c *Core) launch(instance string, onlyIfGone bool) {
+func (c *Core) launch(instance string) {
 	m := c.memory[instance]
 	m.Restart = nil
 	c.memory[instance] = m
-	c.do(Launch{instance, onlyIfGone})
+	c.do(Launch{instance})
 }
 
 func (c *Core) closed(e Closed) {
@@ -371,7 +384,7 @@ func (c *Core) timeouts(now time.Time) {
 	}
 	for _, instance := range slices.Sorted(maps.Keys(c.memory)) {
 		if r := c.memory[instance].Restart; r != nil && !r.Exited.IsZero() && !now.Before(r.Exited.Add(returnTime)) {
-			c.launch(instance, false)
+			c.launch(instance)
 		}
 	}
 	for _, instance := range c.instances() {

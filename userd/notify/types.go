@@ -150,13 +150,9 @@ type (
 	Answer struct{ ID, Action string }
 	// Quit asks the application to end itself.
 	Quit struct{ Pending Pending }
-	// Launch starts the application again. With OnlyIfGone it does so only if
-	// the application did end.
-	Launch struct {
-		Instance   string
-		OnlyIfGone bool
-	}
-	// Forget what was kept to launch the instance again.
+	// Launch starts the application again, if what was asked to quit did.
+	Launch struct{ Instance string }
+	// Forget what Quit has kept for Launch.
 	Forget struct{ Instance string }
 	// Remember writes the memory down.
 	Remember struct{ Memory map[string]Memory }

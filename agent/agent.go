@@ -1,0 +1,179 @@
+// Package agent wires the system agent together and runs it: the root's lock,
+// the tracker, logind, the manager, the bus, and the service manager's protocol.
+//
+// Its folders are the agent's rooms, from the small to the large: digest,
+// problem, durable, meta; store, index, state, current, exports; gc, resolve,
+// repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh; manager; api.
+// Each imports only what stands before it.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/lull/lull/agent/api"
+	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/store"
+	bus "github.com/lull/lull/dbus"
+)
+
+// Options are the flags of lulld.
+type Options struct {
+	Root         string // the store and all that lasts
+	RunDir       string // what a reboot forgets
+	Config       string // folder of policy.yaml, policy.d, repos.d
+	Bus          string // address; "": the system bus, or with User the session bus
+	LogindBus    string // address; "": Bus, or with User the system bus
+	User         bool   // rootless
+	Tracker      string // auto or a tracker's name
+	ReleaseAgent string // path of lull-release-agent
+	Launcher     string // path of lull-run
+	ReadyFD      int    // "READY\n" is written there when the bus name is taken; -1: nowhere
+	Version      string
+	Log          *slog.Logger
+	Reload       <-chan os.Signal // SIGHUP
+}
+
+// connectTimeout bounds the dialling of the bus.
+const connectTimeout = 10 * time.Second
+
+// Run is the agent until ctx ends or the bus is lost.
+func Run(ctx context.Context, o Options) (err error) {
+	for _, p := range []*string{&o.Root, &o.RunDir, &o.Config, &o.Launcher, &o.ReleaseAgent} {
+		if *p == "" {
+			continue
+		}
+		if *p, err = filepath.Abs(*p); err != nil {
+			return err
+		}
+	}
+	if err := durable.MkdirAll(o.Root, 0o755); err != nil {
+		return err
+	}
+	lock, err := store.LockRoot(o.Root)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	ctl, err := runctl.Create(o.RunDir)
+	if err != nil {
+		return err
+	}
+	tracker, err := runs.Choose(runs.Options{RunDir: o.RunDir, Want: o.Tracker, ReleaseAgent: o.ReleaseAgent, UserMode: o.User, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tracker.Close()) }()
+	logind := connectLogind(o)
+	if logind != nil {
+		defer logind.Close()
+	}
+	observer := api.NewObserver()
+	m, err := manager.New(manager.Config{
+		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir,
+		Runctl: ctl, Tracker: tracker, Logind: logind, Log: o.Log,
+	}, observer)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	if err := m.WriteLaunchFile(o.Bus); err != nil {
+		return err
+	}
+
+	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
+	server, err := bus.Serve(dialCtx, o.Bus, !o.User)
+	cancel()
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	serveCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	service, err := api.Serve(serveCtx, server, m, observer, authz.New(server.Conn(), uint32(os.Getuid())), o.Version, o.Log)
+	if err != nil {
+		stop()
+		return err
+	}
+	defer service.Wait()
+	defer stop()
+	if err := m.Start(); err != nil {
+		return err
+	}
+	if err := ready(o.ReadyFD); err != nil {
+		return err
+	}
+	o.Log.Info("serving", "root", o.Root, "tracker", tracker.Name(), "events", tracker.Events(), "version", o.Version)
+	return loop(ctx, o, m, server)
+}
+
+func connectLogind(o Options) *inhibit.Logind {
+	address := o.LogindBus
+	if address == "" && !o.User {
+		address = o.Bus
+	}
+	l, err := inhibit.Connect(address, inhibit.WithLog(o.Log))
+	if err != nil {
+		o.Log.Warn("shutdown cannot be held off", "error", err)
+		return nil
+	}
+	return l
+}
+
+// ready tells whoever waits: the service manager, and a test by a descriptor.
+func ready(fd int) error {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		return fmt.Errorf("cannot tell the service manager that lulld is ready: %w", err)
+	}
+	if fd < 0 {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), "ready")
+	_, err := f.WriteString("READY\n")
+	return errors.Join(err, f.Close())
+}
+
+// loop serves until the end. The watchdog is fed only after the manager has
+// answered: a process that is stuck shall not look alive.
+func loop(ctx context.Context, o Options, m *manager.Manager, server *bus.Server) error {
+	var beat <-chan time.Time
+	if every, err := daemon.SdWatchdogEnabled(false); err == nil && every > 0 {
+		t := time.NewTicker(every / 2)
+		defer t.Stop()
+		beat = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			o.Log.Info("stopping")
+			_, err := daemon.SdNotify(false, daemon.SdNotifyStopping)
+			return err
+		case <-server.Closed():
+			if ctx.Err() != nil {
+				return nil
+			}
+			return problem.New(problem.Unavailable, "cannot go on: the bus is gone")
+		case <-o.Reload:
+			if err := m.Reload(); err != nil {
+				o.Log.Error("the old policy stays", "error", err)
+			}
+		case <-beat:
+			m.Refreshes() // takes the engine's lock
+			if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
+				o.Log.Warn("cannot feed the watchdog", "error", err)
+			}
+		}
+	}
+}

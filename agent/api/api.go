@@ -1,0 +1,180 @@
+// Package api is the agent on the bus: it turns method calls into calls of the
+// manager, and what the manager observes into properties and signals.
+//
+// Words: an object is a path on the bus; a helper is a lull-userd that has
+// registered. Service is the whole; its one goroutine (run) owns the objects
+// below package/ and refresh/, the helpers and what each was told; the manager's
+// observations are queued for it by name, so that the observer never blocks and
+// many changes of one thing become one signal.
+//
+// Methods run in goroutines of the bus package, any number at once; they hold no
+// lock of this package while they call the manager.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/refresh"
+	bus "github.com/lull/lull/dbus"
+)
+
+// Service is the agent on the bus.
+type Service struct {
+	m      *manager.Manager
+	server *bus.Server
+	auth   *authz.Authorizer
+	names  *bus.Names
+	log    *slog.Logger
+	ctx    context.Context
+
+	manager  *bus.ManagerExport
+	space    *bus.SpaceExport
+	retained *bus.RetainedExport
+
+	queue   *queue
+	objects *objects
+	helpers helpers
+	wg      sync.WaitGroup // of leases
+	done    chan struct{}
+}
+
+// queue collects what has changed until the service's goroutine gets round to it.
+type queue struct {
+	mu        sync.Mutex // guards what follows
+	refreshes map[string]refresh.Refresh
+	ended     []refresh.Refresh // in their order; none may be merged away
+	packages  map[string]bool
+	space     bool
+	repos     bool
+	wake      chan struct{} // capacity 1
+}
+
+func newQueue() *queue {
+	return &queue{refreshes: map[string]refresh.Refresh{}, packages: map[string]bool{}, wake: make(chan struct{}, 1)}
+}
+
+func (q *queue) put(change func()) {
+	q.mu.Lock()
+	change()
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Observer is to be given to the manager, before there is a Service.
+type Observer struct{ q *queue }
+
+// NewObserver makes one.
+func NewObserver() Observer { return Observer{newQueue()} }
+
+// RefreshChanged implements manager.Observer.
+func (o Observer) RefreshChanged(r refresh.Refresh) {
+	o.q.put(func() {
+		if r.End != "" {
+			delete(o.q.refreshes, r.ID)
+			o.q.ended = append(o.q.ended, r)
+			return
+		}
+		o.q.refreshes[r.ID] = r
+	})
+}
+
+// PackageChanged implements manager.Observer.
+func (o Observer) PackageChanged(instance string) { o.q.put(func() { o.q.packages[instance] = true }) }
+
+// SpaceChanged implements manager.Observer.
+func (o Observer) SpaceChanged() { o.q.put(func() { o.q.space = true }) }
+
+// RepositoriesChanged implements manager.Observer.
+func (o Observer) RepositoriesChanged() { o.q.put(func() { o.q.repos = true }) }
+
+// Serve exports everything and takes the name. The service ends with ctx; Wait
+// waits for that.
+func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observer, auth *authz.Authorizer, version string, log *slog.Logger) (*Service, error) {
+	s := &Service{m: m, server: server, auth: auth, names: bus.NewNames(server.Conn()), log: log, ctx: ctx, queue: o.q, done: make(chan struct{})}
+	s.helpers.list = map[string]*helper{}
+	server.OnPanic(func(method string, value any, stack []byte) {
+		log.Error("internal error", "method", method, "panic", value, "stack", string(stack))
+	})
+	s.manager = bus.ExportManager(managerObject{s}, bus.ManagerProperties{
+		Version: version, Root: m.Root, RunDir: m.RunDir, Tracker: m.Tracker.Name(), TrackerEvents: m.Tracker.Events(),
+	})
+	s.space = bus.ExportSpace(spaceObject{s}, bus.SpaceProperties{})
+	s.space.Live(s.liveSpace)
+	s.retained = bus.ExportRetained(retainedObject{s}, bus.RetainedProperties{})
+	s.updateSpace()
+	s.updateRepositories()
+	server.Manage(bus.AgentPath)
+	if err := server.Export(bus.AgentPath, s.manager, s.space, s.retained, bus.ExportHelper()); err != nil {
+		return nil, err
+	}
+	w := newObjects(s)
+	w.packages("")
+	if err := server.RequestName(bus.AgentName); err != nil {
+		return nil, err
+	}
+	go s.run(w)
+	return s, nil
+}
+
+// Wait returns when the service has ended.
+func (s *Service) Wait() {
+	<-s.done
+	s.wg.Wait()
+}
+
+// run is the service's goroutine.
+func (s *Service) run(w *objects) {
+	defer close(s.done)
+	defer s.names.Close()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.queue.wake:
+		}
+		q := s.queue
+		q.mu.Lock()
+		refreshes, ended, packages, space, repos := q.refreshes, q.ended, q.packages, q.space, q.repos
+		q.refreshes, q.ended, q.packages, q.space, q.repos = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false
+		q.mu.Unlock()
+		for _, r := range refreshes {
+			w.refresh(r)
+			s.helpers.tell(s, r)
+		}
+		for _, r := range ended {
+			w.refresh(r)
+			s.helpers.tell(s, r)
+			w.finished(r)
+		}
+		if packages[""] {
+			packages = map[string]bool{"": true}
+		}
+		for name := range packages {
+			w.packages(name)
+		}
+		if space {
+			s.updateSpace()
+		}
+		if repos {
+			s.updateRepositories()
+		}
+	}
+}
+
+func (s *Service) updateRepositories() {
+	st := s.m.Repositories()
+	s.manager.Update(func(p *bus.ManagerProperties) {
+		p.Repositories = nil
+		for _, a := range st.Addresses {
+			p.Repositories = append(p.Repositories, bus.RepositoryAddress{Name: a[0], URL: a[1]})
+		}
+		p.LastCheck, p.LastCheckError = micro(st.LastCheck), st.LastError
+	})
+}

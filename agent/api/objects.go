@@ -1,0 +1,220 @@
+package api
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/state"
+	bus "github.com/lull/lull/dbus"
+)
+
+// micro is a time on the bus: microseconds since the epoch, 0 for none.
+func micro(t time.Time) uint64 {
+	if t.IsZero() || t.Unix() < 0 {
+		return 0
+	}
+	return uint64(t.UnixMicro())
+}
+
+func processes(list []runs.Process) []bus.Process {
+	out := make([]bus.Process, len(list))
+	for i, p := range list {
+		out[i] = bus.Process{PID: uint32(p.PID), UID: p.UID, Command: p.Command}
+	}
+	return out
+}
+
+// objects are those below package/ and refresh/.
+type objects struct {
+	s *Service
+
+	mu        sync.Mutex // guards what follows
+	instances map[string]*bus.PackageExport
+	refreshes map[string]*bus.RefreshExport
+}
+
+func newObjects(s *Service) *objects {
+	w := &objects{s: s, instances: map[string]*bus.PackageExport{}, refreshes: map[string]*bus.RefreshExport{}}
+	s.objects = w
+	return w
+}
+
+// packages brings the object of an instance, or with "" all, up to date.
+func (w *objects) packages(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if name != "" {
+		w.packageLocked(name)
+		return
+	}
+	names, err := w.s.m.Packages()
+	if err != nil {
+		w.s.log.Error("cannot list what is installed", "error", err)
+		return
+	}
+	for _, n := range names {
+		w.packageLocked(n)
+	}
+	for n := range w.instances {
+		w.packageLocked(n)
+	}
+}
+
+func (w *objects) packageLocked(name string) {
+	p, err := w.s.m.Package(name)
+	export := w.instances[name]
+	switch {
+	case problem.Is(err, problem.NotFound):
+		if export != nil {
+			delete(w.instances, name)
+			w.failed(w.s.server.Unexport(bus.PackagePath(name)))
+		}
+	case err != nil:
+		w.s.log.Error("cannot show a package on the bus", "instance", name, "error", err)
+	case export != nil:
+		export.Set(w.packageProperties(p))
+	default:
+		export = bus.ExportPackage(w.packageProperties(p))
+		export.Live(func(v *bus.PackageProperties) {
+			if p, err := w.s.m.Package(name); err == nil {
+				v.Processes = processes(p.Processes)
+			}
+		})
+		w.instances[name] = export
+		w.failed(w.s.server.Export(bus.PackagePath(name), export))
+	}
+}
+
+func (w *objects) failed(err error) {
+	if err != nil {
+		w.s.log.Warn("cannot tell the bus", "error", err)
+	}
+}
+
+// serviceTimeout bounds the question to systemd about a package's services.
+const serviceTimeout = 5 * time.Second
+
+func (w *objects) packageProperties(p *manager.Package) bus.PackageProperties {
+	v := bus.PackageProperties{
+		Instance: p.Instance.Instance, Name: p.Launch.Name, Title: p.Launch.Shown(), Summary: p.Launch.Summary,
+		Version: p.Launch.Version, Revision: p.Current.Number, Hash: p.Current.Package.String(),
+		Repository: p.Repository, Channel: p.Channel, Running: len(p.Processes) > 0,
+		Processes: processes(p.Processes), Refresh: "/",
+	}
+	for _, a := range p.Launch.Apps {
+		v.Apps = append(v.Apps, a.Name)
+	}
+	ctx, cancel := context.WithTimeout(w.s.ctx, serviceTimeout)
+	defer cancel()
+	for i, st := range w.s.m.ServiceStates(ctx, v.Instance, p.Launch) {
+		v.Services = append(v.Services, bus.ServiceState{Name: p.Launch.Services[i].Name, State: st})
+	}
+	for _, r := range p.Revisions {
+		v.Revisions = append(v.Revisions, bus.RevisionInfo{Revision: r.Number, Hash: r.Package.String(), Version: r.Version,
+			Since: micro(r.Made), State: revisionState(r, p.Current.Number)})
+	}
+	if p.Refresh != nil {
+		v.Refresh = bus.RefreshPath(p.Refresh.ID)
+	}
+	if p.Hold != nil {
+		v.HeldUntil, v.HeldBy, v.HeldReason = micro(p.Hold.Until), p.Hold.Owner, p.Hold.Reason
+	}
+	return v
+}
+
+func revisionState(r state.Revision, current uint32) string {
+	switch {
+	case r.Number == current:
+		return "current"
+	case r.Reverted:
+		return "reverted"
+	case r.Made.IsZero():
+		return "staged"
+	}
+	return "previous"
+}
+
+// refresh brings the object of a refresh up to date.
+func (w *objects) refresh(r refresh.Refresh) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e := w.refreshes[r.ID]; e != nil {
+		e.Set(refreshProperties(r))
+		return
+	}
+	w.addLocked(r)
+}
+
+// ensure makes the object of a refresh before its path is handed out.
+func (w *objects) ensure(r refresh.Refresh) dbus.ObjectPath {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.refreshes[r.ID] == nil {
+		w.addLocked(r)
+	}
+	return bus.RefreshPath(r.ID)
+}
+
+func (w *objects) addLocked(r refresh.Refresh) {
+	e := bus.ExportRefresh(refreshObject{w.s, r.ID}, refreshProperties(r))
+	w.refreshes[r.ID] = e
+	w.failed(w.s.server.Export(bus.RefreshPath(r.ID), e))
+}
+
+// finished announces an end and lets go of refreshes that are history.
+func (w *objects) finished(r refresh.Refresh) {
+	text := ""
+	if r.Failure != nil {
+		text = r.Failure.Text
+	}
+	w.failed(w.s.server.Emit(bus.AgentPath, bus.ManagerRefreshFinished{Refresh: bus.RefreshPath(r.ID), Instance: r.Instance, Result: string(r.End), Error: text}))
+	known := map[string]bool{}
+	for _, k := range w.s.m.Refreshes() {
+		known[k.ID] = true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id := range w.refreshes {
+		if !known[id] {
+			delete(w.refreshes, id)
+			w.failed(w.s.server.Unexport(bus.RefreshPath(id)))
+		}
+	}
+}
+
+func refreshProperties(r refresh.Refresh) bus.RefreshProperties {
+	v := bus.RefreshProperties{
+		ID: r.ID, Kind: string(r.Kind), Instance: r.Instance, State: string(r.State()), Step: string(r.Step),
+		FromRevision: r.From, ToRevision: r.To, FromVersion: r.FromVersion, ToVersion: r.ToVersion,
+		Urgency: r.Urgency, Since: micro(r.Since), Deadline: micro(r.Deadline),
+		BytesDone: uint64(max(r.BytesDone, 0)), BytesTotal: uint64(max(r.BytesTotal, 0)), Waiting: processes(r.WaitingFor),
+	}
+	if !r.Package.IsZero() {
+		v.Hash = r.Package.String()
+	}
+	if r.Failure != nil {
+		v.ErrorName, v.ErrorText, v.ErrorHint = problem.Prefix+string(r.Failure.Kind), r.Failure.Text, r.Failure.Hint
+	}
+	return v
+}
+
+// refreshObject has the methods of a refresh.
+type refreshObject struct {
+	s  *Service
+	id string
+}
+
+// Cancel implements bus.Refresh.
+func (o refreshObject) Cancel(c bus.Caller) error {
+	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
+		return err
+	}
+	return o.s.m.Cancel(o.s.ctx, o.id)
+}

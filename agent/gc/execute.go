@@ -1,0 +1,303 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/store"
+)
+
+// batch is how many blobs are taken away under one hold of the store's lock:
+// some tens of microseconds.
+const batch = 16
+
+// fullBelow is the free space in bytes below which the reserve is given up.
+const fullBelow = 4 << 20
+
+// Options of a collection.
+type Options struct {
+	// Free stops the collection when as many bytes have been taken away; 0
+	// means all. What costs least to fetch again goes first.
+	Free int64
+}
+
+// Result is what a collection has taken away.
+type Result struct {
+	Blobs, Packages int
+	Bytes           int64
+}
+
+var errStale = errors.New("the roots have changed")
+
+// Execute takes away what the plan lists, but for what the indices have come
+// to protect since. With unchanged indices it takes away exactly the plan.
+// Interrupted, it returns what it has done with an error of kind Interrupted.
+func Execute(ctx context.Context, s *store.Store, ix *index.Indices, plan *Plan, opts Options) (Result, error) {
+	if len(plan.Doubts) > 0 {
+		return Result{}, doubtful(plan.Doubts)
+	}
+	x := &execution{ctx: ctx, s: s, plan: plan, opts: opts, guard: newGuard(s, ix, plan)}
+	return x.run()
+}
+
+// Collect makes a plan from all roots and executes it.
+func Collect(ctx context.Context, s *store.Store, ix *index.Indices, opts Options) (Result, error) {
+	plan, err := MakePlan(ctx, s, ix.Snapshot())
+	if err != nil {
+		return Result{}, err
+	}
+	return Execute(ctx, s, ix, plan, opts)
+}
+
+// guard knows what must not go although the plan says so.
+type guard struct {
+	s          *store.Store
+	ix         *index.Indices
+	graph      *graph
+	generation uint64
+	known      map[digest.Digest]bool // marked, and their wants are spared
+	spared     map[store.Key]struct{} // needed by what was marked after the plan
+}
+
+func newGuard(s *store.Store, ix *index.Indices, plan *Plan) *guard {
+	g := &guard{s: s, ix: ix, known: map[digest.Digest]bool{}, spared: map[store.Key]struct{}{}}
+	g.graph = &graph{s: s, trees: plan.graph.trees, nodes: map[digest.Digest]*node{}}
+	for pkg, ok := range plan.known {
+		if ok {
+			g.known[pkg] = true
+			g.graph.nodes[pkg] = plan.graph.nodes[pkg]
+		}
+	}
+	return g
+}
+
+// look marks again from the roots as they are now.
+func (g *guard) look(ctx context.Context) error {
+	roots, generation := g.ix.SnapshotAt()
+	// What was not there or could not be read may have come meanwhile.
+	for pkg, n := range g.graph.nodes {
+		if n.absent || n.doubt != nil {
+			delete(g.graph.nodes, pkg)
+		}
+	}
+	if err := g.graph.load(ctx, packages(roots)); err != nil {
+		return err
+	}
+	marked, doubts := g.graph.mark(roots)
+	if len(doubts) > 0 {
+		return doubtful(doubts)
+	}
+	for pkg := range marked {
+		n := g.graph.nodes[pkg]
+		if g.known[pkg] || n.absent || n.doubt != nil {
+			continue
+		}
+		for _, w := range n.wants {
+			g.spared[w.Key] = struct{}{}
+		}
+		n.wants = nil
+		g.known[pkg] = true
+	}
+	g.generation = generation
+	return nil
+}
+
+// may is asked under the store's lock.
+func (g *guard) may(k store.Key) (bool, error) {
+	protected, stale := g.ix.Check(g.generation, k)
+	if stale {
+		return false, errStale
+	}
+	_, spared := g.spared[k]
+	return !protected && !spared, nil
+}
+
+// mayTree is asked under the store's lock.
+func (g *guard) mayTree(pkg digest.Digest) (bool, error) {
+	ok, err := g.may(store.MetaKey(pkg))
+	return ok && !g.known[pkg], err
+}
+
+type execution struct {
+	ctx   context.Context
+	s     *store.Store
+	plan  *Plan
+	opts  Options
+	guard *guard
+	taken int64 // bytes
+
+	waste  chan waste
+	mu     sync.Mutex // guards what follows
+	result Result
+	failed error
+}
+
+// waste is what lies in the trash and can be deleted.
+type waste struct {
+	tree    string
+	victims []Victim
+}
+
+func (x *execution) run() (Result, error) {
+	if space, err := x.s.Space(); err == nil && (space.Free < fullBelow || space.Files >= 0 && space.Files < 64) {
+		if _, err := x.s.ReleaseReserve(); err != nil {
+			return Result{}, err
+		}
+	}
+	// A channel with room: taking away does not wait for deleting.
+	x.waste = make(chan waste, 256)
+	var deleting sync.WaitGroup
+	for range 2 {
+		deleting.Go(x.delete)
+	}
+	err := x.takeAll()
+	close(x.waste)
+	deleting.Wait()
+	err = errors.Join(err, x.failed, x.s.RestoreReserve())
+	var known *problem.Error
+	switch {
+	case err == nil:
+		return x.result, nil
+	case x.ctx.Err() != nil:
+		return x.result, problem.New(problem.Interrupted, "cannot finish the collection: %w", x.ctx.Err())
+	case errors.As(err, &known):
+		return x.result, err
+	}
+	return x.result, problem.New(problem.KindOf(err), "cannot finish the collection: %w", err)
+}
+
+func (x *execution) takeAll() error {
+	if err := x.guard.look(x.ctx); err != nil {
+		return err
+	}
+	for _, p := range x.plan.Partials {
+		if x.enough() {
+			return nil
+		}
+		if ok, err := x.guard.mayTree(p.Package); err == nil && ok {
+			if err := x.s.DropIngest(p.Package); err != nil {
+				return err
+			}
+			x.taken += p.Bytes
+			x.mu.Lock()
+			x.result.Bytes += p.Bytes
+			x.mu.Unlock()
+		}
+	}
+	for _, st := range x.plan.steps {
+		if x.enough() {
+			return nil
+		}
+		if err := x.step(st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *execution) enough() bool { return x.opts.Free > 0 && x.taken >= x.opts.Free }
+
+func (x *execution) step(st step) error {
+	if !st.tree.IsZero() {
+		var place string
+		err := x.fresh(func() (err error) {
+			place, err = x.s.TakeTree(st.tree, func() (bool, error) { return x.guard.mayTree(st.tree) })
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if place != "" {
+			x.waste <- waste{tree: place}
+		}
+		if err := faultpoint.Hit("gc.tree"); err != nil {
+			return err
+		}
+	}
+	loose := st.tree.IsZero()
+	for lot := range slices.Chunk(x.plan.Blobs[st.from:st.to], batch) {
+		// Blobs of a package go together: half a package is of no use.
+		if loose && x.enough() {
+			return nil
+		}
+		if err := x.lot(lot); err != nil {
+			return err
+		}
+		if err := faultpoint.Hit("gc.batch"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *execution) lot(lot []Victim) error {
+	keys := make([]store.Key, len(lot))
+	size := make(map[store.Key]int64, len(lot))
+	for i, v := range lot {
+		keys[i] = v.Key
+		size[v.Key] = v.Size
+	}
+	return x.fresh(func() error {
+		taken, err := x.s.TakeAway(keys, x.guard.may)
+		w := waste{}
+		for _, k := range taken {
+			w.victims = append(w.victims, Victim{k, size[k]})
+			x.taken += size[k]
+		}
+		if len(taken) > 0 {
+			x.waste <- w
+		}
+		return err
+	})
+}
+
+// fresh does something that errStale interrupts, as often as roots change.
+func (x *execution) fresh(do func() error) error {
+	for {
+		if err := x.ctx.Err(); err != nil {
+			return err
+		}
+		err := do()
+		if !errors.Is(err, errStale) {
+			return err
+		}
+		if err := x.guard.look(x.ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// delete empties the trash until there is no more waste.
+func (x *execution) delete() {
+	for w := range x.waste {
+		if w.tree != "" {
+			err := x.s.DiscardTree(w.tree)
+			x.mu.Lock()
+			x.failed = errors.Join(x.failed, err)
+			x.result.Packages++
+			x.mu.Unlock()
+			continue
+		}
+		keys := make([]store.Key, len(w.victims))
+		for i, v := range w.victims {
+			keys[i] = v.Key
+		}
+		deleted, err := x.s.Discard(keys)
+		x.mu.Lock()
+		x.failed = errors.Join(x.failed, err)
+		x.result.Blobs += len(deleted)
+		for i, j := 0, 0; j < len(deleted); i++ {
+			if w.victims[i].Key == deleted[j] {
+				x.result.Bytes += w.victims[i].Size
+				j++
+			}
+		}
+		x.mu.Unlock()
+	}
+}

@@ -1,0 +1,119 @@
+package index
+
+import (
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/store"
+)
+
+// Writing is an entry of the writing index: a package that is being resolved.
+type Writing struct {
+	ix     *Indices
+	pkg    digest.Digest
+	holder string
+	keys   map[store.Key]struct{} // guarded by ix.mu
+	ended  bool                   // guarded by ix.mu
+}
+
+// BeginWriting registers that pkg is about to be resolved. Its meta and tree
+// are protected from now on; the rest follows with Add.
+func (x *Indices) BeginWriting(pkg digest.Digest, holder string) *Writing {
+	w := &Writing{ix: x, pkg: pkg, holder: holder, keys: map[store.Key]struct{}{}}
+	x.mu.Lock()
+	x.writing[w] = struct{}{}
+	x.held[pkg]++
+	w.addLocked(store.MetaKey(pkg))
+	x.unlockChanged(WritingIndex)
+	return w
+}
+
+// Add registers keys as wanted, before the store is asked whether they are
+// resident.
+func (w *Writing) Add(keys ...store.Key) {
+	w.ix.mu.Lock()
+	defer w.ix.mu.Unlock()
+	if w.ended {
+		return
+	}
+	for _, k := range keys {
+		w.addLocked(k)
+	}
+}
+
+func (w *Writing) addLocked(k store.Key) {
+	if _, ok := w.keys[k]; !ok {
+		w.keys[k] = struct{}{}
+		w.ix.wanted[k]++
+	}
+}
+
+// End takes the entry out. It can be called again.
+func (w *Writing) End() {
+	x := w.ix
+	x.mu.Lock()
+	if w.ended {
+		x.mu.Unlock()
+		return
+	}
+	w.ended = true
+	delete(x.writing, w)
+	drop(x.held, w.pkg)
+	for k := range w.keys {
+		drop(x.wanted, k)
+	}
+	w.keys = nil
+	x.unlockChanged(WritingIndex)
+}
+
+func (w *Writing) wanted() []store.Key {
+	w.ix.mu.Lock()
+	defer w.ix.mu.Unlock()
+	keys := make([]store.Key, 0, len(w.keys))
+	for k := range w.keys {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// Lease is an entry of the open index: a package in use by a live client.
+type Lease struct {
+	ix     *Indices
+	pkg    digest.Digest
+	holder string
+	pid    int
+	closed bool // guarded by ix.mu
+}
+
+// Lease protects pkg until Close. Whoever wants the package to be there asks
+// the store after this, not before.
+func (x *Indices) Lease(pkg digest.Digest, holder string, pid int) *Lease {
+	l := &Lease{ix: x, pkg: pkg, holder: holder, pid: pid}
+	x.mu.Lock()
+	x.leases[l] = struct{}{}
+	x.held[pkg]++
+	x.unlockChanged(OpenIndex)
+	return l
+}
+
+// Package is what the lease protects.
+func (l *Lease) Package() digest.Digest { return l.pkg }
+
+// Close ends the lease. It can be called again.
+func (l *Lease) Close() {
+	x := l.ix
+	x.mu.Lock()
+	if l.closed {
+		x.mu.Unlock()
+		return
+	}
+	l.closed = true
+	delete(x.leases, l)
+	drop(x.held, l.pkg)
+	x.unlockChanged(OpenIndex)
+}
+
+// drop counts down and forgets at zero.
+func drop[K comparable](m map[K]int, k K) {
+	if m[k]--; m[k] <= 0 {
+		delete(m, k)
+	}
+}

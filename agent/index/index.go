@@ -1,0 +1,244 @@
+// Package index keeps the six indices: which packages are protected from
+// collection, by whom, and why.
+//
+// Words: a Root is one package held by one index for one holder. base, cache,
+// retained and installed are set as a whole by their owners, who keep them on
+// disk. writing holds what is being resolved; an entry begins before anything
+// is looked up in the store and lists every key that is wanted. open holds
+// leases of clients and, through providers, runs. A lease lives as long as its
+// holder keeps it; nothing here is written to disk.
+//
+// The order that makes collection safe without a pause: whoever wants
+// something registers it here first and asks the store second; the collector,
+// under the store's lock, asks here (Check) and takes away second.
+//
+// Concurrency: Indices is safe for concurrent use. One mutex guards it and is
+// never held while a provider or an OnChange function runs; these may call
+// back. Check takes that mutex for a moment and never blocks on anything else.
+package index
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/store"
+)
+
+// The names of the indices, in the order in which they are listed.
+const (
+	BaseIndex      = "base"
+	CacheIndex     = "cache"
+	RetainedIndex  = "retained"
+	InstalledIndex = "installed"
+	WritingIndex   = "writing"
+	OpenIndex      = "open"
+)
+
+// Names lists the indices.
+var Names = [...]string{BaseIndex, CacheIndex, RetainedIndex, InstalledIndex, WritingIndex, OpenIndex}
+
+// Root is a package that an index holds.
+type Root struct {
+	Index   string
+	Package digest.Digest
+	Holder  string // instance, client, run or resolve; what people can make sense of
+	PID     int    // of the client or a process of the run, else 0
+
+	writing *Writing
+}
+
+// Wanted lists the keys that a root of the writing index has registered, in no
+// order; nil for the others.
+func (r Root) Wanted() []store.Key {
+	if r.writing == nil {
+		return nil
+	}
+	return r.writing.wanted()
+}
+
+// Wants says whether a root of the writing index has registered the key.
+func (r Root) Wants(k store.Key) bool {
+	if r.writing == nil {
+		return false
+	}
+	r.writing.ix.mu.Lock()
+	defer r.writing.ix.mu.Unlock()
+	_, ok := r.writing.keys[k]
+	return ok
+}
+
+// Indices is the union of all roots.
+type Indices struct {
+	mu         sync.Mutex
+	generation uint64            // grows with every change of roots
+	set        map[string][]Root // base, cache, retained, installed
+	writing    map[*Writing]struct{}
+	leases     map[*Lease]struct{}
+	wanted     map[store.Key]int     // by entries of writing
+	held       map[digest.Digest]int // by writing and leases: their own hash
+	providers  []func() []Root
+	onChange   []func(string)
+}
+
+// New returns empty indices.
+func New() *Indices {
+	return &Indices{
+		set:     map[string][]Root{},
+		writing: map[*Writing]struct{}{},
+		leases:  map[*Lease]struct{}{},
+		wanted:  map[store.Key]int{},
+		held:    map[digest.Digest]int{},
+	}
+}
+
+// OnChange has f called with the name of an index after its roots have
+// changed, by the goroutine that changed them. Runs of providers are not
+// noticed; see Changed.
+func (x *Indices) OnChange(f func(index string)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.onChange = append(slices.Clip(x.onChange), f)
+}
+
+// Changed tells everybody, a collection that is under way among them, that the
+// roots of a provider have changed.
+func (x *Indices) Changed(index string) {
+	x.mu.Lock()
+	x.unlockChanged(index)
+}
+
+// unlockChanged ends a change of index: it unlocks and tells.
+func (x *Indices) unlockChanged(index string) {
+	x.generation++
+	told := x.onChange
+	x.mu.Unlock()
+	for _, f := range told {
+		f(index)
+	}
+}
+
+// AddProvider adds a source of open roots that is asked at every Snapshot, as
+// the tracker for runs. The Index of its roots is set to open where it is
+// empty. A provider may block; it must not panic when asked from several
+// goroutines.
+func (x *Indices) AddProvider(f func() []Root) {
+	x.mu.Lock()
+	x.providers = append(slices.Clip(x.providers), f)
+	x.unlockChanged(OpenIndex)
+}
+
+// SetBase replaces the base index.
+func (x *Indices) SetBase(roots []Root) { x.replace(BaseIndex, roots) }
+
+// SetCache replaces the cache index.
+func (x *Indices) SetCache(roots []Root) { x.replace(CacheIndex, roots) }
+
+// SetRetained replaces the retained index.
+func (x *Indices) SetRetained(roots []Root) { x.replace(RetainedIndex, roots) }
+
+// SetInstalled replaces the installed index.
+func (x *Indices) SetInstalled(roots []Root) { x.replace(InstalledIndex, roots) }
+
+func (x *Indices) replace(index string, roots []Root) {
+	own := make([]Root, len(roots))
+	for i, r := range roots {
+		own[i] = Root{Index: index, Package: r.Package, Holder: r.Holder, PID: r.PID}
+	}
+	slices.SortFunc(own, compare)
+	x.mu.Lock()
+	if slices.Equal(own, x.set[index]) {
+		x.mu.Unlock()
+		return
+	}
+	x.set[index] = own
+	x.unlockChanged(index)
+}
+
+func compare(a, b Root) int {
+	if c := a.Package.Compare(b.Package); c != 0 {
+		return c
+	}
+	if c := strings.Compare(a.Holder, b.Holder); c != 0 {
+		return c
+	}
+	return a.PID - b.PID
+}
+
+// Snapshot lists all roots, index by index in the order of Names, each sorted
+// by package and holder.
+func (x *Indices) Snapshot() []Root {
+	roots, _ := x.SnapshotAt()
+	return roots
+}
+
+// SnapshotAt is Snapshot with the generation that Check wants to hear. A
+// change meanwhile makes the generation stale at once, never the other way
+// round.
+func (x *Indices) SnapshotAt() ([]Root, uint64) {
+	x.mu.Lock()
+	generation := x.generation
+	providers := x.providers
+	x.mu.Unlock()
+	var open []Root
+	for _, f := range providers {
+		for _, r := range f() {
+			if r.Index == "" {
+				r.Index = OpenIndex
+			}
+			open = append(open, r)
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for l := range x.leases {
+		open = append(open, Root{Index: OpenIndex, Package: l.pkg, Holder: l.holder, PID: l.pid})
+	}
+	var writing []Root
+	for w := range x.writing {
+		writing = append(writing, Root{Index: WritingIndex, Package: w.pkg, Holder: w.holder, writing: w})
+	}
+	slices.SortFunc(open, compare)
+	slices.SortFunc(writing, compare)
+	var roots []Root
+	for _, name := range Names {
+		switch name {
+		case WritingIndex:
+			roots = append(roots, writing...)
+		case OpenIndex:
+			roots = append(roots, open...)
+		default:
+			roots = append(roots, x.set[name]...)
+		}
+	}
+	return roots, generation
+}
+
+// Of lists the roots of one index.
+func (x *Indices) Of(index string) []Root {
+	return slices.DeleteFunc(x.Snapshot(), func(r Root) bool { return r.Index != index })
+}
+
+// Protects says whether the key is wanted by a resolve under way, or is the
+// meta of a package that is being written or leased. It knows nothing of what
+// lies behind such a meta: that is the collector's mark, which Check keeps
+// honest.
+func (x *Indices) Protects(k store.Key) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.protectsLocked(k)
+}
+
+func (x *Indices) protectsLocked(k store.Key) bool {
+	return x.wanted[k] > 0 || !k.Exec && x.held[k.Digest] > 0
+}
+
+// Check is the collector's last question about a key, in constant time: is it
+// protected, and is the mark stale because roots have changed since the
+// snapshot of that generation? Both are answered as of one moment.
+func (x *Indices) Check(generation uint64, k store.Key) (protected, stale bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.protectsLocked(k), x.generation != generation
+}

@@ -1,0 +1,69 @@
+package manager
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/state"
+)
+
+// inspection is everything the agent knows. Version grows when a field changes its meaning.
+type inspection struct {
+	Version      int                    `json:"version"`
+	Root         string                 `json:"root"`
+	Tracker      string                 `json:"tracker"`
+	Events       string                 `json:"tracker-events"`
+	Services     string                 `json:"service-manager"`
+	Instances    []state.Instance       `json:"instances"`
+	Current      map[string]uint32      `json:"current"`
+	Indices      map[string][]protected `json:"indices"`
+	Runs         []runs.Run             `json:"runs"`
+	Refreshes    []refreshView          `json:"refreshes"`
+	Repositories RepositoryState        `json:"repositories"`
+	Logind       bool                   `json:"logind"`
+	Collected    time.Time              `json:"collected,omitzero"`
+}
+
+type protected struct {
+	Package string `json:"package"`
+	Holder  string `json:"holder,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+}
+
+type refreshView struct {
+	refresh.Refresh
+	State      refresh.State  `json:"state"`
+	WaitingFor []runs.Process `json:"waiting-for,omitempty"`
+	Deadline   time.Time      `json:"deadline,omitzero"`
+	BytesDone  int64          `json:"bytes-done,omitempty"`
+	BytesTotal int64          `json:"bytes-total,omitempty"`
+}
+
+// Inspect is everything the agent knows, as JSON.
+func (m *Manager) Inspect() ([]byte, error) {
+	v := inspection{Version: 1, Root: m.Root, Tracker: m.Tracker.Name(), Events: m.Tracker.Events(), Services: m.services.Name(),
+		Current: map[string]uint32{}, Indices: map[string][]protected{}, Repositories: m.Repositories(),
+		Logind: m.Logind != nil && m.Logind.Available()}
+	var err error
+	if v.Instances, err = m.state.Instances(); err != nil {
+		return nil, err
+	}
+	for _, i := range v.Instances {
+		if rev, _, err := m.links.Read(i.Instance); err == nil {
+			v.Current[i.Instance] = rev
+		}
+	}
+	for _, r := range m.indices.Snapshot() {
+		v.Indices[r.Index] = append(v.Indices[r.Index], protected{r.Package.String(), r.Holder, r.PID})
+	}
+	if v.Runs, err = m.Tracker.Runs(); err != nil {
+		return nil, err
+	}
+	for _, r := range m.engine.All() {
+		v.Refreshes = append(v.Refreshes, refreshView{r, r.State(), r.WaitingFor, r.Deadline, r.BytesDone, r.BytesTotal})
+	}
+	_, v.Collected = m.LastCollection()
+	return json.MarshalIndent(v, "", "  ")
+}

@@ -1,0 +1,308 @@
+// Package manager is what the agent can do, without the bus: install, refresh,
+// look into repositories, hold, open, collect. It joins the store, the indices,
+// the trackers, the repositories and the refresh engine, and tells an Observer
+// what has changed.
+//
+// A Manager may be used from any goroutine. Methods that fetch, collect or
+// verify block until they are done; those that start a refresh return at once.
+// Its own goroutines (run changes, repository watch, collection after refreshes)
+// end with Close, which waits for them.
+package manager
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lull/lull/agent/current"
+	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/exports"
+	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/resolve"
+	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/policy"
+)
+
+// Config says where everything is.
+type Config struct {
+	Root     string // the store and all that lasts
+	Conf     string // folder of policy.yaml, policy.d, repos.d
+	User     bool   // rootless
+	Launcher string // absolute path of lull-run
+	RunDir   string
+
+	Runctl  *runctl.Dir
+	Tracker runs.Tracker
+	Logind  *inhibit.Logind // nil: no shutdown to hold off
+	Log     *slog.Logger
+}
+
+// Observer hears of changes. Its methods must not block and may not call back.
+type Observer interface {
+	RefreshChanged(refresh.Refresh)
+	PackageChanged(instance string) // also when it has gone; "" means any
+	SpaceChanged()
+	RepositoriesChanged()
+}
+
+// Manager is the agent's core.
+type Manager struct {
+	Config
+	state    *state.DB
+	store    *store.Store
+	indices  *index.Indices
+	links    current.Links
+	exports  *exports.Exports
+	services services.Manager
+	resolver *resolve.Resolver
+	engine   *refresh.Engine
+	policy   atomic.Pointer[policy.Policy]
+	observer Observer
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	repos   repositories
+	space   space
+	rewatch chan struct{} // capacity 1: the set of repositories or the schedule has changed
+}
+
+// New opens everything below the root. Nothing is started: see Start.
+func New(c Config, observer Observer) (m *Manager, err error) {
+	m = &Manager{Config: c, observer: observer, rewatch: make(chan struct{}, 1)}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	p, err := policy.Load(m.policyFile(), m.dropins())
+	if err != nil {
+		return nil, err
+	}
+	m.policy.Store(p)
+	if m.store, err = store.Open(c.Root); err != nil {
+		return nil, err
+	}
+	if m.state, err = state.Open(filepath.Join(c.Root, "state.db")); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			m.state.Close()
+		}
+	}()
+	if m.links, err = current.Open(c.Root); err != nil {
+		return nil, err
+	}
+	if m.exports, err = exports.Open(c.Root, c.RunDir, c.Launcher); err != nil {
+		return nil, err
+	}
+	if err = durable.MkdirAll(filepath.Join(c.Root, "data"), 0o755); err != nil {
+		return nil, err
+	}
+	launcher := services.Launcher{Path: c.Launcher, Args: []string{"--root", c.Root, "--run-dir", c.RunDir}, Tracks: c.Tracker}
+	if c.Tracker.Name() == runs.Scope {
+		m.services = services.NewSystemd(launcher, c.User)
+	} else {
+		m.services = services.NewDirect(launcher, c.User, c.Log)
+	}
+	m.indices = index.New()
+	m.indices.AddProvider(m.runRoots)
+	m.indices.OnChange(func(string) { m.observer.SpaceChanged() })
+	m.resolver = resolve.New(m.store, m.indices)
+	m.resolver.Collect = m.collectForSpace
+	m.repos.clients = map[string]*repository{}
+	m.space.wanted = make(chan struct{}, 1)
+	if err = m.loadSets(); err != nil {
+		return nil, err
+	}
+	m.engine = refresh.NewEngine(refresh.World{
+		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
+		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Log: c.Log,
+		Repository: m.client, Policy: m.policy.Load, Installed: m.publishInstalled, Changed: m.refreshChanged,
+	})
+	return m, errors.Join(m.loadRepositories(), m.publishInstalled())
+}
+
+func (m *Manager) policyFile() string { return filepath.Join(m.Conf, "policy.yaml") }
+func (m *Manager) dropins() string    { return filepath.Join(m.Conf, "policy.d") }
+func (m *Manager) reposDir() string   { return filepath.Join(m.Conf, "repos.d") }
+
+// Start takes up what an earlier agent has left and begins to look around. The
+// bus must be served by now: services are started through launchers that call back.
+func (m *Manager) Start() error {
+	if err := m.engine.Resume(); err != nil {
+		return err
+	}
+	m.wg.Go(m.followRuns)
+	m.wg.Go(m.followRepositories)
+	m.wg.Go(m.followSpace)
+	m.wg.Go(m.startServices)
+	return nil
+}
+
+// Close stops in an order in which nothing is cut: critical sections finish first.
+func (m *Manager) Close() error {
+	m.cancel()
+	m.engine.Stop()
+	m.wg.Wait()
+	return errors.Join(m.services.Close(), m.state.Close())
+}
+
+// Policy returns what holds now.
+func (m *Manager) Policy() *policy.Policy { return m.policy.Load() }
+
+// Reload reads policy and repositories again. A bad file changes nothing.
+func (m *Manager) Reload() error {
+	p, err := policy.Load(m.policyFile(), m.dropins())
+	if err != nil {
+		return err
+	}
+	if err := m.loadRepositories(); err != nil {
+		return err
+	}
+	m.policy.Store(p)
+	m.engine.Wake("")
+	m.nudge()
+	return nil
+}
+
+// nudge has the repository loop look at its schedule and its watches again.
+func (m *Manager) nudge() {
+	select {
+	case m.rewatch <- struct{}{}:
+	default:
+	}
+}
+
+// followRuns passes on that something has started or ended.
+func (m *Manager) followRuns() {
+	for {
+		select {
+		case instance, ok := <-m.Tracker.Changes():
+			if !ok {
+				return
+			}
+			m.engine.Wake(instance)
+			m.indices.Changed(index.OpenIndex)
+			m.observer.PackageChanged(instance)
+		case <-m.ctx.Done():
+			return
+		}
+	}
+}
+
+// startServices starts what should run: after a boot, or after the agent of a
+// machine without systemd was away. A service of an instance with a refresh under
+// way is left to that refresh.
+func (m *Manager) startServices() {
+	instances, err := m.links.Instances()
+	if err != nil {
+		m.Log.Error("cannot list what is installed", "error", err)
+		return
+	}
+	for _, name := range instances {
+		if _, busy := m.engine.Of(name); busy || m.ctx.Err() != nil {
+			continue
+		}
+		_, pkg, err := m.links.Read(name)
+		if err != nil {
+			m.Log.Error("cannot start services", "instance", name, "error", err)
+			continue
+		}
+		l, err := m.store.Launch(pkg)
+		if err != nil {
+			m.Log.Error("cannot start services", "instance", name, "error", err)
+			continue
+		}
+		for _, s := range l.Services {
+			if err := m.services.Start(m.ctx, services.Unit{Instance: name, Service: s}); err != nil {
+				m.Log.Error("cannot start a service", "instance", name, "service", s.Name, "error", err)
+			}
+		}
+	}
+}
+
+// refreshChanged is the engine's observer.
+func (m *Manager) refreshChanged(r refresh.Refresh) {
+	m.observer.RefreshChanged(r)
+	m.observer.PackageChanged(r.Instance)
+	if r.End != "" {
+		m.noteEnd(r)
+	}
+}
+
+// The delay before a package that failed its health check is tried again: it doubles each time.
+const (
+	firstBackoff = 8 * time.Hour
+	maxBackoff   = 30 * 24 * time.Hour
+)
+
+// noteEnd remembers a revision that was undone, and lets the collector follow a refresh.
+func (m *Manager) noteEnd(r refresh.Refresh) {
+	if r.End == refresh.Undone && r.Kind == refresh.Update {
+		err := m.state.UpdateInstance(r.Instance, func(i *state.Instance) error {
+			delay := firstBackoff
+			if i.Backoff != nil && i.Backoff.Package == r.Package {
+				delay = min(2*i.Backoff.Delay, maxBackoff)
+			}
+			i.Backoff = &state.Backoff{Package: r.Package, Until: time.Now().Add(delay), Delay: delay}
+			return nil
+		})
+		if err != nil {
+			m.Log.Error("cannot remember that a revision failed", "instance", r.Instance, "error", err)
+		}
+	}
+	if m.Policy().GC.AfterRefresh {
+		m.space.want()
+	}
+}
+
+// Cancel gives up a refresh before its critical section.
+func (m *Manager) Cancel(ctx context.Context, id string) error { return m.engine.Cancel(ctx, id) }
+
+// Refreshes lists those under way and those that have just ended.
+func (m *Manager) Refreshes() []refresh.Refresh { return m.engine.All() }
+
+// Told notes that a user was told of a refresh.
+func (m *Manager) Told(id string, uid uint32) { m.engine.Told(id, uid) }
+
+// Join places a launcher's process into a run of the instance. It holds the
+// launch lock itself while it does, so that the promise does not hang on the
+// caller's doing so.
+func (m *Manager) Join(ctx context.Context, instance, pkg, service string, pid, pidfd int) (string, error) {
+	rev, have, err := m.links.Read(instance)
+	if err != nil {
+		return "", err
+	}
+	if d, ok := services.Manager(m.services).(*services.Direct); service != "" && (!ok || !d.Expects(pid, instance, service)) {
+		return "", problem.New(problem.NotPermitted, "cannot join service %s of %s: process %d was not started for it", service, instance, pid)
+	}
+	lock, err := m.Runctl.ReadLock(ctx, instance)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	word, err := m.Runctl.Inhibited(instance)
+	if err != nil {
+		return "", err
+	}
+	if word != "" && !(service != "" && word == runctl.RefreshStarting) {
+		return "", problem.New(problem.Busy, "cannot start %s now: %s", instance, word)
+	}
+	if rev, have, err = m.links.Read(instance); err != nil {
+		return "", err
+	}
+	if have.String() != pkg {
+		return "", problem.New(problem.Busy, "cannot start package %.16s of %s: revision %d, which is current, is %s", pkg, instance, rev, have.Short())
+	}
+	return m.Tracker.Place(instance, have, service, pid, pidfd)
+}

@@ -1,0 +1,239 @@
+package manager
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/state"
+)
+
+// Package is an installed instance as it is now.
+type Package struct {
+	state.Instance
+	Current   state.Revision
+	Launch    *meta.Launch
+	Processes []runs.Process // of applications
+	Services  map[string]string
+	Hold      *state.Hold
+	Refresh   *refresh.Refresh // under way
+}
+
+// Packages lists the installed instances by name.
+func (m *Manager) Packages() ([]string, error) { return m.links.Instances() }
+
+// Package describes an instance; kind NotFound: nothing of it is current.
+func (m *Manager) Package(name string) (*Package, error) {
+	if err := meta.ValidInstance(name); err != nil {
+		return nil, err
+	}
+	rev, pkg, err := m.links.Read(name)
+	if err != nil {
+		return nil, err
+	}
+	p := &Package{}
+	if p.Instance, err = m.state.Instance(name); err != nil {
+		return nil, err
+	}
+	if p.Launch, err = m.store.Launch(pkg); err != nil {
+		return nil, err
+	}
+	var known bool
+	if p.Current, known = p.Instance.Revision(rev); !known {
+		p.Current = state.Revision{Number: rev, Package: pkg, Version: p.Launch.Version}
+	}
+	if h, held, err := m.state.HoldOn(name, time.Now()); err != nil {
+		return nil, err
+	} else if held {
+		p.Hold = &h
+	}
+	if r, ok := m.engine.Of(name); ok {
+		p.Refresh = &r
+	}
+	if p.Processes, err = m.Tracker.Busy(name); err != nil {
+		m.Log.Warn("cannot tell what runs, so it counts as running", "instance", name, "error", err)
+	}
+	return p, nil
+}
+
+// ServiceStates asks how the services of an instance are.
+func (m *Manager) ServiceStates(ctx context.Context, name string, l *meta.Launch) []string {
+	var list []string
+	for _, s := range l.Services {
+		st, err := m.services.State(ctx, services.Unit{Instance: name, Service: s})
+		if err != nil {
+			st = services.Failed
+		}
+		list = append(list, st)
+	}
+	return list
+}
+
+// Icon is the exported icon of an instance, or the name of one in the theme.
+func (m *Manager) Icon(name string, l *meta.Launch) string { return m.exports.IconPath(name, l) }
+
+// Install starts installing the package name as the instance name or name_key.
+func (m *Manager) Install(ctx context.Context, name, key, repository, channel string) (refresh.Refresh, error) {
+	instance := name
+	if key != "" {
+		instance += "_" + key
+	}
+	if err := meta.ValidName(name); err != nil {
+		return refresh.Refresh{}, err
+	}
+	if err := meta.ValidInstance(instance); err != nil {
+		return refresh.Refresh{}, err
+	}
+	if channel == "" {
+		channel = "stable"
+	}
+	repository, err := m.chooseRepository(ctx, name, repository, channel)
+	if err != nil {
+		return refresh.Refresh{}, err
+	}
+	return m.engine.Submit(ctx, refresh.Request{Kind: refresh.Install, Instance: instance, Repository: repository, Channel: channel})
+}
+
+// Remove starts removing an instance.
+func (m *Manager) Remove(ctx context.Context, name string, purge bool) (refresh.Refresh, error) {
+	if err := meta.ValidInstance(name); err != nil {
+		return refresh.Refresh{}, err
+	}
+	return m.engine.Submit(ctx, refresh.Request{Kind: refresh.Remove, Instance: name, Purge: purge})
+}
+
+// Revert starts going back to an earlier revision; 0 means the one before.
+func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (refresh.Refresh, error) {
+	if err := meta.ValidInstance(name); err != nil {
+		return refresh.Refresh{}, err
+	}
+	return m.engine.Submit(ctx, refresh.Request{Kind: refresh.Revert, Instance: name, To: rev})
+}
+
+// Hold postpones the refreshes of an instance until a time.
+func (m *Manager) Hold(name string, h state.Hold) error {
+	if _, err := m.Package(name); err != nil {
+		return err
+	}
+	if !h.Until.After(time.Now()) {
+		return problem.New(problem.Invalid, "cannot hold %s until %s: that is over", name, h.Until.Format(time.DateTime))
+	}
+	if len(h.Reason) > maxReason {
+		return problem.New(problem.Invalid, "cannot hold %s: the reason is longer than %d bytes", name, maxReason)
+	}
+	h.Instance = name
+	if err := m.state.PutHold(h); err != nil {
+		return err
+	}
+	m.engine.Wake(name)
+	m.observer.PackageChanged(name)
+	return nil
+}
+
+const maxReason = 200
+
+// Unhold ends a hold; NotFound: there was none.
+func (m *Manager) Unhold(name string) error {
+	p, err := m.Package(name)
+	if err != nil {
+		return err
+	}
+	if p.Hold == nil {
+		return problem.New(problem.NotFound, "cannot end the hold on %s: it is not held", name)
+	}
+	if err := m.state.RemoveHold(name); err != nil {
+		return err
+	}
+	m.engine.Wake(name)
+	m.observer.PackageChanged(name)
+	return nil
+}
+
+// publishInstalled tells the installed index which revisions there are.
+func (m *Manager) publishInstalled() error {
+	instances, err := m.state.Instances()
+	if err != nil {
+		return err
+	}
+	var roots []index.Root
+	for _, i := range instances {
+		for _, v := range i.Revisions {
+			roots = append(roots, index.Root{Package: v.Package, Holder: revisionName(i.Instance, v.Number)})
+		}
+	}
+	m.indices.SetInstalled(roots)
+	m.observer.PackageChanged("")
+	return nil
+}
+
+// runRoots are the packages of live runs, for the open index. If it cannot be told
+// what runs, everything may: doubt protects.
+func (m *Manager) runRoots() []index.Root {
+	list, err := m.Tracker.Runs()
+	var roots []index.Root
+	if err != nil {
+		m.Log.Error("cannot tell what runs, so every package counts as open", "error", err)
+		for _, pkg := range m.store.Packages() {
+			roots = append(roots, index.Root{Package: pkg, Holder: "perhaps a run, which cannot be told"})
+		}
+		return roots
+	}
+	for _, r := range list {
+		root := index.Root{Holder: "run of " + r.Instance}
+		if r.Service != "" {
+			root.Holder = "service " + r.Service + " of " + r.Instance
+		}
+		var ok bool
+		if root.Package, ok = m.store.Find(r.PackagePrefix); !ok {
+			// A unit of systemd does not carry the hash: it runs what was current when it started.
+			if _, root.Package, err = m.links.Read(r.Instance); err != nil {
+				m.Log.Warn("a run names a package that is not here", "instance", r.Instance, "cgroup", r.Cgroup)
+				continue
+			}
+		}
+		if len(r.Processes) > 0 {
+			root.PID = r.Processes[0].PID
+		}
+		roots = append(roots, root)
+	}
+	return roots
+}
+
+// loadSets puts the durable sets into the indices.
+func (m *Manager) loadSets() error {
+	for name, set := range map[string]func([]index.Root){
+		state.Retained: m.indices.SetRetained, state.Base: m.indices.SetBase, state.Cache: m.indices.SetCache,
+	} {
+		list, err := m.state.Set(name)
+		if err != nil {
+			return err
+		}
+		set(rootsOf(list))
+	}
+	return nil
+}
+
+func rootsOf(list []digest.Digest) (roots []index.Root) {
+	for _, d := range list {
+		roots = append(roots, index.Root{Package: d})
+	}
+	return roots
+}
+
+// SetRetained replaces the retained index; it is durable on return.
+func (m *Manager) SetRetained(list []digest.Digest) error {
+	slices.SortFunc(list, digest.Digest.Compare)
+	list = slices.Compact(list)
+	if err := m.state.PutSet(state.Retained, list); err != nil {
+		return err
+	}
+	m.indices.SetRetained(rootsOf(list))
+	return nil
+}

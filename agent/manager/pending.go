@@ -1,0 +1,67 @@
+package manager
+
+import (
+	"strconv"
+
+	"github.com/lull/lull/agent/exports"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/policy"
+)
+
+// Pending is a refresh that waits for running applications, as people are told of it.
+type Pending struct {
+	refresh.Refresh
+	Launch     *meta.Launch // of the new revision
+	Icon       string
+	Desktop    string // desktop entry, without .desktop
+	AtDeadline policy.Deadline
+}
+
+// Pending lists the refreshes that wait for processes. With all unset, only those
+// of the user uid, and of these only that user's processes.
+func (m *Manager) Pending(uid uint32, all bool) (list []Pending) {
+	for _, r := range m.engine.All() {
+		if r.State() != refresh.Waiting || len(r.WaitingFor) == 0 {
+			continue
+		}
+		if !all {
+			r.WaitingFor = ofUser(r.WaitingFor, uid)
+		}
+		if len(r.WaitingFor) > 0 {
+			list = append(list, m.Describe(r))
+		}
+	}
+	return list
+}
+
+func ofUser(procs []runs.Process, uid uint32) (list []runs.Process) {
+	for _, p := range procs {
+		if p.UID == uid {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// Describe adds what people want to see to a refresh.
+func (m *Manager) Describe(r refresh.Refresh) Pending {
+	p := Pending{Refresh: r, Launch: &meta.Launch{Name: r.Instance, Version: r.ToVersion}, AtDeadline: m.Policy().For(r.Instance).AtDeadline}
+	if l, err := m.store.Launch(r.Package); err == nil {
+		p.Launch = l
+		p.Icon = m.exports.IconPath(r.Instance, l)
+		for _, a := range l.Apps {
+			if a.Desktop != "" {
+				p.Desktop = exports.Wrapper(r.Instance, l, a.Name)
+				break
+			}
+		}
+	}
+	return p
+}
+
+// revisionName is how a holder in the installed index is called.
+func revisionName(instance string, n uint32) string {
+	return instance + " revision " + strconv.FormatUint(uint64(n), 10)
+}

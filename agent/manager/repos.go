@@ -1,0 +1,386 @@
+package manager
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/runctl/inotify"
+	"github.com/lull/lull/agent/state"
+)
+
+// repository is one that is configured.
+type repository struct {
+	repo.Config
+	client *repo.Client
+}
+
+// repositories are all of them, and how the last look into them went.
+type repositories struct {
+	mu        sync.Mutex // guards what follows
+	clients   map[string]*repository
+	lastCheck time.Time // when all were last read without error
+	lastError string
+}
+
+// RepositoryState is what there is to say about the repositories.
+type RepositoryState struct {
+	Addresses [][2]string // name and address, by name
+	LastCheck time.Time
+	LastError string
+}
+
+// Repositories says which there are and how the last look into them went.
+func (m *Manager) Repositories() (s RepositoryState) {
+	m.repos.mu.Lock()
+	defer m.repos.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(m.repos.clients)) {
+		s.Addresses = append(s.Addresses, [2]string{name, m.repos.clients[name].URL})
+	}
+	s.LastCheck, s.LastError = m.repos.lastCheck, m.repos.lastError
+	return s
+}
+
+// loadRepositories opens what repos.d configures. A repository that has not
+// changed keeps its client.
+func (m *Manager) loadRepositories() error {
+	configs, err := repo.LoadConfigs(m.reposDir())
+	if err != nil {
+		return err
+	}
+	m.repos.mu.Lock()
+	defer m.repos.mu.Unlock()
+	next := map[string]*repository{}
+	for _, c := range configs {
+		if old := m.repos.clients[c.Name]; old != nil && old.URL == c.URL && bytes.Equal(old.Root, c.Root) {
+			next[c.Name] = old
+			continue
+		}
+		client, err := repo.Open(c, filepath.Join(m.Root, "repos", c.Name))
+		if err != nil {
+			return err
+		}
+		next[c.Name] = &repository{c, client}
+	}
+	m.repos.clients = next
+	return nil
+}
+
+func (m *Manager) client(name string) (*repo.Client, error) {
+	m.repos.mu.Lock()
+	defer m.repos.mu.Unlock()
+	if r := m.repos.clients[name]; r != nil {
+		return r.client, nil
+	}
+	if len(m.repos.clients) == 0 {
+		return nil, problem.New(problem.NotFound, "cannot find repository %q: none is configured", name).
+			WithHint("lull repo add NAME ADDRESS --trust ROOT.JSON adds one")
+	}
+	return nil, problem.New(problem.NotFound, "cannot find repository %q: there are %s", name,
+		strings.Join(slices.Sorted(maps.Keys(m.repos.clients)), ", "))
+}
+
+// AddRepository trusts a repository from now on. It is read once before it is
+// written down, so that a wrong address or root shows at once.
+func (m *Manager) AddRepository(ctx context.Context, name, url string, root []byte) error {
+	if err := meta.ValidName(name); err != nil {
+		return problem.New(problem.Invalid, "cannot add repository: %w", err)
+	}
+	config := repo.Config{Name: name, URL: url, Root: root}
+	trial, err := os.MkdirTemp(m.Root, ".repo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(trial)
+	client, err := repo.Open(config, trial)
+	if err != nil {
+		return err
+	}
+	if err := client.Update(ctx); err != nil {
+		return err
+	}
+	// A JSON string is a YAML string, whatever is in it.
+	quoted, err := json.Marshal(url)
+	if err != nil {
+		return err
+	}
+	text := fmt.Appendf(nil, "url: %s\nroot: %s.root.json\n", quoted, name)
+	dir := m.reposDir()
+	err = errors.Join(durable.MkdirAll(dir, 0o755),
+		durable.WriteFile(filepath.Join(dir, name+".root.json"), root, 0o644),
+		durable.WriteFile(filepath.Join(dir, name+".yaml"), text, 0o644))
+	if err != nil {
+		return err
+	}
+	if err := m.loadRepositories(); err != nil {
+		return err
+	}
+	m.nudge()
+	m.observer.RepositoriesChanged()
+	return nil
+}
+
+// chooseRepository finds the one that offers the package, unless one is named.
+func (m *Manager) chooseRepository(ctx context.Context, name, repository, channel string) (string, error) {
+	if err := repo.ValidChannel(channel); err != nil {
+		return "", err
+	}
+	names := []string{repository}
+	if repository == "" {
+		names = nil
+		for _, a := range m.Repositories().Addresses {
+			names = append(names, a[0])
+		}
+	}
+	if len(names) == 0 {
+		_, err := m.client("")
+		return "", err
+	}
+	var errs []error
+	for _, n := range names {
+		client, err := m.client(n)
+		if err == nil {
+			err = client.Update(ctx)
+		}
+		if err == nil {
+			_, err = client.Channel(ctx, name, channel)
+		}
+		if err == nil {
+			return n, nil
+		}
+		errs = append(errs, err)
+	}
+	// A repository that could not be believed matters more than one that has no such package.
+	slices.SortStableFunc(errs, func(a, b error) int {
+		found := func(err error) int {
+			if problem.Is(err, problem.NotFound) {
+				return 1
+			}
+			return 0
+		}
+		return found(a) - found(b)
+	})
+	return "", errs[0]
+}
+
+// Check looks into all repositories. It starts a refresh for each instance that
+// has something newer and is among only, or, with only nil, is refreshed by
+// itself. What could be started is returned beside the error.
+func (m *Manager) Check(ctx context.Context, only []string) ([]refresh.Refresh, error) {
+	names, err := m.links.Instances()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range only {
+		if _, err := m.Package(n); err != nil {
+			return nil, err
+		}
+	}
+	var errs []error
+	good := map[string]bool{}
+	for _, a := range m.Repositories().Addresses {
+		client, err := m.client(a[0])
+		if err == nil {
+			err = client.Update(ctx)
+		}
+		good[a[0]] = err == nil
+		if err != nil {
+			errs = append(errs, err)
+			m.Log.Warn("cannot read a repository", "repository", a[0], "error", err)
+		}
+	}
+	var started []refresh.Refresh
+	for _, n := range names {
+		if only != nil && !slices.Contains(only, n) || only == nil && !m.Policy().For(n).AutoRefresh {
+			continue
+		}
+		r, err := m.checkOne(ctx, n, good, only != nil)
+		if err != nil {
+			errs = append(errs, err)
+			m.Log.Warn("cannot look for a newer version", "instance", n, "error", err)
+		}
+		if r != nil {
+			started = append(started, *r)
+		}
+	}
+	m.noteCheck(errs)
+	return started, errors.Join(errs...)
+}
+
+func (m *Manager) noteCheck(errs []error) {
+	m.repos.mu.Lock()
+	if len(errs) == 0 {
+		m.repos.lastCheck, m.repos.lastError = time.Now(), ""
+	} else {
+		m.repos.lastError = errs[0].Error()
+	}
+	m.repos.mu.Unlock()
+	m.observer.RepositoriesChanged()
+}
+
+// checkOne starts a refresh if the channel of the instance offers something else
+// than what is current. What was reverted is not offered again; what failed its
+// health check not before its time, unless somebody asks for it.
+func (m *Manager) checkOne(ctx context.Context, name string, good map[string]bool, asked bool) (*refresh.Refresh, error) {
+	inst, err := m.state.Instance(name)
+	if err != nil {
+		return nil, err
+	}
+	client, err := m.client(inst.Repository)
+	if err != nil {
+		return nil, err
+	}
+	if !good[inst.Repository] {
+		return m.underWay(name), nil // why was said once for all
+	}
+	base, _ := meta.SplitInstance(name)
+	p, err := client.Channel(ctx, base, inst.Channel)
+	if err != nil {
+		return nil, err
+	}
+	_, cur, err := m.links.Read(name)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case p.Package == cur, reverted(inst, p.Package):
+		return m.underWay(name), nil
+	case !asked && inst.Backoff != nil && inst.Backoff.Package == p.Package && time.Now().Before(inst.Backoff.Until):
+		return m.underWay(name), nil
+	case !asked && !p.Offers(m.machineID()):
+		return m.underWay(name), nil
+	}
+	r, err := m.engine.Submit(ctx, refresh.Request{Kind: refresh.Update, Instance: name, Package: p.Package,
+		Version: p.Version, Urgency: string(p.Urgency)})
+	if err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+func reverted(inst state.Instance, pkg digest.Digest) bool {
+	for _, v := range inst.Revisions {
+		if v.Package == pkg && v.Reverted {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Manager) underWay(name string) *refresh.Refresh {
+	if r, ok := m.engine.Of(name); ok && r.Kind == refresh.Update {
+		return &r
+	}
+	return nil
+}
+
+// machineID stays the same on a machine, for rollouts by share of the machines.
+func (m *Manager) machineID() string {
+	if b, err := os.ReadFile("/etc/machine-id"); err == nil {
+		return string(bytes.TrimSpace(b))
+	}
+	return m.Root
+}
+
+// jitter spreads ten thousand machines over a tenth of the interval.
+func jitter(d time.Duration) time.Duration { return d - d/20 + rand.N(d/10+1) }
+
+// followRepositories looks into the repositories by schedule, and into local
+// ones the moment they change.
+func (m *Manager) followRepositories() {
+	var stop func()
+	defer func() {
+		if stop != nil {
+			stop()
+		}
+	}()
+	changed := make(chan struct{}, 1)
+	var timer <-chan time.Time
+	arm := func() {
+		timer = nil
+		if every := m.Policy().Schedule.Check; every > 0 {
+			timer = time.After(jitter(every))
+		}
+	}
+	rearm := func() {
+		if stop != nil {
+			stop()
+		}
+		stop = m.watchLocal(changed)
+		arm()
+	}
+	rearm()
+	for {
+		select {
+		case <-m.rewatch:
+			rearm()
+			continue
+		case <-m.ctx.Done():
+			return
+		case <-changed:
+		case <-timer:
+		}
+		arm()
+		if _, err := m.Check(m.ctx, nil); err != nil && m.ctx.Err() == nil {
+			m.Log.Warn("not everything could be looked at", "error", err)
+		}
+	}
+}
+
+// watchLocal tells changed when a repository in a local folder was published to:
+// its timestamp is replaced last.
+func (m *Manager) watchLocal(changed chan<- struct{}) (stop func()) {
+	w, err := inotify.New()
+	if err != nil {
+		m.Log.Warn("local repositories are looked at by schedule only", "error", err)
+		return nil
+	}
+	m.repos.mu.Lock()
+	for name, r := range m.repos.clients {
+		file := r.client.Watch()
+		if file == "" {
+			continue
+		}
+		if _, err := w.Add(filepath.Dir(file), unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_ONLYDIR); err != nil {
+			m.Log.Warn("a local repository is looked at by schedule only", "repository", name, "error", err)
+		}
+	}
+	m.repos.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			events, err := w.Read()
+			if err != nil {
+				return // closed
+			}
+			for _, e := range events {
+				if e.Overflow() || strings.HasPrefix(e.Name, "timestamp") {
+					select {
+					case changed <- struct{}{}:
+					default:
+					}
+				}
+			}
+		}
+	}()
+	return func() { w.Close(); <-done }
+}

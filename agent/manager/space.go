@@ -1,0 +1,161 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/gc"
+	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/resolve"
+	"github.com/lull/lull/agent/store"
+)
+
+// space is when the collector last ran, and whether it should.
+type space struct {
+	collecting sync.Mutex // one collection at a time
+
+	mu   sync.Mutex // guards what follows
+	last gc.Result
+	at   time.Time
+
+	wanted chan struct{} // capacity 1
+}
+
+func (s *space) want() {
+	select {
+	case s.wanted <- struct{}{}:
+	default:
+	}
+}
+
+// followSpace collects when somebody has said that there may be something to take.
+func (m *Manager) followSpace() {
+	for {
+		select {
+		case <-m.space.wanted:
+			if _, err := m.Collect(m.ctx, 0); err != nil && m.ctx.Err() == nil {
+				m.Log.Warn("cannot collect", "error", err)
+			}
+		case <-m.ctx.Done():
+			return
+		}
+	}
+}
+
+// Plan says what Collect would take away now.
+func (m *Manager) Plan(ctx context.Context) (*gc.Plan, error) {
+	return gc.MakePlan(ctx, m.store, m.indices.Snapshot())
+}
+
+// Collect takes away what no index protects, or, with free above 0, enough of it
+// to free so many bytes.
+func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
+	m.space.collecting.Lock()
+	defer m.space.collecting.Unlock()
+	start := time.Now()
+	result, err := gc.Collect(ctx, m.store, m.indices, gc.Options{Free: free})
+	m.space.mu.Lock()
+	m.space.last, m.space.at = result, time.Now()
+	m.space.mu.Unlock()
+	if result.Blobs+result.Packages > 0 || err != nil {
+		m.Log.Info("collected", "blobs", result.Blobs, "packages", result.Packages, "bytes", result.Bytes, "took", time.Since(start), "error", err)
+	}
+	m.observer.SpaceChanged()
+	return result, err
+}
+
+// collectForSpace serves a resolve that has hit a full disk.
+func (m *Manager) collectForSpace(ctx context.Context) error {
+	_, err := m.Collect(ctx, 0)
+	return err
+}
+
+// Why lists the chains that keep something: a hash, the first 16 digits of a
+// package's, or a path below the root.
+func (m *Manager) Why(what string) ([]gc.Chain, error) {
+	return gc.Why(m.store, m.indices.Snapshot(), what)
+}
+
+// SpaceState is how the disk and the indices are.
+type SpaceState struct {
+	Free, Total int64 // of the file system, as root sees it
+	Used        int64 // by blobs
+	Blobs       int
+	Roots       []index.Root
+	Last        gc.Result
+	LastAt      time.Time
+}
+
+// Space measures.
+func (m *Manager) Space() (s SpaceState, err error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(m.Root, &fs); err != nil {
+		return s, &os.PathError{Op: "statfs", Path: m.Root, Err: err}
+	}
+	s.Free, s.Total = int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize
+	s.Blobs, s.Used, err = m.store.Usage()
+	s.Roots = m.indices.Snapshot()
+	m.space.mu.Lock()
+	s.Last, s.LastAt = m.space.last, m.space.at
+	m.space.mu.Unlock()
+	return s, err
+}
+
+// Roots lists the indices alone, which costs little.
+func (m *Manager) Roots() []index.Root { return m.indices.Snapshot() }
+
+// LastCollection is how the last collection went.
+func (m *Manager) LastCollection() (gc.Result, time.Time) {
+	m.space.mu.Lock()
+	defer m.space.mu.Unlock()
+	return m.space.last, m.space.at
+}
+
+// Open protects a package, by hash or as the current one of an instance, until
+// the lease is closed.
+func (m *Manager) Open(what, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
+	pkg, err := digest.Parse(what)
+	if err != nil {
+		if meta.ValidInstance(what) != nil {
+			return nil, nil, problem.New(problem.Invalid, "cannot open %.80q: it is neither a package hash nor an instance", what)
+		}
+		if _, pkg, err = m.links.Read(what); err != nil {
+			return nil, nil, err
+		}
+	}
+	lease = m.indices.Lease(pkg, holder, pid) // before residency is looked at
+	dir, err = os.Open(m.store.PackageDir(pkg))
+	if errors.Is(err, os.ErrNotExist) {
+		err = problem.New(problem.NotFound, "cannot open package %s: it is not here", pkg.Short())
+	}
+	if err != nil {
+		lease.Close()
+		return nil, nil, err
+	}
+	return dir, lease, nil
+}
+
+// Verify reads everything again and, with repair, fetches what is broken.
+func (m *Manager) Verify(ctx context.Context, repair bool) ([]store.Finding, int, error) {
+	m.space.collecting.Lock() // what is being taken away is not broken
+	defer m.space.collecting.Unlock()
+	findings, checked, err := m.store.Verify(ctx, nil)
+	if err != nil || !repair || len(findings) == 0 {
+		return findings, checked, err
+	}
+	var sources []resolve.Source
+	for _, a := range m.Repositories().Addresses {
+		if c, err := m.client(a[0]); err == nil {
+			sources = append(sources, c)
+		}
+	}
+	return findings, checked, m.resolver.Repair(ctx, findings, sources)
+}

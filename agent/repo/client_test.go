@@ -1,0 +1,445 @@
+package repo_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/repo/publish"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const app = "org.example.maps"
+
+// now is when the test's repositories are signed; clients look at them an hour
+// later.
+var now = time.Date(2026, 5, 1, 8, 0, 0, 0, time.UTC)
+
+// fixture is a repository with one package.
+type fixture struct {
+	t      *testing.T
+	dir    string
+	root   []byte
+	result *publish.Result
+	big    []byte
+}
+
+func newFixture(t *testing.T, expires publish.Expiry) *fixture {
+	t.Helper()
+	f := &fixture{t: t, dir: filepath.Join(t.TempDir(), "repository")}
+	if err := publish.Init(t.Context(), f.dir, publish.InitOptions{Common: publish.Common{Now: now, Expires: expires}}); err != nil {
+		t.Fatal(err)
+	}
+	// Two frames and a half that do not compress, so that the file has some size.
+	f.big = make([]byte, 2*repo.FrameSize+repo.FrameSize/2)
+	rand.NewChaCha8([32]byte{1}).Read(f.big)
+	f.publish("1.0", expires)
+	f.root = f.read("root.json")
+	return f
+}
+
+func (f *fixture) publish(version string, expires publish.Expiry) {
+	f.t.Helper()
+	src := f.t.TempDir()
+	for name, content := range map[string][]byte{
+		"lull.yaml": []byte("name: " + app + "\nversion: " + version + "\nnotes: |\n  Faster.\napps:\n- name: maps\n  command: bin/maps\n"),
+		"bin/maps":  []byte("#!/bin/sh\n"), "share/big": f.big, "share/version": []byte(version), "share/empty": nil,
+	} {
+		path := filepath.Join(src, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			f.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, content, 0o755); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	var err error
+	f.result, err = publish.Publish(f.t.Context(), f.dir, src, publish.Options{Common: publish.Common{Now: now, Expires: expires}, Urgency: repo.UrgencyHigh})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) read(path string) []byte {
+	f.t.Helper()
+	data, err := os.ReadFile(filepath.Join(f.dir, path))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return data
+}
+
+func (f *fixture) write(path string, data []byte) {
+	f.t.Helper()
+	if err := os.WriteFile(filepath.Join(f.dir, path), data, 0o644); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// save returns all files of the repository; restore puts them back.
+func (f *fixture) save() map[string][]byte {
+	files := map[string][]byte{}
+	err := filepath.Walk(f.dir, func(path string, fi os.FileInfo, err error) error {
+		if err == nil && fi.Mode().IsRegular() {
+			rel, _ := filepath.Rel(f.dir, path)
+			files[rel] = f.read(rel)
+		}
+		return err
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return files
+}
+
+func (f *fixture) restore(files map[string][]byte) {
+	for name, data := range files {
+		f.write(name, data)
+	}
+}
+
+// pointer is the path of the only pointer that matches.
+func (f *fixture) glob(pattern string) string {
+	f.t.Helper()
+	paths, err := filepath.Glob(filepath.Join(f.dir, pattern))
+	if err != nil || len(paths) != 1 {
+		f.t.Fatalf("%s: %v, %v", pattern, paths, err)
+	}
+	rel, _ := filepath.Rel(f.dir, paths[0])
+	return rel
+}
+
+// client opens the repository at url, or by path when that is "".
+func (f *fixture) client(url, state string) *repo.Client {
+	f.t.Helper()
+	if url == "" {
+		url = f.dir
+	}
+	c, err := repo.Open(repo.Config{Name: "main", URL: url, Root: f.root}, state)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(c.Close)
+	c.Hurry()
+	c.SetNow(now.Add(time.Hour))
+	return c
+}
+
+func (f *fixture) serve(h http.Handler) string {
+	if h == nil {
+		h = http.FileServer(http.Dir(f.dir))
+	}
+	s := httptest.NewServer(h)
+	f.t.Cleanup(s.Close)
+	return s.URL
+}
+
+// fetch reads a blob and checks its digest as the store does.
+func fetch(ctx context.Context, c *repo.Client, d digest.Digest) ([]byte, error) {
+	r, err := c.Blob(ctx, d, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	if digest.Of(data) != d {
+		return nil, problem.New(problem.Untrusted, "cannot use blob: the digest is wrong")
+	}
+	return data, nil
+}
+
+// install does what a refresh does with a repository.
+func install(ctx context.Context, c *repo.Client) error {
+	if err := c.Update(ctx); err != nil {
+		return err
+	}
+	p, err := c.Channel(ctx, app, "stable")
+	if err != nil {
+		return err
+	}
+	data, err := fetch(ctx, c, p.Package)
+	if err != nil {
+		return err
+	}
+	m, err := meta.Parse(data)
+	if err != nil {
+		return err
+	}
+	for _, b := range m.Blobs() {
+		if _, err := fetch(ctx, c, b.Digest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// both runs a test against the repository as a folder and behind HTTP.
+func both(t *testing.T, f *fixture, test func(t *testing.T, url string)) {
+	t.Run("path", func(t *testing.T) { test(t, "") })
+	t.Run("file", func(t *testing.T) { test(t, "file://"+f.dir) })
+	t.Run("http", func(t *testing.T) { test(t, f.serve(nil)) })
+}
+
+func TestInstall(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	both(t, f, func(t *testing.T, url string) {
+		c := f.client(url, t.TempDir())
+		if err := install(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Channel(t.Context(), app, "stable")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := repo.Pointer{
+			Name: app, Channel: "stable", Package: f.result.Package, Version: "1.0", Urgency: repo.UrgencyHigh,
+			Published: now, Size: f.result.Bytes, Notes: "Faster.", Rollout: repo.Rollout{Percent: 100},
+		}
+		if *p != want {
+			t.Errorf("got %+v, want %+v", *p, want)
+		}
+		l, err := c.Listings(t.Context())
+		if err != nil || len(l) != 1 || l[0] != (repo.Listing{Name: app, Channel: "stable"}) {
+			t.Errorf("Listings: %v, %v", l, err)
+		}
+		for _, names := range [][2]string{{app, "beta"}, {"org.example.other", "stable"}} {
+			if _, err := c.Channel(t.Context(), names[0], names[1]); !problem.Is(err, problem.NotFound) {
+				t.Errorf("%v: %v", names, err)
+			}
+		}
+		if _, err := c.Channel(t.Context(), "../x", "stable"); !problem.Is(err, problem.Invalid) {
+			t.Error(err)
+		}
+		watch := c.Watch()
+		if strings.HasPrefix(url, "http") != (watch == "") {
+			t.Errorf("Watch: %q", watch)
+		}
+	})
+}
+
+func TestBlobFromOffset(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	big := digest.Of(f.big)
+	file := f.read(repo.BlobPath(big))
+	if n := repo.ParseSeekTable(file); n != 3 {
+		t.Fatalf("%d frames", n)
+	}
+	both(t, f, func(t *testing.T, url string) {
+		c := f.client(url, t.TempDir())
+		for _, offset := range []int{0, 1, repo.FrameSize - 1, repo.FrameSize, repo.FrameSize + 1, 2 * repo.FrameSize, len(f.big) - 1, len(f.big)} {
+			r, err := c.Blob(t.Context(), big, int64(offset))
+			if err != nil {
+				t.Fatalf("%d: %v", offset, err)
+			}
+			got, err := io.ReadAll(r)
+			r.Close()
+			if err != nil || !bytes.Equal(got, f.big[offset:]) {
+				t.Errorf("%d: %d bytes, %v", offset, len(got), err)
+			}
+		}
+		small := digest.Of([]byte("1.0"))
+		r, err := c.Blob(t.Context(), small, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); err != nil || string(got) != "0" {
+			t.Errorf("small blob: %q, %v", got, err)
+		}
+		r.Close()
+		for _, d := range []digest.Digest{small, big} {
+			if _, err := c.Blob(t.Context(), d, 1<<40); !problem.Is(err, problem.Untrusted) {
+				t.Errorf("behind the end: %v", err)
+			}
+		}
+		if _, err := c.Blob(t.Context(), digest.Of([]byte("nothing")), 0); !problem.Is(err, problem.Unavailable) {
+			t.Errorf("missing: %v", err)
+		}
+	})
+}
+
+// flaky breaks off the connection, answers 503 and stands still, in turn, and
+// counts the bytes of blobs that it sends.
+type flaky struct {
+	http.Handler
+	request, sent int
+	ranges        bool
+	block         chan struct{}
+}
+
+func (h *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.request++
+	if !h.ranges {
+		r.Header.Del("Range")
+	}
+	if h.request%4 == 1 {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	h.Handler.ServeHTTP(&cutting{ResponseWriter: w, h: h, left: 1 << 20}, r)
+}
+
+type cutting struct {
+	http.ResponseWriter
+	h    *flaky
+	left int
+}
+
+func (c *cutting) Write(b []byte) (int, error) {
+	if c.left -= len(b); c.left < 0 && c.h.request%4 == 3 {
+		<-c.h.block
+	}
+	if c.left < 0 && c.h.ranges {
+		panic(http.ErrAbortHandler)
+	}
+	n, err := c.ResponseWriter.Write(b)
+	c.h.sent += n
+	return n, err
+}
+
+func TestDownloadsGoOn(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	h := &flaky{Handler: http.FileServer(http.Dir(f.dir)), ranges: true, block: make(chan struct{})}
+	url := f.serve(h)
+	t.Cleanup(func() { close(h.block) })
+	c := f.client(url, t.TempDir())
+	if err := install(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if h.request < 15 {
+		t.Errorf("only %d requests", h.request)
+	}
+	// What was sent is not sent again.
+	if limit := len(f.big) + 1<<20; h.sent > limit {
+		t.Errorf("%d bytes sent, want at most %d", h.sent, limit)
+	}
+}
+
+func TestServerWithoutRanges(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	files := http.FileServer(http.Dir(f.dir))
+	url := f.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Range")
+		files.ServeHTTP(w, r)
+	}))
+	c := f.client(url, t.TempDir())
+	r, err := c.Blob(t.Context(), digest.Of(f.big), repo.FrameSize+5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, f.big[repo.FrameSize+5:]) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+func TestOffline(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	s := httptest.NewServer(http.FileServer(http.Dir(f.dir)))
+	c := f.client(s.URL, t.TempDir())
+	if err := c.Update(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Channel(t.Context(), app, "stable"); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	err := c.Update(t.Context())
+	if !problem.Is(err, problem.Unavailable) || !strings.HasPrefix(err.Error(), `cannot read the root metadata of repository "main" at http://`) {
+		t.Errorf("got %v", err)
+	}
+	// What was accepted stays in use, until it expires.
+	if _, err := c.Channel(t.Context(), app, "stable"); err != nil {
+		t.Error(err)
+	}
+	c.SetNow(now.AddDate(2, 0, 0))
+	if _, err := c.Channel(t.Context(), app, "stable"); !problem.Is(err, problem.Untrusted) || !strings.Contains(err.Error(), "its timestamp metadata expired on 2027-05-01") {
+		t.Error(err)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	ctx, cancel := context.WithCancel(t.Context())
+	release := make(chan struct{})
+	url := f.serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		cancel()
+		<-release
+	}))
+	t.Cleanup(func() { close(release) })
+	c := f.client(url, t.TempDir())
+	if err := c.Update(ctx); !problem.Is(err, problem.Interrupted) || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPasswordIsNotShown(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	s := httptest.NewServer(http.NotFoundHandler())
+	s.Close()
+	c := f.client(strings.Replace(s.URL, "http://", "http://me:secret@", 1), t.TempDir())
+	if err := c.Update(t.Context()); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRotation(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	state := t.TempDir()
+	c := f.client("", state)
+	if err := c.Update(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := f.save()
+	for range 2 {
+		if err := publish.Rotate(t.Context(), f.dir, publish.RotateOptions{Common: publish.Common{Now: now}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := install(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	f.publish("1.1", publish.Expiry{})
+	if err := install(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	// A newcomer with the oldest root comes as far.
+	if err := install(t.Context(), f.client("", t.TempDir())); err != nil {
+		t.Fatal(err)
+	}
+	// Who has seen the new keys does not go back to the old ones.
+	for _, name := range []string{"2", "3"} {
+		if err := os.Remove(filepath.Join(f.dir, "metadata", name+".root.json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.restore(before)
+	for range 2 {
+		c = f.client("", state)
+		if err := c.Update(t.Context()); !problem.Is(err, problem.Untrusted) {
+			t.Errorf("got %v", err)
+		}
+		// Nor when the newer root is lost on this machine.
+		if err := os.Remove(filepath.Join(c.State(), "root.json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+}

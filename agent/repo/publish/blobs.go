@@ -1,0 +1,255 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/repo"
+)
+
+// batch is a set of blobs on their way into a repository: compressed files in a
+// folder of their own, which commit flushes at once and moves into place.
+type batch struct {
+	repo, tmp string
+	seen      sync.Map     // digest.Digest → struct{}: present or in work
+	bytes     atomic.Int64 // compressed, new
+
+	mu    sync.Mutex
+	fresh []digest.Digest
+}
+
+// scratch is where unfinished blobs lie. Only the holder of the repository's
+// lock touches it.
+const scratch = ".publish"
+
+func newBatch(dir string) (*batch, error) {
+	b := &batch{repo: dir, tmp: filepath.Join(dir, scratch)}
+	if err := os.RemoveAll(b.tmp); err != nil { // what a killed publisher left
+		return nil, err
+	}
+	return b, os.Mkdir(b.tmp, 0o755)
+}
+
+func (b *batch) close() { os.RemoveAll(b.tmp) }
+
+func (b *batch) blobPath(d digest.Digest) string {
+	return filepath.Join(b.repo, filepath.FromSlash(repo.BlobPath(d)))
+}
+
+// wanted says whether the blob must still be written, and only to one caller.
+func (b *batch) wanted(d digest.Digest) (bool, error) {
+	if _, again := b.seen.LoadOrStore(d, struct{}{}); again {
+		return false, nil
+	}
+	_, err := os.Lstat(b.blobPath(d))
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
+}
+
+// compressor belongs to one worker.
+type compressor struct {
+	enc     *zstd.Encoder
+	content []byte
+	packed  []byte
+}
+
+func newCompressor() (*compressor, error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true), zstd.WithEncoderCRC(true))
+	return &compressor{enc: enc, content: make([]byte, repo.FrameSize)}, err
+}
+
+// add brings the file at path into the batch and completes its entry.
+func (b *batch) add(ctx context.Context, path string, e *meta.Entry, c *compressor) error {
+	f, size, err := openFile(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	e.Size = size
+	if size <= repo.FrameSize {
+		// One more byte than expected tells a file that grows.
+		n, err := io.ReadFull(f, c.content[:min(size+1, repo.FrameSize)])
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return err
+		}
+		if int64(n) != size {
+			return changed(path)
+		}
+		e.Blob = digest.Of(c.content[:n])
+		return b.addBytes(e.Blob, c.content[:n], c)
+	}
+	var n int64
+	if e.Blob, n, err = digest.Read(contextReader{ctx, f}); err != nil {
+		return err
+	}
+	if n != size {
+		return changed(path)
+	}
+	if wanted, err := b.wanted(e.Blob); err != nil || !wanted {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	again, err := b.write(e.Blob, contextReader{ctx, f}, c)
+	if err == nil && again != e.Blob {
+		err = changed(path)
+	}
+	return err
+}
+
+// addBytes brings content into the batch.
+func (b *batch) addBytes(d digest.Digest, content []byte, c *compressor) error {
+	wanted, err := b.wanted(d)
+	if err != nil || !wanted {
+		return err
+	}
+	if len(content) > repo.FrameSize { // a large meta
+		_, err := b.write(d, bytes.NewReader(content), c)
+		return err
+	}
+	c.packed = c.enc.EncodeAll(content, c.packed[:0])
+	if err := os.WriteFile(filepath.Join(b.tmp, d.String()), c.packed, 0o644); err != nil {
+		return err
+	}
+	b.done(d, len(c.packed))
+	return nil
+}
+
+// write compresses r frame by frame and returns the digest of what it was.
+func (b *batch) write(d digest.Digest, r io.Reader, c *compressor) (sum digest.Digest, err error) {
+	f, err := os.OpenFile(filepath.Join(b.tmp, d.String()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return sum, err
+	}
+	defer f.Close()
+	h, table, total := digest.New(), repo.SeekTable{}, 0
+	for {
+		n, err := io.ReadFull(r, c.content)
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return sum, err
+		}
+		if n == 0 {
+			break
+		}
+		h.Write(c.content[:n])
+		c.packed = c.enc.EncodeAll(c.content[:n], c.packed[:0])
+		table.Add(len(c.packed), n)
+		total += len(c.packed)
+		if _, err := f.Write(c.packed); err != nil {
+			return sum, err
+		}
+	}
+	seek := table.Encode()
+	if _, err := f.Write(seek); err != nil {
+		return sum, err
+	}
+	b.done(d, total+len(seek))
+	return digest.From(h), f.Close()
+}
+
+func (b *batch) done(d digest.Digest, packed int) {
+	b.bytes.Add(int64(packed))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fresh = append(b.fresh, d)
+}
+
+// commit moves the batch into the repository. A name in blobs/ means a whole
+// blob on stable storage, so the content is flushed first.
+func (b *batch) commit() error {
+	if len(b.fresh) == 0 {
+		return nil
+	}
+	if err := durable.SyncFS(b.tmp); err != nil {
+		return err
+	}
+	for _, d := range b.fresh {
+		if err := durable.Move(filepath.Join(b.tmp, d.String()), b.blobPath(d)); err != nil {
+			return err
+		}
+	}
+	return durable.SyncDir(filepath.Join(b.repo, "blobs"))
+}
+
+// readMeta reads a meta that is in the repository already.
+func readMeta(dir string, pkg digest.Digest) (*meta.Meta, int64, error) {
+	fail := func(err error) (*meta.Meta, int64, error) {
+		return nil, 0, problem.New(problem.Invalid, "cannot use package %s, which is not (whole) in the repository: %w", pkg, err)
+	}
+	f, err := os.Open(filepath.Join(dir, filepath.FromSlash(repo.BlobPath(pkg))))
+	if err != nil {
+		return fail(err)
+	}
+	defer f.Close()
+	dec, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return fail(err)
+	}
+	defer dec.Close()
+	data, err := io.ReadAll(io.LimitReader(dec, meta.MaxSize+1))
+	if err == nil && digest.Of(data) != pkg {
+		err = errors.New("its content is not what its name says")
+	}
+	if err != nil {
+		return fail(err)
+	}
+	m, err := meta.Parse(data)
+	if err != nil {
+		return fail(err)
+	}
+	return m, int64(len(data)), nil
+}
+
+// addClosure adds to sizes the meta m, of size bytes and digest pkg, its content
+// and that of its subpackages, all of which must be in the repository.
+func (b *batch) addClosure(sizes map[digest.Digest]int64, pkg digest.Digest, m *meta.Meta, size int64) error {
+	sizes[pkg] = size
+	for _, blob := range m.Blobs() {
+		sizes[blob.Digest] = blob.Size
+		if wanted, err := b.wanted(blob.Digest); err != nil {
+			return err
+		} else if wanted {
+			return problem.New(problem.Invalid, "cannot use package %s: its blob %s is not in the repository", pkg, blob.Digest)
+		}
+	}
+	for _, sub := range m.Subpackages {
+		if _, known := sizes[sub]; known {
+			continue
+		}
+		sm, size, err := readMeta(b.repo, sub)
+		if err != nil {
+			return err
+		}
+		if err := b.addClosure(sizes, sub, sm, size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}

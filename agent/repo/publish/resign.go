@@ -1,0 +1,149 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/problem"
+)
+
+// ResignOptions are the options of Resign.
+type ResignOptions struct {
+	Common
+	All bool // targets and snapshot as well as the timestamp
+}
+
+// Resign signs the timestamp anew, so that it does not expire; nothing else
+// changes. It needs the timestamp's key only, unless All is set.
+func Resign(ctx context.Context, dir string, o ResignOptions) error {
+	return o.change(ctx, dir, "sign %s anew", func(s *state) error {
+		if o.All {
+			return s.writeAll()
+		}
+		return s.writeTimestamp()
+	})
+}
+
+// change runs do on a repository's verified state, under its lock.
+func (c Common) change(ctx context.Context, dir, what string, do func(*state) error) error {
+	keys, now, err := c.open(dir)
+	if err != nil {
+		return err
+	}
+	release, err := lock(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	s, err := load(dir, keys, c.Expires, now)
+	if err != nil {
+		return err
+	}
+	if err := do(s); err != nil {
+		return problem.New(problem.KindOf(err), "cannot "+what+": %w", dir, err)
+	}
+	return nil
+}
+
+// RotateOptions are the options of Rotate.
+type RotateOptions struct {
+	Common
+	Roles []string // default: all
+}
+
+// Rotate replaces keys by new ones and publishes a root that says so. Readers
+// notice nothing: for the change all metadata carries both signatures. The
+// previous keys remain in files ending in ".old".
+func Rotate(ctx context.Context, dir string, o RotateOptions) error {
+	if len(o.Roles) == 0 {
+		o.Roles = Roles
+	}
+	for _, role := range o.Roles {
+		if !slices.Contains(Roles, role) {
+			return problem.New(problem.Usage, "cannot rotate the key of %.40q: there is no such role", role)
+		}
+	}
+	return o.change(ctx, dir, "rotate the keys of %s", func(s *state) error { return s.rotate(o.Roles) })
+}
+
+func (s *state) rotate(roles []string) error {
+	// A rotation that was killed after its root was published only has to be
+	// finished.
+	if err := s.adopt(); err != nil {
+		return err
+	}
+	old, err := s.keys.forRole(metadata.ROOT, &s.root.Signed)
+	if err != nil {
+		return err
+	}
+	s.extra = map[string]key{}
+	for _, role := range roles {
+		k, err := s.keys.create(s.keys.next(role))
+		if err != nil {
+			return err
+		}
+		s.extra[role] = k
+	}
+	if err := s.writeAll(); err != nil {
+		return err
+	}
+	for role, k := range s.extra {
+		for _, id := range slices.Clone(s.root.Signed.Roles[role].KeyIDs) {
+			if err := s.root.Signed.RevokeKey(id, role); err != nil {
+				return err
+			}
+		}
+		if err := s.root.Signed.AddKey(k.public, role); err != nil {
+			return err
+		}
+	}
+	s.root.Signed.Version++
+	s.root.Signed.Expires = s.expiry.until(metadata.ROOT, s.now)
+	s.root.ClearSignatures()
+	signers := []key{old}
+	if k, ok := s.extra[metadata.ROOT]; ok {
+		signers = append(signers, k)
+	}
+	for _, k := range signers {
+		if _, err := s.root.Sign(k.signer); err != nil {
+			return err
+		}
+	}
+	data, err := s.root.ToBytes(false)
+	if err != nil {
+		return err
+	}
+	if err := s.writeRoot(data, s.root.Signed.Version); err != nil {
+		return err
+	}
+	return s.adopt()
+}
+
+// adopt moves new keys that the root already names to their place.
+func (s *state) adopt() error {
+	for _, role := range Roles {
+		k, err := s.keys.read(s.keys.next(role))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(s.root.Signed.Roles[role].KeyIDs, k.id) {
+			continue
+		}
+		if err := durable.Rename(s.keys.path(role), s.keys.path(role)+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot put the old key aside: %w", err)
+		}
+		if err := durable.Rename(s.keys.next(role), s.keys.path(role)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,229 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/store"
+)
+
+// group is the forms of one content that are wanted: plain, executable or
+// both. It is fetched once.
+type group struct {
+	digest digest.Digest
+	wants  []store.Want
+	flight *flight // ours
+}
+
+// get sees to it that wants are resident or in our ingest.
+func (j *job) get(wants []store.Want) error {
+	for {
+		missing, err := j.missing(wants)
+		if err != nil || len(missing) == 0 {
+			return err
+		}
+		mine, theirs := j.claim(missing)
+		if err := j.fetchAll(mine); err != nil {
+			return err
+		}
+		if len(theirs) == 0 {
+			return nil
+		}
+		// Whoever waits holds nothing that another may wait for.
+		if err := j.publish(); err != nil {
+			return err
+		}
+		for _, f := range theirs {
+			select {
+			case <-f.landed:
+			case <-j.ctx.Done():
+				return j.ctx.Err()
+			}
+		}
+		wants = missing
+	}
+}
+
+// claim divides wants into those that we fetch now and those that others are
+// fetching.
+func (j *job) claim(wants []store.Want) (mine []*group, theirs []*flight) {
+	byDigest := map[digest.Digest]*group{}
+	var order []*group
+	for _, w := range wants {
+		g := byDigest[w.Key.Digest]
+		if g == nil {
+			g = &group{digest: w.Key.Digest}
+			byDigest[w.Key.Digest] = g
+			order = append(order, g)
+		}
+		g.wants = append(g.wants, w)
+	}
+	own := map[*flight]*group{}
+	for _, g := range j.claims {
+		own[g.flight] = g
+	}
+	j.r.mu.Lock()
+	defer j.r.mu.Unlock()
+	for _, g := range order {
+		f := j.r.flights[g.digest]
+		switch {
+		case f == nil:
+			g.flight = &flight{landed: make(chan struct{})}
+			j.r.flights[g.digest] = g.flight
+			j.claims = append(j.claims, g)
+			mine = append(mine, g)
+		case own[f] != nil:
+			// A form that we did not want before.
+			mine = append(mine, g)
+		default:
+			theirs = append(theirs, f)
+		}
+	}
+	return mine, theirs
+}
+
+// publish makes resident what has been fetched, and lets go of the claims.
+func (j *job) publish() error {
+	if err := j.ingest.Commit(); err != nil {
+		return err
+	}
+	j.release()
+	return nil
+}
+
+// release lets go of the claims, fulfilled or not.
+func (j *job) release() {
+	j.r.mu.Lock()
+	defer j.r.mu.Unlock()
+	for _, g := range j.claims {
+		delete(j.r.flights, g.digest)
+		close(g.flight.landed)
+	}
+	j.claims = nil
+}
+
+func (j *job) fetchAll(groups []*group) error {
+	g, ctx := errgroup.WithContext(j.ctx)
+	parallel := j.r.Parallel
+	if parallel <= 0 {
+		parallel = 8
+	}
+	g.SetLimit(parallel)
+	for _, group := range groups {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			for i, w := range group.wants {
+				var local string
+				if i > 0 {
+					local = j.ingest.Path(group.wants[0].Key)
+				} else if other := (store.Key{Digest: w.Key.Digest, Exec: !w.Key.Exec}); j.r.store.Has(other) {
+					local = j.r.store.BlobPath(other)
+				}
+				if err := j.fetchOne(ctx, w, local); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return j.ctx.Err()
+}
+
+// fetchOne gets one blob: from the file local, which holds the same content in
+// its other form, or else from the source. A stream that breaks off is taken
+// up again as long as each attempt brings it forward; wrong content behind an
+// old beginning is fetched once more from the start.
+func (j *job) fetchOne(ctx context.Context, w store.Want, local string) error {
+	if local != "" && j.copyOne(ctx, w, local) == nil {
+		return nil
+	}
+	for {
+		before := j.ingest.Partial(w.Key)
+		err := j.stream(ctx, w, func(offset int64) (io.ReadCloser, error) {
+			return j.src.Blob(ctx, w.Key.Digest, offset)
+		})
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return err
+		case problem.Is(err, problem.NoSpace):
+			return err
+		case problem.Is(err, problem.Untrusted) && before > 0:
+			// The beginning was ours; only from nothing is it the source's fault.
+		case j.ingest.Partial(w.Key) > before:
+		default:
+			return err
+		}
+	}
+}
+
+// copyOne makes the other form of a blob. Should the file be broken, the
+// source is asked.
+func (j *job) copyOne(ctx context.Context, w store.Want, local string) error {
+	if err := j.ingest.Forget(w.Key); err != nil {
+		return err
+	}
+	return j.stream(ctx, w, func(int64) (io.ReadCloser, error) { return os.Open(local) })
+}
+
+// stream writes one blob, verifying.
+func (j *job) stream(ctx context.Context, w store.Want, open func(offset int64) (io.ReadCloser, error)) error {
+	out, err := j.ingest.Create(w.Key, w.Size)
+	if err != nil {
+		return err
+	}
+	in, err := open(out.Offset())
+	if err != nil {
+		return errors.Join(err, out.Suspend())
+	}
+	defer in.Close()
+	_, err = store.Copy(counted{out, j, w.Size >= 0}, reader{ctx, in})
+	if err != nil {
+		// What has come before is kept, unless it is already known to be wrong.
+		if problem.Is(err, problem.Untrusted) {
+			return errors.Join(err, out.Close())
+		}
+		return errors.Join(err, out.Suspend())
+	}
+	return out.Close()
+}
+
+// reader ends when ctx does, even if the source does not look at it.
+type reader struct {
+	ctx context.Context
+	in  io.Reader
+}
+
+func (r reader) Read(b []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.in.Read(b)
+}
+
+// counted tells the job how far it is.
+type counted struct {
+	out   *store.Writer
+	j     *job
+	count bool // metas are not: their size is not known beforehand
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	n, err := c.out.Write(b)
+	if c.count {
+		c.j.advance(int64(n))
+	}
+	return n, err
+}

@@ -1,0 +1,312 @@
+// Package resolve makes packages resident: it finds out what is missing,
+// fetches it, and builds the tree.
+//
+// Words: a resolve is one call of Resolve, Fetch or Repair. A source delivers
+// the content of blobs. A flight is a blob that some resolve has claimed and
+// not yet made resident; no other resolve fetches it meanwhile. To admit is to
+// see to it, before anything is fetched, that the disk can take it.
+//
+// Order: the package is registered in the writing index before anything else;
+// metas come first, as they tell what else is wanted; every key is registered
+// before the store is asked for it; then content, in parallel; one flush; names;
+// the tree. A resolve that fails keeps what it has fetched in the store's tmp/,
+// where the next one continues.
+//
+// The writing entry ends with the resolve. Whoever wants the package to stay
+// holds it in another index (a lease, installed, retained) before he resolves
+// it.
+//
+// Concurrency: a Resolver is safe for concurrent use, its exported fields are
+// set before the first use. Resolves of one package follow each other. A
+// resolve waits for flights of another only after having published its own and
+// let go of its claims, so that no two wait for each other.
+package resolve
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/store"
+)
+
+// Source delivers the content of a blob, decompressed, from an offset on. What
+// it delivers need not be trusted: it is verified on the way into the store.
+type Source interface {
+	Blob(ctx context.Context, d digest.Digest, offset int64) (io.ReadCloser, error)
+}
+
+// Resolver resolves into one store.
+type Resolver struct {
+	// Collect frees space when the disk is full or would be; nil: nothing can.
+	Collect func(ctx context.Context) error
+	// Parallel is how many blobs are fetched at the same time, 0: 8.
+	Parallel int
+	// Reserve is how many bytes are to stay free.
+	Reserve int64
+
+	store   *store.Store
+	indices *index.Indices
+
+	mu      sync.Mutex                      // guards what follows
+	flights map[digest.Digest]*flight       // blobs
+	active  map[digest.Digest]chan struct{} // packages being resolved; closed at the end
+	pledged int64                           // bytes admitted and not yet written
+}
+
+type flight struct{ landed chan struct{} }
+
+// New returns a resolver for the store, whose protections are in indices.
+func New(s *store.Store, ix *index.Indices) *Resolver {
+	return &Resolver{store: s, indices: ix, flights: map[digest.Digest]*flight{}, active: map[digest.Digest]chan struct{}{}}
+}
+
+// Resolve makes a package with its subpackages resident and builds their trees.
+// A package whose tree is there is resolved already. Holder is who it is for,
+// as shown by the writing index. Progress, which may be nil, is called by one
+// goroutine at a time with the bytes that are there and that are wanted, of
+// what was missing at the beginning.
+//
+// Errors: NoSpace names need, free and freeable bytes; Untrusted, content that
+// is not what the package promises; Interrupted, ctx is done; else what the
+// source says.
+func (r *Resolver) Resolve(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64)) error {
+	return r.begin(ctx, pkg, src, holder, progress, (*job).resolve)
+}
+
+// Fetch is Resolve without the trees.
+func (r *Resolver) Fetch(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64)) error {
+	return r.begin(ctx, pkg, src, holder, progress, (*job).fetch)
+}
+
+// Repair is Resolve for a package whose tree may be there but broken: whatever
+// blob is missing is fetched, and the tree is built again in any case. See
+// store.Condemn.
+func (r *Resolver) Repair(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64)) error {
+	return r.begin(ctx, pkg, src, holder, progress, (*job).repair)
+}
+
+func (r *Resolver) begin(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64), do func(*job) error) error {
+	writing := r.indices.BeginWriting(pkg, holder)
+	defer writing.End()
+	j := &job{r: r, pkg: pkg, src: src, ctx: ctx, writing: writing, progress: progress}
+	err := r.alone(ctx, pkg, func() error { return do(j) })
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return problem.New(problem.Interrupted, "cannot resolve package %s: %w", pkg.Short(), context.Cause(ctx))
+	}
+	var p *problem.Error
+	if errors.As(err, &p) {
+		return err
+	}
+	return problem.New(problem.KindOf(err), "cannot resolve package %s: %w", pkg.Short(), err)
+}
+
+// alone runs do while no other resolve of the same package runs.
+func (r *Resolver) alone(ctx context.Context, pkg digest.Digest, do func() error) error {
+	for {
+		r.mu.Lock()
+		other, taken := r.active[pkg]
+		mine := make(chan struct{})
+		if !taken {
+			r.active[pkg] = mine
+		}
+		r.mu.Unlock()
+		if !taken {
+			defer func() {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				delete(r.active, pkg)
+				close(mine)
+			}()
+			return do()
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// job is one resolve.
+type job struct {
+	r        *Resolver
+	pkg      digest.Digest
+	src      Source
+	ctx      context.Context
+	writing  *index.Writing
+	progress func(done, total int64)
+
+	ingest *store.Ingest
+	claims []*group // made by us, not yet published
+	name   string   // of the package, for texts
+
+	mu          sync.Mutex // guards what follows, and calls of progress
+	done, total int64
+	pledged     int64
+}
+
+func (j *job) resolve() error {
+	if j.r.store.HasPackage(j.pkg) {
+		return nil
+	}
+	return j.run(func() error { return j.r.store.Materialise(j.pkg) })
+}
+
+func (j *job) fetch() error {
+	if j.r.store.HasPackage(j.pkg) {
+		return nil
+	}
+	return j.run(func() error { return nil })
+}
+
+func (j *job) repair() error {
+	return j.run(func() error { return j.r.store.Rebuild(j.pkg) })
+}
+
+// run fetches and then finishes. What fails for want of space is tried once
+// more after a collection.
+func (j *job) run(finish func() error) (err error) {
+	if j.ingest, err = j.r.store.Ingest(j.pkg); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, j.ingest.Close()) }()
+	defer j.settle()
+	err = j.attempt(finish)
+	if problem.Is(err, problem.NoSpace) && j.r.Collect != nil && j.ctx.Err() == nil && !errors.Is(err, errRefused) {
+		if e := j.r.Collect(j.ctx); e != nil {
+			return errors.Join(err, e)
+		}
+		err = j.attempt(finish)
+	}
+	return err
+}
+
+func (j *job) attempt(finish func() error) error {
+	defer j.release()
+	metas, err := j.metas()
+	if err != nil {
+		return err
+	}
+	if err := faultpoint.Hit("resolve.metas"); err != nil {
+		return err
+	}
+	if err := j.content(metas); err != nil {
+		return err
+	}
+	if err := faultpoint.Hit("resolve.fetched"); err != nil {
+		return err
+	}
+	if err := j.publish(); err != nil {
+		return err
+	}
+	if err := faultpoint.Hit("resolve.published"); err != nil {
+		return err
+	}
+	if err := j.ctx.Err(); err != nil {
+		return err
+	}
+	return finish()
+}
+
+// metas fetches and reads the metas of the package and its subpackages, level
+// by level.
+func (j *job) metas() (map[digest.Digest]*meta.Meta, error) {
+	metas := map[digest.Digest]*meta.Meta{}
+	level := []digest.Digest{j.pkg}
+	for len(level) > 0 {
+		wants := make([]store.Want, len(level))
+		for i, pkg := range level {
+			wants[i] = store.Want{Key: store.MetaKey(pkg), Size: -1}
+			j.writing.Add(wants[i].Key)
+		}
+		if err := j.get(wants); err != nil {
+			return nil, err
+		}
+		var next []digest.Digest
+		for _, pkg := range level {
+			m, err := j.meta(pkg)
+			if err != nil {
+				return nil, err
+			}
+			metas[pkg] = m
+			next = slices.AppendSeq(next, maps.Values(m.Subpackages))
+		}
+		slices.SortFunc(next, digest.Digest.Compare)
+		level = slices.DeleteFunc(slices.Compact(next), func(pkg digest.Digest) bool { return metas[pkg] != nil })
+	}
+	m := metas[j.pkg]
+	j.name = m.Name + " " + m.Version
+	return metas, nil
+}
+
+// meta reads one that is there. Should the disk have spoilt it, it is fetched
+// again.
+func (j *job) meta(pkg digest.Digest) (*meta.Meta, error) {
+	m, err := j.ingest.Meta(pkg)
+	if !errors.Is(err, store.ErrCorrupt) {
+		return m, err
+	}
+	key := store.MetaKey(pkg)
+	if err := j.r.store.DropBlob(key); err != nil {
+		return nil, err
+	}
+	if err := j.get([]store.Want{{Key: key, Size: -1}}); err != nil {
+		return nil, err
+	}
+	return j.ingest.Meta(pkg)
+}
+
+// content fetches everything else.
+func (j *job) content(metas map[digest.Digest]*meta.Meta) error {
+	var wants []store.Want
+	seen := map[store.Key]bool{}
+	for _, m := range metas {
+		for _, w := range store.Wants(m) {
+			if !seen[w.Key] {
+				seen[w.Key] = true
+				wants = append(wants, w)
+			}
+		}
+	}
+	for lot := range slices.Chunk(wants, 256) {
+		keys := make([]store.Key, len(lot))
+		for i, w := range lot {
+			keys[i] = w.Key
+		}
+		j.writing.Add(keys...)
+	}
+	missing, err := j.missing(wants)
+	if err != nil {
+		return err
+	}
+	if err := j.admit(missing, len(wants)); err != nil {
+		return err
+	}
+	j.expect(missing)
+	if err := j.get(missing); err != nil {
+		return err
+	}
+	j.finished()
+	return nil
+}
+
+// missing leaves out what is resident or has been fetched.
+func (j *job) missing(wants []store.Want) ([]store.Want, error) {
+	absent, err := j.r.store.Absent(wants)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(absent, func(w store.Want) bool { return j.ingest.Has(w.Key) }), nil
+}

@@ -1,0 +1,256 @@
+package runs
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/runctl/inotify"
+)
+
+// markerEvents follows the run-control directory: the release agent removes
+// .running, launchers let go of locks.
+type markerEvents struct {
+	w    *runctl.Watch
+	done chan struct{}
+}
+
+func runctlEvents(o *ownedTracker) (*markerEvents, error) {
+	w, err := o.ctl.Watch()
+	if err != nil {
+		return nil, err
+	}
+	m := &markerEvents{w: w, done: make(chan struct{})}
+	go func() {
+		defer close(m.done)
+		for e := range w.Events() {
+			switch e.Kind {
+			case runctl.LookAtAll:
+				if err := o.settleAll(); err != nil {
+					o.log.Warn("cannot tell what runs", "error", err)
+					o.hints.give("")
+				}
+			case runctl.LockReleased, runctl.RunningGone:
+				o.settle(e.Instance)
+				o.hints.give(e.Instance)
+			}
+		}
+	}()
+	return m, nil
+}
+
+func (m *markerEvents) placed(group) error { return nil }
+
+func (m *markerEvents) close() {
+	m.w.Close()
+	<-m.done
+}
+
+// populationEvents follows cgroup.events of each run in the unified hierarchy.
+type populationEvents struct {
+	markers *markerEvents
+	in      *inotify.Watcher
+	done    chan struct{}
+
+	mu   sync.Mutex     // guards what follows
+	runs map[int]string // watch → instance
+}
+
+func cgroupEvents(o *ownedTracker) (*populationEvents, error) {
+	markers, err := runctlEvents(o)
+	if err != nil {
+		return nil, err
+	}
+	in, err := inotify.New()
+	if err != nil {
+		markers.close()
+		return nil, err
+	}
+	p := &populationEvents{markers: markers, in: in, done: make(chan struct{}), runs: map[int]string{}}
+	go p.run(o)
+	return p, nil
+}
+
+func (p *populationEvents) placed(g group) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wd, err := p.in.Add(g.dir+"/cgroup.events", unix.IN_MODIFY)
+	if err != nil {
+		return err
+	}
+	p.runs[wd] = g.instance
+	return nil
+}
+
+func (p *populationEvents) run(o *ownedTracker) {
+	defer close(p.done)
+	for {
+		events, err := p.in.Read()
+		if err != nil {
+			return
+		}
+		for _, e := range events {
+			if e.Overflow() {
+				if err := o.settleAll(); err != nil {
+					o.log.Warn("cannot tell what runs", "error", err)
+					o.hints.give("")
+				}
+				continue
+			}
+			p.mu.Lock()
+			instance, ok := p.runs[e.Watch]
+			if e.Ended() {
+				delete(p.runs, e.Watch)
+			}
+			p.mu.Unlock()
+			if ok && !e.Ended() {
+				o.settle(instance)
+				o.hints.give(instance)
+			}
+		}
+	}
+}
+
+func (p *populationEvents) close() {
+	p.markers.close()
+	p.in.Close()
+	<-p.done
+}
+
+// newSubtree tracks in the agent's own subtree of the unified hierarchy.
+func newSubtree(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, error) {
+	g, err := subtreeTop(l)
+	if err != nil {
+		return nil, err
+	}
+	o := newOwned("subtree", ctl, g, opts)
+	o.after = func() error { return removeSubtree(g) }
+	p, err := cgroupEvents(o)
+	if err != nil || opts.Want == "poll-procs" || opts.Want == "poll" {
+		reason := "as told"
+		if err != nil {
+			reason = err.Error()
+		} else {
+			p.close()
+		}
+		o.manner = fmt.Sprintf("cgroup.procs is read every %v (no inotify: %s)", pollEvery, reason)
+		o.events = poll(o, o.instances, nil)
+	} else {
+		o.manner = "cgroup.events and inotify"
+		o.events = p
+	}
+	fail := func(err error) (*ownedTracker, error) {
+		o.events.close()
+		o.hints.close()
+		return nil, err
+	}
+	groups, err := g.list()
+	if err != nil {
+		return fail(err)
+	}
+	for _, r := range groups { // left by an earlier agent
+		if err := o.events.placed(r); err != nil && !cgroup.Gone(err) {
+			return fail(err)
+		}
+	}
+	if err := o.settleAll(); err != nil {
+		return fail(err)
+	}
+	return o, nil
+}
+
+// pollEvery is how often is looked where nobody tells.
+const pollEvery = time.Second
+
+// poller looks at the instances that source names, as long as there are any.
+// It sleeps until the next Place otherwise.
+type poller struct {
+	also eventSource // events that there are all the same; nil: none
+	wake chan struct{}
+	stop chan struct{}
+	done chan struct{}
+}
+
+func poll(o *ownedTracker, source func() ([]string, error), also eventSource) *poller {
+	p := &poller{also: also, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	p.wake <- struct{}{} // for what an earlier agent has left
+	go p.run(o, source)
+	return p
+}
+
+func (p *poller) placed(g group) error {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	if p.also != nil {
+		return p.also.placed(g)
+	}
+	return nil
+}
+
+func (p *poller) run(o *ownedTracker, source func() ([]string, error)) {
+	defer close(p.done)
+	timer := time.NewTimer(pollEvery)
+	timer.Stop()
+	defer timer.Stop()
+	before := map[string]string{}
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-p.wake:
+		case <-timer.C:
+		}
+		names, err := source()
+		if err != nil {
+			o.log.Warn("cannot tell what runs", "error", err)
+			timer.Reset(pollEvery)
+			continue
+		}
+		names = append(names, slices.Collect(maps.Keys(before))...)
+		slices.Sort(names)
+		for _, i := range slices.Compact(names) {
+			o.settle(i)
+			now := o.picture(i)
+			if now != before[i] {
+				o.hints.give(i)
+			}
+			if before[i] = now; now == "" {
+				delete(before, i)
+			}
+		}
+		if len(before) > 0 {
+			timer.Reset(pollEvery)
+		}
+	}
+}
+
+// picture is a text that changes when runs of the instance begin or end.
+func (o *ownedTracker) picture(instance string) string {
+	text := ""
+	for _, svc := range []bool{false, true} {
+		groups, err := o.groups.of(instance, svc)
+		if err != nil {
+			return "unknown"
+		}
+		for _, g := range groups {
+			text += g.cgroup + "\n"
+		}
+	}
+	return text
+}
+
+func (p *poller) close() {
+	close(p.stop)
+	<-p.done
+	if p.also != nil {
+		p.also.close()
+	}
+}

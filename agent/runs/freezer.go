@@ -1,0 +1,169 @@
+package runs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/runctl"
+)
+
+// The names in the run directory that the release agent, which knows nothing
+// but the path it was called by, goes through.
+const (
+	agentLink   = "release-agent"       // to the binary; registered with the kernel
+	freezerLink = "freezer"             // to the hierarchy's mount point
+	agentSaved  = "release-agent.saved" // what was registered before
+)
+
+// newFreezer tracks in the v1 freezer hierarchy. How it hears of the end of a
+// run is settled here, the best first: the release agent and inotify; the
+// release agent, whose markers are polled; polling.
+func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, error) {
+	if l.Freezer == "" {
+		return nil, problem.New(problem.Unavailable, "cannot use the freezer tracker: no cgroup v1 freezer hierarchy is mounted")
+	}
+	if err := unix.Access(l.Freezer, unix.W_OK); err != nil {
+		return nil, problem.New(problem.Unavailable, "cannot use the freezer tracker: %s: %w", l.Freezer, err)
+	}
+	o := newOwned("freezer", ctl, freezerGroups(l.Freezer), opts)
+	var why error // we poll
+	if opts.Want == "poll-procs" || opts.Want == "poll" {
+		why = errors.New("as told")
+	} else {
+		why = register(l.Freezer, ctl.RunDir(), opts.ReleaseAgent)
+	}
+	if why == nil {
+		o.notify = true
+		o.after = func() error { return unregister(l.Freezer, ctl.RunDir()) }
+	}
+	fail := func(err error) (*ownedTracker, error) {
+		o.hints.close()
+		if o.after != nil {
+			err = errors.Join(err, o.after())
+		}
+		return nil, err
+	}
+	var noWatch error
+	if opts.Want == "poll-runctl" {
+		noWatch = errors.New("as told")
+	} else if w, err := runctlEvents(o); err != nil {
+		noWatch = err
+	} else {
+		o.events = w
+	}
+	switch {
+	case why == nil && noWatch == nil:
+		o.manner = "release agent and inotify"
+	case why == nil:
+		o.manner = fmt.Sprintf("release agent; its markers are read every %v (no inotify: %v)", pollEvery, noWatch)
+		o.events = poll(o, ctl.AllRunning, o.events)
+	default:
+		o.manner = fmt.Sprintf("cgroup.procs is read every %v (no release agent: %v)", pollEvery, why)
+		o.events = poll(o, o.instances, o.events)
+	}
+	if why != nil && opts.Want != "poll-procs" && opts.Want != "poll" {
+		o.log.Warn("the end of applications is noticed by polling", "reason", why)
+	}
+	if err := o.settleAll(); err != nil {
+		o.events.close()
+		return fail(err)
+	}
+	return o, nil
+}
+
+// register makes binary the hierarchy's release agent. A hierarchy has one: a
+// living one of somebody else stays.
+func register(top, runDir, binary string) error {
+	if binary == "" {
+		return errors.New("none was given")
+	}
+	binary, err := filepath.Abs(binary)
+	if err != nil {
+		return err
+	}
+	if err := unix.Access(binary, unix.X_OK); err != nil {
+		return fmt.Errorf("%s: %w", binary, err)
+	}
+	runDir, err = filepath.Abs(runDir)
+	if err != nil {
+		return err
+	}
+	ours := filepath.Join(runDir, agentLink)
+	before, err := registered(top)
+	if err != nil {
+		return err
+	}
+	if before != ours {
+		if before != "" && unix.Access(before, unix.X_OK) == nil {
+			return fmt.Errorf("%s is registered", before)
+		}
+		if err := os.WriteFile(filepath.Join(runDir, agentSaved), []byte(before+"\n"), 0o644); err != nil {
+			return err
+		}
+	} // else ours stayed behind in a crash, and so did what was before it
+	for link, target := range map[string]string{agentLink: binary, freezerLink: top} {
+		if err := relink(target, filepath.Join(runDir, link)); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(filepath.Join(top, "release_agent"), ours); err != nil {
+		return err
+	}
+	if now, err := registered(top); err != nil || now != ours {
+		return errors.Join(err, fmt.Errorf("the kernel has registered %q", now))
+	}
+	return nil
+}
+
+// unregister puts back what was registered before.
+func unregister(top, runDir string) error {
+	runDir, err := filepath.Abs(runDir)
+	if err != nil {
+		return err
+	}
+	now, err := registered(top)
+	if err != nil {
+		return err
+	}
+	saved := filepath.Join(runDir, agentSaved)
+	if now == filepath.Join(runDir, agentLink) {
+		before, err := os.ReadFile(saved)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		// An empty write does not reach the kernel; it strips the newline.
+		if err := writeFile(filepath.Join(top, "release_agent"), strings.TrimSpace(string(before))+"\n"); err != nil {
+			return fmt.Errorf("cannot take the release agent back: %w", err)
+		}
+	}
+	if err := os.Remove(saved); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func registered(top string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(top, "release_agent"))
+	return strings.TrimSpace(string(b)), err
+}
+
+// relink replaces a symlink in the run directory, which is volatile.
+func relink(target, link string) error {
+	if now, err := os.Readlink(link); err == nil && now == target {
+		return nil
+	}
+	tmp := link + ".new"
+	os.Remove(tmp)
+	if err := os.Symlink(target, tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, link)
+}

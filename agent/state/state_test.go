@@ -1,0 +1,119 @@
+package state
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/problem"
+)
+
+func open(t *testing.T) (*DB, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "state.db")
+	d, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d, path
+}
+
+func TestRecordsSurviveReopening(t *testing.T) {
+	d, path := open(t)
+	pkg := digest.Of([]byte("x"))
+	err := d.UpdateInstance("notes", func(i *Instance) error {
+		i.Last++
+		i.Revisions = append(i.Revisions, Revision{Number: i.Last, Package: pkg, Version: "1"})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := time.Now().Add(time.Hour)
+	if err := errors.Join(d.PutHold(Hold{Instance: "notes", Owner: "ann", Until: until}), d.PutSet(Retained, []digest.Digest{pkg})); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = Open(path); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	i, err := d.Instance("notes")
+	if r, ok := i.Revision(1); err != nil || !ok || r.Package != pkg {
+		t.Fatalf("%+v %v", i, err)
+	}
+	if h, held, err := d.HoldOn("notes", time.Now()); err != nil || !held || h.Owner != "ann" {
+		t.Fatalf("%+v %v %v", h, held, err)
+	}
+	if _, held, err := d.HoldOn("notes", until); err != nil || held {
+		t.Fatal("a hold outlives its end", err)
+	}
+	if set, err := d.Set(Retained); err != nil || len(set) != 1 || set[0] != pkg {
+		t.Fatal(set, err)
+	}
+	if _, err := d.Instance("other"); !problem.Is(err, problem.NotFound) {
+		t.Fatal(err)
+	}
+}
+
+func TestFailedUpdateChangesNothing(t *testing.T) {
+	d, _ := open(t)
+	if err := d.UpdateInstance("notes", func(i *Instance) error { i.Last = 7; return errors.New("no") }); err == nil {
+		t.Fatal("no error")
+	}
+	if _, err := d.Instance("notes"); !problem.Is(err, problem.NotFound) {
+		t.Fatal(err)
+	}
+}
+
+func TestRefreshNumbersAreNeverUsedAgain(t *testing.T) {
+	d, _ := open(t)
+	seen := map[string]bool{}
+	for range 5 {
+		id, err := d.NextRefresh()
+		if err != nil || seen[id] {
+			t.Fatal(id, err)
+		}
+		seen[id] = true
+		if err := errors.Join(d.PutRefresh(id, struct{}{}), d.RemoveRefresh(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestBrokenJournalRecordIsDroppedAndTold(t *testing.T) {
+	d, _ := open(t)
+	if err := d.PutRefresh("1", map[string]string{"id": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	err := d.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketRefreshes).Put([]byte("2"), []byte("{broken")) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	type record struct{ ID string }
+	var bad []string
+	for want := range 2 { // the second time the broken one is gone
+		bad = nil
+		list, err := Refreshes[record](d, func(id string, _ error) { bad = append(bad, id) })
+		if err != nil || len(list) != 1 || list[0].ID != "1" {
+			t.Fatal(list, err)
+		}
+		if len(bad) != 1-want {
+			t.Fatalf("told of %v in round %d", bad, want)
+		}
+	}
+}
+
+func TestSecondOpenerIsTold(t *testing.T) {
+	_, path := open(t)
+	if _, err := Open(path); !problem.Is(err, problem.Busy) {
+		t.Fatal(err)
+	}
+}

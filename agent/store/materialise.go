@@ -1,0 +1,351 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+)
+
+// Materialise builds the trees of a package and its subpackages from resident
+// blobs, those that are not there yet: hard links, folders 0755. Subpackages
+// come first, so that a tree never refers to one that is missing.
+func (s *Store) Materialise(pkg digest.Digest) error {
+	if s.HasPackage(pkg) {
+		return nil
+	}
+	if err := s.writable(); err != nil {
+		return err
+	}
+	if err := s.materialise(pkg); err != nil {
+		return problem.New(problem.KindOf(err), "cannot build the tree of package %s: %w", pkg.Short(), err)
+	}
+	return nil
+}
+
+func (s *Store) materialise(pkg digest.Digest) (err error) {
+	order, err := s.subpackagesFirst(pkg)
+	if err != nil {
+		return err
+	}
+	var trees []*treeBuilder
+	defer func() {
+		for _, t := range trees {
+			err = errors.Join(err, removeTree(t.dir))
+		}
+	}()
+	for _, p := range order {
+		t := s.newTree(p.pkg, p.meta)
+		trees = append(trees, t)
+		if err := t.build(); err != nil {
+			return err
+		}
+	}
+	if err := faultpoint.Hit("store.materialise.flush"); err != nil {
+		return err
+	}
+	if err := durable.SyncFS(s.path(packagesDir)); err != nil {
+		return err
+	}
+	for _, t := range trees {
+		err := durable.Move(t.dir, s.PackageDir(t.pkg))
+		// ENOTEMPTY: somebody else has just built the same tree.
+		if err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return durable.SyncDir(s.path(packagesDir))
+}
+
+type resident struct {
+	pkg  digest.Digest
+	meta *meta.Meta
+}
+
+// subpackagesFirst lists the package and its subpackages that have no tree
+// yet, each after those that it contains.
+func (s *Store) subpackagesFirst(pkg digest.Digest) ([]resident, error) {
+	var order []resident
+	seen := map[digest.Digest]bool{}
+	var visit func(digest.Digest) error
+	visit = func(p digest.Digest) error {
+		if seen[p] || s.HasPackage(p) {
+			return nil
+		}
+		seen[p] = true
+		m, err := s.Meta(p)
+		if err != nil {
+			return err
+		}
+		for _, sub := range m.Subpackages {
+			if err := visit(sub); err != nil {
+				return err
+			}
+		}
+		order = append(order, resident{p, m})
+		return nil
+	}
+	return order, visit(pkg)
+}
+
+// Rebuild builds the package's tree again and puts it in place of the one that
+// is there, in one step. Processes that use the old one keep their open files.
+func (s *Store) Rebuild(pkg digest.Digest) (err error) {
+	if !s.HasPackage(pkg) {
+		return s.Materialise(pkg)
+	}
+	if err := s.writable(); err != nil {
+		return err
+	}
+	fail := func(err error) error {
+		return problem.New(problem.KindOf(err), "cannot rebuild the tree of package %s: %w", pkg.Short(), err)
+	}
+	m, err := s.Meta(pkg)
+	if err != nil {
+		return fail(err)
+	}
+	for _, sub := range m.Subpackages {
+		if err := s.Materialise(sub); err != nil {
+			return fail(err)
+		}
+	}
+	t := s.newTree(pkg, m)
+	if err = t.build(); err == nil {
+		err = durable.SyncFS(s.path(packagesDir))
+	}
+	if err == nil {
+		err = durable.Exchange(t.dir, s.PackageDir(pkg))
+	}
+	if err == nil {
+		err = durable.SyncDir(s.path(packagesDir))
+	}
+	// Now the old tree, or what there is of the new one.
+	if err = errors.Join(err, removeTree(t.dir)); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// treeBuilder builds one tree. Two goroutines share the entries.
+type treeBuilder struct {
+	s     *Store
+	pkg   digest.Digest
+	meta  *meta.Meta
+	dir   string
+	root  *os.File
+	blobs *os.File
+	chmod bool // the umask takes away bits that folders need
+}
+
+func (s *Store) newTree(pkg digest.Digest, m *meta.Meta) *treeBuilder {
+	name := fmt.Sprintf("%s%s.%d", newPrefix, pkg, s.serial.Add(1))
+	return &treeBuilder{s: s, pkg: pkg, meta: m, dir: s.path(packagesDir, name)}
+}
+
+const folderMode = 0o755
+
+func (t *treeBuilder) build() error {
+	if err := faultpoint.Hit("store.materialise.build"); err != nil {
+		return err
+	}
+	if err := os.Mkdir(t.dir, folderMode); err != nil {
+		return err
+	}
+	var err error
+	if t.root, err = os.Open(t.dir); err != nil {
+		return err
+	}
+	defer t.root.Close()
+	fi, err := t.root.Stat()
+	if err != nil {
+		return err
+	}
+	if t.chmod = fi.Mode().Perm() != folderMode; t.chmod {
+		if err := t.root.Chmod(folderMode); err != nil {
+			return err
+		}
+	}
+	if t.blobs, err = os.Open(t.s.path(blobsDir)); err != nil {
+		return err
+	}
+	defer t.blobs.Close()
+
+	var g errgroup.Group
+	entries := t.meta.Entries
+	if half := (len(entries) + 1) / 2; half > 64 {
+		g.Go(func() error { return t.entries(entries[half:]) })
+		entries = entries[:half]
+	}
+	err = t.entries(entries)
+	if err := errors.Join(err, g.Wait()); err != nil {
+		return err
+	}
+	return t.reserved()
+}
+
+// reserved makes the folder .lull.
+func (t *treeBuilder) reserved() error {
+	if err := t.folder(int(t.root.Fd()), meta.Reserved); err != nil {
+		return err
+	}
+	dir, err := os.Open(t.dir + "/" + meta.Reserved)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := t.link(MetaKey(t.pkg), int(dir.Fd()), "meta.json"); err != nil {
+		return err
+	}
+	launch, err := t.meta.Launch.Encode()
+	if err != nil {
+		return err
+	}
+	path := dir.Name() + "/launch.json"
+	if err := os.WriteFile(path, launch, 0o600); err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o444); err != nil {
+		return err
+	}
+	if len(t.meta.Subpackages) == 0 {
+		return nil
+	}
+	if err := t.folder(int(dir.Fd()), "sub"); err != nil {
+		return err
+	}
+	for name, sub := range t.meta.Subpackages {
+		if err := os.Symlink(subTarget(sub), dir.Name()+"/sub/"+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// subTarget is what .lull/sub/NAME points to.
+func subTarget(sub digest.Digest) string { return "../../../" + sub.String() }
+
+// entries makes those entries, which are sorted by path, and their parents.
+func (t *treeBuilder) entries(entries []meta.Entry) error {
+	made := map[string]bool{".": true}
+	var dir *os.File
+	at := ""
+	defer func() {
+		if dir != nil {
+			dir.Close()
+		}
+	}()
+	for i := range entries {
+		e := &entries[i]
+		parent, base := ".", e.Path
+		if j := strings.LastIndexByte(e.Path, '/'); j >= 0 {
+			parent, base = e.Path[:j], e.Path[j+1:]
+		}
+		if dir == nil || at != parent {
+			if err := t.parents(parent, made); err != nil {
+				return err
+			}
+			if dir != nil {
+				dir.Close()
+			}
+			var err error
+			if dir, err = os.Open(filepath.Join(t.dir, parent)); err != nil {
+				return err
+			}
+			at = parent
+		}
+		var err error
+		switch e.Type {
+		case meta.TypeDir:
+			err = t.parents(e.Path, made)
+		case meta.TypeSymlink:
+			err = unix.Symlinkat(e.Symlink, int(dir.Fd()), base)
+		default:
+			err = t.link(Key{e.Blob, e.Exec}, int(dir.Fd()), base)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Path, err)
+		}
+	}
+	return nil
+}
+
+// parents makes the folder path, and those above it first.
+func (t *treeBuilder) parents(path string, made map[string]bool) error {
+	if made[path] {
+		return nil
+	}
+	if j := strings.LastIndexByte(path, '/'); j >= 0 {
+		if err := t.parents(path[:j], made); err != nil {
+			return err
+		}
+	}
+	made[path] = true
+	return t.folder(int(t.root.Fd()), path)
+}
+
+func (t *treeBuilder) folder(dir int, path string) error {
+	err := unix.Mkdirat(dir, path, folderMode)
+	if err == unix.EEXIST {
+		return nil // the other goroutine was faster
+	}
+	if err == nil && t.chmod {
+		err = unix.Fchmodat(dir, path, folderMode, 0)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "mkdir", Path: path, Err: err}
+	}
+	return nil
+}
+
+// link gives the blob another name. A file system that has no more links to
+// give for that file gets a copy, which costs space but changes nothing else.
+func (t *treeBuilder) link(k Key, dir int, base string) error {
+	if err := faultpoint.Hit("store.materialise.link"); err != nil {
+		return err
+	}
+	err := unix.Linkat(int(t.blobs.Fd()), k.rel(), dir, base, 0)
+	switch err {
+	case nil:
+		return nil
+	case unix.EMLINK, unix.EXDEV:
+		return t.copy(k, dir, base)
+	case unix.ENOENT:
+		return problem.New(problem.NotFound, "blob %s is not resident", k)
+	}
+	return &fs.PathError{Op: "link", Path: k.String(), Err: err}
+}
+
+func (t *treeBuilder) copy(k Key, dir int, base string) error {
+	from, err := os.Open(t.s.BlobPath(k))
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	fd, err := unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: base, Err: err}
+	}
+	to := os.NewFile(uintptr(fd), base)
+	defer to.Close()
+	if unix.IoctlFileClone(fd, int(from.Fd())) != nil {
+		if _, err := io.Copy(to, from); err != nil {
+			return err
+		}
+	}
+	if err := to.Chmod(k.mode()); err != nil {
+		return err
+	}
+	return to.Close()
+}

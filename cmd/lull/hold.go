@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+// usualHold is how long a hold lasts when nothing else is said.
+const usualHold = 7 * 24 * time.Hour
+
+func (a *app) holdCmd() *cobra.Command {
+	var length, end, reason string
+	cmd := &cobra.Command{
+		Use:   "hold APP...",
+		Short: "Postpone the refreshes of applications",
+		Long: `Postpones the refreshes of applications, for a week if nothing else is said.
+Everybody sees who holds what until when; no hold lasts for ever.`,
+		Example: `  lull hold org.example.Notes
+  lull hold --for 3d org.example.Notes
+  lull hold --until 2030-05-12 --reason "release week" org.example.Notes`,
+		Args: args(1, -1),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			now := a.now()
+			until := now.Add(usualHold)
+			switch {
+			case length != "":
+				d, err := duration(length)
+				if err != nil {
+					return err
+				}
+				until = now.Add(d)
+			case end != "":
+				t, err := moment(end, now)
+				if err != nil {
+					return err
+				}
+				until = t
+			}
+			if !until.After(now) {
+				return problem.New(problem.Usage, "cannot hold until %s: that is over", until.Format("2006-01-02 15:04"))
+			}
+			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
+				var errs []error
+				for _, name := range names {
+					if err := ag.manager.Hold(ctx, name, toBus(until), reason); err != nil {
+						errs = append(errs, err)
+					} else if err := a.say(fmt.Sprintf("%s is held until %s", name, day(until, now))); err != nil {
+						return err
+					}
+				}
+				return join(errs)
+			})
+		},
+		ValidArgsFunction: a.completeInstances,
+	}
+	cmd.Flags().StringVar(&length, "for", "", "`time` to hold: 90m, 6h, 3d, 2w")
+	cmd.Flags().StringVar(&end, "until", "", "`moment` to hold until: 18:00, 2030-05-12, \"2030-05-12 18:00\"")
+	cmd.Flags().StringVar(&reason, "reason", "", "`text` that others see")
+	cmd.MarkFlagsMutuallyExclusive("for", "until")
+	return cmd
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/lull/lull/agent/problem"
+	bus "github.com/lull/lull/dbus"
+)
+
+func (a *app) monitorCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "monitor",
+		Short: "Follow live what the agent does",
+		Long: `Follows what happens: applications that start and end, refreshes and their
+steps. Ctrl-C ends it. With --json every line is a document.`,
+		Args:              args(0, 0),
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.monitor(cmd.Context()) },
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+}
+
+// eventJSON is a line of `lull monitor --json`.
+type eventJSON struct {
+	document
+	Time     time.Time    `json:"time"`
+	Event    string       `json:"event"` // package, refresh, finished, removed
+	Instance string       `json:"instance"`
+	Refresh  *refreshJSON `json:"refresh,omitempty"`
+	Package  *packageJSON `json:"package,omitempty"`
+	Result   string       `json:"result,omitempty"`
+	Error    string       `json:"error,omitempty"`
+	text     string
+}
+
+// watcher knows the state of all objects, so that it can say what has changed.
+type watcher struct {
+	app       *app
+	snap      *snapshot
+	packages  map[dbus.ObjectPath]*bus.PackageProperties
+	refreshes map[dbus.ObjectPath]*bus.RefreshProperties
+	said      map[dbus.ObjectPath]string // the last text, so that none comes twice in a row
+}
+
+func (a *app) monitor(ctx context.Context) error {
+	ag, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	sub, err := bus.Subscribe(asking, ag.conn, bus.AgentName, bus.AgentPath)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	objects, err := bus.ManagedObjects(asking, ag.conn, bus.AgentName, bus.AgentPath)
+	if err != nil {
+		return err
+	}
+	w := &watcher{app: a, snap: &snapshot{}, packages: map[dbus.ObjectPath]*bus.PackageProperties{},
+		refreshes: map[dbus.ObjectPath]*bus.RefreshProperties{}, said: map[dbus.ObjectPath]string{}}
+	for path, interfaces := range objects {
+		if err := w.added(bus.Added{Path: path, Interfaces: interfaces}, true); err != nil {
+			return err
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil // Ctrl-C is how it ends
+		case sig, ok := <-sub.C:
+			if !ok {
+				return problem.New(problem.Unavailable, "cannot follow any longer: the agent has left the bus").
+					WithHint("see `systemctl status lulld`")
+			}
+			if err := w.signal(sig); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (w *watcher) signal(sig *dbus.Signal) error {
+	if c, ok := bus.ParseChanged(sig); ok {
+		return w.changed(c)
+	}
+	if added, ok := bus.ParseAdded(sig); ok {
+		return w.added(added, false)
+	}
+	if r, ok := bus.ParseRemoved(sig); ok {
+		p := w.packages[r.Path]
+		delete(w.packages, r.Path)
+		delete(w.refreshes, r.Path)
+		delete(w.said, r.Path)
+		if p != nil {
+			return w.say(r.Path, eventJSON{Event: "removed", Instance: p.Instance, text: "is removed"})
+		}
+		return nil
+	}
+	if f, ok := bus.ParseManagerRefreshFinished(sig); ok {
+		text := f.Result
+		if f.Error != "" {
+			text += ": " + f.Error
+		}
+		return w.say(f.Refresh, eventJSON{Event: "finished", Instance: f.Instance, Result: f.Result, Error: f.Error, text: text})
+	}
+	return nil
+}
+
+// added takes over a new object. At the start only refreshes are told of.
+func (w *watcher) added(added bus.Added, start bool) error {
+	if values, ok := added.Interfaces[bus.PackageInterface]; ok {
+		p := &bus.PackageProperties{}
+		if err := p.Apply(values); err != nil {
+			return err
+		}
+		w.packages[added.Path] = p
+		if !start {
+			return w.tellPackage(added.Path, p, fmt.Sprintf("%s is installed", p.Version))
+		}
+	}
+	if values, ok := added.Interfaces[bus.RefreshInterface]; ok {
+		r := &bus.RefreshProperties{}
+		if err := r.Apply(values); err != nil {
+			return err
+		}
+		w.refreshes[added.Path] = r
+		if !start || !over(r.State) {
+			return w.tellRefresh(added.Path, r)
+		}
+	}
+	return nil
+}
+
+func (w *watcher) changed(c bus.Changed) error {
+	if r := w.refreshes[c.Path]; r != nil && c.Interface == bus.RefreshInterface {
+		if err := r.Apply(c.Values); err != nil {
+			return err
+		}
+		if over(r.State) {
+			return nil // RefreshFinished tells it
+		}
+		return w.tellRefresh(c.Path, r)
+	}
+	p := w.packages[c.Path]
+	if p == nil || c.Interface != bus.PackageInterface {
+		return nil
+	}
+	old := *p
+	if err := p.Apply(c.Values); err != nil {
+		return err
+	}
+	text := ""
+	switch {
+	case old.Hash != p.Hash:
+		text = fmt.Sprintf("%s is current, revision %d", p.Version, p.Revision)
+	case !old.Running && p.Running:
+		text = "is running"
+	case old.Running && !p.Running:
+		text = "is closed"
+	case old.HeldUntil != p.HeldUntil && held(*p, w.app.now()):
+		text = "is held until " + day(fromBus(p.HeldUntil), w.app.now()) + " by " + either(p.HeldBy, "somebody")
+	case old.HeldUntil != p.HeldUntil:
+		text = "is not held any longer"
+	}
+	if text == "" {
+		return nil
+	}
+	return w.tellPackage(c.Path, p, text)
+}
+
+func (w *watcher) tellPackage(path dbus.ObjectPath, p *bus.PackageProperties, text string) error {
+	j := w.snap.json(*p, w.app.now())
+	return w.say(path, eventJSON{Event: "package", Instance: p.Instance, Package: &j, text: text})
+}
+
+func (w *watcher) tellRefresh(path dbus.ObjectPath, r *bus.RefreshProperties) error {
+	text := r.Kind
+	if r.ToVersion != "" {
+		text += " to " + r.ToVersion
+	}
+	text += ": " + stepText(*r)
+	switch {
+	case r.Step == "fetch" && r.BytesTotal > 0:
+		text += fmt.Sprintf(" %d%%", min(100, 100*(r.BytesDone/1024)/max(1, r.BytesTotal/1024)))
+	case r.State == "waiting" && len(r.Waiting) > 0:
+		text += ": " + who(r.Waiting)
+	}
+	j := toRefreshJSON(*r)
+	return w.say(path, eventJSON{Event: "refresh", Instance: r.Instance, Refresh: &j, text: text})
+}
+
+func (w *watcher) say(path dbus.ObjectPath, e eventJSON) error {
+	if w.said[path] == e.text {
+		return nil
+	}
+	w.said[path] = e.text
+	e.document, e.Time = one, w.app.now()
+	if w.app.json {
+		return w.app.writeLine(e)
+	}
+	return w.app.say(e.Time.Format(time.TimeOnly) + "  " + e.Instance + "  " + e.text)
+}

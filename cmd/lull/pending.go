@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	bus "github.com/lull/lull/dbus"
+)
+
+func (a *app) pendingCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "pending",
+		Short: "Show what waits for a running application",
+		Long: `Shows the refreshes that wait until an application is closed: whose processes
+they wait for, and what happens when. Root sees all, others see those of the
+applications that they run.`,
+		Args: args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
+				pending, err := ag.manager.Pending(ctx)
+				if err != nil {
+					return err
+				}
+				return a.pending(pending)
+			})
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+}
+
+type pendingJSON struct {
+	ID           string        `json:"id"`
+	Instance     string        `json:"instance"`
+	Name         string        `json:"name"`
+	FromVersion  string        `json:"from-version"`
+	ToVersion    string        `json:"to-version"`
+	FromRevision uint32        `json:"from-revision"`
+	ToRevision   uint32        `json:"to-revision"`
+	Urgency      string        `json:"urgency"`
+	Notes        string        `json:"notes,omitempty"`
+	Since        *time.Time    `json:"since,omitempty"`
+	Deadline     *time.Time    `json:"deadline,omitempty"`
+	AtDeadline   string        `json:"at-deadline,omitempty"`
+	Processes    []processJSON `json:"processes"`
+}
+
+func (a *app) pending(pending []bus.PendingRefresh) error {
+	if a.json {
+		doc := struct {
+			document
+			Pending []pendingJSON `json:"pending"`
+		}{one, []pendingJSON{}}
+		for _, p := range pending {
+			doc.Pending = append(doc.Pending, pendingJSON{
+				p.ID, p.Instance, p.Name, p.FromVersion, p.ToVersion, p.FromRevision, p.ToRevision, p.Urgency, p.Notes,
+				stamp(p.Since), stamp(p.Deadline), p.AtDeadline, processesJSON(p.Processes),
+			})
+		}
+		return a.writeJSON(doc)
+	}
+	if len(pending) == 0 {
+		return a.say("nothing waits")
+	}
+	for i, p := range pending {
+		if i > 0 {
+			if err := a.say(""); err != nil {
+				return err
+			}
+		}
+		head := fmt.Sprintf("%s  %s → %s", p.Instance, either(p.FromVersion, "?"), either(p.ToVersion, "?"))
+		if p.Urgency != "" && p.Urgency != "medium" {
+			head += "  (" + p.Urgency + ")"
+		}
+		if err := a.say(head); err != nil {
+			return err
+		}
+		since := ""
+		if p.Since != 0 {
+			since = ago(fromBus(p.Since), a.now())
+		}
+		err := a.fields([][2]string{
+			{"  waits for", either(who(p.Processes), "its turn")},
+			{"  since", since},
+			{"  happens", "when it is closed, or " + deadlineWords(p.Deadline, p.AtDeadline, a.now())},
+			{"  what is new", p.Notes},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

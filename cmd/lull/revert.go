@@ -1,0 +1,35 @@
+package main
+
+import (
+	"context"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/spf13/cobra"
+
+	bus "github.com/lull/lull/dbus"
+)
+
+func (a *app) revertCmd() *cobra.Command {
+	var w waitFlags
+	var o bus.RevertOptions
+	cmd := &cobra.Command{
+		Use:   "revert APP",
+		Short: "Go back to the revision before",
+		Long: `Goes back to the previous revision of an application, or to the one that is
+named, with the data of that revision. The revision that is left is not offered
+again. ` + "`lull status APP`" + ` shows the revisions that are kept.`,
+		Example: `  lull revert org.example.Notes
+  lull revert --revision 3 org.example.Notes`,
+		Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			return a.refreshing(cmd.Context(), w, false, func(ctx context.Context, ag *agent) ([]dbus.ObjectPath, error) {
+				path, err := ag.manager.Revert(ctx, names[0], o)
+				return []dbus.ObjectPath{path}, err
+			})
+		},
+		ValidArgsFunction: a.completeInstances,
+	}
+	w.add(cmd)
+	cmd.Flags().Uint32Var(&o.Revision, "revision", 0, "`number` of the revision to go to")
+	return cmd
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+// installedLauncher is where packages put it.
+const installedLauncher = "/usr/libexec/lull/lull-run"
+
+func (a *app) runCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run APP [ARGS...]",
+		Short: "Run an application",
+		Long: `Runs an application, the same way as its entry in the menu does. While it is
+being refreshed, which takes a moment, it waits and says so.`,
+		Example:           "  lull run org.example.Notes notes.txt",
+		Args:              args(1, -1),
+		ValidArgsFunction: a.completeOneInstance,
+		RunE:              func(_ *cobra.Command, words []string) error { return a.launch(words) },
+	}
+	cmd.Flags().SetInterspersed(false) // what follows APP is the application's
+	return cmd
+}
+
+// launch becomes the launcher, which is small and starts fast.
+func (a *app) launch(words []string) error {
+	path, err := launcher()
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]string{"LULL_ROOT": a.root, "LULL_RUN_DIR": a.runDir, "LULL_BUS": a.bus} {
+		if value != "" {
+			if err := os.Setenv(name, value); err != nil {
+				return problem.New(problem.Failed, "cannot set %s: %w", name, err)
+			}
+		}
+	}
+	argv := []string{path}
+	if a.root != "" {
+		argv = append(argv, "--root="+a.root)
+	}
+	if a.runDir != "" {
+		argv = append(argv, "--run-dir="+a.runDir)
+	}
+	if a.user {
+		argv = append(argv, "--user")
+	}
+	argv = append(append(argv, "--"), words...)
+	err = syscall.Exec(path, argv, os.Environ())
+	return problem.New(problem.Failed, "cannot run %s: %s: %w", words[0], path, err)
+}
+
+// launcher finds lull-run: where the environment says, beside this program, or
+// where packages put it.
+func launcher() (string, error) {
+	if p := os.Getenv("LULL_LAUNCHER"); p != "" {
+		if _, err := os.Stat(p); err != nil {
+			return "", problem.New(problem.NotFound, "cannot find the launcher: %w", err).WithHint("LULL_LAUNCHER names it")
+		}
+		return p, nil
+	}
+	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
+	candidates := []string{installedLauncher}
+	if err == nil {
+		candidates = append([]string{filepath.Join(filepath.Dir(self), "lull-run")}, candidates...)
+	}
+	for _, p := range candidates {
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", problem.New(problem.Failed, "cannot find the launcher: %w", err)
+		}
+	}
+	return "", problem.New(problem.NotFound, "cannot find the launcher lull-run").
+		WithHint("it belongs beside lull or to %s; LULL_LAUNCHER can name another place", installedLauncher)
+}

@@ -1,0 +1,98 @@
+package story
+
+import (
+	"encoding/xml"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"github.com/lull/lull/e2e/rig"
+)
+
+// stepBus: everything is on the bus, as the XML says.
+func (s *story) stepBus() {
+	s.Step(8, "All this stands on the bus as objects and properties")
+	address := "--address=" + s.Bus.Address
+	tree := s.Admin.Must("busctl", address, "--no-pager", "tree", rig.AgentName)
+	s.Ran(tree)
+	o, ok := s.api.Package(s.name)
+	s.check(ok, "the package has no object")
+	r, ok := s.api.Refresh(s.name, V3)
+	s.check(ok, "the refresh has no object")
+	for _, path := range []string{rig.AgentPath, o.Path, r.Path} {
+		s.check(strings.Contains(tree.Stdout, path), "busctl tree does not show %s:\n%s", path, tree.Stdout)
+	}
+	for path, want := range map[string]string{
+		rig.AgentPath: "org.lull.Agent1.Manager", o.Path: `"3.0"`, r.Path: `"done"`,
+	} {
+		text := s.Admin.Must("busctl", address, "--no-pager", "introspect", rig.AgentName, path).Stdout
+		s.check(strings.Contains(text, want), "busctl introspect of %s does not show %s:\n%s", path, want, text)
+	}
+	checked := s.sameXML(address, rig.AgentName, "org.lull.Agent1.xml", rig.AgentPath, o.Path, r.Path)
+	session := s.sameXML("--address="+s.Session.Address, "org.lull.Session1", "org.lull.Session1.xml", "/org/lull/Session1")
+	s.Say("the live introspection of %d interfaces equals the XML in dbus/", checked+session)
+}
+
+// node is a D-Bus introspection document, as far as it has meaning.
+type node struct {
+	Interfaces []iface `xml:"interface"`
+}
+
+type iface struct {
+	Name        string       `xml:"name,attr"`
+	Methods     []member     `xml:"method"`
+	Signals     []member     `xml:"signal"`
+	Properties  []member     `xml:"property"`
+	Annotations []annotation `xml:"annotation"`
+}
+
+type member struct {
+	Name        string       `xml:"name,attr"`
+	Type        string       `xml:"type,attr"`
+	Access      string       `xml:"access,attr"`
+	Args        []arg        `xml:"arg"`
+	Annotations []annotation `xml:"annotation"`
+}
+
+type arg struct {
+	Name      string `xml:"name,attr"`
+	Type      string `xml:"type,attr"`
+	Direction string `xml:"direction,attr"`
+}
+
+type annotation struct {
+	Name  string `xml:"name,attr"`
+	Value string `xml:"value,attr"`
+}
+
+// sameXML compares what objects say of themselves with the source of truth,
+// and returns how many interfaces that were: all of the file must be there.
+func (s *story) sameXML(address, name, file string, paths ...string) int {
+	s.Helper()
+	b, err := os.ReadFile(filepath.Join(rig.Module(), "dbus", file))
+	if err != nil {
+		s.Fatalf("%v", err)
+	}
+	var truth node
+	if err := xml.Unmarshal(b, &truth); err != nil {
+		s.Fatalf("%s: %v", file, err)
+	}
+	live := map[string]iface{}
+	for _, path := range paths {
+		text := s.Admin.Must("busctl", address, "--no-pager", "introspect", "--xml-interface", name, path).Stdout
+		var n node
+		if err := xml.Unmarshal([]byte(text), &n); err != nil {
+			s.Fatalf("introspection of %s: %v\n%s", path, err, text)
+		}
+		for _, i := range n.Interfaces {
+			live[i.Name] = i
+		}
+	}
+	for _, want := range truth.Interfaces {
+		got, ok := live[want.Name]
+		s.check(ok, "no object has the interface %s", want.Name)
+		s.check(reflect.DeepEqual(got, want), "the live %s differs from %s:\n%+v\nwant\n%+v", want.Name, file, got, want)
+	}
+	return len(truth.Interfaces)
+}

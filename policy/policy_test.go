@@ -1,0 +1,319 @@
+package policy
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+const day = 24 * time.Hour
+
+// write makes a folder with a policy file and drop-ins.
+func write(t *testing.T, files map[string]string) (file, dir string) {
+	t.Helper()
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "policy.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(root, "policy.yaml"), filepath.Join(root, "policy.d")
+}
+
+func TestDefaults(t *testing.T) {
+	p, err := Load("/nonexistent/policy.yaml", "/nonexistent/policy.d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Settings{
+		Mode: ModeWait, RefreshPending: PendingAllow, RefreshAwareness: true, MaxPostponement: 14 * day,
+		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 2, AutoRefresh: true, HookTimeLimit: time.Minute,
+	}
+	if got := p.For("org.example.app"); got != want {
+		t.Errorf("got %+v", got)
+	}
+	if want := (Schedule{6 * time.Hour, []time.Duration{7 * day, day, 2 * time.Hour}}); !reflect.DeepEqual(p.Schedule, want) {
+		t.Errorf("got %+v", p.Schedule)
+	}
+	if want := (GC{Watermark{Percent: 5}, 64 << 20, true}); p.GC != want {
+		t.Errorf("got %+v", p.GC)
+	}
+	if !p.Inhibit.Block {
+		t.Error("block is off")
+	}
+}
+
+func TestDefaultsSetEveryKey(t *testing.T) {
+	p := Defaults()
+	v := reflect.ValueOf(p.defaults)
+	for i := range v.NumField() {
+		if v.Field(i).IsNil() {
+			t.Errorf("defaults.yaml does not set defaults.%s", v.Type().Field(i).Tag.Get("yaml"))
+		}
+	}
+	for _, s := range []any{schedule{}, gc{}, inhibit{}} {
+		for i := range reflect.TypeOf(s).NumField() {
+			key := reflect.TypeOf(s).Name() + "." + reflect.TypeOf(s).Field(i).Tag.Get("yaml")
+			if p.origins[key] == "" {
+				t.Errorf("defaults.yaml does not set %s", key)
+			}
+		}
+	}
+}
+
+func TestLayers(t *testing.T) {
+	file, dir := write(t, map[string]string{
+		"policy.yaml": `
+defaults:
+  max-postponement: 7d
+  keep-revisions: 3
+packages:
+  org.example.app:
+    mode: side-by-side
+    at-deadline: terminate
+  org.example.app_work:
+    refresh-pending: block
+schedule:
+  check: 1h
+  reminders: [1d]
+`,
+		"policy.d/20-b.yaml": "packages:\n  org.example.app:\n    max-postponement: 2d\n",
+		"policy.d/10-a.yaml": "defaults:\n  max-postponement: 3d\n  auto-refresh: false\ngc: {watermark: 2GiB}\n",
+		"policy.d/.hidden.yaml": "nonsense: 1\n", "policy.d/README": "nonsense",
+		"policy.d/30-c.yaml": "schedule:\n  reminders: []\ninhibit:\n  block: false\n",
+	})
+	p, err := Load(file, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	common := Settings{
+		Mode: ModeWait, RefreshPending: PendingAllow, RefreshAwareness: true, MaxPostponement: 3 * day,
+		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 3, HookTimeLimit: time.Minute,
+	}
+	app := common
+	app.Mode, app.AtDeadline, app.MaxPostponement = ModeSideBySide, DeadlineTerminate, 2*day
+	work := app
+	work.RefreshPending = PendingBlock
+	for instance, want := range map[string]Settings{
+		"org.example.other": common, "org.example.app": app, "org.example.app_home": app, "org.example.app_work": work,
+		"org.example.ap": common,
+	} {
+		if got := p.For(instance); got != want {
+			t.Errorf("%s: got %+v, want %+v", instance, got, want)
+		}
+	}
+	if len(p.Schedule.Reminders) != 0 || p.Schedule.Check != time.Hour || p.GC.Watermark.Bytes != 2<<30 || p.Inhibit.Block {
+		t.Errorf("got %+v", p)
+	}
+	if m := p.Instances(); len(m) != 2 || m["org.example.app_work"] != work {
+		t.Errorf("Instances: %+v", m)
+	}
+	explained := map[string]Value{}
+	for _, v := range p.Explain("org.example.app_work") {
+		explained[v.Key] = v
+	}
+	for _, want := range []Value{
+		{"mode", "side-by-side", file + ":7"}, {"refresh-pending", "block", file + ":10"},
+		{"max-postponement", "2d", filepath.Join(dir, "20-b.yaml") + ":3"},
+		{"keep-revisions", "3", file + ":4"}, {"auto-refresh", "false", filepath.Join(dir, "10-a.yaml") + ":3"},
+		{"allow-untracked", "false", "built in"},
+	} {
+		if explained[want.Key] != want {
+			t.Errorf("Explain: got %+v, want %+v", explained[want.Key], want)
+		}
+	}
+	for _, v := range p.Explain("") {
+		if v.Key == "gc.watermark" && (v.Value != "2GiB" || v.Origin != filepath.Join(dir, "10-a.yaml")+":4") {
+			t.Errorf("Explain: %+v", v)
+		}
+	}
+}
+
+func TestBadPolicies(t *testing.T) {
+	for name, c := range map[string]struct{ in, want string }{
+		"terminate for all": {"defaults:\n  at-deadline: terminate\n", "2: cannot use terminate as defaults.at-deadline: processes are ended only for a package that is named under packages"},
+		"mode":              {"defaults: {mode: fast}\n", `1: cannot use "fast" as defaults.mode: want wait, side-by-side or endure`},
+		"pending":           {"defaults:\n  refresh-pending: maybe\n", `2: cannot use "maybe" as defaults.refresh-pending: want allow or block`},
+		"deadline":          {"packages:\n  a:\n    at-deadline: kill\n", `3: cannot use "kill" as packages.a.at-deadline: want keep-waiting, side-by-side or terminate`},
+		"too long":          {"defaults:\n  max-postponement: 2000d\n", "2: cannot use 2000d as defaults.max-postponement: want 0s to 366d"},
+		"overflow":          {"defaults:\n  max-postponement: 999999999999w\n", `2: cannot use "999999999999w" as defaults.max-postponement: the duration is too long`},
+		"revisions":         {"packages:\n  a: {keep-revisions: 0}\n", "2: cannot use 0 as packages.a.keep-revisions: want 1 to 20"},
+		"hook":              {"defaults:\n  hook-time-limit: 2h\n", "2: cannot use 2h as defaults.hook-time-limit: want 1s to 1h"},
+		"check":             {"schedule:\n  check: 1s\n", "2: cannot use 1s as schedule.check: want 5m to 31d"},
+		"reminder order":    {"schedule:\n  reminders: [1h, 1d]\n", "2: cannot use 1d as schedule.reminders[1]: reminders are written from the longest to the shortest"},
+		"reminder twice":    {"schedule:\n  reminders: [1h, 60m]\n", "2: cannot use 1h as schedule.reminders[1]: reminders are written from the longest to the shortest"},
+		"reminder now":      {"schedule:\n  reminders: [0]\n", "2: cannot use 0s as schedule.reminders[0]: want 1s to 366d"},
+		"many reminders":    {"schedule:\n  reminders: [12h, 11h, 10h, 9h, 8h, 7h, 6h, 5h, 4h, 3h, 2h]\n", "2: cannot use 11 schedule.reminders: want at most 10"},
+		"watermark":         {"gc:\n  watermark: 95%\n", `2: cannot use "95%" as gc.watermark: want 0% to 90%`},
+		"watermark word":    {"gc:\n  watermark: low\n", `2: cannot use "low" as gc.watermark: want a share such as 5%, or a size such as 2GiB`},
+		"reserve":           {"gc:\n  reserve: 2TiB\n", "2: cannot use 2TiB as gc.reserve: want at most 1TiB"},
+		"instance":          {"packages:\n  Bad Name: {mode: wait}\n", `2: cannot use "Bad Name" under packages: it is no package and no instance`},
+		"unknown":           {"packages:\n  a:\n    moode: wait\n", `3: cannot use the key "moode" in packages.a: known are mode, refresh-pending, refresh-awareness, max-postponement, at-deadline, keep-revisions, allow-untracked, auto-refresh, hook-time-limit`},
+		"syntax":            {"defaults:\n\tmode: wait\n", "2: cannot read YAML: found character that cannot start any token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file, dir := write(t, map[string]string{"policy.yaml": c.in})
+			_, err := Load(file, dir)
+			if !problem.Is(err, problem.BadPolicy) || problem.ExitCode(err) != 78 {
+				t.Fatalf("got %v", err)
+			}
+			if want := file + ":" + c.want; err.Error() != want {
+				t.Errorf("got  %s\nwant %s", err, want)
+			}
+			if errs := Check(file); len(errs) != 1 || errs[0].Error() != err.Error() {
+				t.Errorf("Check: %v", errs)
+			}
+			// The same in a drop-in breaks the policy as well.
+			file, dir = write(t, map[string]string{"policy.d/x.yaml": c.in})
+			if _, err := Load(file, dir); !strings.HasPrefix(err.Error(), filepath.Join(dir, "x.yaml")+":") {
+				t.Errorf("drop-in: %v", err)
+			}
+		})
+	}
+}
+
+func TestCheckListsAll(t *testing.T) {
+	file, _ := write(t, map[string]string{"policy.yaml": "defaults:\n  keep-revisions: 99\n  at-deadline: terminate\n  foo: 1\npackages:\n  a:\n    mode: x\n"})
+	var got []string
+	for _, err := range Check(file) {
+		got = append(got, strings.TrimPrefix(err.Error(), file))
+	}
+	want := []string{":2: cannot use 99", ":3: cannot use terminate", ":4: cannot use the key", ":7: cannot use \"x\""}
+	if len(got) != len(want) {
+		t.Fatalf("got %q", got)
+	}
+	for i := range want {
+		if !strings.HasPrefix(got[i], want[i]) {
+			t.Errorf("got %q, want %q…", got[i], want[i])
+		}
+	}
+	if errs := Check(file + ".missing"); len(errs) != 1 {
+		t.Errorf("missing file: %v", errs)
+	}
+	if err := os.WriteFile(file, DefaultsYAML, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if errs := Check(file); errs != nil {
+		t.Errorf("the shipped defaults: %v", errs)
+	}
+}
+
+func TestWrongEnding(t *testing.T) {
+	file, dir := write(t, map[string]string{"policy.d/a.yml": ""})
+	if _, err := Load(file, dir); err == nil || !strings.Contains(err.Error(), "must end in .yaml") {
+		t.Error(err)
+	}
+}
+
+func TestEndureHasTwoSpellings(t *testing.T) {
+	file, dir := write(t, map[string]string{"policy.yaml": "packages:\n  a: {mode: ignore-running}\n  b: {mode: endure}\n"})
+	p, err := Load(file, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.For("a").Mode != ModeEndure || p.For("b").Mode != ModeEndure {
+		t.Error(p.For("a").Mode, p.For("b").Mode)
+	}
+}
+
+func TestWatermark(t *testing.T) {
+	for _, c := range []struct {
+		w           Watermark
+		total, want int64
+	}{
+		{Watermark{}, 1000, 0}, {Watermark{Percent: 5}, 1000, 50}, {Watermark{Bytes: 7}, 1000, 7}, {Watermark{Percent: 90}, math.MaxInt64, 8301034833169298226},
+		{Watermark{Percent: 5}, -1, 0}, {Watermark{Bytes: -7}, 1, 0}, {Watermark{Percent: 5}, 0, 0},
+	} {
+		if got := c.w.Of(c.total); got != c.want {
+			t.Errorf("%+v of %d: got %d, want %d", c.w, c.total, got, c.want)
+		}
+	}
+}
+
+func TestPostponement(t *testing.T) {
+	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	p := Postponement{Since: since, Max: 14 * day}
+	for _, c := range []struct {
+		name string
+		now  time.Time
+		left time.Duration
+		next time.Duration // after since; 0: none
+	}{
+		{"at once", since, 14 * day, 7 * day},
+		{"clock set back a year", since.AddDate(-1, 0, 0), 14 * day, 7 * day},
+		{"in the middle", since.Add(10 * day), 4 * day, 13 * day},
+		{"at a reminder", since.Add(13 * day), day, 14*day - 2*time.Hour},
+		{"at the deadline", since.Add(14 * day), 0, 0},
+		{"years later", since.AddDate(200, 0, 0), 0, 0},
+	} {
+		if got := p.Left(c.now); got != c.left {
+			t.Errorf("%s: left %v, want %v", c.name, got, c.left)
+		}
+		if got := p.Over(c.now); got != (c.left == 0) {
+			t.Errorf("%s: over %v", c.name, got)
+		}
+		next, ok := p.NextReminder(c.now, Defaults().Schedule.Reminders)
+		if ok != (c.next != 0) || ok && !next.Equal(since.Add(c.next)) {
+			t.Errorf("%s: next reminder %v, %v", c.name, next, ok)
+		}
+	}
+	if _, ok := (Postponement{since, time.Hour}).NextReminder(since, []time.Duration{day, time.Hour}); ok {
+		t.Error("a reminder before the postponement has begun")
+	}
+	if !(Postponement{since, -5}).Over(since) {
+		t.Error("a negative postponement is not over")
+	}
+}
+
+func TestPostponementProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		at := func(label string) time.Time { return time.Unix(rapid.Int64Range(-1<<40, 1<<40).Draw(t, label), 0) }
+		p := Postponement{at("since"), time.Duration(rapid.Int64().Draw(t, "max"))}
+		now := at("now")
+		if left := p.Left(now); left < 0 || left > max(p.Max, 0) {
+			t.Fatalf("left %v of %v", left, p.Max)
+		}
+		if next, ok := p.NextReminder(now, []time.Duration{time.Duration(rapid.Int64().Draw(t, "reminder"))}); ok && (!next.After(now) || !next.Before(p.Deadline())) {
+			t.Fatalf("reminder at %v, now %v, deadline %v", next, now, p.Deadline())
+		}
+	})
+}
+
+func FuzzPolicy(f *testing.F) {
+	f.Add(DefaultsYAML)
+	f.Add([]byte("packages:\n  a_b:\n    at-deadline: terminate\n    max-postponement: 0\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		l, bad := parse("p.yaml", data)
+		if len(bad) > 0 {
+			for _, e := range bad {
+				if !strings.HasPrefix(e.Error(), "p.yaml:") || !strings.HasPrefix(e.Text, "cannot ") {
+					t.Errorf("bad message %q", e)
+				}
+			}
+			return
+		}
+		p := Defaults()
+		p.add(l)
+		for instance := range p.Instances() {
+			s := p.For(instance)
+			if s.MaxPostponement < 0 || s.KeepRevisions < 1 || s.HookTimeLimit <= 0 || s.Mode == "" {
+				t.Errorf("%s: %+v", instance, s)
+			}
+		}
+		if s := p.For("zz"); s.AtDeadline == DeadlineTerminate && p.packages["zz"].AtDeadline == nil {
+			t.Error("terminate by default")
+		}
+		p.Explain("")
+	})
+}

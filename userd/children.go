@@ -1,0 +1,61 @@
+package userd
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/lull/lull/userd/again"
+	"github.com/lull/lull/userd/mailbox"
+)
+
+// children starts applications again and reaps them. An application that
+// outlives the helper is inherited by init.
+type children struct {
+	again  *again.Again
+	env    func() []string // more environment for the launcher
+	log    *slog.Logger
+	launch *mailbox.Box[string]
+}
+
+func newChildren(a *again.Again, env func() []string, log *slog.Logger) *children {
+	return &children{again: a, env: env, log: log, launch: mailbox.New[string]()}
+}
+
+// run serves until the context ends.
+func (c *children) run(ctx context.Context) {
+	exits := make(chan os.Signal, 1)
+	signal.Notify(exits, syscall.SIGCHLD)
+	defer signal.Stop(exits)
+	living := map[int]string{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.launch.C():
+			for _, instance := range c.launch.Take() {
+				p, err := c.again.Launch(instance, c.env()...)
+				if err != nil {
+					c.log.Error("an application is not started again", "instance", instance, "error", err)
+					continue
+				}
+				c.log.Info("an application is started again", "instance", instance, "pid", p.Pid)
+				living[p.Pid] = instance
+				_ = p.Release() // reaped by number, below
+			}
+		case <-exits:
+		}
+		for pid, instance := range living {
+			var status syscall.WaitStatus
+			if got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil); got == 0 && err == nil {
+				continue
+			}
+			delete(living, pid)
+			if status.ExitStatus() != 0 {
+				c.log.Warn("an application that was started again has ended", "instance", instance, "status", status.ExitStatus())
+			}
+		}
+	}
+}

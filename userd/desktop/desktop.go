@@ -1,0 +1,234 @@
+package desktop
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/userd/mailbox"
+	"github.com/lull/lull/userd/notify"
+)
+
+const (
+	callTimeout = 10 * time.Second
+	// exitTimeout bounds the farewell to the notification server.
+	exitTimeout = 2 * time.Second
+)
+
+// Options say where the desktop is.
+type Options struct {
+	Address string // of the session bus; "": the one of the environment
+	Version string
+	Log     *slog.Logger
+	// Hang is how long the server may take for a notice before it counts as
+	// hung; 0: ten seconds. It is waited for all the same.
+	Hang time.Duration
+}
+
+// Commands of the desktop, besides notify.Show and notify.Close.
+type (
+	// AgentPresent is a property of org.lull.Session1.
+	AgentPresent struct{ Yes bool }
+	// SessionLocked is another one.
+	SessionLocked struct{ Yes bool }
+	// Call runs something that needs the session bus, in a goroutine.
+	Call struct {
+		Do func(context.Context, *dbus.Conn)
+	}
+)
+
+// Desktop connects to the session bus.
+type Desktop struct {
+	Options
+	commands *mailbox.Box[any]
+	event    func(notify.Event)
+	server   *bus.Server
+	conn     *dbus.Conn
+	export   *bus.SessionExport
+	signals  chan *dbus.Signal
+	results  chan func()
+
+	peer      peer      // the notification server
+	startedAt time.Time // when the bus was last asked to start one
+
+	wanted map[string]notify.Notice // by instance
+	posted map[string]*posting      // by instance
+}
+
+// Connect takes the name org.lull.Session1 on the session bus. That another
+// helper owns it is an error: two would both notify.
+func Connect(ctx context.Context, o Options, event func(notify.Event)) (*Desktop, error) {
+	if o.Hang == 0 {
+		o.Hang = callTimeout
+	}
+	d := &Desktop{
+		Options: o, event: event, commands: mailbox.New[any](),
+		signals: make(chan *dbus.Signal, 16), results: make(chan func()),
+		wanted: map[string]notify.Notice{}, posted: map[string]*posting{},
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	server, err := bus.Serve(ctx, o.Address, false)
+	if err != nil {
+		return nil, err
+	}
+	d.server, d.conn = server, server.Conn()
+	d.conn.Signal(d.signals)
+	d.export = bus.ExportSession(session{d}, bus.SessionProperties{Version: o.Version})
+	err = server.Export(bus.SessionPath, d.export)
+	if err == nil {
+		err = d.watch(ctx)
+	}
+	if err == nil {
+		err = server.RequestName(bus.SessionName)
+	}
+	if err != nil {
+		server.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// Do has a command carried out. It does not block.
+func (d *Desktop) Do(c any) { d.commands.Put(c) }
+
+// session serves the methods of org.lull.Session1.
+type session struct{ d *Desktop }
+
+// Show implements bus.Session.
+func (s session) Show(bus.Caller) error {
+	s.d.event(notify.ShowAll{})
+	return nil
+}
+
+// ErrLost says that the session bus is gone: the session has ended.
+var ErrLost = errors.New("the session bus is gone")
+
+// Run serves until the context ends or the session does, and takes all notices
+// down.
+func (d *Desktop) Run(ctx context.Context) error {
+	// Calls outlive ctx for the farewell; they end with the connection.
+	calling, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	defer d.server.Close()
+	defer cancel()
+	l := &loop{Desktop: d, ctx: calling, calls: &calls}
+	l.adopt(l.peer.owner)
+	for {
+		select {
+		case <-ctx.Done():
+			l.farewell()
+			return nil
+		case f := <-d.results:
+			f()
+		case s, ok := <-d.signals:
+			if !ok {
+				return ErrLost
+			}
+			l.heard(s)
+		case <-d.commands.C():
+			for _, c := range d.commands.Take() {
+				l.command(c)
+			}
+		case <-l.retry():
+			l.again()
+		}
+		l.reconcile()
+		l.publish()
+	}
+}
+
+// loop is Desktop while it runs.
+type loop struct {
+	*Desktop
+	ctx   context.Context
+	calls *sync.WaitGroup
+}
+
+func (l *loop) command(c any) {
+	switch c := c.(type) {
+	case notify.Show:
+		l.wanted[c.Notice.Instance] = c.Notice
+	case notify.Close:
+		delete(l.wanted, c.Instance)
+		if p := l.posted[c.Instance]; p != nil {
+			p.obsolete = true
+		}
+	case AgentPresent:
+		l.export.Update(func(p *bus.SessionProperties) { p.AgentPresent = c.Yes })
+	case SessionLocked:
+		l.export.Update(func(p *bus.SessionProperties) { p.Locked = c.Yes })
+	case Call:
+		l.calls.Go(func() {
+			ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
+			defer cancel()
+			c.Do(ctx, l.conn)
+		})
+	}
+}
+
+// call makes a call in a goroutine of its own and has the function that it
+// returns run by the owner of the connection, unless that has ended.
+func (l *loop) call(f func(context.Context) func()) {
+	l.calls.Go(func() {
+		ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
+		defer cancel()
+		then := f(ctx)
+		select {
+		case l.results <- then:
+		case <-l.ctx.Done():
+		}
+	})
+}
+
+// publish says on the bus what is shown.
+func (l *loop) publish() {
+	notices := []bus.Notice{}
+	for _, instance := range l.instances() {
+		if p := l.posted[instance]; p != nil && p.up {
+			notices = append(notices, bus.Notice{Refresh: p.notice.Refresh, Instance: instance, ID: p.id, Text: text(p.notice)})
+		}
+	}
+	l.export.Update(func(p *bus.SessionProperties) {
+		p.NotificationServer = l.peer.String()
+		if len(notices) > 0 || len(p.Notices) > 0 {
+			p.Notices = notices
+		}
+	})
+}
+
+// farewell takes all notices down. It does not wait for the server, only for
+// the bus to have taken the requests.
+func (l *loop) farewell() {
+	if l.peer.owner == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), exitTimeout)
+	defer cancel()
+	if l.peer.busy {
+		// A notice may be on its way to the screen: its id is needed.
+		for l.peer.busy && ctx.Err() == nil {
+			select {
+			case f := <-l.results:
+				f()
+			case <-ctx.Done():
+			}
+		}
+	}
+	ids := l.peer.stray
+	for _, p := range l.posted {
+		if p.id != 0 && !p.dismissed {
+			ids = append(ids, p.id)
+		}
+	}
+	for _, id := range ids {
+		l.conn.Object(l.peer.owner, serverPath).Call(serverName+".CloseNotification", dbus.FlagNoReplyExpected|dbus.FlagNoAutoStart, id)
+	}
+	_ = l.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0).Err
+}

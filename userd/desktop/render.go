@@ -1,0 +1,88 @@
+package desktop
+
+import (
+	"strings"
+
+	fdo "github.com/esiqveland/notify"
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/userd/notify"
+)
+
+const (
+	appName = "lull"
+	// category is in the form that the specification has for what its own
+	// table lacks: https://specifications.freedesktop.org/notification-spec.
+	category    = "x-lull.update"
+	defaultIcon = "system-software-update"
+)
+
+// capabilities are those of a server that make a difference here.
+type capabilities struct{ actions, body, markup bool }
+
+func newCapabilities(list []string) capabilities {
+	var c capabilities
+	for _, s := range list {
+		switch s {
+		case "actions":
+			c.actions = true
+		case "body":
+			c.body = true
+		case "body-markup":
+			c.markup = true
+		}
+	}
+	return c
+}
+
+var escape = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+
+// render makes a notice into what a server with these capabilities understands.
+func render(n notify.Notice, c capabilities) fdo.Notification {
+	out := fdo.Notification{
+		AppName: appName, AppIcon: icon(n.Icon), Summary: n.Summary,
+		ExpireTimeout: fdo.ExpireTimeoutSetByNotificationServer,
+	}
+	switch {
+	case !c.body:
+		out.Summary = text(n)
+	case c.markup:
+		out.Body = escape.Replace(n.Body)
+	default:
+		out.Body = n.Body
+	}
+	if c.actions {
+		for _, b := range n.Buttons {
+			out.Actions = append(out.Actions, fdo.Action{Key: b.Action, Label: b.Label})
+		}
+	}
+	if n.Expire > 0 {
+		out.ExpireTimeout = n.Expire
+	}
+	out.SetUrgency(fdo.Urgency(n.Urgency))
+	out.AddHint(fdo.Hint{ID: "category", Variant: dbus.MakeVariant(category)})
+	if n.DesktopEntry != "" {
+		out.AddHint(fdo.Hint{ID: "desktop-entry", Variant: dbus.MakeVariant(n.DesktopEntry)})
+	}
+	return out
+}
+
+// icon is a name of the icon theme or, for a path, a URI.
+func icon(s string) string {
+	switch {
+	case s == "" || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' }):
+		return defaultIcon
+	case strings.HasPrefix(s, "/"):
+		return "file://" + s
+	}
+	return s
+}
+
+// text is all of a notice in one line.
+func text(n notify.Notice) string {
+	s := n.Summary
+	if n.Body != "" {
+		s += ". " + n.Body
+	}
+	return strings.ReplaceAll(s, "\n", " ")
+}

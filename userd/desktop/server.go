@@ -1,0 +1,399 @@
+package desktop
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	fdo "github.com/esiqveland/notify"
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/userd/notify"
+)
+
+const (
+	serverName = "org.freedesktop.Notifications"
+	serverPath = dbus.ObjectPath("/org/freedesktop/Notifications")
+	busDaemon  = "org.freedesktop.DBus"
+	properties = "org.freedesktop.DBus.Properties"
+
+	// A server that refuses a notice, for coming too fast perhaps, is asked
+	// again after retryPause, doubled each time, maxTries times.
+	retryPause = 30 * time.Second
+	maxTries   = 4
+	// startPause keeps a server that dies of each notice from being started
+	// all the time.
+	startPause = time.Minute
+	// maxEarly bounds what is kept of signals that overtake an answer.
+	maxEarly = 64
+)
+
+// peer is the notification server.
+type peer struct {
+	owner   string // unique name; "": absent
+	ready   bool   // it has said what it can do
+	name    string
+	caps    capabilities
+	busy    bool           // a call about a notice is under way
+	hung    bool           // and it takes too long
+	started bool           // the bus was asked to start a server, for what is wanted now
+	early   []*dbus.Signal // heard while busy: perhaps about an id not known yet
+	stray   []uint32       // ids to be closed that belong to no posting
+	retry   *time.Timer
+}
+
+func (p *peer) String() string {
+	if !p.ready || p.hung {
+		return ""
+	}
+	return p.name
+}
+
+// posting is a notice that the server was given.
+type posting struct {
+	id        uint32 // 0: it was refused
+	notice    notify.Notice
+	up        bool
+	dismissed bool // the server has closed it for good: the id is used up
+	obsolete  bool // to be taken down even if it is in a history only
+	tries     int  // refusals in a row
+}
+
+var nameOwner = []dbus.MatchOption{
+	dbus.WithMatchSender(busDaemon), dbus.WithMatchInterface(busDaemon),
+	dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, serverName),
+}
+
+// watch finds the server and hears of others from then on.
+func (d *Desktop) watch(ctx context.Context) error {
+	if err := d.conn.AddMatchSignalContext(ctx, nameOwner...); err != nil {
+		return err
+	}
+	err := d.conn.BusObject().CallWithContext(ctx, busDaemon+".GetNameOwner", 0, serverName).Store(&d.peer.owner)
+	var e dbus.Error
+	if errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner" {
+		return nil
+	}
+	return err
+}
+
+// adopt makes owner the server that is believed. What the last one showed is
+// gone with it.
+func (l *loop) adopt(owner string) {
+	old := l.peer
+	if old.retry != nil {
+		old.retry.Stop()
+	}
+	l.peer = peer{owner: owner}
+	l.posted = map[string]*posting{}
+	// A server is not disturbed before it has been asked whether it may be. No
+	// server cannot be disturbed, and may be started by the first notice.
+	l.event(notify.Disturb{No: owner != ""})
+	l.call(func(ctx context.Context) func() {
+		// The signals may come to us alone or to everybody.
+		rules := [][]dbus.MatchOption{
+			{dbus.WithMatchInterface(serverName)},
+			{dbus.WithMatchInterface(properties), dbus.WithMatchMember("PropertiesChanged")},
+		}
+		for _, r := range rules {
+			of := func(owner string) []dbus.MatchOption {
+				return append(slices.Clone(r), dbus.WithMatchSender(owner), dbus.WithMatchObjectPath(serverPath))
+			}
+			if old.owner != "" {
+				_ = l.conn.RemoveMatchSignalContext(ctx, of(old.owner)...)
+			}
+			if owner != "" {
+				_ = l.conn.AddMatchSignalContext(ctx, of(owner)...)
+			}
+		}
+		if owner == "" {
+			return func() {}
+		}
+		server := l.conn.Object(owner, serverPath)
+		var caps []string
+		var info fdo.ServerInformation
+		err := errors.Join(
+			server.CallWithContext(ctx, serverName+".GetServerInformation", dbus.FlagNoAutoStart).
+				Store(&info.Name, &info.Vendor, &info.Version, &info.SpecVersion),
+			server.CallWithContext(ctx, serverName+".GetCapabilities", dbus.FlagNoAutoStart).Store(&caps))
+		disturb := inhibited(ctx, server)
+		return func() {
+			if l.peer.owner != owner {
+				return
+			}
+			if err != nil {
+				// Plain text without buttons is understood by every server.
+				l.Log.Warn("the notification server does not say what it can do", "error", err)
+			}
+			l.peer.ready = true
+			l.peer.name = info.Name + " " + info.Version
+			l.peer.caps = newCapabilities(caps)
+			l.event(notify.Disturb{No: disturb})
+		}
+	})
+}
+
+// inhibited reads the property of that name, which many servers lack.
+func inhibited(ctx context.Context, server dbus.BusObject) bool {
+	var v dbus.Variant
+	if server.CallWithContext(ctx, properties+".Get", dbus.FlagNoAutoStart, serverName, "Inhibited").Store(&v) != nil {
+		return false
+	}
+	yes, _ := v.Value().(bool)
+	return yes
+}
+
+// heard takes in a signal, if it is from whom it must be.
+func (l *loop) heard(s *dbus.Signal) {
+	if s.Name == busDaemon+".NameOwnerChanged" && s.Sender == busDaemon {
+		var who, was, is string
+		if dbus.Store(s.Body, &who, &was, &is) == nil && who == serverName && is != l.peer.owner {
+			l.adopt(is)
+		}
+		return
+	}
+	if l.peer.owner == "" || s.Sender != l.peer.owner || s.Path != serverPath {
+		return
+	}
+	switch s.Name {
+	case serverName + ".NotificationClosed", serverName + ".ActionInvoked":
+		if l.peer.busy && len(l.peer.early) < maxEarly {
+			l.peer.early = append(l.peer.early, s)
+			return
+		}
+		l.about(s)
+	case properties + ".PropertiesChanged":
+		var iface string
+		var changed map[string]dbus.Variant
+		var invalid []string
+		if dbus.Store(s.Body, &iface, &changed, &invalid) != nil || iface != serverName {
+			return
+		}
+		if yes, ok := changed["Inhibited"].Value().(bool); ok {
+			l.event(notify.Disturb{No: yes})
+		} else if owner := l.peer.owner; slices.Contains(invalid, "Inhibited") {
+			l.call(func(ctx context.Context) func() {
+				yes := inhibited(ctx, l.conn.Object(owner, serverPath))
+				return func() {
+					if l.peer.owner == owner {
+						l.event(notify.Disturb{No: yes})
+					}
+				}
+			})
+		}
+	}
+}
+
+// about takes in a signal about a notice, if the notice is ours.
+func (l *loop) about(s *dbus.Signal) {
+	var id, reason uint32
+	var action string
+	switch {
+	case dbus.Store(s.Body, &id, &action) == nil && s.Name == serverName+".ActionInvoked":
+		instance, p := l.find(id)
+		if p == nil || !slices.ContainsFunc(p.notice.Buttons, func(b notify.Button) bool { return b.Action == action }) {
+			return
+		}
+		l.event(notify.Invoked{Instance: instance, Action: action})
+	case dbus.Store(s.Body, &id, &reason) == nil && s.Name == serverName+".NotificationClosed":
+		instance, p := l.find(id)
+		if p == nil {
+			return
+		}
+		// One that has only expired may have buttons in a history.
+		p.dismissed = fdo.Reason(reason) != fdo.ReasonExpired
+		p.up = false
+		if w, ok := l.wanted[instance]; ok && w.Serial == p.notice.Serial {
+			delete(l.wanted, instance)
+		}
+		l.event(notify.Closed{Instance: instance, Serial: p.notice.Serial})
+	}
+}
+
+func (l *loop) find(id uint32) (string, *posting) {
+	for instance, p := range l.posted {
+		if p.id == id && id != 0 && !p.dismissed {
+			return instance, p
+		}
+	}
+	return "", nil
+}
+
+func (l *loop) instances() []string {
+	all := maps.Clone(l.wanted)
+	for instance := range l.posted {
+		all[instance] = notify.Notice{}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+// reconcile starts the next call that brings what is posted closer to what is
+// wanted, if there is one and none is under way.
+func (l *loop) reconcile() {
+	if l.peer.owner == "" {
+		l.start()
+		return
+	}
+	if !l.peer.ready || l.peer.busy {
+		return
+	}
+	if n := len(l.peer.stray); n > 0 {
+		id := l.peer.stray[n-1]
+		l.peer.stray = l.peer.stray[:n-1]
+		l.close(id)
+		return
+	}
+	for _, instance := range l.instances() {
+		w, wanted := l.wanted[instance]
+		p := l.posted[instance]
+		switch {
+		case wanted && (p == nil || p.notice.Serial != w.Serial || p.dismissed):
+			l.post(w, p)
+			return
+		case wanted || p == nil: // as it should be, or refused for now
+		case p.id == 0 || p.dismissed:
+			delete(l.posted, instance)
+		case p.up || p.obsolete:
+			delete(l.posted, instance)
+			l.close(p.id)
+			return
+		}
+	}
+}
+
+// start asks the bus for a server, once for what is wanted now: on small
+// desktops the first notice starts it.
+func (l *loop) start() {
+	if len(l.wanted) == 0 {
+		l.peer.started = false
+		return
+	}
+	if l.peer.started || time.Since(l.startedAt) < startPause {
+		return
+	}
+	l.peer.started, l.startedAt = true, time.Now()
+	l.call(func(ctx context.Context) func() {
+		err := l.conn.BusObject().CallWithContext(ctx, busDaemon+".StartServiceByName", 0, serverName, uint32(0)).Err
+		return func() {
+			if err != nil {
+				l.Log.Info("there is no notification server yet", "error", err)
+			}
+		}
+	})
+}
+
+// operate makes one call about a notice. F runs in a goroutine; what it
+// returns runs here, unless the server has changed since.
+func (l *loop) operate(f func() func()) {
+	owner := l.peer.owner
+	l.peer.busy = true
+	hang := time.AfterFunc(l.Hang, func() {
+		select {
+		case l.results <- func() { l.peer.hung = l.peer.hung || l.peer.owner == owner && l.peer.busy }:
+		case <-l.ctx.Done():
+		}
+	})
+	l.calls.Go(func() {
+		then := f()
+		hang.Stop()
+		done := func() {
+			if l.peer.owner != owner {
+				return
+			}
+			l.peer.busy, l.peer.hung = false, false
+			then()
+			early := l.peer.early
+			l.peer.early = nil
+			for _, s := range early {
+				l.about(s)
+			}
+		}
+		select {
+		case l.results <- done:
+		case <-l.ctx.Done():
+		}
+	})
+}
+
+// close takes a notice down. Whether the server still knew it does not matter.
+func (l *loop) close(id uint32) {
+	server := l.conn.Object(l.peer.owner, serverPath)
+	l.operate(func() func() {
+		ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
+		defer cancel()
+		_ = server.CallWithContext(ctx, serverName+".CloseNotification", dbus.FlagNoAutoStart, id).Err
+		return func() {}
+	})
+}
+
+// post gives the server a notice, in the place of the posting p if that is up.
+// It has no time limit: a server that hangs may show the notice when it comes
+// to itself, and then the id is needed. The call ends with the server at the
+// latest.
+func (l *loop) post(n notify.Notice, p *posting) {
+	note := render(n, l.peer.caps)
+	if p != nil && p.up {
+		note.ReplacesID = p.id
+	}
+	owner := l.peer.owner
+	l.operate(func() func() {
+		id, err := fdo.SendNotification(l.conn, note)
+		if err == nil && id == 0 {
+			err = errors.New("it gave the notice no id")
+		}
+		// The call went to the name: somebody else may have it by now.
+		var is string
+		_ = l.conn.BusObject().Call(busDaemon+".GetNameOwner", 0, serverName).Store(&is)
+		return func() {
+			if is != owner {
+				return // NameOwnerChanged is on its way, and all is posted anew
+			}
+			l.postedAs(n, p, note.ReplacesID, id, err)
+		}
+	})
+}
+
+func (l *loop) postedAs(n notify.Notice, p *posting, replaced, id uint32, err error) {
+	if replaced != 0 && replaced != id && err == nil {
+		l.peer.stray = append(l.peer.stray, replaced)
+	}
+	fresh := &posting{id: id, notice: n, up: err == nil}
+	if err != nil {
+		if p != nil && p.notice.Serial == n.Serial {
+			fresh.tries = p.tries
+		}
+		fresh.tries++
+		if replaced != 0 { // the old one says what is no longer so
+			l.peer.stray = append(l.peer.stray, replaced)
+		}
+		l.Log.Warn("the notification server refuses a notice", "instance", n.Instance, "error", err)
+		if fresh.tries <= maxTries {
+			l.peer.retry = time.NewTimer(retryPause << (fresh.tries - 1))
+		}
+	} else if p != nil && p.id != 0 && p.id != id && !p.up && !p.dismissed {
+		l.peer.stray = append(l.peer.stray, p.id) // stands in a history
+	}
+	if other, q := l.find(id); err == nil && q != nil && other != n.Instance {
+		delete(l.posted, other) // a server that gives an id twice
+	}
+	l.posted[n.Instance] = fresh
+}
+
+func (l *loop) retry() <-chan time.Time {
+	if l.peer.retry == nil {
+		return nil
+	}
+	return l.peer.retry.C
+}
+
+// again forgets the refusals.
+func (l *loop) again() {
+	l.peer.retry = nil
+	for instance, p := range l.posted {
+		if p.id == 0 && p.notice.Serial == l.wanted[instance].Serial {
+			p.notice.Serial = 0
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package userd
+
+import (
+	"context"
+	"time"
+
+	"github.com/lull/lull/userd/desktop"
+	"github.com/lull/lull/userd/notify"
+)
+
+// edges are where effects go. None of them blocks.
+type edges struct {
+	agent    func(notify.Effect) // notify.Ask, notify.Answer
+	desktop  func(any)           // notify.Show, notify.Close, desktop.…
+	quit     func(notify.Pending)
+	launch   func(instance string)
+	forget   func(instance string)
+	remember func(map[string]notify.Memory)
+}
+
+// loop feeds the core with events and with the time, until the context ends.
+func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, e edges) {
+	timer := time.NewTimer(0)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		var event notify.Event
+		select {
+		case <-ctx.Done():
+			return
+		case event = <-events:
+		case <-timer.C:
+			event = notify.Tick{}
+		}
+		switch event.(type) {
+		case notify.AgentUp:
+			e.desktop(desktop.AgentPresent{Yes: true})
+		case notify.AgentDown:
+			e.desktop(desktop.AgentPresent{Yes: false})
+		}
+		now := time.Now()
+		for _, effect := range core.Step(now, event) {
+			switch f := effect.(type) {
+			case notify.Ask, notify.Answer:
+				e.agent(f)
+			case notify.Show, notify.Close:
+				e.desktop(f)
+			case notify.Quit:
+				e.quit(f.Pending)
+			case notify.Launch:
+				e.launch(f.Instance)
+			case notify.Forget:
+				e.forget(f.Instance)
+			case notify.Remember:
+				e.remember(f.Memory)
+			case notify.Wake:
+				timer.Stop()
+				if !f.At.IsZero() {
+					timer.Reset(max(f.At.Sub(now), 0))
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,69 @@
+package userd
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/lull/lull/userd/notify"
+)
+
+// memory is the file of what must not be told twice. It lies on a volatile
+// file system and ends with the log-in: it needs to survive the helper, not
+// the machine.
+type memory struct {
+	path string // "": there is no place for it
+	log  *slog.Logger
+}
+
+func newMemory(log *slog.Logger) memory {
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if dir == "" {
+		return memory{"", log}
+	}
+	return memory{filepath.Join(dir, "lull-userd", "notices.json"), log}
+}
+
+// read returns what was written last. What cannot be read is as good as
+// nothing: at worst somebody is told twice.
+func (m memory) read() map[string]notify.Memory {
+	if m.path == "" {
+		return nil
+	}
+	b, err := os.ReadFile(m.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var v map[string]notify.Memory
+	if err == nil {
+		err = json.Unmarshal(b, &v)
+	}
+	if err != nil {
+		m.log.Warn("cannot read what was shown before", "error", err)
+		return nil
+	}
+	return v
+}
+
+func (m memory) write(v map[string]notify.Memory) {
+	if m.path == "" {
+		return
+	}
+	err := os.MkdirAll(filepath.Dir(m.path), 0o700)
+	var b []byte
+	if err == nil {
+		b, err = json.Marshal(v)
+	}
+	if err == nil {
+		err = os.WriteFile(m.path+".new", b, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(m.path+".new", m.path)
+	}
+	if err != nil {
+		m.log.Warn("cannot remember what is shown", "error", err)
+	}
+}

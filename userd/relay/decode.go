@@ -1,0 +1,49 @@
+package relay
+
+import (
+	"math"
+	"time"
+
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/userd/notify"
+)
+
+// lastTime is the last that can be shown with a year of four digits.
+var lastTime = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+
+// when reads microseconds since the epoch. What is no sensible time is none.
+func when(usec uint64) time.Time {
+	if usec == 0 || usec > math.MaxInt64 {
+		return time.Time{}
+	}
+	t := time.UnixMicro(int64(usec))
+	if t.After(lastTime) {
+		return time.Time{}
+	}
+	return t
+}
+
+func pendings(list []bus.PendingRefresh) []notify.Pending {
+	out := make([]notify.Pending, len(list))
+	for i, p := range list {
+		out[i] = notify.Pending{
+			ID: p.ID, Instance: p.Instance, Name: p.Name,
+			FromVersion: p.FromVersion, ToVersion: p.ToVersion,
+			FromRevision: p.FromRevision, ToRevision: p.ToRevision,
+			Urgency: p.Urgency, Notes: p.Notes,
+			Since: when(p.Since), Deadline: when(p.Deadline), AtDeadline: p.AtDeadline,
+			DesktopEntry: p.DesktopEntry, Icon: p.Icon,
+		}
+		for _, q := range p.Processes {
+			out[i].Processes = append(out[i].Processes, notify.Process{PID: q.PID, UID: q.UID, Command: q.Command})
+		}
+	}
+	return out
+}
+
+func done(u bus.UpdatedRefresh) notify.Done {
+	return notify.Done{
+		ID: u.ID, Instance: u.Instance, Name: u.Name, FromVersion: u.FromVersion, ToVersion: u.ToVersion,
+		DesktopEntry: u.DesktopEntry, Icon: u.Icon,
+	}
+}

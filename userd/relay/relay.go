@@ -1,0 +1,315 @@
+// Package relay is the helper's side of the agent's bus: it registers this
+// session with the agent, passes on what the agent says as events of package
+// notify, and takes questions and answers to it.
+//
+// The agent may come, go, hang and be replaced; the bus may be lost and come
+// back. Only the connection that owns the agent's name is believed.
+//
+// Concurrency: Run is the one goroutine that owns the connection; calls are
+// made by goroutines that it starts and waits for, so that an agent that does
+// not answer holds nothing up. Commands come through a mailbox; events are
+// given to a function that may block.
+package relay
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/userd/mailbox"
+	"github.com/lull/lull/userd/notify"
+)
+
+const (
+	callTimeout = 10 * time.Second
+	firstRetry  = time.Second
+	lastRetry   = time.Minute
+)
+
+// Options say where the agent is.
+type Options struct {
+	Address string // of the agent's bus; "": the system bus
+	Session map[string]dbus.Variant
+	Log     *slog.Logger
+}
+
+// A Command is notify.Ask or notify.Answer.
+type Command = notify.Effect
+
+// Places are where the agent keeps its things, for the launcher.
+type Places struct{ Root, RunDir string }
+
+// Relay connects to the agent.
+type Relay struct {
+	Options
+	commands *mailbox.Box[Command]
+	event    func(notify.Event)
+
+	mu     sync.Mutex
+	places Places // guarded by mu
+}
+
+// New makes a relay; Run makes it work.
+func New(o Options, event func(notify.Event)) *Relay {
+	return &Relay{Options: o, commands: mailbox.New[Command](), event: event}
+}
+
+// Do has a command carried out. It does not block.
+func (r *Relay) Do(c Command) { r.commands.Put(c) }
+
+// Places are those that the agent named last; empty before.
+func (r *Relay) Places() Places {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.places
+}
+
+// Run serves until the context ends. It calls ready after the first attempt to
+// find the agent, whatever came of it.
+func (r *Relay) Run(ctx context.Context, ready func()) error {
+	defer ready()
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		dialing, cancel := context.WithTimeout(ctx, callTimeout)
+		// A server that exports nothing: it refuses calls, and descriptors
+		// that others send along with signals.
+		server, err := bus.Serve(dialing, r.Address, true)
+		cancel()
+		if err == nil {
+			conn := server.Conn()
+			l := &link{Relay: r, conn: conn, manager: bus.NewManagerProxy(conn, bus.AgentPath), results: make(chan func())}
+			err = l.serve(ctx, ready)
+			if l.owner != "" {
+				r.event(notify.AgentDown{})
+			}
+			if l.served {
+				pause = firstRetry
+			}
+		}
+		ready()
+		if ctx.Err() != nil {
+			return nil
+		}
+		r.Log.Warn("the agent's bus cannot be used", "error", err, "retry", pause)
+		if !r.idle(ctx, pause) {
+			return nil
+		}
+	}
+}
+
+// idle waits. Questions get the answer that there is none.
+func (r *Relay) idle(ctx context.Context, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-r.commands.C():
+			for _, c := range r.commands.Take() {
+				if _, ok := c.(notify.Ask); ok {
+					r.event(notify.AskFailed{})
+				}
+			}
+		}
+	}
+}
+
+// link is the agent as seen over one connection.
+type link struct {
+	*Relay
+	conn    *dbus.Conn
+	manager bus.ManagerProxy
+	owner   string // unique name of the agent; "": absent
+	served  bool
+	listed  bool        // the agent knows that this session wants its signals
+	results chan func() // what the goroutines of calls want done here
+}
+
+const (
+	busDaemon        = "org.freedesktop.DBus"
+	nameOwnerChanged = busDaemon + ".NameOwnerChanged"
+)
+
+var errLost = errors.New("the connection is lost")
+
+func (l *link) serve(ctx context.Context, ready func()) error {
+	var calls sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer calls.Wait()
+	defer l.conn.Close()
+	defer cancel()
+
+	signals := make(chan *dbus.Signal, 16)
+	l.conn.Signal(signals)
+	if err := l.match(ctx, dbus.WithMatchSender(busDaemon), dbus.WithMatchInterface(busDaemon),
+		dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, bus.AgentName)); err != nil {
+		return err
+	}
+	// The Helper's signals come to this connection alone and need no rule;
+	// this one goes to everybody.
+	if err := l.match(ctx, dbus.WithMatchSender(bus.AgentName), dbus.WithMatchObjectPath(bus.AgentPath),
+		dbus.WithMatchInterface(bus.ManagerInterface), dbus.WithMatchMember("RefreshFinished")); err != nil {
+		return err
+	}
+	owner, err := l.ask(ctx)
+	if err != nil {
+		return err
+	}
+	l.served = true
+	l.adopt(ctx, &calls, owner)
+	if owner == "" {
+		ready()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case f := <-l.results:
+			f()
+			ready()
+		case s, ok := <-signals:
+			if !ok {
+				return errLost
+			}
+			l.heard(ctx, &calls, s)
+		case <-l.commands.C():
+			for _, c := range l.commands.Take() {
+				l.command(ctx, &calls, c)
+			}
+		}
+	}
+}
+
+// ask asks the bus who the agent is.
+func (l *link) ask(ctx context.Context) (owner string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err = l.conn.BusObject().CallWithContext(ctx, busDaemon+".GetNameOwner", 0, bus.AgentName).Store(&owner)
+	var e dbus.Error
+	if errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner" {
+		return "", nil
+	}
+	return owner, err
+}
+
+func (l *link) match(ctx context.Context, options ...dbus.MatchOption) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return l.conn.AddMatchSignalContext(ctx, options...)
+}
+
+// call makes a call in a goroutine of its own and has the function that it
+// returns run by the owner of the link, unless that has ended.
+func (l *link) call(ctx context.Context, calls *sync.WaitGroup, f func(context.Context) func()) {
+	calls.Go(func() {
+		bounded, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		then := f(bounded)
+		select {
+		case l.results <- then:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// adopt makes owner the agent that is believed, and registers with it.
+func (l *link) adopt(ctx context.Context, calls *sync.WaitGroup, owner string) {
+	if l.owner != "" {
+		l.event(notify.AgentDown{})
+	}
+	l.owner, l.listed = owner, false
+	if owner == "" {
+		return
+	}
+	l.call(ctx, calls, func(ctx context.Context) func() {
+		err := l.manager.RegisterHelper(ctx, l.Session)
+		p, perr := l.manager.Properties(ctx)
+		return func() {
+			if l.owner != owner {
+				return
+			}
+			l.registered(err)
+			if perr == nil {
+				l.mu.Lock()
+				l.places = Places{p.Root, p.RunDir}
+				l.mu.Unlock()
+			}
+			l.event(notify.AgentUp{})
+		}
+	})
+}
+
+func (l *link) registered(err error) {
+	l.listed = err == nil
+	if err != nil {
+		l.Log.Warn("cannot register with the agent", "error", err)
+	}
+}
+
+// heard passes a signal on if it is the agent's.
+func (l *link) heard(ctx context.Context, calls *sync.WaitGroup, s *dbus.Signal) {
+	if s.Name == nameOwnerChanged && s.Sender == busDaemon {
+		var who, was, is string
+		if dbus.Store(s.Body, &who, &was, &is) == nil && who == bus.AgentName && is != l.owner {
+			l.adopt(ctx, calls, is)
+		}
+		return
+	}
+	if l.owner == "" || s.Sender != l.owner || s.Path != bus.AgentPath {
+		return
+	}
+	if _, ok := bus.ParseHelperPending(s); ok {
+		l.event(notify.Changed{})
+	} else if w, ok := bus.ParseHelperWithdrawn(s); ok {
+		l.event(notify.Withdrawn{ID: w.ID, Reason: w.Reason})
+	} else if u, ok := bus.ParseHelperUpdated(s); ok {
+		l.event(notify.Updated{Done: done(u.Refresh)})
+	} else if f, ok := bus.ParseManagerRefreshFinished(s); ok {
+		l.event(notify.Finished{Instance: f.Instance, Result: f.Result})
+	}
+}
+
+func (l *link) command(ctx context.Context, calls *sync.WaitGroup, c Command) {
+	switch c := c.(type) {
+	case notify.Ask:
+		if l.owner == "" {
+			l.event(notify.AskFailed{})
+			return
+		}
+		owner, listed := l.owner, l.listed
+		l.call(ctx, calls, func(ctx context.Context) func() {
+			var late error
+			if !listed { // it did not answer when it appeared
+				late = l.manager.RegisterHelper(ctx, l.Session)
+			}
+			list, err := l.manager.Pending(ctx)
+			return func() {
+				if !listed && l.owner == owner {
+					l.registered(late)
+				}
+				if err != nil {
+					l.Log.Warn("cannot ask the agent what is pending", "error", err)
+					l.event(notify.AskFailed{})
+					return
+				}
+				l.event(notify.Listed{List: pendings(list)})
+			}
+		})
+	case notify.Answer:
+		l.call(ctx, calls, func(ctx context.Context) func() {
+			err := l.manager.Answer(ctx, c.ID, c.Action)
+			return func() {
+				if err != nil {
+					l.Log.Warn("cannot tell the agent what the user wants", "refresh", c.ID, "action", c.Action, "error", err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,143 @@
+package userd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/userd/again"
+	"github.com/lull/lull/userd/desktop"
+	"github.com/lull/lull/userd/notify"
+	"github.com/lull/lull/userd/relay"
+	"github.com/lull/lull/userd/session"
+)
+
+// Options are those of the command line.
+type Options struct {
+	Bus        string // of the agent; "": the system bus
+	SessionBus string // "": the one of the environment
+	LogindBus  string // "": the system bus
+	Ready      *os.File
+	Version    string
+	Log        *slog.Logger
+}
+
+// Run is the helper until the context or the session ends. It takes all its
+// notices down on the way out.
+func Run(ctx context.Context, o Options) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	events := make(chan notify.Event)
+	event := func(e notify.Event) {
+		select {
+		case events <- e:
+		case <-ctx.Done():
+		}
+	}
+	screen, err := desktop.Connect(ctx, desktop.Options{Address: o.SessionBus, Version: o.Version, Log: o.Log}, event)
+	if err != nil {
+		return err
+	}
+	agent := relay.New(relay.Options{Address: o.Bus, Log: o.Log, Session: map[string]dbus.Variant{
+		"version": dbus.MakeVariant(o.Version), "session": dbus.MakeVariant(os.Getenv("XDG_SESSION_ID")),
+	}}, event)
+	ends := again.New(o.Log)
+	defer ends.Close()
+	kids := newChildren(ends, func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
+	mem := newMemory(o.Log)
+	core := notify.New(notify.DefaultSchedule, time.Local, mem.read())
+
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer cancel(nil)
+	parts.Go(func() {
+		loop(ctx, core, events, edges{
+			agent:   agent.Do,
+			desktop: screen.Do,
+			quit: func(p notify.Pending) {
+				screen.Do(desktop.Call{Do: func(ctx context.Context, conn *dbus.Conn) { ends.Quit(ctx, conn, p) }})
+			},
+			launch:   kids.launch.Put,
+			forget:   ends.Forget,
+			remember: mem.write,
+		})
+	})
+	parts.Go(func() { kids.run(ctx) })
+	parts.Go(func() {
+		if err := screen.Run(ctx); err != nil {
+			cancel(err)
+		}
+	})
+
+	// Whether the screen is locked is known before the agent is asked what to
+	// show.
+	known := make(chan struct{})
+	first := sync.OnceFunc(func() { close(known) })
+	parts.Go(func() {
+		_ = session.Run(ctx, o.LogindBus, o.Log, func(s session.State) {
+			screen.Do(desktop.SessionLocked{Yes: s.Known && s.Locked})
+			event(notify.Locked{Yes: s.Away()})
+			if s.Woke {
+				event(notify.Tick{})
+			}
+			first()
+		})
+	})
+	await(ctx, known)
+
+	answered := make(chan struct{})
+	parts.Go(func() { _ = agent.Run(ctx, sync.OnceFunc(func() { close(answered) })) })
+	await(ctx, answered)
+	if ctx.Err() == nil {
+		o.Log.Info("ready")
+		if err := sayReady(o.Ready); err != nil {
+			o.Log.Warn("cannot say that the helper is ready", "error", err)
+		}
+	}
+	<-ctx.Done()
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	if cause := context.Cause(ctx); cause != context.Canceled && cause != ctx.Err() {
+		return fmt.Errorf("cannot go on: %w", cause)
+	}
+	return nil
+}
+
+func await(ctx context.Context, c <-chan struct{}) {
+	select {
+	case <-c:
+	case <-ctx.Done():
+	}
+}
+
+// sayReady tells whoever has started the helper: systemd, and the reader of the
+// descriptor that --ready-fd names.
+func sayReady(f *os.File) error {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		return err
+	}
+	if f == nil {
+		return nil
+	}
+	_, err := f.WriteString("READY\n")
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// launcherEnv tells the launcher where the agent keeps its things.
+func launcherEnv(p relay.Places, o Options) []string {
+	var env []string
+	for name, value := range map[string]string{"LULL_ROOT": p.Root, "LULL_RUN_DIR": p.RunDir, "LULL_BUS": o.Bus} {
+		if value != "" {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
