@@ -83,17 +83,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	observer := api.NewObserver()
 	m, err := manager.New(manager.Config{
-		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir,
+		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, Bus: busForLaunchers(o),
 		Runctl: ctl, Tracker: tracker, Logind: logind, Log: o.Log,
 	}, observer)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	if err := m.WriteLaunchFile(o.Bus); err != nil {
-		return err
-	}
-
 	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
 	server, err := bus.Serve(dialCtx, o.Bus, !o.User)
 	cancel()
@@ -117,6 +113,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	o.Log.Info("serving", "root", o.Root, "tracker", tracker.Name(), "events", tracker.Events(), "version", o.Version)
 	return loop(ctx, o, m, server)
+}
+
+func busForLaunchers(o Options) string {
+	switch {
+	case o.Bus != "":
+		return o.Bus
+	case o.User:
+		return "session"
+	}
+	return "system"
 }
 
 func connectLogind(o Options) *inhibit.Logind {

@@ -78,5 +78,5 @@ func busHint(address string, system bool) string {
 	if address == "" && !system && os.Getenv("DBUS_SESSION_BUS_ADDRESS") == "" {
 		return "there is no session bus here; set DBUS_SESSION_BUS_ADDRESS or use --session-bus"
 	}
-	return "is the bus running? See `lull doctor`"
+	return "is the message bus (dbus-daemon or dbus-broker) running?"
 }

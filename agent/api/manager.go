@@ -232,7 +232,7 @@ func (o managerObject) Why(_ bus.Caller, what string) ([]bus.Chain, error) {
 	}
 	chains := []bus.Chain{}
 	for _, c := range list {
-		chains = append(chains, bus.Chain{Index: c.Index, Package: c.Package.String(), Through: c.Through, Holder: c.Holder, PID: uint32(c.PID)})
+		chains = append(chains, bus.Chain{Index: c.Index, Package: c.Package, Through: c.Through, Holder: c.Holder, PID: uint32(c.PID)})
 	}
 	return chains, nil
 }

@@ -3,11 +3,10 @@ package manager
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
-
-	"github.com/lull/lull/agent/runs"
 )
 
 // Check is one thing that the doctor has looked at.
@@ -32,7 +31,7 @@ const staleCheck = 7 * 24 * time.Hour
 func (m *Manager) Doctor() (list []Check) {
 	add := func(name, state, seen, advice string) { list = append(list, Check{name, state, seen, advice}) }
 
-	if m.Tracker.Events() == runs.ByInotify {
+	if !strings.Contains(m.Tracker.Events(), " every ") {
 		add("tracker", checkOK, m.Tracker.Name()+", exits noticed by "+m.Tracker.Events(), "")
 	} else {
 		add("tracker", checkWarn, m.Tracker.Name()+", exits noticed by "+m.Tracker.Events(),

@@ -41,6 +41,7 @@ type Config struct {
 	User     bool   // rootless
 	Launcher string // absolute path of lull-run
 	RunDir   string
+	Bus      string // where launchers find the agent: "system", "session" or an address
 
 	Runctl  *runctl.Dir
 	Tracker runs.Tracker
@@ -109,7 +110,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		return nil, err
 	}
 	launcher := services.Launcher{Path: c.Launcher, Args: []string{"--root", c.Root, "--run-dir", c.RunDir}, Tracks: c.Tracker}
-	if c.Tracker.Name() == runs.Scope {
+	if c.Tracker.Name() == "scope" {
 		m.services = services.NewSystemd(launcher, c.User)
 	} else {
 		m.services = services.NewDirect(launcher, c.User, c.Log)
@@ -119,6 +120,10 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.indices.OnChange(func(string) { m.observer.SpaceChanged() })
 	m.resolver = resolve.New(m.store, m.indices)
 	m.resolver.Collect = m.collectForSpace
+	m.resolver.Reserve = p.GC.Reserve
+	if err = m.store.SetReserve(p.GC.Reserve); err != nil {
+		return nil, err
+	}
 	m.repos.clients = map[string]*repository{}
 	m.space.wanted = make(chan struct{}, 1)
 	if err = m.loadSets(); err != nil {
@@ -139,6 +144,9 @@ func (m *Manager) reposDir() string   { return filepath.Join(m.Conf, "repos.d") 
 // Start takes up what an earlier agent has left and begins to look around. The
 // bus must be served by now: services are started through launchers that call back.
 func (m *Manager) Start() error {
+	if err := m.tellLaunchers(); err != nil {
+		return err
+	}
 	if err := m.engine.Resume(); err != nil {
 		return err
 	}
@@ -172,7 +180,7 @@ func (m *Manager) Reload() error {
 	m.policy.Store(p)
 	m.engine.Wake("")
 	m.nudge()
-	return nil
+	return m.tellLaunchers()
 }
 
 // nudge has the repository loop look at its schedule and its watches again.
@@ -261,7 +269,7 @@ func (m *Manager) noteEnd(r refresh.Refresh) {
 			m.Log.Error("cannot remember that a revision failed", "instance", r.Instance, "error", err)
 		}
 	}
-	if m.Policy().GC.AfterRefresh {
+	if m.Policy().GC.AfterRefresh || m.belowWatermark() {
 		m.space.want()
 	}
 }
@@ -295,7 +303,7 @@ func (m *Manager) Join(ctx context.Context, instance, pkg, service string, pid, 
 	if err != nil {
 		return "", err
 	}
-	if word != "" && !(service != "" && word == runctl.RefreshStarting) {
+	if word == runctl.RefreshInProgress || word != "" && service == "" {
 		return "", problem.New(problem.Busy, "cannot start %s now: %s", instance, word)
 	}
 	if rev, have, err = m.links.Read(instance); err != nil {

@@ -170,7 +170,7 @@ func (m *Manager) publishInstalled() error {
 	}
 	m.indices.SetInstalled(roots)
 	m.observer.PackageChanged("")
-	return nil
+	return m.tellLaunchers()
 }
 
 // runRoots are the packages of live runs, for the open index. If it cannot be told

@@ -7,14 +7,11 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/gc"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/resolve"
 	"github.com/lull/lull/agent/store"
 )
 
@@ -96,11 +93,11 @@ type SpaceState struct {
 
 // Space measures.
 func (m *Manager) Space() (s SpaceState, err error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(m.Root, &fs); err != nil {
-		return s, &os.PathError{Op: "statfs", Path: m.Root, Err: err}
+	disk, err := m.store.Space()
+	if err != nil {
+		return s, err
 	}
-	s.Free, s.Total = int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize
+	s.Free, s.Total = disk.Free, disk.Total
 	s.Blobs, s.Used, err = m.store.Usage()
 	s.Roots = m.indices.Snapshot()
 	m.space.mu.Lock()
@@ -143,19 +140,71 @@ func (m *Manager) Open(what, holder string, pid int) (dir *os.File, lease *index
 	return dir, lease, nil
 }
 
-// Verify reads everything again and, with repair, fetches what is broken.
-func (m *Manager) Verify(ctx context.Context, repair bool) ([]store.Finding, int, error) {
+// Finding is something wrong in the store, and whether it was put right.
+type Finding struct {
+	store.Finding
+	Repaired bool
+}
+
+// Verify reads everything again and, with repair, fetches what is broken. The
+// first error of a repair is returned beside all findings.
+func (m *Manager) Verify(ctx context.Context, repair bool) (list []Finding, checked int, err error) {
 	m.space.collecting.Lock() // what is being taken away is not broken
 	defer m.space.collecting.Unlock()
-	findings, checked, err := m.store.Verify(ctx, nil)
-	if err != nil || !repair || len(findings) == 0 {
-		return findings, checked, err
+	found, checked, err := m.store.Verify(ctx, nil)
+	for _, f := range found {
+		list = append(list, Finding{Finding: f})
 	}
-	var sources []resolve.Source
+	if err != nil || !repair || len(list) == 0 {
+		return list, checked, err
+	}
+	mended := map[digest.Digest]error{} // by package
+	for i := range list {
+		f := &list[i]
+		err := m.store.Condemn(f.Finding)
+		for _, pkg := range f.needing() {
+			if _, done := mended[pkg]; !done {
+				mended[pkg] = m.repairPackage(ctx, pkg)
+			}
+			err = errors.Join(err, mended[pkg])
+		}
+		f.Repaired = err == nil
+	}
+	for _, e := range mended {
+		err = errors.Join(err, e)
+	}
+	return list, checked, err
+}
+
+// needing lists the packages that a finding concerns.
+func (f *Finding) needing() []digest.Digest {
+	if len(f.Packages) > 0 || f.Package.IsZero() {
+		return f.Packages
+	}
+	return []digest.Digest{f.Package}
+}
+
+// repairPackage fetches from the first repository that has it.
+func (m *Manager) repairPackage(ctx context.Context, pkg digest.Digest) error {
+	err := error(problem.New(problem.NotFound, "cannot repair package %s: no repository is configured", pkg.Short()))
 	for _, a := range m.Repositories().Addresses {
-		if c, err := m.client(a[0]); err == nil {
-			sources = append(sources, c)
+		client, cerr := m.client(a[0])
+		if cerr != nil {
+			continue
+		}
+		if err = m.resolver.Repair(ctx, pkg, client, "repair", nil); err == nil {
+			return nil
 		}
 	}
-	return findings, checked, m.resolver.Repair(ctx, findings, sources)
+	return err
+}
+
+// belowWatermark says whether less is free than policy wants.
+func (m *Manager) belowWatermark() bool {
+	s, err := m.store.Space()
+	if err != nil {
+		m.Log.Error("cannot measure the disk", "error", err)
+		return false
+	}
+	return s.Free < m.Policy().GC.Watermark.Of(s.Total)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
 )
@@ -53,7 +54,7 @@ func doResolve(ctx context.Context, t *task) error {
 		if err != nil {
 			return err
 		}
-		r.Package, r.ToVersion, r.Urgency = p.Package, p.Version, p.Urgency
+		r.Package, r.ToVersion, r.Urgency = p.Package, p.Version, string(p.Urgency)
 	}
 	if r.To != 0 {
 		return nil
@@ -197,6 +198,10 @@ func doStopServices(ctx context.Context, t *task) error {
 func undoStopServices(ctx context.Context, t *task) error {
 	units, err := t.oldUnits()
 	if err != nil {
+		return err
+	}
+	// The old revision is current again: its services need not wait, its applications still do.
+	if err := t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshStarting); err != nil {
 		return err
 	}
 	return t.e.startUnits(ctx, units)

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/lull/lull/agent/datacopy"
@@ -102,10 +101,8 @@ func (t *task) keepOut() error {
 // terminate asks the processes to end, because the administrator wrote so for this package.
 func (t *task) terminate(busy *busyError) error {
 	t.e.Log.Warn("ending an application at the deadline, as policy says", "instance", t.r.Instance, "deadline", t.r.Deadline, "processes", len(busy.processes))
-	for _, p := range busy.processes {
-		if err := runs.Signal(p, syscall.SIGTERM); err != nil {
-			t.e.Log.Warn("cannot end a process", "pid", p.PID, "error", err)
-		}
+	if err := runs.Terminate(busy.processes); err != nil {
+		t.e.Log.Warn("cannot end every process", "instance", t.r.Instance, "error", err)
 	}
 	return busy
 }

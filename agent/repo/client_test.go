@@ -38,6 +38,7 @@ type fixture struct {
 	root   []byte
 	result *publish.Result
 	big    []byte
+	saved  map[string][]byte
 }
 
 func newFixture(t *testing.T, expires publish.Expiry) *fixture {

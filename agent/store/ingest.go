@@ -193,7 +193,7 @@ type Writer struct {
 }
 
 // Create begins to write a blob, or continues one that was begun. With a size
-// of -1 only the hash tells whether it is whole.
+// of -1, for metas, only the hash tells whether it is whole.
 func (i *Ingest) Create(k Key, size int64) (*Writer, error) {
 	w := &Writer{i: i, k: k, h: digest.New(), size: size}
 	err := w.open()
@@ -237,8 +237,12 @@ func (w *Writer) Write(b []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
 	}
-	if w.size >= 0 && w.n+int64(len(b)) > w.size {
-		w.err = problem.New(problem.Untrusted, "cannot store blob %s: it is longer than the %d bytes that its package promises", w.k.Digest.Short(), w.size)
+	limit := w.size
+	if limit < 0 {
+		limit = meta.MaxSize // only metas come without a size
+	}
+	if w.n+int64(len(b)) > limit {
+		w.err = problem.New(problem.Untrusted, "cannot store blob %s: it is longer than the %d bytes that it may have", w.k.Digest.Short(), limit)
 		return 0, w.err
 	}
 	n, err := w.f.Write(b)

@@ -87,8 +87,8 @@ const rootHelp = `lull keeps applications up to date without breaking the ones t
 A refresh is downloaded and prepared in the background, and happens in the
 moment in which the application is closed. Nothing is ever killed for it.
 
-  lull install org.example.Notes     install an application
-  lull run org.example.Notes         run it
+  lull install org.example.notes     install an application
+  lull run org.example.notes         run it
   lull refresh                       look for newer versions of everything
   lull pending                       what waits for a running application`
 
@@ -101,13 +101,10 @@ func (a *app) command() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			a.ran = true
-			return nil
-		},
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
+	cobra.EnableCommandSorting = false // the order in a group is by use
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.bus, "bus", os.Getenv("LULL_BUS"), "`address` of the agent's bus, instead of the system bus")
 	flags.StringVar(&a.sessionBus, "session-bus", os.Getenv("LULL_SESSION_BUS"), "`address` of the session bus")
@@ -117,7 +114,7 @@ func (a *app) command() *cobra.Command {
 	flags.BoolVar(&a.json, "json", false, "write JSON, for programs")
 	flags.BoolVar(&a.user, "user", false, "talk to your own agent, on the session bus")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return problem.New(problem.Usage, "cannot understand this command: %w", err).WithHint("see `lull help %s`", cmd.Name())
+		return problem.New(problem.Usage, "cannot understand this command: %w", err).WithHint("see `%s --help`", cmd.CommandPath())
 	})
 	root.AddGroup(
 		&cobra.Group{ID: groupApps, Title: "Applications:"},
@@ -142,8 +139,52 @@ func (a *app) command() *cobra.Command {
 			root.AddCommand(v)
 		}
 	}
+	root.SetUsageTemplate(usageTemplate)
+	a.noteRun(root)
 	return root
 }
+
+// noteRun makes every verb below cmd say that it was begun: errors before that
+// are about the command line.
+func (a *app) noteRun(cmd *cobra.Command) {
+	if verb := cmd.RunE; verb != nil {
+		cmd.RunE = func(cmd *cobra.Command, words []string) error {
+			a.ran = true
+			return verb(cmd, words)
+		}
+	}
+	for _, c := range cmd.Commands() {
+		a.noteRun(c)
+	}
+}
+
+// usageTemplate is the library's, shortened: the flags that every verb has are
+// shown by `lull help` alone.
+const usageTemplate = `Usage:
+{{- if not .HasAvailableSubCommands}}
+  {{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}
+  {{.CommandPath}} COMMAND{{end}}
+{{- if .HasExample}}
+
+Examples:
+{{.Example}}{{end}}
+{{- if .HasAvailableSubCommands}}{{$cmds := .Commands}}{{if eq (len .Groups) 0}}
+
+Commands:{{range $cmds}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{else}}{{range $group := .Groups}}
+
+{{.Title}}{{range $cmds}}{{if and (eq .GroupID $group.ID) (or .IsAvailableCommand (eq .Name "help"))}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{end}}{{end}}
+{{- if .HasAvailableLocalFlags}}
+
+Flags:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}
+{{- if .HasAvailableSubCommands}}
+
+` + "`{{.CommandPath}} COMMAND --help`" + ` says more about a command.{{else}}
+
+` + "`lull help`" + ` shows the flags that every command has.{{end}}
+`
 
 // args checks the number of arguments of a verb; most < 0 means any.
 func args(least, most int) cobra.PositionalArgs {

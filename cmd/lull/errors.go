@@ -20,7 +20,7 @@ func (a *app) printError(err error) {
 		return
 	}
 	text := oneLine(err.Error())
-	if !strings.HasPrefix(text, "cannot ") && !strings.HasPrefix(text, "internal error:") {
+	if !strings.Contains(text, "cannot ") && !strings.HasPrefix(text, "internal error:") {
 		text = "cannot do that: " + text
 	}
 	fmt.Fprintln(a.stderr, "lull: "+text)

@@ -47,6 +47,9 @@ func (a *app) refreshing(ctx context.Context, w waitFlags, lenient bool, start f
 	if err != nil {
 		errs = append(errs, err)
 	}
+	if many, ok := err.(*several); ok {
+		errs = many.errs
+	}
 	var at map[string]string
 	doc := struct {
 		document

@@ -41,8 +41,9 @@ type progress interface {
 	close()
 }
 
-// follow has start called, and follows the refreshes that it returns. It
-// listens before it starts them, so that nothing is missed.
+// follow has start called, and follows the refreshes that it returns, also if
+// some of those it was to start have failed. It listens before it starts them,
+// so that nothing is missed.
 func (a *app) follow(ctx context.Context, u until, start func(context.Context, *agent) ([]dbus.ObjectPath, error)) ([]outcome, error) {
 	ag, err := a.dial(ctx)
 	if err != nil {
@@ -55,9 +56,9 @@ func (a *app) follow(ctx context.Context, u until, start func(context.Context, *
 		return nil, err
 	}
 	defer sub.Close()
-	paths, err := start(ctx, ag)
-	if err != nil {
-		return nil, err
+	paths, failed := start(ctx, ag)
+	if len(paths) == 0 {
+		return nil, failed
 	}
 	f := &follower{agent: ag, sub: sub, until: u, show: a.progress(), props: map[dbus.ObjectPath]*bus.RefreshProperties{}}
 	defer f.show.close()
@@ -67,12 +68,17 @@ func (a *app) follow(ctx context.Context, u until, start func(context.Context, *
 			return nil, err
 		}
 	}
-	err = f.run(ctx)
+	var errs []error
+	for _, err := range []error{failed, f.run(ctx)} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
 	var out []outcome
 	for _, p := range paths {
 		out = append(out, outcome{p, *f.props[p]})
 	}
-	return out, err
+	return out, join(errs)
 }
 
 // read asks for all of a refresh.
@@ -88,22 +94,42 @@ func (f *follower) read(ctx context.Context, path dbus.ObjectPath) error {
 	return nil
 }
 
-// settled says whether all are as far as they are followed.
-func (f *follower) settled() bool {
+// settled says whether all are as far as they are followed, and whether that
+// is certain: a refresh that waits for nobody is mostly about to go on.
+func (f *follower) settled() (yes, certain bool) {
+	certain = true
 	for _, p := range f.props {
-		if !over(p.State) && !(f.until == untilWaiting && p.State == "waiting") {
-			return false
+		switch {
+		case over(p.State):
+		case f.until != untilWaiting || p.State != "waiting":
+			return false, false
+		case len(p.Waiting) == 0:
+			certain = false
 		}
 	}
-	return true
+	return true, certain
 }
+
+// grace is how long a refresh that waits for nobody is given to go on. One
+// that is held does not.
+const grace = 2 * time.Second
 
 func (f *follower) run(ctx context.Context) error {
 	if f.until == untilStarted {
 		return nil
 	}
-	for !f.settled() {
+	for {
+		yes, certain := f.settled()
+		if yes && certain {
+			return nil
+		}
+		var enough <-chan time.Time
+		if yes {
+			enough = time.After(grace)
+		}
 		select {
+		case <-enough:
+			return nil
 		case <-ctx.Done():
 			return problem.New(problem.Interrupted, "cannot follow the refresh any longer: interrupted").
 				WithHint("it goes on; `lull pending` and `lull monitor` show it, `lull refresh --cancel` gives it up")
@@ -117,7 +143,6 @@ func (f *follower) run(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
 }
 
 // signal takes over what a signal says.
@@ -135,6 +160,11 @@ func (f *follower) signal(ctx context.Context, sig *dbus.Signal) error {
 		}
 		f.show.update(c.Path, *p)
 		return nil
+	}
+	// A refresh that is short may be gone before it could be asked: what was
+	// said of it at its beginning is enough.
+	if added, ok := bus.ParseAdded(sig); ok && f.props[added.Path] != nil && f.props[added.Path].ID == "" {
+		return f.props[added.Path].Apply(added.Interfaces[bus.RefreshInterface])
 	}
 	if end, ok := bus.ParseManagerRefreshFinished(sig); ok && f.props[end.Refresh] != nil {
 		return f.ended(ctx, end.Refresh, end.Result, end.Error)

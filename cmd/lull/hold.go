@@ -20,9 +20,9 @@ func (a *app) holdCmd() *cobra.Command {
 		Short: "Postpone the refreshes of applications",
 		Long: `Postpones the refreshes of applications, for a week if nothing else is said.
 Everybody sees who holds what until when; no hold lasts for ever.`,
-		Example: `  lull hold org.example.Notes
-  lull hold --for 3d org.example.Notes
-  lull hold --until 2030-05-12 --reason "release week" org.example.Notes`,
+		Example: `  lull hold org.example.notes
+  lull hold --for 3d org.example.notes
+  lull hold --until 2030-05-12 --reason "release week" org.example.notes`,
 		Args: args(1, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			now := a.now()

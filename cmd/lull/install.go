@@ -17,21 +17,23 @@ func (a *app) installCmd() *cobra.Command {
 		Short: "Install applications",
 		Long: `Installs applications from the repositories that this machine knows.
 ` + "`lull repo add`" + ` makes a repository known.`,
-		Example: `  lull install org.example.Notes
-  lull install --channel edge org.example.Notes
-  lull install --key work org.example.Notes      a second one, with its own data`,
+		Example: `  lull install org.example.notes
+  lull install --channel edge org.example.notes
+  lull install --key work org.example.notes      a second one, with its own data`,
 		Args: args(1, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.refreshing(cmd.Context(), w, false, func(ctx context.Context, ag *agent) ([]dbus.ObjectPath, error) {
 				var paths []dbus.ObjectPath
+				var errs []error
 				for _, name := range names {
 					path, err := ag.manager.Install(ctx, name, o)
 					if err != nil {
-						return nil, err
+						errs = append(errs, err)
+						continue
 					}
 					paths = append(paths, path)
 				}
-				return paths, nil
+				return paths, join(errs)
 			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,

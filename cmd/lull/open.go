@@ -22,8 +22,8 @@ func (a *app) openCmd() *cobra.Command {
 		Long: `Opens a package, by its hash or as the current one of an application, and keeps
 it from being collected: until COMMAND has ended, which runs in the package's
 folder, or until the end of the input.`,
-		Example: `  lull open org.example.Notes -- ls -l
-  lull open org.example.Notes`,
+		Example: `  lull open org.example.notes -- ls -l
+  lull open org.example.notes`,
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeOneInstance,
 		RunE: func(cmd *cobra.Command, words []string) error {

@@ -22,9 +22,9 @@ what has one. An application that is running is refreshed when it is closed:
 then the command leaves with status 75 and says who runs it. (Without APP that
 is no failure: each is refreshed in its own time.)`,
 		Example: `  lull refresh                               everything
-  lull refresh org.example.Notes             one
-  lull refresh --wait org.example.Notes      and stay until it is done
-  lull refresh --cancel org.example.Notes    give up a refresh that waits`,
+  lull refresh org.example.notes             one
+  lull refresh --wait org.example.notes      and stay until it is done
+  lull refresh --cancel org.example.notes    give up a refresh that waits`,
 		Args: args(0, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if cancel {

@@ -17,19 +17,21 @@ func (a *app) removeCmd() *cobra.Command {
 		Short: "Remove applications, once they are closed",
 		Long: `Removes applications. One that is running is removed when it is closed.
 What users have made with it stays in their home folders.`,
-		Example: "  lull remove org.example.Notes",
+		Example: "  lull remove org.example.notes",
 		Args:    args(1, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.refreshing(cmd.Context(), w, false, func(ctx context.Context, ag *agent) ([]dbus.ObjectPath, error) {
 				var paths []dbus.ObjectPath
+				var errs []error
 				for _, name := range names {
 					path, err := ag.manager.Remove(ctx, name, o)
 					if err != nil {
-						return nil, err
+						errs = append(errs, err)
+						continue
 					}
 					paths = append(paths, path)
 				}
-				return paths, nil
+				return paths, join(errs)
 			})
 		},
 		ValidArgsFunction: a.completeInstances,

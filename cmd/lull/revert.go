@@ -18,13 +18,16 @@ func (a *app) revertCmd() *cobra.Command {
 		Long: `Goes back to the previous revision of an application, or to the one that is
 named, with the data of that revision. The revision that is left is not offered
 again. ` + "`lull status APP`" + ` shows the revisions that are kept.`,
-		Example: `  lull revert org.example.Notes
-  lull revert --revision 3 org.example.Notes`,
+		Example: `  lull revert org.example.notes
+  lull revert --revision 3 org.example.notes`,
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.refreshing(cmd.Context(), w, false, func(ctx context.Context, ag *agent) ([]dbus.ObjectPath, error) {
 				path, err := ag.manager.Revert(ctx, names[0], o)
-				return []dbus.ObjectPath{path}, err
+				if err != nil {
+					return nil, err
+				}
+				return []dbus.ObjectPath{path}, nil
 			})
 		},
 		ValidArgsFunction: a.completeInstances,

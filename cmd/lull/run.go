@@ -16,39 +16,34 @@ import (
 const installedLauncher = "/usr/libexec/lull/lull-run"
 
 func (a *app) runCmd() *cobra.Command {
+	var name string
 	cmd := &cobra.Command{
 		Use:   "run APP [ARGS...]",
 		Short: "Run an application",
 		Long: `Runs an application, the same way as its entry in the menu does. While it is
 being refreshed, which takes a moment, it waits and says so.`,
-		Example:           "  lull run org.example.Notes notes.txt",
+		Example:           "  lull run org.example.notes notes.txt\n  lull run --app notes-export org.example.notes",
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeOneInstance,
-		RunE:              func(_ *cobra.Command, words []string) error { return a.launch(words) },
+		RunE:              func(_ *cobra.Command, words []string) error { return a.launch(name, words) },
 	}
+	cmd.Flags().StringVar(&name, "app", "", "`name` of the program, if the package has several")
 	cmd.Flags().SetInterspersed(false) // what follows APP is the application's
 	return cmd
 }
 
-// launch becomes the launcher, which is small and starts fast.
-func (a *app) launch(words []string) error {
+// launch becomes the launcher, which is small and starts fast. What it is to
+// know goes by flags: the environment would reach the application.
+func (a *app) launch(name string, words []string) error {
 	path, err := launcher()
 	if err != nil {
 		return err
 	}
-	for name, value := range map[string]string{"LULL_ROOT": a.root, "LULL_RUN_DIR": a.runDir, "LULL_BUS": a.bus} {
-		if value != "" {
-			if err := os.Setenv(name, value); err != nil {
-				return problem.New(problem.Failed, "cannot set %s: %w", name, err)
-			}
-		}
-	}
 	argv := []string{path}
-	if a.root != "" {
-		argv = append(argv, "--root="+a.root)
-	}
-	if a.runDir != "" {
-		argv = append(argv, "--run-dir="+a.runDir)
+	for _, f := range [][2]string{{"root", a.root}, {"run-dir", a.runDir}, {"bus", a.bus}, {"app", name}} {
+		if f[1] != "" {
+			argv = append(argv, "--"+f[0]+"="+f[1])
+		}
 	}
 	if a.user {
 		argv = append(argv, "--user")

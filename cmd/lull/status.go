@@ -16,7 +16,7 @@ func (a *app) statusCmd() *cobra.Command {
 		Use:   "status [APP]",
 		Short: "Show how things stand, or all about one application",
 		Example: `  lull status
-  lull status org.example.Notes`,
+  lull status org.example.notes`,
 		Args: args(0, 1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {

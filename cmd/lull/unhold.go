@@ -11,7 +11,7 @@ func (a *app) unholdCmd() *cobra.Command {
 		Use:     "unhold APP...",
 		Short:   "Let refreshes happen again",
 		Long:    "Ends the holds on applications: their refreshes happen again.",
-		Example: "  lull unhold org.example.Notes",
+		Example: "  lull unhold org.example.notes",
 		Args:    args(1, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {

@@ -18,7 +18,17 @@ func (w *World) StartAgent(env ...string) *Proc {
 	if err != nil {
 		w.Fatalf("%v", err)
 	}
+	w.agent = p
 	return p
+}
+
+// Agent is the agent that StartAgent started last.
+func (w *World) Agent() *Proc { return w.agent }
+
+// StopAgent stops the agent in peace.
+func (w *World) StopAgent() {
+	w.Helper()
+	w.agent.Stop()
 }
 
 // TryAgent is StartAgent for an agent that may die before it serves.

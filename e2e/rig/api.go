@@ -1,7 +1,6 @@
 package rig
 
 import (
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -131,13 +130,31 @@ func (o Object) Num(name string) uint64 {
 	return 0
 }
 
+// Go is Call in the background; the channel is closed when it has ended.
+func (a *API) Go(method string, args ...any) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.Call(method, args...)
+	}()
+	return done
+}
+
 // Objects returns the agent's objects of an interface (Package, Refresh).
 func (a *API) Objects(iface string) []Object {
 	a.w.Helper()
+	found, err := a.objects(iface)
+	if err != nil {
+		a.w.Fatalf("cannot list the agent's objects: %v", err)
+	}
+	return found
+}
+
+func (a *API) objects(iface string) ([]Object, error) {
 	var all map[dbus.ObjectPath]map[string]map[string]dbus.Variant
 	call := a.conn.Object(AgentName, AgentPath).CallWithContext(a.w.Context(), "org.freedesktop.DBus.ObjectManager.GetManagedObjects", 0)
 	if err := call.Store(&all); err != nil {
-		a.w.Fatalf("cannot list the agent's objects: %v", err)
+		return nil, err
 	}
 	var found []Object
 	for path, ifaces := range all {
@@ -145,7 +162,7 @@ func (a *API) Objects(iface string) []Object {
 			found = append(found, Object{string(path), props})
 		}
 	}
-	return found
+	return found, nil
 }
 
 // Package returns the object of an instance.
@@ -163,13 +180,31 @@ func (a *API) Package(instance string) (Object, bool) {
 // for any if that is empty.
 func (a *API) Refresh(instance, version string) (Object, bool) {
 	a.w.Helper()
+	newest, err := a.TryRefresh(instance, version)
+	if err != nil {
+		a.w.Fatalf("cannot list the agent's objects: %v", err)
+	}
+	return newest, newest.Path != ""
+}
+
+// TryRefresh is Refresh for an agent that may be away.
+func (a *API) TryRefresh(instance, version string) (Object, error) {
+	all, err := a.objects("Refresh")
 	var newest Object
-	for _, o := range a.Objects("Refresh") {
-		if o.Str("Instance") == instance && (version == "" || o.Str("ToVersion") == version) && strings.Compare(o.Path, newest.Path) > 0 {
+	for _, o := range all {
+		if o.Str("Instance") == instance && (version == "" || o.Str("ToVersion") == version) && newer(o.Path, newest.Path) {
 			newest = o
 		}
 	}
-	return newest, newest.Path != ""
+	return newest, err
+}
+
+// newer compares the paths of two refreshes, which end in a number.
+func newer(a, b string) bool {
+	if len(a) != len(b) {
+		return len(a) > len(b)
+	}
+	return a > b
 }
 
 // Process is one process that the agent names.

@@ -42,6 +42,7 @@ type World struct {
 	ns      *namespace
 	logind  string // address of logind's bus
 	display string
+	agent   *Proc
 }
 
 // New makes a world: folders, users, buses, and what else opts ask for. The

@@ -19,8 +19,10 @@ const (
 	// agentGrace is how long the agent may be away, as when it is updated
 	// itself, before notices about it are taken down.
 	agentGrace = 30 * time.Second
-	// askAgain is the pause after the agent did not answer.
-	askAgain = time.Minute
+	// askAgain is the pause after the agent did not answer, doubled each time
+	// up to askSeldom.
+	askAgain  = time.Minute
+	askSeldom = time.Hour
 	// maxDiscarded is how many outdated answers in a row do not count, so that
 	// an agent that changes its mind all the time is heard all the same.
 	maxDiscarded = 3
@@ -43,7 +45,8 @@ type Core struct {
 	discarded int  // answers in a row that were outdated
 	fresh     bool // this step has brought an answer
 	mustAsk   bool
-	retry     time.Time // no question before
+	retry     time.Time     // no question before
+	pause     time.Duration // after the next question that is not answered
 	serial    uint64
 	slots     map[string]*slot
 	memory    map[string]Memory
@@ -90,10 +93,12 @@ func (c *Core) Step(now time.Time, e Event) []Effect {
 	now = now.Round(0) // wall-clock time: a suspended machine ages, too
 	c.effects, c.fresh = nil, false
 	before := maps.Clone(c.memory)
+	c.clamp(now)
 	c.handle(now, e)
 	c.timeouts(now)
 	if c.fresh {
 		c.showDue(now)
+		c.keepTrue(now)
 	}
 	c.ask(now)
 	if !reflect.DeepEqual(before, c.memory) {
@@ -106,12 +111,30 @@ func (c *Core) Step(now time.Time, e Event) []Effect {
 	return c.effects
 }
 
+// clamp takes back what is remembered from a future: the clock was put back.
+func (c *Core) clamp(now time.Time) {
+	for instance, m := range c.memory {
+		if m.Shown.After(now) {
+			m.Shown = now
+		}
+		if r := m.Restart; r != nil && (r.Asked.After(now) || r.Exited.After(now)) {
+			r = new(*r)
+			r.Asked = now
+			if !r.Exited.IsZero() {
+				r.Exited = now
+			}
+			m.Restart = r
+		}
+		c.memory[instance] = m
+	}
+}
+
 func (c *Core) do(e Effect) { c.effects = append(c.effects, e) }
 
 func (c *Core) handle(now time.Time, e Event) {
 	switch e := e.(type) {
 	case AgentUp:
-		c.agent, c.agentLost, c.retry = true, time.Time{}, time.Time{}
+		c.agent, c.agentLost, c.retry, c.pause = true, time.Time{}, time.Time{}, askAgain
 		c.asking, c.outdated, c.mustAsk = false, false, true
 	case AgentDown:
 		if c.agent {
@@ -119,7 +142,7 @@ func (c *Core) handle(now time.Time, e Event) {
 		}
 		c.agent, c.asking = false, false
 	case Listed:
-		c.asking, c.retry = false, time.Time{}
+		c.asking, c.retry, c.pause = false, time.Time{}, askAgain
 		c.mustAsk, c.outdated = c.outdated, false
 		if c.mustAsk && c.discarded < maxDiscarded {
 			c.discarded++
@@ -130,7 +153,8 @@ func (c *Core) handle(now time.Time, e Event) {
 		c.quit()
 	case AskFailed:
 		c.asking, c.outdated, c.mustAsk = false, false, true
-		c.retry = now.Add(askAgain)
+		c.retry = now.Add(c.pause)
+		c.pause = min(2*c.pause, askSeldom)
 		c.quit()
 	case Changed:
 		c.changed()
@@ -176,6 +200,7 @@ func (c *Core) changed() {
 	} else {
 		c.mustAsk = true
 	}
+	c.retry = time.Time{} // it talks
 }
 
 // listed takes over what the agent says is pending, and nothing else is.
@@ -193,18 +218,6 @@ func (c *Core) listed(now time.Time, list []Pending) {
 			m.Restart = nil // somebody was quicker: it runs again
 			c.memory[p.Instance] = m
 			c.do(Forget{p.Instance})
-		}
-		// What is up is kept true in place.
-		if l := s.live; l != nil && l.Kind != After {
-			fresh := c.ready(p, now)
-			if l.Kind == Open {
-				fresh = c.open(p, now)
-			}
-			if fresh.Serial = l.Serial; !reflect.DeepEqual(fresh, *l) {
-				c.put(s, fresh)
-				m.Revision, m.Up = p.ToRevision, true
-				c.memory[p.Instance] = m
-			}
 		}
 	}
 	for instance, s := range c.slots {
@@ -434,6 +447,26 @@ func (c *Core) showDue(now time.Time) {
 		c.memory[instance] = m
 		s.forced, s.news = false, nil
 		c.put(s, n)
+	}
+}
+
+// keepTrue replaces in place what is up and no longer says what is so.
+func (c *Core) keepTrue(now time.Time) {
+	for _, instance := range c.instances() {
+		s := c.slots[instance]
+		if s.live == nil || s.live.Kind == After || !s.waiting {
+			continue
+		}
+		fresh := c.ready(s.pending, now)
+		if s.live.Kind == Open {
+			fresh = c.open(s.pending, now)
+		}
+		if fresh.Serial = s.live.Serial; !reflect.DeepEqual(fresh, *s.live) {
+			c.put(s, fresh)
+			m := c.memory[instance]
+			m.Revision, m.Up = s.pending.ToRevision, true
+			c.memory[instance] = m
+		}
 	}
 }
 

@@ -52,22 +52,18 @@ func (s Schedule) points(p Pending, answer string) []time.Time {
 
 // next is the time of the first notice of p after what m remembers, or zero.
 func (s Schedule) next(p Pending, m Memory, now time.Time) time.Time {
-	shown := m.Shown
-	if shown.After(now) { // the clock was put back
-		shown = now
-	}
 	if m.Revision != p.ToRevision || m.Shown.IsZero() {
 		if m.Shown.IsZero() || p.Urgency == security {
 			return now
 		}
 		// Told of an earlier revision a moment ago: once a day is enough.
-		if free := shown.Add(s.Gap); free.After(now) {
+		if free := m.Shown.Add(s.Gap); free.After(now) {
 			return free
 		}
 		return now
 	}
 	for _, t := range s.points(p, m.Answer) {
-		if t.After(shown) && !t.Before(shown.Add(s.Gap)) {
+		if t.After(m.Shown) && !t.Before(m.Shown.Add(s.Gap)) {
 			return t
 		}
 	}

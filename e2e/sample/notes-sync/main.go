@@ -1,9 +1,10 @@
 // Command notes-sync is the service of the sample application: it keeps a log
 // in $LULL_DATA, and takes a second to put its things in order when it is
-// asked to end.
+// asked to end, so that one can see it being waited for.
 package main
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -23,6 +24,8 @@ func main() {
 }
 
 func run() error {
+	tidy := flag.Duration("tidy", time.Second, "how long it takes to end")
+	flag.Parse()
 	dir := os.Getenv("LULL_DATA")
 	if dir == "" {
 		return fmt.Errorf("cannot find my data: LULL_DATA is not set")
@@ -37,7 +40,7 @@ func run() error {
 	fmt.Fprintf(f, "%s started\n", version)
 	<-end
 	fmt.Fprintf(f, "%s stopping\n", version)
-	time.Sleep(time.Second)
+	time.Sleep(*tidy)
 	fmt.Fprintf(f, "%s stopped\n", version)
 	return f.Sync()
 }

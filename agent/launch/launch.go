@@ -1,0 +1,312 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/runctl"
+)
+
+// ExecFDEnv names the environment variable with the number of a descriptor that
+// the launcher closes by the very act of exec. Whoever holds the other end of
+// that pipe sees the end of file when the program runs, or the launch failed.
+const ExecFDEnv = "LULL_EXEC_FD"
+
+// Main is lull-run: it returns the exit status, if it returns.
+func Main(ctx context.Context, args []string) int {
+	o, err := ParseArgs(args)
+	if errors.Is(err, ErrHelp) {
+		fmt.Print(Usage)
+		return 0
+	}
+	if err == nil {
+		o.Stderr = os.Stderr
+		err = Run(ctx, o)
+	}
+	fmt.Fprintf(os.Stderr, "lull: %v\n", err)
+	if hint := problem.HintOf(err); hint != "" {
+		fmt.Fprintf(os.Stderr, "hint: %s\n", hint)
+	}
+	return problem.ExitCode(err)
+}
+
+// Run launches and does not return, except with the reason why it could not.
+// Kinds: NotFound, Unavailable (it cannot be tracked), Invalid, and others.
+func Run(ctx context.Context, o Options) error {
+	err := run(ctx, &o)
+	p := problem.New(problem.KindOf(err), "cannot run %s: %w", o.Instance, err)
+	p.Hint = problem.HintOf(err)
+	return p
+}
+
+// launch is what is known of a launch under way.
+type launch struct {
+	*Options
+	settings Settings
+	ctl      *runctl.Dir
+	lock     *runctl.Lock
+	rev      uint32
+	pkg      digest.Digest
+	versions bool // the package keeps data per revision
+	command  []string
+}
+
+func run(ctx context.Context, o *Options) error {
+	if err := meta.ValidInstance(o.Instance); err != nil {
+		return err
+	}
+	if os.Getuid() != os.Geteuid() || os.Getgid() != os.Getegid() {
+		return problem.New(problem.NotPermitted, "the launcher must not be set-user-id")
+	}
+	execFD, err := takeExecFD()
+	if err != nil {
+		return err
+	}
+	l := &launch{Options: o}
+	if l.settings, err = o.complete(); err != nil {
+		return err
+	}
+	if err := l.enter(ctx); err != nil {
+		return err
+	}
+	defer func() { l.lock.Unlock() }()
+	if err := faultpoint.Hit("launch.locked"); err != nil {
+		return err
+	}
+	if err := l.resolve(); err != nil {
+		return err
+	}
+	tracked, err := l.join(ctx)
+	if err != nil {
+		return err
+	}
+	if err := faultpoint.Hit("launch.joined"); err != nil {
+		return err
+	}
+	if tracked {
+		l.lock.Unlock()
+	}
+	env, err := l.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	l.lock.Unlock()
+	if err := faultpoint.Hit("launch.unlocked"); err != nil {
+		return err
+	}
+	path := filepath.Join(l.packageDir(), l.command[0])
+	argv := append([]string{path}, append(l.command[1:len(l.command):len(l.command)], o.Args...)...)
+	if err := unix.Exec(path, argv, env); err != nil {
+		return problem.New(problem.KindOf(err), "cannot execute %s: %w", path, err)
+	}
+	panic("exec returned without an error, fd " + strconv.Itoa(execFD))
+}
+
+// takeExecFD finds the descriptor of ExecFDEnv and has exec close it. The
+// program that is launched hears nothing of it.
+func takeExecFD() (int, error) {
+	text, ok := os.LookupEnv(ExecFDEnv)
+	if !ok {
+		return -1, nil
+	}
+	os.Unsetenv(ExecFDEnv)
+	fd, err := strconv.Atoi(text)
+	if err == nil && fd > 2 {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+	} else if err == nil {
+		err = unix.EBADF
+	}
+	if err != nil {
+		return -1, problem.New(problem.Usage, "%s=%q is no descriptor: %w", ExecFDEnv, text, err)
+	}
+	return fd, nil
+}
+
+// enter gets the read lock at a moment when nothing keeps the launch out.
+func (l *launch) enter(ctx context.Context) error {
+	woken := false
+	for {
+		lock, err := l.tryEnter(ctx)
+		switch {
+		case err == nil && lock != nil:
+			l.lock = lock
+			return nil
+		case err == nil:
+			continue // it waited
+		case !problem.Is(err, problem.NotFound):
+			return err
+		case !l.installed():
+			return problem.New(problem.NotFound, "it is not installed").WithHint("lull list shows what is; lull install %s installs it", l.Instance)
+		case woken:
+			return problem.New(problem.Unavailable, "the agent has not set up %s since the machine started", l.RunDir).
+				WithHint("start the agent: systemctl start lulld.service")
+		}
+		// Installed, but without a lock file: the machine has just started. The
+		// bus starts the agent, which makes the file before it answers.
+		if err := l.wakeAgent(ctx); err != nil {
+			return problem.New(problem.Unavailable, "the agent has not run since the machine started: %w", err).
+				WithHint("start the agent: systemctl start lulld.service")
+		}
+		woken = true
+	}
+}
+
+// tryEnter returns the lock, or nil after having waited for the removal of a
+// marker.
+func (l *launch) tryEnter(ctx context.Context) (*runctl.Lock, error) {
+	ctl, err := runctl.Open(l.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	l.ctl = ctl
+	lock, err := ctl.ReadLock(ctx, l.Instance)
+	if err != nil {
+		return nil, err
+	}
+	word, err := ctl.Inhibited(l.Instance)
+	if err != nil {
+		lock.Unlock()
+		return nil, err
+	}
+	if word == "" || l.ignores(word) {
+		return lock, nil
+	}
+	lock.Unlock()
+	l.sayWaiting(word)
+	var ignore []string
+	if l.Service != "" {
+		ignore = ignoredByServices
+	}
+	return nil, ctl.WaitUninhibited(ctx, l.Instance, ignore...)
+}
+
+var ignoredByServices = []string{runctl.RefreshStarting, runctl.RefreshPending}
+
+func (l *launch) ignores(word string) bool {
+	return l.Service != "" && (word == runctl.RefreshStarting || word == runctl.RefreshPending)
+}
+
+func (l *launch) current() string { return filepath.Join(l.Root, "current", l.Instance) }
+
+func (l *launch) installed() bool {
+	_, err := os.Lstat(l.current())
+	return err == nil
+}
+
+func (l *launch) packageDir() string { return filepath.Join(l.Root, "packages", l.pkg.String()) }
+
+func (l *launch) revision(rev uint32) string {
+	return filepath.Join(l.Root, "revisions", l.Instance, strconv.FormatUint(uint64(rev), 10))
+}
+
+// resolve finds the revision, its package and the command. Two links are read;
+// the rename of the first is the only thing that changes what they say.
+func (l *launch) resolve() error {
+	target, err := os.Readlink(l.current())
+	if errors.Is(err, fs.ErrNotExist) {
+		return problem.New(problem.NotFound, "it is not installed")
+	}
+	if err != nil {
+		return err
+	}
+	rev, err := strconv.ParseUint(filepath.Base(target), 10, 32)
+	if err != nil {
+		return problem.New(problem.Failed, "%s leads to %q, which is no revision", l.current(), target)
+	}
+	l.rev = uint32(rev)
+	if target, err = os.Readlink(l.revision(l.rev)); err != nil {
+		return err
+	}
+	if l.pkg, err = digest.Parse(filepath.Base(target)); err != nil {
+		return problem.New(problem.Failed, "%s leads to %q, which is no package", l.revision(l.rev), target)
+	}
+	path := filepath.Join(l.packageDir(), meta.Reserved, "launch.json")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	m, err := meta.ParseLaunch(b)
+	if err != nil {
+		return err
+	}
+	l.versions = m.Data.Versioned
+	l.command, err = l.choose(m)
+	return err
+}
+
+// choose finds the command to execute.
+func (l *launch) choose(m *meta.Launch) ([]string, error) {
+	if l.Service != "" {
+		if s := m.Service(l.Service); s != nil {
+			return s.Command, nil
+		}
+		return nil, problem.New(problem.NotFound, "it has no service %q", l.Service)
+	}
+	if len(m.Apps) == 0 {
+		return nil, problem.New(problem.NotFound, "it has no application to run")
+	}
+	if l.App == "" {
+		if a := m.App(m.Name); a != nil {
+			return a.Command, nil
+		}
+		return m.Apps[0].Command, nil
+	}
+	if a := m.App(l.App); a != nil {
+		return a.Command, nil
+	}
+	names := make([]string, len(m.Apps))
+	for i := range m.Apps {
+		names[i] = m.Apps[i].Name
+	}
+	return nil, problem.New(problem.NotFound, "it has no application %q", l.App).WithHint("it has %s", strings.Join(names, ", "))
+}
+
+// prepare makes the user's folders and the environment.
+func (l *launch) prepare(ctx context.Context) ([]string, error) {
+	system := filepath.Join(l.Root, "data", l.Instance)
+	data := filepath.Join(system, "common")
+	if l.versions {
+		data = filepath.Join(system, strconv.FormatUint(uint64(l.rev), 10))
+	}
+	set := []string{
+		"LULL_INSTANCE=" + l.Instance,
+		"LULL_REVISION=" + strconv.FormatUint(uint64(l.rev), 10),
+		"LULL_PACKAGE_DIR=" + l.packageDir(),
+		"LULL_DATA=" + data,
+		"LULL_COMMON=" + filepath.Join(system, "common"),
+	}
+	userData, userCommon, err := l.userData(ctx)
+	switch {
+	case err == nil:
+		set = append(set, "LULL_USER_DATA="+userData, "LULL_USER_COMMON="+userCommon)
+	case l.Service == "":
+		return nil, err
+	}
+	// else a service of a user without a home: it has LULL_DATA
+	env := make([]string, 0, len(set)+64)
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if !ours[name] {
+			env = append(env, v)
+		}
+	}
+	return append(env, set...), nil
+}
+
+// ours are the variables that are about this launch, whatever they were before.
+var ours = map[string]bool{
+	"LULL_INSTANCE": true, "LULL_REVISION": true, "LULL_PACKAGE_DIR": true, "LULL_DATA": true, "LULL_COMMON": true,
+	"LULL_USER_DATA": true, "LULL_USER_COMMON": true, ExecFDEnv: true,
+}

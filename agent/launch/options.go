@@ -1,0 +1,164 @@
+package launch
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+// The places of an agent that was told nothing else.
+const (
+	DefaultRoot   = "/var/lib/lull"
+	DefaultRunDir = "/run/lull"
+)
+
+// Options say what to launch and where.
+type Options struct {
+	Root     string // "": what the agent says, else DefaultRoot
+	RunDir   string // "": DefaultRunDir, or $XDG_RUNTIME_DIR/lull of a rootless agent
+	Bus      string // of the agent: "system", "session", an address; "": what the agent says
+	User     bool   // the agent is rootless
+	Instance string
+	App      string // "": the one that is named like the package, or the first
+	Service  string // "": an application
+	Args     []string
+
+	Stderr *os.File // for people; nil: none
+}
+
+// Usage is what lull-run says about itself.
+const Usage = `usage: lull-run [--root DIR] [--run-dir DIR] [--bus ADDRESS] [--user]
+                [--app NAME | --service NAME] INSTANCE [ARGUMENT]...
+       lull-run --wrapper FILE [ARGUMENT]...
+`
+
+// ErrHelp says that only the usage was asked for.
+var ErrHelp = errors.New("help was asked for")
+
+// ParseArgs reads a command line. A wrapper is an executable file that begins
+// with "#!/path/to/lull-run --wrapper", so that the kernel hands over its path
+// and its arguments without a shell in between.
+func ParseArgs(args []string) (Options, error) {
+	if len(args) > 1 && args[0] == "--wrapper" {
+		return parseWrapper(args[1], args[2:])
+	}
+	var o Options
+	f := flag.NewFlagSet("lull-run", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&o.Root, "root", os.Getenv("LULL_ROOT"), "")
+	f.StringVar(&o.RunDir, "run-dir", os.Getenv("LULL_RUN_DIR"), "")
+	f.StringVar(&o.Bus, "bus", os.Getenv("LULL_BUS"), "")
+	f.BoolVar(&o.User, "user", false, "")
+	f.StringVar(&o.App, "app", "", "")
+	f.StringVar(&o.Service, "service", "", "")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return o, ErrHelp
+		}
+		return o, problem.New(problem.Usage, "cannot understand the command line: %w", err)
+	}
+	if f.NArg() == 0 {
+		return o, problem.New(problem.Usage, "cannot run nothing: name an instance")
+	}
+	if o.App != "" && o.Service != "" {
+		return o, problem.New(problem.Usage, "cannot run %s: --app and --service exclude each other", f.Arg(0))
+	}
+	o.Instance, o.Args = f.Arg(0), f.Args()[1:]
+	return o, nil
+}
+
+// maxWrapper bounds what is read of a file that claims to be a wrapper.
+const maxWrapper = 64 << 10
+
+func parseWrapper(path string, args []string) (Options, error) {
+	o := Options{Args: args}
+	f, err := os.Open(path)
+	if err != nil {
+		return o, problem.New(problem.KindOf(err), "cannot read the wrapper: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxWrapper))
+	if err != nil {
+		return o, problem.New(problem.Failed, "cannot read the wrapper %s: %w", path, err)
+	}
+	err = readWrapper(&o, path, string(b))
+	return o, err
+}
+
+// readWrapper reads the lines KEY=VALUE after the first. Keys that it does not
+// know are for younger launchers.
+func readWrapper(o *Options, path, text string) error {
+	for i, line := range strings.Split(text, "\n") {
+		if i == 0 || line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		key, value, ok := strings.Cut(line, "=")
+		if !ok {
+			return problem.New(problem.Invalid, "cannot read the wrapper: %s:%d: want KEY=VALUE", path, i+1)
+		}
+		switch key {
+		case "instance":
+			o.Instance = value
+		case "app":
+			o.App = value
+		case "root":
+			o.Root = value
+		case "run-dir":
+			o.RunDir = value
+		case "bus":
+			o.Bus = value
+		case "user":
+			o.User = value == "true"
+		}
+	}
+	if o.Instance == "" {
+		return problem.New(problem.Invalid, "cannot read the wrapper: %s names no instance", path)
+	}
+	return nil
+}
+
+// complete fills in what was left open.
+func (o *Options) complete() (Settings, error) {
+	if o.RunDir == "" {
+		o.RunDir = DefaultRunDir
+		if o.User {
+			dir := os.Getenv("XDG_RUNTIME_DIR")
+			if dir == "" {
+				return Settings{}, problem.New(problem.Unavailable, "XDG_RUNTIME_DIR is not set, so the agent of this user cannot be found")
+			}
+			o.RunDir = filepath.Join(dir, "lull")
+		}
+	}
+	s, err := ReadSettings(o.RunDir)
+	if err != nil {
+		return s, err
+	}
+	if o.Root == "" {
+		o.Root = s.Root
+	}
+	if o.Root == "" {
+		if o.User {
+			return s, problem.New(problem.Unavailable, "the agent of this user has never run, so its packages cannot be found")
+		}
+		o.Root = DefaultRoot
+	}
+	if o.Root, err = filepath.Abs(o.Root); err != nil {
+		return s, fmt.Errorf("the root cannot be found: %w", err)
+	}
+	if o.Bus == "" {
+		o.Bus = s.Bus
+	}
+	if o.Bus == "" {
+		o.Bus = "system"
+		if o.User {
+			o.Bus = "session"
+		}
+	}
+	return s, nil
+}

@@ -1,0 +1,66 @@
+package launch
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/runctl"
+)
+
+// why puts the words of the marker into a sentence.
+func why(instance, word string) string {
+	switch word {
+	case runctl.RefreshPending:
+		return fmt.Sprintf("%s waits: a refresh is pending, and policy starts nothing new until it is done", instance)
+	case runctl.RefreshStarting:
+		return fmt.Sprintf("%s waits: it has been refreshed and is being checked", instance)
+	}
+	return fmt.Sprintf("%s waits: it is being refreshed", instance)
+}
+
+func (l *launch) sayWaiting(word string) { l.say(journal.PriInfo, why(l.Instance, word)) }
+
+func (l *launch) sayUntracked(err error) {
+	l.say(journal.PriWarning, fmt.Sprintf("%s runs untracked, as policy allows: %v", l.Instance, err))
+}
+
+// say tells the person at the terminal, if there is one, and always the journal;
+// without a journal the system log, without either the standard error.
+func (l *launch) say(priority journal.Priority, text string) {
+	terminal := isTerminal(l.Stderr)
+	if terminal {
+		fmt.Fprintf(l.Stderr, "lull: %s\n", text)
+	}
+	err := journal.Send(text, priority, map[string]string{"SYSLOG_IDENTIFIER": "lull-run", "LULL_INSTANCE": l.Instance})
+	if err != nil {
+		err = syslog("/dev/log", int(priority), text)
+	}
+	if err != nil && !terminal && l.Stderr != nil {
+		fmt.Fprintf(l.Stderr, "lull: %s\n", text)
+	}
+}
+
+// syslog writes a line as syslog(3) does, facility "user".
+func syslog(socket string, priority int, text string) error {
+	conn, err := net.Dial("unixgram", socket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetWriteDeadline(time.Now().Add(time.Second)) // a log that is stuck is no reason to be
+	_, err = fmt.Fprintf(conn, "<%d>%s lull-run[%d]: %s", 1<<3|priority, time.Now().Format(time.Stamp), os.Getpid(), text)
+	return err
+}
+
+func isTerminal(f *os.File) bool {
+	if f == nil {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

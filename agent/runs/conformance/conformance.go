@@ -1,0 +1,488 @@
+// Package conformance is the one test of all trackers. It may be compiled into
+// any test binary (`go test -c`) and run wherever the tracker works: scope, for
+// example, in a container that systemd has booted.
+//
+// It needs root, cat and nothing else. Whatever it starts ends with the test.
+package conformance
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/runs"
+)
+
+// Options describe what is tested.
+type Options struct {
+	Ctl   *runctl.Dir // of all trackers that New makes
+	Mount string      // of the hierarchy, below which Run.Cgroup lies
+	Short bool        // fewer runs in the tests of many
+}
+
+// Conformance runs all tests. New makes a tracker on the run directory of
+// o.Ctl; it is called again after the one before was closed. Launch starts a
+// process in a run.
+func Conformance(t *testing.T, New func(*testing.T) runs.Tracker, launch LaunchFunc, o Options) {
+	for _, c := range []struct {
+		name string
+		run  func(*suite)
+	}{
+		{"FirstAndLast", firstAndLast},
+		{"Nested", nested},
+		{"Events", events},
+		{"TwoInstances", twoInstances},
+		{"ManyShort", manyShort},
+		{"VanishingDuringRead", vanishing},
+		{"Stopped", stopped},
+		{"LeaderGone", leaderGone},
+		{"Services", services},
+		{"KillService", killService},
+		{"AgentDown", agentDown},
+		{"AgentDownAndBack", agentDownAndBack},
+		{"LaunchersLock", launchersLock},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := &suite{T: t, New: New, launch: launch, o: o}
+			for _, i := range []string{app, other, near} {
+				s.no(o.Ctl.CreateInstance(i))
+			}
+			s.open()
+			t.Cleanup(func() {
+				s.no(s.tr.Close())
+				for _, i := range []string{app, other, near} {
+					s.no(o.Ctl.RemoveInstance(i))
+				}
+			})
+			c.run(s)
+		})
+	}
+}
+
+// The instances: one, another key of it, and one whose name begins alike.
+const (
+	app   = "org.lull-test.app"
+	other = "org.lull-test.app_2"
+	near  = "org.lull-test.app.plus"
+)
+
+var (
+	pkg  = digest.Of([]byte("a package"))
+	pkg2 = digest.Of([]byte("another package"))
+)
+
+type suite struct {
+	*testing.T
+	New    func(*testing.T) runs.Tracker
+	launch LaunchFunc
+	o      Options
+	tr     runs.Tracker
+}
+
+func (s *suite) open() { s.Helper(); s.tr = s.New(s.T) }
+
+func (s *suite) no(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *suite) start(instance, service string, extra ...string) *Proc {
+	s.Helper()
+	p := s.launch(s.T, s.tr, Launch{Instance: instance, Package: pkg, Service: service, Command: extra})
+	s.Cleanup(p.End)
+	return p
+}
+
+// busy is what the tracker says now.
+func (s *suite) busy(instance string) []int {
+	s.Helper()
+	ps, err := s.tr.Busy(instance)
+	s.no(err)
+	return pids(ps)
+}
+
+func pids(ps []runs.Process) []int {
+	list := []int{}
+	for _, p := range ps {
+		list = append(list, p.PID)
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (s *suite) want(instance string, ps ...*Proc) {
+	s.Helper()
+	want := []int{}
+	for _, p := range ps {
+		want = append(want, p.PID)
+	}
+	slices.Sort(want)
+	if got := s.busy(instance); !slices.Equal(got, want) {
+		s.Fatalf("%s: processes %v run, want %v", instance, got, want)
+	}
+}
+
+// patience is for events on a slow machine; polling trackers need two seconds.
+const patience = 30 * time.Second
+
+// await waits for a condition, and looks only when the tracker gives a hint: a
+// lost event makes it fail.
+func (s *suite) await(what string, ok func() bool) {
+	s.Helper()
+	deadline := time.After(patience)
+	for {
+		select {
+		case <-s.tr.Changes():
+			if ok() {
+				return
+			}
+		case <-deadline:
+			s.Fatalf("no event has told that %s", what)
+		}
+	}
+}
+
+// quiet takes the hints that there are, so that the next one is about what
+// comes next.
+func (s *suite) quiet() {
+	for {
+		select {
+		case <-s.tr.Changes():
+		case <-time.After(calm):
+			return
+		}
+	}
+}
+
+// calm is longer than a polling tracker takes to notice something.
+const calm = 1500 * time.Millisecond
+
+func (s *suite) awaitVacant(instance string) {
+	s.Helper()
+	s.await(instance+" is vacant", func() bool { return len(s.busy(instance)) == 0 && !s.running(instance) })
+}
+
+func (s *suite) running(instance string) bool {
+	s.Helper()
+	there, err := s.o.Ctl.Running(instance)
+	s.no(err)
+	return there
+}
+
+// run returns the run that a process is in.
+func (s *suite) run(p *Proc) (runs.Run, bool) {
+	s.Helper()
+	all, err := s.tr.Runs()
+	s.no(err)
+	for _, r := range all {
+		if slices.Contains(pids(r.Processes), p.PID) {
+			return r, true
+		}
+	}
+	return runs.Run{}, false
+}
+
+func (s *suite) dir(p *Proc) string {
+	s.Helper()
+	r, ok := s.run(p)
+	if !ok {
+		s.Fatalf("process %d is in no run", p.PID)
+	}
+	return filepath.Join(s.o.Mount, r.Cgroup)
+}
+
+func firstAndLast(s *suite) {
+	s.want(app)
+	if s.running(app) {
+		s.Fatal(".running is there before anything runs")
+	}
+	first := s.start(app, "")
+	s.want(app, first)
+	s.await(".running is there", func() bool { return s.running(app) })
+	r, _ := s.run(first)
+	if r.Instance != app || r.PackagePrefix != pkg.Short() || r.Service != "" || len(r.Processes) != 1 {
+		s.Fatalf("the run is %+v", r)
+	}
+	if p := r.Processes[0]; p.Command != "cat" || p.UID != 0 {
+		s.Fatalf("the process is %+v", p)
+	}
+	second := s.launch(s.T, s.tr, Launch{Instance: app, Package: pkg2})
+	s.Cleanup(second.End)
+	s.want(app, first, second)
+	if r2, _ := s.run(second); r2.PackagePrefix != pkg2.Short() || r2.Cgroup == r.Cgroup {
+		s.Fatalf("the second run is %+v, the first %+v", r2, r)
+	}
+	first.End()
+	s.await("the first run has ended", func() bool { _, there := s.run(first); return !there })
+	s.want(app, second)
+	if !s.running(app) {
+		s.Fatal(".running is gone while the second runs")
+	}
+	second.End()
+	s.awaitVacant(app)
+	third := s.start(app, "")
+	s.want(app, third)
+	third.End()
+	s.awaitVacant(app)
+}
+
+// events tells the end of each run, of an application and of a service, by a
+// hint that came after it, without anybody having asked.
+func events(s *suite) {
+	a, b, d := s.start(app, ""), s.start(app, ""), s.start(app, "daemon")
+	for _, p := range []*Proc{a, d, b} {
+		s.quiet()
+		p.End()
+		s.await("a run has ended", func() bool { _, there := s.run(p); return !there })
+	}
+	s.await("the marker is gone", func() bool { return !s.running(app) })
+}
+
+func nested(s *suite) {
+	p := s.start(app, "")
+	dir := s.dir(p)
+	deep := filepath.Join(dir, "a", "b")
+	s.no(os.MkdirAll(deep, 0o755))
+	s.no(os.Mkdir(filepath.Join(dir, "c"), 0o755))
+	s.no(cgroup.Join(deep, p.PID))
+	s.want(app, p)
+	s.await(".running is there", func() bool { return s.running(app) })
+	p.End()
+	s.awaitVacant(app)
+}
+
+func twoInstances(s *suite) {
+	a, b, c := s.start(app, ""), s.start(other, ""), s.start(near, "")
+	s.want(app, a)
+	s.want(other, b)
+	s.want(near, c)
+	a.End()
+	s.awaitVacant(app)
+	s.want(other, b)
+	s.want(near, c)
+	c.End()
+	s.awaitVacant(near)
+	s.want(other, b)
+	b.End()
+	s.awaitVacant(other)
+}
+
+func manyShort(s *suite) {
+	n := 200
+	if s.o.Short {
+		n = 20
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range n / 4 {
+				p := s.launch(s.T, s.tr, Launch{Instance: app, Package: pkg})
+				p.End()
+			}
+		})
+	}
+	wg.Wait()
+	s.awaitVacant(app)
+	if all, err := s.tr.Runs(); err != nil || len(all) != 0 {
+		s.Fatalf("runs are left: %+v, %v", all, err)
+	}
+}
+
+// vanishing has runs of one instance come and go while what runs is read: a
+// scan that loses a group on the way must not lose anything else.
+func vanishing(s *suite) {
+	steady := s.start(near, "")
+	n := 60
+	if s.o.Short {
+		n = 10
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range n {
+			p := s.launch(s.T, s.tr, Launch{Instance: app, Package: pkg})
+			if p.PID != 0 {
+				// Groups below that come and go as well.
+				all, err := s.tr.Runs()
+				if err != nil {
+					s.Error(err)
+				}
+				for _, r := range all {
+					sub := filepath.Join(s.o.Mount, r.Cgroup, "sub")
+					if slices.Contains(pids(r.Processes), p.PID) && os.Mkdir(sub, 0o755) == nil {
+						cgroup.Join(sub, p.PID)
+					}
+				}
+				if ps, err := s.tr.Busy(app); err != nil || !slices.Contains(pids(ps), p.PID) {
+					s.Errorf("process %d is not among %v: %v", p.PID, ps, err)
+				}
+			}
+			p.End()
+		}
+	}()
+	for reading := true; reading; {
+		select {
+		case <-done:
+			reading = false
+		default:
+		}
+		if _, ok := s.run(steady); !ok {
+			s.Errorf("the steady process %d was not seen", steady.PID)
+			break
+		}
+		s.want(near, steady)
+	}
+	<-done
+	s.awaitVacant(app)
+	s.want(near, steady)
+}
+
+func stopped(s *suite) {
+	p := s.start(app, "")
+	s.no(syscall.Kill(p.PID, syscall.SIGSTOP))
+	s.want(app, p)
+	p.End() // its standard input is closed, but it cannot see it
+	s.want(app, p)
+	s.no(syscall.Kill(p.PID, syscall.SIGCONT))
+	s.awaitVacant(app)
+}
+
+// leaderGone has a process whose first thread has ended while another lives.
+func leaderGone(s *suite) {
+	p := s.start(app, "", helper(s.T, "leaderless")...)
+	p.await(s.T, "leaderless\n")
+	waitFor(s.T, "the first thread has ended", func() bool {
+		b, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/status")
+		return err == nil && slices.Contains(stateOf(string(b)), "Z")
+	})
+	s.want(app, p)
+	p.End()
+	s.awaitVacant(app)
+}
+
+func services(s *suite) {
+	d := s.start(app, "daemon")
+	s.want(app)
+	if s.running(app) {
+		s.Fatal("a service makes .running")
+	}
+	s.wantService(app, "daemon", d)
+	s.wantService(app, "", d)
+	s.wantService(app, "other")
+	a := s.start(app, "")
+	s.want(app, a)
+	a.End()
+	s.awaitVacant(app) // the daemon must not hide it
+	s.wantService(app, "daemon", d)
+	if r, ok := s.run(d); !ok || r.Service != "daemon" || r.Instance != app {
+		s.Fatalf("the service's run is %+v, %v", r, ok)
+	}
+	e := s.start(app, "o-ther")
+	s.wantService(app, "", d, e)
+	s.wantService(other, "")
+	d.End()
+	s.await("the daemon has ended", func() bool { return len(s.service(app, "daemon")) == 0 })
+	s.wantService(app, "", e)
+	e.End()
+	s.await("the other daemon has ended", func() bool { return len(s.service(app, "")) == 0 })
+}
+
+func (s *suite) service(instance, service string) []int {
+	s.Helper()
+	ps, err := s.tr.ServiceProcs(instance, service)
+	s.no(err)
+	return pids(ps)
+}
+
+func (s *suite) wantService(instance, service string, ps ...*Proc) {
+	s.Helper()
+	want := []int{}
+	for _, p := range ps {
+		want = append(want, p.PID)
+	}
+	slices.Sort(want)
+	if got := s.service(instance, service); !slices.Equal(got, want) {
+		s.Fatalf("service %q of %s: processes %v run, want %v", service, instance, got, want)
+	}
+}
+
+func killService(s *suite) {
+	a := s.start(app, "")
+	d := s.start(app, "daemon", helper(s.T, "forks")...)
+	d.await(s.T, "forks\n")
+	k := s.start(app, "kept")
+	s.no(syscall.Kill(d.PID, syscall.SIGSTOP))
+	if n := len(s.service(app, "daemon")); n < 2 {
+		s.Fatalf("the daemon has %d processes", n)
+	}
+	s.no(s.tr.KillService(app, "daemon"))
+	s.wantService(app, "daemon")
+	s.wantService(app, "kept", k)
+	s.want(app, a)
+	s.no(s.tr.KillService(app, ""))
+	s.wantService(app, "")
+	s.want(app, a)
+	s.no(s.tr.KillService(app, "")) // nobody is left
+	d.End()
+	k.End()
+	a.End()
+	s.awaitVacant(app)
+}
+
+// agentDown lets the application end while no tracker is there.
+func agentDown(s *suite) {
+	p := s.start(app, "")
+	s.await(".running is there", func() bool { return s.running(app) })
+	s.no(s.tr.Close())
+	p.End()
+	s.open()
+	s.want(app)
+	s.awaitVacant(app)
+}
+
+func agentDownAndBack(s *suite) {
+	p := s.start(app, "")
+	d := s.start(app, "daemon")
+	s.no(s.tr.Close())
+	s.open()
+	s.want(app, p)
+	s.wantService(app, "daemon", d)
+	s.await(".running is there", func() bool { return s.running(app) })
+	p.End()
+	s.awaitVacant(app)
+	d.End()
+	s.await("the daemon has ended", func() bool { return len(s.service(app, "")) == 0 })
+}
+
+// launchersLock has a run end while a launcher holds the read lock, and while
+// the agent holds the write lock: the event must come all the same.
+func launchersLock(s *suite) {
+	for _, write := range []bool{false, true} {
+		p := s.start(app, "")
+		s.await(".running is there", func() bool { return s.running(app) })
+		var lock *runctl.Lock
+		var err error
+		if write {
+			lock, _, err = s.o.Ctl.TryWriteLock(app)
+		} else {
+			lock, err = s.o.Ctl.ReadLock(s.Context(), app)
+		}
+		s.no(err)
+		s.Cleanup(func() { lock.Unlock() })
+		s.want(app, p)
+		p.End()
+		s.await("the run has ended", func() bool { return len(s.busy(app)) == 0 })
+		s.no(lock.Unlock())
+		s.want(app)
+	}
+}

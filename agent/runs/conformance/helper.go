@@ -1,0 +1,93 @@
+package conformance
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// helperEnv makes the test binary one of the processes below instead of
+// running tests.
+const helperEnv = "LULL_CONFORMANCE"
+
+// helper returns a command that behaves as named. Being a test binary, this
+// program is where the tests are, in a container too.
+func helper(t *testing.T, name string) []string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"env", helperEnv + "=" + name, self}
+}
+
+func init() {
+	switch os.Getenv(helperEnv) {
+	case "leaderless":
+		leaderless()
+	case "forks":
+		forks()
+	}
+}
+
+// leaderless ends its first thread; another waits for the end of its input.
+func leaderless() {
+	runtime.LockOSThread() // init runs on the first thread
+	go func() {
+		fmt.Println("leaderless")
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+	// Not RawSyscall: the runtime must know that this thread does not come back.
+	syscall.Syscall(syscall.SYS_EXIT, 0, 0, 0)
+}
+
+// forks has children that do not listen to anybody.
+func forks() {
+	for range 3 {
+		cmd := exec.Command("sh", "-c", "trap '' TERM INT HUP; while :; do sleep 1000 & wait; done")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := cmd.Start(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	fmt.Println("forks")
+	io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
+}
+
+// stateOf returns the letter of the State line of /proc/PID/status.
+func stateOf(status string) []string {
+	for line := range strings.Lines(status) {
+		if rest, ok := strings.CutPrefix(line, "State:\t"); ok {
+			return strings.Fields(rest)
+		}
+	}
+	return nil
+}
+
+// waitFor waits for something about which nobody tells.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never came true that %s", what)
+		}
+	}
+}
+
+func number(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0
+	}
+	return n
+}

@@ -1,0 +1,204 @@
+package conformance
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/runs/runname"
+	"github.com/lull/lull/agent/runs/transient"
+)
+
+// Launch is a launch to make.
+type Launch struct {
+	Instance string
+	Package  digest.Digest
+	Service  string   // "" for the application
+	Command  []string // ends when its standard input does; default: cat
+}
+
+// LaunchFunc starts a process and returns when it is in a run of its own. It may
+// be called from several goroutines; when it fails it calls t.Errorf and
+// returns a Proc that was ended.
+type LaunchFunc func(t *testing.T, tr runs.Tracker, l Launch) *Proc
+
+// Proc is a process in a run.
+type Proc struct {
+	PID int
+
+	stdin io.Closer
+	out   io.ReadCloser
+	once  sync.Once
+	ended chan struct{}
+}
+
+// Start runs the command of l, outside any run.
+func Start(t *testing.T, l Launch) *Proc {
+	if len(l.Command) == 0 {
+		l.Command = []string{"cat"}
+	}
+	cmd := exec.Command(l.Command[0], l.Command[1:]...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Errorf("cannot start %q: %v", l.Command, err)
+		return dead()
+	}
+	// Not cmd.StdoutPipe: Wait would close it, and only End is to wait.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Errorf("cannot start %q: %v", l.Command, err)
+		return dead()
+	}
+	cmd.Stdout, cmd.Stderr = w, os.Stderr
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		r.Close()
+		t.Errorf("cannot start %q: %v", l.Command, err)
+		return dead()
+	}
+	p := &Proc{PID: cmd.Process.Pid, stdin: stdin, out: r, ended: make(chan struct{})}
+	go func() {
+		defer close(p.ended)
+		cmd.Wait() // reaped as soon as it ends, as a real parent would
+	}()
+	return p
+}
+
+func dead() *Proc {
+	p := &Proc{ended: make(chan struct{})}
+	close(p.ended)
+	return p
+}
+
+// End makes the process end, by closing its standard input, and waits for it
+// unless it is stopped or ends later: tests wait for events.
+func (p *Proc) End() {
+	p.once.Do(func() {
+		if p.stdin != nil {
+			p.stdin.Close()
+		}
+		if p.out != nil {
+			defer p.out.Close()
+		}
+		select {
+		case <-p.ended:
+		case <-time.After(grace):
+		}
+	})
+}
+
+// grace is how long End waits for a process that is not stopped.
+const grace = 200 * time.Millisecond
+
+// Kill is for those that do not end by themselves.
+func (p *Proc) Kill() {
+	if p.PID != 0 {
+		unix.Kill(p.PID, unix.SIGKILL)
+		<-p.ended
+	}
+}
+
+// await reads from the process until it has written text.
+func (p *Proc) await(t *testing.T, text string) {
+	t.Helper()
+	b := make([]byte, len(text))
+	if _, err := io.ReadFull(p.out, b); err != nil || string(b) != text {
+		t.Fatalf("the process wrote %q, want %q: %v", b, text, err)
+	}
+}
+
+// Placed launches for trackers whose Place does it: freezer and subtree.
+func Placed(t *testing.T, tr runs.Tracker, l Launch) *Proc {
+	p := Start(t, l)
+	if p.PID == 0 {
+		return p
+	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		t.Errorf("cannot refer to process %d: %v", p.PID, err)
+		p.Kill()
+		return dead()
+	}
+	defer unix.Close(fd)
+	if _, err := tr.Place(l.Instance, l.Package, l.Service, p.PID, fd); err != nil {
+		t.Error(err)
+		p.Kill()
+		return dead()
+	}
+	return p
+}
+
+// Scoped launches as the launcher does where systemd tracks: applications into
+// scopes of the system's manager, services, which only systemd itself can
+// start, into units by systemd-run.
+func Scoped(t *testing.T, _ runs.Tracker, l Launch) *Proc {
+	if l.Service != "" {
+		return unit(t, l)
+	}
+	p := Start(t, l)
+	if p.PID == 0 {
+		return p
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	m, err := transient.System(ctx)
+	if err == nil {
+		defer m.Close()
+		err = m.Start(ctx, transient.Scope{
+			Name:        runname.Scope(l.Instance, l.Package, runname.Random()),
+			Description: "a test of lull",
+			PIDs:        []uint32{uint32(p.PID)},
+		})
+	}
+	if err != nil {
+		t.Error(err)
+		p.Kill()
+		return dead()
+	}
+	return p
+}
+
+// unit starts a service by systemd-run, which connects the unit's standard
+// input and output to its own.
+func unit(t *testing.T, l Launch) *Proc {
+	command := l.Command
+	if len(command) == 0 {
+		command = []string{"cat"}
+	}
+	name := runname.ServiceUnit(l.Instance, l.Service)
+	args := []string{"systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", "--unit=" + name}
+	for _, v := range os.Environ() {
+		if strings.HasPrefix(v, helperEnv+"=") {
+			args = append(args, "--setenv="+v)
+		}
+	}
+	l.Command = append(args, command...)
+	p := Start(t, l)
+	if p.PID == 0 {
+		return p
+	}
+	// The unit's process is not our child; systemd says who it is.
+	deadline := time.Now().Add(patience)
+	for time.Now().Before(deadline) {
+		out, err := exec.Command("systemctl", "show", "--property=MainPID", "--value", name).Output()
+		if pid := number(strings.TrimSpace(string(out))); err == nil && pid > 0 {
+			p.PID = pid
+			return p
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("systemd has not started %s", name)
+	p.Kill()
+	return dead()
+}

@@ -1,0 +1,110 @@
+package runs_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/runs/conformance"
+	"github.com/lull/lull/e2e/need"
+)
+
+// logged sends a tracker's log to the test.
+func logged(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// tracker returns what makes trackers of a kind, one after the other, on one
+// run directory.
+func tracker(opts runs.Options, name, events string) func(*testing.T) runs.Tracker {
+	return func(t *testing.T) runs.Tracker {
+		t.Helper()
+		opts.Log = logged(t)
+		tr, err := runs.Choose(opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { tr.Close() })
+		if tr.Name() != name || !strings.HasPrefix(tr.Events(), events) {
+			t.Fatalf("the tracker is %s with %q, want %s with %q…", tr.Name(), tr.Events(), name, events)
+		}
+		return tr
+	}
+}
+
+// freezer takes the turn of this test with the freezer and makes sure that it
+// leaves no trace there.
+func freezer(t *testing.T) string {
+	t.Helper()
+	top := need.Freezer(t)
+	need.Lock(t, "freezer")
+	path := filepath.Join(top, "release_agent")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		after, err := os.ReadFile(path)
+		if err != nil || string(after) != string(before) {
+			t.Errorf("the release agent is %q, was %q: %v", after, before, err)
+			os.WriteFile(path, before, 0)
+		}
+		left, _ := filepath.Glob(filepath.Join(top, "lull*.org.lull-test.*"))
+		for _, dir := range left {
+			t.Errorf("%s is left", dir)
+			cgroup.RemoveTree(dir)
+		}
+	})
+	return top
+}
+
+func unified(t *testing.T) string {
+	t.Helper()
+	top := need.Unified(t)
+	need.Lock(t, "subtree")
+	t.Cleanup(func() {
+		left, _ := filepath.Glob(filepath.Join(top, "lull/*/org.lull-test.*"))
+		for _, dir := range left {
+			t.Errorf("%s is left", dir)
+			cgroup.RemoveTree(dir)
+		}
+	})
+	return top
+}
+
+func TestFreezer(t *testing.T) {
+	top := freezer(t)
+	conform(t, top, runs.Options{Want: "freezer", ReleaseAgent: conformance.ReleaseAgent(t)},
+		"freezer", "release agent and inotify", false)
+}
+
+func TestSubtree(t *testing.T) {
+	conform(t, unified(t), runs.Options{Want: "subtree"}, "subtree", "cgroup.events and inotify", false)
+}
+
+func TestPollProcs(t *testing.T) {
+	need.NotShort(t)
+	conform(t, freezer(t), runs.Options{Want: "poll-procs"}, "freezer", "cgroup.procs is read every 1s", true)
+}
+
+func TestPollRunctl(t *testing.T) {
+	need.NotShort(t)
+	top := freezer(t)
+	conform(t, top, runs.Options{Want: "poll-runctl", ReleaseAgent: conformance.ReleaseAgent(t)},
+		"freezer", "release agent; its markers are read every 1s", true)
+}
+
+func conform(t *testing.T, top string, opts runs.Options, name, events string, short bool) {
+	opts.RunDir = t.TempDir()
+	ctl, err := runctl.Create(opts.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conformance.Conformance(t, tracker(opts, name, events), conformance.Placed,
+		conformance.Options{Ctl: ctl, Mount: top, Short: short || testing.Short()})
+}

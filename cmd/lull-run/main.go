@@ -1,0 +1,12 @@
+// Command lull-run starts an application or a service of an installed package:
+// see the package launch. It is what `lull run` and exported wrappers execute.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/lull/lull/agent/launch"
+)
+
+func main() { os.Exit(launch.Main(context.Background(), os.Args[1:])) }

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	bus "github.com/lull/lull/dbus"
+)
+
+// TestMain makes this program the command lull in scripts.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"lull": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}})
+}
+
+// status runs a command and checks its exit status: status N COMMAND….
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || neg {
+		ts.Fatalf("usage: status N COMMAND...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := "0"
+	if err != nil {
+		got = err.Error()
+	}
+	if want := args[0]; got != want && got != "exit status "+want {
+		ts.Fatalf("want status %s, got %s", want, got)
+	}
+}
+
+func params(t *testing.T, dir string, setup func(*testscript.Env) error) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
+		RequireExplicitExec: true,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"status": status},
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("NO_COLOR", "1")
+			e.Setenv("COLUMNS", "")
+			e.Setenv("LULL_BUS", "unix:path="+e.WorkDir+"/no-bus")
+			return setup(e)
+		},
+	}
+}
+
+// Verbs that need no agent.
+func TestScriptsOffline(t *testing.T) {
+	testscript.Run(t, params(t, "testdata/offline", func(*testscript.Env) error { return nil }))
+}
+
+// Verbs that ask an agent.
+func TestScriptsAgent(t *testing.T) {
+	f := startAgent(t)
+	f.add(t, notes())
+	busy := notes()
+	busy.Instance, busy.Running, busy.Version = "org.example.busy", true, "2.0\x1b[31m"
+	busy.Processes = []bus.Process{{PID: 123, UID: 64999, Command: "no\ntes"}}
+	f.add(t, busy)
+	f.space.packages = []bus.PackageUsage{
+		{Hash: hashOf('a'), Name: "org.example.notes", Version: "1.0", Exclusive: 40_000_000, Shared: 2_000_000, KeptBy: "installed"},
+		{Hash: hashOf('b'), Name: "org.example.old", Version: "0.1", Exclusive: 10_000_000},
+	}
+	f.space.findings = []bus.Finding{{What: hashOf('d'), Problem: "the content has changed"}}
+	// Inside a group, so that the bus stays until the parallel scripts are done.
+	t.Run("all", func(t *testing.T) {
+		testscript.Run(t, params(t, "testdata/agent", func(e *testscript.Env) error {
+			e.Setenv("LULL_BUS", f.address)
+			return nil
+		}))
+	})
+}

@@ -1,0 +1,239 @@
+package kill_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/rig"
+	"github.com/lull/lull/e2e/sample"
+)
+
+func TestMain(m *testing.M) { rig.Main(m.Run) }
+
+const (
+	limit  = 30 * time.Second
+	policy = "schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+)
+
+// scene is a world in which version 1 is installed and runs, and version 2
+// can be published.
+type scene struct {
+	*rig.World
+	api *rig.API
+	app *rig.Proc
+}
+
+// TestKilledAtEveryPoint first lets one refresh run and lists the points that
+// it passes; then it does the same again and again, and dies at each of them.
+func TestKilledAtEveryPoint(t *testing.T) {
+	need.Freezer(t)
+	need.Program(t, "dbus-daemon", "setpriv", "cc")
+	need.Lock(t, "freezer")
+	points := passed(t)
+	if len(points) < 2*13 {
+		t.Fatalf("a refresh passes only these points: %q", points)
+	}
+	if testing.Short() {
+		points = slices.DeleteFunc(points, func(p string) bool { return !strings.HasPrefix(p, "refresh.") })
+	}
+	for _, point := range points {
+		t.Run(point, func(t *testing.T) { dieAt(t, point) })
+	}
+}
+
+// set makes a scene; the agent is started with env before the application is,
+// and again after version 1 was installed.
+func set(t *testing.T, env ...string) *scene {
+	t.Helper()
+	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "freezer"})
+	w.Configure("policy.yaml", policy)
+	for _, v := range []string{sample.V1, sample.V2} {
+		sample.Write(w, w.Path(v), v)
+		path := w.Path(v, "lull.yaml")
+		b, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(path, []byte(strings.Replace(string(b), "[bin/notes-sync]", "[bin/notes-sync, --tidy=0s]", 1)), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.MustLull("repo", "init", w.Repo)
+	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
+	s := &scene{World: w}
+	s.StartAgent()
+	w.MustLull("repo", "add", "local", w.Repo)
+	w.MustLull("install", sample.Name)
+	s.StopAgent()
+	s.api = w.Bus.Watch()
+	s.StartAgent(env...)
+	s.app = w.User.StartLull(nil, "run", sample.Name)
+	s.UntilFile("version 1 runs", limit, s.notes(1), func(text string) (bool, string) {
+		return strings.Contains(text, "1.0 note 2"), text + s.app.Log()
+	})
+	return s
+}
+
+func (s *scene) notes(revision int) string {
+	return filepath.Join(s.User.Home, ".local/share/lull", sample.Name, strconv.Itoa(revision), "notes.txt")
+}
+
+// refresh publishes version 2, lets the application go as soon as the refresh
+// waits for it, and returns when the refresh has ended or the agent has died.
+func (s *scene) refresh() {
+	s.Helper()
+	s.MustLull("publish", "--repo", s.Repo, s.Path(sample.V2))
+	call := s.api.Go("Manager.Check")
+	s.untilOrDead("the refresh waits", func(o rig.Object) bool { return o.Str("State") == "waiting" })
+	if s.Agent().Ended() {
+		return
+	}
+	<-call
+	s.app.Signal(syscall.SIGTERM)
+	s.untilOrDead("the refresh is done", func(o rig.Object) bool { return o.Str("State") == "done" })
+}
+
+func (s *scene) untilOrDead(what string, cond func(rig.Object) bool) {
+	s.Helper()
+	s.Until(what, limit, func() (bool, string) {
+		if s.Agent().Ended() {
+			return true, ""
+		}
+		o, err := s.api.TryRefresh(sample.Name, sample.V2)
+		return err == nil && cond(o), fmt.Sprint(o.Str("State"), " ", o.Str("Step"), " ", o.Str("ErrorText"), err)
+	})
+}
+
+// passed lists the points that the agent passes while it refreshes, each with
+// the number of its passage since the agent's start.
+func passed(t *testing.T) (points []string) {
+	t.Helper()
+	t.Run("undisturbed", func(t *testing.T) {
+		list := filepath.Join(t.TempDir(), "points")
+		s := set(t, "LULL_FAULT_LIST="+list)
+		before := len(strings.Fields(read(list)))
+		s.refresh()
+		if s.Agent().Ended() {
+			t.Fatal("the agent has died by itself")
+		}
+		counts := map[string]int{}
+		for i, name := range strings.Fields(read(list)) {
+			counts[name]++
+			// The first passages of each kind matter; later ones repeat them.
+			if i >= before && counts[name]-countIn(read(list), name, before) <= 3 {
+				points = append(points, fmt.Sprintf("%s#%d", name, counts[name]))
+			}
+		}
+		s.settled(t, true)
+	})
+	return points
+}
+
+// countIn counts how often a name stands among the first n.
+func countIn(list, name string, n int) int {
+	count := 0
+	for _, f := range strings.Fields(list)[:n] {
+		if f == name {
+			count++
+		}
+	}
+	return count
+}
+
+func read(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
+}
+
+// dieAt kills the agent at a point and checks what the next one makes of it.
+func dieAt(t *testing.T, point string) {
+	s := set(t, "LULL_FAULT="+point+":kill")
+	s.refresh()
+	if !s.Agent().Ended() {
+		// Work in the background may pass points in another order.
+		t.Logf("the point was not reached")
+	}
+	running := !s.app.Ended()
+	s.StopAgent()
+	old := read(s.notes(1))
+	s.StartAgent()
+	if running {
+		if s.app.Ended() {
+			t.Error("the application has died with the agent")
+		}
+		s.app.Signal(syscall.SIGTERM)
+		if _, err := s.app.Wait(t.Context(), limit); err != nil {
+			t.Fatal(err)
+		}
+		old = read(s.notes(1))
+	}
+	s.settled(t, false)
+	if got := read(s.notes(1)); got != old {
+		t.Errorf("version 1's data has changed:\n%s\nwas:\n%s", got, old)
+	}
+	if v := s.version(); v == sample.V1 {
+		// Undone: then it must be possible to do it now.
+		if r := s.Lull("refresh", sample.Name); r.Code != 0 {
+			t.Errorf("the refresh cannot be done afterwards: %v", r)
+		}
+		s.settled(t, true)
+	}
+	if r := s.User.Lull("run", sample.Name, "--show"); r.Code != 0 || !strings.Contains(r.Stdout, "version 1.0") {
+		t.Errorf("version 2 does not run, or does not see version 1's data: %v", r)
+	}
+}
+
+// version is what `current` names.
+func (s *scene) version() string {
+	s.Helper()
+	b, err := os.ReadFile(filepath.Join(s.Store, "current", sample.Name, "share/doc/notes/news.txt"))
+	if err != nil {
+		s.Fatalf("current names no whole package: %v", err)
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(string(b), "This is version "), ".\n")
+}
+
+// settled waits until nothing is under way, and checks that all is whole.
+func (s *scene) settled(t *testing.T, updated bool) {
+	t.Helper()
+	s.Until("nothing is under way and no marker is left", limit, func() (bool, string) {
+		for _, o := range s.api.Objects("Refresh") {
+			switch o.Str("State") {
+			case "done", "undone", "failed", "cancelled":
+			default:
+				return false, o.Str("State") + " at " + o.Str("Step") + " " + o.Str("ErrorText")
+			}
+		}
+		return len(s.Markers()) == 0, strings.Join(s.Markers(), " ")
+	})
+	v := s.version()
+	if updated && v != sample.V2 {
+		t.Errorf("the version is %s", v)
+	}
+	want := map[string]string{sample.V1: "1", sample.V2: "2"}[v]
+	first, err := os.Readlink(filepath.Join(s.Store, "current", sample.Name))
+	if err != nil || filepath.Base(first) != want {
+		t.Errorf("version %s is revision %s (%v)", v, first, err)
+	}
+	log := read(filepath.Join(s.Store, "data", sample.Name, want, "sync.log"))
+	if v == sample.V2 && !strings.Contains(log, "1.0 started\n1.0 stopping\n1.0 stopped\n") {
+		t.Errorf("the system data of version 1 is not there:\n%s", log)
+	}
+	if !strings.HasSuffix(log, v+" started\n") {
+		t.Errorf("the service of version %s does not run:\n%s", v, log)
+	}
+	if r := s.Lull("verify"); r.Code != 0 {
+		t.Errorf("the store is not whole: %v", r)
+	}
+	if dirs, _ := filepath.Glob(filepath.Join(s.Store, "data", sample.Name, "*partial*")); len(dirs) > 0 {
+		t.Errorf("half copied data was left: %q", dirs)
+	}
+}
