@@ -194,8 +194,7 @@ func (m *Manager) runRoots() []index.Root {
 		if root.Package, ok = m.store.Find(r.PackagePrefix); !ok {
 			// A unit of systemd does not carry the hash: it runs what was current when it started.
 			if _, root.Package, err = m.links.Read(r.Instance); err != nil {
-				m.Log.Warn("a run names a package that is not here", "instance", r.Instance, "cgroup", r.Cgroup)
-				continue
+				continue // nor is the instance ours: another agent's
 			}
 		}
 		if len(r.Processes) > 0 {

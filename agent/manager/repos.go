@@ -74,7 +74,7 @@ func (m *Manager) loadRepositories() error {
 			next[c.Name] = old
 			continue
 		}
-		client, err := repo.Open(c, filepath.Join(m.Root, "repos", c.Name))
+		client, err := repo.Open(c, filepath.Join(m.Root, "repos"))
 		if err != nil {
 			return err
 		}
@@ -355,11 +355,11 @@ func (m *Manager) watchLocal(changed chan<- struct{}) (stop func()) {
 	}
 	m.repos.mu.Lock()
 	for name, r := range m.repos.clients {
-		file := r.client.Watch()
-		if file == "" {
+		dir := r.client.Watch()
+		if dir == "" {
 			continue
 		}
-		if _, err := w.Add(filepath.Dir(file), unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_ONLYDIR); err != nil {
+		if _, err := w.Add(dir, unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_ONLYDIR); err != nil {
 			m.Log.Warn("a local repository is looked at by schedule only", "repository", name, "error", err)
 		}
 	}

@@ -75,9 +75,14 @@ func (m *Manager) collectForSpace(ctx context.Context) error {
 	return err
 }
 
-// Why lists the chains that keep something: a hash, the first 16 digits of a
-// package's, or a path below the root.
+// Why lists the chains that keep something: an instance (its current package), a
+// hash, the first 16 digits of a package's, or a path below the root.
 func (m *Manager) Why(what string) ([]gc.Chain, error) {
+	if meta.ValidInstance(what) == nil {
+		if _, pkg, err := m.links.Read(what); err == nil {
+			what = pkg.String()
+		}
+	}
 	return gc.Why(m.store, m.indices.Snapshot(), what)
 }
 

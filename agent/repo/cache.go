@@ -181,9 +181,21 @@ func (k *cache) keep(set *trustedmetadata.TrustedMetadata, got map[string][]byte
 		}
 	}
 	for _, role := range inOrder {
+		accepted := accepted(set, role)
+		if accepted == nil {
+			continue
+		}
+		// The last download need not be what was accepted: it may have been
+		// refused. Other metadata signs for targets and snapshot byte by byte,
+		// so those are kept as they came.
 		data := got[role]
-		// The last download need not be what was accepted.
-		if data == nil || bytes.Equal(data, k.files[role]) || versionOf(data) != v[role] {
+		if !bytes.Equal(canonical(role, data), accepted) {
+			if bytes.Equal(canonical(role, k.files[role]), accepted) {
+				continue
+			}
+			data = accepted
+		}
+		if bytes.Equal(data, k.files[role]) {
 			continue
 		}
 		if err := durable.WriteFile(k.c.path(role), data, 0o600); err != nil {
@@ -193,14 +205,43 @@ func (k *cache) keep(set *trustedmetadata.TrustedMetadata, got map[string][]byte
 	return nil
 }
 
-func versionOf(data []byte) int64 {
-	var m struct {
-		Signed struct {
-			Version int64 `json:"version"`
-		} `json:"signed"`
+// accepted returns the metadata of a role in set, as go-tuf writes it, or nil.
+func accepted(set *trustedmetadata.TrustedMetadata, role string) (data []byte) {
+	switch {
+	case role == metadata.ROOT:
+		data, _ = set.Root.ToBytes(false)
+	case role == metadata.TIMESTAMP && set.Timestamp != nil:
+		data, _ = set.Timestamp.ToBytes(false)
+	case role == metadata.SNAPSHOT && set.Snapshot != nil:
+		data, _ = set.Snapshot.ToBytes(false)
+	case role == metadata.TARGETS && set.Targets[role] != nil:
+		data, _ = set.Targets[role].ToBytes(false)
 	}
-	if json.Unmarshal(data, &m) != nil {
-		return 0
+	return data
+}
+
+// canonical returns metadata as go-tuf writes it, or nil.
+func canonical(role string, data []byte) (out []byte) {
+	err := guard(func() error {
+		set := trustedmetadata.TrustedMetadata{Targets: map[string]*metadata.Metadata[metadata.TargetsType]{}}
+		var err error
+		switch role {
+		case metadata.ROOT:
+			set.Root, err = metadata.Root().FromBytes(data)
+		case metadata.TIMESTAMP:
+			set.Timestamp, err = metadata.Timestamp().FromBytes(data)
+		case metadata.SNAPSHOT:
+			set.Snapshot, err = metadata.Snapshot().FromBytes(data)
+		default:
+			set.Targets[role], err = metadata.Targets().FromBytes(data)
+		}
+		if err == nil {
+			out = accepted(&set, role)
+		}
+		return err
+	})
+	if err != nil {
+		return nil
 	}
-	return m.Signed.Version
+	return out
 }

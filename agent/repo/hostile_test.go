@@ -109,10 +109,10 @@ var hostiles = []hostile{
 		f.restore(f.saved)
 	}, kind: problem.Untrusted, want: "timestamp metadata: it was rolled back", fresh: "-"},
 	{name: "snapshot rolled back under a new timestamp", tamper: func(t *testing.T, f *fixture) {
-		f.signTimestamp(func(m *metadata.TimestampType) { m.Version += 10; m.Meta["snapshot.json"] = metadata.MetaFile(1) })
+		f.signTimestamp(func(m *metadata.TimestampType) { m.Version += 10; m.Meta["snapshot.json"] = metadata.MetaFile(2) })
 	}, kind: problem.Untrusted, want: "timestamp metadata: it was rolled back", fresh: "-"},
 	{name: "targets rolled back under a new snapshot", tamper: func(t *testing.T, f *fixture) {
-		f.signSnapshot(func(m *metadata.SnapshotType) { m.Meta["targets.json"] = metadata.MetaFile(1) })
+		f.signSnapshot(func(m *metadata.SnapshotType) { m.Meta["targets.json"] = metadata.MetaFile(2) })
 	}, kind: problem.Untrusted, want: "snapshot metadata: it was rolled back", fresh: "-"},
 	{name: "snapshot of another version", tamper: func(t *testing.T, f *fixture) {
 		f.signTimestamp(func(m *metadata.TimestampType) { m.Version += 10; m.Meta["snapshot.json"] = metadata.MetaFile(9) })

@@ -95,12 +95,12 @@ moment in which the application is closed. Nothing is ever killed for it.
 // command builds the tree of verbs.
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "lull",
-		Short:         "Applications that refresh while nobody looks",
-		Long:          rootHelp,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Use:               "lull",
+		Short:             "Applications that refresh while nobody looks",
+		Long:              rootHelp,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Args:              cobra.NoArgs,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}

@@ -20,7 +20,7 @@ func (a *app) printError(err error) {
 		return
 	}
 	text := oneLine(err.Error())
-	if !strings.Contains(text, "cannot ") && !strings.HasPrefix(text, "internal error:") {
+	if !strings.HasPrefix(text, "cannot ") && !strings.HasPrefix(text, "internal error:") {
 		text = "cannot do that: " + text
 	}
 	fmt.Fprintln(a.stderr, "lull: "+text)
@@ -46,6 +46,15 @@ func join(errs []error) error {
 
 func (s *several) Error() string   { return s.errs[0].Error() }
 func (s *several) Unwrap() []error { return s.errs }
+
+// doing makes an error begin with what could not be done, unless it says so
+// itself.
+func doing(what string, err error) error {
+	if err == nil || strings.HasPrefix(err.Error(), "cannot ") {
+		return err
+	}
+	return &problem.Error{Kind: problem.KindOf(err), Text: "cannot " + what + ": " + err.Error(), Hint: problem.HintOf(err), Err: err}
+}
 
 // notWritten is the error of an output that nobody takes any more.
 func notWritten(err error) error {

@@ -113,8 +113,8 @@ func (a *app) list(s *snapshot) error {
 		rows[i] = []string{p.Instance, p.Version, fmt.Sprint(p.Revision), either(p.Channel, "-"), s.state(p, a.now())}
 	}
 	return a.table([]column{
-		{title: "APPLICATION", least: 20}, {title: "VERSION", least: 9}, {title: "REV", right: true},
-		{title: "CHANNEL", least: 7}, {title: "STATE", least: 16},
+		{title: "APPLICATION", least: 16}, {title: "VERSION", least: 7}, {title: "REV", right: true},
+		{title: "CHANNEL", least: 7}, {title: "STATE", least: 12},
 	}, rows)
 }
 

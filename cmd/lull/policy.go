@@ -61,9 +61,9 @@ func (a *app) policyCheck(files []string) error {
 		j := fileJSON{f, []string{}}
 		for _, err := range found {
 			j.Problems = append(j.Problems, err.Error())
+			errs = append(errs, doing("accept the policy", err))
 		}
 		doc.Files = append(doc.Files, j)
-		errs = append(errs, found...)
 		if len(found) == 0 && !a.json {
 			if err := a.say(f + " is in order"); err != nil {
 				return err

@@ -19,8 +19,7 @@ func (a *app) progress() progress {
 	case a.json:
 		return quiet{}
 	case isTerminal(a.stderr):
-		width := max(20, min(a.errWidth, 80))
-		return &bars{p: mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(width), mpb.WithAutoRefresh()), width: width, all: map[dbus.ObjectPath]*bar{}}
+		return newBars(a.stderr, max(20, min(a.errWidth, 80)))
 	}
 	return &lines{w: a.stderr, last: map[dbus.ObjectPath]string{}}
 }
@@ -82,6 +81,10 @@ type bars struct {
 	p     *mpb.Progress
 	width int
 	all   map[dbus.ObjectPath]*bar
+}
+
+func newBars(w io.Writer, width int) *bars {
+	return &bars{p: mpb.New(mpb.WithOutput(w), mpb.WithWidth(width), mpb.WithAutoRefresh()), width: width, all: map[dbus.ObjectPath]*bar{}}
 }
 
 type bar struct {

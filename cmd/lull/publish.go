@@ -69,7 +69,7 @@ repository is a folder that any web server can serve. No agent is needed.`,
 			}
 			r, err := publish.Publish(cmd.Context(), repository, words[0], o)
 			if err != nil {
-				return err
+				return doing("publish "+words[0], err)
 			}
 			return a.published(r)
 		},

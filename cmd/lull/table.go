@@ -13,9 +13,9 @@ type column struct {
 	least int  // shrinks down to this on a narrow terminal; 0: it does not shrink
 }
 
-// table lays out rows below titles. The columns that may shrink do so, the
-// last ones first, until the table fits; what still does not fit wraps, so
-// that a name is never lost.
+// table lays out rows below titles. On a terminal that is too narrow the
+// columns that may shrink do so, the last ones first, until the table fits.
+// Programs get everything.
 func (a *app) table(cols []column, rows [][]string) error {
 	widths := make([]int, len(cols))
 	for i, c := range cols {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lull/lull/agent"
+	"github.com/lull/lull/agent/logging"
 	"github.com/lull/lull/agent/problem"
 )
 
@@ -44,7 +45,7 @@ func flags(args []string) (*agent.Options, error) {
 	if !asked {
 		return nil, nil
 	}
-	o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	o.Log = logging.New(os.Stderr, level)
 	return &o, defaults(&o)
 }
 

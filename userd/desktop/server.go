@@ -188,16 +188,22 @@ func (l *loop) heard(s *dbus.Signal) {
 
 // about takes in a signal about a notice, if the notice is ours.
 func (l *loop) about(s *dbus.Signal) {
-	var id, reason uint32
-	var action string
+	// Strictly by type: the library would make one of what comes near.
+	if len(s.Body) != 2 {
+		return
+	}
+	id, ok := s.Body[0].(uint32)
+	action, isAction := s.Body[1].(string)
+	reason, isReason := s.Body[1].(uint32)
 	switch {
-	case dbus.Store(s.Body, &id, &action) == nil && s.Name == serverName+".ActionInvoked":
+	case !ok:
+	case isAction && s.Name == serverName+".ActionInvoked":
 		instance, p := l.find(id)
 		if p == nil || !slices.ContainsFunc(p.notice.Buttons, func(b notify.Button) bool { return b.Action == action }) {
 			return
 		}
 		l.event(notify.Invoked{Instance: instance, Action: action})
-	case dbus.Store(s.Body, &id, &reason) == nil && s.Name == serverName+".NotificationClosed":
+	case isReason && s.Name == serverName+".NotificationClosed":
 		instance, p := l.find(id)
 		if p == nil {
 			return

@@ -243,9 +243,11 @@ func events(s *suite) {
 	for _, p := range []*Proc{a, d, b} {
 		s.quiet()
 		p.End()
-		s.await("a run has ended", func() bool { _, there := s.run(p); return !there })
+		s.await("a run has ended", func() bool {
+			_, there := s.run(p)
+			return !there && s.running(app) == (p != b)
+		})
 	}
-	s.await("the marker is gone", func() bool { return !s.running(app) })
 }
 
 func nested(s *suite) {

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/agent/problem"
+	bus "github.com/lull/lull/dbus"
+)
+
+// lull runs a command line against the agent.
+func (f *fakeAgent) lull(ctx context.Context, args ...string) (code int, out, errs string) {
+	var o, e bytes.Buffer
+	a := &app{stdin: strings.NewReader(""), stdout: &o, stderr: &e, now: time.Now}
+	code = a.run(ctx, append([]string{"--bus", f.address}, args...))
+	return code, o.String(), e.String()
+}
+
+// A refresh is shown as one line per step where there is no terminal.
+func TestProgressLines(t *testing.T) {
+	f := startAgent(t)
+	code, out, errs := f.lull(t.Context(), "install", "org.example.notes")
+	if code != 0 || out != "org.example.notes 1.1 is installed\n" {
+		t.Fatalf("%d\n%s%s", code, out, errs)
+	}
+	// What happened before anybody could ask may be missing, the order not.
+	last := -1
+	steps := []string{"looking for what is needed", "downloading", "switching over"}
+	for line := range strings.Lines(errs) {
+		at := -1
+		for i, s := range steps {
+			if strings.HasPrefix(line, "org.example.notes: "+s) {
+				at = i
+			}
+		}
+		if at < 0 || at < last {
+			t.Errorf("%q comes after %d", line, last)
+		}
+		last = at
+	}
+}
+
+// Bars are a matter of a terminal; they must end, and leave nothing behind.
+func TestProgressBars(t *testing.T) {
+	b := newBars(io.Discard, 80)
+	path := bus.RefreshPath("1")
+	for _, p := range []bus.RefreshProperties{
+		{Instance: "org.x.a", State: "preparing", Step: "fetch"},
+		{Instance: "org.x.a", State: "preparing", Step: "fetch", BytesDone: 1 << 63, BytesTotal: 1<<64 - 1},
+		{Instance: "org.x.a", State: "preparing", Step: "fetch", BytesDone: 100, BytesTotal: 50},
+		{Instance: "org.x.a", State: "waiting", Step: "wait"},
+	} {
+		b.update(path, p)
+	}
+	b.update(bus.RefreshPath("2"), bus.RefreshProperties{Instance: "org.x.b", State: "preparing", Step: "precopy"})
+	b.close()
+}
+
+// --wait stays through the waiting.
+func TestWait(t *testing.T) {
+	f := startAgent(t)
+	waiting := make(chan struct{})
+	f.script = func(verb, name string) (dbus.ObjectPath, error) {
+		return f.begin("1", bus.RefreshProperties{Kind: verb, Instance: name, State: "preparing", FromVersion: "1", ToVersion: "2"},
+			func(p *bus.RefreshProperties) {
+				p.State, p.Step, p.Waiting = "waiting", "wait", []bus.Process{{PID: 1, Command: "x"}}
+			},
+			func(p *bus.RefreshProperties) { <-waiting; p.State, p.Waiting = "critical", nil },
+			func(p *bus.RefreshProperties) { p.State = "done" })
+	}
+	time.AfterFunc(50*time.Millisecond, func() { close(waiting) })
+	code, out, errs := f.lull(t.Context(), "refresh", "--wait", "org.x.app")
+	if code != 0 || out != "org.x.app is refreshed from 1 to 2\n" {
+		t.Fatalf("%d\n%s%s", code, out, errs)
+	}
+}
+
+// What waits for nobody is given a moment to go on.
+func TestWaitingForNobody(t *testing.T) {
+	f := startAgent(t)
+	f.script = func(verb, name string) (dbus.ObjectPath, error) {
+		return f.begin("1", bus.RefreshProperties{Kind: verb, Instance: name, State: "waiting", Step: "wait", FromVersion: "1", ToVersion: "2"},
+			func(p *bus.RefreshProperties) { time.Sleep(50 * time.Millisecond); p.State = "critical" },
+			func(p *bus.RefreshProperties) { p.State = "done" })
+	}
+	if code, out, errs := f.lull(t.Context(), "refresh", "org.x.app"); code != 0 {
+		t.Fatalf("%d\n%s%s", code, out, errs)
+	}
+}
+
+// Ctrl-C ends the following, not the refresh; an agent that dies is said to.
+func TestFollowingEnds(t *testing.T) {
+	f := startAgent(t)
+	started := make(chan struct{}, 1)
+	f.script = func(verb, name string) (dbus.ObjectPath, error) {
+		defer func() { started <- struct{}{} }()
+		return f.begin("1", bus.RefreshProperties{Kind: verb, Instance: name, State: "preparing", Step: "fetch"})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-started
+		cancel()
+	}()
+	code, _, errs := f.lull(ctx, "refresh", "org.x.app")
+	if code != 1 || !strings.Contains(errs, "lull: cannot ") {
+		t.Errorf("%d %s", code, errs)
+	}
+	go func() {
+		<-started
+		f.server.Close()
+	}()
+	code, _, errs = f.lull(t.Context(), "refresh", "org.x.app")
+	if code != problem.ExitCode(problem.New(problem.Unavailable, "")) || !strings.Contains(errs, "lull: cannot ") {
+		t.Errorf("%d %s", code, errs)
+	}
+}
+
+// lull monitor tells what happens, in order.
+func TestMonitor(t *testing.T) {
+	f := startAgent(t)
+	p := f.add(t, notes())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for _, asJSON := range []bool{false, true} {
+		r, w := io.Pipe()
+		done := make(chan error, 1)
+		a := &app{stdout: w, stderr: io.Discard, now: time.Now, bus: f.address, json: asJSON}
+		ctx, cancel := context.WithCancel(ctx)
+		// A refresh that is there at the start is told of: the sign that it listens.
+		if _, err := f.begin("5", bus.RefreshProperties{Kind: "refresh", Instance: "org.example.notes", State: "waiting", Step: "wait", ToVersion: "1.1"}); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			err := a.monitor(ctx)
+			for _, c := range a.closers {
+				c()
+			}
+			w.Close()
+			done <- err
+		}()
+		lines := bufio.NewScanner(r)
+		expect := func(want string) {
+			t.Helper()
+			if !lines.Scan() {
+				t.Fatalf("no line, want %q", want)
+			}
+			got := lines.Text()
+			if asJSON {
+				var e eventJSON
+				if err := json.Unmarshal([]byte(got), &e); err != nil || e.Version != 1 || e.Instance != "org.example.notes" {
+					t.Fatalf("%v: %s", err, got)
+				}
+			} else if !strings.Contains(got, want) {
+				t.Fatalf("%q, want %q", got, want)
+			}
+		}
+		expect("org.example.notes  refresh to 1.1: waiting until it is closed")
+		p.Update(func(p *bus.PackageProperties) { p.Running = true })
+		expect("is running")
+		p.Update(func(p *bus.PackageProperties) { p.Running, p.Summary = false, "other" })
+		expect("is closed")
+		p.Update(func(p *bus.PackageProperties) { p.HeldUntil, p.HeldBy = micro(time.Now().Add(time.Hour)), "alice" })
+		expect("by alice")
+		p.Update(func(p *bus.PackageProperties) { p.HeldUntil = 0 })
+		expect("is not held any longer")
+		if err := f.server.Emit(bus.AgentPath, bus.ManagerRefreshFinished{Refresh: bus.RefreshPath("5"), Instance: "org.example.notes", Result: "done"}); err != nil {
+			t.Fatal(err)
+		}
+		expect("done")
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+}

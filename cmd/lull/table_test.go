@@ -1,0 +1,273 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/agent/problem"
+	bus "github.com/lull/lull/dbus"
+)
+
+// quietApp is an app that writes into a buffer, at a fixed time.
+func quietApp(width int) (*app, *bytes.Buffer, *bytes.Buffer) {
+	var out, err bytes.Buffer
+	return &app{stdout: &out, stderr: &err, outWidth: width, now: func() time.Time { return monday }}, &out, &err
+}
+
+// many makes a snapshot of n packages, some of them awkward.
+func many(n int) *snapshot {
+	s := &snapshot{refreshes: map[dbus.ObjectPath]bus.RefreshProperties{
+		"/r": {ID: "1", Kind: "refresh", State: "waiting", ToVersion: "2.0~beta3+really.long.version", Instance: "x"},
+	}}
+	for i := range n {
+		p := bus.PackageProperties{Instance: fmt.Sprintf("org.example.application-number-%d", i), Version: fmt.Sprintf("%d.0", i), Revision: uint32(i), Channel: "stable"}
+		switch i % 4 {
+		case 1:
+			p.Running, p.Refresh = true, "/r"
+		case 2:
+			p.HeldUntil = micro(monday.Add(40 * 24 * time.Hour))
+		case 3:
+			p.Version = strings.Repeat("長い", 20)
+		}
+		s.packages = append(s.packages, p)
+	}
+	return s
+}
+
+func TestListFits(t *testing.T) {
+	for _, n := range []int{0, 1, 200} {
+		for _, width := range []int{0, 60, 80, 132} {
+			a, out, _ := quietApp(width)
+			if err := a.list(many(n)); err != nil {
+				t.Fatal(err)
+			}
+			lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+			if want := max(1, n+min(n, 1)); len(lines) != want {
+				t.Errorf("%d packages: %d lines, want %d", n, len(lines), want)
+			}
+			for _, l := range lines {
+				if width > 0 && n > 0 && columns(l) > width {
+					t.Errorf("%d packages, %d columns: %q has %d", n, width, l, columns(l))
+				}
+				if strings.HasSuffix(l, " ") {
+					t.Errorf("%q ends in a space", l)
+				}
+			}
+			if n == 200 && width != 60 && !strings.Contains(out.String(), "org.example.application-number-199 ") {
+				t.Errorf("%d columns: a name is cut:\n%s", width, out)
+			}
+		}
+	}
+}
+
+func TestListSays(t *testing.T) {
+	a, out, _ := quietApp(80)
+	if err := a.list(many(3)); err != nil {
+		t.Fatal(err)
+	}
+	want := `APPLICATION                       VERSION  REV  CHANNEL  STATE
+org.example.application-number-0  0.0        0  stable   -
+org.example.application-number-1  1.0        1  stable   running, 2.0~beta3+rea…
+org.example.application-number-2  2.0        2  stable   held until 15 June
+`
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out, want)
+	}
+	a, out, _ = quietApp(80)
+	if err := a.list(many(0)); err != nil || out.String() != "nothing is installed yet; `lull install NAME` installs an application\n" {
+		t.Errorf("%v, %s", err, out)
+	}
+}
+
+func TestUsagesFit(t *testing.T) {
+	for _, n := range []int{0, 1, 200} {
+		a, out, _ := quietApp(64)
+		var packages []bus.PackageUsage
+		for i := range n {
+			packages = append(packages, bus.PackageUsage{Hash: hashOf('a'), Name: "org.example.quite-a-long-name", Version: "1.2.3-rc4", Exclusive: uint64(i), Shared: 1 << 63, KeptBy: "installed"})
+		}
+		if err := a.du(packages, 1<<63, 0); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range strings.Split(out.String(), "\n") {
+			if columns(l) > 64 {
+				t.Errorf("%q", l)
+			}
+		}
+	}
+}
+
+// JSON has empty lists, not null, and a version.
+func TestJSONOfNothing(t *testing.T) {
+	for name, f := range map[string]func(*app) error{
+		"list":    func(a *app) error { return a.list(many(0)) },
+		"pending": func(a *app) error { return a.pending(nil) },
+		"du":      func(a *app) error { return a.du(nil, 0, 0) },
+		"why":     func(a *app) error { return a.why("x", nil) },
+		"verify":  func(a *app) error { return a.verified(0, nil) },
+	} {
+		a, out, _ := quietApp(80)
+		a.json = true
+		if err := f(a); err != nil {
+			t.Fatal(err)
+		}
+		var doc map[string]any
+		if err := json.Unmarshal(out.Bytes(), &doc); err != nil || doc["version"] != 1.0 || strings.Contains(out.String(), "null") {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+}
+
+func TestPendingSays(t *testing.T) {
+	a, out, _ := quietApp(80)
+	err := a.pending([]bus.PendingRefresh{
+		{ID: "1", Instance: "org.x.a", FromVersion: "1.0", ToVersion: "1.1", Urgency: "security", Since: micro(monday.Add(-26 * time.Hour)), Deadline: micro(monday.Add(24 * time.Hour)),
+			AtDeadline: "side-by-side", Notes: "Fixes\na hole\x1b[2J", Processes: []bus.Process{{PID: 9, UID: 64999, Command: "a"}, {PID: 7, UID: 64998}, {PID: 8, UID: 64999, Command: "b"}}},
+		{ID: "2", Instance: "org.x.b", FromVersion: "1", ToVersion: "2"},
+	})
+	want := `org.x.a  1.0 → 1.1  (security)
+  waits for:    PID 7, user number 64998; PID 9 (a) and 8 (b), user number 64999
+  since:        1 day ago
+  happens:      when it is closed, or beside the one that runs in 1 day (Tuesday at 12:00)
+  what is new:  Fixes a hole?[2J
+
+org.x.b  1 → 2
+  waits for:  its turn
+  happens:    when it is closed, or when the machine starts again
+`
+	if err != nil || out.String() != want {
+		t.Errorf("%v, got\n%swant\n%s", err, out, want)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	inner := problem.New(problem.NoSpace, "cannot install x:\n no space").WithHint("try `lull gc`")
+	for _, test := range []struct {
+		err  error
+		text string
+		code int
+	}{
+		{nil, "", 0},
+		{errors.New("boom"), "lull: cannot do that: boom\n", 1},
+		{fmt.Errorf("internal error: oops"), "lull: internal error: oops\n", 1},
+		{inner, "lull: cannot install x:  no space\nhint: try `lull gc`\n", 73},
+		{usageError(errors.New("unknown flag: --x")), "lull: cannot understand this command: unknown flag: --x\nhint: see `lull help`\n", 64},
+		{join([]error{problem.New(problem.Busy, "cannot a"), inner}), "lull: cannot a\nlull: cannot install x:  no space\nhint: try `lull gc`\n", 75},
+		{problem.New(problem.Invalid, "cannot b"), "lull: cannot b\n", 65},
+		{problem.New(problem.Unavailable, "cannot b"), "lull: cannot b\n", 69},
+		{problem.New(problem.NotPermitted, "cannot b"), "lull: cannot b\n", 77},
+		{problem.New(problem.BadPolicy, "cannot b"), "lull: cannot b\n", 78},
+		{doing("publish x", problem.New(problem.Invalid, "x.yaml:1: bad")), "lull: cannot publish x: x.yaml:1: bad\n", 65},
+	} {
+		a, _, out := quietApp(80)
+		a.printError(test.err)
+		if out.String() != test.text || problem.ExitCode(test.err) != test.code {
+			t.Errorf("%v: %q (%d), want %q (%d)", test.err, out, problem.ExitCode(test.err), test.text, test.code)
+		}
+	}
+}
+
+func TestBusy(t *testing.T) {
+	p := bus.RefreshProperties{Kind: "refresh", Instance: "org.x.app", Deadline: micro(monday.Add(14 * 24 * time.Hour))}
+	for i := range 9 {
+		p.Waiting = append(p.Waiting, bus.Process{PID: uint32(100 + i), UID: uint32(os.Getuid()), Command: "app"})
+	}
+	err := busy(p, "terminate", monday)
+	me := userName(uint32(os.Getuid()))
+	want := "cannot refresh org.x.app: 9 processes are running: PID 100 (app), 101 (app), 102 (app), 103 (app), 104 (app) and 105 (app), user " + me + "; and 3 more"
+	if err.Error() != want {
+		t.Errorf("got  %s\nwant %s", err, want)
+	}
+	for at, hint := range map[string]string{
+		"terminate":    "it will be refreshed when they have ended, or by closing it in 2 weeks (20 May), as the administrator wants",
+		"side-by-side": "it will be refreshed when they have ended, or beside the one that runs in 2 weeks (20 May)",
+		"keep-waiting": "it will be refreshed when they have ended, or when you log out or the machine starts again",
+		"":             "it will be refreshed when they have ended, or when you log out or the machine starts again",
+	} {
+		if got := problem.HintOf(busy(p, at, monday)); got != hint {
+			t.Errorf("%s:\ngot  %s\nwant %s", at, got, hint)
+		}
+	}
+	if got := problem.HintOf(busy(p, "side-by-side", monday.Add(1e3*time.Hour))); !strings.HasSuffix(got, ", or now, beside the one that runs") {
+		t.Error(got)
+	}
+	p.Waiting = nil
+	if err := busy(p, "", monday); !problem.Is(err, problem.Busy) {
+		t.Error(err)
+	}
+}
+
+func TestTimes(t *testing.T) {
+	for _, test := range []struct{ got, want string }{
+		{ago(time.Time{}, monday), "never"},
+		{ago(monday.Add(time.Hour), monday), "just now"}, // a clock that was set back
+		{ago(monday.Add(-3*time.Hour), monday), "3 hours ago"},
+		{ago(fromBus(1), monday), "a long while ago"},
+		{in(time.Time{}, monday), "never"},
+		{in(monday.Add(-time.Hour), monday), "now"},
+		{in(monday.Add(36*time.Hour), monday), "in 1 day"},
+		{in(fromBus(1<<64-1), monday), "in more than 100 years"},
+		{day(monday.Add(time.Hour), monday), "today at 13:00"},
+		{day(monday.Add(-time.Hour), monday), "now"},
+		{day(monday.Add(48*time.Hour), monday), "Wednesday at 12:00"},
+		{day(monday.Add(30*24*time.Hour), monday), "5 June"},
+		{day(monday.Add(365*24*time.Hour), monday), "6 May 2031"},
+		{count(1, "process", "processes"), "1 process"},
+		{count(1234, "process", "processes"), "1,234 processes"},
+		{size(1<<64 - 1), "18 EB"},
+	} {
+		if test.got != test.want {
+			t.Errorf("%q, want %q", test.got, test.want)
+		}
+	}
+	if b, err := json.Marshal(stamp(1<<64 - 1)); err != nil || !strings.HasPrefix(string(b), `"9999-`) {
+		t.Errorf("%s, %v", b, err)
+	}
+	if stamp(0) != nil {
+		t.Error("the zero time is none")
+	}
+}
+
+func TestDurationsAndMoments(t *testing.T) {
+	for s, want := range map[string]time.Duration{"90m": 90 * time.Minute, "3d": 72 * time.Hour, "1.5d": 36 * time.Hour, "2w": 14 * 24 * time.Hour,
+		"": 0, "d": 0, "-3d": 0, "0h": 0, "1e300d": 0, "NaNd": 0, "3 d": 0} {
+		got, err := duration(s)
+		if got != want || (err == nil) != (want != 0) {
+			t.Errorf("%q: %v, %v", s, got, err)
+		}
+	}
+	for s, want := range map[string]time.Time{
+		"18:00": monday.Add(6 * time.Hour), "11:00": monday.Add(23 * time.Hour),
+		"2030-05-12":       time.Date(2030, 5, 12, 0, 0, 0, 0, time.Local),
+		"2030-05-12 18:00": time.Date(2030, 5, 12, 18, 0, 0, 0, time.Local),
+		"tomorrow":         {},
+	} {
+		got, err := moment(s, monday)
+		if !got.Equal(want) || (err == nil) != !want.IsZero() {
+			t.Errorf("%q: %v, %v", s, got, err)
+		}
+	}
+}
+
+func TestText(t *testing.T) {
+	for _, test := range []struct {
+		s    string
+		n    int
+		want string
+	}{{"abc", 3, "abc"}, {"abcd", 3, "ab…"}, {"長い名", 5, "長い…"}, {"長い名", 4, "長…"}, {"abc", 0, ""}, {"abc", 1, "…"}} {
+		if got := cut(test.s, test.n); got != test.want || columns(got) > max(test.n, 0) {
+			t.Errorf("cut(%q, %d) = %q, want %q", test.s, test.n, got, test.want)
+		}
+	}
+	if got := oneLine("a\nb\x1b[31mc\u202ed\xffe"); got != "a b?[31mc?d?e" {
+		t.Errorf("%q", got)
+	}
+}

@@ -1,0 +1,386 @@
+package desktop
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	fdo "github.com/esiqveland/notify"
+	"github.com/godbus/dbus/v5"
+
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/userd/notify"
+)
+
+func TestOneNoticeForEachInstance(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...).own()
+	d := newDesk(t, address, Options{})
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	d.Do(notify.Show{Notice: notice("gimp", 2)})
+	s.until("both are shown", func() bool { return s.id("firefox is ready") != 0 && s.id("gimp is ready") != 0 })
+
+	n := notice("firefox", 3)
+	n.Summary = "firefox 2 is ready"
+	d.Do(notify.Show{Notice: n})
+	s.until("one is replaced", func() bool { return s.id("firefox 2 is ready") != 0 })
+	s.mu.Lock()
+	if len(s.shown) != 2 {
+		t.Errorf("stacked: %v", s.shown)
+	}
+	s.mu.Unlock()
+	d.eventually("the notices are listed", func(p bus.SessionProperties) bool {
+		return len(p.Notices) == 2 && p.Notices[0].Instance == "firefox" && p.Notices[0].Refresh == "r-firefox" &&
+			p.Notices[0].ID != 0 && p.Notices[0].Text == "firefox 2 is ready. Close it & wait." &&
+			p.NotificationServer == "hostile 0.1"
+	})
+
+	d.Do(notify.Close{Instance: "gimp"})
+	s.until("it is withdrawn", func() bool { return len(s.shown) == 1 })
+	none[notify.Closed](d) // we did that ourselves
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+	s.until("nothing is left after the end", func() bool { return len(s.shown) == 0 })
+}
+
+func TestButtonsAndClosing(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...).own()
+	d := newDesk(t, address, Options{})
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	s.until("it is shown", func() bool { return len(s.shown) == 1 })
+	id := s.id("firefox is ready")
+
+	s.emit("ActionInvoked", id, notify.RestartNow)
+	if e := wait[notify.Invoked](d); e.Instance != "firefox" || e.Action != notify.RestartNow {
+		t.Errorf("%+v", e)
+	}
+	s.emit("NotificationClosed", id, uint32(1)) // expired
+	if e := wait[notify.Closed](d); e.Instance != "firefox" || e.Serial != 1 {
+		t.Errorf("%+v", e)
+	}
+	d.eventually("no notice is listed", func(p bus.SessionProperties) bool { return len(p.Notices) == 0 })
+	s.emit("ActionInvoked", id, notify.Later) // in the history
+	if e := wait[notify.Invoked](d); e.Action != notify.Later {
+		t.Errorf("%+v", e)
+	}
+	d.Do(notify.Close{Instance: "firefox"})
+	s.until("it is taken out of the history", func() bool { return slices.Contains(s.calls, "close firefox is ready") })
+	s.emit("ActionInvoked", id, notify.RestartNow)
+	none[notify.Invoked](d)
+
+	d.Do(notify.Show{Notice: notice("gimp", 2)})
+	s.until("the next is shown", func() bool { return s.id("gimp is ready") != 0 })
+	id = s.id("gimp is ready")
+	s.emit("NotificationClosed", id, uint32(2)) // dismissed
+	wait[notify.Closed](d)
+	s.emit("ActionInvoked", id, notify.RestartNow)
+	none[notify.Invoked](d)
+}
+
+// Nobody on the session bus can press a button but the notification server.
+func TestForgedAndMalformedSignals(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...).own()
+	d := newDesk(t, address, Options{})
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	s.until("it is shown", func() bool { return len(s.shown) == 1 })
+	d.eventually("it is listed", func(p bus.SessionProperties) bool { return len(p.Notices) == 1 })
+	id := s.id("firefox is ready")
+	helper := d.conn.Names()[0]
+
+	liar := connect(t, address)
+	send := func(conn *dbus.Conn, path dbus.ObjectPath, name string, body ...any) {
+		dot := strings.LastIndexByte(name, '.')
+		m := &dbus.Message{Type: dbus.TypeSignal, Body: body, Headers: map[dbus.HeaderField]dbus.Variant{
+			dbus.FieldDestination: dbus.MakeVariant(helper), dbus.FieldPath: dbus.MakeVariant(path),
+			dbus.FieldInterface: dbus.MakeVariant(name[:dot]), dbus.FieldMember: dbus.MakeVariant(name[dot+1:]),
+		}}
+		if len(body) > 0 {
+			m.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(body...))
+		}
+		conn.Send(m, make(chan *dbus.Call, 1))
+	}
+	invoked, closed := serverName+".ActionInvoked", serverName+".NotificationClosed"
+	for _, conn := range []*dbus.Conn{liar, s.conn} {
+		for _, body := range [][]any{
+			nil, {id}, {"x", "y"}, {id, id}, {uint64(id), notify.RestartNow}, {id, notify.RestartNow, "more"},
+			{[]uint32{id}, notify.RestartNow}, {dbus.MakeVariant(id), dbus.MakeVariant("x")}, {id, dbus.MakeVariant(notify.RestartNow)},
+			{id, "no-such-button"}, {uint32(0), notify.RestartNow}, {id + 1, notify.RestartNow},
+		} {
+			send(conn, serverPath, invoked, body...)
+		}
+		for _, body := range [][]any{nil, {id}, {id, "1"}, {id, int32(1)}, {uint32(0), uint32(1)}, {id + 1, uint32(1)}, {id, uint32(1), uint32(1)}} {
+			send(conn, serverPath, closed, body...)
+		}
+		send(conn, "/elsewhere", invoked, id, notify.RestartNow)
+		send(conn, serverPath, properties+".PropertiesChanged", serverName, map[string]dbus.Variant{"Inhibited": dbus.MakeVariant("yes")}, []string{})
+		send(conn, serverPath, properties+".PropertiesChanged", "x", map[string]dbus.Variant{"Inhibited": dbus.MakeVariant(true)}, []string{})
+		send(conn, serverPath, properties+".PropertiesChanged", uint32(1))
+	}
+	send(liar, serverPath, invoked, id, notify.RestartNow)
+	send(liar, serverPath, closed, id, uint32(1))
+	send(liar, serverPath, properties+".PropertiesChanged", serverName, map[string]dbus.Variant{"Inhibited": dbus.MakeVariant(true)}, []string{})
+	send(liar, "/org/freedesktop/DBus", busDaemon+".NameOwnerChanged", serverName, s.conn.Names()[0], liar.Names()[0])
+	liar.Emit(serverPath, invoked, id, notify.RestartNow)
+
+	time.Sleep(20 * time.Millisecond)
+	for len(d.events) > 0 {
+		switch e := (<-d.events).(type) {
+		case notify.Disturb:
+			if e.No && e != (notify.Disturb{No: true}) {
+				t.Errorf("believed: %#v", e)
+			}
+		default:
+			t.Errorf("believed: %#v", e)
+		}
+	}
+	send(s.conn, serverPath, invoked, id, notify.RestartNow) // the real one, unicast as dunst does
+	if e := wait[notify.Invoked](d); e.Action != notify.RestartNow {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestServerComesGoesAndComes(t *testing.T) {
+	address := start(t)
+	d := newDesk(t, address, Options{})
+	if e := wait[notify.Disturb](d); e.No {
+		t.Error("without a server nothing is to be disturbed")
+	}
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	if p := d.properties(); p.NotificationServer != "" || len(p.Notices) != 0 {
+		t.Errorf("%+v", p)
+	}
+	first := newServer(t, address, allCaps...).own()
+	first.until("it is shown", func() bool { return len(first.shown) == 1 })
+
+	second := newServer(t, address, "body").own() // takes over while the first one lives
+	second.until("it is shown there", func() bool { return len(second.shown) == 1 })
+	second.mu.Lock()
+	for _, n := range second.shown {
+		if n.ReplacesID != 0 || len(n.Actions) != 0 || n.Body != "Close it & wait." {
+			t.Errorf("the old server's habits: %+v", n)
+		}
+	}
+	second.mu.Unlock()
+	first.emit("NotificationClosed", uint32(101), uint32(2))
+	none[notify.Closed](d)
+
+	second.conn.Close()
+	d.eventually("it is missed", func(p bus.SessionProperties) bool { return p.NotificationServer == "" && len(p.Notices) == 0 })
+	third := newServer(t, address, allCaps...).own()
+	third.until("it is shown once more", func() bool { return len(third.shown) == 1 })
+}
+
+func TestHungServer(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...)
+	s.hang = make(chan struct{})
+	s.own()
+	d := newDesk(t, address, Options{Hang: 50 * time.Millisecond})
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	s.until("it hangs", func() bool { return len(s.calls) == 1 })
+	d.eventually("it counts as hung", func(p bus.SessionProperties) bool { return p.NotificationServer == "" })
+	// What is no longer true by the time it answers must not stay on the screen.
+	d.Do(notify.Close{Instance: "firefox"})
+	d.Do(notify.Show{Notice: notice("gimp", 2)})
+	hang := s.hang
+	s.mu.Lock()
+	s.hang = nil
+	s.mu.Unlock()
+	close(hang)
+	s.until("only what is wanted stands", func() bool { return len(s.shown) == 1 && s.id("gimp is ready") != 0 })
+	s.until("the other one was there once", func() bool { return slices.Contains(s.calls, "close firefox is ready") })
+	d.eventually("it is well again", func(p bus.SessionProperties) bool { return p.NotificationServer != "" && len(p.Notices) == 1 })
+}
+
+func TestHungServerIsReplaced(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...)
+	s.hang = make(chan struct{})
+	t.Cleanup(func() { close(s.hang) })
+	s.own()
+	d := newDesk(t, address, Options{Hang: 20 * time.Millisecond})
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	s.until("it hangs", func() bool { return len(s.calls) == 1 })
+	d.eventually("it counts as hung", func(p bus.SessionProperties) bool { return p.NotificationServer == "" })
+	other := newServer(t, address, allCaps...).own()
+	other.until("the other one shows it", func() bool { return len(other.shown) == 1 })
+}
+
+func TestEndWithAHungServer(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...)
+	s.hang = make(chan struct{})
+	t.Cleanup(func() { close(s.hang) })
+	s.own()
+	d := newDesk(t, address, Options{Hang: 20 * time.Millisecond})
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	s.until("it hangs", func() bool { return len(s.calls) == 1 })
+	d.eventually("it counts as hung", func(p bus.SessionProperties) bool { return p.NotificationServer == "" })
+	began := time.Now()
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > exitTimeout+3*time.Second {
+		t.Errorf("it took %v to end", took)
+	}
+}
+
+func TestSignalsThatOvertakeTheAnswer(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...)
+	s.early = true
+	s.own()
+	d := newDesk(t, address, Options{})
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	if e := wait[notify.Invoked](d); e.Action != notify.Later {
+		t.Errorf("%+v", e)
+	}
+	if e := wait[notify.Closed](d); e.Serial != 1 {
+		t.Errorf("%+v", e)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.calls) != 1 {
+		t.Errorf("shown again: %q", s.calls)
+	}
+}
+
+func TestServerWithStrangeIDs(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...)
+	s.answer = func(id uint32) uint32 { // a new id also for a replaced notice
+		s.next++
+		return s.next
+	}
+	s.own()
+	d := newDesk(t, address, Options{})
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	s.until("it is shown", func() bool { return len(s.shown) == 1 })
+	n := notice("firefox", 2)
+	n.Summary = "firefox 2"
+	d.Do(notify.Show{Notice: n})
+	s.until("the old one is taken down", func() bool { return len(s.shown) == 1 && s.id("firefox 2") != 0 })
+
+	s.mu.Lock()
+	s.answer = func(uint32) uint32 { return 0 }
+	s.mu.Unlock()
+	d.Do(notify.Show{Notice: notice("gimp", 3)})
+	s.until("it was asked", func() bool { return slices.Contains(s.calls, "show gimp is ready") })
+	s.mu.Lock()
+	s.answer = func(uint32) uint32 { return 7 } // the same for all
+	s.mu.Unlock()
+	d.Do(notify.Show{Notice: notice("inkscape", 4)})
+	d.Do(notify.Show{Notice: notice("krita", 5)})
+	d.eventually("only the last one counts", func(p bus.SessionProperties) bool {
+		return slices.ContainsFunc(p.Notices, func(n bus.Notice) bool { return n.Instance == "krita" && n.ID == 7 }) &&
+			!slices.ContainsFunc(p.Notices, func(n bus.Notice) bool { return n.Instance == "inkscape" && n.ID == 7 })
+	})
+}
+
+func TestServerThatRefuses(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...)
+	s.refuse = true
+	s.own()
+	d := newDesk(t, address, Options{})
+	d.Do(notify.Show{Notice: notice("firefox", 1)})
+	s.until("it has refused", func() bool { return len(s.calls) == 1 })
+	d.properties()
+	time.Sleep(50 * time.Millisecond)
+	s.mu.Lock()
+	if len(s.calls) != 1 {
+		t.Errorf("asked all the time: %q", s.calls)
+	}
+	s.refuse = false
+	s.mu.Unlock()
+	d.Do(notify.Show{Notice: notice("firefox", 2)})
+	s.until("something new is tried at once", func() bool { return len(s.shown) == 1 })
+}
+
+func TestDoNotDisturb(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...)
+	yes := true
+	s.quiet = &yes
+	s.own()
+	d := newDesk(t, address, Options{})
+	for i, want := range []bool{true, true} { // not asked yet, and its answer
+		if e := wait[notify.Disturb](d); e.No != want {
+			t.Errorf("%d: %+v", i, e)
+		}
+	}
+	s.conn.Emit(serverPath, properties+".PropertiesChanged", serverName, map[string]dbus.Variant{"Inhibited": dbus.MakeVariant(false)}, []string{})
+	if e := wait[notify.Disturb](d); e.No {
+		t.Error("it is over and not noticed")
+	}
+	s.conn.Emit(serverPath, properties+".PropertiesChanged", serverName, map[string]dbus.Variant{}, []string{"Inhibited"})
+	if e := wait[notify.Disturb](d); !e.No {
+		t.Error("an invalidated property is not read again")
+	}
+}
+
+func TestShowAndProperties(t *testing.T) {
+	address := start(t)
+	d := newDesk(t, address, Options{Version: "1.2.3"})
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := bus.NewSessionProxy(d.props, bus.SessionPath).Show(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wait[notify.ShowAll](d)
+	d.Do(AgentPresent{true})
+	d.Do(SessionLocked{true})
+	d.eventually("both are there", func(p bus.SessionProperties) bool { return p.AgentPresent && p.Locked && p.Version == "1.2.3" })
+
+	if other, err := Connect(ctx, Options{Address: address}, nil); err == nil {
+		other.server.Close()
+		t.Error("two helpers in one session")
+	} else if !strings.HasPrefix(err.Error(), "cannot take the name org.lull.Session1") {
+		t.Error(err)
+	}
+	d.Desktop.conn.Close()
+	if err := d.stop(); err != ErrLost {
+		t.Errorf("the end of the session: %v", err)
+	}
+}
+
+func TestRender(t *testing.T) {
+	n := notice("firefox", 1)
+	n.Body = `<b>"Firefox" & 'more'</b>`
+	n.DesktopEntry = "org.mozilla.firefox"
+	cases := []struct {
+		name string
+		caps []string
+		want func(fdo.Notification) bool
+	}{
+		{"markup is escaped", allCaps, func(f fdo.Notification) bool {
+			return f.Body == `&lt;b&gt;"Firefox" &amp; 'more'&lt;/b&gt;` && len(f.Actions) == 3
+		}},
+		{"plain text is not", []string{"body", "actions"}, func(f fdo.Notification) bool { return f.Body == n.Body }},
+		{"no buttons", []string{"body"}, func(f fdo.Notification) bool { return f.Actions == nil }},
+		{"nothing", nil, func(f fdo.Notification) bool {
+			return f.Body == "" && f.Summary == "firefox is ready. "+n.Body && f.Actions == nil
+		}},
+		{"unknown", []string{"x-smell", "body"}, func(f fdo.Notification) bool { return f.Body == n.Body }},
+	}
+	for _, c := range cases {
+		got := render(n, newCapabilities(c.caps))
+		if !c.want(got) {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+		if got.Hints["urgency"].Value() != byte(0) || got.Hints["desktop-entry"].Value() != "org.mozilla.firefox" ||
+			got.Hints["category"].Value() != category || got.AppIcon != defaultIcon {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+	for in, want := range map[string]string{"": defaultIcon, "firefox": "firefox", "/usr/f.png": "file:///usr/f.png", "a\nb": defaultIcon} {
+		if got := icon(in); got != want {
+			t.Errorf("icon(%q) = %q", in, got)
+		}
+	}
+}
