@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,16 +27,24 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // agent is a Manager that answers without an agent behind it.
 type agent struct {
 	bus.Manager // methods that a test does not set panic, which must do no harm
-	install     func(bus.Caller, string, bus.InstallOptions) (dbus.ObjectPath, error)
-	open        func(string) (*os.File, *os.File, string, error)
-	pending     []bus.PendingRefresh
+
+	mu      sync.Mutex // guards all below
+	install func(bus.Caller, string, bus.InstallOptions) (dbus.ObjectPath, error)
+	open    func(string) (*os.File, *os.File, string, error)
+	pending []bus.PendingRefresh
 }
 
 func (a *agent) Install(c bus.Caller, name string, o bus.InstallOptions) (dbus.ObjectPath, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	return a.install(c, name, o)
 }
 
-func (a *agent) Open(_ bus.Caller, p string) (*os.File, *os.File, string, error) { return a.open(p) }
+func (a *agent) Open(_ bus.Caller, p string) (*os.File, *os.File, string, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.open(p)
+}
 
 func (a *agent) Pending(bus.Caller) ([]bus.PendingRefresh, error) { return a.pending, nil }
 
@@ -109,6 +118,7 @@ func next(t *testing.T, s *bus.Subscription) *dbus.Signal {
 
 func TestCall(t *testing.T) {
 	w := start(t)
+	w.agent.mu.Lock()
 	w.agent.install = func(c bus.Caller, name string, o bus.InstallOptions) (dbus.ObjectPath, error) {
 		uid, err := c.UID()
 		if err != nil || int(uid) != os.Getuid() {
@@ -125,6 +135,7 @@ func TestCall(t *testing.T) {
 		}
 		return bus.RefreshPath("7"), nil
 	}
+	w.agent.mu.Unlock()
 	path, err := w.proxy().Install(t.Context(), "org.x.App", bus.InstallOptions{Channel: "edge"})
 	if err != nil || path != "/org/lull/Agent1/refresh/_37" {
 		t.Fatalf("%q, %v", path, err)
@@ -151,9 +162,11 @@ func TestOptionsAreStrict(t *testing.T) {
 
 func TestErrorsKeepKindTextAndHint(t *testing.T) {
 	w := start(t)
+	w.agent.mu.Lock()
 	w.agent.install = func(bus.Caller, string, bus.InstallOptions) (dbus.ObjectPath, error) {
 		return "", problem.New(problem.NoSpace, "cannot install x: 3 MB missing\xff").WithHint("try `lull gc`")
 	}
+	w.agent.mu.Unlock()
 	_, err := w.proxy().Install(t.Context(), "x", bus.InstallOptions{})
 	if !problem.Is(err, problem.NoSpace) || err.Error() != "cannot install x: 3 MB missing\uFFFD" || problem.HintOf(err) != "try `lull gc`" {
 		t.Fatalf("%v (%s), hint %q", err, problem.KindOf(err), problem.HintOf(err))
@@ -214,20 +227,23 @@ func TestNameIsTaken(t *testing.T) {
 
 func TestDescriptors(t *testing.T) {
 	w := start(t)
-	var given *os.File
+	ends := make(chan *os.File, 1)
+	w.agent.mu.Lock()
 	w.agent.open = func(string) (*os.File, *os.File, string, error) {
 		d, err := os.Open(t.TempDir())
 		if err != nil {
 			return nil, nil, "", err
 		}
 		r, lease, err := os.Pipe()
-		given = r
+		ends <- r
 		return d, lease, "abc", err
 	}
+	w.agent.mu.Unlock()
 	dir, lease, hash, err := w.proxy().Open(t.Context(), "x")
 	if err != nil || hash != "abc" {
 		t.Fatal(hash, err)
 	}
+	given := <-ends
 	defer given.Close()
 	if _, err := dir.Readdirnames(-1); err != nil {
 		t.Error(err)
@@ -482,6 +498,35 @@ func TestIntrospectionIsTheXML(t *testing.T) {
 	err := bus.FromBus(w.client.Object(bus.AgentName, "/org/none").Call("org.freedesktop.DBus.Introspectable.Introspect", 0).Err)
 	if !problem.Is(err, problem.NotFound) {
 		t.Error(err)
+	}
+}
+
+// Every method of the XML is one that a server has to have in order to compile,
+// and nothing else is.
+func TestServersMustImplementTheXML(t *testing.T) {
+	servers := map[string]reflect.Type{
+		bus.ManagerInterface: reflect.TypeFor[bus.Manager](), bus.SpaceInterface: reflect.TypeFor[bus.Space](),
+		bus.RetainedInterface: reflect.TypeFor[bus.Retained](), bus.RefreshInterface: reflect.TypeFor[bus.Refresh](),
+		bus.SessionInterface: reflect.TypeFor[bus.Session](),
+	}
+	for _, data := range bus.XML() {
+		for name, i := range interfaces(t, string(data)) {
+			var want, got []string
+			for _, n := range i.Nodes {
+				if n.XMLName.Local == "method" {
+					want = append(want, n.Attrs[0].Value)
+				}
+			}
+			if s := servers[name]; s != nil {
+				for m := range s.NumMethod() {
+					got = append(got, s.Method(m).Name)
+				}
+			}
+			slices.Sort(want)
+			if !slices.Equal(want, got) {
+				t.Errorf("%s: the XML has %v, the server interface %v", name, want, got)
+			}
+		}
 	}
 }
 

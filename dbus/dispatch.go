@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"runtime/debug"
 	"slices"
 
 	"github.com/godbus/dbus/v5"
@@ -69,9 +68,7 @@ func (c *call) DecodeArguments(_ *dbus.Conn, _ string, msg *dbus.Message, _ []an
 func (c *call) Call(...any) (ret []any, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			if f := c.server.onPanic; f != nil {
-				f(c.iface+"."+c.method, v, debug.Stack())
-			}
+			c.server.panicked(c.iface+"."+c.method, v)
 			ret, err = nil, ToBus(fmt.Errorf("internal error: %s has panicked", c.method))
 		}
 	}()

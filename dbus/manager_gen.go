@@ -78,14 +78,14 @@ type Manager interface {
 	// of the instance. The caller must hold a read lock on the instance's lock file. Service is empty
 	// for applications; only the agent's own user may join as a service. Error Busy: a refresh is in
 	// progress.
-	JoinRun(caller Caller, instance string, pac string, service string) (cgroup string, err error)
+	JoinRun(caller Caller, instance string, pkg string, service string) (cgroup string, err error)
 	// Open: Protects a package (a hash, or the current one of an instance) from collection for as long
 	// as the lease descriptor is open somewhere. Directory is the package's tree.
-	Open(caller Caller, pac string) (directory *os.File, lease *os.File, hash string, err error)
-	// Why: Why something is kept: a blob or package hash, or a path below the root. One chain a row:
-	// index (base, cache, retained, writing, open, installed), package that the index holds, package
-	// or blob through which it is reached, holder (instance, client or run), pid or 0. No row: nothing
-	// keeps it.
+	Open(caller Caller, pkg string) (directory *os.File, lease *os.File, hash string, err error)
+	// Why: Why something is kept: an instance, a blob or package hash, or a path below the root. One
+	// chain a row: index (base, cache, retained, writing, open, installed), package that the index
+	// holds, package or blob through which it is reached, holder (instance, client or run), pid or 0.
+	// No row: nothing keeps it.
 	Why(caller Caller, what string) (chains []Chain, err error)
 	// RegisterHelper: For lull-userd: from now on the caller gets the signals of
 	// org.lull.Agent1.Helper for the applications of its user, until it leaves the bus.
@@ -109,7 +109,7 @@ type ManagerProperties struct {
 	Root           string
 	RunDir         string
 	Tracker        string              // scope, freezer, subtree or none
-	TrackerEvents  string              // How exits are noticed: inotify, poll-runctl or poll-procs
+	TrackerEvents  string              // How the end of a run is noticed, in words
 	Repositories   []RepositoryAddress // Name and address
 	LastCheck      uint64              // When all repositories were last read without error
 	LastCheckError string
@@ -373,17 +373,17 @@ func (p ManagerProxy) Pending(ctx context.Context) (pending []PendingRefresh, er
 // the instance. The caller must hold a read lock on the instance's lock file. Service is empty for
 // applications; only the agent's own user may join as a service. Error Busy: a refresh is in
 // progress.
-func (p ManagerProxy) JoinRun(ctx context.Context, instance string, pac string, service string) (cgroup string, err error) {
-	err = p.call(ctx, "JoinRun", []any{instance, pac, service}, &cgroup)
+func (p ManagerProxy) JoinRun(ctx context.Context, instance string, pkg string, service string) (cgroup string, err error) {
+	err = p.call(ctx, "JoinRun", []any{instance, pkg, service}, &cgroup)
 	return
 }
 
 // Open: Protects a package (a hash, or the current one of an instance) from collection for as long
 // as the lease descriptor is open somewhere. Directory is the package's tree.
-func (p ManagerProxy) Open(ctx context.Context, pac string) (directory *os.File, lease *os.File, hash string, err error) {
+func (p ManagerProxy) Open(ctx context.Context, pkg string) (directory *os.File, lease *os.File, hash string, err error) {
 	var w0 dbus.UnixFD
 	var w1 dbus.UnixFD
-	err = p.call(ctx, "Open", []any{pac}, &w0, &w1, &hash)
+	err = p.call(ctx, "Open", []any{pkg}, &w0, &w1, &hash)
 	if err != nil {
 		return
 	}
@@ -392,10 +392,10 @@ func (p ManagerProxy) Open(ctx context.Context, pac string) (directory *os.File,
 	return
 }
 
-// Why: Why something is kept: a blob or package hash, or a path below the root. One chain a row:
-// index (base, cache, retained, writing, open, installed), package that the index holds, package or
-// blob through which it is reached, holder (instance, client or run), pid or 0. No row: nothing
-// keeps it.
+// Why: Why something is kept: an instance, a blob or package hash, or a path below the root. One
+// chain a row: index (base, cache, retained, writing, open, installed), package that the index
+// holds, package or blob through which it is reached, holder (instance, client or run), pid or 0.
+// No row: nothing keeps it.
 func (p ManagerProxy) Why(ctx context.Context, what string) (chains []Chain, err error) {
 	err = p.call(ctx, "Why", []any{what}, &chains)
 	return

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -39,9 +40,9 @@ type Server struct {
 	conn *dbus.Conn
 
 	mu      sync.Mutex
-	objects map[dbus.ObjectPath]map[string]Interface // guarded by mu; inner maps are never changed
-	manager dbus.ObjectPath                          // guarded by mu
-	onPanic func(method string, value any, stack []byte)
+	objects map[dbus.ObjectPath]map[string]Interface     // guarded by mu; inner maps are never changed
+	manager dbus.ObjectPath                              // guarded by mu
+	onPanic func(method string, value any, stack []byte) // guarded by mu
 }
 
 // Serve connects to the bus at address, or, where that is empty, to the system
@@ -69,8 +70,21 @@ func (s *Server) Closed() <-chan struct{} { return s.conn.Context().Done() }
 func (s *Server) Close() error { return s.conn.Close() }
 
 // OnPanic has f called when a method has panicked; its caller has been told of
-// an internal error. It must be set before objects are exported.
-func (s *Server) OnPanic(f func(method string, value any, stack []byte)) { s.onPanic = f }
+// an internal error.
+func (s *Server) OnPanic(f func(method string, value any, stack []byte)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onPanic = f
+}
+
+func (s *Server) panicked(method string, value any) {
+	s.mu.Lock()
+	f := s.onPanic
+	s.mu.Unlock()
+	if f != nil {
+		f(method, value, debug.Stack())
+	}
+}
 
 // RequestName takes a well-known name, without queueing for it.
 func (s *Server) RequestName(name string) error {

@@ -38,7 +38,7 @@ func (c *children) run(ctx context.Context) {
 			for _, instance := range c.launch.Take() {
 				p, err := c.again.Launch(instance, c.env()...)
 				if err != nil {
-					c.log.Error("an application is not started again", "instance", instance, "error", err)
+					c.log.Warn("an application is not started again", "instance", instance, "error", err)
 					continue
 				}
 				c.log.Info("an application is started again", "instance", instance, "pid", p.Pid)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/godbus/dbus/v5"
@@ -19,6 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // polkit is a stand-in that records the question.
 type polkit struct {
+	sync.Mutex
 	answer  answer
 	subject subject
 	action  string
@@ -26,6 +28,8 @@ type polkit struct {
 }
 
 func (p *polkit) CheckAuthorization(s subject, action string, _ map[string]string, flags uint32, _ string) (answer, *dbus.Error) {
+	p.Lock()
+	defer p.Unlock()
 	p.subject, p.action, p.flags = s, action, flags
 	a := p.answer
 	a.Details = map[string]string{}
@@ -90,16 +94,20 @@ func TestPolkitDecides(t *testing.T) {
 		{answer{Challenge: true}, true, "cannot install or remove packages as user 64999: it needs a password, and none was given"},
 		{answer{Challenge: true}, false, "cannot install or remove packages as user 64999: it needs a password, and the caller cannot be asked for one"},
 	} {
+		p.Lock()
 		p.answer = test.answer
+		p.Unlock()
 		c := bus.LocalCaller(":1.77", stranger, 1)
 		c.Interactive = test.interactive
 		err := a.Check(c, Install)
 		if test.text == "" && err != nil || test.text != "" && (!problem.Is(err, problem.NotPermitted) || err.Error() != test.text) {
 			t.Errorf("%+v: %v", test, err)
 		}
+		p.Lock()
 		if p.subject.Kind != "system-bus-name" || p.subject.Details["name"].Value() != ":1.77" || p.action != Install || p.flags == 1 != test.interactive {
-			t.Errorf("asked %+v", p)
+			t.Errorf("asked %+v", p.subject)
 		}
+		p.Unlock()
 	}
 }
 

@@ -233,42 +233,35 @@ func (c *census) add(w store.Want, n int32) {
 	*b = append(*b, ref{w, n, -1})
 }
 
-// order decides which dead package goes first: that which costs the fewest
-// bytes to fetch again, but never before one that contains it.
+// order decides which dead package goes first: of those that no dead package
+// contains any more, that which costs the fewest bytes to fetch again.
 func (c *census) order() {
 	weight := make([]int64, len(c.nodes))
-	var dead []int32
+	containing := make([]int, len(c.nodes))
 	for i := range c.nodes {
 		for _, j := range c.reach[i] {
 			weight[i] += c.nodes[j].bytes
-		}
-		if !c.marked[i] {
-			dead = append(dead, int32(i))
-		}
-	}
-	slices.SortStableFunc(dead, func(a, b int32) int { return cmp.Compare(weight[a], weight[b]) })
-	containing := make([][]int32, len(c.nodes))
-	for i := range c.nodes {
-		for _, j := range c.reach[i] {
 			if int(j) != i && !c.marked[i] {
-				containing[j] = append(containing[j], int32(i))
+				containing[j]++
 			}
 		}
 	}
-	var visit func(int32)
-	visit = func(i int32) {
-		if c.turn[i] != 0 {
-			return
+	var ready []int32
+	for i := range c.nodes {
+		if !c.marked[i] && containing[i] == 0 {
+			ready = append(ready, int32(i))
 		}
-		c.turn[i] = -1 // on the way
-		for _, super := range containing[i] {
-			visit(super)
-		}
-		c.dead = append(c.dead, i)
-		c.turn[i] = int32(len(c.dead))
 	}
-	for _, i := range dead {
-		visit(i)
+	for len(ready) > 0 {
+		first := slices.MinFunc(ready, func(a, b int32) int { return cmp.Or(cmp.Compare(weight[a], weight[b]), cmp.Compare(a, b)) })
+		ready = slices.DeleteFunc(ready, func(i int32) bool { return i == first })
+		c.dead = append(c.dead, first)
+		c.turn[first] = int32(len(c.dead))
+		for _, j := range c.reach[first] {
+			if containing[j]--; j != first && containing[j] == 0 && !c.marked[j] {
+				ready = append(ready, j)
+			}
+		}
 	}
 }
 

@@ -186,7 +186,8 @@ func youngestBefore(known []uint32, rev uint32) (best uint32) {
 // bringOver copies data, and shows how far it is on a terminal.
 func (l *launch) bringOver(ctx context.Context, src, dst string) error {
 	p := progress{out: l.Stderr, name: l.Instance}
-	var opts datacopy.Options
+	// The session helper, which copies ahead of us, uses the same name.
+	opts := datacopy.Options{Partial: "." + filepath.Base(dst) + datacopy.PartialSuffix}
 	if isTerminal(l.Stderr) {
 		opts.Progress = p.show
 	}

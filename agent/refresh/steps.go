@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
 
+	"github.com/lull/lull/agent/datacopy"
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
@@ -134,9 +136,12 @@ func undoStage(context.Context, *task) error { return nil }
 
 // doPrecopy measures what the critical section will have to copy, for the time
 // that the inhibitor lock announces.
-func doPrecopy(_ context.Context, t *task) error {
-	size, err := treeSize(t.e.dataDir(t.r.Instance, t.r.From))
-	t.r.CopyBytes = size
+func doPrecopy(ctx context.Context, t *task) error {
+	stats, err := datacopy.Measure(ctx, t.e.dataDir(t.r.Instance, t.r.From))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	t.r.CopyBytes = stats.Bytes
 	return err
 }
 

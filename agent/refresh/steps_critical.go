@@ -236,7 +236,7 @@ func doCopy(ctx context.Context, t *task) error {
 
 func undoCopy(_ context.Context, t *task) error {
 	dst := t.e.dataDir(t.r.Instance, t.r.To)
-	return errors.Join(os.RemoveAll(dst), os.RemoveAll(dst+datacopy.PartialSuffix))
+	return errors.Join(os.RemoveAll(dst), datacopy.Discard(dst, datacopy.Options{}))
 }
 
 // doLink is the commit. What stands before the swap can be undone without a trace,

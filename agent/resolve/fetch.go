@@ -184,13 +184,16 @@ func (j *job) stream(ctx context.Context, w store.Want, open func(offset int64) 
 	if err != nil {
 		return err
 	}
+	if out.Complete() && out.Offset() > 0 {
+		return out.Close() // nothing but the hash was missing
+	}
 	in, err := open(out.Offset())
 	if err != nil {
 		return errors.Join(err, out.Suspend())
 	}
 	defer in.Close()
 	_, err = store.Copy(counted{out, j, w.Size >= 0}, reader{ctx, in})
-	if err != nil {
+	if err != nil && !out.Complete() {
 		// What has come before is kept, unless it is already known to be wrong.
 		if problem.Is(err, problem.Untrusted) {
 			return errors.Join(err, out.Close())

@@ -2,10 +2,7 @@ package runs
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -163,94 +160,4 @@ func newSubtree(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 		return fail(err)
 	}
 	return o, nil
-}
-
-// pollEvery is how often is looked where nobody tells.
-const pollEvery = time.Second
-
-// poller looks at the instances that source names, as long as there are any.
-// It sleeps until the next Place otherwise.
-type poller struct {
-	also eventSource // events that there are all the same; nil: none
-	wake chan struct{}
-	stop chan struct{}
-	done chan struct{}
-}
-
-func poll(o *ownedTracker, source func() ([]string, error), also eventSource) *poller {
-	p := &poller{also: also, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
-	p.wake <- struct{}{} // for what an earlier agent has left
-	go p.run(o, source)
-	return p
-}
-
-func (p *poller) placed(g group) error {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-	if p.also != nil {
-		return p.also.placed(g)
-	}
-	return nil
-}
-
-func (p *poller) run(o *ownedTracker, source func() ([]string, error)) {
-	defer close(p.done)
-	timer := time.NewTimer(pollEvery)
-	timer.Stop()
-	defer timer.Stop()
-	before := map[string]string{}
-	for {
-		select {
-		case <-p.stop:
-			return
-		case <-p.wake:
-		case <-timer.C:
-		}
-		names, err := source()
-		if err != nil {
-			o.log.Warn("cannot tell what runs", "error", err)
-			timer.Reset(pollEvery)
-			continue
-		}
-		names = append(names, slices.Collect(maps.Keys(before))...)
-		slices.Sort(names)
-		for _, i := range slices.Compact(names) {
-			o.settle(i)
-			now := o.picture(i)
-			if now != before[i] {
-				o.hints.give(i)
-			}
-			if before[i] = now; now == "" {
-				delete(before, i)
-			}
-		}
-		if len(before) > 0 {
-			timer.Reset(pollEvery)
-		}
-	}
-}
-
-// picture is a text that changes when runs of the instance begin or end.
-func (o *ownedTracker) picture(instance string) string {
-	text := ""
-	for _, svc := range []bool{false, true} {
-		groups, err := o.groups.of(instance, svc)
-		if err != nil {
-			return "unknown"
-		}
-		for _, g := range groups {
-			text += g.cgroup + "\n"
-		}
-	}
-	return text
-}
-
-func (p *poller) close() {
-	close(p.stop)
-	<-p.done
-	if p.also != nil {
-		p.also.close()
-	}
 }

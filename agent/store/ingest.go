@@ -232,6 +232,9 @@ func (w *Writer) open() error {
 // Offset is the number of bytes that were there already.
 func (w *Writer) Offset() int64 { return w.offset }
 
+// Complete says whether as many bytes are there as the blob has.
+func (w *Writer) Complete() bool { return w.size >= 0 && w.n == w.size }
+
 // Write appends b. More bytes than the blob has are refused as Untrusted.
 func (w *Writer) Write(b []byte) (int, error) {
 	if w.err != nil {

@@ -22,15 +22,31 @@ type fakeAgent struct {
 	address string
 	folder  string // of the package that Open opens
 	space   fakeSpace
-	script  func(verb, name string) (dbus.ObjectPath, error) // of Install, Remove, Refresh, Revert
 
 	mu       sync.Mutex
+	script   script               // guarded by mu: of Install, Remove, Refresh, Revert
 	pending  []bus.PendingRefresh // guarded by mu
 	held     map[string]uint64    // guarded by mu
 	opened   *os.File             // guarded by mu: the other end of the last lease
 	repos    map[string]string    // guarded by mu
 	manager  *bus.ManagerExport
 	packages map[string]*bus.PackageExport // guarded by mu
+}
+
+// script is what the verbs that start refreshes do.
+type script func(verb, name string) (dbus.ObjectPath, error)
+
+func (f *fakeAgent) play(s script) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.script = s
+}
+
+func (f *fakeAgent) start(verb, name string) (dbus.ObjectPath, error) {
+	f.mu.Lock()
+	s := f.script
+	f.mu.Unlock()
+	return s(verb, name)
 }
 
 type fakeSpace struct {
@@ -70,15 +86,15 @@ func (f *fakeAgent) Install(_ bus.Caller, name string, o bus.InstallOptions) (db
 	if o.Key != "" {
 		name += "_" + o.Key
 	}
-	return f.script("install", name)
+	return f.start("install", name)
 }
 
 func (f *fakeAgent) Remove(_ bus.Caller, name string, _ bus.RemoveOptions) (dbus.ObjectPath, error) {
-	return f.script("remove", name)
+	return f.start("remove", name)
 }
 
 func (f *fakeAgent) Revert(_ bus.Caller, name string, _ bus.RevertOptions) (dbus.ObjectPath, error) {
-	return f.script("revert", name)
+	return f.start("revert", name)
 }
 
 func (f *fakeAgent) Refresh(_ bus.Caller, names []string, o bus.RefreshOptions) ([]dbus.ObjectPath, error) {
@@ -90,7 +106,7 @@ func (f *fakeAgent) Refresh(_ bus.Caller, names []string, o bus.RefreshOptions) 
 		names = []string{"*"}
 	}
 	for _, n := range names {
-		p, err := f.script("refresh", n)
+		p, err := f.start("refresh", n)
 		if err != nil {
 			return nil, err
 		}

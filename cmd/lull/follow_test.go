@@ -68,14 +68,14 @@ func TestProgressBars(t *testing.T) {
 func TestWait(t *testing.T) {
 	f := startAgent(t)
 	waiting := make(chan struct{})
-	f.script = func(verb, name string) (dbus.ObjectPath, error) {
+	f.play(func(verb, name string) (dbus.ObjectPath, error) {
 		return f.begin("1", bus.RefreshProperties{Kind: verb, Instance: name, State: "preparing", FromVersion: "1", ToVersion: "2"},
 			func(p *bus.RefreshProperties) {
 				p.State, p.Step, p.Waiting = "waiting", "wait", []bus.Process{{PID: 1, Command: "x"}}
 			},
 			func(p *bus.RefreshProperties) { <-waiting; p.State, p.Waiting = "critical", nil },
 			func(p *bus.RefreshProperties) { p.State = "done" })
-	}
+	})
 	time.AfterFunc(50*time.Millisecond, func() { close(waiting) })
 	code, out, errs := f.lull(t.Context(), "refresh", "--wait", "org.x.app")
 	if code != 0 || out != "org.x.app is refreshed from 1 to 2\n" {
@@ -86,11 +86,11 @@ func TestWait(t *testing.T) {
 // What waits for nobody is given a moment to go on.
 func TestWaitingForNobody(t *testing.T) {
 	f := startAgent(t)
-	f.script = func(verb, name string) (dbus.ObjectPath, error) {
+	f.play(func(verb, name string) (dbus.ObjectPath, error) {
 		return f.begin("1", bus.RefreshProperties{Kind: verb, Instance: name, State: "waiting", Step: "wait", FromVersion: "1", ToVersion: "2"},
 			func(p *bus.RefreshProperties) { time.Sleep(50 * time.Millisecond); p.State = "critical" },
 			func(p *bus.RefreshProperties) { p.State = "done" })
-	}
+	})
 	if code, out, errs := f.lull(t.Context(), "refresh", "org.x.app"); code != 0 {
 		t.Fatalf("%d\n%s%s", code, out, errs)
 	}
@@ -100,10 +100,10 @@ func TestWaitingForNobody(t *testing.T) {
 func TestFollowingEnds(t *testing.T) {
 	f := startAgent(t)
 	started := make(chan struct{}, 1)
-	f.script = func(verb, name string) (dbus.ObjectPath, error) {
+	f.play(func(verb, name string) (dbus.ObjectPath, error) {
 		defer func() { started <- struct{}{} }()
 		return f.begin("1", bus.RefreshProperties{Kind: verb, Instance: name, State: "preparing", Step: "fetch"})
-	}
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-started

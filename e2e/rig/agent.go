@@ -45,10 +45,13 @@ func (w *World) TryAgentWith(flags []string, env ...string) (*Proc, error) {
 
 func (w *World) tryAgentWith(flags []string, env ...string) (*Proc, error) {
 	w.Helper()
-	args := []string{"--root=" + w.Store, "--run-dir=" + w.RunDir, "--config=" + w.Config, "--bus=" + w.Bus.Address,
+	args := []string{"--root=" + w.Store, "--run-dir=" + w.RunDir, "--config=" + w.Config,
 		"--launcher=" + filepath.Join(w.Bin, "lull-run"), "--release-agent=" + filepath.Join(w.Bin, "lull-release-agent"),
 		"--ready-fd=3", "--log-level=debug"}
-	if w.LogindBus() != "" {
+	if !w.System {
+		args = append(args, "--bus="+w.Bus.Address)
+	}
+	if w.LogindBus() != "" && !w.System {
 		args = append(args, "--logind-bus="+w.LogindBus())
 	}
 	if w.Tracker != "" {
@@ -63,7 +66,11 @@ func (w *World) tryAgentWith(flags []string, env ...string) (*Proc, error) {
 // StartHelper starts lull-userd in the user's session.
 func (w *World) StartHelper() *Proc {
 	w.Helper()
-	p, err := w.startReady(w.User, "lull-userd", []string{"--bus=" + w.Bus.Address, "--session-bus=" + w.Session.Address, "--ready-fd=3"}, nil)
+	args := []string{"--ready-fd=3"}
+	if !w.System {
+		args = append(args, "--bus="+w.Bus.Address, "--session-bus="+w.Session.Address)
+	}
+	p, err := w.startReady(w.User, "lull-userd", args, nil)
 	if err != nil {
 		w.Fatalf("%v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -63,6 +64,29 @@ func (w *World) startBus(name string, as *Actor) *Bus {
 	b := &Bus{Address: "unix:path=" + socket, proc: p, w: w}
 	w.listen(b)
 	return b
+}
+
+// systemBus uses the machine's own system bus, logind and journal. The machine
+// must be a container that was booted for it, because the bus's configuration
+// is extended.
+func (w *World) systemBus() {
+	w.Helper()
+	if _, err := os.Stat("/run/systemd/container"); err != nil {
+		w.Fatalf("the system bus is used in containers only: %v", err)
+	}
+	b, err := os.ReadFile(filepath.Join(Module(), "dbus", "org.lull.Agent1.conf"))
+	if err == nil {
+		err = os.WriteFile("/etc/dbus-1/system.d/org.lull.Agent1.conf", b, 0o644)
+	}
+	if err != nil {
+		w.Fatalf("cannot configure the system bus: %v", err)
+	}
+	w.logind = "system"
+	w.Bus = &Bus{Address: "unix:path=/run/dbus/system_bus_socket", w: w}
+	if call := w.Bus.Connect().BusObject().Call("org.freedesktop.DBus.ReloadConfig", 0); call.Err != nil {
+		w.Fatalf("cannot configure the system bus: %v", call.Err)
+	}
+	w.listen(w.Bus)
 }
 
 // Connect connects to the bus as whoever runs the rig.

@@ -82,15 +82,19 @@ type callKey struct {
 func (w *World) StartDesktop() *Desktop {
 	w.Helper()
 	d := &Desktop{w: w, calls: map[callKey]*Notice{}}
-	w.Session = w.startBus("session", w.User)
+	if w.System {
+		w.Session = &Bus{Address: "unix:path=" + w.User.Runtime() + "/bus", w: w}
+	} else {
+		w.Session = w.startBus("session", w.User)
+	}
 	w.Session.monitor(d.see)
 	d.startX()
 	config := w.Path("dunstrc")
 	if err := os.WriteFile(config, []byte(dunstConfig), 0o644); err != nil {
 		w.Fatalf("cannot start dunst: %v", err)
 	}
-	conn := w.Admin.sessionConn()
-	d.Dunst = w.User.Start("dunst", "-conf", config)
+	conn := w.Session.Connect()
+	d.Dunst = w.User.StartWith(d.onSession, "dunst", "-conf", config)
 	w.Until("dunst serves notifications", 20*time.Second, func() (bool, string) {
 		return w.Session.HasOwner(conn, "org.freedesktop.Notifications"), tail(d.Dunst.Log(), 5)
 	})
@@ -107,8 +111,23 @@ func (w *World) OwnDesktop() *Desktop {
 	return d
 }
 
-// sessionConn connects the rig to the user's session bus.
-func (a *Actor) sessionConn() *dbus.Conn { return a.w.Session.Connect() }
+// onSession makes a command use the bus on which notices are shown, which is
+// not always the one on which the user's systemd is.
+func (d *Desktop) onSession(c *exec.Cmd) {
+	c.Env = append(c.Env, "DBUS_SESSION_BUS_ADDRESS="+d.w.Session.Address)
+}
+
+// dunstctl drives dunst.
+func (d *Desktop) dunstctl(args ...string) string {
+	d.w.Helper()
+	cmd := d.w.User.Command("dunstctl", args...)
+	d.onSession(cmd)
+	r, err := run(d.w.Context(), time.Minute, cmd)
+	if err != nil || r.Code != 0 {
+		d.w.Fatalf("cannot drive dunst: %v\n%v", err, r)
+	}
+	return r.Stdout
+}
 
 // startX starts an X server without a screen.
 func (d *Desktop) startX() {
@@ -195,7 +214,7 @@ func (d *Desktop) Live() []Notice {
 // Displayed asks dunst how many notices it shows or keeps waiting.
 func (d *Desktop) Displayed() int {
 	d.w.Helper()
-	out := d.w.User.Must("dunstctl", "count", "displayed").Stdout
+	out := d.dunstctl("count", "displayed")
 	n, err := strconv.Atoi(strings.TrimSpace(out))
 	if err != nil {
 		d.w.Fatalf("cannot understand dunstctl: %q", out)
@@ -206,7 +225,7 @@ func (d *Desktop) Displayed() int {
 // Act does what a click on a button of the newest notice does.
 func (d *Desktop) Act(key string) {
 	d.w.Helper()
-	d.w.User.Must("dunstctl", "action", key)
+	d.dunstctl("action", key)
 }
 
 // Screenshot takes a picture of the whole screen, when what is on it has been

@@ -3,6 +3,7 @@ package rig
 import (
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -86,4 +87,29 @@ func nearest(dir string) string {
 func (w *World) watchAbove(path string) (stop func()) {
 	w.Helper()
 	return w.watch(nearest(filepath.Dir(path)))
+}
+
+// Tick lets Until look again at intervals, for what tells nobody that it has
+// happened, as a window that appears.
+func (w *World) Tick(every time.Duration) (stop func()) {
+	ticker := time.NewTicker(every)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-ticker.C:
+				w.wake()
+			case <-done:
+				return
+			}
+		}
+	}()
+	stop = sync.OnceFunc(func() {
+		ticker.Stop()
+		close(done)
+		<-ended
+	})
+	w.Cleanup(stop)
+	return stop
 }

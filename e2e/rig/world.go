@@ -15,6 +15,7 @@ import (
 type Options struct {
 	Tags     string // build tags of lull's binaries
 	Rootless bool   // the agent is `lulld --user`, on the machine's systemd
+	System   bool   // on the system bus of a container, with its logind and its journal
 	Root     string // the agent's root; default: a folder in the world
 	Logind   bool   // a logind and a journal of its own (not with Rootless)
 	Tracker  string // what lulld gets as --tracker; default auto
@@ -67,6 +68,10 @@ func New(tb TB, opts Options) *World {
 	w.people()
 	tb.Cleanup(w.sweep)
 
+	if opts.System {
+		w.systemBus()
+		return w
+	}
 	w.Bus = w.startBus("system", nil)
 	w.logind = w.Bus.Address
 	switch {
@@ -148,7 +153,10 @@ func (w *World) people() {
 	gid, _ := strconv.Atoi(me.Gid)
 	w.Admin = &Actor{w: w, Name: me.Username, UID: uid, GID: gid, Home: w.folder("home-"+me.Username, 0o700)}
 	w.User = w.Admin
-	if uid == 0 {
+	switch {
+	case w.System:
+		w.User = w.Ordinary(Tester)
+	case uid == 0:
 		w.User = w.Ordinary("nobody")
 	}
 }
@@ -162,8 +170,11 @@ func (w *World) Ordinary(name string) *Actor {
 	}
 	uid, _ := strconv.Atoi(u.Uid)
 	gid, _ := strconv.Atoi(u.Gid)
-	a := &Actor{w: w, Name: name, UID: uid, GID: gid, Home: w.folder("home-"+name, 0o700)}
-	a.Own(a.Home)
+	a := &Actor{w: w, Name: name, UID: uid, GID: gid, Home: u.HomeDir}
+	if !w.System {
+		a.Home = w.folder("home-"+name, 0o700)
+		a.Own(a.Home)
+	}
 	return a
 }
 
@@ -179,6 +190,9 @@ func (a *Actor) Own(path string) {
 
 // Runtime is the folder that the actor has as XDG_RUNTIME_DIR.
 func (a *Actor) Runtime() string {
+	if a.w.System {
+		return fmt.Sprintf("/run/user/%d", a.UID)
+	}
 	dir := a.w.folder("runtime-"+a.Name, 0o700)
 	a.Own(dir)
 	return dir
@@ -198,7 +212,7 @@ func (a *Actor) environ() []string {
 	} else {
 		env = append(env, "XDG_RUNTIME_DIR="+a.Runtime())
 	}
-	if w.Bus != nil {
+	if w.Bus != nil && !w.System {
 		env = append(env, "LULL_BUS="+w.Bus.Address)
 		if !w.Rootless && !Booted() {
 			env = append(env, "DBUS_SYSTEM_BUS_ADDRESS="+w.Bus.Address)

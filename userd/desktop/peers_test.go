@@ -61,7 +61,7 @@ func newServer(t *testing.T, address string, caps ...string) *server {
 
 func (s *server) own() *server {
 	s.t.Helper()
-	r, err := s.conn.RequestName(serverName, dbus.NameFlagReplaceExisting|dbus.NameFlagAllowReplacement)
+	r, err := s.conn.RequestName(serverName, dbus.NameFlagReplaceExisting|dbus.NameFlagAllowReplacement|dbus.NameFlagDoNotQueue)
 	if err != nil || r != dbus.RequestNameReplyPrimaryOwner {
 		s.t.Fatalf("%v %v", r, err)
 	}

@@ -49,6 +49,9 @@ func generate(all []iface) (map[string]string, error) {
 
 func declareAll(t *types, i iface, dicts bool) error {
 	one := func(sig string, as []annotation) error {
+		if err := valid(sig); err != nil {
+			return err
+		}
 		if dicts {
 			return t.declare(sig, "", annotated(as, dictAnnotation))
 		}

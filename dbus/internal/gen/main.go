@@ -77,6 +77,9 @@ func run(dir string) error {
 	if err != nil {
 		return err
 	}
+	if len(files) == 0 {
+		return fmt.Errorf("there are no XML files in %s: run me in the folder dbus", dir)
+	}
 	slices.Sort(files)
 	var all []iface
 	for _, f := range files {

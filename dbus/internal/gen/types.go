@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"go/token"
 	"strings"
 )
 
@@ -54,6 +55,27 @@ func one(sig string) (first, rest string, err error) {
 		return "", "", fmt.Errorf("%q is no type", sig)
 	}
 	return sig[:1], sig[1:], nil
+}
+
+// valid says whether sig is one complete type.
+func valid(sig string) error {
+	first, rest, err := one(sig)
+	if err == nil && rest != "" {
+		err = fmt.Errorf("%q is more than one type", sig)
+	}
+	inner := strings.TrimLeft(first, "a")
+	if err != nil || inner == "" || inner[0] != '(' && inner[0] != '{' {
+		return err
+	}
+	for rest = inner[1 : len(inner)-1]; rest != ""; {
+		if first, rest, err = one(rest); err == nil {
+			err = valid(first)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // goType is the Go type of a signature on the wire; named is the name of the
@@ -184,9 +206,11 @@ func local(name string) string {
 		}
 	}
 	l := strings.ToLower(e[:1]) + e[1:]
-	switch l {
-	case "package", "range", "type", "func", "interface":
-		return l[:3]
+	switch {
+	case l == "package":
+		return "pkg"
+	case token.IsKeyword(l):
+		return l + "_"
 	}
 	return l
 }

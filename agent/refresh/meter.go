@@ -1,29 +1,9 @@
 package refresh
 
 import (
-	"errors"
-	"io/fs"
-	"path/filepath"
 	"sync"
 	"time"
 )
-
-// treeSize adds up the bytes below dir; an absent folder has none. Symlinks are not followed.
-func treeSize(dir string) (n int64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		if fi, err := d.Info(); err == nil {
-			n += fi.Size()
-		}
-		return nil
-	})
-	return n, err
-}
 
 // progressEvery is how often the progress of a download is told at most.
 const progressEvery = 100 * time.Millisecond

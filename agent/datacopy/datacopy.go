@@ -1,0 +1,270 @@
+// Package datacopy copies the data of a revision to the next one. The agent uses
+// it as root on folders that a service's user can write to, the launcher and the
+// helper use it as the user.
+//
+// Words: the source is read and never changed. The copy is built in a partial
+// folder beside its destination and renamed at the end, so that a destination
+// that exists is whole. An index, beside the partial folder, says what the
+// sources of a precopy looked like.
+//
+// Nothing here follows a symlink below the two roots: every step is taken from
+// the open folder above it, and what changes its kind meanwhile is not opened.
+// Mounts inside the source are left out, so that nobody can make the agent wait
+// for a FUSE server or copy another file system. Until the copy is finished its
+// top folder is open to nobody else.
+//
+// Kept are content with its holes, modes, times, owners (as root), extended
+// attributes with ACLs, and hard links. Sockets, fifos and devices are skipped
+// and reported, and so are, for a user, files that he cannot read.
+//
+// # Precopy
+//
+// A precopy runs while the application does. The copy after it brings over only
+// what has changed since, told by device, inode, size, mode and change time. A
+// change is missed if the time of an earlier one is all that the inode shows,
+// which happens in two ways: both fall into one tick of the clock, or the later
+// one is a store into a mapped page that was dirty already. So a precopy flushes
+// the source's file system first, after which the first store into any page
+// faults and is noted, and whatever carries a change time of about then, or
+// later, counts as too fresh to tell and is copied again. On file systems that
+// do not note stores at all, or whose clock is not ours (tmpfs, FUSE, network),
+// everything is copied again.
+//
+// Each call works in its own goroutine and blocks on the disk; it ends soon after
+// its context. Two calls must not have the same destination.
+package datacopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// PartialSuffix, behind the destination's name, is the default name of the
+// partial folder.
+const PartialSuffix = ".partial"
+
+// indexSuffix, behind the name of the partial folder, names the index.
+const indexSuffix = ".index"
+
+// Options vary a copy. The zero value is good.
+type Options struct {
+	// Progress is told, now and then, how many bytes of how many have been
+	// copied. Asking for it costs one more walk through the source.
+	Progress func(done, total int64)
+	// Partial is the name of the partial folder, which lies beside the
+	// destination. Default: the destination's name and PartialSuffix.
+	Partial string
+}
+
+// Stats are what a copy has done.
+type Stats struct {
+	Files     int64    // copied or linked: files and symlinks
+	Bytes     int64    // of content
+	Unchanged int64    // files and symlinks that a precopy had brought over already
+	Skipped   []string // "path: why", for people
+}
+
+// Copy copies the folder src to dst, which must not exist (fs.ErrExist), and
+// returns when the copy is on stable storage. What an interrupted Copy or a
+// Precopy has left behind is used or removed. After an error the partial folder
+// stays, for the next attempt or for Discard.
+func Copy(ctx context.Context, src, dst string, o Options) (Stats, error) {
+	return run(ctx, src, dst, o, (*job).finish)
+}
+
+// Precopy does what it can of a later Copy, while the source is in use.
+func Precopy(ctx context.Context, src, dst string, o Options) (Stats, error) {
+	return run(ctx, src, dst, o, (*job).leave)
+}
+
+// Discard removes what a Precopy, or a Copy that failed, has left behind.
+func Discard(dst string, o Options) error {
+	parent, _, partial, err := locate(dst, o)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	defer parent.Close()
+	err = removeAll(int(parent.Fd()), partial, 0)
+	if uerr := unlink(int(parent.Fd()), partial+indexSuffix); err == nil {
+		err = uerr
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove %s: %w", filepath.Join(filepath.Dir(dst), partial), err)
+	}
+	return nil
+}
+
+// Measure tells how much a Copy of src would have to copy without a Precopy.
+func Measure(ctx context.Context, src string) (Stats, error) {
+	root, err := openRoot(src)
+	if err != nil {
+		return Stats{}, err
+	}
+	defer root.Close()
+	j := &job{ctx: ctx, src: root, seen: map[inode]string{}}
+	if j.mount, err = statRoot(root); err != nil {
+		return Stats{}, err
+	}
+	files, bytes, err := j.measure(int(root.Fd()), "", 0)
+	return Stats{Files: files, Bytes: bytes}, err
+}
+
+// locate opens the folder of dst and names what lies in it.
+func locate(dst string, o Options) (parent *os.File, base, partial string, err error) {
+	base = filepath.Base(dst)
+	partial = o.Partial
+	if partial == "" {
+		partial = base + PartialSuffix
+	}
+	if filepath.Base(partial) != partial || partial == base || partial == "." || partial == ".." {
+		return nil, "", "", fmt.Errorf("cannot copy to %s: %q cannot be the name of the partial folder", dst, partial)
+	}
+	parent, err = os.OpenFile(filepath.Dir(dst), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	return parent, base, partial, err
+}
+
+func openRoot(src string) (*os.File, error) {
+	return os.OpenFile(src, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}
+
+func statRoot(f *os.File) (unix.Statx_t, error) {
+	var st unix.Statx_t
+	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, statMask, &st)
+	return st, err
+}
+
+func run(ctx context.Context, src, dst string, o Options, end func(*job) error) (Stats, error) {
+	fail := func(err error) (Stats, error) {
+		return Stats{}, fmt.Errorf("cannot copy %s to %s: %w", src, dst, err)
+	}
+	root, err := openRoot(src)
+	if err != nil {
+		return fail(err)
+	}
+	defer root.Close()
+	parent, base, partial, err := locate(dst, o)
+	if err != nil {
+		return fail(err)
+	}
+	defer parent.Close()
+	var st unix.Stat_t
+	switch err := unix.Fstatat(int(parent.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err {
+	case unix.ENOENT:
+	case nil:
+		return fail(fs.ErrExist)
+	default:
+		return fail(err)
+	}
+	j := &job{
+		ctx: ctx, src: root, parent: parent, base: base, partial: partial, progress: o.Progress,
+		asRoot: os.Geteuid() == 0, seen: map[inode]string{}, reflink: true, ranges: true,
+	}
+	if j.mount, err = statRoot(root); err != nil {
+		return fail(err)
+	}
+	if err := j.open(); err != nil {
+		return fail(err)
+	}
+	defer j.dst.Close()
+	if err := j.prepare(); err != nil {
+		return fail(err)
+	}
+	if err := end(j); err != nil {
+		return fail(err)
+	}
+	return j.stats, nil
+}
+
+// open makes or takes over the partial folder.
+func (j *job) open() error {
+	dir := int(j.parent.Fd())
+	j.old = loadIndex(dir, j.partial+indexSuffix, inodeOf(&j.mount))
+	if j.old == nil {
+		// Without an index nobody knows what of it is whole.
+		if err := removeAll(dir, j.partial, 0); err != nil {
+			return err
+		}
+		if err := unlink(dir, j.partial+indexSuffix); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mkdirat(dir, j.partial, 0o700); err != nil && (err != unix.EEXIST || j.old == nil) {
+		return &fs.PathError{Op: "mkdir", Path: j.partial, Err: err}
+	}
+	fd, err := openBeneath(dir, j.partial, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: j.partial, Err: err}
+	}
+	j.dst = os.NewFile(uintptr(fd), j.partial)
+	if j.asRoot { // killed just before its rename, a copy leaves it to the data's owner
+		return unix.Fchown(fd, 0, 0)
+	}
+	return nil
+}
+
+// prepare finds out how much there is to do, when somebody wants to know.
+func (j *job) prepare() error {
+	if j.progress == nil {
+		return nil
+	}
+	_, total, err := j.measure(int(j.src.Fd()), "", 0)
+	if err != nil {
+		return err
+	}
+	j.total = total
+	clear(j.seen)
+	j.progress(0, total)
+	return nil
+}
+
+// finish completes the copy and commits it.
+func (j *job) finish() error {
+	if err := j.folder(int(j.src.Fd()), int(j.dst.Fd()), "", 0); err != nil {
+		return err
+	}
+	if err := j.attributes(int(j.src.Fd()), int(j.dst.Fd()), "", &j.mount); err != nil {
+		return err
+	}
+	if err := unix.Syncfs(int(j.dst.Fd())); err != nil {
+		return err
+	}
+	dir := int(j.parent.Fd())
+	err := unix.Renameat2(dir, j.partial, dir, j.base, unix.RENAME_NOREPLACE)
+	if err == unix.EINVAL || err == unix.ENOSYS { // not every file system can
+		err = unix.Renameat(dir, j.partial, dir, j.base)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "rename", Path: j.partial, Err: err}
+	}
+	if err := unlink(dir, j.partial+indexSuffix); err != nil {
+		return err
+	}
+	return j.parent.Sync()
+}
+
+// leave completes a precopy: the index, which says that the rest is there, comes
+// last.
+func (j *job) leave() error {
+	fresh, err := j.flushSource()
+	if err != nil {
+		return err
+	}
+	j.fresh = fresh
+	j.index = newIndexWriter(inodeOf(&j.mount))
+	if err := j.folder(int(j.src.Fd()), int(j.dst.Fd()), "", 0); err != nil {
+		return err
+	}
+	if err := unix.Syncfs(int(j.dst.Fd())); err != nil {
+		return err
+	}
+	return j.index.write(j.parent, j.partial+indexSuffix)
+}

@@ -1,0 +1,599 @@
+package resolve_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/iotest"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/gc"
+	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/resolve"
+	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/store/storetest"
+	"github.com/lull/lull/e2e/need"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type world struct {
+	s                       *store.Store
+	r                       *storetest.Repo
+	ix                      *index.Indices
+	res                     *resolve.Resolver
+	one, two, runtime, tool digest.Digest
+}
+
+func newWorld(t testing.TB) *world {
+	w := &world{s: storetest.Open(t), r: storetest.New()}
+	w.open(w.s)
+	fonts := w.r.Package(t, storetest.Spec{Name: "fonts", Files: map[string]string{"sans": strings.Repeat("sans", 5000)}})
+	w.runtime = w.r.Package(t, storetest.Spec{Name: "runtime", Files: map[string]string{"libc": "libc", "tool*": "same"}, Subs: map[string]digest.Digest{"fonts": fonts}})
+	// fonts is reached in two ways.
+	subs := map[string]digest.Digest{"rt": w.runtime, "fonts": fonts}
+	w.one = w.r.Package(t, storetest.Spec{Name: "app", Version: "1", Subs: subs, Files: map[string]string{"bin/app*": "app 1", "help": "help", "plain": "same", "exec*": "same"}})
+	w.two = w.r.Package(t, storetest.Spec{Name: "app", Version: "2", Subs: subs, Files: map[string]string{"bin/app*": "app 22", "help": "help"}})
+	w.tool = w.r.Package(t, storetest.Spec{Name: "tool", Files: map[string]string{"bin/tool*": "tool", "x": "libc"}})
+	return w
+}
+
+func (w *world) open(s *store.Store) {
+	w.s = s
+	w.ix = index.New()
+	w.res = resolve.New(s, w.ix)
+}
+
+func (w *world) resolve(t testing.TB, pkg digest.Digest) {
+	t.Helper()
+	if err := w.res.Resolve(context.Background(), pkg, w.r, "test", nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// idle fails the test if a resolve has left a trace in the writing index.
+func (w *world) idle(t testing.TB) {
+	t.Helper()
+	if roots := w.ix.Of(index.WritingIndex); len(roots) > 0 {
+		t.Errorf("left in the writing index: %v", roots)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	w := newWorld(t)
+	var done, total int64
+	progress := func(d, n int64) {
+		if d < done || d > n || total != 0 && n != total {
+			t.Errorf("progress goes from %d of %d to %d of %d", done, total, d, n)
+		}
+		done, total = d, n
+	}
+	if err := w.res.Resolve(context.Background(), w.one, w.r, "test", progress); err != nil {
+		t.Fatal(err)
+	}
+	if done != total || total == 0 {
+		t.Errorf("progress ends with %d of %d", done, total)
+	}
+	if !w.s.HasPackage(w.one) || !w.s.HasPackage(w.runtime) {
+		t.Error("no tree")
+	}
+	storetest.Clean(t, w.s)
+	w.idle(t)
+	for d, name := range map[digest.Digest]string{digest.Of([]byte("same")): "a blob in two forms", w.runtime: "a meta", digest.Of([]byte(strings.Repeat("sans", 5000))): "a blob of a subpackage"} {
+		if n := w.r.Fetches(d); n != 1 {
+			t.Errorf("%s was fetched %d times", name, n)
+		}
+	}
+	// What is there is not fetched again.
+	before := w.r.Total()
+	w.resolve(t, w.one)
+	if n := w.r.Total() - before; n != 0 {
+		t.Errorf("%d fetches for what is there", n)
+	}
+	w.resolve(t, w.two)
+	if n := w.r.Total() - before; n != 2 {
+		t.Errorf("%d fetches for the new meta and blob", n)
+	}
+	storetest.Clean(t, w.s)
+}
+
+func TestFetchThenResolve(t *testing.T) {
+	w := newWorld(t)
+	if err := w.res.Fetch(context.Background(), w.one, w.r, "test", nil); err != nil {
+		t.Fatal(err)
+	}
+	if missing, err := w.s.Missing(w.one); err != nil || len(missing) > 0 || w.s.HasPackage(w.one) {
+		t.Errorf("missing %v, %v", missing, err)
+	}
+	before := w.r.Total()
+	w.resolve(t, w.one)
+	if w.r.Total() != before {
+		t.Error("fetched again")
+	}
+	storetest.Clean(t, w.s)
+}
+
+// TestWantedFirst: every blob is in the writing index when it is fetched.
+func TestWantedFirst(t *testing.T) {
+	w := newWorld(t)
+	w.r.Before = func(_ context.Context, d digest.Digest, _ int64) error {
+		if !w.ix.Protects(store.Key{Digest: d}) && !w.ix.Protects(store.Key{Digest: d, Exec: true}) {
+			t.Errorf("fetched before it was registered: %q", w.r.Content(d))
+		}
+		return nil
+	}
+	w.resolve(t, w.one)
+	w.idle(t)
+}
+
+func TestUntrusted(t *testing.T) {
+	bad := digest.Of([]byte("app 1"))
+	for _, c := range []struct {
+		what   string
+		mangle func(io.Reader) io.Reader
+		kind   problem.Kind
+	}{
+		{"altered", func(io.Reader) io.Reader { return strings.NewReader("evil!") }, problem.Untrusted},
+		{"longer", func(r io.Reader) io.Reader { return io.MultiReader(r, strings.NewReader("more")) }, problem.Untrusted},
+		{"truncated", func(r io.Reader) io.Reader { return strings.NewReader("") }, problem.Unavailable},
+		{"broken off", func(r io.Reader) io.Reader { return iotest.ErrReader(errors.New("cannot read: reset by peer")) }, problem.Failed},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			w := newWorld(t)
+			w.r.Mangle = func(d digest.Digest, r io.Reader) io.Reader {
+				if d == bad {
+					return c.mangle(r)
+				}
+				return r
+			}
+			err := w.res.Resolve(context.Background(), w.one, w.r, "test", nil)
+			if !problem.Is(err, c.kind) {
+				t.Errorf("%v is of kind %s", err, problem.KindOf(err))
+			}
+			if w.s.HasPackage(w.one) || w.s.Has(store.Key{Digest: bad, Exec: true}) {
+				t.Error("it is there all the same")
+			}
+			w.idle(t)
+			// With a good source the rest is not fetched again.
+			w.r.Mangle = nil
+			before := w.r.Total()
+			w.resolve(t, w.one)
+			if n := w.r.Total() - before; n > 8 {
+				t.Errorf("%d fetches", n)
+			}
+			storetest.Clean(t, w.s)
+		})
+	}
+}
+
+// TestBadMeta: a meta with the right hash that is none.
+func TestBadMeta(t *testing.T) {
+	w := newWorld(t)
+	junk := w.r.Add([]byte(`{"name":"a", "version":"1"}`))
+	if err := w.res.Resolve(context.Background(), junk, w.r, "test", nil); !problem.Is(err, problem.Untrusted) || !strings.Contains(err.Error(), "insignificant space") {
+		t.Error(err)
+	}
+	w.idle(t)
+}
+
+// TestBrokenStream: a stream that breaks off goes on where it was, and does not
+// begin anew.
+func TestBrokenStream(t *testing.T) {
+	w := newWorld(t)
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	pkg := w.r.Package(t, storetest.Spec{Name: "big", Files: map[string]string{"big": string(big)}})
+	w.r.Mangle = func(d digest.Digest, r io.Reader) io.Reader {
+		if d == digest.Of(big) {
+			return io.MultiReader(io.LimitReader(r, 300<<10), iotest.ErrReader(errors.New("reset by peer")))
+		}
+		return r
+	}
+	w.resolve(t, pkg)
+	if n := w.r.Fetches(digest.Of(big)); n != 4 {
+		t.Errorf("%d fetches", n)
+	}
+	storetest.Clean(t, w.s)
+}
+
+// TestResumes: another process continues what was cut off, and starts anew
+// where the beginning is broken.
+func TestResumes(t *testing.T) {
+	for _, spoilt := range []bool{false, true} {
+		w := newWorld(t)
+		big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+		pkg := w.r.Package(t, storetest.Spec{Name: "big", Files: map[string]string{"big": string(big), "small": "small"}})
+		ctx, cancel := context.WithCancel(context.Background())
+		w.r.Mangle = func(d digest.Digest, r io.Reader) io.Reader {
+			if d != digest.Of(big) {
+				return r
+			}
+			return io.MultiReader(io.LimitReader(r, 512<<10), cancelReader(cancel))
+		}
+		if err := w.res.Resolve(ctx, pkg, w.r, "test", nil); !problem.Is(err, problem.Interrupted) {
+			t.Fatal(err)
+		}
+		w.idle(t)
+		part := filepath.Join(w.s.Root(), "tmp", pkg.String(), digest.Of(big).String())
+		fi, err := os.Stat(part)
+		if err != nil || fi.Size() != 512<<10 {
+			t.Fatalf("%v, %v", fi, err)
+		}
+		if spoilt {
+			storetest.Replace(t, part, make([]byte, fi.Size()))
+		}
+		again, err := store.Open(w.s.Root())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.open(again)
+		w.r.Mangle = nil
+		before, offsets := w.r.Fetches(digest.Of(big)), len(w.r.Offsets())
+		w.resolve(t, pkg)
+		want := 1
+		if spoilt {
+			want = 2 // once behind what is there, once from the start
+		}
+		if n := w.r.Fetches(digest.Of(big)) - before; n != want || !slices.Contains(w.r.Offsets()[offsets:], 512<<10) {
+			t.Errorf("spoilt %v: %d fetches, offsets %v", spoilt, n, w.r.Offsets()[offsets:])
+		}
+		storetest.Clean(t, w.s)
+	}
+}
+
+type cancelReader context.CancelFunc
+
+func (c cancelReader) Read([]byte) (int, error) {
+	c()
+	return 0, context.Canceled
+}
+
+func TestCancelled(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	w.r.Before = func(ctx context.Context, d digest.Digest, _ int64) error {
+		if d == digest.Of([]byte("help")) {
+			cancel()
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	if err := w.res.Resolve(ctx, w.one, w.r, "test", nil); !problem.Is(err, problem.Interrupted) {
+		t.Error(err)
+	}
+	w.idle(t)
+	if w.s.HasPackage(w.one) {
+		t.Error("it is there all the same")
+	}
+	w.r.Before = nil
+	w.resolve(t, w.one)
+	storetest.Clean(t, w.s)
+}
+
+// TestConcurrent: many resolves at once fetch each blob once.
+func TestConcurrent(t *testing.T) {
+	w := newWorld(t)
+	var all sync.WaitGroup
+	for i := range 20 {
+		pkg := []digest.Digest{w.one, w.two, w.tool, w.runtime}[i%4]
+		all.Go(func() {
+			if err := w.res.Resolve(context.Background(), pkg, w.r, "test", nil); err != nil {
+				t.Error(err)
+			}
+			if !w.s.HasPackage(pkg) {
+				t.Error("no tree")
+			}
+		})
+	}
+	all.Wait()
+	for _, s := range []string{"same", "libc", "help", "app 1", "app 22", "tool"} {
+		if n := w.r.Fetches(digest.Of([]byte(s))); n != 1 {
+			t.Errorf("%q was fetched %d times", s, n)
+		}
+	}
+	for _, m := range []digest.Digest{w.one, w.two, w.runtime, w.tool} {
+		if n := w.r.Fetches(m); n != 1 {
+			t.Errorf("meta %q was fetched %d times", w.r.Content(m), n)
+		}
+	}
+	storetest.Clean(t, w.s)
+	w.idle(t)
+}
+
+// TestOtherFails: a resolve does not fail because another did that it waited
+// for.
+func TestOtherFails(t *testing.T) {
+	w := newWorld(t)
+	shared := digest.Of([]byte("help"))
+	ctx, cancel := context.WithCancel(context.Background())
+	fetching := make(chan struct{})
+	var first atomic.Bool
+	first.Store(true)
+	w.r.Before = func(ctx context.Context, d digest.Digest, _ int64) error {
+		if d == shared && first.CompareAndSwap(true, false) {
+			close(fetching)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		if err := w.res.Resolve(ctx, w.one, w.r, "one", nil); err == nil {
+			t.Error("it was not cancelled")
+		}
+	})
+	<-fetching
+	all.Go(func() {
+		if err := w.res.Resolve(context.Background(), w.two, w.r, "two", nil); err != nil {
+			t.Error(err)
+		}
+	})
+	cancel()
+	all.Wait()
+	// What was cancelled left something to continue with.
+	w.ix.SetInstalled([]index.Root{{Package: w.two}})
+	if _, err := gc.Collect(context.Background(), w.s, w.ix, gc.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Clean(t, w.s)
+	if n := w.r.Fetches(shared); n != 1 {
+		t.Errorf("fetched %d times", n)
+	}
+}
+
+// TestSpoiltMeta: a resident meta that the disk has spoilt is fetched again.
+func TestSpoiltMeta(t *testing.T) {
+	w := newWorld(t)
+	w.resolve(t, w.runtime)
+	if _, err := w.s.TakeTree(w.runtime, func() (bool, error) { return true, nil }); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Replace(t, w.s.BlobPath(store.MetaKey(w.runtime)), []byte("{}"))
+	w.resolve(t, w.one)
+	if missing, err := w.s.Missing(w.one); err != nil || len(missing) > 0 {
+		t.Errorf("%v, %v", missing, err)
+	}
+}
+
+func TestRepair(t *testing.T) {
+	w := newWorld(t)
+	w.resolve(t, w.one)
+	storetest.Replace(t, w.s.BlobPath(store.Key{Digest: digest.Of([]byte("help"))}), []byte("hell"))
+	storetest.Replace(t, w.s.BlobPath(store.MetaKey(w.runtime)), []byte("{}"))
+	os.Remove(filepath.Join(w.s.PackageDir(w.one), "bin/app"))
+	findings, _, err := w.s.Verify(context.Background(), nil)
+	if err != nil || len(findings) != 3 {
+		t.Fatalf("%v, %v", findings, err)
+	}
+	broken := map[digest.Digest]bool{}
+	for _, f := range findings {
+		if err := w.s.Condemn(f); err != nil {
+			t.Error(err)
+		}
+		for _, pkg := range f.Packages {
+			broken[pkg] = true
+		}
+	}
+	for pkg := range broken {
+		if err := w.res.Repair(context.Background(), pkg, w.r, "repair", nil); err != nil {
+			t.Error(err)
+		}
+	}
+	storetest.Clean(t, w.s)
+}
+
+// TestTakenBack: what lies in the trash is not fetched again.
+func TestTakenBack(t *testing.T) {
+	w := newWorld(t)
+	w.resolve(t, w.tool)
+	all := func() (bool, error) { return true, nil }
+	place, err := w.s.TakeTree(w.tool, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := w.s.TakeAway([]store.Key{store.MetaKey(w.tool), {Digest: digest.Of([]byte("tool")), Exec: true}, {Digest: digest.Of([]byte("libc"))}}, func(store.Key) (bool, error) { return true, nil })
+	if err != nil || len(taken) != 3 {
+		t.Fatal(taken, err)
+	}
+	before := w.r.Total()
+	w.resolve(t, w.tool)
+	if n := w.r.Total() - before; n != 0 {
+		t.Errorf("%d fetches", n)
+	}
+	if deleted, err := w.s.Discard(taken); err != nil || len(deleted) != 0 {
+		t.Errorf("deleted %v, %v", deleted, err)
+	}
+	if err := w.s.DiscardTree(place); err != nil {
+		t.Error(err)
+	}
+	storetest.Clean(t, w.s)
+}
+
+// small makes a world on a file system of that many bytes.
+func small(t *testing.T, bytes int) *world {
+	need.Root(t)
+	root := t.TempDir()
+	if err := unix.Mount("lull-test", root, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)); err != nil {
+		need.Missing(t, "needs to mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s, err := store.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{r: storetest.New()}
+	w.open(s)
+	return w
+}
+
+// sized makes a package of that many bytes.
+func (w *world) sized(t *testing.T, name string, n int) digest.Digest {
+	files := map[string]string{}
+	for i := range 4 {
+		files[fmt.Sprint(i)] = strings.Repeat(fmt.Sprintf("%s %d ", name, i), n/4)[:n/4]
+	}
+	return w.r.Package(t, storetest.Spec{Name: name, Files: files})
+}
+
+func TestAdmission(t *testing.T) {
+	w := small(t, 2<<20)
+	one, two := w.sized(t, "one", 1<<20), w.sized(t, "two", 1500<<10)
+	w.ix.SetInstalled([]index.Root{{Package: one, Holder: "one"}})
+	w.resolve(t, one)
+	fetches := w.r.Total()
+	err := w.res.Resolve(context.Background(), two, w.r, "test", nil)
+	if !problem.Is(err, problem.NoSpace) || !strings.HasPrefix(err.Error(), "cannot fetch two 1: 1.5 MiB needed, ") || !strings.HasSuffix(err.Error(), "0 B can be freed") || problem.HintOf(err) == "" {
+		t.Errorf("%v (hint: %s)", err, problem.HintOf(err))
+	}
+	if n := w.r.Total() - fetches; n != 1 {
+		t.Errorf("%d fetches, only the meta is needed to know", n)
+	}
+	// A collection that would not help is not made.
+	w.ix.SetInstalled(nil)
+	collected := 0
+	w.res.Collect = func(ctx context.Context) error {
+		collected++
+		_, err := gc.Collect(ctx, w.s, w.ix, gc.Options{})
+		return err
+	}
+	huge := w.sized(t, "huge", 3<<20)
+	if err := w.res.Resolve(context.Background(), huge, w.r, "test", nil); !problem.Is(err, problem.NoSpace) || collected != 0 {
+		t.Errorf("%v after %d collections", err, collected)
+	}
+	if !strings.Contains(err.Error(), "free") {
+		t.Error(err)
+	}
+	if err := w.res.Resolve(context.Background(), two, w.r, "test", nil); err != nil || collected != 1 {
+		t.Errorf("%v after %d collections", err, collected)
+	}
+	storetest.Clean(t, w.s)
+	w.idle(t)
+}
+
+// TestAdmissionCountsOthers: two resolves are not promised the same space.
+func TestAdmissionCountsOthers(t *testing.T) {
+	w := small(t, 2<<20)
+	one, two := w.sized(t, "one", 1<<20), w.sized(t, "two", 1200<<10)
+	fetching, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	w.r.Before = func(_ context.Context, d digest.Digest, _ int64) error {
+		if d != one && d != two {
+			once.Do(func() { close(fetching) })
+			<-goOn
+		}
+		return nil
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		if err := w.res.Resolve(context.Background(), one, w.r, "one", nil); err != nil {
+			t.Error(err)
+		}
+	})
+	<-fetching
+	if err := w.res.Resolve(context.Background(), two, w.r, "two", nil); !problem.Is(err, problem.NoSpace) {
+		t.Error(err)
+	}
+	close(goOn)
+	all.Wait()
+	// What was pledged has been given back.
+	w.r.Before = nil
+	if _, err := gc.Collect(context.Background(), w.s, w.ix, gc.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	w.resolve(t, two)
+	storetest.Clean(t, w.s)
+}
+
+// TestFullDiskOnTheWay: the disk fills up behind the admission's back.
+func TestFullDiskOnTheWay(t *testing.T) {
+	w := small(t, 3<<20)
+	one := w.sized(t, "one", 1<<20)
+	ballast := filepath.Join(w.s.Root(), "ballast")
+	fill := func() {
+		f, err := os.Create(ballast)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = f.Write(make([]byte, 4096))
+		}
+		f.Close()
+	}
+	var once sync.Once
+	w.r.Before = func(_ context.Context, d digest.Digest, _ int64) error {
+		if d != one {
+			once.Do(fill)
+		}
+		return nil
+	}
+	if err := w.res.Resolve(context.Background(), one, w.r, "test", nil); !problem.Is(err, problem.NoSpace) {
+		t.Fatal(err)
+	}
+	w.idle(t)
+	collected := 0
+	w.res.Collect = func(context.Context) error {
+		collected++
+		if collected > 1 {
+			t.Error("collected more than once")
+		}
+		return os.Remove(ballast)
+	}
+	os.Remove(ballast)
+	once = sync.Once{}
+	if err := w.res.Resolve(context.Background(), one, w.r, "test", nil); err != nil || collected != 1 {
+		t.Errorf("%v after %d collections", err, collected)
+	}
+	storetest.Clean(t, w.s)
+}
+
+func BenchmarkResolve15000(b *testing.B) {
+	w := newWorld(b)
+	files := map[string]string{}
+	for i := range 15000 {
+		files[fmt.Sprintf("usr/lib/d%03d/file%05d", i/60, i)] = strings.Repeat(fmt.Sprintf("content %d ", i), 1000)
+	}
+	pkg := w.r.Package(b, storetest.Spec{Name: "large", Files: files})
+	for b.Loop() {
+		w.resolve(b, pkg)
+		b.StopTimer()
+		if _, err := gc.Collect(context.Background(), w.s, w.ix, gc.Options{}); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+func BenchmarkCollect15000(b *testing.B) {
+	w := newWorld(b)
+	files := map[string]string{}
+	for i := range 15000 {
+		files[fmt.Sprintf("usr/lib/d%03d/file%05d", i/60, i)] = strings.Repeat(fmt.Sprintf("content %d ", i), 1000)
+	}
+	pkg := w.r.Package(b, storetest.Spec{Name: "large", Files: files})
+	for b.Loop() {
+		b.StopTimer()
+		w.resolve(b, pkg)
+		b.StartTimer()
+		if _, err := gc.Collect(context.Background(), w.s, w.ix, gc.Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

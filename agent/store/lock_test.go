@@ -1,0 +1,127 @@
+package store_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/store/storetest"
+)
+
+// lockRootEnv makes the test binary another agent, which locks that root until
+// its input ends.
+const lockRootEnv = "LULL_TEST_LOCK_ROOT"
+
+func TestMain(m *testing.M) {
+	root := os.Getenv(lockRootEnv)
+	if root == "" {
+		os.Exit(m.Run())
+	}
+	if _, err := store.LockRoot(root); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("locked")
+	bufio.NewReader(os.Stdin).ReadByte()
+}
+
+func TestLockRoot(t *testing.T) {
+	s, r := storetest.Open(t), storetest.New()
+	one, two, _ := apps(t, r)
+	r.Put(t, s, one)
+	lock, err := store.LockRoot(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.LockRoot(s.Root()); !problem.Is(err, problem.Busy) || !strings.Contains(err.Error(), fmt.Sprintf("another agent (pid %d) uses", os.Getpid())) {
+		t.Errorf("locked twice: %v", err)
+	}
+	// Our own lock does not stand in our way.
+	own, err := store.Open(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := own.Ingest(two); err != nil {
+		t.Error(err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(filepath.Join(s.Root(), "lock")); err != nil || fi.Mode() != 0o600 {
+		t.Errorf("the lock file: %v, %v", fi, err)
+	}
+}
+
+// TestSecondAgent runs another agent on the root.
+func TestSecondAgent(t *testing.T) {
+	s, r := storetest.Open(t), storetest.New()
+	one, two, _ := apps(t, r)
+	r.Put(t, s, one)
+
+	other := exec.Command(os.Args[0])
+	other.Env = append(os.Environ(), lockRootEnv+"="+s.Root())
+	in, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		other.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "locked\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+
+	if _, err := store.LockRoot(s.Root()); !problem.Is(err, problem.Busy) || !strings.Contains(err.Error(), fmt.Sprintf("another agent (pid %d) uses", other.Process.Pid)) {
+		t.Errorf("locked twice: %v", err)
+	}
+	keep := filepath.Join(s.Root(), "trash", "in use by the other")
+	os.WriteFile(keep, nil, 0o600)
+	guest, err := store.Open(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(keep); err != nil {
+		t.Error("a guest has cleaned up")
+	}
+	if !guest.HasPackage(one) {
+		t.Error("a guest cannot read")
+	}
+	all := func() (bool, error) { return true, nil }
+	_, e1 := guest.Ingest(two)
+	_, e2 := guest.TakeTree(one, all)
+	_, e3 := guest.TakeAway(nil, nil)
+	for i, err := range []error{e1, e2, e3, guest.Materialise(digest.Of(nil)), guest.SetReserve(1), guest.DropBlob(store.MetaKey(one)), guest.Rebuild(one), guest.DropIngest(one)} {
+		if !problem.Is(err, problem.Busy) {
+			t.Errorf("change %d by a guest: %v", i, err)
+		}
+	}
+
+	// The lock dies with its holder, whatever its file says.
+	if err := other.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	other.Wait()
+	lock, err := store.LockRoot(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(lock.Close(), os.Remove(keep)); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What is committed is what the XML yields.
+func TestGeneratedFilesAreUpToDate(t *testing.T) {
+	dir := t.TempDir()
+	files, err := filepath.Glob("../../*.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(f)), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := run(dir); err != nil {
+		t.Fatal(err)
+	}
+	fresh, there := generated(t, dir), generated(t, "../..")
+	if !slices.Equal(fresh, there) {
+		t.Fatalf("generated %v, committed %v", fresh, there)
+	}
+	for _, name := range fresh {
+		a, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(a) != string(b) {
+			t.Errorf("%s is out of date: run go generate ./dbus", name)
+		}
+	}
+}
+
+func generated(t *testing.T, dir string) []string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "*_gen.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range names {
+		names[i] = filepath.Base(names[i])
+	}
+	return names
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		`<method name="M"><arg name="a" type="a(ss)" direction="in"/></method>`:                                                                                                                        "needs an annotation",
+		`<method name="M"><arg name="a" type="h" direction="in"/></method>`:                                                                                                                            "descriptors that go in",
+		`<method name="M"><arg name="a" type="a(s" direction="in"/></method>`:                                                                                                                          "has no end",
+		`<property name="P" type="s" access="readwrite"/>`:                                                                                                                                             "only reading",
+		`<property name="P" type="a(ss)" access="read"><annotation name="org.lull.Struct" value="A one"/></property>`:                                                                                  "more fields",
+		`<property name="P" type="a(s)" access="read"><annotation name="org.lull.Struct" value="A one two"/></property>`:                                                                               "a type is missing",
+		`<property name="P" type="s" access="read"><annotation name="org.lull.Struct" value="A one"/></property>`:                                                                                      "no structure",
+		`<signal name="S"><arg name="a" type="a{sv}"><annotation name="org.lull.Dict" value="A one"/></arg></signal>`:                                                                                  "has no type",
+		`<signal name="S"><arg name="a" type="a{sv}"><annotation name="org.lull.Dict" value="A b:s"/></arg><arg name="c" type="a{sv}"><annotation name="org.lull.Dict" value="A b:u"/></arg></signal>`: "in two ways",
+	} {
+		dir := t.TempDir()
+		text = `<node><interface name="org.x.I">` + text + `</interface></node>`
+		if err := os.WriteFile(filepath.Join(dir, "org.x.xml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		err := run(dir)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "org.x.I") {
+			t.Errorf("%s:\n%v, want %s", text, err, want)
+		}
+		if left := generated(t, dir); len(left) > 0 {
+			t.Errorf("%s: leaves %v", text, left)
+		}
+	}
+	if err := run(t.TempDir()); err == nil {
+		t.Error("a folder without XML is a mistake")
+	}
+}

@@ -1,0 +1,262 @@
+package again
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+	"go.uber.org/goleak"
+
+	"github.com/lull/lull/dbus/bustest"
+	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/userd/notify"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestInRun(t *testing.T) {
+	const h = "0123456789abcdef"
+	cases := []struct {
+		cgroups, instance string
+		want              bool
+	}{
+		{"7:freezer:/lull.firefox/" + h + ".01234567\n0::/user.slice\n", "firefox", true},
+		{"7:freezer:/lull.firefox/" + h + ".01234567/nested\n", "firefox", true},
+		{"7:freezer:/lull-svc.firefox/" + h + ".01234567.daemon\n", "firefox", false},
+		{"7:freezer:/lull.firefox2/" + h + ".01234567\n", "firefox", false},
+		{"0::/lull/app/firefox/" + h + ".01234567\n", "firefox", true},
+		{"0::/machine/lull/app/firefox/" + h + ".01234567\n", "firefox", true},
+		{"0::/lull/svc/firefox/" + h + ".01234567\n", "firefox", false},
+		{"0::/app/firefox\n", "firefox", false},
+		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-lull-firefox-" + h + "01234567.scope\n", "firefox", true},
+		{"0::/app-lull-firefox-" + h + "01234567.scope/nested\n", "firefox", true},
+		{"0::/app-lull-org.x.a\\x2db_key-" + h + "01234567.scope\n", "org.x.a-b_key", true},
+		{"0::/app-lull-firefox-esr-" + h + "01234567.scope\n", "firefox", false},
+		{"0::/app-lull-firefox-nonsense.scope\n", "firefox", false},
+		{"0::/app-lull-firefox-" + h + "01234567.service\n", "firefox", false},
+		{"0::/\n", "firefox", false},
+		{"", "firefox", false},
+		{"nonsense", "firefox", false},
+	}
+	for _, c := range cases {
+		if got := inRun(c.cgroups, c.instance); got != c.want {
+			t.Errorf("inRun(%q, %s) = %v", c.cgroups, c.instance, got)
+		}
+	}
+}
+
+func TestBusNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		"org.gnome.Maps": true, "org.x-y.a_b": true, "firefox": false, "": false, "a..b": false, ".a": false, "a.": false,
+		"a.9b": false, "a.b/c": false, "a.ü": false, strings.Repeat("a.b", 200): false,
+	} {
+		if got := isBusName(name); got != want {
+			t.Errorf("isBusName(%.20q) = %v", name, got)
+		}
+	}
+	if got := objectPath("org.gnome-x.Maps"); got != "/org/gnome_x/Maps" {
+		t.Error(got)
+	}
+}
+
+// program is a shell that says when it runs, in a run of the instance.
+type program struct {
+	cmd  *exec.Cmd
+	done chan error
+}
+
+func startProgram(t *testing.T, instance, script string) *program {
+	t.Helper()
+	freezer := need.Freezer(t)
+	need.Lock(t, "freezer")
+	group := filepath.Join(freezer, "lull."+instance)
+	run := filepath.Join(group, "0123456789abcdef.01234567")
+	if err := os.MkdirAll(run, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		os.Remove(run)
+		os.Remove(group)
+	})
+	// It joins by itself, so that its children are in it, too.
+	cmd := exec.Command("sh", "-c", "echo $$ > "+run+"/cgroup.procs && "+script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &program{cmd: cmd, done: make(chan error, 1)}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "ready\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		p.done <- cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-over
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if os.Remove(run) == nil || errors.Is(os.Remove(run), os.ErrNotExist) {
+				return
+			}
+		}
+	})
+	return p
+}
+
+func pending(instance string, pids ...int) notify.Pending {
+	p := notify.Pending{ID: "r1", Instance: instance, DesktopEntry: "org.lull.Test.desktop"}
+	for _, pid := range pids {
+		p.Processes = append(p.Processes, notify.Process{PID: uint32(pid), UID: uint32(os.Getuid())})
+	}
+	return p
+}
+
+func newAgain(t *testing.T) *Again {
+	a := New(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	t.Cleanup(a.Close)
+	return a
+}
+
+func connect(t *testing.T) *dbus.Conn {
+	t.Helper()
+	conn, err := dbus.Connect(bustest.Start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func TestSIGTERM(t *testing.T) {
+	p := startProgram(t, "lulltest-term", `trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done`)
+	other := exec.Command("sleep", "60") // in no run: left alone
+	other.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Process.Kill(); other.Wait() })
+	a := newAgain(t)
+	a.Quit(t.Context(), connect(t), pending("lulltest-term", p.cmd.Process.Pid, other.Process.Pid, os.Getpid(), 1, 0, 1<<30))
+	select {
+	case err := <-p.done:
+		if e := new(exec.ExitError); !errors.As(err, &e) || e.ExitCode() != 7 {
+			t.Errorf("it has ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it has got no SIGTERM")
+	}
+	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the other process was hit: %v", err)
+	}
+
+	out := filepath.Join(t.TempDir(), "out")
+	launcher := filepath.Join(t.TempDir(), "launcher")
+	if err := os.WriteFile(launcher, []byte("#!/bin/sh\necho $1 $LULL_ROOT $(ps -o sid= -p $$) $$ > "+out+".new && mv "+out+".new "+out+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("LULL_LAUNCHER", launcher)
+	proc, err := a.Launch("lulltest-term", "LULL_ROOT=/there")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state, err := proc.Wait(); err != nil || !state.Success() {
+		t.Fatal(state, err)
+	}
+	b, err := os.ReadFile(out)
+	f := strings.Fields(string(b))
+	if err != nil || len(f) != 4 || f[0] != "lulltest-term" || f[1] != "/there" || f[2] != f[3] {
+		t.Errorf("the launcher was called with %q %v", b, err)
+	}
+}
+
+// An application that does not want to quit is left as it is, and not started
+// a second time.
+func TestStaysOpen(t *testing.T) {
+	p := startProgram(t, "lulltest-stays", `trap '' TERM; echo ready; while :; do sleep 0.05; done`)
+	a := newAgain(t)
+	a.Quit(t.Context(), connect(t), pending("lulltest-stays", p.cmd.Process.Pid))
+	t.Setenv("LULL_LAUNCHER", "/bin/false")
+	if _, err := a.Launch("lulltest-stays"); !errors.Is(err, ErrOpen) {
+		t.Errorf("%v", err)
+	}
+	select {
+	case err := <-p.done:
+		t.Errorf("it was ended: %v", err)
+	default:
+	}
+}
+
+// app is an application on the session bus, as GTK makes them.
+type app struct {
+	actions []string
+	called  chan string
+}
+
+func (a app) List() ([]string, *dbus.Error) { return a.actions, nil }
+
+func (a app) ActivateAction(name string, _ []dbus.Variant, _ map[string]dbus.Variant) *dbus.Error {
+	a.called <- name
+	return nil
+}
+
+func TestQuitByBus(t *testing.T) {
+	conn := connect(t)
+	mine := func(actions ...string) app {
+		a := app{actions, make(chan string, 8)}
+		conn.Export(a, "/org/lull/Test", "org.freedesktop.Application")
+		conn.Export(a, "/org/lull/Test", "org.gtk.Actions")
+		return a
+	}
+	if _, err := conn.RequestName("org.lull.Test", dbus.NameFlagDoNotQueue); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	p := pending("lulltest")
+	a := mine("about", "quit")
+	if name, err := quitByBus(ctx, conn, p, []int{os.Getpid()}); err != nil || name != "org.lull.Test" || <-a.called != "quit" {
+		t.Errorf("%s %v", name, err)
+	}
+	if _, err := quitByBus(ctx, conn, p, []int{1}); err == nil {
+		t.Error("a stranger was asked to quit")
+	}
+	a = mine("about")
+	if _, err := quitByBus(ctx, conn, p, []int{os.Getpid()}); err == nil || len(a.called) != 0 {
+		t.Error("an application was asked for what it does not have")
+	}
+	p.DesktopEntry = "org.lull.Nobody"
+	if _, err := quitByBus(ctx, conn, p, []int{os.Getpid()}); err == nil {
+		t.Error("nobody was asked to quit")
+	}
+}
+
+func TestLauncher(t *testing.T) {
+	t.Setenv("LULL_LAUNCHER", "/x/lull-run")
+	if got, err := Launcher(); got != "/x/lull-run" || err != nil {
+		t.Error(got, err)
+	}
+	t.Setenv("LULL_LAUNCHER", "")
+	t.Setenv("PATH", "")
+	if got, err := Launcher(); err == nil {
+		t.Errorf("found %s in nowhere", got)
+	} else if !strings.HasPrefix(err.Error(), "cannot find the launcher") {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,269 @@
+package relay
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"math"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+	"go.uber.org/goleak"
+
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/dbus/bustest"
+	"github.com/lull/lull/userd/notify"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// agent is as much of an agent as the relay sees of it.
+type agent struct {
+	bus.Manager // every other method: not called
+	t           *testing.T
+	server      *bus.Server
+
+	mu      sync.Mutex
+	pending []bus.PendingRefresh
+	helpers []string
+	answers []string
+	refuse  bool
+}
+
+func newAgent(t *testing.T, address string) *agent {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	s, err := bus.Serve(ctx, address, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{t: t, server: s}
+	t.Cleanup(func() { s.Close() })
+	if err := s.Export(bus.AgentPath, bus.ExportManager(a, bus.ManagerProperties{Root: "/root", RunDir: "/run-dir"}), bus.ExportHelper()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RequestName(bus.AgentName); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func (a *agent) Pending(bus.Caller) ([]bus.PendingRefresh, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.refuse {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return a.pending, nil
+}
+
+func (a *agent) RegisterHelper(c bus.Caller, _ map[string]dbus.Variant) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.refuse {
+		return io.ErrUnexpectedEOF
+	}
+	a.helpers = append(a.helpers, c.Sender)
+	return nil
+}
+
+func (a *agent) Answer(_ bus.Caller, id, action string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answers = append(a.answers, id+" "+action)
+	return nil
+}
+
+func (a *agent) helper() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.helpers) == 0 {
+		return ""
+	}
+	return a.helpers[len(a.helpers)-1]
+}
+
+func (a *agent) send(s bus.Signal) {
+	a.t.Helper()
+	if err := a.server.SendTo(a.helper(), bus.AgentPath, s); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+type rig struct {
+	*Relay
+	t      *testing.T
+	events chan notify.Event
+}
+
+func run(t *testing.T, address string) *rig {
+	t.Helper()
+	r := &rig{t: t, events: make(chan notify.Event, 64)}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.Relay = New(Options{Address: address, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, func(e notify.Event) {
+		select {
+		case r.events <- e:
+		case <-ctx.Done():
+		}
+	})
+	done, ready := make(chan error, 1), make(chan struct{})
+	go func() { done <- r.Run(ctx, sync.OnceFunc(func() { close(ready) })) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-ready:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it is never ready")
+	}
+	return r
+}
+
+func wait[E notify.Event](r *rig) E {
+	r.t.Helper()
+	select {
+	case e := <-r.events:
+		if e, ok := e.(E); ok {
+			return e
+		}
+		r.t.Fatalf("%#v", e)
+	case <-time.After(10 * time.Second):
+	}
+	var e E
+	r.t.Fatalf("no %T", e)
+	return e
+}
+
+func TestAgentComesAndGoes(t *testing.T) {
+	address := bustest.Start(t)
+	r := run(t, address)
+	r.Do(notify.Ask{})
+	wait[notify.AskFailed](r)
+	for range 2 {
+		a := newAgent(t, address)
+		wait[notify.AgentUp](r)
+		if got := r.Places(); got != (Places{"/root", "/run-dir"}) {
+			t.Errorf("%+v", got)
+		}
+		a.mu.Lock()
+		a.pending = []bus.PendingRefresh{{ID: "r1", Instance: "firefox", Name: "Firefox", ToRevision: 2, Since: 1e15, Deadline: math.MaxUint64,
+			Urgency: "security", Processes: []bus.Process{{PID: 7, UID: 8, Command: "f"}}}}
+		a.mu.Unlock()
+		r.Do(notify.Ask{})
+		got := wait[notify.Listed](r).List
+		if len(got) != 1 || got[0].ID != "r1" || !got[0].Since.Equal(time.UnixMicro(1e15)) || !got[0].Deadline.IsZero() ||
+			len(got[0].Processes) != 1 || got[0].Processes[0].PID != 7 {
+			t.Errorf("%+v", got)
+		}
+		a.send(bus.HelperPending{Refresh: a.pending[0]})
+		wait[notify.Changed](r)
+		a.send(bus.HelperWithdrawn{ID: "r1", Reason: "exited"})
+		if e := wait[notify.Withdrawn](r); e.ID != "r1" || e.Reason != "exited" {
+			t.Errorf("%+v", e)
+		}
+		a.send(bus.HelperUpdated{Refresh: bus.UpdatedRefresh{ID: "r1", Instance: "firefox", ToVersion: "153"}})
+		if e := wait[notify.Updated](r); e.Done.Instance != "firefox" || e.Done.ToVersion != "153" {
+			t.Errorf("%+v", e)
+		}
+		a.server.Emit(bus.AgentPath, bus.ManagerRefreshFinished{Refresh: "/", Instance: "firefox", Result: "undone"})
+		if e := wait[notify.Finished](r); e.Result != "undone" {
+			t.Errorf("%+v", e)
+		}
+		r.Do(notify.Answer{ID: "r1", Action: "later"})
+		r.Do(notify.Ask{})
+		wait[notify.Listed](r)
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			a.mu.Lock()
+			n := len(a.answers)
+			a.mu.Unlock()
+			if n == 1 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("the answer has not arrived")
+			}
+		}
+		a.server.Close()
+		wait[notify.AgentDown](r)
+	}
+}
+
+func TestAgentThatRefuses(t *testing.T) {
+	address := bustest.Start(t)
+	a := newAgent(t, address)
+	a.mu.Lock()
+	a.refuse = true
+	a.mu.Unlock()
+	r := run(t, address)
+	wait[notify.AgentUp](r)
+	r.Do(notify.Ask{})
+	wait[notify.AskFailed](r)
+	a.mu.Lock()
+	a.refuse = false
+	a.mu.Unlock()
+	r.Do(notify.Ask{})
+	wait[notify.Listed](r)
+	if a.helper() == "" {
+		t.Error("it is never registered")
+	}
+}
+
+// Only the agent is believed, and only what it says in the right types.
+func TestForgedSignals(t *testing.T) {
+	address := bustest.Start(t)
+	a := newAgent(t, address)
+	r := run(t, address)
+	wait[notify.AgentUp](r)
+	liar, err := bus.Serve(context.Background(), address, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { liar.Close() })
+	for _, s := range []bus.Signal{
+		bus.HelperPending{Refresh: bus.PendingRefresh{ID: "x"}}, bus.HelperWithdrawn{ID: "x"},
+		bus.HelperUpdated{}, bus.ManagerRefreshFinished{Refresh: "/"},
+	} {
+		liar.SendTo(a.helper(), bus.AgentPath, s)
+		liar.Emit(bus.AgentPath, s)
+		a.server.SendTo(a.helper(), "/elsewhere", s)
+	}
+	for _, member := range []string{"Pending", "Withdrawn", "Updated", "Nonsense"} {
+		for _, body := range [][]any{nil, {uint32(1)}, {"x"}, {map[string]dbus.Variant{"id": dbus.MakeVariant(uint32(1))}}, {"x", "y", "z"}} {
+			a.server.Conn().Emit(bus.AgentPath, bus.HelperInterface+"."+member, body...)
+			m := &dbus.Message{Type: dbus.TypeSignal, Body: body, Headers: map[dbus.HeaderField]dbus.Variant{
+				dbus.FieldDestination: dbus.MakeVariant(a.helper()), dbus.FieldPath: dbus.MakeVariant(bus.AgentPath),
+				dbus.FieldInterface: dbus.MakeVariant(bus.HelperInterface), dbus.FieldMember: dbus.MakeVariant(member),
+			}}
+			if len(body) > 0 {
+				m.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(body...))
+			}
+			a.server.Conn().Send(m, make(chan *dbus.Call, 1))
+		}
+	}
+	a.send(bus.HelperWithdrawn{ID: "real", Reason: "held"})
+	if e := wait[notify.Withdrawn](r); e.ID != "real" {
+		t.Errorf("believed: %+v", e)
+	}
+}
+
+func TestNoBus(t *testing.T) {
+	r := run(t, "unix:path=/nonexistent/bus")
+	r.Do(notify.Ask{})
+	wait[notify.AskFailed](r)
+}
+
+func TestWhen(t *testing.T) {
+	for in, want := range map[uint64]time.Time{
+		0: {}, math.MaxUint64: {}, math.MaxInt64: {}, 1: time.UnixMicro(1), 1e15: time.UnixMicro(1e15),
+	} {
+		if got := when(in); !got.Equal(want) {
+			t.Errorf("when(%d) = %v, want %v", in, got, want)
+		}
+	}
+}
