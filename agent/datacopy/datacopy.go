@@ -41,6 +41,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -94,7 +95,7 @@ func Discard(dst string, o Options) error {
 	}
 	defer parent.Close()
 	err = removeAll(int(parent.Fd()), partial, 0)
-	if uerr := unlink(int(parent.Fd()), partial+indexSuffix); err == nil {
+	if uerr := unlinkIndex(int(parent.Fd()), partial); err == nil {
 		err = uerr
 	}
 	if err != nil {
@@ -193,7 +194,7 @@ func (j *job) open() error {
 		if err := removeAll(dir, j.partial, 0); err != nil {
 			return err
 		}
-		if err := unlink(dir, j.partial+indexSuffix); err != nil {
+		if err := unlinkIndex(dir, j.partial); err != nil {
 			return err
 		}
 	}
@@ -245,7 +246,7 @@ func (j *job) finish() error {
 	if err != nil {
 		return &fs.PathError{Op: "rename", Path: j.partial, Err: err}
 	}
-	if err := unlink(dir, j.partial+indexSuffix); err != nil {
+	if err := unlinkIndex(dir, j.partial); err != nil {
 		return err
 	}
 	return j.parent.Sync()
@@ -258,6 +259,11 @@ func (j *job) leave() error {
 	if err != nil {
 		return err
 	}
+	return j.leaveBehind(fresh)
+}
+
+// leaveBehind is leave with what flushSource has returned.
+func (j *job) leaveBehind(fresh time.Time) error {
 	j.fresh = fresh
 	j.index = newIndexWriter(inodeOf(&j.mount))
 	if err := j.folder(int(j.src.Fd()), int(j.dst.Fd()), "", 0); err != nil {

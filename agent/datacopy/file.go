@@ -41,7 +41,7 @@ func (j *job) file(src, dst int, name, rel string, st *unix.Statx_t) error {
 		return wrap(rel, err)
 	}
 	defer unix.Close(out)
-	if err := j.content(in, out, int64(now.Size)); err != nil {
+	if err := j.content(in, out, now); err != nil {
 		return wrap(rel, err)
 	}
 	if err := j.attributes(in, out, rel, now); err != nil {
@@ -86,16 +86,17 @@ func (j *job) link(first string, dst int, name string) (bool, error) {
 	return err == nil, err
 }
 
-// content copies size bytes with their holes: as a reflink where the file system
-// can, else inside the kernel, else through a buffer.
-func (j *job) content(in, out int, size int64) error {
+// content copies what is in a file with its holes: as a reflink where the file
+// system can, else inside the kernel, else through a buffer.
+func (j *job) content(in, out int, st *unix.Statx_t) error {
+	size := int64(st.Size)
 	if size == 0 {
 		return nil
 	}
 	if j.reflink {
 		switch err := unix.IoctlFileClone(out, in); err {
 		case nil:
-			return j.advance(size)
+			return j.advance(allocated(st))
 		case unix.EOPNOTSUPP, unix.EXDEV, unix.ENOTTY, unix.EINVAL, unix.ENOSYS:
 			j.reflink = false
 		}
@@ -119,6 +120,9 @@ func (j *job) content(in, out int, size int64) error {
 	}
 	return nil
 }
+
+// allocated is how much of a file is no hole, about.
+func allocated(st *unix.Statx_t) int64 { return int64(min(st.Size, st.Blocks*512)) }
 
 // extent returns the next stretch of data at or behind at.
 func extent(fd int, at, size int64) (from, to int64) {
@@ -233,10 +237,12 @@ func (j *job) xattrs(in, out int, rel string) error {
 	if err != nil {
 		return err
 	}
+	wanted := map[string]bool{}
 	for name := range bytes.SplitSeq(names, []byte{0}) {
 		if len(name) == 0 {
 			continue
 		}
+		wanted[string(name)] = true
 		value, err := xattr(func(b []byte) (int, error) { return unix.Fgetxattr(in, string(name), b) })
 		if err == nil {
 			err = unix.Fsetxattr(out, string(name), value, 0)
@@ -250,6 +256,18 @@ func (j *job) xattrs(in, out int, rel string) error {
 			}
 		default:
 			return err
+		}
+	}
+	// A folder may have had more of them at the time of the precopy.
+	have, err := xattr(func(b []byte) (int, error) { return unix.Flistxattr(out, b) })
+	if err != nil && err != unix.EOPNOTSUPP {
+		return err
+	}
+	for name := range bytes.SplitSeq(have, []byte{0}) {
+		if n := string(name); strings.HasPrefix(n, "user.") && !wanted[n] {
+			if err := unix.Fremovexattr(out, n); err != nil && err != unix.ENODATA {
+				return err
+			}
 		}
 	}
 	return nil

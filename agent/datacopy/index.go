@@ -49,10 +49,14 @@ func (w *indexWriter) add(rel string, r record) {
 	}
 }
 
+// sealed returns the whole file.
+func sealed(w *indexWriter) []byte {
+	return binary.BigEndian.AppendUint32(w.b, crc32.ChecksumIEEE(w.b))
+}
+
 // write puts the index in place, on stable storage.
 func (w *indexWriter) write(dir *os.File, name string) error {
-	w.b = binary.BigEndian.AppendUint32(w.b, crc32.ChecksumIEEE(w.b))
-	tmp := name + ".new"
+	tmp := name + newSuffix
 	if err := unlink(int(dir.Fd()), tmp); err != nil {
 		return err
 	}
@@ -62,7 +66,7 @@ func (w *indexWriter) write(dir *os.File, name string) error {
 	}
 	f := os.NewFile(uintptr(fd), tmp)
 	defer f.Close()
-	if _, err := f.Write(w.b); err != nil {
+	if _, err := f.Write(sealed(w)); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
@@ -72,6 +76,13 @@ func (w *indexWriter) write(dir *os.File, name string) error {
 		return err
 	}
 	return dir.Sync()
+}
+
+// newSuffix marks an index that is not whole yet.
+const newSuffix = ".new"
+
+func unlinkIndex(dir int, partial string) error {
+	return errors.Join(unlink(dir, partial+indexSuffix), unlink(dir, partial+indexSuffix+newSuffix))
 }
 
 var errIndex = errors.New("it is damaged")

@@ -137,9 +137,20 @@ func (j *job) entry(src, dst int, name, rel string, depth int) error {
 	if err != nil {
 		return wrap(rel, err)
 	}
-	if j.elsewhere(&st) {
-		j.skip(rel, "something else is mounted there")
-		return nil
+	skip := ""
+	switch {
+	case j.elsewhere(&st):
+		skip = "something else is mounted there"
+	case st.Mode&unix.S_IFMT == unix.S_IFSOCK:
+		skip = "it is a socket"
+	case st.Mode&unix.S_IFMT == unix.S_IFIFO:
+		skip = "it is a fifo"
+	case st.Mode&unix.S_IFMT == unix.S_IFCHR, st.Mode&unix.S_IFMT == unix.S_IFBLK:
+		skip = "it is a device"
+	}
+	if skip != "" {
+		j.skip(rel, skip)
+		return removeAll(dst, name, 0) // a precopy may have found something else there
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
@@ -148,12 +159,6 @@ func (j *job) entry(src, dst int, name, rel string, depth int) error {
 		err = j.file(src, dst, name, rel, &st)
 	case unix.S_IFLNK:
 		err = j.symlink(src, dst, name, rel, &st)
-	case unix.S_IFSOCK:
-		j.skip(rel, "it is a socket")
-	case unix.S_IFIFO:
-		j.skip(rel, "it is a fifo")
-	default:
-		j.skip(rel, "it is a device")
 	}
 	switch {
 	case err == nil:
@@ -164,6 +169,9 @@ func (j *job) entry(src, dst int, name, rel string, depth int) error {
 		return removeAll(dst, name, 0)
 	case errors.Is(err, errUnreadable) && !j.asRoot:
 		j.skip(rel, "it cannot be read")
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			return removeAll(dst, name, 0)
+		}
 		return nil
 	}
 	return err
@@ -354,7 +362,7 @@ func (j *job) measure(src int, rel string, depth int) (files, bytes int64, err e
 				}
 				j.seen[inodeOf(&st)] = sub
 			}
-			bytes += int64(min(st.Size, st.Blocks*512)) // holes are not copied
+			bytes += allocated(&st)
 		}
 	}
 	return files, bytes, nil

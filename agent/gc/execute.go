@@ -3,6 +3,7 @@ package gc
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 
@@ -138,10 +139,11 @@ type execution struct {
 	failed error
 }
 
-// waste is what lies in the trash and can be deleted.
+// waste is what lies in the trash and can be deleted: loose blobs, or a tree
+// with the blobs in it.
 type waste struct {
-	tree    string
-	victims []Victim
+	tree    *store.TakenTree
+	victims map[store.Key]int64 // sizes
 }
 
 func (x *execution) run() (Result, error) {
@@ -204,29 +206,29 @@ func (x *execution) takeAll() error {
 func (x *execution) enough() bool { return x.opts.Free > 0 && x.taken >= x.opts.Free }
 
 func (x *execution) step(st step) error {
+	w := waste{victims: map[store.Key]int64{}}
 	if !st.tree.IsZero() {
-		var place string
 		err := x.fresh(func() (err error) {
-			place, err = x.s.TakeTree(st.tree, func() (bool, error) { return x.guard.mayTree(st.tree) })
+			w.tree, err = x.s.TakeTree(st.tree, func() (bool, error) { return x.guard.mayTree(st.tree) })
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		if place != "" {
-			x.waste <- waste{tree: place}
-		}
-		if err := faultpoint.Hit("gc.tree"); err != nil {
-			return err
-		}
 	}
-	loose := st.tree.IsZero()
+	if w.tree != nil {
+		// Behind its blobs: as long as the tree is there, they are.
+		defer func() { x.waste <- w }()
+	}
+	if err := faultpoint.Hit("gc.tree"); err != nil {
+		return err
+	}
 	for lot := range slices.Chunk(x.plan.Blobs[st.from:st.to], batch) {
 		// Blobs of a package go together: half a package is of no use.
-		if loose && x.enough() {
+		if st.tree.IsZero() && x.enough() {
 			return nil
 		}
-		if err := x.lot(lot); err != nil {
+		if err := x.lot(lot, w); err != nil {
 			return err
 		}
 		if err := faultpoint.Hit("gc.batch"); err != nil {
@@ -236,7 +238,8 @@ func (x *execution) step(st step) error {
 	return nil
 }
 
-func (x *execution) lot(lot []Victim) error {
+// lot takes a batch away. What stays in the tree is added to w.
+func (x *execution) lot(lot []Victim, w waste) error {
 	keys := make([]store.Key, len(lot))
 	size := make(map[store.Key]int64, len(lot))
 	for i, v := range lot {
@@ -244,14 +247,18 @@ func (x *execution) lot(lot []Victim) error {
 		size[v.Key] = v.Size
 	}
 	return x.fresh(func() error {
-		taken, err := x.s.TakeAway(keys, x.guard.may)
-		w := waste{}
+		taken, inTree, err := x.s.TakeAway(keys, w.tree, x.guard.may)
+		loose := waste{victims: map[store.Key]int64{}}
 		for _, k := range taken {
-			w.victims = append(w.victims, Victim{k, size[k]})
+			loose.victims[k] = size[k]
+			x.taken += size[k]
+		}
+		for _, k := range inTree {
+			w.victims[k] = size[k]
 			x.taken += size[k]
 		}
 		if len(taken) > 0 {
-			x.waste <- w
+			x.waste <- loose
 		}
 		return err
 	})
@@ -276,27 +283,21 @@ func (x *execution) fresh(do func() error) error {
 // delete empties the trash until there is no more waste.
 func (x *execution) delete() {
 	for w := range x.waste {
-		if w.tree != "" {
-			err := x.s.DiscardTree(w.tree)
-			x.mu.Lock()
-			x.failed = errors.Join(x.failed, err)
-			x.result.Packages++
-			x.mu.Unlock()
-			continue
+		var deleted []store.Key
+		var err error
+		if w.tree != nil {
+			deleted, err = x.s.DiscardTree(w.tree)
+		} else {
+			deleted, err = x.s.Discard(slices.Collect(maps.Keys(w.victims)))
 		}
-		keys := make([]store.Key, len(w.victims))
-		for i, v := range w.victims {
-			keys[i] = v.Key
-		}
-		deleted, err := x.s.Discard(keys)
 		x.mu.Lock()
 		x.failed = errors.Join(x.failed, err)
+		if w.tree != nil {
+			x.result.Packages++
+		}
 		x.result.Blobs += len(deleted)
-		for i, j := 0, 0; j < len(deleted); i++ {
-			if w.victims[i].Key == deleted[j] {
-				x.result.Bytes += w.victims[i].Size
-				j++
-			}
+		for _, k := range deleted {
+			x.result.Bytes += w.victims[k]
 		}
 		x.mu.Unlock()
 	}

@@ -28,7 +28,7 @@ import (
 func (l *launch) userData(ctx context.Context) (data, common string, err error) {
 	home, err := homeFolder()
 	if err != nil {
-		return "", "", problem.New(problem.KindOf(err), "it has no place for its data: %w", err)
+		return "", "", within(err, "it has no place for its data")
 	}
 	base := filepath.Join(home, ".local", "share", "lull", l.Instance)
 	common = filepath.Join(base, "common")
@@ -38,7 +38,7 @@ func (l *launch) userData(ctx context.Context) (data, common string, err error) 
 	}
 	// XDG Base Directory: what is made on the way is the user's alone.
 	if err := os.MkdirAll(common, 0o700); err != nil {
-		return "", "", problem.New(problem.KindOf(err), "it has no place for its data: %w", err)
+		return "", "", within(err, "it has no place for its data")
 	}
 	if isFolder(data) {
 		return data, common, nil
@@ -56,7 +56,7 @@ func (l *launch) userData(ctx context.Context) (data, common string, err error) 
 	}, revisionsIn(base))
 	if from == 0 {
 		if err := os.Mkdir(data, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return "", "", problem.New(problem.KindOf(err), "it has no place for its data: %w", err)
+			return "", "", within(err, "it has no place for its data")
 		}
 		return data, common, nil
 	}

@@ -45,8 +45,12 @@ func Main(ctx context.Context, args []string) int {
 // Run launches and does not return, except with the reason why it could not.
 // Kinds: NotFound, Unavailable (it cannot be tracked), Invalid, and others.
 func Run(ctx context.Context, o Options) error {
-	err := run(ctx, &o)
-	p := problem.New(problem.KindOf(err), "cannot run %s: %w", o.Instance, err)
+	return within(run(ctx, &o), "cannot run "+o.Instance)
+}
+
+// within puts an error into its context and keeps its kind and its advice.
+func within(err error, what string) error {
+	p := problem.New(problem.KindOf(err), "%s: %w", what, err)
 	p.Hint = problem.HintOf(err)
 	return p
 }

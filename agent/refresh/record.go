@@ -95,6 +95,7 @@ type Refresh struct {
 	FromVersion string        `json:"from-version,omitempty"`
 	ToVersion   string        `json:"to-version,omitempty"`
 	Urgency     string        `json:"urgency,omitempty"`
+	Notes       string        `json:"notes,omitempty"` // what is new
 	Purge       bool          `json:"purge,omitempty"`
 
 	// Since is when the postponement window of this revision began: when it was first

@@ -116,7 +116,7 @@ func doStage(_ context.Context, t *task) error {
 			return problem.New(problem.Invalid, "cannot use package %s %s: its service %s belongs to users' sessions, which only lulld --user runs", m.Name, m.Version, s.Name)
 		}
 	}
-	r.ToVersion = m.Version
+	r.ToVersion, r.Notes = m.Version, m.Notes
 	if !t.e.Store.HasPackage(r.Package) {
 		if err := t.e.Store.Materialise(r.Package); err != nil {
 			return err

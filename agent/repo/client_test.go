@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,7 +25,10 @@ import (
 	"github.com/lull/lull/agent/repo/publish"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // damage that the tests do is reported there
+	goleak.VerifyTestMain(m)
+}
 
 const app = "org.example.maps"
 
@@ -43,12 +48,17 @@ type fixture struct {
 
 func newFixture(t *testing.T, expires publish.Expiry) *fixture {
 	t.Helper()
+	return newFixtureOf(t, expires, repo.FrameSize+repo.FrameSize/8)
+}
+
+// newFixtureOf has one blob of that many bytes, which do not compress.
+func newFixtureOf(t *testing.T, expires publish.Expiry, size int) *fixture {
+	t.Helper()
 	f := &fixture{t: t, dir: filepath.Join(t.TempDir(), "repository")}
 	if err := publish.Init(t.Context(), f.dir, publish.InitOptions{Common: publish.Common{Now: now, Expires: expires}}); err != nil {
 		t.Fatal(err)
 	}
-	// Two frames and a half that do not compress, so that the file has some size.
-	f.big = make([]byte, 2*repo.FrameSize+repo.FrameSize/2)
+	f.big = make([]byte, size)
 	rand.NewChaCha8([32]byte{1}).Read(f.big)
 	f.publish("1.0", expires)
 	f.root = f.read("root.json")
@@ -238,7 +248,7 @@ func TestInstall(t *testing.T) {
 }
 
 func TestBlobFromOffset(t *testing.T) {
-	f := newFixture(t, publish.Expiry{})
+	f := newFixtureOf(t, publish.Expiry{}, 2*repo.FrameSize+repo.FrameSize/2)
 	big := digest.Of(f.big)
 	file := f.read(repo.BlobPath(big))
 	if n := repo.ParseSeekTable(file); n != 3 {
@@ -281,43 +291,44 @@ func TestBlobFromOffset(t *testing.T) {
 // counts the bytes of blobs that it sends.
 type flaky struct {
 	http.Handler
-	request, sent int
-	ranges        bool
-	block         chan struct{}
+	requests, sent atomic.Int64
+	ranges         bool
+	block          chan struct{}
 }
 
 func (h *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h.request++
+	n := h.requests.Add(1)
 	if !h.ranges {
 		r.Header.Del("Range")
 	}
-	if h.request%4 == 1 {
+	if n%4 == 1 {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
-	h.Handler.ServeHTTP(&cutting{ResponseWriter: w, h: h, left: 1 << 20}, r)
+	h.Handler.ServeHTTP(&cutting{ResponseWriter: w, h: h, stall: n%4 == 3, left: 1 << 20}, r)
 }
 
 type cutting struct {
 	http.ResponseWriter
-	h    *flaky
-	left int
+	h     *flaky
+	stall bool
+	left  int
 }
 
 func (c *cutting) Write(b []byte) (int, error) {
-	if c.left -= len(b); c.left < 0 && c.h.request%4 == 3 {
+	if c.left -= len(b); c.left < 0 && c.stall {
 		<-c.h.block
 	}
 	if c.left < 0 && c.h.ranges {
 		panic(http.ErrAbortHandler)
 	}
 	n, err := c.ResponseWriter.Write(b)
-	c.h.sent += n
+	c.h.sent.Add(int64(n))
 	return n, err
 }
 
 func TestDownloadsGoOn(t *testing.T) {
-	f := newFixture(t, publish.Expiry{})
+	f := newFixtureOf(t, publish.Expiry{}, 2*repo.FrameSize+repo.FrameSize/2)
 	h := &flaky{Handler: http.FileServer(http.Dir(f.dir)), ranges: true, block: make(chan struct{})}
 	url := f.serve(h)
 	t.Cleanup(func() { close(h.block) })
@@ -325,12 +336,12 @@ func TestDownloadsGoOn(t *testing.T) {
 	if err := install(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	if h.request < 15 {
-		t.Errorf("only %d requests", h.request)
+	if n := h.requests.Load(); n < 15 {
+		t.Errorf("only %d requests", n)
 	}
 	// What was sent is not sent again.
-	if limit := len(f.big) + 1<<20; h.sent > limit {
-		t.Errorf("%d bytes sent, want at most %d", h.sent, limit)
+	if limit := int64(len(f.big) + 1<<20); h.sent.Load() > limit {
+		t.Errorf("%d bytes sent, want at most %d", h.sent.Load(), limit)
 	}
 }
 

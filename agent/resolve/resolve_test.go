@@ -401,11 +401,11 @@ func TestTakenBack(t *testing.T) {
 	w := newWorld(t)
 	w.resolve(t, w.tool)
 	all := func() (bool, error) { return true, nil }
-	place, err := w.s.TakeTree(w.tool, all)
+	tree, err := w.s.TakeTree(w.tool, all)
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken, err := w.s.TakeAway([]store.Key{store.MetaKey(w.tool), {Digest: digest.Of([]byte("tool")), Exec: true}, {Digest: digest.Of([]byte("libc"))}}, func(store.Key) (bool, error) { return true, nil })
+	taken, _, err := w.s.TakeAway([]store.Key{store.MetaKey(w.tool), {Digest: digest.Of([]byte("tool")), Exec: true}, {Digest: digest.Of([]byte("libc"))}}, nil, func(store.Key) (bool, error) { return true, nil })
 	if err != nil || len(taken) != 3 {
 		t.Fatal(taken, err)
 	}
@@ -417,7 +417,7 @@ func TestTakenBack(t *testing.T) {
 	if deleted, err := w.s.Discard(taken); err != nil || len(deleted) != 0 {
 		t.Errorf("deleted %v, %v", deleted, err)
 	}
-	if err := w.s.DiscardTree(place); err != nil {
+	if _, err := w.s.DiscardTree(tree); err != nil {
 		t.Error(err)
 	}
 	storetest.Clean(t, w.s)

@@ -64,7 +64,7 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 		o.manner = "release agent and inotify"
 	case why == nil:
 		o.manner = fmt.Sprintf("release agent; its markers are read every %v (no inotify: %v)", pollEvery, noWatch)
-		o.events = poll(o, ctl.AllRunning, o.events)
+		o.events = poll(o, o.marked, o.events)
 	default:
 		o.manner = fmt.Sprintf("cgroup.procs is read every %v (no release agent: %v)", pollEvery, why)
 		o.events = poll(o, o.instances, o.events)
@@ -77,6 +77,13 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 		return fail(err)
 	}
 	return o, nil
+}
+
+// marked are the instances that have a marker, or services, which have none.
+func (o *ownedTracker) marked() ([]string, error) {
+	running, err1 := o.ctl.AllRunning()
+	grouped, err2 := o.instances()
+	return append(running, grouped...), errors.Join(err1, err2)
 }
 
 // register makes binary the hierarchy's release agent. A hierarchy has one: a

@@ -104,7 +104,7 @@ type Store struct {
 	serial atomic.Int64 // makes names in the trash unique
 
 	residency sync.RWMutex
-	trashed   map[Key]struct{} // blobs in the trash, guarded by residency
+	trashed   map[Key]string // blobs in the trash → where, guarded by residency
 
 	mu      sync.Mutex
 	ingests map[digest.Digest]bool // under way
@@ -122,7 +122,7 @@ func Open(root string) (*Store, error) {
 	}
 	s := &Store{
 		root:    root,
-		trashed: map[Key]struct{}{},
+		trashed: map[Key]string{},
 		ingests: map[digest.Digest]bool{},
 	}
 	if s.other = lockedByOther(root); s.other != 0 {
@@ -150,7 +150,7 @@ func (s *Store) prepare() error {
 	if err := s.removeLeftovers(); err != nil {
 		return err
 	}
-	return removeChildren(s.path(trashDir), nil)
+	return s.emptyTrash()
 }
 
 // makeFanOut makes blobs/00 to blobs/ff, flushed together.

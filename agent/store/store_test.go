@@ -255,7 +255,7 @@ func TestOpenCleans(t *testing.T) {
 	one, two, _ := apps(t, r)
 	r.Put(t, s, one)
 	for _, path := range []string{
-		"packages/.new." + two.String() + ".7/a/b", "trash/" + two.String() + ".tree-1/x", "trash/" + two.String(),
+		"packages/.new." + two.String() + ".7/a/b", "trash/" + two.String() + ".tree-1/x", "trash/0/" + two.String(),
 		"packages/.tmp-x-1", ".tmp-state.db-1", "tmp/" + two.String() + "/" + digest.Of(nil).String(), "other/kept",
 	} {
 		full := filepath.Join(s.Root(), path)
@@ -267,7 +267,7 @@ func TestOpenCleans(t *testing.T) {
 	if _, err := store.Open(s.Root()); err != nil {
 		t.Fatal(err)
 	}
-	for pattern, want := range map[string]int{"packages/.*": 0, "trash/*": 0, ".tmp*": 0, "tmp/*/*": 1, "other/*": 1, "packages/*": 2} {
+	for pattern, want := range map[string]int{"packages/.*": 0, "trash/*": 16, "trash/*/*": 0, ".tmp*": 0, "tmp/*/*": 1, "other/*": 1, "packages/*": 2} {
 		if got, _ := filepath.Glob(filepath.Join(s.Root(), pattern)); len(got) != want {
 			t.Errorf("%s: %v", pattern, got)
 		}
@@ -282,14 +282,14 @@ func TestTrash(t *testing.T) {
 	b := store.Key{Digest: digest.Of([]byte("libc"))}
 	c := store.Key{Digest: digest.Of([]byte("same"))}
 	nobody := store.Key{Digest: digest.Of([]byte("not there"))}
-	place, err := s.TakeTree(one, func() (bool, error) { return false, nil })
-	if place != "" || err != nil || !s.HasPackage(one) {
-		t.Errorf("TakeTree took what it must not: %q, %v", place, err)
+	tree, err := s.TakeTree(one, func() (bool, error) { return false, nil })
+	if tree != nil || err != nil || !s.HasPackage(one) {
+		t.Errorf("TakeTree took what it must not: %v, %v", tree, err)
 	}
-	if place, err = s.TakeTree(one, func() (bool, error) { return true, nil }); err != nil || s.HasPackage(one) {
-		t.Errorf("TakeTree: %q, %v", place, err)
+	if tree, err = s.TakeTree(one, func() (bool, error) { return true, nil }); err != nil || s.HasPackage(one) {
+		t.Errorf("TakeTree: %v, %v", tree, err)
 	}
-	taken, err := s.TakeAway([]store.Key{a, b, c, nobody}, func(k store.Key) (bool, error) { return k != c, nil })
+	taken, _, err := s.TakeAway([]store.Key{a, b, c, nobody}, nil, func(k store.Key) (bool, error) { return k != c, nil })
 	if err != nil || len(taken) != 2 || s.Has(a) || !s.Has(c) {
 		t.Errorf("TakeAway: %v, %v", taken, err)
 	}
@@ -300,17 +300,29 @@ func TestTrash(t *testing.T) {
 	if deleted, err := s.Discard(taken); err != nil || len(deleted) != 1 || deleted[0] != b {
 		t.Errorf("Discard: %v, %v", deleted, err)
 	}
-	if err := s.DiscardTree(place); err != nil {
-		t.Error(err)
-	}
 	if s.Has(b) || !s.Has(a) {
 		t.Error("the wrong one is gone")
 	}
-	if left, _ := filepath.Glob(filepath.Join(s.Root(), "trash/*")); len(left) > 0 {
+	// What lies in the tree stays there, and is taken back from there.
+	help := store.Key{Digest: digest.Of([]byte(""))}
+	taken, inTree, err := s.TakeAway([]store.Key{a, b, help, c}, tree, func(store.Key) (bool, error) { return true, nil })
+	if err != nil || len(taken) != 0 || len(inTree) != 3 || s.Has(a) {
+		t.Errorf("TakeAway: %v, %v, %v", taken, inTree, err)
+	}
+	if absent, err := s.Absent([]store.Want{{Key: a}}); err != nil || len(absent) != 0 || !s.Has(a) {
+		t.Errorf("Absent: %v, %v", absent, err)
+	}
+	if deleted, err := s.DiscardTree(tree); err != nil || len(deleted) != 2 || s.Has(help) || !s.Has(a) {
+		t.Errorf("DiscardTree: %v, %v", deleted, err)
+	}
+	if absent, err := s.Absent([]store.Want{{Key: help}}); err != nil || len(absent) != 1 {
+		t.Errorf("Absent of what is deleted: %v, %v", absent, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.Root(), "trash/*/*")); len(left) > 0 {
 		t.Errorf("left in the trash: %v", left)
 	}
 	stop := errors.New("stop")
-	if taken, err := s.TakeAway([]store.Key{a, c}, func(k store.Key) (bool, error) { return true, stop }); !errors.Is(err, stop) || len(taken) != 0 {
+	if taken, _, err := s.TakeAway([]store.Key{a}, nil, func(k store.Key) (bool, error) { return true, stop }); !errors.Is(err, stop) || len(taken) != 0 {
 		t.Errorf("TakeAway after an error: %v, %v", taken, err)
 	}
 }
@@ -530,9 +542,9 @@ func BenchmarkMaterialise15000(b *testing.B) {
 	r.Put(b, s, pkg)
 	for b.Loop() {
 		b.StopTimer()
-		place, err := s.TakeTree(pkg, func() (bool, error) { return true, nil })
+		tree, err := s.TakeTree(pkg, func() (bool, error) { return true, nil })
 		if err == nil {
-			err = s.DiscardTree(place)
+			_, err = s.DiscardTree(tree)
 		}
 		if err != nil {
 			b.Fatal(err)

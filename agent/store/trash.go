@@ -14,52 +14,117 @@ import (
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/meta"
 )
+
+// trashPath is a blob's place in the trash: trash/A/HASH, by the first digit.
+// Several folders, because names are added and deleted at the same time.
+func (s *Store) trashPath(k Key) string {
+	name := k.String()
+	return s.path(trashDir, name[:1], name)
+}
+
+// emptyTrash deletes all that is in the trash, and makes its folders.
+func (s *Store) emptyTrash() error {
+	if err := removeChildren(s.path(trashDir), nil); err != nil {
+		return err
+	}
+	for i := range 16 {
+		if err := os.Mkdir(s.path(trashDir, fmt.Sprintf("%x", i)), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TakenTree is a package's tree in the trash.
+type TakenTree struct {
+	place string
+	files map[Key]string // path below place of each blob, as far as known
+	taken []Key          // blobs that lost their name and lie in the tree alone
+}
 
 // TakeAway moves blobs into the trash, a small batch in one go. It asks may for
 // each, under the write lock: nobody can find a blob resident between answer
 // and move. An error of may ends the batch. It returns those that are in the
 // trash now; the caller gives them to Discard.
-func (s *Store) TakeAway(batch []Key, may func(Key) (bool, error)) (taken []Key, err error) {
+//
+// Those that also lie in tree, if it is not nil, only lose their name: they are
+// kept by the tree, can be taken back from there, and go with DiscardTree. That
+// is cheaper, and needs no space at all. They are returned as inTree.
+func (s *Store) TakeAway(batch []Key, tree *TakenTree, may func(Key) (bool, error)) (taken, inTree []Key, err error) {
 	if err := s.writable(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s.residency.Lock()
 	defer s.residency.Unlock()
 	for _, k := range batch {
 		ok, err := may(k)
 		if err != nil {
-			return taken, err
+			return taken, inTree, err
 		}
 		if !ok {
 			continue
 		}
-		err = durable.Move(s.BlobPath(k), s.path(trashDir, k.String()))
+		there, err := s.takeLocked(k, tree)
+		if err != nil {
+			return taken, inTree, err
+		}
+		switch {
+		case there == "":
+		case there == s.trashPath(k):
+			taken = append(taken, k)
+		default:
+			inTree = append(inTree, k)
+			tree.taken = append(tree.taken, k)
+		}
+	}
+	return taken, inTree, nil
+}
+
+// takeLocked takes one blob away and says where it lies now, "" if it was not
+// there.
+func (s *Store) takeLocked(k Key, tree *TakenTree) (string, error) {
+	place := s.trashPath(k)
+	var err error
+	if tree != nil && tree.files[k] != "" {
+		place = tree.place + "/" + tree.files[k]
+		if err = faultpoint.Hit("store.takeaway.unlink"); err == nil {
+			err = unix.Unlink(s.BlobPath(k))
+		}
+	} else {
+		err = durable.Move(s.BlobPath(k), place)
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 			// Even a name costs a block where a folder is full. Deleting does not.
-			err = os.Remove(s.BlobPath(k))
+			err = unix.Unlink(s.BlobPath(k))
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return taken, err
-		}
-		s.trashed[k] = struct{}{}
-		taken = append(taken, k)
 	}
-	return taken, nil
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	s.trashed[k] = place
+	return place, nil
 }
 
 // takeBack makes a blob resident again that lies in the trash.
 func (s *Store) takeBack(k Key) bool {
 	s.residency.Lock()
 	defer s.residency.Unlock()
-	if _, ok := s.trashed[k]; !ok {
+	place, ok := s.trashed[k]
+	if !ok {
 		return false
 	}
-	// The collector may have deleted it meanwhile; then this fails.
-	if durable.Move(s.path(trashDir, k.String()), s.BlobPath(k)) != nil {
+	// The collector may have deleted it meanwhile; then these fail.
+	var err error
+	if place == s.trashPath(k) {
+		err = durable.Move(place, s.BlobPath(k))
+	} else {
+		err = unix.Link(place, s.BlobPath(k))
+	}
+	if err != nil {
 		return false
 	}
 	delete(s.trashed, k)
@@ -73,13 +138,19 @@ func (s *Store) Discard(keys []Key) (deleted []Key, err error) {
 	for _, k := range keys {
 		e := faultpoint.Hit("store.discard")
 		if e == nil {
-			e = os.Remove(s.path(trashDir, k.String()))
+			e = os.Remove(s.trashPath(k))
 		}
 		if e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 			failed = append(failed, k)
 		}
 	}
+	return s.forget(keys, failed), err
+}
+
+// forget strikes keys off the list of what is in the trash, but for those that
+// failed to be deleted, and returns those that had not been taken back.
+func (s *Store) forget(keys, failed []Key) (deleted []Key) {
 	s.residency.Lock()
 	defer s.residency.Unlock()
 	for _, k := range keys {
@@ -88,36 +159,51 @@ func (s *Store) Discard(keys []Key) (deleted []Key, err error) {
 			delete(s.trashed, k)
 		}
 	}
-	return deleted, err
+	return deleted
 }
 
-// TakeTree moves a package's tree into the trash and returns its place there,
-// "" if may, asked under the write lock, said no or there is no tree. The
-// caller gives the place to DiscardTree.
-func (s *Store) TakeTree(pkg digest.Digest, may func() (bool, error)) (place string, err error) {
+// TakeTree moves a package's tree into the trash, and returns nil if may, asked
+// under the write lock, said no or there is no tree. The caller gives it to
+// DiscardTree.
+func (s *Store) TakeTree(pkg digest.Digest, may func() (bool, error)) (*TakenTree, error) {
 	if err := s.writable(); err != nil {
-		return "", err
+		return nil, err
 	}
+	place, err := s.takeTree(pkg, may)
+	if place == "" {
+		return nil, err
+	}
+	t := &TakenTree{place: place, files: map[Key]string{}}
+	own := meta.Reserved + "/meta.json"
+	// Without its meta the tree goes as well, only less cheaply.
+	if m, err := readMeta(pkg, place+"/"+own); err == nil {
+		for i := range m.Entries {
+			if e := &m.Entries[i]; e.IsFile() {
+				t.files[Key{e.Blob, e.Exec}] = e.Path
+			}
+		}
+		t.files[MetaKey(pkg)] = own
+	}
+	return t, nil
+}
+
+func (s *Store) takeTree(pkg digest.Digest, may func() (bool, error)) (string, error) {
 	s.residency.Lock()
 	defer s.residency.Unlock()
 	ok, err := may()
 	if err != nil || !ok {
 		return "", err
 	}
-	return s.trashTree(s.PackageDir(pkg), pkg.String())
-}
-
-func (s *Store) trashTree(dir, name string) (string, error) {
-	place := s.path(trashDir, fmt.Sprintf("%s.tree-%d", name, s.serial.Add(1)))
-	err := durable.Move(dir, place)
+	place := s.path(trashDir, fmt.Sprintf("%s.tree-%d", pkg, s.serial.Add(1)))
+	err = durable.Move(s.PackageDir(pkg), place)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		// Where no name can be added to the trash, one that is ignored and
+		// deleted at start will do.
+		place = s.path(packagesDir, fmt.Sprintf("%s%s.%d", newPrefix, pkg, s.serial.Add(1)))
+		err = durable.Move(s.PackageDir(pkg), place)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
-	}
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		// Where no name can be added to the trash, a name that is ignored and
-		// deleted at start will do.
-		place = s.path(packagesDir, newPrefix+name)
-		err = durable.Move(dir, place)
 	}
 	if err != nil {
 		return "", err
@@ -125,12 +211,14 @@ func (s *Store) trashTree(dir, name string) (string, error) {
 	return place, nil
 }
 
-// DiscardTree deletes a tree in the trash.
-func (s *Store) DiscardTree(place string) error {
+// DiscardTree deletes a tree in the trash, and with it the blobs that TakeAway
+// has left in it. It returns those of them that had not been taken back.
+func (s *Store) DiscardTree(t *TakenTree) (deleted []Key, err error) {
 	if err := faultpoint.Hit("store.discard.tree"); err != nil {
-		return err
+		return nil, err
 	}
-	return removeTree(place)
+	err = removeTree(t.place)
+	return s.forget(t.taken, nil), err
 }
 
 // Ingests lists the packages with an unfinished ingest of which nobody is at

@@ -26,7 +26,15 @@ func demo() int {
 	began := time.Now()
 	options, err := circumstances()
 	if err == nil {
-		err = rig.Run(ctx, os.Stderr, func(tb rig.TB) { story.Tell(tb, &teller{began: began}, options) })
+		err = rig.Run(ctx, os.Stderr, func(tb rig.TB) {
+			if !options.Rootless {
+				rig.Turn(tb, func() { fmt.Println("waiting for somebody else who tests lull on this machine …") })
+			}
+			story.Tell(tb, &teller{began: began}, options)
+		})
+	}
+	if err != nil && options.Picture != "" {
+		os.Remove(options.Picture)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -36,7 +44,11 @@ func demo() int {
 		fmt.Fprintf(os.Stderr, "\nlull: the demonstration failed: %v\n", err)
 		return 1
 	}
-	fmt.Printf("\nThat was all, in %d seconds. Nothing is left but the picture: %s\n", int(time.Since(began).Seconds()), options.Picture)
+	fmt.Printf("\nThat was all, in %d seconds.", int(time.Since(began).Seconds()))
+	if options.Picture != "" {
+		fmt.Printf(" Nothing is left of it but the picture of the notice: %s", options.Picture)
+	}
+	fmt.Println()
 	return 0
 }
 

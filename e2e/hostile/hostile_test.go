@@ -130,7 +130,7 @@ func TestHostileMeta(t *testing.T) {
 		{"an unknown key", func(n string) []byte {
 			return metaWith(t, n, blob, len(content), func(m map[string]any) { m["postinst"] = "rm -rf /" })
 		}, "postinst"},
-		{"another's name", func(n string) []byte { return metaWith(t, "org.lull.Notes", blob, len(content), nil) }, "org.lull.Notes"},
+		{"another's name", func(n string) []byte { return metaWith(t, "org.lull.notes", blob, len(content), nil) }, "org.lull.notes"},
 		{"a command outside", func(n string) []byte {
 			return metaWith(t, n, blob, len(content), func(m map[string]any) {
 				m["apps"] = []any{map[string]any{"name": "app", "command": []string{"/bin/sh"}}}

@@ -51,7 +51,12 @@ func (w *World) tryAgentWith(flags []string, env ...string) (*Proc, error) {
 	if !w.System {
 		args = append(args, "--bus="+w.Bus.Address)
 	}
-	if w.LogindBus() != "" && !w.System {
+	switch {
+	case w.System || w.Rootless:
+		// logind is on the system bus, where lulld looks by itself
+	case w.LogindBus() == "system":
+		args = append(args, "--logind-bus="+systemBusAddress)
+	case w.LogindBus() != "":
 		args = append(args, "--logind-bus="+w.LogindBus())
 	}
 	if w.Tracker != "" {

@@ -1,7 +1,7 @@
 package rig
 
 import (
-	"fmt"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +29,9 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Con
   </policy>
 </busconfig>
 `
+
+// systemBusAddress is where the machine's own bus is.
+const systemBusAddress = "unix:path=/run/dbus/system_bus_socket"
 
 // Bus is a private message bus.
 type Bus struct {
@@ -82,7 +85,7 @@ func (w *World) systemBus() {
 		w.Fatalf("cannot configure the system bus: %v", err)
 	}
 	w.logind = "system"
-	w.Bus = &Bus{Address: "unix:path=/run/dbus/system_bus_socket", w: w}
+	w.Bus = &Bus{Address: systemBusAddress, w: w}
 	if call := w.Bus.Connect().BusObject().Call("org.freedesktop.DBus.ReloadConfig", 0); call.Err != nil {
 		w.Fatalf("cannot configure the system bus: %v", call.Err)
 	}
@@ -116,44 +119,62 @@ func (w *World) listen(b *Bus) {
 	}()
 }
 
-// monitor makes a new connection see every message of the bus. It is for
-// buses over which no descriptors are passed: it would hold on to them.
-func (b *Bus) monitor(see func(*dbus.Message)) {
+// message is one message of a bus as busctl tells of it.
+type message struct {
+	Type        string `json:"type"` // method_call, method_return, error, signal
+	Cookie      uint64 `json:"cookie"`
+	ReplyCookie uint64 `json:"reply_cookie"`
+	Sender      string `json:"sender"`
+	Destination string `json:"destination"`
+	Interface   string `json:"interface"`
+	Member      string `json:"member"`
+	Payload     struct {
+		Data []json.RawMessage `json:"data"`
+	} `json:"payload"`
+}
+
+// monitor has see called with every message of the bus, which an actor may
+// watch. It is for buses over which no descriptors are passed: a monitor would
+// hold on to them.
+func (b *Bus) monitor(as *Actor, see func(message)) {
 	b.w.Helper()
-	conn := b.Connect()
-	messages := make(chan *dbus.Message, 4096)
-	conn.Eavesdrop(messages)
-	conn.BusObject().Go("org.freedesktop.DBus.Monitoring.BecomeMonitor", dbus.FlagNoAutoStart, nil, []string{}, uint32(0))
-	ready, done := make(chan error, 1), make(chan struct{})
+	outR, outW, err := os.Pipe()
+	if err != nil {
+		b.w.Fatalf("cannot watch %s: %v", b.Address, err)
+	}
+	readyR, readyW, err := os.Pipe()
+	if err != nil {
+		b.w.Fatalf("cannot watch %s: %v", b.Address, err)
+	}
+	p := as.StartWith(func(c *exec.Cmd) { c.Stdout, c.Stderr = outW, readyW },
+		"busctl", "--address="+b.Address, "--json=short", "monitor")
+	outW.Close()
+	readyW.Close()
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		asked := true
-		for m := range messages {
-			if asked && (m.Type == dbus.TypeMethodReply || m.Type == dbus.TypeError) {
-				asked = false
-				if m.Type == dbus.TypeError {
-					ready <- fmt.Errorf("%v", m.Body)
-				}
-				close(ready)
-				continue
+		defer outR.Close()
+		for dec := json.NewDecoder(outR); ; {
+			var m message
+			if dec.Decode(&m) != nil {
+				return
 			}
 			see(m)
 		}
 	}()
 	b.w.Cleanup(func() {
-		conn.Eavesdrop(nil)
-		conn.Close()
-		close(messages)
+		p.Stop()
 		<-done
 	})
-	if err := <-ready; err != nil {
-		b.w.Fatalf("cannot watch %s: %v", b.Address, err)
+	if line, err := readLine(b.w.Context(), readyR, p, 20*time.Second); err != nil || !strings.Contains(line, "Monitoring") {
+		b.w.Fatalf("cannot watch %s: %v %s", b.Address, err, line)
 	}
 }
 
-// HasOwner says whether a name is owned on the bus.
-func (b *Bus) HasOwner(conn *dbus.Conn, name string) bool {
-	var has bool
-	err := conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, name).Store(&has)
-	return err == nil && has
+// HasOwner says whether a name is owned on the bus, as an actor sees it.
+func (b *Bus) HasOwner(as *Actor, name string) bool {
+	b.w.Helper()
+	r := as.Run("busctl", "--address="+b.Address, "call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+		"NameHasOwner", "s", name)
+	return r.Stdout == "b true\n"
 }

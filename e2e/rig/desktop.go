@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,8 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/godbus/dbus/v5"
 )
 
 // dunstConfig makes notices large enough to be read in a picture, and lets
@@ -47,7 +46,6 @@ type Notice struct {
 	Summary string
 	Body    string
 	Actions []string // key, label, key, label, …
-	Hints   map[string]dbus.Variant
 	Closed  bool
 }
 
@@ -75,7 +73,7 @@ type Desktop struct {
 
 type callKey struct {
 	sender string
-	serial uint32
+	cookie uint64
 }
 
 // StartDesktop gives the world's user a session with Xvfb and dunst.
@@ -87,16 +85,15 @@ func (w *World) StartDesktop() *Desktop {
 	} else {
 		w.Session = w.startBus("session", w.User)
 	}
-	w.Session.monitor(d.see)
+	w.Session.monitor(w.User, d.see)
 	d.startX()
 	config := w.Path("dunstrc")
 	if err := os.WriteFile(config, []byte(dunstConfig), 0o644); err != nil {
 		w.Fatalf("cannot start dunst: %v", err)
 	}
-	conn := w.Session.Connect()
 	d.Dunst = w.User.StartWith(d.onSession, "dunst", "-conf", config)
 	w.Until("dunst serves notifications", 20*time.Second, func() (bool, string) {
-		return w.Session.HasOwner(conn, "org.freedesktop.Notifications"), tail(d.Dunst.Log(), 5)
+		return w.Session.HasOwner(w.User, "org.freedesktop.Notifications"), tail(d.Dunst.Log(), 5)
 	})
 	return d
 }
@@ -107,7 +104,7 @@ func (w *World) OwnDesktop() *Desktop {
 	d := &Desktop{w: w, Own: true, calls: map[callKey]*Notice{}}
 	w.Session = &Bus{Address: os.Getenv("DBUS_SESSION_BUS_ADDRESS"), w: w}
 	w.display = os.Getenv("DISPLAY")
-	w.Session.monitor(d.see)
+	w.Session.monitor(w.User, d.see)
 	return d
 }
 
@@ -154,35 +151,39 @@ func (d *Desktop) startX() {
 }
 
 // see collects what passes between the session's programs.
-func (d *Desktop) see(m *dbus.Message) {
+func (d *Desktop) see(m message) {
 	defer d.w.wake()
-	header := func(f dbus.HeaderField) string { s, _ := m.Headers[f].Value().(string); return s }
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case m.Type == dbus.TypeMethodCall && header(dbus.FieldInterface) == "org.freedesktop.Notifications" && header(dbus.FieldMember) == "Notify":
+	case m.Type == "method_call" && m.Interface == "org.freedesktop.Notifications" && m.Member == "Notify" && len(m.Payload.Data) == 8:
 		n := &Notice{}
-		var replaces uint32
-		var timeout int32
-		if dbus.Store(m.Body, &n.App, &replaces, &n.Icon, &n.Summary, &n.Body, &n.Actions, &n.Hints, &timeout) == nil {
-			d.calls[callKey{header(dbus.FieldSender), m.Serial()}] = n
-		}
-	case m.Type == dbus.TypeMethodReply:
-		serial, _ := m.Headers[dbus.FieldReplySerial].Value().(uint32)
-		key := callKey{header(dbus.FieldDestination), serial}
-		if n := d.calls[key]; n != nil && len(m.Body) == 1 {
-			delete(d.calls, key)
-			n.ID, _ = m.Body[0].(uint32)
-			for _, old := range d.notices {
-				if old.ID == n.ID {
-					old.Closed = true // replaced
-				}
+		for i, to := range map[int]any{0: &n.App, 2: &n.Icon, 3: &n.Summary, 4: &n.Body, 5: &n.Actions} {
+			if json.Unmarshal(m.Payload.Data[i], to) != nil {
+				return
 			}
-			d.notices = append(d.notices, n)
 		}
-	case m.Type == dbus.TypeSignal && header(dbus.FieldMember) == "NotificationClosed" && len(m.Body) > 0:
+		d.calls[callKey{m.Sender, m.Cookie}] = n
+	case m.Type == "method_return" && len(m.Payload.Data) == 1:
+		key := callKey{m.Destination, m.ReplyCookie}
+		n := d.calls[key]
+		if n == nil || json.Unmarshal(m.Payload.Data[0], &n.ID) != nil {
+			return
+		}
+		delete(d.calls, key)
+		for _, old := range d.notices {
+			if old.ID == n.ID {
+				old.Closed = true // replaced
+			}
+		}
+		d.notices = append(d.notices, n)
+	case m.Type == "signal" && m.Member == "NotificationClosed" && len(m.Payload.Data) > 0:
+		var id uint32
+		if json.Unmarshal(m.Payload.Data[0], &id) != nil {
+			return
+		}
 		for _, n := range d.notices {
-			if n.ID == m.Body[0] {
+			if n.ID == id {
 				n.Closed = true
 			}
 		}
@@ -220,6 +221,12 @@ func (d *Desktop) Displayed() int {
 		d.w.Fatalf("cannot understand dunstctl: %q", out)
 	}
 	return n
+}
+
+// CloseAll does what a user does who is tired of notices.
+func (d *Desktop) CloseAll() {
+	d.w.Helper()
+	d.dunstctl("close-all")
 }
 
 // Act does what a click on a button of the newest notice does.

@@ -131,6 +131,9 @@ func (w *World) Journal(match ...string) string {
 	if w.ns != nil {
 		args = append(args, "-D", w.Path("journal", "journal"))
 	}
+	if w.ns == nil {
+		args = append(args, "--since=-10min")
+	}
 	r := w.Admin.Run("journalctl", append(args, match...)...)
 	return r.Stdout
 }

@@ -21,6 +21,7 @@ type Proc struct {
 	Name string
 	PID  int
 
+	tb   TB
 	cmd  *exec.Cmd
 	log  string // file with what it has printed
 	done chan struct{}
@@ -53,7 +54,7 @@ func start(tb TB, logs, name string, cmd *exec.Cmd) *Proc {
 	if err := cmd.Start(); err != nil {
 		tb.Fatalf("cannot start %s: %v", name, err)
 	}
-	p := &Proc{Name: name, PID: cmd.Process.Pid, cmd: cmd, log: f.Name(), done: make(chan struct{})}
+	p := &Proc{tb: tb, Name: name, PID: cmd.Process.Pid, cmd: cmd, log: f.Name(), done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		cmd.Wait()
@@ -61,7 +62,11 @@ func start(tb TB, logs, name string, cmd *exec.Cmd) *Proc {
 	tb.Cleanup(func() {
 		p.Stop()
 		if tb.Failed() {
-			tb.Logf("--- %s, last lines:\n%s", name, tail(p.Log(), 40))
+			text, stack, _ := strings.Cut(p.Log(), "SIGQUIT: quit")
+			tb.Logf("--- %s, last lines:\n%s", name, tail(text, 40))
+			if stack != "" {
+				tb.Logf("--- %s was waiting in:\n%s", name, ours(stack))
+			}
 		}
 	})
 	return p
@@ -94,6 +99,12 @@ func (p *Proc) Stop() {
 		select {
 		case <-p.done:
 		case <-time.After(grace):
+			p.tb.Logf("%s (process %d) has not ended within %v of SIGTERM; it is made to", p.Name, p.PID, grace)
+			p.Signal(syscall.SIGQUIT) // a Go program then tells what it waits for
+			select {
+			case <-p.done:
+			case <-time.After(time.Second):
+			}
 		}
 	}
 	p.Kill()
@@ -203,6 +214,17 @@ func readLine(ctx context.Context, r *os.File, p *Proc, limit time.Duration) (st
 	case <-time.After(limit):
 		return "", fmt.Errorf("%s is not ready after %v:\n%s", p.Name, limit, tail(p.Log(), 20))
 	}
+}
+
+// ours keeps of a dump of all goroutines the lines that are about lull.
+func ours(stack string) string {
+	var b strings.Builder
+	for line := range strings.Lines(stack) {
+		if strings.HasPrefix(line, "github.com/lull/") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 // tail returns the last n lines of a text, and no more than a screen or two.

@@ -63,7 +63,7 @@ func TestRealPeers(t *testing.T) {
 			t.Fatalf("seen on the bus: %s", d)
 		}
 		d.Screenshot(picture)
-		w.User.Must("dunstctl", "close-all")
+		d.CloseAll()
 		w.Until("the notice is gone", 10*time.Second, func() (bool, string) { return len(d.Live()) == 0 && d.Displayed() == 0, d.String() })
 		if code, err := poster.Wait(t.Context(), 5*time.Second); code != 0 || err != nil {
 			t.Error(code, err, poster.Log())

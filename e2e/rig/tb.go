@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 )
 
 // TB is the part of testing.TB that the rig uses.
@@ -113,6 +115,32 @@ func Main(run func() int) {
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// Turn waits until nobody else on this machine uses the freezer hierarchy's one
+// release agent, as need.Lock(t, "freezer") does in tests; told is called if
+// that takes a while.
+func Turn(tb TB, told func()) {
+	tb.Helper()
+	f, err := os.OpenFile(filepath.Join(os.TempDir(), "lull-test-freezer.lock"), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		tb.Fatalf("cannot take turns: %v", err)
+	}
+	tb.Cleanup(func() { f.Close() })
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+		return
+	}
+	told()
+	locked := make(chan error, 1)
+	go func() { locked <- syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }()
+	select {
+	case err := <-locked:
+		if err != nil {
+			tb.Fatalf("cannot take turns: %v", err)
+		}
+	case <-tb.Context().Done():
+		tb.Fatalf("%v", errStopped)
+	}
 }
 
 // errStopped is why a wait ended when the test or the demonstration was over.

@@ -9,6 +9,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,7 +19,7 @@ import (
 
 // The name of the package, and of the application that is started.
 const (
-	Name = "org.lull.Notes"
+	Name = "org.lull.notes"
 	App  = "notes"
 )
 
@@ -41,6 +42,17 @@ func Write(tb rig.TB, dir, version string) {
 		tb.Fatalf("cannot write the sample application: %v", err)
 	}
 	Programs(tb, filepath.Join(dir, "bin"), version, "")
+}
+
+// Ballast adds a file that does not compress, so that a package takes a moment
+// to fetch.
+func Ballast(tb rig.TB, dir string, bytes int) {
+	tb.Helper()
+	data := make([]byte, bytes)
+	rand.NewChaCha8([32]byte{}).Read(data)
+	if err := put(filepath.Join(dir, "share/notes/pictures.bin"), data); err != nil {
+		tb.Fatalf("cannot write the sample application: %v", err)
+	}
 }
 
 // Programs builds the programs of one version into a folder; suffix is added

@@ -18,19 +18,19 @@ func (s *story) stepBus() {
 	s.Ran(tree)
 	o, ok := s.api.Package(s.name)
 	s.check(ok, "the package has no object")
-	r, ok := s.api.Refresh(s.name, V3)
+	r, ok := s.api.Refresh(s.name, V4)
 	s.check(ok, "the refresh has no object")
 	for _, path := range []string{rig.AgentPath, o.Path, r.Path} {
 		s.check(strings.Contains(tree.Stdout, path), "busctl tree does not show %s:\n%s", path, tree.Stdout)
 	}
 	for path, want := range map[string]string{
-		rig.AgentPath: "org.lull.Agent1.Manager", o.Path: `"3.0"`, r.Path: `"done"`,
+		rig.AgentPath: "org.lull.Agent1.Manager", o.Path: `"4.0"`, r.Path: `"done"`,
 	} {
 		text := s.Admin.Must("busctl", address, "--no-pager", "introspect", rig.AgentName, path).Stdout
 		s.check(strings.Contains(text, want), "busctl introspect of %s does not show %s:\n%s", path, want, text)
 	}
-	checked := s.sameXML(address, rig.AgentName, "org.lull.Agent1.xml", rig.AgentPath, o.Path, r.Path)
-	session := s.sameXML("--address="+s.Session.Address, "org.lull.Session1", "org.lull.Session1.xml", "/org/lull/Session1")
+	checked := s.sameXML(s.Admin, address, rig.AgentName, "org.lull.Agent1.xml", rig.AgentPath, o.Path, r.Path)
+	session := s.sameXML(s.User, "--address="+s.Session.Address, "org.lull.Session1", "org.lull.Session1.xml", "/org/lull/Session1")
 	s.Say("the live introspection of %d interfaces equals the XML in dbus/", checked+session)
 }
 
@@ -68,7 +68,7 @@ type annotation struct {
 
 // sameXML compares what objects say of themselves with the source of truth,
 // and returns how many interfaces that were: all of the file must be there.
-func (s *story) sameXML(address, name, file string, paths ...string) int {
+func (s *story) sameXML(as *rig.Actor, address, name, file string, paths ...string) int {
 	s.Helper()
 	b, err := os.ReadFile(filepath.Join(rig.Module(), "dbus", file))
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *story) sameXML(address, name, file string, paths ...string) int {
 	}
 	live := map[string]iface{}
 	for _, path := range paths {
-		text := s.Admin.Must("busctl", address, "--no-pager", "introspect", "--xml-interface", name, path).Stdout
+		text := as.Must("busctl", address, "--no-pager", "introspect", "--xml-interface", name, path).Stdout
 		var n node
 		if err := xml.Unmarshal([]byte(text), &n); err != nil {
 			s.Fatalf("introspection of %s: %v\n%s", path, err, text)

@@ -2,79 +2,87 @@ package story
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/lull/lull/e2e/rig"
-	"github.com/lull/lull/e2e/sample"
 )
 
-// V3 is the version that is refreshed side by side.
-const V3 = "3.0"
+// The versions after the second: one that follows, and one that is switched in
+// beside it.
+const (
+	V3 = "3.0"
+	V4 = "4.0"
+)
 
 // stepCollect: what nobody needs goes, what anybody needs stays.
 func (s *story) stepCollect() {
-	s.Step(7, "Garbage collection: what only the old revision needed goes, all else stays")
-	only2 := minus(s.blobs(s.v2), s.blobs(s.v1))
+	s.Step(7, "Garbage collection: what only old revisions needed goes, all else stays")
 	extra := s.extras()
 	s.keepOne()
+	s.publish(V3)
+	s.v3 = s.ended(V3, "done").Str("Hash")
+	s.Say("policy keeps one revision from now on; nobody was running Notes, so 3.0 came in at once")
+	old := minus(union(s.blobs(s.v1), s.blobs(s.v2)), s.blobs(s.v3))
+	shared := minus(s.blobs(s.v1), old)
+	s.check(len(shared) > 0, "the versions share nothing")
 
 	s.lull(0, "gc", "--dry-run")
 	dry := s.MustLull("--json", "gc", "--dry-run")
-	for b := range only2 {
-		s.check(strings.Contains(dry.Stdout, `"`+b+`"`), "the plan does not name blob %s, which only version 2 needs:\n%s", b, dry.Stdout)
+	for b := range old {
+		s.check(strings.Contains(dry.Stdout, `"`+b+`"`), "the plan does not name blob %s, which only old versions need:\n%s", b, dry.Stdout)
 		s.check(s.hasBlob(b), "the dry run has taken %s away", b)
 	}
 	s.lull(0, "gc")
-	for b := range only2 {
-		s.check(!s.hasBlob(b), "blob %s, which only version 2 needed, is still there", b)
+	for b := range old {
+		s.check(!s.hasBlob(b), "blob %s, which only old versions needed, is still there", b)
 	}
-	s.check(!s.hasPackage(s.v2), "the tree of version 2 is still there")
-	s.allThere("version 1, installed", s.v1)
+	s.check(!s.hasPackage(s.v1) && !s.hasPackage(s.v2), "the tree of an old version is still there")
+	s.allThere("version 3, installed", s.v3)
+	s.why(s.v3, "installed")
 	for index, hash := range extra {
 		s.allThere("a package in "+index, hash)
 		s.why(hash, index)
 	}
-	s.why(s.v1, "installed")
-	s.Say("%d blobs that only 2.0 needed are gone; installed%s is all there", len(only2), names(extra))
+	s.Say("%d blobs that only 1.0 and 2.0 needed are gone; %d that 3.0 shares with them, and the package%s, are there", len(old), len(shared), names(extra))
 
-	s.Say("now 1.0 runs, and 3.0 is switched in beside it: nothing but the run protects 1.0")
-	s.Configure("policy.d/block.yaml", "packages:\n  "+s.name+":\n    mode: side-by-side\n    keep-revisions: 1\n")
+	s.Say("now 3.0 runs, and 4.0 is switched in beside it: only the run protects 3.0")
+	s.Configure("policy.d/block.yaml", "packages:\n  "+s.name+":\n    mode: side-by-side\n")
 	s.reload()
-	s.app = s.launch(sample.V1, 1)
-	s.publish(V3)
-	s.ended(V3, "done")
-	_, s.v3 = s.current()
+	s.app = s.launch(V3, 3)
+	s.publish(V4)
+	v4 := s.ended(V4, "done").Str("Hash")
 	s.lull(0, "gc")
-	s.allThere("version 1, which runs", s.v1)
+	s.allThere("version 3, which runs", s.v3)
 	s.check(!s.app.Ended(), "the application has ended")
-	out := s.why(s.v1, "open")
+	out := s.why(s.v3, "open")
 	s.check(strings.Contains(out, fmt.Sprint(s.app.PID)), "lull why does not name process %d:\n%s", s.app.PID, out)
 
-	holder := s.User.StartLull(nil, "open", s.v1, "--", "sleep", "infinity")
-	s.Until("the lease is seen", limit, func() (bool, string) {
-		open := fmt.Sprint(s.api.Property("", "Space.Open"))
-		return strings.Count(open, s.v1) >= 2, open + holder.Log()
-	})
+	holder := s.User.StartLull(nil, "open", s.v3, "--", "sleep", "infinity")
+	s.opened("the lease is seen", 2, holder)
 	s.end(s.app)
-	s.Until("only the lease is left", limit, func() (bool, string) {
-		open := fmt.Sprint(s.api.Property("", "Space.Open"))
-		return strings.Count(open, s.v1) == 1, open
-	})
+	s.opened("only the lease is left", 1, holder)
 	s.lull(0, "gc")
-	s.allThere("version 1, which a client holds open", s.v1)
-	s.why(s.v1, "open")
-	s.Say("it was protected by its run, and then by a client that held it open")
+	s.allThere("version 3, which a client holds open", s.v3)
+	s.why(s.v3, "open")
+	s.Say("the application has ended, but `lull open` holds 3.0: it is all there")
 	holder.Stop()
-	s.Until("nothing holds it any more", limit, func() (bool, string) {
-		open := fmt.Sprint(s.api.Property("", "Space.Open"))
-		return !strings.Contains(open, s.v1), open
-	})
+	s.opened("nothing holds it any more", 0, holder)
 	s.lull(0, "gc")
-	s.check(!s.hasPackage(s.v1) && !s.hasBlob(s.v1), "version 1 is still there although nobody needs it")
-	s.allThere("version 3, installed", s.v3)
-	s.Say("its last holder has gone, and so has 1.0")
+	s.check(!s.hasPackage(s.v3) && !s.hasBlob(s.v3), "version 3 is still there although nobody needs it")
+	s.allThere("version 4, installed", v4)
+	s.Say("its last holder has gone, and so has 3.0")
+}
+
+// opened waits until version 3 is in the open index as often as that.
+func (s *story) opened(what string, times int, holder *rig.Proc) {
+	s.Helper()
+	s.Until(what, limit, func() (bool, string) {
+		open := fmt.Sprint(s.api.Property("", "Space.Open"))
+		return strings.Count(open, s.v3) == times, open + holder.Log()
+	})
 }
 
 // keepOne makes policy keep only the current revision.
@@ -128,9 +136,15 @@ func (s *story) why(hash, index string) string {
 func names(m map[string]string) string {
 	var b strings.Builder
 	for name := range m {
-		b.WriteString(", " + name)
+		b.WriteString(" in " + name)
 	}
 	return b.String()
+}
+
+func union(a, b map[string]bool) map[string]bool {
+	m := maps.Clone(a)
+	maps.Copy(m, b)
+	return m
 }
 
 func minus(a, b map[string]bool) map[string]bool {

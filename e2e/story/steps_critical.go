@@ -26,7 +26,7 @@ func (s *story) stepExit() {
 
 	// The service takes a second to stop, in which there is time to look.
 	s.untilFile("the marker says that a refresh is in progress", nil, marker, func(text string) bool { return strings.TrimSpace(text) == "refresh-in-progress" })
-	began := s.began()
+	began := s.began(sample.V2)
 	s.Say("the critical section began %v after the exit", began.Sub(s.exited).Round(100*time.Microsecond))
 	s.check(began.Sub(s.exited) < promptly, "it began only %v after the exit", began.Sub(s.exited))
 	if s.LogindBus() != "" {
@@ -74,14 +74,16 @@ type finished struct {
 	When time.Time
 }
 
-// began tells when the last critical section was heard to begin.
-func (s *story) began() time.Time {
+// began tells when the critical section of the refresh to a version was heard
+// to begin.
+func (s *story) began(version string) time.Time {
 	s.Helper()
 	var at time.Time
+	refresh, _ := s.api.Refresh(s.name, version)
 	s.Until("the bus tells of the critical section", limit, func() (bool, string) {
 		changes := s.api.Changes("Refresh", "State")
 		for _, c := range changes {
-			if c.Value == "critical" {
+			if c.Path == refresh.Path && c.Value == "critical" {
 				at = c.At
 			}
 		}

@@ -158,7 +158,7 @@ func (l *loop) command(c any) {
 	case notify.Close:
 		delete(l.wanted, c.Instance)
 		if p := l.posted[c.Instance]; p != nil {
-			p.obsolete = true
+			p.obsolete = !c.Keep
 		}
 	case AgentPresent:
 		l.export.Update(func(p *bus.SessionProperties) { p.AgentPresent = c.Yes })
@@ -223,7 +223,7 @@ func (l *loop) farewell() {
 	}
 	ids := l.peer.stray
 	for _, p := range l.posted {
-		if p.id != 0 && !p.dismissed {
+		if p.id != 0 {
 			ids = append(ids, p.id)
 		}
 	}

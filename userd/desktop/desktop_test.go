@@ -52,7 +52,7 @@ func TestButtonsAndClosing(t *testing.T) {
 	d := newDesk(t, address, Options{})
 	d.Do(notify.Show{Notice: notice("firefox", 1)})
 	s.until("it is shown", func() bool { return len(s.shown) == 1 })
-	id := s.id("firefox is ready")
+	id := s.find("firefox is ready")
 
 	s.emit("ActionInvoked", id, notify.RestartNow)
 	if e := wait[notify.Invoked](d); e.Instance != "firefox" || e.Action != notify.RestartNow {
@@ -74,11 +74,23 @@ func TestButtonsAndClosing(t *testing.T) {
 
 	d.Do(notify.Show{Notice: notice("gimp", 2)})
 	s.until("the next is shown", func() bool { return s.id("gimp is ready") != 0 })
-	id = s.id("gimp is ready")
+	id = s.find("gimp is ready")
 	s.emit("NotificationClosed", id, uint32(2)) // dismissed
 	wait[notify.Closed](d)
-	s.emit("ActionInvoked", id, notify.RestartNow)
+	s.emit("ActionInvoked", id, notify.RestartNow) // some histories have these, too
+	wait[notify.Invoked](d)
+	d.Do(notify.Show{Notice: notice("gimp", 3)})
+	s.until("it is shown again", func() bool { return len(s.calls) > 3 })
+	s.emit("ActionInvoked", id, notify.RestartNow) // of the earlier notice
 	none[notify.Invoked](d)
+
+	// Answered, taken down, and still true.
+	id = s.find("gimp is ready")
+	d.Do(notify.Close{Instance: "gimp", Keep: true})
+	s.until("it is taken down", func() bool { return len(s.shown) == 0 })
+	none[notify.Closed](d)
+	s.emit("ActionInvoked", id, notify.RestartNow)
+	wait[notify.Invoked](d)
 }
 
 // Nobody on the session bus can press a button but the notification server.
@@ -89,7 +101,7 @@ func TestForgedAndMalformedSignals(t *testing.T) {
 	d.Do(notify.Show{Notice: notice("firefox", 1)})
 	s.until("it is shown", func() bool { return len(s.shown) == 1 })
 	d.eventually("it is listed", func(p bus.SessionProperties) bool { return len(p.Notices) == 1 })
-	id := s.id("firefox is ready")
+	id := s.find("firefox is ready")
 	helper := d.conn.Names()[0]
 
 	liar := connect(t, address)

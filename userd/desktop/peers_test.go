@@ -174,6 +174,14 @@ func (s *server) until(what string, cond func() bool) {
 	}
 }
 
+// find is id for a test that does not hold the lock.
+func (s *server) find(summary string) uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id(summary)
+}
+
+// id is that of the notice with the summary, or 0.
 func (s *server) id(summary string) uint32 {
 	for id, n := range s.shown {
 		if n.Summary == summary {

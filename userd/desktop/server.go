@@ -53,12 +53,11 @@ func (p *peer) String() string {
 
 // posting is a notice that the server was given.
 type posting struct {
-	id        uint32 // 0: it was refused
-	notice    notify.Notice
-	up        bool
-	dismissed bool // the server has closed it for good: the id is used up
-	obsolete  bool // to be taken down even if it is in a history only
-	tries     int  // refusals in a row
+	id       uint32 // 0: it was refused
+	notice   notify.Notice
+	up       bool
+	obsolete bool // no longer true, in a history either
+	tries    int  // refusals in a row
 }
 
 var nameOwner = []dbus.MatchOption{
@@ -194,7 +193,7 @@ func (l *loop) about(s *dbus.Signal) {
 	}
 	id, ok := s.Body[0].(uint32)
 	action, isAction := s.Body[1].(string)
-	reason, isReason := s.Body[1].(uint32)
+	_, isReason := s.Body[1].(uint32)
 	switch {
 	case !ok:
 	case isAction && s.Name == serverName+".ActionInvoked":
@@ -208,8 +207,11 @@ func (l *loop) about(s *dbus.Signal) {
 		if p == nil {
 			return
 		}
-		// One that has only expired may have buttons in a history.
-		p.dismissed = fdo.Reason(reason) != fdo.ReasonExpired
+		// Whatever the reason, there may be a history in which its buttons
+		// still work. One that was taken down by us is no news.
+		if !p.up {
+			return
+		}
 		p.up = false
 		if w, ok := l.wanted[instance]; ok && w.Serial == p.notice.Serial {
 			delete(l.wanted, instance)
@@ -220,7 +222,7 @@ func (l *loop) about(s *dbus.Signal) {
 
 func (l *loop) find(id uint32) (string, *posting) {
 	for instance, p := range l.posted {
-		if p.id == id && id != 0 && !p.dismissed {
+		if p.id == id && id != 0 {
 			return instance, p
 		}
 	}
@@ -255,14 +257,17 @@ func (l *loop) reconcile() {
 		w, wanted := l.wanted[instance]
 		p := l.posted[instance]
 		switch {
-		case wanted && (p == nil || p.notice.Serial != w.Serial || p.dismissed):
+		case wanted && (p == nil || p.notice.Serial != w.Serial):
 			l.post(w, p)
 			return
 		case wanted || p == nil: // as it should be, or refused for now
-		case p.id == 0 || p.dismissed:
+		case p.id == 0:
 			delete(l.posted, instance)
 		case p.up || p.obsolete:
-			delete(l.posted, instance)
+			p.up = false
+			if p.obsolete {
+				delete(l.posted, instance)
+			}
 			l.close(p.id)
 			return
 		}
@@ -378,7 +383,7 @@ func (l *loop) postedAs(n notify.Notice, p *posting, replaced, id uint32, err er
 		if fresh.tries <= maxTries {
 			l.peer.retry = time.NewTimer(retryPause << (fresh.tries - 1))
 		}
-	} else if p != nil && p.id != 0 && p.id != id && !p.up && !p.dismissed {
+	} else if p != nil && p.id != 0 && p.id != id && !p.up {
 		l.peer.stray = append(l.peer.stray, p.id) // stands in a history
 	}
 	if other, q := l.find(id); err == nil && q != nil && other != n.Instance {

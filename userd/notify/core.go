@@ -242,11 +242,12 @@ func (c *Core) listed(now time.Time, list []Pending) {
 	}
 }
 
-// withdrawn takes down a notice that is no longer true.
+// withdrawn takes down a notice that is no longer true, also where it stands in
+// a history only.
 func (c *Core) withdrawn(now time.Time, instance string, s *slot, reason string) {
 	s.waiting, s.forced = false, false
-	if s.live != nil && s.live.Kind != After {
-		c.take(instance, s)
+	if s.live == nil || s.live.Kind != After {
+		c.take(instance, s, false)
 	}
 	m := c.memory[instance]
 	m.Up = false
@@ -321,7 +322,7 @@ func (c *Core) invoked(now time.Time, e Invoked) {
 		// A button in the notification history, of a notice that is no
 		// longer true; or the news of an update.
 		if s != nil && s.live != nil {
-			c.take(e.Instance, s)
+			c.take(e.Instance, s, false)
 		}
 		return
 	}
@@ -346,7 +347,7 @@ func (c *Core) invoked(now time.Time, e Invoked) {
 	}
 	s.forced = false
 	c.memory[e.Instance] = m
-	c.take(e.Instance, s)
+	c.take(e.Instance, s, true)
 }
 
 // quit asks the applications to quit that are to be restarted, once it is
@@ -376,10 +377,10 @@ func (c *Core) put(s *slot, n Notice) {
 }
 
 // take takes the instance's notice down.
-func (c *Core) take(instance string, s *slot) {
+func (c *Core) take(instance string, s *slot, keep bool) {
 	s.live = nil
 	c.down(instance)
-	c.do(Close{instance})
+	c.do(Close{instance, keep})
 }
 
 // timeouts does what was to be done by now.
@@ -390,7 +391,7 @@ func (c *Core) timeouts(now time.Time) {
 			s := c.slots[instance]
 			s.forced = s.live != nil && s.live.Kind != After
 			if s.forced {
-				c.take(instance, s)
+				c.take(instance, s, false)
 			}
 			s.waiting = false
 		}

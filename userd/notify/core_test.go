@@ -66,8 +66,12 @@ func (p *player) event(e Event) {
 				p.screen[f.Notice.Instance] = f.Notice
 				p.log = append(p.log, "show "+string(f.Notice.Kind)+" "+f.Notice.Instance)
 			case Close:
+				if _, up := p.screen[f.Instance]; up {
+					p.log = append(p.log, "close "+f.Instance)
+				} else if f.Keep {
+					p.log = append(p.log, "keep "+f.Instance)
+				}
 				delete(p.screen, f.Instance)
-				p.log = append(p.log, "close "+f.Instance)
 			case Answer:
 				p.log = append(p.log, "answer "+f.ID+" "+f.Action)
 			case Quit:
@@ -431,7 +435,7 @@ func TestStaleButtons(t *testing.T) {
 	p.event(Invoked{"firefox", "nonsense"})
 	p.did()
 	p.event(Invoked{"firefox", RestartNow})
-	p.did("answer r1 restart-now", "close firefox", "quit firefox 1")
+	p.did("answer r1 restart-now", "keep firefox", "quit firefox 1")
 }
 
 func TestAgentComesAndGoes(t *testing.T) {

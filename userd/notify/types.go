@@ -144,8 +144,12 @@ type (
 	Ask struct{}
 	// Show puts a notice up, in the place of the instance's present one.
 	Show struct{ Notice Notice }
-	// Close takes the instance's notice down.
-	Close struct{ Instance string }
+	// Close takes the instance's notice down. With Keep it is still true, and
+	// its buttons work where the server has a history.
+	Close struct {
+		Instance string
+		Keep     bool
+	}
 	// Answer tells the agent what the person wants.
 	Answer struct{ ID, Action string }
 	// Quit asks the application to end itself.

@@ -6,6 +6,7 @@
 package conformance
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -421,6 +422,8 @@ func (s *suite) wantService(instance, service string, ps ...*Proc) {
 func killService(s *suite) {
 	a := s.start(app, "")
 	d := s.start(app, "daemon", helper(s.T, "forks")...)
+	_, err := io.WriteString(d.stdin, "go\n") // not before: what it forks must be in its run
+	s.no(err)
 	d.await(s.T, "forks\n")
 	k := s.start(app, "kept")
 	s.no(syscall.Kill(d.PID, syscall.SIGSTOP))

@@ -49,10 +49,15 @@ func leaderless() {
 	syscall.Syscall(syscall.SYS_EXIT, 0, 0, 0)
 }
 
-// forks has children that do not listen to anybody.
+// forks has children that no polite signal ends, once it is told to.
 func forks() {
+	b := make([]byte, 3)
+	if _, err := io.ReadFull(os.Stdin, b); err != nil {
+		os.Exit(1)
+	}
 	for range 3 {
-		cmd := exec.Command("sh", "-c", "trap '' TERM INT HUP; while :; do sleep 1000 & wait; done")
+		cmd := exec.Command("sh", "-c", "trap '' TERM INT HUP; read end")
+		cmd.Stdin = os.Stdin // if nobody kills them, they end with the test
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		if err := cmd.Start(); err != nil {
 			fmt.Println(err)

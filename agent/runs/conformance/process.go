@@ -35,7 +35,7 @@ type LaunchFunc func(t *testing.T, tr runs.Tracker, l Launch) *Proc
 type Proc struct {
 	PID int
 
-	stdin io.Closer
+	stdin io.WriteCloser
 	out   io.ReadCloser
 	once  sync.Once
 	ended chan struct{}
@@ -202,3 +202,6 @@ func unit(t *testing.T, l Launch) *Proc {
 	p.Kill()
 	return dead()
 }
+
+// Wait waits for the end of the process.
+func (p *Proc) Wait() { <-p.ended }

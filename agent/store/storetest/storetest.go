@@ -220,7 +220,7 @@ func Clean(t testing.TB, s *store.Store) {
 	for _, f := range findings {
 		t.Errorf("%s %s", f.What, f.Problem)
 	}
-	for _, pattern := range []string{"trash/*", "tmp/*", "packages/.*"} {
+	for _, pattern := range []string{"trash/*/*", "trash/*.*", "tmp/*", "packages/.*"} {
 		left, err := filepath.Glob(filepath.Join(s.Root(), pattern))
 		if err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v %v", left, err)

@@ -1,0 +1,577 @@
+package publish_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/repo/publish"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func initRepo(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "repository")
+	must(t, publish.Init(t.Context(), dir, publish.InitOptions{}))
+	return dir
+}
+
+// source makes a package source; a name that ends in "*" is executable.
+func source(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		perm := fs.FileMode(0o644)
+		name, exec := strings.CutSuffix(name, "*")
+		if exec {
+			perm = 0o755
+		}
+		path := filepath.Join(dir, name)
+		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		must(t, os.WriteFile(path, []byte(content), perm))
+	}
+	return dir
+}
+
+func open(t *testing.T, dir string) *repo.Client {
+	t.Helper()
+	root, err := os.ReadFile(filepath.Join(dir, "root.json"))
+	must(t, err)
+	c, err := repo.Open(repo.Config{Name: "main", URL: dir, Root: root}, t.TempDir())
+	must(t, err)
+	return c
+}
+
+func readMeta(t *testing.T, c *repo.Client, d digest.Digest) *meta.Meta {
+	t.Helper()
+	r, err := c.Blob(t.Context(), d, 0)
+	must(t, err)
+	defer r.Close()
+	data, err := io.ReadAll(r)
+	must(t, err)
+	m, err := meta.Parse(data)
+	must(t, err)
+	return m
+}
+
+const full = `
+name: org.example.editor
+version: 2.0-rc1
+title: Editor
+summary: Edits text
+icon: share/icon.svg
+notes: |
+  Faster.
+  Prettier.
+apps:
+- name: editor
+  command: ./bin/editor --new "a b" 'c d'
+  desktop: share/editor.desktop
+  dbus-name: org.example.Editor
+- name: viewer
+  command: [bin/editor, "--view $HOME"]
+services:
+- name: index
+  scope: system
+  command: bin/index
+  refresh-mode: endure
+  stop-signal: SIGINT
+  stop-timeout: 1m30s
+  user: nobody
+hooks:
+  health: bin/index --check
+data:
+  versioned: false
+`
+
+func TestPublish(t *testing.T) {
+	dir := initRepo(t)
+	src := source(t, map[string]string{
+		"lull.yaml": full, "bin/editor*": "#!/bin/sh\n", "bin/index*": "#!/bin/sh\n", "share/editor.desktop": "[Desktop Entry]\n",
+		"share/icon.svg": "<svg/>", "share/again.svg": "<svg/>", "empty": "", "sub/lull.yaml": "not special here",
+	})
+	must(t, os.MkdirAll(src+"/var/cache", 0o755))
+	must(t, os.Symlink("../share/icon.svg", src+"/bin/icon"))
+	rollout := 25
+	res, err := publish.Publish(t.Context(), dir, src, publish.Options{Channel: "beta", Urgency: repo.UrgencySecurity, Rollout: &rollout})
+	must(t, err)
+	c := open(t, dir)
+	p, err := c.Channel(t.Context(), "org.example.editor", "beta")
+	must(t, err)
+	if p.Package != res.Package || p.Version != "2.0-rc1" || p.Urgency != repo.UrgencySecurity || p.Rollout.Percent != 25 ||
+		p.Notes != "Faster.\nPrettier." || p.Size != res.Bytes || time.Since(p.Published) > time.Minute {
+		t.Errorf("pointer: %+v", p)
+	}
+	// Both programs are the same bytes, and so are the icons; then the desktop
+	// file, the empty file, the inner lull.yaml and the meta.
+	if res.Blobs != 6 || res.NewBlobs != 6 || res.Name != "org.example.editor" || res.Channel != "beta" {
+		t.Errorf("result: %+v", res)
+	}
+	m := readMeta(t, c, res.Package)
+	want := meta.Launch{
+		Name: "org.example.editor", Version: "2.0-rc1", Title: "Editor", Summary: "Edits text", Icon: "share/icon.svg", Notes: "Faster.\nPrettier.",
+		Apps: []meta.App{
+			{Name: "editor", Command: []string{"bin/editor", "--new", "a b", "c d"}, Desktop: "share/editor.desktop", DBusName: "org.example.Editor"},
+			{Name: "viewer", Command: []string{"bin/editor", "--view $HOME"}},
+		},
+		Services: []meta.Service{{Name: "index", Scope: "system", Command: []string{"bin/index"}, RefreshMode: "endure", StopSignal: "SIGINT", StopTimeout: meta.Duration(90 * time.Second), User: "nobody"}},
+		Hooks:    map[string][]string{"health": {"bin/index", "--check"}},
+	}
+	if !reflect.DeepEqual(m.Launch, want) {
+		t.Errorf("got  %+v\nwant %+v", m.Launch, want)
+	}
+	var paths []string
+	for _, e := range m.Entries {
+		s := e.Path
+		switch {
+		case e.Type == meta.TypeDir:
+			s += "/"
+		case e.Type == meta.TypeSymlink:
+			s += " → " + e.Symlink
+		case e.Exec:
+			s += "*"
+		}
+		paths = append(paths, s)
+	}
+	if got, want := strings.Join(paths, ", "), "bin/editor*, bin/icon → ../share/icon.svg, bin/index*, empty, share/again.svg, share/editor.desktop, share/icon.svg, sub/lull.yaml, var/cache/"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	// Again: the same package, nothing new but the pointer.
+	again, err := publish.Publish(t.Context(), dir, src, publish.Options{})
+	must(t, err)
+	if again.Package != res.Package || again.NewBlobs != 0 || again.NewBytes != 0 || again.Blobs != res.Blobs || again.Bytes != res.Bytes {
+		t.Errorf("again: %+v after %+v", again, res)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, ".publish")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the scratch folder is left: %v", err)
+	}
+}
+
+func TestDataIsVersionedByDefault(t *testing.T) {
+	dir := initRepo(t)
+	res, err := publish.Publish(t.Context(), dir, source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n"}), publish.Options{})
+	must(t, err)
+	if !readMeta(t, open(t, dir), res.Package).Data.Versioned {
+		t.Error("it is not")
+	}
+}
+
+func TestBadSources(t *testing.T) {
+	const head = "name: org.example.a\nversion: 1\n"
+	dir := initRepo(t)
+	before := tree(t, dir)
+	for name, c := range map[string]struct {
+		yaml  string
+		spoil func(src string) error
+		want  string
+	}{
+		"no name":        {"version: 1\n", nil, "lull.yaml: cannot publish without name and version"},
+		"empty file":     {"", nil, "lull.yaml: cannot publish without name and version"},
+		"bad name":       {"name: Big Name\nversion: 1\n", nil, `lull.yaml:1: cannot use "Big Name" as a package name`},
+		"unknown key":    {head + "entries: []\n", nil, `lull.yaml:3: cannot use the key "entries"`},
+		"shell":          {head + "apps:\n- name: a\n  command: bin/a | tee log\n", nil, "lull.yaml:5: cannot use this as apps[0].command: a shell would be needed for it"},
+		"open quote":     {head + "apps:\n- name: a\n  command: bin/a 'b\n", nil, "lull.yaml:5: cannot use this as apps[0].command: a quote is not closed"},
+		"empty command":  {head + "apps:\n- name: a\n  command: ''\n", nil, "lull.yaml:5: cannot use this as apps[0].command: it is empty"},
+		"no command":     {head + "apps:\n- name: a\n", nil, `lull.yaml:4: cannot use the app "a" without a command`},
+		"absent program": {head + "apps:\n- name: a\n  command: bin/none\n", nil, `command "bin/none" is not in the package`},
+		"absolute":       {head + "apps:\n- name: a\n  command: /bin/sh\n", nil, `command "/bin/sh": the path is absolute`},
+		"not executable": {head + "apps:\n- name: a\n  command: file\n", nil, `command "file" is not executable`},
+		"subpackage":     {head + "subpackages:\n  x: 12\n", nil, `lull.yaml:4: cannot use "12" as subpackages.x`},
+		"no subpackage":  {head + "subpackages:\n  x: " + strings.Repeat("a", 64) + "\n", nil, "cannot use package " + strings.Repeat("a", 64) + ", which is not (whole) in the repository"},
+		"fifo":           {head, func(src string) error { return unix.Mkfifo(src+"/d/x", 0o644) }, "/d/x: it is a fifo"},
+		"socket": {head, func(src string) error {
+			l, err := net.Listen("unix", src+"/d/x")
+			if err == nil {
+				l.(*net.UnixListener).SetUnlinkOnClose(false)
+				l.Close()
+			}
+			return err
+		}, "/d/x: it is a socket"},
+		"set-user-id":      {head, func(src string) error { return os.Chmod(src+"/file", 0o755|fs.ModeSetuid) }, "/file: it is set-user-id or set-group-id"},
+		"absolute symlink": {head, func(src string) error { return os.Symlink("/etc/passwd", src+"/d/x") }, "/d/x: it is a symlink to the absolute path /etc/passwd"},
+		"escaping symlink": {head, func(src string) error { return os.Symlink("../../x", src+"/d/x") }, "/d/x: it is a symlink that leaves the package, to ../../x"},
+		"reserved":         {head, func(src string) error { return os.Mkdir(src+"/.lull", 0o755) }, `the folder .lull is reserved`},
+		"name not UTF-8":   {head, func(src string) error { return os.WriteFile(src+"/d/\xff", nil, 0o644) }, "is not UTF-8"},
+		"no lull.yaml":     {head, func(src string) error { return os.Remove(src + "/lull.yaml") }, "it has no lull.yaml"},
+		"device": {head, func(src string) error {
+			if os.Geteuid() != 0 {
+				return errors.ErrUnsupported
+			}
+			return unix.Mknod(src+"/d/x", unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200)))
+		}, "/d/x: it is a device"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := source(t, map[string]string{"lull.yaml": c.yaml, "file": "x", "d/file": "y"})
+			if c.spoil != nil {
+				if err := c.spoil(src); err != nil {
+					t.Skip("cannot be made here: ", err)
+				}
+			}
+			_, err := publish.Publish(t.Context(), dir, src, publish.Options{})
+			if !problem.Is(err, problem.Invalid) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "cannot ") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got  %s: %v\nwant %s", problem.KindOf(err), err, c.want)
+			}
+			if now := tree(t, dir); !slices.Equal(now, before) {
+				t.Errorf("the repository has changed: %v", now)
+			}
+		})
+	}
+}
+
+// tree lists the names in a repository.
+func tree(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		names = append(names, path)
+		return err
+	}))
+	return names
+}
+
+func TestSubpackages(t *testing.T) {
+	dir := initRepo(t)
+	put := func(yaml string) *publish.Result {
+		t.Helper()
+		res, err := publish.Publish(t.Context(), dir, source(t, map[string]string{"lull.yaml": yaml, "f": yaml}), publish.Options{})
+		must(t, err)
+		return res
+	}
+	a := put("name: a\nversion: 1\n")
+	b := put(fmt.Sprintf("name: b\nversion: 1\nsubpackages: {a: %s}\n", a.Package))
+	c := put(fmt.Sprintf("name: c\nversion: 1\nsubpackages: {b: %s, a: %s}\n", b.Package, a.Package))
+	if a.Blobs != 2 || b.Blobs != 4 || c.Blobs != 6 || c.Bytes <= b.Bytes || b.Bytes <= a.Bytes {
+		t.Errorf("%+v %+v %+v", a, b, c)
+	}
+}
+
+func TestInit(t *testing.T) {
+	dir := initRepo(t)
+	for name, mode := range map[string]fs.FileMode{"": fs.ModeDir | 0o700, "root.pem": 0o600, "targets.pem": 0o600, "snapshot.pem": 0o600, "timestamp.pem": 0o600} {
+		fi, err := os.Stat(filepath.Join(dir+".keys", name))
+		if err != nil || fi.Mode() != mode {
+			t.Errorf("%s: %v, %v", name, fi, err)
+		}
+	}
+	for _, path := range tree(t, dir) {
+		if strings.HasSuffix(path, ".pem") {
+			t.Errorf("%s lies in the repository", path)
+		}
+	}
+	key, err := os.ReadFile(dir + ".keys/root.pem")
+	must(t, err)
+	if err := publish.Init(t.Context(), dir, publish.InitOptions{}); !problem.Is(err, problem.Exists) {
+		t.Error(err)
+	}
+	if again, _ := os.ReadFile(dir + ".keys/root.pem"); string(again) != string(key) {
+		t.Error("the key was replaced")
+	}
+	must(t, os.Symlink(dir, dir+".link"))
+	for _, keys := range []string{dir, dir + "/keys", dir + "/a/../b", dir + ".link/keys"} {
+		if err := publish.Init(t.Context(), dir+"/../repository", publish.InitOptions{Common: publish.Common{Keys: keys}}); !problem.Is(err, problem.Invalid) {
+			t.Errorf("keys in %s: %v", keys, err)
+		}
+	}
+	if err := open(t, dir).Update(t.Context()); err != nil {
+		t.Errorf("an empty repository: %v", err)
+	}
+}
+
+// A killed Init is repeated with the keys that it has made.
+func TestInitAgain(t *testing.T) {
+	dir := initRepo(t)
+	root, err := os.ReadFile(dir + "/root.json")
+	must(t, err)
+	must(t, os.Remove(dir+"/metadata/timestamp.json"))
+	must(t, os.Remove(dir+"/metadata/1.targets.json"))
+	must(t, os.Remove(dir+".keys/root.json"))
+	must(t, publish.Init(t.Context(), dir, publish.InitOptions{}))
+	must(t, open(t, dir).Update(t.Context()))
+	c, err := repo.Open(repo.Config{Name: "x", URL: dir, Root: root}, t.TempDir())
+	must(t, err)
+	must(t, c.Update(t.Context()))
+}
+
+func TestKeysMustBePrivate(t *testing.T) {
+	dir := initRepo(t)
+	must(t, os.Chmod(dir+".keys/targets.pem", 0o644))
+	_, err := publish.Publish(t.Context(), dir, source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n"}), publish.Options{})
+	if err == nil || !strings.Contains(err.Error(), "targets.pem: others can read it: its mode must be 0600") {
+		t.Error(err)
+	}
+	must(t, open(t, dir).Update(t.Context()))
+}
+
+// Whoever can write to the web server gets nothing signed.
+func TestTamperedRepositoryIsNotSigned(t *testing.T) {
+	src := source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n"})
+	other := initRepo(t)
+	for _, name := range []string{"metadata/timestamp.json", "metadata/1.snapshot.json", "metadata/1.targets.json", "metadata/2.root.json"} {
+		dir := initRepo(t)
+		from := name
+		if name == "metadata/2.root.json" {
+			from = "root.json"
+		}
+		data, err := os.ReadFile(filepath.Join(other, from))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o644))
+		_, err = publish.Publish(t.Context(), dir, src, publish.Options{})
+		if !problem.Is(err, problem.Untrusted) || !strings.Contains(err.Error(), "somebody else has changed") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := publish.Resign(t.Context(), dir, publish.ResignOptions{}); !problem.Is(err, problem.Untrusted) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	_, err := publish.Publish(t.Context(), t.TempDir(), src, publish.Options{})
+	if !problem.Is(err, problem.Invalid) || problem.HintOf(err) == "" {
+		t.Errorf("no repository: %v", err)
+	}
+}
+
+func TestResign(t *testing.T) {
+	dir := initRepo(t)
+	c := open(t, dir)
+	must(t, c.Update(t.Context()))
+	// The timestamp's key is all that a cron job needs.
+	for _, role := range []string{"root", "targets", "snapshot"} {
+		must(t, os.Rename(dir+".keys/"+role+".pem", dir+"."+role))
+	}
+	before, err := os.ReadFile(dir + "/metadata/timestamp.json")
+	must(t, err)
+	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{}))
+	after, err := os.ReadFile(dir + "/metadata/timestamp.json")
+	must(t, err)
+	if string(before) == string(after) {
+		t.Error("nothing has changed")
+	}
+	must(t, c.Update(t.Context()))
+	if err := publish.Resign(t.Context(), dir, publish.ResignOptions{All: true}); err == nil {
+		t.Error("all was signed without keys")
+	}
+	must(t, c.Update(t.Context()))
+	for _, role := range []string{"root", "targets", "snapshot"} {
+		must(t, os.Rename(dir+"."+role, dir+".keys/"+role+".pem"))
+	}
+	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{All: true, Common: publish.Common{Expires: publish.Expiry{Timestamp: -time.Hour}}}))
+	if err := c.Update(t.Context()); !problem.Is(err, problem.Untrusted) {
+		t.Errorf("expired: %v", err)
+	}
+	for range 70 {
+		must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{All: true}))
+	}
+	if n := len(tree(t, dir+"/metadata")); n > 2*64+5 {
+		t.Errorf("%d files of metadata", n)
+	}
+	must(t, c.Update(t.Context()))
+}
+
+// A rotation that is killed behind its new root is finished by the next one, and
+// nobody notices.
+func TestRotateKilled(t *testing.T) {
+	dir := initRepo(t)
+	keys := dir + ".keys/"
+	anchor, err := os.ReadFile(keys + "root.json")
+	must(t, err)
+	c := open(t, dir)
+	must(t, publish.Rotate(t.Context(), dir, publish.RotateOptions{}))
+	must(t, c.Update(t.Context()))
+	for i, role := range publish.Roles {
+		must(t, os.Rename(keys+role+".pem", keys+role+".pem.new"))
+		if i > 0 { // killed between two keys
+			must(t, os.Rename(keys+role+".pem.old", keys+role+".pem"))
+		}
+	}
+	must(t, os.WriteFile(keys+"root.json", anchor, 0o644))
+	_, err = publish.Publish(t.Context(), dir, source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n"}), publish.Options{})
+	must(t, err)
+	must(t, c.Update(t.Context()))
+	must(t, publish.Rotate(t.Context(), dir, publish.RotateOptions{Roles: []string{"timestamp"}}))
+	must(t, c.Update(t.Context()))
+	if _, err := c.Channel(t.Context(), "a", "stable"); err != nil {
+		t.Error(err)
+	}
+	left, err := filepath.Glob(keys + "*.new")
+	if len(left) != 0 || err != nil {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := publish.Rotate(t.Context(), dir, publish.RotateOptions{Roles: []string{"x"}}); !problem.Is(err, problem.Usage) {
+		t.Error(err)
+	}
+}
+
+// Publishers wait for each other, and a reader who comes at any moment sees a
+// whole repository.
+func TestManyAtOnce(t *testing.T) {
+	dir := initRepo(t)
+	const publishers, versions = 3, 6
+	var writers, reader sync.WaitGroup
+	done := make(chan struct{})
+	c := open(t, dir)
+	reader.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if err := c.Update(t.Context()); err != nil {
+				t.Errorf("reader: %v", err)
+				return
+			}
+			listed, err := c.Listings(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			for _, l := range listed {
+				p, err := c.Channel(t.Context(), l.Name, l.Channel)
+				if err != nil {
+					t.Errorf("reader: %v", err)
+					return
+				}
+				for _, b := range readMeta(t, c, p.Package).Blobs() {
+					r, err := c.Blob(t.Context(), b.Digest, 0)
+					if err != nil {
+						t.Errorf("reader: %v", err)
+						return
+					}
+					r.Close()
+				}
+			}
+		}
+	})
+	for i := range publishers {
+		writers.Go(func() {
+			for v := range versions {
+				src := source(t, map[string]string{"lull.yaml": fmt.Sprintf("name: app%d\nversion: %d\n", i, v), "f": fmt.Sprint(i, v), "same": "same"})
+				if _, err := publish.Publish(t.Context(), dir, src, publish.Options{}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	close(done)
+	reader.Wait()
+	must(t, c.Update(t.Context()))
+	for i := range publishers {
+		p, err := c.Channel(t.Context(), fmt.Sprintf("app%d", i), "stable")
+		if err != nil || p.Version != fmt.Sprint(versions-1) {
+			t.Errorf("%d: %+v, %v", i, p, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "metadata", fmt.Sprintf("%d.targets.json", publishers*versions+1))); err != nil {
+		t.Error("a version was lost: ", err)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	dir := initRepo(t)
+	files := map[string]string{"lull.yaml": "name: a\nversion: 1\n"}
+	for i := range 50 {
+		files[fmt.Sprintf("f%d", i)] = fmt.Sprint(i)
+	}
+	src := source(t, files)
+	before := tree(t, dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := publish.Publish(ctx, dir, src, publish.Options{Progress: func(done, total int) {
+		if done == 10 {
+			cancel()
+		}
+		if total != 50 {
+			t.Errorf("total %d", total)
+		}
+	}})
+	if !problem.Is(err, problem.Interrupted) {
+		t.Error(err)
+	}
+	if now := tree(t, dir); !slices.Equal(now, before) {
+		t.Errorf("the repository has changed: %v", now)
+	}
+	// While somebody else has the lock, too.
+	f, err := os.Open(dir)
+	must(t, err)
+	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := publish.Resign(ctx, dir, publish.ResignOptions{}); !problem.Is(err, problem.Interrupted) {
+		t.Error(err)
+	}
+	f.Close()
+	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{}))
+}
+
+// What a killed publisher has left does not get into the way.
+func TestLeftovers(t *testing.T) {
+	dir := initRepo(t)
+	must(t, os.MkdirAll(dir+"/.publish/x", 0o755))
+	must(t, os.WriteFile(dir+"/.publish/"+digest.Of([]byte("x")).String(), []byte("half"), 0o644))
+	must(t, os.WriteFile(dir+"/metadata/2.targets.json", []byte("half"), 0o644))
+	must(t, os.WriteFile(dir+"/metadata/2.snapshot.json", []byte("half"), 0o644))
+	_, err := publish.Publish(t.Context(), dir, source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n", "x": "x"}), publish.Options{})
+	must(t, err)
+	c := open(t, dir)
+	if _, err := c.Channel(t.Context(), "a", "stable"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLongNotesAreCut(t *testing.T) {
+	dir := initRepo(t)
+	_, err := publish.Publish(t.Context(), dir, source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n"}), publish.Options{Notes: strings.Repeat("ü", 20000)})
+	must(t, err)
+	p, err := open(t, dir).Channel(t.Context(), "a", "stable")
+	must(t, err)
+	if len(p.Notes) > repo.MaxNotes || !strings.HasSuffix(p.Notes, "ü…") {
+		t.Errorf("%d bytes, …%q", len(p.Notes), p.Notes[len(p.Notes)-8:])
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	const files = 2000
+	src := b.TempDir()
+	if err := os.WriteFile(src+"/lull.yaml", []byte("name: a\nversion: 1\n"), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	for i := range files {
+		if err := os.WriteFile(fmt.Sprintf("%s/f%d", src, i), []byte(strings.Repeat(fmt.Sprint("line ", i, "\n"), 500)), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Run(fmt.Sprintf("files=%d", files), func(b *testing.B) {
+		for b.Loop() {
+			dir := filepath.Join(b.TempDir(), "r")
+			if err := publish.Init(b.Context(), dir, publish.InitOptions{}); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := publish.Publish(b.Context(), dir, src, publish.Options{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

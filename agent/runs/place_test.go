@@ -1,0 +1,294 @@
+package runs_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/runs/conformance"
+)
+
+const app = "org.lull-test.place"
+
+var pkg = digest.Of([]byte("a package"))
+
+func open(t *testing.T, opts runs.Options) (runs.Tracker, *runctl.Dir) {
+	t.Helper()
+	if opts.RunDir == "" {
+		opts.RunDir = t.TempDir()
+	}
+	opts.Log = logged(t)
+	ctl, err := runctl.Create(opts.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ctl.CreateInstance(app); err != nil {
+		t.Fatal(err)
+	}
+	tr, err := runs.Choose(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tr.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tr, ctl
+}
+
+func pidfd(t *testing.T, pid int) int {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// TestPlaceKnowsItsCaller refuses everything but the very process that asked.
+func TestPlaceKnowsItsCaller(t *testing.T) {
+	top := unified(t)
+	tr, ctl := open(t, runs.Options{Want: "subtree"})
+	p := conformance.Start(t, conformance.Launch{})
+	t.Cleanup(p.End)
+	q := conformance.Start(t, conformance.Launch{})
+	t.Cleanup(q.End)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	ended := conformance.Start(t, conformance.Launch{})
+	endedFD := pidfd(t, ended.PID)
+	ended.End()
+	before, err := cgroup.Of(p.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		instance, service string
+		pid, fd           int
+		kind              problem.Kind
+	}{
+		"another process":   {app, "", p.PID, pidfd(t, q.PID), problem.NotPermitted},
+		"no pidfd":          {app, "", p.PID, int(null.Fd()), problem.Invalid},
+		"a process of old":  {app, "", ended.PID, endedFD, problem.Failed},
+		"its number only":   {app, "", p.PID, endedFD, problem.Failed},
+		"nobody":            {app, "", 0, pidfd(t, p.PID), problem.Invalid},
+		"a path":            {"../" + app, "", p.PID, pidfd(t, p.PID), problem.Invalid},
+		"a path in service": {app, "a/b", p.PID, pidfd(t, p.PID), problem.Invalid},
+		"dots":              {"..", "", p.PID, pidfd(t, p.PID), problem.Invalid},
+	} {
+		if group, err := tr.Place(c.instance, pkg, c.service, c.pid, c.fd); problem.KindOf(err) != c.kind {
+			t.Errorf("%s: %q, %v (%s), want %s", name, group, err, problem.KindOf(err), c.kind)
+		}
+	}
+	if after, err := cgroup.Of(p.PID); err != nil || cgroup.Unified(after) != cgroup.Unified(before) {
+		t.Errorf("process %d was moved: %v, %v", p.PID, after, err)
+	}
+	if there, err := ctl.Running(app); there || err != nil {
+		t.Errorf("a marker is left: %v, %v", there, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(top, "lull/*/*")); slices.ContainsFunc(left, func(s string) bool { return strings.Contains(s, app) }) {
+		t.Errorf("groups are left: %q", left)
+	}
+
+	group, err := tr.Place(app, pkg, "", p.PID, pidfd(t, p.PID))
+	if err != nil || !strings.HasPrefix(group, "/lull/app/"+app+"/"+pkg.Short()+".") {
+		t.Errorf("got %q, %v", group, err)
+	}
+	if now, err := cgroup.Of(p.PID); err != nil || cgroup.Unified(now) != group {
+		t.Errorf("process %d is in %v, %v", p.PID, now, err)
+	}
+	// From one run to another, as when an application starts itself anew.
+	again, err := tr.Place(app, pkg, "", p.PID, -1)
+	if err != nil || again == group {
+		t.Errorf("got %q, %v", again, err)
+	}
+	p.End()
+	q.End()
+	if ps, err := tr.Busy(app); err != nil || len(ps) != 0 {
+		t.Errorf("%v, %v", ps, err)
+	}
+}
+
+func TestPlaceAfterClose(t *testing.T) {
+	unified(t)
+	tr, _ := open(t, runs.Options{Want: "subtree"})
+	p := conformance.Start(t, conformance.Launch{})
+	t.Cleanup(p.End)
+	if err := errors.Join(tr.Close(), tr.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tr.Place(app, pkg, "", p.PID, -1); !problem.Is(err, problem.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	if _, ok := <-tr.Changes(); ok {
+		t.Error("a hint after Close")
+	}
+}
+
+// TestReleaseAgentIsGivenBack covers what was registered before, a crash, and
+// somebody else's living agent.
+func TestReleaseAgentIsGivenBack(t *testing.T) {
+	top := freezer(t)
+	agent := conformance.ReleaseAgent(t)
+	file := filepath.Join(top, "release_agent")
+	registered := func() string {
+		t.Helper()
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(b))
+	}
+	register := func(path string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(path+"\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := registered(); now != "" {
+		t.Skipf("%s is registered", now)
+	}
+	t.Cleanup(func() { register("") })
+	opts := runs.Options{Want: "freezer", ReleaseAgent: agent, RunDir: t.TempDir()}
+	ours := filepath.Join(opts.RunDir, "release-agent")
+
+	// One that is not there any more is replaced, and put back all the same.
+	gone := filepath.Join(t.TempDir(), "gone")
+	register(gone)
+	tr, _ := open(t, opts)
+	if now := registered(); now != ours {
+		t.Errorf("%q is registered", now)
+	}
+	if target, err := os.Readlink(ours); err != nil || target != agent {
+		t.Errorf("%s leads to %q: %v", ours, target, err)
+	}
+	// A crash: another tracker finds ours still registered.
+	tr2, _ := open(t, opts)
+	if now := registered(); now != ours || !strings.HasPrefix(tr2.Events(), "release agent") {
+		t.Errorf("%q is registered, %s", now, tr2.Events())
+	}
+	if err := tr2.Close(); err != nil || registered() != gone {
+		t.Errorf("%q is registered: %v", registered(), err)
+	}
+	if err := tr.Close(); err != nil || registered() != gone {
+		t.Errorf("%q is registered: %v", registered(), err)
+	}
+
+	// A living one stays, and its groups are none of ours.
+	foreign := filepath.Join(t.TempDir(), "foreign")
+	said := filepath.Join(t.TempDir(), "said")
+	if err := os.WriteFile(foreign, []byte("#!/bin/sh\necho \"$1\" >>"+said+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	register(foreign)
+	tr, _ = open(t, opts)
+	if registered() != foreign || !strings.Contains(tr.Events(), "no release agent: "+foreign+" is registered") {
+		t.Errorf("%q is registered, %s", registered(), tr.Events())
+	}
+	p := conformance.Placed(t, tr, conformance.Launch{Instance: app, Package: pkg})
+	p.End()
+	if ps, err := tr.Busy(app); err != nil || len(ps) != 0 {
+		t.Errorf("%v, %v", ps, err)
+	}
+	if err := tr.Close(); err != nil || registered() != foreign {
+		t.Errorf("%q is registered: %v", registered(), err)
+	}
+	if b, err := os.ReadFile(said); err == nil {
+		t.Errorf("the foreign agent was called: %s", b)
+	}
+
+	// Without a binary, or with one that is not there, it polls and says so.
+	register("")
+	for _, path := range []string{"", filepath.Join(t.TempDir(), "none")} {
+		opts.ReleaseAgent = path
+		tr, _ := open(t, opts)
+		if registered() != "" || !strings.HasPrefix(tr.Events(), "cgroup.procs is read every 1s (no release agent: ") {
+			t.Errorf("%q is registered, %s", registered(), tr.Events())
+		}
+		if err := tr.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestStrangersCount: a process in the instance's group itself, where no run
+// belongs, or in a group that somebody else has made there, is not overlooked.
+func TestStrangersCount(t *testing.T) {
+	top := unified(t)
+	tr, _ := open(t, runs.Options{Want: "subtree"})
+	p := conformance.Start(t, conformance.Launch{})
+	t.Cleanup(p.End)
+	group := filepath.Join(top, "lull/app", app)
+	other := filepath.Join(group, "made-by-hand")
+	if err := errors.Join(os.MkdirAll(other, 0o755), cgroup.Join(group, p.PID)); err != nil {
+		t.Fatal(err)
+	}
+	if ps, err := tr.Busy(app); err == nil && len(ps) == 0 {
+		t.Error("a process in the group itself was overlooked")
+	}
+	if err := errors.Join(os.MkdirAll(other, 0o755), cgroup.Join(other, p.PID)); err != nil {
+		t.Fatal(err)
+	}
+	if ps, err := tr.Busy(app); err != nil || len(ps) != 1 || ps[0].PID != p.PID {
+		t.Errorf("got %v, %v", ps, err)
+	}
+	p.End()
+	if ps, err := tr.Busy(app); err != nil || len(ps) != 0 {
+		t.Errorf("got %v, %v", ps, err)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	if _, err := runs.Choose(runs.Options{Want: "magic", RunDir: t.TempDir()}); !problem.Is(err, problem.Usage) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := runs.Choose(runs.Options{Want: "freezer", UserMode: true, RunDir: t.TempDir()}); !problem.Is(err, problem.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	if l, err := cgroup.Mounts(); err == nil && !l.SystemdUnified {
+		for _, user := range []bool{true, false} {
+			if _, err := runs.Choose(runs.Options{Want: "scope", UserMode: user, RunDir: t.TempDir()}); !problem.Is(err, problem.Unavailable) {
+				t.Errorf("got %v", err)
+			}
+		}
+	}
+}
+
+func TestDescribeAndTerminate(t *testing.T) {
+	p := conformance.Start(t, conformance.Launch{})
+	t.Cleanup(p.End)
+	ended := conformance.Start(t, conformance.Launch{})
+	ended.End()
+	ps := runs.Describe([]int{p.PID, ended.PID})
+	if len(ps) != 1 || ps[0].PID != p.PID || ps[0].Command != "cat" || int(ps[0].UID) != os.Getuid() {
+		t.Fatalf("got %+v", ps)
+	}
+	// Not those who have only got the number.
+	wrong := ps[0]
+	wrong.UID++
+	if err := runs.Terminate([]runs.Process{wrong, {PID: ended.PID}}); err != nil {
+		t.Error(err)
+	}
+	if len(runs.Describe([]int{p.PID})) != 1 {
+		t.Fatal("somebody else was ended")
+	}
+	if err := runs.Terminate(ps); err != nil {
+		t.Error(err)
+	}
+	p.Wait()
+}
