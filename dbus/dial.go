@@ -41,7 +41,8 @@ func dial(ctx context.Context, address string, system bool, opts ...dbus.ConnOpt
 				r.conn.Close()
 			}
 		}()
-		return nil, problem.New(problem.Unavailable, "cannot reach the %s: %w", busName(address, system), context.Cause(ctx))
+		return nil, problem.New(problem.Unavailable, "cannot reach the %s: it does not answer: %w", busName(address, system), context.Cause(ctx)).
+			WithHint("%s", busHint(address, system))
 	}
 }
 

@@ -31,6 +31,7 @@ type Options struct {
 // Run is the helper until the context or the session ends. It takes all its
 // notices down on the way out.
 func Run(ctx context.Context, o Options) error {
+	asked := ctx // ends when somebody wants the helper to end
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	events := make(chan notify.Event)
@@ -102,10 +103,10 @@ func Run(ctx context.Context, o Options) error {
 	}
 	<-ctx.Done()
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-	if cause := context.Cause(ctx); cause != context.Canceled && cause != ctx.Err() {
-		return fmt.Errorf("cannot go on: %w", cause)
+	if asked.Err() != nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("cannot go on: %w", context.Cause(ctx))
 }
 
 func await(ctx context.Context, c <-chan struct{}) {

@@ -46,11 +46,11 @@ func (h *helpers) add(s *Service, name string, uid uint32) error {
 	}
 	stop, err := s.names.Watch(s.ctx, name, func(owner string) {
 		if owner == "" {
-			h.remove(name)
+			s.wg.Go(func() { h.remove(name, x) }) // a watch cannot end itself
 		}
 	})
 	if err != nil {
-		h.remove(name)
+		h.remove(name, x)
 		return err
 	}
 	h.mu.Lock()
@@ -65,13 +65,15 @@ func (h *helpers) add(s *Service, name string, uid uint32) error {
 	return nil
 }
 
-func (h *helpers) remove(name string) {
+func (h *helpers) remove(name string, x *helper) {
 	h.mu.Lock()
-	x := h.list[name]
-	delete(h.list, name)
+	if h.list[name] == x {
+		delete(h.list, name)
+	}
+	stop := x.stop
 	h.mu.Unlock()
-	if x != nil && x.stop != nil {
-		x.stop()
+	if stop != nil {
+		stop()
 	}
 }
 

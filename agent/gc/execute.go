@@ -64,10 +64,15 @@ type guard struct {
 	generation uint64
 	known      map[digest.Digest]bool // marked, and their wants are spared
 	spared     map[store.Key]struct{} // needed by what was marked after the plan
+	waiting    map[digest.Digest]bool // trees that the plan takes and we have not come to
+	planned    map[digest.Digest]bool // trees that the plan knows
 }
 
 func newGuard(s *store.Store, ix *index.Indices, plan *Plan) *guard {
-	g := &guard{s: s, ix: ix, known: map[digest.Digest]bool{}, spared: map[store.Key]struct{}{}}
+	g := &guard{
+		s: s, ix: ix, known: map[digest.Digest]bool{}, spared: map[store.Key]struct{}{},
+		waiting: map[digest.Digest]bool{}, planned: maps.Clone(plan.graph.trees),
+	}
 	g.graph = &graph{s: s, trees: plan.graph.trees, nodes: map[digest.Digest]*node{}}
 	for pkg, ok := range plan.known {
 		if ok {
@@ -75,12 +80,27 @@ func newGuard(s *store.Store, ix *index.Indices, plan *Plan) *guard {
 			g.graph.nodes[pkg] = plan.graph.nodes[pkg]
 		}
 	}
+	for _, pkg := range plan.Trees {
+		g.waiting[pkg] = true
+	}
 	return g
+}
+
+// come notes that the turn of a tree has come; if it is there after that, it
+// is a new one, or one that has become protected.
+func (g *guard) come(pkg digest.Digest) {
+	delete(g.waiting, pkg)
+	delete(g.planned, pkg)
 }
 
 // look marks again from the roots as they are now.
 func (g *guard) look(ctx context.Context) error {
 	roots, generation := g.ix.SnapshotAt()
+	fresh, err := g.freshTrees()
+	if err != nil {
+		return err
+	}
+	roots = append(roots, fresh...)
 	// What was not there or could not be read may have come meanwhile.
 	for pkg, n := range g.graph.nodes {
 		if n.absent || n.doubt != nil {
@@ -109,6 +129,24 @@ func (g *guard) look(ctx context.Context) error {
 	return nil
 }
 
+// freshTrees are those that have been built since the plan, or again since we
+// took them away. Nobody may need them any more, but a tree that is there has
+// its blobs: they go with the next plan.
+func (g *guard) freshTrees() ([]index.Root, error) {
+	list, err := g.s.Trees()
+	if err != nil {
+		return nil, err
+	}
+	var roots []index.Root
+	for _, pkg := range list {
+		if !g.planned[pkg] && !g.waiting[pkg] {
+			// As if it were still being written, which raises no doubts.
+			roots = append(roots, index.Root{Index: index.WritingIndex, Package: pkg})
+		}
+	}
+	return roots, nil
+}
+
 // may is asked under the store's lock.
 func (g *guard) may(k store.Key) (bool, error) {
 	protected, stale := g.ix.Check(g.generation, k)
@@ -123,6 +161,11 @@ func (g *guard) may(k store.Key) (bool, error) {
 func (g *guard) mayTree(pkg digest.Digest) (bool, error) {
 	ok, err := g.may(store.MetaKey(pkg))
 	return ok && !g.known[pkg], err
+}
+
+// mayPartial needs no lock: at worst something is fetched again.
+func (g *guard) mayPartial(pkg digest.Digest) bool {
+	return g.s.HasPackage(pkg) || !g.known[pkg] && !g.ix.Protects(store.MetaKey(pkg))
 }
 
 type execution struct {
@@ -182,15 +225,16 @@ func (x *execution) takeAll() error {
 		if x.enough() {
 			return nil
 		}
-		if ok, err := x.guard.mayTree(p.Package); err == nil && ok {
-			if err := x.s.DropIngest(p.Package); err != nil {
-				return err
-			}
-			x.taken += p.Bytes
-			x.mu.Lock()
-			x.result.Bytes += p.Bytes
-			x.mu.Unlock()
+		if !x.guard.mayPartial(p.Package) {
+			continue
 		}
+		if err := x.s.DropIngest(p.Package); err != nil {
+			return err
+		}
+		x.taken += p.Bytes
+		x.mu.Lock()
+		x.result.Bytes += p.Bytes
+		x.mu.Unlock()
 	}
 	for _, st := range x.plan.steps {
 		if x.enough() {
@@ -215,6 +259,7 @@ func (x *execution) step(st step) error {
 		if err != nil {
 			return err
 		}
+		x.guard.come(st.tree)
 	}
 	if w.tree != nil {
 		// Behind its blobs: as long as the tree is there, they are.

@@ -20,7 +20,8 @@ type Victim struct {
 	Size int64
 }
 
-// Partial is an unfinished ingest that nobody works on and no index protects.
+// Partial is what an ingest has left behind on which nobody works, of a package
+// that no index protects or that is there.
 type Partial struct {
 	Package digest.Digest
 	Bytes   int64
@@ -133,7 +134,7 @@ func (p *Plan) partials(s *store.Store, marked map[digest.Digest]string) error {
 		return err
 	}
 	for pkg, bytes := range left {
-		if marked[pkg] == "" {
+		if marked[pkg] == "" || s.HasPackage(pkg) {
 			p.Partials = append(p.Partials, Partial{pkg, bytes})
 			p.Bytes += bytes
 		}

@@ -180,7 +180,16 @@ func (m *Manager) Reload() error {
 	m.policy.Store(p)
 	m.engine.Wake("")
 	m.nudge()
-	return m.tellLaunchers()
+	return errors.Join(m.prune(), m.tellLaunchers())
+}
+
+// prune applies keep-revisions to all that is installed.
+func (m *Manager) prune() error {
+	names, err := m.links.Instances()
+	for _, n := range names {
+		err = errors.Join(err, m.engine.Prune(n))
+	}
+	return err
 }
 
 // nudge has the repository loop look at its schedule and its watches again.

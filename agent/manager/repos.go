@@ -17,14 +17,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/runctl/inotify"
-	"github.com/lull/lull/agent/state"
 )
 
 // repository is one that is configured.
@@ -261,7 +259,7 @@ func (m *Manager) checkOne(ctx context.Context, name string, good map[string]boo
 		return nil, err
 	}
 	switch {
-	case p.Package == cur, reverted(inst, p.Package):
+	case p.Package == cur, slices.Contains(inst.Refused, p.Package):
 		return m.underWay(name), nil
 	case !asked && inst.Backoff != nil && inst.Backoff.Package == p.Package && time.Now().Before(inst.Backoff.Until):
 		return m.underWay(name), nil
@@ -274,15 +272,6 @@ func (m *Manager) checkOne(ctx context.Context, name string, good map[string]boo
 		return nil, err
 	}
 	return &r, nil
-}
-
-func reverted(inst state.Instance, pkg digest.Digest) bool {
-	for _, v := range inst.Revisions {
-		if v.Package == pkg && v.Reverted {
-			return true
-		}
-	}
-	return false
 }
 
 func (m *Manager) underWay(name string) *refresh.Refresh {

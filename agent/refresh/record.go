@@ -120,7 +120,6 @@ type Refresh struct {
 	Deadline    time.Time      `json:"-"`
 	BytesDone   int64          `json:"-"`
 	BytesTotal  int64          `json:"-"`
-	CopyBytes   int64          `json:"-"` // of data that the critical section copies
 	EnteredAt   time.Time      `json:"-"` // the critical section
 	BlockedTime time.Duration  `json:"-"` // how long the last critical section lasted
 }

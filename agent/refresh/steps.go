@@ -28,7 +28,7 @@ var steps = map[Step]struct{ do, undo action }{
 	Resolve:       {doResolve, nil},
 	Fetch:         {doFetch, undoFetch},
 	Stage:         {doStage, undoStage},
-	Precopy:       {doPrecopy, nil},
+	Precopy:       {doPrecopy, undoPrecopy},
 	Wait:          {doWait, undoWait},
 	Inhibit:       {doInhibit, undoInhibit},
 	StopServices:  {doStopServices, undoStopServices},
@@ -134,15 +134,27 @@ func doStage(_ context.Context, t *task) error {
 // undoStage leaves the link to undoFetch; a revert has added none.
 func undoStage(context.Context, *task) error { return nil }
 
-// doPrecopy measures what the critical section will have to copy, for the time
-// that the inhibitor lock announces.
+// doPrecopy copies the system data while the application still runs, so that the
+// critical section has only to bring over what changes from now on. What it leaves
+// is bound to the file system's word about changes; datacopy says which it believes.
 func doPrecopy(ctx context.Context, t *task) error {
-	stats, err := datacopy.Measure(ctx, t.e.dataDir(t.r.Instance, t.r.From))
+	r := &t.r
+	m, err := t.e.Store.Launch(r.Package)
+	if err != nil || !m.Data.Versioned {
+		return err
+	}
+	src, dst := t.e.dataDir(r.Instance, r.From), t.e.dataDir(r.Instance, r.To)
+	start := time.Now()
+	stats, err := datacopy.Precopy(ctx, src, dst, datacopy.Options{})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	t.r.CopyBytes = stats.Bytes
+	t.e.Log.Info("copied data ahead", "instance", r.Instance, "refresh", r.ID, "files", stats.Files, "bytes", stats.Bytes, "took", time.Since(start), "error", err)
 	return err
+}
+
+func undoPrecopy(_ context.Context, t *task) error {
+	return datacopy.Discard(t.e.dataDir(t.r.Instance, t.r.To), datacopy.Options{})
 }
 
 // dataDir is the system data of one revision.
@@ -270,22 +282,47 @@ func doFinish(_ context.Context, t *task) error {
 	if r.Kind == Remove {
 		return t.e.forget(r)
 	}
-	var gone []uint32
-	keep := t.e.Policy().For(r.Instance).KeepRevisions
 	err := t.e.State.UpdateInstance(r.Instance, func(i *state.Instance) error {
 		for k := range i.Revisions {
 			v := &i.Revisions[k]
 			if v.Number == r.To {
 				v.Made, v.Version, v.Reverted = time.Now(), r.ToVersion, false
+				i.Accept(v.Package)
 			}
 			if r.Kind == Revert && v.Number == r.From {
 				v.Reverted = true
+				i.Refuse(v.Package)
 			}
 		}
 		if i.Backoff != nil && i.Backoff.Package == r.Package {
 			i.Backoff = nil
 		}
-		gone = superseded(i.Revisions, r.To, keep)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return t.e.prune(r.Instance, r.To)
+}
+
+// Prune lets go of the revisions that policy no longer keeps. An instance with a
+// refresh under way is left to that.
+func (e *Engine) Prune(instance string) error {
+	if _, busy := e.Of(instance); busy {
+		return nil
+	}
+	cur, _, err := e.Links.Read(instance)
+	if err != nil {
+		return err
+	}
+	return e.prune(instance, cur)
+}
+
+func (e *Engine) prune(instance string, cur uint32) error {
+	var gone []uint32
+	keep := e.Policy().For(instance).KeepRevisions
+	err := e.State.UpdateInstance(instance, func(i *state.Instance) error {
+		gone = superseded(i.Revisions, cur, keep)
 		i.Revisions = slices.DeleteFunc(i.Revisions, func(v state.Revision) bool { return slices.Contains(gone, v.Number) })
 		return nil
 	})
@@ -293,27 +330,20 @@ func doFinish(_ context.Context, t *task) error {
 		return err
 	}
 	for _, rev := range gone {
-		if err := t.e.Links.Forget(r.Instance, rev); err != nil {
+		if err := e.Links.Forget(instance, rev); err != nil {
 			return err
 		}
-		if err := os.RemoveAll(t.e.dataDir(r.Instance, rev)); err != nil {
+		if err := os.RemoveAll(e.dataDir(instance, rev)); err != nil {
 			return err
 		}
 	}
-	return t.e.Installed()
+	return e.Installed()
 }
 
 // superseded lists the revisions that policy no longer keeps: of those that have
-// been current, the oldest beyond keep, never the current one. A revision that
-// was reverted stays on record, because it must not be offered again, as long as
-// it is among the kept.
+// been current, the oldest beyond keep, never the current one.
 func superseded(list []state.Revision, cur uint32, keep int) (gone []uint32) {
-	kept := 0
-	for _, v := range slices.Backward(list) {
-		if v.Number == cur {
-			kept++
-		}
-	}
+	kept := 1 // the current one
 	for _, v := range slices.Backward(list) {
 		switch {
 		case v.Number == cur || v.Made.IsZero():

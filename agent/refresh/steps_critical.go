@@ -172,12 +172,9 @@ func (t *task) title() string {
 	return t.r.Instance + " " + t.r.ToVersion
 }
 
-// copyRate is what an ordinary disk takes, in bytes a second; it only serves the announcement.
-const copyRate = 100 << 20
-
 // estimate is how long the critical section may last.
 func (t *task) estimate() time.Duration {
-	d := time.Second + time.Duration(t.r.CopyBytes/copyRate)*time.Second
+	d := time.Second
 	if units, err := t.oldUnits(); err == nil {
 		d += services.StopBudget(units) / 4 // most services stop long before they have to
 	}
@@ -217,7 +214,7 @@ func doCopy(ctx context.Context, t *task) error {
 		return nil
 	}
 	dst := t.e.dataDir(r.Instance, r.To)
-	if err := undoCopy(ctx, t); err != nil { // the rest of an earlier try
+	if err := undoCopy(ctx, t); err != nil { // of an earlier try
 		return err
 	}
 	src := t.e.dataDir(r.Instance, r.From)
@@ -234,9 +231,9 @@ func doCopy(ctx context.Context, t *task) error {
 	return nil
 }
 
+// undoCopy leaves what was copied ahead: another try may follow, and undoPrecopy takes it.
 func undoCopy(_ context.Context, t *task) error {
-	dst := t.e.dataDir(t.r.Instance, t.r.To)
-	return errors.Join(os.RemoveAll(dst), datacopy.Discard(dst, datacopy.Options{}))
+	return os.RemoveAll(t.e.dataDir(t.r.Instance, t.r.To))
 }
 
 // doLink is the commit. What stands before the swap can be undone without a trace,

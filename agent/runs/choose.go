@@ -25,15 +25,19 @@ func Choose(opts Options) (Tracker, error) {
 	if !slices.Contains(wants, opts.Want) {
 		return nil, problem.New(problem.Usage, "cannot use %q as a tracker: want one of %q", opts.Want, wants)
 	}
-	layout, err := cgroup.Mounts()
-	if err != nil {
-		return nil, err
+	layout := opts.Layout
+	if layout == nil {
+		l, err := cgroup.Mounts()
+		if err != nil {
+			return nil, err
+		}
+		layout = &l
 	}
 	ctl, err := runctl.Create(opts.RunDir)
 	if err != nil {
 		return nil, err
 	}
-	t, err := choose(ctl, layout, opts)
+	t, err := choose(ctl, *layout, opts)
 	if err != nil {
 		return nil, err
 	}

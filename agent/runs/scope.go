@@ -54,11 +54,7 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 	if opts.UserMode {
 		uid = os.Getuid()
 	}
-	return scopesBelow(ctl, l.Unified, uid, opts)
-}
-
-func scopesBelow(ctl *runctl.Dir, top string, uid int, opts Options) (*scopeTracker, error) {
-	s := &scopeTracker{top: top, uid: uid, watches: map[int]watched{}}
+	s := &scopeTracker{top: l.Unified, uid: uid, watches: map[int]watched{}}
 	s.base = base{
 		ctl: ctl, log: opts.Log, known: map[string]bool{},
 		manner: "cgroup.events of systemd's scopes and inotify",

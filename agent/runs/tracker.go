@@ -31,6 +31,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/lull/lull/agent/cgroup"
 	"github.com/lull/lull/agent/digest"
 )
 
@@ -86,6 +87,8 @@ type Options struct {
 	ReleaseAgent string       // path of lull-release-agent; "" if there is none
 	UserMode     bool         // rootless: only the scopes of the agent's own user
 	Log          *slog.Logger // nil: slog.Default()
+
+	Layout *cgroup.Layout // the hierarchies to use; nil: those of this machine
 }
 
 // Describe looks up processes by their IDs; those that have ended are left out.

@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -50,7 +51,10 @@ type Instance struct {
 	Channel    string     `json:"channel"`
 	Revisions  []Revision `json:"revisions,omitempty"` // in ascending order
 	Last       uint32     `json:"last"`                // the highest number ever given
-	Backoff    *Backoff   `json:"backoff,omitempty"`
+	// Refused are packages that were reverted, youngest last: they are not offered again,
+	// also when their revision is no longer kept.
+	Refused []digest.Digest `json:"refused,omitempty"`
+	Backoff *Backoff        `json:"backoff,omitempty"`
 }
 
 // Revision returns the one of that number.
@@ -61,6 +65,23 @@ func (i *Instance) Revision(n uint32) (Revision, bool) {
 		}
 	}
 	return Revision{}, false
+}
+
+// maxRefused bounds the memory of reverted packages.
+const maxRefused = 32
+
+// Refuse remembers a reverted package.
+func (i *Instance) Refuse(pkg digest.Digest) {
+	i.Accept(pkg)
+	i.Refused = append(i.Refused, pkg)
+	if over := len(i.Refused) - maxRefused; over > 0 {
+		i.Refused = slices.Delete(i.Refused, 0, over)
+	}
+}
+
+// Accept forgets that a package was reverted.
+func (i *Instance) Accept(pkg digest.Digest) {
+	i.Refused = slices.DeleteFunc(i.Refused, func(d digest.Digest) bool { return d == pkg })
 }
 
 // Hold is a "not now", with its owner and its end.

@@ -261,19 +261,32 @@ func (s *Store) DropIngest(pkg digest.Digest) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	if s.ingests[pkg] {
-		s.mu.Unlock()
-		return nil
+	place, err := s.takeIngest(pkg)
+	if err != nil || place == "" {
+		return err
 	}
-	s.ingests[pkg] = true
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.ingests, pkg)
-		s.mu.Unlock()
-	}()
-	return removeTree(s.path(tmpDir, pkg.String()))
+	return removeTree(place)
+}
+
+// takeIngest moves it away, so that a new ingest can begin at once.
+func (s *Store) takeIngest(pkg digest.Digest) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := s.path(tmpDir, pkg.String())
+	if s.ingests[pkg] {
+		return "", nil
+	}
+	place := s.path(trashDir, fmt.Sprintf("%s.ingest-%d", pkg, s.serial.Add(1)))
+	err := durable.Move(dir, place)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "", removeTree(dir) // no room for a name; under the lock, then
+	case err != nil:
+		return "", err
+	}
+	return place, nil
 }
 
 // removeTree deletes a file or folder with all that is in it.

@@ -31,7 +31,7 @@ type checkJSON struct {
 }
 
 func (a *app) doctor(ctx context.Context) error {
-	checks := []bus.Check{launcherCheck()}
+	var checks []bus.Check
 	agentErr := a.ask(ctx, func(ctx context.Context, ag *agent) error {
 		theirs, err := ag.manager.Doctor(ctx)
 		if err == nil {
@@ -42,6 +42,10 @@ func (a *app) doctor(ctx context.Context) error {
 	})
 	if agentErr != nil {
 		checks = append(checks, bus.Check{Name: "agent", State: "fail", Seen: agentErr.Error(), Advice: problem.HintOf(agentErr)})
+	}
+	// The agent looks at its own launcher; this command may find another one, or none.
+	if own := launcherCheck(); own.State != "ok" || agentErr != nil {
+		checks = append([]bus.Check{own}, checks...)
 	}
 	failed := 0
 	doc := struct {
@@ -94,7 +98,7 @@ func (a *app) checks(checks []bus.Check, widest int) error {
 func launcherCheck() bus.Check {
 	path, err := launcher()
 	if err != nil {
-		return bus.Check{Name: "launcher", State: "fail", Seen: err.Error(), Advice: problem.HintOf(err)}
+		return bus.Check{Name: "lull run", State: "fail", Seen: err.Error(), Advice: problem.HintOf(err)}
 	}
-	return bus.Check{Name: "launcher", State: "ok", Seen: path}
+	return bus.Check{Name: "lull run", State: "ok", Seen: path}
 }

@@ -48,14 +48,13 @@ type chainJSON struct {
 	PID     uint32 `json:"pid,omitempty"`
 }
 
-// indexWords say what it means to be in an index.
+// indexWords say what it means to be in an index whose name does not.
 var indexWords = map[string]string{
-	"base":      "part of the system",
-	"cache":     "kept for use offline",
-	"retained":  "retained by the system updater",
-	"writing":   "being downloaded",
-	"open":      "in use",
-	"installed": "installed",
+	"base":     "part of the system",
+	"cache":    "kept for use offline",
+	"retained": "retained by the system updater",
+	"writing":  "being downloaded",
+	"open":     "in use",
 }
 
 func (a *app) why(what string, chains []bus.Chain) error {
@@ -73,7 +72,11 @@ func (a *app) why(what string, chains []bus.Chain) error {
 		return a.say(fmt.Sprintf("nothing keeps %s: it goes with the next `lull gc`", what))
 	}
 	for _, c := range chains {
-		text := either(indexWords[c.Index], c.Index) + " (" + c.Index + ") → package " + short(c.Package)
+		text := c.Index
+		if words := indexWords[c.Index]; words != "" {
+			text += ": " + words
+		}
+		text += " → package " + short(c.Package)
 		if c.Through != "" && c.Through != c.Package {
 			text += " → " + short(c.Through)
 		}
