@@ -2,22 +2,28 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/dbus/dialer"
 )
 
 // Dial connects to the bus at address, or, where that is empty, to the system
 // bus or the session bus. The context bounds the dialling only. Signals keep
-// their order.
+// their order. No descriptors pass; see DialFDs.
 func Dial(ctx context.Context, address string, system bool) (*dbus.Conn, error) {
-	return dial(ctx, address, system)
+	return dial(ctx, address, system, dialer.None)
 }
 
-func dial(ctx context.Context, address string, system bool, opts ...dbus.ConnOption) (*dbus.Conn, error) {
+// DialFDs is Dial for a client that wants descriptors in the replies to its
+// calls. What else brings descriptors is dropped on the way in.
+func DialFDs(ctx context.Context, address string, system bool, opts ...dbus.ConnOption) (*dbus.Conn, error) {
+	return dial(ctx, address, system, dialer.Replies, opts...)
+}
+
+func dial(ctx context.Context, address string, system bool, pass dialer.Passing, opts ...dbus.ConnOption) (*dbus.Conn, error) {
 	opts = append(opts, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 	type result struct {
 		conn *dbus.Conn
@@ -25,7 +31,7 @@ func dial(ctx context.Context, address string, system bool, opts ...dbus.ConnOpt
 	}
 	done := make(chan result, 1)
 	go func() {
-		conn, err := connect(address, system, opts)
+		conn, err := dialer.Open(address, system, pass, opts...)
 		done <- result{conn, err}
 	}()
 	select {
@@ -44,25 +50,6 @@ func dial(ctx context.Context, address string, system bool, opts ...dbus.ConnOpt
 		return nil, problem.New(problem.Unavailable, "cannot reach the %s: it does not answer: %w", busName(address, system), context.Cause(ctx)).
 			WithHint("%s", busHint(address, system))
 	}
-}
-
-func connect(address string, system bool, opts []dbus.ConnOption) (*dbus.Conn, error) {
-	switch {
-	case address != "":
-		return dbus.Connect(address, opts...)
-	case system:
-		return dbus.ConnectSystemBus(opts...)
-	}
-	// A bus that is not there is an answer: none is started.
-	conn, err := dbus.SessionBusPrivateNoAutoStartup(opts...)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(conn.Auth(nil), conn.Hello()); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return conn, nil
 }
 
 func busName(address string, system bool) string {

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/godbus/dbus/v5"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -211,44 +210,4 @@ func isStandard(iface string) bool {
 		return true
 	}
 	return false
-}
-
-// refuseFDs closes the descriptors that came with a call. No method takes any,
-// and nobody else would close them: who sends enough of them would starve the
-// process.
-func refuseFDs(msg *dbus.Message) {
-	if msg.Type != dbus.TypeMethodCall && msg.Type != dbus.TypeSignal {
-		return
-	}
-	if _, ok := msg.Headers[dbus.FieldUnixFDs]; !ok {
-		return
-	}
-	for _, v := range msg.Body {
-		closeFDs(v)
-	}
-}
-
-func closeFDs(v any) {
-	switch v := v.(type) {
-	case dbus.UnixFD:
-		unix.Close(int(v))
-	case []dbus.UnixFD:
-		for _, fd := range v {
-			unix.Close(int(fd))
-		}
-	case dbus.Variant:
-		closeFDs(v.Value())
-	case map[string]dbus.Variant:
-		for _, e := range v {
-			closeFDs(e)
-		}
-	case []dbus.Variant:
-		for _, e := range v {
-			closeFDs(e)
-		}
-	case []any:
-		for _, e := range v {
-			closeFDs(e)
-		}
-	}
 }

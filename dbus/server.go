@@ -11,6 +11,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/dbus/dialer"
 )
 
 // Interface is one D-Bus interface on one object: the Export functions that
@@ -49,7 +50,7 @@ type Server struct {
 // or the session bus. Export objects, then take the name.
 func Serve(ctx context.Context, address string, system bool) (*Server, error) {
 	s := &Server{objects: map[dbus.ObjectPath]map[string]Interface{}}
-	conn, err := dial(ctx, address, system, dbus.WithHandler(s), dbus.WithIncomingInterceptor(refuseFDs))
+	conn, err := dial(ctx, address, system, dialer.Answers, dbus.WithHandler(s))
 	if err != nil {
 		return nil, err
 	}

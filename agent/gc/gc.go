@@ -9,7 +9,10 @@
 // left has all its blobs. Doubt is a protected package whose meta cannot be
 // read: nobody knows what it needs, so nothing goes.
 //
-// Making a plan only reads, and is a function of store and roots. Executing
+// A stray is a process that uses a package which no index protects, as /proc
+// shows; what it uses stays, and it is reported.
+//
+// Making a plan only reads: the store, and /proc if anything would go. Executing
 // takes victims away in small batches under the store's residency lock, asking
 // the indices again for each (index.Indices.Check), and deletes in parallel
 // outside of it; resolves never wait. When roots have changed since the last

@@ -43,7 +43,9 @@ type Plan struct {
 	Partials []Partial
 	Bytes    int64 // of Blobs and Partials
 	Packages []Usage
-	Doubts   []string // why nothing goes, though there may be victims
+	Doubts   []string     // why nothing goes, though there may be victims
+	Strays   []index.Root // processes that use what no index protects; it stays
+	Unseen   int          // processes that could not be looked into; see Strays
 
 	steps []step
 	graph *graph
@@ -57,7 +59,8 @@ type step struct {
 	from, to int
 }
 
-// MakePlan marks from roots and lists what is left.
+// MakePlan marks from roots, and from processes that use what they do not
+// reach, and lists what is left.
 func MakePlan(ctx context.Context, s *store.Store, roots []index.Root) (*Plan, error) {
 	p, err := makePlan(ctx, s, roots)
 	if err != nil {
@@ -79,11 +82,19 @@ func makePlan(ctx context.Context, s *store.Store, roots []index.Root) (*Plan, e
 		return nil, err
 	}
 	marked, doubts := g.mark(roots)
+	strays, unseen, err := g.strays(ctx, marked)
+	if err != nil {
+		return nil, err
+	}
+	if len(strays) > 0 {
+		roots = slices.Concat(roots, strays)
+		marked, doubts = g.mark(roots)
+	}
 	c := newCensus(g, marked, roots)
 	if err := c.count(ctx); err != nil {
 		return nil, err
 	}
-	p := &Plan{Packages: c.usages(), Doubts: doubts, graph: g, known: map[digest.Digest]bool{}}
+	p := &Plan{Packages: c.usages(), Doubts: doubts, Strays: strays, Unseen: unseen, graph: g, known: map[digest.Digest]bool{}}
 	for pkg := range marked {
 		p.known[pkg] = g.nodes[pkg].doubt == nil && !g.nodes[pkg].absent
 	}
@@ -97,6 +108,20 @@ func makePlan(ctx context.Context, s *store.Store, roots []index.Root) (*Plan, e
 		n.wants = nil // a plan may be kept for a while
 	}
 	return p, nil
+}
+
+// strays looks for processes that use what would go.
+func (g *graph) strays(ctx context.Context, marked map[digest.Digest]string) ([]index.Root, int, error) {
+	var dead []digest.Digest
+	for pkg := range g.trees {
+		if marked[pkg] == "" {
+			dead = append(dead, pkg)
+		}
+	}
+	if len(dead) == 0 {
+		return nil, 0, nil
+	}
+	return Strays(ctx, g.s, dead)
 }
 
 // victims takes the census over, in order.

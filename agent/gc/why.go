@@ -123,6 +123,12 @@ func (g *graph) path(what string) (target, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(g.s.Root(), path)
 	}
+	outside := problem.New(problem.Invalid, "it does not lie in the store %s", g.s.Root())
+	// By the letter first: what lies elsewhere is not looked at at all, since the
+	// agent sees more than whoever asks.
+	if rel, err := filepath.Rel(g.s.Root(), path); err != nil || !filepath.IsLocal(rel) {
+		return target{}, outside
+	}
 	root, err := filepath.EvalSymlinks(g.s.Root())
 	if err != nil {
 		return target{}, err
@@ -132,8 +138,8 @@ func (g *graph) path(what string) (target, error) {
 		return target{}, problem.New(problem.NotFound, "there is no such path: %w", err)
 	}
 	rel, err := filepath.Rel(root, real)
-	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-		return target{}, problem.New(problem.Invalid, "it does not lie in the store %s", g.s.Root())
+	if err != nil || !filepath.IsLocal(rel) {
+		return target{}, outside
 	}
 	parts := strings.SplitN(rel, "/", 3)
 	switch {

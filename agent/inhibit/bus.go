@@ -5,8 +5,6 @@ import (
 	"errors"
 	"math"
 	"os"
-	"reflect"
-	"strconv"
 	"sync"
 	"time"
 
@@ -14,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/dbus/dialer"
 )
 
 const (
@@ -31,49 +30,8 @@ const (
 // matches signals of any sender.
 
 func dial(ctx context.Context, address string) (*dbus.Conn, error) {
-	options := []dbus.ConnOption{
-		dbus.WithContext(ctx),
-		dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()),
-		dbus.WithAuth(dbus.AuthExternal(strconv.Itoa(os.Getuid()))),
-		dbus.WithIncomingInterceptor(refuseFDs),
-	}
-	if address == "" {
-		return dbus.ConnectSystemBus(options...)
-	}
-	return dbus.Connect(address, options...)
-}
-
-// refuseFDs closes the descriptors that others send along with calls and
-// signals: anybody on the system bus could fill up the agent with them.
-func refuseFDs(m *dbus.Message) {
-	if m.Type == dbus.TypeMethodCall || m.Type == dbus.TypeSignal {
-		for _, v := range m.Body {
-			closeFDs(reflect.ValueOf(v))
-		}
-	}
-}
-
-func closeFDs(v reflect.Value) {
-	switch v.Kind() {
-	case reflect.Int32:
-		if fd, ok := v.Interface().(dbus.UnixFD); ok {
-			unix.Close(int(fd))
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			closeFDs(v.Index(i))
-		}
-	case reflect.Map:
-		for it := v.MapRange(); it.Next(); {
-			closeFDs(it.Value())
-		}
-	case reflect.Interface:
-		closeFDs(v.Elem())
-	case reflect.Struct:
-		if variant, ok := v.Interface().(dbus.Variant); ok {
-			closeFDs(reflect.ValueOf(variant.Value()))
-		}
-	}
+	return dialer.Open(address, true, dialer.Replies, dbus.WithContext(ctx),
+		dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 }
 
 // run keeps a connection until the context ends. It calls ready after the

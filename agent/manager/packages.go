@@ -174,16 +174,13 @@ func (m *Manager) publishInstalled() error {
 }
 
 // runRoots are the packages of live runs, for the open index. If it cannot be told
-// what runs, everything may: doubt protects.
+// what runs, everything may: a root without a package stands for that doubt.
 func (m *Manager) runRoots() []index.Root {
 	list, err := m.Tracker.Runs()
 	var roots []index.Root
 	if err != nil {
-		m.Log.Error("cannot tell what runs, so every package counts as open", "error", err)
-		for _, pkg := range m.store.Packages() {
-			roots = append(roots, index.Root{Package: pkg, Holder: "perhaps a run, which cannot be told"})
-		}
-		return roots
+		m.Log.Error("cannot tell what runs, so nothing can be collected", "error", err)
+		return []index.Root{{Holder: "perhaps a run, which cannot be told"}}
 	}
 	for _, r := range list {
 		root := index.Root{Holder: "run of " + r.Instance}

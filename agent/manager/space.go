@@ -134,10 +134,7 @@ func (m *Manager) Open(what, holder string, pid int) (dir *os.File, lease *index
 		}
 	}
 	lease = m.indices.Lease(pkg, holder, pid) // before residency is looked at
-	dir, err = os.Open(m.store.PackageDir(pkg))
-	if errors.Is(err, os.ErrNotExist) {
-		err = problem.New(problem.NotFound, "cannot open package %s: it is not here", pkg.Short())
-	}
+	dir, err = m.store.OpenPackage(pkg)
 	if err != nil {
 		lease.Close()
 		return nil, nil, err

@@ -96,7 +96,7 @@ func TestCrash(t *testing.T) {
 			os.RemoveAll(root)
 		}
 	}
-	if points < 40 {
+	if points < 30 {
 		t.Errorf("only %d points: %v", points, count)
 	}
 	t.Logf("%d points", points)

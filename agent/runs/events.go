@@ -1,6 +1,7 @@
 package runs
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -43,6 +44,7 @@ func runctlEvents(o *ownedTracker) (*markerEvents, error) {
 }
 
 func (m *markerEvents) placed(group) error { return nil }
+func (m *markerEvents) removed(group)      {}
 
 func (m *markerEvents) close() {
 	m.w.Close()
@@ -55,21 +57,22 @@ type populationEvents struct {
 	in      *inotify.Watcher
 	done    chan struct{}
 
-	mu   sync.Mutex     // guards what follows
-	runs map[int]string // watch → instance
+	mu      sync.Mutex     // guards what follows
+	runs    map[int]string // watch → instance
+	watches map[string]int // folder of a run → watch
 }
 
 func cgroupEvents(o *ownedTracker) (*populationEvents, error) {
-	markers, err := runctlEvents(o)
-	if err != nil {
-		return nil, err
-	}
 	in, err := inotify.New()
 	if err != nil {
-		markers.close()
 		return nil, err
 	}
-	p := &populationEvents{markers: markers, in: in, done: make(chan struct{}), runs: map[int]string{}}
+	markers, err := runctlEvents(o)
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	p := &populationEvents{markers: markers, in: in, done: make(chan struct{}), runs: map[int]string{}, watches: map[string]int{}}
 	go p.run(o)
 	return p, nil
 }
@@ -81,8 +84,20 @@ func (p *populationEvents) placed(g group) error {
 	if err != nil {
 		return err
 	}
-	p.runs[wd] = g.instance
+	p.runs[wd], p.watches[g.dir] = g.instance, wd
 	return nil
+}
+
+// removed ends the watch. cgroupfs says nothing to those who watch a file that
+// goes with its group, and inotify would keep the watch for ever.
+func (p *populationEvents) removed(g group) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if wd, ok := p.watches[g.dir]; ok {
+		delete(p.watches, g.dir)
+		delete(p.runs, wd)
+		p.in.Remove(wd)
+	}
 }
 
 func (p *populationEvents) run(o *ownedTracker) {
@@ -102,11 +117,8 @@ func (p *populationEvents) run(o *ownedTracker) {
 			}
 			p.mu.Lock()
 			instance, ok := p.runs[e.Watch]
-			if e.Ended() {
-				delete(p.runs, e.Watch)
-			}
 			p.mu.Unlock()
-			if ok && !e.Ended() {
+			if ok {
 				o.settle(instance)
 				o.hints.give(instance)
 			}
@@ -128,20 +140,20 @@ func newSubtree(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 	}
 	o := newOwned("subtree", ctl, g, opts)
 	o.after = func() error { return removeSubtree(g) }
-	p, err := cgroupEvents(o)
-	if err != nil || opts.Want == "poll-procs" || opts.Want == "poll" {
-		reason := "as told"
-		if err != nil {
-			reason = err.Error()
-		} else {
-			p.close()
+	o.mu.Lock() // events come at once, and find everything in its place
+	noWatch := errors.New("as told")
+	if opts.Want != "poll-procs" && opts.Want != "poll" {
+		var p *populationEvents
+		if p, noWatch = cgroupEvents(o); noWatch == nil {
+			o.manner = "cgroup.events and inotify"
+			o.events = p
 		}
-		o.manner = fmt.Sprintf("cgroup.procs is read every %v (no inotify: %s)", pollEvery, reason)
-		o.events = poll(o, o.instances, nil)
-	} else {
-		o.manner = "cgroup.events and inotify"
-		o.events = p
 	}
+	if noWatch != nil {
+		o.manner = fmt.Sprintf("cgroup.procs is read every %v (no inotify: %v)", pollEvery, noWatch)
+		o.events = poll(o, o.instances, nil)
+	}
+	o.mu.Unlock()
 	fail := func(err error) (*ownedTracker, error) {
 		o.events.close()
 		o.hints.close()

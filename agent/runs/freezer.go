@@ -51,6 +51,8 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 		}
 		return nil, err
 	}
+	// Under the lock: events come at once, and find everything in its place.
+	o.mu.Lock()
 	var noWatch error
 	if opts.Want == "poll-runctl" {
 		noWatch = errors.New("as told")
@@ -69,6 +71,7 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 		o.manner = fmt.Sprintf("cgroup.procs is read every %v (no release agent: %v)", pollEvery, why)
 		o.events = poll(o, o.instances, o.events)
 	}
+	o.mu.Unlock()
 	if why != nil && opts.Want != "poll-procs" && opts.Want != "poll" {
 		o.log.Warn("the end of applications is noticed by polling", "reason", why)
 	}

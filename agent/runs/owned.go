@@ -39,6 +39,8 @@ type ownedTracker struct {
 type eventSource interface {
 	// placed is told of each new run before a process is in it.
 	placed(g group) error
+	// removed is told when the group of a run is gone.
+	removed(g group)
 	close()
 }
 
@@ -117,10 +119,16 @@ func (o *ownedTracker) reapLocked(instance string, svc bool) (gone bool, err err
 		if len(pids) == 0 {
 			err = cgroup.RemoveTree(g.dir)
 		}
-		if len(pids) > 0 || errors.Is(err, unix.EBUSY) {
+		switch {
+		case len(pids) > 0, errors.Is(err, unix.EBUSY):
 			gone = false
-		} else if err != nil {
+		case err != nil:
 			return false, err
+		default:
+			// Who removes a group takes away what would have told of its end,
+			// and whoever waits for that did not ask: so it is told here.
+			o.events.removed(g)
+			o.hints.give(instance)
 		}
 	}
 	if !gone {
@@ -242,6 +250,7 @@ func (o *ownedTracker) placeLocked(instance string, pkg digest.Digest, service s
 		case cgroup.Gone(err):
 			// A release agent, still busy with an earlier run, has removed the
 			// instance's group before ours was in it.
+			o.events.removed(g)
 		default:
 			return group{}, err
 		}

@@ -43,6 +43,12 @@ func (p *poller) placed(g group) error {
 	return nil
 }
 
+func (p *poller) removed(g group) {
+	if p.also != nil {
+		p.also.removed(g)
+	}
+}
+
 func (p *poller) run(o *ownedTracker, source func() ([]string, error)) {
 	defer close(p.done)
 	timer := time.NewTimer(pollEvery)

@@ -37,6 +37,7 @@ type scopeTracker struct {
 
 	mu      sync.Mutex      // guards what follows, and makes a change of .running and its reason one
 	watches map[int]watched // by inotify watch
+	paths   map[string]int  // the watch of a folder
 	closed  bool
 }
 
@@ -54,7 +55,7 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 	if opts.UserMode {
 		uid = os.Getuid()
 	}
-	s := &scopeTracker{top: l.Unified, uid: uid, watches: map[int]watched{}}
+	s := &scopeTracker{top: l.Unified, uid: uid, watches: map[int]watched{}, paths: map[string]int{}}
 	s.base = base{
 		ctl: ctl, log: opts.Log, known: map[string]bool{},
 		manner: "cgroup.events of systemd's scopes and inotify",
@@ -242,13 +243,31 @@ func (s *scopeTracker) lookAtAll() error {
 }
 
 func (s *scopeTracker) watchFolderLocked(dir string) error {
-	// Adding what is watched already changes nothing; a folder that was removed
-	// and made again under the same name is another one.
-	wd, err := s.in.Add(dir, unix.IN_CREATE|unix.IN_ONLYDIR)
+	// The end of a run shows twice: its population changes, and systemd removes
+	// the group, which may be faster than the kernel is in telling the first.
+	wd, err := s.in.Add(dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_ONLYDIR)
 	if err == nil {
-		s.watches[wd] = watched{dir: dir}
+		s.noteLocked(wd, watched{dir: dir})
 	}
 	return err
+}
+
+// noteLocked keeps a new watch. To add what is watched already changes nothing;
+// a folder that was removed and made again is another one, with another watch.
+func (s *scopeTracker) noteLocked(wd int, w watched) {
+	if old, ok := s.paths[w.dir]; ok && old != wd {
+		s.forgetLocked(w.dir)
+	}
+	s.watches[wd], s.paths[w.dir] = w, wd
+}
+
+// forgetLocked ends the watch of a folder that is gone: cgroupfs does not.
+func (s *scopeTracker) forgetLocked(dir string) {
+	if wd, ok := s.paths[dir]; ok {
+		delete(s.paths, dir)
+		delete(s.watches, wd)
+		s.in.Remove(wd)
+	}
 }
 
 // watchRunLocked follows the population of a run. One that has vanished is no
@@ -261,7 +280,7 @@ func (s *scopeTracker) watchRunLocked(g group) {
 		}
 		return
 	}
-	s.watches[wd] = watched{dir: g.dir, instance: g.instance}
+	s.noteLocked(wd, watched{dir: g.dir, instance: g.instance})
 }
 
 // mark makes .running say whether the application runs.
@@ -302,20 +321,24 @@ func (s *scopeTracker) handle(e inotify.Event) {
 	w, ok := s.watches[e.Watch]
 	switch {
 	case all, !ok:
-	case e.Ended():
-		delete(s.watches, e.Watch)
-		touched = w.instance
 	case w.instance != "":
 		touched = w.instance
 	case e.Mask&unix.IN_ISDIR != 0:
-		switch r := s.roleOf(filepath.Join(w.dir, e.Name)); r {
+		dir := filepath.Join(w.dir, e.Name)
+		gone := e.Mask&unix.IN_DELETE != 0
+		if gone {
+			s.forgetLocked(dir)
+		}
+		switch s.roleOf(dir) {
 		case ignored:
 		case runOfApp, runOfDmon:
-			g := s.group(filepath.Join(w.dir, e.Name))
-			s.watchRunLocked(g)
+			g := s.group(dir)
 			touched = g.instance
+			if !gone {
+				s.watchRunLocked(g)
+			}
 		default:
-			all = true // a slice: more may be in it already
+			all = !gone // a slice: more may be in it already
 		}
 	}
 	s.mu.Unlock()

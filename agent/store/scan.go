@@ -39,7 +39,7 @@ func readNames(dir *os.File, f func(name []byte) error) error {
 				name = name[:i]
 			}
 			rest = rest[length:]
-			if s := string(name); s == "." || s == ".." {
+			if len(name) <= 2 && (string(name) == "." || string(name) == "..") {
 				continue
 			}
 			if err := f(name); err != nil {

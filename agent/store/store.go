@@ -231,6 +231,21 @@ func (s *Store) HasPackage(pkg digest.Digest) bool {
 	return exists(unix.AT_FDCWD, s.PackageDir(pkg))
 }
 
+// OpenPackage opens the folder of the package's tree. Take a lease first: what
+// has been found here then stays.
+func (s *Store) OpenPackage(pkg digest.Digest) (*os.File, error) {
+	s.residency.RLock()
+	defer s.residency.RUnlock()
+	f, err := os.OpenFile(s.PackageDir(pkg), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, problem.New(problem.NotFound, "cannot open package %s: it is not resident", pkg.Short())
+	}
+	if err != nil {
+		return nil, problem.New(problem.KindOf(err), "cannot open package %s: %w", pkg.Short(), err)
+	}
+	return f, nil
+}
+
 func exists(dir int, path string) bool {
 	var st unix.Stat_t
 	return fstatat(dir, path, &st) == nil

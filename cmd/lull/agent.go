@@ -23,14 +23,23 @@ type agent struct {
 }
 
 // dial connects to the bus on which the agent is; it need not be there.
-func (a *app) dial(ctx context.Context) (*agent, error) {
+func (a *app) dial(ctx context.Context) (*agent, error) { return a.dialWith(ctx, bus.Dial) }
+
+// dialFDs is dial for calls that return descriptors.
+func (a *app) dialFDs(ctx context.Context) (*agent, error) {
+	return a.dialWith(ctx, func(ctx context.Context, address string, system bool) (*dbus.Conn, error) {
+		return bus.DialFDs(ctx, address, system)
+	})
+}
+
+func (a *app) dialWith(ctx context.Context, dial func(context.Context, string, bool) (*dbus.Conn, error)) (*agent, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	address, system := a.bus, true
 	if a.user && address == "" {
 		address, system = a.sessionBus, false
 	}
-	conn, err := bus.Dial(ctx, address, system)
+	conn, err := dial(ctx, address, system)
 	if err != nil {
 		return nil, err
 	}

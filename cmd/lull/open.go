@@ -31,7 +31,7 @@ folder, or until the end of the input.`,
 				return problem.New(problem.Usage, "cannot understand this command: a command to run stands behind --").
 					WithHint("use it as `%s`", cmd.UseLine())
 			}
-			ag, err := a.dial(cmd.Context())
+			ag, err := a.dialFDs(cmd.Context())
 			if err != nil {
 				return err
 			}

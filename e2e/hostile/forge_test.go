@@ -53,8 +53,8 @@ func (f forger) offer(name string, meta []byte) digest.Digest {
 func (f forger) channel(name, pointer string) {
 	f.t.Helper()
 	target := "channels/" + name + "/stable.json"
-	f.write(f.path(filepath.FromSlash(target)), []byte(pointer))
 	sum := digest.Of([]byte(pointer))
+	f.write(f.path("channels", name, sum.String()+".stable.json"), []byte(pointer)) // consistent snapshots, TUF section 6.2
 	file := metadata.TargetFile()
 	file.Length = int64(len(pointer))
 	file.Hashes = metadata.Hashes{"sha256": metadata.HexBytes(sum[:])}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/e2e/need"
 	"github.com/lull/lull/e2e/rig"
@@ -44,7 +45,8 @@ func world(t *testing.T, o rig.Options) (*rig.World, forger) {
 func snapshot(t *testing.T, w *rig.World) string {
 	t.Helper()
 	var names []string
-	for _, top := range []string{"blobs", "packages", "current", "revisions", "exports", "data", "tmp"} {
+	// What was fetched and verified may wait in tmp/ for the next attempt.
+	for _, top := range []string{"blobs", "packages", "current", "revisions", "exports", "data"} {
 		err := filepath.WalkDir(filepath.Join(w.Store, top), func(path string, d fs.DirEntry, err error) error {
 			if os.IsNotExist(err) {
 				return nil
@@ -100,6 +102,11 @@ func TestHostileMeta(t *testing.T) {
 	w, f := world(t, rig.Options{})
 	content := []byte("#!/bin/sh\necho owned\n")
 	blob := f.blob(content)
+	w.MustLull("install", sample.Name)
+	resident, err := digest.Parse(residentBlob(t, w))
+	if err != nil {
+		t.Fatal(err)
+	}
 	file := func(path string) string {
 		return fmt.Sprintf(`[{"blob":%q,"path":%q,"size":%d}]`, blob, path, len(content))
 	}
@@ -138,17 +145,34 @@ func TestHostileMeta(t *testing.T) {
 		}, "/bin/sh"},
 		{"no JSON", func(string) []byte { return []byte("\x00\x01\x02") }, ""},
 		{"cut off", func(n string) []byte { m := metaWith(t, n, blob, len(content), nil); return m[:len(m)/2] }, ""},
-		{"a wrong size", func(n string) []byte { return metaWith(t, n, blob, 5, nil) }, blob.String()[:16]},
+		{"a wrong size", func(n string) []byte { return metaWith(t, n, f.blob([]byte("another")), 5, nil) }, digest.Of([]byte("another")).String()[:16]},
+		{"a wrong size of a resident blob", func(n string) []byte { return metaWith(t, n, resident, 5, nil) }, resident.String()[:16]},
 		{"not canonical", func(n string) []byte { return append(metaWith(t, n, blob, len(content), nil), '\n') }, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			name := fmt.Sprintf("org.evil.p%d", i)
 			before := snapshot(t, w)
-			forger{t, w.Repo}.offer(name, c.meta(name))
-			refused(t, w, before, w.Lull("install", name), 65, "cannot install "+name, c.want)
+			hash := forger{t, w.Repo}.offer(name, c.meta(name))
+			r := w.Lull("install", name)
+			if !strings.Contains(r.Stderr, name+":") && !strings.Contains(r.Stderr, hash.Short()) {
+				t.Errorf("the error names neither the package nor its hash: %v", r)
+			}
+			w.MustLull("gc") // a package that is whole, but not what it should be, may lie there until then
+			refused(t, w, before, r, 65, c.want)
 		})
 	}
-	w.MustLull("install", sample.Name) // the agent is as good as before
+	w.MustLull("remove", sample.Name) // the agent is as good as before
+	w.MustLull("install", sample.Name)
+}
+
+// residentBlob names a blob with the execute bit that the store has.
+func residentBlob(t *testing.T, w *rig.World) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(w.Store, "blobs", "*", "*x"))
+	if err != nil || len(found) == 0 {
+		t.Fatal(found, err)
+	}
+	return strings.TrimSuffix(filepath.Base(found[0]), "x")
 }
 
 func TestHostilePointer(t *testing.T) {
@@ -206,7 +230,7 @@ func TestAlteredBlobs(t *testing.T) {
 			}
 			f.write(largest, bad)
 			hash := strings.TrimSuffix(filepath.Base(largest), ".zst")
-			refused(t, w, before, w.Lull("install", sample.Name), 65, "cannot install "+sample.Name, hash[:16])
+			refused(t, w, before, w.Lull("install", sample.Name), 65, hash[:16])
 			f.write(largest, data)
 			w.MustLull("install", sample.Name) // it works as soon as the blob is good again
 			if out := w.MustLull("verify").Text(); strings.Contains(out, hash[:16]) {
@@ -226,16 +250,28 @@ func size(path string) int64 {
 
 // TestUntrustedRepositories lets time run out, and brings back old metadata.
 func TestUntrustedRepositories(t *testing.T) {
-	t.Run("expired", func(t *testing.T) {
+	t.Run("expired from the start", func(t *testing.T) {
 		w, _ := world(t, rig.Options{})
 		old := w.Path("old-repo")
 		common := publish.Common{Now: time.Now().Add(-10 * 24 * time.Hour), Expires: publish.Expiry{Root: 9000 * time.Hour, Targets: time.Hour, Snapshot: time.Hour, Timestamp: time.Hour}}
 		if err := publish.Init(context.Background(), old, publish.InitOptions{Common: common}); err != nil {
 			t.Fatal(err)
 		}
+		refused(t, w, snapshot(t, w), w.Lull("repo", "add", "old", old), 65, "expired", "old")
+	})
+	t.Run("expired meanwhile", func(t *testing.T) {
+		w, _ := world(t, rig.Options{})
+		ending := w.Path("ending")
+		end := time.Now().Add(4 * time.Second)
+		common := publish.Common{Expires: publish.Expiry{Timestamp: time.Until(end)}}
+		if err := publish.Init(context.Background(), ending, publish.InitOptions{Common: common}); err != nil {
+			t.Fatal(err)
+		}
+		w.MustLull("repo", "add", "ending", ending)
 		before := snapshot(t, w)
-		w.Lull("repo", "add", "old", old)
-		refused(t, w, before, w.Lull("install", "--repository", "old", sample.Name), 65, "expired", "old")
+		time.Sleep(time.Until(end.Add(time.Second))) // what is tested is that time passes
+		refused(t, w, before, w.Lull("install", "--repository", "ending", sample.Name), 65, "expired", "ending")
+		w.MustLull("install", "--repository", "local", sample.Name) // the other one is as good as before
 	})
 	t.Run("rolled back", func(t *testing.T) {
 		w, f := world(t, rig.Options{})
@@ -277,12 +313,15 @@ func TestUntrustedRepositories(t *testing.T) {
 	t.Run("unsigned change", func(t *testing.T) {
 		w, f := world(t, rig.Options{})
 		before := snapshot(t, w)
-		path := f.path("channels", sample.Name, "stable.json")
-		b, err := os.ReadFile(path)
+		paths, err := filepath.Glob(f.path("channels", sample.Name, "*"))
+		if err != nil || len(paths) != 1 {
+			t.Fatal(paths, err)
+		}
+		b, err := os.ReadFile(paths[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.write(path, []byte(strings.Replace(string(b), `"medium"`, `"low"`, 1)))
+		f.write(paths[0], []byte(strings.Replace(string(b), `"medium"`, `"1owest"`, 1)))
 		refused(t, w, before, w.Lull("install", sample.Name), 65, sample.Name)
 	})
 }

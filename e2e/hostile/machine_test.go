@@ -163,7 +163,7 @@ func TestArguments(t *testing.T) {
 		{[]string{"open", "../../../etc", "--", "true"}, 65, "../../../etc"},
 		{[]string{"open", strings.Repeat("0", 64), "--", "true"}, 1, "0000"},
 		{[]string{"why", "/etc/passwd"}, 65, "/etc/passwd"},
-		{[]string{"why", "xyz"}, 65, "xyz"},
+		{[]string{"why", "xyz"}, 1, "xyz"},
 		{[]string{"run", "org.evil.unknown"}, 1, "org.evil.unknown"},
 		{[]string{"run", "../../bin/sh"}, 65, "../../bin/sh"},
 		{[]string{"repo", "add", "../x", w.Repo}, 65, "../x"},

@@ -56,8 +56,11 @@ func start(tb TB, logs, name string, cmd *exec.Cmd) *Proc {
 	}
 	p := &Proc{tb: tb, Name: name, PID: cmd.Process.Pid, cmd: cmd, log: f.Name(), done: make(chan struct{})}
 	go func() {
-		defer close(p.done)
 		cmd.Wait()
+		close(p.done)
+		if w, ok := tb.(*World); ok {
+			w.wake()
+		}
 	}()
 	tb.Cleanup(func() {
 		p.Stop()
