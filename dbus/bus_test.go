@@ -588,7 +588,7 @@ func TestBusPolicy(t *testing.T) {
 	if err := s.Export(bus.AgentPath, bus.ExportManager(&agent{}, bus.ManagerProperties{})); err != nil {
 		t.Fatal(err)
 	}
-	client, err := bus.Dial(t.Context(), address, true)
+	client, err := bus.DialFDs(t.Context(), address, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,12 +19,14 @@ func ToBus(err error) *dbus.Error {
 	if err == nil {
 		return nil
 	}
+	var p *problem.Error // ours beats the one of a peer that may be its cause
 	var de *dbus.Error
-	if errors.As(err, &de) {
-		return de
-	}
 	var dv dbus.Error
-	if errors.As(err, &dv) {
+	switch {
+	case errors.As(err, &p):
+	case errors.As(err, &de):
+		return de
+	case errors.As(err, &dv):
 		return &dv
 	}
 	body := []any{clean(err.Error())}

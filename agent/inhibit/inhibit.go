@@ -68,7 +68,7 @@ func WithTimeout(d time.Duration) Option { return func(l *Logind) { l.timeout = 
 // bus where that is empty. It returns when it is known whether logind is there;
 // that it is not, or that there is no bus, is no error. Close ends it.
 func Connect(busAddress string, options ...Option) (*Logind, error) {
-	if busAddress != "" && !strings.Contains(busAddress, ":") {
+	if busAddress != "" && busAddress != "system" && !strings.Contains(busAddress, ":") {
 		return nil, problem.New(problem.Invalid, "cannot use %q as the address of a bus: want something like unix:path=/run/dbus/system_bus_socket", busAddress)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -72,7 +72,9 @@ func (l *launch) joinAny(ctx context.Context) error {
 	}
 	// A user without a systemd of his own (cron, su): the agent asks the system's.
 	if aerr := l.joinByAgent(ctx); aerr != nil {
-		return problem.New(problem.KindOf(aerr), "%w", errors.Join(err, aerr))
+		both := problem.New(problem.KindOf(aerr), "%v; %w", err, aerr)
+		both.Hint = problem.HintOf(aerr)
+		return both
 	}
 	return nil
 }

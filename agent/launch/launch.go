@@ -291,14 +291,13 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 		"LULL_DATA=" + data,
 		"LULL_COMMON=" + filepath.Join(system, "common"),
 	}
-	userData, userCommon, err := l.userData(ctx)
-	switch {
-	case err == nil:
+	if l.Service == "" { // a service has LULL_DATA, and perhaps no home
+		userData, userCommon, err := l.userData(ctx)
+		if err != nil {
+			return nil, err
+		}
 		set = append(set, "LULL_USER_DATA="+userData, "LULL_USER_COMMON="+userCommon)
-	case l.Service == "":
-		return nil, err
 	}
-	// else a service of a user without a home: it has LULL_DATA
 	env := make([]string, 0, len(set)+64)
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")

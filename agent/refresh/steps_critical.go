@@ -13,6 +13,7 @@ import (
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/faultpoint"
 	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
@@ -184,11 +185,16 @@ func (t *task) estimate() time.Duration {
 // takeLock replaces the logind lock that the refresh holds. Going without one is no
 // reason not to refresh: the commit is one rename.
 func (t *task) takeLock(why string, block bool) {
-	if t.lockWhy == why && t.lock != nil || t.e.Logind == nil {
+	if t.lockWhy == why || t.e.Logind == nil {
 		return
 	}
 	lock, _, err := t.e.Logind.Take("shutdown:sleep", "lull", why, block)
+	if problem.Is(err, problem.NotPermitted) {
+		// A user may hold off either, but logind judges the two together as something else.
+		lock, _, err = t.e.Logind.Take("shutdown", "lull", why, block)
+	}
 	if err != nil {
+		t.lockWhy = why // not asked again for the same
 		t.e.Log.Debug("no inhibitor lock", "instance", t.r.Instance, "error", err)
 		return
 	}
@@ -199,8 +205,8 @@ func (t *task) takeLock(why string, block bool) {
 func (t *task) releaseLock() {
 	if t.lock != nil {
 		t.lock.Close()
-		t.lock, t.lockWhy = nil, ""
 	}
+	t.lock, t.lockWhy = nil, ""
 }
 
 // doCopy gives the new revision a copy of the old one's system data. The old data is only read.

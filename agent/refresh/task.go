@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -167,9 +168,22 @@ func (t *task) perform(ctx context.Context, effect Effect) (Event, bool) {
 				return Event{Type: StepBusy}, true
 			}
 			t.e.Log.Warn("a step of a refresh has failed", "refresh", t.r.ID, "instance", t.r.Instance, "step", t.r.Step, "direction", verb, "error", err)
-			return Event{Type: StepFailed, Err: err}, true
+			return Event{Type: StepFailed, Err: t.named(err)}, true
 		}
 	}
+}
+
+// named says what failed in the words of who asked for it, whatever step it was.
+func (t *task) named(err error) error {
+	what := fmt.Sprintf("cannot %s %s", t.r.Kind, t.r.Instance)
+	text := err.Error()
+	if strings.HasPrefix(text, what) {
+		return err
+	}
+	if cause, ok := strings.CutPrefix(text, "cannot "); ok {
+		text = "could not " + cause
+	}
+	return &problem.Error{Kind: problem.KindOf(err), Text: what + ": " + text, Hint: problem.HintOf(err), Err: err}
 }
 
 var errStopping = errors.New("the agent is stopping")

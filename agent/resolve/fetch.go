@@ -148,7 +148,7 @@ func (j *job) fetchOne(ctx context.Context, w store.Want, local string) error {
 	if local != "" && j.copyOne(ctx, w, local) == nil {
 		return nil
 	}
-	for {
+	for again := false; ; {
 		before := j.ingest.Partial(w.Key)
 		err := j.stream(ctx, w, func(offset int64) (io.ReadCloser, error) {
 			return j.src.Blob(ctx, w.Key.Digest, offset)
@@ -160,8 +160,13 @@ func (j *job) fetchOne(ctx context.Context, w store.Want, local string) error {
 			return err
 		case problem.Is(err, problem.NoSpace):
 			return err
-		case problem.Is(err, problem.Untrusted) && before > 0:
-			// The beginning was ours; only from nothing is it the source's fault.
+		case problem.Is(err, problem.Untrusted):
+			// Only what came as a whole from the source is the source's fault: an old
+			// beginning is thrown away, once.
+			if ferr := j.ingest.Forget(w.Key); ferr != nil || before == 0 || again {
+				return errors.Join(err, ferr)
+			}
+			again = true
 		case j.ingest.Partial(w.Key) > before:
 		default:
 			return err
@@ -193,12 +198,13 @@ func (j *job) stream(ctx context.Context, w store.Want, open func(offset int64) 
 	}
 	defer in.Close()
 	_, err = store.Copy(counted{out, j, w.Size >= 0}, reader{ctx, in})
-	if err != nil && !out.Complete() {
-		// What has come before is kept, unless it is already known to be wrong.
-		if problem.Is(err, problem.Untrusted) {
-			return errors.Join(err, out.Close())
-		}
+	switch {
+	case err != nil && !out.Complete():
 		return errors.Join(err, out.Suspend())
+	case w.Size >= 0 && !out.Complete():
+		// The source has nothing more to say: this is another blob.
+		short := problem.New(problem.Untrusted, "cannot store blob %s: it has %d bytes, the package says %d", w.Key.Digest.Short(), out.Size(), w.Size)
+		return errors.Join(short, out.Suspend())
 	}
 	return out.Close()
 }

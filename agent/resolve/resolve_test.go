@@ -148,7 +148,7 @@ func TestUntrusted(t *testing.T) {
 	}{
 		{"altered", func(io.Reader) io.Reader { return strings.NewReader("evil!") }, problem.Untrusted},
 		{"longer", func(r io.Reader) io.Reader { return io.MultiReader(r, strings.NewReader("more")) }, problem.Untrusted},
-		{"truncated", func(r io.Reader) io.Reader { return strings.NewReader("") }, problem.Unavailable},
+		{"truncated", func(r io.Reader) io.Reader { return strings.NewReader("") }, problem.Untrusted},
 		{"broken off", func(r io.Reader) io.Reader { return iotest.ErrReader(errors.New("cannot read: reset by peer")) }, problem.Failed},
 	} {
 		t.Run(c.what, func(t *testing.T) {

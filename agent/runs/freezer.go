@@ -3,6 +3,7 @@ package runs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -38,11 +39,11 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 	if opts.Want == "poll-procs" || opts.Want == "poll" {
 		why = errors.New("as told")
 	} else {
-		why = register(l.Freezer, ctl.RunDir(), opts.ReleaseAgent)
-	}
-	if why == nil {
-		o.notify = true
-		o.after = func() error { return unregister(l.Freezer, ctl.RunDir()) }
+		var r *registration
+		if r, why = register(l.Freezer, ctl.RunDir(), opts.ReleaseAgent); why == nil {
+			o.notify = true
+			o.after = r.unregister
+		}
 	}
 	fail := func(err error) (*ownedTracker, error) {
 		o.hints.close()
@@ -89,72 +90,118 @@ func (o *ownedTracker) marked() ([]string, error) {
 	return append(running, grouped...), errors.Join(err1, err2)
 }
 
+// registration is this tracker's hold on the hierarchy's release agent.
+type registration struct {
+	top, runDir string
+	saved       *os.File // locked as long as we live
+}
+
 // register makes binary the hierarchy's release agent. A hierarchy has one: a
 // living one of somebody else stays.
-func register(top, runDir, binary string) error {
+func register(top, runDir, binary string) (*registration, error) {
 	if binary == "" {
-		return errors.New("none was given")
+		return nil, errors.New("none was given")
 	}
 	binary, err := filepath.Abs(binary)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := unix.Access(binary, unix.X_OK); err != nil {
-		return fmt.Errorf("%s: %w", binary, err)
+		return nil, fmt.Errorf("%s: %w", binary, err)
 	}
 	runDir, err = filepath.Abs(runDir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ours := filepath.Join(runDir, agentLink)
 	before, err := registered(top)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if before != ours {
-		if before != "" && unix.Access(before, unix.X_OK) == nil {
-			return fmt.Errorf("%s is registered", before)
+		if before, err = inherit(before); err != nil {
+			return nil, err
 		}
-		if err := os.WriteFile(filepath.Join(runDir, agentSaved), []byte(before+"\n"), 0o644); err != nil {
-			return err
-		}
-	} // else ours stayed behind in a crash, and so did what was before it
+	}
+	r := &registration{top: top, runDir: runDir}
+	if r.saved, err = os.OpenFile(filepath.Join(runDir, agentSaved), os.O_RDWR|os.O_CREATE, 0o644); err != nil {
+		return nil, err
+	}
+	tryLock(r.saved)
+	// If it is ours already, it stayed behind in a crash, and so did what was
+	// before it.
+	if before != ours {
+		_, err = r.saved.WriteAt([]byte(before+"\n"), 0)
+		err = errors.Join(err, r.saved.Truncate(int64(len(before)+1)))
+	}
 	for link, target := range map[string]string{agentLink: binary, freezerLink: top} {
-		if err := relink(target, filepath.Join(runDir, link)); err != nil {
-			return err
+		err = errors.Join(err, relink(target, filepath.Join(runDir, link)))
+	}
+	if err == nil {
+		err = writeFile(filepath.Join(top, "release_agent"), ours)
+	}
+	if err == nil {
+		var now string
+		if now, err = registered(top); err == nil && now != ours {
+			err = fmt.Errorf("the kernel has registered %q", now)
 		}
 	}
-	if err := writeFile(filepath.Join(top, "release_agent"), ours); err != nil {
-		return err
+	if err != nil {
+		r.saved.Close()
+		return nil, err
 	}
-	if now, err := registered(top); err != nil || now != ours {
-		return errors.Join(err, fmt.Errorf("the kernel has registered %q", now))
+	return r, nil
+}
+
+// inherit says what is to be put back in the end, in place of before. It is an
+// error if somebody lives who needs the calls. Of another agent of this kind,
+// which cannot be asked, the lock on its file tells: it may have been killed.
+func inherit(before string) (string, error) {
+	if before == "" || unix.Access(before, unix.X_OK) != nil {
+		return before, nil
 	}
-	return nil
+	alive := fmt.Errorf("%s is registered", before)
+	if filepath.Base(before) != agentLink {
+		return "", alive
+	}
+	f, err := os.OpenFile(filepath.Join(filepath.Dir(before), agentSaved), os.O_RDWR, 0)
+	if err != nil {
+		return "", alive
+	}
+	defer f.Close()
+	if tryLock(f) != nil {
+		return "", alive
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return "", alive
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// tryLock takes a lock that ends with the open file, at the latest with us.
+func tryLock(f *os.File) error {
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 }
 
 // unregister puts back what was registered before.
-func unregister(top, runDir string) error {
-	runDir, err := filepath.Abs(runDir)
+func (r *registration) unregister() error {
+	defer r.saved.Close()
+	now, err := registered(r.top)
 	if err != nil {
 		return err
 	}
-	now, err := registered(top)
-	if err != nil {
-		return err
-	}
-	saved := filepath.Join(runDir, agentSaved)
-	if now == filepath.Join(runDir, agentLink) {
-		before, err := os.ReadFile(saved)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if now == filepath.Join(r.runDir, agentLink) {
+		before, err := io.ReadAll(io.NewSectionReader(r.saved, 0, 1<<20))
+		if err != nil {
 			return err
 		}
 		// An empty write does not reach the kernel; it strips the newline.
-		if err := writeFile(filepath.Join(top, "release_agent"), strings.TrimSpace(string(before))+"\n"); err != nil {
+		if err := writeFile(filepath.Join(r.top, "release_agent"), strings.TrimSpace(string(before))+"\n"); err != nil {
 			return fmt.Errorf("cannot take the release agent back: %w", err)
 		}
 	}
-	if err := os.Remove(saved); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(r.saved.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

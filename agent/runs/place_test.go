@@ -160,9 +160,7 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if now := registered(); now != "" {
-		t.Skipf("%s is registered", now)
-	}
+	register("")
 	t.Cleanup(func() { register("") })
 	opts := runs.Options{Want: "freezer", ReleaseAgent: agent, RunDir: t.TempDir()}
 	ours := filepath.Join(opts.RunDir, "release-agent")
@@ -186,6 +184,30 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 		t.Errorf("%q is registered: %v", registered(), err)
 	}
 	if err := tr.Close(); err != nil || registered() != gone {
+		t.Errorf("%q is registered: %v", registered(), err)
+	}
+
+	// Another agent of this kind: alive, then killed.
+	killed := opts
+	killed.RunDir = t.TempDir()
+	tr3, _ := open(t, opts)
+	tr4, _ := open(t, killed)
+	if registered() != ours || !strings.Contains(tr4.Events(), "no release agent: "+ours+" is registered") {
+		t.Errorf("%q is registered, %s", registered(), tr4.Events())
+	}
+	saved, err := os.ReadFile(filepath.Join(opts.RunDir, "release-agent.saved"))
+	if err != nil || strings.TrimSpace(string(saved)) != gone {
+		t.Errorf("saved is %q: %v", saved, err)
+	}
+	if err := errors.Join(tr3.Close(), tr4.Close(), os.WriteFile(filepath.Join(opts.RunDir, "release-agent.saved"), saved, 0o644)); err != nil {
+		t.Error(err)
+	}
+	register(ours)
+	tr4, _ = open(t, killed)
+	if now := registered(); now != filepath.Join(killed.RunDir, "release-agent") {
+		t.Errorf("%q is registered, %s", now, tr4.Events())
+	}
+	if err := tr4.Close(); err != nil || registered() != gone {
 		t.Errorf("%q is registered: %v", registered(), err)
 	}
 

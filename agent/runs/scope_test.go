@@ -214,3 +214,42 @@ func TestScopePlaceNeedsSystemd(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestScopeOfSystemd is the suite on the real thing. The tests of whole
+// machines run this test binary where systemd is PID 1.
+func TestScopeOfSystemd(t *testing.T) {
+	l, err := cgroup.Mounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !l.SystemdUnified || os.Getuid() != 0 {
+		t.Skip("systemd is not PID 1 here, or this is not root")
+	}
+	opts := runs.Options{Want: "scope", RunDir: t.TempDir()}
+	ctl, err := runctl.Create(opts.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conformance.Conformance(t, tracker(opts, "scope", "cgroup.events of systemd's scopes"), conformance.Scoped,
+		conformance.Options{Ctl: ctl, Mount: l.Unified, Short: testing.Short()})
+}
+
+// TestScopePlaceBySystemd: the agent asks on behalf of a launcher that cannot.
+func TestScopePlaceBySystemd(t *testing.T) {
+	if l, err := cgroup.Mounts(); err != nil || !l.SystemdUnified || os.Getuid() != 0 {
+		t.Skip("systemd is not PID 1 here, or this is not root")
+	}
+	tr, ctl := open(t, runs.Options{Want: "scope"})
+	p := conformance.Start(t, conformance.Launch{})
+	t.Cleanup(p.End)
+	group, err := tr.Place(app, pkg, "", p.PID, -1)
+	if err != nil || filepath.Dir(group) != "/system.slice" {
+		t.Fatalf("got %q, %v", group, err)
+	}
+	if ps, err := tr.Busy(app); err != nil || len(ps) != 1 || ps[0].PID != p.PID {
+		t.Errorf("%+v, %v", ps, err)
+	}
+	awaitMarker(t, tr, ctl, true)
+	p.End()
+	awaitMarker(t, tr, ctl, false)
+}

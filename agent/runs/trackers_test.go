@@ -50,7 +50,8 @@ func freezer(t *testing.T) string {
 	}
 	t.Cleanup(func() {
 		after, err := os.ReadFile(path)
-		if err != nil || string(after) != string(before) {
+		// That of an agent which was killed is not put back.
+		if err != nil || string(after) != string(before) && strings.TrimSpace(string(after)) != "" {
 			t.Errorf("the release agent is %q, was %q: %v", after, before, err)
 			os.WriteFile(path, before, 0)
 		}

@@ -232,6 +232,9 @@ func (w *Writer) open() error {
 // Offset is the number of bytes that were there already.
 func (w *Writer) Offset() int64 { return w.offset }
 
+// Size is the number of bytes that are there now.
+func (w *Writer) Size() int64 { return w.n }
+
 // Complete says whether as many bytes are there as the blob has.
 func (w *Writer) Complete() bool { return w.size >= 0 && w.n == w.size }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
 )
 
 // readNames calls f for each name in an open folder, as the kernel returns
@@ -168,8 +169,13 @@ func (s *Store) Absent(wants []Want) ([]Want, error) {
 	for lot := range slices.Chunk(wants, 64) {
 		s.residency.RLock()
 		for _, w := range lot {
-			if !exists(int(dir.Fd()), w.Key.rel()) {
+			var st unix.Stat_t
+			if fstatat(int(dir.Fd()), w.Key.rel(), &st) != nil {
 				absent = append(absent, w)
+			} else if w.Size >= 0 && st.Size != w.Size {
+				s.residency.RUnlock()
+				return nil, problem.New(problem.Untrusted, "cannot use blob %s: it has %d bytes, the package says %d", w.Key.Digest.Short(), st.Size, w.Size).
+					WithHint("lull verify tells whether it is the blob that is broken")
 			}
 		}
 		s.residency.RUnlock()

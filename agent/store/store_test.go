@@ -294,7 +294,7 @@ func TestTrash(t *testing.T) {
 		t.Errorf("TakeAway: %v, %v", taken, err)
 	}
 	// A resolve wants one back.
-	if absent, err := s.Absent([]store.Want{{Key: a}, {Key: c}, {Key: nobody}}); err != nil || len(absent) != 1 || absent[0].Key != nobody || !s.Has(a) {
+	if absent, err := s.Absent([]store.Want{{a, -1}, {c, -1}, {nobody, -1}}); err != nil || len(absent) != 1 || absent[0].Key != nobody || !s.Has(a) {
 		t.Errorf("Absent: %v, %v", absent, err)
 	}
 	if deleted, err := s.Discard(taken); err != nil || len(deleted) != 1 || deleted[0] != b {

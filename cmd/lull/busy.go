@@ -103,7 +103,11 @@ func deadlineWords(deadline uint64, at string, now time.Time) string {
 	case at == "terminate":
 		return fmt.Sprintf("by closing it %s (%s), as the administrator wants", in(t, now), day(t, now))
 	}
-	return "when you log out or the machine starts again"
+	end := "when you log out or the machine starts again"
+	if past {
+		return end + "; its deadline, " + t.Local().Format("2 January") + ", has passed"
+	}
+	return end + "; its deadline is " + day(t, now) + ", " + in(t, now)
 }
 
 // atDeadlines asks what happens at the end of the windows, by refresh. It is

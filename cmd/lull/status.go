@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -108,15 +110,42 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 	case working > 0:
 		refreshes = fmt.Sprintf("%d at work", working)
 	}
-	return a.fields([][2]string{
+	pairs := [][2]string{
 		{"Applications", fmt.Sprintf("%d installed, %d running", len(s.packages), running)},
 		{"Refreshes", refreshes},
+	}
+	pairs = append(pairs, a.waitingFields(ctx, ag, s)...)
+	return a.fields(append(pairs, [][2]string{
 		{"Last check", checked},
 		{"Repositories", either(strings.Join(names, ", "), "none; `lull repo add` makes one known")},
 		{"Disk", fmt.Sprintf("%s used, %s free", size(space.Used), size(space.Free))},
 		{"Tracking", either(m.Tracker, "none") + ", " + either(m.TrackerEvents, "no events")},
 		{"Agent", "lulld " + m.Version + ", store in " + m.Root},
-	})
+	}...))
+}
+
+// maxWaiting is how many waiting refreshes the overview shows one by one.
+const maxWaiting = 5
+
+// waitingFields shows whom the waiting refreshes wait for, and until when.
+func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs [][2]string) {
+	var at map[string]string
+	for _, path := range slices.Sorted(maps.Keys(s.refreshes)) {
+		r := s.refreshes[path]
+		if r.State != "waiting" {
+			continue
+		}
+		if at == nil {
+			at = ag.atDeadlines(ctx)
+		}
+		pairs = append(pairs,
+			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), either(who(r.Waiting), "the end of a hold"))},
+			[2]string{"", deadlineWords(r.Deadline, at[r.ID], a.now())})
+		if len(pairs) == 2*maxWaiting {
+			break
+		}
+	}
+	return pairs
 }
 
 // packageStatus shows all about one instance.

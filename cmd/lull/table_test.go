@@ -189,8 +189,8 @@ func TestBusy(t *testing.T) {
 	for at, hint := range map[string]string{
 		"terminate":    "it will be refreshed when they have ended, or by closing it in 2 weeks (20 May), as the administrator wants",
 		"side-by-side": "it will be refreshed when they have ended, or beside the one that runs in 2 weeks (20 May)",
-		"keep-waiting": "it will be refreshed when they have ended, or when you log out or the machine starts again",
-		"":             "it will be refreshed when they have ended, or when you log out or the machine starts again",
+		"keep-waiting": "it will be refreshed when they have ended, or when you log out or the machine starts again; its deadline is 20 May, in 2 weeks",
+		"":             "it will be refreshed when they have ended, or when you log out or the machine starts again; its deadline is 20 May, in 2 weeks",
 	} {
 		if got := problem.HintOf(busy(p, at, monday)); got != hint {
 			t.Errorf("%s:\ngot  %s\nwant %s", at, got, hint)

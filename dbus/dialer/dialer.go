@@ -29,10 +29,13 @@ const (
 	Replies                // with those, and with the replies to our own calls
 )
 
-// Open connects to a bus by its address, or, where that is empty, to the system
-// bus or the session bus, and introduces itself. A bus that is not there is an
+// Open connects to a bus by its address, or the words "system" and "session", or,
+// where that is empty, to the system bus or the session bus, and introduces itself. A bus that is not there is an
 // answer: none is started.
 func Open(address string, system bool, pass Passing, opts ...dbus.ConnOption) (*dbus.Conn, error) {
+	if address == "system" || address == "session" {
+		address, system = "", address == "system"
+	}
 	if address == "" && system {
 		if address = os.Getenv("DBUS_SYSTEM_BUS_ADDRESS"); address == "" {
 			address = "unix:path=/run/dbus/system_bus_socket"

@@ -1,6 +1,7 @@
 package rig_test
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,6 +81,49 @@ func TestRealPeers(t *testing.T) {
 	}
 	if out, _ := exec.Command("pgrep", "-f", dir).Output(); len(out) > 0 {
 		t.Errorf("processes were left behind: %s", out)
+	}
+}
+
+// TestKilledRig kills the process of a rig and checks that nothing of its world
+// is left a moment later.
+func TestKilledRig(t *testing.T) {
+	need.Program(t, "dbus-daemon", "pgrep")
+	noBinaries(t)
+	if os.Getenv("LULL_TEST_HANG") != "" {
+		w := rig.New(t, rig.Options{})
+		w.Admin.Start("sh", "-c", "setsid sleep 1000 & wait") // one that has left its group
+		os.Stdout.WriteString(w.Dir + "\n")
+		select {}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^TestKilledRig$")
+	cmd.Env = append(os.Environ(), "LULL_TEST_HANG=1")
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	dir := strings.TrimSpace(line)
+	if err != nil || !filepath.IsAbs(dir) {
+		t.Fatalf("%q %v", line, err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, gone := os.Stat(dir)
+		left, _ := exec.Command("pgrep", "-f", dir).Output()
+		if gone != nil && len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left behind: %v %s", gone == nil, left)
+		}
 	}
 }
 

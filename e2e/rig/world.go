@@ -55,6 +55,7 @@ func New(tb TB, opts Options) *World {
 		tb.Fatalf("cannot make a scratch folder: %v", err)
 	}
 	w := &World{TB: tb, Options: opts, Dir: dir, events: make(chan struct{}, 1), Bin: Binaries(tb, opts.Tags)}
+	w.startJanitor()
 	tb.Cleanup(func() { w.remove() })
 	w.Store = opts.Root
 	if w.Store == "" {

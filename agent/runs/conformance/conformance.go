@@ -296,8 +296,12 @@ func manyShort(s *suite) {
 	}
 	wg.Wait()
 	s.awaitVacant(app)
-	if all, err := s.tr.Runs(); err != nil || len(all) != 0 {
-		s.Fatalf("runs are left: %+v, %v", all, err)
+	all, err := s.tr.Runs()
+	s.no(err)
+	for _, r := range all { // others may use the machine too
+		if r.Instance == app {
+			s.Errorf("a run is left: %+v", r)
+		}
 	}
 }
 
