@@ -296,10 +296,6 @@ func (m *Manager) Told(id string, uid uint32) { m.engine.Told(id, uid) }
 // launch lock itself while it does, so that the promise does not hang on the
 // caller's doing so.
 func (m *Manager) Join(ctx context.Context, instance, pkg, service string, pid, pidfd int) (string, error) {
-	rev, have, err := m.links.Read(instance)
-	if err != nil {
-		return "", err
-	}
 	if d, ok := services.Manager(m.services).(*services.Direct); service != "" && (!ok || !d.Expects(pid, instance, service)) {
 		return "", problem.New(problem.NotPermitted, "cannot join service %s of %s: process %d was not started for it", service, instance, pid)
 	}
@@ -315,7 +311,8 @@ func (m *Manager) Join(ctx context.Context, instance, pkg, service string, pid, 
 	if word == runctl.RefreshInProgress || word != "" && service == "" {
 		return "", problem.New(problem.Busy, "cannot start %s now: %s", instance, word)
 	}
-	if rev, have, err = m.links.Read(instance); err != nil {
+	rev, have, err := m.links.Read(instance)
+	if err != nil {
 		return "", err
 	}
 	if have.String() != pkg {

@@ -39,7 +39,6 @@ type task struct {
 type busyError struct {
 	processes []runs.Process
 	until     time.Time // look again then, if no event comes before; zero: events only
-	hint      string
 }
 
 func (b *busyError) Error() string { return "the instance is not vacant" }

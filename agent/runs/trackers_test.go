@@ -100,12 +100,12 @@ func TestPollRunctl(t *testing.T) {
 		"freezer", "release agent; its markers are read every 1s", true)
 }
 
-func conform(t *testing.T, top string, opts runs.Options, name, events string, short bool) {
+func conform(t *testing.T, top string, opts runs.Options, name, events string, polls bool) {
 	opts.RunDir = t.TempDir()
 	ctl, err := runctl.Create(opts.RunDir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	conformance.Conformance(t, tracker(opts, name, events), conformance.Placed,
-		conformance.Options{Ctl: ctl, Mount: top, Short: short || testing.Short()})
+		conformance.Options{Ctl: ctl, Mount: top, Short: polls || testing.Short(), Polls: polls})
 }

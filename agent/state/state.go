@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/problem"
@@ -113,7 +114,7 @@ type DB struct{ db *bbolt.DB }
 // Open opens or makes the file.
 func Open(path string) (*DB, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, problem.New(problem.Busy, "cannot open %s: another agent uses it", path)
 	}
 	if err != nil {

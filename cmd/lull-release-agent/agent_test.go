@@ -284,12 +284,9 @@ func TestKernel(t *testing.T) {
 	register := filepath.Join(top, "release_agent")
 	before, err := os.ReadFile(register)
 	w.no(err)
-	if len(strings.TrimSpace(string(before))) > 0 {
-		need.Missing(t, "needs the release agent for itself: %s is registered", before)
-	}
 	w.no(os.WriteFile(register, []byte(w.bin), 0))
 	t.Cleanup(func() {
-		if err := os.WriteFile(register, []byte("\n"), 0); err != nil {
+		if err := os.WriteFile(register, append(before, '\n'), 0); err != nil {
 			t.Error(err)
 		}
 	})

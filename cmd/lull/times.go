@@ -55,7 +55,8 @@ func in(t, now time.Time) string {
 	case t.Sub(now) > 100*365*24*time.Hour:
 		return "in more than 100 years"
 	}
-	return "in " + strings.TrimSpace(humanize.RelTime(now, t, "", ""))
+	// Units are cut, not rounded: what is a moment short of two weeks is said to be two weeks.
+	return "in " + strings.TrimSpace(humanize.RelTime(now, t.Add(t.Sub(now)/100), "", ""))
 }
 
 // day says a time as a date that a person needs no calendar for.

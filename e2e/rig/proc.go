@@ -64,7 +64,7 @@ func start(tb TB, logs, name string, cmd *exec.Cmd) *Proc {
 	}()
 	tb.Cleanup(func() {
 		p.Stop()
-		if tb.Failed() {
+		if tb.Failed() || os.Getenv("LULL_LOGS") != "" {
 			text, stack, _ := strings.Cut(p.Log(), "SIGQUIT: quit")
 			tb.Logf("--- %s, last lines:\n%s", name, tail(text, 40))
 			if stack != "" {

@@ -27,6 +27,7 @@ type Options struct {
 	Ctl   *runctl.Dir // of all trackers that New makes
 	Mount string      // of the hierarchy, below which Run.Cgroup lies
 	Short bool        // fewer runs in the tests of many
+	Polls bool        // the tracker looks once a second
 }
 
 // Conformance runs all tests. New makes a tracker on the run directory of
@@ -156,6 +157,10 @@ func (s *suite) await(what string, ok func() bool) {
 // quiet takes the hints that there are, so that the next one is about what
 // comes next.
 func (s *suite) quiet() {
+	calm := 100 * time.Millisecond
+	if s.o.Polls {
+		calm = 1500 * time.Millisecond
+	}
 	for {
 		select {
 		case <-s.tr.Changes():
@@ -164,9 +169,6 @@ func (s *suite) quiet() {
 		}
 	}
 }
-
-// calm is longer than a polling tracker takes to notice something.
-const calm = 1500 * time.Millisecond
 
 func (s *suite) awaitVacant(instance string) {
 	s.Helper()
