@@ -15,6 +15,7 @@ import (
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runs/runname"
 	"github.com/lull/lull/agent/runs/transient"
+	"github.com/lull/lull/dbus/dialer"
 )
 
 const (
@@ -121,24 +122,8 @@ func (l *launch) wakeAgent(ctx context.Context) error {
 	return fromBus(conn.Object(agentName, agentPath).CallWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0).Err)
 }
 
-func (l *launch) dial(ctx context.Context) (conn *dbus.Conn, err error) {
-	opts := []dbus.ConnOption{dbus.WithContext(ctx)}
-	switch l.Bus {
-	case "system":
-		conn, err = dbus.SystemBusPrivate(opts...)
-	case "session":
-		conn, err = dbus.SessionBusPrivateNoAutoStartup(opts...)
-	default:
-		conn, err = dbus.Dial(l.Bus, opts...)
-	}
-	if err == nil {
-		if err = conn.Auth(nil); err == nil {
-			err = conn.Hello()
-		}
-		if err != nil {
-			conn.Close()
-		}
-	}
+func (l *launch) dial(ctx context.Context) (*dbus.Conn, error) {
+	conn, err := dialer.Open(l.Bus, true, dialer.None, dbus.WithContext(ctx))
 	if err != nil {
 		return nil, problem.New(problem.Unavailable, "cannot reach the agent's bus: %w", err)
 	}

@@ -134,7 +134,17 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Log: c.Log,
 		Repository: m.client, Policy: m.policy.Load, Installed: m.publishInstalled, Changed: m.refreshChanged,
 	})
-	return m, errors.Join(m.loadRepositories(), m.publishInstalled())
+	return m, errors.Join(m.loadRepositories(), m.publishInstalled(), m.makeLocks())
+}
+
+// makeLocks makes the lock files that a boot has taken. A launcher that finds none
+// asks for the agent on the bus and looks again, so they are there before the name.
+func (m *Manager) makeLocks() error {
+	names, err := m.links.Instances()
+	for _, n := range names {
+		err = errors.Join(err, m.Runctl.CreateInstance(n))
+	}
+	return err
 }
 
 func (m *Manager) policyFile() string { return filepath.Join(m.Conf, "policy.yaml") }

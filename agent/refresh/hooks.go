@@ -33,6 +33,11 @@ func (e *Engine) runHook(ctx context.Context, r *Refresh, hook string) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	dir := e.Store.PackageDir(r.Package)
+	common := filepath.Join(e.Root, "data", r.Instance, "common")
+	data := common
+	if m.Data.Versioned {
+		data = e.dataDir(r.Instance, r.To)
+	}
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, argv[0]), argv[1:]...)
 	cmd.Dir = "/"
 	cmd.Env = []string{
@@ -41,8 +46,8 @@ func (e *Engine) runHook(ctx context.Context, r *Refresh, hook string) error {
 		"LULL_INSTANCE=" + r.Instance,
 		"LULL_REVISION=" + strconv.FormatUint(uint64(r.To), 10),
 		"LULL_PACKAGE_DIR=" + dir,
-		"LULL_DATA=" + e.dataDir(r.Instance, r.To),
-		"LULL_COMMON=" + filepath.Join(e.Root, "data", r.Instance, "common"),
+		"LULL_DATA=" + data,
+		"LULL_COMMON=" + common,
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -301,7 +301,10 @@ func undoLink(_ context.Context, t *task) error {
 // makeDataFolders makes the folders that LULL_DATA and LULL_COMMON name, for the
 // user that the services run as.
 func (e *Engine) makeDataFolders(instance string, rev uint32, m *meta.Launch) error {
-	dirs := []string{filepath.Join(e.Root, "data", instance, "common"), e.dataDir(instance, rev)}
+	dirs := []string{filepath.Join(e.Root, "data", instance, "common")}
+	if m.Data.Versioned {
+		dirs = append(dirs, e.dataDir(instance, rev))
+	}
 	for _, dir := range dirs {
 		if _, err := os.Lstat(dir); err == nil {
 			continue

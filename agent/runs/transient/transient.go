@@ -18,6 +18,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/dbus/dialer"
 )
 
 const (
@@ -34,7 +35,7 @@ type Manager struct {
 
 // System connects to the manager of the system.
 func System(ctx context.Context) (*Manager, error) {
-	return connect(ctx, "the system's systemd", "/run/systemd/private", dbus.SystemBusPrivate)
+	return connect(ctx, "the system's systemd", "/run/systemd/private", true)
 }
 
 // User connects to the caller's own manager. Kind Unavailable: there is none,
@@ -44,10 +45,10 @@ func User(ctx context.Context) (*Manager, error) {
 	if dir == "" {
 		dir = filepath.Join("/run/user", strconv.Itoa(os.Getuid()))
 	}
-	return connect(ctx, "the user's systemd", filepath.Join(dir, "systemd", "private"), dbus.SessionBusPrivateNoAutoStartup)
+	return connect(ctx, "the user's systemd", filepath.Join(dir, "systemd", "private"), false)
 }
 
-func connect(ctx context.Context, who, socket string, bus func(...dbus.ConnOption) (*dbus.Conn, error)) (*Manager, error) {
+func connect(ctx context.Context, who, socket string, system bool) (*Manager, error) {
 	opts := []dbus.ConnOption{dbus.WithContext(ctx), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler())}
 	auth := []dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Getuid()))}
 	conn, err := dbus.Dial("unix:path="+socket, opts...)
@@ -57,18 +58,12 @@ func connect(ctx context.Context, who, socket string, bus func(...dbus.ConnOptio
 		}
 		conn.Close()
 	}
-	conn, berr := bus(opts...)
+	conn, berr := dialer.Open("", system, dialer.None, opts...)
 	if berr != nil {
 		return nil, problem.New(problem.Unavailable, "cannot reach %s: %w", who, err)
 	}
-	berr = conn.Auth(auth)
-	if berr == nil {
-		berr = conn.Hello()
-	}
-	if berr == nil {
-		berr = conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(destination), dbus.WithMatchObjectPath(object),
-			dbus.WithMatchInterface(manager), dbus.WithMatchMember("JobRemoved"))
-	}
+	berr = conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(destination), dbus.WithMatchObjectPath(object),
+		dbus.WithMatchInterface(manager), dbus.WithMatchMember("JobRemoved"))
 	if berr != nil {
 		conn.Close()
 		return nil, problem.New(problem.Unavailable, "cannot reach %s: %w", who, errors.Join(err, berr))
