@@ -80,7 +80,7 @@ func (a *Authorizer) Check(c bus.Caller, action string) error {
 	who := userName(uid)
 	switch {
 	case err != nil && absent(err):
-		return problem.New(problem.NotPermitted, "cannot %s as user %s: only root may, as polkit is not running: %w", words(action), who, err).
+		return problem.New(problem.NotPermitted, "cannot %s: user %s is not permitted to; only root is, as polkit is not running", words(action), who).
 			WithHint("use sudo, or install polkit")
 	case err != nil:
 		return problem.New(problem.NotPermitted, "cannot %s as user %s: polkit does not answer: %w", words(action), who, err).

@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -89,7 +90,7 @@ func (e *Engine) Resume() error {
 		}
 		owned[r.Instance] = true
 	}
-	if err := e.clearStrayMarkers(owned); err != nil {
+	if err := errors.Join(e.clearStrayMarkers(owned), e.dropStaged(owned)); err != nil {
 		return err
 	}
 	for _, r := range records {
@@ -109,6 +110,40 @@ func (e *Engine) linked(r *Refresh) bool {
 		return problem.Is(err, problem.NotFound)
 	}
 	return err == nil && r.To != 0 && rev == r.To
+}
+
+// dropStaged forgets revisions that were given a number by a refresh whose journal
+// is gone, and never became current.
+func (e *Engine) dropStaged(owned map[string]bool) error {
+	instances, err := e.State.Instances()
+	if err != nil {
+		return err
+	}
+	for _, i := range instances {
+		if owned[i.Instance] {
+			continue
+		}
+		cur, _, _ := e.Links.Read(i.Instance) // 0 where nothing is current
+		staged := func(v state.Revision) bool { return v.Made.IsZero() && v.Number != cur }
+		if !slices.ContainsFunc(i.Revisions, staged) {
+			continue
+		}
+		for _, v := range i.Revisions {
+			if staged(v) {
+				if err := e.Links.Forget(i.Instance, v.Number); err != nil {
+					return err
+				}
+			}
+		}
+		err := e.State.UpdateInstance(i.Instance, func(i *state.Instance) error {
+			i.Revisions = slices.DeleteFunc(i.Revisions, staged)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return e.Installed()
 }
 
 func (e *Engine) clearStrayMarkers(owned map[string]bool) error {

@@ -62,6 +62,12 @@ func doResolve(ctx context.Context, t *task) error {
 		return nil
 	}
 	return t.e.State.UpdateInstance(r.Instance, func(i *state.Instance) error {
+		for _, v := range i.Revisions {
+			if v.Made.IsZero() && v.Package == r.Package && v.From == r.From {
+				r.To = v.Number // given before a crash, and not yet in the journal
+				return nil
+			}
+		}
 		i.Last++
 		r.To = i.Last
 		i.Repository, i.Channel = r.Repository, r.Channel

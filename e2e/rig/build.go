@@ -109,7 +109,7 @@ func GoBuild(tb TB, pkg, to string, values map[string]string) {
 	for k, v := range values {
 		ld = append(ld, "-X main."+k+"="+v)
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w "+strings.Join(ld, " "), "-o", to, pkg)
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w "+strings.Join(ld, " "), "-o", to, pkg)
 	cmd.Dir = Module()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -51,9 +51,11 @@ func TestContainers(t *testing.T) {
 			c := rig.Boot(t, shape.unified, mounts...)
 			t.Run("an ordinary user", func(t *testing.T) {
 				passed(t, c.Login(2*time.Minute, env, "/opt/sample/demo"), "That was all")
+				nothingLeft(t, c)
 			})
 			t.Run("the system bus", func(t *testing.T) {
 				passed(t, c.Service(2*time.Minute, append(env, "HOME=/root"), "/opt/story.test", "-test.v", "-test.run=^TestStoryOnSystemBus$"), "--- PASS: TestStoryOnSystemBus")
+				nothingLeft(t, c)
 			})
 		})
 	}
@@ -65,6 +67,22 @@ func passed(t *testing.T, r rig.Result, want string) {
 	t.Logf("%v", r)
 	if r.Code != 0 || !strings.Contains(r.Stdout, want) || !strings.Contains(r.Stdout, `tracker "scope"`) {
 		t.Errorf("it failed in the container")
+	}
+}
+
+// nothingLeft checks that a story has left no process and no unit behind.
+func nothingLeft(t *testing.T, c *rig.Container) {
+	t.Helper()
+	if ps := c.Run("ps", "--no-headers", "-eo", "pid,user,args").Stdout; strings.Contains(ps, "lull") {
+		t.Errorf("processes were left behind:\n%s", ps)
+	}
+	units := c.Run("systemctl", "--no-legend", "--no-pager", "list-units", "*lull*").Stdout
+	units += c.Login(time.Minute, nil, "systemctl", "--user", "--no-legend", "--no-pager", "list-units", "*lull*").Stdout
+	if strings.TrimSpace(units) != "" {
+		t.Errorf("units were left behind:\n%s", units)
+	}
+	if dirs := c.Run("sh", "-c", "ls -d /tmp/lull-e2e-* /home/tester/.local/share/lull 2>/dev/null").Stdout; dirs != "" {
+		t.Errorf("folders were left behind:\n%s%s", dirs, c.Run("loginctl", "list-sessions").Stdout)
 	}
 }
 

@@ -98,7 +98,7 @@ func (s *story) stepNotice() {
 	s.check(left > 13*24*time.Hour && left < 14*24*time.Hour, "the deadline is %v", deadline)
 	for _, args := range [][]string{{"pending"}, {"status", s.name}} {
 		r := s.lull(0, args...)
-		for _, want := range []string{s.name, pid, s.User.Name} {
+		for _, want := range []string{s.name, pid, s.User.Name, deadline.Local().Format("2 January")} {
 			s.check(strings.Contains(r.Stdout, want), "lull %s does not tell %q:\n%s", args[0], want, r.Stdout)
 		}
 	}
