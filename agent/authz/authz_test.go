@@ -67,7 +67,7 @@ func TestWithoutPolkit(t *testing.T) {
 	a := New(dial(t, bustest.Start(t)), own)
 	err := a.Check(bus.LocalCaller(":1.1", stranger, 1), GC)
 	if !problem.Is(err, problem.NotPermitted) ||
-		!strings.HasPrefix(err.Error(), "cannot collect or verify the store as user 64999: only root may, as polkit is not running") ||
+		!strings.HasPrefix(err.Error(), "cannot collect or verify the store: user 64999 is not permitted to; only root is, as polkit is not running") ||
 		problem.HintOf(err) != "use sudo, or install polkit" {
 		t.Fatalf("%v (%s)", err, problem.HintOf(err))
 	}

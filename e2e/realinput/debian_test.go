@@ -86,6 +86,9 @@ func output(t *testing.T, dir, name string, args ...string) string {
 // from any folder; those to other packages go.
 func unpack(t *testing.T, deb, dir string) {
 	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	output(t, "", "dpkg-deb", "--extract", deb, dir)
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Type() != fs.ModeSymlink {

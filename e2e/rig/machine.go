@@ -145,6 +145,9 @@ func (w *World) HasJournal() bool { return w.ns != nil || Booted() }
 // and whatever an application has left. They are known by their environment,
 // which names folders of this world.
 func (w *World) sweep() {
+	if Booted() {
+		w.sweepUnits()
+	}
 	mark := []byte(w.Dir + "/")
 	for range 20 {
 		left := 0
@@ -161,6 +164,28 @@ func (w *World) sweep() {
 		time.Sleep(10 * time.Millisecond) // they are no children of ours: nothing tells of their end
 	}
 	w.Logf("cannot end all processes of %s", w.Dir)
+}
+
+// sweepUnits ends the services that lull has asked systemd to run: killing
+// their processes would only make systemd start them again.
+func (w *World) sweepUnits() {
+	systemctl := []string{"systemctl", "--no-pager", "--no-legend"}
+	if w.Rootless {
+		systemctl = append(systemctl, "--user")
+	}
+	call := func(args ...string) string {
+		cmd := exec.Command(systemctl[0], append(systemctl[1:], args...)...)
+		cmd.Env = os.Environ() // the user's manager is found through it
+		out, _ := cmd.Output()
+		return string(out)
+	}
+	for line := range strings.Lines(call("list-units", "--all", "--plain", "lull-*.service")) {
+		unit, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if unit != "" && strings.Contains(call("show", "--property=ExecStart,Environment", unit), w.Dir+"/") {
+			call("stop", unit)
+			call("reset-failed", unit)
+		}
+	}
 }
 
 // processesWith lists the processes that carry mark in a LULL_ variable of

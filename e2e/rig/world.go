@@ -171,11 +171,8 @@ func (w *World) Ordinary(name string) *Actor {
 	}
 	uid, _ := strconv.Atoi(u.Uid)
 	gid, _ := strconv.Atoi(u.Gid)
-	a := &Actor{w: w, Name: name, UID: uid, GID: gid, Home: u.HomeDir}
-	if !w.System {
-		a.Home = w.folder("home-"+name, 0o700)
-		a.Own(a.Home)
-	}
+	a := &Actor{w: w, Name: name, UID: uid, GID: gid, Home: w.folder("home-"+name, 0o700)}
+	a.Own(a.Home)
 	return a
 }
 

@@ -48,12 +48,13 @@ func TestContainers(t *testing.T) {
 		unified bool
 	}{{"unified", true}, {"hybrid", false}} {
 		t.Run(shape.name, func(t *testing.T) {
-			c := rig.Boot(t, shape.unified, mounts...)
 			t.Run("an ordinary user", func(t *testing.T) {
+				c := rig.Boot(t, shape.unified, mounts...)
 				passed(t, c.Login(2*time.Minute, env, "/opt/sample/demo"), "That was all")
 				nothingLeft(t, c)
 			})
 			t.Run("the system bus", func(t *testing.T) {
+				c := rig.Boot(t, shape.unified, mounts...)
 				passed(t, c.Service(2*time.Minute, append(env, "HOME=/root"), "/opt/story.test", "-test.v", "-test.run=^TestStoryOnSystemBus$"), "--- PASS: TestStoryOnSystemBus")
 				nothingLeft(t, c)
 			})
@@ -76,8 +77,8 @@ func nothingLeft(t *testing.T, c *rig.Container) {
 	if ps := c.Run("ps", "--no-headers", "-eo", "pid,user,args").Stdout; strings.Contains(ps, "lull") {
 		t.Errorf("processes were left behind:\n%s", ps)
 	}
-	units := c.Run("systemctl", "--no-legend", "--no-pager", "list-units", "*lull*").Stdout
-	units += c.Login(time.Minute, nil, "systemctl", "--user", "--no-legend", "--no-pager", "list-units", "*lull*").Stdout
+	units := c.Run("systemctl", "--no-legend", "--no-pager", "list-units", "lull-*").Stdout
+	units += c.Login(time.Minute, nil, "systemctl", "--user", "--no-legend", "--no-pager", "list-units", "lull-*").Stdout
 	if strings.TrimSpace(units) != "" {
 		t.Errorf("units were left behind:\n%s", units)
 	}
