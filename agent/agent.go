@@ -108,6 +108,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := m.Start(); err != nil {
 		return err
 	}
+	service.ShowRefreshes()
 	if err := ready(o.ReadyFD); err != nil {
 		return err
 	}

@@ -123,6 +123,13 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 	return s, nil
 }
 
+// ShowRefreshes has the objects of all refreshes under way on the bus when it returns.
+func (s *Service) ShowRefreshes() {
+	for _, r := range s.m.Refreshes() {
+		s.objects.ensure(r)
+	}
+}
+
 // Wait returns when the service has ended.
 func (s *Service) Wait() {
 	<-s.done

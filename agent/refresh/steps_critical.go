@@ -284,13 +284,13 @@ func undoLink(_ context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	// After a reboot somebody may have started the new revision before the agent was up.
-	if !t.mayReplaceRunning(t.e.Policy().For(r.Instance)) && r.Kind != Remove {
-		if procs, err := t.e.Tracker.Busy(r.Instance); err != nil || len(procs) > 0 {
-			return errors.Join(fmt.Errorf("cannot go back while %d processes run", len(procs)), err)
-		}
-	}
 	if rev, _, err := t.e.Links.Read(r.Instance); err != nil || rev != r.From {
+		// After a reboot somebody may have started the new revision before the agent was up.
+		if !t.mayReplaceRunning(t.e.Policy().For(r.Instance)) && r.Kind != Remove {
+			if procs, err := t.e.Tracker.Busy(r.Instance); err != nil || len(procs) > 0 {
+				return errors.Join(fmt.Errorf("cannot go back while %d processes run", len(procs)), err)
+			}
+		}
 		if err := t.e.Links.Swap(r.Instance, r.From); err != nil {
 			return err
 		}
@@ -321,10 +321,19 @@ func (e *Engine) makeDataFolders(instance string, rev uint32, m *meta.Launch) er
 
 // doUninhibit opens the door.
 func doUninhibit(_ context.Context, t *task) error {
+	since, err := t.e.Runctl.InhibitedSince(t.r.Instance) // another agent may have shut it
+	if err != nil {
+		return err
+	}
 	if err := t.e.Runctl.ClearInhibited(t.r.Instance); err != nil {
 		return err
 	}
-	t.r.BlockedTime = time.Since(t.r.EnteredAt)
+	if t.r.EnteredAt.IsZero() {
+		t.r.EnteredAt = since
+	}
+	if !t.r.EnteredAt.IsZero() {
+		t.r.BlockedTime = time.Since(t.r.EnteredAt)
+	}
 	t.releaseLock()
 	return nil
 }

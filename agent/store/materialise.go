@@ -185,7 +185,8 @@ func (t *treeBuilder) build() error {
 	var g errgroup.Group
 	entries := t.meta.Entries
 	if half := (len(entries) + 1) / 2; half > 64 {
-		g.Go(func() error { return t.entries(entries[half:]) })
+		rest := entries[half:]
+		g.Go(func() error { return t.entries(rest) })
 		entries = entries[:half]
 	}
 	err = t.entries(entries)

@@ -570,3 +570,22 @@ func BenchmarkMissing15000(b *testing.B) {
 		}
 	}
 }
+
+// TestMaterialiseManyFiles: a large tree is built by several goroutines; each file must be there.
+func TestMaterialiseManyFiles(t *testing.T) {
+	s, r := storetest.Open(t), storetest.New()
+	files := map[string]string{}
+	for n := range 1000 {
+		files[fmt.Sprintf("d%02d/f%03d", n%37, n)] = fmt.Sprint("file ", n)
+	}
+	pkg := r.Package(t, storetest.Spec{Name: "many", Version: "1", Files: files})
+	r.Put(t, s, pkg)
+	for path, want := range files {
+		if b, err := os.ReadFile(filepath.Join(s.PackageDir(pkg), path)); err != nil || string(b) != want {
+			t.Fatalf("%s: %q, %v", path, b, err)
+		}
+	}
+	if findings, _, err := s.Verify(t.Context(), nil); err != nil || len(findings) > 0 {
+		t.Fatal(findings, err)
+	}
+}

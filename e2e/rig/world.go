@@ -310,11 +310,8 @@ func (w *World) Until(what string, limit time.Duration, cond func() (bool, strin
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), limit)
 	defer cancel()
-	last := time.NewTimer(limit)
-	defer last.Stop()
 	for {
-		ok, seen := cond()
-		if ok {
+		if ok, _ := cond(); ok {
 			return
 		}
 		select {
@@ -323,10 +320,11 @@ func (w *World) Until(what string, limit time.Duration, cond func() (bool, strin
 			if w.Context().Err() != nil {
 				w.Fatalf("%v", errStopped)
 			}
-			if ok, seen = cond(); !ok {
+			ok, seen := cond()
+			if !ok {
 				w.Fatalf("waited %v in vain until %s; seen last: %s", limit, what, seen)
 			}
-			w.Fatalf("%s, but nothing told of it within %v", what, limit)
+			w.Fatalf("%s (%s), but nothing told of it within %v", what, seen, limit)
 		}
 	}
 }

@@ -19,10 +19,9 @@ const promptly = 500 * time.Millisecond
 func (s *story) stepExit() {
 	s.Step(5, "The user closes the application: the lull has come")
 	marker := filepath.Join(s.RunDir, "runctl", "lull."+s.name+".inhibited")
-	saved := read(s.notes(1))
 	s.exited = s.end(s.app)
 	s.Say("the application has ended; it had written %d notes", lines(read(s.notes(1)), sample.V1))
-	saved = read(s.notes(1))
+	saved := read(s.notes(1))
 
 	// The service takes a second to stop, in which there is time to look.
 	s.untilFile("the marker says that a refresh is in progress", nil, marker, func(text string) bool { return strings.TrimSpace(text) == "refresh-in-progress" })
