@@ -17,7 +17,6 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/cgroup"
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
@@ -336,19 +335,6 @@ func buildAgent(t *testing.T) string {
 		t.Fatalf("%v\n%s", err, text)
 	}
 	return out
-}
-
-// group is where a process is in the tracker's hierarchy.
-func group(t *testing.T, pid int, tracker string) string {
-	t.Helper()
-	all, err := cgroup.Of(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if tracker == "freezer" {
-		return cgroup.Freezer(all)
-	}
-	return cgroup.Unified(all)
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -149,10 +150,21 @@ func (w *World) sweep() {
 		w.sweepUnits()
 	}
 	mark := []byte(w.Dir + "/")
+	groups := map[string]bool{}
+	defer func() {
+		for group := range groups {
+			if removeGroup(group) == nil {
+				syscall.Rmdir(filepath.Dir(group)) // of the instance, if it was the last
+			}
+		}
+	}()
 	for range 20 {
 		left := 0
 		for _, pid := range processesWith(mark) {
 			left++
+			for _, group := range groupsOf(pid) {
+				groups[group] = true
+			}
 			if p, err := os.FindProcess(pid); err == nil {
 				p.Kill()
 				p.Release()
@@ -186,6 +198,26 @@ func (w *World) sweepUnits() {
 			call("reset-failed", unit)
 		}
 	}
+}
+
+// groupsOf lists the cgroups of a process that are lull's.
+func groupsOf(pid int) []string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	var groups []string
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 || !strings.HasPrefix(f[2], "/lull") {
+			continue
+		}
+		for _, top := range []string{"freezer", "unified", ""} {
+			if dir := filepath.Join("/sys/fs/cgroup", top, f[2]); (top == "freezer") == (f[1] == "freezer") {
+				if _, err := os.Stat(dir); err == nil {
+					groups = append(groups, dir)
+				}
+			}
+		}
+	}
+	return groups
 }
 
 // processesWith lists the processes that carry mark in a LULL_ variable of

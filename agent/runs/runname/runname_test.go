@@ -78,7 +78,11 @@ func FuzzParse(f *testing.F) {
 		if i, svc, ok := ParseServiceUnit(s); ok && (i == "" || svc == "") {
 			t.Error("a unit of nobody")
 		}
-		ParseRun(s)
-		ParseFreezerGroup(s)
+		if prefix, _, ok := ParseRun(s); ok && len(prefix) != 16 {
+			t.Errorf("a run of package %q", prefix)
+		}
+		if i, _, ok := ParseFreezerGroup(s); ok && i == "" {
+			t.Error("a group of nobody")
+		}
 	})
 }
