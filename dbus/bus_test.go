@@ -566,48 +566,6 @@ func TestBusctlReadsIt(t *testing.T) {
 		}
 	}
 }
-
-func TestBusPolicy(t *testing.T) {
-	need.Root(t)
-	policy, err := os.ReadFile("org.lull.Agent1.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, inner, _ := strings.Cut(string(policy), "<busconfig>")
-	inner, _, _ = strings.Cut(inner, "</busconfig>")
-	deny := `<policy context="default"><deny own="*"/><deny send_destination="org.lull.Agent1"/></policy>`
-	address := bustest.StartWith(t, "system", deny+inner)
-	s, err := bus.Serve(t.Context(), address, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if err := s.RequestName(bus.AgentName); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Export(bus.AgentPath, bus.ExportManager(&agent{}, bus.ManagerProperties{})); err != nil {
-		t.Fatal(err)
-	}
-	client, err := bus.DialFDs(t.Context(), address, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if _, err := bus.NewManagerProxy(client, bus.AgentPath).Doctor(t.Context()); err != nil {
-		t.Error(err)
-	}
-	r, p, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	defer p.Close()
-	err = client.Object(bus.AgentName, bus.AgentPath).Call("org.freedesktop.DBus.Peer.Ping", 0, dbus.UnixFD(r.Fd())).Err
-	if !problem.Is(bus.FromBus(err), problem.NotPermitted) {
-		t.Errorf("a descriptor got through: %v", err)
-	}
-}
-
 func TestEscapeLabel(t *testing.T) {
 	for in, want := range map[string]string{"": "_", "a": "a", "1a1": "_31a1", "org.x-y_z": "org_2ex_2dy_5fz"} {
 		if got := bus.EscapeLabel(in); got != want {
