@@ -83,11 +83,23 @@ fuzz: ## fuzz everything that parses (S=60 seconds in all)
 		done; \
 	done
 
-install: build ## install programs and bus interfaces below DESTDIR
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/lull $(DESTDIR)$(PREFIX)/share/dbus-1/interfaces
-	install -m 0755 $(BIN)/lull $(BIN)/lull-run $(DESTDIR)$(PREFIX)/bin/
-	install -m 0755 $(BIN)/lulld $(BIN)/lull-userd $(BIN)/lull-release-agent $(DESTDIR)$(PREFIX)/libexec/lull/
+install: build ## install everything below DESTDIR (PREFIX=/usr)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin libexec/lull share/dbus-1/interfaces share/dbus-1/system.d \
+		share/dbus-1/system-services share/dbus-1/services share/polkit-1/actions lib/systemd/system lib/systemd/user \
+		lib/tmpfiles.d lib/environment.d) $(DESTDIR)/etc/profile.d
+	install -m 0755 $(BIN)/lull $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 $(addprefix $(BIN)/,lulld lull-userd lull-run lull-release-agent) $(DESTDIR)$(PREFIX)/libexec/lull/
 	install -m 0644 dbus/*.xml $(DESTDIR)$(PREFIX)/share/dbus-1/interfaces/
+	install -m 0644 dbus/org.lull.Agent1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/
+	install -m 0644 dbus/org.lull.Agent1.service $(DESTDIR)$(PREFIX)/share/dbus-1/system-services/
+	install -m 0644 dbus/org.lull.Session1.service $(DESTDIR)$(PREFIX)/share/dbus-1/services/
+	install -m 0644 policy/org.lull.policy $(DESTDIR)$(PREFIX)/share/polkit-1/actions/
+	install -m 0644 units/lulld.service $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -m 0644 units/lull-userd.service $(DESTDIR)$(PREFIX)/lib/systemd/user/
+	install -m 0644 units/lulld-user.service $(DESTDIR)$(PREFIX)/lib/systemd/user/lulld.service
+	install -m 0644 units/lull.tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/lull.conf
+	install -m 0644 units/60-lull.environment.conf $(DESTDIR)$(PREFIX)/lib/environment.d/60-lull.conf
+	install -m 0644 units/lull.profile.sh $(DESTDIR)/etc/profile.d/lull.sh
 
 deps: ## install what the tests need, by apt (as root; else it prints the command)
 	@NEEDS='$(TEST_NEEDS)' sh .ci/deps
