@@ -16,7 +16,8 @@ import (
 // build tags.
 var built struct {
 	sync.Mutex
-	dirs map[string]string
+	dirs  map[string]string
+	alive []io.Closer // what tells that this process is there; never closed
 }
 
 // Module returns the top folder of the source tree.
@@ -62,13 +63,16 @@ func Binaries(tb TB, tags string) string {
 }
 
 // removeWithUs has a folder removed when this process is gone, however it went:
-// a test that runs into its time limit does not come to Main's end.
+// a test that runs into its time limit does not come to Main's end. The caller
+// holds built.
 func removeWithUs(dir string) error {
 	cmd := exec.Command("sh", "-c", `cat >/dev/null; rm -rf "$1"`, "lull-janitor", dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if _, err := cmd.StdinPipe(); err != nil { // held open by this process alone
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
 		return err
 	}
+	built.alive = append(built.alive, stdin) // or it would be closed as garbage
 	return cmd.Start()
 }
 
