@@ -184,10 +184,15 @@ func (m *Manager) Reload() error {
 	if err != nil {
 		return err
 	}
+	sets, err := m.readSystem()
+	if err != nil {
+		return err
+	}
 	if err := m.loadRepositories(); err != nil {
 		return err
 	}
 	m.policy.Store(p)
+	m.setSystem(sets)
 	m.engine.Wake("")
 	m.nudge()
 	return errors.Join(m.prune(), m.tellLaunchers())

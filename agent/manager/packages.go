@@ -202,20 +202,6 @@ func (m *Manager) runRoots() []index.Root {
 	return roots
 }
 
-// loadSets puts the durable sets into the indices.
-func (m *Manager) loadSets() error {
-	for name, set := range map[string]func([]index.Root){
-		state.Retained: m.indices.SetRetained, state.Base: m.indices.SetBase, state.Cache: m.indices.SetCache,
-	} {
-		list, err := m.state.Set(name)
-		if err != nil {
-			return err
-		}
-		set(rootsOf(list))
-	}
-	return nil
-}
-
 func rootsOf(list []digest.Digest) (roots []index.Root) {
 	for _, d := range list {
 		roots = append(roots, index.Root{Package: d})

@@ -4,7 +4,7 @@
 //   - instances: one record an instance, with its revisions;
 //   - refreshes: the journal, one record a refresh that has not ended, and the
 //     last ended ones;
-//   - holds, the retained index, the system sets.
+//   - holds, and the retained index.
 //
 // What is current is not in here: the symbolic link current/<instance> says it,
 // and its rename commits a refresh, so that the two can never disagree.
@@ -98,15 +98,11 @@ var (
 	bucketInstances = []byte("instances")
 	bucketRefreshes = []byte("refreshes")
 	bucketHolds     = []byte("holds")
-	bucketSets      = []byte("sets") // retained, base, cache
+	bucketSets      = []byte("sets")
 )
 
-// The names of the durable sets of packages.
-const (
-	Retained = "retained"
-	Base     = "base"
-	Cache    = "cache"
-)
+// Retained is the name of the durable set of packages that the system updater keeps.
+const Retained = "retained"
 
 // DB is the open file.
 type DB struct{ db *bbolt.DB }

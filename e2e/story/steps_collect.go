@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lull/lull/e2e/rig"
@@ -46,7 +47,8 @@ func (s *story) stepCollect() {
 		s.allThere("a package in "+index, hash)
 		s.why(hash, index)
 	}
-	s.Say("%d blobs that only 1.0 and 2.0 needed are gone; %d that 3.0 shares with them, and the package%s, are there", len(old), len(shared), names(extra))
+	s.Say("%d blobs that only 1.0 and 2.0 needed are gone; %d that 3.0 shares with them, and the packages in %s, are there",
+		len(old), len(shared), strings.Join(slices.Sorted(maps.Keys(extra)), ", "))
 
 	s.Say("now 3.0 runs, and 4.0 is switched in beside it: only the run protects 3.0")
 	s.Configure("policy.d/block.yaml", "packages:\n  "+s.name+":\n    mode: side-by-side\n")
@@ -91,8 +93,9 @@ func (s *story) keepOne() {
 	s.reload()
 }
 
-// extras puts a package into each further index that can be set from outside,
-// and returns their hashes by index.
+// extras puts a package into each of the indices that others than lull fill, and
+// returns their hashes by index: base and cache by the file that a system image
+// brings, retained over the bus as the system updater does.
 func (s *story) extras() map[string]string {
 	s.Helper()
 	extra := map[string]string{}
@@ -108,11 +111,17 @@ func (s *story) extras() map[string]string {
 		extra[index] = o.Str("Hash")
 		return o.Str("Hash")
 	}
-	hash := put("retained")
-	if err := s.api.Call("Retained.Set", []string{hash}).Err; err != nil {
+	for _, index := range []string{"base", "cache", "retained"} {
+		put(index)
+	}
+	s.Configure("system.yaml", "base: ["+extra["base"]+"]\ncache: ["+extra["cache"]+"]\n")
+	s.reload()
+	if err := s.api.Call("Retained.Set", []string{extra["retained"]}).Err; err != nil {
 		s.Fatalf("cannot set the retained index: %v", err)
 	}
-	s.lull(0, "remove", "org.lull.kept-by-retained")
+	for index := range extra {
+		s.lull(0, "remove", "org.lull.kept-by-"+index)
+	}
 	return extra
 }
 
@@ -131,14 +140,6 @@ func (s *story) why(hash, index string) string {
 	r := s.lull(0, "why", hash)
 	s.check(strings.Contains(r.Stdout, index), "lull why %s does not say %q:\n%s", hash, index, r.Stdout)
 	return r.Stdout
-}
-
-func names(m map[string]string) string {
-	var b strings.Builder
-	for name := range m {
-		b.WriteString(" in " + name)
-	}
-	return b.String()
 }
 
 func union(a, b map[string]bool) map[string]bool {
