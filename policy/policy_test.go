@@ -88,8 +88,8 @@ schedule:
   check: 1h
   reminders: [1d]
 `,
-		"policy.d/20-b.yaml": "packages:\n  org.example.app:\n    max-postponement: 2d\n",
-		"policy.d/10-a.yaml": "defaults:\n  max-postponement: 3d\n  auto-refresh: false\ngc: {watermark: 2GiB}\n",
+		"policy.d/20-b.yaml":    "packages:\n  org.example.app:\n    max-postponement: 2d\n",
+		"policy.d/10-a.yaml":    "defaults:\n  max-postponement: 3d\n  auto-refresh: false\ngc: {watermark: 2GiB}\n",
 		"policy.d/.hidden.yaml": "nonsense: 1\n", "policy.d/README": "nonsense",
 		"policy.d/30-c.yaml": "schedule:\n  reminders: []\ninhibit:\n  block: false\n",
 	})
