@@ -27,7 +27,7 @@ DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e check race lint vuln clean-tree fuzz install deps deps-demo clean
+.PHONY: help build demo test e2e model stress check race lint vuln clean-tree fuzz install deps deps-demo clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ test: deps build ## run all tests
 
 e2e: deps build ## run the tests on whole machines alone: stories, containers, kills, real input
 	LULL_BIN='$(abspath $(BIN))' $(GO) test -p 1 -timeout 40m ./e2e/...
+
+model: ## check the model of the launch protocol with spin, and that its mutants fail
+	$(GO) test -count=1 -v ./agent/refresh/model
+
+stress: deps build ## launches, refreshes and kills without a pause (S=60 seconds)
+	LULL_BIN='$(abspath $(BIN))' LULL_STRESS=$(S) $(GO) test -count=1 -timeout 24h -v ./e2e/stress
 
 check: ## generate, vet, lint, layers, vulnerabilities, race tests, clean tree
 	$(GO) generate ./...
