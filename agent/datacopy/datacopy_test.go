@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/e2e/need"
 )
 
 func TestMain(m *testing.M) {
@@ -416,9 +418,7 @@ func TestDiscard(t *testing.T) {
 
 // A user's copy skips what he cannot read and comes through.
 func TestAsUser(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to become somebody else")
-	}
+	need.Root(t)
 	const uid = 12345
 	exe, err := os.Executable()
 	must(t, err)

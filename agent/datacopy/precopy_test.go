@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/lull/lull/e2e/need"
 )
 
 // precopy is a Precopy to which nothing is too fresh.
@@ -288,9 +290,7 @@ func TestNobodyLeadsTheRemovalAway(t *testing.T) {
 }
 
 func TestMountsAreLeftOut(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount")
-	}
+	need.Root(t)
 	src, dst := place(t)
 	put(t, src+"/f", "mine")
 	put(t, src+"/d/under", "mine")
@@ -299,7 +299,7 @@ func TestMountsAreLeftOut(t *testing.T) {
 	put(t, outside+"/f", secret)
 	for from, to := range map[string]string{outside: src + "/d", outside + "/f": src + "/bound"} {
 		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
-			t.Skip("cannot mount here: ", err)
+			need.Missing(t, "needs to mount: %v", err)
 		}
 		t.Cleanup(func() { unix.Unmount(to, unix.MNT_DETACH) })
 	}
