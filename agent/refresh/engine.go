@@ -152,6 +152,9 @@ func (e *Engine) clearStrayMarkers(owned map[string]bool) error {
 		return err
 	}
 	for _, i := range instances {
+		if len(i.Revisions) == 0 {
+			continue // it was removed
+		}
 		if err := e.Runctl.CreateInstance(i.Instance); err != nil {
 			return err
 		}
@@ -228,7 +231,13 @@ func (e *Engine) describe(r *Refresh) error {
 		return problem.New(problem.Exists, "cannot install %s: it is installed already", r.Instance).
 			WithHint("lull refresh %s looks for a newer version", r.Instance)
 	case r.Kind == Install:
-		return nil
+		old, err := e.State.Instance(r.Instance)
+		if err == nil {
+			r.DataFrom = old.Left
+		} else if problem.Is(err, problem.NotFound) {
+			err = nil
+		}
+		return err
 	case err != nil:
 		return problem.New(problem.KindOf(err), "cannot %s %s: it is not installed", r.Kind, r.Instance)
 	}
@@ -237,7 +246,7 @@ func (e *Engine) describe(r *Refresh) error {
 		return err
 	}
 	from, _ := inst.Revision(rev)
-	r.From, r.FromVersion = rev, from.Version
+	r.From, r.DataFrom, r.FromVersion = rev, rev, from.Version
 	r.Repository, r.Channel = inst.Repository, inst.Channel
 	if r.Kind != Revert {
 		return nil

@@ -92,6 +92,7 @@ type Refresh struct {
 	Package     digest.Digest `json:"package"` // what becomes current; zero for a removal
 	From        uint32        `json:"from,omitempty"`
 	To          uint32        `json:"to,omitempty"`
+	DataFrom    uint32        `json:"data-from,omitempty"` // the revision whose data To takes over
 	FromVersion string        `json:"from-version,omitempty"`
 	ToVersion   string        `json:"to-version,omitempty"`
 	Urgency     string        `json:"urgency,omitempty"`
@@ -142,7 +143,7 @@ func (r *Refresh) State() State {
 
 // plans lists the steps of each kind. Finish is last everywhere.
 var plans = map[Kind][]Step{
-	Install: {Resolve, Fetch, Stage, Inhibit, Link, StartServices, Health, Uninhibit, Finish},
+	Install: {Resolve, Fetch, Stage, Inhibit, Copy, Link, StartServices, Health, Uninhibit, Finish},
 	Update:  {Resolve, Fetch, Stage, Precopy, Wait, Inhibit, StopServices, Copy, Link, StartServices, Health, Uninhibit, Finish},
 	Revert:  {Stage, Wait, Inhibit, StopServices, Link, StartServices, Health, Uninhibit, Finish},
 	Remove:  {Wait, Inhibit, StopServices, Link, Uninhibit, Finish},

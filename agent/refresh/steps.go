@@ -63,7 +63,7 @@ func doResolve(ctx context.Context, t *task) error {
 	}
 	return t.e.State.UpdateInstance(r.Instance, func(i *state.Instance) error {
 		for _, v := range i.Revisions {
-			if v.Made.IsZero() && v.Package == r.Package && v.From == r.From {
+			if v.Made.IsZero() && v.Package == r.Package && v.From == r.DataFrom {
 				r.To = v.Number // given before a crash, and not yet in the journal
 				return nil
 			}
@@ -71,7 +71,7 @@ func doResolve(ctx context.Context, t *task) error {
 		i.Last++
 		r.To = i.Last
 		i.Repository, i.Channel = r.Repository, r.Channel
-		i.Revisions = append(i.Revisions, state.Revision{Number: r.To, Package: r.Package, Version: r.ToVersion, From: r.From})
+		i.Revisions = append(i.Revisions, state.Revision{Number: r.To, Package: r.Package, Version: r.ToVersion, From: r.DataFrom})
 		return nil
 	})
 }
@@ -102,7 +102,7 @@ func undoFetch(_ context.Context, t *task) error {
 		return nil
 	})
 	if err == nil && r.Kind == Install {
-		err = errors.Join(t.e.State.RemoveInstance(r.Instance), t.e.removeMarkers(r.Instance))
+		err = errors.Join(t.e.State.RemoveInstance(r.Instance, r.DataFrom), t.e.removeMarkers(r.Instance))
 	}
 	return errors.Join(err, t.e.Installed())
 }
@@ -131,7 +131,7 @@ func doStage(_ context.Context, t *task) error {
 	if r.Kind == Revert {
 		return nil
 	}
-	if err := t.e.Links.Add(r.Instance, r.To, r.Package, r.From); err != nil {
+	if err := t.e.Links.Add(r.Instance, r.To, r.Package, r.DataFrom); err != nil {
 		return err
 	}
 	return t.e.Runctl.CreateInstance(r.Instance)
@@ -149,7 +149,7 @@ func doPrecopy(ctx context.Context, t *task) error {
 	if err != nil || !m.Data.Versioned {
 		return err
 	}
-	src, dst := t.e.dataDir(r.Instance, r.From), t.e.dataDir(r.Instance, r.To)
+	src, dst := t.e.dataDir(r.Instance, r.DataFrom), t.e.dataDir(r.Instance, r.To)
 	start := time.Now()
 	stats, err := datacopy.Precopy(ctx, src, dst, datacopy.Options{})
 	if errors.Is(err, fs.ErrNotExist) {
@@ -303,6 +303,7 @@ func doFinish(_ context.Context, t *task) error {
 		if i.Backoff != nil && i.Backoff.Package == r.Package {
 			i.Backoff = nil
 		}
+		i.Left = 0
 		return nil
 	})
 	if err != nil {
@@ -325,11 +326,14 @@ func (e *Engine) Prune(instance string) error {
 }
 
 func (e *Engine) prune(instance string, cur uint32) error {
-	var gone []uint32
+	var gone, kept []uint32
 	keep := e.Policy().For(instance).KeepRevisions
 	err := e.State.UpdateInstance(instance, func(i *state.Instance) error {
 		gone = superseded(i.Revisions, cur, keep)
 		i.Revisions = slices.DeleteFunc(i.Revisions, func(v state.Revision) bool { return slices.Contains(gone, v.Number) })
+		for _, v := range i.Revisions {
+			kept = append(kept, v.Number)
+		}
 		return nil
 	})
 	if err != nil {
@@ -339,11 +343,25 @@ func (e *Engine) prune(instance string, cur uint32) error {
 		if err := e.Links.Forget(instance, rev); err != nil {
 			return err
 		}
-		if err := os.RemoveAll(e.dataDir(instance, rev)); err != nil {
-			return err
+	}
+	return errors.Join(e.pruneData(instance, kept), e.Installed())
+}
+
+// pruneData removes the data of revisions that are not kept, an earlier life of
+// the instance included.
+func (e *Engine) pruneData(instance string, kept []uint32) error {
+	dir := filepath.Join(e.Root, "data", instance)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, d := range entries {
+		n, perr := strconv.ParseUint(d.Name(), 10, 32)
+		if perr == nil && !slices.Contains(kept, uint32(n)) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, d.Name())))
 		}
 	}
-	return e.Installed()
+	return err
 }
 
 // superseded lists the revisions that policy no longer keeps: of those that have
@@ -367,12 +385,14 @@ func (e *Engine) forget(r *Refresh) error {
 	if err := e.Links.ForgetAll(r.Instance); err != nil {
 		return err
 	}
+	left := r.From
 	if r.Purge {
+		left = 0
 		if err := os.RemoveAll(filepath.Join(e.Root, "data", r.Instance)); err != nil {
 			return err
 		}
 	}
-	return errors.Join(e.State.RemoveInstance(r.Instance), e.removeMarkers(r.Instance), e.Installed())
+	return errors.Join(e.State.RemoveInstance(r.Instance, left), e.removeMarkers(r.Instance), e.Installed())
 }
 
 // removeMarkers removes the run-control files of an instance that is gone. With a

@@ -216,14 +216,14 @@ func doCopy(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	if !m.Data.Versioned {
+	if !m.Data.Versioned || r.DataFrom == 0 {
 		return nil
 	}
 	dst := t.e.dataDir(r.Instance, r.To)
 	if err := undoCopy(ctx, t); err != nil { // of an earlier try
 		return err
 	}
-	src := t.e.dataDir(r.Instance, r.From)
+	src := t.e.dataDir(r.Instance, r.DataFrom)
 	if _, err := os.Lstat(src); errors.Is(err, fs.ErrNotExist) {
 		return nil // made empty by doLink
 	}

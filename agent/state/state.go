@@ -45,13 +45,16 @@ type Backoff struct {
 	Delay   time.Duration `json:"delay"`
 }
 
-// Instance is an installed application or one on its way.
+// Instance is an installed application, one on its way, or the memory of one that
+// was removed: its numbers are never given out again, since users' data folders
+// are called by them.
 type Instance struct {
 	Instance   string     `json:"instance"`
 	Repository string     `json:"repository"`
 	Channel    string     `json:"channel"`
 	Revisions  []Revision `json:"revisions,omitempty"` // in ascending order
 	Last       uint32     `json:"last"`                // the highest number ever given
+	Left       uint32     `json:"left,omitempty"`      // current when it was removed, if its data was kept
 	// Refused are packages that were reverted, youngest last: they are not offered again,
 	// also when their revision is no longer kept.
 	Refused []digest.Digest `json:"refused,omitempty"`
@@ -214,11 +217,14 @@ func (d *DB) UpdateInstance(name string, fn func(*Instance) error) error {
 	})
 }
 
-// RemoveInstance forgets an instance and its hold.
-func (d *DB) RemoveInstance(name string) error {
-	return d.db.Update(func(tx *bbolt.Tx) error {
-		return errors.Join(tx.Bucket(bucketInstances).Delete([]byte(name)), tx.Bucket(bucketHolds).Delete([]byte(name)))
+// RemoveInstance forgets an instance and its hold, but for the numbers it has
+// used and the revision whose data is left (0: none).
+func (d *DB) RemoveInstance(name string, left uint32) error {
+	err := d.UpdateInstance(name, func(i *Instance) error {
+		*i = Instance{Instance: name, Last: i.Last, Left: left}
+		return nil
 	})
+	return errors.Join(err, d.RemoveHold(name))
 }
 
 // NextRefresh gives out a refresh number that was never used.

@@ -117,3 +117,23 @@ func TestSecondOpenerIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestNumbersOutliveRemoval: users' data folders are called by revision numbers,
+// so that a new life of the instance must not meet those of an old one.
+func TestNumbersOutliveRemoval(t *testing.T) {
+	d, _ := open(t)
+	err := d.UpdateInstance("notes", func(i *Instance) error {
+		i.Last, i.Revisions, i.Refused = 3, []Revision{{Number: 3}}, []digest.Digest{digest.Of(nil)}
+		return nil
+	})
+	if err := errors.Join(err, d.PutHold(Hold{Instance: "notes", Until: time.Now().Add(time.Hour)}), d.RemoveInstance("notes", 3)); err != nil {
+		t.Fatal(err)
+	}
+	i, err := d.Instance("notes")
+	if err != nil || i.Last != 3 || i.Left != 3 || len(i.Revisions)+len(i.Refused) > 0 {
+		t.Fatalf("%+v %v", i, err)
+	}
+	if _, held, err := d.HoldOn("notes", time.Now()); err != nil || held {
+		t.Fatal("the hold is still there", err)
+	}
+}
