@@ -50,7 +50,6 @@ is no failure: each is refreshed in its own time.)`,
 		ValidArgsFunction: a.completeInstances,
 	}
 	w.add(cmd)
-	cmd.Flags().BoolVar(&o.Atomic, "atomic", false, "refresh all of them at one moment, or none")
 	cmd.Flags().BoolVar(&cancel, "cancel", false, "give up the refreshes of APP that still wait")
 	return cmd
 }
