@@ -202,10 +202,21 @@ func (t *task) oldUnits() ([]services.Unit, error) {
 
 // doStopServices runs under the marker, when no application is left: a refresh
 // that has to wait never touches a service.
+//
+// The pre-refresh hook of the old revision comes first, while its services run.
 func doStopServices(ctx context.Context, t *task) error {
 	units, err := t.oldUnits()
 	if err != nil {
 		return err
+	}
+	if t.r.Kind == Update {
+		pkg, err := t.e.packageOf(t.r.Instance, t.r.From)
+		if err == nil {
+			err = t.e.runHook(ctx, &t.r, pkg, t.r.From, meta.HookPreRefresh)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	for _, u := range slices.Backward(units) {
 		if u.RefreshMode == meta.ModeEndure && t.r.Kind != Remove {
@@ -240,7 +251,14 @@ func (e *Engine) startUnits(ctx context.Context, units []services.Unit) error {
 }
 
 // doStartServices starts what the new revision brings. A service that endured goes on as it is.
+//
+// The post-refresh hook of the new revision comes first: it finds the data copied and nothing running.
 func doStartServices(ctx context.Context, t *task) error {
+	if t.r.Kind == Update {
+		if err := t.e.runHook(ctx, &t.r, t.r.Package, t.r.To, meta.HookPostRefresh); err != nil {
+			return err
+		}
+	}
 	units, err := t.e.units(t.r.Instance, t.r.Package)
 	if err != nil {
 		return err
@@ -279,7 +297,7 @@ func doHealth(ctx context.Context, t *task) error {
 			return fmt.Errorf("cannot use %s %s: its service %s is %s", t.r.Instance, t.r.ToVersion, u.Service.Name, st)
 		}
 	}
-	return t.e.runHook(ctx, &t.r, meta.HookHealth)
+	return t.e.runHook(ctx, &t.r, t.r.Package, t.r.To, meta.HookHealth)
 }
 
 // doFinish makes the new revision history's latest and lets go of what policy does not keep.

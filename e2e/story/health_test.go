@@ -1,0 +1,102 @@
+package story_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/rig"
+)
+
+const hooked = "org.lull.hooked"
+
+// writeHooked writes a package with hooks that say what they do, a service that
+// does not heed its stop signal, and a health hook that fails in version 3.
+func writeHooked(t *testing.T, dir string, version int) {
+	t.Helper()
+	for name, text := range map[string]string{
+		"lull.yaml": fmt.Sprintf(`name: %s
+version: "%d"
+summary: has hooks
+apps: [{name: hooked, command: bin/app}]
+services: [{name: svc, command: bin/svc, stop-timeout: 1s}]
+hooks: {pre-refresh: bin/hook, post-refresh: bin/hook, health: bin/hook}
+`, hooked, version),
+		"bin/app":  fmt.Sprintf("#!/bin/sh\necho app %d\n", version),
+		"bin/svc":  "#!/bin/sh\ntrap '' TERM\necho data > \"$LULL_DATA/written\"\nwhile :; do sleep 1; done\n",
+		"bin/hook": fmt.Sprintf("#!/bin/sh\necho \"$LULL_HOOK of %[1]d in $LULL_REVISION\" >> \"$LULL_COMMON/log\"\necho it hurts\n[ %[1]d.$LULL_HOOK != 3.health ]\n", version),
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestUnhealthyRevisionIsUndone: hooks run in their order, a stubborn service is
+// killed in its time, and a revision that is not healthy lets nobody in.
+func TestUnhealthyRevisionIsUndone(t *testing.T) {
+	need.Freezer(t)
+	need.Program(t, "dbus-daemon", "setpriv", "cc")
+	need.Lock(t, "freezer")
+	w := rig.New(t, rig.Options{Tracker: "freezer"})
+	w.Configure("policy.yaml", "schedule: {check: 0}\ngc: {watermark: 0, reserve: 0}\n")
+	for v := 1; v <= 3; v++ {
+		writeHooked(t, w.Path(fmt.Sprint("v", v)), v)
+	}
+	w.MustLull("repo", "init", w.Repo)
+	w.MustLull("publish", "--repo", w.Repo, w.Path("v1"))
+	w.StartAgent()
+	api := w.Bus.Watch()
+	w.MustLull("repo", "add", "local", w.Repo)
+	w.MustLull("install", hooked)
+	w.MustLull("publish", "--repo", w.Repo, w.Path("v2"))
+	w.MustLull("refresh", hooked)
+
+	w.MustLull("publish", "--repo", w.Repo, w.Path("v3"))
+	w.Until("version 3 was undone", 30*time.Second, func() (bool, string) {
+		o, ok := api.Refresh(hooked, "3")
+		return ok && o.Str("State") == "undone", o.Str("State") + " " + o.Str("ErrorText")
+	})
+	r := w.Lull("refresh", hooked) // asked for, it is tried once more
+	if r.Code != 1 || !strings.Contains(r.Stderr, "cannot refresh "+hooked) || !strings.Contains(r.Stderr, "health hook of 3 failed") || !strings.Contains(r.Stderr, "it hurts") {
+		t.Errorf("%v", r)
+	}
+	if r := w.User.Lull("run", hooked); r.Stdout != "app 2\n" {
+		t.Errorf("%v", r)
+	}
+	log, err := os.ReadFile(filepath.Join(w.Store, "data", hooked, "common", "log"))
+	want := `health of 1 in 1
+pre-refresh of 1 in 1
+post-refresh of 2 in 2
+health of 2 in 2
+pre-refresh of 2 in 2
+post-refresh of 3 in 3
+health of 3 in 3
+pre-refresh of 2 in 2
+post-refresh of 3 in 4
+health of 3 in 4
+`
+	if err != nil || string(log) != want {
+		t.Errorf("%v, the hooks say:\n%s\nwant:\n%s", err, log, want)
+	}
+	p, _ := api.Package(hooked)
+	if got := fmt.Sprint(p.Props["Services"].Value()); !strings.Contains(got, "active") {
+		t.Errorf("the old service is not there again: %s", got)
+	}
+	if left := w.Markers(); len(left) > 0 {
+		t.Errorf("markers are left: %v", left)
+	}
+	folders, _ := filepath.Glob(filepath.Join(w.Store, "data", hooked, "*"))
+	for _, f := range folders {
+		if n := filepath.Base(f); n != "1" && n != "2" && n != "common" {
+			t.Errorf("data of a revision that was undone is left: %s", f)
+		}
+	}
+	w.MustLull("remove", hooked)
+}
