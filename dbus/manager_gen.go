@@ -74,9 +74,9 @@ type Manager interface {
 	// (a(uus): pid, uid, command). Keys without a value may be missing.
 	Pending(caller Caller) (pending []PendingRefresh, err error)
 	// JoinRun: For launchers, where systemd does not track: moves the calling process into a new run
-	// of the instance. The caller must hold a read lock on the instance's lock file. Service is empty
-	// for applications; only the agent's own user may join as a service. Error Busy: a refresh is in
-	// progress.
+	// of the instance. The agent takes the launch lock itself while it does. Service is empty for
+	// applications; only processes that the agent has started for a service may join as one. Error
+	// Busy: a refresh is in progress.
 	JoinRun(caller Caller, instance string, pkg string, service string) (cgroup string, err error)
 	// Open: Protects a package (a hash, or the current one of an instance) from collection for as long
 	// as the lease descriptor is open somewhere. Directory is the package's tree.
@@ -368,9 +368,9 @@ func (p ManagerProxy) Pending(ctx context.Context) (pending []PendingRefresh, er
 }
 
 // JoinRun: For launchers, where systemd does not track: moves the calling process into a new run of
-// the instance. The caller must hold a read lock on the instance's lock file. Service is empty for
-// applications; only the agent's own user may join as a service. Error Busy: a refresh is in
-// progress.
+// the instance. The agent takes the launch lock itself while it does. Service is empty for
+// applications; only processes that the agent has started for a service may join as one. Error
+// Busy: a refresh is in progress.
 func (p ManagerProxy) JoinRun(ctx context.Context, instance string, pkg string, service string) (cgroup string, err error) {
 	err = p.call(ctx, "JoinRun", []any{instance, pkg, service}, &cgroup)
 	return
