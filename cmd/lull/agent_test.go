@@ -51,11 +51,20 @@ func (f *fakeAgent) start(verb, name string) (dbus.ObjectPath, error) {
 
 type fakeSpace struct {
 	bus.Space
-	packages []bus.PackageUsage
-	findings []bus.Finding
+	mu       sync.Mutex
+	packages []bus.PackageUsage // guarded by mu
+	findings []bus.Finding      // guarded by mu
+}
+
+func (s *fakeSpace) set(packages []bus.PackageUsage, findings []bus.Finding) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.packages, s.findings = packages, findings
 }
 
 func (s *fakeSpace) Plan(bus.Caller) ([]bus.PlannedBlob, []bus.PackageUsage, uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var blobs []bus.PlannedBlob
 	var bytes uint64
 	for _, p := range s.packages {
@@ -75,6 +84,8 @@ func (s *fakeSpace) Collect(_ bus.Caller, o bus.CollectOptions) (uint32, uint32,
 }
 
 func (s *fakeSpace) Verify(_ bus.Caller, o bus.VerifyOptions) (uint32, []bus.Finding, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	found := append([]bus.Finding(nil), s.findings...)
 	for i := range found {
 		found[i].Repaired = o.Repair

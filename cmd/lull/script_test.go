@@ -63,11 +63,10 @@ func TestScriptsAgent(t *testing.T) {
 	busy.Instance, busy.Running, busy.Version = "org.example.busy", true, "2.0\x1b[31m"
 	busy.Processes = []bus.Process{{PID: 123, UID: 64999, Command: "no\ntes"}}
 	f.add(t, busy)
-	f.space.packages = []bus.PackageUsage{
+	f.space.set([]bus.PackageUsage{
 		{Hash: hashOf('a'), Name: "org.example.notes", Version: "1.0", Exclusive: 40_000_000, Shared: 2_000_000, KeptBy: "installed"},
 		{Hash: hashOf('b'), Name: "org.example.old", Version: "0.1", Exclusive: 10_000_000},
-	}
-	f.space.findings = []bus.Finding{{What: hashOf('d'), Problem: "the content has changed"}}
+	}, []bus.Finding{{What: hashOf('d'), Problem: "the content has changed"}})
 	// Inside a group, so that the bus stays until the parallel scripts are done.
 	t.Run("all", func(t *testing.T) {
 		testscript.Run(t, params(t, "testdata/agent", func(e *testscript.Env) error {
