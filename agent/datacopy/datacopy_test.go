@@ -217,14 +217,14 @@ func TestOtherFileSystem(t *testing.T) {
 	furnish(t, src)
 	dir, err := os.MkdirTemp("/dev/shm", "lull-datacopy")
 	if err != nil {
-		t.Skip("there is no /dev/shm")
+		need.Missing(t, "needs /dev/shm")
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	var st1, st2 unix.Stat_t
 	must(t, unix.Stat(src, &st1))
 	must(t, unix.Stat(dir, &st2))
 	if st1.Dev == st2.Dev {
-		t.Skip("/dev/shm is no file system of its own")
+		need.Missing(t, "needs /dev/shm to be a file system of its own")
 	}
 	must1 := func(_ Stats, err error) { t.Helper(); must(t, err) }
 	must1(Copy(t.Context(), src, dir+"/2", Options{}))
@@ -321,7 +321,7 @@ func TestAccessControlLists(t *testing.T) {
 		acl = append(acl, byte(e[0]), 0, byte(e[1]), 0, byte(e[2]), byte(e[2]>>8), byte(e[2]>>16), byte(e[2]>>24))
 	}
 	if err := unix.Setxattr(src+"/d", aclDefault, acl, 0); err != nil {
-		t.Skip("no ACLs here: ", err)
+		need.Missing(t, "needs ACLs: %v", err)
 	}
 	must(t, unix.Setxattr(src+"/d/f", aclAccess, acl, 0))
 	must(t, os.Mkdir(src+"/d/inherits", 0o755))

@@ -123,7 +123,7 @@ func TestTooFreshToTell(t *testing.T) {
 func TestFileSystemsThatTellNothing(t *testing.T) {
 	src, err := os.MkdirTemp("/dev/shm", "lull-datacopy")
 	if err != nil {
-		t.Skip("there is no /dev/shm")
+		need.Missing(t, "needs /dev/shm")
 	}
 	t.Cleanup(func() { os.RemoveAll(src) })
 	put(t, src+"/x", "y")
@@ -133,7 +133,7 @@ func TestFileSystemsThatTellNothing(t *testing.T) {
 	fresh, err := (&job{src: root}).flushSource()
 	must(t, err)
 	if !fresh.IsZero() {
-		t.Skip("/dev/shm is no tmpfs")
+		need.Missing(t, "needs /dev/shm to be a tmpfs")
 	}
 }
 

@@ -27,7 +27,12 @@ func (t *task) mayReplaceRunning(s policy.Settings) bool {
 		return false
 	}
 	return !s.RefreshAwareness || s.Mode != policy.ModeWait ||
-		s.AtDeadline == policy.DeadlineSideBySide && !t.r.Deadline.IsZero() && !time.Now().Before(t.r.Deadline)
+		s.AtDeadline == policy.DeadlineSideBySide && !t.r.Since.IsZero() && t.window(s).Over(time.Now())
+}
+
+// window is the time for which running applications may put this revision off.
+func (t *task) window(s policy.Settings) policy.Postponement {
+	return policy.Postponement{Since: t.r.Since, Max: s.MaxPostponement}
 }
 
 // doWait ends when the instance is vacant and nobody has said "not now".
@@ -48,7 +53,7 @@ func doWait(_ context.Context, t *task) error {
 	if r.Since.IsZero() {
 		r.Since = time.Now()
 	}
-	r.Deadline = policy.Postponement{Since: r.Since, Max: s.MaxPostponement}.Deadline()
+	r.Deadline = t.window(s).Deadline()
 	if t.mayReplaceRunning(s) {
 		return nil
 	}

@@ -120,9 +120,9 @@ func (t *task) run(ctx context.Context, first Event) {
 // bounded, and stopping in the middle would only have to be undone.
 func (t *task) perform(ctx context.Context, effect Effect) (Event, bool) {
 	step := steps[t.r.Step]
-	action, verb := step.do, "do"
+	action := step.do
 	if effect == UndoStep {
-		action, verb = step.undo, "undo"
+		action = step.undo
 	}
 	if action == nil {
 		return Event{Type: StepDone}, true
@@ -131,45 +131,62 @@ func (t *task) perform(ctx context.Context, effect Effect) (Event, bool) {
 	if effect == UndoStep {
 		name += ".undo"
 	}
+	return t.carry(ctx, name, effect, action)
+}
+
+// carry runs an action and returns what came of it. While it runs, the record
+// belongs to it: what is learned meanwhile is kept and taken into the record
+// afterwards, except that a cancellation ends the action's context at once.
+func (t *task) carry(ctx context.Context, name string, effect Effect, act action) (Event, bool) {
 	stepCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	if effect == DoStep && !critical(t.r.Step) {
+	mayCancel := effect == DoStep && !critical(t.r.Step)
+	if mayCancel {
 		defer context.AfterFunc(ctx, func() { cancel(errStopping) })()
 	}
 	result := make(chan error, 1)
 	go func() {
 		err := faultpoint.Hit(name + ".before")
 		if err == nil {
-			err = action(stepCtx, t)
+			err = act(stepCtx, t)
 		}
 		if err == nil {
 			err = faultpoint.Hit(name + ".after")
 		}
 		result <- err
 	}()
+	var learned []Event
 	for {
 		select {
 		case ev := <-t.mail:
-			var e Effect
-			if t.r, e = Next(t.r, ev); e == Nothing && t.r.Cancel {
-				cancel(problem.New(problem.Interrupted, "cannot go on with the refresh of %s: it was cancelled", t.r.Instance))
+			learned = append(learned, ev)
+			if ev.Type == CancelAsked && mayCancel {
+				cancel(problem.New(problem.Interrupted, "cannot go on with the %s of %s: it was cancelled", t.r.Kind, t.instance))
 			}
 		case err := <-result:
-			var busy *busyError
-			switch {
-			case err == nil:
-				return Event{Type: StepDone}, true
-			case errors.Is(context.Cause(stepCtx), errStopping):
-				return Event{}, false // the next agent goes on with what the journal says
-			case errors.As(err, &busy):
-				t.r.WaitingFor = busy.processes
-				t.setTimer(busy.until)
-				return Event{Type: StepBusy}, true
+			for _, ev := range learned {
+				t.r, _ = Next(t.r, ev)
 			}
-			t.e.Log.Warn("a step of a refresh has failed", "refresh", t.r.ID, "instance", t.r.Instance, "step", t.r.Step, "direction", verb, "error", err)
-			return Event{Type: StepFailed, Err: t.named(err)}, true
+			return t.outcome(stepCtx, effect, err)
 		}
 	}
+}
+
+// outcome turns the error of an action into an event.
+func (t *task) outcome(stepCtx context.Context, effect Effect, err error) (Event, bool) {
+	var busy *busyError
+	switch {
+	case err == nil:
+		return Event{Type: StepDone}, true
+	case errors.Is(context.Cause(stepCtx), errStopping):
+		return Event{}, false // the next agent goes on with what the journal says
+	case errors.As(err, &busy):
+		t.r.WaitingFor = busy.processes
+		t.setTimer(busy.until)
+		return Event{Type: StepBusy}, true
+	}
+	t.e.Log.Warn("a step of a refresh has failed", "refresh", t.id, "instance", t.instance, "step", t.r.Step, "undoing", effect == UndoStep, "error", err)
+	return Event{Type: StepFailed, Err: t.named(err)}, true
 }
 
 // named says what failed in the words of who asked for it, whatever step it was.

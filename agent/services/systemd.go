@@ -3,7 +3,6 @@ package services
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -38,16 +37,6 @@ func NewSystemd(l Launcher, user bool) *Systemd {
 		s.socket = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "systemd", "private")
 	}
 	return s
-}
-
-// SystemdRuns says whether the manager that NewSystemd would use is there.
-func SystemdRuns(user bool) bool {
-	c, err := net.Dial("unix", NewSystemd(Launcher{}, user).socket)
-	if err != nil {
-		return false
-	}
-	c.Close()
-	return true
 }
 
 // Name implements Manager.
