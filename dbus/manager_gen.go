@@ -70,8 +70,9 @@ type Manager interface {
 	// Pending: Refreshes that wait for running applications: for uid 0 all, for others those of the
 	// applications that they run. Keys: id (s), refresh (o), instance (s), name (s: shown to people),
 	// from-version (s), to-version (s), from-revision (u), to-revision (u), urgency (s), notes (s:
-	// what is new), since (t), deadline (t), at-deadline (s), desktop-entry (s), icon (s), processes
-	// (a(uus): pid, uid, command). Keys without a value may be missing.
+	// what is new), since (t), deadline (t), reminders (at: when to bring it to mind again, the
+	// deadline last), at-deadline (s), desktop-entry (s), icon (s), processes (a(uus): pid, uid,
+	// command). Keys without a value may be missing.
 	Pending(caller Caller) (pending []PendingRefresh, err error)
 	// JoinRun: For launchers, where systemd does not track: moves the calling process into a new run
 	// of the instance. The agent takes the launch lock itself while it does. Service is empty for
@@ -355,8 +356,9 @@ func (p ManagerProxy) Unhold(ctx context.Context, instance string) (err error) {
 // Pending: Refreshes that wait for running applications: for uid 0 all, for others those of the
 // applications that they run. Keys: id (s), refresh (o), instance (s), name (s: shown to people),
 // from-version (s), to-version (s), from-revision (u), to-revision (u), urgency (s), notes (s: what
-// is new), since (t), deadline (t), at-deadline (s), desktop-entry (s), icon (s), processes
-// (a(uus): pid, uid, command). Keys without a value may be missing.
+// is new), since (t), deadline (t), reminders (at: when to bring it to mind again, the deadline
+// last), at-deadline (s), desktop-entry (s), icon (s), processes (a(uus): pid, uid, command). Keys
+// without a value may be missing.
 func (p ManagerProxy) Pending(ctx context.Context) (pending []PendingRefresh, err error) {
 	var w0 []map[string]dbus.Variant
 	err = p.call(ctx, "Pending", nil, &w0)

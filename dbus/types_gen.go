@@ -123,6 +123,7 @@ type PendingRefresh struct {
 	Notes        string          `dict:"notes"`
 	Since        uint64          `dict:"since"`
 	Deadline     uint64          `dict:"deadline"`
+	Reminders    []uint64        `dict:"reminders"`
 	AtDeadline   string          `dict:"at-deadline"`
 	DesktopEntry string          `dict:"desktop-entry"`
 	Icon         string          `dict:"icon"`

@@ -1,6 +1,9 @@
 package policy
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Postponement is how long one revision has been, and may be, put off. Clocks
 // jump, so every answer is clamped to what can be meant.
@@ -21,19 +24,15 @@ func (p Postponement) Left(now time.Time) time.Duration {
 // Over says whether the deadline has passed.
 func (p Postponement) Over(now time.Time) bool { return p.Left(now) == 0 }
 
-// NextReminder returns when the next of the reminders, given as spans before
-// the deadline, falls due after now. Those that are longer than the postponement
-// itself never do: the first notice stands for them.
-func (p Postponement) NextReminder(now time.Time, reminders []time.Duration) (time.Time, bool) {
-	var next time.Time
-	for _, r := range reminders {
-		at := p.Deadline().Add(-r)
-		if r <= 0 || r >= p.Max || !at.After(now) {
-			continue
-		}
-		if next.IsZero() || at.Before(next) {
-			next = at
+// Reminders returns when the reminders, given as spans before the deadline, fall
+// due, in order. Those that are longer than the postponement itself never do: the
+// first notice stands for them.
+func (p Postponement) Reminders(before []time.Duration) (at []time.Time) {
+	for _, r := range before {
+		if r > 0 && r < p.Max {
+			at = append(at, p.Deadline().Add(-r))
 		}
 	}
-	return next, !next.IsZero()
+	slices.SortFunc(at, time.Time.Compare)
+	return at
 }

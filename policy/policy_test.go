@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -248,14 +249,13 @@ func TestPostponement(t *testing.T) {
 		name string
 		now  time.Time
 		left time.Duration
-		next time.Duration // after since; 0: none
 	}{
-		{"at once", since, 14 * day, 7 * day},
-		{"clock set back a year", since.AddDate(-1, 0, 0), 14 * day, 7 * day},
-		{"in the middle", since.Add(10 * day), 4 * day, 13 * day},
-		{"at a reminder", since.Add(13 * day), day, 14*day - 2*time.Hour},
-		{"at the deadline", since.Add(14 * day), 0, 0},
-		{"years later", since.AddDate(200, 0, 0), 0, 0},
+		{"at once", since, 14 * day},
+		{"clock set back a year", since.AddDate(-1, 0, 0), 14 * day},
+		{"in the middle", since.Add(10 * day), 4 * day},
+		{"at a reminder", since.Add(13 * day), day},
+		{"at the deadline", since.Add(14 * day), 0},
+		{"years later", since.AddDate(200, 0, 0), 0},
 	} {
 		if got := p.Left(c.now); got != c.left {
 			t.Errorf("%s: left %v, want %v", c.name, got, c.left)
@@ -263,13 +263,12 @@ func TestPostponement(t *testing.T) {
 		if got := p.Over(c.now); got != (c.left == 0) {
 			t.Errorf("%s: over %v", c.name, got)
 		}
-		next, ok := p.NextReminder(c.now, Defaults().Schedule.Reminders)
-		if ok != (c.next != 0) || ok && !next.Equal(since.Add(c.next)) {
-			t.Errorf("%s: next reminder %v, %v", c.name, next, ok)
-		}
 	}
-	if _, ok := (Postponement{since, time.Hour}).NextReminder(since, []time.Duration{day, time.Hour}); ok {
-		t.Error("a reminder before the postponement has begun")
+	if at, want := p.Reminders(Defaults().Schedule.Reminders), []time.Time{since.Add(7 * day), since.Add(13 * day), since.Add(14*day - 2*time.Hour)}; !slices.Equal(at, want) {
+		t.Errorf("reminders %v, want %v", at, want)
+	}
+	if at := (Postponement{since, time.Hour}).Reminders([]time.Duration{day, time.Hour}); len(at) > 0 {
+		t.Errorf("reminders before the postponement has begun: %v", at)
 	}
 	if !(Postponement{since, -5}).Over(since) {
 		t.Error("a negative postponement is not over")
@@ -284,8 +283,10 @@ func TestPostponementProperties(t *testing.T) {
 		if left := p.Left(now); left < 0 || left > max(p.Max, 0) {
 			t.Fatalf("left %v of %v", left, p.Max)
 		}
-		if next, ok := p.NextReminder(now, []time.Duration{time.Duration(rapid.Int64().Draw(t, "reminder"))}); ok && (!next.After(now) || !next.Before(p.Deadline())) {
-			t.Fatalf("reminder at %v, now %v, deadline %v", next, now, p.Deadline())
+		for _, at := range p.Reminders([]time.Duration{time.Duration(rapid.Int64().Draw(t, "reminder"))}) {
+			if !at.After(p.Since) || !at.Before(p.Deadline()) {
+				t.Fatalf("reminder at %v, since %v, deadline %v", at, p.Since, p.Deadline())
+			}
 		}
 	})
 }

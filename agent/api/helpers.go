@@ -26,8 +26,13 @@ type helpers struct {
 
 // pendingRefresh is a Pending on the bus.
 func pendingRefresh(p manager.Pending) bus.PendingRefresh {
+	var reminders []uint64
+	for _, t := range p.Reminders {
+		reminders = append(reminders, micro(t))
+	}
 	return bus.PendingRefresh{
-		ID: p.ID, Refresh: bus.RefreshPath(p.ID), Instance: p.Instance, Name: p.Launch.Shown(),
+		Reminders: reminders,
+		ID:        p.ID, Refresh: bus.RefreshPath(p.ID), Instance: p.Instance, Name: p.Launch.Shown(),
 		FromVersion: p.FromVersion, ToVersion: p.ToVersion, FromRevision: p.From, ToRevision: p.To,
 		Urgency: p.Urgency, Notes: p.Launch.Notes, Since: micro(p.Since), Deadline: micro(p.Deadline),
 		AtDeadline: string(p.AtDeadline), DesktopEntry: p.Desktop, Icon: p.Icon, Processes: processes(p.WaitingFor),

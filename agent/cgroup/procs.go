@@ -226,16 +226,6 @@ func parsePopulated(b []byte) (bool, error) {
 	return false, errors.New("cgroup.events does not say whether it is populated")
 }
 
-// Populated reads cgroup.events of a group in the unified hierarchy: whether it
-// or one below it has processes.
-func Populated(dir string) (bool, error) {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
-	if err != nil {
-		return false, err
-	}
-	return parsePopulated(b)
-}
-
 // subgroups lists the groups directly below dir, in order.
 func subgroups(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)

@@ -104,21 +104,6 @@ func Discard(dst string, o Options) error {
 	return nil
 }
 
-// Measure tells how much a Copy of src would have to copy without a Precopy.
-func Measure(ctx context.Context, src string) (Stats, error) {
-	root, err := openRoot(src)
-	if err != nil {
-		return Stats{}, err
-	}
-	defer root.Close()
-	j := &job{ctx: ctx, src: root, seen: map[inode]string{}}
-	if j.mount, err = statRoot(root); err != nil {
-		return Stats{}, err
-	}
-	files, bytes, err := j.measure(int(root.Fd()), "", 0)
-	return Stats{Files: files, Bytes: bytes}, err
-}
-
 // locate opens the folder of dst and names what lies in it.
 func locate(dst string, o Options) (parent *os.File, base, partial string, err error) {
 	base = filepath.Base(dst)

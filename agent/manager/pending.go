@@ -2,6 +2,7 @@ package manager
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/meta"
@@ -17,6 +18,7 @@ type Pending struct {
 	Icon       string
 	Desktop    string // desktop entry, without .desktop
 	AtDeadline policy.Deadline
+	Reminders  []time.Time // when to bring it to mind again, the deadline last
 }
 
 // Pending lists the refreshes that wait for processes. With all unset, only those
@@ -48,6 +50,11 @@ func ofUser(procs []runs.Process, uid uint32) (list []runs.Process) {
 // Describe adds what people want to see to a refresh.
 func (m *Manager) Describe(r refresh.Refresh) Pending {
 	p := Pending{Refresh: r, Launch: &meta.Launch{Name: r.Instance, Version: r.ToVersion}, AtDeadline: m.Policy().For(r.Instance).AtDeadline}
+	if !r.Since.IsZero() {
+		pol := m.Policy()
+		window := policy.Postponement{Since: r.Since, Max: pol.For(r.Instance).MaxPostponement}
+		p.Reminders = append(window.Reminders(pol.Schedule.Reminders), window.Deadline())
+	}
 	if l, err := m.store.Launch(r.Package); err == nil {
 		p.Launch = l
 		p.Icon = m.exports.IconPath(r.Instance, l)

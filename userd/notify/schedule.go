@@ -28,17 +28,22 @@ func (s Schedule) near(p Pending, now time.Time) bool {
 	return !p.Deadline.IsZero() && !now.Before(p.Deadline.Add(-s.Last))
 }
 
-// points are the times of all reminders of a refresh, in order. After the
-// deadline there are none. Who has said "when I close it" has understood, and
+// points are the times of all reminders of a refresh, in order: those that the
+// agent's policy names, else those of s. At the deadline and after it there are none. Who has said "when I close it" has understood, and
 // is reminded only when the deadline is near.
 func (s Schedule) points(p Pending, answer string) []time.Time {
 	var at []time.Time
-	if answer != WhenClosed {
+	if len(p.Reminders) > 0 {
+		at = slices.Clone(p.Reminders)
+		if answer == WhenClosed {
+			at = slices.DeleteFunc(at, func(t time.Time) bool { return !s.near(p, t) })
+		}
+	} else if answer != WhenClosed {
 		for _, d := range s.After {
 			at = append(at, p.Since.Add(d))
 		}
 	}
-	if !p.Deadline.IsZero() && s.Each > 0 {
+	if len(p.Reminders) == 0 && !p.Deadline.IsZero() && s.Each > 0 {
 		for before := s.Last; before > 0; before -= s.Each {
 			at = append(at, p.Deadline.Add(-before))
 		}

@@ -14,8 +14,9 @@ type Pending struct {
 	Urgency      string // low, medium, high or security
 	Notes        string // what is new
 	Since        time.Time
-	Deadline     time.Time // zero: none
-	AtDeadline   string    // keep-waiting, side-by-side or terminate
+	Deadline     time.Time   // zero: none
+	Reminders    []time.Time // the agent's policy; empty: the helper's own Schedule
+	AtDeadline   string      // keep-waiting, side-by-side or terminate
 	DesktopEntry string
 	Icon         string
 	Processes    []Process

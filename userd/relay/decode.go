@@ -34,6 +34,9 @@ func pendings(list []bus.PendingRefresh) []notify.Pending {
 			Since: when(p.Since), Deadline: when(p.Deadline), AtDeadline: p.AtDeadline,
 			DesktopEntry: p.DesktopEntry, Icon: p.Icon,
 		}
+		for _, r := range p.Reminders {
+			out[i].Reminders = append(out[i].Reminders, when(r))
+		}
 		for _, q := range p.Processes {
 			out[i].Processes = append(out[i].Processes, notify.Process{PID: q.PID, UID: q.UID, Command: q.Command})
 		}
