@@ -20,7 +20,7 @@ func (a *app) repoCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoResignCmd())
+	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoResignCmd(), a.repoRotateCmd())
 	return cmd
 }
 
@@ -77,6 +77,34 @@ func (a *app) repoResignCmd() *cobra.Command {
 	}
 	s.add(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "sign the list of packages, too, not only the timestamp")
+	return cmd
+}
+
+func (a *app) repoRotateCmd() *cobra.Command {
+	var s signing
+	var roles []string
+	cmd := &cobra.Command{
+		Use:   "rotate FOLDER",
+		Short: "Replace the keys of a repository by new ones",
+		Long: `Replaces keys by new ones, as when one may have been seen by others. Those who
+trust the repository follow by themselves. The old keys stay beside the new ones
+in files that end in .old.`,
+		Example: `  lull repo rotate ./repo
+  lull repo rotate ./repo --role timestamp`,
+		Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, words []string) error {
+			common, err := s.common()
+			if err != nil {
+				return err
+			}
+			if err := publish.Rotate(cmd.Context(), words[0], publish.RotateOptions{Common: common, Roles: roles}); err != nil {
+				return err
+			}
+			return a.say(words[0] + " has new keys")
+		},
+	}
+	s.add(cmd)
+	cmd.Flags().StringSliceVar(&roles, "role", nil, "root, targets, snapshot or timestamp; default all")
 	return cmd
 }
 
