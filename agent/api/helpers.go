@@ -43,11 +43,14 @@ func pendingRefresh(p manager.Pending) bus.PendingRefresh {
 func (h *helpers) add(s *Service, name string, uid uint32) error {
 	x := &helper{name: name, uid: uid, told: map[string]bus.PendingRefresh{}}
 	h.mu.Lock()
-	old := h.list[name]
+	var before func()
+	if old := h.list[name]; old != nil {
+		before = old.stop
+	}
 	h.list[name] = x
 	h.mu.Unlock()
-	if old != nil && old.stop != nil {
-		old.stop()
+	if before != nil {
+		before()
 	}
 	stop, err := s.names.Watch(s.ctx, name, func(owner string) {
 		if owner == "" {
