@@ -2,8 +2,8 @@ package userd
 
 import (
 	"context"
-	"time"
 
+	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
 )
@@ -19,17 +19,16 @@ type edges struct {
 }
 
 // loop feeds the core with events and with the time, until the context ends.
-func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, e edges) {
-	timer := time.NewTimer(0)
-	timer.Stop()
-	defer timer.Stop()
+func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, newAlarm func() wallclock.Alarm, e edges) {
+	alarm := newAlarm()
+	defer alarm.Close()
 	for {
 		var event notify.Event
 		select {
 		case <-ctx.Done():
 			return
 		case event = <-events:
-		case <-timer.C:
+		case <-alarm.C():
 			event = notify.Tick{}
 		}
 		switch event.(type) {
@@ -38,7 +37,7 @@ func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, e 
 		case notify.AgentDown:
 			e.desktop(desktop.AgentPresent{Yes: false})
 		}
-		now := time.Now()
+		now := wallclock.Now()
 		for _, effect := range core.Step(now, event) {
 			switch f := effect.(type) {
 			case notify.Ask, notify.Answer:
@@ -54,10 +53,7 @@ func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, e 
 			case notify.Remember:
 				e.remember(f.Memory)
 			case notify.Wake:
-				timer.Stop()
-				if !f.At.IsZero() {
-					timer.Reset(max(f.At.Sub(now), 0))
-				}
+				alarm.Set(f.At)
 			}
 		}
 	}

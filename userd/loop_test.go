@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
 )
@@ -24,7 +25,7 @@ func TestRemindersOverTwoWeeks(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			loop(ctx, notify.New(notify.DefaultSchedule, time.UTC, nil), events, edges{
+			loop(ctx, notify.New(notify.DefaultSchedule, time.UTC, nil), events, wallclock.NewRuntime, edges{
 				agent: func(f notify.Effect) {
 					if _, ok := f.(notify.Ask); ok {
 						wakeups++
@@ -64,7 +65,7 @@ func TestLoopPassesEffectsOn(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			loop(ctx, notify.New(notify.DefaultSchedule, time.UTC, nil), events, edges{
+			loop(ctx, notify.New(notify.DefaultSchedule, time.UTC, nil), events, wallclock.NewRuntime, edges{
 				agent: func(f notify.Effect) {
 					switch f := f.(type) {
 					case notify.Ask:

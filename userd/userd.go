@@ -11,6 +11,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/godbus/dbus/v5"
 
+	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/userd/again"
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
@@ -58,7 +59,7 @@ func Run(ctx context.Context, o Options) error {
 	defer parts.Wait()
 	defer cancel(nil)
 	parts.Go(func() {
-		loop(ctx, core, events, edges{
+		loop(ctx, core, events, wallclock.New, edges{
 			agent:   agent.Do,
 			desktop: screen.Do,
 			quit: func(p notify.Pending) {

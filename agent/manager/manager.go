@@ -31,6 +31,7 @@ import (
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/policy"
 )
 
@@ -132,7 +133,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.engine = refresh.NewEngine(refresh.World{
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
 		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Log: c.Log,
-		Repository: m.client, Policy: m.policy.Load, Installed: m.publishInstalled, Changed: m.refreshChanged,
+		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
 	})
 	return m, errors.Join(m.loadRepositories(), m.publishInstalled(), m.makeLocks())
 }

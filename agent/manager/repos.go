@@ -23,6 +23,7 @@ import (
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/runctl/inotify"
+	"github.com/lull/lull/agent/wallclock"
 )
 
 // repository is one that is configured.
@@ -292,6 +293,28 @@ func (m *Manager) machineID() string {
 // jitter spreads ten thousand machines over a tenth of the interval.
 func jitter(d time.Duration) time.Duration { return d - d/20 + rand.N(d/10+1) }
 
+// schedule is the next moment of something that is done every so often.
+type schedule struct {
+	at   time.Time     // zero: never
+	most time.Duration // no longer than this may be left at any time
+}
+
+// after is due once every has passed, give or take.
+func after(now time.Time, every time.Duration) schedule {
+	if every <= 0 {
+		return schedule{}
+	}
+	d := jitter(every)
+	return schedule{now.Add(d), d}
+}
+
+// over says whether it is due. A clock that was set back, so that more is left
+// than there can be, makes it due too.
+func (s schedule) over(now time.Time) bool {
+	left := s.at.Sub(now)
+	return !s.at.IsZero() && (left <= 0 || left > s.most)
+}
+
 // followRepositories looks into the repositories by schedule, and into local
 // ones the moment they change.
 func (m *Manager) followRepositories() {
@@ -302,12 +325,12 @@ func (m *Manager) followRepositories() {
 		}
 	}()
 	changed := make(chan struct{}, 1)
-	var timer <-chan time.Time
+	alarm := wallclock.New()
+	defer alarm.Close()
+	var due schedule
 	arm := func() {
-		timer = nil
-		if every := m.Policy().Schedule.Check; every > 0 {
-			timer = time.After(jitter(every))
-		}
+		due = after(wallclock.Now(), m.Policy().Schedule.Check)
+		alarm.Set(due.at)
 	}
 	rearm := func() {
 		if stop != nil {
@@ -325,7 +348,11 @@ func (m *Manager) followRepositories() {
 		case <-m.ctx.Done():
 			return
 		case <-changed:
-		case <-timer:
+		case <-alarm.C():
+			if now := wallclock.Now(); !due.over(now) {
+				alarm.Set(due.at)
+				continue
+			}
 		}
 		arm()
 		if _, err := m.Check(m.ctx, nil); err != nil && m.ctx.Err() == nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/policy"
 )
 
@@ -42,6 +43,7 @@ type World struct {
 
 	Repository func(name string) (*repo.Client, error)
 	Policy     func() *policy.Policy
+	Alarm      func() wallclock.Alarm // for deadlines and the ends of holds
 	// Installed is called when the set of installed revisions has changed, before anything that
 	// only the change protects may be collected.
 	Installed func() error

@@ -17,6 +17,7 @@ import (
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/policy"
 )
 
@@ -27,7 +28,7 @@ func (t *task) mayReplaceRunning(s policy.Settings) bool {
 		return false
 	}
 	return !s.RefreshAwareness || s.Mode != policy.ModeWait ||
-		s.AtDeadline == policy.DeadlineSideBySide && !t.r.Since.IsZero() && t.window(s).Over(time.Now())
+		s.AtDeadline == policy.DeadlineSideBySide && !t.r.Since.IsZero() && t.window(s).Over(wallclock.Now())
 }
 
 // window is the time for which running applications may put this revision off.
@@ -40,7 +41,7 @@ func doWait(_ context.Context, t *task) error {
 	r := &t.r
 	s := t.e.Policy().For(r.Instance)
 	if r.Kind == Update {
-		hold, held, err := t.e.State.HoldOn(r.Instance, time.Now())
+		hold, held, err := t.e.State.HoldOn(r.Instance, wallclock.Now())
 		if err != nil {
 			return err
 		}
@@ -51,7 +52,7 @@ func doWait(_ context.Context, t *task) error {
 		}
 	}
 	if r.Since.IsZero() {
-		r.Since = time.Now()
+		r.Since = wallclock.Now()
 	}
 	r.Deadline = t.window(s).Deadline()
 	if t.mayReplaceRunning(s) {
@@ -60,7 +61,7 @@ func doWait(_ context.Context, t *task) error {
 	procs, err := t.e.Tracker.Busy(r.Instance)
 	if err != nil {
 		t.e.Log.Warn("cannot tell what runs, so it counts as running", "instance", r.Instance, "error", err)
-		return &busyError{until: time.Now().Add(unreadablePause)}
+		return &busyError{until: wallclock.Now().Add(unreadablePause)}
 	}
 	if len(procs) == 0 {
 		return nil
@@ -82,7 +83,7 @@ func (t *task) postpone(s policy.Settings, procs []runs.Process) error {
 	}
 	t.takeLock(fmt.Sprintf("%s waits for its applications to be closed, then takes about %s", t.title(), t.estimate()), false)
 	busy := &busyError{processes: procs}
-	if time.Now().Before(t.r.Deadline) {
+	if wallclock.Now().Before(t.r.Deadline) {
 		busy.until = t.r.Deadline
 	} else if s.AtDeadline == policy.DeadlineTerminate {
 		return t.terminate(busy)
@@ -104,12 +105,31 @@ func (t *task) keepOut() error {
 	return t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshPending)
 }
 
-// terminate asks the processes to end, because the administrator wrote so for this package.
+// terminateGrace is how long processes that were asked to end may take.
+const terminateGrace = 30 * time.Second
+
+// terminate ends the processes, because the administrator wrote so for this
+// package: it keeps new ones out, asks, and after a while kills what is left.
 func (t *task) terminate(busy *busyError) error {
-	t.e.Log.Warn("ending an application at the deadline, as policy says", "instance", t.r.Instance, "deadline", t.r.Deadline, "processes", len(busy.processes))
-	if err := runs.Terminate(busy.processes); err != nil {
-		t.e.Log.Warn("cannot end every process", "instance", t.r.Instance, "error", err)
+	if err := t.keepOut(); err != nil {
+		return err
 	}
+	if t.asked.IsZero() {
+		t.asked = time.Now()
+		t.e.Log.Warn("ending an application at the deadline, as policy says", "instance", t.r.Instance, "deadline", t.r.Deadline, "processes", len(busy.processes))
+		if err := runs.Terminate(busy.processes); err != nil {
+			t.e.Log.Warn("cannot ask every process to end", "instance", t.r.Instance, "error", err)
+		}
+	}
+	left := terminateGrace - time.Since(t.asked)
+	if left <= 0 {
+		t.e.Log.Warn("killing what did not end when it was asked to", "instance", t.r.Instance, "processes", len(busy.processes), "asked", t.asked)
+		if err := runs.Kill(busy.processes); err != nil {
+			t.e.Log.Warn("cannot kill every process", "instance", t.r.Instance, "error", err)
+		}
+		left = time.Second // for what was forked meanwhile; the end of the others wakes us
+	}
+	busy.until = wallclock.Now().Add(left)
 	return busy
 }
 
@@ -145,7 +165,7 @@ func doInhibit(_ context.Context, t *task) error {
 	if !t.mayReplaceRunning(s) {
 		procs, err := t.e.Tracker.Busy(r.Instance)
 		if err != nil {
-			return &busyError{until: time.Now().Add(unreadablePause)}
+			return &busyError{until: wallclock.Now().Add(unreadablePause)}
 		}
 		if len(procs) > 0 {
 			lock.Close()

@@ -13,6 +13,7 @@ import (
 	"github.com/lull/lull/agent/inhibit"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/wallclock"
 )
 
 // task carries one refresh out. Its goroutine owns everything below; others see
@@ -27,9 +28,10 @@ type task struct {
 
 	r         Refresh
 	persisted Refresh
-	timer     *time.Timer   // the next moment at which a parked refresh has to look by itself
-	lock      *inhibit.Lock // against shutdown
-	lockWhy   string        // its text
+	alarm     wallclock.Alarm // rings at the next moment at which a parked refresh has to look by itself; nil until one is needed
+	asked     time.Time       // when the processes were asked to end at the deadline; zero: never
+	lock      *inhibit.Lock   // against shutdown
+	lockWhy   string          // its text
 
 	mu        sync.Mutex // guards published
 	published Refresh
@@ -75,7 +77,7 @@ const retryUndo = 10 * time.Second
 // run is the task's goroutine.
 func (t *task) run(ctx context.Context, first Event) {
 	defer close(t.done)
-	defer t.stopTimer()
+	defer t.closeAlarm()
 	defer t.releaseLock()
 	ev := first
 	for {
@@ -182,7 +184,7 @@ func (t *task) outcome(stepCtx context.Context, effect Effect, err error) (Event
 		return Event{}, false // the next agent goes on with what the journal says
 	case errors.As(err, &busy):
 		t.r.WaitingFor = busy.processes
-		t.setTimer(busy.until)
+		t.setAlarm(busy.until)
 		return Event{Type: StepBusy}, true
 	}
 	t.e.Log.Warn("a step of a refresh has failed", "refresh", t.id, "instance", t.instance, "step", t.r.Step, "undoing", effect == UndoStep, "error", err)
@@ -206,14 +208,14 @@ var errStopping = errors.New("the agent is stopping")
 
 // await sleeps until something may have changed.
 func (t *task) await(ctx context.Context) (Event, bool) {
-	var tick <-chan time.Time
-	if t.timer != nil {
-		tick = t.timer.C
+	var rung <-chan struct{}
+	if t.alarm != nil {
+		rung = t.alarm.C()
 	}
 	select {
 	case <-t.wake:
 		return Event{Type: Woken}, true
-	case <-tick:
+	case <-rung:
 		return Event{Type: Woken}, true
 	case ev := <-t.mail:
 		return ev, true
@@ -222,17 +224,21 @@ func (t *task) await(ctx context.Context) (Event, bool) {
 	}
 }
 
-func (t *task) setTimer(at time.Time) {
-	t.stopTimer()
-	if !at.IsZero() {
-		t.timer = time.NewTimer(max(0, time.Until(at)))
+// setAlarm makes a parked refresh look again at a time; zero: only when it is woken.
+func (t *task) setAlarm(at time.Time) {
+	if t.alarm == nil {
+		if at.IsZero() {
+			return
+		}
+		t.alarm = t.e.Alarm()
 	}
+	t.alarm.Set(at)
 }
 
-func (t *task) stopTimer() {
-	if t.timer != nil {
-		t.timer.Stop()
-		t.timer = nil
+func (t *task) closeAlarm() {
+	if t.alarm != nil {
+		t.alarm.Close()
+		t.alarm = nil
 	}
 }
 
@@ -250,7 +256,7 @@ func (t *task) persist() error {
 
 // end makes the record history.
 func (t *task) end() {
-	t.r.Ended = time.Now()
+	t.r.Ended = wallclock.Now()
 	t.r.WaitingFor = nil
 	if err := t.e.State.RemoveRefresh(t.r.ID); err != nil {
 		t.e.Log.Error("cannot drop the journal of a refresh", "refresh", t.r.ID, "error", err)

@@ -136,3 +136,6 @@ func describe(pid int) (Process, error) {
 // Terminate asks processes to end (SIGTERM). Those that have ended already are
 // no error.
 func Terminate(processes []Process) error { return signalAll(processes, syscall.SIGTERM) }
+
+// Kill ends processes (SIGKILL). Those that have ended already are no error.
+func Kill(processes []Process) error { return signalAll(processes, syscall.SIGKILL) }

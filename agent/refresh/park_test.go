@@ -1,0 +1,196 @@
+package refresh
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/wallclock"
+	"github.com/lull/lull/policy"
+)
+
+const day = 24 * time.Hour
+
+// running is a tracker of which these tests only ask who is busy.
+type running struct {
+	runs.Tracker
+	procs []runs.Process
+}
+
+func (r *running) Busy(string) ([]runs.Process, error) { return slices.Clone(r.procs), nil }
+
+// parking is a refresh that waits, on a clock that the test owns.
+type parking struct {
+	t       *testing.T
+	world   World
+	tracker *running
+	record  Refresh
+}
+
+func newParking(t *testing.T, policyText string) *parking {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "policy.yaml")
+	if err := os.WriteFile(file, []byte(policyText), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.Load(file, filepath.Join(dir, "policy.d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := state.Open(filepath.Join(dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	ctl, err := runctl.Create(filepath.Join(dir, "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ctl.CreateInstance("notes"); err != nil {
+		t.Fatal(err)
+	}
+	tracker := &running{procs: []runs.Process{{PID: 1 << 30}}}
+	return &parking{t: t, tracker: tracker, record: Refresh{Kind: Update, Instance: "notes", Step: Wait}, world: World{
+		State: db, Runctl: ctl, Tracker: tracker, Policy: func() *policy.Policy { return p },
+		Alarm: wallclock.NewRuntime, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}}
+}
+
+// wait does the wait step until it is through or ctx ends, as a task does that a
+// new agent has taken up from the journal.
+func (p *parking) wait(ctx context.Context) (through bool) {
+	k := &task{e: &Engine{World: p.world}, mail: make(chan Event), wake: make(chan struct{}, 1), instance: "notes", r: p.record}
+	defer k.closeAlarm()
+	defer func() {
+		p.record = Refresh{Kind: k.r.Kind, Instance: k.r.Instance, Step: Wait, Since: k.r.Since} // what the journal has
+	}()
+	for {
+		ev, ok := k.carry(ctx, "test", DoStep, steps[Wait].do)
+		if !ok || ev.Type != StepBusy {
+			return ok && ev.Type == StepDone
+		}
+		if _, ok = k.await(ctx); !ok {
+			return false
+		}
+	}
+}
+
+// TestDeadline: the window belongs to the revision and to the wall clock, whatever
+// the agent does meanwhile.
+func TestDeadline(t *testing.T) {
+	const sideBySide = "packages:\n  notes:\n    at-deadline: side-by-side\n"
+	for _, restart := range []time.Duration{0, time.Hour, 13 * day, 20 * day} {
+		t.Run(fmt.Sprint(restart), func(t *testing.T) {
+			p := newParking(t, sideBySide)
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				if restart > 0 {
+					ctx, stop := context.WithTimeout(t.Context(), min(restart, time.Hour))
+					defer stop()
+					if p.wait(ctx) {
+						t.Fatal("it did not wait")
+					}
+					time.Sleep(restart - time.Since(start)) // no agent runs
+				}
+				if !p.wait(t.Context()) {
+					t.Fatal("not through")
+				}
+				if took, want := time.Since(start), max(14*day, restart); took != want {
+					t.Errorf("it waited for %v, want %v", took, want)
+				}
+			})
+		})
+	}
+}
+
+func TestHoldEnds(t *testing.T) {
+	p := newParking(t, "defaults:\n  mode: endure\n") // nothing but the hold is waited for
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		if err := p.world.State.PutHold(state.Hold{Instance: "notes", Owner: "ann", Until: start.Add(3 * day)}); err != nil {
+			t.Fatal(err)
+		}
+		if !p.wait(t.Context()) || time.Since(start) != 3*day {
+			t.Errorf("through after %v", time.Since(start))
+		}
+		if !p.record.Since.Equal(start.Add(3 * day)) {
+			t.Errorf("the window began at %v, while it was held", p.record.Since)
+		}
+	})
+}
+
+// TestKeepWaiting: without an end in sight no alarm is set.
+func TestKeepWaiting(t *testing.T) {
+	p := newParking(t, "")
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithTimeout(t.Context(), 400*day)
+		defer stop()
+		if p.wait(ctx) {
+			t.Error("it did not wait")
+		}
+	})
+}
+
+// TestTerminate: asked to end at the deadline, killed when that did not help.
+func TestTerminate(t *testing.T) {
+	p := newParking(t, "packages:\n  notes:\n    at-deadline: terminate\n    max-postponement: 1d\n")
+	cmd := exec.Command("sh", "-c", "trap 'echo asked' TERM; echo ready; while :; do read line; done")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	lines := bufio.NewScanner(stdout)
+	says := func(t *testing.T, want string) {
+		if t.Helper(); !lines.Scan() || lines.Text() != want {
+			t.Fatalf("it says %q %v, want %q", lines.Text(), lines.Err(), want)
+		}
+	}
+	says(t, "ready")
+	p.tracker.procs = runs.Describe([]int{cmd.Process.Pid})
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithTimeout(t.Context(), day+terminateGrace-time.Second)
+		defer stop()
+		if p.wait(ctx) {
+			t.Fatal("it did not wait")
+		}
+		says(t, "asked")
+		if word, err := p.world.Runctl.Inhibited("notes"); err != nil || word != runctl.RefreshPending {
+			t.Errorf("the door is %q %v", word, err)
+		}
+		for _, spell := range []time.Duration{terminateGrace - time.Second, terminateGrace + time.Second} {
+			ctx, stop = context.WithTimeout(t.Context(), spell) // the next agent asks once more before it kills
+			p.wait(ctx)
+			stop()
+			if spell < terminateGrace {
+				says(t, "asked")
+			}
+		}
+	})
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("it ended with %v", err)
+	}
+}
