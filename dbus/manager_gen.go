@@ -55,7 +55,8 @@ type Manager interface {
 	Remove(caller Caller, instance string, options RemoveOptions) (refresh dbus.ObjectPath, err error)
 	// Refresh: Privileged. Looks for newer revisions of the instances (none named: of all) and starts
 	// refreshing them. Error Busy names the processes that postpone it; the refresh goes on waiting
-	// all the same. Options: no-wait (b: do not report busy ones as an error).
+	// all the same. Options: no-wait (b: do not report busy ones as an error), atomic (b: all of them
+	// change or none does; instances must be named).
 	Refresh(caller Caller, instances []string, options RefreshOptions) (refreshes []dbus.ObjectPath, err error)
 	// Revert: Privileged. Goes back to the previous revision, or to the one that option revision (u)
 	// names, with its data. The revision left is not offered again.
@@ -321,7 +322,8 @@ func (p ManagerProxy) Remove(ctx context.Context, instance string, options Remov
 
 // Refresh: Privileged. Looks for newer revisions of the instances (none named: of all) and starts
 // refreshing them. Error Busy names the processes that postpone it; the refresh goes on waiting all
-// the same. Options: no-wait (b: do not report busy ones as an error).
+// the same. Options: no-wait (b: do not report busy ones as an error), atomic (b: all of them
+// change or none does; instances must be named).
 func (p ManagerProxy) Refresh(ctx context.Context, instances []string, options RefreshOptions) (refreshes []dbus.ObjectPath, err error) {
 	err = p.call(ctx, "Refresh", []any{instances, toDict(options)}, &refreshes)
 	return

@@ -22,6 +22,7 @@ var infoRefresh = &ifaceInfo{
 		{"Instance", emitsConst},
 		{"State", emitsValue},
 		{"Step", emitsValue},
+		{"Together", emitsConst},
 		{"FromRevision", emitsValue},
 		{"ToRevision", emitsValue},
 		{"FromVersion", emitsValue},
@@ -51,8 +52,9 @@ type RefreshProperties struct {
 	ID           string
 	Kind         string // install, refresh, revert or remove
 	Instance     string
-	State        string // preparing, waiting, critical, undoing, done, undone, failed or cancelled
-	Step         string // resolve, fetch, stage, precopy, wait, inhibit, stop-services, copy, link, start-services, health, uninhibit or finish
+	State        string   // preparing, waiting, critical, undoing, done, undone, failed or cancelled
+	Step         string   // resolve, fetch, stage, precopy, wait, inhibit, gather, stop-services, copy, link, start-services, health, commit, uninhibit or finish; gather and commit in atomic refreshes
+	Together     []string // The other instances of an atomic refresh: all of them change or none does
 	FromRevision uint32
 	ToRevision   uint32
 	FromVersion  string
@@ -147,6 +149,12 @@ func (p RefreshProxy) GetState(ctx context.Context) (v string, err error) {
 // GetStep asks for one property.
 func (p RefreshProxy) GetStep(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Step", &v)
+	return v, err
+}
+
+// GetTogether asks for one property.
+func (p RefreshProxy) GetTogether(ctx context.Context) (v []string, err error) {
+	err = p.get(ctx, "Together", &v)
 	return v, err
 }
 

@@ -102,6 +102,7 @@ type RemoveOptions struct {
 // RefreshOptions is a dictionary on the bus; zero values are left out.
 type RefreshOptions struct {
 	NoWait bool `dict:"no-wait"`
+	Atomic bool `dict:"atomic"`
 }
 
 // RevertOptions is a dictionary on the bus; zero values are left out.

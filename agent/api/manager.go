@@ -60,6 +60,9 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
 		return nil, err
 	}
+	if opt.Atomic && len(instances) == 0 {
+		return nil, problem.New(problem.Invalid, "cannot refresh all or nothing: no application is named")
+	}
 	if len(instances) == 0 {
 		names, err := o.s.m.Packages()
 		if err != nil || len(names) == 0 {
@@ -67,7 +70,11 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 		}
 		instances = names
 	}
-	list, err := o.s.m.Check(o.s.ctx, instances)
+	start := o.s.m.Check
+	if opt.Atomic {
+		start = o.s.m.RefreshTogether
+	}
+	list, err := start(o.s.ctx, instances)
 	if err != nil {
 		return nil, err
 	}

@@ -191,7 +191,7 @@ func (w *objects) finished(r refresh.Refresh) {
 
 func refreshProperties(r refresh.Refresh) bus.RefreshProperties {
 	v := bus.RefreshProperties{
-		ID: r.ID, Kind: string(r.Kind), Instance: r.Instance, State: string(r.State()), Step: string(r.Step),
+		ID: r.ID, Kind: string(r.Kind), Instance: r.Instance, State: string(r.State()), Step: string(r.Step), Together: r.Together,
 		FromRevision: r.From, ToRevision: r.To, FromVersion: r.FromVersion, ToVersion: r.ToVersion,
 		Urgency: r.Urgency, Notes: r.Notes, Since: micro(r.Since), Deadline: micro(r.Deadline),
 		BytesDone: uint64(max(r.BytesDone, 0)), BytesTotal: uint64(max(r.BytesTotal, 0)), Waiting: processes(r.WaitingFor),

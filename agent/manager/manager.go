@@ -281,7 +281,7 @@ const (
 
 // noteEnd remembers a revision that was undone, and lets the collector follow a refresh.
 func (m *Manager) noteEnd(r refresh.Refresh) {
-	if r.End == refresh.Undone && r.Kind == refresh.Update {
+	if r.End == refresh.Undone && r.Kind == refresh.Update && !r.ForOthers() {
 		err := m.state.UpdateInstance(r.Instance, func(i *state.Instance) error {
 			delay := firstBackoff
 			if i.Backoff != nil && i.Backoff.Package == r.Package {

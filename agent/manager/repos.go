@@ -188,24 +188,10 @@ func (m *Manager) Check(ctx context.Context, only []string) ([]refresh.Refresh, 
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range only {
-		if _, err := m.Package(n); err != nil {
-			return nil, err
-		}
+	if err := m.known(only); err != nil {
+		return nil, err
 	}
-	var errs []error
-	good := map[string]bool{}
-	for _, a := range m.Repositories().Addresses {
-		client, err := m.client(a[0])
-		if err == nil {
-			err = client.Update(ctx)
-		}
-		good[a[0]] = err == nil
-		if err != nil {
-			errs = append(errs, err)
-			m.Log.Warn("cannot read a repository", "repository", a[0], "error", err)
-		}
-	}
+	good, errs := m.updateRepositories(ctx)
 	var started []refresh.Refresh
 	for _, n := range names {
 		if only != nil && !slices.Contains(only, n) || only == nil && !m.Policy().For(n).AutoRefresh {
@@ -224,6 +210,54 @@ func (m *Manager) Check(ctx context.Context, only []string) ([]refresh.Refresh, 
 	return started, errors.Join(errs...)
 }
 
+// RefreshTogether looks into all repositories and starts the refreshes of those
+// of the instances that have something newer, so that all of them happen or none.
+func (m *Manager) RefreshTogether(ctx context.Context, names []string) ([]refresh.Refresh, error) {
+	if err := m.known(names); err != nil {
+		return nil, err
+	}
+	good, errs := m.updateRepositories(ctx)
+	m.noteCheck(errs)
+	var requests []refresh.Request
+	for i, n := range names {
+		q, err := m.offer(ctx, n, good, true)
+		if errs = append(errs, err); err == nil && q != nil && !slices.Contains(names[:i], n) {
+			requests = append(requests, *q)
+		}
+	}
+	if err := errors.Join(errs...); err != nil || len(requests) == 0 {
+		return nil, err
+	}
+	return m.engine.SubmitTogether(ctx, requests)
+}
+
+// known returns an error unless all of the instances are installed.
+func (m *Manager) known(names []string) error {
+	for _, n := range names {
+		if _, err := m.Package(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// updateRepositories reads all repositories anew; good are those that could be read and believed.
+func (m *Manager) updateRepositories(ctx context.Context) (good map[string]bool, errs []error) {
+	good = map[string]bool{}
+	for _, a := range m.Repositories().Addresses {
+		client, err := m.client(a[0])
+		if err == nil {
+			err = client.Update(ctx)
+		}
+		good[a[0]] = err == nil
+		if err != nil {
+			errs = append(errs, err)
+			m.Log.Warn("cannot read a repository", "repository", a[0], "error", err)
+		}
+	}
+	return good, errs
+}
+
 func (m *Manager) noteCheck(errs []error) {
 	m.repos.mu.Lock()
 	if len(errs) == 0 {
@@ -235,10 +269,24 @@ func (m *Manager) noteCheck(errs []error) {
 	m.observer.RepositoriesChanged()
 }
 
-// checkOne starts a refresh if the channel of the instance offers something else
-// than what is current. What was reverted is not offered again; what failed its
-// health check not before its time, unless somebody asks for it.
+// checkOne starts a refresh if there is an offer, and returns what is under way.
+// An atomic group that waits is not broken up by a newer version of one of its members.
 func (m *Manager) checkOne(ctx context.Context, name string, good map[string]bool, asked bool) (*refresh.Refresh, error) {
+	q, err := m.offer(ctx, name, good, asked)
+	if old := m.underWay(name); err != nil || q == nil || !asked && old != nil && old.Group != "" {
+		return old, err
+	}
+	r, err := m.engine.Submit(ctx, *q)
+	if err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// offer is the refresh that the channel of the instance makes possible, if it has
+// something else than what is current. What was reverted is not offered again; what
+// failed its health check not before its time, unless somebody asks for it.
+func (m *Manager) offer(ctx context.Context, name string, good map[string]bool, asked bool) (*refresh.Request, error) {
 	inst, err := m.state.Instance(name)
 	if err != nil {
 		return nil, err
@@ -248,7 +296,7 @@ func (m *Manager) checkOne(ctx context.Context, name string, good map[string]boo
 		return nil, err
 	}
 	if !good[inst.Repository] {
-		return m.underWay(name), nil // why was said once for all
+		return nil, nil // why was said once for all
 	}
 	base, _ := meta.SplitInstance(name)
 	p, err := client.Channel(ctx, base, inst.Channel)
@@ -261,18 +309,14 @@ func (m *Manager) checkOne(ctx context.Context, name string, good map[string]boo
 	}
 	switch {
 	case p.Package == cur, slices.Contains(inst.Refused, p.Package):
-		return m.underWay(name), nil
+		return nil, nil
 	case !asked && inst.Backoff != nil && inst.Backoff.Package == p.Package && time.Now().Before(inst.Backoff.Until):
-		return m.underWay(name), nil
+		return nil, nil
 	case !asked && !p.Offers(m.machineID()):
-		return m.underWay(name), nil
+		return nil, nil
 	}
-	r, err := m.engine.Submit(ctx, refresh.Request{Kind: refresh.Update, Instance: name, Package: p.Package,
-		Version: p.Version, Urgency: string(p.Urgency)})
-	if err != nil {
-		return nil, err
-	}
-	return &r, nil
+	return &refresh.Request{Kind: refresh.Update, Instance: name, Package: p.Package,
+		Version: p.Version, Urgency: string(p.Urgency)}, nil
 }
 
 func (m *Manager) underWay(name string) *refresh.Refresh {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -59,9 +60,10 @@ type Engine struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu    sync.Mutex // guards what follows
-	tasks map[string]*task
-	last  []Refresh // final records, youngest last, for those who ask a moment later
+	mu     sync.Mutex // guards what follows
+	tasks  map[string]*task
+	groups map[string]*group // of tasks
+	last   []Refresh         // final records, youngest last, for those who ask a moment later
 }
 
 // keepLast is how many ended refreshes stay visible.
@@ -70,7 +72,7 @@ const keepLast = 16
 // NewEngine starts with what an earlier agent has left: Resume.
 func NewEngine(w World) *Engine {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Engine{World: w, ctx: ctx, cancel: cancel, tasks: map[string]*task{}}
+	return &Engine{World: w, ctx: ctx, cancel: cancel, tasks: map[string]*task{}, groups: map[string]*group{}}
 }
 
 // Resume takes up the journal and clears markers that nobody owns. It returns
@@ -95,12 +97,17 @@ func (e *Engine) Resume() error {
 	if err := errors.Join(e.clearStrayMarkers(owned), e.dropStaged(owned)); err != nil {
 		return err
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.resumeGroups(records); err != nil {
+		return err
+	}
 	for _, r := range records {
 		if !owned[r.Instance] || r.End != "" {
 			continue
 		}
 		e.Log.Info("taking up a refresh again", "refresh", r.ID, "instance", r.Instance, "step", r.Step)
-		e.start(r, Event{Type: Restarted, Linked: e.linked(&r)})
+		e.goLocked(e.newTaskLocked(r), Event{Type: Restarted, Linked: e.linked(&r), Whole: e.committed(&r)})
 	}
 	return nil
 }
@@ -203,25 +210,38 @@ func (e *Engine) Submit(ctx context.Context, q Request) (Refresh, error) {
 		if r.Kind == q.Kind && (q.Package.IsZero() || r.Package == q.Package || r.Package.IsZero()) {
 			return r, nil
 		}
-		if s := r.State(); s != Preparing && s != Waiting {
-			return r, problem.New(problem.Busy, "cannot %s %s: a %s of it is in its critical section", q.Kind, q.Instance, r.Kind)
-		}
-		if err := e.cancelAndWait(ctx, old); err != nil {
+		if err := e.giveUp(ctx, old, q); err != nil {
 			return r, err
 		}
 	}
 	defer e.mu.Unlock()
+	r, err := e.newRecordLocked(q)
+	if err != nil {
+		return Refresh{}, err
+	}
+	t := e.newTaskLocked(r)
+	e.goLocked(t, Event{Type: Started})
+	return t.snapshot(), nil
+}
+
+// giveUp ends what is under way for something else, if that is still possible.
+func (e *Engine) giveUp(ctx context.Context, old *task, q Request) error {
+	r := old.snapshot()
+	if s := r.State(); s != Preparing && s != Waiting {
+		return problem.New(problem.Busy, "cannot %s %s: a %s of it is in its critical section", q.Kind, q.Instance, r.Kind)
+	}
+	return e.cancelAndWait(ctx, old)
+}
+
+// newRecordLocked is the record of a request that can be.
+func (e *Engine) newRecordLocked(q Request) (Refresh, error) {
 	id, err := e.State.NextRefresh()
 	if err != nil {
 		return Refresh{}, err
 	}
 	r := Refresh{ID: id, Kind: q.Kind, Instance: q.Instance, Repository: q.Repository, Channel: q.Channel,
 		Package: q.Package, ToVersion: q.Version, Urgency: q.Urgency, To: q.To, Purge: q.Purge}
-	if err := e.describe(&r); err != nil {
-		return Refresh{}, err
-	}
-	t := e.startLocked(r, Event{Type: Started})
-	return t.snapshot(), nil
+	return r, e.describe(&r)
 }
 
 // describe fills in what the request leaves open and refuses what cannot be.
@@ -278,21 +298,19 @@ func revertTarget(inst state.Instance, cur, want uint32) (state.Revision, error)
 	return state.Revision{}, problem.New(problem.NotFound, "cannot revert %s: revision %d is not kept", inst.Instance, want)
 }
 
-func (e *Engine) start(r Refresh, ev Event) *task {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.startLocked(r, ev)
+// newTaskLocked makes the task of a record; goLocked starts it.
+func (e *Engine) newTaskLocked(r Refresh) *task {
+	t := &task{e: e, id: r.ID, instance: r.Instance, group: e.groups[r.Group], r: r, persisted: r, published: r,
+		mail: make(chan Event, 4), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	e.tasks[r.ID] = t
+	return t
 }
 
-func (e *Engine) startLocked(r Refresh, ev Event) *task {
-	t := &task{e: e, id: r.ID, instance: r.Instance, r: r, persisted: r, published: r,
-		mail: make(chan Event, 4), wake: make(chan struct{}, 1), done: make(chan struct{})}
+func (e *Engine) goLocked(t *task, ev Event) {
 	if ev.Type == Started {
 		t.persisted = Refresh{}
 	}
-	e.tasks[r.ID] = t
 	e.wg.Go(func() { t.run(e.ctx, ev) })
-	return t
 }
 
 func (e *Engine) taskOf(instance string) *task {
@@ -312,6 +330,9 @@ func (e *Engine) retire(t *task) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.tasks, t.r.ID)
+	if !slices.ContainsFunc(slices.Collect(maps.Values(e.tasks)), func(o *task) bool { return o.group == t.group }) {
+		delete(e.groups, t.r.Group)
+	}
 	e.last = append(e.last, t.r)
 	if len(e.last) > keepLast {
 		e.last = slices.Delete(e.last, 0, len(e.last)-keepLast)

@@ -9,6 +9,7 @@ type Event struct {
 	Type   EventType
 	Err    error  // of StepFailed
 	Linked bool   // of Restarted: current already names the revision To (for a removal: nothing)
+	Whole  bool   // of Restarted: the group of the record has committed
 	UID    uint32 // of NoticeShown
 }
 
@@ -21,7 +22,7 @@ const (
 	Restarted                   // a record that an earlier agent has left
 	StepDone                    // the step was done, or undone if that was asked
 	StepFailed                  // it was not
-	StepBusy                    // wait or inhibit found processes, or a launch under way
+	StepBusy                    // wait or inhibit found processes, or a launch under way; gather, that another member has
 	Woken                       // something may have changed for a parked refresh
 	CancelAsked
 	NoticeShown // a notice about it was given to a user's helper
@@ -36,7 +37,7 @@ const (
 	DoStep          // Do of r.Step
 	UndoStep        // Undo of r.Step
 	Park            // wait for Woken
-	Retry           // Undo of r.Step failed: try it again later
+	Retry           // r.Step failed where only going on is safe: try it again later
 	End             // the record is final
 )
 
@@ -47,10 +48,10 @@ func Next(r Refresh, ev Event) (Refresh, Effect) {
 	}
 	switch ev.Type {
 	case Started:
-		r.Step = plans[r.Kind][0]
+		r.Step = r.plan()[0]
 		return r, DoStep
 	case Restarted:
-		return restarted(r, ev.Linked)
+		return restarted(r, ev)
 	case StepDone:
 		switch {
 		case r.Undo:
@@ -61,6 +62,10 @@ func Next(r Refresh, ev Event) (Refresh, Effect) {
 		}
 		return forward(r)
 	case StepBusy:
+		if r.Step == Gather {
+			r.Undo, r.Again = true, true
+			return r, UndoStep
+		}
 		// Found busy before anything was touched: the inhibit step has left no marker.
 		r.Step = Wait
 		if r.Cancel {
@@ -96,7 +101,7 @@ func Next(r Refresh, ev Event) (Refresh, Effect) {
 }
 
 func forward(r Refresh) (Refresh, Effect) {
-	plan := plans[r.Kind]
+	plan := r.plan()
 	i := slices.Index(plan, r.Step)
 	if i+1 >= len(plan) {
 		r.End = Done
@@ -109,7 +114,7 @@ func forward(r Refresh) (Refresh, Effect) {
 // back goes one step towards the beginning, or, when the critical section is
 // undone only to be tried again, to waiting.
 func back(r Refresh) (Refresh, Effect) {
-	plan := plans[r.Kind]
+	plan := r.plan()
 	i := slices.Index(plan, r.Step)
 	if r.Again && r.Step == Inhibit {
 		r.Undo, r.Again = false, false
@@ -137,14 +142,16 @@ func failed(r Refresh, err error) (Refresh, Effect) {
 	if r.Undo {
 		return r, Retry // the world must go back; nothing else would be safe
 	}
+	if r.Step == Uninhibit && r.Group != "" {
+		return r, Retry // the others have committed too
+	}
 	r.Failure, r.FailedAt = FailureOf(err), r.Step
-	switch {
-	case r.Step == Finish:
+	if r.Step == Finish {
 		// The new revision serves; what is left undone is cleaning up.
 		r.End = Done
 		return r, End
 	}
-	if r.Step == Link && slices.Contains(plans[r.Kind], StartServices) {
+	if r.Step == Link && slices.Contains(r.plan(), StartServices) {
 		// A link that is taken up again after a crash may have services started behind it.
 		r.Step = StartServices
 	}
@@ -153,17 +160,29 @@ func failed(r Refresh, err error) (Refresh, Effect) {
 }
 
 // restarted decides by what the link says.
-func restarted(r Refresh, linked bool) (Refresh, Effect) {
+func restarted(r Refresh, ev Event) (Refresh, Effect) {
 	if r.Undo {
 		return r, UndoStep
 	}
 	if r.Step != Wait && !critical(r.Step) {
 		return r, DoStep
 	}
+	if r.Group != "" {
+		if ev.Whole {
+			r.Step = Uninhibit
+			return r, DoStep
+		}
+		// One link says nothing of the others. Behind it services may have been started.
+		r.Step, r.Undo, r.Again = Link, true, true
+		if ev.Linked {
+			r.Step = StartServices
+		}
+		return r, UndoStep
+	}
 	// The journal lags inside the critical section and may still say wait. With no swap
 	// the whole section is undone; a step that was not reached has nothing to undo.
 	r.Step = Link
-	if !linked {
+	if !ev.Linked {
 		r.Undo, r.Again = true, true
 		return r, UndoStep
 	}

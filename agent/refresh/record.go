@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"slices"
 	"time"
 
 	"github.com/lull/lull/agent/digest"
@@ -30,11 +31,13 @@ const (
 	Precopy       Step = "precopy"
 	Wait          Step = "wait"
 	Inhibit       Step = "inhibit"
+	Gather        Step = "gather" // of an atomic group
 	StopServices  Step = "stop-services"
 	Copy          Step = "copy"
 	Link          Step = "link"
 	StartServices Step = "start-services"
 	Health        Step = "health"
+	Commit        Step = "commit" // of an atomic group
 	Uninhibit     Step = "uninhibit"
 	Finish        Step = "finish"
 )
@@ -98,6 +101,8 @@ type Refresh struct {
 	Urgency     string        `json:"urgency,omitempty"`
 	Notes       string        `json:"notes,omitempty"` // what is new
 	Purge       bool          `json:"purge,omitempty"`
+	Group       string        `json:"group,omitempty"`    // of an atomic refresh
+	Together    []string      `json:"together,omitempty"` // the other instances of the group
 
 	// Since is when the postponement window of this revision began: when it was first
 	// ready and the instance was not. Wall-clock time, it survives restarts.
@@ -149,10 +154,28 @@ var plans = map[Kind][]Step{
 	Remove:  {Wait, Inhibit, StopServices, Link, Uninhibit, Finish},
 }
 
+// ForOthers says that the refresh was given up because another member of its group
+// was: there is nothing wrong with its own revision.
+func (r *Refresh) ForOthers() bool { return r.FailedAt == Gather || r.FailedAt == Commit }
+
+// plan lists the steps of a record.
+func (r *Refresh) plan() []Step {
+	if r.Group != "" {
+		return together
+	}
+	return plans[r.Kind]
+}
+
+// together is the plan of each member of an atomic group.
+var together = func() []Step {
+	p := slices.Insert(slices.Clone(plans[Update]), slices.Index(plans[Update], StopServices), Gather)
+	return slices.Insert(p, slices.Index(p, Uninhibit), Commit)
+}()
+
 // critical says whether launches wait during a step.
 func critical(s Step) bool {
 	switch s {
-	case Inhibit, StopServices, Copy, Link, StartServices, Health, Uninhibit:
+	case Inhibit, Gather, StopServices, Copy, Link, StartServices, Health, Commit, Uninhibit:
 		return true
 	}
 	return false

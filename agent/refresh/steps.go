@@ -31,11 +31,13 @@ var steps = map[Step]struct{ do, undo action }{
 	Precopy:       {doPrecopy, undoPrecopy},
 	Wait:          {doWait, undoWait},
 	Inhibit:       {doInhibit, undoInhibit},
+	Gather:        {doGather, nil},
 	StopServices:  {doStopServices, undoStopServices},
 	Copy:          {doCopy, undoCopy},
 	Link:          {doLink, undoLink},
 	StartServices: {doStartServices, undoStartServices},
 	Health:        {doHealth, nil},
+	Commit:        {doCommit, nil},
 	Uninhibit:     {doUninhibit, undoUninhibit},
 	Finish:        {doFinish, nil},
 }

@@ -36,8 +36,18 @@ func (t *task) window(s policy.Settings) policy.Postponement {
 	return policy.Postponement{Since: t.r.Since, Max: s.MaxPostponement}
 }
 
-// doWait ends when the instance is vacant and nobody has said "not now".
+// doWait ends when the instance is vacant and nobody has said "not now"; in a
+// group, when this is so for all.
 func doWait(_ context.Context, t *task) error {
+	err := t.vacant()
+	if t.group == nil {
+		return err
+	}
+	return t.group.gate(t, err)
+}
+
+// vacant returns nil when nothing stands in the way of this instance's refresh.
+func (t *task) vacant() error {
 	r := &t.r
 	s := t.e.Policy().For(r.Instance)
 	if r.Kind == Update {
@@ -150,6 +160,14 @@ func (t *task) dropPendingMarker() {
 // doInhibit makes sure, under the exclusive lock, that nothing runs, and shuts the
 // door. A launcher joins its run under the shared lock, so there is no moment in between.
 func doInhibit(_ context.Context, t *task) error {
+	err := t.shut()
+	if err != nil && t.group != nil {
+		t.group.leave(t)
+	}
+	return err
+}
+
+func (t *task) shut() error {
 	r := &t.r
 	s := t.e.Policy().For(r.Instance)
 	t.r.EnteredAt = time.Now()

@@ -22,6 +22,7 @@ type task struct {
 	e        *Engine
 	id       string
 	instance string
+	group    *group        // nil: it goes by itself
 	mail     chan Event    // CancelAsked, NoticeShown
 	wake     chan struct{} // capacity 1: something may have changed; never lost, never counted
 	done     chan struct{} // closed when the goroutine has ended
@@ -71,15 +72,22 @@ func (t *task) poke() {
 	}
 }
 
-// retryUndo is how long a step that could not be undone is left alone.
-const retryUndo = 10 * time.Second
+// A step that must not fail and did is left alone for firstRetry, and each time
+// twice as long, up to lastRetry: launches may wait for it.
+const (
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+)
 
 // run is the task's goroutine.
 func (t *task) run(ctx context.Context, first Event) {
 	defer close(t.done)
 	defer t.closeAlarm()
 	defer t.releaseLock()
-	ev := first
+	if t.group != nil {
+		defer t.group.leave(t)
+	}
+	ev, pause := first, firstRetry
 	for {
 		var effect Effect
 		t.r, effect = Next(t.r, ev)
@@ -91,6 +99,9 @@ func (t *task) run(ctx context.Context, first Event) {
 			}
 		}
 		t.publish()
+		if t.group != nil && t.r.Undo && !t.r.Again {
+			t.group.fail(t)
+		}
 		switch effect {
 		case DoStep, UndoStep:
 			var ok bool
@@ -103,13 +114,19 @@ func (t *task) run(ctx context.Context, first Event) {
 				return
 			}
 		case Retry:
-			t.e.Log.Error("cannot undo a step of a refresh, will try again", "refresh", t.r.ID, "instance", t.r.Instance, "step", t.r.Step, "error", ev.Err)
+			t.e.Log.Error("a step of a refresh that must not fail has failed, and is tried again", "refresh", t.r.ID, "instance", t.r.Instance,
+				"step", t.r.Step, "undoing", t.r.Undo, "error", ev.Err)
 			select {
-			case <-time.After(retryUndo):
+			case <-time.After(pause):
+				pause = min(2*pause, lastRetry)
 			case <-ctx.Done():
 				return
 			}
-			ev, _ = t.perform(ctx, UndoStep)
+			again := DoStep
+			if t.r.Undo {
+				again = UndoStep
+			}
+			ev, _ = t.perform(ctx, again)
 		case End:
 			t.end()
 			return
@@ -260,6 +277,11 @@ func (t *task) end() {
 	t.r.WaitingFor = nil
 	if err := t.e.State.RemoveRefresh(t.r.ID); err != nil {
 		t.e.Log.Error("cannot drop the journal of a refresh", "refresh", t.r.ID, "error", err)
+	}
+	if t.group != nil && t.group.end(t) {
+		if err := t.e.State.RemoveGroup(t.group.id); err != nil {
+			t.e.Log.Error("cannot drop the journal of a group of refreshes", "refresh", t.r.ID, "error", err)
+		}
 	}
 	if t.r.Failure != nil {
 		t.e.Log.Warn(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), "refresh", t.r.ID, "error", t.r.Failure.Text)

@@ -2,8 +2,8 @@
 // read off the store, in one bbolt file, <root>/state.db:
 //
 //   - instances: one record an instance, with its revisions;
-//   - refreshes: the journal, one record a refresh that has not ended, and the
-//     last ended ones;
+//   - refreshes: the journal, one record a refresh that has not ended;
+//   - groups: one record for those of them of which all or none is to happen;
 //   - holds, and the retained index.
 //
 // What is current is not in here: the symbolic link current/<instance> says it,
@@ -100,6 +100,7 @@ type Hold struct {
 var (
 	bucketInstances = []byte("instances")
 	bucketRefreshes = []byte("refreshes")
+	bucketGroups    = []byte("groups")
 	bucketHolds     = []byte("holds")
 	bucketSets      = []byte("sets")
 )
@@ -120,7 +121,7 @@ func Open(path string) (*DB, error) {
 		return nil, fmt.Errorf("cannot open %s: %w", path, err)
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketInstances, bucketRefreshes, bucketHolds, bucketSets} {
+		for _, b := range [][]byte{bucketInstances, bucketRefreshes, bucketGroups, bucketHolds, bucketSets} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -245,10 +246,25 @@ func (d *DB) RemoveRefresh(id string) error { return d.remove(bucketRefreshes, i
 
 // Refreshes reads the journal. A record that cannot be decoded is handed to bad and dropped,
 // since what it did is visible in the links and is repaired from there.
-func Refreshes[T any](d *DB, bad func(id string, err error)) (list []T, err error) {
+func Refreshes[T any](d *DB, bad func(id string, err error)) ([]T, error) {
+	return readable[T](d, bucketRefreshes, bad)
+}
+
+// PutGroup writes the record of a group of refreshes; v is encoded as JSON.
+func (d *DB) PutGroup(id string, v any) error { return d.put(bucketGroups, id, v) }
+
+// RemoveGroup drops the record of a group.
+func (d *DB) RemoveGroup(id string) error { return d.remove(bucketGroups, id) }
+
+// Groups reads the records of all groups, as Refreshes does.
+func Groups[T any](d *DB, bad func(id string, err error)) ([]T, error) {
+	return readable[T](d, bucketGroups, bad)
+}
+
+func readable[T any](d *DB, bucket []byte, bad func(id string, err error)) (list []T, err error) {
 	var broken []string
 	err = d.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketRefreshes).ForEach(func(k, b []byte) error {
+		return tx.Bucket(bucket).ForEach(func(k, b []byte) error {
 			var v T
 			if err := json.Unmarshal(b, &v); err != nil {
 				bad(string(k), err)
@@ -260,7 +276,7 @@ func Refreshes[T any](d *DB, bad func(id string, err error)) (list []T, err erro
 		})
 	})
 	for _, id := range broken {
-		err = errors.Join(err, d.RemoveRefresh(id))
+		err = errors.Join(err, d.remove(bucket, id))
 	}
 	return list, err
 }

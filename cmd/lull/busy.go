@@ -63,6 +63,10 @@ func verbOf(kind string) (verb, participle string) {
 // who they are and what will happen when.
 func busy(p bus.RefreshProperties, atDeadline string, now time.Time) error {
 	verb, done := verbOf(p.Kind)
+	if len(p.Waiting) == 0 && len(p.Together) > 0 {
+		return problem.New(problem.Busy, "cannot %s %s: it goes together with %s, which cannot go yet", verb, p.Instance, list(p.Together)).
+			WithHint("all of them will be %s when none of them is running", done)
+	}
 	if len(p.Waiting) == 0 {
 		return problem.New(problem.Busy, "cannot %s %s now: it is held or still running", verb, p.Instance).
 			WithHint("it will be %s as soon as it may be; `lull pending` shows why it waits", done)

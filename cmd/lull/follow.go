@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -103,11 +104,21 @@ func (f *follower) settled() (yes, certain bool) {
 		case over(p.State):
 		case f.until != untilWaiting || p.State != "waiting":
 			return false, false
-		case len(p.Waiting) == 0:
+		case len(p.Waiting) == 0 && !f.waitsWith(p):
 			certain = false
 		}
 	}
 	return true, certain
+}
+
+// waitsWith says whether a refresh of an atomic group waits for another member.
+func (f *follower) waitsWith(p *bus.RefreshProperties) bool {
+	for _, q := range f.props {
+		if q.State == "waiting" && len(q.Waiting) > 0 && slices.Contains(p.Together, q.Instance) {
+			return true
+		}
+	}
+	return false
 }
 
 // grace is how long a refresh that waits for nobody is given to go on. One

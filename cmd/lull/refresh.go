@@ -24,11 +24,15 @@ is no failure: each is refreshed in its own time.)`,
 		Example: `  lull refresh                               everything
   lull refresh org.example.notes             one
   lull refresh --wait org.example.notes      and stay until it is done
+  lull refresh --atomic server client        both, or none of them
   lull refresh --cancel org.example.notes    give up a refresh that waits`,
 		Args: args(0, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if cancel {
 				return a.cancelRefreshes(cmd.Context(), names)
+			}
+			if o.Atomic && len(names) == 0 {
+				return problem.New(problem.Usage, "cannot refresh all or nothing: no application is named")
 			}
 			// The agent need not report who is busy: the refresh objects say it,
 			// when all that can be done before has been done.
@@ -50,6 +54,7 @@ is no failure: each is refreshed in its own time.)`,
 		ValidArgsFunction: a.completeInstances,
 	}
 	w.add(cmd)
+	cmd.Flags().BoolVar(&o.Atomic, "atomic", false, "refresh all of APP, or none: when all are closed, and undone if one fails")
 	cmd.Flags().BoolVar(&cancel, "cancel", false, "give up the refreshes of APP that still wait")
 	return cmd
 }
