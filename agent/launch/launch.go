@@ -26,6 +26,11 @@ const ExecFDEnv = "LULL_EXEC_FD"
 
 // Main is lull-run: it returns the exit status, if it returns.
 func Main(ctx context.Context, args []string) int {
+	if len(args) > 2 && args[0] == "--after-fd" {
+		err := problem.New(problem.Failed, "cannot run %s: %w", args[2], execAfter(args[1], args[2:]))
+		fmt.Fprintf(os.Stderr, "lull: %v\n", err)
+		return problem.ExitCode(err)
+	}
 	o, err := ParseArgs(args)
 	if errors.Is(err, ErrHelp) {
 		fmt.Print(Usage)
@@ -40,6 +45,22 @@ func Main(ctx context.Context, args []string) int {
 		fmt.Fprintf(os.Stderr, "hint: %s\n", hint)
 	}
 	return problem.ExitCode(err)
+}
+
+// execAfter is how the agent starts a hook: the program is executed when a
+// byte comes through the descriptor, because the agent has moved this process to
+// the group of the hook; if the agent dies before, never.
+func execAfter(fd string, argv []string) error {
+	n, err := strconv.Atoi(fd)
+	if err != nil {
+		return err
+	}
+	gate := os.NewFile(uintptr(n), "gate")
+	if _, err := gate.Read(make([]byte, 1)); err != nil {
+		return fmt.Errorf("the agent has given it up: %w", err)
+	}
+	gate.Close()
+	return unix.Exec(argv[0], argv, os.Environ())
 }
 
 // Run launches and does not return, except with the reason why it could not.

@@ -25,9 +25,9 @@ type action func(ctx context.Context, t *task) error
 
 // steps has Do and Undo of each step beside each other; nil: nothing to do.
 var steps = map[Step]struct{ do, undo action }{
-	Resolve:       {doResolve, nil},
-	Fetch:         {doFetch, undoFetch},
-	Stage:         {doStage, undoStage},
+	Resolve:       {doResolve, undoResolve},
+	Fetch:         {doFetch, nil},
+	Stage:         {doStage, nil},
 	Precopy:       {doPrecopy, undoPrecopy},
 	Wait:          {doWait, undoWait},
 	Inhibit:       {doInhibit, undoInhibit},
@@ -78,6 +78,26 @@ func doResolve(ctx context.Context, t *task) error {
 	})
 }
 
+// undoResolve forgets the revision, with the link that stage has given it; what was
+// fetched goes with the next collection.
+func undoResolve(_ context.Context, t *task) error {
+	r := &t.r
+	if r.To == 0 {
+		return nil
+	}
+	if err := t.e.Links.Forget(r.Instance, r.To); err != nil {
+		return err
+	}
+	err := t.e.State.UpdateInstance(r.Instance, func(i *state.Instance) error {
+		i.Revisions = slices.DeleteFunc(i.Revisions, func(v state.Revision) bool { return v.Number == r.To })
+		return nil
+	})
+	if err == nil && r.Kind == Install {
+		err = errors.Join(t.e.State.RemoveInstance(r.Instance, r.DataFrom), t.e.removeMarkers(r.Instance))
+	}
+	return errors.Join(err, t.e.Installed())
+}
+
 // doFetch brings in what is missing. The revision that resolve has recorded protects
 // the package from the moment on that its writing entry ends.
 func doFetch(ctx context.Context, t *task) error {
@@ -91,22 +111,6 @@ func doFetch(ctx context.Context, t *task) error {
 	}
 	meter := newMeter(t)
 	return t.e.Resolver.Resolve(ctx, r.Package, client, "refresh "+r.ID, meter.set)
-}
-
-// undoFetch forgets the revision; what was fetched goes with the next collection.
-func undoFetch(_ context.Context, t *task) error {
-	r := &t.r
-	if err := t.e.Links.Forget(r.Instance, r.To); err != nil {
-		return err
-	}
-	err := t.e.State.UpdateInstance(r.Instance, func(i *state.Instance) error {
-		i.Revisions = slices.DeleteFunc(i.Revisions, func(v state.Revision) bool { return v.Number == r.To })
-		return nil
-	})
-	if err == nil && r.Kind == Install {
-		err = errors.Join(t.e.State.RemoveInstance(r.Instance, r.DataFrom), t.e.removeMarkers(r.Instance))
-	}
-	return errors.Join(err, t.e.Installed())
 }
 
 // doStage checks the package against what was asked for and gives it its revision link.
@@ -138,9 +142,6 @@ func doStage(_ context.Context, t *task) error {
 	}
 	return t.e.Runctl.CreateInstance(r.Instance)
 }
-
-// undoStage leaves the link to undoFetch; a revert has added none.
-func undoStage(context.Context, *task) error { return nil }
 
 // doPrecopy copies the system data while the application still runs, so that the
 // critical section has only to bring over what changes from now on. What it leaves

@@ -1,4 +1,5 @@
-// Package services starts and stops the services of installed instances.
+// Package services starts and stops the services of installed instances, and runs
+// their hooks.
 //
 // A service is a long-running process of a package, told apart from its
 // applications: nobody waits for it to end, the critical section of a refresh
@@ -49,6 +50,10 @@ type Manager interface {
 	Stop(ctx context.Context, u Unit) error
 	// State is one of Active, Inactive, Failed.
 	State(ctx context.Context, u Unit) (string, error)
+	// Run runs a hook in a group of processes of its own and returns when it has
+	// ended, and everything that it has started is gone: killed, if need be. Output
+	// is the end of what it has written. When ctx ends, so does the hook.
+	Run(ctx context.Context, h Hook) (output string, err error)
 	Close() error
 }
 
@@ -86,17 +91,22 @@ func StopBudget(units []Unit) (d time.Duration) {
 	return d
 }
 
-// Own gives a data folder to the user that the services of the package run as.
-func Own(dir string, list []meta.Service) error {
+// User is the user to whom the system data of a package belongs, and as whom its
+// hooks run: the one that its first service with a user runs as; "" is the agent's own.
+func User(list []meta.Service) string {
 	for _, s := range list {
-		if s.User == "" {
-			continue
+		if s.User != "" {
+			return s.User
 		}
-		cred, err := credential(s.User)
-		if err != nil {
-			return err
-		}
-		return os.Lchown(dir, int(cred.Uid), int(cred.Gid))
 	}
-	return nil
+	return ""
+}
+
+// Own gives a data folder to the user of the package.
+func Own(dir string, list []meta.Service) error {
+	cred, err := credential(User(list))
+	if err != nil || cred == nil {
+		return err
+	}
+	return os.Lchown(dir, int(cred.Uid), int(cred.Gid))
 }

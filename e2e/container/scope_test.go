@@ -17,6 +17,7 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 // inside are the packages with such tests, and the tests.
 var inside = []struct{ pkg, run string }{
 	{"./agent/runs", "^(TestScopeOfSystemd|TestScopePlaceBySystemd)$"},
+	{"./agent/services", "^(TestHooksOfSystemd)$"},
 }
 
 // TestWithSystemd runs them with the unified cgroup hierarchy alone and with
@@ -41,7 +42,7 @@ func TestWithSystemd(t *testing.T) {
 			c := rig.Boot(t, shape.unified, bin+":/opt/lull", dir+":/opt/tests")
 			for _, in := range inside {
 				t.Run(filepath.Base(in.pkg), func(t *testing.T) {
-					r := c.Service(5*time.Minute, []string{"LULL_BIN=/opt/lull", "CI=" + os.Getenv("CI"), "HOME=/root"},
+					r := c.Service(5*time.Minute, []string{"LULL_IN_CONTAINER=1", "LULL_BIN=/opt/lull", "CI=" + os.Getenv("CI"), "HOME=/root"},
 						"/opt/tests/"+filepath.Base(in.pkg)+".test", "-test.v", "-test.run="+in.run)
 					passed := strings.Count(r.Stdout, "\n--- PASS: ")
 					if r.Code != 0 || passed != strings.Count(in.run, "|")+1 {

@@ -16,7 +16,8 @@ import (
 const hooked = "org.lull.hooked"
 
 // writeHooked writes a package with hooks that say what they do, a service that
-// does not heed its stop signal, and a health hook that fails in version 3.
+// does not heed its stop signal, and a health hook that fails in version 3 and
+// never ends in version 4.
 func writeHooked(t *testing.T, dir string, version int) {
 	t.Helper()
 	for name, text := range map[string]string{
@@ -29,7 +30,8 @@ hooks: {pre-refresh: bin/hook, post-refresh: bin/hook, health: bin/hook}
 `, hooked, version),
 		"bin/app":  fmt.Sprintf("#!/bin/sh\necho app %d\n", version),
 		"bin/svc":  "#!/bin/sh\ntrap '' TERM\necho data > \"$LULL_DATA/written\"\nwhile :; do sleep 1; done\n",
-		"bin/hook": fmt.Sprintf("#!/bin/sh\necho \"$LULL_HOOK of %[1]d in $LULL_REVISION\" >> \"$LULL_COMMON/log\"\necho it hurts\n[ %[1]d.$LULL_HOOK != 3.health ]\n", version),
+		"bin/hook": fmt.Sprintf("#!/bin/sh\necho \"$LULL_HOOK of %[1]d in $LULL_REVISION\" >> \"$LULL_COMMON/log\"\necho it hurts\n"+
+			"[ %[1]d.$LULL_HOOK != 4.health ] || exec sleep 1000\n[ %[1]d.$LULL_HOOK != 3.health ]\n", version),
 	} {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
@@ -45,8 +47,8 @@ func TestUnhealthyRevisionIsUndone(t *testing.T) {
 	need.Program(t, "dbus-daemon", "setpriv", "cc")
 	need.Lock(t, "freezer")
 	w := rig.New(t, rig.Options{Tracker: "freezer"})
-	w.Configure("policy.yaml", "schedule: {check: 0}\ngc: {watermark: 0, reserve: 0}\n")
-	for v := 1; v <= 3; v++ {
+	w.Configure("policy.yaml", "defaults: {hook-time-limit: 1s}\nschedule: {check: 0}\ngc: {watermark: 0, reserve: 0}\n")
+	for v := 1; v <= 5; v++ {
 		writeHooked(t, w.Path(fmt.Sprint("v", v)), v)
 	}
 	w.MustLull("repo", "init", w.Repo)
@@ -97,6 +99,17 @@ health of 3 in 4
 		if n := filepath.Base(f); n != "1" && n != "2" && n != "common" {
 			t.Errorf("data of a revision that was undone is left: %s", f)
 		}
+	}
+
+	// What failed holds up only itself: a newer version is tried at once, and by itself.
+	for _, next := range []struct{ version, end, text string }{
+		{"4", "undone", "the health hook of 4 did not end within 1s"}, {"5", "done", ""},
+	} {
+		w.MustLull("publish", "--repo", w.Repo, w.Path("v"+next.version))
+		w.Until("version "+next.version+" was tried", 30*time.Second, func() (bool, string) {
+			o, ok := api.Refresh(hooked, next.version)
+			return ok && o.Str("State") == next.end && strings.Contains(o.Str("ErrorText"), next.text), o.Str("State") + " " + o.Str("ErrorText")
+		})
 	}
 	w.MustLull("remove", hooked)
 }
