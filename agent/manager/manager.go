@@ -76,9 +76,10 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	repos   repositories
-	space   space
-	rewatch chan struct{} // capacity 1: the set of repositories or the schedule has changed
+	installed sync.Mutex // held while the installed index and the launchers' file are brought up to date
+	repos     repositories
+	space     space
+	rewatch   chan struct{} // capacity 1: the set of repositories or the schedule has changed
 }
 
 // New opens everything below the root. Nothing is started: see Start.
@@ -155,9 +156,6 @@ func (m *Manager) reposDir() string   { return filepath.Join(m.Conf, "repos.d") 
 // Start takes up what an earlier agent has left and begins to look around. The
 // bus must be served by now: services are started through launchers that call back.
 func (m *Manager) Start() error {
-	if err := m.tellLaunchers(); err != nil {
-		return err
-	}
 	if err := m.engine.Resume(); err != nil {
 		return err
 	}
@@ -196,7 +194,7 @@ func (m *Manager) Reload() error {
 	m.setSystem(sets)
 	m.engine.Wake("")
 	m.nudge()
-	return errors.Join(m.prune(), m.tellLaunchers())
+	return errors.Join(m.prune(), m.publishInstalled())
 }
 
 // prune applies keep-revisions to all that is installed.

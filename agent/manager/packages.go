@@ -156,8 +156,11 @@ func (m *Manager) Unhold(name string) error {
 	return nil
 }
 
-// publishInstalled tells the installed index which revisions there are.
+// publishInstalled tells the installed index which revisions there are. Who comes
+// second has to read what the first has not seen, and to publish it after him.
 func (m *Manager) publishInstalled() error {
+	m.installed.Lock()
+	defer m.installed.Unlock()
 	instances, err := m.state.Instances()
 	if err != nil {
 		return err

@@ -34,8 +34,14 @@ func LockRoot(root string) (io.Closer, error) {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			pid := readPID(f)
-			f.Close()
-			return nil, busy(root, pid)
+			if pid <= 0 || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+				f.Close()
+				return nil, busy(root, pid)
+			}
+			// It was killed while it started a child, which has the descriptor until it executes.
+			for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+				err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+			}
 		}
 		if err != nil {
 			f.Close()

@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/problem"
@@ -123,5 +125,39 @@ func TestSecondAgent(t *testing.T) {
 	}
 	if err := errors.Join(lock.Close(), os.Remove(keep)); err != nil {
 		t.Error(err)
+	}
+}
+
+// An agent that was killed while it started a child leaves the lock with the
+// child, until that executes its program.
+func TestLockOfTheDead(t *testing.T) {
+	root := t.TempDir()
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_EX), func() error { _, err := fmt.Fprintf(f, "%-10d\n", dead.Process.Pid); return err }()); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() {
+		lock, err := store.LockRoot(root)
+		if err == nil {
+			err = lock.Close()
+		}
+		result <- err
+	}()
+	select {
+	case err := <-result:
+		t.Fatal("it did not wait:", err)
+	case <-time.After(20 * time.Millisecond): // longer than any attempt without waiting
+	}
+	f.Close()
+	if err := <-result; err != nil {
+		t.Fatal(err)
 	}
 }
