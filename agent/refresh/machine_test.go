@@ -19,6 +19,8 @@ type model struct {
 	linked   bool   // current names the new revision (for a removal: nothing)
 	services string // old, new or none
 	copied   bool
+	together bool // the other members of the group, if there is one, have come to where this one is
+	whole    bool // the group has committed
 	effect   Effect
 }
 
@@ -40,6 +42,11 @@ func (m *model) do() (busy bool) {
 			return true
 		}
 		m.marker = true
+	case Gather:
+		return !m.together
+	case Commit:
+		m.need(m.linked && m.services == "new", "the group commits when all is done")
+		m.whole = true
 	case StopServices:
 		m.need(m.marker, "services are stopped behind a shut door")
 		m.services = "none"
@@ -65,6 +72,7 @@ func (m *model) do() (busy bool) {
 }
 
 func (m *model) undo() {
+	m.need(!m.whole, "nothing goes back after the commit of the group")
 	switch m.r.Step {
 	case Wait, Inhibit:
 		m.marker = false
@@ -97,15 +105,18 @@ func TestAnyHistoryEndsWhole(t *testing.T) {
 			m.services = "none"
 		}
 		m.r = Refresh{ID: "1", Kind: m.kind, Instance: "a"}
+		if m.kind == Update && rapid.Bool().Draw(t, "group") {
+			m.r.Group = "1"
+		}
 		m.event(Event{Type: Started})
 		for range 400 {
 			if m.effect == End {
 				break
 			}
-			m.advance(rapid.SampledFrom([]string{"go", "go", "go", "go", "go", "fail", "crash-before", "crash-after", "reboot", "start", "exit", "cancel"}).Draw(t, "what"))
+			m.advance(rapid.SampledFrom([]string{"go", "go", "go", "go", "go", "fail", "crash-before", "crash-after", "reboot", "start", "exit", "cancel", "together", "apart"}).Draw(t, "what"))
 		}
 		// From some moment on nothing bad happens any more.
-		m.running = false
+		m.running, m.together = false, true
 		for range 60 {
 			if m.effect == End {
 				break
@@ -133,6 +144,8 @@ func (m *model) advance(what string) {
 		}
 	case "exit":
 		m.running = false
+	case "together", "apart":
+		m.together = what == "together"
 	case "cancel":
 		underWay := m.effect
 		m.event(Event{Type: CancelAsked})
@@ -151,7 +164,7 @@ func (m *model) advance(what string) {
 			}
 		}
 		m.r = m.journal
-		m.event(Event{Type: Restarted, Linked: m.linked})
+		m.event(Event{Type: Restarted, Linked: m.linked, Whole: m.whole})
 		return
 	case "fail":
 		if m.effect == DoStep {
@@ -175,7 +188,7 @@ func (m *model) perform() (busy bool) {
 	switch {
 	case m.r.Undo:
 		m.undo()
-	case m.effect == DoStep:
+	case m.effect == DoStep || m.effect == Retry:
 		return m.do()
 	}
 	return false
