@@ -32,7 +32,7 @@ type play struct {
 
 func (p play) set(t *testing.T, env ...string) *stage {
 	t.Helper()
-	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "freezer"})
+	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
 	w.Configure("policy.yaml", policy+"defaults: {auto-refresh: false}\n") // only when asked
 	s := &stage{World: w, instances: []string{app}, sick: w.Path("sick")}
 	for _, v := range []string{"1", "2"} {
@@ -237,9 +237,8 @@ func (s *stage) whole(t *testing.T, instance string) (version string) {
 // back; alone and in an atomic group.
 func TestFaults(t *testing.T) {
 	need.NotShort(t)
-	need.Freezer(t)
+	need.Unified(t)
 	need.Program(t, "dbus-daemon", "cc")
-	need.Lock(t, "freezer")
 	refreshOnly := func(p string) bool { return !strings.HasPrefix(p, "refresh.") }
 	for _, c := range []struct {
 		name    string
