@@ -268,6 +268,10 @@ func (o *ownedTracker) makeLocked(instance string, pkg digest.Digest, service st
 	g := group{instance: instance, prefix: pkg.Short(), service: service, isSvc: service != ""}
 	name := runname.Run(pkg, service, runname.Random())
 	g.dir, g.cgroup = filepath.Join(parent, name), "/"+filepath.Join(path, name)
+	// Others may remove folders in which there is nothing, another agent among them.
+	if err := os.MkdirAll(filepath.Dir(parent), 0o755); err != nil {
+		return g, err
+	}
 	for _, dir := range []string{parent, g.dir} {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return g, err

@@ -314,3 +314,22 @@ func TestDescribeAndTerminate(t *testing.T) {
 	}
 	p.Wait()
 }
+
+// TestPlaceWhereOthersTidyUp: empty folders are removed by another agent that ends.
+func TestPlaceWhereOthersTidyUp(t *testing.T) {
+	top := unified(t)
+	tr, _ := open(t, runs.Options{Want: "subtree"})
+	for _, dir := range []string{"lull/app", "lull/svc", "lull"} {
+		if err := unix.Rmdir(filepath.Join(top, dir)); err != nil {
+			t.Skip("another agent's runs are there: ", err)
+		}
+	}
+	p := conformance.Start(t, conformance.Launch{})
+	t.Cleanup(p.End)
+	if _, err := tr.Place(app, pkg, "", p.PID, -1); err != nil {
+		t.Fatal(err)
+	}
+	if ps, err := tr.Busy(app); err != nil || len(ps) != 1 {
+		t.Errorf("%v, %v", ps, err)
+	}
+}

@@ -25,6 +25,7 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 func TestHooks(t *testing.T) {
 	need.Unified(t)
 	need.NotShort(t) // it builds the programs
+	need.Lock(t, "subtree")
 	bin := rig.Binaries(t, "")
 	tracker, err := runs.Choose(runs.Options{RunDir: t.TempDir(), Want: "subtree", Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {

@@ -239,6 +239,7 @@ func TestFaults(t *testing.T) {
 	need.NotShort(t)
 	need.Unified(t)
 	need.Program(t, "dbus-daemon", "cc")
+	need.Lock(t, "subtree")
 	refreshOnly := func(p string) bool { return !strings.HasPrefix(p, "refresh.") }
 	for _, c := range []struct {
 		name    string

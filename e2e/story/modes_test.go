@@ -42,6 +42,7 @@ while :; do sleep 0.1; done
 func TestModes(t *testing.T) {
 	need.Unified(t)
 	need.Program(t, "dbus-daemon", "setpriv")
+	need.Lock(t, "subtree")
 	for _, c := range []struct {
 		name, policy string
 		waits        bool // until the application is closed
