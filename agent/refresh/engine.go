@@ -227,7 +227,10 @@ func (e *Engine) Submit(ctx context.Context, q Request) (Refresh, error) {
 // giveUp ends what is under way for something else, if that is still possible.
 func (e *Engine) giveUp(ctx context.Context, old *task, q Request) error {
 	r := old.snapshot()
-	if s := r.State(); s != Preparing && s != Waiting {
+	switch s := r.State(); {
+	case s == Undoing && r.Group != "" && !critical(r.FailedAt):
+		return old.wait(ctx) // given up because another member was
+	case s != Preparing && s != Waiting:
 		return problem.New(problem.Busy, "cannot %s %s: a %s of it is in its critical section", q.Kind, q.Instance, r.Kind)
 	}
 	return e.cancelAndWait(ctx, old)
@@ -396,6 +399,11 @@ func (e *Engine) cancelAndWait(ctx context.Context, t *task) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	return t.wait(ctx)
+}
+
+// wait returns when the task has ended.
+func (t *task) wait(ctx context.Context) error {
 	select {
 	case <-t.done:
 		return nil

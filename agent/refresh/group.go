@@ -225,8 +225,12 @@ func doGather(ctx context.Context, t *task) error { return t.group.meet(ctx, t, 
 
 func doCommit(ctx context.Context, t *task) error { return t.group.meet(ctx, t, Commit) }
 
-// SubmitTogether starts refreshes of which all or none is to happen.
+// SubmitTogether starts refreshes of which all or none is to happen, or joins a
+// group under way that does the same.
 func (e *Engine) SubmitTogether(ctx context.Context, requests []Request) ([]Refresh, error) {
+	if same := e.sameGroup(requests); same != nil {
+		return same, nil
+	}
 	for _, q := range requests {
 		e.mu.Lock()
 		old := e.taskOf(q.Instance)
@@ -270,6 +274,24 @@ func (e *Engine) SubmitTogether(ctx context.Context, requests []Request) ([]Refr
 		list[i] = t.snapshot()
 	}
 	return list, nil
+}
+
+// sameGroup returns the members of a group under way that does what is asked for.
+func (e *Engine) sameGroup(requests []Request) (list []Refresh) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, q := range requests {
+		t := e.taskOf(q.Instance)
+		if t == nil || t.group == nil || len(t.group.record.Members) != len(requests) {
+			return nil
+		}
+		r := t.snapshot()
+		if s := r.State(); r.Package != q.Package || s == Undoing || len(list) > 0 && list[0].Group != r.Group {
+			return nil
+		}
+		list = append(list, r)
+	}
+	return list
 }
 
 // running are the tasks of some refreshes.

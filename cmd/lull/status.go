@@ -139,7 +139,7 @@ func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs 
 			at = ag.atDeadlines(ctx)
 		}
 		pairs = append(pairs,
-			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), either(who(r.Waiting), "the end of a hold"))},
+			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), either(who(r.Waiting), elsewhere(r)))},
 			[2]string{"", deadlineWords(r.Deadline, at[r.ID], a.now())})
 		if len(pairs) == 2*maxWaiting {
 			break
@@ -217,4 +217,12 @@ func (a *app) refreshFields(ctx context.Context, ag *agent, r bus.RefreshPropert
 			[2]string{"At the latest", deadlineWords(r.Deadline, ag.atDeadlines(ctx)[r.ID], a.now())})
 	}
 	return append(pairs, [2]string{"What is new", r.Notes})
+}
+
+// elsewhere says what a refresh waits for if it is no process.
+func elsewhere(r bus.RefreshProperties) string {
+	if len(r.Together) > 0 {
+		return list(r.Together) + ", with which it goes together"
+	}
+	return "the end of a hold"
 }

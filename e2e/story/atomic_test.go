@@ -1,0 +1,93 @@
+package story_test
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/rig"
+)
+
+// TestAllOrNothing: an atomic group waits until the last of its applications is
+// closed, says so, and is given up as a whole.
+func TestAllOrNothing(t *testing.T) {
+	need.Unified(t)
+	need.Program(t, "dbus-daemon", "setpriv")
+	need.Lock(t, "subtree")
+	const second = moded + "_two"
+	w := rig.New(t, rig.Options{Tracker: "subtree"})
+	w.Configure("policy.yaml", "defaults: {auto-refresh: false}\nschedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	for _, v := range []string{"1", "2"} {
+		writeModed(t, w.Path(v), v)
+	}
+	w.MustLull("repo", "init", w.Repo)
+	w.MustLull("publish", "--repo", w.Repo, w.Path("1"))
+	w.StartAgent()
+	w.MustLull("repo", "add", "local", w.Repo)
+	w.MustLull("install", moded)
+	w.MustLull("install", "--key", "two", moded)
+	w.MustLull("publish", "--repo", w.Repo, w.Path("2"))
+	shows := func(want1, want2 string) {
+		t.Helper()
+		for instance, want := range map[string]string{moded: want1, second: want2} {
+			if r := w.User.Lull("run", instance, "--show"); r.Stdout != want+"\n" {
+				t.Errorf("%v, want version %s", r, want)
+			}
+		}
+	}
+	app := w.User.StartLull(nil, "run", second)
+	common := filepath.Join(w.User.Home, ".local/share/lull", second, "common")
+	w.UntilFile("it runs", 20*time.Second, filepath.Join(common, "ready"), func(text string) (bool, string) { return text != "", app.Log() })
+
+	for _, c := range []struct {
+		args []string
+		code int
+		says []string
+	}{
+		{[]string{"refresh", "--atomic"}, 64, []string{"cannot refresh all or nothing: no application is named"}},
+		{[]string{"refresh", "--atomic", moded, "org.lull.nothing"}, 1, []string{"org.lull.nothing", "not installed"}},
+		{[]string{"refresh", "--atomic", moded, second}, 75, []string{
+			"cannot refresh " + moded + ": it goes together with " + second + ", which cannot go yet",
+			"cannot refresh " + second + ":", "running", "user " + w.User.Name}},
+	} {
+		r := w.Lull(c.args...)
+		t.Log(r)
+		if r.Code != c.code {
+			t.Errorf("%v, want exit status %d", r, c.code)
+		}
+		for _, s := range c.says {
+			if !strings.Contains(r.Stderr, s) {
+				t.Errorf("it does not say %q: %v", s, r)
+			}
+		}
+	}
+	shows("1", "1")
+	t.Log(w.Lull("pending"))
+	t.Log(w.Lull("status"))
+
+	// An older agent's members find each other again.
+	w.StopAgent()
+	w.StartAgent()
+	shows("1", "1")
+
+	// Who gives up one gives up all.
+	w.MustLull("refresh", "--cancel", moded)
+	w.Until("nothing waits", 20*time.Second, func() (bool, string) {
+		r := w.Lull("pending")
+		return !strings.Contains(r.Stdout, moded), r.Stdout
+	})
+	shows("1", "1")
+
+	if r := w.Lull("refresh", "--atomic", moded, second); r.Code != 75 {
+		t.Errorf("%v", r)
+	}
+	app.Signal(syscall.SIGTERM)
+	w.MustLull("refresh", "--wait", "--atomic", moded, second)
+	shows("2", "2")
+	if left := w.Markers(); len(left) > 0 {
+		t.Errorf("markers are left: %v", left)
+	}
+}
