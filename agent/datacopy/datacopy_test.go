@@ -306,15 +306,21 @@ func TestCopyWithoutKernelHelp(t *testing.T) {
 	same(t, src, dst)
 }
 
+// acl is user:1000:rw- beside owner, group, mask and others
+// (linux/posix_acl_xattr.h).
+func acl() []byte {
+	b := []byte{2, 0, 0, 0}
+	for _, e := range [][3]uint32{{1, 6, 0xffffffff}, {2, 6, 1000}, {4, 4, 0xffffffff}, {16, 6, 0xffffffff}, {32, 0, 0xffffffff}} {
+		b = append(b, byte(e[0]), 0, byte(e[1]), 0, byte(e[2]), byte(e[2]>>8), byte(e[2]>>16), byte(e[2]>>24))
+	}
+	return b
+}
+
 func TestAccessControlLists(t *testing.T) {
 	src, dst := place(t)
 	put(t, src+"/d/f", "x")
 	put(t, src+"/plain/f", "x")
-	// user:1000:rw- beside owner, group, mask and others (linux/posix_acl_xattr.h).
-	acl := []byte{2, 0, 0, 0}
-	for _, e := range [][3]uint32{{1, 6, 0xffffffff}, {2, 6, 1000}, {4, 4, 0xffffffff}, {16, 6, 0xffffffff}, {32, 0, 0xffffffff}} {
-		acl = append(acl, byte(e[0]), 0, byte(e[1]), 0, byte(e[2]), byte(e[2]>>8), byte(e[2]>>16), byte(e[2]>>24))
-	}
+	acl := acl()
 	if err := unix.Setxattr(src+"/d", aclDefault, acl, 0); err != nil {
 		need.Missing(t, "needs ACLs: %v", err)
 	}
