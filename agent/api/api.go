@@ -166,6 +166,9 @@ func (s *Service) run(w *objects) {
 		for name := range packages {
 			w.packages(name)
 		}
+		if len(packages) > 0 {
+			s.updateTracker()
+		}
 		if space {
 			s.updateSpace()
 		}
@@ -173,6 +176,11 @@ func (s *Service) run(w *objects) {
 			s.updateRepositories()
 		}
 	}
+}
+
+// updateTracker follows what the tracker can hear of, which changes with the runs.
+func (s *Service) updateTracker() {
+	s.manager.Update(func(p *bus.ManagerProperties) { p.TrackerEvents = s.m.Tracker.Events() })
 }
 
 func (s *Service) updateRepositories() {

@@ -3,7 +3,6 @@ package manager
 import (
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -31,11 +30,11 @@ const staleCheck = 7 * 24 * time.Hour
 func (m *Manager) Doctor() (list []Check) {
 	add := func(name, state, seen, advice string) { list = append(list, Check{name, state, seen, advice}) }
 
-	if !strings.Contains(m.Tracker.Events(), " every ") {
+	if !m.Tracker.Polls() {
 		add("tracker", checkOK, m.Tracker.Name()+", exits noticed by "+m.Tracker.Events(), "")
 	} else {
 		add("tracker", checkWarn, m.Tracker.Name()+", exits noticed by "+m.Tracker.Events(),
-			"the kernel cannot tell lull about exits, so it has to poll; see the journal of lulld for the reason")
+			"the kernel cannot tell lull of every exit, so it has to look; raise fs.inotify.max_user_instances or max_user_watches if inotify is short")
 	}
 	if _, err := m.Tracker.Runs(); err != nil {
 		add("cgroups", checkFail, err.Error(), "applications count as running as long as this is so")

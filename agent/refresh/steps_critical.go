@@ -83,6 +83,10 @@ func (t *task) vacant() error {
 // is to be expected from them.
 const unreadablePause = 30 * time.Second
 
+// launchPause is when a launch under way is looked at again where the tracker does
+// not hear that it lets go of its lock.
+const launchPause = time.Second
+
 // postpone prepares for a long wait: policy may keep new launches out, shutdown
 // gives the last moment a chance, and the deadline is looked at when it comes.
 func (t *task) postpone(s policy.Settings, procs []runs.Process) error {
@@ -177,7 +181,11 @@ func (t *task) shut() error {
 	}
 	if lock == nil {
 		// A launch is under way; letting go of the lock wakes us.
-		return &busyError{processes: runs.Describe(holders)}
+		busy := &busyError{processes: runs.Describe(holders)}
+		if t.e.Tracker.Polls() {
+			busy.until = time.Now().Add(launchPause)
+		}
+		return busy
 	}
 	defer lock.Close()
 	if !t.mayReplaceRunning(s) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl/inotify"
+	"github.com/lull/lull/agent/runctl/inotify/inotifytest"
 	"github.com/lull/lull/e2e/need"
 )
 
@@ -462,6 +463,28 @@ func TestWaitUninhibited(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestWaitWithoutInotify: a user may have used it up, and waits all the same.
+func TestWaitWithoutInotify(t *testing.T) {
+	d := create(t)
+	no(t, d.SetInhibited(app, RefreshInProgress))
+	inotifytest.Without(t, func() {
+		if w, err := d.Watch(); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("inotify is left: %v", err)
+			w.Close()
+			return
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if err := d.WaitUninhibited(ctx, app); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("it did not wait: %v", err)
+		}
+		time.AfterFunc(20*time.Millisecond, func() { d.SetInhibited(app, RefreshStarting) })
+		if err := d.WaitUninhibited(t.Context(), app, RefreshStarting); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestNoWakeUpIsLost sets and clears the marker while launchers come.

@@ -2,8 +2,10 @@ package runctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -143,6 +145,9 @@ func (d *Dir) WaitUninhibited(ctx context.Context, instance string, ignore ...st
 		return err
 	}
 	w, err := d.Watch()
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOSPC) {
+		return d.pollUninhibited(ctx, instance, ignore)
+	}
 	if err != nil {
 		return err
 	}
@@ -153,6 +158,25 @@ func (d *Dir) WaitUninhibited(ctx context.Context, instance string, ignore ...st
 		}
 		if err := w.next(ctx, instance); err != nil {
 			return err
+		}
+	}
+}
+
+// pollEvery is how often a launch looks whether it may go on, where its user has
+// used up inotify (inotify(7)): it is not to fail for that.
+const pollEvery = time.Second
+
+func (d *Dir) pollUninhibited(ctx context.Context, instance string, ignore []string) error {
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for {
+		if word, err := d.Inhibited(instance); err != nil || word == "" || slices.Contains(ignore, word) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
 		}
 	}
 }

@@ -23,10 +23,27 @@ type base struct {
 	hints  *hints
 	known  map[string]bool // instances that this tracker has put a run of, guarded by the tracker's mutex
 	manner string          // Events
+	polls  bool            // from the start
+	blind  func() error    // why there are runs without a watch; nil: there are none
 }
 
 // Events implements Tracker.
-func (b *base) Events() string { return b.manner }
+func (b *base) Events() string {
+	if err := b.blindness(); err != nil {
+		return fmt.Sprintf("%s; what could not be watched is read every %v (%v)", b.manner, pollEvery, err)
+	}
+	return b.manner
+}
+
+// Polls implements Tracker.
+func (b *base) Polls() bool { return b.polls || b.blindness() != nil }
+
+func (b *base) blindness() error {
+	if b.blind == nil {
+		return nil
+	}
+	return b.blind()
+}
 
 // Changes implements Tracker.
 func (b *base) Changes() <-chan string { return b.hints.out }
@@ -95,10 +112,23 @@ func (b *base) KillService(instance, service string) error {
 // killCgroup kills what is in a group and below.
 func killCgroup(dir string) error {
 	// Since Linux 5.14 the kernel does it for v2 groups, forks included; the
-	// loop then only waits. A v1 group that is frozen must thaw for it.
+	// loop then only waits.
 	_ = writeFile(filepath.Join(dir, "cgroup.kill"), "1")
-	_ = writeFile(filepath.Join(dir, "freezer.state"), "THAWED")
+	thaw(dir)
 	return killGroup(func() ([]int, error) { return cgroup.Procs(dir) })
+}
+
+// thaw lets a v1 group go on, and each below it, which may have been frozen on
+// its own: a frozen process there dies only then.
+func thaw(dir string) {
+	_ = writeFile(filepath.Join(dir, "freezer.state"), "THAWED")
+	groups, err := cgroup.Groups(dir)
+	if err != nil {
+		return // gone; if it is not, the processes that do not die are told of
+	}
+	for _, g := range groups {
+		thaw(filepath.Join(dir, g))
+	}
 }
 
 // writeFile writes to a file of cgroupfs in one write(2), and makes none.

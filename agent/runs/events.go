@@ -52,14 +52,17 @@ func (m *markerEvents) close() {
 }
 
 // populationEvents follows cgroup.events of each run in the unified hierarchy.
+// Runs for which no watch is left are polled.
 type populationEvents struct {
 	markers *markerEvents
 	in      *inotify.Watcher
+	poller  *poller
 	done    chan struct{}
 
-	mu      sync.Mutex     // guards what follows
-	runs    map[int]string // watch → instance
-	watches map[string]int // folder of a run → watch
+	mu      sync.Mutex       // guards what follows
+	runs    map[int]string   // watch → instance
+	watches map[string]int   // folder of a run → watch
+	blind   map[string]error // folder of a run without one → why
 }
 
 func cgroupEvents(o *ownedTracker) (*populationEvents, error) {
@@ -72,7 +75,11 @@ func cgroupEvents(o *ownedTracker) (*populationEvents, error) {
 		in.Close()
 		return nil, err
 	}
-	p := &populationEvents{markers: markers, in: in, done: make(chan struct{}), runs: map[int]string{}, watches: map[string]int{}}
+	p := &populationEvents{
+		markers: markers, in: in, done: make(chan struct{}),
+		runs: map[int]string{}, watches: map[string]int{}, blind: map[string]error{},
+	}
+	p.poller = poll(o, func() ([]string, error) { return nil, nil }, nil)
 	go p.run(o)
 	return p, nil
 }
@@ -81,10 +88,28 @@ func (p *populationEvents) placed(g group) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wd, err := p.in.Add(g.dir+"/cgroup.events", unix.IN_MODIFY)
+	if noWatchLeft(err) {
+		p.blind[g.dir] = err
+		return p.poller.placed(g)
+	}
 	if err != nil {
 		return err
 	}
 	p.runs[wd], p.watches[g.dir] = g.instance, wd
+	return nil
+}
+
+// noWatchLeft says that this user has as many watches as the kernel allows
+// (inotify_add_watch(2)).
+func noWatchLeft(err error) bool { return errors.Is(err, unix.ENOSPC) }
+
+// blindness says why there are runs without a watch, nil if there are none.
+func (p *populationEvents) blindness() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, err := range p.blind {
+		return err
+	}
 	return nil
 }
 
@@ -93,6 +118,7 @@ func (p *populationEvents) placed(g group) error {
 func (p *populationEvents) removed(g group) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.blind, g.dir)
 	if wd, ok := p.watches[g.dir]; ok {
 		delete(p.watches, g.dir)
 		delete(p.runs, wd)
@@ -128,6 +154,7 @@ func (p *populationEvents) run(o *ownedTracker) {
 
 func (p *populationEvents) close() {
 	p.markers.close()
+	p.poller.close()
 	p.in.Close()
 	<-p.done
 }
@@ -146,10 +173,11 @@ func newSubtree(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 		var p *populationEvents
 		if p, noWatch = cgroupEvents(o); noWatch == nil {
 			o.manner = "cgroup.events and inotify"
-			o.events = p
+			o.events, o.blind = p, p.blindness
 		}
 	}
 	if noWatch != nil {
+		o.polls = true
 		o.manner = fmt.Sprintf("cgroup.procs is read every %v (no inotify: %v)", pollEvery, noWatch)
 		o.events = poll(o, o.instances, nil)
 	}

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lull/lull/agent/cgroup"
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/problem"
@@ -29,15 +27,19 @@ import (
 // the tracker only reads, and keeps .running.
 type scopeTracker struct {
 	base
-	top     string // of the unified hierarchy
-	uid     int    // of the only user whose manager counts; -1: the system's and everybody's
-	in      *inotify.Watcher
-	markers *runctl.Watch
+	top     string           // of the unified hierarchy
+	uid     int              // of the only user whose manager counts; -1: the system's and everybody's
+	in      *inotify.Watcher // nil: there is no inotify, everything is polled
+	markers *runctl.Watch    // nil with in
+	look    chan struct{}    // capacity 1: polling is to begin
+	stop    chan struct{}
 	wg      sync.WaitGroup
 
 	mu      sync.Mutex      // guards what follows, and makes a change of .running and its reason one
 	watches map[int]watched // by inotify watch
 	paths   map[string]int  // the watch of a folder
+	missed  error           // why something is not watched that should be; nil: all is
+	asked   map[string]bool // instances that somebody was told are busy since the last poll
 	closed  bool
 }
 
@@ -55,7 +57,10 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 	if opts.UserMode {
 		uid = os.Getuid()
 	}
-	s := &scopeTracker{top: l.Unified, uid: uid, watches: map[int]watched{}, paths: map[string]int{}}
+	s := &scopeTracker{
+		top: l.Unified, uid: uid, watches: map[int]watched{}, paths: map[string]int{}, asked: map[string]bool{},
+		look: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
 	s.base = base{
 		ctl: ctl, log: opts.Log, known: map[string]bool{},
 		manner: "cgroup.events of systemd's scopes and inotify",
@@ -67,33 +72,23 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 			return nil, problem.New(problem.Unavailable, "cannot use the scope tracker: the user's systemd does not run: %w", err)
 		}
 	}
-	in, err := inotify.New()
-	if err != nil {
-		return nil, problem.New(problem.Unavailable, "cannot use the scope tracker: %w", err)
+	if err := s.listen(); err != nil {
+		s.polls = true
+		s.manner = fmt.Sprintf("systemd's scopes are looked at every %v (no inotify: %v)", pollEvery, err)
+	} else {
+		s.blind = s.blindness
 	}
-	markers, err := ctl.Watch()
-	if err != nil {
-		in.Close()
-		return nil, problem.New(problem.Unavailable, "cannot use the scope tracker: %w", err)
-	}
-	s.in, s.markers, s.hints = in, markers, newHints()
+	s.hints = newHints()
 	if err := s.lookAtAll(); err != nil {
-		in.Close()
-		markers.Close()
+		s.deafen()
 		s.hints.close()
 		return nil, err
 	}
-	s.wg.Go(s.follow)
-	s.wg.Go(func() {
-		for e := range markers.Events() {
-			switch e.Kind {
-			case runctl.LookAtAll:
-				s.hints.give("")
-			case runctl.LockReleased:
-				s.hints.give(e.Instance)
-			}
-		}
-	})
+	s.wg.Go(s.poll)
+	if s.in != nil {
+		s.wg.Go(s.follow)
+		s.wg.Go(s.followMarkers)
+	}
 	return s, nil
 }
 
@@ -217,15 +212,7 @@ func (s *scopeTracker) group(dir string) group {
 
 // lookAtAll watches all that is there and re-reads every instance.
 func (s *scopeTracker) lookAtAll() error {
-	s.mu.Lock()
-	groups, err := s.list(s.watchFolderLocked)
-	if err == nil {
-		for _, g := range groups {
-			s.watchRunLocked(g)
-		}
-	}
-	s.mu.Unlock()
-	if err != nil {
+	if _, err := s.watchAll(); err != nil {
 		return err
 	}
 	installed, err1 := s.ctl.Instances()
@@ -240,47 +227,6 @@ func (s *scopeTracker) lookAtAll() error {
 	}
 	s.hints.give("")
 	return nil
-}
-
-func (s *scopeTracker) watchFolderLocked(dir string) error {
-	// The end of a run shows twice: its population changes, and systemd removes
-	// the group, which may be faster than the kernel is in telling the first.
-	wd, err := s.in.Add(dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_ONLYDIR)
-	if err == nil {
-		s.noteLocked(wd, watched{dir: dir})
-	}
-	return err
-}
-
-// noteLocked keeps a new watch. To add what is watched already changes nothing;
-// a folder that was removed and made again is another one, with another watch.
-func (s *scopeTracker) noteLocked(wd int, w watched) {
-	if old, ok := s.paths[w.dir]; ok && old != wd {
-		s.forgetLocked(w.dir)
-	}
-	s.watches[wd], s.paths[w.dir] = w, wd
-}
-
-// forgetLocked ends the watch of a folder that is gone: cgroupfs does not.
-func (s *scopeTracker) forgetLocked(dir string) {
-	if wd, ok := s.paths[dir]; ok {
-		delete(s.paths, dir)
-		delete(s.watches, wd)
-		s.in.Remove(wd)
-	}
-}
-
-// watchRunLocked follows the population of a run. One that has vanished is no
-// error: its end is what the hint after this tells.
-func (s *scopeTracker) watchRunLocked(g group) {
-	wd, err := s.in.Add(filepath.Join(g.dir, "cgroup.events"), unix.IN_MODIFY)
-	if err != nil {
-		if !cgroup.Gone(err) {
-			s.log.Error("cannot watch a run", "cgroup", g.cgroup, "error", err)
-		}
-		return
-	}
-	s.noteLocked(wd, watched{dir: g.dir, instance: g.instance})
 }
 
 // mark makes .running say whether the application runs.
@@ -301,59 +247,6 @@ func (s *scopeTracker) mark(instance string) {
 	}
 }
 
-// follow turns the kernel's events into hints until the watcher is closed.
-func (s *scopeTracker) follow() {
-	for {
-		events, err := s.in.Read()
-		if err != nil {
-			return
-		}
-		for _, e := range events {
-			s.handle(e)
-		}
-	}
-}
-
-func (s *scopeTracker) handle(e inotify.Event) {
-	all := e.Overflow()
-	var touched string
-	s.mu.Lock()
-	w, ok := s.watches[e.Watch]
-	switch {
-	case all, !ok:
-	case w.instance != "":
-		touched = w.instance
-	case e.Mask&unix.IN_ISDIR != 0:
-		dir := filepath.Join(w.dir, e.Name)
-		gone := e.Mask&unix.IN_DELETE != 0
-		if gone {
-			s.forgetLocked(dir)
-		}
-		switch s.roleOf(dir) {
-		case ignored:
-		case runOfApp, runOfDmon:
-			g := s.group(dir)
-			touched = g.instance
-			if !gone {
-				s.watchRunLocked(g)
-			}
-		default:
-			all = !gone // a slice: more may be in it already
-		}
-	}
-	s.mu.Unlock()
-	if touched != "" {
-		s.mark(touched)
-		s.hints.give(touched)
-	}
-	if all {
-		if err := s.lookAtAll(); err != nil {
-			s.log.Warn("cannot tell what runs", "error", err)
-			s.hints.give("")
-		}
-	}
-}
-
 // roleOf finds a folder's role from its path.
 func (s *scopeTracker) roleOf(dir string) role {
 	start, r := s.top, theRoot
@@ -371,7 +264,13 @@ func (s *scopeTracker) roleOf(dir string) role {
 }
 
 // Busy implements Tracker.
-func (s *scopeTracker) Busy(instance string) ([]Process, error) { return s.busy(instance) }
+func (s *scopeTracker) Busy(instance string) ([]Process, error) {
+	ps, err := s.busy(instance)
+	if err != nil || len(ps) > 0 {
+		s.promise(instance)
+	}
+	return ps, err
+}
 
 // placePatience bounds the wait for systemd.
 const placePatience = 25 * time.Second
@@ -437,7 +336,8 @@ func (s *scopeTracker) Close() error {
 	}
 	s.closed = true
 	s.mu.Unlock()
-	err := errors.Join(s.in.Close(), s.markers.Close())
+	close(s.stop)
+	err := s.deafen()
 	s.wg.Wait()
 	s.hints.close()
 	return err

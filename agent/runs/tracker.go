@@ -10,7 +10,8 @@
 //	subtree  groups below /lull in the unified hierarchy; cgroup.events tells by inotify
 //	scope    transient scopes of systemd, made by the launcher; cgroup.events by inotify
 //
-// and where the kernel cannot tell, the first two look once a second.
+// and where the kernel cannot tell, because there is no release agent or no
+// inotify is left, they look once a second at what it does not tell of.
 //
 // What the kernel tells is a hint. The truth is read from cgroupfs each time it
 // is asked for, and what cannot be read counts as running: Busy then returns an
@@ -57,6 +58,9 @@ type Tracker interface {
 	Name() string
 	// Events says for people how the end of a run is noticed.
 	Events() string
+	// Polls says that the kernel does not tell everything at the moment: the
+	// tracker looks itself, and letting go of a launch lock makes no hint.
+	Polls() bool
 	// Runs lists the runs of applications and services that have processes.
 	Runs() ([]Run, error)
 	// Busy lists the processes of the instance's application. An error means

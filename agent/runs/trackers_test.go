@@ -30,7 +30,7 @@ func tracker(opts runs.Options, name, events string) func(*testing.T) runs.Track
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { tr.Close() })
-		if tr.Name() != name || !strings.HasPrefix(tr.Events(), events) {
+		if tr.Name() != name || !strings.HasPrefix(tr.Events(), events) || tr.Polls() != strings.Contains(tr.Events(), " every ") {
 			t.Fatalf("the tracker is %s with %q, want %s with %q…", tr.Name(), tr.Events(), name, events)
 		}
 		return tr
@@ -88,24 +88,39 @@ func TestSubtree(t *testing.T) {
 	conform(t, unified(t), runs.Options{Want: "subtree"}, "subtree", "cgroup.events and inotify", false)
 }
 
-func TestPollProcs(t *testing.T) {
+func TestReleaseAgentMissing(t *testing.T) {
 	need.NotShort(t)
-	conform(t, freezer(t), runs.Options{Want: "poll-procs"}, "freezer", "cgroup.procs is read every 1s", true)
+	conform(t, freezer(t), runs.Options{Want: "freezer", ReleaseAgent: filepath.Join(t.TempDir(), "none")},
+		"freezer", "cgroup.procs is read every 1s (no release agent: ", true)
 }
 
-func TestPollRunctl(t *testing.T) {
-	need.NotShort(t)
-	top := freezer(t)
-	conform(t, top, runs.Options{Want: "poll-runctl", ReleaseAgent: conformance.ReleaseAgent(t)},
-		"freezer", "release agent; its markers are read every 1s", true)
+// TestToldToPoll: what the words of --tracker ask for.
+func TestToldToPoll(t *testing.T) {
+	freezer(t)
+	for want, events := range map[string]string{
+		"poll": "cgroup.procs is read every 1s", "poll-procs": "cgroup.procs is read every 1s",
+		"poll-runctl": "release agent; its markers are read every 1s",
+	} {
+		tr, _ := open(t, runs.Options{Want: want, ReleaseAgent: conformance.ReleaseAgent(t)})
+		if tr.Name() != "freezer" || !strings.HasPrefix(tr.Events(), events) || !tr.Polls() {
+			t.Errorf("%s: %s, %s", want, tr.Name(), tr.Events())
+		}
+		if err := tr.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func conform(t *testing.T, top string, opts runs.Options, name, events string, polls bool) {
 	opts.RunDir = t.TempDir()
+	conformance.Conformance(t, tracker(opts, name, events), conformance.Placed, conformOptions(t, opts, top, polls))
+}
+
+func conformOptions(t *testing.T, opts runs.Options, top string, polls bool) conformance.Options {
+	t.Helper()
 	ctl, err := runctl.Create(opts.RunDir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conformance.Conformance(t, tracker(opts, name, events), conformance.Placed,
-		conformance.Options{Ctl: ctl, Mount: top, Short: polls || testing.Short(), Polls: polls})
+	return conformance.Options{Ctl: ctl, Mount: top, Short: polls || testing.Short(), Polls: polls}
 }

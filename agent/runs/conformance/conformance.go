@@ -10,8 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,12 +40,17 @@ func Conformance(t *testing.T, New func(*testing.T) runs.Tracker, launch LaunchF
 		{"Nested", nested},
 		{"Events", events},
 		{"TwoInstances", twoInstances},
+		{"TwoUsers", twoUsers},
 		{"ManyShort", manyShort},
+		{"ForkStorm", forkStorm},
 		{"VanishingDuringRead", vanishing},
 		{"Stopped", stopped},
+		{"Frozen", frozen},
 		{"LeaderGone", leaderGone},
+		{"ZombieLeader", zombieLeader},
 		{"Services", services},
 		{"KillService", killService},
+		{"KillFrozenService", killFrozenService},
 		{"AgentDown", agentDown},
 		{"AgentDownAndBack", agentDownAndBack},
 		{"LaunchersLock", launchersLock},
@@ -100,8 +103,13 @@ func (s *suite) no(err error) {
 
 func (s *suite) start(instance, service string, extra ...string) *Proc {
 	s.Helper()
-	p := s.launch(s.T, s.tr, Launch{Instance: instance, Package: pkg, Service: service, Command: extra})
-	s.Cleanup(p.End)
+	return s.begin(Launch{Instance: instance, Package: pkg, Service: service, Command: extra})
+}
+
+func (s *suite) begin(l Launch) *Proc {
+	s.Helper()
+	p := s.launch(s.T, s.tr, l)
+	s.Cleanup(p.stop)
 	return p
 }
 
@@ -219,8 +227,7 @@ func firstAndLast(s *suite) {
 	if p := r.Processes[0]; p.Command != "cat" || p.UID != 0 {
 		s.Fatalf("the process is %+v", p)
 	}
-	second := s.launch(s.T, s.tr, Launch{Instance: app, Package: pkg2})
-	s.Cleanup(second.End)
+	second := s.begin(Launch{Instance: app, Package: pkg2})
 	s.want(app, first, second)
 	if r2, _ := s.run(second); r2.PackagePrefix != pkg2.Short() || r2.Cgroup == r.Cgroup {
 		s.Fatalf("the second run is %+v, the first %+v", r2, r)
@@ -280,103 +287,6 @@ func twoInstances(s *suite) {
 	s.want(other, b)
 	b.End()
 	s.awaitVacant(other)
-}
-
-func manyShort(s *suite) {
-	n := 200
-	if s.o.Short {
-		n = 20
-	}
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for range n / 4 {
-				p := s.launch(s.T, s.tr, Launch{Instance: app, Package: pkg})
-				p.End()
-			}
-		})
-	}
-	wg.Wait()
-	s.awaitVacant(app)
-	all, err := s.tr.Runs()
-	s.no(err)
-	for _, r := range all { // others may use the machine too
-		if r.Instance == app {
-			s.Errorf("a run is left: %+v", r)
-		}
-	}
-}
-
-// vanishing has runs of one instance come and go while what runs is read: a
-// scan that loses a group on the way must not lose anything else.
-func vanishing(s *suite) {
-	steady := s.start(near, "")
-	n := 60
-	if s.o.Short {
-		n = 10
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for range n {
-			p := s.launch(s.T, s.tr, Launch{Instance: app, Package: pkg})
-			if p.PID != 0 {
-				// Groups below that come and go as well.
-				all, err := s.tr.Runs()
-				if err != nil {
-					s.Error(err)
-				}
-				for _, r := range all {
-					sub := filepath.Join(s.o.Mount, r.Cgroup, "sub")
-					if slices.Contains(pids(r.Processes), p.PID) && os.Mkdir(sub, 0o755) == nil {
-						cgroup.Join(sub, p.PID)
-					}
-				}
-				if ps, err := s.tr.Busy(app); err != nil || !slices.Contains(pids(ps), p.PID) {
-					s.Errorf("process %d is not among %v: %v", p.PID, ps, err)
-				}
-			}
-			p.End()
-		}
-	}()
-	for reading := true; reading; {
-		select {
-		case <-done:
-			reading = false
-		default:
-		}
-		if _, ok := s.run(steady); !ok {
-			s.Errorf("the steady process %d was not seen", steady.PID)
-			break
-		}
-		s.want(near, steady)
-	}
-	<-done
-	s.awaitVacant(app)
-	s.want(near, steady)
-}
-
-func stopped(s *suite) {
-	p := s.start(app, "")
-	s.no(syscall.Kill(p.PID, syscall.SIGSTOP))
-	s.want(app, p)
-	p.End() // its standard input is closed, but it cannot see it
-	s.want(app, p)
-	s.no(syscall.Kill(p.PID, syscall.SIGCONT))
-	s.awaitVacant(app)
-}
-
-// leaderGone has a process whose first thread has ended while another lives.
-func leaderGone(s *suite) {
-	p := s.start(app, "", helper(s.T, "leaderless")...)
-	p.await(s.T, "leaderless\n")
-	waitFor(s.T, "the first thread has ended", func() bool {
-		b, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/status")
-		return err == nil && slices.Contains(stateOf(string(b)), "Z")
-	})
-	s.want(app, p)
-	p.End()
-	s.awaitVacant(app)
 }
 
 func services(s *suite) {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +25,8 @@ type Launch struct {
 	Package  digest.Digest
 	Service  string   // "" for the application
 	Command  []string // ends when its standard input does; default: cat
+	UID      uint32   // of an application; 0: root
+	Unreaped bool     // stays a zombie after its end, until Reap
 }
 
 // LaunchFunc starts a process and returns when it is in a run of its own. It may
@@ -38,6 +41,7 @@ type Proc struct {
 	stdin io.WriteCloser
 	out   io.ReadCloser
 	once  sync.Once
+	reap  chan struct{} // closed: it may be reaped
 	ended chan struct{}
 }
 
@@ -48,6 +52,10 @@ func Start(t *testing.T, l Launch) *Proc {
 	}
 	cmd := exec.Command(l.Command[0], l.Command[1:]...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	if l.UID != 0 {
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: l.UID, Gid: l.UID}}
+	}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Errorf("cannot start %q: %v", l.Command, err)
@@ -67,16 +75,31 @@ func Start(t *testing.T, l Launch) *Proc {
 		t.Errorf("cannot start %q: %v", l.Command, err)
 		return dead()
 	}
-	p := &Proc{PID: cmd.Process.Pid, stdin: stdin, out: r, ended: make(chan struct{})}
+	p := &Proc{PID: cmd.Process.Pid, stdin: stdin, out: r, reap: make(chan struct{}), ended: make(chan struct{})}
+	if l.Unreaped {
+		t.Cleanup(p.Reap)
+	} else {
+		p.Reap()
+	}
 	go func() {
 		defer close(p.ended)
+		<-p.reap
 		cmd.Wait() // reaped as soon as it ends, as a real parent would
 	}()
 	return p
 }
 
+// Reap lets a process go that was launched to stay a zombie.
+func (p *Proc) Reap() {
+	select {
+	case <-p.reap:
+	default:
+		close(p.reap)
+	}
+}
+
 func dead() *Proc {
-	p := &Proc{ended: make(chan struct{})}
+	p := &Proc{reap: make(chan struct{}), ended: make(chan struct{})}
 	close(p.ended)
 	return p
 }
@@ -105,7 +128,19 @@ const grace = 200 * time.Millisecond
 func (p *Proc) Kill() {
 	if p.PID != 0 {
 		unix.Kill(p.PID, unix.SIGKILL)
+		p.Reap()
 		<-p.ended
+	}
+}
+
+// stop is End that leaves nothing behind, also after a test that has failed.
+func (p *Proc) stop() {
+	p.End()
+	p.Reap()
+	select {
+	case <-p.ended:
+	case <-time.After(grace):
+		p.Kill()
 	}
 }
 
