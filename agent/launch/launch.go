@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/digest"
@@ -21,7 +22,8 @@ import (
 
 // ExecFDEnv names the environment variable with the number of a descriptor that
 // the launcher closes by the very act of exec. Whoever holds the other end of
-// that pipe sees the end of file when the program runs, or the launch failed.
+// that pipe sees the end of file when the program runs, or reads why the launch
+// failed.
 const ExecFDEnv = "LULL_EXEC_FD"
 
 // Main is lull-run: it returns the exit status, if it returns.
@@ -88,7 +90,7 @@ type launch struct {
 	command  []string
 }
 
-func run(ctx context.Context, o *Options) error {
+func run(ctx context.Context, o *Options) (err error) {
 	if err := meta.ValidInstance(o.Instance); err != nil {
 		return err
 	}
@@ -99,6 +101,11 @@ func run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if execFD >= 0 {
+			err = errors.Join(err, tellWhy(execFD, err))
+		}
+	}()
 	l := &launch{Options: o}
 	if l.settings, err = o.complete(); err != nil {
 		return err
@@ -132,12 +139,45 @@ func run(ctx context.Context, o *Options) error {
 		return err
 	}
 	path := filepath.Join(l.packageDir(), l.command[0])
+	if err := l.ready(path); err != nil {
+		return err
+	}
 	argv := append([]string{path}, append(l.command[1:len(l.command):len(l.command)], o.Args...)...)
 	if err := unix.Exec(path, argv, env); err != nil {
 		return problem.New(problem.KindOf(err), "cannot execute %s: %w", path, err)
 	}
 	panic("exec returned without an error, fd " + strconv.Itoa(execFD))
 }
+
+// ready tells systemd, which has started this service and waits for it
+// (sd_notify(3)), that the launch is over. Until then the unit is not active: a
+// service whose launcher waits or fails does not run. The last word before exec,
+// so what exec would find wrong is looked at first.
+func (l *launch) ready(path string) error {
+	if l.Service == "" {
+		return nil
+	}
+	if err := unix.Access(path, unix.X_OK); err != nil {
+		return problem.New(problem.KindOf(err), "cannot execute %s: %w", path, err)
+	}
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		return problem.New(problem.Failed, "cannot tell systemd: %w", err)
+	}
+	return nil
+}
+
+// tellWhy writes what went wrong to whoever waits for exec.
+func tellWhy(execFD int, err error) error {
+	text := err.Error()
+	_, werr := unix.Write(execFD, []byte(text[:min(len(text), maxWhy)]))
+	if errors.Is(werr, unix.EPIPE) {
+		return nil // nobody waits any more
+	}
+	return werr
+}
+
+// maxWhy is what a pipe takes in one piece, in bytes (pipe(7)).
+const maxWhy = 4096
 
 // takeExecFD finds the descriptor of ExecFDEnv and has exec close it. The
 // program that is launched hears nothing of it.
@@ -322,7 +362,7 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 	env := make([]string, 0, len(set)+64)
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
-		if !ours[name] {
+		if !ours[name] && (l.Service == "" || name != "NOTIFY_SOCKET") {
 			env = append(env, v)
 		}
 	}

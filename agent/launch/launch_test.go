@@ -445,7 +445,7 @@ func TestSmallImports(t *testing.T) {
 		"github.com/lull/lull/agent/datacopy", "github.com/lull/lull/agent/digest", "github.com/lull/lull/agent/faultpoint",
 		"github.com/lull/lull/agent/meta", "github.com/lull/lull/agent/problem", "github.com/lull/lull/agent/runctl",
 		"github.com/lull/lull/agent/runctl/inotify", "github.com/lull/lull/agent/runs/runname", "github.com/lull/lull/agent/runs/transient", "github.com/lull/lull/dbus/dialer",
-		"github.com/godbus/dbus/v5", "github.com/coreos/go-systemd/v22/journal", "golang.org/x/sys/unix",
+		"github.com/godbus/dbus/v5", "github.com/coreos/go-systemd/v22/daemon", "github.com/coreos/go-systemd/v22/journal", "golang.org/x/sys/unix",
 	}
 	for dep := range strings.FieldsSeq(string(out)) {
 		first, _, _ := strings.Cut(dep, "/")

@@ -221,8 +221,14 @@ func doStopServices(ctx context.Context, t *task) error {
 			return err
 		}
 	}
+	fresh, err := t.e.units(t.r.Instance, t.r.Package)
+	if err != nil {
+		return err
+	}
 	for _, u := range slices.Backward(units) {
-		if u.RefreshMode == meta.ModeEndure && t.r.Kind != Remove {
+		// Nobody would ever stop one that endures into a revision that does not know it.
+		known := slices.ContainsFunc(fresh, func(f services.Unit) bool { return f.Service.Name == u.Service.Name })
+		if u.RefreshMode == meta.ModeEndure && known {
 			continue
 		}
 		if err := t.e.Services.Stop(ctx, u); err != nil {

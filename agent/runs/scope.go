@@ -39,7 +39,7 @@ type scopeTracker struct {
 	watches map[int]watched // by inotify watch
 	paths   map[string]int  // the watch of a folder
 	missed  error           // why something is not watched that should be; nil: all is
-	asked   map[string]bool // instances that somebody was told are busy since the last poll
+	asked   map[string]bool // instances of which somebody was told that something runs, since the last poll
 	closed  bool
 }
 
@@ -272,6 +272,15 @@ func (s *scopeTracker) Busy(instance string) ([]Process, error) {
 	return ps, err
 }
 
+// ServiceProcs implements Tracker.
+func (s *scopeTracker) ServiceProcs(instance, service string) ([]Process, error) {
+	ps, err := s.base.ServiceProcs(instance, service)
+	if err != nil || len(ps) > 0 {
+		s.promise(instance)
+	}
+	return ps, err
+}
+
 // placePatience bounds the wait for systemd.
 const placePatience = 25 * time.Second
 
@@ -323,6 +332,9 @@ func (s *scopeTracker) Place(instance string, pkg digest.Digest, service string,
 // Runs implements Tracker. The units of services carry no package hash.
 func (s *scopeTracker) Runs() ([]Run, error) {
 	list, err := s.base.Runs()
+	for _, r := range list {
+		s.promise(r.Instance)
+	}
 	slices.SortStableFunc(list, func(a, b Run) int { return cmp.Compare(a.Instance, b.Instance) })
 	return list, err
 }

@@ -22,8 +22,8 @@ func (s *scopeTracker) blindness() error {
 	return s.missed
 }
 
-// promise has the end of an instance told that somebody was told is busy, also
-// if it comes before the next look has seen the beginning.
+// promise has the end of what somebody was told runs be told as well, also if it
+// comes before the next look has seen the beginning.
 func (s *scopeTracker) promise(instance string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -63,11 +65,11 @@ func (d *Direct) Start(ctx context.Context, u Unit) error {
 	if err != nil || len(procs) > 0 {
 		return err
 	}
-	cred, err := credential(u.User)
+	cred, env, err := identity(u.User)
 	if err != nil {
 		return err
 	}
-	// The write end is closed by the launcher's exec: the end of file says that the service runs, or is dead.
+	// The write end is closed by the launcher's exec: the end of file says that the service runs.
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -75,7 +77,7 @@ func (d *Direct) Start(ctx context.Context, u Unit) error {
 	defer r.Close()
 	argv := d.launcher.command(u)
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), launch.ExecFDEnv+"=3")
+	cmd.Env = append(env, launch.ExecFDEnv+"=3")
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.Dir = "/"
@@ -99,13 +101,17 @@ func (d *Direct) Start(ctx context.Context, u Unit) error {
 	}
 	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	_, err = r.Read(make([]byte, 1))
+	why, err := io.ReadAll(r)
 	d.mu.Lock()
 	delete(d.expected, cmd.Process.Pid)
 	d.mu.Unlock()
-	if !errors.Is(err, io.EOF) {
+	switch {
+	case err != nil:
 		cmd.Process.Kill()
 		return fmt.Errorf("cannot start service %s of %s: %w", u.Service.Name, u.Instance, context.Cause(ctx))
+	case len(why) > 0:
+		<-exited
+		return fmt.Errorf("cannot start service %s of %s: %s", u.Service.Name, u.Instance, why)
 	}
 	if procs, err = d.procs(u); err != nil || len(procs) > 0 {
 		return err
@@ -216,19 +222,38 @@ func awaitExit(ctx context.Context, procs []runs.Process, sig syscall.Signal, si
 	return context.Cause(ctx)
 }
 
-// credential looks up the user that a service runs as; "" is the agent's own.
-func credential(name string) (*syscall.Credential, error) {
+// identity returns what a process of the user has; of "" what the agent itself
+// has. The variables are those that systemd sets (systemd.exec(5)), without what
+// concerns the agent alone.
+func identity(name string) (*syscall.Credential, []string, error) {
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET=") })
 	if name == "" {
-		return nil, nil
+		return nil, env, nil
 	}
 	u, err := user.Lookup(name)
 	if err != nil {
-		return nil, problem.New(problem.NotFound, "cannot run a service as user %q: %w", name, err)
+		return nil, nil, problem.New(problem.NotFound, "cannot run a service as user %q: %w", name, err)
 	}
-	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
-	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, err
+	cred, err := credential(u)
+	if err != nil {
+		return nil, nil, err
 	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	return cred, append(env, "HOME="+u.HomeDir, "USER="+u.Username, "LOGNAME="+u.Username), nil
+}
+
+// credential is a user with all his groups.
+func credential(u *user.User) (*syscall.Credential, error) {
+	groups, err := u.GroupIds()
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the groups of user %s: %w", u.Username, err)
+	}
+	var ids []uint32
+	for _, text := range append([]string{u.Uid, u.Gid}, groups...) {
+		n, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("cannot understand the IDs of user %s: %w", u.Username, err)
+		}
+		ids = append(ids, uint32(n))
+	}
+	return &syscall.Credential{Uid: ids[0], Gid: ids[1], Groups: ids[2:]}, nil
 }

@@ -46,7 +46,7 @@ func runHook(ctx context.Context, l Launcher, h Hook, g hookGroup) (output strin
 	if err := g.kill(); err != nil {
 		return "", fmt.Errorf("cannot end what is left of an earlier hook: %w", err)
 	}
-	cred, err := credential(h.User)
+	cred, _, err := identity(h.User)
 	if err != nil {
 		return "", err
 	}

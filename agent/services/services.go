@@ -104,7 +104,7 @@ func User(list []meta.Service) string {
 
 // Own gives a data folder to the user of the package.
 func Own(dir string, list []meta.Service) error {
-	cred, err := credential(User(list))
+	cred, _, err := identity(User(list))
 	if err != nil || cred == nil {
 		return err
 	}

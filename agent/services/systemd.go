@@ -3,11 +3,13 @@ package services
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/coreos/go-systemd/v22/unit"
@@ -76,20 +78,33 @@ func (s *Systemd) connect(ctx context.Context) (*systemd.Conn, error) {
 
 // Start implements Manager.
 func (s *Systemd) Start(ctx context.Context, u Unit) error {
-	if state, err := s.State(ctx, u); err == nil && state == Active {
-		return nil
+	state, err := s.State(ctx, u)
+	if err != nil || state == Active {
+		return err
 	}
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}
+	// One that failed, or that systemd is about to start again, is in the way.
+	if err := s.clear(ctx, conn, u); err != nil {
+		return err
+	}
 	props := []systemd.Property{
 		systemd.PropDescription("Service " + u.Service.Name + " of " + u.Instance),
 		systemd.PropExecStart(s.launcher.command(u), false),
-		property("Type", "exec"),
-		property("CollectMode", "inactive-or-failed"),
-		property("Restart", "on-failure"),
+		// The launcher says when it is done. It may have to wait for a refresh.
+		property("Type", "notify"),
+		property("NotifyAccess", "main"),
+		property("TimeoutStartUSec", forever),
 		property("TimeoutStopUSec", uint64(stopTimeout(u).Microseconds())),
+		// A service that crashes is started again, through the launcher and so in
+		// the revision that is current then. It is given up, and shown as failed, if
+		// that does not help: its instance may be gone, and the agent too.
+		property("Restart", "on-failure"),
+		property("RestartUSec", uint64(restartPause.Microseconds())),
+		property("StartLimitIntervalUSec", uint64(restartInterval.Microseconds())),
+		property("StartLimitBurst", uint32(restartBurst)),
 	}
 	if u.StopSignal != "" {
 		props = append(props, property("KillSignal", int32(signalOf(u.StopSignal))))
@@ -104,14 +119,21 @@ func (s *Systemd) Start(ctx context.Context, u Unit) error {
 	return wait(ctx, done, "start", u)
 }
 
-// Stop implements Manager.
-func (s *Systemd) Stop(ctx context.Context, u Unit) error {
-	conn, err := s.connect(ctx)
-	if err != nil {
-		return err
-	}
+// How often systemd starts a service again that crashes: so many times in an
+// interval.
+const (
+	restartPause    = time.Second
+	restartInterval = time.Minute
+	restartBurst    = 5
+)
+
+// forever is systemd's infinity, in microseconds.
+const forever = uint64(math.MaxUint64)
+
+// clear stops the unit and has systemd forget how it ended.
+func (s *Systemd) clear(ctx context.Context, conn *systemd.Conn, u Unit) error {
 	done := make(chan string, 1)
-	_, err = conn.StopUnitContext(ctx, UnitName(u), "replace", done)
+	_, err := conn.StopUnitContext(ctx, UnitName(u), "replace", done)
 	if isNoSuchUnit(err) {
 		return nil
 	}
@@ -119,6 +141,21 @@ func (s *Systemd) Stop(ctx context.Context, u Unit) error {
 		return fmt.Errorf("cannot stop %s: %w", UnitName(u), err)
 	}
 	if err := wait(ctx, done, "stop", u); err != nil {
+		return err
+	}
+	if err := conn.ResetFailedUnitContext(ctx, UnitName(u)); err != nil && !isNoSuchUnit(err) {
+		return fmt.Errorf("cannot stop %s: %w", UnitName(u), err)
+	}
+	return nil
+}
+
+// Stop implements Manager.
+func (s *Systemd) Stop(ctx context.Context, u Unit) error {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.clear(ctx, conn, u); err != nil {
 		return err
 	}
 	left, err := s.launcher.Tracks.ServiceProcs(u.Instance, u.Service.Name)
