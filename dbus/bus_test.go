@@ -317,7 +317,7 @@ func TestProperties(t *testing.T) {
 		t.Fatalf("%+v", added)
 	}
 	want := bus.PackageProperties{Instance: "org.x.App", Version: "1", Refresh: "/", Processes: []bus.Process{{PID: 1, UID: 2, Command: "a\uFFFDb"}},
-		Apps: []string{}, Services: []bus.ServiceState{}, Revisions: []bus.RevisionInfo{}}
+		Apps: []string{}, Services: []bus.ServiceState{}, Revisions: []bus.RevisionInfo{}, Holds: []bus.Hold{}}
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got  %+v\nwant %+v", got, want)
 	}

@@ -64,16 +64,21 @@ type Manager interface {
 	// Check: Privileged. Looks into the repositories now and starts what policy refreshes by itself.
 	// Error Untrusted: a repository could not be believed.
 	Check(caller Caller) (refreshes []dbus.ObjectPath, err error)
-	// Hold: Privileged. Postpones refreshes of an instance until a time, under the caller's name.
-	Hold(caller Caller, instance string, until uint64, reason string) (err error)
-	// Unhold: Privileged. Ends a hold.
-	Unhold(caller Caller, instance string) (err error)
-	// Pending: Refreshes that wait for running applications: for uid 0 all, for others those of the
-	// applications that they run. Keys: id (s), refresh (o), instance (s), name (s: shown to people),
-	// from-version (s), to-version (s), from-revision (u), to-revision (u), urgency (s), notes (s:
-	// what is new), since (t), deadline (t), reminders (at: when to bring it to mind again, the
-	// deadline last), at-deadline (s), desktop-entry (s), icon (s), processes (a(uus): pid, uid,
-	// command). Keys without a value may be missing.
+	// Hold: Privileged. Postpones refreshes of an instance until a time, under the caller's name; it
+	// replaces a hold that the caller has on it. Until 0: a week, or as long as policy lets the
+	// caller. What goes beyond user-hold in the policy needs an administrator (polkit:
+	// org.lull.hold-others). Returns when the hold ends.
+	Hold(caller Caller, instance string, until uint64, reason string) (end uint64, err error)
+	// Unhold: Ends the caller's hold on an instance. Root, and whoever may end the holds of others
+	// (polkit: org.lull.hold-others) and has none of his own, ends all. Returns until when and by whom
+	// it is still held, 0 and an empty name if it is not.
+	Unhold(caller Caller, instance string) (until uint64, by string, err error)
+	// Pending: Refreshes that wait for running applications, for uid 0 all, for others those of the
+	// applications that they run; and all that wait for the end of a hold. Keys: id (s), refresh (o),
+	// instance (s), name (s: shown to people), from-version (s), to-version (s), from-revision (u),
+	// to-revision (u), urgency (s), notes (s: what is new), since (t), deadline (t), reminders (at:
+	// when to bring it to mind again, the deadline last), at-deadline (s), desktop-entry (s), icon
+	// (s), processes (a(uus): pid, uid, command). Keys without a value may be missing.
 	Pending(caller Caller) (pending []PendingRefresh, err error)
 	// JoinRun: For launchers, where systemd does not track: moves the calling process into a new run
 	// of the instance. The agent takes the launch lock itself while it does. Service is empty for
@@ -214,13 +219,21 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 		if err := store(body, &a0, &a1, &a2); err != nil {
 			return nil, badArguments("Hold: %v", err)
 		}
-		return nil, e.impl.Hold(c, a0, a1, a2)
+		r0, err := e.impl.Hold(c, a0, a1, a2)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0}, nil
 	case "Unhold":
 		var a0 string
 		if err := store(body, &a0); err != nil {
 			return nil, badArguments("Unhold: %v", err)
 		}
-		return nil, e.impl.Unhold(c, a0)
+		r0, r1, err := e.impl.Unhold(c, a0)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0, r1}, nil
 	case "Pending":
 		r0, err := e.impl.Pending(c)
 		if err != nil {
@@ -343,24 +356,29 @@ func (p ManagerProxy) Check(ctx context.Context) (refreshes []dbus.ObjectPath, e
 	return
 }
 
-// Hold: Privileged. Postpones refreshes of an instance until a time, under the caller's name.
-func (p ManagerProxy) Hold(ctx context.Context, instance string, until uint64, reason string) (err error) {
-	err = p.call(ctx, "Hold", []any{instance, until, reason})
+// Hold: Privileged. Postpones refreshes of an instance until a time, under the caller's name; it
+// replaces a hold that the caller has on it. Until 0: a week, or as long as policy lets the caller.
+// What goes beyond user-hold in the policy needs an administrator (polkit: org.lull.hold-others).
+// Returns when the hold ends.
+func (p ManagerProxy) Hold(ctx context.Context, instance string, until uint64, reason string) (end uint64, err error) {
+	err = p.call(ctx, "Hold", []any{instance, until, reason}, &end)
 	return
 }
 
-// Unhold: Privileged. Ends a hold.
-func (p ManagerProxy) Unhold(ctx context.Context, instance string) (err error) {
-	err = p.call(ctx, "Unhold", []any{instance})
+// Unhold: Ends the caller's hold on an instance. Root, and whoever may end the holds of others
+// (polkit: org.lull.hold-others) and has none of his own, ends all. Returns until when and by whom
+// it is still held, 0 and an empty name if it is not.
+func (p ManagerProxy) Unhold(ctx context.Context, instance string) (until uint64, by string, err error) {
+	err = p.call(ctx, "Unhold", []any{instance}, &until, &by)
 	return
 }
 
-// Pending: Refreshes that wait for running applications: for uid 0 all, for others those of the
-// applications that they run. Keys: id (s), refresh (o), instance (s), name (s: shown to people),
-// from-version (s), to-version (s), from-revision (u), to-revision (u), urgency (s), notes (s: what
-// is new), since (t), deadline (t), reminders (at: when to bring it to mind again, the deadline
-// last), at-deadline (s), desktop-entry (s), icon (s), processes (a(uus): pid, uid, command). Keys
-// without a value may be missing.
+// Pending: Refreshes that wait for running applications, for uid 0 all, for others those of the
+// applications that they run; and all that wait for the end of a hold. Keys: id (s), refresh (o),
+// instance (s), name (s: shown to people), from-version (s), to-version (s), from-revision (u),
+// to-revision (u), urgency (s), notes (s: what is new), since (t), deadline (t), reminders (at:
+// when to bring it to mind again, the deadline last), at-deadline (s), desktop-entry (s), icon (s),
+// processes (a(uus): pid, uid, command). Keys without a value may be missing.
 func (p ManagerProxy) Pending(ctx context.Context) (pending []PendingRefresh, err error) {
 	var w0 []map[string]dbus.Variant
 	err = p.call(ctx, "Pending", nil, &w0)

@@ -32,6 +32,7 @@ var infoPackage = &ifaceInfo{
 		{"HeldUntil", emitsValue},
 		{"HeldBy", emitsValue},
 		{"HeldReason", emitsValue},
+		{"Holds", emitsValue},
 	},
 }
 
@@ -52,9 +53,10 @@ type PackageProperties struct {
 	Running    bool
 	Processes  []Process       // Processes of its applications: pid, uid, command
 	Refresh    dbus.ObjectPath // The refresh under way, or /
-	HeldUntil  uint64
+	HeldUntil  uint64          // The end of the hold that lasts longest, 0 if there is none; HeldBy and HeldReason are of the same
 	HeldBy     string
 	HeldReason string
+	Holds      []Hold // All holds in force, the longest first: user, name, since, until, whether an administrator's, reason
 }
 
 // Apply takes over what a PropertiesChanged signal or a GetAll says.
@@ -200,5 +202,11 @@ func (p PackageProxy) GetHeldBy(ctx context.Context) (v string, err error) {
 // GetHeldReason asks for one property.
 func (p PackageProxy) GetHeldReason(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "HeldReason", &v)
+	return v, err
+}
+
+// GetHolds asks for one property.
+func (p PackageProxy) GetHolds(ctx context.Context) (v []Hold, err error) {
+	err = p.get(ctx, "Holds", &v)
 	return v, err
 }

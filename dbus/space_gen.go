@@ -39,7 +39,8 @@ type Space interface {
 	// version, bytes only it needs, bytes it shares, kept by (the index that protects it, or empty).
 	Plan(caller Caller) (blobs []PlannedBlob, packages []PackageUsage, bytes uint64, err error)
 	// Collect: Privileged. Takes away what no index protects. Options: free (t: stop when so many
-	// bytes are freed).
+	// bytes are freed), retain-nothing (b: the retained index is lost, and the caller says that there
+	// was nothing in it).
 	Collect(caller Caller, options CollectOptions) (blobs uint32, packages uint32, bytes uint64, err error)
 	// Verify: Privileged. Reads every blob and package again. Options: repair (b: fetch what is
 	// broken). Findings: hash or path, problem, repaired.
@@ -140,7 +141,8 @@ func (p SpaceProxy) Plan(ctx context.Context) (blobs []PlannedBlob, packages []P
 }
 
 // Collect: Privileged. Takes away what no index protects. Options: free (t: stop when so many bytes
-// are freed).
+// are freed), retain-nothing (b: the retained index is lost, and the caller says that there was
+// nothing in it).
 func (p SpaceProxy) Collect(ctx context.Context, options CollectOptions) (blobs uint32, packages uint32, bytes uint64, err error) {
 	err = p.call(ctx, "Collect", []any{toDict(options)}, &blobs, &packages, &bytes)
 	return

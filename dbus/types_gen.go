@@ -79,6 +79,16 @@ type Process struct {
 	Command string
 }
 
+// Hold is a structure on the bus.
+type Hold struct {
+	UID           uint32
+	Owner         string
+	Since         uint64
+	Until         uint64
+	Administrator bool
+	Reason        string
+}
+
 // Notice is a structure on the bus.
 type Notice struct {
 	Refresh  string
@@ -129,11 +139,15 @@ type PendingRefresh struct {
 	DesktopEntry string          `dict:"desktop-entry"`
 	Icon         string          `dict:"icon"`
 	Processes    []Process       `dict:"processes"`
+	HeldUntil    uint64          `dict:"held-until"`
+	HeldBy       string          `dict:"held-by"`
+	HeldReason   string          `dict:"held-reason"`
 }
 
 // CollectOptions is a dictionary on the bus; zero values are left out.
 type CollectOptions struct {
-	Free uint64 `dict:"free"`
+	Free          uint64 `dict:"free"`
+	RetainNothing bool   `dict:"retain-nothing"`
 }
 
 // VerifyOptions is a dictionary on the bus; zero values are left out.

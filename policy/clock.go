@@ -5,6 +5,59 @@ import (
 	"time"
 )
 
+// Earliest is a moment that has passed wherever this program runs: a clock that
+// says less is wrong.
+var Earliest = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// slack is how far clocks differ, or are set back, in the course of things.
+const slack = 24 * time.Hour
+
+// Clock judges times that were written down while the clock may have been wrong,
+// as before the network has set it. It only ever corrects what cannot be true, and
+// only by a clock that can be right: a lie about what has passed gains nothing.
+type Clock struct {
+	floor time.Time
+}
+
+// ClockAfter returns a Clock that knows of some moments that they have passed,
+// as that in which a package was published.
+func ClockAfter(passed ...time.Time) Clock {
+	c := Clock{Earliest}
+	for _, t := range passed {
+		if t.After(c.floor) {
+			c.floor = t
+		}
+	}
+	return c
+}
+
+// Wrong says whether the clock must be wrong when it says now.
+func (c Clock) Wrong(now time.Time) bool { return now.Before(c.floor) }
+
+// Began returns when the postponement window of a revision began, given when it
+// was written down to have begun (zero: not yet). What cannot be true, a
+// beginning before the revision was published or one that lies ahead, gives way to
+// now. So a window is never over at once because the clock was set, and never
+// lasts for ever. While the clock is wrong nothing is judged.
+func (c Clock) Began(since, now time.Time) time.Time {
+	switch {
+	case since.IsZero():
+		return now
+	case c.Wrong(now):
+		return since
+	case since.Before(c.floor.Add(-slack)), since.After(now.Add(slack)):
+		return now
+	}
+	return since
+}
+
+// Lasts says whether what was written down at since to end at until is in force
+// at now. What lies ahead of a clock that may be right was written down by one that
+// was wrong; a clock that must be wrong has no say in that.
+func (c Clock) Lasts(since, until, now time.Time) bool {
+	return now.Before(until) && (c.Wrong(now) || !since.After(now.Add(slack)))
+}
+
 // Postponement is how long one revision has been, and may be, put off. Clocks
 // jump, so every answer is clamped to what can be meant.
 type Postponement struct {

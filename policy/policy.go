@@ -59,6 +59,8 @@ type Settings struct {
 	AllowUntracked   bool
 	AutoRefresh      bool
 	HookTimeLimit    time.Duration
+	UserHold         time.Duration // how long users may hold a revision; 0: not at all
+	UserHoldSecurity bool          // whether that goes for security updates too
 }
 
 // Schedule tells when things are done by themselves.
@@ -98,6 +100,7 @@ func (p *Policy) For(instance string) Settings {
 		MaxPostponement: time.Duration(*s.MaxPostponement), AtDeadline: *s.AtDeadline,
 		KeepRevisions: *s.KeepRevisions, AllowUntracked: *s.AllowUntracked,
 		AutoRefresh: *s.AutoRefresh, HookTimeLimit: time.Duration(*s.HookTimeLimit),
+		UserHold: time.Duration(*s.UserHold), UserHoldSecurity: *s.UserHoldSecurity,
 	}
 }
 

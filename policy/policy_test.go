@@ -39,7 +39,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := Settings{
 		Mode: ModeWait, RefreshPending: PendingAllow, RefreshAwareness: true, MaxPostponement: 14 * day,
-		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 2, AutoRefresh: true, HookTimeLimit: time.Minute,
+		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 2, AutoRefresh: true, HookTimeLimit: time.Minute, UserHold: 7 * day,
 	}
 	if got := p.For("org.example.app"); got != want {
 		t.Errorf("got %+v", got)
@@ -100,7 +100,7 @@ schedule:
 	}
 	common := Settings{
 		Mode: ModeWait, RefreshPending: PendingAllow, RefreshAwareness: true, MaxPostponement: 3 * day,
-		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 3, HookTimeLimit: time.Minute,
+		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 3, HookTimeLimit: time.Minute, UserHold: 7 * day,
 	}
 	app := common
 	app.Mode, app.AtDeadline, app.MaxPostponement = ModeSideBySide, DeadlineTerminate, 2*day
@@ -143,25 +143,28 @@ schedule:
 
 func TestBadPolicies(t *testing.T) {
 	for name, c := range map[string]struct{ in, want string }{
-		"terminate for all": {"defaults:\n  at-deadline: terminate\n", "2: cannot use terminate as defaults.at-deadline: processes are ended only for a package that is named under packages"},
-		"mode":              {"defaults: {mode: fast}\n", `1: cannot use "fast" as defaults.mode: want wait, side-by-side or endure`},
-		"pending":           {"defaults:\n  refresh-pending: maybe\n", `2: cannot use "maybe" as defaults.refresh-pending: want allow or block`},
-		"deadline":          {"packages:\n  a:\n    at-deadline: kill\n", `3: cannot use "kill" as packages.a.at-deadline: want keep-waiting, side-by-side or terminate`},
-		"too long":          {"defaults:\n  max-postponement: 2000d\n", "2: cannot use 2000d as defaults.max-postponement: want 0s to 366d"},
-		"overflow":          {"defaults:\n  max-postponement: 999999999999w\n", `2: cannot use "999999999999w" as defaults.max-postponement: the duration is too long`},
-		"revisions":         {"packages:\n  a: {keep-revisions: 0}\n", "2: cannot use 0 as packages.a.keep-revisions: want 1 to 20"},
-		"hook":              {"defaults:\n  hook-time-limit: 2h\n", "2: cannot use 2h as defaults.hook-time-limit: want 1s to 1h"},
-		"check":             {"schedule:\n  check: 1s\n", "2: cannot use 1s as schedule.check: want 5m to 31d"},
-		"reminder order":    {"schedule:\n  reminders: [1h, 1d]\n", "2: cannot use 1d as schedule.reminders[1]: reminders are written from the longest to the shortest"},
-		"reminder twice":    {"schedule:\n  reminders: [1h, 60m]\n", "2: cannot use 1h as schedule.reminders[1]: reminders are written from the longest to the shortest"},
-		"reminder now":      {"schedule:\n  reminders: [0]\n", "2: cannot use 0s as schedule.reminders[0]: want 1s to 366d"},
-		"many reminders":    {"schedule:\n  reminders: [12h, 11h, 10h, 9h, 8h, 7h, 6h, 5h, 4h, 3h, 2h]\n", "2: cannot use 11 schedule.reminders: want at most 10"},
-		"watermark":         {"gc:\n  watermark: 95%\n", `2: cannot use "95%" as gc.watermark: want 0% to 90%`},
-		"watermark word":    {"gc:\n  watermark: low\n", `2: cannot use "low" as gc.watermark: want a share such as 5%, or a size such as 2GiB`},
-		"reserve":           {"gc:\n  reserve: 2TiB\n", "2: cannot use 2TiB as gc.reserve: want at most 1TiB"},
-		"instance":          {"packages:\n  Bad Name: {mode: wait}\n", `2: cannot use "Bad Name" under packages: it is no package and no instance`},
-		"unknown":           {"packages:\n  a:\n    moode: wait\n", `3: cannot use the key "moode" in packages.a: known are mode, refresh-pending, refresh-awareness, max-postponement, at-deadline, keep-revisions, allow-untracked, auto-refresh, hook-time-limit`},
-		"syntax":            {"defaults:\n\tmode: wait\n", "2: cannot read YAML: found character that cannot start any token"},
+		"terminate for all":  {"defaults:\n  at-deadline: terminate\n", "2: cannot use terminate as defaults.at-deadline: processes are ended only for a package that is named under packages"},
+		"mode":               {"defaults: {mode: fast}\n", `1: cannot use "fast" as defaults.mode: want wait, side-by-side or endure`},
+		"pending":            {"defaults:\n  refresh-pending: maybe\n", `2: cannot use "maybe" as defaults.refresh-pending: want allow or block`},
+		"deadline":           {"packages:\n  a:\n    at-deadline: kill\n", `3: cannot use "kill" as packages.a.at-deadline: want keep-waiting, side-by-side or terminate`},
+		"too long":           {"defaults:\n  max-postponement: 2000d\n", "2: cannot use 2000d as defaults.max-postponement: want 0s to 366d"},
+		"overflow":           {"defaults:\n  max-postponement: 999999999999w\n", `2: cannot use "999999999999w" as defaults.max-postponement: the duration is too long`},
+		"user-hold":          {"defaults:\n  user-hold: 400d\n", "2: cannot use 400d as defaults.user-hold: want 0s to 366d"},
+		"user-hold spelled":  {"packages:\n  a:\n    user-hold: long\n", "3: cannot use \"long\" as packages.a.user-hold: want a duration such as 14d, 8h or 90m"},
+		"user-hold-security": {"defaults:\n  user-hold-security: sometimes\n", "2: cannot use \"sometimes\" as defaults.user-hold-security: want true or false"},
+		"revisions":          {"packages:\n  a: {keep-revisions: 0}\n", "2: cannot use 0 as packages.a.keep-revisions: want 1 to 20"},
+		"hook":               {"defaults:\n  hook-time-limit: 2h\n", "2: cannot use 2h as defaults.hook-time-limit: want 1s to 1h"},
+		"check":              {"schedule:\n  check: 1s\n", "2: cannot use 1s as schedule.check: want 5m to 31d"},
+		"reminder order":     {"schedule:\n  reminders: [1h, 1d]\n", "2: cannot use 1d as schedule.reminders[1]: reminders are written from the longest to the shortest"},
+		"reminder twice":     {"schedule:\n  reminders: [1h, 60m]\n", "2: cannot use 1h as schedule.reminders[1]: reminders are written from the longest to the shortest"},
+		"reminder now":       {"schedule:\n  reminders: [0]\n", "2: cannot use 0s as schedule.reminders[0]: want 1s to 366d"},
+		"many reminders":     {"schedule:\n  reminders: [12h, 11h, 10h, 9h, 8h, 7h, 6h, 5h, 4h, 3h, 2h]\n", "2: cannot use 11 schedule.reminders: want at most 10"},
+		"watermark":          {"gc:\n  watermark: 95%\n", `2: cannot use "95%" as gc.watermark: want 0% to 90%`},
+		"watermark word":     {"gc:\n  watermark: low\n", `2: cannot use "low" as gc.watermark: want a share such as 5%, or a size such as 2GiB`},
+		"reserve":            {"gc:\n  reserve: 2TiB\n", "2: cannot use 2TiB as gc.reserve: want at most 1TiB"},
+		"instance":           {"packages:\n  Bad Name: {mode: wait}\n", `2: cannot use "Bad Name" under packages: it is no package and no instance`},
+		"unknown":            {"packages:\n  a:\n    moode: wait\n", `3: cannot use the key "moode" in packages.a: known are mode, refresh-pending, refresh-awareness, max-postponement, at-deadline, keep-revisions, allow-untracked, auto-refresh, hook-time-limit, user-hold, user-hold-security`},
+		"syntax":             {"defaults:\n\tmode: wait\n", "2: cannot read YAML: found character that cannot start any token"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file, dir := write(t, map[string]string{"policy.yaml": c.in})
@@ -289,6 +292,112 @@ func TestPostponementProperties(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestClock: what a clock that was wrong has written down is not believed, and
+// nothing is judged by a clock that is wrong.
+func TestClock(t *testing.T) {
+	at := func(s string) time.Time {
+		t.Helper()
+		if s == "" {
+			return time.Time{}
+		}
+		v, err := time.Parse("2006-01-02 15:04", s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	const zero, published = "1970-01-01 00:10", "2026-11-01 12:00"
+	for _, c := range []struct{ name, published, since, now, want string }{
+		{"a new window", published, "", "2026-11-02 00:00", "2026-11-02 00:00"},
+		{"a window goes on", published, "2026-11-02 00:00", "2026-11-12 00:00", "2026-11-02 00:00"},
+		{"long over", published, "2026-11-02 00:00", "2030-01-01 00:00", "2026-11-02 00:00"},
+		{"a new window in 1970", published, "", zero, zero},
+		{"it goes on in 1970", published, zero, "1970-01-09 00:00", zero},
+		{"begun in 1970, the network has set the clock", published, zero, "2026-11-12 00:00", "2026-11-12 00:00"},
+		{"likewise, of a revision that does not say when it was published", "", zero, "2026-11-12 00:00", "2026-11-12 00:00"},
+		{"begun after a long winter with a flat battery", published, "2026-03-01 00:00", "2026-11-12 00:00", "2026-11-12 00:00"},
+		{"begun well, then the clock fell to 1970", published, "2026-11-02 00:00", zero, "2026-11-02 00:00"},
+		{"begun in 2100, then the clock was set right", published, "2100-01-01 00:00", "2026-11-12 00:00", "2026-11-12 00:00"},
+		{"the clock was set back by an hour", published, "2026-11-12 01:00", "2026-11-12 00:00", "2026-11-12 01:00"},
+		{"the publisher's clock is an hour ahead", "2026-11-12 01:00", "2026-11-12 00:00", "2026-11-13 00:00", "2026-11-12 00:00"},
+	} {
+		if got := ClockAfter(at(c.published)).Began(at(c.since), at(c.now)); !got.Equal(at(c.want)) {
+			t.Errorf("%s: got %v, want %s", c.name, got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		name, since, until, now string
+		want                    bool
+	}{
+		{"in force", "2026-11-01 00:00", "2026-11-08 00:00", "2026-11-03 00:00", true},
+		{"over", "2026-11-01 00:00", "2026-11-08 00:00", "2026-11-08 00:00", false},
+		{"the clock fell to 1970", "2026-11-01 00:00", "2026-11-08 00:00", zero, true},
+		{"made in 2100", "2100-01-01 00:00", "2100-01-08 00:00", "2026-11-03 00:00", false},
+		{"made in 1970", zero, "1970-01-08 00:00", "2026-11-03 00:00", false},
+		{"made in 1970 with an end of today", zero, "2026-11-08 00:00", "2026-11-03 00:00", true},
+	} {
+		if got := ClockAfter().Lasts(at(c.since), at(c.until), at(c.now)); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+	if c := ClockAfter(); !c.Wrong(at(zero)) || c.Wrong(at(published)) {
+		t.Error("a wrong clock is not told from a right one")
+	}
+}
+
+// TestWindowsEnd: whatever the clock has said before, a window that is looked at
+// with one clock from then on ends, and not before its time.
+func TestWindowsEnd(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		at := func(label string) time.Time {
+			return time.Unix(rapid.Int64Range(0, Earliest.Unix()*3).Draw(t, label), 0).UTC()
+		}
+		c := ClockAfter(at("published"))
+		since, limit := at("since"), time.Duration(rapid.Int64Range(0, int64(MaxPostponement)).Draw(t, "max"))
+		now := at("now")
+		if c.Wrong(now) {
+			now = now.Add(c.floor.Sub(now)) // the network sets it
+		}
+		began := c.Began(since, now)
+		p := Postponement{began, limit}
+		if left := p.Deadline().Sub(now); left > limit+slack {
+			t.Fatalf("begun %v: %v are left of %v", began, left, limit)
+		}
+		if !began.Equal(since) && !began.Equal(now) {
+			t.Fatalf("begun %v", began)
+		}
+		if since.Before(c.floor.Add(-slack)) && p.Left(now) != limit {
+			t.Fatalf("a window that began before its revision was published has %v left", p.Left(now))
+		}
+	})
+}
+
+func TestUserHoldEnd(t *testing.T) {
+	ready := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	usual := Settings{UserHold: 7 * day, MaxPostponement: 14 * day}
+	for _, c := range []struct {
+		name    string
+		s       Settings
+		until   time.Time
+		since   time.Time
+		urgency string
+		want    time.Time
+	}{
+		{"short", usual, ready.Add(3 * day), ready, "", ready.Add(3 * day)},
+		{"renewed past its time", usual, ready.Add(30 * day), ready, "high", ready.Add(7 * day)},
+		{"nothing is ready yet", usual, ready.Add(30 * day), time.Time{}, "", ready.Add(12 * day)},
+		{"the deadline comes first", Settings{UserHold: 7 * day, MaxPostponement: 2 * day}, ready.Add(7 * day), ready, "", ready.Add(2 * day)},
+		{"not allowed", Settings{MaxPostponement: 14 * day}, ready.Add(day), ready, "", time.Time{}},
+		{"nothing may be put off", Settings{UserHold: day}, ready.Add(day), ready, "", ready},
+		{"security", usual, ready.Add(day), ready, "security", time.Time{}},
+		{"security where that is allowed", Settings{UserHold: day, UserHoldSecurity: true, MaxPostponement: day}, ready.Add(2 * day), ready, "security", ready.Add(day)},
+	} {
+		if got := c.s.UserHoldEnd(c.until, c.since, ready.Add(5*day), c.urgency); !got.Equal(c.want) {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
+	}
 }
 
 func FuzzPolicy(f *testing.F) {

@@ -23,6 +23,7 @@ const (
 	MaxCheck         = 31 * 24 * time.Hour
 	MaxReminders     = 10
 	MaxHookTimeLimit = time.Hour
+	MaxUserHold      = MaxPostponement
 	MaxReserve       = 1 << 40
 )
 
@@ -45,6 +46,8 @@ type settings struct {
 	AllowUntracked   *bool                `yaml:"allow-untracked"`
 	AutoRefresh      *bool                `yaml:"auto-refresh"`
 	HookTimeLimit    *strictyaml.Duration `yaml:"hook-time-limit"`
+	UserHold         *strictyaml.Duration `yaml:"user-hold"`
+	UserHoldSecurity *bool                `yaml:"user-hold-security"`
 }
 
 type schedule struct {
@@ -110,6 +113,7 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 	}
 	check := func(path string, s settings) {
 		span(path+".max-postponement", s.MaxPostponement, 0, MaxPostponement)
+		span(path+".user-hold", s.UserHold, 0, MaxUserHold)
 		span(path+".hook-time-limit", s.HookTimeLimit, time.Second, MaxHookTimeLimit)
 		if n := s.KeepRevisions; n != nil && (*n < 1 || *n > MaxKeepRevisions) {
 			fail(path+".keep-revisions", "cannot use %d as %s.keep-revisions: want 1 to %d", *n, path, MaxKeepRevisions)

@@ -30,13 +30,17 @@ func pendingRefresh(p manager.Pending) bus.PendingRefresh {
 	for _, t := range p.Reminders {
 		reminders = append(reminders, micro(t))
 	}
-	return bus.PendingRefresh{
+	v := bus.PendingRefresh{
 		Reminders: reminders,
 		ID:        p.ID, Refresh: bus.RefreshPath(p.ID), Instance: p.Instance, Name: p.Launch.Shown(),
 		FromVersion: p.FromVersion, ToVersion: p.ToVersion, FromRevision: p.From, ToRevision: p.To,
 		Urgency: p.Urgency, Notes: p.Launch.Notes, Since: micro(p.Since), Deadline: micro(p.Deadline),
 		AtDeadline: string(p.AtDeadline), DesktopEntry: p.Desktop, Icon: p.Icon, Processes: processes(p.WaitingFor),
 	}
+	if p.Hold != nil {
+		v.HeldUntil, v.HeldBy, v.HeldReason = micro(p.Hold.Until), p.Hold.Owner, p.Hold.Reason
+	}
+	return v
 }
 
 // add registers a helper until it leaves the bus, and tells it what waits.

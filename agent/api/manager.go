@@ -16,7 +16,6 @@ import (
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/runs"
-	"github.com/lull/lull/agent/state"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -95,7 +94,7 @@ func postponed(r refresh.Refresh) error {
 		return nil
 	case r.Held:
 		return problem.New(problem.Held, "cannot refresh %s now: it is held", r.Instance).
-			WithHint("lull status %s says by whom; lull unhold %s ends it", r.Instance, r.Instance)
+			WithHint("lull status %s says by whom; lull unhold %s ends your own hold", r.Instance, r.Instance)
 	case len(r.WaitingFor) == 0:
 		return nil
 	}
@@ -137,30 +136,6 @@ func (o managerObject) Check(c bus.Caller) ([]dbus.ObjectPath, error) {
 		paths = append(paths, o.s.objects.ensure(r))
 	}
 	return paths, err
-}
-
-func (o managerObject) Hold(c bus.Caller, instance string, until uint64, reason string) error {
-	if err := o.s.auth.Check(c, authz.Hold); err != nil {
-		return err
-	}
-	uid, err := c.UID()
-	if err != nil {
-		return err
-	}
-	if until > uint64(maxTime.UnixMicro()) {
-		return problem.New(problem.Invalid, "cannot hold %s for that long: the end is after the year %d", instance, maxTime.Year())
-	}
-	return o.s.m.Hold(instance, state.Hold{UID: uid, Owner: userName(uid), Until: time.UnixMicro(int64(until)), Reason: reason})
-}
-
-// maxTime is the latest end of a hold that is taken seriously.
-var maxTime = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
-
-func (o managerObject) Unhold(c bus.Caller, instance string) error {
-	if err := o.s.auth.Check(c, authz.Hold); err != nil {
-		return err
-	}
-	return o.s.m.Unhold(instance)
 }
 
 func (o managerObject) Pending(c bus.Caller) ([]bus.PendingRefresh, error) {

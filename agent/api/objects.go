@@ -123,8 +123,11 @@ func (w *objects) packageProperties(p *manager.Package) bus.PackageProperties {
 	if p.Refresh != nil {
 		v.Refresh = bus.RefreshPath(p.Refresh.ID)
 	}
-	if p.Hold != nil {
-		v.HeldUntil, v.HeldBy, v.HeldReason = micro(p.Hold.Until), p.Hold.Owner, p.Hold.Reason
+	for i, h := range p.Holds {
+		if i == 0 {
+			v.HeldUntil, v.HeldBy, v.HeldReason = micro(h.Until), h.Owner, h.Reason
+		}
+		v.Holds = append(v.Holds, bus.Hold{UID: h.UID, Owner: h.Owner, Since: micro(h.Since), Until: micro(h.Until), Administrator: h.Admin, Reason: h.Reason})
 	}
 	return v
 }

@@ -24,7 +24,8 @@ import (
 const (
 	Install      = "org.lull.install"       // install and remove packages
 	Refresh      = "org.lull.refresh"       // refresh, revert, check, cancel
-	Hold         = "org.lull.hold"          // hold and unhold
+	Hold         = "org.lull.hold"          // hold, for as long as policy lets users
+	HoldOthers   = "org.lull.hold-others"   // hold for longer, and end the holds of others
 	GC           = "org.lull.gc"            // collect, verify, repair
 	SystemUpdate = "org.lull.system-update" // the retained index
 	Configure    = "org.lull.configure"     // repositories, reload
@@ -34,14 +35,17 @@ const (
 var what = map[string]string{
 	Install:      "install or remove packages",
 	Refresh:      "refresh or revert packages",
-	Hold:         "hold or release refreshes",
+	Hold:         "hold refreshes",
+	HoldOthers:   "hold refreshes for long, or end the holds of others",
 	GC:           "collect or verify the store",
 	SystemUpdate: "stage system updates",
 	Configure:    "change repositories or reload the configuration",
 }
 
 // Actions returns all actions.
-func Actions() []string { return []string{Install, Refresh, Hold, GC, SystemUpdate, Configure} }
+func Actions() []string {
+	return []string{Install, Refresh, Hold, HoldOthers, GC, SystemUpdate, Configure}
+}
 
 const (
 	polkitName   = "org.freedesktop.PolicyKit1"
@@ -66,6 +70,9 @@ type Authorizer struct {
 // callers must be on the same bus.
 func New(conn *dbus.Conn, uid uint32) *Authorizer { return &Authorizer{conn: conn, uid: uid} }
 
+// Administrator says whether a user may do everything: root, and the agent's own.
+func (a *Authorizer) Administrator(uid uint32) bool { return uid == 0 || uid == a.uid }
+
 // Check returns nil if the caller may do the action, and else a problem of
 // kind NotPermitted that says who may not do what.
 func (a *Authorizer) Check(c bus.Caller, action string) error {
@@ -73,7 +80,7 @@ func (a *Authorizer) Check(c bus.Caller, action string) error {
 	if err != nil {
 		return err
 	}
-	if uid == 0 || uid == a.uid {
+	if a.Administrator(uid) {
 		return nil
 	}
 	answer, err := a.ask(c, action)

@@ -3,12 +3,10 @@ package manager
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
@@ -22,7 +20,7 @@ type Package struct {
 	Launch    *meta.Launch
 	Processes []runs.Process // of applications
 	Services  map[string]string
-	Hold      *state.Hold
+	Holds     []state.Hold     // in force, the longest first
 	Refresh   *refresh.Refresh // under way
 }
 
@@ -49,10 +47,8 @@ func (m *Manager) Package(name string) (*Package, error) {
 	if p.Current, known = p.Instance.Revision(rev); !known {
 		p.Current = state.Revision{Number: rev, Package: pkg, Version: p.Launch.Version}
 	}
-	if h, held, err := m.state.HoldOn(name, time.Now()); err != nil {
+	if p.Holds, err = m.engine.Holds(name); err != nil {
 		return nil, err
-	} else if held {
-		p.Hold = &h
 	}
 	if r, ok := m.engine.Of(name); ok {
 		p.Refresh = &r
@@ -115,45 +111,6 @@ func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (refresh.
 		return refresh.Refresh{}, err
 	}
 	return m.engine.Submit(ctx, refresh.Request{Kind: refresh.Revert, Instance: name, To: rev})
-}
-
-// Hold postpones the refreshes of an instance until a time.
-func (m *Manager) Hold(name string, h state.Hold) error {
-	if _, err := m.Package(name); err != nil {
-		return err
-	}
-	if !h.Until.After(time.Now()) {
-		return problem.New(problem.Invalid, "cannot hold %s until %s: that is over", name, h.Until.Format(time.DateTime))
-	}
-	if len(h.Reason) > maxReason {
-		return problem.New(problem.Invalid, "cannot hold %s: the reason is longer than %d bytes", name, maxReason)
-	}
-	h.Instance = name
-	if err := m.state.PutHold(h); err != nil {
-		return err
-	}
-	m.engine.Wake(name)
-	m.observer.PackageChanged(name)
-	return nil
-}
-
-const maxReason = 200
-
-// Unhold ends a hold; NotFound: there was none.
-func (m *Manager) Unhold(name string) error {
-	p, err := m.Package(name)
-	if err != nil {
-		return err
-	}
-	if p.Hold == nil {
-		return problem.New(problem.NotFound, "cannot end the hold on %s: it is not held", name)
-	}
-	if err := m.state.RemoveHold(name); err != nil {
-		return err
-	}
-	m.engine.Wake(name)
-	m.observer.PackageChanged(name)
-	return nil
 }
 
 // publishInstalled tells the installed index which revisions there are. Who comes

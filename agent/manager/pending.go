@@ -8,6 +8,7 @@ import (
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/policy"
 )
 
@@ -19,19 +20,21 @@ type Pending struct {
 	Desktop    string // desktop entry, without .desktop
 	AtDeadline policy.Deadline
 	Reminders  []time.Time // when to bring it to mind again, the deadline last
+	Hold       *state.Hold // that which lasts longest
 }
 
-// Pending lists the refreshes that wait for processes. With all unset, only those
-// of the user uid, and of these only that user's processes.
+// Pending lists the refreshes that wait for processes, and those that are held.
+// With all unset, of the former only those of the user uid, and of these only that
+// user's processes; who holds what is known to everybody.
 func (m *Manager) Pending(uid uint32, all bool) (list []Pending) {
 	for _, r := range m.engine.All() {
-		if r.State() != refresh.Waiting || len(r.WaitingFor) == 0 {
+		if r.State() != refresh.Waiting || len(r.WaitingFor) == 0 && !r.Held {
 			continue
 		}
 		if !all {
 			r.WaitingFor = ofUser(r.WaitingFor, uid)
 		}
-		if len(r.WaitingFor) > 0 {
+		if len(r.WaitingFor) > 0 || r.Held {
 			list = append(list, m.Describe(r))
 		}
 	}
@@ -54,6 +57,13 @@ func (m *Manager) Describe(r refresh.Refresh) Pending {
 		pol := m.Policy()
 		window := policy.Postponement{Since: r.Since, Max: pol.For(r.Instance).MaxPostponement}
 		p.Reminders = append(window.Reminders(pol.Schedule.Reminders), window.Deadline())
+	}
+	if r.Held {
+		if holds, err := m.engine.Holds(r.Instance); err != nil {
+			m.Log.Warn("cannot tell who holds a refresh", "instance", r.Instance, "error", err)
+		} else if len(holds) > 0 {
+			p.Hold = &holds[0]
+		}
 	}
 	if l, err := m.store.Launch(r.Package); err == nil {
 		p.Launch = l

@@ -23,7 +23,9 @@ import (
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/runctl/inotify"
+	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/wallclock"
+	"github.com/lull/lull/policy"
 )
 
 // repository is one that is configured.
@@ -310,13 +312,19 @@ func (m *Manager) offer(ctx context.Context, name string, good map[string]bool, 
 	switch {
 	case p.Package == cur, slices.Contains(inst.Refused, p.Package):
 		return nil, nil
-	case !asked && inst.Backoff != nil && inst.Backoff.Package == p.Package && time.Now().Before(inst.Backoff.Until):
+	case !asked && inst.Backoff != nil && inst.Backoff.Package == p.Package && backsOff(inst.Backoff, wallclock.Now()):
 		return nil, nil
 	case !asked && !p.Offers(m.machineID()):
 		return nil, nil
 	}
 	return &refresh.Request{Kind: refresh.Update, Instance: name, Package: p.Package,
-		Version: p.Version, Urgency: string(p.Urgency)}, nil
+		Version: p.Version, Urgency: string(p.Urgency), Published: p.Published}, nil
+}
+
+// backsOff says whether it is too early for another try. A delay that was reckoned
+// with a clock that was wrong ends when the clock is right.
+func backsOff(b *state.Backoff, now time.Time) bool {
+	return policy.ClockAfter().Lasts(b.Until.Add(-b.Delay), b.Until, now)
 }
 
 func (m *Manager) underWay(name string) *refresh.Refresh {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/digest"
@@ -188,6 +189,7 @@ type Request struct {
 	Package    digest.Digest // Update, and Install where it is known already
 	Version    string
 	Urgency    string
+	Published  time.Time
 	To         uint32 // Revert: the revision; 0: the one before
 	Purge      bool   // Remove: system data too
 }
@@ -243,7 +245,7 @@ func (e *Engine) newRecordLocked(q Request) (Refresh, error) {
 		return Refresh{}, err
 	}
 	r := Refresh{ID: id, Kind: q.Kind, Instance: q.Instance, Repository: q.Repository, Channel: q.Channel,
-		Package: q.Package, ToVersion: q.Version, Urgency: q.Urgency, To: q.To, Purge: q.Purge}
+		Package: q.Package, ToVersion: q.Version, Urgency: q.Urgency, Published: q.Published, To: q.To, Purge: q.Purge}
 	return r, e.describe(&r)
 }
 

@@ -118,19 +118,27 @@ func TestDeadline(t *testing.T) {
 }
 
 func TestHoldEnds(t *testing.T) {
-	p := newParking(t, "defaults:\n  mode: endure\n") // nothing but the hold is waited for
-	synctest.Test(t, func(t *testing.T) {
-		start := time.Now()
-		if err := p.world.State.PutHold(state.Hold{Instance: "notes", Owner: "ann", Until: start.Add(3 * day)}); err != nil {
-			t.Fatal(err)
-		}
-		if !p.wait(t.Context()) || time.Since(start) != 3*day {
-			t.Errorf("through after %v", time.Since(start))
-		}
-		if !p.record.Since.Equal(start.Add(3 * day)) {
-			t.Errorf("the window began at %v, while it was held", p.record.Since)
-		}
-	})
+	for _, admin := range []bool{true, false} {
+		p := newParking(t, "defaults:\n  mode: endure\n") // nothing but the hold is waited for
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Until(time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC))) // a clock that can be right
+			start := time.Now()
+			hold := state.Hold{Instance: "notes", Owner: "ann", Admin: admin, Since: start, Until: start.Add(3 * day)}
+			if err := p.world.State.PutHold(hold); err != nil {
+				t.Fatal(err)
+			}
+			if !p.wait(t.Context()) || time.Since(start) != 3*day {
+				t.Errorf("through after %v", time.Since(start))
+			}
+			want := start // a user's hold is part of the time for which a revision may be put off
+			if admin {
+				want = hold.Until
+			}
+			if !p.record.Since.Equal(want) {
+				t.Errorf("the window began at %v, want %v", p.record.Since, want)
+			}
+		})
+	}
 }
 
 // TestKeepWaiting: without an end in sight no alarm is set.

@@ -107,6 +107,8 @@ type Refresh struct {
 	// Since is when the postponement window of this revision began: when it was first
 	// ready and the instance was not. Wall-clock time, it survives restarts.
 	Since time.Time `json:"since,omitzero"`
+	// Published is when the repository says that the package was; Since cannot be earlier.
+	Published time.Time `json:"published,omitzero"`
 	// Told are the users whom a notice was shown to.
 	Told []uint32 `json:"told,omitempty"`
 

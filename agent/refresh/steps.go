@@ -58,7 +58,7 @@ func doResolve(ctx context.Context, t *task) error {
 		if err != nil {
 			return err
 		}
-		r.Package, r.ToVersion, r.Urgency = p.Package, p.Version, string(p.Urgency)
+		r.Package, r.ToVersion, r.Urgency, r.Published = p.Package, p.Version, string(p.Urgency), p.Published
 	}
 	if r.To != 0 {
 		return nil

@@ -51,19 +51,17 @@ func (t *task) vacant() error {
 	r := &t.r
 	s := t.e.Policy().For(r.Instance)
 	if r.Kind == Update {
-		hold, held, err := t.e.State.HoldOn(r.Instance, wallclock.Now())
+		until, err := t.held(wallclock.Now())
 		if err != nil {
 			return err
 		}
-		if r.Held = held; held {
+		if r.Held = !until.IsZero(); r.Held {
 			t.dropPendingMarker()
 			t.releaseLock()
-			return &busyError{until: hold.Until}
+			return &busyError{until: until}
 		}
 	}
-	if r.Since.IsZero() {
-		r.Since = wallclock.Now()
-	}
+	r.Since = r.clock().Began(r.Since, wallclock.Now())
 	r.Deadline = t.window(s).Deadline()
 	if t.mayReplaceRunning(s) {
 		return nil

@@ -9,12 +9,16 @@
 // What is current is not in here: the symbolic link current/<instance> says it,
 // and its rename commits a refresh, so that the two can never disagree.
 //
+// Every record carries a checksum. A file that is damaged is a CorruptError and
+// nothing is changed in it: SetAside renames it, and Salvage reads what is still
+// whole. On a file system that cannot be written the file is opened for reading;
+// the first change that succeeds in opening it again makes it writable.
+//
 // A DB may be used from several goroutines. Every method that changes something
 // has it on stable storage when it returns, and may block for that.
 package state
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,7 +26,6 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/problem"
@@ -88,15 +91,6 @@ func (i *Instance) Accept(pkg digest.Digest) {
 	i.Refused = slices.DeleteFunc(i.Refused, func(d digest.Digest) bool { return d == pkg })
 }
 
-// Hold is a "not now", with its owner and its end.
-type Hold struct {
-	Instance string    `json:"instance"`
-	UID      uint32    `json:"uid"`
-	Owner    string    `json:"owner"`
-	Until    time.Time `json:"until"`
-	Reason   string    `json:"reason,omitempty"`
-}
-
 var (
 	bucketInstances = []byte("instances")
 	bucketRefreshes = []byte("refreshes")
@@ -107,81 +101,6 @@ var (
 
 // Retained is the name of the durable set of packages that the system updater keeps.
 const Retained = "retained"
-
-// DB is the open file.
-type DB struct{ db *bbolt.DB }
-
-// Open opens or makes the file.
-func Open(path string) (*DB, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, problem.New(problem.Busy, "cannot open %s: another agent uses it", path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", path, err)
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketInstances, bucketRefreshes, bucketGroups, bucketHolds, bucketSets} {
-			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		db.Close()
-		return nil, fmt.Errorf("cannot prepare %s: %w", path, err)
-	}
-	return &DB{db}, nil
-}
-
-// Close closes the file.
-func (d *DB) Close() error { return d.db.Close() }
-
-func (d *DB) put(bucket []byte, key string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	err = d.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put([]byte(key), b) })
-	if err != nil {
-		return fmt.Errorf("cannot record %s %s: %w", bucket, key, err)
-	}
-	return nil
-}
-
-func (d *DB) get(bucket []byte, key string, v any) (found bool, err error) {
-	err = d.db.View(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(bucket).Get([]byte(key))
-		if b == nil {
-			return nil
-		}
-		found = true
-		return json.Unmarshal(b, v)
-	})
-	if err != nil {
-		return found, fmt.Errorf("cannot read %s %s: %w", bucket, key, err)
-	}
-	return found, nil
-}
-
-func (d *DB) remove(bucket []byte, key string) error {
-	return d.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Delete([]byte(key)) })
-}
-
-func all[T any](d *DB, bucket []byte) (list []T, err error) {
-	err = d.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucket).ForEach(func(k, b []byte) error {
-			var v T
-			if err := json.Unmarshal(b, &v); err != nil {
-				return fmt.Errorf("cannot read %s %s: %w", bucket, k, err)
-			}
-			list = append(list, v)
-			return nil
-		})
-	})
-	return list, err
-}
 
 // Instance returns one record; kind NotFound where there is none.
 func (d *DB) Instance(name string) (Instance, error) {
@@ -199,18 +118,18 @@ func (d *DB) Instances() ([]Instance, error) { return all[Instance](d, bucketIns
 // UpdateInstance changes one record as a whole. For a new instance fn gets an
 // empty record of that name. An error of fn changes nothing.
 func (d *DB) UpdateInstance(name string, fn func(*Instance) error) error {
-	return d.db.Update(func(tx *bbolt.Tx) error {
+	return d.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketInstances)
 		i := Instance{Instance: name}
 		if old := b.Get([]byte(name)); old != nil {
-			if err := json.Unmarshal(old, &i); err != nil {
+			if err := decode([]byte(name), old, &i); err != nil {
 				return fmt.Errorf("cannot read the record of %s: %w", name, err)
 			}
 		}
 		if err := fn(&i); err != nil {
 			return err
 		}
-		v, err := json.Marshal(i)
+		v, err := encode([]byte(name), i)
 		if err != nil {
 			return err
 		}
@@ -218,19 +137,19 @@ func (d *DB) UpdateInstance(name string, fn func(*Instance) error) error {
 	})
 }
 
-// RemoveInstance forgets an instance and its hold, but for the numbers it has
+// RemoveInstance forgets an instance and its holds, but for the numbers it has
 // used and the revision whose data is left (0: none).
 func (d *DB) RemoveInstance(name string, left uint32) error {
 	err := d.UpdateInstance(name, func(i *Instance) error {
 		*i = Instance{Instance: name, Last: i.Last, Left: left}
 		return nil
 	})
-	return errors.Join(err, d.RemoveHold(name))
+	return errors.Join(err, d.RemoveHolds(name))
 }
 
 // NextRefresh gives out a refresh number that was never used.
 func (d *DB) NextRefresh() (id string, err error) {
-	err = d.db.Update(func(tx *bbolt.Tx) error {
+	err = d.update(func(tx *bbolt.Tx) error {
 		n, err := tx.Bucket(bucketRefreshes).NextSequence()
 		id = strconv.FormatUint(n, 10)
 		return err
@@ -263,10 +182,11 @@ func Groups[T any](d *DB, bad func(id string, err error)) ([]T, error) {
 
 func readable[T any](d *DB, bucket []byte, bad func(id string, err error)) (list []T, err error) {
 	var broken []string
-	err = d.db.View(func(tx *bbolt.Tx) error {
+	err = d.view(func(tx *bbolt.Tx) error {
+		list, broken = nil, nil
 		return tx.Bucket(bucket).ForEach(func(k, b []byte) error {
 			var v T
-			if err := json.Unmarshal(b, &v); err != nil {
+			if err := decode(k, b, &v); err != nil {
 				bad(string(k), err)
 				broken = append(broken, string(k))
 				return nil
@@ -279,19 +199,6 @@ func readable[T any](d *DB, bucket []byte, bad func(id string, err error)) (list
 		err = errors.Join(err, d.remove(bucket, id))
 	}
 	return list, err
-}
-
-// PutHold records a hold in place of an earlier one.
-func (d *DB) PutHold(h Hold) error { return d.put(bucketHolds, h.Instance, h) }
-
-// RemoveHold ends a hold.
-func (d *DB) RemoveHold(instance string) error { return d.remove(bucketHolds, instance) }
-
-// HoldOn returns the hold on an instance that is in force at the time now.
-func (d *DB) HoldOn(instance string, now time.Time) (Hold, bool, error) {
-	var h Hold
-	found, err := d.get(bucketHolds, instance, &h)
-	return h, found && now.Before(h.Until), err
 }
 
 // Set returns one of the durable sets of packages.

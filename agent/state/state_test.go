@@ -49,11 +49,8 @@ func TestRecordsSurviveReopening(t *testing.T) {
 	if r, ok := i.Revision(1); err != nil || !ok || r.Package != pkg {
 		t.Fatalf("%+v %v", i, err)
 	}
-	if h, held, err := d.HoldOn("notes", time.Now()); err != nil || !held || h.Owner != "ann" {
-		t.Fatalf("%+v %v %v", h, held, err)
-	}
-	if _, held, err := d.HoldOn("notes", until); err != nil || held {
-		t.Fatal("a hold outlives its end", err)
+	if h, err := d.Holds("notes"); err != nil || len(h) != 1 || h[0].Owner != "ann" || !h[0].Until.Equal(until) {
+		t.Fatalf("%+v %v", h, err)
 	}
 	if set, err := d.Set(Retained); err != nil || len(set) != 1 || set[0] != pkg {
 		t.Fatal(set, err)
@@ -133,7 +130,7 @@ func TestNumbersOutliveRemoval(t *testing.T) {
 	if err != nil || i.Last != 3 || i.Left != 3 || len(i.Revisions)+len(i.Refused) > 0 {
 		t.Fatalf("%+v %v", i, err)
 	}
-	if _, held, err := d.HoldOn("notes", time.Now()); err != nil || held {
-		t.Fatal("the hold is still there", err)
+	if h, err := d.Holds("notes"); err != nil || len(h) > 0 {
+		t.Fatal("the hold is still there", h, err)
 	}
 }

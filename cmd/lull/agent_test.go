@@ -134,24 +134,27 @@ func (f *fakeAgent) Pending(bus.Caller) ([]bus.PendingRefresh, error) {
 	return f.pending, nil
 }
 
-func (f *fakeAgent) Hold(_ bus.Caller, name string, until uint64, _ string) error {
+func (f *fakeAgent) Hold(_ bus.Caller, name string, until uint64, _ string) (uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if until == 0 {
+		until = uint64(time.Now().Add(7 * 24 * time.Hour).UnixMicro())
+	}
 	if name == "org.none" {
-		return problem.New(problem.NotFound, "cannot hold org.none: it is not installed")
+		return 0, problem.New(problem.NotFound, "cannot hold org.none: it is not installed")
 	}
 	f.held[name] = until
-	return nil
+	return until, nil
 }
 
-func (f *fakeAgent) Unhold(_ bus.Caller, name string) error {
+func (f *fakeAgent) Unhold(_ bus.Caller, name string) (uint64, string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.held[name] == 0 {
-		return problem.New(problem.NotFound, "cannot release %s: nobody holds it", name)
+		return 0, "", problem.New(problem.NotFound, "cannot release %s: nobody holds it", name)
 	}
 	delete(f.held, name)
-	return nil
+	return 0, "", nil
 }
 
 func (f *fakeAgent) Why(_ bus.Caller, what string) ([]bus.Chain, error) {

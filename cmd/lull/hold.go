@@ -10,23 +10,22 @@ import (
 	"github.com/lull/lull/agent/problem"
 )
 
-// usualHold is how long a hold lasts when nothing else is said.
-const usualHold = 7 * 24 * time.Hour
-
 func (a *app) holdCmd() *cobra.Command {
 	var length, end, reason string
 	cmd := &cobra.Command{
 		Use:   "hold APP...",
 		Short: "Postpone the refreshes of applications",
 		Long: `Postpones the refreshes of applications, for a week if nothing else is said.
-Everybody sees who holds what until when; no hold lasts for ever.`,
+Everybody sees who holds what until when; no hold lasts for ever. How long a user
+may hold a version stands in the policy (user-hold); renewing a hold does not make
+that longer. An administrator may hold for longer.`,
 		Example: `  lull hold org.example.notes
   lull hold --for 3d org.example.notes
   lull hold --until 2030-05-12 --reason "release week" org.example.notes`,
 		Args: args(1, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			now := a.now()
-			until := now.Add(usualHold)
+			var until time.Time // as the agent thinks fit
 			switch {
 			case length != "":
 				d, err := duration(length)
@@ -41,15 +40,16 @@ Everybody sees who holds what until when; no hold lasts for ever.`,
 				}
 				until = t
 			}
-			if !until.After(now) {
+			if !until.IsZero() && !until.After(now) {
 				return problem.New(problem.Usage, "cannot hold until %s: that is over", until.Format("2006-01-02 15:04"))
 			}
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
 				var errs []error
 				for _, name := range names {
-					if err := ag.manager.Hold(ctx, name, toBus(until), reason); err != nil {
+					end, err := ag.manager.Hold(ctx, name, toBus(until), reason)
+					if err != nil {
 						errs = append(errs, err)
-					} else if err := a.say(fmt.Sprintf("%s is held until %s", name, day(until, now))); err != nil {
+					} else if err := a.say(fmt.Sprintf("%s is held until %s", name, day(fromBus(end), now))); err != nil {
 						return err
 					}
 				}

@@ -46,7 +46,8 @@ type packageJSON struct {
 	Running    bool             `json:"running"`
 	Processes  []processJSON    `json:"processes"`
 	Refresh    *refreshJSON     `json:"refresh,omitempty"`
-	Held       *heldPackageJSON `json:"held,omitempty"`
+	Held       *heldPackageJSON `json:"held,omitempty"` // the longest of Holds
+	Holds      []holdJSON       `json:"holds"`
 }
 
 type serviceJSON struct {
@@ -68,11 +69,26 @@ type heldPackageJSON struct {
 	Reason string     `json:"reason,omitempty"`
 }
 
+type holdJSON struct {
+	UID           uint32     `json:"uid"`
+	By            string     `json:"by"`
+	Since         *time.Time `json:"since,omitempty"`
+	Until         *time.Time `json:"until,omitempty"`
+	Administrator bool       `json:"administrator"`
+	Reason        string     `json:"reason,omitempty"`
+}
+
 func (s *snapshot) json(p bus.PackageProperties, now time.Time) packageJSON {
 	j := packageJSON{
 		Instance: p.Instance, Name: p.Name, Title: p.Title, Summary: p.Summary, Version: p.Version, Revision: p.Revision,
 		Hash: p.Hash, Repository: p.Repository, Channel: p.Channel, Apps: append([]string{}, p.Apps...),
 		Services: []serviceJSON{}, Revisions: []revisionJSON{}, Running: p.Running, Processes: processesJSON(p.Processes),
+		Holds: []holdJSON{},
+	}
+	for _, h := range p.Holds {
+		if fromBus(h.Until).After(now) {
+			j.Holds = append(j.Holds, holdJSON{h.UID, h.Owner, stamp(h.Since), stamp(h.Until), h.Administrator, h.Reason})
+		}
 	}
 	for _, v := range p.Services {
 		j.Services = append(j.Services, serviceJSON(v))
@@ -124,6 +140,8 @@ func (s *snapshot) state(p bus.PackageProperties, now time.Time) string {
 	switch {
 	case under && r.State == "waiting" && r.Kind == "remove":
 		return "running, will be removed"
+	case under && r.State == "waiting" && r.Kind == "refresh" && held(p, now):
+		return r.ToVersion + " waits, held until " + day(fromBus(p.HeldUntil), now)
 	case under && r.State == "waiting" && p.Running:
 		return "running, " + r.ToVersion + " waits"
 	case under && r.State == "waiting":

@@ -16,7 +16,7 @@ func (a *app) pendingCmd() *cobra.Command {
 		Short: "Show what waits for a running application",
 		Long: `Shows the refreshes that wait until an application is closed: whose processes
 they wait for, and what happens when. Root sees all, others see those of the
-applications that they run.`,
+applications that they run. Those that somebody holds are seen by everybody.`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
@@ -45,6 +45,8 @@ type pendingJSON struct {
 	Deadline     *time.Time    `json:"deadline,omitempty"`
 	AtDeadline   string        `json:"at-deadline,omitempty"`
 	Processes    []processJSON `json:"processes"`
+
+	Held *heldPackageJSON `json:"held,omitempty"`
 }
 
 func (a *app) pending(pending []bus.PendingRefresh) error {
@@ -54,9 +56,13 @@ func (a *app) pending(pending []bus.PendingRefresh) error {
 			Pending []pendingJSON `json:"pending"`
 		}{one, []pendingJSON{}}
 		for _, p := range pending {
+			var held *heldPackageJSON
+			if p.HeldUntil != 0 {
+				held = &heldPackageJSON{stamp(p.HeldUntil), p.HeldBy, p.HeldReason}
+			}
 			doc.Pending = append(doc.Pending, pendingJSON{
 				p.ID, p.Instance, p.Name, p.FromVersion, p.ToVersion, p.FromRevision, p.ToRevision, p.Urgency, p.Notes,
-				stamp(p.Since), stamp(p.Deadline), p.AtDeadline, processesJSON(p.Processes),
+				stamp(p.Since), stamp(p.Deadline), p.AtDeadline, processesJSON(p.Processes), held,
 			})
 		}
 		return a.writeJSON(doc)
@@ -81,10 +87,15 @@ func (a *app) pending(pending []bus.PendingRefresh) error {
 		if p.Since != 0 {
 			since = ago(fromBus(p.Since), a.now())
 		}
+		waits, happens, held := either(who(p.Processes), "its turn"), "when it is closed, or "+deadlineWords(p.Deadline, p.AtDeadline, a.now()), ""
+		if p.HeldUntil != 0 {
+			waits, happens, held = "the end of a hold", "", holdText(p.HeldUntil, p.HeldBy, p.HeldReason, a.now())
+		}
 		err := a.fields([][2]string{
-			{"  waits for", either(who(p.Processes), "its turn")},
+			{"  waits for", waits},
+			{"  held", held},
 			{"  since", since},
-			{"  happens", "when it is closed, or " + deadlineWords(p.Deadline, p.AtDeadline, a.now())},
+			{"  happens", happens},
 			{"  what is new", p.Notes},
 		})
 		if err != nil {

@@ -179,12 +179,10 @@ func (a *app) packageStatus(ctx context.Context, ag *agent, s *snapshot, instanc
 	for _, v := range p.Services {
 		pairs = append(pairs, [2]string{"Service", v.Name + " is " + v.State})
 	}
-	if held(p, a.now()) {
-		text := "until " + day(fromBus(p.HeldUntil), a.now()) + " by " + either(p.HeldBy, "somebody")
-		if p.HeldReason != "" {
-			text += ": " + p.HeldReason
+	for _, h := range p.Holds {
+		if fromBus(h.Until).After(a.now()) {
+			pairs = append(pairs, [2]string{"Held", holdText(h.Until, h.Owner, h.Reason, a.now())})
 		}
-		pairs = append(pairs, [2]string{"Held", text})
 	}
 	if r, ok := s.refreshes[p.Refresh]; ok && !over(r.State) {
 		pairs = append(pairs, a.refreshFields(ctx, ag, r)...)
@@ -201,6 +199,15 @@ func (a *app) packageStatus(ctx context.Context, ag *agent, s *snapshot, instanc
 		pairs = append(pairs, [2]string{label, text})
 	}
 	return a.fields(pairs)
+}
+
+// holdText says until when, by whom and why.
+func holdText(until uint64, by, reason string, now time.Time) string {
+	text := "until " + day(fromBus(until), now) + " by " + either(by, "somebody")
+	if reason != "" {
+		text += ": " + reason
+	}
+	return text
 }
 
 func (a *app) refreshFields(ctx context.Context, ag *agent, r bus.RefreshProperties) [][2]string {

@@ -1,0 +1,84 @@
+package api
+
+import (
+	"time"
+
+	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/state"
+	bus "github.com/lull/lull/dbus"
+)
+
+// maxTime is the latest end of a hold that is taken seriously.
+var maxTime = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+
+// Hold implements bus.Manager. Within what policy lets users, it is a matter of
+// the hold action; beyond that, of the administrator's.
+func (o managerObject) Hold(c bus.Caller, instance string, until uint64, reason string) (uint64, error) {
+	uid, err := c.UID()
+	if err != nil {
+		return 0, err
+	}
+	if until > uint64(maxTime.UnixMicro()) {
+		return 0, problem.New(problem.Invalid, "cannot hold %s for that long: the end is after the year %d", instance, maxTime.Year())
+	}
+	h := state.Hold{UID: uid, Owner: userName(uid), Reason: reason, Admin: o.s.auth.Administrator(uid)}
+	if until != 0 {
+		h.Until = time.UnixMicro(int64(until))
+	}
+	if !h.Admin {
+		end, limit := o.s.m.UserHoldEnd(instance, h.Owner, h.Until)
+		switch {
+		case limit == nil:
+			h.Until = end
+			err = o.s.auth.Check(c, authz.Hold)
+		case !problem.Is(limit, problem.NotPermitted):
+			err = limit
+		case o.s.auth.Check(c, authz.HoldOthers) != nil:
+			err = limit
+		default:
+			h.Admin = true
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	end, err := o.s.m.Hold(instance, h)
+	return micro(end), err
+}
+
+// Unhold implements bus.Manager.
+func (o managerObject) Unhold(c bus.Caller, instance string) (uint64, string, error) {
+	uid, err := c.UID()
+	if err != nil {
+		return 0, "", err
+	}
+	holds, err := o.s.m.Holds(instance)
+	if err != nil {
+		return 0, "", err
+	}
+	if len(holds) == 0 {
+		return 0, "", problem.New(problem.NotFound, "cannot end the hold on %s: it is not held", instance)
+	}
+	all := o.s.auth.Administrator(uid)
+	own := false
+	for _, h := range holds {
+		own = own || h.UID == uid
+	}
+	if !all && !own {
+		if o.s.auth.Check(c, authz.HoldOthers) != nil {
+			return 0, "", notYours(instance, holds[0])
+		}
+		all = true
+	}
+	left, err := o.s.m.Unhold(instance, uid, all)
+	if err != nil || len(left) == 0 {
+		return 0, "", err
+	}
+	return micro(left[0].Until), left[0].Owner, nil
+}
+
+func notYours(instance string, h state.Hold) error {
+	return problem.New(problem.NotPermitted, "cannot end the hold on %s: %s holds it until %s", instance, h.Owner, h.Until.Local().Format("2006-01-02 15:04")).
+		WithHint("it ends by itself; before that only %s and administrators can end it", h.Owner)
+}
