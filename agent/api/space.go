@@ -33,6 +33,15 @@ func (o spaceObject) Collect(c bus.Caller, opt bus.CollectOptions) (uint32, uint
 	if err := o.s.auth.Check(c, authz.GC); err != nil {
 		return 0, 0, 0, err
 	}
+	if opt.RetainNothing {
+		err := o.s.auth.Check(c, authz.SystemUpdate)
+		if err == nil {
+			err = o.s.m.RetainNothing()
+		}
+		if err != nil {
+			return 0, 0, 0, err
+		}
+	}
 	r, err := o.s.m.Collect(o.s.ctx, int64(min(opt.Free, 1<<62)))
 	return uint32(r.Blobs), uint32(r.Packages), uint64(r.Bytes), err
 }
@@ -67,6 +76,9 @@ func (s *Service) updateSpace() {
 		if r.Index == index.OpenIndex {
 			open = append(open, bus.OpenPackage{Hash: r.Package.String(), Holder: r.Holder, PID: uint32(r.PID)})
 			continue
+		}
+		if r.Package.IsZero() {
+			continue // doubt about what it holds
 		}
 		by[r.Index] = append(by[r.Index], r.Package.String())
 	}

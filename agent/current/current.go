@@ -4,6 +4,7 @@
 //	<root>/current/<instance>           → ../revisions/<instance>/<rev>
 //	<root>/revisions/<instance>/<rev>   → ../../packages/<hash>
 //	<root>/revisions/<instance>/<rev>.from  the revision whose data it took over
+//	<root>/revisions/<instance>/memory      what state.db says of the instance, for the day it is lost
 //
 // The rename of the first link is the commit point of a refresh: it changes the
 // package and the revision number, and so the data folder, at once. Everybody
@@ -13,6 +14,7 @@
 package current
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,9 +22,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 )
 
@@ -55,25 +60,93 @@ func (l Links) Read(instance string) (rev uint32, pkg digest.Digest, err error) 
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, pkg, problem.New(problem.NotFound, "cannot find %s: it is not installed", instance)
 	}
+	if errors.Is(err, syscall.EINVAL) {
+		return 0, pkg, broken(instance, "%s is a %s, and should be a link", l.link(instance), kind(l.link(instance)))
+	}
 	if err != nil {
-		return 0, pkg, fmt.Errorf("cannot read what is current of %s: %w", instance, err)
+		return 0, pkg, broken(instance, "%w", err)
 	}
 	n, err := strconv.ParseUint(filepath.Base(target), 10, 32)
-	if err != nil || filepath.Dir(target) != filepath.Join("..", "revisions", instance) {
-		return 0, pkg, fmt.Errorf("cannot understand the link %s: it leads to %q", l.link(instance), target)
+	if err != nil || n == 0 || filepath.Dir(target) != filepath.Join("..", "revisions", instance) {
+		return 0, pkg, broken(instance, "%s leads to %q, which is no revision of it", l.link(instance), target)
 	}
 	rev = uint32(n)
-	pkg, err = l.Package(instance, rev)
-	return rev, pkg, err
+	if pkg, err = l.Package(instance, rev); err != nil {
+		return rev, pkg, broken(instance, "%w", err)
+	}
+	return rev, pkg, nil
+}
+
+// broken is the error about a link that somebody else than this package has made.
+func broken(instance, format string, args ...any) error {
+	return problem.New(problem.Failed, "cannot tell what is current of "+instance+": "+format, args...).
+		WithHint("lull verify --repair puts it right, and so does restarting lulld")
+}
+
+// kind names what lies in the place of something else.
+func kind(path string) string {
+	fi, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return "file that cannot be looked at"
+	case fi.IsDir():
+		return "folder"
+	case fi.Mode()&fs.ModeSymlink != 0:
+		return "link"
+	}
+	return "file"
 }
 
 // Package says which package a revision is.
 func (l Links) Package(instance string, rev uint32) (pkg digest.Digest, err error) {
-	target, err := os.Readlink(l.revision(instance, rev))
+	path := l.revision(instance, rev)
+	target, err := os.Readlink(path)
+	if errors.Is(err, syscall.EINVAL) {
+		return pkg, fmt.Errorf("cannot read revision %d of %s: %s is a %s, and should be a link", rev, instance, path, kind(path))
+	}
 	if err != nil {
 		return pkg, fmt.Errorf("cannot read revision %d of %s: %w", rev, instance, err)
 	}
-	return digest.Parse(filepath.Base(target))
+	if pkg, err = digest.Parse(filepath.Base(target)); err != nil {
+		return pkg, fmt.Errorf("cannot read revision %d of %s: it leads to %q, which is no package", rev, instance, target)
+	}
+	return pkg, nil
+}
+
+// From says whose data a revision took over; 0: nobody's, or nobody knows.
+func (l Links) From(instance string, rev uint32) uint32 {
+	b, err := os.ReadFile(l.revision(instance, rev) + ".from")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
+	if err != nil || uint32(n) == rev {
+		return 0
+	}
+	return uint32(n)
+}
+
+// Made is when a revision was recorded, as far as the file system knows.
+func (l Links) Made(instance string, rev uint32) time.Time {
+	fi, err := os.Lstat(l.revision(instance, rev))
+	if err != nil {
+		return time.Time{}
+	}
+	return fi.ModTime()
+}
+
+// aside renames what lies where a link is to be and is none. Nobody knows what it
+// is, so it is not deleted.
+func aside(path string) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf(".aside-%s-%d", filepath.Base(path), time.Now().UnixNano())
+	return durable.Rename(path, filepath.Join(filepath.Dir(path), name))
 }
 
 // Add records a revision before it may become current. Doing it again is harmless.
@@ -82,7 +155,15 @@ func (l Links) Add(instance string, rev uint32, pkg digest.Digest, from uint32) 
 	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
+	if err := aside(path); err != nil {
+		return err
+	}
 	if from != 0 {
+		if fi, err := os.Lstat(path + ".from"); err == nil && fi.IsDir() {
+			if err := aside(path + ".from"); err != nil {
+				return err
+			}
+		}
 		if err := durable.WriteFile(path+".from", []byte(strconv.FormatUint(uint64(from), 10)+"\n"), 0o644); err != nil {
 			return err
 		}
@@ -95,25 +176,67 @@ func (l Links) Swap(instance string, rev uint32) error {
 	if _, err := l.Package(instance, rev); err != nil {
 		return err
 	}
+	if err := aside(l.link(instance)); err != nil {
+		return err
+	}
 	target := filepath.Join("..", "revisions", instance, strconv.FormatUint(uint64(rev), 10))
 	return durable.Symlink(target, l.link(instance))
 }
 
 // Drop makes nothing current.
-func (l Links) Drop(instance string) error { return ignoreAbsent(durable.Remove(l.link(instance))) }
+func (l Links) Drop(instance string) error {
+	return errors.Join(aside(l.link(instance)), ignoreAbsent(durable.Remove(l.link(instance))))
+}
 
 // Forget removes a revision that is not current.
 func (l Links) Forget(instance string, rev uint32) error {
 	path := l.revision(instance, rev)
-	return errors.Join(ignoreAbsent(durable.Remove(path)), ignoreAbsent(durable.Remove(path+".from")))
+	return errors.Join(aside(path), ignoreAbsent(durable.Remove(path)), ignoreAbsent(durable.Remove(path+".from")))
 }
 
-// ForgetAll removes all that is known of an instance.
+// ForgetAll removes all that is known of an instance but its memory.
 func (l Links) ForgetAll(instance string) error {
 	if err := l.Drop(instance); err != nil {
 		return err
 	}
-	return os.RemoveAll(filepath.Join(l.root, "revisions", instance))
+	dir := filepath.Join(l.root, "revisions", instance)
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.Name() != memory {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return ignoreAbsent(err)
+}
+
+const memory = "memory"
+
+// Remember keeps text about an instance beside its revisions. Writing what is
+// there already costs nothing.
+func (l Links) Remember(instance string, text []byte) error {
+	dir := filepath.Join(l.root, "revisions", instance)
+	path := filepath.Join(dir, memory)
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
+		return nil
+	}
+	if err := durable.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, text, 0o600)
+}
+
+// Recall returns what Remember was told last; nil: nothing that can be read.
+func (l Links) Recall(instance string) []byte {
+	b, err := os.ReadFile(filepath.Join(l.root, "revisions", instance, memory))
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// Known lists all instances that have, or had, a revision.
+func (l Links) Known() ([]string, error) {
+	return l.names("revisions")
 }
 
 // Revisions lists the revisions that have a link.
@@ -130,11 +253,14 @@ func (l Links) Revisions(instance string) (list []uint32, err error) {
 	return list, err
 }
 
-// Instances lists those of which something is current, in order.
-func (l Links) Instances() (list []string, err error) {
-	entries, err := os.ReadDir(filepath.Join(l.root, "current"))
+// Instances lists those of which something is current, or lies where it should be,
+// in order.
+func (l Links) Instances() (list []string, err error) { return l.names("current") }
+
+func (l Links) names(folder string) (list []string, err error) {
+	entries, err := os.ReadDir(filepath.Join(l.root, folder))
 	for _, e := range entries {
-		if e.Type()&fs.ModeSymlink != 0 && !strings.HasPrefix(e.Name(), ".") {
+		if meta.ValidInstance(e.Name()) == nil {
 			list = append(list, e.Name())
 		}
 	}

@@ -225,6 +225,9 @@ func doubtful(doubts []string) error {
 	if len(doubts) > 1 {
 		more = fmt.Sprintf(" (and %d more)", len(doubts)-1)
 	}
-	return problem.New(problem.Failed, "cannot collect, because what it may need is unknown: %s%s", doubts[0], more).
-		WithHint("lull verify --repair fetches broken metas again")
+	hint := "lull verify --repair fetches broken metas again"
+	if strings.HasPrefix(doubts[0], "the "+index.RetainedIndex+" index does not know") {
+		hint = "it ends when the system updater sets the retained index; lull gc --retain-nothing says that there was nothing in it"
+	}
+	return problem.New(problem.Failed, "cannot collect, because what it may need is unknown: %s%s", doubts[0], more).WithHint("%s", hint)
 }

@@ -283,32 +283,43 @@ func (l *launch) resolve() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return problem.New(problem.NotFound, "it is not installed")
 	}
+	if errors.Is(err, unix.EINVAL) {
+		return damaged("%s is no link", l.current())
+	}
 	if err != nil {
-		return err
+		return damaged("%w", err)
 	}
 	rev, err := strconv.ParseUint(filepath.Base(target), 10, 32)
-	if err != nil {
-		return problem.New(problem.Failed, "%s leads to %q, which is no revision", l.current(), target)
+	if err != nil || rev == 0 || filepath.Dir(target) != filepath.Join("..", "revisions", l.Instance) {
+		return damaged("%s leads to %q, which is no revision", l.current(), target)
 	}
 	l.rev = uint32(rev)
 	if target, err = os.Readlink(l.revision(l.rev)); err != nil {
-		return err
+		return damaged("%w", err)
 	}
 	if l.pkg, err = digest.Parse(filepath.Base(target)); err != nil {
-		return problem.New(problem.Failed, "%s leads to %q, which is no package", l.revision(l.rev), target)
+		return damaged("%s leads to %q, which is no package", l.revision(l.rev), target)
 	}
-	path := filepath.Join(l.packageDir(), meta.Reserved, "launch.json")
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(filepath.Join(l.packageDir(), meta.Reserved, "launch.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return damaged("package %s of revision %d is not there", l.pkg.Short(), l.rev)
+	}
 	if err != nil {
-		return err
+		return damaged("%w", err)
 	}
 	m, err := meta.ParseLaunch(b)
 	if err != nil {
-		return err
+		return damaged("package %s of revision %d: %w", l.pkg.Short(), l.rev, err)
 	}
 	l.versions = m.Data.Versioned
 	l.command, err = l.choose(m)
 	return err
+}
+
+// damaged is the error about an installation that is not whole.
+func damaged(format string, args ...any) error {
+	return problem.New(problem.Failed, "its installation is damaged: "+format, args...).
+		WithHint("lull doctor says more; as root, lull verify --repair puts it right")
 }
 
 // choose finds the command to execute.

@@ -47,6 +47,10 @@ func (m *Manager) Doctor() (list []Check) {
 	} else {
 		add("logind", checkWarn, "absent", "a shutdown cannot be held off during a refresh; the refresh survives it all the same")
 	}
+	m.checkState(add)
+	m.checkInstances(add)
+	m.checkMarkers(add)
+	m.checkClock(add)
 	m.checkLauncher(add)
 	m.checkRepositories(add)
 	m.checkDisk(add)

@@ -73,6 +73,9 @@ func (m *Manager) Hold(name string, h state.Hold) (time.Time, error) {
 	case len(h.Reason) > maxReason:
 		return h.Until, problem.New(problem.Invalid, "cannot hold %s: the reason is longer than %d bytes", name, maxReason)
 	}
+	if err := m.mayChange("hold " + name); err != nil {
+		return h.Until, err
+	}
 	h.Instance, h.Since = name, now
 	if err := m.state.PutHold(h); err != nil {
 		return h.Until, err
@@ -85,6 +88,9 @@ func (m *Manager) Hold(name string, h state.Hold) (time.Time, error) {
 // Unhold ends the hold of a user on an instance, or with all those of everybody,
 // and returns what is still in force.
 func (m *Manager) Unhold(name string, uid uint32, all bool) (left []state.Hold, err error) {
+	if err := m.mayChange("end the hold on " + name); err != nil {
+		return nil, err
+	}
 	if all {
 		err = m.state.RemoveHolds(name)
 	} else {

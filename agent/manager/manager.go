@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/exports"
@@ -79,6 +81,7 @@ type Manager struct {
 	installed sync.Mutex // held while the installed index and the launchers' file are brought up to date
 	repos     repositories
 	space     space
+	asleep    atomic.Bool   // the root could not be written at the start: see wake
 	rewatch   chan struct{} // capacity 1: the set of repositories or the schedule has changed
 }
 
@@ -94,7 +97,10 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	if m.store, err = store.Open(c.Root); err != nil {
 		return nil, err
 	}
-	if m.state, err = state.Open(filepath.Join(c.Root, "state.db")); err != nil {
+	if m.links, err = current.Open(c.Root); err != nil {
+		return nil, err
+	}
+	if m.state, err = m.openState(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -102,9 +108,6 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			m.state.Close()
 		}
 	}()
-	if m.links, err = current.Open(c.Root); err != nil {
-		return nil, err
-	}
 	if m.exports, err = exports.Open(c.Root, c.RunDir, c.Launcher); err != nil {
 		return nil, err
 	}
@@ -123,7 +126,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.resolver = resolve.New(m.store, m.indices)
 	m.resolver.Collect = m.collectForSpace
 	m.resolver.Reserve = p.GC.Reserve
-	if err = m.store.SetReserve(p.GC.Reserve); err != nil {
+	if err = m.store.SetReserve(p.GC.Reserve); err != nil && !errors.Is(err, unix.EROFS) {
 		return nil, err
 	}
 	m.repos.clients = map[string]*repository{}
@@ -135,8 +138,9 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
 		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Log: c.Log,
 		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
+		Writable: m.writable,
 	})
-	return m, errors.Join(m.loadRepositories(), m.publishInstalled(), m.makeLocks())
+	return m, errors.Join(m.loadRepositories(), m.settle(), m.publishInstalled(), m.makeLocks())
 }
 
 // makeLocks makes the lock files that a boot has taken. A launcher that finds none
@@ -156,13 +160,20 @@ func (m *Manager) reposDir() string   { return filepath.Join(m.Conf, "repos.d") 
 // Start takes up what an earlier agent has left and begins to look around. The
 // bus must be served by now: services are started through launchers that call back.
 func (m *Manager) Start() error {
-	if err := m.engine.Resume(); err != nil {
+	if m.state.ReadOnly() {
+		m.asleep.Store(true)
+	} else if err := m.engine.Resume(); err != nil {
 		return err
 	}
+	m.wg.Go(m.followMounts)
 	m.wg.Go(m.followRuns)
 	m.wg.Go(m.followRepositories)
 	m.wg.Go(m.followSpace)
-	m.wg.Go(m.startServices)
+	m.wg.Go(m.followMarkers)
+	m.wg.Go(func() {
+		m.fetchMissing()
+		m.startServices()
+	})
 	return nil
 }
 

@@ -90,6 +90,9 @@ func (m *Manager) Install(ctx context.Context, name, key, repository, channel st
 	if channel == "" {
 		channel = "stable"
 	}
+	if err := m.mayChange("install " + instance); err != nil {
+		return refresh.Refresh{}, err
+	}
 	repository, err := m.chooseRepository(ctx, name, repository, channel)
 	if err != nil {
 		return refresh.Refresh{}, err
@@ -102,12 +105,18 @@ func (m *Manager) Remove(ctx context.Context, name string, purge bool) (refresh.
 	if err := meta.ValidInstance(name); err != nil {
 		return refresh.Refresh{}, err
 	}
+	if err := m.mayChange("remove " + name); err != nil {
+		return refresh.Refresh{}, err
+	}
 	return m.engine.Submit(ctx, refresh.Request{Kind: refresh.Remove, Instance: name, Purge: purge})
 }
 
 // Revert starts going back to an earlier revision; 0 means the one before.
 func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (refresh.Refresh, error) {
 	if err := meta.ValidInstance(name); err != nil {
+		return refresh.Refresh{}, err
+	}
+	if err := m.mayChange("revert " + name); err != nil {
 		return refresh.Refresh{}, err
 	}
 	return m.engine.Submit(ctx, refresh.Request{Kind: refresh.Revert, Instance: name, To: rev})
@@ -173,7 +182,13 @@ func rootsOf(list []digest.Digest) (roots []index.Root) {
 func (m *Manager) SetRetained(list []digest.Digest) error {
 	slices.SortFunc(list, digest.Digest.Compare)
 	list = slices.Compact(list)
+	if err := m.mayChange("set the retained index"); err != nil {
+		return err
+	}
 	if err := m.state.PutSet(state.Retained, list); err != nil {
+		return err
+	}
+	if err := m.state.ForgetLoss(); err != nil { // it is known again
 		return err
 	}
 	m.indices.SetRetained(rootsOf(list))

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -105,6 +106,9 @@ func (m *Manager) AddRepository(ctx context.Context, name, url string, root []by
 	if err := meta.ValidName(name); err != nil {
 		return problem.New(problem.Invalid, "cannot add repository: %w", err)
 	}
+	if err := m.mayChange("add repository " + name); err != nil {
+		return err
+	}
 	config := repo.Config{Name: name, URL: url, Root: root}
 	trial, err := os.MkdirTemp(m.Root, ".repo-")
 	if err != nil {
@@ -186,6 +190,10 @@ func (m *Manager) chooseRepository(ctx context.Context, name, repository, channe
 // has something newer and is among only, or, with only nil, is refreshed by
 // itself. What could be started is returned beside the error.
 func (m *Manager) Check(ctx context.Context, only []string) ([]refresh.Refresh, error) {
+	if err := m.mayChange("refresh " + cmp.Or(strings.Join(only, ", "), "what is installed")); err != nil {
+		m.noteCheck([]error{err})
+		return nil, err
+	}
 	names, err := m.links.Instances()
 	if err != nil {
 		return nil, err
@@ -233,9 +241,15 @@ func (m *Manager) RefreshTogether(ctx context.Context, names []string) ([]refres
 	return m.engine.SubmitTogether(ctx, requests)
 }
 
-// known returns an error unless all of the instances are installed.
+// known returns an error unless all of the instances are installed. A link that
+// somebody has broken is mended.
 func (m *Manager) known(names []string) error {
 	for _, n := range names {
+		if _, err := m.Package(n); err == nil {
+			continue
+		} else if mended, _ := m.engine.Mend(n); !mended {
+			return err
+		}
 		if _, err := m.Package(n); err != nil {
 			return err
 		}
@@ -291,6 +305,9 @@ func (m *Manager) checkOne(ctx context.Context, name string, good map[string]boo
 func (m *Manager) offer(ctx context.Context, name string, good map[string]bool, asked bool) (*refresh.Request, error) {
 	inst, err := m.state.Instance(name)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.repositoryOf(ctx, &inst); err != nil {
 		return nil, err
 	}
 	client, err := m.client(inst.Repository)

@@ -55,6 +55,9 @@ func (m *Manager) Plan(ctx context.Context) (*gc.Plan, error) {
 // Collect takes away what no index protects, or, with free above 0, enough of it
 // to free so many bytes.
 func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
+	if err := m.mayChange("collect"); err != nil {
+		return gc.Result{}, err
+	}
 	m.space.collecting.Lock()
 	defer m.space.collecting.Unlock()
 	start := time.Now()
@@ -151,12 +154,22 @@ type Finding struct {
 // Verify reads everything again and, with repair, fetches what is broken. The
 // first error of a repair is returned beside all findings.
 func (m *Manager) Verify(ctx context.Context, repair bool) (list []Finding, checked int, err error) {
+	if repair {
+		if err := m.mayChange("repair the store"); err != nil {
+			return nil, 0, err
+		}
+	}
 	m.space.collecting.Lock() // what is being taken away is not broken
 	defer m.space.collecting.Unlock()
 	found, checked, err := m.store.Verify(ctx, nil)
 	for _, f := range found {
 		list = append(list, Finding{Finding: f})
 	}
+	defer func() {
+		// Behind the repair of the store, which may be all that an instance lacked.
+		more, ierr := m.verifyInstances(ctx, repair)
+		list, err = append(list, more...), errors.Join(err, ierr)
+	}()
 	if err != nil || !repair || len(list) == 0 {
 		return list, checked, err
 	}

@@ -54,7 +54,11 @@ func (m *Manager) loadSets() error {
 	if err != nil {
 		return err
 	}
+	unknown, err := m.unknownRetained()
+	if err != nil {
+		return err
+	}
 	m.setSystem(f)
-	m.indices.SetRetained(rootsOf(retained))
+	m.indices.SetRetained(append(rootsOf(retained), unknown...))
 	return nil
 }

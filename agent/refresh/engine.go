@@ -2,7 +2,6 @@ package refresh
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -49,6 +48,8 @@ type World struct {
 	// Installed is called when the set of installed revisions has changed, before anything that
 	// only the change protects may be collected.
 	Installed func() error
+	// Writable says why the root cannot be changed; nil: it can. Whoever makes it so calls Wake.
+	Writable func() error
 	// Changed sees every change of a record, final ones included. It must not block.
 	Changed func(Refresh)
 }
@@ -76,26 +77,11 @@ func NewEngine(w World) *Engine {
 	return &Engine{World: w, ctx: ctx, cancel: cancel, tasks: map[string]*task{}, groups: map[string]*group{}}
 }
 
-// Resume takes up the journal and clears markers that nobody owns. It returns
-// when every refresh that was interrupted is on its way again.
+// Resume takes up the journal. It returns when every refresh that was interrupted
+// is on its way again. Settle has been called before.
 func (e *Engine) Resume() error {
-	records, err := state.Refreshes[Refresh](e.State, func(id string, err error) {
-		e.Log.Error("dropping a refresh whose journal cannot be read", "refresh", id, "error", err)
-	})
+	records, err := e.journal()
 	if err != nil {
-		return err
-	}
-	owned := map[string]bool{}
-	for _, r := range records {
-		if r.End != "" || plans[r.Kind] == nil {
-			if err := e.State.RemoveRefresh(r.ID); err != nil {
-				return err
-			}
-			continue
-		}
-		owned[r.Instance] = true
-	}
-	if err := errors.Join(e.clearStrayMarkers(owned), e.dropStaged(owned)); err != nil {
 		return err
 	}
 	e.mu.Lock()
@@ -104,9 +90,6 @@ func (e *Engine) Resume() error {
 		return err
 	}
 	for _, r := range records {
-		if !owned[r.Instance] || r.End != "" {
-			continue
-		}
 		e.Log.Info("taking up a refresh again", "refresh", r.ID, "instance", r.Instance, "step", r.Step)
 		e.goLocked(e.newTaskLocked(r), Event{Type: Restarted, Linked: e.linked(&r), Whole: e.committed(&r)})
 	}
@@ -120,64 +103,6 @@ func (e *Engine) linked(r *Refresh) bool {
 		return problem.Is(err, problem.NotFound)
 	}
 	return err == nil && r.To != 0 && rev == r.To
-}
-
-// dropStaged forgets revisions that were given a number by a refresh whose journal
-// is gone, and never became current.
-func (e *Engine) dropStaged(owned map[string]bool) error {
-	instances, err := e.State.Instances()
-	if err != nil {
-		return err
-	}
-	for _, i := range instances {
-		if owned[i.Instance] {
-			continue
-		}
-		cur, _, _ := e.Links.Read(i.Instance) // 0 where nothing is current
-		staged := func(v state.Revision) bool { return v.Made.IsZero() && v.Number != cur }
-		if !slices.ContainsFunc(i.Revisions, staged) {
-			continue
-		}
-		for _, v := range i.Revisions {
-			if staged(v) {
-				if err := e.Links.Forget(i.Instance, v.Number); err != nil {
-					return err
-				}
-			}
-		}
-		err := e.State.UpdateInstance(i.Instance, func(i *state.Instance) error {
-			i.Revisions = slices.DeleteFunc(i.Revisions, staged)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return e.Installed()
-}
-
-func (e *Engine) clearStrayMarkers(owned map[string]bool) error {
-	instances, err := e.State.Instances()
-	if err != nil {
-		return err
-	}
-	for _, i := range instances {
-		if len(i.Revisions) == 0 {
-			continue // it was removed
-		}
-		if err := e.Runctl.CreateInstance(i.Instance); err != nil {
-			return err
-		}
-		word, err := e.Runctl.Inhibited(i.Instance)
-		if err == nil && word == "" || owned[i.Instance] {
-			continue
-		}
-		e.Log.Warn("removing a marker that belongs to no refresh", "instance", i.Instance, "marker", word)
-		if err := e.Runctl.ClearInhibited(i.Instance); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Request asks for a refresh.
@@ -253,10 +178,21 @@ func (e *Engine) newRecordLocked(q Request) (Refresh, error) {
 func (e *Engine) describe(r *Refresh) error {
 	r.Step = plans[r.Kind][0]
 	rev, _, err := e.Links.Read(r.Instance)
+	if err != nil {
+		// Somebody may have laid hands on the links.
+		if mended, merr := e.settle(r.Instance); mended && merr == nil {
+			if err := e.Installed(); err != nil {
+				return err
+			}
+			rev, _, err = e.Links.Read(r.Instance)
+		}
+	}
 	switch {
 	case r.Kind == Install && err == nil:
 		return problem.New(problem.Exists, "cannot install %s: it is installed already", r.Instance).
 			WithHint("lull refresh %s looks for a newer version", r.Instance)
+	case !problem.Is(err, problem.NotFound) && err != nil:
+		return &problem.Error{Kind: problem.KindOf(err), Text: fmt.Sprintf("cannot %s %s: %v", r.Kind, r.Instance, err), Hint: problem.HintOf(err), Err: err}
 	case r.Kind == Install:
 		old, err := e.State.Instance(r.Instance)
 		if err == nil {
@@ -266,7 +202,7 @@ func (e *Engine) describe(r *Refresh) error {
 		}
 		return err
 	case err != nil:
-		return problem.New(problem.KindOf(err), "cannot %s %s: it is not installed", r.Kind, r.Instance)
+		return problem.New(problem.NotFound, "cannot %s %s: it is not installed", r.Kind, r.Instance)
 	}
 	inst, err := e.State.Instance(r.Instance)
 	if err != nil {

@@ -137,7 +137,7 @@ func doStage(_ context.Context, t *task) error {
 	if r.Kind == Revert {
 		return nil
 	}
-	if err := t.e.Links.Add(r.Instance, r.To, r.Package, r.DataFrom); err != nil {
+	if err := errors.Join(t.e.Links.Add(r.Instance, r.To, r.Package, r.DataFrom), t.e.remember(r.Instance)); err != nil {
 		return err
 	}
 	return t.e.Runctl.CreateInstance(r.Instance)
@@ -149,6 +149,10 @@ func doStage(_ context.Context, t *task) error {
 func doPrecopy(ctx context.Context, t *task) error {
 	r := &t.r
 	m, err := t.e.Store.Launch(r.Package)
+	if err == nil {
+		// What is wrong with the data is said before anything waits for it.
+		_, err = t.e.checkData(r.Instance, r.From, m.Data.Versioned)
+	}
 	if err != nil || !m.Data.Versioned {
 		return err
 	}
@@ -371,7 +375,7 @@ func (e *Engine) prune(instance string, cur uint32) error {
 			return err
 		}
 	}
-	return errors.Join(e.pruneData(instance, kept), e.Installed())
+	return errors.Join(e.pruneData(instance, kept), e.remember(instance), e.Installed())
 }
 
 // pruneData removes the data of revisions that are not kept, an earlier life of
@@ -419,7 +423,7 @@ func (e *Engine) forget(r *Refresh) error {
 			return err
 		}
 	}
-	return errors.Join(e.State.RemoveInstance(r.Instance, left), e.removeMarkers(r.Instance), e.Installed())
+	return errors.Join(e.State.RemoveInstance(r.Instance, left), e.remember(r.Instance), e.removeMarkers(r.Instance), e.Installed())
 }
 
 // removeMarkers removes the run-control files of an instance that is gone. With a

@@ -50,6 +50,10 @@ func doWait(_ context.Context, t *task) error {
 func (t *task) vacant() error {
 	r := &t.r
 	s := t.e.Policy().For(r.Instance)
+	if err := t.e.Writable(); err != nil {
+		t.e.Log.Warn("a refresh waits until the root can be written", "instance", r.Instance, "root", t.e.Root, "error", err)
+		return &busyError{}
+	}
 	if r.Kind == Update {
 		until, err := t.held(wallclock.Now())
 		if err != nil {
@@ -350,6 +354,9 @@ func undoLink(_ context.Context, t *task) error {
 // makeDataFolders makes the folders that LULL_DATA and LULL_COMMON name, for the
 // user that the services run as.
 func (e *Engine) makeDataFolders(instance string, rev uint32, m *meta.Launch) error {
+	if _, err := e.checkData(instance, rev, m.Data.Versioned); err != nil {
+		return err
+	}
 	dirs := []string{filepath.Join(e.Root, "data", instance, "common")}
 	if m.Data.Versioned {
 		dirs = append(dirs, e.dataDir(instance, rev))

@@ -119,6 +119,7 @@ func (t *task) run(ctx context.Context, first Event) {
 			select {
 			case <-time.After(pause):
 				pause = min(2*pause, lastRetry)
+			case <-t.wake:
 			case <-ctx.Done():
 				return
 			}

@@ -28,6 +28,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/lull/lull/agent/faultpoint"
@@ -214,6 +215,8 @@ func (d *Dir) Inhibited(instance string) (string, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", nil
+	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ELOOP):
+		return RefreshInProgress, nil // nothing of ours, and in doubt launches wait
 	case err != nil:
 		return "", fmt.Errorf("cannot read why launches wait: %w", err)
 	}
@@ -247,7 +250,13 @@ func (d *Dir) SetInhibited(instance, word string) error {
 		os.Remove(tmp)
 		return fmt.Errorf("cannot inhibit launches: %w", err)
 	}
-	if err := os.Rename(tmp, d.InhibitedPath(instance)); err != nil {
+	err := os.Rename(tmp, d.InhibitedPath(instance))
+	if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EEXIST) {
+		if err = remove(d.InhibitedPath(instance)); err == nil {
+			err = os.Rename(tmp, d.InhibitedPath(instance))
+		}
+	}
+	if err != nil {
 		os.Remove(tmp)
 		return fmt.Errorf("cannot inhibit launches: %w", err)
 	}
@@ -279,14 +288,25 @@ func (d *Dir) InhibitedSince(instance string) (time.Time, error) {
 
 func touch(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if errors.Is(err, syscall.EISDIR) {
+		if err = remove(path); err == nil {
+			f, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("cannot write a marker: %w", err)
 	}
 	return errors.Join(f.Chmod(0o644), f.Close())
 }
 
+// remove takes away whatever lies in the place of a marker: the folder is root's,
+// and nothing in it outlives a reboot.
 func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := os.Remove(path)
+	if errors.Is(err, syscall.ENOTEMPTY) {
+		err = os.RemoveAll(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot remove a marker: %w", err)
 	}
 	return nil

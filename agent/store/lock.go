@@ -28,6 +28,10 @@ func LockRoot(root string) (io.Closer, error) {
 	path := filepath.Join(root, lockName)
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		readOnly := errors.Is(err, unix.EROFS)
+		if readOnly {
+			f, err = os.Open(path) // the lock keeps others out all the same; the pid cannot be written
+		}
 		if err != nil {
 			return nil, problem.New(problem.KindOf(err), "cannot lock the store %s: %w", root, err)
 		}
@@ -50,6 +54,9 @@ func LockRoot(root string) (io.Closer, error) {
 		if !stillThere(f, path) {
 			f.Close() // somebody deleted the file between open and lock
 			continue
+		}
+		if readOnly {
+			return f, nil
 		}
 		if err := writePID(f, os.Getpid()); err != nil {
 			f.Close()
@@ -95,6 +102,9 @@ func stillThere(f *os.File, path string) bool {
 // one that is about to take it.
 func lockedByOther(root string) int {
 	f, err := os.OpenFile(filepath.Join(root, lockName), os.O_RDWR, 0)
+	if errors.Is(err, unix.EROFS) {
+		f, err = os.Open(filepath.Join(root, lockName))
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0
 	}

@@ -131,7 +131,9 @@ func Open(root string) (*Store, error) {
 		}
 		return s, nil
 	}
-	if err := s.prepare(); err != nil {
+	if err := s.prepare(); errors.Is(err, unix.EROFS) && exists(unix.AT_FDCWD, s.path(blobsDir)) && exists(unix.AT_FDCWD, s.path(packagesDir)) {
+		return s, nil // to be read; leftovers do no harm
+	} else if err != nil {
 		return nil, problem.New(problem.KindOf(err), "cannot open the store %s: %w", root, err)
 	}
 	return s, nil

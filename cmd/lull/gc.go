@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) gcCmd() *cobra.Command {
-	var dry bool
+	var dry, nothing bool
 	var free string
 	cmd := &cobra.Command{
 		Use:   "gc",
@@ -23,7 +23,7 @@ func (a *app) gcCmd() *cobra.Command {
   lull gc --free 500MB   stop when so much is freed`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var o bus.CollectOptions
+			o := bus.CollectOptions{RetainNothing: nothing}
 			if free != "" {
 				n, err := humanize.ParseBytes(free)
 				if err != nil || n == 0 {
@@ -50,6 +50,7 @@ func (a *app) gcCmd() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would go")
+	cmd.Flags().BoolVar(&nothing, "retain-nothing", false, "after state.db was lost: say that no system update was being kept")
 	cmd.Flags().StringVar(&free, "free", "", "stop when this `size` is freed")
 	return cmd
 }

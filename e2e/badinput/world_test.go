@@ -1,0 +1,227 @@
+package badinput_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/rig"
+	"github.com/lull/lull/e2e/sample"
+)
+
+func TestMain(m *testing.M) { rig.Main(m.Run) }
+
+const (
+	limit = 30 * time.Second
+	quiet = "schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+	app   = sample.Name
+)
+
+// scene is a world in which version 1 was installed and then refreshed to version 2,
+// so that there are two revisions and data of each.
+type scene struct {
+	*rig.World
+	t   *testing.T
+	api *rig.API
+}
+
+func set(t *testing.T, o rig.Options) *scene {
+	t.Helper()
+	need.Root(t)
+	need.Program(t, "dbus-daemon", "cc", "setpriv")
+	if o.Tracker == "" {
+		o.Tracker = "poll"
+	}
+	w := rig.New(t, o)
+	s := &scene{World: w, t: t, api: w.Bus.Watch()}
+	w.Configure("policy.yaml", quiet)
+	for _, v := range []string{sample.V1, sample.V2} {
+		sample.Write(w, w.Path(v), v)
+	}
+	w.MustLull("repo", "init", w.Repo)
+	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
+	w.StartAgent()
+	w.MustLull("repo", "add", "local", w.Repo)
+	w.MustLull("install", app)
+	w.Watch(filepath.Join(w.RunDir, "runctl"))
+	s.start(1).Stop() // there are notes of the user's from now on
+	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V2))
+	w.MustLull("refresh", app)
+	s.idle()
+	return s
+}
+
+// path is a file below the root.
+func (s *scene) path(elem ...string) string {
+	return filepath.Join(append([]string{s.Store}, elem...)...)
+}
+
+func (s *scene) no(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *scene) write(path, text string) {
+	s.t.Helper()
+	s.no(os.WriteFile(path, []byte(text), 0o644))
+}
+
+// replace puts a link in the place of whatever is there.
+func (s *scene) replace(path, target string) {
+	s.t.Helper()
+	s.no(os.RemoveAll(path))
+	s.no(os.Symlink(target, path))
+}
+
+// idle waits until nothing is under way.
+func (s *scene) idle() {
+	s.t.Helper()
+	s.Until("nothing is under way", limit, func() (bool, string) {
+		for _, o := range s.api.Objects("Refresh") {
+			switch o.Str("State") {
+			case "done", "undone", "failed", "cancelled":
+			default:
+				return false, o.Str("Kind") + " " + o.Str("State") + " at " + o.Str("Step")
+			}
+		}
+		return true, ""
+	})
+}
+
+// runs says that the application starts, and in which version.
+func (s *scene) runs(version string) {
+	s.t.Helper()
+	r := s.User.Lull("run", app, "--show")
+	if r.Code != 0 || !strings.Contains(r.Stdout, "version 1.0") {
+		s.t.Errorf("it does not run: %v", r)
+	}
+	if got := s.version(); got != version {
+		s.t.Errorf("version %s is current, want %s", got, version)
+	}
+}
+
+// version is what `current` names, read by nobody's help.
+func (s *scene) version() string {
+	b, err := os.ReadFile(s.path("current", app, "share/doc/notes/news.txt"))
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(string(b), "This is version "), ".\n")
+}
+
+// refused checks a command's exact error.
+func (s *scene) refused(r rig.Result, code int, text, hint string) {
+	s.t.Helper()
+	want := "lull: " + text + "\n"
+	if hint != "" {
+		want += "hint: " + hint + "\n"
+	}
+	if r.Code != code || r.Stderr != want {
+		s.t.Errorf("%q: got exit status %d and\n%swant %d and\n%s", r.Args, r.Code, r.Stderr, code, want)
+	}
+}
+
+// doctor checks that the doctor says a line, and the advice below it.
+func (s *scene) doctor(state, name, seen, advice string) {
+	s.t.Helper()
+	out := s.Lull("doctor").Stdout
+	for block := range strings.SplitSeq(out, "\n") {
+		f := strings.Fields(block)
+		if len(f) < 3 || f[0] != state || f[1] != name || !strings.Contains(block, seen) {
+			continue
+		}
+		if !strings.Contains(out, "→ "+advice) {
+			s.t.Errorf("the doctor does not advise %q:\n%s", advice, out)
+		}
+		return
+	}
+	s.t.Errorf("the doctor does not say %s %s %q:\n%s", state, name, seen, out)
+}
+
+// whole checks that all is as it was after set: nothing lost, nothing left over.
+func (s *scene) whole() {
+	s.t.Helper()
+	s.same()
+	if r := s.Lull("refresh", app); r.Code != 0 {
+		s.t.Errorf("not to be refreshed: %v", r)
+	}
+	s.MustLull("revert", app)
+	s.idle()
+	s.runs(sample.V1)
+	s.noMarkers()
+}
+
+func (s *scene) noMarkers() {
+	s.t.Helper()
+	s.Until("no marker is left", limit, func() (bool, string) { m := s.Markers(); return len(m) == 0, fmt.Sprint(m) })
+}
+
+// same is whole but for what changes something.
+func (s *scene) same() {
+	s.t.Helper()
+	s.runs(sample.V2)
+	for _, v := range []string{"1", "2"} {
+		if _, err := os.Stat(s.path("revisions", app, v, "share")); err != nil {
+			s.t.Errorf("revision %s: %v", v, err)
+		}
+		if _, err := os.Stat(s.path("data", app, v)); err != nil {
+			s.t.Errorf("data of revision %s: %v", v, err)
+		}
+	}
+	o, ok := s.api.Package(app)
+	revisions := fmt.Sprint(o.Props["Revisions"])
+	if !ok || o.Num("Revision") != 2 || o.Str("Repository") != "local" || o.Str("Channel") != "stable" ||
+		!strings.Contains(revisions, "current") || !strings.Contains(revisions, "previous") || strings.Contains(revisions, "staged") {
+		s.t.Errorf("the bus says %+v", o.Props)
+	}
+	if r := s.Lull("verify"); r.Code != 0 {
+		s.t.Errorf("not whole: %v", r)
+	}
+}
+
+// restart ends the agent and starts it again.
+func (s *scene) restart(change func()) {
+	s.t.Helper()
+	s.StopAgent()
+	change()
+	s.StartAgent()
+}
+
+// start runs the current version until the returned process is told to end.
+func (s *scene) start(revision int) *rig.Proc {
+	s.t.Helper()
+	p := s.User.StartLull(nil, "run", app)
+	notes := filepath.Join(s.User.Home, ".local/share/lull", app, fmt.Sprint(revision), "notes.txt")
+	s.UntilFile("it runs", limit, notes, func(text string) (bool, string) { return text != "", text + p.Log() })
+	return p
+}
+
+// disk is a file system of its own for the agent's root.
+func disk(t *testing.T) string {
+	t.Helper()
+	need.Root(t)
+	dir := t.TempDir()
+	if err := syscall.Mount("lull-test", dir, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "size=64m,mode=0755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func remount(t *testing.T, dir string, flags uintptr) {
+	t.Helper()
+	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_NOSUID|syscall.MS_NODEV|flags, ""); err != nil {
+		t.Fatal(err)
+	}
+}
