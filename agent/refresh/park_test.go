@@ -66,7 +66,7 @@ func newParking(t *testing.T, policyText string) *parking {
 	tracker := &running{procs: []runs.Process{{PID: 1 << 30}}}
 	return &parking{t: t, tracker: tracker, record: Refresh{Kind: Update, Instance: "notes", Step: Wait}, world: World{
 		State: db, Runctl: ctl, Tracker: tracker, Policy: func() *policy.Policy { return p },
-		Alarm: wallclock.NewRuntime, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Alarm: wallclock.NewRuntime, Writable: func() error { return nil }, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}}
 }
 

@@ -28,8 +28,8 @@ apps: [{name: hooked, command: bin/app}]
 services: [{name: svc, command: bin/svc, stop-timeout: 1s}]
 hooks: {pre-refresh: bin/hook, post-refresh: bin/hook, health: bin/hook}
 `, hooked, version),
-		"bin/app":  fmt.Sprintf("#!/bin/sh\necho app %d\n", version),
-		"bin/svc":  "#!/bin/sh\ntrap '' TERM\necho data > \"$LULL_DATA/written\"\nwhile :; do sleep 1; done\n",
+		"bin/app": fmt.Sprintf("#!/bin/sh\necho app %d\n", version),
+		"bin/svc": "#!/bin/sh\ntrap '' TERM\necho data > \"$LULL_DATA/written\"\nwhile :; do sleep 1; done\n",
 		"bin/hook": fmt.Sprintf("#!/bin/sh\necho \"$LULL_HOOK of %[1]d in $LULL_REVISION\" >> \"$LULL_COMMON/log\"\necho it hurts\n"+
 			"[ %[1]d.$LULL_HOOK != 4.health ] || exec sleep 1000\n[ %[1]d.$LULL_HOOK != 3.health ]\n", version),
 	} {
