@@ -61,6 +61,9 @@ type Options struct {
 	// Partial is the name of the partial folder, which lies beside the
 	// destination. Default: the destination's name and PartialSuffix.
 	Partial string
+	// Commit, where there is one, is called by Copy when all is copied and flushed,
+	// just before dst appears. If it returns an error, dst does not.
+	Commit func() error
 }
 
 // Stats are what a copy has done.
@@ -151,7 +154,7 @@ func run(ctx context.Context, src, dst string, o Options, end func(*job) error) 
 		return fail(err)
 	}
 	j := &job{
-		ctx: ctx, src: root, parent: parent, base: base, partial: partial, progress: o.Progress,
+		ctx: ctx, src: root, parent: parent, base: base, partial: partial, progress: o.Progress, commit: o.Commit,
 		asRoot: os.Geteuid() == 0, seen: map[inode]string{}, reflink: true, ranges: true,
 	}
 	if j.mount, err = statRoot(root); err != nil {
@@ -222,6 +225,11 @@ func (j *job) finish() error {
 	}
 	if err := unix.Syncfs(int(j.dst.Fd())); err != nil {
 		return err
+	}
+	if j.commit != nil {
+		if err := j.commit(); err != nil {
+			return err
+		}
 	}
 	dir := int(j.parent.Fd())
 	err := unix.Renameat2(dir, j.partial, dir, j.base, unix.RENAME_NOREPLACE)

@@ -41,6 +41,7 @@ type job struct {
 	buf             []byte
 
 	progress    func(done, total int64)
+	commit      func() error
 	done, total int64
 	stats       Stats
 }

@@ -81,38 +81,6 @@ func TestUnversionedDataIsOne(t *testing.T) {
 	}
 }
 
-// TestAncestor walks the chain of .from files and its gaps.
-func TestAncestor(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		chain map[uint32]uint32 // revision → from; 0: known, took nothing over
-		has   []uint32
-		rev   uint32
-		want  uint32
-	}{
-		{"the one before", map[uint32]uint32{1: 0, 2: 1}, []uint32{1}, 2, 1},
-		{"none", map[uint32]uint32{1: 0}, nil, 1, 0},
-		{"a fresh start", map[uint32]uint32{5: 0}, []uint32{3}, 5, 0},
-		{"skipped revisions", map[uint32]uint32{1: 0, 2: 1, 3: 2, 4: 3}, []uint32{1}, 4, 1},
-		{"past a reverted one", map[uint32]uint32{1: 0, 2: 1, 3: 1}, []uint32{1, 2}, 3, 1},
-		{"forgotten revisions", map[uint32]uint32{9: 8, 8: 7}, []uint32{2, 3}, 9, 3},
-		{"forgotten, but younger data of a reverted one", map[uint32]uint32{9: 5}, []uint32{3, 7}, 9, 3},
-		{"a loop", map[uint32]uint32{3: 2, 2: 3}, []uint32{1}, 3, 1},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t)
-			l := &launch{Options: &Options{Root: w.root, Instance: app}, rev: c.rev}
-			for rev, from := range c.chain {
-				w.add(rev, from, true)
-			}
-			has := func(r uint32) bool { return slices.Contains(c.has, r) }
-			if got := l.ancestor(has, c.has); got != c.want {
-				t.Errorf("got %d, want %d", got, c.want)
-			}
-		})
-	}
-}
-
 // TestInterruptedCopy finds the rest of a launch that died, and of a helper
 // that has copied ahead.
 func TestInterruptedCopy(t *testing.T) {

@@ -14,7 +14,9 @@
 // Between 1 and 5 no refresh can enter its critical section, from 4 on none will
 // find the instance vacant. A service ignores the words refresh-starting (it is
 // what is being started) and refresh-pending (which keeps out what a refresh
-// would have to wait for; services are stopped, not waited for).
+// would have to wait for; services are stopped, not waited for). A service of a
+// user's session waits for the end of refresh-starting like an application: its
+// user's data follows when the refresh is sure to stay.
 //
 // # The user's data
 //
@@ -36,8 +38,8 @@
 //   - A crash in the middle leaves a partial folder under another name, which
 //     the next launch does over. The folder of a revision appears by one rename
 //     and is whole. A lock on a file of the user's makes launches of one user
-//     take turns, and the session helper, which does the same while a refresh is
-//     in its critical section.
+//     take turns, and the session helper, which copies ahead during a refresh and
+//     finishes when it is done: see package userdata.
 //
 // Everything here runs in one goroutine of a short-lived process; Run blocks
 // until exec. The imports are few and small, and a test keeps them so.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -87,6 +88,7 @@ type launch struct {
 	rev      uint32
 	pkg      digest.Digest
 	versions bool // the package keeps data per revision
+	ofUser   bool // what is launched works on the user's data
 	command  []string
 }
 
@@ -250,18 +252,21 @@ func (l *launch) tryEnter(ctx context.Context) (*runctl.Lock, error) {
 	}
 	lock.Unlock()
 	l.sayWaiting(word)
-	var ignore []string
-	if l.Service != "" {
-		ignore = ignoredByServices
+	return nil, ctl.WaitUninhibited(ctx, l.Instance, l.ignored()...)
+}
+
+// ignored are the markers that do not keep this launch out.
+func (l *launch) ignored() []string {
+	switch {
+	case l.Service == "":
+		return nil
+	case l.Session: // started when the refresh is done, so that it cannot see data that comes to nothing
+		return []string{runctl.RefreshPending}
 	}
-	return nil, ctl.WaitUninhibited(ctx, l.Instance, ignore...)
+	return []string{runctl.RefreshStarting, runctl.RefreshPending}
 }
 
-var ignoredByServices = []string{runctl.RefreshStarting, runctl.RefreshPending}
-
-func (l *launch) ignores(word string) bool {
-	return l.Service != "" && (word == runctl.RefreshStarting || word == runctl.RefreshPending)
-}
+func (l *launch) ignores(word string) bool { return slices.Contains(l.ignored(), word) }
 
 func (l *launch) current() string { return filepath.Join(l.Root, "current", l.Instance) }
 
@@ -324,8 +329,10 @@ func damaged(format string, args ...any) error {
 
 // choose finds the command to execute.
 func (l *launch) choose(m *meta.Launch) ([]string, error) {
+	l.ofUser = true
 	if l.Service != "" {
 		if s := m.Service(l.Service); s != nil {
+			l.ofUser = s.Scope == meta.ScopeUser
 			return s.Command, nil
 		}
 		return nil, problem.New(problem.NotFound, "it has no service %q", l.Service)
@@ -363,7 +370,7 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 		"LULL_DATA=" + data,
 		"LULL_COMMON=" + filepath.Join(system, "common"),
 	}
-	if l.Service == "" { // a service has LULL_DATA, and perhaps no home
+	if l.ofUser { // a system service has LULL_DATA, and perhaps no home
 		userData, userCommon, err := l.userData(ctx)
 		if err != nil {
 			return nil, err

@@ -27,6 +27,7 @@ type Options struct {
 	Instance string
 	App      string // "": the one that is named like the package, or the first
 	Service  string // "": an application
+	Session  bool   // the service belongs to a user's session
 	Args     []string
 
 	Stderr *os.File // for people; nil: none
@@ -34,7 +35,7 @@ type Options struct {
 
 // Usage is what lull-run says about itself.
 const Usage = `usage: lull-run [--root DIR] [--run-dir DIR] [--bus ADDRESS] [--user]
-                [--app NAME | --service NAME] INSTANCE [ARGUMENT]...
+                [--app NAME | --service NAME [--session]] INSTANCE [ARGUMENT]...
        lull-run --wrapper FILE [ARGUMENT]...
        lull-run --after-fd FD PROGRAM [ARGUMENT]...
 `
@@ -58,6 +59,7 @@ func ParseArgs(args []string) (Options, error) {
 	f.BoolVar(&o.User, "user", false, "")
 	f.StringVar(&o.App, "app", "", "")
 	f.StringVar(&o.Service, "service", "", "")
+	f.BoolVar(&o.Session, "session", false, "")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, ErrHelp

@@ -22,6 +22,8 @@ import (
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/runs/runname"
+	"github.com/lull/lull/agent/units"
 )
 
 // Direct starts services as its own children and tells their state from their cgroups.
@@ -32,7 +34,7 @@ type Direct struct {
 
 	mu       sync.Mutex
 	expected map[int]Unit     // launchers started and not yet in their cgroup, by pid
-	failed   map[string]error // by UnitName: how the last process ended, when it ended by itself and badly
+	failed   map[string]error // by unitName: how the last process ended, when it ended by itself and badly
 	children sync.WaitGroup   // one a child that has not been reaped
 }
 
@@ -91,7 +93,7 @@ func (d *Direct) Start(ctx context.Context, u Unit) error {
 		return fmt.Errorf("cannot start service %s of %s: %w", u.Service.Name, u.Instance, err)
 	}
 	d.expected[cmd.Process.Pid] = u
-	delete(d.failed, UnitName(u))
+	delete(d.failed, unitName(u))
 	d.mu.Unlock()
 
 	exited := make(chan error, 1)
@@ -126,7 +128,7 @@ func (d *Direct) reap(cmd *exec.Cmd, u Unit) error {
 		return errors.New("exit status 0")
 	}
 	d.mu.Lock()
-	d.failed[UnitName(u)] = err
+	d.failed[unitName(u)] = err
 	d.mu.Unlock()
 	d.log.Info("a service has ended", "instance", u.Instance, "service", u.Service.Name, "error", err)
 	return err
@@ -138,7 +140,7 @@ func (d *Direct) Stop(ctx context.Context, u Unit) error {
 	defer cancel()
 	sig := syscall.SIGTERM
 	if u.StopSignal != "" {
-		sig = signalOf(u.StopSignal)
+		sig = units.Signal(u.StopSignal)
 	}
 	killAt := time.Now().Add(stopTimeout(u))
 	signalled := map[int]bool{}
@@ -149,7 +151,7 @@ func (d *Direct) Stop(ctx context.Context, u Unit) error {
 		}
 		if len(procs) == 0 {
 			d.mu.Lock()
-			delete(d.failed, UnitName(u)) // ended because we said so
+			delete(d.failed, unitName(u)) // ended because we said so
 			d.mu.Unlock()
 			return nil
 		}
@@ -177,7 +179,7 @@ func (d *Direct) State(_ context.Context, u Unit) (string, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed[UnitName(u)] != nil {
+	if d.failed[unitName(u)] != nil {
 		return Failed, nil
 	}
 	return Inactive, nil
@@ -185,6 +187,8 @@ func (d *Direct) State(_ context.Context, u Unit) (string, error) {
 
 // Close implements Manager. Services go on; they are found again by their cgroups.
 func (d *Direct) Close() error { return nil }
+
+func unitName(u Unit) string { return runname.ServiceUnit(u.Instance, u.Service.Name) }
 
 func (d *Direct) procs(u Unit) ([]runs.Process, error) {
 	return d.launcher.Tracks.ServiceProcs(u.Instance, u.Service.Name)

@@ -11,9 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	systemd "github.com/coreos/go-systemd/v22/dbus"
-	"github.com/coreos/go-systemd/v22/unit"
-
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/runs/runname"
@@ -141,7 +138,7 @@ type scoped struct {
 
 // prefix begins the names of the scopes of this hook; an escaped name has no '-'.
 func (g scoped) prefix() string {
-	return "lull-hook-" + unit.UnitNameEscape(g.h.Instance) + "-" + unit.UnitNameEscape(g.h.Name) + "-"
+	return "lull-hook-" + runname.Escape(g.h.Instance) + "-" + runname.Escape(g.h.Name) + "-"
 }
 
 func (g scoped) enter(ctx context.Context, pid int) error {
@@ -162,32 +159,5 @@ func (g scoped) enter(ctx context.Context, pid int) error {
 func (g scoped) kill() error {
 	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
 	defer cancel()
-	conn, err := g.s.connect(ctx)
-	if err != nil {
-		return err
-	}
-	units, err := conn.ListUnitsByPatternsContext(ctx, nil, []string{"lull-hook-*.scope"})
-	if err != nil {
-		return err
-	}
-	for _, u := range units {
-		if !strings.HasPrefix(u.Name, g.prefix()) {
-			continue
-		}
-		if err := conn.KillUnitWithTarget(ctx, u.Name, systemd.All, int32(syscall.SIGKILL)); err != nil && !isNoSuchUnit(err) {
-			return fmt.Errorf("cannot kill %s: %w", u.Name, err)
-		}
-		done := make(chan string, 1)
-		if _, err := conn.StopUnitContext(ctx, u.Name, "replace", done); isNoSuchUnit(err) {
-			continue // empty, it is gone by itself
-		} else if err != nil {
-			return fmt.Errorf("cannot stop %s: %w", u.Name, err)
-		}
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return fmt.Errorf("cannot stop %s: %w", u.Name, context.Cause(ctx))
-		}
-	}
-	return nil
+	return g.s.units.KillScopes(ctx, g.prefix())
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/units"
 )
 
 // Unit is one service of one instance.
@@ -32,9 +33,9 @@ type Unit struct {
 
 // The states of a service.
 const (
-	Active   = "active"
-	Inactive = "inactive"
-	Failed   = "failed"
+	Active   = units.Active
+	Inactive = units.Inactive
+	Failed   = units.Failed
 )
 
 // Manager runs services.
@@ -69,15 +70,11 @@ func (l Launcher) command(u Unit) []string {
 	return append(args, "--service", u.Name, u.Instance)
 }
 
-// defaultStopTimeout bounds a stop where the package says nothing; systemd's own
-// default of 90 s would block launches for longer than anybody likes.
-const defaultStopTimeout = 10 * time.Second
-
 func stopTimeout(u Unit) time.Duration {
 	if d := time.Duration(u.StopTimeout); d > 0 {
 		return d
 	}
-	return defaultStopTimeout
+	return units.DefaultStopTimeout
 }
 
 // killGrace is how long the kernel may take to end killed processes.
