@@ -84,7 +84,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	observer := api.NewObserver()
 	m, err := manager.New(manager.Config{
 		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, Bus: busForLaunchers(o),
-		Runctl: ctl, Tracker: tracker, Logind: logind, Log: o.Log,
+		Runctl: ctl, Tracker: tracker, Logind: logind, Sessions: observer.Sessions(), Log: o.Log,
 	}, observer)
 	if err != nil {
 		return err

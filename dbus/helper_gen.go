@@ -108,3 +108,42 @@ func ParseHelperUpdated(sig *dbus.Signal) (s HelperUpdated, ok bool) {
 	}
 	return s, true
 }
+
+// HelperWork: What is to be done in the user's session for a refresh, or with an empty id because
+// the helper has registered. Of several helpers of a user the oldest gets it, and when that one
+// leaves, the next. Manager.WorkDone answers each. Phases: precopy (the refresh is prepared: copy
+// the data of the nearest earlier revision ahead, in the background), enter (nothing of the
+// instance may run now: stop the services, in their order, and answer; then copy ahead once more
+// what has changed), undo (it has come to nothing for now: start the services again), abandon (it
+// is given up: discard what was copied), finish (it is done and stays: bring the data over, then
+// start the services), session (the services that belong to a session now). The folder of revision
+// to may appear in finish alone. Keys: instance (s), root and run-dir (s: of the agent),
+// from-revision and to-revision (u), data (b: there is data to bring over). Services: name, stop
+// signal, stop timeout in microseconds; in the order in which to take them.
+type HelperWork struct {
+	ID       string
+	Phase    string
+	Work     SessionWork
+	Services []SessionService
+}
+
+// SignalName implements Signal.
+func (HelperWork) SignalName() string { return HelperInterface + ".Work" }
+
+func (s HelperWork) body() []any { return []any{s.ID, s.Phase, toDict(s.Work), s.Services} }
+
+// ParseHelperWork reads sig, or says that it is something else.
+func ParseHelperWork(sig *dbus.Signal) (s HelperWork, ok bool) {
+	if sig.Name != s.SignalName() {
+		return s, false
+	}
+	var w2 map[string]dbus.Variant
+	if store(sig.Body, &s.ID, &s.Phase, &w2, &s.Services) != nil {
+		return s, false
+	}
+	var err error
+	if s.Work, err = fromDict[SessionWork](w2, false); err != nil {
+		return s, false
+	}
+	return s, true
+}

@@ -28,6 +28,7 @@ var infoManager = &ifaceInfo{
 		"Why":            "s",
 		"RegisterHelper": "a{sv}",
 		"Answer":         "ss",
+		"WorkDone":       "ssss",
 		"AddRepository":  "ssay",
 		"Inspect":        "",
 		"Doctor":         "",
@@ -98,6 +99,10 @@ type Manager interface {
 	RegisterHelper(caller Caller, session map[string]dbus.Variant) (err error)
 	// Answer: What the user answered to the notice of a refresh: restart-now, when-closed, later.
 	Answer(caller Caller, id string, action string) (err error)
+	// WorkDone: For the helper that was given work: a phase of it (Helper.Work) is done, or has ended
+	// in an error, which is its text, else empty. Error NotPermitted: the caller is no registered
+	// helper, or another one of its user has the work; NotFound: there is no such work.
+	WorkDone(caller Caller, id string, instance string, phase string, error string) (err error)
 	// AddRepository: Privileged. Adds a repository by its address (a path or an http or https URL) and
 	// the content of the root metadata that is trusted from now on.
 	AddRepository(caller Caller, name string, url string, root []byte) (err error)
@@ -285,6 +290,15 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, badArguments("Answer: %v", err)
 		}
 		return nil, e.impl.Answer(c, a0, a1)
+	case "WorkDone":
+		var a0 string
+		var a1 string
+		var a2 string
+		var a3 string
+		if err := store(body, &a0, &a1, &a2, &a3); err != nil {
+			return nil, badArguments("WorkDone: %v", err)
+		}
+		return nil, e.impl.WorkDone(c, a0, a1, a2, a3)
 	case "AddRepository":
 		var a0 string
 		var a1 string
@@ -431,6 +445,14 @@ func (p ManagerProxy) RegisterHelper(ctx context.Context, session map[string]dbu
 // Answer: What the user answered to the notice of a refresh: restart-now, when-closed, later.
 func (p ManagerProxy) Answer(ctx context.Context, id string, action string) (err error) {
 	err = p.call(ctx, "Answer", []any{id, action})
+	return
+}
+
+// WorkDone: For the helper that was given work: a phase of it (Helper.Work) is done, or has ended
+// in an error, which is its text, else empty. Error NotPermitted: the caller is no registered
+// helper, or another one of its user has the work; NotFound: there is no such work.
+func (p ManagerProxy) WorkDone(ctx context.Context, id string, instance string, phase string, error string) (err error) {
+	err = p.call(ctx, "WorkDone", []any{id, instance, phase, error})
 	return
 }
 

@@ -57,6 +57,13 @@ type OpenPackage struct {
 	PID    uint32
 }
 
+// SessionService is a structure on the bus.
+type SessionService struct {
+	Name        string
+	StopSignal  string
+	StopTimeout uint64
+}
+
 // ServiceState is a structure on the bus.
 type ServiceState struct {
 	Name  string
@@ -164,4 +171,14 @@ type UpdatedRefresh struct {
 	ToVersion    string `dict:"to-version"`
 	DesktopEntry string `dict:"desktop-entry"`
 	Icon         string `dict:"icon"`
+}
+
+// SessionWork is a dictionary on the bus; zero values are left out.
+type SessionWork struct {
+	Instance     string `dict:"instance"`
+	Root         string `dict:"root"`
+	RunDir       string `dict:"run-dir"`
+	FromRevision uint32 `dict:"from-revision"`
+	ToRevision   uint32 `dict:"to-revision"`
+	Data         bool   `dict:"data"`
 }

@@ -35,11 +35,12 @@ type Service struct {
 	space    *bus.SpaceExport
 	retained *bus.RetainedExport
 
-	queue   *queue
-	objects *objects
-	helpers helpers
-	wg      sync.WaitGroup // of leases
-	done    chan struct{}
+	queue    *queue
+	objects  *objects
+	helpers  helpers
+	sessions *sessions
+	wg       sync.WaitGroup // of leases
+	done     chan struct{}
 }
 
 // queue collects what has changed until the service's goroutine gets round to it.
@@ -68,10 +69,16 @@ func (q *queue) put(change func()) {
 }
 
 // Observer is to be given to the manager, before there is a Service.
-type Observer struct{ q *queue }
+type Observer struct {
+	q *queue
+	x *sessions
+}
 
 // NewObserver makes one.
-func NewObserver() Observer { return Observer{newQueue()} }
+func NewObserver() Observer { return Observer{newQueue(), &sessions{users: map[uint32]*person{}}} }
+
+// Sessions are those of the users whose helpers register.
+func (o Observer) Sessions() refresh.Sessions { return o.x }
 
 // RefreshChanged implements manager.Observer.
 func (o Observer) RefreshChanged(r refresh.Refresh) {
@@ -97,7 +104,10 @@ func (o Observer) RepositoriesChanged() { o.q.put(func() { o.q.repos = true }) }
 // Serve exports everything and takes the name. The service ends with ctx; Wait
 // waits for that.
 func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observer, auth *authz.Authorizer, version string, log *slog.Logger) (*Service, error) {
-	s := &Service{m: m, server: server, auth: auth, names: bus.NewNames(server.Conn()), log: log, ctx: ctx, queue: o.q, done: make(chan struct{})}
+	s := &Service{m: m, server: server, auth: auth, names: bus.NewNames(server.Conn()), log: log, ctx: ctx, queue: o.q, sessions: o.x, done: make(chan struct{})}
+	o.x.mu.Lock()
+	o.x.s = s
+	o.x.mu.Unlock()
 	s.helpers.list = map[string]*helper{}
 	server.OnPanic(func(method string, value any, stack []byte) {
 		log.Error("internal error", "method", method, "panic", value, "stack", string(stack))

@@ -56,13 +56,18 @@ func (h *helpers) add(s *Service, name string, uid uint32) error {
 	if before != nil {
 		before()
 	}
+	first := s.sessions.join(name, uid)
 	stop, err := s.names.Watch(s.ctx, name, func(owner string) {
 		if owner == "" {
-			s.wg.Go(func() { h.remove(name, x) }) // a watch cannot end itself
+			s.wg.Go(func() { // a watch cannot end itself
+				h.remove(name, x)
+				s.sessions.leave(name, uid)
+			})
 		}
 	})
 	if err != nil {
 		h.remove(name, x)
+		s.sessions.leave(name, uid)
 		return err
 	}
 	h.mu.Lock()
@@ -74,6 +79,9 @@ func (h *helpers) add(s *Service, name string, uid uint32) error {
 		}
 	}
 	s.log.Info("a helper has registered", "name", name, "uid", uid)
+	if first {
+		s.sessions.begin(name, uid)
+	}
 	return nil
 }
 

@@ -246,6 +246,14 @@ func (o managerObject) Answer(c bus.Caller, id, action string) error {
 	return problem.New(problem.NotFound, "cannot answer: no refresh %.40q waits for an application of user %s", id, userName(uid))
 }
 
+func (o managerObject) WorkDone(c bus.Caller, id, instance, phase, text string) error {
+	uid, err := c.UID()
+	if err != nil {
+		return err
+	}
+	return o.s.sessions.done(c.Sender, uid, id, instance, phase, text)
+}
+
 func (o managerObject) AddRepository(c bus.Caller, name, url string, root []byte) error {
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err

@@ -25,6 +25,7 @@ import (
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/resolve"
@@ -46,10 +47,11 @@ type Config struct {
 	RunDir   string
 	Bus      string // where launchers find the agent: "system", "session" or an address
 
-	Runctl  *runctl.Dir
-	Tracker runs.Tracker
-	Logind  *inhibit.Logind // nil: no shutdown to hold off
-	Log     *slog.Logger
+	Runctl   *runctl.Dir
+	Tracker  runs.Tracker
+	Logind   *inhibit.Logind  // nil: no shutdown to hold off
+	Sessions refresh.Sessions // nil: nobody logs in
+	Log      *slog.Logger
 }
 
 // Observer hears of changes. Its methods must not block and may not call back.
@@ -136,7 +138,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	}
 	m.engine = refresh.NewEngine(refresh.World{
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
-		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Log: c.Log,
+		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
 		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
 		Writable: m.writable,
 	})
@@ -266,6 +268,9 @@ func (m *Manager) startServices() {
 			continue
 		}
 		for _, s := range l.Services {
+			if s.Scope == meta.ScopeUser && m.services.Scope() != meta.ScopeUser {
+				continue // helpers start it
+			}
 			if err := m.services.Start(m.ctx, services.Unit{Instance: name, Service: s}); err != nil {
 				m.Log.Error("cannot start a service", "instance", name, "service", s.Name, "error", err)
 			}
@@ -310,6 +315,9 @@ func (m *Manager) noteEnd(r refresh.Refresh) {
 
 // Cancel gives up a refresh before its critical section.
 func (m *Manager) Cancel(ctx context.Context, id string) error { return m.engine.Cancel(ctx, id) }
+
+// Newcomer is what a session has to do whose helper has just registered.
+func (m *Manager) Newcomer() ([]refresh.Work, error) { return m.engine.Newcomer() }
 
 // Refreshes lists those under way and those that have just ended.
 func (m *Manager) Refreshes() []refresh.Refresh { return m.engine.All() }

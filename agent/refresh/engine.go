@@ -40,6 +40,7 @@ type World struct {
 	Resolver *resolve.Resolver
 	Services services.Manager
 	Logind   *inhibit.Logind
+	Sessions Sessions // nil: none
 	Log      *slog.Logger
 
 	Repository func(name string) (*repo.Client, error)

@@ -124,8 +124,9 @@ func doStage(_ context.Context, t *task) error {
 		return problem.New(problem.Invalid, "cannot use package %s for %s: it is called %s", r.Package.Short(), r.Instance, m.Name)
 	}
 	for _, s := range m.Services {
-		if s.Scope == meta.ScopeUser && t.e.Services.Scope() != meta.ScopeUser {
-			return problem.New(problem.Invalid, "cannot use package %s %s: its service %s belongs to users' sessions, which only lulld --user runs", m.Name, m.Version, s.Name)
+		if t.e.ofSession(s) && t.e.Services.Name() != "systemd" {
+			return problem.New(problem.Invalid, "cannot use package %s %s: its service %s belongs to users' sessions, and with the tracker %s nobody starts it there",
+				m.Name, m.Version, s.Name, t.e.Tracker.Name()).WithHint("services of sessions need systemd with the unified cgroup hierarchy, where lulld uses the tracker scope")
 		}
 	}
 	r.ToVersion, r.Notes = m.Version, m.Notes
@@ -156,6 +157,7 @@ func doPrecopy(ctx context.Context, t *task) error {
 	if err != nil || !m.Data.Versioned {
 		return err
 	}
+	t.tell(SessionPrecopy)
 	src, dst := t.e.dataDir(r.Instance, r.DataFrom), t.e.dataDir(r.Instance, r.To)
 	start := time.Now()
 	stats, err := datacopy.Precopy(ctx, src, dst, datacopy.Options{})
@@ -167,6 +169,7 @@ func doPrecopy(ctx context.Context, t *task) error {
 }
 
 func undoPrecopy(_ context.Context, t *task) error {
+	t.tell(SessionAbandon)
 	return datacopy.Discard(t.e.dataDir(t.r.Instance, t.r.To), datacopy.Options{})
 }
 
@@ -175,7 +178,8 @@ func (e *Engine) dataDir(instance string, rev uint32) string {
 	return filepath.Join(e.Root, "data", instance, strconv.FormatUint(uint64(rev), 10))
 }
 
-// units are the services of a package, in their order; none of the zero package.
+// units are the services of a package that the agent's own manager runs, in their
+// order; none of the zero package.
 func (e *Engine) units(instance string, pkg digest.Digest) ([]services.Unit, error) {
 	if pkg.IsZero() {
 		return nil, nil
@@ -186,7 +190,9 @@ func (e *Engine) units(instance string, pkg digest.Digest) ([]services.Unit, err
 	}
 	var list []services.Unit
 	for _, s := range m.Services {
-		list = append(list, services.Unit{Instance: instance, Service: s})
+		if !e.ofSession(s) {
+			list = append(list, services.Unit{Instance: instance, Service: s})
+		}
 	}
 	return list, nil
 }
@@ -225,6 +231,9 @@ func doStopServices(ctx context.Context, t *task) error {
 			return err
 		}
 	}
+	if err := t.stopSessions(ctx); err != nil {
+		return err
+	}
 	fresh, err := t.e.units(t.r.Instance, t.r.Package)
 	if err != nil {
 		return err
@@ -251,6 +260,7 @@ func undoStopServices(ctx context.Context, t *task) error {
 	if err := t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshStarting); err != nil {
 		return err
 	}
+	t.tell(SessionUndo)
 	return t.e.startUnits(ctx, units)
 }
 
@@ -340,6 +350,7 @@ func doFinish(_ context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
+	t.tell(SessionFinish)
 	return t.e.prune(r.Instance, r.To)
 }
 

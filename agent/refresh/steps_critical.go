@@ -229,9 +229,9 @@ func (t *task) title() string {
 // estimate is how long the critical section may last.
 func (t *task) estimate() time.Duration {
 	d := time.Second
-	if units, err := t.oldUnits(); err == nil {
-		d += services.StopBudget(units) / 4 // most services stop long before they have to
-	}
+	units, _ := t.oldUnits()
+	list, _, _ := t.oldSessionServices()
+	d += services.StopBudget(append(units, t.unitsOf(list)...)) / 4 // most services stop long before they have to
 	return d.Round(time.Second)
 }
 

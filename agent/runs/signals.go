@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// signalAll signals processes by their IDs, as told a moment ago; a pidfd makes
-// sure that at least what is signalled is what was looked at last.
-func signalAll(processes []Process, sig syscall.Signal) error {
+// Signal signals processes by their IDs, as told a moment ago; a pidfd makes
+// sure that at least what is signalled is what was looked at last. Those that have
+// ended already are no error.
+func Signal(processes []Process, sig syscall.Signal) error {
 	var errs []error
 	for _, p := range processes {
 		if p.PID <= 0 {

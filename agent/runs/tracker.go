@@ -139,7 +139,7 @@ func describe(pid int) (Process, error) {
 
 // Terminate asks processes to end (SIGTERM). Those that have ended already are
 // no error.
-func Terminate(processes []Process) error { return signalAll(processes, syscall.SIGTERM) }
+func Terminate(processes []Process) error { return Signal(processes, syscall.SIGTERM) }
 
 // Kill ends processes (SIGKILL). Those that have ended already are no error.
-func Kill(processes []Process) error { return signalAll(processes, syscall.SIGKILL) }
+func Kill(processes []Process) error { return Signal(processes, syscall.SIGKILL) }

@@ -1,0 +1,156 @@
+package api
+
+import (
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/refresh"
+	bus "github.com/lull/lull/dbus"
+)
+
+// sessions gives the work of refreshes to users' helpers. Of several helpers of
+// one user the oldest has it; when that one leaves, the next gets what was not
+// answered. Who a helper belongs to is what the bus says.
+type sessions struct {
+	mu    sync.Mutex // guards what follows; sending under it keeps the order
+	s     *Service   // nil until there is one
+	users map[uint32]*person
+}
+
+// person is a user with at least one helper.
+type person struct {
+	helpers []string // names on the bus, the oldest first
+	jobs    []job    // that have not been answered, the oldest first
+}
+
+type job struct {
+	refresh.Work
+	answers chan<- refresh.Answer // with room; nil: nobody waits
+}
+
+func (j job) answer(a refresh.Answer) {
+	if j.answers != nil {
+		j.answers <- a
+	}
+}
+
+// Tell implements refresh.Sessions.
+func (x *sessions) Tell(w refresh.Work) (asked []uint32, answers <-chan refresh.Answer) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	c := make(chan refresh.Answer, len(x.users))
+	for uid, u := range x.users {
+		// What came before it for this instance has no meaning any more.
+		u.jobs = slices.DeleteFunc(u.jobs, func(j job) bool { return j.Instance == w.Instance })
+		x.giveLocked(u, job{w, c})
+		asked = append(asked, uid)
+	}
+	return asked, c
+}
+
+func (x *sessions) giveLocked(u *person, j job) {
+	u.jobs = append(u.jobs, j)
+	x.sendLocked(u, j)
+}
+
+func (x *sessions) sendLocked(u *person, j job) {
+	sig := bus.HelperWork{ID: j.ID, Phase: string(j.Phase), Services: []bus.SessionService{}, Work: bus.SessionWork{
+		Instance: j.Instance, Root: x.s.m.Root, RunDir: x.s.m.RunDir, FromRevision: j.From, ToRevision: j.To, Data: j.Data}}
+	for _, s := range j.Services {
+		sig.Services = append(sig.Services, bus.SessionService{Name: s.Name, StopSignal: s.StopSignal,
+			StopTimeout: uint64(max(0, s.StopTimeout) / 1000)})
+	}
+	if err := x.s.server.SendTo(u.helpers[0], bus.AgentPath, sig); err != nil {
+		x.s.log.Warn("cannot give a helper its work", "name", u.helpers[0], "instance", j.Instance, "phase", j.Phase, "error", err)
+	}
+}
+
+// join adds a helper and says whether it is the one that gets its user's work; then
+// begin has to follow.
+func (x *sessions) join(name string, uid uint32) (first bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	u := x.users[uid]
+	if u == nil {
+		u = &person{}
+		x.users[uid] = u
+	}
+	if !slices.Contains(u.helpers, name) {
+		u.helpers = append(u.helpers, name)
+	}
+	return u.helpers[0] == name
+}
+
+// begin gives a helper what a session begins with.
+func (x *sessions) begin(name string, uid uint32) {
+	// Whatever begins while this is put together is told to this helper as well.
+	list, err := x.s.m.Newcomer()
+	if err != nil {
+		x.s.log.Error("cannot tell what belongs to a session", "uid", uid, "error", err)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	u := x.users[uid]
+	if u == nil || u.helpers[0] != name {
+		return
+	}
+	for _, w := range list {
+		x.giveLocked(u, job{Work: w})
+	}
+}
+
+// leave removes a helper; its heir gets its work.
+func (x *sessions) leave(name string, uid uint32) {
+	x.mu.Lock()
+	u := x.users[uid]
+	if u == nil {
+		x.mu.Unlock()
+		return
+	}
+	first := u.helpers[0] == name
+	u.helpers = slices.DeleteFunc(u.helpers, func(n string) bool { return n == name })
+	heir := ""
+	switch {
+	case len(u.helpers) == 0:
+		delete(x.users, uid)
+		for _, j := range u.jobs {
+			j.answer(refresh.Answer{UID: uid, Err: refresh.ErrNoHelper})
+		}
+	case first:
+		heir = u.helpers[0]
+		for _, j := range u.jobs {
+			x.sendLocked(u, j)
+		}
+	}
+	x.mu.Unlock()
+	if heir != "" {
+		x.begin(heir, uid)
+	}
+}
+
+// maxErrorText bounds what a helper may have written into the journal, in bytes.
+const maxErrorText = 1 << 10
+
+// done takes an answer.
+func (x *sessions) done(name string, uid uint32, id, instance, phase, text string) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	u := x.users[uid]
+	if u == nil || u.helpers[0] != name {
+		return problem.New(problem.NotPermitted, "cannot take the answer: this is not the helper that was given work for user %s", userName(uid))
+	}
+	i := slices.IndexFunc(u.jobs, func(j job) bool { return j.ID == id && j.Instance == instance && string(j.Phase) == phase })
+	if i < 0 {
+		return problem.New(problem.NotFound, "cannot take the answer: user %s has no such work", userName(uid))
+	}
+	a := refresh.Answer{UID: uid}
+	if text != "" {
+		a.Err = errors.New(text[:min(len(text), maxErrorText)])
+		x.s.log.Warn("a user's session has not done its part of a refresh", "refresh", id, "instance", instance, "phase", phase, "uid", uid, "error", a.Err)
+	}
+	u.jobs[i].answer(a)
+	u.jobs = slices.Delete(u.jobs, i, i+1)
+	return nil
+}

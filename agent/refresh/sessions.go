@@ -1,0 +1,304 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/units"
+	"github.com/lull/lull/policy"
+)
+
+// Phase is a part of a refresh that happens in users' sessions. What each means
+// stands in dbus/org.lull.Agent1.xml, at Helper.Work.
+type Phase string
+
+// The phases.
+const (
+	SessionPrecopy Phase = "precopy"
+	SessionEnter   Phase = "enter"
+	SessionUndo    Phase = "undo"
+	SessionAbandon Phase = "abandon"
+	SessionFinish  Phase = "finish"
+	SessionBegin   Phase = "session"
+)
+
+// Work is one phase.
+type Work struct {
+	ID       string // of the refresh; "" with SessionBegin
+	Phase    Phase
+	Instance string
+	From, To uint32
+	Data     bool           // the users' data has to follow
+	Services []meta.Service // in the order in which to take them
+}
+
+// Answer is how a user's helper has ended its work.
+type Answer struct {
+	UID uint32
+	Err error
+}
+
+// ErrNoHelper is the answer of a helper that has left without an heir.
+var ErrNoHelper = errors.New("the user's helper has left")
+
+// Sessions are the users who are logged in, by their helpers. Nothing that these
+// do, or do not, may fail a refresh or delay it beyond a bound.
+type Sessions interface {
+	// Tell gives work to every user's helper and does not wait. Each that was asked
+	// answers at the most once, into a channel that holds all answers.
+	Tell(w Work) (asked []uint32, answers <-chan Answer)
+}
+
+// sessionGrace is how long a helper may take beyond what systemd may take to stop
+// the services.
+const sessionGrace = 5 * time.Second
+
+// ofSession says whether a service belongs to users' sessions and not to the
+// agent's own manager.
+func (e *Engine) ofSession(s meta.Service) bool {
+	return s.Scope == meta.ScopeUser && e.Services.Scope() != meta.ScopeUser
+}
+
+// sessionServices are a package's services of users' sessions, in their order;
+// none of the zero package.
+func (e *Engine) sessionServices(pkg digest.Digest) (list []meta.Service, versioned bool, err error) {
+	if pkg.IsZero() {
+		return nil, false, nil
+	}
+	m, err := e.Store.Launch(pkg)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, s := range m.Services {
+		if e.ofSession(s) {
+			list = append(list, s)
+		}
+	}
+	return list, m.Data.Versioned, nil
+}
+
+// tell gives a phase without an answer that matters. What a session cannot be
+// told is no reason to fail: the launcher does it at the next launch.
+func (t *task) tell(phase Phase) {
+	w := Work{ID: t.r.ID, Phase: phase, Instance: t.r.Instance, From: t.r.From, To: t.r.To}
+	var err error
+	switch phase {
+	case SessionPrecopy, SessionAbandon:
+		w.Data = true
+	case SessionUndo:
+		w.Services, _, err = t.oldSessionServices()
+	case SessionFinish:
+		var versioned bool
+		w.Services, versioned, err = t.e.sessionServices(t.r.Package)
+		// A revert takes data as it is. What still runs beneath the new revision still
+		// writes the old one's data, which therefore follows at the first launch.
+		w.Data = versioned && t.r.Kind != Revert && !t.mayReplaceRunning(t.e.Policy().For(t.r.Instance))
+	}
+	if err != nil {
+		t.e.Log.Error("cannot tell users' sessions what to do", "refresh", t.r.ID, "instance", t.r.Instance, "phase", phase, "error", err)
+		return
+	}
+	if t.e.Sessions != nil && (w.Data || len(w.Services) > 0) {
+		t.e.Sessions.Tell(w)
+	}
+}
+
+func (t *task) oldSessionServices() ([]meta.Service, bool, error) {
+	pkg, err := t.e.packageOf(t.r.Instance, t.r.From)
+	if err != nil {
+		return nil, false, err
+	}
+	return t.e.sessionServices(pkg)
+}
+
+// stopSessions has the old revision's services of users' sessions stopped. It is
+// called when the door is shut, so none can start any more, and what the cgroups
+// say is all there is. Who does not stop his services in time has them killed, as
+// systemd would.
+func (t *task) stopSessions(_ context.Context) error {
+	list, _, err := t.oldSessionServices()
+	if err != nil {
+		return err
+	}
+	if t.r.Kind != Remove {
+		list = slices.DeleteFunc(list, func(s meta.Service) bool { return s.RefreshMode == meta.ModeEndure })
+	}
+	slices.Reverse(list)
+	w := Work{ID: t.r.ID, Phase: SessionEnter, Instance: t.r.Instance, From: t.r.From, To: t.r.To, Services: list}
+	if t.r.Kind == Update {
+		if _, w.Data, err = t.e.sessionServices(t.r.Package); err != nil {
+			return err
+		}
+	}
+	var asked []uint32
+	var answers <-chan Answer
+	if t.e.Sessions != nil {
+		// Also with nothing to do: from now on nothing may be finished for another revision.
+		asked, answers = t.e.Sessions.Tell(w)
+	}
+	if len(list) > 0 {
+		t.awaitSessions(list, asked, answers)
+	}
+	return nil
+}
+
+// awaitSessions returns when no process of the services is left, or all is done
+// that can be. Only users who have such processes are waited for.
+func (t *task) awaitSessions(list []meta.Service, asked []uint32, answers <-chan Answer) {
+	limit := time.NewTimer(services.StopBudget(t.unitsOf(list)) + sessionGrace)
+	defer limit.Stop()
+	open, answered, signalled := map[uint32]bool{}, map[uint32]bool{}, map[uint32]bool{}
+	for _, uid := range asked {
+		open[uid] = true
+	}
+	for late := false; !late; {
+		left, err := t.e.sessionRuns(t.r.Instance, list)
+		if err == nil && len(left) == 0 {
+			return
+		}
+		if err == nil && !slices.ContainsFunc(left, func(p sessionRun) bool { return !answered[p.uid] }) {
+			break
+		}
+		for _, run := range left {
+			if !open[run.uid] && !answered[run.uid] && !signalled[run.uid] {
+				t.signal(run)
+			}
+		}
+		for _, run := range left {
+			signalled[run.uid] = signalled[run.uid] || !open[run.uid]
+		}
+		select {
+		case a := <-answers:
+			delete(open, a.UID)
+			answered[a.UID] = !errors.Is(a.Err, ErrNoHelper)
+		case <-t.wake: // something has ended
+		case <-limit.C:
+			late = true
+		}
+	}
+	t.killSessions(list)
+}
+
+// signal asks a service to end whose user has no helper that could.
+func (t *task) signal(run sessionRun) {
+	t.e.Log.Info("a service of a session without a helper is asked to end", "instance", t.r.Instance, "service", run.service.Name, "uid", run.uid)
+	if err := runs.Signal(run.processes, units.Signal(run.service.StopSignal)); err != nil {
+		t.e.Log.Warn("cannot end a service", "instance", t.r.Instance, "service", run.service.Name, "uid", run.uid, "error", err)
+	}
+}
+
+// killSessions ends what is left of the services. Their users can write nothing
+// of the system's, so what cannot be killed is no reason to stop here.
+func (t *task) killSessions(list []meta.Service) {
+	left, err := t.e.sessionRuns(t.r.Instance, list)
+	if err != nil {
+		t.e.Log.Error("cannot tell which services are left in users' sessions", "instance", t.r.Instance, "error", err)
+	}
+	for _, run := range left {
+		t.e.Log.Warn("a service in a user's session does not stop and is killed", "instance", t.r.Instance, "service", run.service.Name,
+			"uid", run.uid, "processes", len(run.processes))
+	}
+	for _, s := range list {
+		if !slices.ContainsFunc(left, func(r sessionRun) bool { return r.service.Name == s.Name }) {
+			continue
+		}
+		if err := t.e.Tracker.KillService(t.r.Instance, s.Name); err != nil {
+			t.e.Log.Error("a service goes on", "instance", t.r.Instance, "service", s.Name, "error", err)
+		}
+	}
+}
+
+func (t *task) unitsOf(list []meta.Service) (all []services.Unit) {
+	for _, s := range list {
+		all = append(all, services.Unit{Instance: t.r.Instance, Service: s})
+	}
+	return all
+}
+
+// sessionRun is a service of one user's session that has processes.
+type sessionRun struct {
+	uid       uint32
+	service   meta.Service
+	processes []runs.Process
+}
+
+// sessionRuns finds services by their cgroups, in sessions with a helper and without.
+func (e *Engine) sessionRuns(instance string, list []meta.Service) (found []sessionRun, err error) {
+	all, err := e.Tracker.Runs()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range all {
+		i := slices.IndexFunc(list, func(s meta.Service) bool { return s.Name == r.Service })
+		uid, ok := managerOf(r.Cgroup)
+		if r.Instance == instance && i >= 0 && ok {
+			found = append(found, sessionRun{uid, list[i], r.Processes})
+		}
+	}
+	return found, nil
+}
+
+// managerOf reads from the path of a cgroup whose systemd keeps it: users' are
+// below user@UID.service.
+func managerOf(cgroup string) (uid uint32, ok bool) {
+	for name := range strings.SplitSeq(cgroup, "/") {
+		id, ok := strings.CutPrefix(name, "user@")
+		if !ok {
+			continue
+		}
+		id, ok = strings.CutSuffix(id, ".service")
+		if n, err := strconv.ParseUint(id, 10, 32); ok && err == nil {
+			return uint32(n), true
+		}
+	}
+	return 0, false
+}
+
+// Newcomer is what a session has to do whose helper has just registered.
+func (e *Engine) Newcomer() ([]Work, error) {
+	instances, err := e.Links.Instances()
+	if err != nil {
+		return nil, err
+	}
+	var all []Work
+	for _, name := range instances {
+		r, busy := e.Of(name)
+		if busy && shut(&r) {
+			continue // undo or finish will tell
+		}
+		rev, pkg, err := e.Links.Read(name)
+		if err != nil {
+			return all, err
+		}
+		list, versioned, err := e.sessionServices(pkg)
+		if err != nil {
+			return all, err
+		}
+		if len(list) > 0 {
+			s := e.Policy().For(name)
+			all = append(all, Work{Phase: SessionBegin, Instance: name, To: rev, Services: list,
+				Data: versioned && s.RefreshAwareness && s.Mode == policy.ModeWait})
+		}
+		if busy && r.Kind == Update && !r.Undo && r.Step == Wait {
+			if _, versioned, err = e.sessionServices(r.Package); err == nil && versioned {
+				all = append(all, Work{ID: r.ID, Phase: SessionPrecopy, Instance: name, From: r.From, To: r.To, Data: true})
+			}
+		}
+	}
+	return all, nil
+}
+
+// shut says whether a refresh has stopped the services of sessions and will tell
+// these when to start them. A session that registers after that was told finds the
+// record past it.
+func shut(r *Refresh) bool {
+	return critical(r.Step) && !(r.Undo && (r.Step == StopServices || r.Step == Inhibit))
+}
