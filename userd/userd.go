@@ -13,10 +13,13 @@ import (
 
 	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/userd/again"
+	"github.com/lull/lull/userd/data"
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
 	"github.com/lull/lull/userd/relay"
+	"github.com/lull/lull/userd/services"
 	"github.com/lull/lull/userd/session"
+	"github.com/lull/lull/userd/work"
 )
 
 // Options are those of the command line.
@@ -46,7 +49,11 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	agent := relay.New(relay.Options{Address: o.Bus, Log: o.Log, Session: map[string]dbus.Variant{
+	var agent *relay.Relay
+	units := services.New()
+	defer units.Close()
+	worker := work.New(units, data.Hands{}, func(order work.Order, err error) { agent.Do(relay.WorkDone{Order: order, Err: err}) }, o.Log)
+	agent = relay.New(relay.Options{Address: o.Bus, Log: o.Log, Work: worker.Give, Session: map[string]dbus.Variant{
 		"version": dbus.MakeVariant(o.Version), "session": dbus.MakeVariant(os.Getenv("XDG_SESSION_ID")),
 	}}, event)
 	ends := again.New(o.Log)
@@ -60,7 +67,7 @@ func Run(ctx context.Context, o Options) error {
 	defer cancel(nil)
 	parts.Go(func() {
 		loop(ctx, core, events, wallclock.New, edges{
-			agent:   agent.Do,
+			agent:   func(f notify.Effect) { agent.Do(f) },
 			desktop: screen.Do,
 			quit: func(p notify.Pending) {
 				screen.Do(desktop.Call{Do: func(ctx context.Context, conn *dbus.Conn) { ends.Quit(ctx, conn, p) }})
@@ -71,6 +78,7 @@ func Run(ctx context.Context, o Options) error {
 		})
 	})
 	parts.Go(func() { kids.run(ctx) })
+	parts.Go(func() { worker.Run(ctx) })
 	parts.Go(func() {
 		if err := screen.Run(ctx); err != nil {
 			cancel(err)

@@ -59,10 +59,19 @@ func (m *Manager) Package(name string) (*Package, error) {
 	return p, nil
 }
 
-// ServiceStates asks how the services of an instance are.
+// ServiceStates asks how the services of an instance are. One of users' sessions
+// is active if it runs in any.
 func (m *Manager) ServiceStates(ctx context.Context, name string, l *meta.Launch) []string {
 	var list []string
 	for _, s := range l.Services {
+		if s.Scope == meta.ScopeUser && m.services.Scope() != meta.ScopeUser {
+			st := services.Inactive
+			if procs, err := m.Tracker.ServiceProcs(name, s.Name); err != nil || len(procs) > 0 {
+				st = services.Active
+			}
+			list = append(list, st)
+			continue
+		}
 		st, err := m.services.State(ctx, services.Unit{Instance: name, Service: s})
 		if err != nil {
 			st = services.Failed

@@ -6,6 +6,7 @@ import (
 
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/userd/notify"
+	"github.com/lull/lull/userd/work"
 )
 
 // lastTime is the last that can be shown with a year of four digits.
@@ -49,4 +50,19 @@ func done(u bus.UpdatedRefresh) notify.Done {
 		ID: u.ID, Instance: u.Instance, Name: u.Name, FromVersion: u.FromVersion, ToVersion: u.ToVersion,
 		DesktopEntry: u.DesktopEntry, Icon: u.Icon,
 	}
+}
+
+// maxStop bounds a stop timeout: systemd takes the largest number for "never".
+const maxStop = uint64(24 * time.Hour / time.Microsecond)
+
+func order(w bus.HelperWork) work.Order {
+	o := work.Order{
+		ID: w.ID, Phase: w.Phase, Instance: w.Work.Instance, Root: w.Work.Root, RunDir: w.Work.RunDir,
+		From: w.Work.FromRevision, To: w.Work.ToRevision, Data: w.Work.Data,
+	}
+	for _, s := range w.Services {
+		o.Services = append(o.Services, work.Service{Name: s.Name, StopSignal: s.StopSignal,
+			StopTimeout: time.Duration(min(s.StopTimeout, maxStop)) * time.Microsecond})
+	}
+	return o
 }

@@ -23,6 +23,7 @@ import (
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/userd/mailbox"
 	"github.com/lull/lull/userd/notify"
+	"github.com/lull/lull/userd/work"
 )
 
 const (
@@ -35,11 +36,18 @@ const (
 type Options struct {
 	Address string // of the agent's bus; "": the system bus
 	Session map[string]dbus.Variant
+	Work    func(work.Order) // is told what the agent wants done in the session; must not block
 	Log     *slog.Logger
 }
 
-// A Command is notify.Ask or notify.Answer.
-type Command = notify.Effect
+// A Command is notify.Ask, notify.Answer or WorkDone.
+type Command any
+
+// WorkDone answers an order.
+type WorkDone struct {
+	Order work.Order
+	Err   error
+}
 
 // Places are where the agent keeps its things, for the launcher.
 type Places struct{ Root, RunDir string }
@@ -271,6 +279,8 @@ func (l *link) heard(ctx context.Context, calls *sync.WaitGroup, s *dbus.Signal)
 		l.event(notify.Withdrawn{ID: w.ID, Reason: w.Reason})
 	} else if u, ok := bus.ParseHelperUpdated(s); ok {
 		l.event(notify.Updated{Done: done(u.Refresh)})
+	} else if w, ok := bus.ParseHelperWork(s); ok {
+		l.Work(order(w))
 	} else if f, ok := bus.ParseManagerRefreshFinished(s); ok {
 		l.event(notify.Finished{Instance: f.Instance, Result: f.Result})
 	}
@@ -308,6 +318,22 @@ func (l *link) command(ctx context.Context, calls *sync.WaitGroup, c Command) {
 			return func() {
 				if err != nil {
 					l.Log.Warn("cannot tell the agent what the user wants", "refresh", c.ID, "action", c.Action, "error", err)
+				}
+			}
+		})
+	case WorkDone:
+		if l.owner == "" {
+			return // the next agent will not know the order
+		}
+		text := ""
+		if c.Err != nil {
+			text = c.Err.Error()
+		}
+		l.call(ctx, calls, func(ctx context.Context) func() {
+			err := l.manager.WorkDone(ctx, c.Order.ID, c.Order.Instance, c.Order.Phase, text)
+			return func() {
+				if err != nil { // it may have given the refresh up since, or be gone
+					l.Log.Debug("the agent does not want the answer", "phase", c.Order.Phase, "instance", c.Order.Instance, "error", err)
 				}
 			}
 		})

@@ -1,0 +1,44 @@
+// Package services starts and stops the services that packages have in users'
+// sessions, for package work: as transient units of the user's own systemd, which
+// neither the helper's end nor the agent's touches. A service is started through
+// the launcher, which waits where a refresh has shut the door, takes whatever is
+// current then, and prepares the user's data.
+package services
+
+import (
+	"context"
+	"errors"
+
+	"github.com/lull/lull/agent/units"
+	"github.com/lull/lull/userd/again"
+	"github.com/lull/lull/userd/work"
+)
+
+// Hands do the jobs of the services lane.
+type Hands struct{ systemd *units.Manager }
+
+// New uses the user's systemd, when it is needed.
+func New() *Hands { return &Hands{units.User()} }
+
+// Close ends the connection. Services go on.
+func (h *Hands) Close() error { return h.systemd.Close() }
+
+// Do implements work.Hands. One service that fails does not keep the others from
+// their turn.
+func (h *Hands) Do(ctx context.Context, j work.Job) error {
+	launcher, err := again.Launcher()
+	if err != nil && j.Do == work.Start {
+		return err
+	}
+	var errs []error
+	for _, s := range j.Services {
+		u := units.Unit{Instance: j.Instance, Service: s.Name, StopSignal: s.StopSignal, StopTimeout: s.StopTimeout,
+			Command: []string{launcher, "--root", j.Root, "--run-dir", j.RunDir, "--session", "--service", s.Name, j.Instance}}
+		if j.Do == work.Stop {
+			errs = append(errs, h.systemd.Stop(ctx, u))
+		} else {
+			errs = append(errs, h.systemd.Start(ctx, u))
+		}
+	}
+	return errors.Join(errs...)
+}
