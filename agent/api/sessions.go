@@ -42,12 +42,18 @@ func (x *sessions) Tell(w refresh.Work) (asked []uint32, answers <-chan refresh.
 	defer x.mu.Unlock()
 	c := make(chan refresh.Answer, len(x.users))
 	for uid, u := range x.users {
-		// What came before it for this instance has no meaning any more.
-		u.jobs = slices.DeleteFunc(u.jobs, func(j job) bool { return j.Instance == w.Instance })
+		u.jobs = slices.DeleteFunc(u.jobs, func(j job) bool { return j.Instance == w.Instance && outdated(j.Work, w) })
 		x.giveLocked(u, job{w, c})
 		asked = append(asked, uid)
 	}
 	return asked, c
+}
+
+// outdated says whether work means nothing any more when more comes for the same
+// instance.
+func outdated(old, now refresh.Work) bool {
+	return old.ID != now.ID || old.Phase == now.Phase || old.Phase == refresh.SessionPrecopy || old.Phase == refresh.SessionEnter ||
+		now.Phase == refresh.SessionEnter
 }
 
 func (x *sessions) giveLocked(u *person, j job) {

@@ -155,31 +155,34 @@ func (t *task) stopSessions(_ context.Context) error {
 func (t *task) awaitSessions(list []meta.Service, asked []uint32, answers <-chan Answer) {
 	limit := time.NewTimer(services.StopBudget(t.unitsOf(list)) + sessionGrace)
 	defer limit.Stop()
-	open, answered, signalled := map[uint32]bool{}, map[uint32]bool{}, map[uint32]bool{}
+	var signalled <-chan time.Time // when the time of those is over whom the agent has asked itself
+	open, answered := map[uint32]bool{}, map[uint32]bool{}
 	for _, uid := range asked {
 		open[uid] = true
 	}
 	for late := false; !late; {
 		left, err := t.e.sessionRuns(t.r.Instance, list)
-		if err == nil && len(left) == 0 {
-			return
-		}
 		if err == nil && !slices.ContainsFunc(left, func(p sessionRun) bool { return !answered[p.uid] }) {
-			break
+			break // nothing is left, or nobody will do more about it
 		}
-		for _, run := range left {
-			if !open[run.uid] && !answered[run.uid] && !signalled[run.uid] {
+		alone := slices.DeleteFunc(slices.Clone(left), func(p sessionRun) bool { return open[p.uid] || answered[p.uid] })
+		if len(alone) > 0 && signalled == nil {
+			for _, run := range alone {
 				t.signal(run)
 			}
-		}
-		for _, run := range left {
-			signalled[run.uid] = signalled[run.uid] || !open[run.uid]
+			timer := time.NewTimer(services.LongestStop(t.unitsOf(list)))
+			defer timer.Stop()
+			signalled = timer.C
 		}
 		select {
 		case a := <-answers:
 			delete(open, a.UID)
 			answered[a.UID] = !errors.Is(a.Err, ErrNoHelper)
 		case <-t.wake: // something has ended
+		case <-signalled:
+			for _, run := range alone {
+				answered[run.uid] = true
+			}
 		case <-limit.C:
 			late = true
 		}

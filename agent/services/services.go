@@ -88,6 +88,15 @@ func StopBudget(units []Unit) (d time.Duration) {
 	return d
 }
 
+// LongestStop is how long stopping the units may take at the most, all at once,
+// before they are killed.
+func LongestStop(units []Unit) (d time.Duration) {
+	for _, u := range units {
+		d = max(d, stopTimeout(u))
+	}
+	return d
+}
+
 // User is the user to whom the system data of a package belongs, and as whom its
 // hooks run: the one that its first service with a user runs as; "" is the agent's own.
 func User(list []meta.Service) string {

@@ -132,8 +132,8 @@ func (m *Machine) Step(ev Event) (effects []Effect) {
 	for i := range m.lanes {
 		l := &m.lanes[i]
 		if l.running == nil && len(l.queue) > 0 {
-			l.running, l.cancelled = &l.queue[0], false
-			l.queue = l.queue[1:]
+			next := l.queue[0]
+			l.running, l.cancelled, l.queue = &next, false, l.queue[1:]
 			effects = append(effects, Run{*l.running})
 		}
 	}
@@ -158,11 +158,14 @@ func (m *Machine) given(o Order) (effects []Effect) {
 			effects = append(effects, m.ahead(o, false)...)
 		}
 	case Undo:
+		m.noMore(o.ID)
 		m.put(Job{o, Start, true})
 	case Abandon:
+		m.noMore(o.ID)
 		effects = m.drop(DataLane, func(Job) bool { return true })
 		m.put(Job{o, Discard, true})
 	case Finish, Session:
+		m.noMore(o.ID)
 		// A copy ahead that runs is let end: broken off it would be worth nothing.
 		data := &m.lanes[DataLane]
 		data.queue = slices.DeleteFunc(data.queue, func(j Job) bool { return j.Do == Ahead && j.ID == o.ID })
@@ -207,6 +210,19 @@ func (m *Machine) ahead(o Order, answers bool) []Effect {
 	}
 	m.put(Job{o, Ahead, answers})
 	return nil
+}
+
+// noMore has no copy ahead follow the stop that an earlier phase has ordered: the
+// agent goes on when the services' processes are gone, which it sees before systemd
+// says that they have stopped.
+func (m *Machine) noMore(id string) {
+	l := &m.lanes[ServicesLane]
+	if l.running != nil && l.running.ID == id {
+		l.running.Data = false
+	}
+	for i := range l.queue {
+		l.queue[i].Data = l.queue[i].Data && l.queue[i].ID != id
+	}
 }
 
 // put queues a job, once.

@@ -74,6 +74,8 @@ func TestMachine(t *testing.T) {
 			"ahead 2,stop 2,done enter,done precopy,bring 2,start 2,done finish"},
 		{"undone and tried again", "precopy 2 d,!d,enter 2 sd,!s,undo 2 s,!s,!d,enter 2 sd,!s,!d,finish 2 sd,!d,!s",
 			"ahead 2,done precopy,stop 2,done enter,ahead 2,start 2,done undo,stop 2,done enter,ahead 2,bring 2,start 2,done finish"},
+		{"the agent is faster than systemd", "enter 2 sd,undo 2 s,abandon 2 d,!s,!d,!s", "stop 2,discard 2,done enter,start 2,done abandon,done undo"},
+		{"and so it is with a success", "enter 2 sd,finish 2 sd,!s,!d,!s", "stop 2,bring 2,done enter,start 2,done finish"},
 		{"undo waits for the stop", "enter 2 s,undo 2 s,!s,!s", "stop 2,done enter,start 2,done undo"},
 		{"given up", "precopy 2 d,abandon 2 d,!d,!d", "ahead 2,cancel 1,discard 2,done abandon"},
 		{"a start under way is broken off", "session 1 s,enter 2 s,!s bad,!s", "start 1,cancel 0,stop 2,done enter"},

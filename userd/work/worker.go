@@ -79,6 +79,7 @@ func (w *Worker) Run(ctx context.Context) {
 			return
 		case <-w.orders.C():
 			for _, o := range w.orders.Take() {
+				w.log.Debug("the agent orders the session's part", "phase", o.Phase, "instance", o.Instance, "to", o.To, "services", len(o.Services))
 				step(o.Instance, Given{o})
 			}
 		case e := <-ends:
@@ -92,7 +93,7 @@ func (w *Worker) do(ctx context.Context, at Lane, j Job) error {
 	if err != nil && ctx.Err() == nil {
 		w.log.Warn("cannot do the session's part", "phase", j.Phase, "instance", j.Instance, "to", j.To, "error", err)
 	} else {
-		w.log.Debug("the session's part is done", "phase", j.Phase, "instance", j.Instance, "to", j.To, "error", err)
+		w.log.Debug("a job of the session has ended", "phase", j.Phase, "lane", at, "instance", j.Instance, "to", j.To, "error", err)
 	}
 	return err
 }

@@ -1,0 +1,57 @@
+package rig
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// NewUser makes an ordinary user of a container, with a home of the usual kind.
+// One who lingers has a systemd and a session bus of his own from now on, as
+// after a login.
+func (w *World) NewUser(name string, lingers bool) *Actor {
+	w.Helper()
+	must := func(argv ...string) {
+		w.Helper()
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			w.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
+		}
+	}
+	must("useradd", "--create-home", "--shell=/bin/bash", name)
+	w.Cleanup(func() { exec.Command("userdel", "--force", "--remove", name).Run() })
+	a := w.Ordinary(name)
+	a.Home = "/home/" + name
+	if lingers {
+		manager := fmt.Sprintf("user@%d.service", a.UID)
+		w.Cleanup(func() {
+			exec.Command("loginctl", "disable-linger", name).Run()
+			exec.Command("systemctl", "kill", "--signal=KILL", manager).Run() // a service may want to take its time
+			exec.Command("systemctl", "stop", manager).Run()
+		})
+		must("loginctl", "enable-linger", name)
+		must("systemctl", "start", manager)
+	}
+	return a
+}
+
+// StartHelper starts lull-userd in the actor's session, in a container; below is a
+// command, if any, that runs it.
+func (a *Actor) StartHelper(below ...string) *Proc {
+	a.w.Helper()
+	argv := append(below, filepath.Join(a.w.Bin, "lull-userd"), "--ready-fd=3", "--log-level=debug")
+	if len(below) == 0 {
+		argv = append(argv, "--session-bus=unix:path="+a.Runtime()+"/bus")
+	}
+	p, err := a.w.startReady(a, argv[0], argv[1:], []string{"LULL_LAUNCHER=" + filepath.Join(a.w.Bin, "lull-run")})
+	if err != nil {
+		a.w.Fatalf("%v", err)
+	}
+	return p
+}
+
+// Systemctl asks the actor's own systemd.
+func (a *Actor) Systemctl(args ...string) string {
+	a.w.Helper()
+	return a.Run("systemctl", append([]string{"--user", "--no-pager"}, args...)...).Stdout
+}
