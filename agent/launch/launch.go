@@ -332,7 +332,7 @@ func (l *launch) choose(m *meta.Launch) ([]string, error) {
 	l.ofUser = true
 	if l.Service != "" {
 		if s := m.Service(l.Service); s != nil {
-			l.ofUser = s.Scope == meta.ScopeUser
+			l.ofUser = l.Session
 			return s.Command, nil
 		}
 		return nil, problem.New(problem.NotFound, "it has no service %q", l.Service)
@@ -370,7 +370,7 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 		"LULL_DATA=" + data,
 		"LULL_COMMON=" + filepath.Join(system, "common"),
 	}
-	if l.ofUser { // a system service has LULL_DATA, and perhaps no home
+	if l.ofUser { // a service of the agent's has LULL_DATA, and perhaps no home
 		userData, userCommon, err := l.userData(ctx)
 		if err != nil {
 			return nil, err

@@ -261,6 +261,7 @@ func TestInhibited(t *testing.T) {
 		w.install(1, 0, false)
 		w.no(w.ctl.SetInhibited(app, word))
 		svc := w.start("--service", "daemon", app)
+		own := w.start("--service", "daemon", "--session", app)
 		l := w.start(app, "wait")
 		// It waits: it says so, and lets go of the lock.
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -274,6 +275,9 @@ func TestInhibited(t *testing.T) {
 		if word != runctl.RefreshInProgress {
 			svc.expect(t, "revision 1\n")
 		}
+		if word == runctl.RefreshPending {
+			own.expect(t, "revision 1\n")
+		}
 		lock, holders, err := w.ctl.TryWriteLock(app)
 		if err != nil || lock == nil {
 			t.Fatalf("%s: %v hold the lock while they wait: %v", word, holders, err)
@@ -285,8 +289,12 @@ func TestInhibited(t *testing.T) {
 			svc.expect(t, "revision 2\n")
 		}
 		w.no(w.ctl.ClearInhibited(app))
+		if word != runctl.RefreshPending {
+			own.expect(t, "revision 2\n")
+		}
 		l.expect(t, "revision 2\n")
 		l.stop()
+		own.stop()
 		svc.stop()
 	}
 }

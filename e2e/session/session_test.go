@@ -146,7 +146,7 @@ note() { echo "%d $1 $2" >> "$LULL_USER_COMMON/log"; }
 note $1 "$LULL_REVISION up"
 case $2 in
 stubborn) trap '' TERM; while :; do sleep 1000; done ;;
-slow) trap 'note '$1' asked; cat "$LULL_USER_COMMON/pipe"; note '$1' down; exit 0' TERM ;;
+slow) trap 'trap "" TERM; note '$1' asked; cat "$LULL_USER_COMMON/pipe"; note '$1' down; exit 0' TERM ;;
 *) trap 'note '$1' '$2'; exit 0' $2 ;;
 esac
 while :; do sleep 1000 & wait $!; done

@@ -5,6 +5,8 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/dbus/bustest"
 	"github.com/lull/lull/userd/notify"
+	"github.com/lull/lull/userd/work"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -30,6 +33,7 @@ type agent struct {
 	helpers []string
 	answers []string
 	refuse  bool
+	done    chan string
 }
 
 func newAgent(t *testing.T, address string) *agent {
@@ -40,7 +44,7 @@ func newAgent(t *testing.T, address string) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &agent{t: t, server: s}
+	a := &agent{t: t, server: s, done: make(chan string, 8)}
 	t.Cleanup(func() { s.Close() })
 	if err := s.Export(bus.AgentPath, bus.ExportManager(a, bus.ManagerProperties{Root: "/root", RunDir: "/run-dir"}), bus.ExportHelper()); err != nil {
 		t.Fatal(err)
@@ -77,6 +81,11 @@ func (a *agent) Answer(_ bus.Caller, id, action string) error {
 	return nil
 }
 
+func (a *agent) WorkDone(_ bus.Caller, id, instance, phase, text string) error {
+	a.done <- id + " " + instance + " " + phase + " " + text
+	return nil
+}
+
 func (a *agent) helper() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -97,13 +106,14 @@ type rig struct {
 	*Relay
 	t      *testing.T
 	events chan notify.Event
+	orders chan work.Order
 }
 
 func run(t *testing.T, address string) *rig {
 	t.Helper()
-	r := &rig{t: t, events: make(chan notify.Event, 64)}
+	r := &rig{t: t, events: make(chan notify.Event, 64), orders: make(chan work.Order, 64)}
 	ctx, cancel := context.WithCancel(context.Background())
-	r.Relay = New(Options{Address: address, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, func(e notify.Event) {
+	r.Relay = New(Options{Address: address, Work: func(o work.Order) { r.orders <- o }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, func(e notify.Event) {
 		select {
 		case r.events <- e:
 		case <-ctx.Done():
@@ -194,6 +204,30 @@ func TestAgentComesAndGoes(t *testing.T) {
 	}
 }
 
+// TestWork: an order arrives as it was given, and its answer goes back.
+func TestWork(t *testing.T) {
+	address := bustest.Start(t)
+	a := newAgent(t, address)
+	r := run(t, address)
+	wait[notify.AgentUp](r)
+	a.send(bus.HelperWork{ID: "7", Phase: "enter",
+		Work:     bus.SessionWork{Instance: "firefox", Root: "/root", RunDir: "/run-dir", FromRevision: 1, ToRevision: 2, Data: true},
+		Services: []bus.SessionService{{Name: "one", StopSignal: "SIGUSR1", StopTimeout: 1_500_000}, {Name: "two", StopTimeout: math.MaxUint64}}})
+	o := <-r.orders
+	want := work.Order{ID: "7", Phase: "enter", Instance: "firefox", Root: "/root", RunDir: "/run-dir", From: 1, To: 2, Data: true,
+		Services: []work.Service{{Name: "one", StopSignal: "SIGUSR1", StopTimeout: 1500 * time.Millisecond}, {Name: "two", StopTimeout: 24 * time.Hour}}}
+	if !reflect.DeepEqual(o, want) {
+		t.Errorf("got  %+v\nwant %+v", o, want)
+	}
+	r.Do(WorkDone{Order: o})
+	r.Do(WorkDone{Order: o, Err: io.ErrUnexpectedEOF})
+	got := []string{<-a.done, <-a.done}
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"7 firefox enter ", "7 firefox enter unexpected EOF"}) {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestAgentThatRefuses(t *testing.T) {
 	address := bustest.Start(t)
 	a := newAgent(t, address)
@@ -227,13 +261,13 @@ func TestForgedSignals(t *testing.T) {
 	t.Cleanup(func() { liar.Close() })
 	for _, s := range []bus.Signal{
 		bus.HelperPending{Refresh: bus.PendingRefresh{ID: "x"}}, bus.HelperWithdrawn{ID: "x"},
-		bus.HelperUpdated{}, bus.ManagerRefreshFinished{Refresh: "/"},
+		bus.HelperUpdated{}, bus.ManagerRefreshFinished{Refresh: "/"}, bus.HelperWork{ID: "x"},
 	} {
 		liar.SendTo(a.helper(), bus.AgentPath, s)
 		liar.Emit(bus.AgentPath, s)
 		a.server.SendTo(a.helper(), "/elsewhere", s)
 	}
-	for _, member := range []string{"Pending", "Withdrawn", "Updated", "Nonsense"} {
+	for _, member := range []string{"Pending", "Withdrawn", "Updated", "Work", "Nonsense"} {
 		for _, body := range [][]any{nil, {uint32(1)}, {"x"}, {map[string]dbus.Variant{"id": dbus.MakeVariant(uint32(1))}}, {"x", "y", "z"}} {
 			a.server.Conn().Emit(bus.AgentPath, bus.HelperInterface+"."+member, body...)
 			m := &dbus.Message{Type: dbus.TypeSignal, Body: body, Headers: map[dbus.HeaderField]dbus.Variant{
@@ -249,6 +283,11 @@ func TestForgedSignals(t *testing.T) {
 	a.send(bus.HelperWithdrawn{ID: "real", Reason: "held"})
 	if e := wait[notify.Withdrawn](r); e.ID != "real" {
 		t.Errorf("believed: %+v", e)
+	}
+	select {
+	case o := <-r.orders:
+		t.Errorf("believed: %+v", o)
+	default:
 	}
 }
 
