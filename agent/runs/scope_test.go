@@ -217,7 +217,16 @@ func TestScopePlaceNeedsSystemd(t *testing.T) {
 
 // TestScopeOfSystemd is the suite on the real thing. The tests of whole
 // machines run this test binary where systemd is PID 1.
-func TestScopeOfSystemd(t *testing.T) {
+func TestScopeOfSystemd(t *testing.T) { onSystemd(t, conformance.Scoped, 0) }
+
+// TestScopeOfLingeringUser: a user who is not logged in, but whose manager runs.
+func TestScopeOfLingeringUser(t *testing.T) {
+	const tester = 1000 // of the containers
+	onSystemd(t, conformance.ScopedByUser(tester), tester)
+}
+
+func onSystemd(t *testing.T, launch conformance.LaunchFunc, uid uint32) {
+	t.Helper()
 	l, err := cgroup.Mounts()
 	if err != nil {
 		t.Fatal(err)
@@ -226,12 +235,9 @@ func TestScopeOfSystemd(t *testing.T) {
 		t.Skip("systemd is not PID 1 here, or this is not root")
 	}
 	opts := runs.Options{Want: "scope", RunDir: t.TempDir()}
-	ctl, err := runctl.Create(opts.RunDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conformance.Conformance(t, tracker(opts, "scope", "cgroup.events of systemd's scopes"), conformance.Scoped,
-		conformance.Options{Ctl: ctl, Mount: l.Unified, Short: testing.Short()})
+	o := conformOptions(t, opts, l.Unified, false)
+	o.UID = uid
+	conformance.Conformance(t, tracker(opts, "scope", "cgroup.events of systemd's scopes"), launch, o)
 }
 
 // TestScopePlaceBySystemd: the agent asks on behalf of a launcher that cannot.

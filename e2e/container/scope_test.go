@@ -14,10 +14,20 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m.Run) }
 
-// inside are the packages with such tests, and the tests.
-var inside = []struct{ pkg, run string }{
-	{"./agent/runs", "^(TestScopeOfSystemd|TestScopePlaceBySystemd)$"},
-	{"./agent/services", "^(TestHooksOfSystemd)$"},
+// insideEnv says that this is the inside of a container which TestWithSystemd has
+// booted.
+const insideEnv = "LULL_IN_CONTAINER"
+
+// inside are the tests that need systemd as PID 1: where they are, and as whom
+// they run.
+var inside = []struct {
+	pkg, run string
+	login    bool // in a session of the ordinary user
+}{
+	{"./agent/runs", "^(TestScopeOfSystemd|TestScopeOfLingeringUser|TestScopePlaceBySystemd)$", false},
+	{"./agent/services", "^(TestSystemdOfSystem|TestDirect|TestHooksOfSystemd)$", false},
+	{"./agent/services", "^(TestSystemdOfUser)$", true},
+	{"./e2e/container", "^(TestLaunchesWithoutAgent|TestServicesThroughRefreshes)$", false},
 }
 
 // TestWithSystemd runs them with the unified cgroup hierarchy alone and with
@@ -26,8 +36,13 @@ func TestWithSystemd(t *testing.T) {
 	need.Container(t)
 	bin := rig.Binaries(t, "")
 	dir := t.TempDir()
-	for i, in := range inside {
-		cmd := exec.Command("go", "test", "-c", "-o", filepath.Join(dir, filepath.Base(in.pkg)+".test"), inside[i].pkg)
+	built := map[string]bool{}
+	for _, in := range inside {
+		if built[in.pkg] {
+			continue
+		}
+		built[in.pkg] = true
+		cmd := exec.Command("go", "test", "-c", "-o", filepath.Join(dir, filepath.Base(in.pkg)+".test"), in.pkg)
 		cmd.Dir = rig.Module()
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -39,12 +54,16 @@ func TestWithSystemd(t *testing.T) {
 		unified bool
 	}{{"unified", true}, {"hybrid", false}} {
 		t.Run(shape.name, func(t *testing.T) {
-			c := rig.Boot(t, shape.unified, bin+":/opt/lull", dir+":/opt/tests")
+			c := rig.Boot(t, shape.unified, bin+":/opt/lull", dir+":/opt/tests", rig.Module())
+			env := []string{insideEnv + "=1", "LULL_BIN=/opt/lull", "CI=" + os.Getenv("CI")}
 			for _, in := range inside {
-				t.Run(filepath.Base(in.pkg), func(t *testing.T) {
-					r := c.Service(5*time.Minute, []string{"LULL_IN_CONTAINER=1", "LULL_BIN=/opt/lull", "CI=" + os.Getenv("CI"), "HOME=/root"},
-						"/opt/tests/"+filepath.Base(in.pkg)+".test", "-test.v", "-test.run="+in.run)
-					passed := strings.Count(r.Stdout, "\n--- PASS: ")
+				t.Run(filepath.Base(in.pkg)+" "+in.run, func(t *testing.T) {
+					start := func(argv ...string) rig.Result { return c.Service(5*time.Minute, append(env, "HOME=/root"), argv...) }
+					if in.login {
+						start = func(argv ...string) rig.Result { return c.Login(5*time.Minute, env, argv...) }
+					}
+					r := start("/opt/tests/"+filepath.Base(in.pkg)+".test", "-test.v", "-test.run="+in.run)
+					passed := strings.Count("\n"+r.Stdout, "\n--- PASS: ")
 					if r.Code != 0 || passed != strings.Count(in.run, "|")+1 {
 						t.Errorf("%d tests passed: %v", passed, r)
 					}
@@ -52,5 +71,13 @@ func TestWithSystemd(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// here skips what TestWithSystemd runs in a container.
+func here(t *testing.T) {
+	t.Helper()
+	if os.Getenv(insideEnv) == "" {
+		t.Skip("this part is for the inside of a container: TestWithSystemd runs it")
 	}
 }

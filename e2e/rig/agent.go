@@ -65,7 +65,8 @@ func (w *World) tryAgentWith(flags []string, env ...string) (*Proc, error) {
 	if w.Rootless {
 		args = append(args, "--user")
 	}
-	return w.startReady(w.Admin, "lulld", append(args, flags...), env)
+	argv := slices.Concat(w.Below, []string{filepath.Join(w.Bin, "lulld")}, args, flags)
+	return w.startReady(w.Admin, argv[0], argv[1:], env)
 }
 
 // StartHelper starts lull-userd in the user's session.

@@ -13,12 +13,13 @@ import (
 
 // Options choose what a world is made of.
 type Options struct {
-	Tags     string // build tags of lull's binaries
-	Rootless bool   // the agent is `lulld --user`, on the machine's systemd
-	System   bool   // on the system bus of a container, with its logind and its journal
-	Root     string // the agent's root; default: a folder in the world
-	Logind   bool   // a logind and a journal of its own (not with Rootless)
-	Tracker  string // what lulld gets as --tracker; default auto
+	Tags     string   // build tags of lull's binaries
+	Rootless bool     // the agent is `lulld --user`, on the machine's systemd
+	System   bool     // on the system bus of a container, with its logind and its journal
+	Root     string   // the agent's root; default: a folder in the world
+	Logind   bool     // a logind and a journal of its own (not with Rootless)
+	Tracker  string   // what lulld gets as --tracker; default auto
+	Below    []string // a command that starts the agent, which it finds in its arguments
 }
 
 // World is a scratch machine.

@@ -26,6 +26,7 @@ type Options struct {
 	Mount string      // of the hierarchy, below which Run.Cgroup lies
 	Short bool        // fewer runs in the tests of many
 	Polls bool        // the tracker looks once a second
+	UID   uint32      // as whom launch starts applications
 }
 
 // Conformance runs all tests. New makes a tracker on the run directory of
@@ -224,7 +225,7 @@ func firstAndLast(s *suite) {
 	if r.Instance != app || r.PackagePrefix != pkg.Short() || r.Service != "" || len(r.Processes) != 1 {
 		s.Fatalf("the run is %+v", r)
 	}
-	if p := r.Processes[0]; p.Command != "cat" || p.UID != 0 {
+	if p := r.Processes[0]; p.Command != "cat" || p.UID != s.o.UID {
 		s.Fatalf("the process is %+v", p)
 	}
 	second := s.begin(Launch{Instance: app, Package: pkg2})

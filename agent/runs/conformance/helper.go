@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lull/lull/agent/runs/transient"
 )
 
 // helperEnv makes the test binary one of the processes below instead of
@@ -34,6 +37,8 @@ func init() {
 		leaderless()
 	case "forks":
 		forks()
+	case "scoped":
+		scoped()
 	}
 }
 
@@ -47,6 +52,34 @@ func leaderless() {
 	}()
 	// Not RawSyscall: the runtime must know that this thread does not come back.
 	syscall.Syscall(syscall.SYS_EXIT, 0, 0, 0)
+}
+
+// scopeEnv names the scope that a process of ScopedByUser makes for itself.
+const scopeEnv = "LULL_CONFORMANCE_SCOPE"
+
+// scoped asks the user's systemd for a scope, as the launcher does, says so, and
+// becomes the command that its arguments are.
+func scoped() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	m, err := transient.User(ctx)
+	if err == nil {
+		err = m.Start(ctx, transient.Scope{
+			Name: os.Getenv(scopeEnv), Description: "a test of lull", Slice: "app.slice", PIDs: []uint32{uint32(os.Getpid())},
+		})
+	}
+	var path string
+	if err == nil {
+		path, err = exec.LookPath(os.Args[1])
+	}
+	if err == nil {
+		os.Unsetenv(helperEnv)
+		os.Unsetenv(scopeEnv)
+		fmt.Println("scoped")
+		err = syscall.Exec(path, os.Args[1:], os.Environ())
+	}
+	fmt.Println(err)
+	os.Exit(1)
 }
 
 // forks has children that no polite signal ends, once it is told to.

@@ -2,9 +2,11 @@ package conformance
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -202,6 +204,42 @@ func Scoped(t *testing.T, _ runs.Tracker, l Launch) *Proc {
 		return dead()
 	}
 	return p
+}
+
+// ScopedByUser is Scoped for an ordinary user who has a systemd of his own, with
+// or without a session: his processes make their scopes themselves. Others, whom
+// a test names, have none.
+func ScopedByUser(uid uint32) LaunchFunc {
+	return func(t *testing.T, tr runs.Tracker, l Launch) *Proc {
+		if l.Service != "" || l.UID != 0 {
+			return Scoped(t, tr, l)
+		}
+		if len(l.Command) == 0 {
+			l.Command = []string{"cat"}
+		}
+		l.UID = uid
+		l.Command = slices.Concat([]string{
+			"env", scopeEnv + "=" + runname.Scope(l.Instance, l.Package, runname.Random()),
+			fmt.Sprintf("XDG_RUNTIME_DIR=/run/user/%d", uid),
+		}, helper(t, "scoped")[1:], l.Command)
+		p := Start(t, l)
+		if p.PID == 0 {
+			return p
+		}
+		const said = "scoped\n"
+		b := make([]byte, len(said))
+		if _, err := io.ReadFull(p.out, b); err != nil || string(b) != said {
+			rest, _ := io.ReadAll(p.out)
+			t.Errorf("user %d has no scope: %s%s", uid, b, rest)
+			p.Kill()
+			return dead()
+		}
+		waitFor(t, "the command is executed", func() bool {
+			env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID))
+			return err != nil || !strings.Contains(string(env), scopeEnv+"=") // no leader, no environment
+		})
+		return p
+	}
 }
 
 // unit starts a service by systemd-run, which connects the unit's standard

@@ -1,0 +1,2 @@
+// Package scarce runs the agent where the kernel gives it less than it asks for.
+package scarce
