@@ -74,7 +74,11 @@ func TestChangesDuringPrecopy(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			top := c.mount(t)
 			const size = 64 << 10
-			for round := range 15 {
+			rounds := 15
+			if testing.Short() {
+				rounds = 3
+			}
+			for round := range rounds {
 				src := fmt.Sprintf("%s/%d", top, round)
 				put(t, src+"/still", "never written again")
 				for _, name := range []string{"written", "mapped", "grown"} {

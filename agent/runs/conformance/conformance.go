@@ -49,6 +49,7 @@ func Conformance(t *testing.T, New func(*testing.T) runs.Tracker, launch LaunchF
 		{"Frozen", frozen},
 		{"LeaderGone", leaderGone},
 		{"ZombieLeader", zombieLeader},
+		{"Unreadable", unreadable},
 		{"Services", services},
 		{"KillService", killService},
 		{"KillFrozenService", killFrozenService},

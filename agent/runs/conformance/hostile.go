@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lull/lull/agent/cgroup"
 )
 
@@ -295,4 +297,40 @@ func zombieLeader(s *suite) {
 		s.Error("the leader was reaped too early for this test")
 	}
 	p.Reap()
+}
+
+// unreadable hides a run behind something that is mounted over it: whether a
+// process is in there cannot be known, so nobody may say that there is none.
+func unreadable(s *suite) {
+	p := s.start(app, "")
+	steady := s.start(other, "")
+	dir := s.dir(p)
+	if err := unix.Mount("lull-test", dir, "tmpfs", 0, ""); err != nil {
+		s.Skipf("nothing can be mounted here: %v", err)
+	}
+	covered := true
+	uncover := func() {
+		if covered {
+			covered = false
+			s.no(unix.Unmount(dir, unix.MNT_DETACH))
+		}
+	}
+	s.Cleanup(uncover)
+	unknown := func(when string) {
+		s.Helper()
+		if ps, err := s.tr.Busy(app); err == nil && len(ps) == 0 {
+			s.Errorf("%s it counts as vacant", when)
+		}
+		if _, err := s.tr.Runs(); err == nil {
+			s.Errorf("%s all that runs is known", when)
+		}
+	}
+	unknown("while it runs")
+	s.want(other, steady)
+	p.End()
+	unknown("as long as nobody can look")
+	uncover()
+	s.want(app)
+	steady.End()
+	s.awaitVacant(other)
 }
