@@ -89,7 +89,7 @@ func (e *Engine) Mend(name string) (bool, error) {
 // current; where one of them says nothing the other stands in. Nothing that is
 // found is deleted but revisions that never became current.
 func (e *Engine) settle(name string) (mended bool, err error) {
-	inst, known, err := e.recall(name)
+	inst, recorded, known, err := e.recall(name)
 	if err != nil {
 		return false, err
 	}
@@ -145,7 +145,7 @@ func (e *Engine) settle(name string) (mended bool, err error) {
 			inst.Accept(v.Package)
 		}
 	}
-	if !sameRecord(&old, &inst) || !known {
+	if !recorded || !sameRecord(&old, &inst) {
 		if err := e.State.UpdateInstance(name, func(i *state.Instance) error { *i = inst; return nil }); err != nil {
 			return mended, err
 		}
@@ -167,18 +167,18 @@ func sameRecord(a, b *state.Instance) bool {
 
 // recall returns the record of an instance, or where there is none what is
 // remembered beside its revisions; known is false where nothing is.
-func (e *Engine) recall(name string) (inst state.Instance, known bool, err error) {
+func (e *Engine) recall(name string) (inst state.Instance, recorded, known bool, err error) {
 	inst, err = e.State.Instance(name)
 	if err == nil || !problem.Is(err, problem.NotFound) {
-		return inst, err == nil, err
+		return inst, err == nil, err == nil, err
 	}
 	if b := e.Links.Recall(name); b != nil {
 		if err := json.Unmarshal(b, &inst); err == nil && inst.Instance == name {
-			return inst, true, nil
+			return inst, false, true, nil
 		}
 		e.Log.Error("what is remembered of an instance cannot be read", "instance", name)
 	}
-	return state.Instance{Instance: name, Channel: defaultChannel}, false, nil
+	return state.Instance{Instance: name, Channel: defaultChannel}, false, false, nil
 }
 
 const defaultChannel = "stable"

@@ -51,7 +51,8 @@ func set(t *testing.T, o rig.Options) *scene {
 	w.Watch(filepath.Join(w.RunDir, "runctl"))
 	s.start(1).Stop() // there are notes of the user's from now on
 	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V2))
-	w.MustLull("refresh", app)
+	w.Lull("refresh", app) // postponed, if a launcher is not quite gone
+	s.Until("version 2 is current", limit, func() (bool, string) { v := s.version(); return v == sample.V2, v })
 	s.idle()
 	return s
 }
