@@ -18,8 +18,9 @@ DEMO_NEEDS := cc:gcc /usr/include/stdio.h:libc6-dev dbus-daemon:dbus-daemon busc
 	librsvg-2.so.2:librsvg2-common fc-list:fontconfig /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core
 TEST_NEEDS := $(DEMO_NEEDS) git:git ps:procps dbus-run-session:dbus-daemon notify-send:libnotify-bin \
 	systemd-nspawn:systemd-container debootstrap:debootstrap spin:spin mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs \
-	mkfs.btrfs:btrfs-progs setfattr:attr /usr/lib/python3/dist-packages/dbusmock:python3-dbusmock /usr/lib/polkit-1/polkitd:polkitd libgtk-3.so.0:libgtk-3-0 libvpx.so.7:libvpx7 libasound.so.2:libasound2 \
-	libX11-xcb.so.1:libx11-xcb1 libevent-2.1.so.7:libevent-2.1-7
+	mkfs.btrfs:btrfs-progs setfattr:attr /usr/lib/python3/dist-packages/dbusmock:python3-dbusmock /usr/lib/polkit-1/polkitd:polkitd \
+	libgtk-3.so.0:libgtk-3-0 libvpx.so.7:libvpx7 libasound.so.2:libasound2 libX11-xcb.so.1:libx11-xcb1 libevent-2.1.so.7:libevent-2.1-7 \
+	qemu-system-x86_64:qemu-system-x86 depmod:kmod
 
 # Linters, at these versions, come through the module proxy.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2

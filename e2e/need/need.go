@@ -132,6 +132,13 @@ func Container(t testing.TB) {
 	Program(t, "systemd-nspawn", "debootstrap", "nsenter")
 }
 
+// QEMU needs what it takes to make and emulate a whole machine.
+func QEMU(t testing.TB) {
+	t.Helper()
+	Container(t)
+	Program(t, "qemu-system-x86_64", "apt-get", "dpkg", "depmod", "mkfs.ext4", "unshare", "systemctl")
+}
+
 // Lock makes the tests that change one thing of the whole machine (the
 // freezer's release agent, say) take turns, across packages and processes. It
 // waits for its turn and lets go when the test ends. It does not nest.

@@ -9,6 +9,8 @@
 //     folder, and everything it starts is a Proc
 //   - a Proc is a process in a process group of its own; it dies with the rig
 //   - an Actor is a user as whom something runs in the world
+//   - a Container is one with systemd as process 1, a VM a whole machine that
+//     QEMU emulates, with a power supply that can be cut
 //   - a TB is what a rig needs of a test: *testing.T is one, Run makes another
 //
 // Nothing outside the scratch folder changes: logind and journald run in a
