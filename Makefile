@@ -92,7 +92,7 @@ fuzz: ## fuzz everything that parses (S=60 seconds in all)
 
 install: build ## install everything below DESTDIR (PREFIX=/usr)
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin libexec/lull share/dbus-1/interfaces share/dbus-1/system.d \
-		share/dbus-1/system-services share/dbus-1/services share/polkit-1/actions lib/systemd/system lib/systemd/user \
+		share/dbus-1/system-services share/dbus-1/services share/polkit-1/actions lib/systemd/system lib/systemd/system/user@.service.d lib/systemd/user \
 		lib/tmpfiles.d lib/environment.d) $(DESTDIR)/etc/profile.d
 	install -m 0755 $(BIN)/lull $(DESTDIR)$(PREFIX)/bin/
 	install -m 0755 $(addprefix $(BIN)/,lulld lull-userd lull-run lull-release-agent) $(DESTDIR)$(PREFIX)/libexec/lull/
@@ -101,7 +101,8 @@ install: build ## install everything below DESTDIR (PREFIX=/usr)
 	install -m 0644 dbus/org.lull.Agent1.service $(DESTDIR)$(PREFIX)/share/dbus-1/system-services/
 	install -m 0644 dbus/org.lull.Session1.service $(DESTDIR)$(PREFIX)/share/dbus-1/services/
 	install -m 0644 policy/org.lull.policy $(DESTDIR)$(PREFIX)/share/polkit-1/actions/
-	install -m 0644 units/lulld.service $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -m 0644 units/lulld.service units/lull-boot.service $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -m 0644 units/60-lull.user@.conf $(DESTDIR)$(PREFIX)/lib/systemd/system/user@.service.d/60-lull.conf
 	install -m 0644 units/lull-userd.service $(DESTDIR)$(PREFIX)/lib/systemd/user/
 	install -m 0644 units/lulld-user.service $(DESTDIR)$(PREFIX)/lib/systemd/user/lulld.service
 	install -m 0644 units/lull.tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/lull.conf

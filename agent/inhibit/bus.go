@@ -166,6 +166,10 @@ func (p *peer) adopt(ctx context.Context, owner string) {
 		p.announce(down)
 	}
 	p.retake(ctx)
+	select {
+	case p.appeared <- struct{}{}:
+	default: // the last time has not been heard of yet
+	}
 }
 
 func (p *peer) retake(ctx context.Context) {

@@ -35,6 +35,7 @@ type Logind struct {
 	timeout  time.Duration // of each call
 	takes    chan take
 	shutdown chan bool
+	appeared chan struct{}
 	cancel   context.CancelFunc
 	done     chan struct{}
 
@@ -78,6 +79,7 @@ func Connect(busAddress string, options ...Option) (*Logind, error) {
 		timeout:  callTimeout,
 		takes:    make(chan take),
 		shutdown: make(chan bool, 1),
+		appeared: make(chan struct{}, 1),
 		cancel:   cancel,
 		done:     make(chan struct{}),
 		locks:    map[*Lock]struct{}{},
@@ -126,6 +128,10 @@ func (l *Logind) MaxDelay() time.Duration {
 // given up (false). Only the latest value waits in the channel; a shutdown that
 // was under way before Connect is told, too. There is one channel: one reader.
 func (l *Logind) PrepareForShutdown() <-chan bool { return l.shutdown }
+
+// Appeared tells that logind has come, or come again, since Connect: who could not have
+// a lock may ask again. There is one channel: one reader.
+func (l *Logind) Appeared() <-chan struct{} { return l.appeared }
 
 // Take holds off what ("shutdown:sleep") in the name of who and because of why,
 // both shown to people. With block it asks for block-weak and falls back to

@@ -142,7 +142,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
 		Writable: m.writable,
 	})
-	return m, errors.Join(m.loadRepositories(), m.settle(), m.publishInstalled(), m.makeLocks())
+	return m, errors.Join(m.loadRepositories(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
 }
 
 // makeLocks makes the lock files that a boot has taken. A launcher that finds none
@@ -162,13 +162,15 @@ func (m *Manager) reposDir() string   { return filepath.Join(m.Conf, "repos.d") 
 // Start takes up what an earlier agent has left and begins to look around. The
 // bus must be served by now: services are started through launchers that call back.
 func (m *Manager) Start() error {
+	m.hearOfShutdown()
 	if m.state.ReadOnly() {
 		m.asleep.Store(true)
-	} else if err := m.engine.Resume(); err != nil {
+	} else if err := m.resumeRefreshes(); err != nil {
 		return err
 	}
 	m.wg.Go(m.followMounts)
 	m.wg.Go(m.followRuns)
+	m.wg.Go(m.followLogind)
 	m.wg.Go(m.followRepositories)
 	m.wg.Go(m.followSpace)
 	m.wg.Go(m.followMarkers)

@@ -87,5 +87,5 @@ func (m *Manager) resume() error {
 	if err := m.settle(); err != nil {
 		return err
 	}
-	return m.engine.Resume()
+	return m.resumeRefreshes()
 }

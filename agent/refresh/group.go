@@ -30,6 +30,7 @@ type group struct {
 	ready   map[string]bool // by refresh: nothing stands in its way
 	at      map[string]Step // by refresh: Gather or Commit, where it waits
 	entered bool            // all doors are shut
+	stopped bool            // a member's task has ended before its time: the agent stops
 	ended   map[string]bool
 	changed chan struct{} // closed at each change, and replaced
 }
@@ -128,6 +129,23 @@ func (g *group) allReadyLocked() bool {
 	return true
 }
 
+// committed says whether the commit point has been passed.
+func (g *group) committed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.record.Committed
+}
+
+// stop says that the task of a member is over. If that has not reached its end the
+// agent is stopping, and nobody may wait for it.
+func (g *group) stop(t *task) {
+	g.leave(t)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stopped = g.stopped || !g.ended[t.id]
+	g.noteLocked()
+}
+
 // leave says that a member is not ready any more.
 func (g *group) leave(t *task) {
 	g.mu.Lock()
@@ -167,6 +185,9 @@ func (g *group) passLocked(t *task, where Step) (bool, error) {
 	}
 	if err := g.failureLocked(t); err != nil {
 		return false, err
+	}
+	if g.stopped {
+		return false, errStopping
 	}
 	if where == Gather && !g.allReadyLocked() {
 		delete(g.at, t.id)
@@ -352,5 +373,5 @@ func (e *Engine) resumeGroups(records []Refresh) error {
 // committed says whether the group of a record has passed its commit point.
 func (e *Engine) committed(r *Refresh) bool {
 	g := e.groups[r.Group]
-	return g != nil && g.record.Committed
+	return g != nil && g.committed()
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/faultpoint"
 	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
@@ -61,24 +60,25 @@ func (t *task) vacant() error {
 		}
 		if r.Held = !until.IsZero(); r.Held {
 			t.dropPendingMarker()
-			t.releaseLock()
-			return &busyError{until: until}
+			return t.leave(&busyError{until: until})
 		}
 	}
 	r.Since = r.clock().Began(r.Since, wallclock.Now())
 	r.Deadline = t.window(s).Deadline()
-	if t.mayReplaceRunning(s) {
-		return nil
+	if !t.mayReplaceRunning(s) {
+		procs, err := t.e.Tracker.Busy(r.Instance)
+		if err != nil {
+			t.e.Log.Warn("cannot tell what runs, so it counts as running", "instance", r.Instance, "error", err)
+			return t.leave(&busyError{until: wallclock.Now().Add(unreadablePause)})
+		}
+		if len(procs) > 0 {
+			return t.postpone(s, procs)
+		}
 	}
-	procs, err := t.e.Tracker.Busy(r.Instance)
-	if err != nil {
-		t.e.Log.Warn("cannot tell what runs, so it counts as running", "instance", r.Instance, "error", err)
-		return &busyError{until: wallclock.Now().Add(unreadablePause)}
+	if !t.fits() {
+		return t.leave(&busyError{})
 	}
-	if len(procs) == 0 {
-		return nil
-	}
-	return t.postpone(s, procs)
+	return nil
 }
 
 // unreadablePause is when cgroups that could not be read are read again; no event
@@ -97,8 +97,11 @@ func (t *task) postpone(s policy.Settings, procs []runs.Process) error {
 			return err
 		}
 	}
-	t.takeLock(fmt.Sprintf("%s waits for its applications to be closed, then takes about %s", t.title(), t.estimate()), false)
 	busy := &busyError{processes: procs}
+	if !t.e.down().IsZero() {
+		return t.leave(busy)
+	}
+	t.takeLock(fmt.Sprintf("%s waits for its applications to be closed, then takes about %s", t.title(), t.estimate()), offWhileWaiting, false)
 	if wallclock.Now().Before(t.r.Deadline) {
 		busy.until = t.r.Deadline
 	} else if s.AtDeadline == policy.DeadlineTerminate {
@@ -200,6 +203,9 @@ func (t *task) shut() error {
 			return t.postpone(s, procs)
 		}
 	}
+	if !t.fits() {
+		return t.leave(&busyError{})
+	}
 	if err := t.e.Runctl.SetInhibited(r.Instance, runctl.RefreshInProgress); err != nil {
 		return err
 	}
@@ -209,8 +215,14 @@ func (t *task) shut() error {
 	// Taken after the door is shut: its round trip must not widen the gap between the last
 	// exit and the marker. A shutdown that slips in between finds the old revision whole.
 	estimate := t.estimate()
-	t.takeLock(fmt.Sprintf("Refreshing %s, about %s", t.title(), estimate),
+	took := t.takeLock(fmt.Sprintf("Refreshing %s, about %s", t.title(), estimate), offInSection,
 		t.e.Policy().Inhibit.Block && t.e.Logind != nil && estimate > t.e.Logind.MaxDelay())
+	if !took && len(t.locks) == 0 {
+		if err := t.e.Runctl.ClearInhibited(r.Instance); err != nil {
+			return err
+		}
+		return t.leave(&busyError{})
+	}
 	return nil
 }
 
@@ -224,42 +236,6 @@ func (t *task) title() string {
 		return t.r.Instance
 	}
 	return t.r.Instance + " " + t.r.ToVersion
-}
-
-// estimate is how long the critical section may last.
-func (t *task) estimate() time.Duration {
-	d := time.Second
-	units, _ := t.oldUnits()
-	list, _, _ := t.oldSessionServices()
-	d += services.StopBudget(append(units, t.unitsOf(list)...)) / 4 // most services stop long before they have to
-	return d.Round(time.Second)
-}
-
-// takeLock replaces the logind lock that the refresh holds. Going without one is no
-// reason not to refresh: the commit is one rename.
-func (t *task) takeLock(why string, block bool) {
-	if t.lockWhy == why || t.e.Logind == nil {
-		return
-	}
-	lock, _, err := t.e.Logind.Take("shutdown:sleep", "lull", why, block)
-	if problem.Is(err, problem.NotPermitted) {
-		// A user may hold off either, but logind judges the two together as something else.
-		lock, _, err = t.e.Logind.Take("shutdown", "lull", why, block)
-	}
-	if err != nil {
-		t.lockWhy = why // not asked again for the same
-		t.e.Log.Debug("no inhibitor lock", "instance", t.r.Instance, "error", err)
-		return
-	}
-	t.releaseLock()
-	t.lock, t.lockWhy = lock, why
-}
-
-func (t *task) releaseLock() {
-	if t.lock != nil {
-		t.lock.Close()
-	}
-	t.lock, t.lockWhy = nil, ""
 }
 
 // doCopy gives the new revision a copy of the old one's system data. The old data is only read.

@@ -31,8 +31,8 @@ type task struct {
 	persisted Refresh
 	alarm     wallclock.Alarm // rings at the next moment at which a parked refresh has to look by itself; nil until one is needed
 	asked     time.Time       // when the processes were asked to end at the deadline; zero: never
-	lock      *inhibit.Lock   // against shutdown
-	lockWhy   string          // its text
+	locks     []*inhibit.Lock // against shutdown
+	lockWhy   string          // their text
 
 	mu        sync.Mutex // guards published
 	published Refresh
@@ -85,7 +85,7 @@ func (t *task) run(ctx context.Context, first Event) {
 	defer t.closeAlarm()
 	defer t.releaseLock()
 	if t.group != nil {
-		defer t.group.leave(t)
+		defer t.group.stop(t)
 	}
 	ev, pause := first, firstRetry
 	for {
@@ -108,6 +108,15 @@ func (t *task) run(ctx context.Context, first Event) {
 			if ev, ok = t.perform(ctx, effect); !ok {
 				return
 			}
+			if ev.Type == StepFailed && critical(t.r.Step) && !t.r.Undo && t.e.goingDown() {
+				failed := ev
+				if ev, ok = t.leftToBoot(ctx); !ok {
+					return
+				}
+				if t.group != nil {
+					ev = failed // the others are not kept waiting for another try
+				}
+			}
 		case Park, Nothing:
 			var ok bool
 			if ev, ok = t.await(ctx); !ok {
@@ -127,7 +136,10 @@ func (t *task) run(ctx context.Context, first Event) {
 			if t.r.Undo {
 				again = UndoStep
 			}
-			ev, _ = t.perform(ctx, again)
+			var ok bool
+			if ev, ok = t.perform(ctx, again); !ok {
+				return
+			}
 		case End:
 			t.end()
 			return
@@ -137,7 +149,8 @@ func (t *task) run(ctx context.Context, first Event) {
 
 // perform runs one step in the direction of the record. The steps of the critical
 // section are not interrupted when the agent is told to stop: they are short and
-// bounded, and stopping in the middle would only have to be undone.
+// bounded, and stopping in the middle would only have to be undone. When the machine
+// goes down with it they are: the time that they had is over.
 func (t *task) perform(ctx context.Context, effect Effect) (Event, bool) {
 	step := steps[t.r.Step]
 	action := step.do
@@ -146,6 +159,9 @@ func (t *task) perform(ctx context.Context, effect Effect) (Event, bool) {
 	}
 	if action == nil {
 		return Event{Type: StepDone}, true
+	}
+	if ctx.Err() != nil && critical(t.r.Step) && t.e.goingDown() {
+		return Event{}, false
 	}
 	name := "refresh." + string(t.r.Step)
 	if effect == UndoStep {
@@ -161,9 +177,15 @@ func (t *task) carry(ctx context.Context, name string, effect Effect, act action
 	stepCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	mayCancel := effect == DoStep && !critical(t.r.Step)
-	if mayCancel {
-		defer context.AfterFunc(ctx, func() { cancel(errStopping) })()
+	mayStop := func() bool { return mayCancel }
+	if critical(t.r.Step) {
+		mayStop = t.e.goingDown
 	}
+	defer context.AfterFunc(ctx, func() {
+		if mayStop() {
+			cancel(errStopping)
+		}
+	})()
 	result := make(chan error, 1)
 	go func() {
 		err := faultpoint.Hit(name + ".before")
@@ -198,7 +220,7 @@ func (t *task) outcome(stepCtx context.Context, effect Effect, err error) (Event
 	switch {
 	case err == nil:
 		return Event{Type: StepDone}, true
-	case errors.Is(context.Cause(stepCtx), errStopping):
+	case errors.Is(context.Cause(stepCtx), errStopping), errors.Is(err, errStopping):
 		return Event{}, false // the next agent goes on with what the journal says
 	case errors.As(err, &busy):
 		t.r.WaitingFor = busy.processes

@@ -55,6 +55,9 @@ type Manager interface {
 	// ended, and everything that it has started is gone: killed, if need be. Output
 	// is the end of what it has written. When ctx ends, so does the hook.
 	Run(ctx context.Context, h Hook) (output string, err error)
+	// GoingDown says whether the machine (rootless: the user's manager) is being shut
+	// down, so that no service can be started any more and all are being stopped.
+	GoingDown() bool
 	Close() error
 }
 

@@ -58,5 +58,8 @@ func (s *Systemd) State(ctx context.Context, u Unit) (string, error) {
 	return s.units.State(ctx, s.unit(u))
 }
 
+// GoingDown implements Manager.
+func (s *Systemd) GoingDown() bool { return s.units.GoingDown() }
+
 // Close implements Manager. Services go on.
 func (s *Systemd) Close() error { return s.units.Close() }

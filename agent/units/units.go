@@ -231,6 +231,25 @@ func (m *Manager) State(ctx context.Context, u Unit) (string, error) {
 	}
 }
 
+// goingDownTimeout bounds the question whether systemd is shutting down.
+const goingDownTimeout = 5 * time.Second
+
+// GoingDown says whether this systemd is stopping everything.
+func (m *Manager) GoingDown() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), goingDownTimeout)
+	defer cancel()
+	conn, err := m.connect(ctx)
+	if err != nil {
+		return false
+	}
+	p, err := conn.SystemStateContext(ctx)
+	if err != nil {
+		return false
+	}
+	state, _ := p.Value.Value().(string)
+	return state == "stopping"
+}
+
 // Close ends the connection; units go on.
 func (m *Manager) Close() error {
 	m.mu.Lock()

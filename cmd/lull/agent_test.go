@@ -270,6 +270,13 @@ func (c cancellable) Cancel(bus.Caller) error { return c.cancel() }
 // begin makes a refresh object and lets steps happen to it, in order, after
 // its method has returned.
 func (f *fakeAgent) begin(id string, first bus.RefreshProperties, steps ...func(*bus.RefreshProperties)) (dbus.ObjectPath, error) {
+	now := make(chan struct{})
+	close(now)
+	return f.beginLater(now, id, first, steps...)
+}
+
+// beginLater is begin with steps that wait for a channel to be closed.
+func (f *fakeAgent) beginLater(ready <-chan struct{}, id string, first bus.RefreshProperties, steps ...func(*bus.RefreshProperties)) (dbus.ObjectPath, error) {
 	path := bus.RefreshPath(id)
 	first.ID = id
 	var e *bus.RefreshExport
@@ -281,6 +288,7 @@ func (f *fakeAgent) begin(id string, first bus.RefreshProperties, steps ...func(
 		return "", err
 	}
 	go func() {
+		<-ready
 		for _, step := range steps {
 			e.Update(step)
 		}

@@ -19,6 +19,7 @@ const (
 	untilWaiting until = iota // done, or it waits for running applications
 	untilStarted              // not at all
 	untilDone                 // done, however long the applications run
+	untilStuck                // done, or stuck says that it cannot go on by itself
 )
 
 // outcome is how far a refresh came while it was followed.
@@ -32,6 +33,7 @@ type follower struct {
 	agent *agent
 	sub   *bus.Subscription
 	until until
+	stuck func(bus.RefreshProperties) bool // of untilStuck
 	show  progress
 	props map[dbus.ObjectPath]*bus.RefreshProperties // those that are followed
 }
@@ -46,6 +48,11 @@ type progress interface {
 // some of those it was to start have failed. It listens before it starts them,
 // so that nothing is missed.
 func (a *app) follow(ctx context.Context, u until, start func(context.Context, *agent) ([]dbus.ObjectPath, error)) ([]outcome, error) {
+	return a.followWith(ctx, &follower{until: u, show: a.progress()}, start)
+}
+
+func (a *app) followWith(ctx context.Context, f *follower, start func(context.Context, *agent) ([]dbus.ObjectPath, error)) ([]outcome, error) {
+	defer f.show.close()
 	ag, err := a.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -61,8 +68,7 @@ func (a *app) follow(ctx context.Context, u until, start func(context.Context, *
 	if len(paths) == 0 {
 		return nil, failed
 	}
-	f := &follower{agent: ag, sub: sub, until: u, show: a.progress(), props: map[dbus.ObjectPath]*bus.RefreshProperties{}}
-	defer f.show.close()
+	f.agent, f.sub, f.props = ag, sub, map[dbus.ObjectPath]*bus.RefreshProperties{}
 	for _, p := range paths {
 		f.props[p] = &bus.RefreshProperties{}
 		if err := f.read(ctx, p); err != nil && !problem.Is(err, problem.NotFound) {
@@ -102,6 +108,10 @@ func (f *follower) settled() (yes, certain bool) {
 	for _, p := range f.props {
 		switch {
 		case over(p.State):
+		case f.until == untilStuck:
+			if !f.stuck(*p) {
+				return false, false
+			}
 		case f.until != untilWaiting || p.State != "waiting":
 			return false, false
 		case len(p.Waiting) == 0 && !f.waitsWith(p):

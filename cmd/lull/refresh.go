@@ -14,6 +14,7 @@ func (a *app) refreshCmd() *cobra.Command {
 	var w waitFlags
 	var o bus.RefreshOptions
 	var cancel bool
+	var prepared preparedFlags
 	cmd := &cobra.Command{
 		Use:   "refresh [APP...]",
 		Short: "Bring applications up to date",
@@ -30,6 +31,9 @@ is no failure: each is refreshed in its own time.)`,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if cancel {
 				return a.cancelRefreshes(cmd.Context(), names)
+			}
+			if prepared.on {
+				return a.applyPrepared(cmd.Context(), prepared, names)
 			}
 			if o.Atomic && len(names) == 0 {
 				return problem.New(problem.Usage, "cannot refresh all or nothing: no application is named")
@@ -56,6 +60,7 @@ is no failure: each is refreshed in its own time.)`,
 	w.add(cmd)
 	cmd.Flags().BoolVar(&o.Atomic, "atomic", false, "refresh all of APP, or none: when all are closed, and undone if one fails")
 	cmd.Flags().BoolVar(&cancel, "cancel", false, "give up the refreshes of APP that still wait")
+	prepared.add(cmd)
 	return cmd
 }
 

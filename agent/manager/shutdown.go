@@ -1,0 +1,70 @@
+package manager
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+// Resumed is a file in the run folder. It is there if the agent, when it started, found
+// prepared refreshes in the journal, and holds their number. lull-boot.service looks for
+// it: a boot with nothing to wait for costs nothing.
+const Resumed = "resumed"
+
+// resumeRefreshes takes up the journal and tells the boot what it may wait for.
+func (m *Manager) resumeRefreshes() error {
+	prepared, err := m.engine.Resume()
+	if err != nil {
+		return err
+	}
+	return m.tellBoot(prepared)
+}
+
+func (m *Manager) tellBoot(prepared int) error {
+	path := filepath.Join(m.RunDir, Resumed)
+	var err error
+	if prepared > 0 {
+		err = os.WriteFile(path, []byte(strconv.Itoa(prepared)+"\n"), 0o644)
+	} else if err = os.Remove(path); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return problem.New(problem.KindOf(err), "cannot tell the boot about prepared refreshes: %w", err)
+	}
+	return nil
+}
+
+// hearOfShutdown takes in a shutdown that was announced before the agent started.
+func (m *Manager) hearOfShutdown() {
+	if m.Logind == nil {
+		return
+	}
+	select {
+	case down := <-m.Logind.PrepareForShutdown():
+		m.engine.Shutdown(down)
+	default:
+	}
+}
+
+// followLogind passes on that the machine is about to go down, and that there is a
+// logind, of which locks can be had.
+func (m *Manager) followLogind() {
+	if m.Logind == nil {
+		return
+	}
+	for {
+		select {
+		case down := <-m.Logind.PrepareForShutdown():
+			m.Log.Info("a shutdown is announced or given up", "down", down)
+			m.engine.Shutdown(down)
+		case <-m.Logind.Appeared():
+			m.engine.Wake("")
+		case <-m.ctx.Done():
+			return
+		}
+	}
+}
