@@ -407,16 +407,19 @@ func (e *Engine) pruneData(instance string, kept []uint32) error {
 }
 
 // superseded lists the revisions that policy no longer keeps: of those that have
-// been current, the oldest beyond keep, never the current one.
+// been current, the oldest beyond keep, never the current one. Reverted ones go
+// before all others, because nobody goes back to them without saying so.
 func superseded(list []state.Revision, cur uint32, keep int) (gone []uint32) {
 	kept := 1 // the current one
-	for _, v := range slices.Backward(list) {
-		switch {
-		case v.Number == cur || v.Made.IsZero():
-		case kept < max(keep, 1):
-			kept++
-		default:
-			gone = append(gone, v.Number)
+	for _, reverted := range []bool{false, true} {
+		for _, v := range slices.Backward(list) {
+			switch {
+			case v.Number == cur || v.Made.IsZero() || v.Reverted != reverted:
+			case kept < max(keep, 1):
+				kept++
+			default:
+				gone = append(gone, v.Number)
+			}
 		}
 	}
 	return gone

@@ -234,7 +234,7 @@ func (vm *VM) TryBoot() error {
 
 func (vm *VM) arguments() []string {
 	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-no-reboot",
-		"-machine", "q35,accel=tcg,hpet=off", "-cpu", "max,la57=off", "-m", strconv.Itoa(vm.opts.Memory), "-smp", strconv.Itoa(vm.opts.CPUs),
+		"-machine", "q35,accel=tcg,hpet=off", "-cpu", "qemu64,+rdrand", "-m", strconv.Itoa(vm.opts.Memory), "-smp", strconv.Itoa(vm.opts.CPUs),
 		"-kernel", vm.img.kernel(), "-initrd", vm.path("initrd"), "-append", vm.kernelOptions(),
 		"-serial", "file:" + vm.console(),
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=link,path=" + vm.path("link"), "-device", "virtserialport,chardev=link,name=" + vmPort,
@@ -290,22 +290,24 @@ func (vm *VM) WaitBoot() {
 }
 
 // Cut cuts the power: what the machine's kernel has not written is gone, and
-// what the disks have not been told to flush meets its fate.
-func (vm *VM) Cut(fate disk.Fate, rng *rand.Rand) {
+// what the disks have not been told to flush meets its fate. It says how many
+// writes to the disk with /var/lib/lull these were.
+func (vm *VM) Cut(fate disk.Fate, rng *rand.Rand) (pending int) {
 	for _, d := range vm.disks {
 		d.PowerOff() // nothing that is on its way counts
 	}
 	vm.proc.Kill()
-	vm.afterwards(fate, rng)
+	return vm.afterwards(fate, rng)
 }
 
-func (vm *VM) afterwards(fate disk.Fate, rng *rand.Rand) {
+func (vm *VM) afterwards(fate disk.Fate, rng *rand.Rand) (pending int) {
 	if vm.link != nil {
 		vm.link.close()
 	}
 	for _, d := range vm.disks {
-		d.PowerOn(fate, rng)
+		pending = d.PowerOn(fate, rng)
 	}
+	return pending
 }
 
 // WaitExit waits until the machine has powered itself off, or wants to reboot,

@@ -21,7 +21,7 @@ import (
 const kernelPackage = "linux-image-cloud-amd64"
 
 // machineModules are the drivers that a machine needs before it has a root file
-// system, with what they need in turn; the file systems are for data disks.
+// system; the file systems are for data disks.
 var machineModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "xfs", "btrfs"}
 
 // machineSetup makes a machine's root file system ($IMAGE) of a container's
@@ -58,7 +58,7 @@ func (m machineImage) modules() string { return filepath.Join(m.dir, "modules") 
 func image(tb TB) machineImage {
 	tb.Helper()
 	rootfs := Rootfs(tb)
-	sum := sha256.Sum256([]byte(filepath.Base(rootfs) + kernelPackage + strings.Join(machineModules, " ") + machineSetup))
+	sum := sha256.Sum256([]byte(filepath.Base(rootfs) + kernelPackage + strings.Join(machineModules, ".list ") + machineSetup))
 	dir := filepath.Join(filepath.Dir(rootfs), "machine-"+hex.EncodeToString(sum[:6]))
 	lock, err := os.OpenFile(dir+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -156,8 +156,8 @@ func fetchKernel(tb TB, dir string) error {
 	return must(tb, 5*time.Minute, exec.Command("dpkg", "-x", debs[0], dir))
 }
 
-// pickModules copies the modules that a machine needs at first, and lists them
-// in the order in which they can be loaded.
+// pickModules copies the modules that a machine needs at first. For each of
+// machineModules, NAME.list has what to load for it, in order.
 func pickModules(from, to string) error {
 	files := map[string]string{}
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
@@ -170,6 +170,7 @@ func pickModules(from, to string) error {
 		return err
 	}
 	var order []string
+	copied := map[string]bool{}
 	var add func(name string) error
 	add = func(name string) error {
 		name = strings.ReplaceAll(name, "-", "_")
@@ -198,14 +199,22 @@ func pickModules(from, to string) error {
 			}
 		}
 		order = append(order, name+".ko")
+		if copied[name] {
+			return nil
+		}
+		copied[name] = true
 		return copyFile(path, filepath.Join(to, name+".ko"))
 	}
 	for _, name := range machineModules {
+		order = nil
 		if err := add(name); err != nil {
 			return err
 		}
+		if err := os.WriteFile(filepath.Join(to, name+".list"), []byte(strings.Join(order, "\n")+"\n"), 0o644); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(filepath.Join(to, "list"), []byte(strings.Join(order, "\n")+"\n"), 0o644)
+	return nil
 }
 
 // moduleInfo reads what modinfo(8) shows.

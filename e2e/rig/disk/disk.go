@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -14,6 +15,8 @@ const (
 )
 
 type page [pageSize]byte
+
+var errNoPower = errors.New("the power is off")
 
 // write is a pending write. Without data it is of zeros.
 type write struct {
@@ -88,7 +91,8 @@ func (d *Disk) Close() error { return d.base.Close() }
 func (d *Disk) Size() int64 { return d.size }
 
 // Hook has f called before every write and flush. If it returns true, the power
-// is cut right there: neither that one nor any later one counts.
+// is cut right there: neither that one nor any later one counts or is answered,
+// so that nobody goes on as if it had been done.
 func (d *Disk) Hook(f func(Event, Counts) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -102,7 +106,8 @@ func (d *Disk) Counts() Counts {
 	return d.counts
 }
 
-// PowerOff takes the power away: from now on nothing that arrives counts.
+// PowerOff takes the power away: from now on nothing that arrives counts or is
+// answered.
 func (d *Disk) PowerOff() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -230,23 +235,30 @@ func (d *Disk) write(off int64, n int, data []byte) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.happens(Write) {
-		w := write{off, n, data}
-		d.apply(d.view, w)
-		d.pending = append(d.pending, w)
-		d.counts.Writes++
+	if !d.happens(Write) {
+		return errNoPower
 	}
+	w := write{off, n, data}
+	d.apply(d.view, w)
+	d.pending = append(d.pending, w)
+	d.counts.Writes++
 	return nil
 }
 
 // flush makes stable what was written.
-func (d *Disk) flush() {
+func (d *Disk) flush() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.happens(Flush) {
-		d.settle()
-		d.counts.Flushes++
+	if !d.happens(Flush) {
+		return errNoPower
 	}
+	for number, p := range d.view {
+		d.stable[number] = p
+	}
+	clear(d.view)
+	d.pending = nil
+	d.counts.Flushes++
+	return nil
 }
 
 // happens says whether something that has arrived counts. The caller holds mu.
@@ -255,14 +267,6 @@ func (d *Disk) happens(e Event) bool {
 		d.off = true
 	}
 	return !d.off
-}
-
-func (d *Disk) settle() {
-	for number, p := range d.view {
-		d.stable[number] = p
-	}
-	clear(d.view)
-	d.pending = nil
 }
 
 // Save writes what is stable into a file, for a look at it.

@@ -124,7 +124,11 @@ func serve(d *Disk, c net.Conn) error {
 		}
 		data, err := perform(d, rw, cmd, off, n)
 		if err == nil && flags&flagFUA != 0 {
-			d.flush()
+			err = d.flush()
+		}
+		if errors.Is(err, errNoPower) {
+			_, err := io.Copy(io.Discard, c) // until the peer is gone
+			return err
 		}
 		var out [16]byte
 		binary.BigEndian.PutUint32(out[:], nbdResponse)
@@ -158,8 +162,7 @@ func perform(d *Disk, r io.Reader, cmd uint16, off int64, n int) (data []byte, e
 		}
 		return nil, d.write(off, n, b)
 	case cmdFlush:
-		d.flush()
-		return nil, nil
+		return nil, d.flush()
 	case cmdZeroes:
 		return nil, d.write(off, n, nil)
 	}

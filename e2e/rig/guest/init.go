@@ -45,12 +45,14 @@ func initialize() error {
 			return err
 		}
 	}
-	if err := loadModules(); err != nil {
-		return err
-	}
 	options, err := commandLine()
 	if err != nil {
 		return err
+	}
+	for _, name := range []string{"virtio_pci", "virtio_blk", "virtio_console", options["lull.data"]} {
+		if err := loadModule(name); err != nil {
+			return err
+		}
 	}
 	if err := awaitDevice("/dev/vda"); err != nil {
 		return err
@@ -115,21 +117,24 @@ func mount(source, fstype, target string, flags uintptr, options string) error {
 	return nil
 }
 
-// loadModules loads what /modules lists, in that order.
-func loadModules() error {
-	list, err := os.ReadFile("/modules/list")
+// loadModule loads a module and what it needs. What has no list is built in.
+func loadModule(name string) error {
+	list, err := os.ReadFile("/modules/" + name + ".list")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Fields(string(list)) {
-		f, err := os.Open("/modules/" + name)
+	for _, file := range strings.Fields(string(list)) {
+		f, err := os.Open("/modules/" + file)
 		if err != nil {
 			return err
 		}
 		err = unix.FinitModule(int(f.Fd()), "", 0)
 		f.Close()
 		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("cannot load %s: %w", name, err)
+			return fmt.Errorf("cannot load %s: %w", file, err)
 		}
 	}
 	return nil
