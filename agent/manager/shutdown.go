@@ -5,14 +5,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
+	"strings"
 
 	"github.com/lull/lull/agent/problem"
 )
 
 // Resumed is a file in the run folder. It is there if the agent, when it started, found
-// prepared refreshes in the journal, and holds their number. lull-boot.service looks for
-// it: a boot with nothing to wait for costs nothing.
+// prepared refreshes in the journal, and has their ids, one a line. lull-boot.service
+// looks for it: a boot with nothing to wait for costs nothing.
 const Resumed = "resumed"
 
 // resumeRefreshes takes up the journal and tells the boot what it may wait for.
@@ -24,11 +24,11 @@ func (m *Manager) resumeRefreshes() error {
 	return m.tellBoot(prepared)
 }
 
-func (m *Manager) tellBoot(prepared int) error {
+func (m *Manager) tellBoot(prepared []string) error {
 	path := filepath.Join(m.RunDir, Resumed)
 	var err error
-	if prepared > 0 {
-		err = os.WriteFile(path, []byte(strconv.Itoa(prepared)+"\n"), 0o644)
+	if len(prepared) > 0 {
+		err = os.WriteFile(path, []byte(strings.Join(prepared, "\n")+"\n"), 0o644)
 	} else if err = os.Remove(path); errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

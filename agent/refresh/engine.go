@@ -108,22 +108,22 @@ func (e *Engine) ShutDoors() error {
 func prepared(r *Refresh) bool { return r.Undo || r.Step == Wait || critical(r.Step) }
 
 // Resume takes up the journal. It returns when every refresh that was interrupted
-// is on its way again, and how many of these were prepared. Settle has been called
+// is on its way again, and which of these were prepared. Settle has been called
 // before.
-func (e *Engine) Resume() (ready int, err error) {
+func (e *Engine) Resume() (ready []string, err error) {
 	records, err := e.journal()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.resumeGroups(records); err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, r := range records {
 		e.Log.Info("taking up a refresh again", "refresh", r.ID, "instance", r.Instance, "step", r.Step)
 		if prepared(&r) {
-			ready++
+			ready = append(ready, r.ID)
 		}
 		e.goLocked(e.newTaskLocked(r), Event{Type: Restarted, Linked: e.linked(&r), Whole: e.committed(&r)})
 	}

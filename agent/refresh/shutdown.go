@@ -49,9 +49,13 @@ func (t *task) fits() bool {
 	return since.IsZero() || len(t.locks) > 0 && time.Since(since)+t.estimate() <= t.e.Logind.MaxDelay()
 }
 
-// leave lets the shutdown go on and the refresh wait for the next boot.
+// leave parks a refresh without a lock: because it may not go on now, or so that a
+// shutdown does and the refresh waits for the next boot.
 func (t *task) leave(busy *busyError) error {
 	t.releaseLock()
+	if !t.e.down().IsZero() {
+		t.e.Log.Info("leaving a refresh to the next boot", "refresh", t.id, "instance", t.instance)
+	}
 	return busy
 }
 

@@ -4,7 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -55,18 +60,37 @@ func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string
 			held[p.Instance] = time.UnixMicro(int64(p.HeldUntil)).After(a.now())
 			titles[p.Instance] = p.Title
 		}
+		resumed, err := a.resumed()
+		if err != nil {
+			return nil, err
+		}
 		var paths []dbus.ObjectPath
 		for path, r := range s.refreshes {
-			if r.State != "preparing" && !over(r.State) && !f.stuck(r) {
+			if over(r.State) && resumed[r.ID] || !over(r.State) && r.State != "preparing" && !f.stuck(r) {
 				paths = append(paths, path)
 			}
 		}
+		slices.Sort(paths)
 		return paths, nil
 	})
 	if late := errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil; late && len(out) > 0 {
 		err = nil // each that is not through is named below
 	}
 	return a.sayApplied(out, err)
+}
+
+// resumed are the ids of the refreshes that the agent took up when it started: some
+// may have ended before anybody could ask.
+func (a *app) resumed() (map[string]bool, error) {
+	text, err := os.ReadFile(filepath.Join(either(a.runDir, "/run/lull"), "resumed"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, problem.New(problem.KindOf(err), "cannot see what the agent took up: %w", err)
+	}
+	ids := map[string]bool{}
+	for _, id := range strings.Fields(string(text)) {
+		ids[id] = true
+	}
+	return ids, nil
 }
 
 // sayApplied tells what became of each. A refresh that has failed is told of as an

@@ -25,6 +25,7 @@ func TestPrepared(t *testing.T) {
 		held  bool
 		steps []func(*bus.RefreshProperties)
 		limit string
+		id    string // not the one that the agent took up
 		out   string // one line of stdout
 		errs  string // one line of stderr that is no progress
 	}{
@@ -39,6 +40,9 @@ func TestPrepared(t *testing.T) {
 		{name: "somebody starts it", first: bus.RefreshProperties{State: "undoing", Step: "copy"},
 			steps: []func(*bus.RefreshProperties){func(p *bus.RefreshProperties) { p.State, p.Waiting = "waiting", running }},
 			out:   "org.x.app waits: it can be refreshed later"},
+		{name: "over before anybody asked", first: bus.RefreshProperties{State: "undone", ErrorText: "cannot refresh org.x.app: it is sick"},
+			errs: "lull: cannot refresh org.x.app: it is sick"},
+		{name: "over long ago", first: bus.RefreshProperties{State: "done"}, id: "2"},
 		{name: "running", first: bus.RefreshProperties{State: "waiting", Waiting: running}},
 		{name: "held", first: bus.RefreshProperties{State: "waiting"}, held: true},
 		{name: "downloading", first: bus.RefreshProperties{State: "preparing", Step: "fetch"}},
@@ -55,7 +59,7 @@ func TestPrepared(t *testing.T) {
 			f.add(t, p)
 			c.first.Kind, c.first.Instance, c.first.FromVersion, c.first.ToVersion = "refresh", "org.x.app", "1", "2"
 			heard := make(chan struct{})
-			if _, err := f.beginLater(heard, "1", c.first, c.steps...); err != nil {
+			if _, err := f.beginLater(heard, either(c.id, "1"), c.first, c.steps...); err != nil {
 				t.Fatal(err)
 			}
 			status := notifySocket(t)
@@ -68,7 +72,11 @@ func TestPrepared(t *testing.T) {
 			if c.limit == "" {
 				c.limit = "1m"
 			}
-			code, out, errs := f.lull(t.Context(), "refresh", "--prepared", "--time-limit", c.limit)
+			run := t.TempDir()
+			if err := os.WriteFile(filepath.Join(run, "resumed"), []byte("7\n1\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			code, out, errs := f.lull(t.Context(), "refresh", "--prepared", "--time-limit", c.limit, "--run-dir", run)
 			if code != 0 || strings.TrimSpace(out) != c.out || c.errs != "" && !strings.Contains(errs, c.errs) || c.errs == "" && strings.Contains(errs, "lull: ") {
 				t.Errorf("exit %d\n%s%s", code, out, errs)
 			}

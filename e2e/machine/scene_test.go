@@ -1,0 +1,349 @@
+package machine_test
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/e2e/rig"
+	"github.com/lull/lull/e2e/sample"
+)
+
+func TestMain(m *testing.M) { rig.Main(m.Run) }
+
+// limit is how long anything may take in an emulated machine on a busy host.
+const limit = 2 * time.Minute
+
+// app is a package for tests: the sample's programs with a service, if it has one,
+// that takes its time to end, and with a health hook that does what a file says.
+type app struct {
+	name  string
+	tidy  time.Duration // how long the service takes to end; 0: there is none
+	grace time.Duration // its stop timeout
+}
+
+var apps = []app{
+	{name: "org.lull.slow", tidy: 3 * time.Second, grace: 10 * time.Second},  // a critical section that takes a moment
+	{name: "org.lull.heavy", tidy: 4 * time.Second, grace: 60 * time.Second}, // one that may take longer than logind waits
+	{name: "org.lull.plain"},
+	{name: "org.lull.well"},
+	{name: "org.lull.sick"},
+	{name: "org.lull.hung"},
+}
+
+// versions are published one after the other.
+var versions = []string{"1.0", "2.0", "3.0", "4.0", "5.0"}
+
+// health is the hook of all packages.
+const health = `#!/bin/sh
+read how < /etc/healthy/$LULL_INSTANCE
+echo "$LULL_INSTANCE revision $LULL_REVISION is ${how:-well}"
+case "$how" in
+sick) exit 1 ;;
+hung) exec sleep 1000 ;;
+esac
+exit 0
+`
+
+// write makes the folders of all versions of all apps.
+func write(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, v := range versions {
+		programs := filepath.Join(dir, "programs", v)
+		sample.Programs(t, programs, v, "")
+		for _, a := range apps {
+			text := fmt.Sprintf("name: %s\nversion: %q\nsummary: For tests\napps: [{name: notes, command: [bin/notes]}]\n"+
+				"hooks: {health: [bin/health]}\ndata: {versioned: true}\n", a.name, v)
+			if a.tidy > 0 {
+				text += fmt.Sprintf("services: [{name: sync, scope: system, command: [bin/notes-sync, --tidy=%v], stop-timeout: %v}]\n", a.tidy, a.grace)
+			}
+			bin := filepath.Join(dir, "apps", a.name+"-"+v, "bin")
+			must(t, os.MkdirAll(bin, 0o755))
+			must(t, os.WriteFile(filepath.Join(bin, "..", "lull.yaml"), []byte(text), 0o644))
+			must(t, os.WriteFile(filepath.Join(bin, "health"), []byte(health), 0o755))
+			for _, p := range []string{"notes", "notes-sync"} {
+				must(t, os.Link(filepath.Join(programs, p), filepath.Join(bin, p)))
+			}
+		}
+	}
+	return filepath.Join(dir, "apps")
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// scene is a machine in which all apps are installed.
+type scene struct {
+	*testing.T
+	*rig.VM
+	version map[string]int // the index of the version that was published last
+}
+
+// start makes the machine. The policy leaves out what would disturb.
+func start(t *testing.T, v1 bool) *scene {
+	t.Helper()
+	conf := filepath.Join(t.TempDir(), "policy.yaml")
+	must(t, os.WriteFile(conf, []byte("schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"+
+		"packages: {org.lull.hung: {hook-time-limit: 20s}}\n"), 0o644))
+	s := &scene{T: t, version: map[string]int{}, VM: rig.StartVM(t, rig.VMOptions{CgroupV1: v1, Files: map[string]string{
+		"/opt/apps": write(t), "/etc/lull/policy.yaml": conf,
+	}})}
+	s.WaitBoot()
+	s.sh("mkdir -p /etc/healthy && cd /etc/healthy && touch %[1]s && lull repo init /srv/repo && "+
+		"for a in %[1]s; do lull publish --repo /srv/repo /opt/apps/$a-1.0; done && lull repo add local /srv/repo && lull install %[1]s", s.names())
+	return s
+}
+
+func (s *scene) names() string {
+	var list []string
+	for _, a := range apps {
+		list = append(list, a.name)
+	}
+	return strings.Join(list, " ")
+}
+
+// at makes the scene report to a subtest.
+func (s *scene) at(t *testing.T) *scene {
+	c := *s
+	c.T = t
+	return &c
+}
+
+// sh runs a script that must succeed and returns what it prints.
+func (s *scene) sh(format string, args ...any) string {
+	s.Helper()
+	r := s.VM.Run("sh", "-euc", fmt.Sprintf(format, args...))
+	if r.Code != 0 {
+		s.Fatalf("%v\n%s", r, s.VM.Run("journalctl", "-b", "-u", "lulld", "-u", "lull-boot", "--no-pager", "-n", "40").Stdout)
+	}
+	return strings.TrimSpace(r.Stdout)
+}
+
+// follow starts a command of which until reads.
+func (s *scene) follow(argv ...string) *rig.VMProc {
+	p := s.Start(argv...)
+	s.Cleanup(func() { p.Signal(15) })
+	return p
+}
+
+// until waits until a command has printed text.
+func (s *scene) until(what string, p *rig.VMProc, text ...string) rig.Result {
+	s.Helper()
+	r, err := p.Until(s.Context(), limit, func(r rig.Result) bool {
+		for _, t := range text {
+			if !strings.Contains(r.Text(), t) {
+				return false
+			}
+		}
+		return true
+	})
+	if err != nil {
+		s.Fatalf("waited in vain until %s: %v\n%v\n%s", what, err, r, s.VM.Run("journalctl", "-b", "-u", "lulld", "--no-pager", "-n", "40").Stdout)
+	}
+	return r
+}
+
+// open starts an application in the user's session and returns when it runs.
+func (s *scene) open(name string) *rig.VMProc {
+	s.Helper()
+	p := s.follow(rig.LoginArgv(nil, "lull", "run", name)...)
+	s.until(name+" runs", p, "is running as process")
+	return p
+}
+
+// shut ends the processes of an application.
+func (s *scene) shut(name string) {
+	s.Helper()
+	for _, p := range s.installed(name).Processes {
+		s.sh("kill %d", p.PID)
+	}
+}
+
+// publish makes the next version of an app.
+func (s *scene) publish(name string) (version string) {
+	s.Helper()
+	s.version[name]++
+	version = versions[s.version[name]]
+	s.sh("lull publish --repo /srv/repo /opt/apps/%s-%s", name, version)
+	return version
+}
+
+// refreshed is what is said when the version that was published last is there.
+func (s *scene) refreshed(name string) string {
+	at := s.version[name]
+	return fmt.Sprintf("%s is refreshed from %s to %s", name, versions[at-1], versions[at])
+}
+
+// refresh publishes the next version of an app and follows its refresh, which prints
+// its steps and how it ends.
+func (s *scene) refresh(name string) *rig.VMProc {
+	s.Helper()
+	s.publish(name)
+	return s.follow("lull", "refresh", "--wait", name)
+}
+
+// prepare publishes the next version of an app that runs, and returns when its
+// refresh waits.
+func (s *scene) prepare(name string) {
+	s.Helper()
+	s.publish(name)
+	if said := s.sh("lull refresh --no-wait %s", name); !strings.Contains(said, name+" waits for") {
+		s.Fatalf("it does not wait: %s", said)
+	}
+}
+
+// The words that a refresh that is followed prints.
+const (
+	stopping = ": stopping services"
+	checking = ": checking that it works"
+)
+
+// pkg is what is known of an installed app.
+type pkg struct {
+	Instance  string `json:"instance"`
+	Version   string `json:"version"`
+	Revision  int    `json:"revision"`
+	Processes []struct {
+		PID int `json:"pid"`
+	} `json:"processes"`
+	Services []struct {
+		State string `json:"state"`
+	} `json:"services"`
+	Refresh *struct {
+		State string `json:"state"`
+		Step  string `json:"step"`
+	} `json:"refresh"`
+}
+
+func (s *scene) installed(name string) pkg {
+	s.Helper()
+	var list struct {
+		Packages []pkg `json:"packages"`
+	}
+	must(s.T, json.Unmarshal([]byte(s.sh("lull list --json")), &list))
+	for _, p := range list.Packages {
+		if p.Instance == name {
+			return p
+		}
+	}
+	s.Fatalf("%s is not installed: %v", name, list)
+	return pkg{}
+}
+
+// whole checks that an app is current in the version that was published last (or,
+// if it was undone, the one before), with its data, and that nothing is left of the
+// refresh.
+func (s *scene) whole(name string, undone bool) {
+	s.Helper()
+	at := s.version[name]
+	if undone {
+		at--
+	}
+	p := s.installed(name)
+	if p.Version != versions[at] || p.Refresh != nil {
+		s.Errorf("%s: %+v, want version %s", name, p, versions[at])
+	}
+	for _, v := range p.Services {
+		if v.State != "active" {
+			s.Errorf("%s: its service is %s", name, v.State)
+		}
+	}
+	if len(p.Services) > 0 {
+		// The service of each version has written that it began, and that it ended in peace
+		// before the next one got its data. After a power cut the end may be missing.
+		log := s.sh("cat /var/lib/lull/data/%s/%d/sync.log", name, p.Revision)
+		for _, v := range versions[:at+1] {
+			if !strings.Contains(log, v+" started\n") && !strings.HasSuffix(log, v+" started") {
+				s.Errorf("%s: its data does not know version %s:\n%s", name, v, log)
+			}
+		}
+	}
+	if left := s.sh("ls /run/lull/runctl | grep '%s.inhibited' || true", name); left != "" {
+		s.Errorf("a marker is left: %s", left)
+	}
+}
+
+// locks are the inhibitor locks of lull.
+func (s *scene) locks() string {
+	s.Helper()
+	return s.sh("systemd-inhibit --list --no-pager --no-legend | grep lull || true")
+}
+
+// entry is a line of the journal.
+type entry struct {
+	At      time.Duration // since the kernel's start
+	Message string
+	Unit    string
+}
+
+// journal reads one boot's (0: this one's, -1: the one before's).
+func (s *scene) journal(boot int) (list []entry) {
+	s.Helper()
+	for line := range strings.Lines(s.sh("journalctl -b %d -o json --no-pager", boot)) {
+		var e struct {
+			At      string `json:"__MONOTONIC_TIMESTAMP"`
+			Message any    `json:"MESSAGE"`
+			Unit    string `json:"_SYSTEMD_UNIT"`
+			About   string `json:"UNIT"`
+		}
+		must(s.T, json.Unmarshal([]byte(line), &e))
+		var usec int64
+		fmt.Sscan(e.At, &usec)
+		text, _ := e.Message.(string)
+		if e.About != "" {
+			e.Unit = e.About
+		}
+		list = append(list, entry{time.Duration(usec) * time.Microsecond, text, e.Unit})
+	}
+	return list
+}
+
+// find is the index of the first message, told with its unit, that has the text, or -1.
+func find(list []entry, text string) int {
+	return slices.IndexFunc(list, func(e entry) bool { return strings.Contains(e.Unit+": "+e.Message, text) })
+}
+
+// inOrder checks that messages are there, one after the other, and returns when.
+func (s *scene) inOrder(list []entry, texts ...string) (at []time.Duration) {
+	s.Helper()
+	rest := slices.Clone(list)
+	slices.SortStableFunc(rest, func(a, b entry) int { return cmp.Compare(a.At, b.At) })
+	for _, text := range texts {
+		i := find(rest, text)
+		if i < 0 {
+			s.Fatalf("the journal does not say %q, in this order: %q\n%s", text, texts, tellAll(list))
+		}
+		at = append(at, rest[i].At)
+		rest = rest[i+1:]
+	}
+	return at
+}
+
+// never checks that a message is not there.
+func (s *scene) never(list []entry, text string) {
+	s.Helper()
+	if i := find(list, text); i >= 0 {
+		s.Errorf("the journal says %q at %v:\n%s", list[i].Message, list[i].At, tellAll(list))
+	}
+}
+
+func tellAll(list []entry) string {
+	var b strings.Builder
+	for _, e := range list {
+		if strings.Contains(e.Unit, "lull") || strings.Contains(e.Unit, "logind") || strings.Contains(e.Unit, "user") {
+			fmt.Fprintf(&b, "%v %s: %s\n", e.At, e.Unit, e.Message)
+		}
+	}
+	return b.String()
+}
