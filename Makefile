@@ -3,6 +3,7 @@
 BIN     ?= bin
 TAGS    ?=
 S       ?= 60
+N       ?= 60
 DESTDIR ?=
 PREFIX  ?= /usr
 
@@ -28,7 +29,7 @@ DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e model stress check race lint vuln clean-tree fuzz install deps deps-demo clean
+.PHONY: help build demo test e2e model stress powercut check race lint vuln clean-tree fuzz install deps deps-demo clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ model: ## check the model of the launch protocol with spin, and that its mutants
 
 stress: deps build ## launches, refreshes and kills without a pause (S=60 seconds)
 	LULL_BIN='$(abspath $(BIN))' LULL_STRESS=$(S) $(GO) test -count=1 -timeout 24h -v ./e2e/stress
+
+powercut: deps build ## cut the power of whole machines in the middle of work (N=60 times)
+	LULL_POWERCUT=$(N) $(GO) test -count=1 -timeout 48h -v ./e2e/powercut
 
 check: ## generate, vet, lint, layers, vulnerabilities, race tests, clean tree
 	$(GO) generate ./...

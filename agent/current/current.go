@@ -203,7 +203,7 @@ func (l Links) ForgetAll(instance string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		if e.Name() != memory {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+			err = errors.Join(err, durable.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}
 	return ignoreAbsent(err)

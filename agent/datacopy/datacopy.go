@@ -101,6 +101,9 @@ func Discard(dst string, o Options) error {
 	if uerr := unlinkIndex(int(parent.Fd()), partial); err == nil {
 		err = uerr
 	}
+	if err == nil { // or a power cut would bring it back, when nobody expects it any more
+		err = parent.Sync()
+	}
 	if err != nil {
 		return fmt.Errorf("cannot remove %s: %w", filepath.Join(filepath.Dir(dst), partial), err)
 	}

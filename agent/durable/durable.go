@@ -167,6 +167,24 @@ func Remove(path string) error {
 	return SyncDir(filepath.Dir(path))
 }
 
+// RemoveAll deletes path with all that is in it and flushes its folder. A crash
+// may leave a part of it. That it is not there is fine.
+func RemoveAll(path string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := faultpoint.Hit("durable.removeall.unlink"); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	if err := faultpoint.Hit("durable.removeall.syncdir"); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
 // MkdirAll makes path and its missing parents, each with mode perm exactly,
 // and flushes the folder of every one that it made.
 func MkdirAll(path string, perm fs.FileMode) error {

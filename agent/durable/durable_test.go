@@ -133,16 +133,24 @@ func TestMoves(t *testing.T) {
 	if err := Exchange(at("a"), at("b")); err != nil {
 		t.Error(err)
 	}
+	if got := names(t, at("b")); got != "4" {
+		t.Errorf("exchanged: %s", got)
+	}
 	if err := Remove(at("a/3")); err != nil {
 		t.Error(err)
 	}
 	if err := Remove(at("a/3")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
+	for range 2 {
+		if err := RemoveAll(at("b")); err != nil {
+			t.Error(err)
+		}
+	}
 	if err := errors.Join(SyncDir(dir), SyncFS(dir)); err != nil {
 		t.Error(err)
 	}
-	if got := names(t, at("a")) + ", " + names(t, at("b")); got != "1 2, 4" {
+	if got := names(t, at("a")) + ", " + names(t, dir); got != "1 2, a" {
 		t.Errorf("got %s", got)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lull/lull/agent/datacopy"
 	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
@@ -130,10 +131,8 @@ func doStage(_ context.Context, t *task) error {
 		}
 	}
 	r.ToVersion, r.Notes = m.Version, m.Notes
-	if !t.e.Store.HasPackage(r.Package) {
-		if err := t.e.Store.Materialise(r.Package); err != nil {
-			return err
-		}
+	if err := t.e.Store.Materialise(r.Package); err != nil {
+		return err
 	}
 	if r.Kind == Revert {
 		return nil
@@ -400,7 +399,7 @@ func (e *Engine) pruneData(instance string, kept []uint32) error {
 	for _, d := range entries {
 		n, perr := strconv.ParseUint(d.Name(), 10, 32)
 		if perr == nil && !slices.Contains(kept, uint32(n)) {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, d.Name())))
+			err = errors.Join(err, durable.RemoveAll(filepath.Join(dir, d.Name())))
 		}
 	}
 	return err
@@ -433,7 +432,7 @@ func (e *Engine) forget(r *Refresh) error {
 	left := r.From
 	if r.Purge {
 		left = 0
-		if err := os.RemoveAll(filepath.Join(e.Root, "data", r.Instance)); err != nil {
+		if err := durable.RemoveAll(filepath.Join(e.Root, "data", r.Instance)); err != nil {
 			return err
 		}
 	}

@@ -74,6 +74,9 @@ func openFile(path string) (db *bbolt.DB, readOnly bool, err error) {
 		return db, readOnly, nil
 	case err == nil:
 		if err = guard(func() error { return makeBuckets(db) }); err == nil {
+			err = durable.SyncDir(filepath.Dir(path)) // bbolt flushes the file, but not its name
+		}
+		if err == nil {
 			return db, readOnly, nil
 		}
 		err = errors.Join(err, guard(db.Close))

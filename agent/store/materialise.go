@@ -23,11 +23,13 @@ import (
 // blobs, those that are not there yet: hard links, folders 0755. Subpackages
 // come first, so that a tree never refers to one that is missing.
 func (s *Store) Materialise(pkg digest.Digest) error {
-	if s.HasPackage(pkg) {
-		return nil
-	}
 	if err := s.writable(); err != nil {
 		return err
+	}
+	if s.HasPackage(pkg) {
+		// Whoever has built it, now or before he was killed, may not have come to
+		// flush its name.
+		return durable.SyncDir(s.path(packagesDir))
 	}
 	if err := s.materialise(pkg); err != nil {
 		return problem.New(problem.KindOf(err), "cannot build the tree of package %s: %w", pkg.Short(), err)

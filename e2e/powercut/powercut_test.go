@@ -139,15 +139,15 @@ func (m *machine) plan() cutPlan {
 	p := cutPlan{fate: []disk.Fate{disk.LoseAll, disk.LoseAll, disk.LoseAll, disk.Scatter, disk.Scatter, disk.Scatter, disk.Prefix, disk.Prefix, disk.KeepAll}[m.rng.IntN(9)]}
 	switch dice := m.rng.IntN(10); {
 	case dice < 3:
-		p.how, p.flushes = "before a flush", 1+m.rng.IntN(60)
+		p.how, p.flushes = "before a flush", 1+m.rng.IntN(100)
 	case dice < 4:
 		p.how, p.writes = "at a write", 1+m.rng.IntN(500)
 	case dice < 6:
-		p.how, p.after = "at a moment", time.Duration(m.rng.IntN(6000))*time.Millisecond
+		p.how, p.after = "at a moment", time.Duration(m.rng.IntN(8000))*time.Millisecond
 	default:
 		p.how = "at a fault point"
 		if p.fault = m.tally.choose(m.rng); p.fault == "" {
-			p.how, p.after = "at a moment", time.Duration(m.rng.IntN(6000))*time.Millisecond
+			p.how, p.after = "at a moment", time.Duration(m.rng.IntN(8000))*time.Millisecond
 		}
 	}
 	return p
@@ -164,7 +164,7 @@ func (y *tally) choose(rng *rand.Rand) string {
 	}
 	name := slices.MinFunc(names, func(a, b string) int { return y.tried[a] - y.tried[b] })
 	y.tried[name]++
-	return fmt.Sprintf("%s#%d:stop", name, 1+rng.IntN(min(y.seen[name], 60)))
+	return fmt.Sprintf("%s#%d:stop", name, 1+rng.IntN((y.seen[name]+1)/2))
 }
 
 // saw remembers which points an agent has passed, and how often.

@@ -252,7 +252,7 @@ func (vm *VM) arguments() []string {
 }
 
 func (vm *VM) kernelOptions() string {
-	options := []string{"console=ttyS0", "quiet", "loglevel=4", "panic=-1", "rw"}
+	options := []string{"console=ttyS0", "quiet", "loglevel=4", "panic=-1", "rw", "nokaslr", "mitigations=off", "tsc=reliable", "no_timer_check"}
 	version := "2"
 	if vm.opts.CgroupV1 {
 		version = "1"
