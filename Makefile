@@ -54,8 +54,10 @@ model: ## check the model of the launch protocol with spin, and that its mutants
 stress: deps build ## launches, refreshes and kills without a pause (S=60 seconds)
 	LULL_BIN='$(abspath $(BIN))' LULL_STRESS=$(S) $(GO) test -count=1 -timeout 24h -v ./e2e/stress
 
-powercut: deps build ## cut the power of whole machines in the middle of work (N=60 times)
-	LULL_POWERCUT=$(N) $(GO) test -count=1 -timeout 48h -v ./e2e/powercut
+# Built first, because `go test` would add a line to the counts.
+powercut: deps build ## cut the power of whole machines in the middle of work (N=60 times, SEED= to repeat)
+	@t=$$(mktemp) && $(GO) test -c -o $$t ./e2e/powercut && \
+	(cd e2e/powercut && LULL_POWERCUT=$(N) $$t -test.v -test.timeout=48h $(if $(SEED),-seed=$(SEED))); code=$$?; rm -f $$t; exit $$code
 
 check: ## generate, vet, lint, layers, vulnerabilities, race tests, clean tree
 	$(GO) generate ./...

@@ -275,8 +275,11 @@ func (m *machine) cut(p cutPlan) string {
 func (m *machine) goOn() {
 	m.t.Helper()
 	for _, l := range m.lanes {
-		if !l.step() || !l.step() {
-			m.unclean("work does not go on: %s", l.wrong())
+		for range 2 {
+			if !l.step() {
+				m.unclean("work does not go on: %s", l.wrong())
+				break
+			}
 		}
 	}
 	m.vm.Poweroff()

@@ -29,7 +29,8 @@ type machine struct {
 	repo  *repository
 	tally *tally
 
-	collects bool // the agent collects after refreshes
+	data     string // file system
+	collects bool   // the agent collects after refreshes
 	lanes    []*lane
 	points   *points // of the boot under way
 	agent    *rig.VMProc
@@ -131,6 +132,15 @@ func (m *machine) look() *look.Report {
 // before it serves: then ready is false.
 func (m *machine) start(fault string) (ready bool) {
 	m.t.Helper()
+	if m.rng.IntN(2) == 0 {
+		// A kernel that writes early and often catches other moments than one
+		// that writes when it is told to.
+		early := "echo 5 >/proc/sys/vm/dirty_writeback_centisecs; echo 10 >/proc/sys/vm/dirty_expire_centisecs"
+		if m.data != "xfs" {
+			early += "; mount -o remount,commit=1 /var/lib/lull"
+		}
+		m.must("sh", "-e", "-c", early)
+	}
 	m.repo.brought = map[string]bool{}
 	if err := m.bring(); err != nil {
 		m.t.Fatal(err)

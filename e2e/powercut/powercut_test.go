@@ -19,7 +19,18 @@ import (
 	"github.com/lull/lull/e2e/rig/disk"
 )
 
-func TestMain(m *testing.M) { rig.Main(m.Run) }
+// TestMain prints the counts last.
+func TestMain(m *testing.M) {
+	rig.Main(func() int {
+		code := m.Run()
+		if counts != "" {
+			fmt.Println(counts)
+		}
+		return code
+	})
+}
+
+var counts string // of TestPowerCuts, for people
 
 var seedFlag = flag.Uint64("seed", 0, "repeat what an earlier run has chosen by chance (its moments are still the machine's)")
 
@@ -79,14 +90,14 @@ func TestPowerCuts(t *testing.T) {
 	if n >= 60 && y.pending == 0 {
 		t.Error("there was nothing to lose at any cut")
 	}
-	fmt.Printf("powercut: %d cuts, %d lost, %d unclean\n", y.cuts, len(y.lost), len(y.unclean))
+	counts = fmt.Sprintf("powercut: %d cuts, %d lost, %d unclean", y.cuts, len(y.lost), len(y.unclean))
 }
 
 // cutPower makes a machine and cuts its power n times.
 func cutPower(t *testing.T, y *tally, o rig.VMOptions, n int, rng *rand.Rand) {
 	guest := filepath.Join(t.TempDir(), "guest")
 	rig.GoBuild(t, "./e2e/powercut/guest", guest, nil)
-	m := &machine{t: t, rng: rng, tally: y, steps: map[string]int{}, collects: rng.IntN(2) == 0,
+	m := &machine{t: t, rng: rng, tally: y, steps: map[string]int{}, data: o.Data, collects: rng.IntN(2) == 0,
 		repo: newRepository(t, rig.Binaries(t, "faultpoint"), guest)}
 	conf := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(conf, fmt.Appendf(nil, policy, m.collects), 0o644); err != nil {

@@ -51,8 +51,18 @@ type VM struct {
 	boots  int
 
 	proc *Proc
+	life life // of proc
 	link *vmLink
 }
+
+// life is a TB for one process of many: only what the last one needs is cleaned
+// up at the end.
+type life struct {
+	TB
+	end func()
+}
+
+func (l *life) Cleanup(f func()) { l.end = f }
 
 type vmDisk struct {
 	*disk.Disk
@@ -75,7 +85,7 @@ func StartVM(tb TB, opts VMOptions) *VM {
 	if err != nil {
 		tb.Fatalf("cannot make a machine: %v", err)
 	}
-	vm := &VM{tb: tb, opts: opts, dir: dir, img: image(tb)}
+	vm := &VM{tb: tb, opts: opts, dir: dir, img: image(tb), life: life{TB: tb}}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
 	GoBuild(tb, "./e2e/rig/guest", vm.path("guest"), nil)
 	err = writeInitrd(vm.path("initrd"), vm.path("guest"), vm.img.modules())
@@ -92,6 +102,11 @@ func StartVM(tb TB, opts VMOptions) *VM {
 		vm.format(opts.Data, opts.DataSize)
 		vm.addDisk("data", vm.path("data.img"), 0)
 	}
+	tb.Cleanup(func() {
+		if vm.life.end != nil {
+			vm.life.end()
+		}
+	})
 	vm.Boot()
 	return vm
 }
@@ -223,7 +238,7 @@ func (vm *VM) TryBoot() error {
 		return fmt.Errorf("the machine is on")
 	}
 	vm.boots++
-	vm.proc = start(vm.tb, vm.dir, "qemu", exec.Command("qemu-system-x86_64", vm.arguments()...))
+	vm.proc = start(&vm.life, vm.dir, "qemu", exec.Command("qemu-system-x86_64", vm.arguments()...))
 	link, err := vm.accept()
 	if err != nil {
 		return fmt.Errorf("the machine does not boot: %w; its console says:\n%s%s", err, tail(vm.Console(), 40), tail(vm.proc.Log(), 10))
