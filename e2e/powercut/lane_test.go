@@ -91,12 +91,16 @@ func (l *lane) do(what string, args ...string) bool {
 	l.mu.Unlock()
 	p := l.m.vm.Begin(rig.VMCommand{Argv: append([]string{"lull"}, args...), Env: environment})
 	r, err := l.m.result(p)
+	killed := err == nil && r.Code != 0 && l.m.killing && l.m.points.soonReached()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
 		if !strings.Contains(err.Error(), "off") {
 			l.trouble = fmt.Sprintf("%v: %v", err, r)
 		}
+		return false
+	}
+	if killed {
 		return false
 	}
 	l.doing = ""

@@ -61,7 +61,8 @@ func (m *machine) try(argv ...string) (r rig.Result, stopped bool) {
 	case <-time.After(limit):
 		m.t.Errorf("%q does not end", argv)
 	}
-	return p.Result(), false
+	r = p.Result()
+	return r, r.Code != 0 && m.points.arm != "" && m.points.soonReached()
 }
 
 // check looks at what a boot has found, first without an agent, then with one;
@@ -199,6 +200,7 @@ func (m *machine) work(p cutPlan) string {
 	defer time.AfterFunc(20*time.Second, trip).Stop()
 
 	var lanes sync.WaitGroup
+	m.killing = strings.HasSuffix(p.fault, ":kill")
 	// Few beside each other, so that they come far.
 	for _, i := range m.rng.Perm(len(m.lanes))[:1+m.rng.IntN(3)] {
 		lanes.Go(func() {
@@ -212,6 +214,16 @@ func (m *machine) work(p cutPlan) string {
 	select {
 	case <-tripped:
 	case <-m.points.reached:
+		if m.killing {
+			// What a dead agent has not flushed, the next one must not build on.
+			<-m.agent.Done()
+			lanes.Wait()
+			m.startAgent("")
+			select {
+			case <-time.After(time.Duration(m.rng.IntN(3000)) * time.Millisecond):
+			case <-m.t.Context().Done():
+			}
+		}
 	}
 	what := m.cut(p)
 	lanes.Wait()
@@ -242,8 +254,7 @@ func (m *machine) cut(p cutPlan) string {
 	}
 	last := m.points.latest()
 	how := p.how
-	if p.fault != "" {
-		how = "at a fault point"
+	if p.fault != "" && m.points.arm != "" {
 		select {
 		case <-m.points.reached:
 			last = m.points.arm

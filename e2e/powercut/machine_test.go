@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,8 +33,10 @@ type machine struct {
 	data     string // file system
 	collects bool   // the agent collects after refreshes
 	lanes    []*lane
-	points   *points // of the boot under way
+	points   *points     // of the boot under way
+	reader   *rig.VMProc // of the pipe that they come through
 	agent    *rig.VMProc
+	killing  bool           // the agent dies at the fault point, and another one comes before the cut
 	steps    map[string]int // of a ledger, by instance and revision, as far as it was ever seen
 }
 
@@ -65,13 +68,17 @@ type points struct {
 }
 
 // follow reads the pipe to which the agent writes the points.
-func (m *machine) follow(arm string) *points {
-	m.must("mkfifo", "/run/points")
+func (m *machine) follow(fault string) *points {
+	arm, _, _ := strings.Cut(fault, ":")
 	x := &points{counts: map[string]int{}, changed: make(chan struct{}), arm: arm, reached: make(chan struct{})}
+	if m.reader != nil { // of an agent before this one
+		m.reader.Signal(syscall.SIGKILL)
+		<-m.reader.Done()
+	}
 	// Open for both, it has no end.
-	p := m.vm.Start("sh", "-c", "exec cat <>/run/points")
+	m.reader = m.vm.Start("sh", "-c", "exec cat <>/run/points")
 	done := 0
-	go p.Until(m.t.Context(), time.Hour, func(r rig.Result) bool {
+	go m.reader.Until(m.t.Context(), time.Hour, func(r rig.Result) bool {
 		text := r.Stdout[done:]
 		end := strings.LastIndexByte(text, '\n') + 1
 		done += end
@@ -149,13 +156,17 @@ func (m *machine) start(fault string) (ready bool) {
 	if _, err := bus.Until(m.t.Context(), limit, func(r rig.Result) bool { return strings.Contains(r.Stdout, "\n") }); err != nil {
 		m.t.Fatalf("no bus: %v %v", err, bus.Result())
 	}
-	arm := ""
+	m.must("mkfifo", "/run/points")
+	return m.startAgent(fault)
+}
+
+func (m *machine) startAgent(fault string) (ready bool) {
+	m.t.Helper()
 	env := append([]string{"LULL_FAULT_LIST=/run/points"}, environment...)
 	if fault != "" {
 		env = append(env, "LULL_FAULT="+fault)
-		arm = strings.TrimSuffix(fault, ":stop")
 	}
-	m.points = m.follow(arm)
+	m.points = m.follow(fault)
 	m.agent = m.vm.Begin(rig.VMCommand{Argv: []string{"sh", "-c", "exec 3>&1 >&2; exec lulld --bus=unix:path=/run/bus --ready-fd=3"}, Env: env})
 	served := make(chan error, 1)
 	go func() {
@@ -166,11 +177,22 @@ func (m *machine) start(fault string) (ready bool) {
 	case <-m.points.reached:
 		return false
 	case err := <-served:
-		if err != nil {
+		if err != nil && !m.points.soonReached() {
 			m.t.Fatalf("no agent: %v\n%s", err, m.agent.Result().Text())
 		}
+		return err == nil
 	}
-	return true
+}
+
+// soonReached says whether the fault point was passed, of which word may come
+// a moment after its effect.
+func (x *points) soonReached() bool {
+	select {
+	case <-x.reached:
+		return true
+	case <-time.After(3 * time.Second):
+		return false
+	}
 }
 
 // bring brings the machine what is new in the repository.
@@ -223,6 +245,8 @@ func (m *machine) settle() (settled bool) {
 		r := status.Result()
 		l, err := parse("status", r.Stdout)
 		switch {
+		case (err != nil || r.Code != 0) && m.points.soonReached():
+			return false
 		case err != nil || r.Code != 0:
 			m.t.Fatalf("the agent does not answer: %v %v\n%s", err, r, m.agent.Result().Text())
 		case len(l.Refreshes) == 0:

@@ -159,6 +159,9 @@ func (m *machine) plan() cutPlan {
 		p.how = "at a fault point"
 		if p.fault = m.tally.choose(m.rng); p.fault == "" {
 			p.how, p.after = "at a moment", time.Duration(m.rng.IntN(8000))*time.Millisecond
+		} else if m.rng.IntN(4) == 0 {
+			p.how = "after the agent was killed at a fault point and started again"
+			p.fault = strings.Replace(p.fault, ":stop", ":kill", 1)
 		}
 	}
 	return p
