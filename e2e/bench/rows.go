@@ -1,0 +1,76 @@
+package main
+
+import "github.com/lull/lull/e2e/rig"
+
+// row is one line of the report, before it is measured.
+type row struct {
+	id   string
+	what string // at most 44 columns; the peer is named beside it
+	unit string
+	peer string // "" where there is none, and the figure alone counts
+	goal float64
+}
+
+// of says what the goal bounds.
+func (r row) of() string {
+	if r.peer == "" {
+		return ofOurs
+	}
+	return ofRatio
+}
+
+// What a goal bounds: ours divided by theirs, or ours alone.
+const (
+	ofRatio = "ratio"
+	ofOurs  = "ours"
+)
+
+// scene takes the samples of its rows.
+type scene struct {
+	name    string
+	systemd bool // played in a container
+	rows    []row
+	play    func(rig.TB) results
+}
+
+// results are the samples of a scene, by the id of the row.
+type results map[string]samples
+
+// samples are what was measured for a row.
+type samples struct {
+	Ours   []float64 `json:"ours"`
+	Theirs []float64 `json:"theirs,omitempty"`
+	Notes  []string  `json:"notes,omitempty"` // what else was seen, for people
+}
+
+var scenes = []scene{
+	{name: "launch", systemd: true, play: playLaunch, rows: []row{
+		{"launch", "a tracked launch, beyond plain exec", "ms", "systemd-run --user --scope", 0.4},
+	}},
+	{name: "vacancy", systemd: true, play: playVacancy, rows: []row{
+		{"vacancy", "last exit until the door is shut", "ms", "bare inotify watcher", 2},
+	}},
+	{name: "release", play: playRelease, rows: []row{
+		{"release-agent", "the release agent at work", "ms", "empty static C program", 1.1},
+	}},
+	{name: "idle", play: playIdle, rows: []row{
+		{"idle-wakeups", "wake-ups of the agent in an idle minute", "wake-ups", "", 0},
+		{"idle-memory", "the agent's resident memory, 100 packages", "MiB", "", 15},
+	}},
+	{name: "data", play: playData, rows: []row{
+		{"data-blocked", "launch blocked, 2 GB of data, 1 % changed", "ms", "cp -a, then sync", 0.05},
+		{"data-flat", "launch blocked, 2 GB of data, 1 % changed", "ms", "the same with 100 MB", 1.5},
+	}},
+}
+
+// find returns the scene and the row of an id.
+func find(id string) (scene, row, bool) {
+	for _, s := range scenes {
+		for _, r := range s.rows {
+			if r.id == id {
+				return s, r, true
+			}
+		}
+	}
+	return scene{}, row{}, false
+}

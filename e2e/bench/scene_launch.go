@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/lull/lull/e2e/rig"
+)
+
+// playLaunch starts the same program plainly, as an installed application by
+// its wrapper, and by systemd-run, each until it has ended.
+func playLaunch(tb rig.TB) results {
+	const name = "org.lull.launch"
+	program := filepath.Join(programs(tb), "empty")
+	s := setStage(tb, rig.Options{Rootless: true})
+	s.publish(name, "1", program, "")
+	s.install(name)
+	plain := s.starter(program)
+	ours := s.starter(s.wrapper(name))
+	command := s.starter("lull", "--user", "run", name)
+	theirs := s.starter("systemd-run", "--user", "--scope", "--quiet", "--collect", program)
+	got := inTurns(10, 200, plain, ours, theirs, command)
+	return results{"launch": samples{
+		Ours:   minus(got[1], got[0]),
+		Theirs: minus(got[2], got[0]),
+		Notes: []string{
+			fmt.Sprintf("plain exec %.2f ms; by `lull run` instead of the wrapper %.2f ms more", median(got[0]), median(minus(got[3], got[0]))),
+			fmt.Sprintf("tracker %v", s.api.Property("", "Manager.Tracker")),
+		},
+	}}
+}
+
+// starter returns what measures one start of a program as the user, in
+// milliseconds until it has ended.
+func (s *stage) starter(argv ...string) func() float64 {
+	cmd := s.User.Command(argv[0], argv[1:]...)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		s.Fatalf("%v", err)
+	}
+	s.Cleanup(func() { null.Close() })
+	attr := &os.ProcAttr{Dir: cmd.Dir, Env: cmd.Env, Files: []*os.File{null, null, os.Stderr}}
+	return func() float64 {
+		began := time.Now()
+		p, err := os.StartProcess(cmd.Path, cmd.Args, attr)
+		if err != nil {
+			s.Fatalf("cannot start %s: %v", cmd.Path, err)
+		}
+		st, err := p.Wait()
+		took := time.Since(began)
+		if err != nil || !st.Success() {
+			s.Fatalf("%s: %v %v", cmd.Path, st, err)
+		}
+		return ms(took)
+	}
+}

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestQuantile(t *testing.T) {
+	for _, c := range []struct {
+		list []float64
+		q    float64
+		want float64
+	}{
+		{[]float64{3}, 0.5, 3},
+		{[]float64{4, 1, 3, 2}, 0.5, 2.5},
+		{[]float64{5, 1, 4, 2, 3}, 0.5, 3},
+		{[]float64{5, 1, 4, 2, 3}, 0.25, 2},
+		{[]float64{5, 1, 4, 2, 3}, 0.75, 4},
+		{[]float64{1, 2}, 1, 2},
+	} {
+		if got := quantile(c.list, c.q); got != c.want {
+			t.Errorf("quantile %v of %v is %v, want %v", c.q, c.list, got, c.want)
+		}
+	}
+}
+
+func TestInTurns(t *testing.T) {
+	var order []string
+	n := 0.0
+	take := func(name string) func() float64 {
+		return func() float64 { order = append(order, name); n++; return n }
+	}
+	got := inTurns(1, 2, take("a"), take("b"))
+	if want := []string{"a", "b", "a", "b", "a", "b"}; !slices.Equal(order, want) {
+		t.Errorf("taken in the order %v, want %v", order, want)
+	}
+	if !slices.Equal(got[0], []float64{3, 5}) || !slices.Equal(minus(got[1], got[0]), []float64{1, 1}) {
+		t.Errorf("the samples are %v", got)
+	}
+}
