@@ -25,19 +25,25 @@ type Settings struct {
 }
 
 // WriteSettings replaces the file. For the agent, at its start and whenever
-// policy changes; the run directory is volatile, so nothing is flushed.
+// policy changes; the run directory is volatile, so nothing is flushed. May be
+// called from several goroutines; the last to rename wins.
 func WriteSettings(runDir string, s Settings) error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(runDir, SettingsFile)
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+	// A name of its own: two who write at a time must not share the file.
+	f, err := os.CreateTemp(runDir, SettingsFile+".*")
+	if err != nil {
 		return fmt.Errorf("cannot tell launchers how to launch: %w", err)
 	}
-	if err := errors.Join(os.Chmod(tmp, 0o644), os.Rename(tmp, path)); err != nil {
-		os.Remove(tmp)
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(runDir, SettingsFile))
+	}
+	if err != nil {
+		os.Remove(f.Name())
 		return fmt.Errorf("cannot tell launchers how to launch: %w", err)
 	}
 	return nil

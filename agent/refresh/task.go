@@ -64,6 +64,13 @@ func (t *task) publish() {
 	t.e.Changed(t.snapshot())
 }
 
+// racing says whether the last exit may just have been seen, and the door is not
+// shut yet. What others could be told now they are told when it is; until then
+// the bus would only be in the way.
+func (t *task) racing(e Effect) bool {
+	return e == DoStep && (t.r.Step == Wait || t.r.Step == Inhibit)
+}
+
 // poke wakes a parked refresh; it never blocks.
 func (t *task) poke() {
 	select {
@@ -98,7 +105,9 @@ func (t *task) run(ctx context.Context, first Event) {
 				continue
 			}
 		}
-		t.publish()
+		if !t.racing(effect) {
+			t.publish()
+		}
 		if t.group != nil && t.r.Undo && !t.r.Again {
 			t.group.fail(t)
 		}

@@ -152,8 +152,8 @@ func (s *scopeTracker) handle(e inotify.Event) {
 	}
 	s.mu.Unlock()
 	if touched != "" {
+		s.hints.give(touched) // first: a refresh may wait for it, the marker is for people
 		s.mark(touched)
-		s.hints.give(touched)
 	}
 	if all {
 		if err := s.lookAtAll(); err != nil {

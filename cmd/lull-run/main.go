@@ -1,3 +1,7 @@
+// One short-lived process, which need not know how many CPUs its cgroup has.
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command lull-run starts an application or a service of an installed package:
 // see the package launch. It is what `lull run` and exported wrappers execute.
 package main

@@ -31,7 +31,7 @@ var (
 // copied ahead, and measures how long the marker stands; in turns, the data is
 // copied as a script would.
 func playData(tb rig.TB) results {
-	s := setStage(tb, rig.Options{})
+	s := setStage(tb, rig.Options{Tracker: "subtree"})
 	program := filepath.Join(programs(tb), "closing")
 	sets := []dataset{bigData, smallData, fewData}
 	for _, d := range sets {

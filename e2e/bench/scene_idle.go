@@ -21,7 +21,7 @@ const (
 // found them installed.
 func playIdle(tb rig.TB) results {
 	program := filepath.Join(programs(tb), "empty")
-	s := setStage(tb, rig.Options{})
+	s := setStage(tb, rig.Options{Tracker: "subtree"})
 	var names []string
 	for i := range idlePackages {
 		name := fmt.Sprintf("org.lull.idle%03d", i)

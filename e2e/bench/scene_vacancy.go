@@ -39,7 +39,7 @@ func playVacancy(tb rig.TB) results {
 	ours := func() float64 {
 		turn++
 		app := s.open(s.wrapper(vacancyApp))
-		s.revert(uint32(turn%2) + 1)
+		s.revert(uint32(2 - turn%2))
 		settle()
 		forget(markers)
 		ended := app.close()
@@ -140,7 +140,7 @@ func (c *child) wait() {
 // events names the cgroup.events of the child's group.
 func (c *child) events() string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.cmd.Process.Pid))
-	path, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "0::")
+	_, path, ok := strings.Cut("\n"+strings.TrimSpace(string(b)), "\n0::")
 	if err != nil || !ok {
 		c.s.Fatalf("cannot find the group of %v: %q %v", c.cmd.Args, b, err)
 	}

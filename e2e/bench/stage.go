@@ -9,7 +9,7 @@ import (
 )
 
 // quiet is a policy under which nothing happens by itself.
-const quiet = "defaults: {keep-revisions: 2}\nschedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+const quiet = "defaults: {keep-revisions: 2, auto-refresh: false}\nschedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 
 // stage is a world with an agent and a repository.
 type stage struct {

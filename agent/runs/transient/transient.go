@@ -18,7 +18,6 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/dbus/dialer"
 )
 
 const (
@@ -27,10 +26,12 @@ const (
 	manager     = "org.freedesktop.systemd1.Manager"
 )
 
-// Manager is a connection to the system's systemd or to a user's.
+// Manager reaches the system's systemd or a user's.
 type Manager struct {
-	conn    *dbus.Conn
-	signals chan *dbus.Signal
+	who    string
+	system bool
+	socket *private // nil: there is none, or we may not use it
+	bus    *overBus // nil: not tried yet
 }
 
 // System connects to the manager of the system.
@@ -49,36 +50,34 @@ func User(ctx context.Context) (*Manager, error) {
 }
 
 func connect(ctx context.Context, who, socket string, system bool) (*Manager, error) {
-	opts := []dbus.ConnOption{dbus.WithContext(ctx), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler())}
-	auth := []dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Getuid()))}
-	conn, err := dbus.Dial("unix:path="+socket, opts...)
-	if err == nil {
-		if err = conn.Auth(auth); err == nil {
-			return listen(conn), nil // no Hello: there is no bus on the way
-		}
-		conn.Close()
+	m := &Manager{who: who, system: system}
+	var err error
+	if m.socket, err = dialPrivate(ctx, socket); err == nil {
+		return m, nil
 	}
-	conn, berr := dialer.Open("", system, dialer.None, opts...)
-	if berr != nil {
-		return nil, problem.New(problem.Unavailable, "cannot reach %s: %w", who, err)
-	}
-	berr = conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(destination), dbus.WithMatchObjectPath(object),
-		dbus.WithMatchInterface(manager), dbus.WithMatchMember("JobRemoved"))
-	if berr != nil {
-		conn.Close()
-		return nil, problem.New(problem.Unavailable, "cannot reach %s: %w", who, errors.Join(err, berr))
-	}
-	return listen(conn), nil
+	return m, m.overBus(ctx, err)
 }
 
-func listen(conn *dbus.Conn) *Manager {
-	m := &Manager{conn: conn, signals: make(chan *dbus.Signal, 64)}
-	conn.Signal(m.signals)
-	return m
+// overBus connects to the bus, because of what is wrong with the socket.
+func (m *Manager) overBus(ctx context.Context, why error) error {
+	var err error
+	if m.bus, err = dialBus(ctx, m.system); err != nil {
+		return problem.New(problem.Unavailable, "cannot reach %s: %w", m.who, errors.Join(why, err))
+	}
+	return nil
 }
 
 // Close ends the connection.
-func (m *Manager) Close() error { return m.conn.Close() }
+func (m *Manager) Close() error {
+	var errs []error
+	if m.socket != nil {
+		errs = append(errs, m.socket.close())
+	}
+	if m.bus != nil {
+		errs = append(errs, m.bus.conn.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // property is (sv), and auxiliary unit (sa(sv)), as StartTransientUnit wants them.
 type property struct {
@@ -111,35 +110,47 @@ func (m *Manager) Start(ctx context.Context, s Scope) error {
 	if s.Slice != "" {
 		props = append(props, property{"Slice", dbus.MakeVariant(s.Slice)})
 	}
-	var job dbus.ObjectPath
-	err := m.conn.Object(destination, object).CallWithContext(ctx, manager+".StartTransientUnit", 0,
-		s.Name, "fail", props, []auxiliary{}).Store(&job)
-	if err != nil {
+	if err := m.start(ctx, s.Name, "fail", props, []auxiliary{}); err != nil {
 		return fmt.Errorf("cannot start %s: %w", s.Name, err)
 	}
-	for {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("cannot start %s: %w", s.Name, context.Cause(ctx))
-		case sig, ok := <-m.signals:
-			if !ok {
-				return fmt.Errorf("cannot start %s: systemd has hung up", s.Name)
-			}
-			if result, ok := removed(sig, job); ok {
-				if result != "done" {
-					return fmt.Errorf("cannot start %s: systemd's job ended with %q", s.Name, result)
-				}
-				return nil
-			}
+	return nil
+}
+
+// start uses the socket once: what is left unread on it is of no use to another
+// call.
+func (m *Manager) start(ctx context.Context, args ...any) error {
+	if m.socket != nil {
+		err := m.socket.start(args...)
+		m.socket.close()
+		m.socket = nil
+		if !errors.Is(err, errRefused) {
+			return err
+		}
+		if err := m.overBus(ctx, err); err != nil {
+			return err
 		}
 	}
+	if m.bus == nil {
+		if err := m.overBus(ctx, nil); err != nil {
+			return err
+		}
+	}
+	return m.bus.start(ctx, args...)
 }
 
 // removed reads JobRemoved(u id, o job, s unit, s result).
-func removed(sig *dbus.Signal, job dbus.ObjectPath) (result string, ok bool) {
-	if sig.Name != manager+".JobRemoved" || len(sig.Body) != 4 || sig.Body[1] != job {
+func removed(member string, body []any, job dbus.ObjectPath) (result string, ok bool) {
+	if member != "JobRemoved" || len(body) != 4 || body[1] != job {
 		return "", false
 	}
-	result, ok = sig.Body[3].(string)
+	result, ok = body[3].(string)
 	return result, ok
+}
+
+// outcome is what the result of a job means.
+func outcome(result string) error {
+	if result != "done" {
+		return fmt.Errorf("systemd's job ended with %q", result)
+	}
+	return nil
 }
