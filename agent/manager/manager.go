@@ -237,9 +237,9 @@ func (m *Manager) followRuns() {
 			if !ok {
 				return
 			}
-			m.engine.Wake(instance)
 			m.indices.Changed(index.OpenIndex)
 			m.observer.PackageChanged(instance)
+			m.engine.Wake(instance) // last: of all that is woken here, it is to run next
 		case <-m.ctx.Done():
 			return
 		}

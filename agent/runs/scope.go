@@ -31,6 +31,7 @@ type scopeTracker struct {
 	uid     int              // of the only user whose manager counts; -1: the system's and everybody's
 	in      *inotify.Watcher // nil: there is no inotify, everything is polled
 	markers *runctl.Watch    // nil with in
+	marks   *hints           // instances whose .running may have to change
 	look    chan struct{}    // capacity 1: polling is to begin
 	stop    chan struct{}
 	wg      sync.WaitGroup
@@ -78,13 +79,19 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 	} else {
 		s.blind = s.blindness
 	}
-	s.hints = newHints()
+	s.hints, s.marks = newHints(), newHints()
 	if err := s.lookAtAll(); err != nil {
 		s.deafen()
 		s.hints.close()
+		s.marks.close()
 		return nil, err
 	}
 	s.wg.Go(s.poll)
+	s.wg.Go(func() {
+		for instance := range s.marks.out {
+			s.mark(instance)
+		}
+	})
 	if s.in != nil {
 		s.wg.Go(s.follow)
 		s.wg.Go(s.followMarkers)
@@ -350,6 +357,7 @@ func (s *scopeTracker) Close() error {
 	s.mu.Unlock()
 	close(s.stop)
 	err := s.deafen()
+	s.marks.close()
 	s.wg.Wait()
 	s.hints.close()
 	return err

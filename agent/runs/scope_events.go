@@ -152,8 +152,11 @@ func (s *scopeTracker) handle(e inotify.Event) {
 	}
 	s.mu.Unlock()
 	if touched != "" {
-		s.hints.give(touched) // first: a refresh may wait for it, the marker is for people
-		s.mark(touched)
+		// A refresh may wait for the hint. The marker, which is for people, has
+		// time, and this goroutine has none: while it works, those whom it has
+		// woken wait for a CPU.
+		s.marks.give(touched)
+		s.hints.give(touched)
 	}
 	if all {
 		if err := s.lookAtAll(); err != nil {
