@@ -36,7 +36,7 @@ help: ## print this
 
 build: ## build all programs into bin/ (BIN=FOLDER, TAGS=faultpoint)
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -tags 'notick $(TAGS)' -ldflags '-s -w -checklinkname=0' -o $(BIN)/ ./cmd/...
 	CC='$(CC)' sh cmd/lull-release-agent/build.sh $(BIN)/lull-release-agent
 
 demo: deps-demo build ## show a running application being refreshed, in a scratch folder (two minutes)

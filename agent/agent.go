@@ -2,7 +2,7 @@
 // the tracker, logind, the manager, the bus, and the service manager's protocol.
 //
 // Its folders are the agent's rooms, from the small to the large: digest,
-// problem, durable, meta; store, index, state, current, exports; gc, resolve,
+// problem, durable, footprint, meta; store, index, state, current, exports; gc, resolve,
 // repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh; manager; api.
 // Each imports only what stands before it.
 package agent
@@ -21,6 +21,7 @@ import (
 	"github.com/lull/lull/agent/api"
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/footprint"
 	"github.com/lull/lull/agent/inhibit"
 	"github.com/lull/lull/agent/manager"
 	"github.com/lull/lull/agent/problem"
@@ -49,6 +50,9 @@ type Options struct {
 
 // connectTimeout bounds the dialling of the bus.
 const connectTimeout = 10 * time.Second
+
+// restAfter is how long nothing happens before memory is given back.
+const restAfter = 5 * time.Second
 
 // Run is the agent until ctx ends or the bus is lost.
 func Run(ctx context.Context, o Options) (err error) {
@@ -81,7 +85,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if logind != nil {
 		defer logind.Close()
 	}
-	observer := api.NewObserver()
+	resting := footprint.New(restAfter, func() {
+		if err := footprint.Trim(); err != nil {
+			o.Log.Warn("memory that is not used stays resident", "error", err)
+		}
+	})
+	defer resting.Close()
+	observer := api.NewObserver(resting.Touch)
 	m, err := manager.New(manager.Config{
 		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, Bus: busForLaunchers(o),
 		Runctl: ctl, Tracker: tracker, Logind: logind, Sessions: observer.Sessions(), Log: o.Log,
@@ -97,6 +107,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer server.Close()
+	server.OnCall(resting.Touch)
 	serveCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	service, err := api.Serve(serveCtx, server, m, observer, authz.New(server.Conn(), uint32(os.Getuid())), o.Version, o.Log)
 	if err != nil {
@@ -109,6 +120,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	service.ShowRefreshes()
+	resting.Touch()
 	if err := ready(o.ReadyFD); err != nil {
 		return err
 	}

@@ -65,6 +65,7 @@ func (c *call) DecodeArguments(_ *dbus.Conn, _ string, msg *dbus.Message, _ []an
 // Call runs the method. A panic in it is an internal error, not the end of
 // the process.
 func (c *call) Call(...any) (ret []any, err error) {
+	defer c.server.called()
 	defer func() {
 		if v := recover(); v != nil {
 			c.server.panicked(c.iface+"."+c.method, v)

@@ -44,6 +44,7 @@ type Server struct {
 	objects map[dbus.ObjectPath]map[string]Interface     // guarded by mu; inner maps are never changed
 	manager dbus.ObjectPath                              // guarded by mu
 	onPanic func(method string, value any, stack []byte) // guarded by mu
+	onCall  func()                                       // guarded by mu
 }
 
 // Serve connects to the bus at address, or, where that is empty, to the system
@@ -76,6 +77,22 @@ func (s *Server) OnPanic(f func(method string, value any, stack []byte)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.onPanic = f
+}
+
+// OnCall has f called after each method call that was answered. It must not block.
+func (s *Server) OnCall(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onCall = f
+}
+
+func (s *Server) called() {
+	s.mu.Lock()
+	f := s.onCall
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
 }
 
 func (s *Server) panicked(method string, value any) {

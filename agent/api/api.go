@@ -52,10 +52,11 @@ type queue struct {
 	space     bool
 	repos     bool
 	wake      chan struct{} // capacity 1
+	changed   func()        // is called after each change
 }
 
-func newQueue() *queue {
-	return &queue{refreshes: map[string]refresh.Refresh{}, packages: map[string]bool{}, wake: make(chan struct{}, 1)}
+func newQueue(changed func()) *queue {
+	return &queue{refreshes: map[string]refresh.Refresh{}, packages: map[string]bool{}, wake: make(chan struct{}, 1), changed: changed}
 }
 
 func (q *queue) put(change func()) {
@@ -66,6 +67,7 @@ func (q *queue) put(change func()) {
 	case q.wake <- struct{}{}:
 	default:
 	}
+	q.changed()
 }
 
 // Observer is to be given to the manager, before there is a Service.
@@ -74,8 +76,10 @@ type Observer struct {
 	x *sessions
 }
 
-// NewObserver makes one.
-func NewObserver() Observer { return Observer{newQueue(), &sessions{users: map[uint32]*person{}}} }
+// NewObserver makes one. It calls changed, which must not block, at each change.
+func NewObserver(changed func()) Observer {
+	return Observer{newQueue(changed), &sessions{users: map[uint32]*person{}}}
+}
 
 // Sessions are those of the users whose helpers register.
 func (o Observer) Sessions() refresh.Sessions { return o.x }

@@ -70,8 +70,8 @@ func newParking(t *testing.T, policyText string) *parking {
 	}}
 }
 
-// wait does the wait step until it is through or ctx ends, as a task does that a
-// new agent has taken up from the journal.
+// wait does the steps wait and inhibit until they are through or ctx ends, as a task
+// does that a new agent has taken up from the journal.
 func (p *parking) wait(ctx context.Context) (through bool) {
 	k := &task{e: &Engine{World: p.world}, mail: make(chan Event), wake: make(chan struct{}, 1), instance: "notes", r: p.record}
 	defer k.closeAlarm()
@@ -80,6 +80,9 @@ func (p *parking) wait(ctx context.Context) (through bool) {
 	}()
 	for {
 		ev, ok := k.carry(ctx, "test", DoStep, steps[Wait].do)
+		if ok && ev.Type == StepDone {
+			ev, ok = k.carry(ctx, "test", DoStep, steps[Inhibit].do)
+		}
 		if !ok || ev.Type != StepBusy {
 			return ok && ev.Type == StepDone
 		}

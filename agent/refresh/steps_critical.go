@@ -65,7 +65,10 @@ func (t *task) vacant() error {
 	}
 	r.Since = r.clock().Began(r.Since, wallclock.Now())
 	r.Deadline = t.window(s).Deadline()
-	if !t.mayReplaceRunning(s) {
+	// If it was busy and something has changed, perhaps by the last exit, only the look
+	// under the lock counts, and who waits for the door waits for it. The members of a
+	// group look first: their doors are shut together.
+	if look := len(r.WaitingFor) == 0 || t.group != nil; look && !t.mayReplaceRunning(s) {
 		procs, err := t.e.Tracker.Busy(r.Instance)
 		if err != nil {
 			t.e.Log.Warn("cannot tell what runs, so it counts as running", "instance", r.Instance, "error", err)

@@ -31,7 +31,8 @@ var (
 // copied ahead, and measures how long the marker stands; in turns, the data is
 // copied as a script would.
 func playData(tb rig.TB) results {
-	s := setStage(tb, rig.Options{Tracker: "subtree"})
+	myTurn(tb)
+	s := setStage(tb, rig.Options{})
 	program := filepath.Join(programs(tb), "closing")
 	sets := []dataset{bigData, smallData, fewData}
 	for _, d := range sets {

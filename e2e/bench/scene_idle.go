@@ -20,8 +20,9 @@ const (
 // looks at it over the minute after that; then the same with an agent that has
 // found them installed.
 func playIdle(tb rig.TB) results {
+	myTurn(tb)
 	program := filepath.Join(programs(tb), "empty")
-	s := setStage(tb, rig.Options{Tracker: "subtree"})
+	s := setStage(tb, rig.Options{})
 	var names []string
 	for i := range idlePackages {
 		name := fmt.Sprintf("org.lull.idle%03d", i)

@@ -18,6 +18,11 @@ type stage struct {
 	agent *rig.Proc
 }
 
+// myTurn waits until no test on this machine uses the freezer hierarchy.
+func myTurn(tb rig.TB) {
+	rig.Turn(tb, func() { fmt.Fprintln(os.Stderr, "waiting for somebody else who tests lull on this machine …") })
+}
+
 // setStage starts an agent that logs what it logs in production.
 func setStage(tb rig.TB, o rig.Options) *stage {
 	s := &stage{World: rig.New(tb, o)}
