@@ -4,6 +4,7 @@ BIN     ?= bin
 TAGS    ?=
 S       ?= 60
 N       ?= 60
+ID      ?=
 DESTDIR ?=
 PREFIX  ?= /usr
 
@@ -29,7 +30,7 @@ DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e model stress powercut check race lint vuln clean-tree fuzz install deps deps-demo clean
+.PHONY: help build demo test e2e model stress powercut bench check race lint vuln clean-tree fuzz install deps deps-demo clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +59,9 @@ stress: deps build ## launches, refreshes and kills without a pause (S=60 second
 powercut: deps build ## cut the power of whole machines in the middle of work (N=60 times, SEED= to repeat)
 	@t=$$(mktemp) && $(GO) test -c -o $$t ./e2e/powercut && \
 	(cd e2e/powercut && LULL_POWERCUT=$(N) $$t -test.v -test.timeout=48h $(if $(SEED),-seed=$(SEED))); code=$$?; rm -f $$t; exit $$code
+
+bench: deps build ## measure beside the peers: docs/bench.json, docs/bench.svg (ID=ROW: one row)
+	LULL_BIN='$(abspath $(BIN))' $(GO) run ./e2e/bench -id '$(ID)'
 
 check: ## generate, vet, lint, layers, vulnerabilities, race tests, clean tree
 	$(GO) generate ./...

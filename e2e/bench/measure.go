@@ -38,6 +38,9 @@ func measure(ctx context.Context, id, out string) error {
 			} else {
 				got = s.play(tb)
 			}
+			if s.beside != nil {
+				s.beside(tb, got)
+			}
 		})
 		if err != nil {
 			return fmt.Errorf("cannot measure %s: %w", s.name, err)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -194,15 +195,37 @@ func (rep *report) table() string {
 	text := "\n" + b.String()
 	for _, r := range rep.Rows {
 		text += fmt.Sprintf("\n%s: %s\n", r.ID, r.What)
-		text += fmt.Sprintf("  ours: %s, middle half of %d samples\n", spread(r.OursQuartiles, r.Unit), r.Samples)
+		if r.Samples > 1 {
+			text += fmt.Sprintf("  ours: %s, middle half of %d samples\n", spread(r.OursQuartiles, r.Unit), r.Samples)
+		}
 		if r.Theirs != nil {
 			text += fmt.Sprintf("  %s: %s\n", r.Peer, spread(r.TheirsQuartiles, r.Unit))
 		}
 		for _, note := range r.Notes {
-			text += "  " + note + "\n"
+			text += wrapped(note)
 		}
 	}
 	return text
+}
+
+// wrapped breaks a note into indented lines of at most 80 columns.
+func wrapped(note string) string {
+	var b strings.Builder
+	column := 0
+	for word := range strings.FieldsSeq(note) {
+		n := utf8.RuneCountInString(word) + 1
+		switch {
+		case column == 0:
+			b.WriteString(" ")
+			column = 1
+		case column+n > 80:
+			b.WriteString("\n   ")
+			column = 3
+		}
+		b.WriteString(" " + word)
+		column += n
+	}
+	return b.String() + "\n"
 }
 
 func spread(q []float64, unit string) string {

@@ -31,6 +31,7 @@ type scene struct {
 	systemd bool // played in a container
 	rows    []row
 	play    func(rig.TB) results
+	beside  func(rig.TB, results) // adds what is worth knowing from outside the container; nil: nothing
 }
 
 // results are the samples of a scene, by the id of the row.
@@ -44,7 +45,7 @@ type samples struct {
 }
 
 var scenes = []scene{
-	{name: "launch", systemd: true, play: playLaunch, rows: []row{
+	{name: "launch", systemd: true, play: playLaunch, beside: besideLaunch, rows: []row{
 		{"launch", "a tracked launch, beyond plain exec", "ms", "systemd-run --user --scope", 0.4},
 	}},
 	{name: "vacancy", systemd: true, play: playVacancy, rows: []row{

@@ -139,6 +139,7 @@ func (s *stage) blocked(d dataset, version int, program string, markers <-chan s
 		s.Fatalf("the refresh does not wait: %v", r)
 	}
 	s.change(d, version)
+	unix.Sync() // it was saved a while before the end, not in the last second
 	forget(markers)
 	app.close()
 	marker := "lull." + d.name + ".inhibited"

@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/runs/runname"
+	"github.com/lull/lull/agent/runs/transient"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -21,15 +24,54 @@ func playLaunch(tb rig.TB) results {
 	ours := s.starter(s.wrapper(name))
 	command := s.starter("lull", "--user", "run", name)
 	theirs := s.starter("systemd-run", "--user", "--scope", "--quiet", "--collect", program)
-	got := inTurns(10, 200, plain, ours, theirs, command)
+	got := inTurns(10, 200, plain, ours, theirs, command, s.asked())
 	return results{"launch": samples{
 		Ours:   minus(got[1], got[0]),
 		Theirs: minus(got[2], got[0]),
 		Notes: []string{
 			fmt.Sprintf("plain exec %.2f ms; by `lull run` instead of the wrapper %.2f ms more", median(got[0]), median(minus(got[3], got[0]))),
-			fmt.Sprintf("tracker %v", s.api.Property("", "Manager.Tracker")),
+			fmt.Sprintf("systemd's part, from the request for a scope to the end of its job: %.2f ms", median(got[4])),
+			fmt.Sprintf("tracker %v, systemd %s", s.api.Property("", "Manager.Tracker"), firstLine("systemctl", "--version")),
 		},
 	}}
+}
+
+// asked returns what measures how long systemd takes for the scope alone, in the
+// same way as the launcher asks for it.
+func (s *stage) asked() func() float64 {
+	var pkg digest.Digest
+	return func() float64 {
+		app := s.open(filepath.Join(programs(s), "closing"))
+		m, err := transient.User(s.Context())
+		if err != nil {
+			s.Fatalf("%v", err)
+		}
+		defer m.Close()
+		began := time.Now()
+		err = m.Start(s.Context(), transient.Scope{Name: runname.Scope("org.lull.asked", pkg, runname.Random()),
+			Slice: "app.slice", PIDs: []uint32{uint32(app.cmd.Process.Pid)}})
+		took := time.Since(began)
+		if err != nil {
+			s.Fatalf("%v", err)
+		}
+		app.close()
+		return ms(took)
+	}
+}
+
+// besideLaunch measures the same launch where the agent puts it into a group of
+// the v1 freezer hierarchy.
+func besideLaunch(tb rig.TB, got results) {
+	const name = "org.lull.launch"
+	myTurn(tb)
+	program := filepath.Join(programs(tb), "empty")
+	s := setStage(tb, rig.Options{Tracker: "freezer"})
+	s.publish(name, "1", program, "")
+	s.install(name)
+	took := inTurns(10, 100, s.starter(program), s.starter(s.wrapper(name)))
+	row := got["launch"]
+	row.Notes = append(row.Notes, fmt.Sprintf("with the freezer tracker, outside the container: %.2f ms", median(minus(took[1], took[0]))))
+	got["launch"] = row
 }
 
 // starter returns what measures one start of a program as the user, in
