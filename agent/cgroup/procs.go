@@ -61,6 +61,9 @@ func isUnsettled(err error) bool {
 func (s scanner) top(dir string) ([]int, bool, error) {
 	last := ErrRestless
 	for range rounds {
+		if s.empty(dir) {
+			return nil, false, nil
+		}
 		pids, err := s.tree(dir)
 		if errors.Is(err, errVanished) {
 			return nil, true, nil
@@ -90,6 +93,18 @@ func (s scanner) top(dir string) ([]int, bool, error) {
 		}
 	}
 	return nil, false, fmt.Errorf("cannot read the processes of cgroup %s: %w", dir, last)
+}
+
+// empty says whether the kernel says that nothing is in the group and below. It is
+// the last word in any case (see top); asked first, it spares who waits for the
+// end of a run from reading every list to find it empty. False: look.
+func (s scanner) empty(dir string) bool {
+	b, err := s.read(filepath.Join(dir, "cgroup.events"))
+	if err != nil {
+		return false
+	}
+	populated, err := parsePopulated(b)
+	return err == nil && !populated
 }
 
 // tree reads dir and, recursively, what is below. When a group below vanishes
