@@ -237,13 +237,22 @@ func (m *Manager) followRuns() {
 			if !ok {
 				return
 			}
-			m.indices.Changed(index.OpenIndex)
-			m.observer.PackageChanged(instance)
+			// A parked refresh may be about to shut the door. Those who look at what
+			// runs for others would only be in its way: refreshChanged sends them.
+			if r, ok := m.engine.Of(instance); !ok || !r.Parked {
+				m.runsChanged(instance)
+			}
 			m.engine.Wake(instance) // last: of all that is woken here, it is to run next
 		case <-m.ctx.Done():
 			return
 		}
 	}
+}
+
+// runsChanged sends whoever shows what runs to look.
+func (m *Manager) runsChanged(instance string) {
+	m.indices.Changed(index.OpenIndex)
+	m.observer.PackageChanged(instance)
 }
 
 // startServices starts what should run: after a boot, or after the agent of a
@@ -283,7 +292,7 @@ func (m *Manager) startServices() {
 // refreshChanged is the engine's observer.
 func (m *Manager) refreshChanged(r refresh.Refresh) {
 	m.observer.RefreshChanged(r)
-	m.observer.PackageChanged(r.Instance)
+	m.runsChanged(r.Instance)
 	if r.End != "" {
 		m.noteEnd(r)
 	}

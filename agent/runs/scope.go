@@ -89,7 +89,9 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 	s.wg.Go(s.poll)
 	s.wg.Go(func() {
 		for instance := range s.marks.out {
-			s.mark(instance)
+			if s.mark(instance) {
+				s.hints.give(instance) // for those who wait for the marker
+			}
 		}
 	})
 	if s.in != nil {
@@ -236,22 +238,25 @@ func (s *scopeTracker) lookAtAll() error {
 	return nil
 }
 
-// mark makes .running say whether the application runs.
-func (s *scopeTracker) mark(instance string) {
+// mark makes .running say whether the application runs; changed says that it did not.
+func (s *scopeTracker) mark(instance string) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before, _ := s.ctl.Running(instance) // what cannot be read is written again
+	after := before
 	ps, err := s.busy(instance)
 	if err != nil {
 		s.log.Warn("cannot tell what runs, so it counts as running", "instance", instance, "error", err)
 	}
 	if err == nil && len(ps) == 0 {
-		err = s.ctl.ClearRunning(instance)
+		err, after = s.ctl.ClearRunning(instance), false
 	} else if _, lerr := os.Lstat(s.ctl.LockPath(instance)); lerr == nil {
-		err = s.ctl.SetRunning(instance)
+		err, after = s.ctl.SetRunning(instance), true
 	}
 	if err != nil {
 		s.log.Warn("cannot keep a marker", "instance", instance, "error", err)
 	}
+	return after != before
 }
 
 // roleOf finds a folder's role from its path.
