@@ -161,8 +161,8 @@ func (m *machine) agree(r *look.Report, l listing) {
 			m.unclean("the agent knows revisions %d of %s, there are links of %d", known, name, i.Revisions)
 		}
 		for n := range i.Data {
-			// A removal leaves the data of the last one.
-			if !slices.Contains(known, n) && (version != "" || len(i.Data) > 1) {
+			// A removal leaves data.
+			if !slices.Contains(known, n) && version != "" {
 				m.unclean("there is data of revision %d of %s; the agent knows revisions %d", n, name, known)
 			}
 		}

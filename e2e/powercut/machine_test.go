@@ -17,7 +17,8 @@ import (
 // limit is how long a machine may take for one thing.
 const limit = 3 * time.Minute
 
-const policy = "schedule: {check: 0}\ngc: {after-refresh: %t, watermark: 0, reserve: 0}\n"
+// policy has nothing happen but what lanes ask for.
+const policy = "defaults: {auto-refresh: false}\nschedule: {check: 0}\ngc: {after-refresh: %t, watermark: 0, reserve: 0}\n"
 
 // environment is what commands of lull have in the machine.
 var environment = []string{"LULL_BUS=unix:path=/run/bus", "NO_COLOR=1"}
