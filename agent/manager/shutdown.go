@@ -15,18 +15,20 @@ import (
 // looks for it: a boot with nothing to wait for costs nothing.
 const Resumed = "resumed"
 
-// resumeRefreshes takes up the journal and tells the boot what it may wait for.
+// resumeRefreshes takes up the journal, and tells the boot before what it may wait for.
 func (m *Manager) resumeRefreshes() error {
-	prepared, err := m.engine.Resume()
+	if err := m.tellBoot(); err != nil {
+		return err
+	}
+	return m.engine.Resume()
+}
+
+func (m *Manager) tellBoot() error {
+	prepared, err := m.engine.Prepared()
 	if err != nil {
 		return err
 	}
-	return m.tellBoot(prepared)
-}
-
-func (m *Manager) tellBoot(prepared []string) error {
 	path := filepath.Join(m.RunDir, Resumed)
-	var err error
 	if len(prepared) > 0 {
 		err = os.WriteFile(path, []byte(strings.Join(prepared, "\n")+"\n"), 0o644)
 	} else if err = os.Remove(path); errors.Is(err, fs.ErrNotExist) {

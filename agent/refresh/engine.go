@@ -80,54 +80,23 @@ func NewEngine(w World) *Engine {
 	return &Engine{World: w, ctx: ctx, cancel: cancel, tasks: map[string]*task{}, groups: map[string]*group{}}
 }
 
-// ShutDoors has launches wait where a refresh was interrupted after its commit: what is
-// current there has not yet shown that it works, and after a reboot only the journal
-// knows. It must come before the lock files, without which no launch goes on.
-func (e *Engine) ShutDoors() error {
+// Resume takes up the journal. It returns when every refresh that was interrupted
+// is on its way again. Settle has been called before.
+func (e *Engine) Resume() error {
 	records, err := e.journal()
 	if err != nil {
 		return err
 	}
-	for _, r := range records {
-		if !prepared(&r) || !e.linked(&r) {
-			continue
-		}
-		word, err := e.Runctl.Inhibited(r.Instance)
-		if err == nil && word == "" {
-			err = e.Runctl.SetInhibited(r.Instance, runctl.RefreshInProgress)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// prepared says whether a refresh is past all that takes long, so that a boot may
-// wait for it.
-func prepared(r *Refresh) bool { return r.Undo || r.Step == Wait || critical(r.Step) }
-
-// Resume takes up the journal. It returns when every refresh that was interrupted
-// is on its way again, and which of these were prepared. Settle has been called
-// before.
-func (e *Engine) Resume() (ready []string, err error) {
-	records, err := e.journal()
-	if err != nil {
-		return nil, err
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.resumeGroups(records); err != nil {
-		return nil, err
+		return err
 	}
 	for _, r := range records {
 		e.Log.Info("taking up a refresh again", "refresh", r.ID, "instance", r.Instance, "step", r.Step)
-		if prepared(&r) {
-			ready = append(ready, r.ID)
-		}
 		e.goLocked(e.newTaskLocked(r), Event{Type: Restarted, Linked: e.linked(&r), Whole: e.committed(&r)})
 	}
-	return ready, nil
+	return nil
 }
 
 // linked says whether the commit point of r has been passed.

@@ -1,9 +1,9 @@
 package machine_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/lull/lull/e2e/need"
 	"github.com/lull/lull/e2e/rig"
@@ -16,6 +16,7 @@ func TestMachine(t *testing.T) {
 	need.NotShort(t)
 	for _, v1 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "v2", true: "v1"}[v1], func(t *testing.T) {
+			t.Parallel()
 			s := start(t, v1)
 			for _, part := range []struct {
 				name string
@@ -26,12 +27,13 @@ func TestMachine(t *testing.T) {
 				{"a shutdown is refused by name", refused},
 				{"logind is away", logindAway},
 				{"the clock jumps", clockJumps},
-				{"shutdown waits for a critical section", shutdownWaits},
-				{"shutdown does not wait for what waits", shutdownGoesOn},
+				{"shutdown waits for a critical section alone", shutdownWaits},
 				{"boot refreshes what is prepared", bootRefreshes},
 				{"boot finishes or undoes what power cut", bootAfterCut},
 				{"the last moment before a shutdown", lastMoment},
 				{"boot with a broken agent", brokenAgent},
+				{"shutdown past logind", shutdownPastLogind},
+				{"shutdown does not wait for what waits", shutdownGoesOn},
 			} {
 				if !t.Run(part.name, func(t *testing.T) { part.run(s.at(t)) }) {
 					t.FailNow() // what comes next builds on it
@@ -129,65 +131,64 @@ func logindAway(s *scene) {
 	s.until("it is refreshed", end, s.refreshed(plain))
 }
 
-// boot boots the machine again after it has gone off, to its end.
-func (s *scene) boot() {
-	s.Helper()
-	if err := s.WaitExit(limit); err != nil {
-		s.Fatal(err)
-	}
-	s.Boot()
-	s.WaitBoot()
-}
-
 const (
 	timeout = "inhibitor timeout is reached"
 	told    = "lulld.service: a shutdown is announced or given up"
+	leaving = "lulld.service: leaving a refresh to the next boot"
 )
 
+// shutdownWaits: one refresh is in its critical section, others wait for applications
+// that run. Logind waits for the one, which is the only one that still has a lock.
 func shutdownWaits(s *scene) {
-	r := s.refresh(heavy)
-	s.until("it is in its critical section", r, stopping)
-	s.Start("systemctl", "poweroff")
-	s.boot()
-	list := s.journal(-1)
-	at := s.inOrder(list, told, "lulld.service: a hook has run instance="+heavy, poweringDown)
-	s.inOrder(list, told, "lulld.service: refresh of "+heavy+": done")
-	s.never(list, timeout)
-	s.Logf("the shutdown waited %v for the critical section, and went on %v after it", at[1]-at[0], at[2]-at[1])
-	s.whole(heavy, false)
-}
-
-func shutdownGoesOn(s *scene) {
-	s.open(plain)
-	s.prepare(plain)
-	for _, name := range []string{well, sick, hung} { // what the next boot has to do
+	for _, name := range []string{well, sick, hung} {
 		s.open(name)
 		s.prepare(name)
 	}
 	s.sh("echo sick > /etc/healthy/%s; echo hung > /etc/healthy/%s", sick, hung)
-	s.sh("mkdir -p /etc/systemd/system/lull-boot.service.d; printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/lull refresh --prepared --time-limit=10s\\n' > /etc/systemd/system/lull-boot.service.d/limit.conf")
+	s.dropIn("lull-boot", "ExecStart=", "ExecStart=/usr/bin/lull refresh --prepared --time-limit=10s")
+	r := s.refresh(heavy)
+	s.until("it is in its critical section", r, stopping)
 	s.Start("systemctl", "poweroff")
-	s.boot()
+	s.off()
+	s.Boot()
+	s.WaitBoot()
 	list := s.journal(-1)
-	at := s.inOrder(list, told, "leaving a refresh to the next boot", poweringDown)
+	at := s.inOrder(list, told, leaving, leaving, leaving, s.healthy(heavy), poweringDown)
+	s.inOrder(list, told, "lulld.service: refresh of "+heavy+": done")
 	s.never(list, timeout)
-	s.Logf("the shutdown went on %v after it was announced to the agent", at[2]-at[0])
+	s.Logf("the shutdown waited %v for the critical section, and went on %v after it", at[4]-at[0], at[5]-at[4])
+	s.whole(heavy, false)
+}
+
+// dropIn changes a unit from the next boot on.
+func (s *scene) dropIn(unit string, lines ...string) {
+	s.Helper()
+	s.sh("mkdir -p /etc/systemd/system/%[1]s.service.d; printf '%%s\n' '[Service]' '%[2]s' > /etc/systemd/system/%[1]s.service.d/test.conf", unit, strings.Join(lines, "' '"))
+}
+
+// off waits until the machine has gone off.
+func (s *scene) off() {
+	s.Helper()
+	must(s.T, s.WaitExit(limit))
+}
+
+// healthy is what the agent says when the health hook of the version that was
+// published last has run.
+func (s *scene) healthy(name string) string {
+	return fmt.Sprintf("output=%s revision %d is well", name, s.version[name]+1)
 }
 
 func bootRefreshes(s *scene) {
 	list := s.journal(0)
 	s.inOrder(list, "lull-boot.service: Starting", "lull-boot.service: "+s.refreshed(well), "lull-boot.service: Finished", "systemd-user-sessions.service: Finished")
 	s.inOrder(list, "lulld.service: refresh of "+well+": done", "systemd-user-sessions.service: Finished")
-	s.inOrder(list, "lulld.service: refresh of "+plain+": done", "systemd-user-sessions.service: Finished")
 	s.inOrder(list, "lulld.service: refresh of "+sick+": undone", "systemd-user-sessions.service: Finished")
 	s.inOrder(list, "lull-boot.service: lull: cannot refresh "+sick, "lull-boot.service: Finished")
 	at := s.inOrder(list, "lulld.service: serving", "lull-boot.service: Finished", "user@1000.service: Starting")
 	s.inOrder(list, "lull-boot.service: Finished", "Reached target multi-user.target")
-	s.Logf("lull-boot.service finished %v after the agent served, with one refresh that hangs for its limit of 10 s", at[1]-at[0])
+	s.Logf("lull-boot.service finished %v after the agent served, with one refresh that hangs, so that the limit of 10 s was reached", at[1]-at[0])
 	s.inOrder(list, "lull-boot.service: "+hung+": the refresh goes on in the background", "lull-boot.service: Finished")
-	for _, name := range []string{plain, well} {
-		s.whole(name, false)
-	}
+	s.whole(well, false)
 	s.whole(sick, true)
 	end := s.follow("journalctl", "-b", "-f", "-n", "all", "-o", "cat", "-u", "lulld")
 	s.until("the refresh that hangs is undone", end, "refresh of "+hung+": undone")
@@ -217,39 +218,66 @@ func bootAfterCut(s *scene) {
 func lastMoment(s *scene) {
 	s.open(well)
 	s.prepare(well)
-	// The state folder is broken for the boot that comes.
-	s.sh("mkdir -p /etc/systemd/system/lulld.service.d; printf '[Service]\\nExecStartPre=/bin/sh -c \"mv /var/lib/lull/state.db /var/lib/lull/away && mkdir /var/lib/lull/state.db; true\"\\n' > /etc/systemd/system/lulld.service.d/broken.conf")
-	s.sh("systemctl kill --kill-whom=main -s STOP lulld")
-	pids := s.sh("pgrep -x notes")
-	s.sh("kill %s", strings.ReplaceAll(pids, "\n", " "))
+	s.dropIn("lulld", "ExecStartPre=/bin/sh -c "+`"test -f /var/lib/lull || { mv /var/lib/lull /var/lib/away; touch /var/lib/lull; }"`)
 	down := s.inhibitors()
+	s.sh("systemctl kill --kill-whom=main -s STOP lulld; pkill -x notes")
 	s.Start("systemctl", "poweroff")
 	s.until("the shutdown is announced", down, "PrepareForShutdown (true,)")
 	s.Start("systemctl", "kill", "--kill-whom=main", "-s", "CONT", "lulld")
-	if err := s.WaitExit(limit); err != nil {
-		s.Fatal(err)
-	}
-	s.Boot()
-	if r := s.RunWithin(limit, "systemctl", "is-system-running", "--wait"); strings.TrimSpace(r.Stdout) != "degraded" {
-		s.Errorf("the machine with a broken agent is %v", r)
-	}
-	list := s.journal(-1)
-	at := s.inOrder(list, "lulld.service: refresh of "+well+": done", poweringDown)
-	s.Logf("the shutdown went on %v after the refresh", at[1]-at[0])
-	s.never(list, timeout)
+	s.off()
 }
 
+// brokenAgent: the agent cannot start, because its folder is broken. That does not keep
+// the machine from booting. It comes after lastMoment, whose journal it reads.
 func brokenAgent(s *scene) {
+	s.Boot()
+	s.VM.RunWithin(limit, "systemctl", "is-system-running", "--wait")
+	before := s.journal(-1)
+	at := s.inOrder(before, s.healthy(well), poweringDown)
+	s.never(before, timeout)
+	s.Logf("the shutdown went on %v after the health check", at[1]-at[0])
+
 	if s.VM.Run("systemctl", "is-active", "lulld").Code == 0 {
 		s.Fatal("the agent is not broken")
 	}
 	list := s.journal(0)
 	s.inOrder(list, "lulld.service: Failed with result", "systemd-user-sessions.service: Finished", "Reached target multi-user.target")
-	s.sh("rm /etc/systemd/system/lulld.service.d/broken.conf; systemctl daemon-reload; systemctl stop lulld; rmdir /var/lib/lull/state.db && mv /var/lib/lull/away /var/lib/lull/state.db; systemctl reset-failed; systemctl start lulld")
+	s.never(list, "lull-boot.service: Starting")
+	s.sh("rm /etc/systemd/system/lulld.service.d/test.conf; systemctl daemon-reload; systemctl stop lulld; " +
+		"rm /var/lib/lull; mv /var/lib/away /var/lib/lull; systemctl reset-failed; systemctl start lulld")
 	for _, a := range apps {
 		s.whole(a.name, a.name == sick || a.name == hung)
 	}
-	began := time.Now()
-	s.Poweroff()
-	s.Logf("it went off within %v", time.Since(began).Round(time.Second))
+}
+
+// shutdownPastLogind: nobody asks logind, and a critical section is under way while
+// systemd refuses to start services. It is not the new revision's fault.
+func shutdownPastLogind(s *scene) {
+	// The agent ends after this, and so is still there when it comes to start the service.
+	s.sh("systemd-run --quiet --property=After=lulld.service --property=ExecStop='/bin/sleep 12' sleep 1000")
+	r := s.refresh(heavy)
+	s.until("it is in its critical section", r, stopping)
+	s.Start("systemctl", "start", "--no-block", "--job-mode=replace-irreversibly", "poweroff.target")
+	s.off()
+	s.Boot()
+	s.WaitBoot()
+	list := s.journal(-1)
+	s.inOrder(list, "lulld.service: leaving the rest of a refresh to the next boot", "lulld.service: Stopped")
+	s.never(list, told)
+	s.inOrder(s.journal(0), "lulld.service: taking up a refresh again", s.healthy(heavy), "lulld.service: refresh of "+heavy+": done", "systemd-user-sessions.service: Finished")
+	s.whole(heavy, false)
+}
+
+// shutdownGoesOn: nothing but a refresh that waits.
+func shutdownGoesOn(s *scene) {
+	s.open(plain)
+	s.prepare(plain)
+	s.Start("systemctl", "poweroff")
+	s.off()
+	s.Boot() // the journal can be read long before it has booted
+	list := s.journal(-1)
+	at := s.inOrder(list, told, leaving, poweringDown)
+	s.never(list, timeout)
+	s.Logf("the shutdown went on %v after the agent was told, and %v after it had let go", at[2]-at[0], at[2]-at[1])
+	s.Cut(disk.KeepAll, nil)
 }

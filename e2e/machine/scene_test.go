@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,8 +30,8 @@ type app struct {
 }
 
 var apps = []app{
-	{name: "org.lull.slow", tidy: 3 * time.Second, grace: 10 * time.Second},  // a critical section that takes a moment
-	{name: "org.lull.heavy", tidy: 4 * time.Second, grace: 60 * time.Second}, // one that may take longer than logind waits
+	{name: "org.lull.slow", tidy: 3 * time.Second, grace: 10 * time.Second}, // a critical section that takes a moment
+	{name: "org.lull.heavy", tidy: 4 * time.Second, grace: 5 * time.Minute}, // one that may take longer than logind waits
 	{name: "org.lull.plain"},
 	{name: "org.lull.well"},
 	{name: "org.lull.sick"},
@@ -51,7 +52,7 @@ esac
 exit 0
 `
 
-// write makes the folders of all versions of all apps.
+// write makes the folders of all versions of all apps, in apps/.
 func write(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -73,7 +74,7 @@ func write(t *testing.T) string {
 			}
 		}
 	}
-	return filepath.Join(dir, "apps")
+	return dir
 }
 
 func must(t *testing.T, err error) {
@@ -93,24 +94,33 @@ type scene struct {
 // start makes the machine. The policy leaves out what would disturb.
 func start(t *testing.T, v1 bool) *scene {
 	t.Helper()
-	conf := filepath.Join(t.TempDir(), "policy.yaml")
+	files := write(t)
+	conf := filepath.Join(files, "policy.yaml")
 	must(t, os.WriteFile(conf, []byte("schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"+
-		"packages: {org.lull.hung: {hook-time-limit: 20s}}\n"), 0o644))
+		"packages: {org.lull.hung: {hook-time-limit: 25s}, org.lull.well: {at-deadline: side-by-side}}\n"), 0o644))
+	// Five seconds, which is what logind waits by itself, can be short on a busy host.
+	logind := filepath.Join(files, "logind.conf")
+	must(t, os.WriteFile(logind, []byte("[Login]\nInhibitDelayMaxSec=60\n"), 0o644))
+	// The first versions are published here, because it is faster.
+	repo := filepath.Join(files, "srv", "repo")
+	lull := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(filepath.Join(rig.Binaries(t, ""), "lull"), args...).CombinedOutput(); err != nil {
+			t.Fatalf("lull %q: %v\n%s", args, err, out)
+		}
+	}
+	lull("repo", "init", repo)
+	var names []string
+	for _, a := range apps {
+		names = append(names, a.name)
+		lull("publish", "--repo", repo, filepath.Join(files, "apps", a.name+"-"+versions[0]))
+	}
 	s := &scene{T: t, version: map[string]int{}, VM: rig.StartVM(t, rig.VMOptions{CgroupV1: v1, Files: map[string]string{
-		"/opt/apps": write(t), "/etc/lull/policy.yaml": conf,
+		"/opt/apps": filepath.Join(files, "apps"), "/srv": filepath.Join(files, "srv"), "/etc/lull/policy.yaml": conf, "/etc/systemd/logind.conf.d/test.conf": logind,
 	}})}
 	s.WaitBoot()
-	s.sh("mkdir -p /etc/healthy && cd /etc/healthy && touch %[1]s && lull repo init /srv/repo && "+
-		"for a in %[1]s; do lull publish --repo /srv/repo /opt/apps/$a-1.0; done && lull repo add local /srv/repo && lull install %[1]s", s.names())
+	s.sh("mkdir -p /etc/healthy && cd /etc/healthy && touch %[1]s && lull repo add local /srv/repo && lull install %[1]s", strings.Join(names, " "))
 	return s
-}
-
-func (s *scene) names() string {
-	var list []string
-	for _, a := range apps {
-		list = append(list, a.name)
-	}
-	return strings.Join(list, " ")
 }
 
 // at makes the scene report to a subtest.
