@@ -119,6 +119,7 @@ func start(t *testing.T, v1 bool) *scene {
 		"/opt/apps": filepath.Join(files, "apps"), "/srv": filepath.Join(files, "srv"), "/etc/lull/policy.yaml": conf, "/etc/systemd/logind.conf.d/test.conf": logind,
 	}})}
 	s.WaitBoot()
+	s.sh("systemd-analyze verify --man=no lulld.service lull-boot.service")
 	s.sh("mkdir -p /etc/healthy && cd /etc/healthy && touch %[1]s && lull repo add local /srv/repo && lull install %[1]s", strings.Join(names, " "))
 	return s
 }
