@@ -122,6 +122,7 @@ func (x *sessions) leave(name string, uid uint32) {
 	case len(u.helpers) == 0:
 		delete(x.users, uid)
 		for _, j := range u.jobs {
+			x.s.log.Info("a user's helper has left before it had done its part", "refresh", j.ID, "instance", j.Instance, "phase", j.Phase, "uid", uid)
 			j.answer(refresh.Answer{UID: uid, Err: refresh.ErrNoHelper})
 		}
 	case first:

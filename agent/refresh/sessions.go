@@ -265,38 +265,42 @@ func managerOf(cgroup string) (uid uint32, ok bool) {
 	return 0, false
 }
 
-// Newcomer is what a session has to do whose helper has just registered.
-func (e *Engine) Newcomer() ([]Work, error) {
+// Newcomer is what a session has to do whose helper has just registered. What of it
+// can be told is returned with an error as well.
+func (e *Engine) Newcomer() (all []Work, err error) {
 	instances, err := e.Links.Instances()
+	for _, name := range instances {
+		list, nerr := e.newcomerOf(name)
+		all, err = append(all, list...), errors.Join(err, nerr)
+	}
+	return all, err
+}
+
+func (e *Engine) newcomerOf(name string) (all []Work, err error) {
+	r, busy := e.Of(name)
+	if busy && shut(&r) {
+		return nil, nil // undo or finish will tell
+	}
+	rev, pkg, err := e.Links.Read(name)
 	if err != nil {
 		return nil, err
 	}
-	var all []Work
-	for _, name := range instances {
-		r, busy := e.Of(name)
-		if busy && shut(&r) {
-			continue // undo or finish will tell
-		}
-		rev, pkg, err := e.Links.Read(name)
-		if err != nil {
-			return all, err
-		}
-		list, versioned, err := e.sessionServices(pkg)
-		if err != nil {
-			return all, err
-		}
-		if len(list) > 0 {
-			s := e.Policy().For(name)
-			all = append(all, Work{Phase: SessionBegin, Instance: name, To: rev, Services: list,
-				Data: versioned && s.RefreshAwareness && s.Mode == policy.ModeWait})
-		}
-		if busy && r.Kind == Update && !r.Undo && r.Step == Wait {
-			if _, versioned, err = e.sessionServices(r.Package); err == nil && versioned {
-				all = append(all, Work{ID: r.ID, Phase: SessionPrecopy, Instance: name, From: r.From, To: r.To, Data: true})
-			}
-		}
+	list, versioned, err := e.sessionServices(pkg)
+	if err != nil {
+		return nil, err
 	}
-	return all, nil
+	if len(list) > 0 {
+		s := e.Policy().For(name)
+		all = append(all, Work{Phase: SessionBegin, Instance: name, To: rev, Services: list,
+			Data: versioned && s.RefreshAwareness && s.Mode == policy.ModeWait})
+	}
+	if !busy || r.Kind != Update || r.Undo || r.Step != Precopy && r.Step != Wait {
+		return all, nil
+	}
+	if _, versioned, err = e.sessionServices(r.Package); versioned {
+		all = append(all, Work{ID: r.ID, Phase: SessionPrecopy, Instance: name, From: r.From, To: r.To, Data: true})
+	}
+	return all, err
 }
 
 // shut says whether a refresh has stopped the services of sessions and will tell

@@ -94,6 +94,23 @@ const (
 	limit = 60 * time.Second // for anything that happens by itself
 )
 
+// TestWithoutSystemd: where nobody could start them, services of sessions are
+// refused, and the error says what they need.
+func TestWithoutSystemd(t *testing.T) {
+	need.Root(t)
+	need.Program(t, "dbus-daemon")
+	s := &stage{World: rig.New(t, rig.Options{Tracker: "poll"}), t: t}
+	s.Configure("policy.yaml", "schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	s.MustLull("repo", "init", s.Repo)
+	s.publish(1, "{name: one, scope: user, command: [bin/svc, one, TERM]}")
+	s.StartAgent()
+	s.MustLull("repo", "add", "local", s.Repo)
+	r := s.Lull("install", app)
+	if r.Code != 65 || !strings.Contains(r.Stderr, "its service one belongs to users' sessions") || !strings.Contains(r.Stderr, "hint: services of sessions need systemd") {
+		t.Errorf("%v", r)
+	}
+}
+
 // stage is a world with the package in its first version installed.
 type stage struct {
 	*rig.World
