@@ -30,6 +30,8 @@ func (w *World) NewUser(name string, lingers bool) *Actor {
 			exec.Command("systemctl", "stop", manager).Run()
 		})
 		must("loginctl", "enable-linger", name)
+		// Tests use the same number one after the other, faster than systemd likes.
+		exec.Command("systemctl", "reset-failed", manager).Run()
 		must("systemctl", "start", manager)
 	}
 	return a
