@@ -2,8 +2,10 @@ package rig
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -18,7 +20,7 @@ func (w *World) NewUser(name string, lingers bool) *Actor {
 			w.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
 		}
 	}
-	must("useradd", "--create-home", "--shell=/bin/bash", name)
+	must("useradd", "--create-home", "--shell=/bin/bash", "--uid="+w.nextUID(), name)
 	w.Cleanup(func() { exec.Command("userdel", "--force", "--remove", name).Run() })
 	a := w.Ordinary(name)
 	a.Home = "/home/" + name
@@ -30,11 +32,25 @@ func (w *World) NewUser(name string, lingers bool) *Actor {
 			exec.Command("systemctl", "stop", manager).Run()
 		})
 		must("loginctl", "enable-linger", name)
-		// Tests use the same number one after the other, faster than systemd likes.
-		exec.Command("systemctl", "reset-failed", manager).Run()
 		must("systemctl", "start", manager)
 	}
 	return a
+}
+
+// nextUID is a number that no user of this container has had: systemd does not
+// start things again as fast as tests come and go.
+func (w *World) nextUID() string {
+	w.Helper()
+	const path = "/run/lull-test-uid"
+	uid := 2000
+	if b, err := os.ReadFile(path); err == nil {
+		uid, _ = strconv.Atoi(string(b))
+	}
+	uid++
+	if err := os.WriteFile(path, []byte(strconv.Itoa(uid)), 0o600); err != nil {
+		w.Fatalf("cannot make a user: %v", err)
+	}
+	return strconv.Itoa(uid)
 }
 
 // StartHelper starts lull-userd in the actor's session, in a container; below is a
