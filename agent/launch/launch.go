@@ -292,7 +292,7 @@ func (l *launch) resolve() error {
 		return damaged("%s is no link", l.current())
 	}
 	if err != nil {
-		return damaged("%w", err)
+		return unread(err)
 	}
 	rev, err := strconv.ParseUint(filepath.Base(target), 10, 32)
 	if err != nil || rev == 0 || filepath.Dir(target) != filepath.Join("..", "revisions", l.Instance) {
@@ -300,7 +300,7 @@ func (l *launch) resolve() error {
 	}
 	l.rev = uint32(rev)
 	if target, err = os.Readlink(l.revision(l.rev)); err != nil {
-		return damaged("%w", err)
+		return unread(err)
 	}
 	if l.pkg, err = digest.Parse(filepath.Base(target)); err != nil {
 		return damaged("%s leads to %q, which is no package", l.revision(l.rev), target)
@@ -310,7 +310,7 @@ func (l *launch) resolve() error {
 		return damaged("package %s of revision %d is not there", l.pkg.Short(), l.rev)
 	}
 	if err != nil {
-		return damaged("%w", err)
+		return unread(err)
 	}
 	m, err := meta.ParseLaunch(b)
 	if err != nil {
@@ -319,6 +319,14 @@ func (l *launch) resolve() error {
 	l.versions = m.Data.Versioned
 	l.command, err = l.choose(m)
 	return err
+}
+
+// unread is the error about a part of the installation that cannot be read.
+func unread(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return damaged("%w", err)
 }
 
 // damaged is the error about an installation that is not whole.

@@ -1,8 +1,6 @@
 package manager
 
 import (
-	"os"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/problem"
@@ -24,12 +22,13 @@ func (m *Manager) mayChange(what string) error {
 // followMounts takes up again what has waited for the root to become writable. The
 // kernel tells of every mount that changes.
 func (m *Manager) followMounts() {
-	table, err := os.Open("/proc/self/mountinfo")
+	// Not by package os: its poller would take the events away.
+	table, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		m.Log.Warn("a root that becomes writable again is not noticed", "error", err)
 		return
 	}
-	defer table.Close()
+	defer unix.Close(table)
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		m.Log.Warn("a root that becomes writable again is not noticed", "error", err)
@@ -47,7 +46,7 @@ func (m *Manager) followMounts() {
 	}()
 	could := m.writable() == nil
 	for {
-		fds := []unix.PollFd{{Fd: int32(table.Fd()), Events: unix.POLLPRI}, {Fd: int32(stop), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(table), Events: unix.POLLPRI}, {Fd: int32(stop), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 			m.Log.Error("a root that becomes writable again is not noticed", "error", err)
 			<-m.ctx.Done()

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/lull/lull/agent/datacopy"
@@ -169,7 +171,11 @@ func doPrecopy(ctx context.Context, t *task) error {
 
 func undoPrecopy(_ context.Context, t *task) error {
 	t.tell(SessionAbandon)
-	return datacopy.Discard(t.e.dataDir(t.r.Instance, t.r.To), datacopy.Options{})
+	err := datacopy.Discard(t.e.dataDir(t.r.Instance, t.r.To), datacopy.Options{})
+	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
+		return nil // where the data should be lies something else, and so nothing was copied
+	}
+	return err
 }
 
 // dataDir is the system data of one revision.
@@ -397,9 +403,14 @@ func (e *Engine) pruneData(instance string, kept []uint32) error {
 		return nil
 	}
 	for _, d := range entries {
-		n, perr := strconv.ParseUint(d.Name(), 10, 32)
-		if perr == nil && !slices.Contains(kept, uint32(n)) {
-			err = errors.Join(err, durable.RemoveAll(filepath.Join(dir, d.Name())))
+		name, _, partial := strings.Cut(d.Name(), datacopy.PartialSuffix)
+		n, perr := strconv.ParseUint(name, 10, 32)
+		switch {
+		case perr != nil:
+		case partial: // copied ahead for a refresh whose journal was lost
+			err = errors.Join(err, datacopy.Discard(filepath.Join(dir, name), datacopy.Options{}))
+		case !slices.Contains(kept, uint32(n)):
+			err = errors.Join(err, durable.RemoveAll(filepath.Join(dir, name)))
 		}
 	}
 	return err

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"log/slog"
@@ -216,5 +217,10 @@ func (c *Client) unavailable(what string, err error) error {
 	if err == errMissing {
 		return problem.New(kind, "cannot %s repository %q: %w", what, c.cfg.Name, err)
 	}
-	return problem.New(kind, "cannot %s repository %q at %s: %w", what, c.cfg.Name, shown(c.cfg.URL), err)
+	p := problem.New(kind, "cannot %s repository %q at %s: %w", what, c.cfg.Name, shown(c.cfg.URL), err)
+	var cert x509.CertificateInvalidError
+	if errors.As(err, &cert) && cert.Reason == x509.Expired {
+		return p.WithHint("the server's certificate has expired or is not valid yet, or the clock of this machine is wrong: it says %s", c.now().UTC().Format(time.DateOnly))
+	}
+	return p
 }

@@ -3,7 +3,9 @@ package repo_test
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -383,8 +385,39 @@ func TestOffline(t *testing.T) {
 		t.Error(err)
 	}
 	c.SetNow(now.AddDate(2, 0, 0))
-	if _, err := c.Channel(t.Context(), app, "stable"); !problem.Is(err, problem.Untrusted) || !strings.Contains(err.Error(), "its timestamp metadata expired on 2027-05-01") {
+	_, err = c.Channel(t.Context(), app, "stable")
+	if !problem.Is(err, problem.Untrusted) || !strings.Contains(err.Error(), "its timestamp metadata expired on 2027-05-01") ||
+		!strings.HasSuffix(problem.HintOf(err), "or the clock of this machine is wrong: it says "+now.AddDate(2, 0, 0).Format(time.DateOnly)) {
+		t.Error(err, problem.HintOf(err))
+	}
+}
+
+// TestClockOfThisMachine: with a clock of 2100 everything has expired, and the hint
+// says what the clock says; with one of 1970 what was accepted can be used.
+func TestClockOfThisMachine(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	c := f.client("", t.TempDir())
+	c.SetNow(time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC))
+	err := c.Update(t.Context())
+	want := "the repository has not been signed anew in time, an old copy of it is being served, or the clock of this machine is wrong: it says 2100-01-01"
+	if !problem.Is(err, problem.Untrusted) || problem.HintOf(err) != want {
+		t.Errorf("%v\n%s", err, problem.HintOf(err))
+	}
+	c.SetNow(time.Unix(600, 0))
+	if err := c.Update(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCertificateAndClock: a server whose certificate is not valid by this machine's
+// clock may be right, and the clock wrong.
+func TestCertificateAndClock(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	c := f.client("", t.TempDir())
+	c.SetNow(time.Unix(600, 0))
+	err := c.Unavailable("read", fmt.Errorf("Get: %w", x509.CertificateInvalidError{Reason: x509.Expired}))
+	if problem.HintOf(err) != "the server's certificate has expired or is not valid yet, or the clock of this machine is wrong: it says 1970-01-01" {
+		t.Errorf("%v: %q", err, problem.HintOf(err))
 	}
 }
 

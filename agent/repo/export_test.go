@@ -12,6 +12,9 @@ func (c *Client) Hurry() {
 // SetNow sets the clock.
 func (c *Client) SetNow(now time.Time) { c.now = func() time.Time { return now } }
 
+// Unavailable is the error about a server that cannot be read.
+func (c *Client) Unavailable(what string, err error) error { return c.unavailable(what, err) }
+
 // State is the folder of the accepted metadata.
 func (c *Client) State() string { return c.state }
 

@@ -148,7 +148,7 @@ func (c *Client) expired(role string, when time.Time) error {
 		at = "expired on " + when.UTC().Format(time.DateOnly)
 	}
 	return problem.New(problem.Untrusted, "cannot trust repository %q: its %s metadata %s", c.cfg.Name, role, at).
-		WithHint("the repository has not been signed anew in time, an old copy of it is being served, or the clock of this machine is wrong")
+		WithHint("the repository has not been signed anew in time, an old copy of it is being served, or the clock of this machine is wrong: it says %s", c.now().UTC().Format(time.DateOnly))
 }
 
 func (c *Client) untrusted(role, what string, cause error) error {

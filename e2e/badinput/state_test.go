@@ -210,7 +210,10 @@ func TestJournalLostAtEveryStep(t *testing.T) {
 		points = points[:4]
 	}
 	for _, lose := range []string{"the journal", "all"} {
-		for _, point := range points {
+		for i, point := range points {
+			if lose == "all" && i%3 != 0 {
+				continue // what is made of the links does not depend on what was lost with the journal
+			}
 			t.Run(lose+" at "+point, func(t *testing.T) {
 				s := set(t, rig.Options{Tags: "faultpoint"})
 				sample.Write(s, s.Path("3"), "3.0")

@@ -208,7 +208,14 @@ func (s *scene) start(revision int) *rig.Proc {
 func disk(t *testing.T) string {
 	t.Helper()
 	need.Root(t)
-	dir := t.TempDir()
+	dir, err := os.MkdirTemp("", "lull-disk-") // whose way users may go
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(dir) })
 	if err := syscall.Mount("lull-test", dir, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "size=64m,mode=0755"); err != nil {
 		t.Fatal(err)
 	}
@@ -220,9 +227,25 @@ func disk(t *testing.T) string {
 	return dir
 }
 
-func remount(t *testing.T, dir string, flags uintptr) {
+// readOnly makes all paths below dir read-only until the result is called. The
+// mount goes over the one that is there, since a mount with files open for writing
+// cannot be made read-only by anything but an error of its disk.
+func readOnly(t *testing.T, dir string) (again func()) {
 	t.Helper()
-	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_NOSUID|syscall.MS_NODEV|flags, ""); err != nil {
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_NOSUID|syscall.MS_NODEV|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	remount(syscall.MS_RDONLY)
+	return func() { t.Helper(); remount(0) }
 }
