@@ -17,7 +17,7 @@ import (
 )
 
 // task carries one refresh out. Its goroutine owns everything below; others see
-// the copy that publish leaves, and talk to it through mail and wake.
+// the copy that show leaves, and talk to it through mail and wake.
 type task struct {
 	e        *Engine
 	id       string
@@ -55,13 +55,12 @@ func (t *task) snapshot() Refresh {
 	return r
 }
 
-// publish shows the record to the rest of the agent.
-func (t *task) publish() {
+// show lets the rest of the agent see the record, when it asks.
+func (t *task) show() {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.r.BytesDone, t.r.BytesTotal = t.published.BytesDone, t.published.BytesTotal
 	t.published = t.r
-	t.mu.Unlock()
-	t.e.Changed(t.snapshot())
 }
 
 // racing says whether the last exit may just have been seen, and the door is not
@@ -105,8 +104,9 @@ func (t *task) run(ctx context.Context, first Event) {
 				continue
 			}
 		}
+		t.show()
 		if !t.racing(effect) {
-			t.publish()
+			t.e.Changed(t.snapshot())
 		}
 		if t.group != nil && t.r.Undo && !t.r.Again {
 			t.group.fail(t)
@@ -321,5 +321,5 @@ func (t *task) end() {
 		t.e.Log.Info(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), "refresh", t.r.ID, "version", t.r.ToVersion, "blocked", t.r.BlockedTime)
 	}
 	t.e.retire(t)
-	t.publish()
+	t.e.Changed(t.snapshot())
 }
