@@ -134,10 +134,12 @@ func (s *story) stepLaunches() {
 	})
 	s.Say("policy \"block\": a third launch waits and says: %q", strings.TrimSpace(s.late.Log()))
 	if s.HasJournal() {
+		stop := s.Tick(100 * time.Millisecond) // journald takes lines in its own time and tells nobody
 		s.Until("the journal tells of it too", limit, func() (bool, string) {
 			text := s.Journal()
 			return strings.Contains(text, s.name) && strings.Contains(text, "wait"), last(text, 400)
 		})
+		stop()
 	}
 	s.check(!s.late.Ended() && !s.app.Ended(), "a process has ended")
 }
