@@ -74,6 +74,9 @@ func set(t *testing.T, env ...string) *scene {
 	s.StartAgent()
 	w.MustLull("repo", "add", "local", w.Repo)
 	w.MustLull("install", sample.Name)
+	s.UntilFile("the service runs", limit, filepath.Join(w.Store, "data", sample.Name, "1", "sync.log"), func(text string) (bool, string) {
+		return text == sample.V1+" started\n", text
+	})
 	s.StopAgent()
 	s.api = w.Bus.Watch()
 	s.StartAgent(env...)
