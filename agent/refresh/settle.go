@@ -145,6 +145,9 @@ func (e *Engine) settle(name string) (mended bool, err error) {
 			inst.Accept(v.Package)
 		}
 	}
+	if !known && len(inst.Revisions) == 0 {
+		return mended, nil // nothing has ever been known of it
+	}
 	if !recorded || !sameRecord(&old, &inst) {
 		if err := e.State.UpdateInstance(name, func(i *state.Instance) error { *i = inst; return nil }); err != nil {
 			return mended, err
@@ -154,7 +157,7 @@ func (e *Engine) settle(name string) (mended bool, err error) {
 		if len(dropped) > 0 {
 			err = errors.Join(e.Exports.Remove(name), e.removeMarkers(name))
 		}
-		return mended || len(dropped) > 0, errors.Join(err, e.remember(name))
+		return mended || len(dropped) > 0, err
 	}
 	return mended || finished, errors.Join(e.furnish(name, cur, mended || finished || !known), e.remember(name))
 }
