@@ -18,7 +18,6 @@ func TestMarkersByHand(t *testing.T) {
 		t.Run(tracker, func(t *testing.T) {
 			if tracker == "freezer" {
 				need.Freezer(t)
-				need.Lock(t, "freezer")
 			}
 			s := set(t, rig.Options{Tracker: tracker})
 			file := func(text string) func(string) {

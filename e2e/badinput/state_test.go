@@ -137,16 +137,18 @@ func (s *scene) numbers(next uint64) {
 // can be known is known.
 func TestStateWithoutMemory(t *testing.T) {
 	for _, memory := range []string{"", "{garbage", `{"instance":"somebody.else","last":9}`} {
-		s := set(t, rig.Options{})
-		s.restart(func() {
-			s.no(os.Remove(s.path("state.db")))
-			s.no(os.Remove(s.path("revisions", app, "memory")))
-			if memory != "" {
-				s.write(s.path("revisions", app, "memory"), memory)
-			}
+		t.Run(memory, func(t *testing.T) {
+			s := set(t, rig.Options{})
+			s.restart(func() {
+				s.no(os.Remove(s.path("state.db")))
+				s.no(os.Remove(s.path("revisions", app, "memory")))
+				if memory != "" {
+					s.write(s.path("revisions", app, "memory"), memory)
+				}
+			})
+			s.MustLull("refresh", app) // asks which repository has it
+			s.whole()
 		})
-		s.MustLull("refresh", app) // asks which repository has it
-		s.whole()
 	}
 }
 
