@@ -114,6 +114,7 @@ func (s *stage) open(argv ...string) *child {
 	if err := c.cmd.Start(); err != nil {
 		s.Fatalf("cannot start %s: %v", argv[0], err)
 	}
+	s.Cleanup(func() { c.cmd.Process.Kill(); c.cmd.Wait() }) // of a scene that was interrupted
 	if b, err := c.out.ReadByte(); err != nil || b != 'R' {
 		s.Fatalf("%s has not started: %q %v", argv[0], b, err)
 	}
