@@ -148,7 +148,7 @@ func valueIn(path, key string) string {
 }
 
 func fileSystem(path string) string {
-	out, err := exec.Command("stat", "--file-system", "--format=%T", path).Output()
+	out, err := exec.Command("findmnt", "--noheadings", "--output=FSTYPE", "--target="+path).Output()
 	if err != nil {
 		return ""
 	}
