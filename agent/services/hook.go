@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,9 +13,8 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/runs/runname"
-	"github.com/lull/lull/agent/runs/transient"
+	"github.com/lull/lull/agent/units"
 )
 
 // Hook is a program of a package that is run once.
@@ -30,17 +30,11 @@ type Hook struct {
 // maxHookOutput is how much of a hook's output is kept, in bytes from its end.
 const maxHookOutput = 4 << 10
 
-// hookGroup is the group of processes that a hook has for itself.
-type hookGroup interface {
-	enter(ctx context.Context, pid int) error
-	kill() error // all that is in it; it may have vanished
-}
-
-// runHook starts a program behind a gate, which opens when its process is in its
-// group, and returns when it has ended, with what it wrote last. Whatever it has
-// started does not outlive it, and what an earlier agent has left of it ends first.
-func runHook(ctx context.Context, l Launcher, h Hook, g hookGroup) (output string, err error) {
-	if err := g.kill(); err != nil {
+// Run implements Manager. The program is started behind a gate, which opens when its
+// process is in the group of the hook.
+func (d *Direct) Run(ctx context.Context, h Hook) (output string, err error) {
+	group := "hook." + h.Name
+	if err := d.launcher.Tracks.KillService(h.Instance, group); err != nil {
 		return "", fmt.Errorf("cannot end what is left of an earlier hook: %w", err)
 	}
 	cred, _, err := identity(h.User)
@@ -52,12 +46,12 @@ func runHook(ctx context.Context, l Launcher, h Hook, g hookGroup) (output strin
 		return "", err
 	}
 	defer w.Close()
-	cmd := exec.Command(l.Path, append([]string{"--after-fd", "3"}, h.Argv...)...)
+	cmd := exec.Command(d.launcher.Path, append([]string{"--after-fd", "3"}, h.Argv...)...)
 	cmd.Dir = "/"
 	cmd.Env = h.Env
 	cmd.ExtraFiles = []*os.File{r}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: cred}
-	cmd.WaitDelay = time.Second // for an output that somebody else has been given
+	cmd.WaitDelay = outputDelay
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err = cmd.Start()
@@ -67,35 +61,65 @@ func runHook(ctx context.Context, l Launcher, h Hook, g hookGroup) (output strin
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	finish := func() error {
-		kerr := g.kill()
-		_ = cmd.Process.Kill() // behind the gate it is in no group yet
-		return kerr
+	_, err = d.launcher.Tracks.Place(h.Instance, h.Package, group, cmd.Process.Pid, -1)
+	if err == nil {
+		_, err = w.Write([]byte{1})
 	}
-	if err := g.enter(ctx, cmd.Process.Pid); err != nil {
-		err = errors.Join(context.Cause(ctx), err, finish())
+	if err != nil && !errors.Is(err, syscall.EPIPE) { // EPIPE: it has died already
+		_ = cmd.Process.Kill() // behind the gate nothing has been executed
 		<-ended
-		return "", fmt.Errorf("cannot give the %s hook of %s a group of its own: %w", h.Name, h.Instance, err)
-	}
-	if _, err := w.Write([]byte{1}); err != nil && !errors.Is(err, syscall.EPIPE) { // EPIPE: it has died already
-		err = errors.Join(err, finish())
-		<-ended
-		return "", err
+		return "", errors.Join(context.Cause(ctx), fmt.Errorf("cannot give the %s hook of %s a group of its own: %w", h.Name, h.Instance, err))
 	}
 	select {
 	case err = <-ended:
-		if kerr := g.kill(); kerr != nil {
-			err = errors.Join(err, fmt.Errorf("cannot end what it has started: %w", kerr))
-		}
+		err = errors.Join(err, d.launcher.Tracks.KillService(h.Instance, group))
 	case <-ctx.Done():
-		err = errors.Join(context.Cause(ctx), finish())
+		err = errors.Join(context.Cause(ctx), d.launcher.Tracks.KillService(h.Instance, group))
 		<-ended
 	}
-	return strings.TrimSpace(out.b.String()), err
+	return out.text(), err
 }
+
+// Run implements Manager. The hook is a unit of systemd's, so that it has nothing of
+// the restrictions that the agent's own unit has.
+func (s *Systemd) Run(ctx context.Context, h Hook) (output string, err error) {
+	if _, _, err := identity(h.User); err != nil {
+		return "", err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	var out tail
+	read := make(chan error, 1)
+	go func() { _, err := io.Copy(&out, r); read <- err }()
+	err = s.units.Run(ctx, units.Program{
+		Name:        hookUnit + runname.Escape(h.Instance) + "-" + runname.Escape(h.Name) + ".service",
+		Description: "Hook " + h.Name + " of " + h.Instance,
+		Command:     h.Argv, Env: h.Env, User: h.User, Output: w,
+	})
+	w.Close()
+	if derr := r.SetReadDeadline(time.Now().Add(outputDelay)); derr != nil {
+		return "", errors.Join(err, derr)
+	}
+	if rerr := <-read; rerr != nil && !errors.Is(rerr, os.ErrDeadlineExceeded) {
+		err = errors.Join(err, rerr)
+	}
+	return out.text(), err
+}
+
+// hookUnit begins the names of hooks' units, which must not look like services'.
+const hookUnit = "lull_hook-"
+
+// outputDelay is how long the output is waited for after the end of the hook:
+// somebody else may have been given it.
+const outputDelay = time.Second
 
 // tail keeps the end of what is written to it.
 type tail struct{ b bytes.Buffer }
+
+func (t *tail) text() string { return strings.TrimSpace(t.b.String()) }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.b.Write(p)
@@ -103,61 +127,4 @@ func (t *tail) Write(p []byte) (int, error) {
 		t.b.Next(over)
 	}
 	return len(p), nil
-}
-
-// Run implements Manager.
-func (d *Direct) Run(ctx context.Context, h Hook) (output string, err error) {
-	return runHook(ctx, d.launcher, h, tracked{d.launcher, h})
-}
-
-// tracked is a group among those of the instance's services.
-type tracked struct {
-	l Launcher
-	h Hook
-}
-
-func (t tracked) service() string { return "hook." + t.h.Name }
-
-func (t tracked) enter(_ context.Context, pid int) error {
-	_, err := t.l.Tracks.Place(t.h.Instance, t.h.Package, t.service(), pid, -1)
-	return err
-}
-
-func (t tracked) kill() error { return t.l.Tracks.KillService(t.h.Instance, t.service()) }
-
-// Run implements Manager.
-func (s *Systemd) Run(ctx context.Context, h Hook) (output string, err error) {
-	return runHook(ctx, s.launcher, h, scoped{s, h})
-}
-
-// scoped is a transient scope.
-type scoped struct {
-	s *Systemd
-	h Hook
-}
-
-// prefix begins the names of the scopes of this hook; an escaped name has no '-'.
-func (g scoped) prefix() string {
-	return "lull-hook-" + runname.Escape(g.h.Instance) + "-" + runname.Escape(g.h.Name) + "-"
-}
-
-func (g scoped) enter(ctx context.Context, pid int) error {
-	connect := transient.System
-	if g.s.scope != meta.ScopeSystem {
-		connect = transient.User
-	}
-	m, err := connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer m.Close()
-	return m.Start(ctx, transient.Scope{Name: g.prefix() + runname.Random() + ".scope", PIDs: []uint32{uint32(pid)},
-		Description: "Hook " + g.h.Name + " of " + g.h.Instance})
-}
-
-// kill returns when systemd has seen that nothing is left.
-func (g scoped) kill() error {
-	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
-	defer cancel()
-	return g.s.units.KillScopes(ctx, g.prefix())
 }

@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -179,31 +178,6 @@ func stop(ctx context.Context, conn *systemd.Conn, name string) error {
 	}
 	if err := conn.ResetFailedUnitContext(ctx, name); err != nil && !is(err, "NoSuchUnit") {
 		return fmt.Errorf("cannot stop %s: %w", name, err)
-	}
-	return nil
-}
-
-// KillScopes kills what is in the scopes whose names begin with prefix, and returns
-// when systemd has seen that nothing is left of them.
-func (m *Manager) KillScopes(ctx context.Context, prefix string) error {
-	conn, err := m.connect(ctx)
-	if err != nil {
-		return err
-	}
-	list, err := conn.ListUnitsByPatternsContext(ctx, nil, []string{"*.scope"})
-	if err != nil {
-		return fmt.Errorf("cannot list the scopes of systemd: %w", err)
-	}
-	for _, u := range list {
-		if !strings.HasPrefix(u.Name, prefix) {
-			continue
-		}
-		if err := conn.KillUnitWithTarget(ctx, u.Name, systemd.All, int32(syscall.SIGKILL)); err != nil && !is(err, "NoSuchUnit") {
-			return fmt.Errorf("cannot kill %s: %w", u.Name, err)
-		}
-		if err := stop(ctx, conn, u.Name); err != nil {
-			return err
-		}
 	}
 	return nil
 }
