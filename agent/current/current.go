@@ -34,7 +34,8 @@ import (
 // Links are those below one root.
 type Links struct{ root string }
 
-// Open makes the folders where they are missing.
+// Open makes the folders where they are missing, and removes what a crash has
+// left in them.
 func Open(root string) (Links, error) {
 	l := Links{root}
 	for _, d := range []string{"current", "revisions"} {
@@ -42,7 +43,11 @@ func Open(root string) (Links, error) {
 			return l, err
 		}
 	}
-	return l, nil
+	instances, err := os.ReadDir(filepath.Join(root, "revisions"))
+	for _, i := range instances {
+		err = errors.Join(err, durable.Tidy(filepath.Join(root, "revisions", i.Name())))
+	}
+	return l, errors.Join(err, durable.Tidy(filepath.Join(root, "current")))
 }
 
 func (l Links) link(instance string) string { return filepath.Join(l.root, "current", instance) }

@@ -82,3 +82,32 @@ func TestForeignLinkIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestTidy: what a crash has left goes when the links are opened again.
+func TestTidy(t *testing.T) {
+	root := t.TempDir()
+	l, err := Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Add("a", 1, digest.Digest{1}, 0); err != nil {
+		t.Fatal(err)
+	}
+	left := []string{filepath.Join(root, "current/.tmp-a-0"), filepath.Join(root, "revisions/a/.tmp-1-0")}
+	for _, path := range left {
+		if err := os.Symlink("../b", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Open(root); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range left {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	if _, err := l.Package("a", 1); err != nil {
+		t.Error(err)
+	}
+}

@@ -167,6 +167,21 @@ func Remove(path string) error {
 	return SyncDir(filepath.Dir(path))
 }
 
+// Tidy deletes the temporary files that a crash has left in a folder. Nobody may
+// be writing there. That there is no such folder is fine.
+func Tidy(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	for _, e := range entries {
+		if IsTemp(e.Name()) && !e.IsDir() {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
+}
+
 // RemoveAll deletes path with all that is in it and flushes its folder. A crash
 // may leave a part of it. That it is not there is fine.
 func RemoveAll(path string) error {

@@ -163,4 +163,18 @@ func TestTemps(t *testing.T) {
 	if IsTemp("state.db") {
 		t.Error("state.db")
 	}
+	dir := t.TempDir()
+	for _, path := range []string{temp(dir + "/a"), dir + "/a"} {
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{dir, dir + "/missing"} {
+		if err := Tidy(d); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := names(t, dir); got != "a" {
+		t.Errorf("left: %s", got)
+	}
 }

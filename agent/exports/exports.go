@@ -34,11 +34,12 @@ type Exports struct {
 	launcher string // absolute path of lull-run
 }
 
-// Open makes the folders where they are missing.
+// Open makes the folders where they are missing, and removes what a crash has
+// left in them.
 func Open(root, runDir, launcher string) (*Exports, error) {
 	e := &Exports{root, runDir, launcher}
 	for _, d := range []string{e.bin(), e.applications(), e.icons()} {
-		if err := durable.MkdirAll(d, 0o755); err != nil {
+		if err := errors.Join(durable.MkdirAll(d, 0o755), durable.Tidy(d)); err != nil {
 			return nil, err
 		}
 	}

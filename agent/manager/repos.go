@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -61,6 +62,30 @@ func (m *Manager) Repositories() (s RepositoryState) {
 	return s
 }
 
+// trialPrefix begins the names of folders in which repositories are tried.
+const trialPrefix = ".repo-"
+
+// tidyRepositories removes what a crash has left, before anybody writes there.
+func (m *Manager) tidyRepositories() error {
+	top, err := os.ReadDir(m.Root)
+	for _, f := range top {
+		if strings.HasPrefix(f.Name(), trialPrefix) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(m.Root, f.Name())))
+		}
+	}
+	states := filepath.Join(m.Root, "repos")
+	err = errors.Join(err, durable.Tidy(m.reposDir()), filepath.WalkDir(states, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case path == states && errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err == nil && d.IsDir():
+			return durable.Tidy(path)
+		}
+		return err
+	}))
+	return err
+}
+
 // loadRepositories opens what repos.d configures. A repository that has not
 // changed keeps its client.
 func (m *Manager) loadRepositories() error {
@@ -110,7 +135,7 @@ func (m *Manager) AddRepository(ctx context.Context, name, url string, root []by
 		return err
 	}
 	config := repo.Config{Name: name, URL: url, Root: root}
-	trial, err := os.MkdirTemp(m.Root, ".repo-")
+	trial, err := os.MkdirTemp(m.Root, trialPrefix)
 	if err != nil {
 		return err
 	}

@@ -326,10 +326,19 @@ func (x *reader) leftovers(run string) error {
 				if err != nil || len(inside) > 0 {
 					x.left("%d in trash/%s (%v)", len(inside), e.Name(), err)
 				}
-			} else if dir == "tmp" || dir == "trash" || strings.HasPrefix(e.Name(), ".tmp-") {
+			} else if dir == "tmp" || dir == "trash" || strings.HasPrefix(e.Name(), ".") {
 				x.left("%s/%s", dir, e.Name())
 			}
 		}
+	}
+	err := filepath.WalkDir(filepath.Join(x.root, "repos"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && (strings.HasPrefix(d.Name(), ".") || strings.HasSuffix(d.Name(), ".damaged")) {
+			x.left("%s", path)
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	entries, err := os.ReadDir(filepath.Join(run, "runctl"))
 	for _, e := range entries {

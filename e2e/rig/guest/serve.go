@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/lull/lull/e2e/rig/wire"
 )
@@ -119,28 +120,40 @@ func (s *server) start(m wire.Message) *command {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err1 := cmd.StdinPipe()
-	stdout, err2 := cmd.StdoutPipe()
-	stderr, err3 := cmd.StderrPipe()
+	stdout, outEnd, err2 := os.Pipe()
+	stderr, errEnd, err3 := os.Pipe()
+	cmd.Stdout, cmd.Stderr = outEnd, errEnd
 	err := errors.Join(err1, err2, err3)
 	if err == nil {
 		err = cmd.Start()
 	}
+	outEnd.Close()
+	errEnd.Close()
 	if err != nil {
+		stdout.Close()
+		stderr.Close()
 		s.send(wire.Message{Kind: wire.Exit, ID: m.ID, Code: -1, Text: err.Error()})
 		return nil
 	}
 	c := &command{cmd: cmd, input: make(chan []byte, 16), ended: make(chan struct{})}
 	go c.feed(stdin)
-	var copied sync.WaitGroup
-	for kind, r := range map[string]io.Reader{wire.Out: stdout, wire.Err: stderr} {
-		copied.Go(func() { s.forward(m.ID, kind, r) })
+	var copying sync.WaitGroup
+	for kind, r := range map[string]*os.File{wire.Out: stdout, wire.Err: stderr} {
+		copying.Go(func() { s.forward(m.ID, kind, r) })
 	}
+	copied := make(chan struct{})
 	go func() {
-		// Who has left children behind with its descriptors is not done; that is
-		// what the caller redirects output for.
-		copied.Wait()
+		copying.Wait()
+		close(copied)
+	}()
+	go func() {
 		err := cmd.Wait()
 		close(c.ended)
+		select {
+		case <-copied:
+		case <-time.After(linger):
+			// It has left somebody behind who still holds its output.
+		}
 		end := wire.Message{Kind: wire.Exit, ID: m.ID, Code: cmd.ProcessState.ExitCode()}
 		if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() < 0 {
 			end.Text = exit.Error()
@@ -149,6 +162,10 @@ func (s *server) start(m wire.Message) *command {
 	}()
 	return c
 }
+
+// linger is how long output is waited for when a command has ended; its end
+// usually comes with that of the command.
+const linger = time.Second
 
 // feed writes input; a command need not read it.
 func (c *command) feed(stdin io.WriteCloser) {
@@ -168,7 +185,7 @@ func (c *command) feed(stdin io.WriteCloser) {
 	}
 }
 
-func (s *server) forward(id int, kind string, r io.Reader) {
+func (s *server) forward(id int, kind string, r io.ReadCloser) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := r.Read(buf)
@@ -176,6 +193,7 @@ func (s *server) forward(id int, kind string, r io.Reader) {
 			s.send(wire.Message{Kind: kind, ID: id, Data: buf[:n]})
 		}
 		if err != nil {
+			r.Close()
 			return
 		}
 	}
