@@ -142,7 +142,11 @@ func (e *Exports) prune(instance string, want map[string]bool) error {
 			if want[file] {
 				continue
 			}
-			if owner, err := e.owner(dir, f.Name()); err != nil || owner != instance {
+			owner, err := e.owner(dir, f.Name())
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // another instance's, removed or renamed just now
+			}
+			if err != nil || owner != instance {
 				errs = append(errs, err)
 				continue
 			}

@@ -1,9 +1,11 @@
 package exports
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/lull/lull/agent/meta"
@@ -99,5 +101,35 @@ func TestExportDoesNotLeaveThePackage(t *testing.T) {
 	l := &meta.Launch{Name: "x", Apps: []meta.App{{Name: "x", Command: []string{"x"}, Desktop: "x.desktop"}}}
 	if err := e.Write("x", l, pkg); err == nil {
 		t.Fatal("a link out of the package was followed")
+	}
+}
+
+// TestInstancesBesideEachOther: what one instance exports comes and goes while
+// others are looked through.
+func TestInstancesBesideEachOther(t *testing.T) {
+	e, err := Open(t.TempDir(), "/run/x", "/usr/libexec/lull/lull-run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &meta.Launch{Name: "notes", Apps: []meta.App{{Name: "notes", Command: []string{"bin/notes"}}}}
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			name := fmt.Sprintf("notes_%d", i)
+			for range 50 {
+				if err := e.Write(name, l, "/nowhere"); err != nil {
+					t.Error(err)
+					return
+				}
+				if err := e.Remove(name); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if got := files(t, e.root); got != "" {
+		t.Errorf("left: %s", got)
 	}
 }
