@@ -4,10 +4,10 @@ import (
 	"github.com/lull/lull/agent/launch"
 )
 
-// tellLaunchers writes how this agent tracks and where it listens. It lies in the
-// run directory, so that after a reboot launchers fall back to what works without
-// an agent.
-func (m *Manager) tellLaunchers() error {
+// tellLaunchersLocked writes how this agent tracks and where it listens. It lies in
+// the run directory, so that after a reboot launchers fall back to what works
+// without an agent.
+func (m *Manager) tellLaunchersLocked() error {
 	s := launch.Settings{Bus: m.Bus, Tracker: m.Tracker.Name(), Root: m.Root}
 	instances, err := m.state.Instances()
 	if err != nil {

@@ -80,11 +80,14 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	installed sync.Mutex // held while the installed index and the launchers' file are brought up to date
-	repos     repositories
-	space     space
-	asleep    atomic.Bool   // the root could not be written at the start: see wake
-	rewatch   chan struct{} // capacity 1: the set of repositories or the schedule has changed
+	// telling is held from reading the state to telling the indices and launchers
+	// what is in it: who is slower must not tell what was true before.
+	telling sync.Mutex
+
+	repos   repositories
+	space   space
+	asleep  atomic.Bool   // the root could not be written at the start: see wake
+	rewatch chan struct{} // capacity 1: the set of repositories or the schedule has changed
 }
 
 // New opens everything below the root. Nothing is started: see Start.

@@ -134,8 +134,14 @@ func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (refresh.
 // publishInstalled tells the installed index which revisions there are. Who comes
 // second has to read what the first has not seen, and to publish it after him.
 func (m *Manager) publishInstalled() error {
-	m.installed.Lock()
-	defer m.installed.Unlock()
+	err := m.tellInstalled()
+	m.observer.PackageChanged("")
+	return err
+}
+
+func (m *Manager) tellInstalled() error {
+	m.telling.Lock()
+	defer m.telling.Unlock()
 	instances, err := m.state.Instances()
 	if err != nil {
 		return err
@@ -147,8 +153,7 @@ func (m *Manager) publishInstalled() error {
 		}
 	}
 	m.indices.SetInstalled(roots)
-	m.observer.PackageChanged("")
-	return m.tellLaunchers()
+	return m.tellLaunchersLocked()
 }
 
 // runRoots are the packages of live runs, for the open index. If it cannot be told
@@ -194,6 +199,8 @@ func (m *Manager) SetRetained(list []digest.Digest) error {
 	if err := m.mayChange("set the retained index"); err != nil {
 		return err
 	}
+	m.telling.Lock()
+	defer m.telling.Unlock()
 	if err := m.state.PutSet(state.Retained, list); err != nil {
 		return err
 	}

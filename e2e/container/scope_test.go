@@ -54,8 +54,8 @@ func TestWithSystemd(t *testing.T) {
 		unified bool
 	}{{"unified", true}, {"hybrid", false}} {
 		t.Run(shape.name, func(t *testing.T) {
-			c := rig.Boot(t, shape.unified, bin+":/opt/lull", dir+":/opt/tests", rig.Module())
-			env := []string{insideEnv + "=1", "LULL_BIN=/opt/lull", "CI=" + os.Getenv("CI")}
+			c := rig.Boot(t, shape.unified, bin+":/opt/lull", dir+":/opt/tests", rig.Module()+":/opt/source")
+			env := []string{insideEnv + "=1", "LULL_BIN=/opt/lull", "LULL_SOURCE=/opt/source", "CI=" + os.Getenv("CI")}
 			for _, in := range inside {
 				t.Run(filepath.Base(in.pkg)+" "+in.run, func(t *testing.T) {
 					start := func(argv ...string) rig.Result { return c.Service(5*time.Minute, append(env, "HOME=/root"), argv...) }

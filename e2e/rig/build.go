@@ -20,8 +20,12 @@ var built struct {
 	alive []io.Closer // what tells that this process is there; never closed
 }
 
-// Module returns the top folder of the source tree.
+// Module returns the top folder of the source tree: the one that this was built
+// from, or what LULL_SOURCE names, where that is mounted somewhere else.
 func Module() string {
+	if dir := os.Getenv("LULL_SOURCE"); dir != "" {
+		return dir
+	}
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }

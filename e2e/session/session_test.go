@@ -47,8 +47,8 @@ func TestSessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mounts := []string{bin + ":/opt/lull", self + ":/opt/session.test", rig.Module()}
-	env := []string{inside + "=1", "LULL_BIN=/opt/lull", "CI=" + os.Getenv("CI"), "HOME=/root"}
+	mounts := []string{bin + ":/opt/lull", self + ":/opt/session.test", rig.Module() + ":/opt/source"}
+	env := []string{inside + "=1", "LULL_BIN=/opt/lull", "LULL_SOURCE=/opt/source", "CI=" + os.Getenv("CI"), "HOME=/root"}
 	for _, shape := range []struct {
 		name    string
 		unified bool

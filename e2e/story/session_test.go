@@ -41,8 +41,8 @@ func TestContainers(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Nothing below /tmp is seen in a container, where systemd mounts its own.
-	mounts := []string{bin + ":/opt/lull", programs + ":/opt/sample", self + ":/opt/story.test", rig.Module()}
-	env := []string{inside + "=1", "LULL_BIN=/opt/lull", "LULL_SAMPLE=/opt/sample", "CI=" + os.Getenv("CI")}
+	mounts := []string{bin + ":/opt/lull", programs + ":/opt/sample", self + ":/opt/story.test", rig.Module() + ":/opt/source"}
+	env := []string{inside + "=1", "LULL_BIN=/opt/lull", "LULL_SOURCE=/opt/source", "LULL_SAMPLE=/opt/sample", "CI=" + os.Getenv("CI")}
 	for _, shape := range []struct {
 		name    string
 		unified bool
