@@ -318,6 +318,9 @@ func (m *Manager) checkOne(ctx context.Context, name string, good map[string]boo
 		return old, err
 	}
 	r, err := m.engine.Submit(ctx, *q)
+	if problem.Is(err, problem.Exists) {
+		return m.underWay(name), nil
+	}
 	if err != nil {
 		return nil, err
 	}

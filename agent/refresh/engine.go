@@ -180,14 +180,14 @@ func (e *Engine) newRecordLocked(q Request) (Refresh, error) {
 // describe fills in what the request leaves open and refuses what cannot be.
 func (e *Engine) describe(r *Refresh) error {
 	r.Step = plans[r.Kind][0]
-	rev, _, err := e.Links.Read(r.Instance)
+	rev, pkg, err := e.Links.Read(r.Instance)
 	if err != nil {
 		// Somebody may have laid hands on the links.
 		if mended, merr := e.settle(r.Instance); mended && merr == nil {
 			if err := e.Installed(); err != nil {
 				return err
 			}
-			rev, _, err = e.Links.Read(r.Instance)
+			rev, pkg, err = e.Links.Read(r.Instance)
 		}
 	}
 	switch {
@@ -206,6 +206,9 @@ func (e *Engine) describe(r *Refresh) error {
 		return err
 	case err != nil:
 		return problem.New(problem.NotFound, "cannot %s %s: it is not installed", r.Kind, r.Instance)
+	case r.Kind == Update && pkg == r.Package:
+		// Whoever asked had looked before another refresh to the same ended.
+		return problem.New(problem.Exists, "cannot refresh %s: version %s is in use already", r.Instance, r.ToVersion)
 	}
 	inst, err := e.State.Instance(r.Instance)
 	if err != nil {

@@ -35,6 +35,7 @@ type Direct struct {
 	mu       sync.Mutex
 	expected map[int]Unit     // launchers started and not yet in their cgroup, by pid
 	failed   map[string]error // by unitName: how the last process ended, when it ended by itself and badly
+	told     map[string]bool  // by UnitName: it ends because it was stopped
 	children sync.WaitGroup   // one a child that has not been reaped
 }
 
@@ -44,7 +45,7 @@ func NewDirect(l Launcher, user bool, log *slog.Logger) *Direct {
 	if user {
 		scope = meta.ScopeUser
 	}
-	return &Direct{launcher: l, scope: scope, log: log, expected: map[int]Unit{}, failed: map[string]error{}}
+	return &Direct{launcher: l, scope: scope, log: log, expected: map[int]Unit{}, failed: map[string]error{}, told: map[string]bool{}}
 }
 
 // Name implements Manager.
@@ -94,6 +95,7 @@ func (d *Direct) Start(ctx context.Context, u Unit) error {
 	}
 	d.expected[cmd.Process.Pid] = u
 	delete(d.failed, unitName(u))
+	delete(d.told, unitName(u))
 	d.mu.Unlock()
 
 	exited := make(chan error, 1)
@@ -109,7 +111,9 @@ func (d *Direct) Start(ctx context.Context, u Unit) error {
 	d.mu.Unlock()
 	switch {
 	case err != nil:
+		d.asked(u)
 		cmd.Process.Kill()
+		<-exited
 		return fmt.Errorf("cannot start service %s of %s: %w", u.Service.Name, u.Instance, context.Cause(ctx))
 	case len(why) > 0:
 		<-exited
@@ -128,14 +132,25 @@ func (d *Direct) reap(cmd *exec.Cmd, u Unit) error {
 		return errors.New("exit status 0")
 	}
 	d.mu.Lock()
-	d.failed[unitName(u)] = err
+	if !d.told[unitName(u)] {
+		d.failed[unitName(u)] = err
+	}
 	d.mu.Unlock()
 	d.log.Info("a service has ended", "instance", u.Instance, "service", u.Service.Name, "error", err)
 	return err
 }
 
+// asked notes that the service ends because we say so, whenever that is seen.
+func (d *Direct) asked(u Unit) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.told[unitName(u)] = true
+	delete(d.failed, unitName(u))
+}
+
 // Stop implements Manager.
 func (d *Direct) Stop(ctx context.Context, u Unit) error {
+	d.asked(u)
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout(u)+killGrace)
 	defer cancel()
 	sig := syscall.SIGTERM
@@ -150,9 +165,6 @@ func (d *Direct) Stop(ctx context.Context, u Unit) error {
 			return err
 		}
 		if len(procs) == 0 {
-			d.mu.Lock()
-			delete(d.failed, unitName(u)) // ended because we said so
-			d.mu.Unlock()
 			return nil
 		}
 		if time.Now().After(killAt) {

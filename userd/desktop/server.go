@@ -357,6 +357,12 @@ func (l *loop) post(n notify.Notice, p *posting) {
 		// The call went to the name: somebody else may have it by now.
 		var is string
 		_ = l.conn.BusObject().Call(busDaemon+".GetNameOwner", 0, serverName).Store(&is)
+		if is != owner && is != "" && err == nil {
+			// Whether it went to this one or not: what it shows was made for another.
+			ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
+			_ = l.conn.Object(is, serverPath).CallWithContext(ctx, serverName+".CloseNotification", dbus.FlagNoAutoStart, id).Err
+			cancel()
+		}
 		return func() {
 			if is != owner {
 				return // NameOwnerChanged is on its way, and all is posted anew
