@@ -350,26 +350,29 @@ func (l *loop) post(n notify.Notice, p *posting) {
 	}
 	owner := l.peer.owner
 	l.operate(func() func() {
-		id, err := fdo.SendNotification(l.conn, note)
+		id, err := send(l.conn.Object(owner, serverPath), note)
 		if err == nil && id == 0 {
 			err = errors.New("it gave the notice no id")
 		}
-		// The call went to the name: somebody else may have it by now.
-		var is string
-		_ = l.conn.BusObject().Call(busDaemon+".GetNameOwner", 0, serverName).Store(&is)
-		if is != owner && is != "" && err == nil {
-			// Whether it went to this one or not: what it shows was made for another.
-			ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
-			_ = l.conn.Object(is, serverPath).CallWithContext(ctx, serverName+".CloseNotification", dbus.FlagNoAutoStart, id).Err
-			cancel()
-		}
 		return func() {
-			if is != owner {
-				return // NameOwnerChanged is on its way, and all is posted anew
+			if l.peer.owner != owner {
+				return // all has been posted anew
 			}
 			l.postedAs(n, p, note.ReplacesID, id, err)
 		}
 	})
+}
+
+// send is the library's SendNotification, to a server rather than to the name that
+// another one may just have taken over, with other habits.
+func send(server dbus.BusObject, n fdo.Notification) (id uint32, err error) {
+	actions := []string{}
+	for _, a := range n.Actions {
+		actions = append(actions, a.Key, a.Label)
+	}
+	err = server.Call(serverName+".Notify", dbus.FlagNoAutoStart, n.AppName, n.ReplacesID, n.AppIcon, n.Summary, n.Body,
+		actions, n.Hints, int32(n.ExpireTimeout.Milliseconds())).Store(&id)
+	return id, err
 }
 
 func (l *loop) postedAs(n notify.Notice, p *posting, replaced, id uint32, err error) {
