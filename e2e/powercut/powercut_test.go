@@ -148,7 +148,7 @@ type cutPlan struct {
 // plan chooses a cut.
 func (m *machine) plan() cutPlan {
 	p := cutPlan{fate: []disk.Fate{disk.LoseAll, disk.LoseAll, disk.LoseAll, disk.Scatter, disk.Scatter, disk.Scatter, disk.Prefix, disk.Prefix, disk.KeepAll}[m.rng.IntN(9)]}
-	switch dice := m.rng.IntN(10); {
+	switch dice := m.rng.IntN(12); {
 	case dice < 3:
 		p.how, p.flushes = "before a flush", 1+m.rng.IntN(100)
 	case dice < 4:

@@ -255,7 +255,7 @@ func (vm *VM) arguments() []string {
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=link,path=" + vm.path("link"), "-device", "virtserialport,chardev=link,name=" + vmPort,
 	}
 	block := func(name, backend, more string) {
-		args = append(args, "-blockdev", backend+",node-name="+name+more, "-device", "virtio-blk-pci,serial="+name+",drive="+name)
+		args = append(args, "-blockdev", backend+",node-name="+name+more, "-device", "virtio-blk-pci,physical_block_size=4096,serial="+name+",drive="+name)
 	}
 	nbd := func(name string, d *vmDisk) { block(name, "driver=nbd,server.type=unix,server.path="+d.socket, "") }
 	nbd("root", vm.disks[0])

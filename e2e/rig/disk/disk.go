@@ -9,10 +9,9 @@ import (
 	"sync"
 )
 
-const (
-	pageSize   = 4096
-	sectorSize = 512
-)
+// pageSize is what the disk writes as a whole or not at all, aligned: the
+// physical block of today's disks, which file systems count on.
+const pageSize = 4096
 
 type page [pageSize]byte
 
@@ -137,12 +136,24 @@ func (d *Disk) PowerOn(fate Fate, rng *rand.Rand) (pending int) {
 		case fate == Scatter && rng.IntN(2) == 0:
 			continue
 		case i == torn, fate == Scatter && rng.IntN(8) == 0:
-			w.n = rng.IntN(w.n/sectorSize+1) * sectorSize
+			w = w.torn(rng)
 		}
 		d.apply(d.stable, w)
 	}
 	d.pending, d.off, d.hook, d.counts = nil, false, nil, Counts{}
 	return pending
+}
+
+// torn cuts a write off at the end of a physical block, or before it has begun.
+func (w write) torn(rng *rand.Rand) write {
+	first := pageSize - int(w.off%pageSize)
+	blocks := 1 + (w.n-first+pageSize-1)/pageSize // that it reaches into
+	if k := rng.IntN(blocks + 1); k == 0 {
+		w.n = 0
+	} else {
+		w.n = min(w.n, first+(k-1)*pageSize)
+	}
+	return w
 }
 
 // apply writes into a set of pages. The caller holds mu.

@@ -94,28 +94,35 @@ func TestFates(t *testing.T) {
 	}
 }
 
-// TestTorn: a write may end at any sector, and nowhere else.
+// TestTorn: a write may end at any physical block, and nowhere else.
 func TestTorn(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	seen := map[int]bool{}
 	for range 300 {
 		d := newDisk(t)
-		const n = 4 * sectorSize
-		put(t, d, 8*pageSize, string(bytes.Repeat([]byte("x"), n)))
+		const off, n = 8*pageSize + 512, 3 * pageSize // it reaches into four
+		put(t, d, off, string(bytes.Repeat([]byte("x"), n)))
 		d.PowerOff()
 		d.PowerOn(Fate(2+rng.IntN(2)), rng)
 		b := make([]byte, 2*n)
-		if _, err := d.ReadAt(b, 8*pageSize); err != nil {
+		if _, err := d.ReadAt(b, off); err != nil {
 			t.Fatal(err)
 		}
 		got := bytes.Count(b, []byte("x"))
-		if got%sectorSize != 0 || !bytes.HasPrefix(b, bytes.Repeat([]byte("x"), got)) {
+		if got != 0 && got != n && (off+got)%pageSize != 0 || !bytes.HasPrefix(b, bytes.Repeat([]byte("x"), got)) {
 			t.Fatalf("%d bytes are there", got)
 		}
-		seen[got/sectorSize] = true
+		seen[got] = true
 	}
 	if len(seen) != 5 {
-		t.Errorf("of four sectors only these numbers were ever written: %v", seen)
+		t.Errorf("only so many bytes were ever there: %v", seen)
+	}
+	for _, w := range []write{{off: 0, n: 512}, {off: 3584, n: 512}, {off: 512, n: 3584}, {off: 0, n: pageSize}} {
+		for range 20 {
+			if got := w.torn(rng).n; got != 0 && got != w.n {
+				t.Errorf("%d bytes at %d were torn after %d", w.n, w.off, got)
+			}
+		}
 	}
 }
 
