@@ -289,6 +289,9 @@ func (m *Manager) startServices() {
 				m.Log.Error("cannot start a service", "instance", name, "service", s.Name, "error", err)
 			}
 		}
+		if len(l.Services) > 0 {
+			m.observer.PackageChanged(name)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 )
@@ -21,17 +22,17 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 // limit is how long anything may take in an emulated machine on a busy host.
 const limit = 2 * time.Minute
 
-// app is a package for tests: the sample's programs with a service, if it has one,
-// that takes its time to end, and with a health hook that does what a file says.
+// app is a package for tests: the sample's programs, a health hook that is what a file
+// says, and maybe a service. The end of the service and the hook wait at a gate, if
+// there is one.
 type app struct {
 	name  string
-	tidy  time.Duration // how long the service takes to end; 0: there is none
-	grace time.Duration // its stop timeout
+	grace time.Duration // the stop timeout of its service; 0: it has none
 }
 
 var apps = []app{
-	{name: "org.lull.slow", tidy: 3 * time.Second, grace: 10 * time.Second}, // a critical section that takes a moment
-	{name: "org.lull.heavy", tidy: 4 * time.Second, grace: 5 * time.Minute}, // one that may take longer than logind waits
+	{name: "org.lull.slow", grace: 10 * time.Second}, // a critical section that takes a moment
+	{name: "org.lull.heavy", grace: 5 * time.Minute}, // one that may take longer than logind waits
 	{name: "org.lull.plain"},
 	{name: "org.lull.well"},
 	{name: "org.lull.sick"},
@@ -41,10 +42,19 @@ var apps = []app{
 // versions are published one after the other.
 var versions = []string{"1.0", "2.0", "3.0", "4.0", "5.0"}
 
-// health is the hook of all packages.
+const serve = `#!/bin/sh
+gate=/run/gate/$LULL_INSTANCE.stop
+trap 'kill $child; wait $child; test ! -p $gate || read word < $gate; exit 0' TERM
+"$LULL_PACKAGE_DIR/bin/notes-sync" & child=$!
+wait $child
+`
+
 const health = `#!/bin/sh
-read how < /etc/healthy/$LULL_INSTANCE
-echo "$LULL_INSTANCE revision $LULL_REVISION is ${how:-well}"
+how=well
+gate=/run/gate/$LULL_INSTANCE.health
+test ! -p $gate || read word < $gate
+test ! -e /etc/healthy/$LULL_INSTANCE || read how < /etc/healthy/$LULL_INSTANCE
+echo "$LULL_INSTANCE revision $LULL_REVISION is $how"
 case "$how" in
 sick) exit 1 ;;
 hung) exec sleep 1000 ;;
@@ -62,13 +72,14 @@ func write(t *testing.T) string {
 		for _, a := range apps {
 			text := fmt.Sprintf("name: %s\nversion: %q\nsummary: For tests\napps: [{name: notes, command: [bin/notes]}]\n"+
 				"hooks: {health: [bin/health]}\ndata: {versioned: true}\n", a.name, v)
-			if a.tidy > 0 {
-				text += fmt.Sprintf("services: [{name: sync, scope: system, command: [bin/notes-sync, --tidy=%v], stop-timeout: %v}]\n", a.tidy, a.grace)
+			if a.grace > 0 {
+				text += fmt.Sprintf("services: [{name: sync, scope: system, command: [bin/serve], stop-timeout: %v}]\n", a.grace)
 			}
 			bin := filepath.Join(dir, "apps", a.name+"-"+v, "bin")
 			must(t, os.MkdirAll(bin, 0o755))
 			must(t, os.WriteFile(filepath.Join(bin, "..", "lull.yaml"), []byte(text), 0o644))
 			must(t, os.WriteFile(filepath.Join(bin, "health"), []byte(health), 0o755))
+			must(t, os.WriteFile(filepath.Join(bin, "serve"), []byte(serve), 0o755))
 			for _, p := range []string{"notes", "notes-sync"} {
 				must(t, os.Link(filepath.Join(programs, p), filepath.Join(bin, p)))
 			}
@@ -88,6 +99,7 @@ func must(t *testing.T, err error) {
 type scene struct {
 	*testing.T
 	*rig.VM
+	v1      bool
 	version map[string]int // the index of the version that was published last
 }
 
@@ -96,7 +108,7 @@ func start(t *testing.T, v1 bool) *scene {
 	t.Helper()
 	files := write(t)
 	conf := filepath.Join(files, "policy.yaml")
-	must(t, os.WriteFile(conf, []byte("schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"+
+	must(t, os.WriteFile(conf, []byte("defaults: {hook-time-limit: 10m}\nschedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"+
 		"packages: {org.lull.hung: {hook-time-limit: 25s}, org.lull.well: {at-deadline: side-by-side}}\n"), 0o644))
 	// Five seconds, which is what logind waits by itself, can be short on a busy host.
 	logind := filepath.Join(files, "logind.conf")
@@ -115,12 +127,12 @@ func start(t *testing.T, v1 bool) *scene {
 		names = append(names, a.name)
 		lull("publish", "--repo", repo, filepath.Join(files, "apps", a.name+"-"+versions[0]))
 	}
-	s := &scene{T: t, version: map[string]int{}, VM: rig.StartVM(t, rig.VMOptions{CgroupV1: v1, Files: map[string]string{
+	s := &scene{T: t, v1: v1, version: map[string]int{}, VM: rig.StartVM(t, rig.VMOptions{CgroupV1: v1, Files: map[string]string{
 		"/opt/apps": filepath.Join(files, "apps"), "/srv": filepath.Join(files, "srv"), "/etc/lull/policy.yaml": conf, "/etc/systemd/logind.conf.d/test.conf": logind,
 	}})}
 	s.WaitBoot()
 	s.sh("systemd-analyze verify --man=no lulld.service lull-boot.service")
-	s.sh("mkdir -p /etc/healthy && cd /etc/healthy && touch %[1]s && lull repo add local /srv/repo && lull install %[1]s", strings.Join(names, " "))
+	s.sh("mkdir -p /etc/healthy && lull repo add local /srv/repo && lull install %s", strings.Join(names, " "))
 	return s
 }
 
@@ -151,14 +163,19 @@ func (s *scene) follow(argv ...string) *rig.VMProc {
 // until waits until a command has printed text.
 func (s *scene) until(what string, p *rig.VMProc, text ...string) rig.Result {
 	s.Helper()
-	r, err := p.Until(s.Context(), limit, func(r rig.Result) bool {
+	return s.untilSaid(what, p, func(said string) bool {
 		for _, t := range text {
-			if !strings.Contains(r.Text(), t) {
+			if !strings.Contains(said, t) {
 				return false
 			}
 		}
 		return true
 	})
+}
+
+func (s *scene) untilSaid(what string, p *rig.VMProc, cond func(string) bool) rig.Result {
+	s.Helper()
+	r, err := p.Until(s.Context(), limit, func(r rig.Result) bool { return cond(r.Text()) })
 	if err != nil {
 		s.Fatalf("waited in vain until %s: %v\n%v\n%s", what, err, r, s.VM.Run("journalctl", "-b", "-u", "lulld", "--no-pager", "-n", "40").Stdout)
 	}
@@ -214,6 +231,29 @@ func (s *scene) prepare(name string) {
 	}
 }
 
+// The two places for a gate.
+const (
+	atStop   = "stop"
+	atHealth = "health"
+)
+
+// gate has an app wait there until release, or until the power goes.
+func (s *scene) gate(name, where string) {
+	s.Helper()
+	s.sh("mkdir -p /run/gate && mkfifo /run/gate/%s.%s", name, where)
+}
+
+func (s *scene) release(name, where string) {
+	s.Helper()
+	s.sh("cd /run/gate && : > %[1]s.%[2]s && rm %[1]s.%[2]s", name, where)
+}
+
+// healthy is what the agent says when the health hook of the version that was
+// published last has run.
+func (s *scene) healthy(name string) string {
+	return fmt.Sprintf("output=%s revision %d is well", name, s.version[name]+1)
+}
+
 // The words that a refresh that is followed prints.
 const (
 	stopping = ": stopping services"
@@ -262,6 +302,15 @@ func (s *scene) whole(name string, undone bool) {
 		at--
 	}
 	p := s.installed(name)
+	if len(p.Services) > 0 && p.Services[0].State != "active" {
+		// An agent that has just started may still be about to start it.
+		changes := s.follow("gdbus", "monitor", "--system", "--dest", "org.lull.Agent1", "--object-path", string(bus.PackagePath(name)))
+		s.until("the agent is listened to", changes, "is owned by")
+		if p = s.installed(name); p.Services[0].State != "active" {
+			s.until("the service of "+name+" is started", changes, "[('sync', 'active')]")
+			p = s.installed(name)
+		}
+	}
 	if p.Version != versions[at] || p.Refresh != nil {
 		s.Errorf("%s: %+v, want version %s", name, p, versions[at])
 	}
@@ -298,10 +347,16 @@ type entry struct {
 	Unit    string
 }
 
-// journal reads one boot's (0: this one's, -1: the one before's).
-func (s *scene) journal(boot int) (list []entry) {
+// thisBoot names the boot that the machine is in.
+func (s *scene) thisBoot() string {
 	s.Helper()
-	for line := range strings.Lines(s.sh("journalctl -b %d -o json --no-pager", boot)) {
+	return strings.ReplaceAll(s.sh("cat /proc/sys/kernel/random/boot_id"), "-", "")
+}
+
+// journal reads that of one boot.
+func (s *scene) journal(boot string) (list []entry) {
+	s.Helper()
+	for line := range strings.Lines(s.sh("journalctl -b %s -o json --no-pager", boot)) {
 		var e struct {
 			At      string `json:"__MONOTONIC_TIMESTAMP"`
 			Message any    `json:"MESSAGE"`
