@@ -87,7 +87,8 @@ func TestAllOrNothing(t *testing.T) {
 	app.Signal(syscall.SIGTERM)
 	w.MustLull("refresh", "--wait", "--atomic", moded, second)
 	shows("2", "2")
-	if left := w.Markers(); len(left) > 0 {
-		t.Errorf("markers are left: %v", left)
-	}
+	w.Until("no marker is left", 20*time.Second, func() (bool, string) {
+		left := w.Markers()
+		return len(left) == 0, strings.Join(left, " ")
+	})
 }

@@ -112,9 +112,10 @@ func TestModes(t *testing.T) {
 				packages, err := os.ReadDir(filepath.Join(w.Store, "packages"))
 				return len(packages) == 1, fmt.Sprint(packages, err)
 			})
-			if left := w.Markers(); len(left) > 0 {
-				t.Errorf("markers are left: %v", left)
-			}
+			w.Until("no marker is left", 20*time.Second, func() (bool, string) {
+				left := w.Markers()
+				return len(left) == 0, strings.Join(left, " ")
+			})
 		})
 	}
 }
