@@ -52,10 +52,10 @@ func (t *task) fits() bool {
 // leave parks a refresh without a lock: because it may not go on now, or so that a
 // shutdown does and the refresh waits for the next boot.
 func (t *task) leave(busy *busyError) error {
-	t.releaseLock()
-	if !t.e.down().IsZero() {
+	if len(t.locks) > 0 && !t.e.down().IsZero() {
 		t.e.Log.Info("leaving a refresh to the next boot", "refresh", t.id, "instance", t.instance)
 	}
+	t.releaseLock()
 	return busy
 }
 
