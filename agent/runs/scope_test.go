@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +25,8 @@ import (
 // are empty. (With systemd itself the suite runs in a container: e2e.)
 type machine struct {
 	*testing.T
-	top string
+	top  string
+	used *sync.Map // of the folders of groups: closed when it is removed again
 }
 
 func newMachine(t *testing.T) machine {
@@ -38,7 +40,7 @@ func newMachine(t *testing.T) machine {
 			t.Error(err)
 		}
 	})
-	m := machine{t, dir}
+	m := machine{t, dir, new(sync.Map)}
 	m.mkdir("init.scope")
 	m.mkdir("system.slice/cron.service")
 	m.mkdir("system.slice/system-getty.slice/getty@tty1.service")
@@ -68,6 +70,10 @@ func (m machine) in(slice string) conformance.LaunchFunc {
 			unit = runname.ServiceUnit(l.Instance, l.Service)
 		}
 		dir := filepath.Join(m.top, slice, unit)
+		gone := make(chan struct{})
+		if before, there := m.used.Swap(dir, gone); there {
+			<-before.(chan struct{}) // as systemd does, which has one unit of a name
+		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Error(err)
 		}
@@ -79,6 +85,7 @@ func (m machine) in(slice string) conformance.LaunchFunc {
 			p.Wait()
 			// What it has forked may live on, and then somebody else cleans up.
 			cgroup.RemoveTree(dir)
+			close(gone)
 		}()
 		return p
 	}
