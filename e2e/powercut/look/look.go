@@ -5,6 +5,7 @@
 package look
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -206,6 +207,12 @@ func (x *reader) revisions() error {
 			return err
 		}
 		for _, f := range names {
+			if f.Name() == "memory" {
+				if b, err := os.ReadFile(filepath.Join(dir, f.Name())); err != nil || !json.Valid(b) {
+					x.lost("revisions/%s/memory holds %q (%v)", e.Name(), b, err)
+				}
+				continue
+			}
 			base, from := strings.CutSuffix(f.Name(), ".from")
 			n, err := strconv.Atoi(base)
 			switch {
