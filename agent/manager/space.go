@@ -160,8 +160,8 @@ func (m *Manager) Verify(ctx context.Context, repair bool) (list []Finding, chec
 		}
 	}
 	m.space.collecting.Lock() // what is being taken away is not broken
-	defer m.space.collecting.Unlock()
 	found, checked, err := m.store.Verify(ctx, nil)
+	m.space.collecting.Unlock() // a repair may need a collection
 	for _, f := range found {
 		list = append(list, Finding{Finding: f})
 	}
