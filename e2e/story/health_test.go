@@ -1,6 +1,7 @@
 package story_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -65,9 +66,15 @@ func TestUnhealthyRevisionIsUndone(t *testing.T) {
 		o, ok := api.Refresh(hooked, "3")
 		return ok && o.Str("State") == "undone", o.Str("State") + " " + o.Str("ErrorText")
 	})
+	if got := backoff(w); got != 8*time.Hour {
+		t.Errorf("after the first failure it backs off for %v", got)
+	}
 	r := w.Lull("refresh", hooked) // asked for, it is tried once more
 	if r.Code != 1 || !strings.Contains(r.Stderr, "cannot refresh "+hooked) || !strings.Contains(r.Stderr, "health hook of 3 failed") || !strings.Contains(r.Stderr, "it hurts") {
 		t.Errorf("%v", r)
+	}
+	if got := backoff(w); got != 16*time.Hour {
+		t.Errorf("after the second failure it backs off for %v", got)
 	}
 	if r := w.User.Lull("run", hooked); r.Stdout != "app 2\n" {
 		t.Errorf("%v", r)
@@ -113,4 +120,24 @@ health of 3 in 4
 		})
 	}
 	w.MustLull("remove", hooked)
+}
+
+// backoff is for how long what has failed is left alone.
+func backoff(w *rig.World) time.Duration {
+	w.Helper()
+	var v struct {
+		Instances []struct {
+			Instance string
+			Backoff  struct{ Delay time.Duration }
+		}
+	}
+	if err := json.Unmarshal([]byte(w.MustLull("inspect", "--json").Stdout), &v); err != nil {
+		w.Fatalf("%v", err)
+	}
+	for _, i := range v.Instances {
+		if i.Instance == hooked {
+			return i.Backoff.Delay
+		}
+	}
+	return 0
 }
