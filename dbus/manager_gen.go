@@ -25,6 +25,7 @@ var infoManager = &ifaceInfo{
 		"Pending":        "",
 		"JoinRun":        "sss",
 		"Open":           "s",
+		"Resolve":        "sa{sv}",
 		"Why":            "s",
 		"RegisterHelper": "a{sv}",
 		"Answer":         "ss",
@@ -89,6 +90,12 @@ type Manager interface {
 	// Open: Protects a package (a hash, or the current one of an instance) from collection for as long
 	// as the lease descriptor is open somewhere. Directory is the package's tree.
 	Open(caller Caller, pkg string) (directory *os.File, lease *os.File, hash string, err error)
+	// Resolve: Privileged. Fetches what a channel offers, without installing it, and protects it like
+	// Open: so that it can be run once, and is collected when there is need for space. It returns when
+	// the package is there, which may take long; when the caller leaves the bus before that, it is
+	// given up. Without the repository, what it offered last serves if it is still there, then a
+	// package of that name in the cache index. Options: channel (s, default stable), repository (s).
+	Resolve(caller Caller, name string, options ResolveOptions) (directory *os.File, lease *os.File, hash string, version string, err error)
 	// Why: Why something is kept: an instance, a blob or package hash, or a path below the root. One
 	// chain a row: index (base, cache, retained, writing, open, installed), package that the index
 	// holds, package or blob through which it is reached, holder (instance, client or run), pid or 0.
@@ -267,6 +274,21 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, err
 		}
 		return []any{r0, r1, r2}, nil
+	case "Resolve":
+		var a0 string
+		var a1 map[string]dbus.Variant
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("Resolve: %v", err)
+		}
+		d1, err := fromDict[ResolveOptions](a1, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, r1, r2, r3, err := e.impl.Resolve(c, a0, d1)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0, r1, r2, r3}, nil
 	case "Why":
 		var a0 string
 		if err := store(body, &a0); err != nil {
@@ -418,6 +440,23 @@ func (p ManagerProxy) Open(ctx context.Context, pkg string) (directory *os.File,
 	var w0 dbus.UnixFD
 	var w1 dbus.UnixFD
 	err = p.call(ctx, "Open", []any{pkg}, &w0, &w1, &hash)
+	if err != nil {
+		return
+	}
+	directory = file(w0, "directory")
+	lease = file(w1, "lease")
+	return
+}
+
+// Resolve: Privileged. Fetches what a channel offers, without installing it, and protects it like
+// Open: so that it can be run once, and is collected when there is need for space. It returns when
+// the package is there, which may take long; when the caller leaves the bus before that, it is
+// given up. Without the repository, what it offered last serves if it is still there, then a
+// package of that name in the cache index. Options: channel (s, default stable), repository (s).
+func (p ManagerProxy) Resolve(ctx context.Context, name string, options ResolveOptions) (directory *os.File, lease *os.File, hash string, version string, err error) {
+	var w0 dbus.UnixFD
+	var w1 dbus.UnixFD
+	err = p.call(ctx, "Resolve", []any{name, toDict(options)}, &w0, &w1, &hash, &version)
 	if err != nil {
 		return
 	}

@@ -151,6 +151,12 @@ type PendingRefresh struct {
 	HeldReason   string          `dict:"held-reason"`
 }
 
+// ResolveOptions is a dictionary on the bus; zero values are left out.
+type ResolveOptions struct {
+	Channel    string `dict:"channel"`
+	Repository string `dict:"repository"`
+}
+
 // CollectOptions is a dictionary on the bus; zero values are left out.
 type CollectOptions struct {
 	Free          uint64 `dict:"free"`

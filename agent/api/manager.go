@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/runs"
@@ -163,31 +165,67 @@ func (o managerObject) JoinRun(c bus.Caller, instance, pkg, service string) (str
 	return o.s.m.Join(o.s.ctx, instance, pkg, service, pid, int(pidfd.Fd()))
 }
 
-// Open hands out the package's folder and the end of a pipe: when nobody has that
-// end open any more, by closing or dying, the read at the other end says so.
+// Open hands out the package's folder and a lease.
 func (o managerObject) Open(c bus.Caller, what string) (dir, end *os.File, hash string, err error) {
 	cred, err := c.Credentials()
 	if err != nil {
 		return nil, nil, "", err
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, nil, "", fmt.Errorf("cannot open %s: %w", what, err)
-	}
 	holder := fmt.Sprintf("client %s, user %s", commandOf(cred.PID), userName(cred.UID))
 	dir, lease, err := o.s.m.Open(what, holder, cred.PID)
 	if err != nil {
-		r.Close()
-		w.Close()
 		return nil, nil, "", err
 	}
-	o.s.wg.Go(func() {
+	end, err = o.s.handOut(dir, lease)
+	return dir, end, lease.Package().String(), err
+}
+
+// Resolve is Open for what a channel offers. The caller's end is the end of it.
+func (o managerObject) Resolve(c bus.Caller, name string, opt bus.ResolveOptions) (dir, end *os.File, hash, version string, err error) {
+	if err := o.s.auth.Check(c, authz.Resolve); err != nil {
+		return nil, nil, "", "", err
+	}
+	cred, err := c.Credentials()
+	if err != nil {
+		return nil, nil, "", "", err
+	}
+	ctx, cancel := context.WithCancel(o.s.ctx)
+	defer cancel()
+	stop, err := o.s.names.Watch(ctx, c.Sender, func(owner string) {
+		if owner == "" {
+			cancel()
+		}
+	})
+	if err != nil {
+		return nil, nil, "", "", err
+	}
+	defer stop()
+	holder := fmt.Sprintf("ephemeral run of %s, user %s", name, userName(cred.UID))
+	dir, lease, version, err := o.s.m.Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID)
+	if err != nil {
+		return nil, nil, "", "", err
+	}
+	end, err = o.s.handOut(dir, lease)
+	return dir, end, lease.Package().String(), version, err
+}
+
+// handOut returns the end of a pipe: when nobody has that end open any more, by
+// closing or dying, the read at the other end says so, and the lease is over. If
+// it fails, lease and folder are closed.
+func (s *Service) handOut(dir *os.File, lease *index.Lease) (end *os.File, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		lease.Close()
+		dir.Close()
+		return nil, fmt.Errorf("cannot open package %s: %w", lease.Package().Short(), err)
+	}
+	s.wg.Go(func() {
 		defer lease.Close()
 		stop := make(chan struct{})
 		defer close(stop)
 		go func() {
 			select {
-			case <-o.s.ctx.Done():
+			case <-s.ctx.Done():
 				r.SetReadDeadline(time.Unix(1, 0))
 			case <-stop:
 			}
@@ -195,7 +233,7 @@ func (o managerObject) Open(c bus.Caller, what string) (dir, end *os.File, hash 
 		io.Copy(io.Discard, r) // what a client writes means nothing
 		r.Close()
 	})
-	return dir, w, lease.Package().String(), nil
+	return w, nil
 }
 
 // commandOf is the kernel's name of a process.

@@ -23,6 +23,7 @@ import (
 // The actions, as org.lull.policy declares them.
 const (
 	Install      = "org.lull.install"       // install and remove packages
+	Resolve      = "org.lull.resolve"       // fetch packages without installing them
 	Refresh      = "org.lull.refresh"       // refresh, revert, check, cancel
 	Hold         = "org.lull.hold"          // hold, for as long as policy lets users
 	HoldOthers   = "org.lull.hold-others"   // hold for longer, and end the holds of others
@@ -34,6 +35,7 @@ const (
 // what says in words what an action allows.
 var what = map[string]string{
 	Install:      "install or remove packages",
+	Resolve:      "fetch packages",
 	Refresh:      "refresh or revert packages",
 	Hold:         "hold refreshes",
 	HoldOthers:   "hold refreshes for long, or end the holds of others",
@@ -44,7 +46,7 @@ var what = map[string]string{
 
 // Actions returns all actions.
 func Actions() []string {
-	return []string{Install, Refresh, Hold, HoldOthers, GC, SystemUpdate, Configure}
+	return []string{Install, Resolve, Refresh, Hold, HoldOthers, GC, SystemUpdate, Configure}
 }
 
 const (

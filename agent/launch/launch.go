@@ -112,6 +112,13 @@ func run(ctx context.Context, o *Options) (err error) {
 	if l.settings, err = o.complete(); err != nil {
 		return err
 	}
+	if o.Package != "" {
+		env, err := l.fromPackage()
+		if err != nil {
+			return err
+		}
+		return l.exec(env, execFD)
+	}
 	if err := l.enter(ctx); err != nil {
 		return err
 	}
@@ -140,11 +147,16 @@ func run(ctx context.Context, o *Options) (err error) {
 	if err := faultpoint.Hit("launch.unlocked"); err != nil {
 		return err
 	}
+	return l.exec(env, execFD)
+}
+
+// exec becomes the program.
+func (l *launch) exec(env []string, execFD int) error {
 	path := filepath.Join(l.packageDir(), l.command[0])
 	if err := l.ready(path); err != nil {
 		return err
 	}
-	argv := append([]string{path}, append(l.command[1:len(l.command):len(l.command)], o.Args...)...)
+	argv := append([]string{path}, append(l.command[1:len(l.command):len(l.command)], l.Args...)...)
 	if err := unix.Exec(path, argv, env); err != nil {
 		return problem.New(problem.KindOf(err), "cannot execute %s: %w", path, err)
 	}
@@ -305,6 +317,11 @@ func (l *launch) resolve() error {
 	if l.pkg, err = digest.Parse(filepath.Base(target)); err != nil {
 		return damaged("%s leads to %q, which is no package", l.revision(l.rev), target)
 	}
+	return l.read()
+}
+
+// read reads what the package says of itself.
+func (l *launch) read() error {
 	b, err := os.ReadFile(filepath.Join(l.packageDir(), meta.Reserved, "launch.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return damaged("package %s of revision %d is not there", l.pkg.Short(), l.rev)
@@ -385,6 +402,11 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 		}
 		set = append(set, "LULL_USER_DATA="+userData, "LULL_USER_COMMON="+userCommon)
 	}
+	return l.environment(set), nil
+}
+
+// environment is that of this process, with other places.
+func (l *launch) environment(set []string) []string {
 	env := make([]string, 0, len(set)+64)
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
@@ -392,7 +414,7 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 			env = append(env, v)
 		}
 	}
-	return append(env, set...), nil
+	return append(env, set...)
 }
 
 // ours are the variables that are about this launch, whatever they were before.

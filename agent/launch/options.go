@@ -30,12 +30,17 @@ type Options struct {
 	Session  bool   // the service belongs to a user's session
 	Args     []string
 
+	// Package is the hash of one that is not installed as Instance, and Folder
+	// the place of all its data; whoever launches it keeps both.
+	Package, Folder string
+
 	Stderr *os.File // for people; nil: none
 }
 
 // Usage is what lull-run says about itself.
 const Usage = `usage: lull-run [--root DIR] [--run-dir DIR] [--bus ADDRESS] [--user]
                 [--app NAME | --service NAME [--session]] INSTANCE [ARGUMENT]...
+       lull-run --package HASH --folder DIR [--root DIR] [--app NAME] NAME [ARGUMENT]...
        lull-run --wrapper FILE [ARGUMENT]...
        lull-run --after-fd FD PROGRAM [ARGUMENT]...
 `
@@ -60,6 +65,8 @@ func ParseArgs(args []string) (Options, error) {
 	f.StringVar(&o.App, "app", "", "")
 	f.StringVar(&o.Service, "service", "", "")
 	f.BoolVar(&o.Session, "session", false, "")
+	f.StringVar(&o.Package, "package", "", "")
+	f.StringVar(&o.Folder, "folder", "", "")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, ErrHelp
@@ -71,6 +78,9 @@ func ParseArgs(args []string) (Options, error) {
 	}
 	if o.App != "" && o.Service != "" {
 		return o, problem.New(problem.Usage, "cannot run %s: --app and --service exclude each other", f.Arg(0))
+	}
+	if (o.Package == "") != (o.Folder == "") || o.Package != "" && o.Service != "" {
+		return o, problem.New(problem.Usage, "cannot run %s: --package and --folder go together, without --service", f.Arg(0))
 	}
 	o.Instance, o.Args = f.Arg(0), f.Args()[1:]
 	return o, nil

@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -61,37 +58,7 @@ func (a *app) within(path string, dir *os.File, hash string, words []string) err
 	c := exec.Command(words[0], words[1:]...)
 	c.Dir = fmt.Sprintf("/proc/self/fd/%d", dir.Fd()) // also where the path is hidden
 	c.Env = append(os.Environ(), "LULL_PACKAGE_DIR="+path, "LULL_PACKAGE="+hash, "PWD="+path)
-	c.Stdin, c.Stdout, c.Stderr = a.stdin, a.stdout, a.stderr
-	if err := c.Start(); err != nil {
-		return problem.New(problem.Failed, "cannot run %s: %w", words[0], err)
-	}
-	ends := make(chan os.Signal, 1)
-	done := make(chan struct{})
-	passed := make(chan struct{})
-	signal.Notify(ends, syscall.SIGTERM)
-	go func() {
-		defer close(passed)
-		for {
-			select {
-			case s := <-ends:
-				_ = c.Process.Signal(s)
-			case <-done:
-				return
-			}
-		}
-	}()
-	err := c.Wait()
-	signal.Stop(ends)
-	close(done)
-	<-passed
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return problem.New(problem.Failed, "cannot run %s: %w", words[0], err)
-	}
-	if exit != nil && exit.ExitCode() < 0 {
-		return problem.New(problem.Failed, "cannot run %s to its end: %s", words[0], exit.ProcessState)
-	}
-	return err
+	return a.attend(c)
 }
 
 // holdOpen keeps the lease until the input ends.

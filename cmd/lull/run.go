@@ -17,17 +17,28 @@ const installedLauncher = "/usr/libexec/lull/lull-run"
 
 func (a *app) runCmd() *cobra.Command {
 	var name string
+	var ephemeral bool
 	cmd := &cobra.Command{
-		Use:   "run APP [ARGS...]",
+		Use:   "run APP[@CHANNEL] [ARGS...]",
 		Short: "Run an application",
 		Long: `Runs an application, the same way as its entry in the menu does. While it is
-being refreshed, which takes a moment, it waits and says so.`,
-		Example:           "  lull run org.example.notes notes.txt\n  lull run --app notes-export org.example.notes",
+being refreshed, which takes a moment, it waits and says so.
+
+With --ephemeral it need not be installed: what the channel offers is fetched and
+run, with data of its own that is deleted at the end. The package gives its space
+back when something else wants it.`,
+		Example:           "  lull run org.example.notes notes.txt\n  lull run --app notes-export org.example.notes\n  lull run --ephemeral org.example.notes@edge",
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeOneInstance,
-		RunE:              func(_ *cobra.Command, words []string) error { return a.launch(name, words) },
+		RunE: func(cmd *cobra.Command, words []string) error {
+			if ephemeral {
+				return a.runEphemeral(cmd.Context(), name, words)
+			}
+			return a.launch(name, words)
+		},
 	}
 	cmd.Flags().StringVar(&name, "app", "", "`name` of the program, if the package has several")
+	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "run it without installing it")
 	cmd.Flags().SetInterspersed(false) // what follows APP is the application's
 	return cmd
 }

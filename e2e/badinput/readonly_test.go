@@ -14,7 +14,7 @@ import (
 func TestReadOnlyRoot(t *testing.T) {
 	for _, when := range []string{"while it runs", "before the start"} {
 		t.Run(when, func(t *testing.T) {
-			root := disk(t)
+			root := rig.SmallDisk(t, 64<<20)
 			s := set(t, rig.Options{Root: root})
 			running := s.start(2)
 			sample.Write(s, s.Path("3"), "3.0")

@@ -206,29 +206,6 @@ func (s *scene) start(revision int) *rig.Proc {
 	return p
 }
 
-// disk is a file system of its own for the agent's root.
-func disk(t *testing.T) string {
-	t.Helper()
-	need.Root(t)
-	dir, err := os.MkdirTemp("", "lull-disk-") // whose way users may go
-	if err == nil {
-		err = os.Chmod(dir, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.Remove(dir) })
-	if err := syscall.Mount("lull-test", dir, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "size=64m,mode=0755"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // readOnly makes all paths below dir read-only until the result is called. The
 // mount goes over the one that is there, since a mount with files open for writing
 // cannot be made read-only by anything but an error of its disk.

@@ -1,0 +1,194 @@
+package fulldisk_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/lull/lull/e2e/rig"
+)
+
+// TestOneAfterTheOther runs fifty applications, of which four fit, without
+// anybody thinking of space (RFC-0217, requirement 2).
+func TestOneAfterTheOther(t *testing.T) {
+	n, weight := 50, 40*mib
+	if testing.Short() {
+		n = 6
+	}
+	s := set(t, 200*mib, 4*mib)
+	for i := range n {
+		name := fmt.Sprintf("org.lull.test%d", i)
+		s.publish(name, "1", weight)
+		if i == 0 {
+			s.trust()
+		}
+		r := s.Lull("run", "--ephemeral", name)
+		if r.Code != 0 || !strings.Contains(r.Stdout, "version 1\n") || !strings.Contains(r.Stdout, fmt.Sprint(weight)) {
+			t.Fatalf("application %d of %d: %v", i+1, n, r)
+		}
+		if err := os.RemoveAll(filepath.Join(s.Repo, "blobs")); err != nil { // 2 GB that nobody needs any more
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(filepath.Join(s.Repo, "blobs"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if open := s.open(); len(open) > 0 {
+		t.Errorf("nothing runs, and this is open: %q", open)
+	}
+	if r := s.MustLull("list", "--json"); strings.Contains(r.Stdout, "org.lull.test") {
+		t.Errorf("it is installed: %v", r)
+	}
+}
+
+// TestEphemeral looks at what an application finds, and at what protects it.
+func TestEphemeral(t *testing.T) {
+	s := set(t, 64*mib, 0)
+	s.publish("org.lull.one", "1", 20*mib)
+	s.publish("org.lull.two", "1", 20*mib)
+	s.publish("org.lull.three", "1", 20*mib)
+	s.trust()
+
+	p, end := s.stay("org.lull.one@stable")
+	s.Until("it runs", limit, func() (bool, string) { return strings.Contains(p.Log(), fmt.Sprint(20*mib)), p.Log() })
+	said := p.Log()
+	for _, want := range []string{"LULL_INSTANCE=org.lull.one\n", "LULL_REVISION=0\n", "LULL_PACKAGE_DIR=" + s.Store + "/packages/"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q is missing in its environment:\n%s", want, said)
+		}
+	}
+	_, data, _ := strings.Cut(said, "LULL_USER_DATA=")
+	data, _, _ = strings.Cut(data, "\n")
+	if b, err := os.ReadFile(filepath.Join(data, "note")); err != nil || string(b) != "note\n" {
+		t.Errorf("its data is not in %s: %q, %v", data, b, err)
+	}
+	if open := s.open(); len(open) != 1 || open[0] != "ephemeral run of org.lull.one, user root" {
+		t.Errorf("open: %q", open)
+	}
+	// What runs is kept, what has run goes.
+	s.MustLull("run", "--ephemeral", "org.lull.two")
+	s.MustLull("run", "--ephemeral", "org.lull.three")
+	s.MustLull("gc")
+	if left := s.packages(); len(left) != 1 {
+		t.Errorf("what is left while one runs: %q", left)
+	}
+	end.Close()
+	if code, err := p.Wait(t.Context(), limit); err != nil || code != 0 {
+		t.Errorf("it ended with %d, %v: %s", code, err, p.Log())
+	}
+	if _, err := os.Stat(filepath.Dir(data)); !os.IsNotExist(err) {
+		t.Errorf("its data is left: %v", err)
+	}
+	s.MustLull("gc")
+	if left := s.packages(); len(left) != 0 {
+		t.Errorf("what is left: %q", left)
+	}
+}
+
+// TestEphemeralKilled ends the command that holds the lease: the application
+// still runs, and keeps its package; when it has ended, nothing does.
+func TestEphemeralKilled(t *testing.T) {
+	s := set(t, 64*mib, 0)
+	s.publish("org.lull.one", "1", mib)
+	s.trust()
+	p, end := s.stay("org.lull.one")
+	s.Until("it runs", limit, func() (bool, string) { return strings.Contains(p.Log(), fmt.Sprint(mib)), p.Log() })
+	_, folder, _ := strings.Cut(p.Log(), "LULL_DATA=")
+	folder, _, _ = strings.Cut(folder, "\n")
+	t.Cleanup(func() { os.RemoveAll(filepath.Dir(folder)) })
+	p.Signal(syscall.SIGKILL)
+	if _, err := p.Wait(t.Context(), limit); err != nil {
+		t.Fatal(err)
+	}
+	s.MustLull("gc")
+	if left := s.packages(); len(left) != 1 {
+		t.Fatalf("what is left while it runs: %q", left)
+	}
+	if open := s.open(); len(open) != 1 {
+		t.Errorf("open: %q", open)
+	}
+	end.Close()
+	s.Until("the lease has ended", limit, func() (bool, string) { o := s.open(); return len(o) == 0, fmt.Sprint(o) })
+	s.MustLull("gc")
+	if left := s.packages(); len(left) != 0 {
+		t.Errorf("what is left: %q", left)
+	}
+}
+
+// TestEphemeralRefused: one clear error each, and nothing left behind.
+func TestEphemeralRefused(t *testing.T) {
+	s := set(t, 32*mib, 0)
+	s.publish("org.lull.one", "1", mib)
+	s.publish("org.lull.large", "1", 40*mib)
+	s.trust()
+	for _, c := range []struct {
+		as   *rig.Actor
+		args []string
+		code int
+		want string
+	}{
+		{s.Admin, []string{"org.lull.none"}, 1, `cannot find org.lull.none in repository "local"`},
+		{s.Admin, []string{"org.lull.one@edge"}, 1, `cannot find a channel "edge" of org.lull.one in repository "local"`},
+		{s.Admin, []string{"Not A Name"}, 65, `cannot use "Not A Name" as a package name`},
+		{s.Admin, []string{"org.lull.large"}, 73, "cannot fetch org.lull.large 1: "},
+		{s.Admin, []string{"--app=other", "org.lull.one"}, 1, `it has no application "other"`},
+		{s.User, []string{"org.lull.one"}, 77, "cannot fetch packages: user nobody is not permitted to"},
+	} {
+		r := c.as.Lull(append([]string{"run", "--ephemeral"}, c.args...)...)
+		if r.Code != c.code || !strings.Contains(r.Stderr, "lull: ") || !strings.Contains(r.Stderr, c.want) {
+			t.Errorf("%q: %v\nwant %d and %s", c.args, r, c.code, c.want)
+		}
+	}
+	if open := s.open(); len(open) != 0 {
+		t.Errorf("open: %q", open)
+	}
+}
+
+// TestEphemeralOffline has the repository go away: what is there serves.
+func TestEphemeralOffline(t *testing.T) {
+	s := set(t, 64*mib, 0)
+	s.publish("org.lull.one", "1", mib)
+	s.publish("org.lull.two", "1", mib)
+	s.trust()
+	s.MustLull("run", "--ephemeral", "org.lull.one")
+	if err := os.Rename(s.Repo, s.Repo+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.Lull("run", "--ephemeral", "org.lull.one"); r.Code != 0 || !strings.Contains(r.Stdout, "version 1\n") {
+		t.Errorf("it does not run without its repository: %v", r)
+	}
+	if r := s.Lull("run", "--ephemeral", "org.lull.two"); r.Code == 0 || !strings.Contains(r.Stderr, `repository "local"`) {
+		t.Errorf("what is not there runs: %v", r)
+	}
+}
+
+// stay runs an application until end is closed.
+func (s *scene) stay(name string) (p *rig.Proc, end *os.File) {
+	s.Helper()
+	r, end, err := os.Pipe()
+	if err != nil {
+		s.Fatalf("%v", err)
+	}
+	defer r.Close()
+	s.t.Cleanup(func() { end.Close() })
+	return s.Admin.StartLull(func(c *exec.Cmd) { c.Stdin = r }, "run", "--ephemeral", name, "stay"), end
+}
+
+// packages are the trees in the store.
+func (s *scene) packages() []string {
+	s.Helper()
+	entries, err := os.ReadDir(filepath.Join(s.Store, "packages"))
+	if err != nil {
+		s.Fatalf("%v", err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return slices.Clip(names)
+}
