@@ -28,6 +28,7 @@ var infoSpace = &ifaceInfo{
 		{"Writing", emitsValue},
 		{"Open", emitsValue},
 		{"Installed", emitsValue},
+		{"Recent", emitsValue},
 		{"LastCollection", emitsValue},
 		{"LastCollectionBytes", emitsValue},
 	},
@@ -58,6 +59,7 @@ type SpaceProperties struct {
 	Writing             []string
 	Open                []OpenPackage // Package hash, holder, pid
 	Installed           []string
+	Recent              []string // Not open any more, and kept until space is needed or policy's keep-recent is over
 	LastCollection      uint64
 	LastCollectionBytes uint64
 }
@@ -211,6 +213,12 @@ func (p SpaceProxy) GetOpen(ctx context.Context) (v []OpenPackage, err error) {
 // GetInstalled asks for one property.
 func (p SpaceProxy) GetInstalled(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Installed", &v)
+	return v, err
+}
+
+// GetRecent asks for one property.
+func (p SpaceProxy) GetRecent(ctx context.Context) (v []string, err error) {
+	err = p.get(ctx, "Recent", &v)
 	return v, err
 }
 

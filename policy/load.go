@@ -95,6 +95,9 @@ func (p *Policy) add(l layer) {
 	if g.AfterRefresh != nil {
 		p.GC.AfterRefresh = *g.AfterRefresh
 	}
+	if g.KeepRecent != nil {
+		p.GC.KeepRecent = time.Duration(*g.KeepRecent)
+	}
 	var i inhibit
 	overlay(&i, l.file.Inhibit, note("inhibit"))
 	if i.Block != nil {

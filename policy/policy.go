@@ -74,6 +74,7 @@ type GC struct {
 	Watermark    Watermark
 	Reserve      int64 // bytes
 	AfterRefresh bool
+	KeepRecent   time.Duration // 0: what is not open any more may go at once
 }
 
 // Inhibit limits the inhibitor locks.
@@ -156,6 +157,7 @@ func (p *Policy) Explain(instance string) []Value {
 	add("gc.watermark", p.GC.Watermark)
 	add("gc.reserve", strictyaml.Size(p.GC.Reserve))
 	add("gc.after-refresh", p.GC.AfterRefresh)
+	add("gc.keep-recent", strictyaml.Duration(p.GC.KeepRecent))
 	add("inhibit.block", p.Inhibit.Block)
 	return out
 }

@@ -25,6 +25,7 @@ const (
 	MaxHookTimeLimit = time.Hour
 	MaxUserHold      = MaxPostponement
 	MaxReserve       = 1 << 40
+	MaxKeepRecent    = 31 * 24 * time.Hour
 )
 
 // file is one policy file. A nil pointer is a key that the file does not set.
@@ -56,9 +57,10 @@ type schedule struct {
 }
 
 type gc struct {
-	Watermark    *Watermark       `yaml:"watermark"`
-	Reserve      *strictyaml.Size `yaml:"reserve"`
-	AfterRefresh *bool            `yaml:"after-refresh"`
+	Watermark    *Watermark           `yaml:"watermark"`
+	Reserve      *strictyaml.Size     `yaml:"reserve"`
+	AfterRefresh *bool                `yaml:"after-refresh"`
+	KeepRecent   *strictyaml.Duration `yaml:"keep-recent"`
 }
 
 type inhibit struct {
@@ -134,6 +136,9 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 		span("schedule.check", c, MinCheck, MaxCheck)
 	}
 	f.Schedule.validate(fail)
+	if k := f.GC.KeepRecent; k != nil && *k != 0 {
+		span("gc.keep-recent", k, time.Minute, MaxKeepRecent)
+	}
 	if r := f.GC.Reserve; r != nil && *r > MaxReserve {
 		fail("gc.reserve", "cannot use %s as gc.reserve: want at most %s", r, strictyaml.Size(MaxReserve))
 	}

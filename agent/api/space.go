@@ -87,6 +87,7 @@ func (s *Service) updateSpace() {
 	s.space.Update(func(p *bus.SpaceProperties) {
 		p.Base, p.Cache, p.Retained = set(index.BaseIndex), set(index.CacheIndex), set(index.RetainedIndex)
 		p.Writing, p.Installed, p.Open = set(index.WritingIndex), set(index.InstalledIndex), open
+		p.Recent = set(index.RecentIndex)
 		p.LastCollection, p.LastCollectionBytes = micro(at), uint64(result.Bytes)
 	})
 	s.retained.Update(func(p *bus.RetainedProperties) { p.Packages = set(index.RetainedIndex) })

@@ -108,6 +108,7 @@ func (l *Lease) Close() {
 	l.closed = true
 	delete(x.leases, l)
 	drop(x.held, l.pkg)
+	x.leftLocked(l.pkg)
 	x.unlockChanged(OpenIndex)
 }
 

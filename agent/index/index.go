@@ -1,12 +1,14 @@
-// Package index keeps the six indices: which packages are protected from
-// collection, by whom, and why.
+// Package index keeps the indices: which packages are protected from collection,
+// by whom, and why.
 //
 // Words: a Root is one package held by one index for one holder. base, cache,
 // retained and installed are set as a whole by their owners, who keep them on
 // disk. writing holds what is being resolved; an entry begins before anything
 // is looked up in the store and lists every key that is wanted. open holds
 // leases of clients and, through providers, runs. A lease lives as long as its
-// holder keeps it; nothing here is written to disk.
+// holder keeps it; nothing here is written to disk. recent is apart from these
+// six: what was open a while ago and may be wanted again. It is a convenience
+// that gives way to any need for space (Evict), and ends with the agent.
 //
 // The order that makes collection safe without a pause: whoever wants
 // something registers it here first and asks the store second; the collector,
@@ -21,6 +23,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/store"
@@ -34,10 +37,11 @@ const (
 	InstalledIndex = "installed"
 	WritingIndex   = "writing"
 	OpenIndex      = "open"
+	RecentIndex    = "recent"
 )
 
 // Names lists the indices.
-var Names = [...]string{BaseIndex, CacheIndex, RetainedIndex, InstalledIndex, WritingIndex, OpenIndex}
+var Names = [...]string{BaseIndex, CacheIndex, RetainedIndex, InstalledIndex, WritingIndex, OpenIndex, RecentIndex}
 
 // Root is a package that an index holds.
 type Root struct {
@@ -76,8 +80,10 @@ type Indices struct {
 	set        map[string][]Root // base, cache, retained, installed
 	writing    map[*Writing]struct{}
 	leases     map[*Lease]struct{}
-	wanted     map[store.Key]int     // by entries of writing
-	held       map[digest.Digest]int // by writing and leases: their own hash
+	wanted     map[store.Key]int           // by entries of writing
+	held       map[digest.Digest]int       // by writing and leases: their own hash
+	recent     map[digest.Digest]time.Time // since when it is not open any more
+	keepRecent time.Duration
 	providers  []func() []Root
 	onChange   []func(string)
 }
@@ -90,6 +96,7 @@ func New() *Indices {
 		leases:  map[*Lease]struct{}{},
 		wanted:  map[store.Key]int{},
 		held:    map[digest.Digest]int{},
+		recent:  map[digest.Digest]time.Time{},
 	}
 }
 
@@ -208,6 +215,8 @@ func (x *Indices) SnapshotAt() ([]Root, uint64) {
 			roots = append(roots, writing...)
 		case OpenIndex:
 			roots = append(roots, open...)
+		case RecentIndex:
+			roots = append(roots, x.recentLocked()...)
 		default:
 			roots = append(roots, x.set[name]...)
 		}

@@ -46,6 +46,11 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 		dir, lease, err = m.Open(pkg.String(), holder, pid)
 		return dir, lease, version, err
 	}
+	defer func() {
+		if m.belowWatermark() {
+			m.space.want()
+		}
+	}()
 	lease = m.indices.Lease(offer.Package, holder, pid) // before it is asked for
 	err = m.resolver.Resolve(ctx, offer.Package, from, holder, nil)
 	if err == nil {

@@ -126,6 +126,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		m.services = services.NewDirect(launcher, c.User, c.Log)
 	}
 	m.indices = index.New()
+	m.indices.KeepRecent(p.GC.KeepRecent)
 	m.indices.AddProvider(m.runRoots)
 	m.indices.OnChange(func(string) { m.observer.SpaceChanged() })
 	m.resolver = resolve.New(m.store, m.indices)
@@ -209,6 +210,7 @@ func (m *Manager) Reload() error {
 		return err
 	}
 	m.policy.Store(p)
+	m.indices.KeepRecent(p.GC.KeepRecent)
 	m.setSystem(sets)
 	m.engine.Wake("")
 	m.nudge()

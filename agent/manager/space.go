@@ -38,7 +38,12 @@ func (m *Manager) followSpace() {
 	for {
 		select {
 		case <-m.space.wanted:
-			if _, err := m.Collect(m.ctx, 0); err != nil && m.ctx.Err() == nil {
+			_, err := m.Collect(m.ctx, 0)
+			if err == nil && len(m.indices.Of(index.RecentIndex)) > 0 && m.belowWatermark() {
+				m.indices.Evict()
+				_, err = m.Collect(m.ctx, 0)
+			}
+			if err != nil && m.ctx.Err() == nil {
 				m.Log.Warn("cannot collect", "error", err)
 			}
 		case <-m.ctx.Done():
@@ -53,13 +58,18 @@ func (m *Manager) Plan(ctx context.Context) (*gc.Plan, error) {
 }
 
 // Collect takes away what no index protects, or, with free above 0, enough of it
-// to free so many bytes.
+// to free so many bytes; if there is not enough, what was in use lately goes too.
 func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 	if err := m.mayChange("collect"); err != nil {
 		return gc.Result{}, err
 	}
 	m.space.collecting.Lock()
 	defer m.space.collecting.Unlock()
+	if free > 0 {
+		if err := m.evictFor(ctx, free); err != nil {
+			return gc.Result{}, err
+		}
+	}
 	start := time.Now()
 	result, err := gc.Collect(ctx, m.store, m.indices, gc.Options{Free: free})
 	m.space.mu.Lock()
@@ -72,8 +82,35 @@ func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 	return result, err
 }
 
+// evictFor takes out of the recent index what has to go to free so many bytes,
+// what was left longest ago first.
+func (m *Manager) evictFor(ctx context.Context, free int64) error {
+	recent := m.indices.Of(index.RecentIndex)
+	if len(recent) == 0 {
+		return nil
+	}
+	plan, err := m.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	own := map[digest.Digest]int64{}
+	for _, u := range plan.Packages {
+		own[u.Package] = u.Exclusive
+	}
+	lack := free - plan.Bytes
+	for _, r := range recent {
+		if lack <= 0 {
+			return nil
+		}
+		m.indices.Evict(r.Package)
+		lack -= own[r.Package]
+	}
+	return nil
+}
+
 // collectForSpace serves a resolve that has hit a full disk.
 func (m *Manager) collectForSpace(ctx context.Context) error {
+	m.indices.Evict()
 	_, err := m.Collect(ctx, 0)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/lull/lull/agent/gc"
+	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/store"
 )
@@ -28,7 +29,7 @@ func (j *job) admit(missing []store.Want, links int) error {
 		if err != nil || short == nil {
 			return err
 		}
-		plan, err := gc.MakePlan(j.ctx, j.r.store, j.r.indices.Snapshot())
+		plan, err := gc.MakePlan(j.ctx, j.r.store, index.Firm(j.r.indices.Snapshot()))
 		if err != nil {
 			return err
 		}
