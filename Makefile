@@ -23,6 +23,7 @@ TEST_NEEDS := $(DEMO_NEEDS) git:git ps:procps dbus-run-session:dbus-daemon notif
 	mkfs.btrfs:btrfs-progs setfattr:attr /usr/lib/python3/dist-packages/dbusmock:python3-dbusmock /usr/lib/polkit-1/polkitd:polkitd \
 	libgtk-3.so.0:libgtk-3-0 libvpx.so.7:libvpx7 libasound.so.2:libasound2 libX11-xcb.so.1:libx11-xcb1 libevent-2.1.so.7:libevent-2.1-7 \
 	qemu-system-x86_64:qemu-system-x86 depmod:kmod
+BENCH_NEEDS := $(TEST_NEEDS) ostree:ostree nix-store:nix-bin casync:casync
 
 # Linters, at these versions, come through the module proxy.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -30,7 +31,7 @@ DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e model stress powercut bench check race lint vuln clean-tree fuzz install deps deps-demo clean
+.PHONY: help build demo test e2e model stress powercut bench check race lint vuln clean-tree fuzz install deps deps-bench deps-demo clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,7 +61,7 @@ powercut: deps build ## cut the power of whole machines in the middle of work (N
 	@t=$$(mktemp) && $(GO) test -c -o $$t ./e2e/powercut && \
 	(cd e2e/powercut && LULL_POWERCUT=$(N) $$t -test.v -test.timeout=48h $(if $(SEED),-seed=$(SEED))); code=$$?; rm -f $$t; exit $$code
 
-bench: deps build ## measure beside the peers: docs/bench.json, docs/bench.svg (ID=ROW: one row)
+bench: deps-bench build ## measure beside the peers: docs/bench.json, docs/bench.svg (ID=ROW: one row)
 	LULL_BIN='$(abspath $(BIN))' $(GO) run ./e2e/bench -id '$(ID)'
 
 check: ## generate, vet, lint, layers, vulnerabilities, race tests, clean tree
@@ -121,6 +122,9 @@ install: build ## install everything below DESTDIR (PREFIX=/usr)
 
 deps: ## install what the tests need, by apt (as root; else it prints the command)
 	@NEEDS='$(TEST_NEEDS)' sh .ci/deps
+
+deps-bench:
+	@NEEDS='$(BENCH_NEEDS)' sh .ci/deps
 
 deps-demo:
 	@NEEDS='$(DEMO_NEEDS)' sh .ci/deps

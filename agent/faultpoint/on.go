@@ -15,6 +15,8 @@ var (
 	mu     sync.Mutex
 	passed = map[string]int{}
 	armed  = parse(os.Getenv("LULL_FAULT"))
+
+	between func(string)
 )
 
 // parse reads NAME[#N]:ACTION,… into "NAME#N" → ACTION.
@@ -33,6 +35,30 @@ func parse(spec string) map[string]string {
 	return m
 }
 
+// Between has f called at each passage, with the name of the point and the number
+// of the passage, NAME#N.
+func Between(f func(point string)) {
+	mu.Lock()
+	defer mu.Unlock()
+	between = f
+}
+
+// gate waits for a test at both ends of what it does meanwhile.
+func gate(name string) error {
+	path := os.Getenv("LULL_FAULT_GATE")
+	w, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, name)
+	w.Close()
+	r, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return r.Close()
+}
+
 // Hit passes the point of that name.
 func Hit(name string) error {
 	mu.Lock()
@@ -45,8 +71,18 @@ func Hit(name string) error {
 			f.Close()
 		}
 	}
+	f := between
 	mu.Unlock()
-	switch armed[key] {
+	if f != nil {
+		f(key)
+	}
+	action, ok := armed[key]
+	if !ok {
+		action = armed[name+"#*"]
+	}
+	switch action {
+	case "gate":
+		return gate(name)
 	case "kill":
 		syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
 		select {}

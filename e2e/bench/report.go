@@ -125,6 +125,9 @@ func (rep *report) describe() {
 		"systemd":   firstLine("systemd-run", "--version"),
 		"coreutils": firstLine("cp", "--version"),
 		"cc":        firstLine("cc", "--version"),
+		"ostree":    strings.Trim(firstLine("sh", "-c", "ostree --version | grep Version:"), " '"),
+		"nix":       firstLine("nix-store", "--version"),
+		"casync":    firstLine("casync", "--version"),
 	}
 }
 

@@ -62,6 +62,17 @@ var scenes = []scene{
 		{"data-blocked", "launch blocked, 2 GB of data, 1 % changed", "ms", "cp -a, then sync", 0.05},
 		{"data-flat", "launch blocked, 2 GB of data, 1 % changed", "ms", "the same with 100 MB", 1.5},
 	}},
+	{name: "store", play: playStore, rows: []row{
+		{"install", "the Go toolchain installed, durable", "ms", "best of ostree, nix, casync", 0.8},
+		{"install-resident", "installed, its files are in the store", "ms", "ostree checkout -H, syncfs", 1},
+		{"gc", "the Go toolchain collected", "ms", "ostree prune, rm of the checkout", 0.9},
+		{"refresh-small", "a refresh that changes 1 % of the files", "ms", "the full install", 0.5},
+	}},
+	{name: "scale", play: playScale, rows: []row{
+		{"gc-scale", "half of 1,000,000 blobs collected, per blob", "µs", "the same with 100,000", 1.3},
+		{"gc-resolve-p99", "resident resolve during it, 99th percentile", "ms", "", 2},
+		{"agent-start", "start of the agent with 1,000,000 blobs", "ms", "", 1000},
+	}},
 }
 
 // find returns the scene and the row of an id.
