@@ -1,0 +1,122 @@
+package kill_test
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/rig"
+	"github.com/lull/lull/e2e/sample"
+)
+
+// TestCollectAtEveryPoint has a collection and a look at the whole store happen
+// before and after each step of an install, a refresh, a revert and a removal: it
+// takes nothing that is in use or on its way.
+func TestCollectAtEveryPoint(t *testing.T) {
+	need.Freezer(t)
+	need.Program(t, "dbus-daemon", "setpriv", "cc")
+	need.Lock(t, "freezer")
+	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "freezer"})
+	w.Configure("policy.yaml", policy)
+	for _, v := range []string{sample.V1, sample.V2} {
+		sample.Write(w, w.Path(v), v)
+	}
+	w.MustLull("repo", "init", w.Repo)
+	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
+	pipe := w.Path("gate")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var points []string
+	for _, step := range []refresh.Step{refresh.Resolve, refresh.Fetch, refresh.Stage, refresh.Precopy, refresh.Wait, refresh.Inhibit, refresh.StopServices,
+		refresh.Copy, refresh.Link, refresh.StartServices, refresh.Health, refresh.Uninhibit, refresh.Finish} {
+		points = append(points, fmt.Sprintf("refresh.%s.before#*:gate,refresh.%s.after#*:gate", step, step))
+	}
+	w.StartAgent("LULL_FAULT_GATE="+pipe, "LULL_FAULT="+strings.Join(points, ","))
+	w.MustLull("repo", "add", "local", w.Repo)
+	through := func(args ...string) {
+		t.Helper()
+		p := w.Admin.StartLull(nil, args...)
+		passed := map[string]bool{}
+		for {
+			name, there := reached(t, pipe, p)
+			if !there {
+				break
+			}
+			passed[name] = true
+			w.MustLull("gc")
+			if r := w.Lull("verify"); r.Code != 0 {
+				t.Errorf("%q, after a collection at %s: %v", args, name, r)
+			}
+			letGo(t, pipe)
+		}
+		if code, err := p.Wait(t.Context(), limit); err != nil || code != 0 {
+			t.Errorf("%q: %d, %v: %s", args, code, err, p.Log())
+		}
+		if len(passed) < 10 {
+			t.Errorf("%q passed only %v", args, passed)
+		}
+		t.Logf("%q: %d points", args, len(passed))
+	}
+	runs := func(version string) {
+		t.Helper()
+		if r := w.User.Lull("run", sample.Name, "--show"); r.Code != 0 || !strings.Contains(r.Stdout, "version "+version) {
+			t.Errorf("%v", r)
+		}
+	}
+	through("install", sample.Name)
+	runs(sample.V1)
+	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V2))
+	through("refresh", sample.Name)
+	runs(sample.V2)
+	through("revert", sample.Name)
+	runs(sample.V1)
+	through("remove", sample.Name)
+	w.MustLull("gc")
+	if left, err := filepath.Glob(filepath.Join(w.Store, "packages", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left are %v (%v)", left, err)
+	}
+}
+
+// reached waits until the agent stands at a gate, and says at which; or until the
+// process has ended.
+func reached(t *testing.T, pipe string, p *rig.Proc) (name string, there bool) {
+	t.Helper()
+	said := make(chan string, 1)
+	go func() {
+		f, err := os.Open(pipe) // waits for the other end
+		if err != nil {
+			said <- err.Error()
+			return
+		}
+		defer f.Close()
+		b, _ := io.ReadAll(f)
+		said <- strings.TrimSpace(string(b))
+	}()
+	select {
+	case name := <-said:
+		return name, true
+	case <-p.Done():
+		if f, err := os.OpenFile(pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil { // ends the wait
+			f.Close()
+		}
+		<-said
+		return "", false
+	}
+}
+
+// letGo opens the gate.
+func letGo(t *testing.T, pipe string) {
+	t.Helper()
+	f, err := os.OpenFile(pipe, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}
