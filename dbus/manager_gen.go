@@ -87,8 +87,9 @@ type Manager interface {
 	// applications; only processes that the agent has started for a service may join as one. Error
 	// Busy: a refresh is in progress.
 	JoinRun(caller Caller, instance string, pkg string, service string) (cgroup string, err error)
-	// Open: Protects a package (a hash, or the current one of an instance) from collection for as long
-	// as the lease descriptor is open somewhere. Directory is the package's tree.
+	// Open: Protects a package (a hash, or the current one of an instance; PACKAGE/NAME is its
+	// subpackage of that name) from collection for as long as the lease descriptor is open somewhere.
+	// Directory is the package's tree.
 	Open(caller Caller, pkg string) (directory *os.File, lease *os.File, hash string, err error)
 	// Resolve: Privileged. Fetches what a channel offers, without installing it, and protects it like
 	// Open: so that it can be run once, and is collected when there is need for space. It returns when
@@ -434,8 +435,9 @@ func (p ManagerProxy) JoinRun(ctx context.Context, instance string, pkg string, 
 	return
 }
 
-// Open: Protects a package (a hash, or the current one of an instance) from collection for as long
-// as the lease descriptor is open somewhere. Directory is the package's tree.
+// Open: Protects a package (a hash, or the current one of an instance; PACKAGE/NAME is its
+// subpackage of that name) from collection for as long as the lease descriptor is open somewhere.
+// Directory is the package's tree.
 func (p ManagerProxy) Open(ctx context.Context, pkg string) (directory *os.File, lease *os.File, hash string, err error) {
 	var w0 dbus.UnixFD
 	var w1 dbus.UnixFD

@@ -15,6 +15,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/manager"
@@ -150,19 +151,28 @@ func (s *Service) Wait() {
 	s.wg.Wait()
 }
 
+// longUpdate is how long it may take to show the indices, without that it is then
+// left alone for a while.
+const longUpdate = time.Millisecond
+
 // run is the service's goroutine.
 func (s *Service) run(w *objects) {
 	defer close(s.done)
 	defer s.names.Close()
+	var space bool            // the indices are to be shown
+	var rest <-chan time.Time // when they may be shown again; nil: now
 	for {
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-s.queue.wake:
+		case <-rest:
+			rest = nil
 		}
 		q := s.queue
 		q.mu.Lock()
-		refreshes, ended, packages, space, repos := q.refreshes, q.ended, q.packages, q.space, q.repos
+		refreshes, ended, packages, repos := q.refreshes, q.ended, q.packages, q.repos
+		space = space || q.space
 		q.refreshes, q.ended, q.packages, q.space, q.repos = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false
 		q.mu.Unlock()
 		for _, r := range refreshes {
@@ -183,8 +193,14 @@ func (s *Service) run(w *objects) {
 		if len(packages) > 0 {
 			s.updateTracker()
 		}
-		if space {
+		if space && rest == nil {
+			began := time.Now()
 			s.updateSpace()
+			space = false
+			// With thousands of leases that takes a while, and each is a change.
+			if took := time.Since(began); took > longUpdate {
+				rest = time.After(20 * took)
+			}
 		}
 		if repos {
 			s.updateRepositories()

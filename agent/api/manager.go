@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/user"
 	"slices"
@@ -221,17 +220,13 @@ func (s *Service) handOut(dir *os.File, lease *index.Lease) (end *os.File, err e
 	}
 	s.wg.Go(func() {
 		defer lease.Close()
-		stop := make(chan struct{})
-		defer close(stop)
-		go func() {
-			select {
-			case <-s.ctx.Done():
-				r.SetReadDeadline(time.Unix(1, 0))
-			case <-stop:
-			}
-		}()
-		io.Copy(io.Discard, r) // what a client writes means nothing
-		r.Close()
+		defer r.Close()
+		// There may be thousands: each is to cost a small stack and no buffer.
+		defer context.AfterFunc(s.ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })()
+		var b [1]byte
+		for err := error(nil); err == nil; { // what a client writes means nothing
+			_, err = r.Read(b[:])
+		}
 	})
 	return w, nil
 }

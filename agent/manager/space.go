@@ -3,7 +3,10 @@ package manager
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -162,8 +165,43 @@ func (m *Manager) LastCollection() (gc.Result, time.Time) {
 }
 
 // Open protects a package, by hash or as the current one of an instance, until
-// the lease is closed.
+// the lease is closed. PACKAGE/NAME is a subpackage, also of a subpackage.
 func (m *Manager) Open(what, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
+	above, name, below := cutLast(what)
+	if !below {
+		return m.openPackage(what, holder, pid)
+	}
+	dir, lease, err = m.Open(above, holder, pid)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer lease.Close() // when the subpackage has one of its own
+	dir.Close()
+	l, err := m.store.Launch(lease.Package())
+	if err != nil {
+		return nil, nil, err
+	}
+	sub, there := l.Subpackages[name]
+	if !there {
+		e := problem.New(problem.NotFound, "cannot open %.160q: %s has no subpackage of that name", what, above)
+		if len(l.Subpackages) > 0 {
+			e = e.WithHint("it has %s", strings.Join(slices.Sorted(maps.Keys(l.Subpackages)), ", "))
+		}
+		return nil, nil, e
+	}
+	return m.openPackage(sub.String(), holder, pid)
+}
+
+// cutLast cuts a path before its last element.
+func cutLast(path string) (above, name string, ok bool) {
+	i := strings.LastIndexByte(path, '/')
+	if i < 0 {
+		return path, "", false
+	}
+	return path[:i], path[i+1:], true
+}
+
+func (m *Manager) openPackage(what, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
 	pkg, err := digest.Parse(what)
 	if err != nil {
 		if meta.ValidInstance(what) != nil {

@@ -1,0 +1,3 @@
+// Package lease holds packages open: thousands at a time, by clients that die, by
+// name through what contains them.
+package lease

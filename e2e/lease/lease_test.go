@@ -1,0 +1,217 @@
+package lease_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/rig"
+)
+
+func TestMain(m *testing.M) {
+	if address := os.Getenv("LULL_TEST_HOLDER"); address != "" {
+		hold(address)
+		return
+	}
+	rig.Main(m.Run)
+}
+
+const (
+	limit = 60 * time.Second
+	quiet = "schedule: {check: 0}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+	many  = 5000
+)
+
+// set makes a world in which a package with two levels of subpackages is installed.
+func set(t *testing.T) *rig.World {
+	t.Helper()
+	need.Freezer(t)
+	need.Program(t, "dbus-daemon", "setpriv")
+	w := rig.New(t, rig.Options{Tracker: "poll"})
+	w.Configure("policy.yaml", quiet)
+	w.MustLull("repo", "init", w.Repo)
+	inner := publish(w, "org.lull.inner", "")
+	middle := publish(w, "org.lull.middle", "subpackages:\n  inner: "+inner+"\n")
+	publish(w, "org.lull.outer", "subpackages:\n  middle: "+middle+"\n")
+	w.StartAgent()
+	w.MustLull("repo", "add", "local", w.Repo)
+	w.MustLull("install", "org.lull.outer")
+	return w
+}
+
+// publish returns the hash.
+func publish(w *rig.World, name, more string) string {
+	w.Helper()
+	dir := w.Path(name)
+	yaml := fmt.Sprintf("name: %s\nversion: \"1\"\nsummary: Held\napps:\n  - {name: app, command: [bin/app]}\n%s", name, more)
+	err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "lull.yaml"), []byte(yaml), 0o644)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "bin/app"), []byte("#!/bin/sh\necho "+name+"; cat\n"), 0o755)
+	}
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+	var v struct{ Package string }
+	if r := w.MustLull("publish", "--json", "--repo", w.Repo, dir); json.Unmarshal([]byte(r.Stdout), &v) != nil || len(v.Package) != 64 {
+		w.Fatalf("publish says %v", r)
+	}
+	return v.Package
+}
+
+// open counts what is open, and names one.
+func open(w *rig.World) (n int, last string) {
+	w.Helper()
+	var v struct {
+		Indices map[string][]struct{ Package, Holder string }
+	}
+	if err := json.Unmarshal([]byte(w.MustLull("inspect", "--json").Stdout), &v); err != nil {
+		w.Fatalf("%v", err)
+	}
+	for _, o := range v.Indices["open"] {
+		last = o.Package + " " + o.Holder
+	}
+	return len(v.Indices["open"]), last
+}
+
+// hold is a client with many leases, that lives until it is killed.
+func hold(address string) {
+	conn, err := bus.DialFDs(context.Background(), address, false)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	manager := bus.NewManagerProxy(conn, bus.AgentPath)
+	var leases []*os.File
+	for range many {
+		dir, lease, _, err := manager.Open(context.Background(), "org.lull.outer")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		dir.Close()
+		leases = append(leases, lease)
+	}
+	fmt.Println("holds", len(leases))
+	select {}
+}
+
+// TestThousands: a client holds 5,000 leases, and all end with it.
+func TestThousands(t *testing.T) {
+	w := set(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(t.Context(), self)
+	c.Env = append(os.Environ(), "LULL_TEST_HOLDER="+w.Bus.Address)
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != fmt.Sprintf("holds %d\n", many) {
+		t.Fatalf("%q %v", line, err)
+	}
+	if n, last := open(w); n != many || !strings.Contains(last, fmt.Sprintf("client %s, user root", filepath.Base(self)[:10])) {
+		t.Errorf("%d are open, the last is %s", n, last)
+	}
+	w.MustLull("remove", "org.lull.outer")
+	w.MustLull("gc")
+	if trees, _ := filepath.Glob(filepath.Join(w.Store, "packages", "*")); len(trees) != 3 {
+		t.Errorf("left are %q", trees)
+	}
+	began := time.Now()
+	c.Process.Kill()
+	c.Wait()
+	w.Until("all leases have ended", limit, func() (bool, string) { n, _ := open(w); return n == 0, fmt.Sprint(n) })
+	t.Logf("they ended within %v", time.Since(began))
+	w.MustLull("gc")
+	if trees, _ := filepath.Glob(filepath.Join(w.Store, "packages", "*")); len(trees) != 0 {
+		t.Errorf("left are %q", trees)
+	}
+}
+
+// TestWaitClosed waits for a client, and for an application.
+func TestWaitClosed(t *testing.T) {
+	w := set(t)
+	w.MustLull("open", "--wait-closed", "org.lull.outer") // nobody has it open
+	input, end, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end.Close()
+	holder := w.Admin.StartLull(func(c *exec.Cmd) { c.Stdin = input }, "open", "org.lull.outer")
+	input.Close()
+	w.Until("it is open", limit, func() (bool, string) { n, last := open(w); return n == 1, last })
+	waiter := w.Admin.StartLull(nil, "open", "--wait-closed", "org.lull.outer")
+	if waiter.Ended() {
+		t.Fatalf("it does not wait: %s", waiter.Log())
+	}
+	end.Close()
+	for _, p := range []*rig.Proc{holder, waiter} {
+		if code, err := p.Wait(t.Context(), limit); err != nil || code != 0 {
+			t.Errorf("%d, %v: %s", code, err, p.Log())
+		}
+	}
+	if r := w.Lull("open", "--wait-closed", "org.lull.none"); r.Code != 1 || !strings.Contains(r.Stderr, "cannot find org.lull.none: it is not installed") {
+		t.Errorf("%v", r)
+	}
+	waiter = w.Admin.StartLull(nil, "open", "--wait-closed", strings.Repeat("0", 64))
+	if code, err := waiter.Wait(t.Context(), limit); err != nil || code != 0 {
+		t.Errorf("%d, %v: %s", code, err, waiter.Log())
+	}
+}
+
+// TestSubpackages opens by name what an installed package contains.
+func TestSubpackages(t *testing.T) {
+	w := set(t)
+	for path, want := range map[string]string{
+		"org.lull.outer": "org.lull.outer", "org.lull.outer/middle": "org.lull.middle", "org.lull.outer/middle/inner": "org.lull.inner",
+	} {
+		if r := w.MustLull("open", path, "--", "cat", "bin/app"); !strings.Contains(r.Stdout, "echo "+want+";") {
+			t.Errorf("%s: %v", path, r)
+		}
+	}
+	for path, want := range map[string]string{
+		"org.lull.outer/none":     `cannot open "org.lull.outer/none": org.lull.outer has no subpackage of that name` + "\nhint: it has middle\n",
+		"org.lull.outer/":         `cannot open "org.lull.outer/": org.lull.outer has no subpackage of that name`,
+		"/etc":                    "neither a package hash nor an instance",
+		"org.lull.outer/../outer": `org.lull.outer has no subpackage of that name`,
+	} {
+		if r := w.Lull("open", path, "--", "true"); r.Code == 0 || !strings.Contains(r.Stderr, want) {
+			t.Errorf("%s: %v\nwant %s", path, r, want)
+		}
+	}
+	if n, last := open(w); n != 0 {
+		t.Errorf("%d are open, %s", n, last)
+	}
+	// An open subpackage does not protect what contains it; that protects it.
+	input, end, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end.Close()
+	w.Admin.StartLull(func(c *exec.Cmd) { c.Stdin = input }, "open", "org.lull.outer/middle")
+	input.Close()
+	w.Until("it is open", limit, func() (bool, string) { n, last := open(w); return n == 1, last })
+	w.MustLull("remove", "org.lull.outer")
+	w.MustLull("gc")
+	if trees, _ := filepath.Glob(filepath.Join(w.Store, "packages", "*")); len(trees) != 2 {
+		t.Errorf("left are %q", trees)
+	}
+}
