@@ -28,6 +28,7 @@ var infoSpace = &ifaceInfo{
 		{"Writing", emitsValue},
 		{"Open", emitsValue},
 		{"Installed", emitsValue},
+		{"Transfers", emitsValue},
 		{"LastCollection", emitsValue},
 		{"LastCollectionBytes", emitsValue},
 	},
@@ -58,6 +59,7 @@ type SpaceProperties struct {
 	Writing             []string
 	Open                []OpenPackage // Package hash, holder, pid
 	Installed           []string
+	Transfers           []Transfer // What is being fetched, the oldest first: package hash; name and version, empty until they are known; for whom; bytes that are there of those that were missing at the beginning; blobs that are still missing; since when. While it goes on, changes are told at most twice a second
 	LastCollection      uint64
 	LastCollectionBytes uint64
 }
@@ -211,6 +213,12 @@ func (p SpaceProxy) GetOpen(ctx context.Context) (v []OpenPackage, err error) {
 // GetInstalled asks for one property.
 func (p SpaceProxy) GetInstalled(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Installed", &v)
+	return v, err
+}
+
+// GetTransfers asks for one property.
+func (p SpaceProxy) GetTransfers(ctx context.Context) (v []Transfer, err error) {
+	err = p.get(ctx, "Transfers", &v)
 	return v, err
 }
 

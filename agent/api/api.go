@@ -50,6 +50,7 @@ type queue struct {
 	ended     []refresh.Refresh // in their order; none may be merged away
 	packages  map[string]bool
 	space     bool
+	transfers bool
 	repos     bool
 	wake      chan struct{} // capacity 1
 	changed   func()        // is called after each change
@@ -101,6 +102,9 @@ func (o Observer) PackageChanged(instance string) { o.q.put(func() { o.q.package
 
 // SpaceChanged implements manager.Observer.
 func (o Observer) SpaceChanged() { o.q.put(func() { o.q.space = true }) }
+
+// TransfersChanged implements manager.Observer.
+func (o Observer) TransfersChanged() { o.q.put(func() { o.q.transfers = true }) }
 
 // RepositoriesChanged implements manager.Observer.
 func (o Observer) RepositoriesChanged() { o.q.put(func() { o.q.repos = true }) }
@@ -162,8 +166,8 @@ func (s *Service) run(w *objects) {
 		}
 		q := s.queue
 		q.mu.Lock()
-		refreshes, ended, packages, space, repos := q.refreshes, q.ended, q.packages, q.space, q.repos
-		q.refreshes, q.ended, q.packages, q.space, q.repos = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false
+		refreshes, ended, packages, space, transfers, repos := q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos
+		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false
 		q.mu.Unlock()
 		for _, r := range refreshes {
 			w.refresh(r)
@@ -183,8 +187,11 @@ func (s *Service) run(w *objects) {
 		if len(packages) > 0 {
 			s.updateTracker()
 		}
-		if space {
+		switch {
+		case space:
 			s.updateSpace()
+		case transfers:
+			s.updateTransfers()
 		}
 		if repos {
 			s.updateRepositories()

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/resolve"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
 )
@@ -18,7 +20,8 @@ type inspection struct {
 	Services     string                 `json:"service-manager"`
 	Instances    []state.Instance       `json:"instances"`
 	Current      map[string]uint32      `json:"current"`
-	Indices      map[string][]protected `json:"indices"`
+	Indices      map[string][]protected `json:"indices"` // all of them
+	Transfers    []resolve.Transfer     `json:"transfers"`
 	Runs         []runs.Run             `json:"runs"`
 	Refreshes    []refreshView          `json:"refreshes"`
 	Repositories RepositoryState        `json:"repositories"`
@@ -41,6 +44,9 @@ type refreshView struct {
 	BytesTotal int64          `json:"bytes-total,omitempty"`
 }
 
+// Transfers lists what is being fetched, the oldest first.
+func (m *Manager) Transfers() []resolve.Transfer { return m.resolver.Transfers() }
+
 // Inspect is everything the agent knows, as JSON.
 func (m *Manager) Inspect() ([]byte, error) {
 	v := inspection{Version: 1, Root: m.Root, Tracker: m.Tracker.Name(), Events: m.Tracker.Events(), Services: m.services.Name(),
@@ -54,6 +60,10 @@ func (m *Manager) Inspect() ([]byte, error) {
 		if rev, _, err := m.links.Read(i.Instance); err == nil {
 			v.Current[i.Instance] = rev
 		}
+	}
+	v.Transfers = m.Transfers()
+	for _, name := range index.Names {
+		v.Indices[name] = []protected{}
 	}
 	for _, r := range m.indices.Snapshot() {
 		v.Indices[r.Index] = append(v.Indices[r.Index], protected{r.Package.String(), r.Holder, r.PID})

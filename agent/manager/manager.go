@@ -59,6 +59,7 @@ type Observer interface {
 	RefreshChanged(refresh.Refresh)
 	PackageChanged(instance string) // also when it has gone; "" means any
 	SpaceChanged()
+	TransfersChanged() // while they go on; SpaceChanged tells of beginnings and ends
 	RepositoriesChanged()
 }
 
@@ -131,6 +132,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.resolver = resolve.New(m.store, m.indices)
 	m.resolver.Collect = m.collectForSpace
 	m.resolver.Reserve = p.GC.Reserve
+	m.resolver.Progressed = m.observer.TransfersChanged
 	if err = m.store.SetReserve(p.GC.Reserve); err != nil && !errors.Is(err, unix.EROFS) {
 		return nil, err
 	}
