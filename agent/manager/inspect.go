@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/lull/lull/agent/gc"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/resolve"
@@ -27,6 +28,14 @@ type inspection struct {
 	Repositories RepositoryState        `json:"repositories"`
 	Logind       bool                   `json:"logind"`
 	Collected    time.Time              `json:"collected,omitzero"`
+	Collection   *collection            `json:"collection,omitempty"` // that of Collected
+}
+
+type collection struct {
+	Blobs    int   `json:"blobs"`
+	Packages int   `json:"packages"`
+	Bytes    int64 `json:"bytes"`
+	Strays   int   `json:"strays"`
 }
 
 type protected struct {
@@ -74,6 +83,9 @@ func (m *Manager) Inspect() ([]byte, error) {
 	for _, r := range m.engine.All() {
 		v.Refreshes = append(v.Refreshes, refreshView{r, r.State(), r.WaitingFor, r.Deadline, r.BytesDone, r.BytesTotal})
 	}
-	_, v.Collected = m.LastCollection()
+	var last gc.Result
+	if last, v.Collected = m.LastCollection(); !v.Collected.IsZero() {
+		v.Collection = &collection{last.Blobs, last.Packages, last.Bytes, last.Strays}
+	}
 	return json.MarshalIndent(v, "", "  ")
 }
