@@ -310,11 +310,11 @@ func (m *Manager) startServices() {
 
 // refreshChanged is the engine's observer.
 func (m *Manager) refreshChanged(r refresh.Refresh) {
+	if r.End != "" {
+		m.noteEnd(r) // first: who hears of the end may ask for more
+	}
 	m.observer.RefreshChanged(r)
 	m.runsChanged(r.Instance)
-	if r.End != "" {
-		m.noteEnd(r)
-	}
 }
 
 // The delay before a package that failed its health check is tried again: it doubles each time.

@@ -274,9 +274,6 @@ func (e *Engine) taskOf(instance string) *task {
 
 // retire moves an ended task into history.
 func (e *Engine) retire(t *task) {
-	t.mu.Lock()
-	t.published = t.r
-	t.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.tasks, t.r.ID)

@@ -104,8 +104,10 @@ func (t *task) run(ctx context.Context, first Event) {
 				continue
 			}
 		}
-		t.show()
-		if !t.racing(effect) {
+		if effect != End { // which is told when nothing is under way any more
+			t.show()
+		}
+		if effect != End && !t.racing(effect) {
 			t.e.Changed(t.snapshot())
 		}
 		if t.group != nil && t.r.Undo && !t.r.Again {
@@ -320,6 +322,7 @@ func (t *task) end() {
 	} else {
 		t.e.Log.Info(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), "refresh", t.r.ID, "version", t.r.ToVersion, "blocked", t.r.BlockedTime)
 	}
+	t.show()
 	t.e.retire(t)
-	t.e.Changed(t.snapshot())
+	t.e.Changed(t.snapshot()) // whoever hears of it may ask for the next one
 }
