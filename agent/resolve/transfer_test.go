@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,8 +64,18 @@ func TestTransfers(t *testing.T) {
 			at   time.Time
 			list []resolve.Transfer
 		}
-		var told []word
-		w.res.Progressed = func() { told = append(told, word{time.Now(), w.res.Transfers()}) }
+		var mu sync.Mutex // guards words
+		var words []word
+		w.res.Progressed = func() {
+			mu.Lock()
+			defer mu.Unlock()
+			words = append(words, word{time.Now(), w.res.Transfers()})
+		}
+		heard := func() []word {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(words)
+		}
 		began := time.Now()
 		var shown []string
 		w.ix.OnChange(func(name string) {
@@ -86,13 +97,13 @@ func TestTransfers(t *testing.T) {
 			now[0].Total != 20_005 || now[0].Done <= 0 || now[0].Done >= now[0].Total || now[0].Done%100 != 0 && now[0].Done%100 != 5 || now[0].Missing < 1 || now[0].Missing > 2 {
 			t.Errorf("in the middle: %+v", now)
 		}
+		told := heard()
 		if last := told[len(told)-1].list; !reflect.DeepEqual(last, now) {
 			t.Errorf("told last: %+v\nwhere it is: %+v", last, now)
 		}
-		before := len(told)
 		time.Sleep(time.Hour)
-		if len(told) != before {
-			t.Errorf("told %d times more while nothing arrived", len(told)-before)
+		if more := len(heard()) - len(told); more != 0 {
+			t.Errorf("told %d times more while nothing arrived", more)
 		}
 		close(d.letGo)
 		if err := <-ended; err != nil {
@@ -105,6 +116,7 @@ func TestTransfers(t *testing.T) {
 		if !slices.Equal(shown, []string{"a test"}) {
 			t.Errorf("shown when indices changed: %v", shown)
 		}
+		told = heard()
 		var done int64
 		missing := 1 << 20
 		for i, x := range told {
