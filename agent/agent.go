@@ -3,7 +3,7 @@
 //
 // Its folders are the agent's rooms, from the small to the large: digest,
 // problem, durable, footprint, meta; store, index, state, current, exports; gc, resolve,
-// repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh; manager; api.
+// repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh, metrics; manager; api.
 // Each imports only what stands before it.
 package agent
 
@@ -95,6 +95,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	m, err := manager.New(manager.Config{
 		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, Bus: busForLaunchers(o),
 		Runctl: ctl, Tracker: tracker, Logind: logind, Sessions: observer.Sessions(), Log: o.Log,
+		Version: o.Version, Worked: resting.Touch,
 	}, observer)
 	if err != nil {
 		return err

@@ -29,6 +29,7 @@ var infoSpace = &ifaceInfo{
 		{"Open", emitsValue},
 		{"Installed", emitsValue},
 		{"Recent", emitsValue},
+		{"Transfers", emitsValue},
 		{"LastCollection", emitsValue},
 		{"LastCollectionBytes", emitsValue},
 	},
@@ -59,7 +60,8 @@ type SpaceProperties struct {
 	Writing             []string
 	Open                []OpenPackage // Package hash, holder, pid
 	Installed           []string
-	Recent              []string // Not open any more, and kept until space is needed or policy's keep-recent is over
+	Recent              []string   // Not open any more, and kept until space is needed or policy's keep-recent is over
+	Transfers           []Transfer // What is being fetched, the oldest first: package hash; name and version, empty until they are known; for whom; bytes that are there of those that were missing at the beginning; blobs that are still missing; since when. While it goes on, changes are told at most twice a second
 	LastCollection      uint64
 	LastCollectionBytes uint64
 }
@@ -219,6 +221,12 @@ func (p SpaceProxy) GetInstalled(ctx context.Context) (v []string, err error) {
 // GetRecent asks for one property.
 func (p SpaceProxy) GetRecent(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Recent", &v)
+	return v, err
+}
+
+// GetTransfers asks for one property.
+func (p SpaceProxy) GetTransfers(ctx context.Context) (v []Transfer, err error) {
+	err = p.get(ctx, "Transfers", &v)
 	return v, err
 }
 

@@ -57,6 +57,17 @@ type OpenPackage struct {
 	PID    uint32
 }
 
+// Transfer is a structure on the bus.
+type Transfer struct {
+	Hash         string
+	Name         string
+	Holder       string
+	BytesDone    uint64
+	BytesTotal   uint64
+	BlobsMissing uint32
+	Since        uint64
+}
+
 // SessionService is a structure on the bus.
 type SessionService struct {
 	Name        string

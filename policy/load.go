@@ -103,6 +103,11 @@ func (p *Policy) add(l layer) {
 	if i.Block != nil {
 		p.Inhibit.Block = *i.Block
 	}
+	var m metrics
+	overlay(&m, l.file.Metrics, note("metrics"))
+	if m.Textfile != nil {
+		p.Metrics.Textfile = *m.Textfile
+	}
 }
 
 // Load merges the policy file and the drop-ins, the files of dropinDir that end

@@ -82,11 +82,17 @@ type Inhibit struct {
 	Block bool
 }
 
+// Metrics says where figures for Prometheus go.
+type Metrics struct {
+	Textfile string // absolute path; "": nowhere
+}
+
 // Policy is one merged policy.
 type Policy struct {
 	Schedule Schedule
 	GC       GC
 	Inhibit  Inhibit
+	Metrics  Metrics
 
 	defaults settings
 	packages map[string]settings
@@ -159,5 +165,6 @@ func (p *Policy) Explain(instance string) []Value {
 	add("gc.after-refresh", p.GC.AfterRefresh)
 	add("gc.keep-recent", strictyaml.Duration(p.GC.KeepRecent))
 	add("inhibit.block", p.Inhibit.Block)
+	add("metrics.textfile", p.Metrics.Textfile)
 	return out
 }

@@ -63,7 +63,7 @@ func TestDefaultsSetEveryKey(t *testing.T) {
 			t.Errorf("defaults.yaml does not set defaults.%s", v.Type().Field(i).Tag.Get("yaml"))
 		}
 	}
-	for _, s := range []any{schedule{}, gc{}, inhibit{}} {
+	for _, s := range []any{schedule{}, gc{}, inhibit{}, metrics{}} {
 		for i := range reflect.TypeOf(s).NumField() {
 			key := reflect.TypeOf(s).Name() + "." + reflect.TypeOf(s).Field(i).Tag.Get("yaml")
 			if p.origins[key] == "" {
@@ -92,7 +92,7 @@ schedule:
 		"policy.d/20-b.yaml":    "packages:\n  org.example.app:\n    max-postponement: 2d\n",
 		"policy.d/10-a.yaml":    "defaults:\n  max-postponement: 3d\n  auto-refresh: false\ngc: {watermark: 2GiB}\n",
 		"policy.d/.hidden.yaml": "nonsense: 1\n", "policy.d/README": "nonsense",
-		"policy.d/30-c.yaml": "schedule:\n  reminders: []\ninhibit:\n  block: false\n",
+		"policy.d/30-c.yaml": "schedule:\n  reminders: []\ninhibit:\n  block: false\nmetrics:\n  textfile: /var/lib/x/lull.prom\n",
 	})
 	p, err := Load(file, dir)
 	if err != nil {
@@ -114,7 +114,7 @@ schedule:
 			t.Errorf("%s: got %+v, want %+v", instance, got, want)
 		}
 	}
-	if len(p.Schedule.Reminders) != 0 || p.Schedule.Check != time.Hour || p.GC.Watermark.Bytes != 2<<30 || p.Inhibit.Block {
+	if len(p.Schedule.Reminders) != 0 || p.Schedule.Check != time.Hour || p.GC.Watermark.Bytes != 2<<30 || p.Inhibit.Block || p.Metrics.Textfile != "/var/lib/x/lull.prom" {
 		t.Errorf("got %+v", p)
 	}
 	if m := p.Instances(); len(m) != 2 || m["org.example.app_work"] != work {
@@ -136,6 +136,9 @@ schedule:
 	}
 	for _, v := range p.Explain("") {
 		if v.Key == "gc.watermark" && (v.Value != "2GiB" || v.Origin != filepath.Join(dir, "10-a.yaml")+":4") {
+			t.Errorf("Explain: %+v", v)
+		}
+		if v.Key == "metrics.textfile" && (v.Value != "/var/lib/x/lull.prom" || v.Origin != filepath.Join(dir, "30-c.yaml")+":6") {
 			t.Errorf("Explain: %+v", v)
 		}
 	}
@@ -162,6 +165,12 @@ func TestBadPolicies(t *testing.T) {
 		"watermark":          {"gc:\n  watermark: 95%\n", `2: cannot use "95%" as gc.watermark: want 0% to 90%`},
 		"watermark word":     {"gc:\n  watermark: low\n", `2: cannot use "low" as gc.watermark: want a share such as 5%, or a size such as 2GiB`},
 		"reserve":            {"gc:\n  reserve: 2TiB\n", "2: cannot use 2TiB as gc.reserve: want at most 1TiB"},
+		"textfile, relative": {"metrics:\n  textfile: lull.prom\n", `2: cannot use "lull.prom" as metrics.textfile: want an absolute path without .. and //, to a file whose name ends in .prom`},
+		"textfile, dots":     {"metrics:\n  textfile: /a/../lull.prom\n", `2: cannot use "/a/../lull.prom" as metrics.textfile: want an absolute path without .. and //, to a file whose name ends in .prom`},
+		"textfile, ending":   {"metrics: {textfile: /a/lull.txt}\n", `1: cannot use "/a/lull.txt" as metrics.textfile: want an absolute path without .. and //, to a file whose name ends in .prom`},
+		"textfile, hidden":   {"metrics: {textfile: /a/.prom}\n", `1: cannot use "/a/.prom" as metrics.textfile: want an absolute path without .. and //, to a file whose name ends in .prom`},
+		"textfile, two":      {"metrics: {textfile: [/a/l.prom]}\n", `1: cannot use a list as metrics.textfile: want text`},
+		"metrics, unknown":   {"metrics: {port: 9100}\n", `1: cannot use the key "port" in metrics: known are textfile`},
 		"instance":           {"packages:\n  Bad Name: {mode: wait}\n", `2: cannot use "Bad Name" under packages: it is no package and no instance`},
 		"unknown":            {"packages:\n  a:\n    moode: wait\n", `3: cannot use the key "moode" in packages.a: known are mode, refresh-pending, refresh-awareness, max-postponement, at-deadline, keep-revisions, allow-untracked, auto-refresh, hook-time-limit, user-hold, user-hold-security`},
 		"syntax":             {"defaults:\n\tmode: wait\n", "2: cannot read YAML: found character that cannot start any token"},

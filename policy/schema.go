@@ -6,6 +6,7 @@ import (
 	"iter"
 	"math"
 	"math/bits"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ type file struct {
 	Schedule schedule            `yaml:"schedule"`
 	GC       gc                  `yaml:"gc"`
 	Inhibit  inhibit             `yaml:"inhibit"`
+	Metrics  metrics             `yaml:"metrics"`
 }
 
 type settings struct {
@@ -65,6 +67,10 @@ type gc struct {
 
 type inhibit struct {
 	Block *bool `yaml:"block"`
+}
+
+type metrics struct {
+	Textfile *string `yaml:"textfile"`
 }
 
 // all yields the keys and values of s as they are written in a file.
@@ -142,8 +148,16 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 	if r := f.GC.Reserve; r != nil && *r > MaxReserve {
 		fail("gc.reserve", "cannot use %s as gc.reserve: want at most %s", r, strictyaml.Size(MaxReserve))
 	}
+	if path := f.Metrics.Textfile; path != nil && *path != "" {
+		if base := filepath.Base(*path); !filepath.IsAbs(*path) || filepath.Clean(*path) != *path || !strings.HasSuffix(base, textfileSuffix) || strings.HasPrefix(base, ".") {
+			fail("metrics.textfile", "cannot use %.200q as metrics.textfile: want an absolute path without .. and //, to a file whose name ends in %s", *path, textfileSuffix)
+		}
+	}
 	return bad
 }
+
+// textfileSuffix is what the textfile collector of the node exporter looks for.
+const textfileSuffix = ".prom"
 
 func (s *schedule) validate(fail func(path, format string, args ...any)) {
 	if len(s.Reminders) > MaxReminders {

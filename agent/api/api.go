@@ -51,6 +51,7 @@ type queue struct {
 	ended     []refresh.Refresh // in their order; none may be merged away
 	packages  map[string]bool
 	space     bool
+	transfers bool
 	repos     bool
 	wake      chan struct{} // capacity 1
 	changed   func()        // is called after each change
@@ -102,6 +103,9 @@ func (o Observer) PackageChanged(instance string) { o.q.put(func() { o.q.package
 
 // SpaceChanged implements manager.Observer.
 func (o Observer) SpaceChanged() { o.q.put(func() { o.q.space = true }) }
+
+// TransfersChanged implements manager.Observer.
+func (o Observer) TransfersChanged() { o.q.put(func() { o.q.transfers = true }) }
 
 // RepositoriesChanged implements manager.Observer.
 func (o Observer) RepositoriesChanged() { o.q.put(func() { o.q.repos = true }) }
@@ -171,9 +175,9 @@ func (s *Service) run(w *objects) {
 		}
 		q := s.queue
 		q.mu.Lock()
-		refreshes, ended, packages, repos := q.refreshes, q.ended, q.packages, q.repos
+		refreshes, ended, packages, transfers, repos := q.refreshes, q.ended, q.packages, q.transfers, q.repos
 		space = space || q.space
-		q.refreshes, q.ended, q.packages, q.space, q.repos = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false
+		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false
 		q.mu.Unlock()
 		for _, r := range refreshes {
 			w.refresh(r)
@@ -193,7 +197,8 @@ func (s *Service) run(w *objects) {
 		if len(packages) > 0 {
 			s.updateTracker()
 		}
-		if space && rest == nil {
+		switch {
+		case space && rest == nil:
 			began := time.Now()
 			s.updateSpace()
 			space = false
@@ -201,6 +206,8 @@ func (s *Service) run(w *objects) {
 			if took := time.Since(began); took > longUpdate {
 				rest = time.After(20 * took)
 			}
+		case transfers:
+			s.updateTransfers()
 		}
 		if repos {
 			s.updateRepositories()

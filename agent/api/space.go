@@ -83,14 +83,31 @@ func (s *Service) updateSpace() {
 		by[r.Index] = append(by[r.Index], r.Package.String())
 	}
 	set := func(name string) []string { return slices.Compact(by[name]) } // sorted by package
+	transfers := s.transfers()
 	result, at := s.m.LastCollection()
 	s.space.Update(func(p *bus.SpaceProperties) {
 		p.Base, p.Cache, p.Retained = set(index.BaseIndex), set(index.CacheIndex), set(index.RetainedIndex)
 		p.Writing, p.Installed, p.Open = set(index.WritingIndex), set(index.InstalledIndex), open
 		p.Recent = set(index.RecentIndex)
+		p.Transfers = transfers
 		p.LastCollection, p.LastCollectionBytes = micro(at), uint64(result.Bytes)
 	})
 	s.retained.Update(func(p *bus.RetainedProperties) { p.Packages = set(index.RetainedIndex) })
+}
+
+// updateTransfers shows how far they are. The indices, which they do not change,
+// are left alone.
+func (s *Service) updateTransfers() {
+	list := s.transfers()
+	s.space.Update(func(p *bus.SpaceProperties) { p.Transfers = list })
+}
+
+func (s *Service) transfers() (list []bus.Transfer) {
+	for _, t := range s.m.Transfers() {
+		list = append(list, bus.Transfer{Hash: t.Package.String(), Name: t.Name, Holder: t.Holder,
+			BytesDone: uint64(t.Done), BytesTotal: uint64(t.Total), BlobsMissing: uint32(t.Missing), Since: micro(t.Since)})
+	}
+	return list
 }
 
 // retainedObject implements bus.Retained.

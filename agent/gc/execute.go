@@ -32,6 +32,7 @@ type Options struct {
 type Result struct {
 	Blobs, Packages int
 	Bytes           int64
+	Strays          int // processes that use what no index protects, as Collect saw them
 }
 
 var errStale = errors.New("the roots have changed")
@@ -53,7 +54,9 @@ func Collect(ctx context.Context, s *store.Store, ix *index.Indices, opts Option
 	if err != nil {
 		return Result{}, err
 	}
-	return Execute(ctx, s, ix, plan, opts)
+	result, err := Execute(ctx, s, ix, plan, opts)
+	result.Strays = plan.processes()
+	return result, err
 }
 
 // guard knows what must not go although the plan says so.

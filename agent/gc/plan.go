@@ -110,6 +110,15 @@ func makePlan(ctx context.Context, s *store.Store, roots []index.Root) (*Plan, e
 	return p, nil
 }
 
+// processes counts the strays, of which one may use several packages.
+func (p *Plan) processes() int {
+	pids := map[int]bool{}
+	for _, r := range p.Strays {
+		pids[r.PID] = true
+	}
+	return len(pids)
+}
+
 // strays looks for processes that use what would go.
 func (g *graph) strays(ctx context.Context, marked map[digest.Digest]string) ([]index.Root, int, error) {
 	var dead []digest.Digest

@@ -54,6 +54,7 @@ func (m *Manager) Doctor() (list []Check) {
 	m.checkLauncher(add)
 	m.checkRepositories(add)
 	m.checkDisk(add)
+	m.checkMetrics(add)
 	return list
 }
 

@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/lull/lull/agent/gc"
+	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/resolve"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
 )
@@ -18,12 +21,21 @@ type inspection struct {
 	Services     string                 `json:"service-manager"`
 	Instances    []state.Instance       `json:"instances"`
 	Current      map[string]uint32      `json:"current"`
-	Indices      map[string][]protected `json:"indices"`
+	Indices      map[string][]protected `json:"indices"` // all of them
+	Transfers    []resolve.Transfer     `json:"transfers"`
 	Runs         []runs.Run             `json:"runs"`
 	Refreshes    []refreshView          `json:"refreshes"`
 	Repositories RepositoryState        `json:"repositories"`
 	Logind       bool                   `json:"logind"`
 	Collected    time.Time              `json:"collected,omitzero"`
+	Collection   *collection            `json:"collection,omitempty"` // that of Collected
+}
+
+type collection struct {
+	Blobs    int   `json:"blobs"`
+	Packages int   `json:"packages"`
+	Bytes    int64 `json:"bytes"`
+	Strays   int   `json:"strays"`
 }
 
 type protected struct {
@@ -41,6 +53,9 @@ type refreshView struct {
 	BytesTotal int64          `json:"bytes-total,omitempty"`
 }
 
+// Transfers lists what is being fetched, the oldest first.
+func (m *Manager) Transfers() []resolve.Transfer { return m.resolver.Transfers() }
+
 // Inspect is everything the agent knows, as JSON.
 func (m *Manager) Inspect() ([]byte, error) {
 	v := inspection{Version: 1, Root: m.Root, Tracker: m.Tracker.Name(), Events: m.Tracker.Events(), Services: m.services.Name(),
@@ -55,6 +70,10 @@ func (m *Manager) Inspect() ([]byte, error) {
 			v.Current[i.Instance] = rev
 		}
 	}
+	v.Transfers = m.Transfers()
+	for _, name := range index.Names {
+		v.Indices[name] = []protected{}
+	}
 	for _, r := range m.indices.Snapshot() {
 		v.Indices[r.Index] = append(v.Indices[r.Index], protected{r.Package.String(), r.Holder, r.PID})
 	}
@@ -64,6 +83,9 @@ func (m *Manager) Inspect() ([]byte, error) {
 	for _, r := range m.engine.All() {
 		v.Refreshes = append(v.Refreshes, refreshView{r, r.State(), r.WaitingFor, r.Deadline, r.BytesDone, r.BytesTotal})
 	}
-	_, v.Collected = m.LastCollection()
+	var last gc.Result
+	if last, v.Collected = m.LastCollection(); !v.Collected.IsZero() {
+		v.Collection = &collection{last.Blobs, last.Packages, last.Bytes, last.Strays}
+	}
 	return json.MarshalIndent(v, "", "  ")
 }

@@ -45,6 +45,7 @@ type Config struct {
 	User     bool   // rootless
 	Launcher string // absolute path of lull-run
 	RunDir   string
+	Version  string // of lull
 	Bus      string // where launchers find the agent: "system", "session" or an address
 
 	Runctl   *runctl.Dir
@@ -52,6 +53,7 @@ type Config struct {
 	Logind   *inhibit.Logind  // nil: no shutdown to hold off
 	Sessions refresh.Sessions // nil: nobody logs in
 	Log      *slog.Logger
+	Worked   func() // is told of work that follows a change only after a while; may be nil
 }
 
 // Observer hears of changes. Its methods must not block and may not call back.
@@ -59,6 +61,7 @@ type Observer interface {
 	RefreshChanged(refresh.Refresh)
 	PackageChanged(instance string) // also when it has gone; "" means any
 	SpaceChanged()
+	TransfersChanged() // while they go on; SpaceChanged tells of beginnings and ends
 	RepositoriesChanged()
 }
 
@@ -75,6 +78,7 @@ type Manager struct {
 	engine   *refresh.Engine
 	policy   atomic.Pointer[policy.Policy]
 	observer Observer
+	figures  *figures
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -92,7 +96,8 @@ type Manager struct {
 
 // New opens everything below the root. Nothing is started: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, observer: observer, rewatch: make(chan struct{}, 1)}
+	m = &Manager{Config: c, figures: newFigures(c.Version), rewatch: make(chan struct{}, 1)}
+	m.observer = shown{observer, m}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	p, err := policy.Load(m.policyFile(), m.dropins())
 	if err != nil {
@@ -128,14 +133,20 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.indices = index.New()
 	m.indices.KeepRecent(p.GC.KeepRecent)
 	m.indices.AddProvider(m.runRoots)
-	m.indices.OnChange(func(string) { m.observer.SpaceChanged() })
+	m.indices.OnChange(func(name string) {
+		if name == index.WritingIndex {
+			m.figures.stored.Add(1)
+		}
+		m.observer.SpaceChanged()
+	})
 	m.resolver = resolve.New(m.store, m.indices)
 	m.resolver.Collect = m.collectForSpace
 	m.resolver.Reserve = p.GC.Reserve
+	m.resolver.Progressed = m.observer.TransfersChanged
 	if err = m.store.SetReserve(p.GC.Reserve); err != nil && !errors.Is(err, unix.EROFS) {
 		return nil, err
 	}
-	m.repos.clients = map[string]*repository{}
+	m.repos.clients, m.repos.read = map[string]*repository{}, map[string]time.Time{}
 	m.space.wanted = make(chan struct{}, 1)
 	if err = m.loadSets(); err != nil {
 		return nil, err
@@ -144,9 +155,9 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
 		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
 		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
-		Writable: m.writable,
+		Writable: m.writable, HeldOff: m.countSection,
 	})
-	return m, errors.Join(m.tidyRepositories(), m.loadRepositories(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
+	return m, errors.Join(m.seedMetrics(), m.tidyRepositories(), m.loadRepositories(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
 }
 
 // makeLocks makes the lock files that a boot has taken. A launcher that finds none
@@ -178,6 +189,7 @@ func (m *Manager) Start() error {
 	m.wg.Go(m.followRepositories)
 	m.wg.Go(m.followSpace)
 	m.wg.Go(m.followMarkers)
+	m.wg.Go(m.followMetrics)
 	m.wg.Go(func() {
 		m.fetchMissing()
 		m.startServices()
@@ -214,6 +226,7 @@ func (m *Manager) Reload() error {
 	m.setSystem(sets)
 	m.engine.Wake("")
 	m.nudge()
+	m.dirtyMetrics()
 	return errors.Join(m.prune(), m.publishInstalled())
 }
 
@@ -314,6 +327,7 @@ const (
 
 // noteEnd remembers a revision that was undone, and lets the collector follow a refresh.
 func (m *Manager) noteEnd(r refresh.Refresh) {
+	m.countEnd(r)
 	if r.End == refresh.Undone && r.Kind == refresh.Update && !r.ForOthers() {
 		err := m.state.UpdateInstance(r.Instance, func(i *state.Instance) error {
 			delay := firstBackoff

@@ -3,6 +3,8 @@ package manager
 import (
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -22,14 +24,21 @@ type deaf struct{}
 func (deaf) RefreshChanged(refresh.Refresh) {}
 func (deaf) PackageChanged(string)          {}
 func (deaf) SpaceChanged()                  {}
+func (deaf) TransfersChanged()              {}
 func (deaf) RepositoriesChanged()           {}
 
-// TestWhatIsInstalledIsProtected: of two that tell at once what is installed,
-// the one who is slower does not take away the protection that the other needs.
-func TestWhatIsInstalledIsProtected(t *testing.T) {
+// newManager opens one that hears nothing; it is not started. conf is what its
+// policy says.
+func newManager(t testing.TB, conf ...string) *Manager {
+	t.Helper()
 	need.Unified(t)
 	need.Lock(t, "subtree")
-	dir, run := t.TempDir(), t.TempDir()
+	dir, run, etc := t.TempDir(), t.TempDir(), t.TempDir()
+	for _, text := range conf {
+		if err := os.WriteFile(filepath.Join(etc, "policy.yaml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ctl, err := runctl.Create(run)
 	if err != nil {
 		t.Fatal(err)
@@ -38,12 +47,19 @@ func TestWhatIsInstalledIsProtected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tracker.Close()
-	m, err := New(Config{Root: dir, Conf: t.TempDir(), RunDir: run, Launcher: "/bin/true", Runctl: ctl, Tracker: tracker, Log: slog.Default()}, deaf{})
+	t.Cleanup(func() { tracker.Close() })
+	m, err := New(Config{Root: dir, Conf: etc, RunDir: run, Launcher: "/bin/true", Runctl: ctl, Tracker: tracker, Log: slog.Default()}, deaf{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Close()
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+// TestWhatIsInstalledIsProtected: of two that tell at once what is installed,
+// the one who is slower does not take away the protection that the other needs.
+func TestWhatIsInstalledIsProtected(t *testing.T) {
+	m := newManager(t)
 	var all sync.WaitGroup
 	for i := range byte(4) {
 		all.Go(func() {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,6 +41,7 @@ type repositories struct {
 	clients   map[string]*repository
 	lastCheck time.Time // when all were last read without error
 	lastError string
+	read      map[string]time.Time // when each was last read without error
 }
 
 // RepositoryState is what there is to say about the repositories.
@@ -49,6 +49,7 @@ type RepositoryState struct {
 	Addresses [][2]string // name and address, by name
 	LastCheck time.Time
 	LastError string
+	Read      map[string]time.Time // when each was last read without error, since the agent started
 }
 
 // Repositories says which there are and how the last look into them went.
@@ -58,7 +59,7 @@ func (m *Manager) Repositories() (s RepositoryState) {
 	for _, name := range slices.Sorted(maps.Keys(m.repos.clients)) {
 		s.Addresses = append(s.Addresses, [2]string{name, m.repos.clients[name].URL})
 	}
-	s.LastCheck, s.LastError = m.repos.lastCheck, m.repos.lastError
+	s.LastCheck, s.LastError, s.Read = m.repos.lastCheck, m.repos.lastError, maps.Clone(m.repos.read)
 	return s
 }
 
@@ -108,7 +109,25 @@ func (m *Manager) loadRepositories() error {
 		next[c.Name] = &repository{c, client}
 	}
 	m.repos.clients = next
+	maps.DeleteFunc(m.repos.read, func(name string, _ time.Time) bool { return next[name] == nil })
 	return nil
+}
+
+// read reads a repository anew.
+func (m *Manager) read(ctx context.Context, name string) (*repo.Client, error) {
+	client, err := m.client(name)
+	if err == nil {
+		err = client.Update(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.repos.mu.Lock()
+	defer m.repos.mu.Unlock()
+	if m.repos.clients[name] != nil {
+		m.repos.read[name] = time.Now()
+	}
+	return client, nil
 }
 
 func (m *Manager) client(name string) (*repo.Client, error) {
@@ -186,10 +205,7 @@ func (m *Manager) chooseRepository(ctx context.Context, name, repository, channe
 	}
 	var errs []error
 	for _, n := range names {
-		client, err := m.client(n)
-		if err == nil {
-			err = client.Update(ctx)
-		}
+		client, err := m.read(ctx, n)
 		if err == nil {
 			_, err = client.Channel(ctx, name, channel)
 		}
@@ -286,10 +302,7 @@ func (m *Manager) known(names []string) error {
 func (m *Manager) updateRepositories(ctx context.Context) (good map[string]bool, errs []error) {
 	good = map[string]bool{}
 	for _, a := range m.Repositories().Addresses {
-		client, err := m.client(a[0])
-		if err == nil {
-			err = client.Update(ctx)
-		}
+		_, err := m.read(ctx, a[0])
 		good[a[0]] = err == nil
 		if err != nil {
 			errs = append(errs, err)
@@ -385,31 +398,6 @@ func (m *Manager) machineID() string {
 		return string(bytes.TrimSpace(b))
 	}
 	return m.Root
-}
-
-// jitter spreads ten thousand machines over a tenth of the interval.
-func jitter(d time.Duration) time.Duration { return d - d/20 + rand.N(d/10+1) }
-
-// schedule is the next moment of something that is done every so often.
-type schedule struct {
-	at   time.Time     // zero: never
-	most time.Duration // no longer than this may be left at any time
-}
-
-// after is due once every has passed, give or take.
-func after(now time.Time, every time.Duration) schedule {
-	if every <= 0 {
-		return schedule{}
-	}
-	d := jitter(every)
-	return schedule{now.Add(d), d}
-}
-
-// over says whether it is due. A clock that was set back, so that more is left
-// than there can be, makes it due too.
-func (s schedule) over(now time.Time) bool {
-	left := s.at.Sub(now)
-	return !s.at.IsZero() && (left <= 0 || left > s.most)
 }
 
 // followRepositories looks into the repositories by schedule, and into local

@@ -78,6 +78,7 @@ func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 	m.space.mu.Lock()
 	m.space.last, m.space.at = result, time.Now()
 	m.space.mu.Unlock()
+	m.countCollection(result, start, err)
 	if result.Blobs+result.Packages > 0 || err != nil {
 		m.Log.Info("collected", "blobs", result.Blobs, "packages", result.Packages, "bytes", result.Bytes, "took", time.Since(start), "error", err)
 	}

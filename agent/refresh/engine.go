@@ -53,6 +53,9 @@ type World struct {
 	Writable func() error
 	// Changed sees every change of a record, final ones included. It must not block.
 	Changed func(Refresh)
+	// HeldOff, which may be nil, hears how long a critical section has held launches off,
+	// each time that one ends. It must not block.
+	HeldOff func(Kind, time.Duration)
 }
 
 // Engine owns the refreshes under way.

@@ -231,7 +231,7 @@ func (t *task) shut() error {
 
 func undoInhibit(_ context.Context, t *task) error {
 	t.releaseLock()
-	return t.e.Runctl.ClearInhibited(t.r.Instance)
+	return t.open()
 }
 
 func (t *task) title() string {
@@ -356,6 +356,20 @@ func (e *Engine) makeDataFolders(instance string, rev uint32, m *meta.Launch) er
 
 // doUninhibit opens the door.
 func doUninhibit(_ context.Context, t *task) error {
+	if err := t.open(); err != nil {
+		return err
+	}
+	t.releaseLock()
+	return nil
+}
+
+// open removes the marker and notes how long it was there, if it was that of a
+// critical section.
+func (t *task) open() error {
+	word, err := t.e.Runctl.Inhibited(t.r.Instance)
+	if err != nil {
+		return err
+	}
 	since, err := t.e.Runctl.InhibitedSince(t.r.Instance) // another agent may have shut it
 	if err != nil {
 		return err
@@ -363,13 +377,16 @@ func doUninhibit(_ context.Context, t *task) error {
 	if err := t.e.Runctl.ClearInhibited(t.r.Instance); err != nil {
 		return err
 	}
+	if word != runctl.RefreshInProgress && word != runctl.RefreshStarting {
+		return nil
+	}
 	if t.r.EnteredAt.IsZero() {
 		t.r.EnteredAt = since
 	}
-	if !t.r.EnteredAt.IsZero() {
-		t.r.BlockedTime = time.Since(t.r.EnteredAt)
+	t.r.BlockedTime = max(time.Since(t.r.EnteredAt), 0)
+	if t.e.HeldOff != nil {
+		t.e.HeldOff(t.r.Kind, t.r.BlockedTime)
 	}
-	t.releaseLock()
 	return nil
 }
 

@@ -39,7 +39,7 @@ func (j *job) admit(missing []store.Want, links int) error {
 			}
 			continue
 		}
-		return short.refuse(j.name, plan)
+		return short.refuse(j.transfer().Name, plan)
 	}
 }
 
@@ -108,6 +108,7 @@ func (j *job) settle() {
 
 // expect begins to count.
 func (j *job) expect(missing []store.Want) {
+	defer j.r.progressed()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.done, j.total = 0, 0
@@ -126,6 +127,7 @@ func (j *job) advance(n int64) {
 	j.pledged -= used
 	j.tellLocked()
 	j.mu.Unlock()
+	j.r.progressed()
 	j.r.mu.Lock()
 	defer j.r.mu.Unlock()
 	j.r.pledged -= used
@@ -133,9 +135,10 @@ func (j *job) advance(n int64) {
 
 // finished counts what others have fetched for us.
 func (j *job) finished() {
+	defer j.r.progressed()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.done = j.total
+	j.done, j.left = j.total, 0
 	j.tellLocked()
 }
 

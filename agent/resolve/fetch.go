@@ -25,8 +25,12 @@ type group struct {
 func (j *job) get(wants []store.Want) error {
 	for {
 		missing, err := j.missing(wants)
-		if err != nil || len(missing) == 0 {
+		if err != nil {
 			return err
+		}
+		j.lacks(len(missing))
+		if len(missing) == 0 {
+			return nil
 		}
 		mine, theirs := j.claim(missing)
 		if err := j.fetchAll(mine); err != nil {
@@ -130,6 +134,7 @@ func (j *job) fetchAll(groups []*group) error {
 				if err := j.fetchOne(ctx, w, local); err != nil {
 					return err
 				}
+				j.got()
 			}
 			return nil
 		})

@@ -4,7 +4,8 @@
 // Words: a resolve is one call of Resolve, Fetch or Repair. A source delivers
 // the content of blobs. A flight is a blob that some resolve has claimed and
 // not yet made resident; no other resolve fetches it meanwhile. To admit is to
-// see to it, before anything is fetched, that the disk can take it.
+// see to it, before anything is fetched, that the disk can take it. A transfer is
+// a resolve as it is shown while it is under way.
 //
 // Order: the package is registered in the writing index before anything else;
 // metas come first, as they tell what else is wanted; every key is registered
@@ -29,6 +30,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/faultpoint"
@@ -52,9 +54,15 @@ type Resolver struct {
 	Parallel int
 	// Reserve is how many bytes are to stay free.
 	Reserve int64
+	// Progressed, which may be nil, is called when the transfers have changed beyond
+	// their beginning and end, twice a second at the most, from any goroutine. It must
+	// not block.
+	Progressed func()
 
 	store   *store.Store
 	indices *index.Indices
+
+	transfers transfers
 
 	mu      sync.Mutex                      // guards what follows
 	flights map[digest.Digest]*flight       // blobs
@@ -66,7 +74,8 @@ type flight struct{ landed chan struct{} }
 
 // New returns a resolver for the store, whose protections are in indices.
 func New(s *store.Store, ix *index.Indices) *Resolver {
-	return &Resolver{store: s, indices: ix, flights: map[digest.Digest]*flight{}, active: map[digest.Digest]chan struct{}{}}
+	return &Resolver{store: s, indices: ix, flights: map[digest.Digest]*flight{}, active: map[digest.Digest]chan struct{}{},
+		transfers: transfers{jobs: map[*job]struct{}{}}}
 }
 
 // Resolve makes a package with its subpackages resident and builds their trees.
@@ -95,9 +104,11 @@ func (r *Resolver) Repair(ctx context.Context, pkg digest.Digest, src Source, ho
 }
 
 func (r *Resolver) begin(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64), do func(*job) error) error {
-	writing := r.indices.BeginWriting(pkg, holder)
-	defer writing.End()
-	j := &job{r: r, pkg: pkg, src: src, ctx: ctx, writing: writing, progress: progress}
+	j := &job{r: r, pkg: pkg, src: src, ctx: ctx, holder: holder, since: time.Now(), progress: progress}
+	r.enter(j)
+	j.writing = r.indices.BeginWriting(pkg, holder)
+	defer j.writing.End()
+	defer r.leave(j)
 	err := r.alone(ctx, pkg, func() error { return do(j) })
 	if err == nil {
 		return nil
@@ -145,15 +156,18 @@ type job struct {
 	pkg      digest.Digest
 	src      Source
 	ctx      context.Context
+	holder   string
+	since    time.Time
 	writing  *index.Writing
 	progress func(done, total int64)
 
 	ingest *store.Ingest
 	claims []*group // made by us, not yet published
-	name   string   // of the package, for texts
 
 	mu          sync.Mutex // guards what follows, and calls of progress
+	title       string     // name and version of the package; "" until its meta is there
 	done, total int64
+	left        int // blobs
 	pledged     int64
 }
 
@@ -247,7 +261,7 @@ func (j *job) metas() (map[digest.Digest]*meta.Meta, error) {
 		level = slices.DeleteFunc(slices.Compact(next), func(pkg digest.Digest) bool { return metas[pkg] != nil })
 	}
 	m := metas[j.pkg]
-	j.name = m.Name + " " + m.Version
+	j.named(m.Name + " " + m.Version)
 	return metas, nil
 }
 

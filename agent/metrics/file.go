@@ -1,0 +1,87 @@
+package metrics
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+// Replace puts text in the place of the file at path, whose folder has to be
+// there. A reader sees the old or the new text as a whole. Nothing is flushed:
+// after a power cut the figures are of the past anyway, and the next agent writes
+// them anew.
+//
+// The folder may be below one that belongs to a service (Debian's is below that
+// of the user prometheus). So no symbolic link is followed on the way, and from
+// then on the folder is known by its descriptor.
+func Replace(path string, text []byte) error {
+	err := inFolder(path, func(dir int, name string) error {
+		tmp := tempName(name)
+		if err := unlink(dir, tmp); err != nil { // of an agent that died
+			return err
+		}
+		err := create(dir, tmp, text)
+		if err == nil {
+			err = unix.Renameat(dir, tmp, dir, name)
+		}
+		if err != nil {
+			return errors.Join(err, unlink(dir, tmp))
+		}
+		return nil
+	})
+	return failed("write", path, err)
+}
+
+// Remove takes the file away; one that is not there is no error.
+func Remove(path string) error {
+	return failed("remove", path, inFolder(path, func(dir int, name string) error { return unlink(dir, name) }))
+}
+
+func failed(what, path string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ELOOP):
+		return problem.New(problem.Failed, "cannot %s the metrics in %s: a symbolic link is on the way to it: %w", what, path, err).
+			WithHint("metrics.textfile in the policy names the file by the folders that it is really in")
+	}
+	return problem.New(problem.KindOf(err), "cannot %s the metrics in %s: %w", what, path, err).
+		WithHint("metrics.textfile in the policy names the file; its folder has to be there")
+}
+
+// tempName does not end as the collector expects it, and is always the same, so
+// that a crash leaves one file at the most.
+func tempName(name string) string { return "." + name + ".new" }
+
+func inFolder(path string, do func(dir int, name string) error) error {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
+	dir, err := unix.Openat2(unix.AT_FDCWD, filepath.Dir(path), &how)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: filepath.Dir(path), Err: err}
+	}
+	defer unix.Close(dir)
+	return do(dir, filepath.Base(path))
+}
+
+func create(dir int, name string, text []byte) error {
+	const mode = 0o644 // for whoever runs the node exporter
+	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = f.Write(text)
+	return errors.Join(err, f.Chmod(mode), f.Close()) // whatever the umask
+}
+
+func unlink(dir int, name string) error {
+	if err := unix.Unlinkat(dir, name, 0); err != nil && err != unix.ENOENT {
+		return &fs.PathError{Op: "remove", Path: name, Err: err}
+	}
+	return nil
+}

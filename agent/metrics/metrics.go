@@ -1,0 +1,159 @@
+// Package metrics puts what the agent does into figures for Prometheus: in its
+// text format, in a file that the textfile collector of the node exporter reads.
+// It stands alone between the agent and Prometheus' library.
+//
+// Words: a State is what is true at a moment; its figures are gauges. What
+// happens (a collection, the end of a refresh) is counted here, from the start of
+// the agent on; a reader sees by lull_start_time_seconds that counting has begun
+// anew. No figure changes by the passing of time alone: ages are given as the
+// moment since when, so that a file is as true an hour later as when it was
+// written, as long as nothing has happened.
+//
+// A figure that is not known is left out: what has not happened since the agent
+// started has no moment. docs/metrics.md lists all of them; a test compares.
+//
+// A Metrics may be used from any goroutine; nothing here blocks but for Replace
+// and Remove, on the disk.
+package metrics
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+)
+
+// Amount is how much something is: each blob and package counts once.
+type Amount struct {
+	Packages, Blobs int
+	Bytes           int64
+}
+
+// What a pending refresh waits for.
+const (
+	ForApplications = "applications"
+	ForHold         = "hold"
+	ForOther        = "other" // a root that cannot be written, the members of its group
+)
+
+// Pending is a refresh that waits.
+type Pending struct {
+	Instance, Version, Urgency string
+	WaitsFor                   string
+	Since                      time.Time // zero: its time has not begun, as during an administrator's hold
+}
+
+// State is what is true at a moment.
+type State struct {
+	Indices      map[string]Amount // what each of the indices reaches
+	Store        Amount            // without Packages
+	Free         int64             // bytes
+	Repositories map[string]time.Time
+	Pending      []Pending
+	LastRefresh  time.Time // when something was last refreshed or installed; zero: never
+	Runs         *Runs     // nil: it cannot be told
+}
+
+// Runs counts those that are alive.
+type Runs struct{ Applications, Services int }
+
+// Collection is how a collection went.
+type Collection struct {
+	Ended  time.Time
+	Took   time.Duration
+	Blobs  int // freed
+	Bytes  int64
+	Strays int // processes outside any run that use a package
+	Failed bool
+}
+
+// Metrics counts, and writes everything down.
+type Metrics struct {
+	registry    *prometheus.Registry
+	refreshes   *prometheus.CounterVec
+	sections    *prometheus.HistogramVec
+	collections prometheus.Counter
+	failures    prometheus.Counter
+	freedBytes  prometheus.Counter
+	freedBlobs  prometheus.Counter
+
+	mu    sync.Mutex // guards what follows; held while everything is gathered
+	state State
+	last  Collection // which did not fail
+	build [2]string
+	start time.Time
+}
+
+// New begins to count. Kinds and results are those that Refreshed and HeldOff may
+// be given: each is shown from the beginning, so that the first is seen as one.
+func New(version string, start time.Time, kinds, results []string) *Metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		refreshes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lull_refreshes_total",
+			Help: "Refreshes, installations, reverts and removals that have ended, by result."}, []string{"kind", "result"}),
+		sections: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lull_critical_section_seconds",
+			Help:    "How long launches of an application were held off by a critical section.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}, []string{"kind"}),
+		collections: counter("lull_collections_total", "Collections that have ended, those that failed among them."),
+		failures:    counter("lull_collection_failures_total", "Collections that have failed."),
+		freedBytes:  counter("lull_collection_freed_bytes_total", "Bytes that collections have freed."),
+		freedBlobs:  counter("lull_collection_freed_blobs_total", "Blobs that collections have taken away."),
+		build:       [2]string{version, runtime.Version()},
+		start:       start,
+	}
+	for _, k := range kinds {
+		m.sections.WithLabelValues(k)
+		for _, r := range results {
+			m.refreshes.WithLabelValues(k, r)
+		}
+	}
+	m.registry.MustRegister(m.refreshes, m.sections, m.collections, m.failures, m.freedBytes, m.freedBlobs, gauges{m})
+	return m
+}
+
+// Refreshed counts the end of a refresh.
+func (m *Metrics) Refreshed(kind, result string) { m.refreshes.WithLabelValues(kind, result).Inc() }
+
+// HeldOff counts a critical section that has ended.
+func (m *Metrics) HeldOff(kind string, d time.Duration) {
+	m.sections.WithLabelValues(kind).Observe(max(d, 0).Seconds())
+}
+
+// Collected counts a collection.
+func (m *Metrics) Collected(c Collection) {
+	m.collections.Inc()
+	m.freedBytes.Add(float64(c.Bytes))
+	m.freedBlobs.Add(float64(c.Blobs))
+	if c.Failed {
+		m.failures.Inc()
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.last = c
+}
+
+// Text is everything in Prometheus' text format.
+func (m *Metrics) Text(s State) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state = s
+	families, err := m.registry.Gather()
+	if err != nil {
+		return nil, fmt.Errorf("cannot gather the metrics: %w", err)
+	}
+	var text bytes.Buffer
+	for _, f := range families {
+		if _, err := expfmt.MetricFamilyToText(&text, f); err != nil {
+			return nil, fmt.Errorf("cannot write the metrics: %w", err)
+		}
+	}
+	return text.Bytes(), nil
+}
