@@ -35,8 +35,9 @@ func set(t *testing.T, policy string) *scene {
 	t.Helper()
 	need.Root(t)
 	need.Program(t, "dbus-daemon", "cc", "setpriv")
-	need.Lock(t, "freezer")
-	w := rig.New(t, rig.Options{})
+	need.Unified(t)
+	need.Lock(t, "subtree")
+	w := rig.New(t, rig.Options{Tracker: "subtree"})
 	w.Configure("policy.yaml", "schedule: {check: 0}\ndefaults: {auto-refresh: false}\n"+policy)
 	w.MustLull("repo", "init", w.Repo)
 	s := &scene{World: w, t: t, api: w.Bus.Watch(), gate: &gate{folder: http.FileServer(http.Dir(w.Repo)), opened: make(chan struct{})}}
