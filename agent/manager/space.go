@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -168,23 +169,34 @@ func (m *Manager) LastCollection() (gc.Result, time.Time) {
 // Open protects a package, by hash or as the current one of an instance, until
 // the lease is closed. PACKAGE/NAME is a subpackage, also of a subpackage.
 func (m *Manager) Open(what, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
-	above, name, below := cutLast(what)
-	if !below {
-		return m.openPackage(what, holder, pid)
+	first, rest, more := strings.Cut(what, "/")
+	if _, err := digest.Parse(first); err != nil && meta.ValidInstance(first) != nil {
+		return nil, nil, problem.New(problem.Invalid, "cannot open %.160q: %.80q is neither a package hash nor an instance", what, first)
 	}
-	dir, lease, err = m.Open(above, holder, pid)
-	if err != nil {
-		return nil, nil, err
+	dir, lease, err = m.openPackage(first, holder, pid)
+	for err == nil && more {
+		var name string
+		name, rest, more = strings.Cut(rest, "/")
+		above := lease
+		dir.Close()
+		if dir, lease, err = m.openSub(above.Package(), name, holder, pid); err != nil {
+			err = fmt.Errorf("cannot open %.160q: %w", what, err)
+		}
+		above.Close()
 	}
-	defer lease.Close() // when the subpackage has one of its own
-	dir.Close()
-	l, err := m.store.Launch(lease.Package())
+	return dir, lease, err
+}
+
+// openSub opens a subpackage by its name. Whoever calls holds the package that
+// contains it.
+func (m *Manager) openSub(pkg digest.Digest, name, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
+	l, err := m.store.Launch(pkg)
 	if err != nil {
 		return nil, nil, err
 	}
 	sub, there := l.Subpackages[name]
 	if !there {
-		e := problem.New(problem.NotFound, "cannot open %.160q: %s has no subpackage of that name", what, above)
+		e := problem.New(problem.NotFound, "%s has no subpackage %.80q", l.Name, name)
 		if len(l.Subpackages) > 0 {
 			e = e.WithHint("it has %s", strings.Join(slices.Sorted(maps.Keys(l.Subpackages)), ", "))
 		}
@@ -193,21 +205,9 @@ func (m *Manager) Open(what, holder string, pid int) (dir *os.File, lease *index
 	return m.openPackage(sub.String(), holder, pid)
 }
 
-// cutLast cuts a path before its last element.
-func cutLast(path string) (above, name string, ok bool) {
-	i := strings.LastIndexByte(path, '/')
-	if i < 0 {
-		return path, "", false
-	}
-	return path[:i], path[i+1:], true
-}
-
 func (m *Manager) openPackage(what, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
 	pkg, err := digest.Parse(what)
 	if err != nil {
-		if meta.ValidInstance(what) != nil {
-			return nil, nil, problem.New(problem.Invalid, "cannot open %.80q: it is neither a package hash nor an instance", what)
-		}
 		if _, pkg, err = m.links.Read(what); err != nil {
 			return nil, nil, err
 		}

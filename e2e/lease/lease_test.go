@@ -188,10 +188,12 @@ func TestSubpackages(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		"org.lull.outer/none":     `cannot open "org.lull.outer/none": org.lull.outer has no subpackage of that name` + "\nhint: it has middle\n",
-		"org.lull.outer/":         `cannot open "org.lull.outer/": org.lull.outer has no subpackage of that name`,
-		"/etc":                    "neither a package hash nor an instance",
-		"org.lull.outer/../outer": `org.lull.outer has no subpackage of that name`,
+		"org.lull.outer/none":        `cannot open "org.lull.outer/none": org.lull.outer has no subpackage "none"` + "\nhint: it has middle\n",
+		"org.lull.outer/":            `cannot open "org.lull.outer/": org.lull.outer has no subpackage ""`,
+		"/etc":                       "neither a package hash nor an instance",
+		"org.lull.outer/../outer":    `org.lull.outer has no subpackage ".."`,
+		"org.lull.outer/middle/none": `org.lull.middle has no subpackage "none"`,
+		"org.lull.outer" + strings.Repeat("/", 100_000): `org.lull.outer has no subpackage ""`,
 	} {
 		if r := w.Lull("open", path, "--", "true"); r.Code == 0 || !strings.Contains(r.Stderr, want) {
 			t.Errorf("%s: %v\nwant %s", path, r, want)
