@@ -58,6 +58,9 @@ func (m *Manager) openState() (*state.DB, error) {
 	if whole.Known {
 		err = errors.Join(err, db.PutSet(state.Retained, whole.Retained))
 	}
+	if whole.System != nil {
+		err = errors.Join(err, db.RestoreSystem(whole.System))
+	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
