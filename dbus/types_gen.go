@@ -162,6 +162,16 @@ type VerifyOptions struct {
 	Repair bool `dict:"repair"`
 }
 
+// ResolveOptions is a dictionary on the bus; zero values are left out.
+type ResolveOptions struct {
+	Repository string `dict:"repository"`
+}
+
+// StageOptions is a dictionary on the bus; zero values are left out.
+type StageOptions struct {
+	Repository string `dict:"repository"`
+}
+
 // UpdatedRefresh is a dictionary on the bus; zero values are left out.
 type UpdatedRefresh struct {
 	ID           string `dict:"id"`

@@ -34,6 +34,7 @@ import (
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/system"
 	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/policy"
 )
@@ -45,6 +46,7 @@ type Config struct {
 	User     bool   // rootless
 	Launcher string // absolute path of lull-run
 	RunDir   string
+	BootID   string // file with a text that each boot has another of
 	Bus      string // where launchers find the agent: "system", "session" or an address
 
 	Runctl   *runctl.Dir
@@ -60,6 +62,7 @@ type Observer interface {
 	PackageChanged(instance string) // also when it has gone; "" means any
 	SpaceChanged()
 	RepositoriesChanged()
+	SystemChanged()
 }
 
 // Manager is the agent's core.
@@ -73,6 +76,7 @@ type Manager struct {
 	services services.Manager
 	resolver *resolve.Resolver
 	engine   *refresh.Engine
+	system   *system.System
 	policy   atomic.Pointer[policy.Policy]
 	observer Observer
 
@@ -136,7 +140,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	}
 	m.repos.clients = map[string]*repository{}
 	m.space.wanted = make(chan struct{}, 1)
-	if err = m.loadSets(); err != nil {
+	if err = m.loadSystem(); err != nil {
 		return nil, err
 	}
 	m.engine = refresh.NewEngine(refresh.World{
@@ -188,6 +192,7 @@ func (m *Manager) Start() error {
 func (m *Manager) Close() error {
 	m.cancel()
 	m.engine.Stop()
+	m.system.Close()
 	m.wg.Wait()
 	return errors.Join(m.services.Close(), m.state.Close())
 }
@@ -209,10 +214,9 @@ func (m *Manager) Reload() error {
 		return err
 	}
 	m.policy.Store(p)
-	m.setSystem(sets)
 	m.engine.Wake("")
 	m.nudge()
-	return errors.Join(m.prune(), m.publishInstalled())
+	return errors.Join(m.system.SetFactory(sets.Base, sets.Cache), m.prune(), m.publishInstalled())
 }
 
 // prune applies keep-revisions to all that is installed.

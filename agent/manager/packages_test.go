@@ -22,6 +22,7 @@ type deaf struct{}
 func (deaf) RefreshChanged(refresh.Refresh) {}
 func (deaf) PackageChanged(string)          {}
 func (deaf) SpaceChanged()                  {}
+func (deaf) SystemChanged()                 {}
 func (deaf) RepositoriesChanged()           {}
 
 // TestWhatIsInstalledIsProtected: of two that tell at once what is installed,

@@ -58,6 +58,9 @@ func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 	if err := m.mayChange("collect"); err != nil {
 		return gc.Result{}, err
 	}
+	if err := m.system.MayCollect(); err != nil {
+		return gc.Result{}, err
+	}
 	m.space.collecting.Lock()
 	defer m.space.collecting.Unlock()
 	start := time.Now()
