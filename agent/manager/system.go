@@ -51,8 +51,8 @@ func (m *Manager) loadSystem() error {
 		return err
 	}
 	m.system, err = system.Load(system.World{
-		Root: m.Root, BootID: m.BootID, State: m.state, Store: m.store, Indices: m.indices, Resolver: m.resolver, Services: m.services,
-		Repository: m.client, Log: m.Log, Changed: m.observer.SystemChanged,
+		Root: m.Root, BootID: m.BootID, State: m.state, Store: m.store, Indices: m.indices, Resolver: m.resolver, RunHook: m.services.Run,
+		Repository: m.source, Log: m.Log, Changed: m.observer.SystemChanged,
 		Collect:   func(ctx context.Context) error { _, err := m.Collect(ctx, 0); return err },
 		HookLimit: func(pkg string) time.Duration { return m.Policy().For(pkg).HookTimeLimit },
 	})
@@ -136,6 +136,15 @@ func (m *Manager) repositoryWith(ctx context.Context, pkg digest.Digest, only st
 	return "", err
 }
 
+// source is a repository as nothing but a place that blobs come from.
+func (m *Manager) source(name string) (resolve.Source, error) {
+	client, err := m.client(name)
+	if err != nil {
+		return nil, err
+	}
+	return client, nil
+}
+
 // CommitSystem keeps the booted set; what only the one before needed may go.
 func (m *Manager) CommitSystem(ctx context.Context) error {
 	return m.decideSystem("commit a system update", func() error { return m.system.Commit(ctx) })
@@ -182,7 +191,7 @@ func (m *Manager) ResolveRetained(ctx context.Context, pkg digest.Digest, reposi
 		if err != nil {
 			return nil, err
 		}
-		return m.client(name)
+		return m.source(name)
 	})
 	return m.system.Resolve(ctx, pkg, from, "system updater", nil)
 }

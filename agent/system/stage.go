@@ -238,13 +238,13 @@ func (s *System) fetch(ctx context.Context, st stage, list []digest.Digest) erro
 	if len(list) == 0 {
 		return nil
 	}
-	client, err := s.Repository(st.Repository)
+	src, err := s.Repository(st.Repository)
 	if err != nil {
 		return err
 	}
 	var before, known int64
 	for _, pkg := range list {
-		err := s.Resolve(ctx, pkg, client, "update to "+st.String(), func(done, total int64) {
+		err := s.Resolve(ctx, pkg, src, "update to "+st.String(), func(done, total int64) {
 			known = before + total
 			s.progress(before+done, known)
 		})
@@ -292,7 +292,7 @@ func (s *System) hook(ctx context.Context, pkg digest.Digest, hook, version stri
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	dir := s.Store.PackageDir(pkg)
-	text, err := s.Services.Run(ctx, services.Hook{
+	text, err := s.RunHook(ctx, services.Hook{
 		Instance: l.Name, Name: "system-" + hook, Package: pkg, User: services.User(l.Services),
 		Argv: append([]string{filepath.Join(dir, argv[0])}, argv[1:]...),
 		Env: append([]string{

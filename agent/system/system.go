@@ -53,7 +53,6 @@ import (
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/resolve"
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
@@ -142,8 +141,8 @@ type World struct {
 	Store      *store.Store
 	Indices    *index.Indices
 	Resolver   *resolve.Resolver
-	Services   services.Manager
-	Repository func(name string) (*repo.Client, error)
+	RunHook    func(context.Context, services.Hook) (output string, err error)
+	Repository func(name string) (resolve.Source, error)
 	Collect    func(context.Context) error
 	HookLimit  func(pkg string) time.Duration
 	Changed    func() // the Status, or an index
