@@ -259,7 +259,10 @@ func (m *machine) roots(name string) (list []digest.Digest) {
 }
 
 // refused checks kind and text of an error.
-func refused(t testing.TB, err error, kind problem.Kind, text string) {
+func refused(t interface {
+	Helper()
+	Errorf(string, ...any)
+}, err error, kind problem.Kind, text string) {
 	t.Helper()
 	if err == nil || problem.KindOf(err) != kind || !strings.Contains(err.Error(), text) {
 		t.Errorf("got %q (%s), want %q (%s)", err, problem.KindOf(err), text, kind)
