@@ -35,9 +35,18 @@ func (s *space) want() {
 
 // followSpace collects when somebody has said that there may be something to take.
 func (m *Manager) followSpace() {
+	refused := false
 	for {
 		select {
 		case <-m.space.wanted:
+			if err := m.system.MayCollect(); err != nil {
+				if !refused {
+					m.Log.Info("nothing is collected by itself", "error", err)
+				}
+				refused = true
+				continue
+			}
+			refused = false
 			if _, err := m.Collect(m.ctx, 0); err != nil && m.ctx.Err() == nil {
 				m.Log.Warn("cannot collect", "error", err)
 			}
@@ -77,6 +86,9 @@ func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 
 // collectForSpace serves a resolve that has hit a full disk.
 func (m *Manager) collectForSpace(ctx context.Context) error {
+	if err := m.system.MayCollect(); err != nil {
+		return problem.New(problem.Busy, "cannot make room on the disk: %w", err).WithHint("%s", problem.HintOf(err))
+	}
 	_, err := m.Collect(ctx, 0)
 	return err
 }

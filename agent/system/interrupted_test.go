@@ -57,7 +57,7 @@ func interruptedAt(t *testing.T, how string, at int) bool {
 	}
 	m.no(m.Stage(u))
 	ended := make(chan error, 1)
-	go func() { ended <- m.wait() }()
+	go func(s *System) { ended <- wait(s) }(m.System)
 	select {
 	case <-reached:
 	case err := <-ended:
@@ -79,7 +79,7 @@ func interruptedAt(t *testing.T, how string, at int) bool {
 	}
 	m.repo.Before = nil
 	m.no(m.Continue())
-	m.no(m.wait())
+	m.no(wait(m.System))
 	m.is(Staged, "1", "")
 	for _, d := range fetched {
 		if n := m.repo.Fetches(d); n != 1 {

@@ -28,6 +28,9 @@ type Update struct {
 func (s *System) Stage(u Update) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
+	if st := s.record().Stage; st != nil && st.Step == stepStaged {
+		s.end() // its goroutine is about to, with nothing more to do
+	}
 	s.mu.Lock()
 	rec, working := s.rec, s.run != nil
 	s.mu.Unlock()

@@ -378,10 +378,10 @@ func (s *System) Status() Status {
 	switch {
 	case s.rec.Booted != nil:
 		st.State = Booted
-	case s.run != nil:
-		st.State, st.Done, st.Total, st.Err = Staging, s.done, s.total, nil
 	case st.Step == stepStaged:
 		st.State, st.Step = Staged, ""
+	case s.run != nil:
+		st.State, st.Done, st.Total, st.Err = Staging, s.done, s.total, nil
 	}
 	return st
 }

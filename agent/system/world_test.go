@@ -178,22 +178,23 @@ func notNil(list []digest.Digest) []digest.Digest {
 	return list
 }
 
-// staged stages and waits for the end.
+// stage stages and waits for the end.
 func (m *machine) stage(u Update) error {
 	if err := m.Stage(u); err != nil {
 		return err
 	}
-	return m.wait()
+	return wait(m.System)
 }
 
-func (m *machine) wait() error {
-	m.mu.Lock()
-	r := m.run
-	m.mu.Unlock()
+// wait waits for the end of what is being staged.
+func wait(s *System) error {
+	s.mu.Lock()
+	r := s.run
+	s.mu.Unlock()
 	if r != nil {
 		<-r.ended
 	}
-	return m.Status().Err
+	return s.Status().Err
 }
 
 // is checks how things stand: what is in effect is what the link leads to, and is whole.
