@@ -50,7 +50,16 @@ func (s *System) settle() error {
 			return err
 		}
 	}
-	return errors.Join(s.link(), s.tidy())
+	return errors.Join(s.tidyLink(), s.link(), s.tidy())
+}
+
+// tidyLink removes what a crash has left of a link that was being made.
+func (s *System) tidyLink() error {
+	left, err := filepath.Glob(filepath.Join(s.Root, durable.TempPrefix+linkName+"-*"))
+	for _, path := range left {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
 }
 
 // take puts the staged set into effect. One that has suffered since goes back to

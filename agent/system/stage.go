@@ -177,8 +177,9 @@ func (s *System) doImages(ctx context.Context, st stage) (stage, error) {
 			return st, err
 		}
 	}
+	err := s.fetch(ctx, st, st.Images)
 	st.Step = StepInstall
-	return st, s.fetch(ctx, st, st.Images)
+	return st, err
 }
 
 func (s *System) doInstall(ctx context.Context, st stage) (stage, error) {
