@@ -107,7 +107,11 @@ func named(st *stage, err error) error {
 		text = "could not " + cause
 	}
 	hint := problem.HintOf(err)
-	if hint == "" {
+	switch {
+	case hint != "":
+	case problem.Is(err, problem.Invalid):
+		hint = "it has to be published anew; lull system rollback gives this one up"
+	default:
 		hint = "lull system stage goes on where it has stopped, lull system rollback gives it up"
 	}
 	return &problem.Error{Kind: problem.KindOf(err), Text: fmt.Sprintf("cannot stage %s: %s", st, text), Hint: hint, Err: err}

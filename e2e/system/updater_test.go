@@ -101,7 +101,7 @@ func TestUpdatersOwnResolve(t *testing.T) {
 
 	// The index is replaced, and all is collected, while a is being written.
 	api := s.Bus.Watch()
-	reached, open := g.hold("blobs/" + s.blobOf("org.test.a"))
+	reached, open := g.hold("blobs/" + s.blobOf("org.test.a", "1"))
 	ended := make(chan *dbus.Call, 1)
 	go func() { ended <- resolve(a) }()
 	select {
@@ -144,10 +144,66 @@ func TestUpdatersOwnResolve(t *testing.T) {
 	s.has(false, b)
 }
 
+// TestRetainedIsReplacedWhole kills the agent while the index is being replaced
+// again and again. What is there afterwards is what was set last, or what was just
+// being set, whole.
+func TestRetainedIsReplacedWhole(t *testing.T) {
+	s := set(t, 0, rig.Options{})
+	var sets [3][]string
+	for i := range sets {
+		for j := range 40 * (i + 1) {
+			sets[i] = append(sets[i], fmt.Sprintf("%064x", 1000*i+j+1))
+		}
+	}
+	s.start()
+	for round := range 5 {
+		done := make(chan int, 1)
+		acknowledged := make(chan int, 1000)
+		go func() {
+			defer close(acknowledged)
+			for i := 0; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if s.api.Call("Retained.Set", sets[i%3]).Err != nil {
+					return
+				}
+				acknowledged <- i
+			}
+		}()
+		last := -1
+		for i := range acknowledged {
+			if last = i; last == 5+7*round {
+				break
+			}
+		}
+		s.agent.Crash()
+		close(done)
+		for i := range acknowledged {
+			last = i
+		}
+		s.start()
+		got := fmt.Sprint(s.api.Property("", "Retained.Packages"))
+		if got != fmt.Sprint(sets[last%3]) && got != fmt.Sprint(sets[(last+1)%3]) {
+			t.Errorf("after call %d retained is %d bytes: %.200s", last, len(got), got)
+		}
+	}
+	if c := s.api.Call("Retained.Clear"); c.Err != nil {
+		t.Fatal(c.Err)
+	}
+	s.agent.Crash()
+	s.start()
+	if got := fmt.Sprint(s.api.Property("", "Retained.Packages")); got != "[]" {
+		t.Errorf("cleared, retained is %s", got)
+	}
+}
+
 // blobOf is the hash of the noise in a package that was written.
-func (s *scene) blobOf(name string) string {
+func (s *scene) blobOf(name, version string) string {
 	s.t.Helper()
-	r := s.Admin.Must("sha256sum", filepath.Join(s.Path("sources"), name+"-1", "content"))
+	r := s.Admin.Must("sha256sum", filepath.Join(s.Path("sources"), name+"-"+version, "content"))
 	return r.Stdout[:64]
 }
 
