@@ -101,7 +101,11 @@ func (s *System) Commit(ctx context.Context) error {
 	default:
 		return problem.New(problem.NotFound, "cannot commit: there is no system update").WithHint("lull system stage NAME begins one")
 	}
-	if err := s.healthy(ctx, &rec); err != nil {
+	err := s.link() // if the start of the agent could not
+	if err == nil {
+		err = s.healthy(ctx, &rec)
+	}
+	if err != nil {
 		return err
 	}
 	if err := faultpoint.Hit("system.commit.checked"); err != nil {
@@ -151,9 +155,6 @@ func (s *System) Rollback() error {
 	if err := s.put(record{Committed: rec.Committed}); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.failed = nil
-	s.mu.Unlock()
 	s.Log.Info("an update of the system was rolled back")
 	if err := faultpoint.Hit("system.rollback.recorded"); err != nil {
 		return err
@@ -234,7 +235,7 @@ func (s *System) link() error {
 	path := filepath.Join(s.Root, linkName)
 	have, err := os.Readlink(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return problem.New(problem.Failed, "cannot use %s as the link to the system in effect: %w", path, err)
+		return problem.New(problem.Failed, "cannot use %s as the link to the system in effect: %w", path, err).WithHint("remove it; it is made again")
 	}
 	set := rec.inEffect()
 	if set == nil {

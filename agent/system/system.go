@@ -231,7 +231,7 @@ func (s *System) put(next record) error {
 		return problem.New(problem.KindOf(err), "cannot record how far the update of the system has come: %w", err)
 	}
 	s.mu.Lock()
-	s.rec = next
+	s.rec, s.failed = next, nil
 	s.mu.Unlock()
 	return s.tellLocked()
 }

@@ -307,3 +307,23 @@ func TestStateLost(t *testing.T) {
 	m.reboot()
 	m.is(Booted, "1", "2")
 }
+
+// TestLinkInTheWay: what lies where the link belongs is not touched, and nothing is
+// committed that the link does not lead to.
+func TestLinkInTheWay(t *testing.T) {
+	m := newMachine(t)
+	m.no(m.stage(m.update(spec{version: "1", base: []digest.Digest{m.pkg("a", "1", nil)}})))
+	path := filepath.Join(m.root, "system")
+	m.no(os.Mkdir(path, 0o755))
+	m.suffers = true
+	m.reboot()
+	refused(t, m.settled, problem.Failed, "as the link to the system in effect")
+	if st := m.Status(); st.State != Booted || st.Err == nil {
+		t.Errorf("%+v", st)
+	}
+	refused(t, m.Commit(t.Context()), problem.Failed, "as the link to the system in effect")
+	m.no(os.Remove(path))
+	m.no(m.Commit(t.Context()))
+	m.is(Idle, "1", "")
+	m.no(m.Status().Err)
+}
