@@ -36,7 +36,7 @@ type Options struct {
 	Root         string // the store and all that lasts
 	RunDir       string // what a reboot forgets
 	Config       string // folder of policy.yaml, policy.d, repos.d
-	BootID       string // file with a text that each boot has another of
+	BootID       string // file with a text that each boot has another of; "": the kernel's
 	Bus          string // address; "": the system bus, or with User the session bus
 	LogindBus    string // address; "": Bus, or with User the system bus
 	User         bool   // rootless

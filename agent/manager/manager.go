@@ -46,7 +46,7 @@ type Config struct {
 	User     bool   // rootless
 	Launcher string // absolute path of lull-run
 	RunDir   string
-	BootID   string // file with a text that each boot has another of
+	BootID   string // file with a text that each boot has another of; "": the kernel's
 	Bus      string // where launchers find the agent: "system", "session" or an address
 
 	Runctl   *runctl.Dir
@@ -112,11 +112,11 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	if m.state, err = m.openState(); err != nil {
 		return nil, err
 	}
-	defer func() {
+	defer func(db *state.DB) { // m is nil when it has failed
 		if err != nil {
-			m.state.Close()
+			err = errors.Join(err, db.Close())
 		}
-	}()
+	}(m.state)
 	if m.exports, err = exports.Open(c.Root, c.RunDir, c.Launcher); err != nil {
 		return nil, err
 	}

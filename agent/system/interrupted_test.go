@@ -116,7 +116,7 @@ func TestAnyHistory(t *testing.T) {
 		var committed, booted, staged string
 		state := Idle
 		show := func() { m.is(state, committed, booted) }
-		for range rapid.IntRange(1, 12).Draw(r, "length") {
+		for range rapid.IntRange(1, 9).Draw(r, "length") {
 			switch op := rapid.SampledFrom([]string{"stage", "cut", "restart", "reboot", "commit", "rollback", "collect"}).Draw(r, "op"); op {
 			case "stage", "cut":
 				v := rapid.IntRange(1, 3).Draw(r, "version")

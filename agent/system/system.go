@@ -41,6 +41,7 @@
 package system
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -136,7 +137,7 @@ func (r *record) inEffect() *Set {
 // World is what a System works with.
 type World struct {
 	Root       string
-	BootID     string // file with a text that each boot has another of
+	BootID     string // file with a text that each boot has another of; "": the kernel's
 	State      *state.DB
 	Store      *store.Store
 	Indices    *index.Indices
@@ -176,11 +177,14 @@ type run struct {
 	ended  chan struct{}
 }
 
+// kernelBootID is described in proc_sys_kernel_random(5).
+const kernelBootID = "/proc/sys/kernel/random/boot_id"
+
 // Load reads what is remembered and tells the indices. Nothing is changed on
 // disk: see Settle.
 func Load(w World) (*System, error) {
 	s := &System{World: w}
-	id, err := os.ReadFile(w.BootID)
+	id, err := os.ReadFile(cmp.Or(w.BootID, kernelBootID))
 	if err != nil {
 		return nil, problem.New(problem.Failed, "cannot tell this boot from others: %w", err)
 	}
