@@ -47,6 +47,15 @@ func (s *System) Stage(u Update) error {
 		return problem.New(problem.Busy, "cannot stage %s: %s is being staged", u.Asked, st).
 			WithHint("lull system status shows it, lull system rollback gives it up")
 	case st != nil && st.Update == u.Package:
+		if st.Repository == u.Repository {
+			return s.begin()
+		}
+		next := *st
+		next.Repository = u.Repository // the other one may be away
+		rec.Stage = &next
+		if err := s.put(rec); err != nil {
+			return err
+		}
 		return s.begin()
 	case rec.Committed != nil && rec.Committed.Update == u.Package && st == nil:
 		return nil

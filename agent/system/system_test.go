@@ -327,3 +327,29 @@ func TestLinkInTheWay(t *testing.T) {
 	m.is(Idle, "1", "")
 	m.no(m.Status().Err)
 }
+
+// TestOtherRepository: an update that was interrupted goes on from another repository.
+func TestOtherRepository(t *testing.T) {
+	m := newMachine(t)
+	a := m.pkg("a", "1", nil)
+	u := m.update(spec{version: "1", base: []digest.Digest{a}})
+	m.repo.Before = func(_ context.Context, d digest.Digest, _ int64) error {
+		if d == a {
+			return errors.New("the repository is away")
+		}
+		return nil
+	}
+	refused(t, m.stage(u), problem.Failed, "the repository is away")
+	m.repo.Before = nil
+	u.Repository = "gone"
+	refused(t, m.stage(u), problem.NotFound, `cannot stage system 1: could not find repository "gone"`)
+	m.from, u.Repository = nil, "mirror"
+	m.no(m.stage(u))
+	if !slices.Equal(m.from, []string{"mirror"}) {
+		t.Errorf("it came from %q", m.from)
+	}
+	if n := m.repo.Fetches(u.Package); n != 1 {
+		t.Errorf("the update was fetched %d times", n)
+	}
+	m.is(Staged, "", "")
+}

@@ -39,6 +39,7 @@ type machine struct {
 	ix      *index.Indices
 	store   *store.Store
 	state   *state.DB
+	from    []string // the repositories that were asked for
 	factory []digest.Digest
 	settled error // how the last start went, if suffers
 	suffers bool
@@ -74,10 +75,16 @@ func (m *machine) start() {
 	res := resolve.New(m.store, m.ix)
 	m.System, err = Load(World{
 		Root: m.root, BootID: m.boot, State: m.state, Store: m.store, Indices: m.ix, Resolver: res, RunHook: runHook,
-		Repository: func(string) (resolve.Source, error) { return m.repo, nil },
-		Collect:    func(ctx context.Context) error { _, err := m.collect(ctx); return err },
-		HookLimit:  func(string) time.Duration { return time.Minute },
-		Changed:    func() {}, Log: slog.New(slog.DiscardHandler),
+		Repository: func(name string) (resolve.Source, error) {
+			if name != "local" && name != "mirror" {
+				return nil, problem.New(problem.NotFound, "cannot find repository %q", name)
+			}
+			m.from = append(m.from, name)
+			return m.repo, nil
+		},
+		Collect:   func(ctx context.Context) error { _, err := m.collect(ctx); return err },
+		HookLimit: func(string) time.Duration { return time.Minute },
+		Changed:   func() {}, Log: slog.New(slog.DiscardHandler),
 	})
 	m.no(err)
 	m.no(m.SetFactory(m.factory, nil))
