@@ -43,6 +43,7 @@ func TestUpdate(t *testing.T) {
 	second := m.update(spec{version: "2", images: []digest.Digest{image}, base: []digest.Digest{b}, cache: []digest.Digest{shared},
 		hooks: map[string]string{"pre-refresh": `cat "$LULL_IMAGES/content" > ` + out + "\n"}})
 	seen := map[digest.Digest]bool{}
+	m.Resolver.Parallel = 1
 	m.repo.Before = func(_ context.Context, d digest.Digest, _ int64) error {
 		var want []digest.Digest
 		switch seen[d] = true; d {
