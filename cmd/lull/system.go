@@ -224,6 +224,20 @@ func systemFields(p bus.SystemProperties) [][2]string {
 	return [][2]string{{"In effect", committed}, {"Next", "nothing is staged"}, {"Because", p.ErrorText}}
 }
 
+// systemText says in a line what there is to know of a system update, if there is
+// one. It is good to know, not needed.
+func (ag *agent) systemText(ctx context.Context) string {
+	p, err := ag.system().Properties(ctx)
+	if err != nil || p.State == "idle" {
+		return ""
+	}
+	text := map[string]string{
+		"booted": p.Booted + " is in effect and not committed, nothing is collected until it is",
+		"staged": p.Staged + " is staged, it takes effect when the machine starts again",
+	}[p.State]
+	return either(text, either(p.Staged, p.Asked)+": "+map[string]string{"staging": "being staged", "interrupted": "staging was interrupted"}[p.State]) + "; see `lull system status`"
+}
+
 func (a *app) systemCommitCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "commit",

@@ -54,6 +54,7 @@ func TestStorage(t *testing.T) {
 	s.says("In effect:   1\nNext:        2, staged: it takes effect when the machine starts again\nTo drop it:  lull system rollback\n", "system", "status")
 	s.refused(s.Lull("system", "commit"), 75, "cannot commit system 2: it takes effect when the machine starts again",
 		"restart the machine first, or drop it with lull system rollback")
+	s.overview("2 is staged, it takes effect when the machine starts again")
 	s.MustLull("gc") // what is staged stays
 	s.publish(s.write("org.test.garbage", "1", 3, "", nil))
 	s.MustLull("install", "org.test.garbage")
@@ -87,6 +88,7 @@ func (s *scene) collectRefused(one *update) {
 	}
 	s.says("In effect:   2, not committed yet\nBefore:      1, kept whole until then\nTo keep it:  lull system commit\nTo go back:  lull system rollback\nCollection:  "+
 		why+"\n", "system", "status")
+	s.overview("2 is in effect and not committed, nothing is collected until it is")
 	if v := s.status(); v.Refused != why {
 		s.t.Errorf("for programs: %+v", v)
 	}
@@ -125,6 +127,20 @@ func (s *scene) collectRefused(one *update) {
 	if c.Err == nil || !strings.Contains(c.Err.Error(), notCommitted) {
 		s.t.Errorf("the retained index is cleared by others: %v", c.Err)
 	}
+}
+
+// overview checks the line of lull status.
+func (s *scene) overview(text string) {
+	s.t.Helper()
+	for line := range strings.Lines(s.MustLull("status").Stdout) {
+		if strings.HasPrefix(line, "System:") {
+			if !strings.HasSuffix(line, " "+text+"; see `lull system status`\n") {
+				s.t.Errorf("the overview says %q", line)
+			}
+			return
+		}
+	}
+	s.t.Error("the overview says nothing of the system")
 }
 
 // TestTight: when the update package itself is in the way of the set, it goes too.
@@ -167,6 +183,7 @@ func TestTooLarge(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	s.is("interrupted", "1", "")
+	s.overview("2: staging was interrupted")
 	s.has(true, append(one.base, one.cache...)...)
 	s.has(true, two.base...)
 	s.MustLull("gc")
