@@ -3,7 +3,7 @@
 //
 // Its folders are the agent's rooms, from the small to the large: digest,
 // problem, durable, footprint, meta; store, index, state, current, exports; gc, resolve,
-// repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh, metrics; manager; api.
+// repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh, system, metrics; manager; api.
 // Each imports only what stands before it.
 package agent
 
@@ -36,6 +36,7 @@ type Options struct {
 	Root         string // the store and all that lasts
 	RunDir       string // what a reboot forgets
 	Config       string // folder of policy.yaml, policy.d, repos.d
+	BootID       string // file with a text that each boot has another of; "": the kernel's
 	Bus          string // address; "": the system bus, or with User the session bus
 	LogindBus    string // address; "": Bus, or with User the system bus
 	User         bool   // rootless
@@ -93,7 +94,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer resting.Close()
 	observer := api.NewObserver(resting.Touch)
 	m, err := manager.New(manager.Config{
-		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, Bus: busForLaunchers(o),
+		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, BootID: o.BootID, Bus: busForLaunchers(o),
 		Runctl: ctl, Tracker: tracker, Logind: logind, Sessions: observer.Sessions(), Log: o.Log,
 		Version: o.Version, Worked: resting.Touch,
 	}, observer)

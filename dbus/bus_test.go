@@ -56,6 +56,8 @@ type space struct{ bus.Space }
 
 type retained struct{ bus.Retained }
 
+type system struct{ bus.System }
+
 func (retained) Set(bus.Caller, []string) error { return nil }
 
 // world is a bus with a server and a client on it.
@@ -78,7 +80,8 @@ func start(t *testing.T) *world {
 	w.server.Manage(bus.AgentPath)
 	w.manager = bus.ExportManager(w.agent, bus.ManagerProperties{Version: "1", LastCheck: 7})
 	err = w.server.Export(bus.AgentPath, w.manager,
-		bus.ExportSpace(&space{}, bus.SpaceProperties{}), bus.ExportRetained(retained{}, bus.RetainedProperties{}), bus.ExportHelper())
+		bus.ExportSpace(&space{}, bus.SpaceProperties{}), bus.ExportRetained(retained{}, bus.RetainedProperties{}),
+		bus.ExportSystem(system{}, bus.SystemProperties{}), bus.ExportHelper())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -476,7 +479,7 @@ func TestIntrospectionIsTheXML(t *testing.T) {
 		t.Fatal(err)
 	}
 	live := map[string]shape{}
-	for path, own := range map[dbus.ObjectPath]int{bus.AgentPath: 4, bus.PackagePath("a"): 1, bus.RefreshPath("1"): 1, bus.SessionPath: 1} {
+	for path, own := range map[dbus.ObjectPath]int{bus.AgentPath: 5, bus.PackagePath("a"): 1, bus.RefreshPath("1"): 1, bus.SessionPath: 1} {
 		found := 0
 		for name, s := range interfaces(t, introspect(t, w.client, path)) {
 			if strings.HasPrefix(name, "org.lull.") {
@@ -515,7 +518,7 @@ func TestServersMustImplementTheXML(t *testing.T) {
 	servers := map[string]reflect.Type{
 		bus.ManagerInterface: reflect.TypeFor[bus.Manager](), bus.SpaceInterface: reflect.TypeFor[bus.Space](),
 		bus.RetainedInterface: reflect.TypeFor[bus.Retained](), bus.RefreshInterface: reflect.TypeFor[bus.Refresh](),
-		bus.SessionInterface: reflect.TypeFor[bus.Session](),
+		bus.SessionInterface: reflect.TypeFor[bus.Session](), bus.SystemInterface: reflect.TypeFor[bus.System](),
 	}
 	for _, data := range bus.XML() {
 		for name, i := range interfaces(t, string(data)) {

@@ -14,8 +14,9 @@ const RetainedInterface = "org.lull.Agent1.Retained"
 var infoRetained = &ifaceInfo{
 	name: RetainedInterface,
 	methods: map[string]string{
-		"Set":   "as",
-		"Clear": "",
+		"Set":     "as",
+		"Clear":   "",
+		"Resolve": "sa{sv}",
 	},
 	props: []propInfo{
 		{"Packages", emitsValue},
@@ -24,10 +25,17 @@ var infoRetained = &ifaceInfo{
 
 // Retained is what a server implements. Methods are called in parallel.
 type Retained interface {
-	// Set: Privileged. Replaces the index as a whole; durable when it returns.
+	// Set: Privileged. Replaces the index as a whole; durable when it returns. Error Busy: System uses
+	// the index for an update.
 	Set(caller Caller, packages []string) (err error)
-	// Clear: Privileged. Empties the index; durable when it returns.
+	// Clear: Privileged. Empties the index; durable when it returns. Error Busy as of Set.
 	Clear(caller Caller) (err error)
+	// Resolve: Privileged. Makes a package of the index resident, with its subpackages and their
+	// trees, and returns when it is. It is in the writing index meanwhile, and never in the open one:
+	// what keeps it is the index. If it leaves the index meanwhile it is written to its end all the
+	// same, and may be collected then. Error InvalidArgument: it is not in the index. Options:
+	// repository (s: name; else the first that has it).
+	Resolve(caller Caller, pkg string, options RetainedResolveOptions) (err error)
 }
 
 // RetainedProperties are the properties of RetainedInterface.
@@ -68,6 +76,17 @@ func (e *RetainedExport) invoke(c Caller, method string, body []any) ([]any, err
 		return nil, e.impl.Set(c, a0)
 	case "Clear":
 		return nil, e.impl.Clear(c)
+	case "Resolve":
+		var a0 string
+		var a1 map[string]dbus.Variant
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("Resolve: %v", err)
+		}
+		d1, err := fromDict[RetainedResolveOptions](a1, true)
+		if err != nil {
+			return nil, err
+		}
+		return nil, e.impl.Resolve(c, a0, d1)
 	}
 	return nil, badArguments("%s is no method", method)
 }
@@ -80,15 +99,26 @@ func NewRetainedProxy(conn *dbus.Conn, path dbus.ObjectPath) RetainedProxy {
 	return RetainedProxy{remote{conn, "org.lull.Agent1", path, RetainedInterface}}
 }
 
-// Set: Privileged. Replaces the index as a whole; durable when it returns.
+// Set: Privileged. Replaces the index as a whole; durable when it returns. Error Busy: System uses
+// the index for an update.
 func (p RetainedProxy) Set(ctx context.Context, packages []string) (err error) {
 	err = p.call(ctx, "Set", []any{packages})
 	return
 }
 
-// Clear: Privileged. Empties the index; durable when it returns.
+// Clear: Privileged. Empties the index; durable when it returns. Error Busy as of Set.
 func (p RetainedProxy) Clear(ctx context.Context) (err error) {
 	err = p.call(ctx, "Clear", nil)
+	return
+}
+
+// Resolve: Privileged. Makes a package of the index resident, with its subpackages and their trees,
+// and returns when it is. It is in the writing index meanwhile, and never in the open one: what
+// keeps it is the index. If it leaves the index meanwhile it is written to its end all the same,
+// and may be collected then. Error InvalidArgument: it is not in the index. Options: repository (s:
+// name; else the first that has it).
+func (p RetainedProxy) Resolve(ctx context.Context, pkg string, options RetainedResolveOptions) (err error) {
+	err = p.call(ctx, "Resolve", []any{pkg, toDict(options)})
 	return
 }
 

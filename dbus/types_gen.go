@@ -179,6 +179,16 @@ type VerifyOptions struct {
 	Repair bool `dict:"repair"`
 }
 
+// RetainedResolveOptions is a dictionary on the bus; zero values are left out.
+type RetainedResolveOptions struct {
+	Repository string `dict:"repository"`
+}
+
+// StageOptions is a dictionary on the bus; zero values are left out.
+type StageOptions struct {
+	Repository string `dict:"repository"`
+}
+
 // UpdatedRefresh is a dictionary on the bus; zero values are left out.
 type UpdatedRefresh struct {
 	ID           string `dict:"id"`

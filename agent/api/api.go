@@ -35,6 +35,7 @@ type Service struct {
 	manager  *bus.ManagerExport
 	space    *bus.SpaceExport
 	retained *bus.RetainedExport
+	system   *bus.SystemExport
 
 	queue    *queue
 	objects  *objects
@@ -53,6 +54,7 @@ type queue struct {
 	space     bool
 	transfers bool
 	repos     bool
+	system    bool
 	wake      chan struct{} // capacity 1
 	changed   func()        // is called after each change
 }
@@ -110,6 +112,9 @@ func (o Observer) TransfersChanged() { o.q.put(func() { o.q.transfers = true }) 
 // RepositoriesChanged implements manager.Observer.
 func (o Observer) RepositoriesChanged() { o.q.put(func() { o.q.repos = true }) }
 
+// SystemChanged implements manager.Observer.
+func (o Observer) SystemChanged() { o.q.put(func() { o.q.system = true }) }
+
 // Serve exports everything and takes the name. The service ends with ctx; Wait
 // waits for that.
 func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observer, auth *authz.Authorizer, version string, log *slog.Logger) (*Service, error) {
@@ -127,10 +132,12 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 	s.space = bus.ExportSpace(spaceObject{s}, bus.SpaceProperties{})
 	s.space.Live(s.liveSpace)
 	s.retained = bus.ExportRetained(retainedObject{s}, bus.RetainedProperties{})
+	s.system = bus.ExportSystem(systemObject{s}, bus.SystemProperties{})
 	s.updateSpace()
+	s.updateSystem()
 	s.updateRepositories()
 	server.Manage(bus.AgentPath)
-	if err := server.Export(bus.AgentPath, s.manager, s.space, s.retained, bus.ExportHelper()); err != nil {
+	if err := server.Export(bus.AgentPath, s.manager, s.space, s.retained, s.system, bus.ExportHelper()); err != nil {
 		return nil, err
 	}
 	w := newObjects(s)
@@ -175,9 +182,9 @@ func (s *Service) run(w *objects) {
 		}
 		q := s.queue
 		q.mu.Lock()
-		refreshes, ended, packages, transfers, repos := q.refreshes, q.ended, q.packages, q.transfers, q.repos
+		refreshes, ended, packages, transfers, repos, system := q.refreshes, q.ended, q.packages, q.transfers, q.repos, q.system
 		space = space || q.space
-		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false
+		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos, q.system = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false, false
 		q.mu.Unlock()
 		for _, r := range refreshes {
 			w.refresh(r)
@@ -211,6 +218,9 @@ func (s *Service) run(w *objects) {
 		}
 		if repos {
 			s.updateRepositories()
+		}
+		if system {
+			s.updateSystem()
 		}
 	}
 }

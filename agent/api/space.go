@@ -128,4 +128,15 @@ func (o retainedObject) Set(c bus.Caller, packages []string) error {
 	return o.s.m.SetRetained(list)
 }
 
+func (o retainedObject) Resolve(c bus.Caller, pkg string, opt bus.RetainedResolveOptions) error {
+	if err := o.s.auth.Check(c, authz.SystemUpdate); err != nil {
+		return err
+	}
+	d, err := digest.Parse(pkg)
+	if err != nil {
+		return problem.New(problem.Invalid, "%w", err)
+	}
+	return o.s.m.ResolveRetained(o.s.ctx, d, opt.Repository)
+}
+
 func (o retainedObject) Clear(c bus.Caller) error { return o.Set(c, nil) }

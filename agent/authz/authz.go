@@ -28,7 +28,7 @@ const (
 	Hold         = "org.lull.hold"          // hold, for as long as policy lets users
 	HoldOthers   = "org.lull.hold-others"   // hold for longer, and end the holds of others
 	GC           = "org.lull.gc"            // collect, verify, repair
-	SystemUpdate = "org.lull.system-update" // the retained index
+	SystemUpdate = "org.lull.system-update" // system updates, the retained index
 	Configure    = "org.lull.configure"     // repositories, reload
 )
 
@@ -40,7 +40,7 @@ var what = map[string]string{
 	Hold:         "hold refreshes",
 	HoldOthers:   "hold refreshes for long, or end the holds of others",
 	GC:           "collect or verify the store",
-	SystemUpdate: "stage system updates",
+	SystemUpdate: "update the system",
 	Configure:    "change repositories or reload the configuration",
 }
 

@@ -50,6 +50,7 @@ func (m *Manager) Doctor() (list []Check) {
 	m.checkState(add)
 	m.checkInstances(add)
 	m.checkMarkers(add)
+	m.checkSystem(add)
 	m.checkClock(add)
 	m.checkLauncher(add)
 	m.checkRepositories(add)

@@ -34,6 +34,7 @@ import (
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/system"
 	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/policy"
 )
@@ -46,6 +47,7 @@ type Config struct {
 	Launcher string // absolute path of lull-run
 	RunDir   string
 	Version  string // of lull
+	BootID   string // file with a text that each boot has another of; "": the kernel's
 	Bus      string // where launchers find the agent: "system", "session" or an address
 
 	Runctl   *runctl.Dir
@@ -63,6 +65,7 @@ type Observer interface {
 	SpaceChanged()
 	TransfersChanged() // while they go on; SpaceChanged tells of beginnings and ends
 	RepositoriesChanged()
+	SystemChanged()
 }
 
 // Manager is the agent's core.
@@ -76,6 +79,7 @@ type Manager struct {
 	services services.Manager
 	resolver *resolve.Resolver
 	engine   *refresh.Engine
+	system   *system.System
 	policy   atomic.Pointer[policy.Policy]
 	observer Observer
 	figures  *figures
@@ -113,11 +117,11 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	if m.state, err = m.openState(); err != nil {
 		return nil, err
 	}
-	defer func() {
+	defer func(db *state.DB) { // m is nil when it has failed
 		if err != nil {
-			m.state.Close()
+			err = errors.Join(err, db.Close())
 		}
-	}()
+	}(m.state)
 	if m.exports, err = exports.Open(c.Root, c.RunDir, c.Launcher); err != nil {
 		return nil, err
 	}
@@ -148,7 +152,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	}
 	m.repos.clients, m.repos.read = map[string]*repository{}, map[string]time.Time{}
 	m.space.wanted = make(chan struct{}, 1)
-	if err = m.loadSets(); err != nil {
+	if err = m.loadSystem(); err != nil {
 		return nil, err
 	}
 	m.engine = refresh.NewEngine(refresh.World{
@@ -201,6 +205,7 @@ func (m *Manager) Start() error {
 func (m *Manager) Close() error {
 	m.cancel()
 	m.engine.Stop()
+	m.system.Close()
 	m.wg.Wait()
 	return errors.Join(m.services.Close(), m.state.Close())
 }
@@ -223,11 +228,10 @@ func (m *Manager) Reload() error {
 	}
 	m.policy.Store(p)
 	m.indices.KeepRecent(p.GC.KeepRecent)
-	m.setSystem(sets)
 	m.engine.Wake("")
 	m.nudge()
 	m.dirtyMetrics()
-	return errors.Join(m.prune(), m.publishInstalled())
+	return errors.Join(m.system.SetFactory(sets.Base, sets.Cache), m.prune(), m.publishInstalled())
 }
 
 // prune applies keep-revisions to all that is installed.

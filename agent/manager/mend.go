@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
@@ -58,6 +57,9 @@ func (m *Manager) openState() (*state.DB, error) {
 	if whole.Known {
 		err = errors.Join(err, db.PutSet(state.Retained, whole.Retained))
 	}
+	if whole.System != nil {
+		err = errors.Join(err, db.RestoreSystem(whole.System))
+	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -84,25 +86,17 @@ func (m *Manager) settle() error {
 		m.Log.Error("the root cannot be written: nothing can be installed or refreshed until it can", "root", m.Root)
 		return nil
 	}
+	m.settleSystem()
 	return errors.Join(m.engine.Settle(), m.dropHolds())
-}
-
-// unknownRetained stands in the retained index for what it may have held.
-func (m *Manager) unknownRetained() ([]index.Root, error) {
-	loss, lost, err := m.state.Lost()
-	if err != nil || !lost || !loss.Retained {
-		return nil, err
-	}
-	return []index.Root{{Holder: "the system updater, because state.db was lost,"}}, nil
 }
 
 // RetainNothing says that there was nothing in the retained index when it was lost.
 func (m *Manager) RetainNothing() error {
-	roots, err := m.unknownRetained()
+	loss, lost, err := m.state.Lost()
 	if err != nil {
 		return err
 	}
-	if len(roots) == 0 {
+	if !lost || !loss.Retained {
 		return problem.New(problem.Invalid, "cannot say that nothing is retained: the retained index is known")
 	}
 	return m.SetRetained(nil)

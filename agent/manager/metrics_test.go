@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/store"
@@ -208,4 +209,11 @@ func BenchmarkMetrics10000(b *testing.B) {
 		m.figures.metrics.HeldOff("refresh", time.Second)
 		w.write()
 	}
+}
+
+func rootsOf(list []digest.Digest) (roots []index.Root) {
+	for _, d := range list {
+		roots = append(roots, index.Root{Package: d})
+	}
+	return roots
 }

@@ -2,9 +2,7 @@ package manager
 
 import (
 	"context"
-	"slices"
 
-	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/refresh"
@@ -183,30 +181,4 @@ func (m *Manager) runRoots() []index.Root {
 		roots = append(roots, root)
 	}
 	return roots
-}
-
-func rootsOf(list []digest.Digest) (roots []index.Root) {
-	for _, d := range list {
-		roots = append(roots, index.Root{Package: d})
-	}
-	return roots
-}
-
-// SetRetained replaces the retained index; it is durable on return.
-func (m *Manager) SetRetained(list []digest.Digest) error {
-	slices.SortFunc(list, digest.Digest.Compare)
-	list = slices.Compact(list)
-	if err := m.mayChange("set the retained index"); err != nil {
-		return err
-	}
-	m.telling.Lock()
-	defer m.telling.Unlock()
-	if err := m.state.PutSet(state.Retained, list); err != nil {
-		return err
-	}
-	if err := m.state.ForgetLoss(); err != nil { // it is known again
-		return err
-	}
-	m.indices.SetRetained(rootsOf(list))
-	return nil
 }

@@ -6,11 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runs"
@@ -25,7 +27,43 @@ func (deaf) RefreshChanged(refresh.Refresh) {}
 func (deaf) PackageChanged(string)          {}
 func (deaf) SpaceChanged()                  {}
 func (deaf) TransfersChanged()              {}
+func (deaf) SystemChanged()                 {}
 func (deaf) RepositoriesChanged()           {}
+
+// TestCannotBegin: what keeps a manager from beginning is an error, and state.db is
+// free again.
+func TestCannotBegin(t *testing.T) {
+	need.Unified(t)
+	need.Lock(t, "subtree")
+	dir, run, conf := t.TempDir(), t.TempDir(), t.TempDir()
+	ctl, err := runctl.Create(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracker, err := runs.Choose(runs.Options{RunDir: run, Want: "subtree", Log: slog.Default()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tracker.Close()
+	path := filepath.Join(conf, "system.yaml")
+	if err := os.WriteFile(path, []byte("bass: []\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Root: dir, Conf: conf, RunDir: run, Launcher: "/bin/true", Runctl: ctl, Tracker: tracker, Log: slog.Default()}
+	if m, err := New(c, deaf{}); m != nil || problem.KindOf(err) != problem.BadPolicy || !strings.Contains(err.Error(), path+":1") {
+		t.Errorf("got %v, %v", m, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	m, err := New(c, deaf{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+}
 
 // newManager opens one that hears nothing; it is not started. conf is what its
 // policy says.

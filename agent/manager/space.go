@@ -39,9 +39,18 @@ func (s *space) want() {
 
 // followSpace collects when somebody has said that there may be something to take.
 func (m *Manager) followSpace() {
+	refused := false
 	for {
 		select {
 		case <-m.space.wanted:
+			if err := m.system.MayCollect(); err != nil {
+				if !refused {
+					m.Log.Info("nothing is collected by itself", "error", err)
+				}
+				refused = true
+				continue
+			}
+			refused = false
 			_, err := m.Collect(m.ctx, 0)
 			if err == nil && len(m.indices.Of(index.RecentIndex)) > 0 && m.belowWatermark() {
 				m.indices.Evict()
@@ -65,6 +74,9 @@ func (m *Manager) Plan(ctx context.Context) (*gc.Plan, error) {
 // to free so many bytes; if there is not enough, what was in use lately goes too.
 func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 	if err := m.mayChange("collect"); err != nil {
+		return gc.Result{}, err
+	}
+	if err := m.system.MayCollect(); err != nil {
 		return gc.Result{}, err
 	}
 	m.space.collecting.Lock()
@@ -115,6 +127,9 @@ func (m *Manager) evictFor(ctx context.Context, free int64) error {
 
 // collectForSpace serves a resolve that has hit a full disk.
 func (m *Manager) collectForSpace(ctx context.Context) error {
+	if err := m.system.MayCollect(); err != nil {
+		return problem.New(problem.Busy, "cannot make room on the disk: %w", err).WithHint("%s", problem.HintOf(err))
+	}
 	m.indices.Evict()
 	_, err := m.Collect(ctx, 0)
 	return err

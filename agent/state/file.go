@@ -45,7 +45,7 @@ func (e *CorruptError) Error() string {
 // Unwrap returns what is wrong.
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-var buckets = [][]byte{bucketInstances, bucketRefreshes, bucketGroups, bucketHolds, bucketSets}
+var buckets = [][]byte{bucketInstances, bucketRefreshes, bucketGroups, bucketHolds, bucketSets, bucketSystem}
 
 // Open opens the file, or makes it where there is none, and reads all of it. The
 // error is a *CorruptError where that shows any damage.

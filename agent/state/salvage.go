@@ -1,10 +1,12 @@
 package state
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -42,6 +44,7 @@ type Salvaged struct {
 	Holds     []Hold
 	Retained  []digest.Digest
 	Known     bool // Retained was there
+	System    json.RawMessage
 }
 
 // Salvage reads what it can of a damaged file. Of the journal it reads nothing:
@@ -83,6 +86,11 @@ func Salvage(path string) (s Salvaged) {
 	each(bucketSets, func(k, v []byte) {
 		if string(k) == Retained && decode(k, v, &s.Retained) == nil {
 			s.Known = true
+		}
+	})
+	each(bucketSystem, func(k, v []byte) {
+		if text, err := content(k, v); err == nil {
+			s.System = slices.Clone(text)
 		}
 	})
 	_ = guard(db.Close) // it was only read

@@ -4,7 +4,8 @@
 //   - instances: one record an instance, with its revisions;
 //   - refreshes: the journal, one record a refresh that has not ended;
 //   - groups: one record for those of them of which all or none is to happen;
-//   - holds, and the retained index.
+//   - holds, and the retained index;
+//   - system: how far an update of the system has come, and which sets there are.
 //
 // What is current is not in here: the symbolic link current/<instance> says it,
 // and its rename commits a refresh, so that the two can never disagree.
@@ -97,6 +98,7 @@ var (
 	bucketGroups    = []byte("groups")
 	bucketHolds     = []byte("holds")
 	bucketSets      = []byte("sets")
+	bucketSystem    = []byte("system")
 )
 
 // Retained is the name of the durable set of packages that the system updater keeps.

@@ -104,5 +104,10 @@ func (a *app) gcPlan(ctx context.Context, ag *agent) error {
 			return err
 		}
 	}
-	return a.say(gcText("would free", uint64(len(blobs)), uint64(len(going)), bytes))
+	text := gcText("would free", uint64(len(blobs)), uint64(len(going)), bytes)
+	// Good to know, not needed.
+	if p, err := ag.system().Properties(ctx); err == nil && p.CollectionRefused != "" {
+		text += "; but " + p.CollectionRefused
+	}
+	return a.say(text)
 }

@@ -44,6 +44,16 @@ var stepWords = map[string]string{
 	"health":         "checking that it works",
 	"uninhibit":      "letting it start again",
 	"finish":         "tidying up",
+
+	"system-resolve": "looking for what is needed",
+	"system-images":  "downloading what installs it",
+	"system-install": "installing images",
+	"system-set":     "downloading the system",
+}
+
+// downloads says whether bytes are counted in a step.
+func downloads(step string) bool {
+	return step == "fetch" || step == "system-images" || step == "system-set"
 }
 
 func stepText(p bus.RefreshProperties) string {
@@ -68,7 +78,7 @@ func (l *lines) update(path dbus.ObjectPath, p bus.RefreshProperties) {
 		return // what becomes of it is said at the end
 	}
 	l.last[path] = text
-	if p.Step == "fetch" && p.BytesTotal > p.BytesDone {
+	if downloads(p.Step) && p.BytesTotal > p.BytesDone {
 		text += " " + size(p.BytesTotal-p.BytesDone)
 	}
 	fmt.Fprintln(l.w, oneLine(p.Instance+": "+text))
@@ -126,7 +136,7 @@ func (b *bars) update(path dbus.ObjectPath, p bus.RefreshProperties) {
 		b.all[path] = one
 	}
 	text := stepText(p)
-	if p.Step == "fetch" && p.BytesTotal > 0 {
+	if downloads(p.Step) && p.BytesTotal > 0 {
 		text = humanize.Bytes(p.BytesDone) + " of " + humanize.Bytes(p.BytesTotal)
 	}
 	one.text.set(cut(text, b.width/3))

@@ -115,6 +115,7 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 		{"Refreshes", refreshes},
 	}
 	pairs = append(pairs, a.waitingFields(ctx, ag, s)...)
+	pairs = append(pairs, [2]string{"System", ag.systemText(ctx)})
 	return a.fields(append(pairs, [][2]string{
 		{"Last check", checked},
 		{"Repositories", either(strings.Join(names, ", "), "none; `lull repo add` makes one known")},

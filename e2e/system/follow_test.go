@@ -1,0 +1,115 @@
+package system_test
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/lull/lull/e2e/rig"
+)
+
+// TestFollow looks at what people see while an update is staged: who asked for it,
+// who asks how far it is, who wants something else meanwhile, and who finds that the
+// agent has died.
+func TestFollow(t *testing.T) {
+	s := set(t, 0, rig.Options{})
+	two := s.update(update{version: "2", baseMB: 1, imagesMB: 1})
+	g := s.gate()
+	s.start()
+	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
+	one := s.publish(s.write("org.test.other", "1", 0, "", nil))
+
+	reached, open := g.hold("blobs/" + s.blobOf("org.test.image", "2"))
+	first := s.Admin.StartLull(nil, "system", "stage", osName)
+	<-reached
+	s.prints(first, "system 2: downloading what installs it")
+	s.looks("staging", "In effect:  as the machine came\nNext:       2: downloading what installs it, ")
+	if v := s.status(); v.Step != "images" || v.Staged == nil || v.Staged.Version != "2" || v.Staged.Hash != two.hash {
+		t.Errorf("for programs: %+v", v)
+	}
+	giveUp := "lull system status shows it, lull system rollback gives it up"
+	s.refused(s.Lull("system", "stage", one), 75, "cannot stage "+one+": system 2 is being staged", giveUp)
+	s.refused(s.Lull("system", "commit"), 75, "cannot commit system 2: it is not staged yet", "lull system status shows how far it is")
+	if c := s.api.Call("Retained.Clear"); !strings.HasPrefix(text(c), "org.lull.Error.Busy cannot set the retained index: it belongs to the update to system 2") {
+		t.Errorf("%s", text(c))
+	}
+
+	first.Signal(syscall.SIGINT)
+	s.ends(first, 1, "lull: cannot follow the system update any longer: interrupted\nhint: it goes on; `lull system status` shows it, `lull system rollback` gives it up\n")
+	second := s.Admin.StartLull(nil, "system", "stage")
+	again, last := g.hold("blobs/" + s.blobOf("org.test.base", "2"))
+	close(open)
+	<-again
+	s.prints(second, "system 2: downloading the system")
+	s.looks("staging", "Next:       2: downloading the system, ")
+	s.agent.Crash()
+	s.ends(second, 69, "lull: cannot follow the system update any longer: the agent has left the bus\nhint: when it is back, `lull system stage` goes on where it has stopped; see `systemctl status lulld`\n")
+
+	s.start()
+	s.looks("interrupted", "Next:        2, interrupted while downloading the system\nTo go on:    lull system stage\nTo drop it:  lull system rollback\n")
+	if out := s.MustLull("doctor").Stdout; !strings.Contains(out, "staging "+osName+" was interrupted") {
+		t.Errorf("the doctor says\n%s", out)
+	}
+	close(last)
+	s.says("system 2 is staged: it takes effect when the machine starts again\n", "system", "stage")
+	s.looks("staged", "Next:        2, staged")
+
+	// On a terminal there is a bar, and at the end the same line.
+	s.MustLull("system", "rollback")
+	s.MustLull("gc")
+	bar := s.Admin.OnTerminal("system", "stage", osName)
+	if code, err := bar.Wait(s.Context(), limit); err != nil || code != 0 || !strings.Contains(bar.Log(), "system 2 is staged: it takes effect when the machine starts again") {
+		t.Errorf("exit status %d, %v:\n%s", code, err, bar.Log())
+	}
+
+	for _, c := range []struct {
+		args       []string
+		code       int
+		text, hint string
+	}{
+		{[]string{"system", "stage", "Not A Name"}, 65, `cannot look for a system update "Not A Name": want NAME, NAME@CHANNEL or the hash of a package`, ""},
+		{[]string{"system", "stage", "org.test.other"}, 65, "cannot stage org.test.other: could not use package " + one[:16] + " as a system update: it has no system.json",
+			"it has to be published anew; lull system rollback gives this one up"},
+		{[]string{"system", "stage", ""}, 64, "cannot stage an update without a name", "leave it out to go on where staging has stopped"},
+		{[]string{"system", "stage", "a", "b"}, 64, "cannot understand this command: too many arguments", "use it as `lull system stage [UPDATE] [flags]`"},
+	} {
+		r := s.Lull(c.args...)
+		want := "lull: " + c.text + "\n"
+		if c.hint != "" {
+			want += "hint: " + c.hint + "\n"
+		}
+		if r.Code != c.code || !strings.HasSuffix(r.Stderr, want) {
+			t.Errorf("got %v\nwant %d and\n%s", r, c.code, want)
+		}
+	}
+	if r := s.Lull("system", "stage", "org.test.none"); r.Code != 1 || !strings.HasPrefix(r.Stderr, "lull: cannot find") {
+		t.Errorf("%v", r)
+	}
+}
+
+// prints waits until a command has said something.
+func (s *scene) prints(p *rig.Proc, what string) {
+	s.t.Helper()
+	s.Until("it says "+what, limit, func() (bool, string) { return strings.Contains(p.Log(), what), p.Log() })
+}
+
+// ends waits for the end of a command, and checks its last words.
+func (s *scene) ends(p *rig.Proc, code int, words string) {
+	s.t.Helper()
+	got, err := p.Wait(s.Context(), limit)
+	if err != nil || got != code || !strings.HasSuffix(p.Log(), words) {
+		s.t.Errorf("exit status %d, %v:\n%s\nwant %d and\n%s", got, err, p.Log(), code, words)
+	}
+}
+
+// looks checks the state, and what people see of it.
+func (s *scene) looks(state, out string) {
+	s.t.Helper()
+	if v := s.status(); v.State != state {
+		s.t.Errorf("it is %s, want %s: %+v", v.State, state, v)
+	}
+	if r := s.MustLull("system", "status"); !strings.Contains(r.Stdout, out) {
+		s.t.Errorf("it says\n%swant\n%s", r.Stdout, out)
+	}
+}
