@@ -27,7 +27,7 @@ var inside = []struct {
 	{"./agent/runs", "^(TestScopeOfSystemd|TestScopeOfLingeringUser|TestScopePlaceBySystemd)$", false},
 	{"./agent/services", "^(TestSystemdOfSystem|TestDirect|TestHooksOfSystemd)$", false},
 	{"./agent/services", "^(TestSystemdOfUser)$", true},
-	{"./e2e/container", "^(TestLaunchesWithoutAgent|TestServicesThroughRefreshes)$", false},
+	{"./e2e/container", "^(TestLaunchesWithoutAgent|TestServicesThroughRefreshes|TestSystemUpdate)$", false},
 }
 
 // TestWithSystemd runs them with the unified cgroup hierarchy alone and with
