@@ -162,9 +162,9 @@ func (s *Service) Wait() {
 	s.wg.Wait()
 }
 
-// longUpdate is how long it may take to show the indices, without that it is then
-// left alone for a while.
-const longUpdate = time.Millisecond
+// manyRoots is how many there are to be before showing them is put off for a
+// while after it was done.
+const manyRoots = 500
 
 // run is the service's goroutine.
 func (s *Service) run(w *objects) {
@@ -207,11 +207,11 @@ func (s *Service) run(w *objects) {
 		switch {
 		case space && rest == nil:
 			began := time.Now()
-			s.updateSpace()
+			roots := s.updateSpace()
 			space = false
 			// With thousands of leases that takes a while, and each is a change.
-			if took := time.Since(began); took > longUpdate {
-				rest = time.After(20 * took)
+			if roots > manyRoots {
+				rest = time.After(20 * time.Since(began))
 			}
 		case transfers:
 			s.updateTransfers()
