@@ -11,10 +11,11 @@
  * It takes the lock of the instance without waiting and removes the cgroup.
  * When it has the lock and the instance's own group could go too, nothing runs
  * and nothing can have begun to: then it removes the marker <instance>.running,
- * and inotify tells the agent. In every other case it opens and closes the lock
- * file for reading, after it has let go of its own lock, and inotify tells the
- * agent to look for itself. So no end of a run is ever lost, whoever held the
- * lock.
+ * and inotify tells the agent. In every case it opens and closes the lock file
+ * for reading at last, after it has let go of its own lock, and inotify tells the
+ * agent to look for itself: the agent may have come for the lock when we had it,
+ * and waits for a sign that it is free. So no end of a run is ever lost, whoever
+ * held the lock.
  *
  * Services are in /lull-svc.<instance>/<run>. Their groups are removed the same
  * way, and the marker, which is about the application, left alone.
@@ -176,11 +177,8 @@ static int run(const char *self, const char *path)
 	locked = lock_file(fd);
 	vacant = remove_group(join(&cgroup_path, self, dir, "/freezer", path, PATH_LIMIT, "")) &&
 		 remove_group(join(&group_path, self, dir, "/freezer", path, skip + length, ""));
-	if (!service && locked && vacant &&
-	    call(__NR_unlinkat, AT_FDCWD, (long)marker, 0, 0) == 0) {
-		close_file(fd);
-		return 0;
-	}
+	if (!service && locked && vacant)
+		call(__NR_unlinkat, AT_FDCWD, (long)marker, 0, 0);
 	close_file(fd);
 	/* A sign for the agent; it must find the lock free. */
 	close_file(open_file(lock, O_RDONLY));

@@ -77,10 +77,11 @@ func TestProtocol(t *testing.T) {
 // TestMutantsFail shows that the model can fail: each mutant drops one rule of the protocol.
 func TestMutantsFail(t *testing.T) {
 	for mutant, property := range map[string]string{
-		"CHECK_OUTSIDE":     "",
-		"JOIN_AFTER_UNLOCK": "",
-		"WATCH_AFTER_LOOK":  "ends",
-		"DEAF_TO_CLOSE":     "ends",
+		"CHECK_OUTSIDE":       "",
+		"JOIN_AFTER_UNLOCK":   "",
+		"WATCH_AFTER_LOOK":    "ends",
+		"DEAF_TO_CLOSE":       "ends",
+		"SILENT_AFTER_MARKER": "ends",
 	} {
 		t.Run(mutant, func(t *testing.T) {
 			if errors, _ := check(t, property, "LAUNCHERS=2", mutant); errors == "0" {

@@ -11,7 +11,9 @@
  *
  * Mutants, each of which must fail: CHECK_OUTSIDE (the agent looks for runs before it takes the lock and not
  * again), JOIN_AFTER_UNLOCK (the launcher lets go before it has joined), WATCH_AFTER_LOOK (the launcher begins
- * to listen after it has looked at the marker), DEAF_TO_CLOSE (letting go of the lock wakes nobody).
+ * to listen after it has looked at the marker), DEAF_TO_CLOSE (letting go of the lock wakes nobody),
+ * SILENT_AFTER_MARKER (the release agent gives no sign after it has removed the marker of a run, though the agent
+ * may have come for the lock before it let go).
  * (An else beside an option that can always be taken is never taken in Promela, hence the skips.)
  *
  * BLOCK: the policy that keeps new launches out while a refresh waits.
@@ -27,7 +29,7 @@ mtype = { none, pending, inprogress, starting };
 
 mtype marker = none;
 byte readers = 0;       /* launchers with the shared lock */
-bool writer = false;    /* the agent has the exclusive one */
+bool writer = false;    /* the agent, or a release agent, has the exclusive one */
 byte old = 0, new = 0;  /* live runs by revision */
 byte rev = 1;           /* what current names */
 bool woken = false;     /* an event for the agent that it has not looked at; many are one */
@@ -58,6 +60,7 @@ inline unlock_read() {
 
 proctype Launcher(byte me) {
 	byte mine = 0;
+	bool locked = false, told = false;
 
 again:
 	atomic { !writer -> readers++ };
@@ -96,15 +99,35 @@ again:
 	atomic { unlock_read() };
 #endif
 	/* it runs, and ends; dying is no different */
-	atomic { skip; if :: mine == 1 -> old-- :: else -> new-- fi; wake() };
+	atomic { skip; if :: mine == 1 -> old-- :: else -> new-- fi };
+	if
+	:: wake()                                       /* cgroup.events tell the agent */
+	:: skip;                                        /* the kernel calls the release agent, which does not wait */
+		if
+		:: atomic { readers == 0 && !writer -> writer = true; locked = true }
+		:: atomic { readers > 0 || writer -> skip }
+		fi;
+		if
+		:: locked ->
+			if :: vacant -> wake(); told = true :: else -> skip fi; /* .running is removed */
+			atomic { writer = false }
+		:: else
+		fi;
+#ifdef SILENT_AFTER_MARKER
+		if :: told :: else -> wake() fi
+#else
+		wake()                                      /* a sign, when the lock is free */
+#endif
+	fi;
 dead:
 	ended++
 }
 
-#define MAYDIE if :: atomic { crashes < CRASHES -> crashes++; writer = false; woken = false; copying = false; goto restart } :: skip fi
+#define MAYDIE if :: atomic { crashes < CRASHES -> crashes++; if :: mine -> writer = false; mine = false :: else fi; woken = false; copying = false; goto restart } :: skip fi
 
 active proctype Agent() {
 	byte i = 0;
+	bool mine = false;  /* the exclusive lock */
 
 	run Launcher(0);
 #if LAUNCHERS > 1
@@ -129,8 +152,8 @@ wait:
 	fi;
 	MAYDIE;
 	if
-	:: atomic { readers == 0 -> writer = true }
-	:: atomic { readers > 0 -> goto park }
+	:: atomic { readers == 0 && !writer -> writer = true; mine = true }
+	:: atomic { readers > 0 || writer -> goto park }
 	fi;
 #ifndef CHECK_OUTSIDE
 	if
@@ -138,7 +161,7 @@ wait:
 #ifdef BLOCK
 		marker = pending;
 #endif
-		writer = false;
+		atomic { writer = false; mine = false };
 		MAYDIE;
 		goto park
 	:: else
@@ -147,7 +170,7 @@ wait:
 	MAYDIE;
 	marker = inprogress;
 	MAYDIE;
-	writer = false;
+	atomic { writer = false; mine = false };
 	MAYDIE;
 	copying = true;
 	assert(old == 0);
