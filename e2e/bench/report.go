@@ -125,7 +125,7 @@ func (rep *report) describe() {
 		"systemd":   firstLine("systemd-run", "--version"),
 		"coreutils": firstLine("cp", "--version"),
 		"cc":        firstLine("cc", "--version"),
-		"ostree":    strings.Trim(firstLine("sh", "-c", "ostree --version | grep Version:"), " '"),
+		"ostree":    firstLine("sh", "-c", `ostree --version | sed -n "s/.*Version: '\(.*\)'/ostree \1/p"`),
 		"nix":       firstLine("nix-store", "--version"),
 		"casync":    firstLine("casync", "--version"),
 	}
