@@ -16,19 +16,48 @@ import (
 type Lock struct {
 	mu sync.Mutex
 	fd int // -1 once unlocked
+
+	// Of an exclusive lock.
+	dir      *Dir
+	instance string
+	failed   uint64 // attempts of others, when this one was had
 }
 
-// Unlock lets go. The agent's watch of the folder sees it, when it was a read
-// lock. A second call does nothing.
+// Unlock lets go. The agent's watch of the folder sees it when it was a read
+// lock, or somebody in this process has tried to get the exclusive lock
+// meanwhile. A second call does nothing.
 func (l *Lock) Unlock() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.fd < 0 {
 		return nil
 	}
-	err := unix.Close(l.fd)
+	fd := l.fd
 	l.fd = -1
+	if l.dir == nil {
+		return unix.Close(fd)
+	}
+	l.dir.mu.Lock()
+	err := unix.Close(fd)
+	wanted := l.dir.failed[l.instance] != l.failed
+	l.dir.mu.Unlock()
+	if wanted {
+		err = errors.Join(err, l.dir.sign(l.instance))
+	}
 	return err
+}
+
+// sign opens and closes the lock file for reading, as whoever lets go of a read
+// lock does: who came too early looks again.
+func (d *Dir) sign(instance string) error {
+	fd, err := d.open(instance, unix.O_RDONLY)
+	if problem.Is(err, problem.NotFound) {
+		return nil // there is nothing to wait for any more
+	}
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 // Close is Unlock, for an io.Closer.
@@ -89,7 +118,7 @@ func (d *Dir) TryWriteLock(instance string) (l *Lock, holders []int, err error) 
 		if err != nil {
 			return nil, nil, err
 		}
-		err = setlk(fd, unix.F_OFD_SETLK, unix.F_WRLCK)
+		failed, err := d.setExclusive(fd, instance)
 		switch {
 		case busy(err):
 			pids, herr := lockers(fd, d.LockPath(instance))
@@ -99,10 +128,25 @@ func (d *Dir) TryWriteLock(instance string) (l *Lock, holders []int, err error) 
 			unix.Close(fd)
 			return nil, nil, problem.New(problem.KindOf(err), "cannot lock %s: %w", d.LockPath(instance), err)
 		case d.same(fd, instance):
-			return &Lock{fd: fd}, nil, nil
+			return &Lock{fd: fd, dir: d, instance: instance, failed: failed}, nil, nil
 		}
 		unix.Close(fd)
 	}
+}
+
+// setExclusive tries to get the lock, and counts it if others have it: the one of
+// this process that lets go of it then gives a sign. Under one mutex, so that
+// nobody fails unseen.
+func (d *Dir) setExclusive(fd int, instance string) (failed uint64, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err = setlk(fd, unix.F_OFD_SETLK, unix.F_WRLCK); busy(err) {
+		if d.failed == nil {
+			d.failed = map[string]uint64{}
+		}
+		d.failed[instance]++
+	}
+	return d.failed[instance], err
 }
 
 // Holders returns the processes that hold any lock of the instance, the

@@ -28,6 +28,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -51,7 +52,12 @@ const (
 )
 
 // Dir is a run-control directory.
-type Dir struct{ run, ctl string }
+type Dir struct {
+	run, ctl string
+
+	mu     sync.Mutex        // makes an attempt at, and the end of, an exclusive lock one with its count
+	failed map[string]uint64 // attempts that failed, by instance; guarded by mu
+}
 
 // Create makes the run-control directory below runDir, which it makes too, and
 // opens it. For the agent.

@@ -337,6 +337,34 @@ func TestRemovedWhileWaitedFor(t *testing.T) {
 	}
 }
 
+// TestTooEarly: two of one process want the exclusive lock. Who came too early is
+// told when it is free, and only then; if nobody has come, nobody is.
+func TestTooEarly(t *testing.T) {
+	d := create(t)
+	w, err := d.Watch()
+	no(t, err)
+	defer w.Close()
+	for _, tried := range []int{0, 1, 3} {
+		l, _, err := d.TryWriteLock(app)
+		no(t, err)
+		for range tried {
+			if other, _, err := d.TryWriteLock(app); err != nil || other != nil {
+				t.Fatalf("two have the exclusive lock: %v", err)
+			}
+		}
+		no(t, l.Unlock())
+		if tried > 0 {
+			if e := <-w.Events(); e.Kind != LockReleased || e.Instance != app {
+				t.Errorf("after %d attempts: %v", tried, e)
+			}
+		}
+	}
+	no(t, d.SetRunning(app)) // and that is the next event
+	if e := <-w.Events(); e.Kind != RunningMade {
+		t.Errorf("told too often: %v", e)
+	}
+}
+
 func TestParseLock(t *testing.T) {
 	const id = "00:2b:1234"
 	for _, c := range []struct {

@@ -46,7 +46,7 @@ type Watch struct {
 
 // Opening the lock for writing and closing it is what the agent itself and the
 // release agent do all the time: IN_CLOSE_WRITE is left out, or the agent would
-// wake itself.
+// wake itself. Where it matters to somebody they give a sign (see Lock.Unlock).
 const watchMask = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_CLOSE_NOWRITE | unix.IN_ONLYDIR
 
 // Watch starts to watch the folder. Whoever calls it looks at everything once
