@@ -96,6 +96,7 @@ func (t *task) run(ctx context.Context, first Event) {
 	ev, pause := first, firstRetry
 	for {
 		var effect Effect
+		atDoor := t.r.Step == Inhibit && !t.r.Undo
 		t.r, effect = Next(t.r, ev)
 		if err := t.persist(); err != nil {
 			t.e.Log.Error("cannot write the journal of a refresh", "refresh", t.r.ID, "error", err)
@@ -109,6 +110,12 @@ func (t *task) run(ctx context.Context, first Event) {
 		}
 		if effect != End && !t.racing(effect) {
 			t.e.Changed(t.snapshot())
+		}
+		if effect == Park && atDoor {
+			// What somebody has made while it seemed to be about to shut the door.
+			if _, err := t.e.Police(t.instance); err != nil {
+				t.e.Log.Error("cannot remove a marker", "instance", t.instance, "error", err)
+			}
 		}
 		if t.group != nil && t.r.Undo && !t.r.Again {
 			t.group.fail(t)
