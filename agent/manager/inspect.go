@@ -10,6 +10,7 @@ import (
 	"github.com/lull/lull/agent/resolve"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/system"
 )
 
 // inspection is everything the agent knows. Version grows when a field changes its meaning.
@@ -25,6 +26,7 @@ type inspection struct {
 	Transfers    []resolve.Transfer     `json:"transfers"`
 	Runs         []runs.Run             `json:"runs"`
 	Refreshes    []refreshView          `json:"refreshes"`
+	System       systemView             `json:"system"`
 	Repositories RepositoryState        `json:"repositories"`
 	Logind       bool                   `json:"logind"`
 	Collected    time.Time              `json:"collected,omitzero"`
@@ -36,6 +38,28 @@ type collection struct {
 	Packages int   `json:"packages"`
 	Bytes    int64 `json:"bytes"`
 	Strays   int   `json:"strays"`
+}
+
+// systemView is how an update of the system stands.
+type systemView struct {
+	State      string      `json:"state"`
+	Step       string      `json:"step,omitempty"`
+	Committed  *system.Set `json:"committed,omitempty"`
+	Booted     *system.Set `json:"booted,omitempty"`
+	Staged     *system.Set `json:"staged,omitempty"`
+	Asked      string      `json:"asked,omitempty"`
+	BytesDone  int64       `json:"bytes-done,omitempty"`
+	BytesTotal int64       `json:"bytes-total,omitempty"`
+	Error      string      `json:"error,omitempty"`
+}
+
+func viewSystem(st system.Status) systemView {
+	v := systemView{State: st.State, Step: st.Step, Committed: st.Committed, Booted: st.Booted, Staged: st.Staged, Asked: st.Asked,
+		BytesDone: st.Done, BytesTotal: st.Total}
+	if st.Err != nil {
+		v.Error = st.Err.Error()
+	}
+	return v
 }
 
 type protected struct {
@@ -59,7 +83,7 @@ func (m *Manager) Transfers() []resolve.Transfer { return m.resolver.Transfers()
 // Inspect is everything the agent knows, as JSON.
 func (m *Manager) Inspect() ([]byte, error) {
 	v := inspection{Version: 1, Root: m.Root, Tracker: m.Tracker.Name(), Events: m.Tracker.Events(), Services: m.services.Name(),
-		Current: map[string]uint32{}, Indices: map[string][]protected{}, Repositories: m.Repositories(),
+		Current: map[string]uint32{}, Indices: map[string][]protected{}, System: viewSystem(m.System()), Repositories: m.Repositories(),
 		Logind: m.Logind != nil && m.Logind.Available()}
 	var err error
 	if v.Instances, err = m.state.Instances(); err != nil {

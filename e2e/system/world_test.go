@@ -239,6 +239,17 @@ func (s *scene) is(state, committed, booted string) {
 	if v.State != state || version(v.Committed) != committed || version(v.Booted) != booted {
 		s.t.Errorf("it is %s, committed %q, booted %q; want %s, %q, %q (%+v)", v.State, version(v.Committed), version(v.Booted), state, committed, booted, v.Error)
 	}
+	var all struct {
+		System struct {
+			State             string
+			Committed, Booted *struct{ Version, Hash string }
+		}
+	}
+	if err := json.Unmarshal([]byte(s.MustLull("inspect", "--json").Stdout), &all); err != nil {
+		s.t.Error(err)
+	} else if i := all.System; i.State != state || version(i.Committed) != committed || version(i.Booted) != booted {
+		s.t.Errorf("inspect says %+v; want %s, %q, %q", i, state, committed, booted)
+	}
 	if want := committed + booted; want != "" {
 		if booted != "" {
 			want = booted
