@@ -171,6 +171,11 @@ func doPrecopy(ctx context.Context, t *task) error {
 
 func undoPrecopy(_ context.Context, t *task) error {
 	t.tell(SessionAbandon)
+	return t.discardCopy()
+}
+
+// discardCopy removes what was copied ahead for the new revision.
+func (t *task) discardCopy() error {
 	err := datacopy.Discard(t.e.dataDir(t.r.Instance, t.r.To), datacopy.Options{})
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
 		return nil // where the data should be lies something else, and so nothing was copied
@@ -386,7 +391,15 @@ func (e *Engine) prune(instance string, cur uint32) error {
 	if err != nil {
 		return err
 	}
-	for _, rev := range gone {
+	// Also those whose removal a crash has undone after the record was written.
+	linked, err := e.Links.Revisions(instance)
+	if err != nil {
+		return err
+	}
+	for _, rev := range append(gone, linked...) {
+		if rev == cur || slices.Contains(kept, rev) {
+			continue
+		}
 		if err := e.Links.Forget(instance, rev); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/faultpoint"
 	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
@@ -184,6 +185,12 @@ func (t *task) shut() error {
 	s := t.e.Policy().For(r.Instance)
 	t.r.EnteredAt = time.Now()
 	lock, holders, err := t.e.Runctl.TryWriteLock(r.Instance)
+	if problem.Is(err, problem.NotFound) {
+		// A boot has taken the lock file, and what is not installed yet has got no other.
+		if err = t.e.Runctl.CreateInstance(r.Instance); err == nil {
+			lock, holders, err = t.e.Runctl.TryWriteLock(r.Instance)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -231,7 +238,12 @@ func (t *task) shut() error {
 
 func undoInhibit(_ context.Context, t *task) error {
 	t.releaseLock()
-	return t.open()
+	err := t.open()
+	if !t.r.Again && t.r.To != 0 {
+		// The journal says inhibit also of an agent that died while it copied.
+		err = errors.Join(err, t.discardCopy())
+	}
+	return err
 }
 
 func (t *task) title() string {
