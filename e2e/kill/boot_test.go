@@ -56,3 +56,69 @@ func TestDoorsAreShutAfterReboot(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 }
+
+// TestInstallGoesOnAfterReboot: the power goes while an install is in its critical
+// section, before there is anything that the boot would make a lock file for.
+func TestInstallGoesOnAfterReboot(t *testing.T) {
+	need.Unified(t)
+	need.Program(t, "dbus-daemon", "setpriv", "cc")
+	need.Lock(t, "subtree")
+	for _, point := range []string{"refresh.inhibit.after", "refresh.copy.before", "refresh.copy.after", "refresh.link.before"} {
+		t.Run(point, func(t *testing.T) {
+			w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
+			w.Configure("policy.yaml", policy)
+			w.MustLull("repo", "init", w.Repo)
+			sample.Write(w, w.Path(sample.V1), sample.V1)
+			w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
+			agent := w.StartAgent("LULL_FAULT=" + point + ":kill")
+			w.MustLull("repo", "add", "local", w.Repo)
+			w.Lull("install", sample.Name) // the agent dies meanwhile
+			<-agent.Done()
+			if err := os.RemoveAll(filepath.Join(w.RunDir, "runctl")); err != nil {
+				t.Fatal(err)
+			}
+			api := w.Bus.Watch()
+			w.StartAgent()
+			w.Until("it is installed", limit, func() (bool, string) {
+				_, there := api.Package(sample.Name)
+				o, _ := api.Refresh(sample.Name, sample.V1)
+				return there && (o.Path == "" || o.Str("State") == "done"), o.Str("State") + " " + o.Str("ErrorText")
+			})
+			w.MustLull("verify")
+			if left, err := filepath.Glob(filepath.Join(w.Store, "data", sample.Name, "*.partial*")); err != nil || len(left) > 0 {
+				t.Errorf("left are %q (%v)", left, err)
+			}
+		})
+	}
+}
+
+// TestLinksOfOldRevisionsStayAway: a crash has undone the removal of a link, of which
+// the record knows nothing any more.
+func TestLinksOfOldRevisionsStayAway(t *testing.T) {
+	need.Unified(t)
+	need.Program(t, "dbus-daemon", "setpriv", "cc")
+	need.Lock(t, "subtree")
+	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
+	w.Configure("policy.yaml", policy)
+	w.MustLull("repo", "init", w.Repo)
+	for _, v := range []string{sample.V1, sample.V2} {
+		sample.Write(w, w.Path(v), v)
+	}
+	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
+	w.StartAgent()
+	w.MustLull("repo", "add", "local", w.Repo)
+	w.MustLull("install", sample.Name)
+	links := filepath.Join(w.Store, "revisions", sample.Name)
+	if err := os.Symlink("../../packages/"+strings.Repeat("ab", 32), filepath.Join(links, "7")); err != nil {
+		t.Fatal(err)
+	}
+	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V2))
+	w.MustLull("refresh", sample.Name)
+	if _, err := os.Lstat(filepath.Join(links, "7")); !os.IsNotExist(err) {
+		t.Errorf("the link is there: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(links, "1")); err != nil {
+		t.Errorf("a revision that is kept has lost its link: %v", err)
+	}
+	w.MustLull("verify")
+}
