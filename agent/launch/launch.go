@@ -119,19 +119,25 @@ func run(ctx context.Context, o *Options) (err error) {
 		}
 		return l.exec(env, execFD)
 	}
-	if err := l.enter(ctx); err != nil {
-		return err
-	}
-	defer func() { l.lock.Unlock() }()
-	if err := faultpoint.Hit("launch.locked"); err != nil {
-		return err
-	}
-	if err := l.resolve(); err != nil {
-		return err
-	}
-	tracked, err := l.join(ctx)
-	if err != nil {
-		return err
+	tracked := false
+	defer func() {
+		if l.lock != nil {
+			l.lock.Unlock()
+		}
+	}()
+	for try := 1; ; try++ {
+		tracked, err = l.begin(ctx)
+		if err == nil {
+			break
+		}
+		// An agent that was killed after it had opened the door may shut it again when
+		// it is back, with us inside.
+		if !problem.Is(err, problem.Busy) || try == tries {
+			return err
+		}
+		if l.lock != nil {
+			l.lock.Unlock()
+		}
 	}
 	if err := faultpoint.Hit("launch.joined"); err != nil {
 		return err
@@ -148,6 +154,24 @@ func run(ctx context.Context, o *Options) (err error) {
 		return err
 	}
 	return l.exec(env, execFD)
+}
+
+// tries bounds how often a launch begins anew because the agent says that it may
+// not join now; each time it waits for as long as a marker says so.
+const tries = 10
+
+// begin is 1 to 4 of a launch.
+func (l *launch) begin(ctx context.Context) (tracked bool, err error) {
+	if err := l.enter(ctx); err != nil {
+		return false, err
+	}
+	if err := faultpoint.Hit("launch.locked"); err != nil {
+		return false, err
+	}
+	if err := l.resolve(); err != nil {
+		return false, err
+	}
+	return l.join(ctx)
 }
 
 // exec becomes the program.

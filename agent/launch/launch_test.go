@@ -231,6 +231,20 @@ func TestAgentSaysNo(t *testing.T) {
 	}
 }
 
+// TestAgentSaysNotNow: an agent that has come back shuts a door behind which a launch
+// already is. The launch begins anew.
+func TestAgentSaysNotNow(t *testing.T) {
+	w := newWorld(t)
+	a := w.agent("subtree")
+	w.install(1, 0, false)
+	a.mu.Lock()
+	a.refuse, a.soon = dbus.NewError(problem.Prefix+string(problem.Busy), []any{"not now"}), 3
+	a.mu.Unlock()
+	if r := w.run(app, "exit", "6"); r.code != 6 {
+		t.Errorf("status %d: %s", r.code, r.stderr)
+	}
+}
+
 // TestFakeJoin: the agent claims to have moved the launcher, the kernel knows better.
 func TestFakeJoin(t *testing.T) {
 	w := newWorld(t)

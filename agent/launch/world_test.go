@@ -227,12 +227,18 @@ type fakeAgent struct {
 	tracker runs.Tracker
 	mu      sync.Mutex
 	refuse  *dbus.Error
+	soon    int // how many refusals are left, if that is said
 }
 
 // JoinRun is the method of the bus.
 func (a *fakeAgent) JoinRun(sender dbus.Sender, instance, pkg, service string) (string, *dbus.Error) {
 	a.mu.Lock()
 	refuse := a.refuse
+	if a.soon > 0 {
+		if a.soon--; a.soon == 0 {
+			a.refuse = nil
+		}
+	}
 	a.mu.Unlock()
 	if refuse != nil {
 		return "", refuse
