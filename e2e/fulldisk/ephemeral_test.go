@@ -155,12 +155,23 @@ func TestEphemeralOffline(t *testing.T) {
 	s.publish("org.lull.one", "1", mib)
 	s.publish("org.lull.two", "1", mib)
 	s.trust()
-	s.MustLull("run", "--ephemeral", "org.lull.one")
+	out := s.MustLull("run", "--ephemeral", "org.lull.one").Stdout
 	if err := os.Rename(s.Repo, s.Repo+".away"); err != nil {
 		t.Fatal(err)
 	}
 	if r := s.Lull("run", "--ephemeral", "org.lull.one"); r.Code != 0 || !strings.Contains(r.Stdout, "version 1\n") {
 		t.Errorf("it does not run without its repository: %v", r)
+	}
+	// What the image names to be there without the network is.
+	if r := s.Lull("run", "--ephemeral", "org.lull.one@edge"); r.Code == 0 {
+		t.Errorf("a channel that was never seen is there: %v", r)
+	}
+	_, hash, _ := strings.Cut(out, s.Store+"/packages/")
+	s.Configure("system.yaml", "cache:\n  - "+hash[:64]+"\n")
+	s.StopAgent()
+	s.StartAgent()
+	if r := s.Lull("run", "--ephemeral", "org.lull.one@edge"); r.Code != 0 || !strings.Contains(r.Stdout, "version 1\n") {
+		t.Errorf("it does not run from the cache index: %v", r)
 	}
 	if r := s.Lull("run", "--ephemeral", "org.lull.two"); r.Code == 0 || !strings.Contains(r.Stderr, `repository "local"`) {
 		t.Errorf("what is not there runs: %v", r)

@@ -7,35 +7,24 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/gc"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/resolve"
+	"github.com/lull/lull/agent/resolve/testdata/folder"
 	"github.com/lull/lull/agent/store"
 )
 
-type folder string
-
-func (f folder) Blob(_ context.Context, d digest.Digest, offset int64) (io.ReadCloser, error) {
-	file, err := os.Open(filepath.Join(string(f), d.String()))
-	if err == nil {
-		_, err = file.Seek(offset, io.SeekStart)
-	}
-	return file, err
-}
-
 func main() {
-	if err := run(os.Args[1], folder(os.Args[2]), os.Args[3:]); err != nil {
+	if err := run(os.Args[1], folder.Folder(os.Args[2]), os.Args[3:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(root string, src folder, names []string) error {
+func run(root string, src folder.Folder, names []string) error {
 	lock, err := store.LockRoot(root)
 	if err != nil {
 		return err

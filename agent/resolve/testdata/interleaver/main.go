@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -21,18 +20,9 @@ import (
 	"github.com/lull/lull/agent/gc"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/resolve"
+	"github.com/lull/lull/agent/resolve/testdata/folder"
 	"github.com/lull/lull/agent/store"
 )
-
-type folder string
-
-func (f folder) Blob(_ context.Context, d digest.Digest, offset int64) (io.ReadCloser, error) {
-	file, err := os.Open(filepath.Join(string(f), d.String()))
-	if err == nil {
-		_, err = file.Seek(offset, io.SeekStart)
-	}
-	return file, err
-}
 
 func main() {
 	var pkgs []digest.Digest
@@ -45,7 +35,7 @@ func main() {
 	}
 	n := 1
 	for ; ; n++ {
-		l := life{src: folder(os.Args[2]), runtime: pkgs[0], first: pkgs[1], second: pkgs[2], once: pkgs[3], turn: n}
+		l := life{src: folder.Folder(os.Args[2]), runtime: pkgs[0], first: pkgs[1], second: pkgs[2], once: pkgs[3], turn: n}
 		if err := l.run(filepath.Join(os.Args[1], fmt.Sprint(n))); err != nil {
 			fail(fmt.Errorf("with a collection at passage %d, %s: %w", n, l.where, err))
 		}
@@ -63,7 +53,7 @@ func fail(err error) {
 
 // life is one run, with a collection at one passage.
 type life struct {
-	src                          folder
+	src                          folder.Folder
 	runtime, first, second, once digest.Digest
 	turn, passed                 int
 	where                        string // the point of the collection
