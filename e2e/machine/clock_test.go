@@ -3,9 +3,9 @@ package machine_test
 import "strings"
 
 // clockJumps sets the clock forward: over the deadline of a refresh that then goes on
-// beneath the application, and over the end of a hold. Afterwards it is right again.
+// beneath the application, and over the end of a hold; then back, and to 1970.
+// Afterwards it is right again.
 func clockJumps(s *scene) {
-	s.Skip("nothing hears yet of the clock being set")
 	s.open(well)
 	s.prepare(well)
 	end := s.follow("lull", "refresh", "--wait", well)
@@ -13,7 +13,7 @@ func clockJumps(s *scene) {
 	s.until("the deadline is over", end, s.refreshed(well))
 	s.shut(well)
 
-	s.sh("lull hold %s 1d", plain)
+	s.sh("lull hold --for 1d %s", plain)
 	s.publish(plain)
 	if said := s.sh("lull refresh --no-wait %s", plain); !strings.Contains(said, plain+" waits") {
 		s.Fatalf("it does not wait: %s", said)
@@ -22,4 +22,15 @@ func clockJumps(s *scene) {
 	s.sh("date --set='+2 days'")
 	s.until("the hold is over", end, s.refreshed(plain))
 	s.sh("date --set='-17 days'")
+
+	// A machine without a battery begins in 1970: no end can be reckoned then.
+	now := strings.TrimSpace(s.sh("date +%%s"))
+	s.sh("date --set='1970-01-02 00:00'")
+	said := s.sh("lull hold --for 1d %s 2>&1 || true; lull doctor 2>&1 || true", plain)
+	s.sh("date --set=@%s", now)
+	for _, want := range []string{"cannot hold " + plain + ": the clock of this machine says 1970-01-02", "it says 1970-01-02"} {
+		if !strings.Contains(said, want) {
+			s.Errorf("in 1970 nobody says %q:\n%s", want, said)
+		}
+	}
 }
