@@ -58,21 +58,26 @@ func Start(t *testing.T, l Launch) *Proc {
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: l.UID, Gid: l.UID}}
 	}
-	stdin, err := cmd.StdinPipe()
+	// Not cmd.StdinPipe and cmd.StdoutPipe: Wait would close them when the command
+	// ends, under those that it has left behind. Only End is to.
+	in, stdin, err := os.Pipe()
 	if err != nil {
 		t.Errorf("cannot start %q: %v", l.Command, err)
 		return dead()
 	}
-	// Not cmd.StdoutPipe: Wait would close it, and only End is to wait.
 	r, w, err := os.Pipe()
 	if err != nil {
+		in.Close()
+		stdin.Close()
 		t.Errorf("cannot start %q: %v", l.Command, err)
 		return dead()
 	}
-	cmd.Stdout, cmd.Stderr = w, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, w, os.Stderr
 	err = cmd.Start()
+	in.Close()
 	w.Close()
 	if err != nil {
+		stdin.Close()
 		r.Close()
 		t.Errorf("cannot start %q: %v", l.Command, err)
 		return dead()
