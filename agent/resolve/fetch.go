@@ -124,14 +124,8 @@ func (j *job) fetchAll(groups []*group) error {
 			break
 		}
 		g.Go(func() error {
-			for i, w := range group.wants {
-				var local string
-				if i > 0 {
-					local = j.ingest.Path(group.wants[0].Key)
-				} else if other := (store.Key{Digest: w.Key.Digest, Exec: !w.Key.Exec}); j.r.store.Has(other) {
-					local = j.r.store.BlobPath(other)
-				}
-				if err := j.fetchOne(ctx, w, local); err != nil {
+			for _, w := range group.wants {
+				if err := j.fetchOne(ctx, w); err != nil {
 					return err
 				}
 				j.got()
@@ -145,12 +139,11 @@ func (j *job) fetchAll(groups []*group) error {
 	return j.ctx.Err()
 }
 
-// fetchOne gets one blob: from the file local, which holds the same content in
-// its other form, or else from the source. A stream that breaks off is taken
-// up again as long as each attempt brings it forward; wrong content behind an
-// old beginning is fetched once more from the start.
-func (j *job) fetchOne(ctx context.Context, w store.Want, local string) error {
-	if local != "" && j.copyOne(ctx, w, local) == nil {
+// fetchOne gets one blob: from its other form, or else from the source. A stream
+// that breaks off is taken up again as long as each attempt brings it forward;
+// wrong content behind an old beginning is fetched once more from the start.
+func (j *job) fetchOne(ctx context.Context, w store.Want) error {
+	if local := j.otherForm(w.Key); local != "" && j.copyOne(ctx, w, local) == nil {
 		return nil
 	}
 	for again := false; ; {
@@ -177,6 +170,19 @@ func (j *job) fetchOne(ctx context.Context, w store.Want, local string) error {
 			return err
 		}
 	}
+}
+
+// otherForm is a file with the same content in the other mode, if there is one:
+// what we have just fetched, or what is resident.
+func (j *job) otherForm(k store.Key) string {
+	k.Exec = !k.Exec
+	switch {
+	case j.ingest.Has(k):
+		return j.ingest.Path(k)
+	case j.r.store.Has(k):
+		return j.r.store.BlobPath(k)
+	}
+	return ""
 }
 
 // copyOne makes the other form of a blob. Should the file be broken, the
