@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/store"
 )
 
@@ -264,20 +266,25 @@ func (m *Manager) Verify(ctx context.Context, repair bool) (list []Finding, chec
 	if err != nil || !repair || len(list) == 0 {
 		return list, checked, err
 	}
+	// All that is broken goes before anything is fetched. What a package lacks beyond
+	// what was found for it, because its meta could not be read, is known then too.
+	condemned := make([]error, len(list))
+	for i, f := range list {
+		condemned[i] = m.store.Condemn(f.Finding)
+	}
 	mended := map[digest.Digest]error{} // by package
 	for i := range list {
 		f := &list[i]
-		err := m.store.Condemn(f.Finding)
+		ferr := condemned[i]
 		for _, pkg := range f.needing() {
 			if _, done := mended[pkg]; !done {
 				mended[pkg] = m.repairPackage(ctx, pkg)
+				err = errors.Join(err, mended[pkg])
 			}
-			err = errors.Join(err, mended[pkg])
+			ferr = errors.Join(ferr, mended[pkg])
 		}
-		f.Repaired = err == nil
-	}
-	for _, e := range mended {
-		err = errors.Join(err, e)
+		f.Repaired = ferr == nil
+		err = errors.Join(err, condemned[i])
 	}
 	return list, checked, err
 }
@@ -290,19 +297,27 @@ func (f *Finding) needing() []digest.Digest {
 	return []digest.Digest{f.Package}
 }
 
-// repairPackage fetches from the first repository that has it.
+// repairPackage builds the package's tree again, with what it lacks from the first
+// repository that has it.
 func (m *Manager) repairPackage(ctx context.Context, pkg digest.Digest) error {
-	err := error(problem.New(problem.NotFound, "cannot repair package %s: no repository is configured", pkg.Short()))
+	err := m.resolver.Repair(ctx, pkg, nowhere{}, "repair", nil)
 	for _, a := range m.Repositories().Addresses {
-		client, cerr := m.client(a[0])
-		if cerr != nil {
-			continue
+		if err == nil || ctx.Err() != nil {
+			return err
 		}
-		if err = m.resolver.Repair(ctx, pkg, client, "repair", nil); err == nil {
-			return nil
+		var client *repo.Client
+		if client, err = m.client(a[0]); err == nil {
+			err = m.resolver.Repair(ctx, pkg, client, "repair", nil)
 		}
 	}
 	return err
+}
+
+// nowhere is the source for packages that lack nothing.
+type nowhere struct{}
+
+func (nowhere) Blob(_ context.Context, d digest.Digest, _ int64) (io.ReadCloser, error) {
+	return nil, problem.New(problem.NotFound, "cannot fetch blob %s: no repository has it", d.Short())
 }
 
 // belowWatermark says whether less is free than policy wants.

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 )
@@ -378,40 +377,4 @@ func (t *treeCheck) file(path, full string, k Key) error {
 		t.add(path, what)
 	}
 	return nil
-}
-
-// Condemn prepares the repair of a finding: a broken blob loses its name, so
-// that the next resolve fetches it, and a foreign file is deleted. Rebuild the
-// trees of Packages afterwards.
-func (s *Store) Condemn(f Finding) error {
-	if err := s.writable(); err != nil {
-		return err
-	}
-	var err error
-	switch {
-	case f.Key != Key{}:
-		err = s.DropBlob(f.Key)
-	case f.Package.IsZero():
-		if path := filepath.Join(s.root, f.What); strings.HasPrefix(path, s.path(blobsDir)+"/") || strings.HasPrefix(path, s.path(packagesDir)+"/") {
-			err = removeTree(path)
-		}
-	}
-	if err != nil {
-		return problem.New(problem.KindOf(err), "cannot remove %s: %w", f.What, err)
-	}
-	return nil
-}
-
-// DropBlob takes the name of a broken blob away.
-func (s *Store) DropBlob(k Key) error {
-	if err := s.writable(); err != nil {
-		return err
-	}
-	s.residency.Lock()
-	defer s.residency.Unlock()
-	err := os.RemoveAll(s.BlobPath(k))
-	if err == nil {
-		err = durable.SyncDir(filepath.Dir(s.BlobPath(k)))
-	}
-	return err
 }

@@ -127,11 +127,12 @@ func start(t *testing.T, v1 bool) *scene {
 		names = append(names, a.name)
 		lull("publish", "--repo", repo, filepath.Join(files, "apps", a.name+"-"+versions[0]))
 	}
+	publishSystem(t, files, repo)
 	s := &scene{T: t, v1: v1, version: map[string]int{}, VM: rig.StartVM(t, rig.VMOptions{CgroupV1: v1, Files: map[string]string{
 		"/opt/apps": filepath.Join(files, "apps"), "/srv": filepath.Join(files, "srv"), "/etc/lull/policy.yaml": conf, "/etc/systemd/logind.conf.d/test.conf": logind,
 	}})}
 	s.WaitBoot()
-	s.sh("systemd-analyze verify --man=no lulld.service lull-boot.service")
+	s.sh("systemd-analyze verify --man=no lulld.service lull-boot.service lull-system-commit.service")
 	s.sh("mkdir -p /etc/healthy && lull repo add local /srv/repo && lull install %s", strings.Join(names, " "))
 	return s
 }
