@@ -52,7 +52,7 @@ type RefreshProperties struct {
 	ID           string
 	Kind         string // install, refresh, revert or remove
 	Instance     string
-	State        string   // preparing, waiting, critical, undoing, done, undone, failed or cancelled
+	State        string   // preparing, waiting, critical, finishing, undoing, done, undone, failed or cancelled
 	Step         string   // resolve, fetch, stage, precopy, wait, inhibit, gather, stop-services, copy, link, start-services, health, commit, uninhibit or finish; gather and commit in atomic refreshes
 	Together     []string // The other instances of an atomic refresh: all of them change or none does
 	FromRevision uint32

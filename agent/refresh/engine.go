@@ -163,6 +163,8 @@ func (e *Engine) giveUp(ctx context.Context, old *task, q Request) error {
 	switch s := r.State(); {
 	case s == Undoing && r.Group != "" && !critical(r.FailedAt):
 		return old.wait(ctx) // given up because another member was
+	case s == Finishing:
+		return old.wait(ctx)
 	case s != Preparing && s != Waiting:
 		return problem.New(problem.Busy, "cannot %s %s: a %s of it is in its critical section", q.Kind, q.Instance, r.Kind)
 	}

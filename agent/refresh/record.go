@@ -50,6 +50,7 @@ const (
 	Preparing State = "preparing"
 	Waiting   State = "waiting"
 	Critical  State = "critical"
+	Finishing State = "finishing" // the new revision is in use; what is left concerns nobody
 	Undoing   State = "undoing"
 	Done      State = "done"
 	Undone    State = "undone"
@@ -143,6 +144,8 @@ func (r *Refresh) State() State {
 		return Waiting
 	case critical(r.Step):
 		return Critical
+	case r.Step == Finish:
+		return Finishing
 	default:
 		return Preparing
 	}

@@ -200,7 +200,9 @@ func (j *job) run(finish func() error) (err error) {
 	err = j.attempt(finish)
 	if problem.Is(err, problem.NoSpace) && j.r.Collect != nil && j.ctx.Err() == nil && !errors.Is(err, errRefused) {
 		if e := j.r.Collect(j.ctx); e != nil {
-			return errors.Join(err, e)
+			full := problem.New(problem.NoSpace, "%w; %v", err, e)
+			full.Hint = problem.HintOf(e) // what is in the way of a collection is in the way
+			return full
 		}
 		err = j.attempt(finish)
 	}

@@ -548,6 +548,17 @@ func TestFullDiskOnTheWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.idle(t)
+	os.Remove(ballast)
+	once = sync.Once{}
+	// A collection that is refused is told behind what it was for, with its advice.
+	w.res.Collect = func(context.Context) error {
+		return problem.New(problem.Busy, "cannot collect: the system is not committed").WithHint("commit it")
+	}
+	err := w.res.Resolve(context.Background(), one, w.r, "test", nil)
+	if text := fmt.Sprint(err); !problem.Is(err, problem.NoSpace) || problem.HintOf(err) != "commit it" || strings.Contains(text, "\n") ||
+		!strings.HasSuffix(text, "; cannot collect: the system is not committed") {
+		t.Errorf("%q, hint %q", text, problem.HintOf(err))
+	}
 	collected := 0
 	w.res.Collect = func(context.Context) error {
 		collected++

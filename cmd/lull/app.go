@@ -218,8 +218,13 @@ func terminalWidth(w any) int {
 	return width
 }
 
-// isTerminal says whether w is a terminal that takes cursor movements.
+// isTerminal says whether w is a terminal that takes cursor movements. One that
+// does not say how large it is, as on a serial line, takes none.
 func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+	if !ok || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,10 +25,7 @@ func (a *app) runEphemeral(ctx context.Context, name string, words []string) (er
 	if err != nil {
 		return err
 	}
-	if isTerminal(a.stderr) {
-		fmt.Fprintf(a.stderr, "%s: looking for what is needed\n", what)
-	}
-	dir, lease, hash, _, err := ag.manager.Resolve(ctx, what, bus.ResolveOptions{Channel: channel})
+	dir, lease, hash, err := a.fetchEphemeral(ctx, ag, what, channel)
 	if err != nil {
 		return err
 	}
@@ -60,6 +56,45 @@ func (a *app) runEphemeral(ctx context.Context, name string, words []string) (er
 	c := exec.Command(path, append(append(argv, "--", what), words[1:]...)...)
 	c.ExtraFiles = []*os.File{lease}
 	return a.attend(c)
+}
+
+// fetchEphemeral has the agent fetch what is to be run. On a terminal it shows how
+// far that is; what runs package after package from a script does not speak.
+func (a *app) fetchEphemeral(ctx context.Context, ag *agent, what, channel string) (dir, lease *os.File, hash string, err error) {
+	o := bus.ResolveOptions{Channel: channel}
+	if !isTerminal(a.stderr) {
+		dir, lease, hash, _, err = ag.manager.Resolve(ctx, what, o)
+		return dir, lease, hash, err
+	}
+	sub, err := bus.Subscribe(ctx, ag.conn, bus.AgentName, bus.AgentPath)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		show := a.progress()
+		defer show.close()
+		at := bus.RefreshProperties{Instance: what, State: "preparing", Step: "resolve"}
+		show.update(bus.AgentPath, at)
+		for sig := range sub.C {
+			var p bus.SpaceProperties
+			c, ok := bus.ParseChanged(sig)
+			if !ok || c.Interface != bus.SpaceInterface || p.Apply(c.Values) != nil {
+				continue
+			}
+			for _, t := range p.Transfers {
+				if t.Name != "" && strings.HasPrefix(t.Holder, "ephemeral run of "+what+", ") {
+					at.Step, at.BytesDone, at.BytesTotal = "fetch", t.BytesDone, t.BytesTotal
+					show.update(bus.AgentPath, at)
+				}
+			}
+		}
+	}()
+	dir, lease, hash, _, err = ag.manager.Resolve(ctx, what, o)
+	sub.Close()
+	<-shown
+	return dir, lease, hash, err
 }
 
 // removeAll deletes also what the application has protected from writing.

@@ -35,6 +35,8 @@ func TestPrepared(t *testing.T) {
 		{name: "waits for nobody", first: bus.RefreshProperties{State: "waiting", Step: "wait"},
 			steps: []func(*bus.RefreshProperties){func(p *bus.RefreshProperties) { p.State = "critical" }, done},
 			out:   "org.x.app is refreshed from 1 to 2"},
+		{name: "all but over", first: bus.RefreshProperties{State: "finishing", Step: "finish"},
+			steps: []func(*bus.RefreshProperties){done}, out: "org.x.app is refreshed from 1 to 2"},
 		{name: "undone", first: bus.RefreshProperties{State: "undoing", Step: "copy"},
 			steps: []func(*bus.RefreshProperties){broken}, errs: "lull: cannot refresh org.x.app: it is sick"},
 		{name: "somebody starts it", first: bus.RefreshProperties{State: "undoing", Step: "copy"},

@@ -142,8 +142,14 @@ func (a *Actor) StartLull(prepare func(*exec.Cmd), args ...string) *Proc {
 	return a.StartWith(prepare, "lull", args...)
 }
 
-// OnTerminal runs a command of lull with a terminal of its own, by script(1).
-func (a *Actor) OnTerminal(args ...string) *Proc {
+// OnTerminal runs a command of lull with a terminal of its own, by script(1), that
+// can do nothing but print lines. On one with bars, see OnScreen.
+func (a *Actor) OnTerminal(args ...string) *Proc { a.w.Helper(); return a.onTerminal("dumb", args) }
+
+// OnScreen is OnTerminal with a terminal of 24 lines that can do more.
+func (a *Actor) OnScreen(args ...string) *Proc { a.w.Helper(); return a.onTerminal("xterm", args) }
+
+func (a *Actor) onTerminal(kind string, args []string) *Proc {
 	a.w.Helper()
 	if a.w.Rootless {
 		args = append([]string{"--user"}, args...)
@@ -152,8 +158,12 @@ func (a *Actor) OnTerminal(args ...string) *Proc {
 	for _, arg := range append([]string{filepath.Join(a.w.Bin, "lull")}, args...) {
 		quoted = append(quoted, "'"+strings.ReplaceAll(arg, "'", `'\''`)+"'")
 	}
-	return a.StartWith(func(c *exec.Cmd) { c.Env = append(c.Env, "SHELL=/bin/sh", "TERM=dumb") },
-		"script", "--quiet", "--flush", "--return", "--command", "exec "+strings.Join(quoted, " "), "/dev/null")
+	size := "" // none: script(1) has no terminal to take it from
+	if kind != "dumb" {
+		size = "stty rows 24 cols 80; "
+	}
+	return a.StartWith(func(c *exec.Cmd) { c.Env = append(c.Env, "SHELL=/bin/sh", "TERM="+kind) },
+		"script", "--quiet", "--flush", "--return", "--command", size+"exec "+strings.Join(quoted, " "), "/dev/null")
 }
 
 // Configure writes a file of the agent's configuration.

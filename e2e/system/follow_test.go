@@ -58,7 +58,7 @@ func TestFollow(t *testing.T) {
 	// On a terminal there is a bar, and at the end the same line.
 	s.MustLull("system", "rollback")
 	s.MustLull("gc")
-	bar := s.Admin.OnTerminal("system", "stage", osName)
+	bar := s.Admin.OnScreen("system", "stage", osName)
 	if code, err := bar.Wait(s.Context(), limit); err != nil || code != 0 || !strings.Contains(bar.Log(), "system 2 is staged: it takes effect when the machine starts again") {
 		t.Errorf("exit status %d, %v:\n%s", code, err, bar.Log())
 	}
