@@ -1,10 +1,16 @@
 package main
 
 import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
+
+	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/runs/runname"
@@ -24,16 +30,59 @@ func playLaunch(tb rig.TB) results {
 	ours := s.starter(s.wrapper(name))
 	command := s.starter("lull", "--user", "run", name)
 	theirs := s.starter("systemd-run", "--user", "--scope", "--quiet", "--collect", program)
-	got := inTurns(10, 200, plain, ours, theirs, command, s.asked())
+	got := inTurns(10, 200, plain, ours, theirs, command, s.asked(), s.starter(s.least(program)...))
+	floor := minus(got[5], got[0])
 	return results{"launch": samples{
 		Ours:   minus(got[1], got[0]),
 		Theirs: minus(got[2], got[0]),
 		Notes: []string{
 			fmt.Sprintf("plain exec %.2f ms; by `lull run` instead of the wrapper %.2f ms more", median(got[0]), median(minus(got[3], got[0]))),
 			fmt.Sprintf("systemd's part, from the request for a scope to the end of its job: %.2f ms", median(got[4])),
+			fmt.Sprintf("the least: a static C program that sends the finished request, waits for the end of the job and executes: %.2f ms, %.2f of the peer's",
+				median(floor), median(floor)/median(minus(got[2], got[0]))),
 			fmt.Sprintf("tracker %v, systemd %s", s.api.Property("", "Manager.Tracker"), firstLine("systemctl", "--version")),
 		},
 	}}
+}
+
+// least is the command for the least that a launch into a scope of its own takes;
+// see programs/scope.c.
+func (s *stage) least(program string) []string {
+	const pid, unique = 0xfefefefe, "UNIQUE!!"
+	type property struct {
+		Name  string
+		Value dbus.Variant
+	}
+	type auxiliary struct {
+		Name       string
+		Properties []property
+	}
+	body := []any{"app-lull-least-" + unique + ".scope", "fail", []property{
+		{"Description", dbus.MakeVariant("lull run least")},
+		{"PIDs", dbus.MakeVariant([]uint32{pid})},
+		{"CollectMode", dbus.MakeVariant("inactive-or-failed")},
+		{"Slice", dbus.MakeVariant("app.slice")},
+	}, []auxiliary{}}
+	m := dbus.Message{Type: dbus.TypeMethodCall, Body: body, Headers: map[dbus.HeaderField]dbus.Variant{
+		dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath("/org/freedesktop/systemd1")),
+		dbus.FieldDestination: dbus.MakeVariant("org.freedesktop.systemd1"),
+		dbus.FieldInterface:   dbus.MakeVariant("org.freedesktop.systemd1.Manager"),
+		dbus.FieldMember:      dbus.MakeVariant("StartTransientUnit"),
+		dbus.FieldSignature:   dbus.MakeVariant(dbus.SignatureOf(body...)),
+	}}
+	var call bytes.Buffer
+	if err := m.EncodeTo(&call, binary.LittleEndian); err != nil {
+		s.Fatalf("%v", err)
+	}
+	binary.LittleEndian.PutUint32(call.Bytes()[8:], 1) // the serial number
+	uid := hex.EncodeToString([]byte(strconv.Itoa(s.User.UID)))
+	request := append([]byte("\x00AUTH EXTERNAL "+uid+"\r\nBEGIN\r\n"), call.Bytes()...)
+	path := filepath.Join(tempDir(s), "request")
+	if err := os.WriteFile(path, request, 0o644); err != nil {
+		s.Fatalf("%v", err)
+	}
+	return []string{filepath.Join(programs(s), "scope"), path, strconv.Itoa(bytes.Index(request, []byte{0xfe, 0xfe, 0xfe, 0xfe})),
+		strconv.Itoa(bytes.Index(request, []byte(unique))), program}
 }
 
 // asked returns what measures how long systemd takes for the scope alone, in the
