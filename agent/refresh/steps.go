@@ -119,7 +119,11 @@ func doFetch(ctx context.Context, t *task) error {
 // doStage checks the package against what was asked for and gives it its revision link.
 func doStage(_ context.Context, t *task) error {
 	r := &t.r
-	m, err := t.e.Store.Meta(r.Package)
+	err := t.e.Store.Materialise(r.Package)
+	if err != nil {
+		return err
+	}
+	m, err := t.e.Store.Launch(r.Package)
 	if err != nil {
 		return err
 	}
@@ -133,9 +137,6 @@ func doStage(_ context.Context, t *task) error {
 		}
 	}
 	r.ToVersion, r.Notes = m.Version, m.Notes
-	if err := t.e.Store.Materialise(r.Package); err != nil {
-		return err
-	}
 	if r.Kind == Revert {
 		return nil
 	}

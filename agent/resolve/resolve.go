@@ -175,23 +175,23 @@ func (j *job) resolve() error {
 	if j.r.store.HasPackage(j.pkg) {
 		return nil
 	}
-	return j.run(func() error { return j.r.store.Materialise(j.pkg) })
+	return j.run(func(metas metas) error { return j.r.store.MaterialiseFrom(j.pkg, metas) })
 }
 
 func (j *job) fetch() error {
 	if j.r.store.HasPackage(j.pkg) {
 		return nil
 	}
-	return j.run(func() error { return nil })
+	return j.run(func(metas) error { return nil })
 }
 
 func (j *job) repair() error {
-	return j.run(func() error { return j.r.store.Rebuild(j.pkg) })
+	return j.run(func(metas) error { return j.r.store.Rebuild(j.pkg) })
 }
 
 // run fetches and then finishes. What fails for want of space is tried once
 // more after a collection.
-func (j *job) run(finish func() error) (err error) {
+func (j *job) run(finish func(metas) error) (err error) {
 	if j.ingest, err = j.r.store.Ingest(j.pkg); err != nil {
 		return err
 	}
@@ -209,7 +209,7 @@ func (j *job) run(finish func() error) (err error) {
 	return err
 }
 
-func (j *job) attempt(finish func() error) error {
+func (j *job) attempt(finish func(metas) error) error {
 	defer j.release()
 	metas, err := j.metas()
 	if err != nil {
@@ -233,13 +233,16 @@ func (j *job) attempt(finish func() error) error {
 	if err := j.ctx.Err(); err != nil {
 		return err
 	}
-	return finish()
+	return finish(metas)
 }
+
+// metas are those of a package and of all below it.
+type metas = map[digest.Digest]*meta.Meta
 
 // metas fetches and reads the metas of the package and its subpackages, level
 // by level.
-func (j *job) metas() (map[digest.Digest]*meta.Meta, error) {
-	metas := map[digest.Digest]*meta.Meta{}
+func (j *job) metas() (metas, error) {
+	metas := metas{}
 	level := []digest.Digest{j.pkg}
 	for len(level) > 0 {
 		wants := make([]store.Want, len(level))
@@ -285,7 +288,7 @@ func (j *job) meta(pkg digest.Digest) (*meta.Meta, error) {
 }
 
 // content fetches everything else.
-func (j *job) content(metas map[digest.Digest]*meta.Meta) error {
+func (j *job) content(metas metas) error {
 	var wants []store.Want
 	seen := map[store.Key]bool{}
 	for _, m := range metas {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -22,7 +21,11 @@ import (
 // Materialise builds the trees of a package and its subpackages from resident
 // blobs, those that are not there yet: hard links, folders 0755. Subpackages
 // come first, so that a tree never refers to one that is missing.
-func (s *Store) Materialise(pkg digest.Digest) error {
+func (s *Store) Materialise(pkg digest.Digest) error { return s.MaterialiseFrom(pkg, nil) }
+
+// MaterialiseFrom is Materialise for who has just read the metas: those that are
+// not among the known are read.
+func (s *Store) MaterialiseFrom(pkg digest.Digest, known map[digest.Digest]*meta.Meta) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
@@ -31,14 +34,14 @@ func (s *Store) Materialise(pkg digest.Digest) error {
 		// flush its name.
 		return durable.SyncDir(s.path(packagesDir))
 	}
-	if err := s.materialise(pkg); err != nil {
+	if err := s.materialise(pkg, known); err != nil {
 		return problem.New(problem.KindOf(err), "cannot build the tree of package %s: %w", pkg.Short(), err)
 	}
 	return nil
 }
 
-func (s *Store) materialise(pkg digest.Digest) (err error) {
-	order, err := s.subpackagesFirst(pkg)
+func (s *Store) materialise(pkg digest.Digest, known map[digest.Digest]*meta.Meta) (err error) {
+	order, err := s.subpackagesFirst(pkg, known)
 	if err != nil {
 		return err
 	}
@@ -78,7 +81,7 @@ type resident struct {
 
 // subpackagesFirst lists the package and its subpackages that have no tree
 // yet, each after those that it contains.
-func (s *Store) subpackagesFirst(pkg digest.Digest) ([]resident, error) {
+func (s *Store) subpackagesFirst(pkg digest.Digest, known map[digest.Digest]*meta.Meta) ([]resident, error) {
 	var order []resident
 	seen := map[digest.Digest]bool{}
 	var visit func(digest.Digest) error
@@ -87,9 +90,12 @@ func (s *Store) subpackagesFirst(pkg digest.Digest) ([]resident, error) {
 			return nil
 		}
 		seen[p] = true
-		m, err := s.Meta(p)
-		if err != nil {
-			return err
+		m := known[p]
+		if m == nil {
+			var err error
+			if m, err = s.Meta(p); err != nil {
+				return err
+			}
 		}
 		for _, sub := range m.Subpackages {
 			if err := visit(sub); err != nil {
@@ -146,8 +152,8 @@ type treeBuilder struct {
 	pkg   digest.Digest
 	meta  *meta.Meta
 	dir   string
-	root  *os.File
-	blobs *os.File
+	root  int // descriptors
+	blobs int
 	chmod bool // the umask takes away bits that folders need
 }
 
@@ -166,23 +172,23 @@ func (t *treeBuilder) build() error {
 		return err
 	}
 	var err error
-	if t.root, err = os.Open(t.dir); err != nil {
+	if t.root, err = openDir(unix.AT_FDCWD, t.dir); err != nil {
 		return err
 	}
-	defer t.root.Close()
-	fi, err := t.root.Stat()
-	if err != nil {
-		return err
+	defer unix.Close(t.root)
+	var st unix.Stat_t
+	if err := unix.Fstat(t.root, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: t.dir, Err: err}
 	}
-	if t.chmod = fi.Mode().Perm() != folderMode; t.chmod {
-		if err := t.root.Chmod(folderMode); err != nil {
-			return err
+	if t.chmod = st.Mode&0o777 != folderMode; t.chmod {
+		if err := unix.Fchmod(t.root, folderMode); err != nil {
+			return &fs.PathError{Op: "chmod", Path: t.dir, Err: err}
 		}
 	}
-	if t.blobs, err = os.Open(t.s.path(blobsDir)); err != nil {
+	if t.blobs, err = openDir(unix.AT_FDCWD, t.s.path(blobsDir)); err != nil {
 		return err
 	}
-	defer t.blobs.Close()
+	defer unix.Close(t.blobs)
 
 	var g errgroup.Group
 	entries := t.meta.Entries
@@ -198,24 +204,40 @@ func (t *treeBuilder) build() error {
 	return t.reserved()
 }
 
+// openDir opens a folder without what package os does for files that may block:
+// a tree has thousands of folders.
+func openDir(at int, path string) (int, error) {
+	for {
+		fd, err := unix.Openat(at, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+		return fd, nil
+	}
+}
+
 // reserved makes the folder .lull.
 func (t *treeBuilder) reserved() error {
-	if err := t.folder(int(t.root.Fd()), meta.Reserved); err != nil {
+	if err := t.folder(t.root, meta.Reserved); err != nil {
 		return err
 	}
-	dir, err := os.Open(t.dir + "/" + meta.Reserved)
+	dir, err := openDir(t.root, meta.Reserved)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	if err := t.link(MetaKey(t.pkg), int(dir.Fd()), "meta.json"); err != nil {
+	defer unix.Close(dir)
+	if err := t.link(MetaKey(t.pkg), dir, "meta.json"); err != nil {
 		return err
 	}
 	launch, err := t.meta.Launch.Encode()
 	if err != nil {
 		return err
 	}
-	path := dir.Name() + "/launch.json"
+	own := t.dir + "/" + meta.Reserved
+	path := own + "/launch.json"
 	if err := os.WriteFile(path, launch, 0o600); err != nil {
 		return err
 	}
@@ -225,11 +247,11 @@ func (t *treeBuilder) reserved() error {
 	if len(t.meta.Subpackages) == 0 {
 		return nil
 	}
-	if err := t.folder(int(dir.Fd()), "sub"); err != nil {
+	if err := t.folder(dir, "sub"); err != nil {
 		return err
 	}
 	for name, sub := range t.meta.Subpackages {
-		if err := os.Symlink(subTarget(sub), dir.Name()+"/sub/"+name); err != nil {
+		if err := os.Symlink(subTarget(sub), own+"/sub/"+name); err != nil {
 			return err
 		}
 	}
@@ -242,11 +264,10 @@ func subTarget(sub digest.Digest) string { return "../../../" + sub.String() }
 // entries makes those entries, which are sorted by path, and their parents.
 func (t *treeBuilder) entries(entries []meta.Entry) error {
 	made := map[string]bool{".": true}
-	var dir *os.File
-	at := ""
+	dir, at := -1, ""
 	defer func() {
-		if dir != nil {
-			dir.Close()
+		if dir >= 0 {
+			unix.Close(dir)
 		}
 	}()
 	for i := range entries {
@@ -255,15 +276,15 @@ func (t *treeBuilder) entries(entries []meta.Entry) error {
 		if j := strings.LastIndexByte(e.Path, '/'); j >= 0 {
 			parent, base = e.Path[:j], e.Path[j+1:]
 		}
-		if dir == nil || at != parent {
+		if dir < 0 || at != parent {
 			if err := t.parents(parent, made); err != nil {
 				return err
 			}
-			if dir != nil {
-				dir.Close()
+			if dir >= 0 {
+				unix.Close(dir)
 			}
 			var err error
-			if dir, err = os.Open(filepath.Join(t.dir, parent)); err != nil {
+			if dir, err = openDir(t.root, parent); err != nil {
 				return err
 			}
 			at = parent
@@ -273,9 +294,9 @@ func (t *treeBuilder) entries(entries []meta.Entry) error {
 		case meta.TypeDir:
 			err = t.parents(e.Path, made)
 		case meta.TypeSymlink:
-			err = unix.Symlinkat(e.Symlink, int(dir.Fd()), base)
+			err = unix.Symlinkat(e.Symlink, dir, base)
 		default:
-			err = t.link(Key{e.Blob, e.Exec}, int(dir.Fd()), base)
+			err = t.link(Key{e.Blob, e.Exec}, dir, base)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Path, err)
@@ -295,7 +316,7 @@ func (t *treeBuilder) parents(path string, made map[string]bool) error {
 		}
 	}
 	made[path] = true
-	return t.folder(int(t.root.Fd()), path)
+	return t.folder(t.root, path)
 }
 
 func (t *treeBuilder) folder(dir int, path string) error {
@@ -318,7 +339,7 @@ func (t *treeBuilder) link(k Key, dir int, base string) error {
 	if err := faultpoint.Hit("store.materialise.link"); err != nil {
 		return err
 	}
-	err := unix.Linkat(int(t.blobs.Fd()), k.rel(), dir, base, 0)
+	err := unix.Linkat(t.blobs, k.rel(), dir, base, 0)
 	switch err {
 	case nil:
 		return nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/digest"
@@ -159,28 +160,46 @@ func (s *Store) Trees() ([]digest.Digest, error) {
 // is taken back. Ask only for what has been registered as wanted: else it may
 // be gone the moment after.
 func (s *Store) Absent(wants []Want) ([]Want, error) {
-	dir, err := os.Open(s.path(blobsDir))
+	dir, err := openDir(unix.AT_FDCWD, s.path(blobsDir))
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	var absent []Want
+	defer unix.Close(dir)
+	parts := make([][]Want, workers)
+	var g errgroup.Group
+	for i := range parts {
+		mine := wants[len(wants)*i/workers : len(wants)*(i+1)/workers]
+		g.Go(func() (err error) {
+			parts[i], err = s.absent(dir, mine)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Concat(parts...), func(w Want) bool { return s.takeBack(w.Key) }), nil
+}
+
+// absent is Absent without the trash.
+func (s *Store) absent(dir int, wants []Want) (absent []Want, err error) {
 	// In small lots: a waiting collector blocks later readers.
 	for lot := range slices.Chunk(wants, 64) {
 		s.residency.RLock()
 		for _, w := range lot {
 			var st unix.Stat_t
-			if fstatat(int(dir.Fd()), w.Key.rel(), &st) != nil {
+			if fstatat(dir, w.Key.rel(), &st) != nil {
 				absent = append(absent, w)
-			} else if w.Size >= 0 && st.Size != w.Size {
-				s.residency.RUnlock()
-				return nil, problem.New(problem.Untrusted, "cannot use blob %s: it has %d bytes, the package says %d", w.Key.Digest.Short(), st.Size, w.Size).
+			} else if w.Size >= 0 && st.Size != w.Size && err == nil {
+				err = problem.New(problem.Untrusted, "cannot use blob %s: it has %d bytes, the package says %d", w.Key.Digest.Short(), st.Size, w.Size).
 					WithHint("lull verify tells whether it is the blob that is broken")
 			}
 		}
 		s.residency.RUnlock()
+		if err != nil {
+			return nil, err
+		}
 	}
-	return slices.DeleteFunc(absent, func(w Want) bool { return s.takeBack(w.Key) }), nil
+	return absent, nil
 }
 
 // Missing returns what of the package, with its subpackages, is not resident.
