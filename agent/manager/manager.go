@@ -25,6 +25,7 @@ import (
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
@@ -35,6 +36,7 @@ import (
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/system"
+	"github.com/lull/lull/agent/units"
 	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/policy"
 )
@@ -56,6 +58,8 @@ type Config struct {
 	Sessions refresh.Sessions // nil: nobody logs in
 	Log      *slog.Logger
 	Worked   func() // is told of work that follows a change only after a while; may be nil
+	// Reloading is called when policy is read again, and what it returns when that is over; may be nil.
+	Reloading func() (over func())
 }
 
 // Observer hears of changes. Its methods must not block and may not call back.
@@ -65,6 +69,7 @@ type Observer interface {
 	SpaceChanged()
 	TransfersChanged() // while they go on; SpaceChanged tells of beginnings and ends
 	RepositoriesChanged()
+	PolicyChanged() // it was read again, or was refused
 	SystemChanged()
 }
 
@@ -96,13 +101,24 @@ type Manager struct {
 	space   space
 	asleep  atomic.Bool   // the root could not be written at the start: see wake
 	rewatch chan struct{} // capacity 1: the set of repositories or the schedule has changed
+	alive   chan struct{} // whoever receives here knows that changes of runs are followed
+
+	reloading  sync.Mutex // one at a time
+	policyRead atomic.Pointer[reading]
+}
+
+// reading is how the policy was read last.
+type reading struct {
+	at  time.Time
+	err error // the policy before stays
 }
 
 // New opens everything below the root. Nothing is started: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, figures: newFigures(c.Version), rewatch: make(chan struct{}, 1)}
+	m = &Manager{Config: c, figures: newFigures(c.Version), rewatch: make(chan struct{}, 1), alive: make(chan struct{})}
 	m.observer = shown{observer, m}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.policyRead.Store(&reading{at: time.Now()})
 	p, err := policy.Load(m.policyFile(), m.dropins())
 	if err != nil {
 		return nil, err
@@ -129,7 +145,9 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		return nil, err
 	}
 	launcher := services.Launcher{Path: c.Launcher, Args: []string{"--root", c.Root, "--run-dir", c.RunDir}, Tracks: c.Tracker}
-	if c.Tracker.Name() == "scope" {
+	// With the freezer too, where systemd is: what the agent starts itself has the
+	// sandbox of its unit, and is killed with it.
+	if t := c.Tracker.Name(); t == "scope" || t == "freezer" && units.Booted() {
 		m.services = services.NewSystemd(launcher, c.User)
 	} else {
 		m.services = services.NewDirect(launcher, c.User, c.Log)
@@ -213,8 +231,29 @@ func (m *Manager) Close() error {
 // Policy returns what holds now.
 func (m *Manager) Policy() *policy.Policy { return m.policy.Load() }
 
+// PolicyError says why the files of the policy were refused when they were read
+// last, so that an older policy holds; nil: they were not.
+func (m *Manager) PolicyError() error { return m.policyRead.Load().err }
+
 // Reload reads policy and repositories again. A bad file changes nothing.
 func (m *Manager) Reload() error {
+	m.reloading.Lock()
+	defer m.reloading.Unlock()
+	if m.Reloading != nil {
+		defer m.Reloading()()
+	}
+	now := &reading{at: time.Now()}
+	if now.err = m.reload(); now.err != nil {
+		m.Log.Error("the new policy is refused, the old one stays", messages.Key, messages.PolicyRefused, "error", now.err)
+	} else {
+		m.Log.Info("policy and repositories were read again", messages.Key, messages.PolicyLoaded)
+	}
+	m.policyRead.Store(now)
+	m.observer.PolicyChanged()
+	return now.err
+}
+
+func (m *Manager) reload() error {
 	p, err := policy.Load(m.policyFile(), m.dropins())
 	if err != nil {
 		return err
@@ -265,9 +304,23 @@ func (m *Manager) followRuns() {
 				m.runsChanged(instance)
 			}
 			m.engine.Wake(instance) // last: of all that is woken here, it is to run next
+		case m.alive <- struct{}{}:
 		case <-m.ctx.Done():
 			return
 		}
+	}
+}
+
+// Alive returns when what decides about refreshes has answered: whoever holds its
+// locks lets go of them, and changes of runs are followed. It looks at no disk.
+func (m *Manager) Alive(ctx context.Context) error {
+	m.engine.All()
+	m.indices.Snapshot()
+	select {
+	case <-m.alive:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -305,7 +358,7 @@ func (m *Manager) startServices() {
 				continue // helpers start it
 			}
 			if err := m.services.Start(m.ctx, services.Unit{Instance: name, Service: s}); err != nil {
-				m.Log.Error("cannot start a service", "instance", name, "service", s.Name, "error", err)
+				m.Log.Error("cannot start a service", messages.Key, messages.ServiceFailed, "instance", name, "service", s.Name, "error", err)
 			}
 		}
 		if len(l.Services) > 0 {
@@ -366,7 +419,7 @@ func (m *Manager) Told(id string, uid uint32) { m.engine.Told(id, uid) }
 // launch lock itself while it does, so that the promise does not hang on the
 // caller's doing so.
 func (m *Manager) Join(ctx context.Context, instance, pkg, service string, pid, pidfd int) (string, error) {
-	if d, ok := services.Manager(m.services).(*services.Direct); service != "" && (!ok || !d.Expects(pid, instance, service)) {
+	if service != "" && !m.services.Expects(pid, instance, service) {
 		return "", problem.New(problem.NotPermitted, "cannot join service %s of %s: process %d was not started for it", service, instance, pid)
 	}
 	lock, err := m.Runctl.ReadLock(ctx, instance)

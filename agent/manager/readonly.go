@@ -3,6 +3,7 @@ package manager
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 )
 
@@ -58,10 +59,10 @@ func (m *Manager) followMounts() {
 		can := m.writable() == nil
 		switch {
 		case can && !could:
-			m.Log.Info("the root can be written again", "root", m.Root)
+			m.Log.Info("the root can be written again", messages.Key, messages.Writable, "root", m.Root)
 			m.wake()
 		case could && !can:
-			m.Log.Error("the root cannot be written any more: nothing can be installed or refreshed", "root", m.Root)
+			m.Log.Error("the root cannot be written any more: nothing can be installed or refreshed", messages.Key, messages.ReadOnly, "root", m.Root)
 		}
 		could = can
 	}
