@@ -59,8 +59,8 @@ type queue struct {
 	policy    bool
 	system    bool
 	alive     []chan<- struct{} // closed by the service's goroutine
-	wake      chan struct{} // capacity 1
-	changed   func()        // is called after each change
+	wake      chan struct{}     // capacity 1
+	changed   func()            // is called after each change
 }
 
 func newQueue(changed func()) *queue {

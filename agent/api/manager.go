@@ -301,9 +301,13 @@ func (o managerObject) Inspect(c bus.Caller) (string, error) {
 	return string(b), err
 }
 
-func (o managerObject) Doctor(bus.Caller) ([]bus.Check, error) {
+func (o managerObject) Doctor(c bus.Caller) ([]bus.Check, error) {
+	uid, err := c.UID()
+	if err != nil {
+		return nil, err
+	}
 	var list []bus.Check
-	for _, k := range o.s.m.Doctor() {
+	for _, k := range append(o.s.m.Doctor(), o.s.peers(uid)...) {
 		list = append(list, bus.Check{Name: k.Name, State: k.State, Seen: k.Seen, Advice: k.Advice})
 	}
 	return list, nil

@@ -117,12 +117,16 @@ func TestActionsAreDeclared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	type text struct {
+		Lang string `xml:"http://www.w3.org/XML/1998/namespace lang,attr"`
+		Text string `xml:",chardata"`
+	}
 	var file struct {
 		Actions []struct {
-			ID          string `xml:"id,attr"`
-			Description string `xml:"description"`
-			Message     string `xml:"message"`
-			Defaults    struct {
+			ID           string `xml:"id,attr"`
+			Descriptions []text `xml:"description"`
+			Messages     []text `xml:"message"`
+			Defaults     struct {
 				Any      string `xml:"allow_any"`
 				Inactive string `xml:"allow_inactive"`
 				Active   string `xml:"allow_active"`
@@ -135,7 +139,13 @@ func TestActionsAreDeclared(t *testing.T) {
 	var ids []string
 	for _, a := range file.Actions {
 		ids = append(ids, a.ID)
-		if a.Description == "" || a.Message == "" || a.Defaults.Any == "yes" && a.ID != Hold || a.Defaults.Active == "" || a.Defaults.Inactive == "" {
+		for _, texts := range [][]text{a.Descriptions, a.Messages} {
+			// The one without a language comes first, and every language has both.
+			if len(texts) != 2 || texts[0].Lang != "" || texts[1].Lang != "de" || texts[0].Text == "" || texts[1].Text == "" || texts[0].Text == texts[1].Text {
+				t.Errorf("%s says %q", a.ID, texts)
+			}
+		}
+		if a.Defaults.Any == "yes" && a.ID != Hold || a.Defaults.Active == "" || a.Defaults.Inactive == "" {
 			t.Errorf("%+v", a)
 		}
 	}

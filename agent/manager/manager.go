@@ -163,9 +163,9 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	})
 	m.resolver = resolve.New(m.store, m.indices)
 	m.resolver.Collect = m.collectForSpace
-	m.resolver.Reserve = p.GC.Reserve
+	m.resolver.Reserve = func() int64 { return m.Policy().GC.Reserve }
 	m.resolver.Progressed = m.observer.TransfersChanged
-	if err = m.store.SetReserve(p.GC.Reserve); err != nil && !errors.Is(err, unix.EROFS) {
+	if err = m.setReserve(); err != nil {
 		return nil, err
 	}
 	m.repos.clients, m.repos.read = map[string]*repository{}, map[string]time.Time{}
@@ -270,7 +270,15 @@ func (m *Manager) reload() error {
 	m.engine.Wake("")
 	m.nudge()
 	m.dirtyMetrics()
-	return errors.Join(m.system.SetFactory(sets.Base, sets.Cache), m.prune(), m.publishInstalled())
+	return errors.Join(m.system.SetFactory(sets.Base, sets.Cache), m.setReserve(), m.prune(), m.publishInstalled())
+}
+
+// setReserve makes the reserve as large as policy says, if it can be written.
+func (m *Manager) setReserve() error {
+	if err := m.store.SetReserve(m.Policy().GC.Reserve); !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	return nil
 }
 
 // prune applies keep-revisions to all that is installed.

@@ -164,7 +164,7 @@ below /etc/lull say now.`},
 @LULL_ERROR@
 
 The agent goes on with what it read before. lull policy check says what is
-wrong and where; systemctl reload lulld reads the files again.`},
+wrong and where; lull policy reload reads the files again.`},
 	{Untracked, "@LULL_INSTANCE@ runs untracked", `The application could not be given a cgroup of its own, and allow-untracked in
 the policy lets it run all the same. A refresh does not see that it runs, and may
 replace it meanwhile.
