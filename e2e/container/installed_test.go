@@ -63,7 +63,7 @@ func installed(t *testing.T) {
 	t.Helper()
 	sh(t, "cp -a %s/. / && systemctl daemon-reload && systemd-tmpfiles --create lull.conf", treeDir)
 	sh(t, "busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig")
-	sh(t, "mkdir -p /etc/lull && printf 'schedule: {check: 0}\\ngc: {keep-recent: 0}\\n' > /etc/lull/policy.yaml")
+	sh(t, "mkdir -p /etc/lull && echo 'schedule: {check: 0}' > /etc/lull/policy.yaml")
 	t.Cleanup(func() { try(t, "systemctl stop lulld; rm -rf /etc/systemd/system/lulld.service.d") })
 }
 
@@ -234,11 +234,19 @@ func sandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { stray.Process.Kill(); stray.Wait() }()
-	sh(t, "lull remove %s && lull gc && test -d /var/lib/lull/packages/%s", app, hash)
+	// No command line may name the package: that would be a use of it as well.
+	sh(t, "lull remove %s && lull gc", app)
+	if _, err := os.Stat(stray.Dir); err != nil {
+		t.Errorf("what a process uses is gone: %v", err)
+	}
 	journal(t, "processes use packages outside any run")
 	stray.Process.Kill()
 	stray.Wait()
-	sh(t, "lull gc && test ! -d /var/lib/lull/packages/%s && lull verify", hash)
+	sh(t, "lull gc")
+	if _, err := os.Stat(stray.Dir); err == nil {
+		t.Errorf("it is still there: %s", sh(t, "lull why %s", hash))
+	}
+	sh(t, "lull verify")
 	if out := sh(t, "journalctl -b -x --no-pager MESSAGE_ID=%s LULL_INSTANCE=%s", messages.RefreshDone, app); !strings.Contains(out, "Subject: "+app+" is at version 2") ||
 		!strings.Contains(out, "lull revert "+app+" goes back") {
 		t.Errorf("the journal explains it so: %s", out)
