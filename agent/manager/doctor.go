@@ -158,7 +158,7 @@ func (m *Manager) checkRepositories(add func(name, state, seen, advice string)) 
 	case s.LastError != "":
 		add("repositories", checkFail, s.LastError, "lull refresh looks again; updates do not arrive until this works")
 	case s.LastCheck.IsZero():
-		add("repositories", checkOK, fmt.Sprintf("%d, not looked into since lulld started", len(s.Addresses)), "")
+		add("repositories", checkOK, fmt.Sprintf("%d, not looked into yet", len(s.Addresses)), "")
 	case time.Since(s.LastCheck) > staleCheck:
 		add("repositories", checkWarn, "last read "+humanize.Time(s.LastCheck), "lull refresh looks now; schedule.check in the policy says how often")
 	default:

@@ -179,7 +179,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
 		Writable: m.writable, HeldOff: m.countSection,
 	})
-	return m, errors.Join(m.seedMetrics(), m.tidyRepositories(), m.loadRepositories(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
+	return m, errors.Join(m.seedMetrics(), m.tidyRepositories(), m.loadRepositories(), m.loadLastCheck(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
 }
 
 // makeLocks makes the lock files that a boot has taken. A launcher that finds none

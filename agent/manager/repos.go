@@ -317,6 +317,7 @@ func (m *Manager) noteCheck(errs []error) {
 	m.repos.mu.Lock()
 	if len(errs) == 0 {
 		m.repos.lastCheck, m.repos.lastError = time.Now(), ""
+		m.noteLastCheck(m.repos.lastCheck)
 	} else {
 		m.repos.lastError = errs[0].Error()
 	}
@@ -423,7 +424,8 @@ func (m *Manager) followRepositories() {
 			stop()
 		}
 		stop = m.watchLocal(changed)
-		arm()
+		due = next(wallclock.Now(), m.Repositories().LastCheck, m.Policy().Schedule.Check)
+		alarm.Set(due.at)
 	}
 	rearm()
 	for {
