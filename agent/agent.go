@@ -99,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	m, err := manager.New(manager.Config{
 		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, BootID: o.BootID, Bus: busForLaunchers(o),
 		Runctl: ctl, Tracker: tracker, Logind: logind, Sessions: observer.Sessions(), Log: o.Log,
-		Version: o.Version, Worked: resting.Touch, Reloading: func() func() { return reloading(o.Log) },
+		Version: o.Version, Boxed: manager.Boxed(), Worked: resting.Touch, Reloading: func() func() { return reloading(o.Log) },
 	}, observer)
 	if err != nil {
 		return err
@@ -197,6 +197,8 @@ func loop(ctx context.Context, o Options, m *manager.Manager, service *api.Servi
 				return nil
 			}
 			return problem.New(problem.Unavailable, "cannot go on: the bus is gone")
+		case <-m.Outdated():
+			return problem.New(problem.Unavailable, "cannot write %s, which the machine can by now: lulld has to start anew", o.Root)
 		case <-o.Reload:
 			_ = m.Reload() // the journal and the bus have its error
 		}

@@ -3,29 +3,20 @@ package api
 import (
 	"fmt"
 	"os"
-	"sync"
+
+	"github.com/lull/lull/agent/manager"
 )
-
-// boxed says whether this process sees other mounts than the machine does: its
-// unit gives it a copy of them, in which some are read-only.
-var boxed = sync.OnceValue(func() bool {
-	own, err := os.Readlink("/proc/self/ns/mnt")
-	machine, merr := os.Readlink(machineMounts)
-	return err == nil && merr == nil && own != machine
-})
-
-const machineMounts = "/proc/1/ns/mnt"
 
 // asSeenBy opens the folder of a package again as a client sees it, if that one
 // sees the machine's mounts: what belongs to our copy of them has no path there,
 // for getcwd(3) as an example. A client with mounts of its own, which it may have
 // made itself, gets ours.
-func asSeenBy(pid int, dir *os.File) *os.File {
-	if !boxed() {
+func (s *Service) asSeenBy(pid int, dir *os.File) *os.File {
+	if !s.m.Boxed {
 		return dir
 	}
 	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-	if machine, merr := os.Readlink(machineMounts); err != nil || merr != nil || theirs != machine {
+	if machine, merr := os.Readlink(manager.MachineMounts); err != nil || merr != nil || theirs != machine {
 		return dir
 	}
 	again, err := os.Open("/proc/1/root" + dir.Name())

@@ -175,7 +175,7 @@ func (o managerObject) Open(c bus.Caller, what string) (dir, end *os.File, hash 
 	if err != nil {
 		return nil, nil, "", err
 	}
-	dir = asSeenBy(cred.PID, dir)
+	dir = o.s.asSeenBy(cred.PID, dir)
 	end, err = o.s.handOut(dir, lease)
 	return dir, end, lease.Package().String(), err
 }
@@ -205,7 +205,7 @@ func (o managerObject) Resolve(c bus.Caller, name string, opt bus.ResolveOptions
 	if err != nil {
 		return nil, nil, "", "", err
 	}
-	dir = asSeenBy(cred.PID, dir)
+	dir = o.s.asSeenBy(cred.PID, dir)
 	end, err = o.s.handOut(dir, lease)
 	return dir, end, lease.Package().String(), version, err
 }

@@ -58,6 +58,7 @@ type Config struct {
 	Sessions refresh.Sessions // nil: nobody logs in
 	Log      *slog.Logger
 	Worked   func() // is told of work that follows a change only after a while; may be nil
+	Boxed    bool   // see the function of that name
 	// Reloading is called when policy is read again, and what it returns when that is over; may be nil.
 	Reloading func() (over func())
 }
@@ -97,11 +98,12 @@ type Manager struct {
 	// what is in it: who is slower must not tell what was true before.
 	telling sync.Mutex
 
-	repos   repositories
-	space   space
-	asleep  atomic.Bool   // the root could not be written at the start: see wake
-	rewatch chan struct{} // capacity 1: the set of repositories or the schedule has changed
-	alive   chan struct{} // whoever receives here knows that changes of runs are followed
+	repos    repositories
+	space    space
+	asleep   atomic.Bool   // the root could not be written at the start: see wake
+	rewatch  chan struct{} // capacity 1: the set of repositories or the schedule has changed
+	outdated chan struct{} // closed: see Outdated
+	alive    chan struct{} // whoever receives here knows that changes of runs are followed
 
 	reloading  sync.Mutex // one at a time
 	policyRead atomic.Pointer[reading]
@@ -115,7 +117,7 @@ type reading struct {
 
 // New opens everything below the root. Nothing is started: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, figures: newFigures(c.Version), rewatch: make(chan struct{}, 1), alive: make(chan struct{})}
+	m = &Manager{Config: c, figures: newFigures(c.Version), rewatch: make(chan struct{}, 1), alive: make(chan struct{}), outdated: make(chan struct{})}
 	m.observer = shown{observer, m}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.policyRead.Store(&reading{at: time.Now()})
