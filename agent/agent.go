@@ -1,7 +1,7 @@
 // Package agent wires the system agent together and runs it: the root's lock,
 // the tracker, logind, the manager, the bus, and the service manager's protocol.
 //
-// Its folders are the agent's rooms, from the small to the large: digest,
+// Its folders are the agent's rooms, from the small to the large: messages, digest,
 // problem, durable, footprint, meta; store, index, state, current, exports; gc, resolve,
 // repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh, system, metrics; manager; api.
 // Each imports only what stands before it.
