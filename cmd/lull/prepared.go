@@ -66,8 +66,7 @@ func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string
 		}
 		var paths []dbus.ObjectPath
 		for path, r := range s.refreshes {
-			ending := over(r.State) || r.Step == "finish" // which shuts nobody out any more
-			if ending && resumed[r.ID] || !ending && r.State != "preparing" && !f.stuck(r) {
+			if over(r.State) && resumed[r.ID] || !over(r.State) && r.State != "preparing" && !f.stuck(r) {
 				paths = append(paths, path)
 			}
 		}

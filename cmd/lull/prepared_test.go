@@ -44,8 +44,6 @@ func TestPrepared(t *testing.T) {
 			out:   "org.x.app waits: it can be refreshed later"},
 		{name: "over before anybody asked", first: bus.RefreshProperties{State: "undone", ErrorText: "cannot refresh org.x.app: it is sick"},
 			errs: "lull: cannot refresh org.x.app: it is sick"},
-		{name: "tidying up", first: bus.RefreshProperties{State: "preparing", Step: "finish"},
-			steps: []func(*bus.RefreshProperties){done}, out: "org.x.app is refreshed from 1 to 2"},
 		{name: "over long ago", first: bus.RefreshProperties{State: "done"}, id: "2"},
 		{name: "running", first: bus.RefreshProperties{State: "waiting", Waiting: running}},
 		{name: "held", first: bus.RefreshProperties{State: "waiting"}, held: true},
