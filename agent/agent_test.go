@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,9 +17,10 @@ import (
 func TestFeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		fed, hang := 0, make(chan struct{})
+		var fed atomic.Int32
+		hang := make(chan struct{})
 		alive := func(ctx context.Context) error {
-			if fed < 3 {
+			if fed.Load() < 3 {
 				return nil
 			}
 			select {
@@ -29,13 +31,13 @@ func TestFeed(t *testing.T) {
 			}
 		}
 		done := make(chan struct{})
-		go func() { defer close(done); feed(ctx, time.Minute, alive, func() { fed++ }) }()
-		count := func(after time.Duration, want int) {
+		go func() { defer close(done); feed(ctx, time.Minute, alive, func() { fed.Add(1) }) }()
+		count := func(after time.Duration, want int32) {
 			t.Helper()
 			time.Sleep(after)
 			synctest.Wait()
-			if fed != want {
-				t.Errorf("it was fed %d times, want %d", fed, want)
+			if n := fed.Load(); n != want {
+				t.Errorf("it was fed %d times, want %d", n, want)
 			}
 		}
 		count(time.Second, 1)

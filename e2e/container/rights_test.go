@@ -2,6 +2,7 @@ package container_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
+	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -136,18 +138,20 @@ func verdict(err error) string {
 }
 
 // client is what one user does when it is told to: all of the table, and what must
-// not be possible. It prints a line for each, its label and its verdict.
+// not be possible. It prints a line for each, its label and its verdict. Told once
+// more, the name of its session, it asks for something that takes a password.
 func client() {
-	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+	in := bufio.NewReader(os.Stdin)
+	if _, err := in.ReadString('\n'); err != nil {
 		fmt.Println("error\t" + err.Error())
 		return
 	}
-	if err := act(os.Stdout); err != nil {
+	if err := act(in, os.Stdout); err != nil {
 		fmt.Println("error\t" + err.Error())
 	}
 }
 
-func act(out io.Writer) error {
+func act(in *bufio.Reader, out io.Writer) error {
 	rows, err := rights()
 	if err != nil {
 		return err
@@ -203,12 +207,75 @@ func act(out io.Writer) error {
 	}
 	_, err = os.ReadFile("/var/lib/lull/state.db")
 	denied("read state.db", err)
+	fmt.Fprintln(out, tableEnds)
+	session, err := in.ReadString('\n')
+	if err != nil {
+		return nil
+	}
+	if err := sit(conn, strings.TrimSpace(session), typist{in, out}); err != nil {
+		return err
+	}
+	// As lull calls: it may be asked.
+	_, _, _, err = bus.NewSpaceProxy(conn, agentObject).Collect(context.Background(), bus.CollectOptions{})
+	fmt.Fprintf(out, "%s\t%v\n", asked, err)
 	return nil
+}
+
+const (
+	tableEnds = "end of the table"
+	asked     = "Space.Collect" // with a password
+)
+
+// typist is an agent of polkit's in the session of a client, with somebody who
+// knows the password: the test, because only root can say so to polkit. Agents use
+// polkit's setuid helper for that.
+type typist struct {
+	in  *bufio.Reader
+	out io.Writer
+}
+
+type identity struct {
+	Kind    string
+	Details map[string]dbus.Variant
+}
+
+// BeginAuthentication is polkit's question.
+func (p typist) BeginAuthentication(_, message, _ string, _ map[string]string, cookie string, _ []identity) *dbus.Error {
+	fmt.Fprintf(p.out, "%s\t%s\n", message, cookie)
+	if _, err := p.in.ReadString('\n'); err != nil { // until it is typed
+		return dbus.MakeFailedError(err)
+	}
+	return nil
+}
+
+// CancelAuthentication is polkit's, too.
+func (typist) CancelAuthentication(string) *dbus.Error { return nil }
+
+const polkitName = "org.freedesktop.PolicyKit1"
+
+// polkit is its authority.
+func polkit(conn *dbus.Conn) dbus.BusObject {
+	return conn.Object(polkitName, "/org/freedesktop/PolicyKit1/Authority")
+}
+
+// sit registers a typist, for the session that this process is in.
+func sit(conn *dbus.Conn, session string, p typist) error {
+	if err := conn.Export(p, "/typist", polkitName+".AuthenticationAgent"); err != nil {
+		return err
+	}
+	subject := identity{"unix-session", map[string]dbus.Variant{"session-id": dbus.MakeVariant(session)}}
+	return polkit(conn).Call(polkitName+".Authority.RegisterAuthenticationAgent", 0, subject, "de_DE.UTF-8", "/typist").Err
+}
+
+// typed says to polkit, as root, that the administrator has typed his password.
+func typed(conn *dbus.Conn, uid uint32, cookie string) error {
+	root := identity{"unix-user", map[string]dbus.Variant{"uid": dbus.MakeVariant(uint32(0))}}
+	return polkit(conn).Call(polkitName+".Authority.AuthenticationAgentResponse2", 0, uid, cookie, root).Err
 }
 
 // session makes a session of logind's around a process, as a display manager or
 // sshd does, and ends it when the test does.
-func session(t *testing.T, logind dbus.BusObject, uid uint32, pid int, seat, kind, host string) {
+func session(t *testing.T, logind dbus.BusObject, uid uint32, pid int, seat, kind, host string) (id string) {
 	t.Helper()
 	type property struct {
 		Name  string
@@ -221,6 +288,7 @@ func session(t *testing.T, logind dbus.BusObject, uid uint32, pid int, seat, kin
 	}
 	fifo := call.Body[3].(dbus.UnixFD)
 	t.Cleanup(func() { unix.Close(int(fifo)) })
+	return call.Body[0].(string)
 }
 
 // TestRights plays docs/rights.md against the real polkitd.
@@ -265,6 +333,7 @@ func TestRights(t *testing.T) {
 
 	// Of two on a seat the one that came last is active.
 	logind := conn.Object("org.freedesktop.login1", "/org/freedesktop/login1")
+	active := "" // the session
 	clients := map[string]func() map[string]string{}
 	for i, who := range []string{"inactive", "active", "remote", "root"} {
 		cmd := exec.Command("/proc/self/exe")
@@ -289,7 +358,7 @@ func TestRights(t *testing.T) {
 		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 		switch who {
 		case "inactive", "active":
-			session(t, logind, uid, cmd.Process.Pid, "seat0", "wayland", "")
+			active = session(t, logind, uid, cmd.Process.Pid, "seat0", "wayland", "")
 		case "remote":
 			session(t, logind, uid, cmd.Process.Pid, "", "tty", "198.51.100.7")
 		}
@@ -297,9 +366,26 @@ func TestRights(t *testing.T) {
 			fmt.Fprintln(stdin, "go")
 			got := map[string]string{}
 			lines := bufio.NewScanner(stdout)
-			for lines.Scan() {
+			for lines.Scan() && lines.Text() != tableEnds {
 				label, said, _ := strings.Cut(lines.Text(), "\t")
 				got[label] = said
+			}
+			if who != "active" {
+				stdin.Close()
+				return got
+			}
+			fmt.Fprintln(stdin, active)
+			lines.Scan()
+			message, cookie, _ := strings.Cut(lines.Text(), "\t")
+			if message != "Zum Aufräumen oder Prüfen des Bestands an Anwendungen ist eine Legitimierung erforderlich" {
+				t.Errorf("polkit asks: %q", lines.Text())
+			}
+			if err := typed(conn, uid, cookie); err != nil {
+				t.Error(err)
+			}
+			fmt.Fprintln(stdin, "typed")
+			if !lines.Scan() || lines.Text() != asked+"\t<nil>" {
+				t.Errorf("with a password: %q", lines.Text())
 			}
 			return got
 		}
