@@ -265,7 +265,12 @@ func sandbox(t *testing.T) {
 		!strings.Contains(out, "lull revert "+app+" goes back") {
 		t.Errorf("the journal explains it so: %s", out)
 	}
-	if o := try(t, "lull doctor"); o.code != 0 || !strings.Contains(o.text, "ok    polkit") || !strings.Contains(o.text, "and started when it is called") {
+	o := try(t, "lull doctor")
+	t.Logf("the doctor:\n%s", o.text)
+	if o.code != 0 || !strings.Contains(o.text, "ok    polkit") || !strings.Contains(o.text, "and started when it is called") {
+		t.Errorf("%+v", o)
+	}
+	if o := try(t, "%slull doctor", user); o.code != 0 || !strings.Contains(o.text, "warn  helper") || !strings.Contains(o.text, "systemctl --user start lull-userd") {
 		t.Errorf("%+v", o)
 	}
 }
