@@ -104,7 +104,7 @@ fuzz: ## fuzz everything that parses (S=60 seconds in all)
 install: build ## install everything below DESTDIR (PREFIX=/usr)
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin libexec/lull share/dbus-1/interfaces share/dbus-1/system.d \
 		share/dbus-1/system-services share/dbus-1/services share/polkit-1/actions lib/systemd/system lib/systemd/system/user@.service.d lib/systemd/user \
-		lib/tmpfiles.d lib/environment.d) $(DESTDIR)/etc/profile.d
+		lib/systemd/catalog lib/tmpfiles.d lib/environment.d) $(DESTDIR)/etc/profile.d
 	install -m 0755 $(BIN)/lull $(DESTDIR)$(PREFIX)/bin/
 	install -m 0755 $(addprefix $(BIN)/,lulld lull-userd lull-run lull-release-agent) $(DESTDIR)$(PREFIX)/libexec/lull/
 	install -m 0644 dbus/*.xml $(DESTDIR)$(PREFIX)/share/dbus-1/interfaces/
@@ -116,6 +116,7 @@ install: build ## install everything below DESTDIR (PREFIX=/usr)
 	install -m 0644 units/60-lull.user@.conf $(DESTDIR)$(PREFIX)/lib/systemd/system/user@.service.d/60-lull.conf
 	install -m 0644 units/lull-userd.service $(DESTDIR)$(PREFIX)/lib/systemd/user/
 	install -m 0644 units/lulld-user.service $(DESTDIR)$(PREFIX)/lib/systemd/user/lulld.service
+	install -m 0644 units/lull.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/
 	install -m 0644 units/lull.tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/lull.conf
 	install -m 0644 units/60-lull.environment.conf $(DESTDIR)$(PREFIX)/lib/environment.d/60-lull.conf
 	install -m 0644 units/lull.profile.sh $(DESTDIR)/etc/profile.d/lull.sh

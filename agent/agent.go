@@ -1,7 +1,7 @@
 // Package agent wires the system agent together and runs it: the root's lock,
 // the tracker, logind, the manager, the bus, and the service manager's protocol.
 //
-// Its folders are the agent's rooms, from the small to the large: digest,
+// Its folders are the agent's rooms, from the small to the large: messages, digest,
 // problem, durable, footprint, meta; store, index, state, current, exports; gc, resolve,
 // repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh, system, metrics; manager; api.
 // Each imports only what stands before it.
@@ -14,9 +14,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/api"
 	"github.com/lull/lull/agent/authz"
@@ -24,6 +26,7 @@ import (
 	"github.com/lull/lull/agent/footprint"
 	"github.com/lull/lull/agent/inhibit"
 	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runs"
@@ -96,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	m, err := manager.New(manager.Config{
 		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, BootID: o.BootID, Bus: busForLaunchers(o),
 		Runctl: ctl, Tracker: tracker, Logind: logind, Sessions: observer.Sessions(), Log: o.Log,
-		Version: o.Version, Worked: resting.Touch,
+		Version: o.Version, Boxed: manager.Boxed(), Worked: resting.Touch, Reloading: func() func() { return reloading(o.Log) },
 	}, observer)
 	if err != nil {
 		return err
@@ -126,8 +129,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := ready(o.ReadyFD); err != nil {
 		return err
 	}
-	o.Log.Info("serving", "root", o.Root, "tracker", tracker.Name(), "events", tracker.Events(), "version", o.Version)
-	return loop(ctx, o, m, server)
+	o.Log.Info("serving", messages.Key, messages.Serving, "root", o.Root, "tracker", tracker.Name(), "events", tracker.Events(), "version", o.Version)
+	return loop(ctx, o, m, service, server)
 }
 
 func busForLaunchers(o Options) string {
@@ -147,7 +150,7 @@ func connectLogind(o Options) *inhibit.Logind {
 	}
 	l, err := inhibit.Connect(address, inhibit.WithLog(o.Log))
 	if err != nil {
-		o.Log.Warn("shutdown cannot be held off", "error", err)
+		o.Log.Warn("shutdown cannot be held off", messages.Key, messages.NoLocks, "error", err)
 		return nil
 	}
 	return l
@@ -166,14 +169,22 @@ func ready(fd int) error {
 	return errors.Join(err, f.Close())
 }
 
-// loop serves until the end. The watchdog is fed only after the manager has
-// answered: a process that is stuck shall not look alive.
-func loop(ctx context.Context, o Options, m *manager.Manager, server *bus.Server) error {
-	var beat <-chan time.Time
-	if every, err := daemon.SdWatchdogEnabled(false); err == nil && every > 0 {
-		t := time.NewTicker(every / 2)
-		defer t.Stop()
-		beat = t.C
+// loop serves until the end.
+func loop(ctx context.Context, o Options, m *manager.Manager, service *api.Service, server *bus.Server) error {
+	if every, err := daemon.SdWatchdogEnabled(false); err != nil {
+		o.Log.Warn("the watchdog is not fed", "error", err)
+	} else if every > 0 {
+		watched, stop := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer stop()
+		wg.Go(func() {
+			feed(watched, every/2, service.Alive, func() {
+				if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
+					o.Log.Warn("cannot feed the watchdog", "error", err)
+				}
+			})
+		})
 	}
 	for {
 		select {
@@ -186,15 +197,45 @@ func loop(ctx context.Context, o Options, m *manager.Manager, server *bus.Server
 				return nil
 			}
 			return problem.New(problem.Unavailable, "cannot go on: the bus is gone")
+		case <-m.Outdated():
+			return problem.New(problem.Unavailable, "cannot write %s, which the machine can by now: lulld has to start anew", o.Root)
 		case <-o.Reload:
-			if err := m.Reload(); err != nil {
-				o.Log.Error("the old policy stays", "error", err)
-			}
-		case <-beat:
-			m.Refreshes() // takes the engine's lock
-			if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
-				o.Log.Warn("cannot feed the watchdog", "error", err)
-			}
+			_ = m.Reload() // the journal and the bus have its error
 		}
 	}
+}
+
+// feed tells the watchdog every so often that the agent lives, each time after
+// alive has returned: what is stuck shall not look alive.
+func feed(ctx context.Context, every time.Duration, alive func(context.Context) error, tell func()) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		if alive(ctx) != nil {
+			return // the agent ends
+		}
+		tell()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reloading tells the service manager that the policy is being read again, and
+// what it returns that this is over (sd_notify(3)). systemd wants to know when it
+// has begun, because it counts the answer to the last signal only.
+func reloading(log *slog.Logger) (over func()) {
+	tell := func(state string) {
+		if _, err := daemon.SdNotify(false, state); err != nil {
+			log.Warn("cannot tell the service manager about a reload", "error", err)
+		}
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		panic("internal error: clock_gettime: " + err.Error()) // there is such a clock
+	}
+	tell(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
+	return func() { tell(daemon.SdNotifyReady) }
 }

@@ -44,6 +44,7 @@ var infoManager = &ifaceInfo{
 		{"Repositories", emitsValue},
 		{"LastCheck", emitsValue},
 		{"LastCheckError", emitsValue},
+		{"PolicyError", emitsValue},
 	},
 }
 
@@ -132,6 +133,7 @@ type ManagerProperties struct {
 	Repositories   []RepositoryAddress // Name and address
 	LastCheck      uint64              // When all repositories were last read without error
 	LastCheckError string
+	PolicyError    string // Why the files of the policy were refused when they were read last: file, line and what is wrong. What was read before them holds. Empty: they hold
 }
 
 // Apply takes over what a PropertiesChanged signal or a GetAll says.
@@ -572,6 +574,12 @@ func (p ManagerProxy) GetLastCheck(ctx context.Context) (v uint64, err error) {
 // GetLastCheckError asks for one property.
 func (p ManagerProxy) GetLastCheckError(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "LastCheckError", &v)
+	return v, err
+}
+
+// GetPolicyError asks for one property.
+func (p ManagerProxy) GetPolicyError(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "PolicyError", &v)
 	return v, err
 }
 

@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/faultpoint"
 	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/refresh"
 	bus "github.com/lull/lull/dbus"
 )
@@ -54,9 +56,11 @@ type queue struct {
 	space     bool
 	transfers bool
 	repos     bool
+	policy    bool
 	system    bool
-	wake      chan struct{} // capacity 1
-	changed   func()        // is called after each change
+	alive     []chan<- struct{} // closed by the service's goroutine
+	wake      chan struct{}     // capacity 1
+	changed   func()            // is called after each change
 }
 
 func newQueue(changed func()) *queue {
@@ -112,6 +116,9 @@ func (o Observer) TransfersChanged() { o.q.put(func() { o.q.transfers = true }) 
 // RepositoriesChanged implements manager.Observer.
 func (o Observer) RepositoriesChanged() { o.q.put(func() { o.q.repos = true }) }
 
+// PolicyChanged implements manager.Observer.
+func (o Observer) PolicyChanged() { o.q.put(func() { o.q.policy = true }) }
+
 // SystemChanged implements manager.Observer.
 func (o Observer) SystemChanged() { o.q.put(func() { o.q.system = true }) }
 
@@ -124,7 +131,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 	o.x.mu.Unlock()
 	s.helpers.list = map[string]*helper{}
 	server.OnPanic(func(method string, value any, stack []byte) {
-		log.Error("internal error", "method", method, "panic", value, "stack", string(stack))
+		log.Error("internal error", messages.Key, messages.Bug, "method", method, "panic", value, "stack", string(stack))
 	})
 	s.manager = bus.ExportManager(managerObject{s}, bus.ManagerProperties{
 		Version: version, Root: m.Root, RunDir: m.RunDir, Tracker: m.Tracker.Name(), TrackerEvents: m.Tracker.Events(),
@@ -182,9 +189,9 @@ func (s *Service) run(w *objects) {
 		}
 		q := s.queue
 		q.mu.Lock()
-		refreshes, ended, packages, transfers, repos, system := q.refreshes, q.ended, q.packages, q.transfers, q.repos, q.system
+		refreshes, ended, packages, transfers, repos, policy, system, alive := q.refreshes, q.ended, q.packages, q.transfers, q.repos, q.policy, q.system, q.alive
 		space = space || q.space
-		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos, q.system = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false, false
+		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos, q.policy, q.system, q.alive = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false, false, false, nil
 		q.mu.Unlock()
 		for _, r := range refreshes {
 			w.refresh(r)
@@ -219,10 +226,48 @@ func (s *Service) run(w *objects) {
 		if repos {
 			s.updateRepositories()
 		}
+		if policy {
+			s.updatePolicy()
+		}
 		if system {
 			s.updateSystem()
 		}
+		for _, c := range alive {
+			close(c)
+		}
 	}
+}
+
+// Alive returns when the agent has shown that it is not stuck: the service's
+// goroutine has gone round, and the manager has answered.
+func (s *Service) Alive(ctx context.Context) error {
+	round := make(chan struct{})
+	s.queue.mu.Lock()
+	s.queue.alive = append(s.queue.alive, round)
+	s.queue.mu.Unlock()
+	select { // not by put: being alive is no work after which to rest
+	case s.queue.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case <-round:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return s.m.Alive(ctx)
+}
+
+// updatePolicy shows whether the files of the policy are those that hold.
+func (s *Service) updatePolicy() {
+	if err := faultpoint.Hit("api.policy"); err != nil {
+		s.log.Error("the policy is not shown", "error", err)
+		return
+	}
+	text := ""
+	if err := s.m.PolicyError(); err != nil {
+		text = err.Error()
+	}
+	s.manager.Update(func(p *bus.ManagerProperties) { p.PolicyError = text })
 }
 
 // updateTracker follows what the tracker can hear of, which changes with the runs.

@@ -175,6 +175,7 @@ func (o managerObject) Open(c bus.Caller, what string) (dir, end *os.File, hash 
 	if err != nil {
 		return nil, nil, "", err
 	}
+	dir = o.s.asSeenBy(cred.PID, dir)
 	end, err = o.s.handOut(dir, lease)
 	return dir, end, lease.Package().String(), err
 }
@@ -204,6 +205,7 @@ func (o managerObject) Resolve(c bus.Caller, name string, opt bus.ResolveOptions
 	if err != nil {
 		return nil, nil, "", "", err
 	}
+	dir = o.s.asSeenBy(cred.PID, dir)
 	end, err = o.s.handOut(dir, lease)
 	return dir, end, lease.Package().String(), version, err
 }
@@ -299,9 +301,13 @@ func (o managerObject) Inspect(c bus.Caller) (string, error) {
 	return string(b), err
 }
 
-func (o managerObject) Doctor(bus.Caller) ([]bus.Check, error) {
+func (o managerObject) Doctor(c bus.Caller) ([]bus.Check, error) {
+	uid, err := c.UID()
+	if err != nil {
+		return nil, err
+	}
 	var list []bus.Check
-	for _, k := range o.s.m.Doctor() {
+	for _, k := range append(o.s.m.Doctor(), o.s.peers(uid)...) {
 		list = append(list, bus.Check{Name: k.Name, State: k.State, Seen: k.Seen, Advice: k.Advice})
 	}
 	return list, nil

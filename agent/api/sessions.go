@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
 	bus "github.com/lull/lull/dbus"
@@ -94,7 +95,7 @@ func (x *sessions) begin(name string, uid uint32) {
 	// Whatever begins while this is put together is told to this helper as well.
 	list, err := x.s.m.Newcomer()
 	if err != nil {
-		x.s.log.Error("cannot tell what belongs to a session", "uid", uid, "error", err)
+		x.s.log.Error("cannot tell what belongs to a session", messages.Key, messages.SessionFailed, "uid", uid, "error", err)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -155,7 +156,7 @@ func (x *sessions) done(name string, uid uint32, id, instance, phase, text strin
 	a := refresh.Answer{UID: uid}
 	if text != "" {
 		a.Err = errors.New(text[:min(len(text), maxErrorText)])
-		x.s.log.Warn("a user's session has not done its part of a refresh", "refresh", id, "instance", instance, "phase", phase, "uid", uid, "error", a.Err)
+		x.s.log.Warn("a user's session has not done its part of a refresh", messages.Key, messages.SessionFailed, "refresh", id, "instance", instance, "phase", phase, "uid", uid, "error", a.Err)
 	}
 	u.jobs[i].answer(a)
 	u.jobs = slices.Delete(u.jobs, i, i+1)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
+	"slices"
 	"strconv"
 	"time"
 
@@ -53,6 +54,8 @@ const (
 	polkitName   = "org.freedesktop.PolicyKit1"
 	polkitPath   = dbus.ObjectPath("/org/freedesktop/PolicyKit1/Authority")
 	polkitMethod = "org.freedesktop.PolicyKit1.Authority.CheckAuthorization"
+
+	polkitEnumerate = "org.freedesktop.PolicyKit1.Authority.EnumerateActions"
 
 	allowUserInteraction = uint32(1)
 
@@ -133,6 +136,28 @@ func (a *Authorizer) ask(c bus.Caller, action string) (answer, error) {
 		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.Sender)}},
 		action, map[string]string{}, flags, "").Store(&ans)
 	return ans, err
+}
+
+// Unknown returns those of the actions that polkit does not know, because their
+// file is not where it looks. It is an error if polkit does not answer.
+func (a *Authorizer) Unknown(ctx context.Context) ([]string, error) {
+	var list []struct {
+		ID, Description, Message, VendorName, VendorURL, Icon string
+		Any, Inactive, Active                                 uint32
+		Annotations                                           map[string]string
+	}
+	err := a.conn.Object(polkitName, polkitPath).CallWithContext(ctx, polkitEnumerate, 0, "").Store(&list)
+	if err != nil && absent(err) {
+		return nil, problem.New(problem.Unavailable, "is not running: root alone may change something").WithHint("install polkit, or use sudo")
+	}
+	if err != nil {
+		return nil, problem.New(problem.Unavailable, "does not answer: %w", err).WithHint("see `systemctl status polkit`; until then root alone may change something")
+	}
+	unknown := Actions()
+	for _, known := range list {
+		unknown = slices.DeleteFunc(unknown, func(action string) bool { return action == known.ID })
+	}
+	return unknown, nil
 }
 
 // absent says whether err means that there is no polkit at all.

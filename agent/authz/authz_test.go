@@ -36,6 +36,43 @@ func (p *polkit) CheckAuthorization(s subject, action string, _ map[string]strin
 	return a, nil
 }
 
+// declared is an action as polkit tells of it.
+type declared struct {
+	ID, Description, Message, VendorName, VendorURL, Icon string
+	Any, Inactive, Active                                 uint32
+	Annotations                                           map[string]string
+}
+
+// EnumerateActions knows all but one.
+func (p *polkit) EnumerateActions(string) ([]declared, *dbus.Error) {
+	list := []declared{{ID: "org.example.other", Annotations: map[string]string{}}}
+	for _, a := range Actions() {
+		if a != GC {
+			list = append(list, declared{ID: a, Annotations: map[string]string{}})
+		}
+	}
+	return list, nil
+}
+
+// TestUnknown: what the doctor asks.
+func TestUnknown(t *testing.T) {
+	address := bustest.Start(t)
+	a := New(dial(t, address), own)
+	if list, err := a.Unknown(t.Context()); !problem.Is(err, problem.Unavailable) || problem.HintOf(err) == "" {
+		t.Errorf("without polkit: %v, %v", list, err)
+	}
+	peer := dial(t, address)
+	if err := peer.Export(&polkit{}, polkitPath, "org.freedesktop.PolicyKit1.Authority"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := peer.RequestName(polkitName, 0); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := a.Unknown(t.Context()); err != nil || !slices.Equal(list, []string{GC}) {
+		t.Errorf("it does not know %v, %v", list, err)
+	}
+}
+
 func dial(t *testing.T, address string) *dbus.Conn {
 	t.Helper()
 	conn, err := bus.Dial(t.Context(), address, true)
@@ -117,12 +154,16 @@ func TestActionsAreDeclared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	type text struct {
+		Lang string `xml:"http://www.w3.org/XML/1998/namespace lang,attr"`
+		Text string `xml:",chardata"`
+	}
 	var file struct {
 		Actions []struct {
-			ID          string `xml:"id,attr"`
-			Description string `xml:"description"`
-			Message     string `xml:"message"`
-			Defaults    struct {
+			ID           string `xml:"id,attr"`
+			Descriptions []text `xml:"description"`
+			Messages     []text `xml:"message"`
+			Defaults     struct {
 				Any      string `xml:"allow_any"`
 				Inactive string `xml:"allow_inactive"`
 				Active   string `xml:"allow_active"`
@@ -135,7 +176,13 @@ func TestActionsAreDeclared(t *testing.T) {
 	var ids []string
 	for _, a := range file.Actions {
 		ids = append(ids, a.ID)
-		if a.Description == "" || a.Message == "" || a.Defaults.Any == "yes" && a.ID != Hold || a.Defaults.Active == "" || a.Defaults.Inactive == "" {
+		for _, texts := range [][]text{a.Descriptions, a.Messages} {
+			// The one without a language comes first, and every language has both.
+			if len(texts) != 2 || texts[0].Lang != "" || texts[1].Lang != "de" || texts[0].Text == "" || texts[1].Text == "" || texts[0].Text == texts[1].Text {
+				t.Errorf("%s says %q", a.ID, texts)
+			}
+		}
+		if a.Defaults.Any == "yes" && a.ID != Hold || a.Defaults.Active == "" || a.Defaults.Inactive == "" {
 			t.Errorf("%+v", a)
 		}
 	}

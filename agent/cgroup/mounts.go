@@ -133,7 +133,8 @@ func Of(pid int) ([]Membership, error) {
 }
 
 // Freezer returns the path of a process's group in the freezer hierarchy,
-// Unified that in the unified one; "" if the process is in none.
+// Unified that in the unified one, Systemd that in the one where systemd has its
+// units; "" if the process is in none.
 func Freezer(all []Membership) string {
 	for _, m := range all {
 		if slices.Contains(m.Controllers, "freezer") {
@@ -151,6 +152,16 @@ func Unified(all []Membership) string {
 		}
 	}
 	return ""
+}
+
+// Systemd is described at Freezer.
+func Systemd(all []Membership) string {
+	for _, m := range all {
+		if slices.Contains(m.Controllers, "name=systemd") {
+			return m.Path
+		}
+	}
+	return Unified(all)
 }
 
 // Gone says whether err is what the kernel says of a group that has been

@@ -465,7 +465,7 @@ func TestSmallImports(t *testing.T) {
 	allowed := []string{
 		"github.com/lull/lull/cmd/lull-run", "github.com/lull/lull/agent/launch", "github.com/lull/lull/agent/cgroup",
 		"github.com/lull/lull/agent/datacopy", "github.com/lull/lull/agent/digest", "github.com/lull/lull/agent/faultpoint",
-		"github.com/lull/lull/agent/meta", "github.com/lull/lull/agent/problem", "github.com/lull/lull/agent/runctl",
+		"github.com/lull/lull/agent/messages", "github.com/lull/lull/agent/meta", "github.com/lull/lull/agent/problem", "github.com/lull/lull/agent/runctl",
 		"github.com/lull/lull/agent/runctl/inotify", "github.com/lull/lull/agent/runs/runname", "github.com/lull/lull/agent/runs/transient",
 		"github.com/lull/lull/agent/userdata", "github.com/lull/lull/dbus/dialer",
 		"github.com/godbus/dbus/v5", "github.com/coreos/go-systemd/v22/daemon", "github.com/coreos/go-systemd/v22/journal", "golang.org/x/sys/unix",

@@ -9,6 +9,7 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/runctl"
 )
 
@@ -23,20 +24,24 @@ func why(instance, word string) string {
 	return fmt.Sprintf("%s waits: it is being refreshed", instance)
 }
 
-func (l *launch) sayWaiting(word string) { l.say(journal.PriInfo, why(l.Instance, word)) }
+func (l *launch) sayWaiting(word string) { l.say(journal.PriInfo, why(l.Instance, word), "") }
 
 func (l *launch) sayUntracked(err error) {
-	l.say(journal.PriWarning, fmt.Sprintf("%s runs untracked, as policy allows: %v", l.Instance, err))
+	l.say(journal.PriWarning, fmt.Sprintf("%s runs untracked, as policy allows: %v", l.Instance, err), messages.Untracked)
 }
 
 // say tells the person at the terminal, if there is one, and always the journal;
 // without a journal the system log, without either the standard error.
-func (l *launch) say(priority journal.Priority, text string) {
+func (l *launch) say(priority journal.Priority, text string, id messages.ID) {
 	terminal := isTerminal(l.Stderr)
 	if terminal {
 		fmt.Fprintf(l.Stderr, "lull: %s\n", text)
 	}
-	err := journal.Send(text, priority, map[string]string{"SYSLOG_IDENTIFIER": "lull-run", "LULL_INSTANCE": l.Instance})
+	fields := map[string]string{"SYSLOG_IDENTIFIER": "lull-run", "LULL_INSTANCE": l.Instance}
+	if id != "" {
+		fields["MESSAGE_ID"] = string(id)
+	}
+	err := journal.Send(text, priority, fields)
 	if err != nil {
 		err = syslog("/dev/log", int(priority), text)
 	}

@@ -4,7 +4,9 @@
 //
 // In the journal an attribute named refresh becomes the field LULL_REFRESH, and
 // so on, so that `journalctl LULL_INSTANCE=notes` shows one application's
-// history. Handlers may be used from several goroutines.
+// history; an ID of the package messages becomes MESSAGE_ID, by which `journalctl
+// -x` finds its explanation, and is left out elsewhere. Handlers may be used from
+// several goroutines.
 package logging
 
 import (
@@ -16,6 +18,8 @@ import (
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/journal"
+
+	"github.com/lull/lull/agent/messages"
 )
 
 // New returns the logger for a program; stderr is used where there is no journal.
@@ -23,7 +27,12 @@ func New(stderr io.Writer, level slog.Leveler) *slog.Logger {
 	if ok, err := journal.StderrIsJournalStream(); ok && err == nil {
 		return slog.New(&handler{level: level, send: journal.Send})
 	}
-	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if isID(a) {
+			return slog.Attr{}
+		}
+		return a
+	}}))
 }
 
 // handler writes to the journal's native socket.
@@ -47,7 +56,7 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	text := r.Message
 	r.Attrs(func(a slog.Attr) bool {
 		h.add(fields, a)
-		if v := a.Value.String(); v != "" && v != "<nil>" {
+		if v := a.Value.String(); v != "" && v != "<nil>" && !isID(a) {
 			text += fmt.Sprintf(" %s=%s", a.Key, v)
 		}
 		return true
@@ -55,7 +64,16 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	return h.send(text, priority(r.Level), fields)
 }
 
+func isID(a slog.Attr) bool {
+	_, ok := a.Value.Any().(messages.ID)
+	return ok
+}
+
 func (h *handler) add(fields map[string]string, a slog.Attr) {
+	if isID(a) {
+		fields["MESSAGE_ID"] = a.Value.String()
+		return
+	}
 	if v := a.Value.Resolve().String(); v != "<nil>" {
 		fields["LULL_"+fieldName(h.group+a.Key)] = v
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/coreos/go-systemd/v22/journal"
+
+	"github.com/lull/lull/agent/messages"
 )
 
 func TestAttributesBecomeFields(t *testing.T) {
@@ -19,11 +21,12 @@ func TestAttributesBecomeFields(t *testing.T) {
 		return nil
 	}}
 	l := slog.New(h).With("instance", "notes")
-	l.Warn("a step has failed", "refresh", "7", "wait-for", 3, "error", errors.New("disk full"))
+	l.Warn("a step has failed", messages.Key, messages.StepFailed, "refresh", "7", "wait-for", 3, "error", errors.New("disk full"))
 	if text != "a step has failed refresh=7 wait-for=3 error=disk full" || prio != journal.PriWarning {
 		t.Fatalf("%q at %d", text, prio)
 	}
-	for k, want := range map[string]string{"LULL_INSTANCE": "notes", "LULL_REFRESH": "7", "LULL_WAIT_FOR": "3", "LULL_ERROR": "disk full"} {
+	for k, want := range map[string]string{"LULL_INSTANCE": "notes", "LULL_REFRESH": "7", "LULL_WAIT_FOR": "3", "LULL_ERROR": "disk full",
+		"MESSAGE_ID": string(messages.StepFailed)} {
 		if fields[k] != want {
 			t.Errorf("%s is %q, want %q", k, fields[k], want)
 		}
@@ -37,7 +40,7 @@ func TestAttributesBecomeFields(t *testing.T) {
 
 func TestWithoutJournalItIsText(t *testing.T) {
 	var b bytes.Buffer
-	New(&b, slog.LevelInfo).Info("serving", "root", "/r")
+	New(&b, slog.LevelInfo).Info("serving", messages.Key, messages.Serving, "root", "/r")
 	if !strings.Contains(b.String(), "msg=serving root=/r") {
 		t.Fatal(b.String())
 	}

@@ -39,7 +39,7 @@ func (m *Manager) checkState(add func(name, state, seen, advice string)) {
 func (m *Manager) checkInstances(add func(name, state, seen, advice string)) {
 	names, err := m.links.Instances()
 	if err != nil {
-		add("installed", checkFail, err.Error(), "")
+		add("installed", checkFail, err.Error(), "see that "+m.Root+" can be read; lull verify --repair puts links right")
 		return
 	}
 	wrong := 0
@@ -61,7 +61,7 @@ func (m *Manager) checkMarkers(add func(name, state, seen, advice string)) {
 	list, err := m.engine.StrayMarkers()
 	switch {
 	case err != nil:
-		add("markers", checkFail, err.Error(), "")
+		add("markers", checkFail, err.Error(), "see that "+m.RunDir+" can be read")
 	case len(list) > 0:
 		add("markers", checkWarn, "belonging to nothing: "+strings.Join(list, ", "), "lulld removes them as soon as no launch is under way; restarting it does the same")
 	default:

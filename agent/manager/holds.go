@@ -3,6 +3,7 @@ package manager
 import (
 	"time"
 
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/state"
@@ -80,7 +81,7 @@ func (m *Manager) Hold(name string, h state.Hold) (time.Time, error) {
 	if err := m.state.PutHold(h); err != nil {
 		return h.Until, err
 	}
-	m.Log.Info("held", "instance", name, "user", h.Owner, "uid", h.UID, "administrator", h.Admin, "until", h.Until, "reason", h.Reason)
+	m.Log.Info("held", messages.Key, messages.Held, "instance", name, "user", h.Owner, "uid", h.UID, "administrator", h.Admin, "until", h.Until, "reason", h.Reason)
 	m.holdsChanged(name)
 	return h.Until, nil
 }
@@ -99,7 +100,7 @@ func (m *Manager) Unhold(name string, uid uint32, all bool) (left []state.Hold, 
 	if err != nil {
 		return nil, err
 	}
-	m.Log.Info("a hold was lifted", "instance", name, "uid", uid, "all", all)
+	m.Log.Info("a hold was lifted", messages.Key, messages.Unheld, "instance", name, "uid", uid, "all", all)
 	m.holdsChanged(name)
 	return m.engine.Holds(name)
 }

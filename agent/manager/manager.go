@@ -25,6 +25,7 @@ import (
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
@@ -35,6 +36,7 @@ import (
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/system"
+	"github.com/lull/lull/agent/units"
 	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/policy"
 )
@@ -56,6 +58,9 @@ type Config struct {
 	Sessions refresh.Sessions // nil: nobody logs in
 	Log      *slog.Logger
 	Worked   func() // is told of work that follows a change only after a while; may be nil
+	Boxed    bool   // see the function of that name
+	// Reloading is called when policy is read again, and what it returns when that is over; may be nil.
+	Reloading func() (over func())
 }
 
 // Observer hears of changes. Its methods must not block and may not call back.
@@ -65,6 +70,7 @@ type Observer interface {
 	SpaceChanged()
 	TransfersChanged() // while they go on; SpaceChanged tells of beginnings and ends
 	RepositoriesChanged()
+	PolicyChanged() // it was read again, or was refused
 	SystemChanged()
 }
 
@@ -92,17 +98,29 @@ type Manager struct {
 	// what is in it: who is slower must not tell what was true before.
 	telling sync.Mutex
 
-	repos   repositories
-	space   space
-	asleep  atomic.Bool   // the root could not be written at the start: see wake
-	rewatch chan struct{} // capacity 1: the set of repositories or the schedule has changed
+	repos    repositories
+	space    space
+	asleep   atomic.Bool   // the root could not be written at the start: see wake
+	rewatch  chan struct{} // capacity 1: the set of repositories or the schedule has changed
+	outdated chan struct{} // closed: see Outdated
+	alive    chan struct{} // whoever receives here knows that changes of runs are followed
+
+	reloading  sync.Mutex // one at a time
+	policyRead atomic.Pointer[reading]
+}
+
+// reading is how the policy was read last.
+type reading struct {
+	at  time.Time
+	err error // the policy before stays
 }
 
 // New opens everything below the root. Nothing is started: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, figures: newFigures(c.Version), rewatch: make(chan struct{}, 1)}
+	m = &Manager{Config: c, figures: newFigures(c.Version), rewatch: make(chan struct{}, 1), alive: make(chan struct{}), outdated: make(chan struct{})}
 	m.observer = shown{observer, m}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.policyRead.Store(&reading{at: time.Now()})
 	p, err := policy.Load(m.policyFile(), m.dropins())
 	if err != nil {
 		return nil, err
@@ -129,7 +147,9 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		return nil, err
 	}
 	launcher := services.Launcher{Path: c.Launcher, Args: []string{"--root", c.Root, "--run-dir", c.RunDir}, Tracks: c.Tracker}
-	if c.Tracker.Name() == "scope" {
+	// With the freezer too, where systemd is: what the agent starts itself has the
+	// sandbox of its unit, and is killed with it.
+	if t := c.Tracker.Name(); t == "scope" || t == "freezer" && units.Booted() {
 		m.services = services.NewSystemd(launcher, c.User)
 	} else {
 		m.services = services.NewDirect(launcher, c.User, c.Log)
@@ -145,9 +165,9 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	})
 	m.resolver = resolve.New(m.store, m.indices)
 	m.resolver.Collect = m.collectForSpace
-	m.resolver.Reserve = p.GC.Reserve
+	m.resolver.Reserve = func() int64 { return m.Policy().GC.Reserve }
 	m.resolver.Progressed = m.observer.TransfersChanged
-	if err = m.store.SetReserve(p.GC.Reserve); err != nil && !errors.Is(err, unix.EROFS) {
+	if err = m.setReserve(); err != nil {
 		return nil, err
 	}
 	m.repos.clients, m.repos.read = map[string]*repository{}, map[string]time.Time{}
@@ -161,7 +181,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
 		Writable: m.writable, HeldOff: m.countSection,
 	})
-	return m, errors.Join(m.seedMetrics(), m.tidyRepositories(), m.loadRepositories(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
+	return m, errors.Join(m.seedMetrics(), m.tidyRepositories(), m.loadRepositories(), m.loadLastCheck(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
 }
 
 // makeLocks makes the lock files that a boot has taken. A launcher that finds none
@@ -213,8 +233,29 @@ func (m *Manager) Close() error {
 // Policy returns what holds now.
 func (m *Manager) Policy() *policy.Policy { return m.policy.Load() }
 
+// PolicyError says why the files of the policy were refused when they were read
+// last, so that an older policy holds; nil: they were not.
+func (m *Manager) PolicyError() error { return m.policyRead.Load().err }
+
 // Reload reads policy and repositories again. A bad file changes nothing.
 func (m *Manager) Reload() error {
+	m.reloading.Lock()
+	defer m.reloading.Unlock()
+	if m.Reloading != nil {
+		defer m.Reloading()()
+	}
+	now := &reading{at: time.Now()}
+	if now.err = m.reload(); now.err != nil {
+		m.Log.Error("the new policy is refused, the old one stays", messages.Key, messages.PolicyRefused, "error", now.err)
+	} else {
+		m.Log.Info("policy and repositories were read again", messages.Key, messages.PolicyLoaded)
+	}
+	m.policyRead.Store(now)
+	m.observer.PolicyChanged()
+	return now.err
+}
+
+func (m *Manager) reload() error {
 	p, err := policy.Load(m.policyFile(), m.dropins())
 	if err != nil {
 		return err
@@ -231,7 +272,15 @@ func (m *Manager) Reload() error {
 	m.engine.Wake("")
 	m.nudge()
 	m.dirtyMetrics()
-	return errors.Join(m.system.SetFactory(sets.Base, sets.Cache), m.prune(), m.publishInstalled())
+	return errors.Join(m.system.SetFactory(sets.Base, sets.Cache), m.setReserve(), m.prune(), m.publishInstalled())
+}
+
+// setReserve makes the reserve as large as policy says, if it can be written.
+func (m *Manager) setReserve() error {
+	if err := m.store.SetReserve(m.Policy().GC.Reserve); !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	return nil
 }
 
 // prune applies keep-revisions to all that is installed.
@@ -265,9 +314,23 @@ func (m *Manager) followRuns() {
 				m.runsChanged(instance)
 			}
 			m.engine.Wake(instance) // last: of all that is woken here, it is to run next
+		case m.alive <- struct{}{}:
 		case <-m.ctx.Done():
 			return
 		}
+	}
+}
+
+// Alive returns when what decides about refreshes has answered: whoever holds its
+// locks lets go of them, and changes of runs are followed. It looks at no disk.
+func (m *Manager) Alive(ctx context.Context) error {
+	m.engine.All()
+	m.indices.Snapshot()
+	select {
+	case <-m.alive:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -305,7 +368,7 @@ func (m *Manager) startServices() {
 				continue // helpers start it
 			}
 			if err := m.services.Start(m.ctx, services.Unit{Instance: name, Service: s}); err != nil {
-				m.Log.Error("cannot start a service", "instance", name, "service", s.Name, "error", err)
+				m.Log.Error("cannot start a service", messages.Key, messages.ServiceFailed, "instance", name, "service", s.Name, "error", err)
 			}
 		}
 		if len(l.Services) > 0 {
@@ -366,7 +429,7 @@ func (m *Manager) Told(id string, uid uint32) { m.engine.Told(id, uid) }
 // launch lock itself while it does, so that the promise does not hang on the
 // caller's doing so.
 func (m *Manager) Join(ctx context.Context, instance, pkg, service string, pid, pidfd int) (string, error) {
-	if d, ok := services.Manager(m.services).(*services.Direct); service != "" && (!ok || !d.Expects(pid, instance, service)) {
+	if service != "" && !m.services.Expects(pid, instance, service) {
 		return "", problem.New(problem.NotPermitted, "cannot join service %s of %s: process %d was not started for it", service, instance, pid)
 	}
 	lock, err := m.Runctl.ReadLock(ctx, instance)

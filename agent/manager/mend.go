@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
@@ -43,7 +44,7 @@ func (m *Manager) openState() (*state.DB, error) {
 	case err != nil || fresh:
 		return db, err
 	}
-	m.Log.Error("state.db was lost and is made again: holds, refreshes under way and reverted versions that are not told below are forgotten",
+	m.Log.Error("state.db was lost and is made again: holds, refreshes under way and reverted versions that are not told below are forgotten", messages.Key, messages.StateLost,
 		"cause", loss.Cause, "set-aside", loss.Aside, "retained-index-lost", loss.Retained,
 		"instances-saved", len(whole.Instances), "holds-saved", len(whole.Holds))
 	err = db.PutLoss(loss)
@@ -83,7 +84,7 @@ func (m *Manager) isFresh(path string) (bool, error) {
 // settle puts right what was lost, before anybody is served.
 func (m *Manager) settle() error {
 	if m.state.ReadOnly() {
-		m.Log.Error("the root cannot be written: nothing can be installed or refreshed until it can", "root", m.Root)
+		m.Log.Error("the root cannot be written: nothing can be installed or refreshed until it can", messages.Key, messages.ReadOnly, "root", m.Root)
 		return nil
 	}
 	m.settleSystem()
@@ -163,7 +164,7 @@ func (m *Manager) fetchMissing() {
 			continue
 		}
 		if err := m.mendInstance(m.ctx, name); err != nil {
-			m.Log.Error("what is current is not resident and cannot be fetched", "instance", name, "error", err)
+			m.Log.Error("what is current is not resident and cannot be fetched", messages.Key, messages.NotMended, "instance", name, "error", err)
 		}
 	}
 }
@@ -181,7 +182,7 @@ func (m *Manager) mendInstance(ctx context.Context, name string) error {
 		return err
 	}
 	if _, err := m.store.Launch(pkg); err != nil {
-		m.Log.Warn("fetching a package that was lost", "instance", name, "package", pkg.Short())
+		m.Log.Warn("fetching a package that was lost", messages.Key, messages.Mended, "instance", name, "package", pkg.Short())
 		if err := m.repairPackage(ctx, pkg); err != nil {
 			return err
 		}
@@ -204,7 +205,7 @@ func (m *Manager) repositoryOf(ctx context.Context, inst *state.Instance) error 
 	if err != nil {
 		return err
 	}
-	m.Log.Warn("an instance comes from a repository again", "instance", inst.Instance, "repository", repository, "channel", inst.Channel)
+	m.Log.Warn("an instance comes from a repository again", messages.Key, messages.Mended, "instance", inst.Instance, "repository", repository, "channel", inst.Channel)
 	inst.Repository = repository
 	return m.state.UpdateInstance(inst.Instance, func(i *state.Instance) error { i.Repository = repository; return nil })
 }

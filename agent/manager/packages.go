@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/runs"
@@ -52,7 +53,7 @@ func (m *Manager) Package(name string) (*Package, error) {
 		p.Refresh = &r
 	}
 	if p.Processes, err = m.Tracker.Busy(name); err != nil {
-		m.Log.Warn("cannot tell what runs, so it counts as running", "instance", name, "error", err)
+		m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", name, "error", err)
 	}
 	return p, nil
 }
@@ -160,7 +161,7 @@ func (m *Manager) runRoots() []index.Root {
 	list, err := m.Tracker.Runs()
 	var roots []index.Root
 	if err != nil {
-		m.Log.Error("cannot tell what runs, so nothing can be collected", "error", err)
+		m.Log.Error("cannot tell what runs, so nothing can be collected", messages.Key, messages.RunsUnreadable, "error", err)
 		return []index.Root{{Holder: "perhaps a run, which cannot be told"}}
 	}
 	for _, r := range list {

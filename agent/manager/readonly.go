@@ -1,8 +1,11 @@
 package manager
 
 import (
+	"os"
+
 	"golang.org/x/sys/unix"
 
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 )
 
@@ -19,11 +22,26 @@ func (m *Manager) mayChange(what string) error {
 		WithHint("mount it for writing again: mount -o remount,rw; applications can be started all the same")
 }
 
+// Boxed says whether this process has mounts of its own, as a unit with a sandbox
+// has: a copy of the machine's, in which some are read-only.
+func Boxed() bool {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	machine, merr := os.Readlink(MachineMounts)
+	return err == nil && merr == nil && own != machine
+}
+
+// MachineMounts names the mounts of the machine.
+const MachineMounts = "/proc/1/ns/mnt"
+
 // followMounts takes up again what has waited for the root to become writable. The
 // kernel tells of every mount that changes.
 func (m *Manager) followMounts() {
 	// Not by package os: its poller would take the events away.
-	table, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	path := "/proc/self/mountinfo"
+	if m.Boxed {
+		path = "/proc/1/mountinfo"
+	}
+	table, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		m.Log.Warn("a root that becomes writable again is not noticed", "error", err)
 		return
@@ -58,14 +76,29 @@ func (m *Manager) followMounts() {
 		can := m.writable() == nil
 		switch {
 		case can && !could:
-			m.Log.Info("the root can be written again", "root", m.Root)
+			m.Log.Info("the root can be written again", messages.Key, messages.Writable, "root", m.Root)
 			m.wake()
 		case could && !can:
-			m.Log.Error("the root cannot be written any more: nothing can be installed or refreshed", "root", m.Root)
+			m.Log.Error("the root cannot be written any more: nothing can be installed or refreshed", messages.Key, messages.ReadOnly, "root", m.Root)
 		}
 		could = can
+		if !can && m.Boxed && m.writableOutside() {
+			m.Log.Info("the root can be written again", messages.Key, messages.Writable, "root", m.Root)
+			close(m.outdated)
+			return
+		}
 	}
 }
+
+// writableOutside says whether the machine may write the root, though we may not: a
+// mount that was read-only when our copy of it was made stays so in the copy.
+func (m *Manager) writableOutside() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/proc/1/root"+m.Root, &st) == nil && st.Flags&unix.ST_RDONLY == 0
+}
+
+// Outdated is closed when only an agent that starts now can write the root.
+func (m *Manager) Outdated() <-chan struct{} { return m.outdated }
 
 // wake goes on where a root that could not be written has stopped everything.
 func (m *Manager) wake() {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
@@ -306,7 +307,7 @@ func (m *Manager) updateRepositories(ctx context.Context) (good map[string]bool,
 		good[a[0]] = err == nil
 		if err != nil {
 			errs = append(errs, err)
-			m.Log.Warn("cannot read a repository", "repository", a[0], "error", err)
+			m.Log.Warn("cannot read a repository", messages.Key, messages.RepositoryUnreadable, "repository", a[0], "error", err)
 		}
 	}
 	return good, errs
@@ -316,6 +317,7 @@ func (m *Manager) noteCheck(errs []error) {
 	m.repos.mu.Lock()
 	if len(errs) == 0 {
 		m.repos.lastCheck, m.repos.lastError = time.Now(), ""
+		m.noteLastCheck(m.repos.lastCheck)
 	} else {
 		m.repos.lastError = errs[0].Error()
 	}
@@ -422,7 +424,8 @@ func (m *Manager) followRepositories() {
 			stop()
 		}
 		stop = m.watchLocal(changed)
-		arm()
+		due = next(wallclock.Now(), m.Repositories().LastCheck, m.Policy().Schedule.Check)
+		alarm.Set(due.at)
 	}
 	rearm()
 	for {

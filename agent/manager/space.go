@@ -15,6 +15,7 @@ import (
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/gc"
 	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/repo"
@@ -47,7 +48,7 @@ func (m *Manager) followSpace() {
 		case <-m.space.wanted:
 			if err := m.system.MayCollect(); err != nil {
 				if !refused {
-					m.Log.Info("nothing is collected by itself", "error", err)
+					m.Log.Info("nothing is collected by itself", messages.Key, messages.CollectionRefused, "error", err)
 				}
 				refused = true
 				continue
@@ -59,7 +60,7 @@ func (m *Manager) followSpace() {
 				_, err = m.Collect(m.ctx, 0)
 			}
 			if err != nil && m.ctx.Err() == nil {
-				m.Log.Warn("cannot collect", "error", err)
+				m.Log.Warn("cannot collect", messages.Key, messages.CollectFailed, "error", err)
 			}
 		case <-m.ctx.Done():
 			return
@@ -95,7 +96,10 @@ func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 	m.space.mu.Unlock()
 	m.countCollection(result, start, err)
 	if result.Blobs+result.Packages > 0 || err != nil {
-		m.Log.Info("collected", "blobs", result.Blobs, "packages", result.Packages, "bytes", result.Bytes, "took", time.Since(start), "error", err)
+		m.Log.Info("collected", messages.Key, messages.Collected, "blobs", result.Blobs, "packages", result.Packages, "bytes", result.Bytes, "took", time.Since(start), "error", err)
+	}
+	if result.Strays > 0 {
+		m.Log.Warn("processes use packages outside any run, which stay as long as they do", messages.Key, messages.Strays, "processes", result.Strays)
 	}
 	m.observer.SpaceChanged()
 	return result, err

@@ -15,6 +15,7 @@ import (
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/resolve"
@@ -96,7 +97,7 @@ func (e *Engine) Resume() error {
 		return err
 	}
 	for _, r := range records {
-		e.Log.Info("taking up a refresh again", "refresh", r.ID, "instance", r.Instance, "step", r.Step)
+		e.Log.Info("taking up a refresh again", messages.Key, messages.RefreshResumed, "refresh", r.ID, "instance", r.Instance, "step", r.Step)
 		e.goLocked(e.newTaskLocked(r), Event{Type: Restarted, Linked: e.linked(&r), Whole: e.committed(&r)})
 	}
 	return nil
@@ -261,6 +262,8 @@ func (e *Engine) newTaskLocked(r Refresh) *task {
 func (e *Engine) goLocked(t *task, ev Event) {
 	if ev.Type == Started {
 		t.persisted = Refresh{}
+		e.Log.Info(fmt.Sprintf("%s of %s: begun", t.r.Kind, t.r.Instance), messages.Key, messages.RefreshBegun, "refresh", t.r.ID,
+			"instance", t.r.Instance, "kind", t.r.Kind, "version", t.r.ToVersion)
 	}
 	e.wg.Go(func() { t.run(e.ctx, ev) })
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/services"
 )
@@ -46,7 +47,7 @@ func (e *Engine) runHook(ctx context.Context, r *Refresh, pkg digest.Digest, rev
 			"LULL_COMMON=" + common,
 		},
 	})
-	e.Log.Info("a hook has run", "instance", r.Instance, "refresh", r.ID, "hook", hook, "output", text, "error", err)
+	e.Log.Info("a hook has run", messages.Key, messages.HookRan, "instance", r.Instance, "refresh", r.ID, "hook", hook, "output", text, "error", err)
 	switch {
 	case err == nil:
 		return nil

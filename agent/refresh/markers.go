@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/policy"
@@ -47,11 +48,11 @@ func (e *Engine) Police(instance string) (done bool, err error) {
 		return false, err
 	}
 	if word != "" {
-		e.Log.Warn("removing a marker that belongs to no refresh", "instance", instance, "marker", word)
+		e.Log.Warn("removing a marker that belongs to no refresh", messages.Key, messages.MarkerRemoved, "instance", instance, "marker", word)
 		err = e.Runctl.ClearInhibited(instance)
 	}
 	if running {
-		e.Log.Warn("removing a marker that belongs to no run", "instance", instance)
+		e.Log.Warn("removing a marker that belongs to no run", messages.Key, messages.MarkerRemoved, "instance", instance)
 		err = errors.Join(err, e.Runctl.ClearRunning(instance))
 	}
 	return err == nil, err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
@@ -103,7 +104,7 @@ func (t *task) tell(phase Phase) {
 		w.Data = versioned && t.r.Kind != Revert && !t.mayReplaceRunning(t.e.Policy().For(t.r.Instance))
 	}
 	if err != nil {
-		t.e.Log.Error("cannot tell users' sessions what to do", "refresh", t.r.ID, "instance", t.r.Instance, "phase", phase, "error", err)
+		t.e.Log.Error("cannot tell users' sessions what to do", messages.Key, messages.SessionFailed, "refresh", t.r.ID, "instance", t.r.Instance, "phase", phase, "error", err)
 		return
 	}
 	if t.e.Sessions != nil && (w.Data || len(w.Services) > 0) {

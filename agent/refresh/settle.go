@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/state"
 )
@@ -34,7 +35,7 @@ func (e *Engine) Settle() error {
 			continue
 		}
 		if _, err := e.settle(name); err != nil {
-			e.Log.Error("cannot put an instance right", "instance", name, "error", err)
+			e.Log.Error("cannot put an instance right", messages.Key, messages.NotMended, "instance", name, "error", err)
 		}
 	}
 	return e.Installed()
@@ -111,7 +112,7 @@ func (e *Engine) settle(name string) (mended bool, err error) {
 	}
 	for _, v := range inst.Revisions {
 		if pkg, err := e.Links.Package(name, v.Number); err != nil || pkg != v.Package || v.From != 0 && e.Links.From(name, v.Number) != v.From {
-			e.Log.Warn("making the link of a revision again", "instance", name, "revision", v.Number, "was", err)
+			e.Log.Warn("making the link of a revision again", messages.Key, messages.Mended, "instance", name, "revision", v.Number, "was", err)
 			if err := e.Links.Add(name, v.Number, v.Package, v.From); err != nil {
 				return false, err
 			}
@@ -126,13 +127,13 @@ func (e *Engine) settle(name string) (mended bool, err error) {
 	}
 	if curErr != nil {
 		if cur = lastGood(inst.Revisions); cur != 0 {
-			e.Log.Error("making current what was so last", "instance", name, "revision", cur, "because", curErr)
+			e.Log.Error("making current what was so last", messages.Key, messages.Mended, "instance", name, "revision", cur, "because", curErr)
 			if err := e.Links.Swap(name, cur); err != nil {
 				return false, err
 			}
 			mended = true
 		} else if !problem.Is(curErr, problem.NotFound) {
-			e.Log.Error("what is current belongs to no revision and is taken away", "instance", name, "because", curErr)
+			e.Log.Error("what is current belongs to no revision and is taken away", messages.Key, messages.Mended, "instance", name, "because", curErr)
 			if err := e.Links.Drop(name); err != nil {
 				return false, err
 			}
@@ -179,7 +180,7 @@ func (e *Engine) recall(name string) (inst state.Instance, recorded, known bool,
 		if err := json.Unmarshal(b, &inst); err == nil && inst.Instance == name {
 			return inst, false, true, nil
 		}
-		e.Log.Error("what is remembered of an instance cannot be read", "instance", name)
+		e.Log.Error("what is remembered of an instance cannot be read", messages.Key, messages.NotMended, "instance", name)
 	}
 	return state.Instance{Instance: name, Channel: defaultChannel}, false, false, nil
 }
@@ -203,7 +204,7 @@ func (e *Engine) adopt(inst *state.Instance, known bool) (cur uint32, err error)
 		pkg, perr := e.Links.Package(name, n)
 		switch {
 		case perr != nil:
-			e.Log.Error("a revision cannot be read", "instance", name, "revision", n, "error", perr)
+			e.Log.Error("a revision cannot be read", messages.Key, messages.NotMended, "instance", name, "revision", n, "error", perr)
 			continue
 		case known && n != cur:
 			// Let go of, or given up, by an agent that died before it could remove the link.
@@ -282,7 +283,7 @@ func (e *Engine) furnish(name string, rev uint32, all bool) error {
 		return err
 	}
 	if missing != "" {
-		e.Log.Error("the system data of an instance is gone: it begins with an empty folder", "instance", name, "path", missing)
+		e.Log.Error("the system data of an instance is gone: it begins with an empty folder", messages.Key, messages.Mended, "instance", name, "path", missing)
 		if err := e.makeDataFolders(name, rev, m); err != nil {
 			return err
 		}
@@ -358,7 +359,7 @@ func (e *Engine) MoveDataAside(name string) error {
 			continue
 		}
 		aside := fmt.Sprintf("%s.aside-%d", dir, time.Now().UnixNano())
-		e.Log.Warn("moving aside what is no folder", "instance", name, "path", dir, "to", aside)
+		e.Log.Warn("moving aside what is no folder", messages.Key, messages.Mended, "instance", name, "path", dir, "to", aside)
 		if err := durable.Rename(dir, aside); err != nil {
 			return err
 		}

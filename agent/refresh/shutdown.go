@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/services"
 )
@@ -53,7 +54,7 @@ func (t *task) fits() bool {
 // shutdown does and the refresh waits for the next boot.
 func (t *task) leave(busy *busyError) error {
 	if len(t.locks) > 0 && !t.e.down().IsZero() {
-		t.e.Log.Info("leaving a refresh to the next boot", "refresh", t.id, "instance", t.instance)
+		t.e.Log.Info("leaving a refresh to the next boot", messages.Key, messages.LeftToBoot, "refresh", t.id, "instance", t.instance)
 	}
 	t.releaseLock()
 	return busy
@@ -123,7 +124,7 @@ func (t *task) releaseLock() {
 // systemd has stopped are not sick. The next agent decides by what the link says. So
 // does this one if the shutdown is given up.
 func (t *task) leftToBoot(ctx context.Context) (Event, bool) {
-	t.e.Log.Info("leaving the rest of a refresh to the next boot", "refresh", t.id, "instance", t.instance, "step", t.r.Step)
+	t.e.Log.Info("leaving the rest of a refresh to the next boot", messages.Key, messages.LeftToBoot, "refresh", t.id, "instance", t.instance, "step", t.r.Step)
 	t.releaseLock()
 	for t.e.goingDown() {
 		select {

@@ -12,6 +12,7 @@ import (
 	"github.com/lull/lull/agent/datacopy"
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
@@ -51,7 +52,7 @@ func (t *task) vacant() error {
 	r := &t.r
 	s := t.e.Policy().For(r.Instance)
 	if err := t.e.Writable(); err != nil {
-		t.e.Log.Warn("a refresh waits until the root can be written", "instance", r.Instance, "root", t.e.Root, "error", err)
+		t.e.Log.Warn("a refresh waits until the root can be written", messages.Key, messages.ReadOnly, "instance", r.Instance, "root", t.e.Root, "error", err)
 		return &busyError{}
 	}
 	if r.Kind == Update {
@@ -72,7 +73,7 @@ func (t *task) vacant() error {
 	if look := len(r.WaitingFor) == 0 || t.group != nil; look && !t.mayReplaceRunning(s) {
 		procs, err := t.e.Tracker.Busy(r.Instance)
 		if err != nil {
-			t.e.Log.Warn("cannot tell what runs, so it counts as running", "instance", r.Instance, "error", err)
+			t.e.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", r.Instance, "error", err)
 			return t.leave(&busyError{until: wallclock.Now().Add(unreadablePause)})
 		}
 		if len(procs) > 0 {
@@ -139,14 +140,14 @@ func (t *task) terminate(busy *busyError) error {
 	}
 	if t.asked.IsZero() {
 		t.asked = time.Now()
-		t.e.Log.Warn("ending an application at the deadline, as policy says", "instance", t.r.Instance, "deadline", t.r.Deadline, "processes", len(busy.processes))
+		t.e.Log.Warn("ending an application at the deadline, as policy says", messages.Key, messages.DeadlineReached, "instance", t.r.Instance, "deadline", t.r.Deadline, "processes", len(busy.processes))
 		if err := runs.Terminate(busy.processes); err != nil {
 			t.e.Log.Warn("cannot ask every process to end", "instance", t.r.Instance, "error", err)
 		}
 	}
 	left := terminateGrace - time.Since(t.asked)
 	if left <= 0 {
-		t.e.Log.Warn("killing what did not end when it was asked to", "instance", t.r.Instance, "processes", len(busy.processes), "asked", t.asked)
+		t.e.Log.Warn("killing what did not end when it was asked to", messages.Key, messages.DeadlineKilled, "instance", t.r.Instance, "processes", len(busy.processes), "asked", t.asked)
 		if err := runs.Kill(busy.processes); err != nil {
 			t.e.Log.Warn("cannot kill every process", "instance", t.r.Instance, "error", err)
 		}

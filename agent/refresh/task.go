@@ -11,6 +11,7 @@ import (
 
 	"github.com/lull/lull/agent/faultpoint"
 	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/wallclock"
@@ -33,6 +34,7 @@ type task struct {
 	asked     time.Time       // when the processes were asked to end at the deadline; zero: never
 	locks     []*inhibit.Lock // against shutdown
 	lockWhy   string          // their text
+	said      messages.ID     // why it waits, as the journal was told last
 
 	mu        sync.Mutex // guards published
 	published Refresh
@@ -108,6 +110,9 @@ func (t *task) run(ctx context.Context, first Event) {
 		if effect != End { // which is told when nothing is under way any more
 			t.show()
 		}
+		if effect == Park {
+			t.sayWaiting()
+		}
 		if effect != End && !t.racing(effect) {
 			t.e.Changed(t.snapshot())
 		}
@@ -141,7 +146,7 @@ func (t *task) run(ctx context.Context, first Event) {
 				return
 			}
 		case Retry:
-			t.e.Log.Error("a step of a refresh that must not fail has failed, and is tried again", "refresh", t.r.ID, "instance", t.r.Instance,
+			t.e.Log.Error("a step of a refresh that must not fail has failed, and is tried again", messages.Key, messages.StepFailed, "refresh", t.r.ID, "instance", t.r.Instance,
 				"step", t.r.Step, "undoing", t.r.Undo, "error", ev.Err)
 			select {
 			case <-time.After(pause):
@@ -245,7 +250,7 @@ func (t *task) outcome(stepCtx context.Context, effect Effect, err error) (Event
 		t.setAlarm(busy.until)
 		return Event{Type: StepBusy}, true
 	}
-	t.e.Log.Warn("a step of a refresh has failed", "refresh", t.id, "instance", t.instance, "step", t.r.Step, "undoing", effect == UndoStep, "error", err)
+	t.e.Log.Warn("a step of a refresh has failed", messages.Key, messages.StepFailed, "refresh", t.id, "instance", t.instance, "step", t.r.Step, "undoing", effect == UndoStep, "error", err)
 	return Event{Type: StepFailed, Err: t.named(err)}, true
 }
 
@@ -312,6 +317,45 @@ func (t *task) persist() error {
 	return nil
 }
 
+// sayWaiting tells the journal once what a parked refresh waits for.
+func (t *task) sayWaiting() {
+	var why messages.ID
+	switch {
+	case t.r.Held:
+		why = messages.RefreshHeld
+	case len(t.r.WaitingFor) > 0:
+		why = messages.RefreshPostponed
+	}
+	if why == "" || why == t.said {
+		return
+	}
+	t.said = why
+	if why == messages.RefreshHeld {
+		t.e.Log.Info("a refresh is held", messages.Key, why, "refresh", t.id, "instance", t.instance)
+		return
+	}
+	var who []string
+	for _, p := range t.r.WaitingFor[:min(len(t.r.WaitingFor), maxNamed)] {
+		who = append(who, fmt.Sprintf("%s (pid %d, uid %d)", p.Command, p.PID, p.UID))
+	}
+	t.e.Log.Info("a refresh waits until the application is closed", messages.Key, why, "refresh", t.id, "instance", t.instance,
+		"count", len(t.r.WaitingFor), "processes", strings.Join(who, ", "), "deadline", t.r.Deadline)
+}
+
+// maxNamed is how many processes are named in the journal.
+const maxNamed = 8
+
+// endMessage is the message of an end.
+func endMessage(s State) messages.ID {
+	switch s {
+	case Done:
+		return messages.RefreshDone
+	case Undone:
+		return messages.RefreshUndone
+	}
+	return messages.RefreshEnded
+}
+
 // end makes the record history.
 func (t *task) end() {
 	t.r.Ended = wallclock.Now()
@@ -325,9 +369,11 @@ func (t *task) end() {
 		}
 	}
 	if t.r.Failure != nil {
-		t.e.Log.Warn(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), "refresh", t.r.ID, "error", t.r.Failure.Text)
+		t.e.Log.Warn(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), messages.Key, endMessage(t.r.End), "refresh", t.r.ID,
+			"instance", t.r.Instance, "kind", t.r.Kind, "error", t.r.Failure.Text)
 	} else {
-		t.e.Log.Info(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), "refresh", t.r.ID, "version", t.r.ToVersion, "blocked", t.r.BlockedTime)
+		t.e.Log.Info(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), messages.Key, endMessage(t.r.End), "refresh", t.r.ID,
+			"instance", t.r.Instance, "kind", t.r.Kind, "version", t.r.ToVersion, "blocked", t.r.BlockedTime)
 	}
 	t.show()
 	t.e.retire(t)

@@ -84,7 +84,10 @@ func (j *job) short(missing []store.Want, links int) (*shortage, error) {
 	}
 	j.r.mu.Lock()
 	defer j.r.mu.Unlock()
-	s := &shortage{need: need, free: space.Free - j.r.Reserve - j.r.pledged, files: int64(len(missing)), inode: space.Files}
+	s := &shortage{need: need, free: space.Free - j.r.pledged, files: int64(len(missing)), inode: space.Files}
+	if j.r.Reserve != nil {
+		s.free -= j.r.Reserve()
+	}
 	if s.need > s.free || s.inode >= 0 && s.files > s.inode {
 		return s, nil
 	}

@@ -52,8 +52,8 @@ type Resolver struct {
 	Collect func(ctx context.Context) error
 	// Parallel is how many blobs are fetched at the same time, 0: 8.
 	Parallel int
-	// Reserve is how many bytes are to stay free.
-	Reserve int64
+	// Reserve says how many bytes are to stay free; nil: none.
+	Reserve func() int64
 	// Progressed, which may be nil, is called when the transfers have changed beyond
 	// their beginning and end, twice a second at the most, from any goroutine. It must
 	// not block.

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runctl/inotify"
 )
@@ -31,7 +32,7 @@ func runctlEvents(o *ownedTracker) (*markerEvents, error) {
 			switch e.Kind {
 			case runctl.LookAtAll:
 				if err := o.settleAll(); err != nil {
-					o.log.Warn("cannot tell what runs", "error", err)
+					o.log.Warn("cannot tell what runs", messages.Key, messages.RunsUnreadable, "error", err)
 					o.hints.give("")
 				}
 			case runctl.LockReleased, runctl.RunningGone:
@@ -136,7 +137,7 @@ func (p *populationEvents) run(o *ownedTracker) {
 		for _, e := range events {
 			if e.Overflow() {
 				if err := o.settleAll(); err != nil {
-					o.log.Warn("cannot tell what runs", "error", err)
+					o.log.Warn("cannot tell what runs", messages.Key, messages.RunsUnreadable, "error", err)
 					o.hints.give("")
 				}
 				continue

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
 )
@@ -76,7 +77,7 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 	}
 	o.mu.Unlock()
 	if why != nil && opts.Want != "poll-procs" && opts.Want != "poll" {
-		o.log.Warn("the end of applications is noticed by polling", "reason", why)
+		o.log.Warn("the end of applications is noticed by polling", messages.Key, messages.Polling, "reason", why)
 	}
 	if err := o.settleAll(); err != nil {
 		o.events.close()

@@ -16,6 +16,7 @@ import (
 	"github.com/lull/lull/agent/cgroup"
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runs/runname"
@@ -68,7 +69,7 @@ func (o *ownedTracker) settle(instance string) {
 		_, err = o.reapLocked(instance, true)
 	}
 	if err != nil {
-		o.log.Warn("cannot tell what runs, so it counts as running", "instance", instance, "error", err)
+		o.log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", instance, "error", err)
 	}
 }
 

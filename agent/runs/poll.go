@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/lull/lull/agent/messages"
 )
 
 // pollEvery is how often is looked where nobody tells.
@@ -64,7 +66,7 @@ func (p *poller) run(o *ownedTracker, source func() ([]string, error)) {
 		}
 		names, err := source()
 		if err != nil {
-			o.log.Warn("cannot tell what runs", "error", err)
+			o.log.Warn("cannot tell what runs", messages.Key, messages.RunsUnreadable, "error", err)
 			timer.Reset(pollEvery)
 			continue
 		}

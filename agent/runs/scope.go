@@ -15,6 +15,7 @@ import (
 
 	"github.com/lull/lull/agent/cgroup"
 	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runctl/inotify"
@@ -246,7 +247,7 @@ func (s *scopeTracker) mark(instance string) (changed bool) {
 	after := before
 	ps, err := s.busy(instance)
 	if err != nil {
-		s.log.Warn("cannot tell what runs, so it counts as running", "instance", instance, "error", err)
+		s.log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", instance, "error", err)
 	}
 	if err == nil && len(ps) == 0 {
 		err, after = s.ctl.ClearRunning(instance), false

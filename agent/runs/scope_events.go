@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runctl/inotify"
 )
@@ -160,7 +161,7 @@ func (s *scopeTracker) handle(e inotify.Event) {
 	}
 	if all {
 		if err := s.lookAtAll(); err != nil {
-			s.log.Warn("cannot tell what runs", "error", err)
+			s.log.Warn("cannot tell what runs", messages.Key, messages.RunsUnreadable, "error", err)
 			s.hints.give("")
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/messages"
 )
 
 // missLocked notes that something is not watched, and begins to poll.
@@ -63,7 +64,7 @@ func (s *scopeTracker) poll() {
 		}
 		now, err := s.pictures()
 		if err != nil {
-			s.log.Warn("cannot tell what runs", "error", err)
+			s.log.Warn("cannot tell what runs", messages.Key, messages.RunsUnreadable, "error", err)
 			s.hints.give("")
 		}
 		for _, m := range []map[string]string{before, now} {

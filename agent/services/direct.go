@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/launch"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runs"
@@ -168,7 +169,7 @@ func (d *Direct) Stop(ctx context.Context, u Unit) error {
 			return nil
 		}
 		if time.Now().After(killAt) {
-			d.log.Warn("a service does not stop and is killed", "instance", u.Instance, "service", u.Service.Name, "after", stopTimeout(u))
+			d.log.Warn("a service does not stop and is killed", messages.Key, messages.ServiceFailed, "instance", u.Instance, "service", u.Service.Name, "after", stopTimeout(u))
 			if err := d.launcher.Tracks.KillService(u.Instance, u.Service.Name); err != nil {
 				return err
 			}

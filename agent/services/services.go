@@ -7,7 +7,8 @@
 // same environment as an application and runs in a cgroup that names it.
 //
 // There are two managers. Systemd asks systemd for a transient unit, which the
-// agent's death does not touch. Direct, for machines without systemd, starts the
+// agent's death does not touch; on a machine with cgroup v1 its launcher joins a
+// group of the tracker's as well. Direct, for machines without systemd, starts the
 // process itself and finds it again by its cgroup, so that a restarted agent
 // knows it too.
 //
@@ -55,6 +56,8 @@ type Manager interface {
 	// ended, and everything that it has started is gone: killed, if need be. Output
 	// is the end of what it has written. When ctx ends, so does the hook.
 	Run(ctx context.Context, h Hook) (output string, err error)
+	// Expects says whether a process is a launcher that was started for the service.
+	Expects(pid int, instance, service string) bool
 	// GoingDown says whether the machine (rootless: the user's manager) is being shut
 	// down, so that no service can be started any more and all are being stopped.
 	GoingDown() bool

@@ -3,13 +3,16 @@ package services
 import (
 	"context"
 	"fmt"
+	"path"
 
+	"github.com/lull/lull/agent/cgroup"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/units"
 )
 
 // Systemd runs services as transient units of the system's manager or, in
-// rootless mode, of the user's.
+// rootless mode, of the user's. They have nothing of the sandbox that the agent's
+// own unit has, and do not end with it.
 type Systemd struct {
 	launcher Launcher
 	scope    string
@@ -29,6 +32,20 @@ func (s *Systemd) Name() string { return "systemd" }
 
 // Scope implements Manager.
 func (s *Systemd) Scope() string { return s.scope }
+
+// Expects says whether a process is in the unit of the service, and has to join a
+// group besides. Nobody but systemd and root can put one there.
+func (s *Systemd) Expects(pid int, instance, service string) bool {
+	if s.launcher.Tracks.Name() == "scope" {
+		return false // the unit is the group
+	}
+	all, err := cgroup.Of(pid)
+	if err != nil {
+		return false
+	}
+	dir, name := path.Split(cgroup.Systemd(all))
+	return dir == "/system.slice/" && name == s.unit(Unit{Instance: instance, Service: meta.Service{Name: service}}).Name()
+}
 
 func (s *Systemd) unit(u Unit) units.Unit {
 	return units.Unit{Instance: u.Instance, Service: u.Service.Name, Command: s.launcher.command(u),

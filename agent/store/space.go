@@ -55,6 +55,21 @@ func (s *Store) SetReserve(bytes int64) error {
 	return s.RestoreReserve()
 }
 
+// Reserve returns how many bytes the reserve shall hold, and how many it does.
+func (s *Store) Reserve() (want, have int64, err error) {
+	s.mu.Lock()
+	want = s.reserve
+	s.mu.Unlock()
+	fi, err := os.Lstat(s.path(reserveName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return want, 0, nil
+	}
+	if err != nil {
+		return want, 0, err
+	}
+	return want, fi.Size(), nil
+}
+
 // ReleaseReserve gives the space of the reserve back and returns its size.
 func (s *Store) ReleaseReserve() (int64, error) {
 	if err := s.writable(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 )
@@ -78,7 +79,7 @@ func (s *System) take(rec record) error {
 	if err := s.put(record{Committed: rec.Committed, Booted: &set}); err != nil {
 		return err
 	}
-	s.Log.Warn("the machine has started with a new system, which is to be committed or rolled back; nothing is collected until then", "version", set.Version)
+	s.Log.Warn("the machine has started with a new system, which is to be committed or rolled back; nothing is collected until then", messages.Key, messages.SystemBooted, "version", set.Version)
 	return faultpoint.Hit("system.boot.recorded")
 }
 
@@ -114,7 +115,7 @@ func (s *System) Commit(ctx context.Context) error {
 	if err := s.put(record{Committed: rec.Booted}); err != nil {
 		return err
 	}
-	s.Log.Info("the system is committed", "version", rec.Booted.Version)
+	s.Log.Info("the system is committed", messages.Key, messages.SystemCommitted, "version", rec.Booted.Version)
 	if err := faultpoint.Hit("system.commit.recorded"); err != nil {
 		return err
 	}
@@ -155,7 +156,7 @@ func (s *System) Rollback() error {
 	if err := s.put(record{Committed: rec.Committed}); err != nil {
 		return err
 	}
-	s.Log.Info("an update of the system was rolled back")
+	s.Log.Info("an update of the system was rolled back", messages.Key, messages.SystemRolledBack)
 	if err := faultpoint.Hit("system.rollback.recorded"); err != nil {
 		return err
 	}
@@ -272,7 +273,7 @@ func (s *System) recall() (*Set, error) {
 		return nil, problem.New(problem.Failed, "cannot tell which system is in effect: state.db was lost, and %s is no help: %w", filepath.Join(s.Root, linkName), err).
 			WithHint("remove that link: then only what system.yaml names is protected")
 	}
-	s.Log.Warn("state.db was lost: the system in effect counts as committed", "version", set.Version)
+	s.Log.Warn("state.db was lost: the system in effect counts as committed", messages.Key, messages.SystemCommitted, "version", set.Version)
 	return set, nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/services"
@@ -97,9 +98,9 @@ func (s *System) begin() error {
 		st := s.record().Stage
 		if err != nil {
 			err = named(st, err)
-			s.Log.Warn("staging an update of the system has stopped", "update", st.String(), "step", st.Step, "error", err)
+			s.Log.Warn("staging an update of the system has stopped", messages.Key, messages.SystemStopped, "update", st.String(), "step", st.Step, "error", err)
 		} else {
-			s.Log.Info("an update of the system is staged: it takes effect at the next boot", "version", st.Version)
+			s.Log.Info("an update of the system is staged: it takes effect at the next boot", messages.Key, messages.SystemStaged, "version", st.Version)
 		}
 		s.mu.Lock()
 		s.run = nil
@@ -317,7 +318,7 @@ func (s *System) hook(ctx context.Context, pkg digest.Digest, hook, version stri
 			"LULL_HOOK=" + hook, "LULL_PACKAGE_DIR=" + dir, "LULL_SYSTEM_VERSION=" + version,
 		}, env...),
 	})
-	s.Log.Info("a hook has run", "package", l.Name, "system", version, "hook", hook, "output", text, "error", err)
+	s.Log.Info("a hook has run", messages.Key, messages.HookRan, "package", l.Name, "system", version, "hook", hook, "output", text, "error", err)
 	switch {
 	case err == nil:
 		return nil

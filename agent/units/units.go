@@ -59,8 +59,17 @@ type Manager struct {
 	conn *systemd.Conn // nil until needed, and again after it broke
 }
 
+// systemSocket is where the machine's systemd listens for root.
+const systemSocket = "/run/systemd/private"
+
 // System is the manager of the machine.
-func System() *Manager { return &Manager{socket: "/run/systemd/private"} }
+func System() *Manager { return &Manager{socket: systemSocket} }
+
+// Booted says whether the machine has one.
+func Booted() bool {
+	_, err := os.Stat(systemSocket)
+	return err == nil
+}
 
 // User is the manager of the caller.
 func User() *Manager {

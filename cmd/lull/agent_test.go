@@ -30,6 +30,8 @@ type fakeAgent struct {
 	opened   *os.File             // guarded by mu: the other end of the last lease
 	repos    map[string]string    // guarded by mu
 	manager  *bus.ManagerExport
+	measured *bus.SpaceExport
+	system   *bus.SystemExport
 	packages map[string]*bus.PackageExport // guarded by mu
 }
 
@@ -167,6 +169,21 @@ func (f *fakeAgent) Why(_ bus.Caller, what string) ([]bus.Chain, error) {
 	}, nil
 }
 
+// Reload refuses and accepts in turn.
+func (f *fakeAgent) Reload(bus.Caller) error {
+	text := ""
+	f.manager.Update(func(p *bus.ManagerProperties) {
+		if p.PolicyError == "" {
+			text = "/etc/lull/policy.yaml:7: cannot use this"
+		}
+		p.PolicyError = text
+	})
+	if text != "" {
+		return problem.New(problem.BadPolicy, "%s", text).WithHint("mend it")
+	}
+	return nil
+}
+
 func (f *fakeAgent) Doctor(bus.Caller) ([]bus.Check, error) {
 	return []bus.Check{
 		{Name: "tracker", State: "ok", Seen: "freezer, by inotify"},
@@ -239,7 +256,9 @@ func startAgent(t *testing.T) *fakeAgent {
 		Version: "1.2.3", Root: "/var/lib/lull", RunDir: "/run/lull", Tracker: "freezer", TrackerEvents: "inotify",
 		LastCheck: micro(time.Now().Add(-3 * time.Hour)), Repositories: []bus.RepositoryAddress{{Name: "local", URL: "/srv/repo"}},
 	})
-	err = f.server.Export(bus.AgentPath, f.manager, bus.ExportSpace(&f.space, bus.SpaceProperties{Used: 52_000_000, Free: 9_000_000_000}))
+	f.measured = bus.ExportSpace(&f.space, bus.SpaceProperties{Used: 52_000_000, Free: 9_000_000_000})
+	f.system = bus.ExportSystem(struct{ bus.System }{}, bus.SystemProperties{State: "idle"})
+	err = f.server.Export(bus.AgentPath, f.manager, f.measured, f.system)
 	if err != nil {
 		t.Fatal(err)
 	}

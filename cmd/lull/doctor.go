@@ -2,13 +2,14 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lull/lull/agent/problem"
 	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/policy"
 )
 
 func (a *app) doctorCmd() *cobra.Command {
@@ -41,7 +42,11 @@ func (a *app) doctor(ctx context.Context) error {
 		return err
 	})
 	if agentErr != nil {
-		checks = append(checks, bus.Check{Name: "agent", State: "fail", Seen: agentErr.Error(), Advice: problem.HintOf(agentErr)})
+		advice := "systemctl status lulld says why; systemctl start lulld starts it"
+		if a.user {
+			advice = "systemctl --user status lulld says why; systemctl --user enable --now lulld starts it"
+		}
+		checks = append(checks, bus.Check{Name: "agent", State: "fail", Seen: agentErr.Error(), Advice: advice}, a.policyFiles())
 	}
 	// The agent looks at its own launcher; this command may find another one, or none.
 	if own := launcherCheck(); own.State != "ok" || agentErr != nil {
@@ -70,7 +75,7 @@ func (a *app) doctor(ctx context.Context) error {
 	case err != nil:
 		return err
 	case agentErr != nil:
-		return agentErr
+		return problem.New(problem.KindOf(agentErr), "cannot call this system healthy: the agent does not answer")
 	case failed > 0:
 		return problem.New(problem.Failed, "cannot call this system healthy: %s failed", count(failed, "check has", "checks have"))
 	}
@@ -86,13 +91,30 @@ func (a *app) checks(checks []bus.Check, widest int) error {
 		if col, ok := color[c.State]; ok {
 			state = a.paint(col, state)
 		}
-		fmt.Fprintf(&b, "%s  %s%s  %s\n", state, name, strings.Repeat(" ", widest-columns(name)), oneLine(c.Seen))
+		before := state + "  " + name + strings.Repeat(" ", widest-columns(name)) + "  "
+		for _, part := range wrap(oneLine(c.Seen), a.beside(widest+8)) {
+			b.WriteString(before + part + "\n")
+			before = strings.Repeat(" ", widest+8)
+		}
 		if c.Advice != "" && c.State != "ok" {
-			fmt.Fprintf(&b, "%s→ %s\n", strings.Repeat(" ", 8+widest), oneLine(c.Advice))
+			before = strings.Repeat(" ", widest+8) + "→ "
+			for _, part := range wrap(oneLine(c.Advice), a.beside(widest+10)) {
+				b.WriteString(before + part + "\n")
+				before = strings.Repeat(" ", widest+10)
+			}
 		}
 	}
 	_, err := a.stdout.Write([]byte(b.String()))
 	return notWritten(err)
+}
+
+// policyFiles looks at what keeps an agent from starting most often.
+func (a *app) policyFiles() bus.Check {
+	dir := either(a.config, usualConfig)
+	if _, err := policy.Load(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.d")); err != nil {
+		return bus.Check{Name: "policy", State: "fail", Seen: err.Error(), Advice: "lulld does not start with it; " + problem.HintOf(err)}
+	}
+	return bus.Check{Name: "policy", State: "ok", Seen: "in order in " + dir}
 }
 
 func launcherCheck() bus.Check {

@@ -181,3 +181,55 @@ func TestMonitor(t *testing.T) {
 		}
 	}
 }
+
+// What is of no application: the policy, repositories, collections, the system.
+func TestMonitorOfTheAgent(t *testing.T) {
+	f := startAgent(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, w := io.Pipe()
+	a := &app{stdout: w, stderr: io.Discard, now: time.Now, bus: f.address}
+	if _, err := f.begin("5", bus.RefreshProperties{Kind: "refresh", Instance: "org.example.notes", State: "waiting", Step: "wait", ToVersion: "1.1"}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := a.monitor(ctx)
+		for _, c := range a.closers {
+			c()
+		}
+		done <- err
+	}()
+	lines := bufio.NewScanner(r)
+	expect := func(want string) {
+		t.Helper()
+		if !lines.Scan() {
+			t.Fatalf("no line, want %q", want)
+		}
+		if _, got, _ := strings.Cut(lines.Text(), "  "); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	expect("org.example.notes  refresh to 1.1: waiting until it is closed")
+	f.manager.Update(func(p *bus.ManagerProperties) { p.PolicyError = "policy.yaml:1: no" })
+	expect("policy: refused, the one before holds: policy.yaml:1: no")
+	f.manager.Update(func(p *bus.ManagerProperties) { p.PolicyError = "" })
+	expect("policy: the files hold again")
+	f.manager.Update(func(p *bus.ManagerProperties) { p.LastCheckError = "cannot read repository local" })
+	expect("repositories: cannot read repository local")
+	f.manager.Update(func(p *bus.ManagerProperties) { p.LastCheckError, p.LastCheck = "", micro(time.Now()) })
+	expect("repositories: all were read")
+	for range 2 { // the same amount twice is told twice
+		f.measured.Update(func(p *bus.SpaceProperties) { p.LastCollection, p.LastCollectionBytes = p.LastCollection+1, 12_000_000 })
+		expect("collected: 12 MB were given back")
+	}
+	f.measured.Update(func(p *bus.SpaceProperties) { p.LastCollection, p.LastCollectionBytes = p.LastCollection+1, 0 })
+	f.system.Update(func(p *bus.SystemProperties) { p.State, p.Step, p.Staged = "staging", "images", "7" })
+	expect("system: staging 7, images")
+	f.system.Update(func(p *bus.SystemProperties) { p.State, p.Step = "staged", "" })
+	expect("system: staged 7")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

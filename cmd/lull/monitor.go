@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -17,7 +18,8 @@ func (a *app) monitorCmd() *cobra.Command {
 		Use:   "monitor",
 		Short: "Follow live what the agent does",
 		Long: `Follows what happens: applications that start and end, refreshes and their
-steps. Ctrl-C ends it. With --json every line is a document.`,
+steps, updates of the system, collections, and what becomes of the policy and of
+looks into the repositories. Ctrl-C ends it. With --json every line is a document.`,
 		Args:              args(0, 0),
 		RunE:              func(cmd *cobra.Command, _ []string) error { return a.monitor(cmd.Context()) },
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -28,8 +30,8 @@ steps. Ctrl-C ends it. With --json every line is a document.`,
 type eventJSON struct {
 	document
 	Time     time.Time    `json:"time"`
-	Event    string       `json:"event"` // package, refresh, finished, removed
-	Instance string       `json:"instance"`
+	Event    string       `json:"event"` // package, refresh, finished, removed; of no instance: policy, check, collected, system
+	Instance string       `json:"instance,omitempty"`
 	Refresh  *refreshJSON `json:"refresh,omitempty"`
 	Package  *packageJSON `json:"package,omitempty"`
 	Result   string       `json:"result,omitempty"`
@@ -44,6 +46,9 @@ type watcher struct {
 	packages  map[dbus.ObjectPath]*bus.PackageProperties
 	refreshes map[dbus.ObjectPath]*bus.RefreshProperties
 	said      map[dbus.ObjectPath]string // the last text, so that none comes twice in a row
+	manager   bus.ManagerProperties
+	space     bus.SpaceProperties
+	system    bus.SystemProperties
 }
 
 func (a *app) monitor(ctx context.Context) error {
@@ -64,6 +69,13 @@ func (a *app) monitor(ctx context.Context) error {
 	}
 	w := &watcher{app: a, snap: &snapshot{}, packages: map[dbus.ObjectPath]*bus.PackageProperties{},
 		refreshes: map[dbus.ObjectPath]*bus.RefreshProperties{}, said: map[dbus.ObjectPath]string{}}
+	var errs [3]error
+	w.manager, errs[0] = ag.manager.Properties(asking)
+	w.space, errs[1] = ag.space.Properties(asking)
+	w.system, errs[2] = ag.system().Properties(asking)
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
 	for path, interfaces := range objects {
 		if err := w.added(bus.Added{Path: path, Interfaces: interfaces}, true); err != nil {
 			return err
@@ -147,6 +159,9 @@ func (w *watcher) changed(c bus.Changed) error {
 		}
 		return w.tellRefresh(c.Path, r)
 	}
+	if c.Path == bus.AgentPath {
+		return w.agentChanged(c)
+	}
 	p := w.packages[c.Path]
 	if p == nil || c.Interface != bus.PackageInterface {
 		return nil
@@ -174,6 +189,62 @@ func (w *watcher) changed(c bus.Changed) error {
 	return w.tellPackage(c.Path, p, text)
 }
 
+// agentChanged tells what is of no instance.
+func (w *watcher) agentChanged(c bus.Changed) error {
+	has := func(name string) bool { _, ok := c.Values[name]; return ok }
+	switch c.Interface {
+	case bus.ManagerInterface:
+		before := w.manager
+		if err := w.manager.Apply(c.Values); err != nil {
+			return err
+		}
+		if now := w.manager.PolicyError; now != before.PolicyError {
+			e := eventJSON{Event: "policy", Error: now, text: "policy: the files hold again"}
+			if now != "" {
+				e.text = "policy: refused, the one before holds: " + now
+			}
+			if err := w.say(c.Path, e); err != nil {
+				return err
+			}
+		}
+		if now := w.manager.LastCheckError; now != "" && now != before.LastCheckError {
+			return w.say(c.Path, eventJSON{Event: "check", Error: now, text: "repositories: " + now})
+		}
+		if has("LastCheck") && w.manager.LastCheck != before.LastCheck {
+			return w.say(c.Path, eventJSON{Event: "check", text: "repositories: all were read"})
+		}
+	case bus.SpaceInterface:
+		if !has("LastCollection") {
+			return nil
+		}
+		if err := w.space.Apply(c.Values); err != nil {
+			return err
+		}
+		if n := w.space.LastCollectionBytes; n > 0 {
+			return w.say("", eventJSON{Event: "collected", Result: fmt.Sprint(n), text: "collected: " + size(n) + " were given back"})
+		}
+	case bus.SystemInterface:
+		before := w.system
+		if err := w.system.Apply(c.Values); err != nil {
+			return err
+		}
+		if now := w.system; now.State != before.State || now.Step != before.Step {
+			text := "system: " + now.State
+			if v := either(now.Staged, either(now.Booted, now.Committed)); v != "" {
+				text += " " + v
+			}
+			if now.Step != "" {
+				text += ", " + now.Step
+			}
+			if now.ErrorText != "" {
+				text += ": " + now.ErrorText
+			}
+			return w.say(c.Path, eventJSON{Event: "system", Result: now.State, Error: now.ErrorText, text: text})
+		}
+	}
+	return nil
+}
+
 func (w *watcher) tellPackage(path dbus.ObjectPath, p *bus.PackageProperties, text string) error {
 	j := w.snap.json(*p, w.app.now())
 	return w.say(path, eventJSON{Event: "package", Instance: p.Instance, Package: &j, text: text})
@@ -196,7 +267,7 @@ func (w *watcher) tellRefresh(path dbus.ObjectPath, r *bus.RefreshProperties) er
 }
 
 func (w *watcher) say(path dbus.ObjectPath, e eventJSON) error {
-	if w.said[path] == e.text {
+	if path != "" && w.said[path] == e.text {
 		return nil
 	}
 	w.said[path] = e.text
@@ -204,5 +275,8 @@ func (w *watcher) say(path dbus.ObjectPath, e eventJSON) error {
 	if w.app.json {
 		return w.app.writeLine(e)
 	}
-	return w.app.say(e.Time.Format(time.TimeOnly) + "  " + e.Instance + "  " + e.text)
+	if e.Instance != "" {
+		e.text = e.Instance + "  " + e.text
+	}
+	return w.app.say(e.Time.Format(time.TimeOnly) + "  " + e.text)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -15,12 +16,60 @@ const usualConfig = "/etc/lull"
 func (a *app) policyCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Check the policy file",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Short: "Check the policy, and have it read again",
+		Long: `Says whether the agent goes by the policy files as they were when it read them
+last. It leaves with status 78 if it has refused them.`,
+		Args: args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.policy(cmd.Context()) },
 	}
-	cmd.AddCommand(a.policyCheckCmd())
+	cmd.AddCommand(a.policyCheckCmd(), a.policyReloadCmd())
 	return cmd
+}
+
+func (a *app) policy(ctx context.Context) error {
+	return a.ask(ctx, func(ctx context.Context, ag *agent) error {
+		refused, err := ag.manager.GetPolicyError(ctx)
+		if err != nil {
+			return err
+		}
+		if a.json {
+			err = a.writeJSON(struct {
+				document
+				Refused string `json:"refused,omitempty"`
+			}{one, refused})
+		} else if refused == "" {
+			err = a.say("the agent goes by the policy files as it read them last")
+		}
+		if err != nil || refused == "" {
+			return err
+		}
+		return problem.New(problem.BadPolicy, "cannot use the policy as it is in the files: %s", refused).
+			WithHint("the agent goes by the policy that it read before; `lull policy check` lists everything that is wrong, `lull policy reload` has it read again")
+	})
+}
+
+func (a *app) policyReloadCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "reload",
+		Short: "Have the agent read policy and repositories again",
+		Long: `Has the agent read policy and repositories again, and returns when it goes by
+them. If one is broken it says which and where, and the policy from before holds;
+it leaves with status 78. "systemctl reload lulld" is the same.`,
+		Args: args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ag, err := a.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := ag.manager.Reload(cmd.Context()); err != nil {
+				return doing("use the new policy", err)
+			}
+			if a.json {
+				return a.writeJSON(one)
+			}
+			return a.say("policy and repositories were read again")
+		},
+	}
 }
 
 func (a *app) policyCheckCmd() *cobra.Command {

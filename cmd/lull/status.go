@@ -46,6 +46,7 @@ type statusJSON struct {
 	Repositories   []repositoryJSON `json:"repositories"`
 	LastCheck      *time.Time       `json:"last-check"`
 	LastCheckError string           `json:"last-check-error,omitempty"`
+	PolicyError    string           `json:"policy-error,omitempty"`
 	Packages       int              `json:"packages"`
 	Running        int              `json:"running"`
 	Refreshes      []refreshJSON    `json:"refreshes"`
@@ -75,7 +76,7 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 	}
 	doc := statusJSON{
 		document: one, Agent: m.Version, Tracker: m.Tracker, TrackerEvents: m.TrackerEvents, Root: m.Root, RunDir: m.RunDir,
-		Repositories: []repositoryJSON{}, LastCheck: stamp(m.LastCheck), LastCheckError: m.LastCheckError,
+		Repositories: []repositoryJSON{}, LastCheck: stamp(m.LastCheck), LastCheckError: m.LastCheckError, PolicyError: m.PolicyError,
 		Packages: len(s.packages), Running: running, Refreshes: []refreshJSON{}, UsedBytes: space.Used, FreeBytes: space.Free,
 	}
 	var names []string
@@ -116,6 +117,9 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 	}
 	pairs = append(pairs, a.waitingFields(ctx, ag, s)...)
 	pairs = append(pairs, [2]string{"System", ag.systemText(ctx)})
+	if m.PolicyError != "" {
+		pairs = append(pairs, [2]string{"Policy", "refused, the one before holds: " + m.PolicyError})
+	}
 	return a.fields(append(pairs, [][2]string{
 		{"Last check", checked},
 		{"Repositories", either(strings.Join(names, ", "), "none; `lull repo add` makes one known")},
@@ -131,9 +135,14 @@ const maxWaiting = 5
 // waitingFields shows whom the waiting refreshes wait for, and until when.
 func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs [][2]string) {
 	var at map[string]string
+	more := 0
 	for _, path := range slices.Sorted(maps.Keys(s.refreshes)) {
 		r := s.refreshes[path]
 		if r.State != "waiting" {
+			continue
+		}
+		if len(pairs) == 2*maxWaiting {
+			more++
 			continue
 		}
 		if at == nil {
@@ -142,9 +151,9 @@ func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs 
 		pairs = append(pairs,
 			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), either(who(r.Waiting), elsewhere(r)))},
 			[2]string{"", deadlineWords(r.Deadline, at[r.ID], a.now())})
-		if len(pairs) == 2*maxWaiting {
-			break
-		}
+	}
+	if more > 0 {
+		pairs = append(pairs, [2]string{"", fmt.Sprintf("and %d more", more)})
 	}
 	return pairs
 }

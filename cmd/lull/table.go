@@ -69,7 +69,19 @@ func (a *app) table(cols []column, rows [][]string) error {
 	return notWritten(err)
 }
 
-// fields prints labelled lines, leaving out the empty ones.
+// leastText is how narrow text beside labels gets, in columns.
+const leastText = 20
+
+// beside is how wide text may be that begins at a column; 0: as wide as it is.
+func (a *app) beside(column int) int {
+	if a.outWidth == 0 {
+		return 0
+	}
+	return max(a.outWidth-column, leastText)
+}
+
+// fields prints labelled lines, leaving out the empty ones. On a terminal they
+// are broken so that they fit.
 func (a *app) fields(pairs [][2]string) error {
 	widest := 0
 	for _, p := range pairs {
@@ -84,7 +96,11 @@ func (a *app) fields(pairs [][2]string) error {
 			if p[0] == "" { // goes on with the one above
 				label = " "
 			}
-			b.WriteString(label + strings.Repeat(" ", widest-columns(p[0])+2) + oneLine(p[1]) + "\n")
+			label += strings.Repeat(" ", widest-columns(p[0])+2)
+			for _, part := range wrap(oneLine(p[1]), a.beside(widest+3)) {
+				b.WriteString(strings.TrimRight(label+part, " ") + "\n")
+				label = strings.Repeat(" ", widest+3)
+			}
 		}
 	}
 	_, err := a.stdout.Write([]byte(b.String()))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -136,7 +137,8 @@ func TestPendingSays(t *testing.T) {
 	want := `org.x.a  1.0 → 1.1  (security)
   waits for:    PID 7, user number 64998; PID 9 (a) and 8 (b), user number 64999
   since:        1 day ago
-  happens:      when it is closed, or beside the one that runs in 1 day (Tuesday at 12:00)
+  happens:      when it is closed, or beside the one that runs in 1 day (Tuesday
+                at 12:00)
   what is new:  Fixes a hole?[2J
 
 org.x.b  1 → 2
@@ -269,5 +271,130 @@ func TestText(t *testing.T) {
 	}
 	if got := oneLine("a\nb\x1b[31mc\u202ed\xffe"); got != "a b?[31mc?d?e" {
 		t.Errorf("%q", got)
+	}
+}
+
+// lull status fits 80 columns, and narrower ones as far as words allow, with
+// nothing, one thing and a lot to tell; a pipe gets whole lines.
+func TestStatusFits(t *testing.T) {
+	f := startAgent(t)
+	ask := func(width int, do func(context.Context, *app, *agent, *snapshot) error) string {
+		t.Helper()
+		a, out, _ := quietApp(width)
+		a.bus = f.address
+		err := a.ask(t.Context(), func(ctx context.Context, ag *agent) error {
+			s, err := ag.snapshot(ctx)
+			if err != nil {
+				return err
+			}
+			return do(ctx, a, ag, s)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	status := func(ctx context.Context, a *app, ag *agent, s *snapshot) error { return a.status(ctx, ag, s) }
+	fits := func(what string, width int, out string) {
+		t.Helper()
+		for line := range strings.Lines(out) {
+			if line = strings.TrimSuffix(line, "\n"); columns(line) > width || strings.HasSuffix(line, " ") {
+				t.Errorf("%s, %d columns: %q has %d", what, width, line, columns(line))
+			}
+		}
+		if strings.Contains(out, "\x1b") {
+			t.Errorf("%s has colour: %q", what, out)
+		}
+	}
+	f.manager.Update(func(p *bus.ManagerProperties) { p.Repositories = nil; p.LastCheck = 0 })
+	f.system.Update(func(p *bus.SystemProperties) { *p = bus.SystemProperties{State: "idle"} })
+	want := `Applications:  0 installed, 0 running
+Refreshes:     none
+Last check:    never
+Repositories:  none; ` + "`lull repo add`" + ` makes one known
+Disk:          52 MB used, 9.0 GB free
+Tracking:      freezer, inotify
+Agent:         lulld 1.2.3, store in /var/lib/lull
+`
+	if out := ask(80, status); out != want {
+		t.Errorf("got\n%swant\n%s", out, want)
+	}
+	if out := ask(0, status); out != want {
+		t.Errorf("got\n%swant\n%s", out, want)
+	}
+
+	for i := range 200 {
+		name := fmt.Sprintf("org.example.application-%03d", i)
+		p := bus.PackageProperties{Instance: name, Name: name, Version: "1.0", Revision: 1, Running: i < 30}
+		f.add(t, p)
+		if i == 0 {
+			out := ask(80, status)
+			fits("one", 80, out)
+			if !strings.HasPrefix(out, "Applications:  1 installed, 1 running\nRefreshes:     none\n") {
+				t.Errorf("%s", out)
+			}
+		}
+		if i < 30 {
+			_, err := f.beginLater(nil, fmt.Sprint(100+i), bus.RefreshProperties{Instance: name, Kind: "refresh", State: "waiting", Step: "wait",
+				FromVersion: "1.0", ToVersion: "2.0~beta3", Waiting: []bus.Process{{PID: 4711, UID: 64999, Command: "an-application"}},
+				Deadline: micro(monday.Add(13 * 24 * time.Hour))})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f.manager.Update(func(p *bus.ManagerProperties) {
+		p.PolicyError = `/etc/lull/policy.d/10-site.yaml:3: cannot use the key "no-such-key": known are defaults, packages, schedule, gc, inhibit, metrics`
+	})
+	for _, width := range []int{80, 60} {
+		out := ask(width, status)
+		fits("many", width, out)
+		flat := strings.Join(strings.Fields(out), " ")
+		for _, said := range []string{"200 installed, 30 running", "30 waiting; see `lull pending`", "and 25 more", "Policy: refused, the one before holds: /etc/lull/policy.d/10-site.yaml:3: "} {
+			if !strings.Contains(flat, said) {
+				t.Errorf("%d columns, %q is missing:\n%s", width, said, out)
+			}
+		}
+		if n := strings.Count(out, "\n"); n > 45 {
+			t.Errorf("an overview of %d lines:\n%s", n, out)
+		}
+	}
+	fits("one application", 72, strings.ReplaceAll(ask(72, func(ctx context.Context, a *app, ag *agent, s *snapshot) error {
+		s.packages[0].Summary = strings.Repeat("a summary of many words ", 10)
+		return a.packageStatus(ctx, ag, s, "org.example.application-000")
+	}), hashOf('a'), ""))
+}
+
+func TestWrap(t *testing.T) {
+	for _, c := range []struct {
+		s    string
+		n    int
+		want string
+	}{
+		{"", 10, ""}, {"one", 2, "one"}, {"a b c", 0, "a b c"}, {"a b c", 5, "a b c"}, {"a b c", 4, "a b|c"}, {"a bcdef g", 3, "a|bcdef|g"},
+		{"長い 長い", 5, "長い|長い"}, {"one two  three", 8, "one two|three"},
+	} {
+		if got := strings.Join(wrap(c.s, c.n), "|"); got != c.want {
+			t.Errorf("%q in %d columns: %q, want %q", c.s, c.n, got, c.want)
+		}
+	}
+}
+
+// The doctor's lines stay beside their names.
+func TestDoctorFits(t *testing.T) {
+	a, out, _ := quietApp(50)
+	err := a.checks([]bus.Check{
+		{Name: "disk", State: "ok", Seen: "1 GiB free", Advice: "is not shown"},
+		{Name: "repositories", State: "fail", Seen: "cannot read repository local: it cannot be reached", Advice: "lull refresh looks again; updates do not arrive until this works"},
+	}, columns("repositories"))
+	want := `ok    disk          1 GiB free
+fail  repositories  cannot read repository local:
+                    it cannot be reached
+                    → lull refresh looks again;
+                      updates do not arrive until
+                      this works
+`
+	if err != nil || out.String() != want {
+		t.Errorf("%v\n%swant\n%s", err, out.String(), want)
 	}
 }

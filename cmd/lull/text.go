@@ -67,6 +67,28 @@ func cut(s string, n int) string {
 	return s
 }
 
+// wrap breaks a line between words so that no part is wider than n columns, as far
+// as its words allow; n below 1: it stays whole.
+func wrap(s string, n int) []string {
+	if n < 1 || columns(s) <= n {
+		return []string{s}
+	}
+	var lines []string
+	line := ""
+	for word := range strings.SplitSeq(s, " ") {
+		if line != "" && columns(line)+1+columns(word) > n {
+			lines = append(lines, strings.TrimRight(line, " "))
+			line = word
+			continue
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, strings.TrimRight(line, " "))
+}
+
 // count says "1 process", "3 processes".
 func count[N int | uint32 | uint64](n N, one, many string) string {
 	if n == 1 {

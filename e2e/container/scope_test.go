@@ -12,7 +12,13 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
-func TestMain(m *testing.M) { rig.Main(m.Run) }
+func TestMain(m *testing.M) {
+	if os.Getenv(clientEnv) != "" {
+		client()
+		return
+	}
+	rig.Main(m.Run)
+}
 
 // insideEnv says that this is the inside of a container which TestWithSystemd has
 // booted.
@@ -28,13 +34,14 @@ var inside = []struct {
 	{"./agent/services", "^(TestSystemdOfSystem|TestDirect|TestHooksOfSystemd)$", false},
 	{"./agent/services", "^(TestSystemdOfUser)$", true},
 	{"./e2e/container", "^(TestLaunchesWithoutAgent|TestServicesThroughRefreshes|TestSystemUpdate)$", false},
+	{"./e2e/container", "^(TestInstalled|TestRights)$", false}, // last: what they install stays
 }
 
 // TestWithSystemd runs them with the unified cgroup hierarchy alone and with
 // the hybrid one.
 func TestWithSystemd(t *testing.T) {
 	need.Container(t)
-	bin := rig.Binaries(t, "")
+	bin, fault, tree := rig.Binaries(t, ""), rig.Binaries(t, "faultpoint"), rig.Installed(t, "")
 	dir := t.TempDir()
 	built := map[string]bool{}
 	for _, in := range inside {
@@ -54,7 +61,7 @@ func TestWithSystemd(t *testing.T) {
 		unified bool
 	}{{"unified", true}, {"hybrid", false}} {
 		t.Run(shape.name, func(t *testing.T) {
-			c := rig.Boot(t, shape.unified, bin+":/opt/lull", dir+":/opt/tests", rig.Module()+":/opt/source")
+			c := rig.Boot(t, shape.unified, bin+":/opt/lull", dir+":/opt/tests", rig.Module()+":/opt/source", tree+":"+treeDir, fault+":"+faultDir)
 			env := []string{insideEnv + "=1", "LULL_BIN=/opt/lull", "LULL_SOURCE=/opt/source", "CI=" + os.Getenv("CI")}
 			for _, in := range inside {
 				t.Run(filepath.Base(in.pkg)+" "+in.run, func(t *testing.T) {

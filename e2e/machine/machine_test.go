@@ -259,9 +259,6 @@ func brokenAgent(s *scene) {
 // shutdownPastLogind: nobody asks logind, and a critical section is under way while
 // systemd refuses to start services. It is not the new revision's fault.
 func shutdownPastLogind(s *scene) {
-	if s.v1 {
-		s.Skip("services are the agent's own here, and start as long as it lives")
-	}
 	// This ends before the agent does, and only when the agent has come to start the service.
 	s.sh("systemd-run --quiet --property=After=lulld.service --property=ExecStop='/bin/bash -c \": > /run/gate/%s.stop; "+
 		"grep -q -m1 leaving.the.rest < <(exec journalctl -b -f -n all -u lulld)\"' sleep infinity", heavy)

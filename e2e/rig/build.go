@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // built remembers the folders with binaries that this process has made, by
@@ -64,6 +66,27 @@ func Binaries(tb TB, tags string) string {
 		tb.Fatalf("%v", err)
 	}
 	return dir
+}
+
+// Installed makes a folder with all that `make install` installs.
+func Installed(tb TB, tags string) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "lull-installed-")
+	if err != nil {
+		tb.Fatalf("cannot install: %v", err)
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	if err := errors.Join(os.Chmod(dir, 0o755), install(tb, dir, tags)); err != nil {
+		tb.Fatalf("%v", err)
+	}
+	return dir
+}
+
+func install(tb TB, dir, tags string) error {
+	tb.Helper()
+	cmd := exec.Command("make", "--no-print-directory", "-s", "install", "BIN="+Binaries(tb, tags), "TAGS="+tags, "DESTDIR="+dir)
+	cmd.Dir = Module()
+	return must(tb, 10*time.Minute, cmd)
 }
 
 // removeWithUs has a folder removed when this process is gone, however it went:

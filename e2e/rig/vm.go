@@ -136,9 +136,7 @@ func (vm *VM) programs() {
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		vm.tb.Fatalf("cannot make a machine: %v", err)
 	}
-	install := exec.Command("make", "--no-print-directory", "-s", "install", "BIN="+Binaries(vm.tb, vm.opts.Tags), "TAGS="+vm.opts.Tags, "DESTDIR="+tree)
-	install.Dir = Module()
-	err := must(vm.tb, 10*time.Minute, install)
+	err := install(vm.tb, tree, vm.opts.Tags)
 	units, _ := filepath.Glob(filepath.Join(tree, "usr/lib/systemd/system/*.service"))
 	for _, unit := range units {
 		if err == nil {

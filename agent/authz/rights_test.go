@@ -1,0 +1,85 @@
+package authz
+
+import (
+	"encoding/xml"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestRightsAreWritten: docs/rights.md has a row for every method that the XML
+// describes, and says what the defaults of its action come to. That calls end like
+// this is tested with a real polkitd, in e2e/container.
+func TestRightsAreWritten(t *testing.T) {
+	read := func(path string, v any) []byte {
+		t.Helper()
+		b, err := os.ReadFile(path)
+		if err == nil && v != nil {
+			err = xml.Unmarshal(b, v)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	var bus struct {
+		Interfaces []struct {
+			Name    string `xml:"name,attr"`
+			Methods []struct {
+				Name string `xml:"name,attr"`
+			} `xml:"method"`
+		} `xml:"interface"`
+	}
+	var polkit struct {
+		Actions []struct {
+			ID       string `xml:"id,attr"`
+			Any      string `xml:"defaults>allow_any"`
+			Inactive string `xml:"defaults>allow_inactive"`
+			Active   string `xml:"defaults>allow_active"`
+		} `xml:"action"`
+	}
+	read("../../dbus/org.lull.Agent1.xml", &bus)
+	read("../../policy/org.lull.policy", &polkit)
+	means := map[string]string{"yes": "yes", "no": "no", "auth_admin": "password", "auth_admin_keep": "password"}
+	defaults := map[string][]string{"": {"yes", "yes", "yes", "yes"}}
+	for _, a := range polkit.Actions {
+		defaults[a.ID] = []string{"yes", means[a.Active], means[a.Inactive], means[a.Any]}
+	}
+
+	rows, used := map[string]bool{}, map[string]bool{}
+	for line := range strings.Lines(string(read("../../docs/rights.md", nil))) {
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		if len(cells) != 6 || !strings.Contains(cells[0], ".") {
+			continue
+		}
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		method, _, _ := strings.Cut(cells[0], ",")
+		rows[method], used[cells[1]] = true, true
+		if want := defaults[cells[1]]; !slices.Equal(cells[2:], want) {
+			t.Errorf("%s: %v, the defaults of %q come to %v", cells[0], cells[2:], cells[1], want)
+		}
+	}
+	methods := map[string]bool{}
+	for _, i := range bus.Interfaces {
+		for _, m := range i.Methods {
+			name := strings.TrimPrefix(i.Name, "org.lull.Agent1.") + "." + m.Name
+			methods[name] = true
+			if !rows[name] {
+				t.Errorf("%s has no row in docs/rights.md", name)
+			}
+		}
+	}
+	for name := range rows {
+		if !methods[name] {
+			t.Errorf("docs/rights.md has a row for %s, which is no method", name)
+		}
+	}
+	for _, action := range Actions() {
+		if !used[action] {
+			t.Errorf("no row needs %s", action)
+		}
+	}
+}

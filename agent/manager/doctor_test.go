@@ -1,0 +1,102 @@
+package manager
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/agent/problem"
+)
+
+// verdict is what the doctor says about one thing.
+func verdict(t *testing.T, m *Manager, name string) Check {
+	t.Helper()
+	for _, c := range m.Doctor() {
+		if c.Name == name {
+			if (c.State == checkOK) != (c.Advice == "") {
+				t.Errorf("%+v: there is advice when something is wrong, and then only", c)
+			}
+			return c
+		}
+	}
+	t.Fatalf("the doctor does not look at %s", name)
+	return Check{}
+}
+
+// The policy as it is in use and as it is in the files.
+func TestDoctorLooksAtThePolicy(t *testing.T) {
+	m := newManager(t, "schedule: {check: 0}\n")
+	write := func(name, text string, at time.Time) {
+		t.Helper()
+		path := filepath.Join(m.Conf, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(state, seen string) {
+		t.Helper()
+		if c := verdict(t, m, "policy"); c.State != state || !strings.Contains(c.Seen, seen) {
+			t.Errorf("%+v, want %s %s", c, state, seen)
+		}
+	}
+	expect(checkOK, m.Conf)
+	write("policy.d/10.yaml", "schedule: {check: 1h}\n", time.Now().Add(time.Minute))
+	expect(checkWarn, "have changed since they were read")
+	write("policy.d/10.yaml", "schedule: {check: 1h}\n", time.Now().Add(-time.Minute))
+	if err := os.Chtimes(filepath.Join(m.Conf, "policy.d"), time.Time{}, time.Now().Add(-time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	expect(checkOK, m.Conf)
+	if m.Policy().Schedule.Check != time.Hour {
+		t.Errorf("the schedule is %v", m.Policy().Schedule.Check)
+	}
+	write("policy.d/10.yaml", "schedule: {check: soon}\n", time.Now().Add(-time.Minute))
+	if err := m.Reload(); !problem.Is(err, problem.BadPolicy) || !strings.Contains(err.Error(), "10.yaml:1: ") || m.PolicyError() == nil {
+		t.Errorf("%v, %v", err, m.PolicyError())
+	}
+	expect(checkFail, "10.yaml:1: ")
+	if m.Policy().Schedule.Check != time.Hour {
+		t.Errorf("a policy that is refused holds: %v", m.Policy().Schedule.Check)
+	}
+}
+
+// A reload makes the reserve as large as the policy says now; one that is too small
+// is told of.
+func TestDoctorLooksAtTheReserve(t *testing.T) {
+	m := newManager(t, "gc: {reserve: 0}\n")
+	if c := verdict(t, m, "reserve"); c.State != checkOK || c.Seen != "none, as policy says" {
+		t.Errorf("%+v", c)
+	}
+	if err := os.WriteFile(m.policyFile(), []byte("gc: {reserve: 1MiB}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if c := verdict(t, m, "reserve"); c.State != checkOK || c.Seen != "1.0 MiB" {
+		t.Errorf("%+v", c)
+	}
+	if err := os.Truncate(filepath.Join(m.Root, "reserve"), 1<<19); err != nil {
+		t.Fatal(err)
+	}
+	if c := verdict(t, m, "reserve"); c.State != checkWarn || c.Seen != "512 KiB of 1.0 MiB" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestDoctorLooksAtCgroups(t *testing.T) {
+	if c := verdict(t, newManager(t), "cgroups"); c.State != checkOK || !strings.HasPrefix(c.Seen, "v") {
+		t.Errorf("%+v", c)
+	}
+}

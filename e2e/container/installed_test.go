@@ -1,0 +1,302 @@
+package container_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/agent/messages"
+)
+
+// Where TestWithSystemd shows the container what `make install` installs, and
+// lull's programs with fault points.
+const (
+	treeDir  = "/opt/tree"
+	faultDir = "/opt/fault"
+)
+
+// outcome is how a command has ended.
+type outcome struct {
+	code int
+	text string
+}
+
+// try runs a script as root.
+func try(t *testing.T, format string, args ...any) outcome {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*limit) // also at the end of a test
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euc", fmt.Sprintf(format, args...))
+	cmd.Env = append(os.Environ(), "NO_COLOR=1", "LC_ALL=C.UTF-8")
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		t.Fatalf("%s has not ended: %s", format, out)
+	}
+	if err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return outcome{cmd.ProcessState.ExitCode(), string(out)}
+}
+
+// sh is try for what must succeed.
+func sh(t *testing.T, format string, args ...any) string {
+	t.Helper()
+	o := try(t, format, args...)
+	if o.code != 0 {
+		t.Fatalf("%s: status %d\n%s\n%s", fmt.Sprintf(format, args...), o.code, o.text, try(t, "journalctl -b -n 60 --no-pager").text)
+	}
+	return strings.TrimSpace(o.text)
+}
+
+// as makes a command one of the ordinary user's, whose systemd runs.
+func as(user string) string {
+	return fmt.Sprintf("setpriv --reuid=%[1]s --regid=%[1]s --init-groups env HOME=/home/%[1]s USER=%[1]s XDG_RUNTIME_DIR=/run/user/$(id -u %[1]s) ", user)
+}
+
+// installed puts everything in its place. The agent is started when it is called.
+func installed(t *testing.T) {
+	t.Helper()
+	sh(t, "cp -a %s/. / && systemctl daemon-reload && systemd-tmpfiles --create lull.conf", treeDir)
+	sh(t, "busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig")
+	sh(t, "mkdir -p /etc/lull && echo 'schedule: {check: 0}' > /etc/lull/policy.yaml")
+	t.Cleanup(func() { try(t, "systemctl stop lulld; rm -rf /etc/systemd/system/lulld.service.d") })
+}
+
+// journal waits until lulld's journal has a text.
+func journal(t *testing.T, text string) {
+	t.Helper()
+	sh(t, "timeout 40 grep -q -m1 -F -- '%s' < <(exec journalctl -b -f -n all -o cat -u lulld)", text)
+}
+
+// TestInstalled: units, catalog, reload, watchdog and sandbox of what is installed.
+func TestInstalled(t *testing.T) {
+	here(t)
+	installed(t)
+
+	t.Run("systemd-analyze", func(t *testing.T) {
+		for _, scope := range []string{"system", "user"} {
+			units, err := filepath.Glob(treeDir + "/usr/lib/systemd/" + scope + "/*.service")
+			if err != nil || len(units) == 0 {
+				t.Fatalf("no units: %v", err)
+			}
+			for _, u := range units {
+				u = strings.TrimPrefix(u, treeDir)
+				before := map[string]string{"system": "", "user": as("tester")}[scope]
+				if o := try(t, before+"systemd-analyze verify --%s --man=no %s", scope, u); o.code != 0 || o.text != "" {
+					t.Errorf("%s: %+v", u, o)
+				}
+			}
+		}
+		// Ten times what it prints.
+		o := try(t, "systemd-analyze security --offline=yes --no-pager --threshold=40 /usr/lib/systemd/system/lulld.service")
+		if o.code != 0 {
+			t.Errorf("%+v", o)
+		}
+		t.Log(o.text[strings.LastIndex(o.text, "→"):])
+	})
+
+	t.Run("catalog", func(t *testing.T) {
+		if out := sh(t, "journalctl --update-catalog"); out != "" {
+			t.Errorf("it says %q", out)
+		}
+		list := sh(t, "journalctl --list-catalog --no-pager")
+		for _, m := range messages.All {
+			if !strings.Contains(list, string(m.ID)+" lull: "+m.Subject) {
+				t.Errorf("%s is not in the catalog", m.Subject)
+			}
+		}
+	})
+
+	t.Run("started by a call", func(t *testing.T) {
+		if o := try(t, "systemctl is-active lulld"); strings.TrimSpace(o.text) != "inactive" {
+			t.Fatalf("%+v", o)
+		}
+		sh(t, "busctl call org.lull.Agent1 /org/lull/Agent1 org.freedesktop.DBus.Peer Ping")
+		sh(t, "systemctl is-active lulld")
+	})
+
+	t.Run("reload", func(t *testing.T) {
+		pid := sh(t, "systemctl show --value -p MainPID lulld")
+		sh(t, "systemctl reload lulld && lull policy")
+		sh(t, "echo 'no-such-key: 1' > /etc/lull/policy.d.yaml; mkdir -p /etc/lull/policy.d; mv /etc/lull/policy.d.yaml /etc/lull/policy.d/10-bad.yaml")
+		const where = "/etc/lull/policy.d/10-bad.yaml:1: "
+		if o := try(t, "systemctl reload lulld"); o.code == 0 {
+			t.Errorf("a bad policy is not refused: %+v", o)
+		}
+		journal(t, where)
+		if o := try(t, "lull policy reload"); o.code != 78 || !strings.Contains(o.text, where) {
+			t.Errorf("%+v", o)
+		}
+		if o := try(t, "lull policy"); o.code != 78 || !strings.Contains(o.text, where) || !strings.Contains(o.text, "goes by the policy that it read before") {
+			t.Errorf("%+v", o)
+		}
+		if o := try(t, "lull doctor"); o.code == 0 || !strings.Contains(o.text, "fail  policy") || !strings.Contains(o.text, where) {
+			t.Errorf("%+v", o)
+		}
+		sh(t, "rm /etc/lull/policy.d/10-bad.yaml; systemctl kill --kill-whom=main --signal=HUP lulld")
+		journal(t, "policy and repositories were read again")
+		sh(t, "systemctl reload lulld && lull policy")
+		if now := sh(t, "systemctl show --value -p MainPID lulld"); now != pid {
+			t.Errorf("process %s has become %s", pid, now)
+		}
+		// An agent that cannot start with it says so once, and is not tried again.
+		sh(t, "echo 'no-such-key: 1' > /etc/lull/policy.d/10-bad.yaml")
+		if o := try(t, "systemctl restart lulld"); o.code == 0 {
+			t.Errorf("%+v", o)
+		}
+		if got := sh(t, "systemctl show -p ActiveState -p ExecMainStatus -p NRestarts lulld | sort | tr '\\n' ' '"); got != "ActiveState=failed ExecMainStatus=78 NRestarts=0" {
+			t.Errorf("with a bad policy the unit has %s", got)
+		}
+		sh(t, "rm /etc/lull/policy.d/10-bad.yaml; systemctl reset-failed lulld; systemctl start lulld")
+	})
+
+	t.Run("read-only", readOnly)
+	t.Run("sandbox", sandbox)
+	t.Run("watchdog", watchdog)
+
+	if out := try(t, "journalctl -b -u lulld -o cat --no-pager | grep -i 'not permitted\\|permission denied\\|read-only file'"); out.text != "" {
+		t.Errorf("something is refused to the agent:\n%s", out.text)
+	}
+}
+
+// readOnly: an agent that starts while its root cannot be written, in a sandbox with a
+// copy of the mounts as they were then, goes on when it can.
+func readOnly(t *testing.T) {
+	sh(t, "systemctl stop lulld; mount -t tmpfs lull-test /var/lib/lull; systemctl start lulld; systemctl stop lulld; mount -o remount,ro /var/lib/lull; systemctl start lulld")
+	defer try(t, "systemctl stop lulld; until umount /var/lib/lull; do sleep 0.1; done; systemctl reset-failed lulld; systemctl start lulld")
+	if o := try(t, "lull doctor"); !strings.Contains(o.text, "fail  root") {
+		t.Errorf("%+v", o)
+	}
+	sh(t, "mount -o remount,rw /var/lib/lull")
+	journal(t, "which the machine can by now: lulld has to start anew")
+	sh(t, "timeout 40 bash -c 'until lull doctor 2>&1 | grep -q \"ok    root\"; do sleep 0.1; done'")
+}
+
+// sandbox: all that an agent does, in the box that its unit puts it in.
+func sandbox(t *testing.T) {
+	const app = "org.lull.boxed"
+	const grep = "grep -h '^NoNewPrivs\\|^Seccomp\\|^CapBnd' "
+	user := as("tester")
+	publish := func(version string) {
+		t.Helper()
+		dir := filepath.Join(t.TempDir(), version)
+		for path, text := range map[string]string{
+			"lull.yaml": "name: " + app + "\nversion: \"" + version + "\"\nsummary: is tested\napps: [{name: app, command: bin/app}]\n" +
+				"services: [{name: svc, command: bin/svc, user: tester}]\nhooks: {health: bin/health}\ndata: {versioned: true}\n",
+			"bin/app": "#!/bin/sh\necho version " + version + "\n[ -z \"$1\" ] || exec sleep 100000\n",
+			// What the agent itself may not do. Its data has what is hard to copy.
+			"bin/svc": "#!/bin/sh\nmkdir -p $LULL_DATA/shared; chmod 2750 $LULL_DATA/shared; touch $LULL_DATA/shared/" + version + "\n" +
+				grep + "/proc/self/status > $LULL_DATA/box\nexec sleep 100000\n",
+			"bin/health": "#!/bin/sh\nuntil [ -s $LULL_DATA/box ]; do sleep 0.01; done\n",
+		} {
+			path = filepath.Join(dir, path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sh(t, "lull publish --repo /home/repo %s", dir)
+	}
+	// A repository may be in a home, or below /tmp.
+	sh(t, "lull repo init /home/repo")
+	publish("1")
+	sh(t, "lull repo add local /home/repo && lull install %s", app)
+	if out := sh(t, user+"lull run %s", app); out != "version 1" {
+		t.Errorf("it says %q", out)
+	}
+	box := sh(t, "cat /var/lib/lull/data/%s/1/box", app)
+	if free := sh(t, grep+"/proc/1/status"); box != free {
+		t.Errorf("a service has the box %q, process 1 %q", box, free)
+	}
+	if own := sh(t, grep+"/proc/$(systemctl show --value -p MainPID lulld)/status"); !strings.Contains(own, "NoNewPrivs:\t1") || own == box {
+		t.Errorf("the agent has no box: %s", own)
+	}
+
+	// A refresh that waits, and goes on by itself.
+	sh(t, "systemd-run --quiet --unit=running --uid=tester --setenv=XDG_RUNTIME_DIR=/run/user/$(id -u tester) lull run %s on", app)
+	sh(t, "timeout 30 grep -q 'version 1' < <(exec journalctl -b -f -n all -o cat -t lull)")
+	publish("2")
+	if o := try(t, "lull refresh %s", app); o.code != 75 {
+		t.Errorf("%+v", o)
+	}
+	journal(t, "a refresh waits until the application is closed")
+	sh(t, "systemd-run --quiet --unit=waiting --collect lull refresh --wait %s; kill $(systemctl show --value -p MainPID running)", app)
+	journal(t, "refresh of "+app+": done")
+	if out := sh(t, user+"lull run %s", app); out != "version 2" {
+		t.Errorf("it says %q", out)
+	}
+	if out := sh(t, "stat -c '%%a %%U' /var/lib/lull/data/%s/2/shared", app); out != "2750 tester" {
+		t.Errorf("the data that was copied is %s", out)
+	}
+
+	// A package that is opened has a path for who opens it; what is run from it
+	// outside any run is seen.
+	hash := sh(t, "basename $(readlink -f /var/lib/lull/current/%s)", app)
+	if out := sh(t, user+"lull open %s -- /bin/pwd -P", app); out != "/var/lib/lull/packages/"+hash {
+		t.Errorf("it was opened in %q", out)
+	}
+	stray := exec.Command("sleep", "100000")
+	stray.Dir = "/var/lib/lull/packages/" + hash
+	if err := stray.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { stray.Process.Kill(); stray.Wait() }()
+	// No command line may name the package: that would be a use of it as well.
+	sh(t, "lull remove %s && lull gc", app)
+	if _, err := os.Stat(stray.Dir); err != nil {
+		t.Errorf("what a process uses is gone: %v", err)
+	}
+	journal(t, "processes use packages outside any run")
+	stray.Process.Kill()
+	stray.Wait()
+	sh(t, "lull gc")
+	if _, err := os.Stat(stray.Dir); err == nil {
+		t.Errorf("it is still there: %s", sh(t, "lull why %s", hash))
+	}
+	sh(t, "lull verify")
+	if out := sh(t, "journalctl -b -x --no-pager MESSAGE_ID=%s LULL_INSTANCE=%s", messages.RefreshDone, app); !strings.Contains(out, "Subject: "+app+" is at version 2") ||
+		!strings.Contains(out, "lull revert "+app+" goes back") {
+		t.Errorf("the journal explains it so: %s", out)
+	}
+	o := try(t, "lull doctor")
+	t.Logf("the doctor:\n%s", o.text)
+	if o.code != 0 || !strings.Contains(o.text, "ok    polkit") || !strings.Contains(o.text, "and started when it is called") {
+		t.Errorf("%+v", o)
+	}
+	if o := try(t, "%slull doctor", user); o.code != 0 || !strings.Contains(o.text, "warn  helper") || !strings.Contains(o.text, "systemctl --user start lull-userd") {
+		t.Errorf("%+v", o)
+	}
+}
+
+// watchdog: an agent whose loop hangs, which is no reason for its process to end, is
+// started anew; while it does not hang, it is left alone.
+func watchdog(t *testing.T) {
+	sh(t, "mkfifo /run/gate; mkdir -p /etc/systemd/system/lulld.service.d; cat > /etc/systemd/system/lulld.service.d/watchdog.conf <<'END'\n"+
+		"[Service]\nWatchdogSec=2s\nEnvironment=LULL_FAULT=api.policy:gate LULL_FAULT_GATE=/run/gate\nExecStart=\n"+
+		"ExecStart=%[1]s/lulld --launcher=%[1]s/lull-run --release-agent=%[1]s/lull-release-agent\nEND\nsystemctl daemon-reload; systemctl restart lulld", faultDir)
+	fed := func() string { return sh(t, "systemctl show --value -p WatchdogTimestampMonotonic lulld") }
+	seen := map[string]bool{}
+	for deadline := time.Now().Add(limit); len(seen) < 4 && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) { // nothing tells of it
+		seen[fed()] = true
+	}
+	before := sh(t, "systemctl show --value -p MainPID lulld")
+	if n := sh(t, "systemctl show --value -p NRestarts lulld"); n != "0" || len(seen) < 4 {
+		t.Errorf("it was started %s times anew, and fed %d times", n, len(seen))
+	}
+	sh(t, "busctl call org.lull.Agent1 /org/lull/Agent1 org.lull.Agent1.Manager Reload")
+	// The bus is answered all the same.
+	sh(t, "busctl call org.lull.Agent1 /org/lull/Agent1 org.freedesktop.DBus.Peer Ping")
+	sh(t, "timeout 40 grep -q -m1 'Watchdog timeout' < <(exec journalctl -b -f -n all -o cat -u lulld)")
+	sh(t, "timeout 40 bash -c 'until test \"$(systemctl show --value -p NRestarts lulld)$(systemctl is-active lulld)\" = 1active; do sleep 0.1; done'")
+	if now := sh(t, "systemctl show --value -p MainPID lulld"); now == before || now == "0" {
+		t.Errorf("process %s is now %s", before, now)
+	}
+	sh(t, "lull status")
+}
