@@ -19,6 +19,7 @@ import (
 	"github.com/lull/lull/userd/relay"
 	"github.com/lull/lull/userd/services"
 	"github.com/lull/lull/userd/session"
+	"github.com/lull/lull/userd/texts"
 	"github.com/lull/lull/userd/work"
 )
 
@@ -61,6 +62,7 @@ func Run(ctx context.Context, o Options) error {
 	kids := newChildren(ends, func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
 	mem := newMemory(o.Log)
 	core := notify.New(notify.DefaultSchedule, time.Local, mem.read())
+	core.Texts = texts.FromEnvironment()
 
 	var parts sync.WaitGroup
 	defer parts.Wait()

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godbus/dbus/v5"
+
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/manager"
 	"github.com/lull/lull/agent/refresh"
@@ -40,6 +42,8 @@ type Service struct {
 	queue    *queue
 	objects  *objects
 	helpers  helpers
+	warning  warning
+	monitors monitors
 	sessions *sessions
 	wg       sync.WaitGroup // of leases
 	done     chan struct{}
@@ -55,6 +59,8 @@ type queue struct {
 	transfers bool
 	repos     bool
 	system    bool
+	down      *bool         // the machine goes off, or does not any more; nil: no news
+	monitors  bool          // there is a new one
 	wake      chan struct{} // capacity 1
 	changed   func()        // is called after each change
 }
@@ -115,6 +121,9 @@ func (o Observer) RepositoriesChanged() { o.q.put(func() { o.q.repos = true }) }
 // SystemChanged implements manager.Observer.
 func (o Observer) SystemChanged() { o.q.put(func() { o.q.system = true }) }
 
+// GoingDown implements manager.Observer.
+func (o Observer) GoingDown(down bool) { o.q.put(func() { o.q.down = &down }) }
+
 // Serve exports everything and takes the name. The service ends with ctx; Wait
 // waits for that.
 func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observer, auth *authz.Authorizer, version string, log *slog.Logger) (*Service, error) {
@@ -123,6 +132,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 	o.x.s = s
 	o.x.mu.Unlock()
 	s.helpers.list = map[string]*helper{}
+	s.monitors.list = map[dbus.ObjectPath]*monitor{}
 	server.OnPanic(func(method string, value any, stack []byte) {
 		log.Error("internal error", "method", method, "panic", value, "stack", string(stack))
 	})
@@ -183,8 +193,10 @@ func (s *Service) run(w *objects) {
 		q := s.queue
 		q.mu.Lock()
 		refreshes, ended, packages, transfers, repos, system := q.refreshes, q.ended, q.packages, q.transfers, q.repos, q.system
+		down, monitors := q.down, q.monitors || len(refreshes)+len(ended) > 0
 		space = space || q.space
 		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos, q.system = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false, false
+		q.down, q.monitors = nil, false
 		q.mu.Unlock()
 		for _, r := range refreshes {
 			w.refresh(r)
@@ -194,6 +206,10 @@ func (s *Service) run(w *objects) {
 			w.refresh(r)
 			s.helpers.tell(s, r)
 			w.finished(r)
+		}
+		s.warn(down)
+		if monitors {
+			s.monitors.tell(s)
 		}
 		if packages[""] {
 			packages = map[string]bool{"": true}

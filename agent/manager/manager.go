@@ -66,6 +66,7 @@ type Observer interface {
 	TransfersChanged() // while they go on; SpaceChanged tells of beginnings and ends
 	RepositoriesChanged()
 	SystemChanged()
+	GoingDown(down bool) // the machine; also when that was given up
 }
 
 // Manager is the agent's core.

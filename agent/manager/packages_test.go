@@ -29,6 +29,7 @@ func (deaf) SpaceChanged()                  {}
 func (deaf) TransfersChanged()              {}
 func (deaf) SystemChanged()                 {}
 func (deaf) RepositoriesChanged()           {}
+func (deaf) GoingDown(bool)                 {}
 
 // TestCannotBegin: what keeps a manager from beginning is an error, and state.db is
 // free again.

@@ -225,6 +225,7 @@ func (t *task) shut() error {
 	// Taken after the door is shut: its round trip must not widen the gap between the last
 	// exit and the marker. A shutdown that slips in between finds the old revision whole.
 	estimate := t.estimate()
+	t.r.Estimate = estimate
 	took := t.takeLock(fmt.Sprintf("Refreshing %s, about %s", t.title(), estimate), offInSection,
 		t.e.Policy().Inhibit.Block && t.e.Logind != nil && estimate > t.e.Logind.MaxDelay())
 	if !took && len(t.locks) == 0 {

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	appName = "lull"
+	appName = "lull" // where a notice is about no application
 	// category is in the form that the specification has for what its own
 	// table lacks: https://specifications.freedesktop.org/notification-spec.
 	category    = "x-lull.update"
@@ -40,7 +40,7 @@ var escape = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 // render makes a notice into what a server with these capabilities understands.
 func render(n notify.Notice, c capabilities) fdo.Notification {
 	out := fdo.Notification{
-		AppName: appName, AppIcon: icon(n.Icon), Summary: n.Summary,
+		AppName: n.App, AppIcon: icon(n.Icon), Summary: n.Summary,
 		ExpireTimeout: fdo.ExpireTimeoutSetByNotificationServer,
 	}
 	switch {
@@ -50,6 +50,13 @@ func render(n notify.Notice, c capabilities) fdo.Notification {
 		out.Body = escape.Replace(n.Body)
 	default:
 		out.Body = n.Body
+	}
+	if out.AppName == "" {
+		out.AppName = appName
+	}
+	if n.Percent >= 0 {
+		// Not in the specification, but understood by most servers.
+		out.AddHint(fdo.Hint{ID: "value", Variant: dbus.MakeVariant(int32(min(n.Percent, 100)))})
 	}
 	if c.actions {
 		for _, b := range n.Buttons {

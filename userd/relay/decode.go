@@ -33,7 +33,7 @@ func pendings(list []bus.PendingRefresh) []notify.Pending {
 			FromRevision: p.FromRevision, ToRevision: p.ToRevision,
 			Urgency: p.Urgency, Notes: p.Notes,
 			Since: when(p.Since), Deadline: when(p.Deadline), AtDeadline: p.AtDeadline,
-			DesktopEntry: p.DesktopEntry, Icon: p.Icon,
+			DesktopEntry: p.DesktopEntry, Icon: p.Icon, DBusName: p.DBusName, Hook: p.Hook,
 		}
 		for _, r := range p.Reminders {
 			out[i].Reminders = append(out[i].Reminders, when(r))
