@@ -12,7 +12,6 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/wallclock"
-	"github.com/lull/lull/userd/again"
 	"github.com/lull/lull/userd/data"
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
@@ -57,9 +56,9 @@ func Run(ctx context.Context, o Options) error {
 	agent = relay.New(relay.Options{Address: o.Bus, Log: o.Log, Work: worker.Give, Session: map[string]dbus.Variant{
 		"version": dbus.MakeVariant(o.Version), "session": dbus.MakeVariant(os.Getenv("XDG_SESSION_ID")),
 	}}, event)
-	ends := again.New(o.Log)
+	kids := newChildren(func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
+	ends := kids.again
 	defer ends.Close()
-	kids := newChildren(ends, func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
 	mem := newMemory(o.Log)
 	core := notify.New(notify.DefaultSchedule, time.Local, mem.read())
 	core.Texts = texts.FromEnvironment()

@@ -129,7 +129,9 @@ func pending(instance string, pids ...int) notify.Pending {
 }
 
 func newAgain(t *testing.T) *Again {
-	a := New(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	a := New(slog.New(slog.NewTextHandler(io.Discard, nil)), func() []string { return []string{"LULL_ROOT=/there"} }, func(_ string, p *os.Process) {
+		t.Cleanup(func() { p.Wait() })
+	})
 	t.Cleanup(a.Close)
 	return a
 }

@@ -80,6 +80,8 @@ func (p *player) event(e Event) {
 				p.log = append(p.log, "launch "+f.Instance)
 			case Forget:
 				p.log = append(p.log, "forget "+f.Instance)
+			case Follow:
+				p.log = append(p.log, fmt.Sprint("follow ", f.Instance, " ", f.Yes))
 			case Remember:
 				p.memory = f.Memory
 			case Wake:
