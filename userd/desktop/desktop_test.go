@@ -396,3 +396,73 @@ func TestRender(t *testing.T) {
 		}
 	}
 }
+
+// A launcher that waits is told of until it leaves the bus, however it ends.
+func TestLaunchesThatWait(t *testing.T) {
+	address := start(t)
+	d := newDesk(t, address, Options{})
+	waits := func(conn *dbus.Conn, instance string) error {
+		return bus.NewSessionProxy(conn, bus.SessionPath).LaunchWaits(t.Context(), instance, notify.RefreshInProgress)
+	}
+	one, two := connect(t, address), connect(t, address)
+	if err := waits(one, "firefox"); err != nil {
+		t.Fatal(err)
+	}
+	if e := wait[notify.LaunchWaits](d); e != (notify.LaunchWaits{Launch: one.Names()[0], Instance: "firefox", Why: notify.RefreshInProgress}) {
+		t.Errorf("%+v", e)
+	}
+	if err := waits(two, "../../etc"); err == nil {
+		t.Error("that is no instance")
+	}
+	if err := waits(two, "gimp"); err != nil {
+		t.Fatal(err)
+	}
+	wait[notify.LaunchWaits](d)
+	one.Close()
+	if e := wait[notify.LaunchOver](d); e.Launch != one.Names()[0] {
+		t.Errorf("%+v", e)
+	}
+	hasty := connect(t, address)
+	if err := waits(hasty, "firefox"); err != nil {
+		t.Fatal(err)
+	}
+	hasty.Close() // perhaps before it is watched
+	wait[notify.LaunchOver](d)
+	two.Close()
+	wait[notify.LaunchOver](d)
+	for range maxLaunches + 5 {
+		if err := waits(connect(t, address), "firefox"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range maxLaunches {
+		wait[notify.LaunchWaits](d)
+	}
+	none[notify.LaunchWaits](d)
+}
+
+func TestProgressAndApplication(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...).own()
+	d := newDesk(t, address, Options{})
+	n := notice("firefox", 1)
+	n.App, n.Percent = "Firefox", 55
+	d.Do(notify.Show{Notice: n})
+	s.until("it is shown", func() bool { return len(s.shown) == 1 })
+	s.mu.Lock()
+	got := s.shown[s.id("firefox is ready")]
+	s.mu.Unlock()
+	if got.AppName != "Firefox" || got.Hints["value"].Value() != int32(55) {
+		t.Errorf("%+v", got)
+	}
+	n = notice("", 2)
+	n.App, n.Percent = "", -1
+	d.Do(notify.Show{Notice: n})
+	s.until("both are shown", func() bool { return len(s.shown) == 2 })
+	s.mu.Lock()
+	got = s.shown[s.id(" is ready")]
+	s.mu.Unlock()
+	if _, has := got.Hints["value"]; has || got.AppName != "lull" {
+		t.Errorf("%+v", got)
+	}
+}
