@@ -108,15 +108,46 @@ func end(cmd *exec.Cmd) {
 	timer.Stop()
 }
 
-// dunst starts the notification server and waits for it to have its name.
-func (w *world) dunst() *exec.Cmd {
+// serve starts a program and waits for it to have its name on the session bus.
+func (w *world) serve(name string, cmd *exec.Cmd) *exec.Cmd {
 	w.t.Helper()
 	signals := make(chan *dbus.Signal, 16)
 	w.conn.Signal(signals)
 	defer w.conn.RemoveSignal(signals)
-	if err := w.conn.AddMatchSignal(dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, "org.freedesktop.Notifications")); err != nil {
+	if err := w.conn.AddMatchSignal(dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, name)); err != nil {
 		w.t.Fatal(err)
 	}
+	start(w.t, cmd)
+	timeout := time.After(20 * time.Second)
+	for {
+		select {
+		case s := <-signals:
+			if len(s.Body) == 3 && s.Body[0] == name && s.Body[2] != "" {
+				return cmd
+			}
+		case <-timeout:
+			w.t.Fatalf("%s is not ready", cmd.Path)
+		}
+	}
+}
+
+const notifications = "org.freedesktop.Notifications"
+
+// xfce starts Xfce's notification server, and the settings that it obeys.
+func (w *world) xfce() {
+	w.t.Helper()
+	dir := "/usr/lib/x86_64-linux-gnu/xfce4/"
+	need.File(w.t, dir+"notifyd/xfce4-notifyd")
+	need.Program(w.t, "xfconf-query")
+	w.t.Setenv("HOME", w.t.TempDir())
+	w.t.Setenv("GSETTINGS_BACKEND", "memory")
+	w.serve("org.xfce.Xfconf", w.command(dir+"xfconf/xfconfd"))
+	w.serve(notifications, w.command(dir+"notifyd/xfce4-notifyd"))
+}
+
+// dunst starts the notification server and waits for it to have its name.
+func (w *world) dunst() *exec.Cmd {
+	w.t.Helper()
 	dir := w.t.TempDir()
 	menu := filepath.Join(dir, "menu")
 	script := "#!/bin/sh\nexec grep -m1 -F -f " + w.choice() + "\n"
@@ -124,19 +155,7 @@ func (w *world) dunst() *exec.Cmd {
 	if os.WriteFile(menu, []byte(script), 0o755) != nil || os.WriteFile(rc, []byte(strings.ReplaceAll(dunstrc, "MENU", menu)), 0o644) != nil {
 		w.t.Fatal("cannot write dunst's configuration")
 	}
-	cmd := w.command("dunst", "-conf", rc)
-	start(w.t, cmd)
-	timeout := time.After(20 * time.Second)
-	for {
-		select {
-		case s := <-signals:
-			if len(s.Body) == 3 && s.Body[2] != "" {
-				return cmd
-			}
-		case <-timeout:
-			w.t.Fatal("dunst is not ready")
-		}
-	}
+	return w.serve(notifications, w.command("dunst", "-conf", rc))
 }
 
 func (w *world) choice() string { return filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "choice") }

@@ -326,10 +326,17 @@ func TestDoNotDisturb(t *testing.T) {
 			t.Errorf("%d: %+v", i, e)
 		}
 	}
+	set := func(yes bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.quiet = &yes
+	}
+	set(false)
 	s.conn.Emit(serverPath, properties+".PropertiesChanged", serverName, map[string]dbus.Variant{"Inhibited": dbus.MakeVariant(false)}, []string{})
 	if e := wait[notify.Disturb](d); e.No {
 		t.Error("it is over and not noticed")
 	}
+	set(true)
 	s.conn.Emit(serverPath, properties+".PropertiesChanged", serverName, map[string]dbus.Variant{}, []string{"Inhibited"})
 	if e := wait[notify.Disturb](d); !e.No {
 		t.Error("an invalidated property is not read again")
