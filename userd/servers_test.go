@@ -158,7 +158,7 @@ func TestDoNotDisturbOnDunst(t *testing.T) {
 	w.ctl("set-paused", "true")
 	a.say(bus.HelperShuttingDown{Names: []string{"Notes"}, Left: 8_000_000})
 	w.until("the warning is given", func(p bus.SessionProperties) bool {
-		return one(p) && strings.HasPrefix(p.Notices[0].Text, "Please do not switch off yet.")
+		return one(p) && strings.HasPrefix(p.Notices[0].Text, "Do not switch off yet.")
 	})
 	a.say(bus.HelperShuttingDown{})
 	w.until("and taken back", no)

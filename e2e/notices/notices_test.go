@@ -261,7 +261,7 @@ func TestRestartAndWait(t *testing.T) {
 	s.untilShown(1, "Asking is about to start")
 	s.picture("waits")
 	s.shutdown(true)
-	n = s.untilShown(2, "Please do not switch off yet")
+	n = s.untilShown(2, "Do not switch off yet")
 	if !strings.Contains(n.Body, "Asking is being updated.") {
 		t.Errorf("%+v", n)
 	}
@@ -269,7 +269,7 @@ func TestRestartAndWait(t *testing.T) {
 	s.shutdown(false)
 	s.untilShown(1, "Asking is about to start")
 	s.shutdown(true)
-	s.untilShown(2, "Please do not switch off yet")
+	s.untilShown(2, "Do not switch off yet")
 	if late.Ended() {
 		t.Fatalf("%s", late.Log())
 	}

@@ -2,8 +2,10 @@ package desktop
 
 import (
 	"context"
+	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/e2e/need"
 	"github.com/lull/lull/userd/notify"
 )
 
@@ -388,7 +391,7 @@ func TestRender(t *testing.T) {
 		{"unknown", []string{"x-smell", "body"}, func(f fdo.Notification) bool { return f.Body == n.Body }},
 	}
 	for _, c := range cases {
-		got := render(n, newCapabilities(c.caps))
+		got := render(n, newCapabilities("any", c.caps))
 		if !c.want(got) {
 			t.Errorf("%s: %+v", c.name, got)
 		}
@@ -450,7 +453,9 @@ func TestLaunchesThatWait(t *testing.T) {
 
 func TestProgressAndApplication(t *testing.T) {
 	address := start(t)
-	s := newServer(t, address, allCaps...).own()
+	s := newServer(t, address, allCaps...)
+	s.name = "mako"
+	s.own()
 	d := newDesk(t, address, Options{})
 	n := notice("firefox", 1)
 	n.App, n.Percent = "Firefox", 55
@@ -471,5 +476,44 @@ func TestProgressAndApplication(t *testing.T) {
 	s.mu.Unlock()
 	if _, has := got.Hints["value"]; has || got.AppName != "lull" {
 		t.Errorf("%+v", got)
+	}
+	n.Percent = 55
+	if got := render(n, newCapabilities("another", allCaps)); got.Hints["value"].Value() != nil || !strings.HasSuffix(got.Body, " (55 %)") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// GNOME's setting is read by gsettings, when dconf says that it has changed.
+func TestDoNotDisturbOfGNOME(t *testing.T) {
+	need.Program(t, "gsettings")
+	need.File(t, "/usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml")
+	need.File(t, "/usr/libexec/dconf-service")
+	address := start(t)
+	t.Setenv("DBUS_SESSION_BUS_ADDRESS", address)
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Setenv("GSETTINGS_BACKEND", "dconf")
+	dconf := exec.Command("/usr/libexec/dconf-service")
+	dconf.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := dconf.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dconf.Process.Kill(); dconf.Wait() })
+	s := newServer(t, address, allCaps...)
+	s.name = "gnome-shell"
+	s.own()
+	d := newDesk(t, address, Options{})
+	for i, want := range []bool{true, false} { // not asked yet, and the default
+		if e := wait[notify.Disturb](d); e.No != want {
+			t.Errorf("%d: %+v", i, e)
+		}
+	}
+	for _, banners := range []string{"false", "true"} {
+		if out, err := exec.Command("gsettings", "set", "org.gnome.desktop.notifications", "show-banners", banners).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if e := wait[notify.Disturb](d); e.No != (banners == "false") {
+			t.Errorf("show-banners %s: %+v", banners, e)
+		}
 	}
 }

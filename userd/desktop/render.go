@@ -1,6 +1,8 @@
 package desktop
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	fdo "github.com/esiqveland/notify"
@@ -18,10 +20,14 @@ const (
 )
 
 // capabilities are those of a server that make a difference here.
-type capabilities struct{ actions, body, markup bool }
+type capabilities struct{ actions, body, markup, bar bool }
 
-func newCapabilities(list []string) capabilities {
-	var c capabilities
+// bars are the servers that show a bar for the hint "value" beside the text. It is
+// not in the specification: others show the bar alone, as for a volume, or nothing.
+var bars = []string{"dunst", "mako", "Plasma"}
+
+func newCapabilities(server string, list []string) capabilities {
+	c := capabilities{bar: slices.Contains(bars, server)}
 	for _, s := range list {
 		switch s {
 		case "actions":
@@ -54,9 +60,12 @@ func render(n notify.Notice, c capabilities) fdo.Notification {
 	if out.AppName == "" {
 		out.AppName = appName
 	}
-	if n.Percent >= 0 {
-		// Not in the specification, but understood by most servers.
+	switch {
+	case n.Percent <= 0:
+	case c.bar:
 		out.AddHint(fdo.Hint{ID: "value", Variant: dbus.MakeVariant(int32(min(n.Percent, 100)))})
+	case out.Body != "":
+		out.Body += fmt.Sprintf(" (%d %%)", min(n.Percent, 100))
 	}
 	if c.actions {
 		for _, b := range n.Buttons {

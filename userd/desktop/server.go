@@ -132,7 +132,7 @@ func (l *loop) adopt(owner string) {
 			}
 			l.peer.ready = true
 			l.peer.name, l.peer.kind = info.Name+" "+info.Version, info.Name
-			l.peer.caps = newCapabilities(caps)
+			l.peer.caps = newCapabilities(info.Name, caps)
 			l.look()
 		}
 	})

@@ -119,7 +119,7 @@ func TestGerman(t *testing.T) {
 	p := firefox()
 	p.AtDeadline, p.Urgency, p.Notes = terminate, security, "Schneller."
 	n := c.ready(p, t0)
-	if n.Summary != "Firefox 153 ist bereit" || n.Body != "Diese Aktualisierung behebt ein Sicherheitsproblem. Sie wird eingerichtet, wenn Sie das Programm schließen. "+
+	if n.Summary != "Firefox 153 ist bereit" || n.Body != "Behebt ein Sicherheitsproblem. Die Aktualisierung wird eingerichtet, wenn Sie das Programm schließen. "+
 		"Ist es am Freitag, 4. Dezember um 10:00 Uhr noch offen, wird es dann beendet: Speichern Sie vorher Ihre Arbeit.\nNeu: Schneller." ||
 		n.Buttons[0].Label != "Jetzt neu starten" {
 		t.Errorf("%+v", n)

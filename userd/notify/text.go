@@ -14,8 +14,8 @@ const (
 	sideBySide  = "side-by-side"
 	terminate   = "terminate"
 
-	maxName    = 60  // of an application, in characters
-	maxVersion = 40  // of a version
+	maxName    = 40  // of an application, in characters
+	maxVersion = 24  // of a version
 	maxNotes   = 160 // of what is new
 
 	// doneFor is how long the news of an update that is done stays.
@@ -24,7 +24,7 @@ const (
 
 // of begins a notice about an application.
 func of(kind Kind, refresh, instance, appName, desktop, icon string) Notice {
-	return Notice{Kind: kind, Refresh: refresh, Instance: instance, App: name(appName, instance), DesktopEntry: entry(desktop), Icon: icon, Percent: -1}
+	return Notice{Kind: kind, Refresh: refresh, Instance: instance, App: name(appName, instance), DesktopEntry: entry(desktop), Icon: icon}
 }
 
 // ready is the notice of a refresh that waits. It says what will happen, and
@@ -121,7 +121,7 @@ func (c *Core) wait(w *launch) Notice {
 func (c *Core) goingDown(e ShuttingDown) Notice {
 	n := of(Down, "", "", "", "", "")
 	n.App, n.Urgency = "", Normal
-	n.Summary = c.Texts.T("Please do not switch off yet")
+	n.Summary = c.Texts.T("Do not switch off yet")
 	what := ""
 	if len(e.Names) == 1 {
 		what = c.Texts.T("%s is being updated.", name(e.Names[0], ""))

@@ -86,7 +86,7 @@ type Notice struct {
 	Buttons      []Button
 	Urgency      byte
 	Expire       time.Duration // 0: as long as the server thinks fit
-	Percent      int           // how far it is; -1: that is nothing to show
+	Percent      int           // how far it is; 0 or less: that is not known
 	DesktopEntry string
 	Icon         string
 }
