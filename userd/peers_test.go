@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -256,7 +257,7 @@ type agent struct {
 
 	mu      sync.Mutex
 	pending []bus.PendingRefresh
-	helper  string
+	helpers []string
 	answers chan string
 }
 
@@ -289,7 +290,7 @@ func (a *agent) Pending(bus.Caller) ([]bus.PendingRefresh, error) {
 func (a *agent) RegisterHelper(c bus.Caller, _ map[string]dbus.Variant) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.helper = c.Sender
+	a.helpers = append(a.helpers, c.Sender)
 	return nil
 }
 
@@ -307,10 +308,12 @@ func (a *agent) set(pending ...bus.PendingRefresh) {
 func (a *agent) say(s bus.Signal) {
 	a.t.Helper()
 	a.mu.Lock()
-	helper := a.helper
+	helpers := slices.Clone(a.helpers)
 	a.mu.Unlock()
-	if err := a.server.SendTo(helper, bus.AgentPath, s); err != nil {
-		a.t.Fatal(err)
+	for _, h := range helpers {
+		if err := a.server.SendTo(h, bus.AgentPath, s); err != nil {
+			a.t.Fatal(err)
+		}
 	}
 }
 
@@ -329,5 +332,6 @@ func (a *agent) answered(want string) {
 func refresh(id, instance, name, version string) bus.PendingRefresh {
 	now := uint64(time.Now().UnixMicro())
 	return bus.PendingRefresh{ID: id, Instance: instance, Name: name, FromVersion: "152", ToVersion: version, FromRevision: 1, ToRevision: 2,
-		Urgency: "medium", Since: now, Deadline: now + uint64((14 * 24 * time.Hour).Microseconds()), AtDeadline: "keep-waiting"}
+		Processes: []bus.Process{{PID: 1 << 30, UID: uint32(os.Getuid()), Command: "it"}},
+		Urgency:   "medium", Since: now, Deadline: now + uint64((14 * 24 * time.Hour).Microseconds()), AtDeadline: "keep-waiting"}
 }

@@ -53,13 +53,13 @@ func Run(ctx context.Context, o Options) error {
 	units := services.New()
 	defer units.Close()
 	worker := work.New(units, data.Hands{}, func(order work.Order, err error) { agent.Do(relay.WorkDone{Order: order, Err: err}) }, o.Log)
-	agent = relay.New(relay.Options{Address: o.Bus, Log: o.Log, Work: worker.Give, Session: map[string]dbus.Variant{
+	agent = relay.New(relay.Options{Address: o.Bus, Log: o.Log, Work: worker.Give, Here: here(sessionBus(o.SessionBus)), Session: map[string]dbus.Variant{
 		"version": dbus.MakeVariant(o.Version), "session": dbus.MakeVariant(os.Getenv("XDG_SESSION_ID")),
 	}}, event)
 	kids := newChildren(func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
 	ends := kids.again
 	defer ends.Close()
-	mem := newMemory(o.Log)
+	mem := newMemory(sessionBus(o.SessionBus), o.Log)
 	core := notify.New(notify.DefaultSchedule, time.Local, mem.read())
 	core.Texts = texts.FromEnvironment()
 

@@ -36,7 +36,8 @@ const (
 type Options struct {
 	Address string // of the agent's bus; "": the system bus
 	Session map[string]dbus.Variant
-	Work    func(work.Order) // is told what the agent wants done in the session; must not block
+	Work    func(work.Order)      // is told what the agent wants done in the session; must not block
+	Here    func(pid uint32) bool // whether a process belongs to this session; nil: all do
 	Log     *slog.Logger
 }
 
@@ -319,7 +320,7 @@ func (l *link) command(ctx context.Context, calls *sync.WaitGroup, c Command) {
 					l.event(notify.AskFailed{})
 					return
 				}
-				l.event(notify.Listed{List: pendings(list)})
+				l.event(notify.Listed{List: l.pendings(list)})
 			}
 		})
 	case notify.Follow:
