@@ -277,7 +277,14 @@ func TestRestartAndWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.untilLog("started 3, app, in " + s.Dir)
-	s.untilShown(1, "Asking was updated")
+	s.Until("nothing says any more that it waits", limit, func() (bool, string) {
+		for _, n := range s.desk.Live() {
+			if n.Summary != "Asking was updated" { // if it was still closing when this was prepared
+				return false, s.desk.String()
+			}
+		}
+		return true, ""
+	})
 	if err := os.WriteFile(s.common("do"), []byte("quit\n"), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -309,4 +316,43 @@ func (s *scene) shutdown(down bool) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// TestTwoUsers: each is told of what he runs himself, on his own screen, for as long
+// as he runs it.
+func TestTwoUsers(t *testing.T) {
+	s := set(t)
+	bob := &scene{World: rig.New(t, rig.Options{Tracker: "freezer"}), t: t} // of which only the second session is used
+	bob.Bus, bob.Store, bob.RunDir, bob.Config = s.Bus, s.Store, s.RunDir, s.Config
+	bob.User = bob.Ordinary("daemon")
+	bob.desk = bob.StartDesktop()
+	bob.StartHelper()
+	s.publish(2)
+	if r := s.Lull("refresh", name); r.Code != 75 {
+		t.Fatalf("%v", r)
+	}
+	s.untilShown(1, "Asking 2 is ready")
+	if live := bob.desk.Live(); len(live) > 0 {
+		t.Errorf("the other one is told: %v", live)
+	}
+	bob.User.StartLull(nil, "run", name)
+	bob.untilLog("started 1, app, in " + bob.Dir)
+	bob.untilShown(1, "Asking 2 is ready")
+	if pids := strings.Count(bob.User.Lull("pending").Stdout, "PID "); pids != 1 {
+		t.Errorf("%v", bob.User.Lull("pending"))
+	}
+	if err := os.WriteFile(s.common("do"), []byte("quit\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	s.untilShown(0, "") // true no longer, for him
+	if live := bob.desk.Live(); len(live) != 1 {
+		t.Errorf("%v", bob.desk)
+	}
+	bob.desk.Press("When I close it")
+	bob.untilShown(0, "")
+	if err := os.WriteFile(bob.common("do"), []byte("quit\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	bob.untilShown(1, "Asking was updated")
+	s.untilShown(1, "Asking was updated")
 }
