@@ -6,7 +6,8 @@
 //
 // Its parts are edges around a pure core (package notify): relay is the agent
 // on its bus, desktop the notification server on the session bus, session is
-// logind, again ends and starts applications, memory.go keeps on a volatile
+// logind, fullscreen the X server, again ends and starts applications, texts has the
+languages, memory.go keeps on a volatile
 // file system what must outlive the process. Beside it, work takes the agent's
 // orders, with data and services as its hands.
 //

@@ -14,6 +14,7 @@ import (
 	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/userd/data"
 	"github.com/lull/lull/userd/desktop"
+	"github.com/lull/lull/userd/fullscreen"
 	"github.com/lull/lull/userd/notify"
 	"github.com/lull/lull/userd/relay"
 	"github.com/lull/lull/userd/services"
@@ -27,6 +28,7 @@ type Options struct {
 	Bus        string // of the agent; "": the system bus
 	SessionBus string // "": the one of the environment
 	LogindBus  string // "": the system bus
+	Display    string // of X; "": none
 	Ready      *os.File
 	Version    string
 	Log        *slog.Logger
@@ -85,6 +87,16 @@ func Run(ctx context.Context, o Options) error {
 			cancel(err)
 		}
 	})
+
+	if o.Display != "" {
+		parts.Go(func() {
+			err := fullscreen.Watch(ctx, o.Display, func(yes bool) { event(notify.Fullscreen{Yes: yes}) })
+			if ctx.Err() == nil { // not seen is as good as not there
+				o.Log.Info("cannot tell any more whether a window fills the screen", "error", err)
+				event(notify.Fullscreen{})
+			}
+		})
+	}
 
 	// Whether the screen is locked is known before the agent is asked what to
 	// show.

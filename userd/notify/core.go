@@ -43,6 +43,7 @@ type Core struct {
 	agentLost time.Time // zero: it is there, or its notices are down already
 	disturb   bool      // the server says "do not disturb", or nothing yet
 	locked    bool
+	filled    bool // a window fills the screen
 	asking    bool
 	outdated  bool // something has changed since the question left
 	discarded int  // answers in a row that were outdated
@@ -185,6 +186,8 @@ func (c *Core) handle(now time.Time, e Event) {
 		c.disturb = e.No
 	case Locked:
 		c.locked = e.Yes
+	case Fullscreen:
+		c.filled = e.Yes
 	case LaunchWaits:
 		c.launchWaits(e)
 	case LaunchOver:
@@ -203,7 +206,7 @@ func (c *Core) handle(now time.Time, e Event) {
 	}
 }
 
-func (c *Core) quiet() bool { return c.disturb || c.locked }
+func (c *Core) quiet() bool { return c.disturb || c.locked || c.filled }
 
 // changed makes a question due. The answer to one that is under way may be
 // from before: it does not count.

@@ -294,7 +294,10 @@ func TestQuiet(t *testing.T) {
 	p.event(Disturb{true})
 	p.event(Locked{false})
 	p.did()
+	p.event(Fullscreen{true})
 	p.event(Disturb{false})
+	p.did()
+	p.event(Fullscreen{false})
 	p.did("show ready firefox")
 
 	// The news of an update waits, too.

@@ -7,7 +7,9 @@
 // one in place, and a notice that is no longer true is withdrawn. It is *up*
 // while it is believed to be on the screen. *Due* is what is to be shown as
 // soon as that is allowed. *Quiet* is a time in which nothing is shown: the
-// screen is locked, or the server says "do not disturb". A *reminder* is the
+// screen is locked, a window fills it, or the server says "do not disturb". What
+*waits* besides refreshes are launches, which have the instance's one notice for as
+long as they do. A *reminder* is the
 // same notice shown once more, by the Schedule. *Memory* is what must outlive
 // this process so that nobody is told twice.
 //

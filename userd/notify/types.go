@@ -141,6 +141,8 @@ type (
 	// Locked says whether the screen is locked, or the session in the
 	// background.
 	Locked struct{ Yes bool }
+	// Fullscreen says whether a window fills the screen.
+	Fullscreen struct{ Yes bool }
 	// LaunchWaits: a launch, which has that name on the session bus, waits.
 	LaunchWaits struct{ Launch, Instance, Why string }
 	// LaunchOver: it has started, or ended.
@@ -170,6 +172,7 @@ func (Progress) event()     {}
 func (ShuttingDown) event() {}
 func (LaunchWaits) event()  {}
 func (LaunchOver) event()   {}
+func (Fullscreen) event()   {}
 
 // An Effect is something to do.
 type Effect interface{ effect() }
