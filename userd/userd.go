@@ -88,18 +88,24 @@ func Run(ctx context.Context, o Options) error {
 		}
 	})
 
-	if o.Display != "" {
-		parts.Go(func() {
-			err := fullscreen.Watch(ctx, o.Display, func(yes bool) { event(notify.Fullscreen{Yes: yes}) })
-			if ctx.Err() == nil { // not seen is as good as not there
-				o.Log.Info("cannot tell any more whether a window fills the screen", "error", err)
-				event(notify.Fullscreen{})
-			}
+	// Whether the screen is locked, or filled by a window, is known before the agent
+	// is asked what to show.
+	seen := make(chan struct{})
+	parts.Go(func() {
+		first := sync.OnceFunc(func() { close(seen) })
+		defer first()
+		if o.Display == "" {
+			return
+		}
+		err := fullscreen.Watch(ctx, o.Display, func(yes bool) {
+			event(notify.Fullscreen{Yes: yes})
+			first()
 		})
-	}
-
-	// Whether the screen is locked is known before the agent is asked what to
-	// show.
+		if ctx.Err() == nil { // not seen is as good as not there
+			o.Log.Info("cannot tell any more whether a window fills the screen", "error", err)
+			event(notify.Fullscreen{})
+		}
+	})
 	known := make(chan struct{})
 	first := sync.OnceFunc(func() { close(known) })
 	parts.Go(func() {
@@ -113,6 +119,7 @@ func Run(ctx context.Context, o Options) error {
 		})
 	})
 	await(ctx, known)
+	await(ctx, seen)
 
 	answered := make(chan struct{})
 	parts.Go(func() { _ = agent.Run(ctx, sync.OnceFunc(func() { close(answered) })) })
