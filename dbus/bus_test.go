@@ -580,3 +580,5 @@ func TestEscapeLabel(t *testing.T) {
 		}
 	}
 }
+
+func TestOnBroker(t *testing.T) { bustest.OnBroker(t) }

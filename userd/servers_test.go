@@ -7,6 +7,7 @@ import (
 	"time"
 
 	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/dbus/bustest"
 	"github.com/lull/lull/e2e/need"
 )
 
@@ -195,3 +196,5 @@ func TestGermanNotices(t *testing.T) {
 		})
 	}
 }
+
+func TestOnBroker(t *testing.T) { bustest.OnBroker(t) }

@@ -13,6 +13,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/dbus/bustest"
 	"github.com/lull/lull/e2e/need"
 	"github.com/lull/lull/userd/notify"
 )
@@ -517,3 +518,5 @@ func TestDoNotDisturbOfGNOME(t *testing.T) {
 		}
 	}
 }
+
+func TestOnBroker(t *testing.T) { bustest.OnBroker(t) }

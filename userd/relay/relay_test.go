@@ -325,3 +325,5 @@ func TestOnlyWhatRunsHere(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+func TestOnBroker(t *testing.T) { bustest.OnBroker(t) }
