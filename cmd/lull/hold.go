@@ -14,7 +14,7 @@ func (a *app) holdCmd() *cobra.Command {
 	var length, end, reason string
 	var self bool
 	cmd := &cobra.Command{
-		Use:   "hold APP... | hold --self [TIME]",
+		Use:   "hold APP... | --self [TIME]",
 		Short: "Postpone the refreshes of applications",
 		Long: `Postpones the refreshes of applications, for a week if nothing else is said.
 Everybody sees who holds what until when; no hold lasts for ever. How long a user
