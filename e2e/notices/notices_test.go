@@ -190,6 +190,11 @@ func TestApplicationAsks(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 
+	shown := s.Admin.Must("busctl", "--address="+s.Bus.Address, "--no-pager", "introspect", bus.AgentName, path, bus.UpdateMonitorInterface).Stdout
+	if f := strings.Fields(shown); !strings.Contains(strings.Join(f, " "), ".Close method - - - .UpdateAvailable signal a{sv} - -") {
+		t.Errorf("%s", shown)
+	}
+
 	s.do("lull hold --self 2h")
 	s.untilShown(0, "")
 	var p struct{ HeldBy string }
