@@ -22,7 +22,9 @@ TEST_NEEDS := $(DEMO_NEEDS) git:git ps:procps dbus-run-session:dbus-daemon notif
 	systemd-nspawn:systemd-container debootstrap:debootstrap spin:spin mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs \
 	mkfs.btrfs:btrfs-progs setfattr:attr /usr/lib/python3/dist-packages/dbusmock:python3-dbusmock /usr/lib/polkit-1/polkitd:polkitd \
 	libgtk-3.so.0:libgtk-3-0 libvpx.so.7:libvpx7 libasound.so.2:libasound2 libX11-xcb.so.1:libx11-xcb1 libevent-2.1.so.7:libevent-2.1-7 \
-	qemu-system-x86_64:qemu-system-x86 depmod:kmod
+	qemu-system-x86_64:qemu-system-x86 depmod:kmod /usr/lib/x86_64-linux-gnu/xfce4/notifyd/xfce4-notifyd:xfce4-notifyd xfconf-query:xfconf openbox:openbox dbus-broker-launch:dbus-broker \
+	gsettings:libglib2.0-bin /usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml:gsettings-desktop-schemas \
+	/usr/libexec/dconf-service:dconf-service /usr/lib/x86_64-linux-gnu/gio/modules/libdconfsettings.so:dconf-gsettings-backend
 BENCH_NEEDS := $(TEST_NEEDS) ostree:ostree nix-store:nix-bin casync:casync
 
 # Linters, at these versions, come through the module proxy.

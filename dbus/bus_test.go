@@ -475,11 +475,14 @@ func TestIntrospectionIsTheXML(t *testing.T) {
 	if err := w.server.Export(bus.RefreshPath("1"), bus.ExportRefresh(nil, bus.RefreshProperties{})); err != nil {
 		t.Fatal(err)
 	}
+	if err := w.server.Export("/org/lull/update_monitor/1_1/t1", bus.ExportUpdateMonitor(nil)); err != nil {
+		t.Fatal(err)
+	}
 	if err := w.server.Export(bus.SessionPath, bus.ExportSession(nil, bus.SessionProperties{})); err != nil {
 		t.Fatal(err)
 	}
 	live := map[string]shape{}
-	for path, own := range map[dbus.ObjectPath]int{bus.AgentPath: 5, bus.PackagePath("a"): 1, bus.RefreshPath("1"): 1, bus.SessionPath: 1} {
+	for path, own := range map[dbus.ObjectPath]int{bus.AgentPath: 5, bus.PackagePath("a"): 1, bus.RefreshPath("1"): 1, bus.SessionPath: 1, "/org/lull/update_monitor/1_1/t1": 1} {
 		found := 0
 		for name, s := range interfaces(t, introspect(t, w.client, path)) {
 			if strings.HasPrefix(name, "org.lull.") {
@@ -519,6 +522,7 @@ func TestServersMustImplementTheXML(t *testing.T) {
 		bus.ManagerInterface: reflect.TypeFor[bus.Manager](), bus.SpaceInterface: reflect.TypeFor[bus.Space](),
 		bus.RetainedInterface: reflect.TypeFor[bus.Retained](), bus.RefreshInterface: reflect.TypeFor[bus.Refresh](),
 		bus.SessionInterface: reflect.TypeFor[bus.Session](), bus.SystemInterface: reflect.TypeFor[bus.System](),
+		bus.UpdateMonitorInterface: reflect.TypeFor[bus.UpdateMonitor](),
 	}
 	for _, data := range bus.XML() {
 		for name, i := range interfaces(t, string(data)) {
@@ -576,3 +580,5 @@ func TestEscapeLabel(t *testing.T) {
 		}
 	}
 }
+
+func TestOnBroker(t *testing.T) { bustest.OnBroker(t) }

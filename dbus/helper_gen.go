@@ -109,6 +109,30 @@ func ParseHelperUpdated(sig *dbus.Signal) (s HelperUpdated, ok bool) {
 	return s, true
 }
 
+// HelperShuttingDown: The machine is about to go off, and waits for refreshes in their critical
+// section: names of the applications, for people, and how long they take at the most as far as is
+// known, in microseconds. No names: that is no longer so.
+type HelperShuttingDown struct {
+	Names []string
+	Left  uint64
+}
+
+// SignalName implements Signal.
+func (HelperShuttingDown) SignalName() string { return HelperInterface + ".ShuttingDown" }
+
+func (s HelperShuttingDown) body() []any { return []any{s.Names, s.Left} }
+
+// ParseHelperShuttingDown reads sig, or says that it is something else.
+func ParseHelperShuttingDown(sig *dbus.Signal) (s HelperShuttingDown, ok bool) {
+	if sig.Name != s.SignalName() {
+		return s, false
+	}
+	if store(sig.Body, &s.Names, &s.Left) != nil {
+		return s, false
+	}
+	return s, true
+}
+
 // HelperWork: What is to be done in the user's session for a refresh, or with an empty id because
 // the helper has registered. Of several helpers of a user the oldest gets it, and when that one
 // leaves, the next. Manager.WorkDone answers each. Phases: precopy (the refresh is prepared: copy

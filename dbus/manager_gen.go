@@ -15,25 +15,27 @@ const ManagerInterface = "org.lull.Agent1.Manager"
 var infoManager = &ifaceInfo{
 	name: ManagerInterface,
 	methods: map[string]string{
-		"Install":        "sa{sv}",
-		"Remove":         "sa{sv}",
-		"Refresh":        "asa{sv}",
-		"Revert":         "sa{sv}",
-		"Check":          "",
-		"Hold":           "sts",
-		"Unhold":         "s",
-		"Pending":        "",
-		"JoinRun":        "sss",
-		"Open":           "s",
-		"Resolve":        "sa{sv}",
-		"Why":            "s",
-		"RegisterHelper": "a{sv}",
-		"Answer":         "ss",
-		"WorkDone":       "ssss",
-		"AddRepository":  "ssay",
-		"Inspect":        "",
-		"Doctor":         "",
-		"Reload":         "",
+		"Install":             "sa{sv}",
+		"Remove":              "sa{sv}",
+		"Refresh":             "asa{sv}",
+		"Revert":              "sa{sv}",
+		"Check":               "",
+		"Hold":                "sts",
+		"Unhold":              "s",
+		"Pending":             "",
+		"JoinRun":             "sss",
+		"Open":                "s",
+		"Resolve":             "sa{sv}",
+		"Why":                 "s",
+		"RegisterHelper":      "a{sv}",
+		"Answer":              "ss",
+		"WorkDone":            "ssss",
+		"Self":                "",
+		"CreateUpdateMonitor": "a{sv}",
+		"AddRepository":       "ssay",
+		"Inspect":             "",
+		"Doctor":              "",
+		"Reload":              "",
 	},
 	props: []propInfo{
 		{"Version", emitsConst},
@@ -81,7 +83,9 @@ type Manager interface {
 	// instance (s), name (s: shown to people), from-version (s), to-version (s), from-revision (u),
 	// to-revision (u), urgency (s), notes (s: what is new), since (t), deadline (t), reminders (at:
 	// when to bring it to mind again, the deadline last), at-deadline (s), desktop-entry (s), icon
-	// (s), processes (a(uus): pid, uid, command). Keys without a value may be missing.
+	// (s), processes (a(uus): pid, uid, command), dbus-name (s: under which the application can be
+	// asked to quit), hook (b: it has a refresh-pending hook, which lull-run --hook runs). Keys
+	// without a value may be missing.
 	Pending(caller Caller) (pending []PendingRefresh, err error)
 	// JoinRun: For launchers, where systemd does not track: moves the calling process into a new run
 	// of the instance. The agent takes the launch lock itself while it does. Service is empty for
@@ -112,6 +116,18 @@ type Manager interface {
 	// in an error, which is its text, else empty. Error NotPermitted: the caller is no registered
 	// helper, or another one of its user has the work; NotFound: there is no such work.
 	WorkDone(caller Caller, id string, instance string, phase string, error string) (err error)
+	// Self: For applications: of which instance's run the calling process is, as the kernel has it,
+	// and the hash of the package that it runs (empty where that cannot be told). Error NotFound: of
+	// none.
+	Self(caller Caller) (instance string, pkg string, err error)
+	// CreateUpdateMonitor: For applications, as Flatpak's portal has it: makes an object
+	// (UpdateMonitor) that tells the caller alone of updates of the instance of which it is a run. It
+	// lives until Close, or until the caller leaves the bus. What is there already is told at once.
+	// Options: handle_token (s: the last part of the object's path,
+	// /org/lull/update_monitor/SENDER/TOKEN, where SENDER is the caller's unique name without the
+	// colon and with _ for dots: so the path is known before, and no signal is missed). Error
+	// NotFound: the caller is no run; Busy: it has too many.
+	CreateUpdateMonitor(caller Caller, options UpdateMonitorOptions) (handle dbus.ObjectPath, err error)
 	// AddRepository: Privileged. Adds a repository by its address (a path or an http or https URL) and
 	// the content of the root metadata that is trusted from now on.
 	AddRepository(caller Caller, name string, url string, root []byte) (err error)
@@ -324,6 +340,26 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, badArguments("WorkDone: %v", err)
 		}
 		return nil, e.impl.WorkDone(c, a0, a1, a2, a3)
+	case "Self":
+		r0, r1, err := e.impl.Self(c)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0, r1}, nil
+	case "CreateUpdateMonitor":
+		var a0 map[string]dbus.Variant
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("CreateUpdateMonitor: %v", err)
+		}
+		d0, err := fromDict[UpdateMonitorOptions](a0, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, err := e.impl.CreateUpdateMonitor(c, d0)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0}, nil
 	case "AddRepository":
 		var a0 string
 		var a1 string
@@ -417,7 +453,9 @@ func (p ManagerProxy) Unhold(ctx context.Context, instance string) (until uint64
 // instance (s), name (s: shown to people), from-version (s), to-version (s), from-revision (u),
 // to-revision (u), urgency (s), notes (s: what is new), since (t), deadline (t), reminders (at:
 // when to bring it to mind again, the deadline last), at-deadline (s), desktop-entry (s), icon (s),
-// processes (a(uus): pid, uid, command). Keys without a value may be missing.
+// processes (a(uus): pid, uid, command), dbus-name (s: under which the application can be asked to
+// quit), hook (b: it has a refresh-pending hook, which lull-run --hook runs). Keys without a value
+// may be missing.
 func (p ManagerProxy) Pending(ctx context.Context) (pending []PendingRefresh, err error) {
 	var w0 []map[string]dbus.Variant
 	err = p.call(ctx, "Pending", nil, &w0)
@@ -496,6 +534,25 @@ func (p ManagerProxy) Answer(ctx context.Context, id string, action string) (err
 // helper, or another one of its user has the work; NotFound: there is no such work.
 func (p ManagerProxy) WorkDone(ctx context.Context, id string, instance string, phase string, error string) (err error) {
 	err = p.call(ctx, "WorkDone", []any{id, instance, phase, error})
+	return
+}
+
+// Self: For applications: of which instance's run the calling process is, as the kernel has it, and
+// the hash of the package that it runs (empty where that cannot be told). Error NotFound: of none.
+func (p ManagerProxy) Self(ctx context.Context) (instance string, pkg string, err error) {
+	err = p.call(ctx, "Self", nil, &instance, &pkg)
+	return
+}
+
+// CreateUpdateMonitor: For applications, as Flatpak's portal has it: makes an object
+// (UpdateMonitor) that tells the caller alone of updates of the instance of which it is a run. It
+// lives until Close, or until the caller leaves the bus. What is there already is told at once.
+// Options: handle_token (s: the last part of the object's path,
+// /org/lull/update_monitor/SENDER/TOKEN, where SENDER is the caller's unique name without the colon
+// and with _ for dots: so the path is known before, and no signal is missed). Error NotFound: the
+// caller is no run; Busy: it has too many.
+func (p ManagerProxy) CreateUpdateMonitor(ctx context.Context, options UpdateMonitorOptions) (handle dbus.ObjectPath, err error) {
+	err = p.call(ctx, "CreateUpdateMonitor", []any{toDict(options)}, &handle)
 	return
 }
 

@@ -24,6 +24,8 @@ var infoPackage = &ifaceInfo{
 		{"Repository", emitsValue},
 		{"Channel", emitsValue},
 		{"Apps", emitsValue},
+		{"DesktopEntry", emitsValue},
+		{"Icon", emitsValue},
 		{"Services", emitsValue},
 		{"Revisions", emitsValue},
 		{"Running", emitsValue},
@@ -38,25 +40,27 @@ var infoPackage = &ifaceInfo{
 
 // PackageProperties are the properties of PackageInterface.
 type PackageProperties struct {
-	Instance   string
-	Name       string
-	Title      string // The name that is shown to people
-	Summary    string
-	Version    string
-	Revision   uint32
-	Hash       string
-	Repository string
-	Channel    string
-	Apps       []string
-	Services   []ServiceState // Name and state (active, inactive, failed)
-	Revisions  []RevisionInfo // Revision, hash, version, when it was made current, state (current, previous, reverted, staged)
-	Running    bool
-	Processes  []Process       // Processes of its applications: pid, uid, command
-	Refresh    dbus.ObjectPath // The refresh under way, or /
-	HeldUntil  uint64          // The end of the hold that lasts longest, 0 if there is none; HeldBy and HeldReason are of the same
-	HeldBy     string
-	HeldReason string
-	Holds      []Hold // All holds in force, the longest first: user, name, since, until, whether an administrator's, reason
+	Instance     string
+	Name         string
+	Title        string // The name that is shown to people
+	Summary      string
+	Version      string
+	Revision     uint32
+	Hash         string
+	Repository   string
+	Channel      string
+	Apps         []string
+	DesktopEntry string         // Its desktop entry, without .desktop, or empty
+	Icon         string         // Its icon: a name in the theme, or a path
+	Services     []ServiceState // Name and state (active, inactive, failed)
+	Revisions    []RevisionInfo // Revision, hash, version, when it was made current, state (current, previous, reverted, staged)
+	Running      bool
+	Processes    []Process       // Processes of its applications: pid, uid, command
+	Refresh      dbus.ObjectPath // The refresh under way, or /
+	HeldUntil    uint64          // The end of the hold that lasts longest, 0 if there is none; HeldBy and HeldReason are of the same
+	HeldBy       string
+	HeldReason   string
+	Holds        []Hold // All holds in force, the longest first: user, name, since, until, whether an administrator's, reason
 }
 
 // Apply takes over what a PropertiesChanged signal or a GetAll says.
@@ -154,6 +158,18 @@ func (p PackageProxy) GetChannel(ctx context.Context) (v string, err error) {
 // GetApps asks for one property.
 func (p PackageProxy) GetApps(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Apps", &v)
+	return v, err
+}
+
+// GetDesktopEntry asks for one property.
+func (p PackageProxy) GetDesktopEntry(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "DesktopEntry", &v)
+	return v, err
+}
+
+// GetIcon asks for one property.
+func (p PackageProxy) GetIcon(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "Icon", &v)
 	return v, err
 }
 

@@ -14,7 +14,8 @@ const SessionInterface = "org.lull.Session1"
 var infoSession = &ifaceInfo{
 	name: SessionInterface,
 	methods: map[string]string{
-		"Show": "",
+		"Show":        "",
+		"LaunchWaits": "ss",
 	},
 	props: []propInfo{
 		{"Version", emitsConst},
@@ -29,6 +30,10 @@ var infoSession = &ifaceInfo{
 type Session interface {
 	// Show: Shows the notices of all pending refreshes again, also those that were put off.
 	Show(caller Caller) (err error)
+	// LaunchWaits: For launchers: the launch of an instance waits, because of what the marker says
+	// (refresh-pending, refresh-in-progress or refresh-starting). The person is told, until the caller
+	// leaves the bus.
+	LaunchWaits(caller Caller, instance string, why string) (err error)
 }
 
 // SessionProperties are the properties of SessionInterface.
@@ -67,6 +72,13 @@ func (e *SessionExport) invoke(c Caller, method string, body []any) ([]any, erro
 	switch method {
 	case "Show":
 		return nil, e.impl.Show(c)
+	case "LaunchWaits":
+		var a0 string
+		var a1 string
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("LaunchWaits: %v", err)
+		}
+		return nil, e.impl.LaunchWaits(c, a0, a1)
 	}
 	return nil, badArguments("%s is no method", method)
 }
@@ -82,6 +94,14 @@ func NewSessionProxy(conn *dbus.Conn, path dbus.ObjectPath) SessionProxy {
 // Show: Shows the notices of all pending refreshes again, also those that were put off.
 func (p SessionProxy) Show(ctx context.Context) (err error) {
 	err = p.call(ctx, "Show", nil)
+	return
+}
+
+// LaunchWaits: For launchers: the launch of an instance waits, because of what the marker says
+// (refresh-pending, refresh-in-progress or refresh-starting). The person is told, until the caller
+// leaves the bus.
+func (p SessionProxy) LaunchWaits(ctx context.Context, instance string, why string) (err error) {
+	err = p.call(ctx, "LaunchWaits", []any{instance, why})
 	return
 }
 

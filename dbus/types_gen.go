@@ -160,12 +160,19 @@ type PendingRefresh struct {
 	HeldUntil    uint64          `dict:"held-until"`
 	HeldBy       string          `dict:"held-by"`
 	HeldReason   string          `dict:"held-reason"`
+	DBusName     string          `dict:"dbus-name"`
+	Hook         bool            `dict:"hook"`
 }
 
 // ResolveOptions is a dictionary on the bus; zero values are left out.
 type ResolveOptions struct {
 	Channel    string `dict:"channel"`
 	Repository string `dict:"repository"`
+}
+
+// UpdateMonitorOptions is a dictionary on the bus; zero values are left out.
+type UpdateMonitorOptions struct {
+	HandleToken string `dict:"handle_token"`
 }
 
 // CollectOptions is a dictionary on the bus; zero values are left out.
@@ -208,4 +215,15 @@ type SessionWork struct {
 	FromRevision uint32 `dict:"from-revision"`
 	ToRevision   uint32 `dict:"to-revision"`
 	Data         bool   `dict:"data"`
+}
+
+// UpdateInfo is a dictionary on the bus; zero values are left out.
+type UpdateInfo struct {
+	RunningCommit string `dict:"running-commit"`
+	LocalCommit   string `dict:"local-commit"`
+	RemoteCommit  string `dict:"remote-commit"`
+	Version       string `dict:"version"`
+	Urgency       string `dict:"urgency"`
+	Deadline      uint64 `dict:"deadline"`
+	Notes         string `dict:"notes"`
 }

@@ -11,17 +11,30 @@ import (
 	"github.com/lull/lull/userd/mailbox"
 )
 
-// children starts applications again and reaps them. An application that
+// children starts applications again, and hooks that ask them to quit, and reaps
+// both. An application that
 // outlives the helper is inherited by init.
 type children struct {
 	again  *again.Again
 	env    func() []string // more environment for the launcher
 	log    *slog.Logger
 	launch *mailbox.Box[string]
+	hooks  *mailbox.Box[child]
 }
 
-func newChildren(a *again.Again, env func() []string, log *slog.Logger) *children {
-	return &children{again: a, env: env, log: log, launch: mailbox.New[string]()}
+// child is a process of ours.
+type child struct {
+	instance string
+	pid      int
+}
+
+func newChildren(env func() []string, log *slog.Logger) *children {
+	c := &children{env: env, log: log, launch: mailbox.New[string](), hooks: mailbox.New[child]()}
+	c.again = again.New(log, env, func(instance string, hook *os.Process) {
+		c.hooks.Put(child{instance, hook.Pid})
+		_ = hook.Release() // reaped by number, below
+	})
+	return c
 }
 
 // run serves until the context ends.
@@ -29,7 +42,8 @@ func (c *children) run(ctx context.Context) {
 	exits := make(chan os.Signal, 1)
 	signal.Notify(exits, syscall.SIGCHLD)
 	defer signal.Stop(exits)
-	living := map[int]string{}
+	living := map[int]string{} // by pid: of which instance
+	hooks := map[int]bool{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -45,6 +59,10 @@ func (c *children) run(ctx context.Context) {
 				living[p.Pid] = instance
 				_ = p.Release() // reaped by number, below
 			}
+		case <-c.hooks.C():
+			for _, h := range c.hooks.Take() {
+				living[h.pid], hooks[h.pid] = h.instance, true
+			}
 		case <-exits:
 		}
 		for pid, instance := range living {
@@ -52,7 +70,13 @@ func (c *children) run(ctx context.Context) {
 			if got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil); got == 0 && err == nil {
 				continue
 			}
+			hook := hooks[pid]
 			delete(living, pid)
+			delete(hooks, pid)
+			if hook {
+				c.log.Info("a hook has asked an application to quit", "instance", instance, "pid", pid, "status", status.ExitStatus())
+				continue
+			}
 			if status.ExitStatus() != 0 {
 				c.log.Warn("an application that was started again has ended", "instance", instance, "status", status.ExitStatus())
 			}

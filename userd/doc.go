@@ -6,9 +6,10 @@
 //
 // Its parts are edges around a pure core (package notify): relay is the agent
 // on its bus, desktop the notification server on the session bus, session is
-// logind, again ends and starts applications, memory.go keeps on a volatile
-// file system what must outlive the process. Beside it, work takes the agent's
-// orders, with data and services as its hands.
+// logind, fullscreen the X server, again ends and starts applications, texts has
+// the languages, memory.go keeps on a volatile file system what must outlive the
+// process. Beside it, work takes the agent's orders, with data and services as its
+// hands.
 //
 // Concurrency: each edge has one goroutine that owns its connection. They give
 // events to the loop, waiting for it; the loop, which owns the core, never

@@ -40,7 +40,7 @@ func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, ne
 		now := wallclock.Now()
 		for _, effect := range core.Step(now, event) {
 			switch f := effect.(type) {
-			case notify.Ask, notify.Answer:
+			case notify.Ask, notify.Answer, notify.Follow:
 				e.agent(f)
 			case notify.Show, notify.Close:
 				e.desktop(f)

@@ -72,6 +72,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(exitUsage, err)
 	}
 	o := Options{Ready: ready, Version: ownVersion(), Log: logger(stderr, l)}
+	o.Display = os.Getenv("DISPLAY")
 	o.Bus, o.SessionBus, o.LogindBus = addresses(*bus, *sessionBus, *logindBus)
 	if err := Run(ctx, o); err != nil {
 		return fail(exitFailed, err)

@@ -1,8 +1,10 @@
 package userd
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -19,12 +21,16 @@ type memory struct {
 	log  *slog.Logger
 }
 
-func newMemory(log *slog.Logger) memory {
+func newMemory(session string, log *slog.Logger) memory {
 	dir := os.Getenv("XDG_RUNTIME_DIR")
 	if dir == "" {
 		return memory{"", log}
 	}
-	return memory{filepath.Join(dir, "lull-userd", "notices.json"), log}
+	name := "notices.json"
+	if s := busSocket(session); s != "path="+filepath.Join(dir, "bus") { // another session of this user
+		name = fmt.Sprintf("notices-%x.json", sha256.Sum256([]byte(s)))[:len("notices-")+16] + ".json"
+	}
+	return memory{filepath.Join(dir, "lull-userd", name), log}
 }
 
 // read returns what was written last. What cannot be read is as good as

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -108,15 +109,46 @@ func end(cmd *exec.Cmd) {
 	timer.Stop()
 }
 
-// dunst starts the notification server and waits for it to have its name.
-func (w *world) dunst() *exec.Cmd {
+// serve starts a program and waits for it to have its name on the session bus.
+func (w *world) serve(name string, cmd *exec.Cmd) *exec.Cmd {
 	w.t.Helper()
 	signals := make(chan *dbus.Signal, 16)
 	w.conn.Signal(signals)
 	defer w.conn.RemoveSignal(signals)
-	if err := w.conn.AddMatchSignal(dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, "org.freedesktop.Notifications")); err != nil {
+	if err := w.conn.AddMatchSignal(dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, name)); err != nil {
 		w.t.Fatal(err)
 	}
+	start(w.t, cmd)
+	timeout := time.After(20 * time.Second)
+	for {
+		select {
+		case s := <-signals:
+			if len(s.Body) == 3 && s.Body[0] == name && s.Body[2] != "" {
+				return cmd
+			}
+		case <-timeout:
+			w.t.Fatalf("%s is not ready", cmd.Path)
+		}
+	}
+}
+
+const notifications = "org.freedesktop.Notifications"
+
+// xfce starts Xfce's notification server, and the settings that it obeys.
+func (w *world) xfce() {
+	w.t.Helper()
+	dir := "/usr/lib/x86_64-linux-gnu/xfce4/"
+	need.File(w.t, dir+"notifyd/xfce4-notifyd")
+	need.Program(w.t, "xfconf-query")
+	w.t.Setenv("HOME", w.t.TempDir())
+	w.t.Setenv("GSETTINGS_BACKEND", "memory")
+	w.serve("org.xfce.Xfconf", w.command(dir+"xfconf/xfconfd"))
+	w.serve(notifications, w.command(dir+"notifyd/xfce4-notifyd"))
+}
+
+// dunst starts the notification server and waits for it to have its name.
+func (w *world) dunst() *exec.Cmd {
+	w.t.Helper()
 	dir := w.t.TempDir()
 	menu := filepath.Join(dir, "menu")
 	script := "#!/bin/sh\nexec grep -m1 -F -f " + w.choice() + "\n"
@@ -124,19 +156,7 @@ func (w *world) dunst() *exec.Cmd {
 	if os.WriteFile(menu, []byte(script), 0o755) != nil || os.WriteFile(rc, []byte(strings.ReplaceAll(dunstrc, "MENU", menu)), 0o644) != nil {
 		w.t.Fatal("cannot write dunst's configuration")
 	}
-	cmd := w.command("dunst", "-conf", rc)
-	start(w.t, cmd)
-	timeout := time.After(20 * time.Second)
-	for {
-		select {
-		case s := <-signals:
-			if len(s.Body) == 3 && s.Body[2] != "" {
-				return cmd
-			}
-		case <-timeout:
-			w.t.Fatal("dunst is not ready")
-		}
-	}
+	return w.serve(notifications, w.command("dunst", "-conf", rc))
 }
 
 func (w *world) choice() string { return filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "choice") }
@@ -237,7 +257,7 @@ type agent struct {
 
 	mu      sync.Mutex
 	pending []bus.PendingRefresh
-	helper  string
+	helpers []string
 	answers chan string
 }
 
@@ -270,7 +290,7 @@ func (a *agent) Pending(bus.Caller) ([]bus.PendingRefresh, error) {
 func (a *agent) RegisterHelper(c bus.Caller, _ map[string]dbus.Variant) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.helper = c.Sender
+	a.helpers = append(a.helpers, c.Sender)
 	return nil
 }
 
@@ -288,10 +308,12 @@ func (a *agent) set(pending ...bus.PendingRefresh) {
 func (a *agent) say(s bus.Signal) {
 	a.t.Helper()
 	a.mu.Lock()
-	helper := a.helper
+	helpers := slices.Clone(a.helpers)
 	a.mu.Unlock()
-	if err := a.server.SendTo(helper, bus.AgentPath, s); err != nil {
-		a.t.Fatal(err)
+	for _, h := range helpers {
+		if err := a.server.SendTo(h, bus.AgentPath, s); err != nil {
+			a.t.Fatal(err)
+		}
 	}
 }
 
@@ -310,5 +332,6 @@ func (a *agent) answered(want string) {
 func refresh(id, instance, name, version string) bus.PendingRefresh {
 	now := uint64(time.Now().UnixMicro())
 	return bus.PendingRefresh{ID: id, Instance: instance, Name: name, FromVersion: "152", ToVersion: version, FromRevision: 1, ToRevision: 2,
-		Urgency: "medium", Since: now, Deadline: now + uint64((14 * 24 * time.Hour).Microseconds()), AtDeadline: "keep-waiting"}
+		Processes: []bus.Process{{PID: 1 << 30, UID: uint32(os.Getuid()), Command: "it"}},
+		Urgency:   "medium", Since: now, Deadline: now + uint64((14 * 24 * time.Hour).Microseconds()), AtDeadline: "keep-waiting"}
 }

@@ -12,13 +12,14 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/wallclock"
-	"github.com/lull/lull/userd/again"
 	"github.com/lull/lull/userd/data"
 	"github.com/lull/lull/userd/desktop"
+	"github.com/lull/lull/userd/fullscreen"
 	"github.com/lull/lull/userd/notify"
 	"github.com/lull/lull/userd/relay"
 	"github.com/lull/lull/userd/services"
 	"github.com/lull/lull/userd/session"
+	"github.com/lull/lull/userd/texts"
 	"github.com/lull/lull/userd/work"
 )
 
@@ -27,6 +28,7 @@ type Options struct {
 	Bus        string // of the agent; "": the system bus
 	SessionBus string // "": the one of the environment
 	LogindBus  string // "": the system bus
+	Display    string // of X; "": none
 	Ready      *os.File
 	Version    string
 	Log        *slog.Logger
@@ -53,14 +55,15 @@ func Run(ctx context.Context, o Options) error {
 	units := services.New()
 	defer units.Close()
 	worker := work.New(units, data.Hands{}, func(order work.Order, err error) { agent.Do(relay.WorkDone{Order: order, Err: err}) }, o.Log)
-	agent = relay.New(relay.Options{Address: o.Bus, Log: o.Log, Work: worker.Give, Session: map[string]dbus.Variant{
+	agent = relay.New(relay.Options{Address: o.Bus, Log: o.Log, Work: worker.Give, Here: here(sessionBus(o.SessionBus)), Session: map[string]dbus.Variant{
 		"version": dbus.MakeVariant(o.Version), "session": dbus.MakeVariant(os.Getenv("XDG_SESSION_ID")),
 	}}, event)
-	ends := again.New(o.Log)
+	kids := newChildren(func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
+	ends := kids.again
 	defer ends.Close()
-	kids := newChildren(ends, func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
-	mem := newMemory(o.Log)
+	mem := newMemory(sessionBus(o.SessionBus), o.Log)
 	core := notify.New(notify.DefaultSchedule, time.Local, mem.read())
+	core.Texts = texts.FromEnvironment()
 
 	var parts sync.WaitGroup
 	defer parts.Wait()
@@ -85,8 +88,24 @@ func Run(ctx context.Context, o Options) error {
 		}
 	})
 
-	// Whether the screen is locked is known before the agent is asked what to
-	// show.
+	// Whether the screen is locked, or filled by a window, is known before the agent
+	// is asked what to show.
+	seen := make(chan struct{})
+	parts.Go(func() {
+		first := sync.OnceFunc(func() { close(seen) })
+		defer first()
+		if o.Display == "" {
+			return
+		}
+		err := fullscreen.Watch(ctx, o.Display, func(yes bool) {
+			event(notify.Fullscreen{Yes: yes})
+			first()
+		})
+		if ctx.Err() == nil { // not seen is as good as not there
+			o.Log.Info("cannot tell any more whether a window fills the screen", "error", err)
+			event(notify.Fullscreen{})
+		}
+	})
 	known := make(chan struct{})
 	first := sync.OnceFunc(func() { close(known) })
 	parts.Go(func() {
@@ -100,6 +119,7 @@ func Run(ctx context.Context, o Options) error {
 		})
 	})
 	await(ctx, known)
+	await(ctx, seen)
 
 	answered := make(chan struct{})
 	parts.Go(func() { _ = agent.Run(ctx, sync.OnceFunc(func() { close(answered) })) })

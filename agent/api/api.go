@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godbus/dbus/v5"
+
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/faultpoint"
 	"github.com/lull/lull/agent/manager"
@@ -42,29 +44,50 @@ type Service struct {
 	queue    *queue
 	objects  *objects
 	helpers  helpers
+	warning  warning
+	monitors monitors
 	sessions *sessions
 	wg       sync.WaitGroup // of leases
 	done     chan struct{}
 }
 
-// queue collects what has changed until the service's goroutine gets round to it.
-type queue struct {
-	mu        sync.Mutex // guards what follows
+// news is what has changed since the service's goroutine looked last.
+type news struct {
 	refreshes map[string]refresh.Refresh
 	ended     []refresh.Refresh // in their order; none may be merged away
-	packages  map[string]bool
+	packages  map[string]bool   // by instance; "": all
 	space     bool
 	transfers bool
 	repos     bool
 	policy    bool
 	system    bool
-	alive     []chan<- struct{} // closed by the service's goroutine
-	wake      chan struct{}     // capacity 1
-	changed   func()            // is called after each change
+	monitors  bool              // there is a new one
+	down      *bool             // the machine goes off, or does not any more; nil: no news
+	alive     []chan<- struct{} // closed when the goroutine has gone round
+}
+
+func noNews() news { return news{refreshes: map[string]refresh.Refresh{}, packages: map[string]bool{}} }
+
+// queue collects news until the service's goroutine gets round to it.
+type queue struct {
+	mu sync.Mutex // guards what follows
+	news
+
+	wake    chan struct{} // capacity 1
+	changed func()        // is called after each change
 }
 
 func newQueue(changed func()) *queue {
-	return &queue{refreshes: map[string]refresh.Refresh{}, packages: map[string]bool{}, wake: make(chan struct{}, 1), changed: changed}
+	return &queue{news: noNews(), wake: make(chan struct{}, 1), changed: changed}
+}
+
+// take empties the queue.
+func (q *queue) take() news {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := q.news
+	q.news = noNews()
+	return n
 }
 
 func (q *queue) put(change func()) {
@@ -122,6 +145,9 @@ func (o Observer) PolicyChanged() { o.q.put(func() { o.q.policy = true }) }
 // SystemChanged implements manager.Observer.
 func (o Observer) SystemChanged() { o.q.put(func() { o.q.system = true }) }
 
+// GoingDown implements manager.Observer.
+func (o Observer) GoingDown(down bool) { o.q.put(func() { o.q.down = &down }) }
+
 // Serve exports everything and takes the name. The service ends with ctx; Wait
 // waits for that.
 func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observer, auth *authz.Authorizer, version string, log *slog.Logger) (*Service, error) {
@@ -130,6 +156,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 	o.x.s = s
 	o.x.mu.Unlock()
 	s.helpers.list = map[string]*helper{}
+	s.monitors.list = map[dbus.ObjectPath]*monitor{}
 	server.OnPanic(func(method string, value any, stack []byte) {
 		log.Error("internal error", messages.Key, messages.Bug, "method", method, "panic", value, "stack", string(stack))
 	})
@@ -187,28 +214,28 @@ func (s *Service) run(w *objects) {
 		case <-rest:
 			rest = nil
 		}
-		q := s.queue
-		q.mu.Lock()
-		refreshes, ended, packages, transfers, repos, policy, system, alive := q.refreshes, q.ended, q.packages, q.transfers, q.repos, q.policy, q.system, q.alive
-		space = space || q.space
-		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos, q.policy, q.system, q.alive = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false, false, false, nil
-		q.mu.Unlock()
-		for _, r := range refreshes {
+		n := s.queue.take()
+		space = space || n.space
+		for _, r := range n.refreshes {
 			w.refresh(r)
 			s.helpers.tell(s, r)
 		}
-		for _, r := range ended {
+		for _, r := range n.ended {
 			w.refresh(r)
 			s.helpers.tell(s, r)
 			w.finished(r)
 		}
-		if packages[""] {
-			packages = map[string]bool{"": true}
+		s.warn(n.down)
+		if n.monitors || len(n.refreshes)+len(n.ended) > 0 {
+			s.monitors.tell(s)
 		}
-		for name := range packages {
+		if n.packages[""] {
+			n.packages = map[string]bool{"": true}
+		}
+		for name := range n.packages {
 			w.packages(name)
 		}
-		if len(packages) > 0 {
+		if len(n.packages) > 0 {
 			s.updateTracker()
 		}
 		switch {
@@ -220,19 +247,19 @@ func (s *Service) run(w *objects) {
 			if roots > manyRoots {
 				rest = time.After(20 * time.Since(began))
 			}
-		case transfers:
+		case n.transfers:
 			s.updateTransfers()
 		}
-		if repos {
+		if n.repos {
 			s.updateRepositories()
 		}
-		if policy {
+		if n.policy {
 			s.updatePolicy()
 		}
-		if system {
+		if n.system {
 			s.updateSystem()
 		}
-		for _, c := range alive {
+		for _, c := range n.alive {
 			close(c)
 		}
 	}

@@ -35,6 +35,7 @@ func pendingRefresh(p manager.Pending) bus.PendingRefresh {
 		ID:        p.ID, Refresh: bus.RefreshPath(p.ID), Instance: p.Instance, Name: p.Launch.Shown(),
 		FromVersion: p.FromVersion, ToVersion: p.ToVersion, FromRevision: p.From, ToRevision: p.To,
 		Urgency: p.Urgency, Notes: p.Launch.Notes, Since: micro(p.Since), Deadline: micro(p.Deadline),
+		DBusName: p.DBusName, Hook: p.Hook,
 		AtDeadline: string(p.AtDeadline), DesktopEntry: p.Desktop, Icon: p.Icon, Processes: processes(p.WaitingFor),
 	}
 	if p.Hold != nil {

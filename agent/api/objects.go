@@ -107,6 +107,7 @@ func (w *objects) packageProperties(p *manager.Package) bus.PackageProperties {
 		Version: p.Launch.Version, Revision: p.Current.Number, Hash: p.Current.Package.String(),
 		Repository: p.Repository, Channel: p.Channel, Running: len(p.Processes) > 0,
 		Processes: processes(p.Processes), Refresh: "/",
+		DesktopEntry: w.s.m.DesktopEntry(p.Instance.Instance, p.Launch), Icon: w.s.m.Icon(p.Instance.Instance, p.Launch),
 	}
 	for _, a := range p.Launch.Apps {
 		v.Apps = append(v.Apps, a.Name)

@@ -287,13 +287,21 @@ func (l *launch) tryEnter(ctx context.Context) (*runctl.Lock, error) {
 		return lock, nil
 	}
 	lock.Unlock()
+	if l.Hook != "" {
+		// What it was to tell of is under way by now.
+		return nil, problem.New(problem.Busy, "its hook %s is too late: %s", l.Hook, why(l.Instance, word))
+	}
 	l.sayWaiting(word)
+	started := l.tellDesktop(ctx, word)
+	defer started()
 	return nil, ctl.WaitUninhibited(ctx, l.Instance, l.ignored()...)
 }
 
 // ignored are the markers that do not keep this launch out.
 func (l *launch) ignored() []string {
 	switch {
+	case l.Hook != "":
+		return []string{runctl.RefreshPending} // which is what it is to tell of
 	case l.Service == "":
 		return nil
 	case l.Session: // started when the refresh is done, so that it cannot see data that comes to nothing
@@ -386,14 +394,20 @@ func (l *launch) choose(m *meta.Launch) ([]string, error) {
 		}
 		return nil, problem.New(problem.NotFound, "it has no service %q", l.Service)
 	}
+	if l.Hook != "" {
+		if command := m.Hooks[l.Hook]; len(command) > 0 {
+			return command, nil
+		}
+		return nil, problem.New(problem.NotFound, "it has no hook %s", l.Hook)
+	}
 	if len(m.Apps) == 0 {
 		return nil, problem.New(problem.NotFound, "it has no application to run")
 	}
 	if l.App == "" {
-		if a := m.App(m.Name); a != nil {
-			return a.Command, nil
+		l.App = m.Apps[0].Name
+		if m.App(m.Name) != nil {
+			l.App = m.Name
 		}
-		return m.Apps[0].Command, nil
 	}
 	if a := m.App(l.App); a != nil {
 		return a.Command, nil
@@ -418,6 +432,12 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 		"LULL_PACKAGE_DIR=" + l.packageDir(),
 		"LULL_DATA=" + data,
 		"LULL_COMMON=" + filepath.Join(system, "common"),
+	}
+	if l.App != "" {
+		set = append(set, "LULL_APP="+l.App)
+	}
+	if l.Bus != "system" { // where lull finds the agent
+		set = append(set, "LULL_BUS="+l.Bus)
 	}
 	if l.ofUser { // a service of the agent's has LULL_DATA, and perhaps no home
 		userData, userCommon, err := l.userData(ctx)
@@ -444,5 +464,5 @@ func (l *launch) environment(set []string) []string {
 // ours are the variables that are about this launch, whatever they were before.
 var ours = map[string]bool{
 	"LULL_INSTANCE": true, "LULL_REVISION": true, "LULL_PACKAGE_DIR": true, "LULL_DATA": true, "LULL_COMMON": true,
-	"LULL_USER_DATA": true, "LULL_USER_COMMON": true, ExecFDEnv: true,
+	"LULL_USER_DATA": true, "LULL_USER_COMMON": true, "LULL_APP": true, ExecFDEnv: true,
 }

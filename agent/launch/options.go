@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 )
 
@@ -28,6 +29,7 @@ type Options struct {
 	App      string // "": the one that is named like the package, or the first
 	Service  string // "": an application
 	Session  bool   // the service belongs to a user's session
+	Hook     string // "": no hook of the package
 	Args     []string
 
 	// Package is the hash of one that is not installed as Instance, and Folder
@@ -39,7 +41,7 @@ type Options struct {
 
 // Usage is what lull-run says about itself.
 const Usage = `usage: lull-run [--root DIR] [--run-dir DIR] [--bus ADDRESS] [--user]
-                [--app NAME | --service NAME [--session]] INSTANCE [ARGUMENT]...
+                [--app NAME | --service NAME [--session] | --hook NAME] INSTANCE [ARGUMENT]...
        lull-run --package HASH --folder DIR [--root DIR] [--app NAME] NAME [ARGUMENT]...
        lull-run --wrapper FILE [ARGUMENT]...
        lull-run --after-fd FD PROGRAM [ARGUMENT]...
@@ -65,6 +67,7 @@ func ParseArgs(args []string) (Options, error) {
 	f.StringVar(&o.App, "app", "", "")
 	f.StringVar(&o.Service, "service", "", "")
 	f.BoolVar(&o.Session, "session", false, "")
+	f.StringVar(&o.Hook, "hook", "", "")
 	f.StringVar(&o.Package, "package", "", "")
 	f.StringVar(&o.Folder, "folder", "", "")
 	if err := f.Parse(args); err != nil {
@@ -78,6 +81,12 @@ func ParseArgs(args []string) (Options, error) {
 	}
 	if o.App != "" && o.Service != "" {
 		return o, problem.New(problem.Usage, "cannot run %s: --app and --service exclude each other", f.Arg(0))
+	}
+	if o.Hook != "" && o.Hook != meta.HookRefreshPending {
+		return o, problem.New(problem.Usage, "cannot run hook %s of %s: only %s runs in a session", o.Hook, f.Arg(0), meta.HookRefreshPending)
+	}
+	if o.Hook != "" && (o.App != "" || o.Service != "" || o.Package != "") {
+		return o, problem.New(problem.Usage, "cannot run hook %s of %s: --hook goes with nothing else", o.Hook, f.Arg(0))
 	}
 	if (o.Package == "") != (o.Folder == "") || o.Package != "" && o.Service != "" {
 		return o, problem.New(problem.Usage, "cannot run %s: --package and --folder go together, without --service", f.Arg(0))

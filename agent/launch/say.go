@@ -1,16 +1,19 @@
 package launch
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
+	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/dbus/dialer"
 )
 
 // why puts the words of the marker into a sentence.
@@ -47,6 +50,52 @@ func (l *launch) say(priority journal.Priority, text string, id messages.ID) {
 	}
 	if err != nil && !terminal && l.Stderr != nil {
 		fmt.Fprintf(l.Stderr, "lull: %s\n", text)
+	}
+}
+
+const (
+	helperName  = "org.lull.Session1"
+	helperPath  = dbus.ObjectPath("/org/lull/Session1")
+	launchWaits = "org.lull.Session1.LaunchWaits"
+
+	// desktopAfter is how long a launch waits before the desktop shows that it
+	// does: what is over at once is nothing to tell of.
+	desktopAfter = 300 * time.Millisecond
+)
+
+// tellDesktop has the helper of the session show that the launch waits, from soon
+// until what it returns is called, or this process ends, whatever comes first: the
+// helper watches the connection. Without a helper or a session nobody is told there.
+func (l *launch) tellDesktop(ctx context.Context, word string) (stop func()) {
+	if l.Service != "" {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(desktopAfter):
+		}
+		conn, err := dialer.Open("session", false, dialer.None, dbus.WithContext(ctx))
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		flags := dbus.FlagNoAutoStart
+		if os.Getenv("DISPLAY") != "" || os.Getenv("WAYLAND_DISPLAY") != "" {
+			flags = 0 // somebody looks: the bus may start the helper
+		}
+		if conn.Object(helperName, helperPath).CallWithContext(ctx, launchWaits, flags, l.Instance, word).Err != nil {
+			return
+		}
+		<-ctx.Done()
+	}()
+	return func() {
+		cancel()
+		<-over
 	}
 }
 

@@ -56,6 +56,7 @@ type world struct {
 	root, home string
 	ctl        *runctl.Dir
 	settings   Settings
+	env        []string // more of launchers
 }
 
 func newWorld(t *testing.T) *world {
@@ -99,6 +100,7 @@ func (w *world) add(rev, from uint32, versioned bool) digest.Digest {
 	l := &meta.Launch{
 		Name: "org.lull-test.launch", Version: fmt.Sprint(rev), Data: meta.Data{Versioned: versioned},
 		Apps:     []meta.App{{Name: "first", Command: []string{"bin/app", "exit", "3"}}, {Name: app, Command: []string{"bin/app"}}},
+		Hooks:    map[string][]string{meta.HookRefreshPending: {"bin/app", "tell", "the hook"}},
 		Services: []meta.Service{{Name: "daemon", Command: []string{"bin/app", "wait"}}},
 	}
 	b, err := l.Encode()
@@ -147,7 +149,7 @@ func (w *world) bare(args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	w.no(err)
 	cmd := exec.Command(self, args...)
-	cmd.Env = []string{"LULL_TEST_RUN=1", "HOME=" + w.home, "PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
+	cmd.Env = append([]string{"LULL_TEST_RUN=1", "HOME=" + w.home, "PATH=" + os.Getenv("PATH"), "LC_ALL=C"}, w.env...)
 	return cmd
 }
 

@@ -72,6 +72,7 @@ type Observer interface {
 	RepositoriesChanged()
 	PolicyChanged() // it was read again, or was refused
 	SystemChanged()
+	GoingDown(down bool) // the machine; also when that was given up
 }
 
 // Manager is the agent's core.

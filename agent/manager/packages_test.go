@@ -30,6 +30,7 @@ func (deaf) TransfersChanged()              {}
 func (deaf) SystemChanged()                 {}
 func (deaf) RepositoriesChanged()           {}
 func (deaf) PolicyChanged()                 {}
+func (deaf) GoingDown(bool)                 {}
 
 // TestCannotBegin: what keeps a manager from beginning is an error, and state.db is
 // free again.

@@ -1,11 +1,13 @@
 package manager
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
@@ -21,6 +23,8 @@ type Pending struct {
 	AtDeadline policy.Deadline
 	Reminders  []time.Time // when to bring it to mind again, the deadline last
 	Hold       *state.Hold // that which lasts longest
+	DBusName   string      // of the application that runs
+	Hook       bool        // it has a refresh-pending hook
 }
 
 // Pending lists the refreshes that wait for processes, and those that are held.
@@ -65,17 +69,80 @@ func (m *Manager) Describe(r refresh.Refresh) Pending {
 			p.Hold = &holds[0]
 		}
 	}
-	if l, err := m.store.Launch(r.Package); err == nil {
-		p.Launch = l
-		p.Icon = m.exports.IconPath(r.Instance, l)
+	if l := m.launchOf(r.Instance, r.From); l != nil {
+		_, p.Hook = l.Hooks[meta.HookRefreshPending]
 		for _, a := range l.Apps {
-			if a.Desktop != "" {
-				p.Desktop = exports.Wrapper(r.Instance, l, a.Name)
+			if a.DBusName != "" {
+				p.DBusName = a.DBusName
 				break
 			}
 		}
 	}
+	if l, err := m.store.Launch(r.Package); err == nil {
+		p.Launch = l
+		p.Icon = m.exports.IconPath(r.Instance, l)
+		p.Desktop = m.DesktopEntry(r.Instance, l)
+	}
 	return p
+}
+
+// launchOf reads what a revision's package says of itself; nil where that is unknown.
+func (m *Manager) launchOf(instance string, rev uint32) *meta.Launch {
+	pkg, err := m.links.Package(instance, rev)
+	if err != nil {
+		return nil
+	}
+	l, err := m.store.Launch(pkg)
+	if err != nil {
+		return nil
+	}
+	return l
+}
+
+// DesktopEntry is the exported desktop entry of an instance, without .desktop, or empty.
+func (m *Manager) DesktopEntry(instance string, l *meta.Launch) string {
+	for _, a := range l.Apps {
+		if a.Desktop != "" {
+			return exports.Wrapper(instance, l, a.Name)
+		}
+	}
+	return ""
+}
+
+// Self says of which run a process is: the instance, and the hash of the package that
+// it runs, which may be unknown. The kernel is asked, not the process.
+func (m *Manager) Self(pid int) (instance, pkg string, err error) {
+	list, err := m.Tracker.Runs()
+	if err != nil {
+		return "", "", err
+	}
+	for _, r := range list {
+		if !slices.ContainsFunc(r.Processes, func(p runs.Process) bool { return p.PID == pid }) {
+			continue
+		}
+		if _, _, err := m.links.Read(r.Instance); err != nil {
+			continue // another agent's
+		}
+		if hash, ok := m.store.Find(r.PackagePrefix); ok {
+			pkg = hash.String()
+		}
+		return r.Instance, pkg, nil
+	}
+	return "", "", problem.New(problem.NotFound, "cannot tell which application asks: process %d is in no run of one", pid).
+		WithHint("this works inside an application that lull run has started")
+}
+
+// Offer is the package that a launch of the instance gets now, and the refresh that is
+// prepared for it, if there is one.
+func (m *Manager) Offer(instance string) (local string, next *refresh.Refresh, err error) {
+	_, pkg, err := m.links.Read(instance)
+	if err != nil {
+		return "", nil, err
+	}
+	if r, ok := m.engine.Of(instance); ok && r.Kind == refresh.Update && r.State() == refresh.Waiting {
+		next = &r
+	}
+	return pkg.String(), next, nil
 }
 
 // revisionName is how a holder in the installed index is called.

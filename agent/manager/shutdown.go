@@ -63,6 +63,7 @@ func (m *Manager) followLogind() {
 		case down := <-m.Logind.PrepareForShutdown():
 			m.Log.Info("a shutdown is announced or given up", "down", down)
 			m.engine.Shutdown(down)
+			m.observer.GoingDown(down)
 		case <-m.Logind.Appeared():
 			m.engine.Wake("")
 		case <-m.ctx.Done():

@@ -130,6 +130,7 @@ type Refresh struct {
 	BytesDone   int64          `json:"-"`
 	BytesTotal  int64          `json:"-"`
 	EnteredAt   time.Time      `json:"-"` // the critical section
+	Estimate    time.Duration  `json:"-"` // how long the critical section may take
 	BlockedTime time.Duration  `json:"-"` // how long the last critical section lasted
 }
 

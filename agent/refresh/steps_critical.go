@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/lull/lull/agent/datacopy"
@@ -197,7 +198,7 @@ func (t *task) shut() error {
 	}
 	if lock == nil {
 		// A launch is under way; letting go of the lock wakes us.
-		busy := &busyError{processes: runs.Describe(holders)}
+		busy := &busyError{processes: launching(r.WaitingFor, runs.Describe(holders))}
 		if t.e.Tracker.Polls() {
 			busy.until = time.Now().Add(launchPause)
 		}
@@ -226,6 +227,7 @@ func (t *task) shut() error {
 	// Taken after the door is shut: its round trip must not widen the gap between the last
 	// exit and the marker. A shutdown that slips in between finds the old revision whole.
 	estimate := t.estimate()
+	t.r.Estimate = estimate
 	took := t.takeLock(fmt.Sprintf("Refreshing %s, about %s", t.title(), estimate), offInSection,
 		t.e.Policy().Inhibit.Block && t.e.Logind != nil && estimate > t.e.Logind.MaxDelay())
 	if !took && len(t.locks) == 0 {
@@ -235,6 +237,19 @@ func (t *task) shut() error {
 		return t.leave(&busyError{})
 	}
 	return nil
+}
+
+// launching adds the processes of a launch under way to those that were waited for.
+// Whether these still live is seen when the launch is over: until then nobody is told
+// that they do not. The agent itself holds the lock for a launch that it places.
+func launching(before, holders []runs.Process) []runs.Process {
+	list := slices.Clone(before)
+	for _, h := range holders {
+		if h.PID != os.Getpid() && !slices.ContainsFunc(list, func(p runs.Process) bool { return p.PID == h.PID }) {
+			list = append(list, h)
+		}
+	}
+	return list
 }
 
 func undoInhibit(_ context.Context, t *task) error {

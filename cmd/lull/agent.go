@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"os"
 	"slices"
 	"time"
 
@@ -56,6 +57,19 @@ func (a *app) ask(ctx context.Context, f func(context.Context, *agent) error) er
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	return f(ctx, ag)
+}
+
+// self is the instance of whose run this process is. The agent looks at the cgroup;
+// the environment, which anybody can change, only has to agree with it.
+func (ag *agent) self(ctx context.Context) (string, error) {
+	instance, _, err := ag.manager.Self(ctx)
+	if err != nil {
+		return "", err
+	}
+	if said := os.Getenv("LULL_INSTANCE"); said != "" && said != instance {
+		return "", problem.New(problem.Invalid, "cannot tell which application asks: LULL_INSTANCE is %s, but this process is in a run of %s", oneLine(said), instance)
+	}
+	return instance, nil
 }
 
 // snapshot is all that is installed and under way.

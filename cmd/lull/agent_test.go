@@ -136,6 +136,8 @@ func (f *fakeAgent) Pending(bus.Caller) ([]bus.PendingRefresh, error) {
 	return f.pending, nil
 }
 
+func (f *fakeAgent) Self(bus.Caller) (string, string, error) { return "org.example.notes", "", nil }
+
 func (f *fakeAgent) Hold(_ bus.Caller, name string, until uint64, _ string) (uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

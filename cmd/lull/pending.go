@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,12 +12,16 @@ import (
 )
 
 func (a *app) pendingCmd() *cobra.Command {
-	return &cobra.Command{
+	var self bool
+	cmd := &cobra.Command{
 		Use:   "pending",
 		Short: "Show what waits for a running application",
 		Long: `Shows the refreshes that wait until an application is closed: whose processes
 they wait for, and what happens when. Root sees all, others see those of the
-applications that they run. Those that somebody holds are seen by everybody.`,
+applications that they run. Those that somebody holds are seen by everybody.
+
+With --self, inside an application that lull has started, only what waits for
+that application is shown.`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
@@ -24,11 +29,20 @@ applications that they run. Those that somebody holds are seen by everybody.`,
 				if err != nil {
 					return err
 				}
+				if self {
+					own, err := ag.self(ctx)
+					if err != nil {
+						return err
+					}
+					pending = slices.DeleteFunc(pending, func(p bus.PendingRefresh) bool { return p.Instance != own })
+				}
 				return a.pending(pending)
 			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+	cmd.Flags().BoolVar(&self, "self", false, "only what waits for the application in which this runs")
+	return cmd
 }
 
 type pendingJSON struct {

@@ -1,5 +1,6 @@
 // Package bustest runs private message buses for tests: a dbus-daemon without
-// service directories, so that nothing is started behind a test's back.
+// service directories, so that nothing is started behind a test's back. OnBroker
+// has a package tested on dbus-broker, too.
 package bustest
 
 import (
@@ -53,6 +54,9 @@ func StartWith(t testing.TB, kind, more string) string {
 	text := fmt.Sprintf(config, kind, filepath.Join(dir, "bus"), more)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	if os.Getenv(brokerEnv) != "" {
+		return startBroker(t, dir, file)
 	}
 	cmd := exec.Command("dbus-daemon", "--nofork", "--config-file="+file, "--print-address=1")
 	var said bytes.Buffer

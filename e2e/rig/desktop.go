@@ -30,6 +30,7 @@ const dunstConfig = `[global]
     ignore_dbusclose = false
     notification_limit = 0
     layer = overlay
+    dmenu = MENU
 [urgency_low]
     timeout = 0
 [urgency_normal]
@@ -88,7 +89,12 @@ func (w *World) StartDesktop() *Desktop {
 	w.Session.monitor(w.User, d.see)
 	d.startX()
 	config := w.Path("dunstrc")
-	if err := os.WriteFile(config, []byte(dunstConfig), 0o644); err != nil {
+	menu := w.Path("dunst-menu")
+	err := os.WriteFile(config, []byte(strings.ReplaceAll(dunstConfig, "MENU", menu)), 0o644)
+	if err == nil { // the menu of a notice: it chooses the line with the text of that file
+		err = os.WriteFile(menu, []byte("#!/bin/sh\nexec grep -m1 -F -f '"+w.Path("dunst-choice")+"'\n"), 0o755)
+	}
+	if err != nil {
 		w.Fatalf("cannot start dunst: %v", err)
 	}
 	d.Dunst = w.User.StartWith(d.onSession, "dunst", "-conf", config)
@@ -233,6 +239,15 @@ func (d *Desktop) CloseAll() {
 func (d *Desktop) Act(key string) {
 	d.w.Helper()
 	d.dunstctl("action", key)
+}
+
+// Press chooses a button of a notice by its label, as in dunst's menu.
+func (d *Desktop) Press(label string) {
+	d.w.Helper()
+	if err := os.WriteFile(d.w.Path("dunst-choice"), []byte(label+"\n"), 0o644); err != nil {
+		d.w.Fatalf("cannot press %s: %v", label, err)
+	}
+	d.dunstctl("context")
 }
 
 // Screenshot takes a picture of the whole screen, when what is on it has been

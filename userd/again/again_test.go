@@ -129,7 +129,9 @@ func pending(instance string, pids ...int) notify.Pending {
 }
 
 func newAgain(t *testing.T) *Again {
-	a := New(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	a := New(slog.New(slog.NewTextHandler(io.Discard, nil)), func() []string { return []string{"LULL_ROOT=/there"} }, func(_ string, p *os.Process) {
+		t.Cleanup(func() { p.Wait() })
+	})
 	t.Cleanup(a.Close)
 	return a
 }
@@ -258,5 +260,58 @@ func TestLauncher(t *testing.T) {
 		t.Errorf("found %s in nowhere", got)
 	} else if !strings.HasPrefix(err.Error(), "cannot find the launcher") {
 		t.Error(err)
+	}
+}
+
+// A package that has a hook is asked by that alone, one at a time, and the
+// application is started again where it was.
+func TestHookAsks(t *testing.T) {
+	dir := t.TempDir()
+	p := startProgram(t, "lulltest-hook", `cd `+dir+` && trap '' TERM; export LULL_APP=second; exec sh -c 'echo ready; while [ ! -e `+dir+`/quit ]; do sleep 0.02; done'`)
+	out := filepath.Join(dir, "out")
+	launcher := filepath.Join(dir, "launcher")
+	script := "#!/bin/sh\necho \"$* $LULL_ROOT $LULL_NEW_VERSION\" in $(pwd) >> " + out + "\n[ \"$1\" != --hook ] || while [ ! -e " + dir + "/answer ]; do sleep 0.02; done\n"
+	if err := os.WriteFile(launcher, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("LULL_LAUNCHER", launcher)
+	t.Setenv("HOME", "/")
+	hooks := make(chan *os.Process, 8)
+	a := New(slog.New(slog.NewTextHandler(io.Discard, nil)), func() []string { return []string{"LULL_ROOT=/there"} },
+		func(_ string, p *os.Process) { hooks <- p })
+	t.Cleanup(a.Close)
+	q := pending("lulltest-hook", p.cmd.Process.Pid)
+	q.Hook, q.ToVersion = true, "153"
+	conn := connect(t)
+	a.Quit(t.Context(), conn, q)
+	a.Quit(t.Context(), conn, q) // "Try again", while the hook still asks
+	if len(hooks) != 1 {
+		t.Errorf("%d hooks run", len(hooks))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "answer"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (<-hooks).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-p.done:
+		t.Fatalf("it was ended: %v", err)
+	default:
+	}
+	if err := os.WriteFile(filepath.Join(dir, "quit"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	<-p.done
+	again, err := a.Launch("lulltest-hook", "LULL_ROOT=/there")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	want := "--hook refresh-pending lulltest-hook /there 153 in /\n--app second lulltest-hook /there  in " + dir + "\n"
+	if b, err := os.ReadFile(out); string(b) != want {
+		t.Errorf("got  %q %v\nwant %q", b, err, want)
 	}
 }

@@ -1,7 +1,9 @@
 // Package again ends an application at its user's wish and starts it again
 // after it was updated.
 //
-// To quit, an application that offers the action "quit" of
+// To quit, a package that has a refresh-pending hook is left to that: it runs in
+// the session, as a run of the instance, and asks in its own way. Else an
+// application that offers the action "quit" of
 // org.freedesktop.Application under its own name on the session bus is asked
 // for that; every other gets SIGTERM in those of its processes that belong to
 // this user and still are in a run of the instance. Nothing is ever killed: an

@@ -43,27 +43,48 @@ func (a *Again) Launch(instance string, more ...string) (*os.Process, error) {
 	delete(a.runs, instance)
 	a.mu.Unlock()
 	defer r.release()
-	env := os.Environ()
+	args := []string{instance}
 	if r != nil {
 		if slices.ContainsFunc(r.pidfds, alive) {
 			return nil, fmt.Errorf("cannot start %s again: %w", instance, ErrOpen)
 		}
-		env = append(env, r.env...) // the last one counts
+		if r.app != "" {
+			args = []string{"--app", r.app, instance}
+		}
 	}
-	launcher, err := Launcher()
+	cmd, err := launcher(args...)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(launcher, instance)
-	cmd.Env = append(env, more...)
-	if home, err := os.UserHomeDir(); err == nil {
-		cmd.Dir = home
+	if r != nil {
+		cmd.Env = append(cmd.Env, r.env...) // the last one counts
+		if st, err := os.Stat(r.dir); err == nil && st.IsDir() {
+			cmd.Dir = r.dir
+		}
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Env = append(cmd.Env, more...)
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("cannot start %s again: %w", instance, err)
 	}
 	return cmd.Process, nil
+}
+
+// refreshPending is the hook that a package may have for this.
+const refreshPending = "refresh-pending"
+
+// launcher is a call of lull-run in a session of its own, at home.
+func launcher(args ...string) (*exec.Cmd, error) {
+	path, err := Launcher()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Env = os.Environ()
+	if home, err := os.UserHomeDir(); err == nil {
+		cmd.Dir = home
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd, nil
 }
 
 // alive says whether the process of a pidfd has not ended: then it is not
@@ -81,12 +102,13 @@ var kept = []string{
 	"LANG", "LANGUAGE", "GTK_IM_MODULE", "QT_IM_MODULE", "XMODIFIERS",
 }
 
-// environ reads those of a process. This one's own may lack them: it can have
-// been started before the desktop.
-func environ(pid int) []string {
+// remember keeps where an application runs, to start the new one there: its
+// desktop, its folder, and which of the package's it is. The environment of this
+// process may lack the desktop: it can have been started before.
+func (r *run) remember(pid int) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
-		return nil
+		return
 	}
 	out := []string{}
 	for entry := range strings.SplitSeq(string(b), "\x00") {
@@ -94,6 +116,13 @@ func environ(pid int) []string {
 		if slices.Contains(kept, name) || strings.HasPrefix(name, "LC_") {
 			out = append(out, entry)
 		}
+		if name == "LULL_APP" {
+			r.app = entry[len("LULL_APP="):]
+		}
 	}
-	return out
+	r.env = out
+	// Not one in the package's tree: the next one has another.
+	if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err == nil && !strings.Contains(dir, "/packages/") {
+		r.dir = dir
+	}
 }

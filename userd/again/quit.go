@@ -19,7 +19,9 @@ import (
 
 // Again remembers what it has asked to quit.
 type Again struct {
-	Log *slog.Logger
+	Log  *slog.Logger
+	more func() []string
+	reap func(instance string, hook *os.Process)
 
 	mu   sync.Mutex
 	runs map[string]*run // guarded by mu; by instance
@@ -28,11 +30,17 @@ type Again struct {
 // run is what was asked to quit of one instance.
 type run struct {
 	pidfds []int
+	hook   int      // pidfd of the hook that asks in our place; 0: none
 	env    []string // of the application, what a new one needs of it
+	app    string   // which one of the package; "": unknown
+	dir    string   // where it worked; "": unknown
 }
 
-// New makes one that remembers nothing.
-func New(log *slog.Logger) *Again { return &Again{Log: log, runs: map[string]*run{}} }
+// New makes one that remembers nothing. Hooks are started with more in their
+// environment, and given to reap, which must not block, to be waited for.
+func New(log *slog.Logger, more func() []string, reap func(instance string, hook *os.Process)) *Again {
+	return &Again{Log: log, more: more, reap: reap, runs: map[string]*run{}}
+}
 
 // Quit asks the application that the refresh waits for to end itself. Conn is
 // the session bus.
@@ -48,10 +56,17 @@ func (a *Again) Quit(ctx context.Context, conn *dbus.Conn, p notify.Pending) {
 		r.pidfds = append(r.pidfds, fd)
 		pids = append(pids, int(q.PID))
 		if r.env == nil {
-			r.env = environ(int(q.PID))
+			r.remember(int(q.PID))
 		}
 	}
-	if len(pids) > 0 {
+	a.mu.Lock()
+	old := a.runs[p.Instance]
+	a.mu.Unlock()
+	switch {
+	case len(pids) == 0:
+	case p.Hook:
+		a.askByHook(r, old, p)
+	default:
 		if name, err := quitByBus(ctx, conn, p, pids); err == nil {
 			a.Log.Info("an application was asked to quit", "instance", p.Instance, "bus-name", name)
 		} else {
@@ -62,10 +77,37 @@ func (a *Again) Quit(ctx context.Context, conn *dbus.Conn, p notify.Pending) {
 		}
 	}
 	a.mu.Lock()
-	old := a.runs[p.Instance]
+	old = a.runs[p.Instance]
 	a.runs[p.Instance] = r
 	a.mu.Unlock()
 	old.release()
+}
+
+// askByHook has the package's refresh-pending hook ask, which knows its application
+// better. What comes of it is the hook's business: nothing else is asked.
+func (a *Again) askByHook(r, old *run, p notify.Pending) {
+	if old != nil && old.hook != 0 && alive(old.hook) {
+		a.Log.Info("the hook of an application still runs", "instance", p.Instance, "hook", refreshPending)
+		r.hook, old.hook = old.hook, 0
+		return
+	}
+	cmd, err := launcher("--hook", refreshPending, p.Instance)
+	if err == nil {
+		cmd.Env = append(cmd.Env, r.env...)
+		cmd.Env = append(append(cmd.Env, a.more()...), "LULL_NEW_VERSION="+p.ToVersion)
+		err = cmd.Start()
+	}
+	if err == nil {
+		// Before anybody can reap it, so that the number is still its own.
+		r.hook, err = unix.PidfdOpen(cmd.Process.Pid, 0)
+		a.reap(p.Instance, cmd.Process)
+	}
+	if err != nil {
+		r.hook = 0
+		a.Log.Warn("the hook that asks an application to quit cannot be run", "instance", p.Instance, "hook", refreshPending, "error", err)
+		return
+	}
+	a.Log.Info("an application is asked to quit by its hook", "instance", p.Instance, "hook", refreshPending)
 }
 
 // Forget the instance: it is not to be started again.
@@ -95,7 +137,10 @@ func (r *run) release() {
 	for _, fd := range r.pidfds {
 		unix.Close(fd)
 	}
-	r.pidfds = nil
+	if r.hook != 0 {
+		unix.Close(r.hook)
+	}
+	r.pidfds, r.hook = nil, 0
 }
 
 // hold opens a pidfd of a process of this user that is in a run of the
@@ -171,7 +216,7 @@ func isRunID(s string) bool {
 // and it does offer to quit.
 func quitByBus(ctx context.Context, conn *dbus.Conn, p notify.Pending, pids []int) (string, error) {
 	err := errors.New("it has no name on the session bus")
-	for _, name := range []string{p.DesktopEntry, p.Instance} {
+	for _, name := range []string{p.DBusName, p.DesktopEntry, p.Instance} {
 		name = strings.TrimSuffix(name, ".desktop")
 		if !isBusName(name) {
 			continue

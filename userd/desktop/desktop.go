@@ -9,6 +9,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"github.com/lull/lull/agent/meta"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/userd/mailbox"
 	"github.com/lull/lull/userd/notify"
@@ -40,6 +41,9 @@ type (
 	Call struct {
 		Do func(context.Context, *dbus.Conn)
 	}
+	// launchWaits was said by a launcher, launchOver by its leaving the bus.
+	launchWaits struct{ launch, instance, why string }
+	launchOver  struct{ launch string }
 )
 
 // Desktop connects to the session bus.
@@ -58,6 +62,9 @@ type Desktop struct {
 
 	wanted map[string]notify.Notice // by instance
 	posted map[string]*posting      // by instance
+
+	names    *bus.Names
+	launches map[string]func() // by name on the bus: ends the watch, nil before there is one
 }
 
 // Connect takes the name org.lull.Session1 on the session bus. That another
@@ -69,7 +76,7 @@ func Connect(ctx context.Context, o Options, event func(notify.Event)) (*Desktop
 	d := &Desktop{
 		Options: o, event: event, commands: mailbox.New[any](),
 		signals: make(chan *dbus.Signal, 16), results: make(chan func()),
-		wanted: map[string]notify.Notice{}, posted: map[string]*posting{},
+		wanted: map[string]notify.Notice{}, posted: map[string]*posting{}, launches: map[string]func(){},
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -79,6 +86,7 @@ func Connect(ctx context.Context, o Options, event func(notify.Event)) (*Desktop
 	}
 	d.server, d.conn = server, server.Conn()
 	d.conn.Signal(d.signals)
+	d.names = bus.NewNames(d.conn)
 	d.export = bus.ExportSession(session{d}, bus.SessionProperties{Version: o.Version})
 	err = server.Export(bus.SessionPath, d.export)
 	if err == nil {
@@ -88,6 +96,7 @@ func Connect(ctx context.Context, o Options, event func(notify.Event)) (*Desktop
 		err = server.RequestName(bus.SessionName)
 	}
 	if err != nil {
+		d.names.Close()
 		server.Close()
 		return nil, err
 	}
@@ -106,6 +115,15 @@ func (s session) Show(bus.Caller) error {
 	return nil
 }
 
+// LaunchWaits implements bus.Session.
+func (s session) LaunchWaits(c bus.Caller, instance, why string) error {
+	if err := meta.ValidInstance(instance); err != nil {
+		return err
+	}
+	s.d.Do(launchWaits{c.Sender, instance, why})
+	return nil
+}
+
 // ErrLost says that the session bus is gone: the session has ended.
 var ErrLost = errors.New("the session bus is gone")
 
@@ -117,6 +135,7 @@ func (d *Desktop) Run(ctx context.Context) error {
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	defer d.server.Close()
+	defer d.names.Close()
 	defer cancel()
 	l := &loop{Desktop: d, ctx: calling, calls: &calls}
 	l.adopt(l.peer.owner)
@@ -164,6 +183,16 @@ func (l *loop) command(c any) {
 		l.export.Update(func(p *bus.SessionProperties) { p.AgentPresent = c.Yes })
 	case SessionLocked:
 		l.export.Update(func(p *bus.SessionProperties) { p.Locked = c.Yes })
+	case launchWaits:
+		l.watchLaunch(c)
+	case launchOver:
+		if stop, ok := l.launches[c.launch]; ok {
+			delete(l.launches, c.launch)
+			if stop != nil {
+				l.calls.Go(stop) // it asks the bus
+			}
+			l.event(notify.LaunchOver{Launch: c.launch})
+		}
 	case Call:
 		l.calls.Go(func() {
 			ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
@@ -171,6 +200,41 @@ func (l *loop) command(c any) {
 			c.Do(ctx, l.conn)
 		})
 	}
+}
+
+// maxLaunches bounds the launchers that are listened to at a time.
+const maxLaunches = 32
+
+// watchLaunch passes on that a launch waits, until its launcher has left the bus.
+func (l *loop) watchLaunch(c launchWaits) {
+	_, known := l.launches[c.launch]
+	if !known && len(l.launches) == maxLaunches {
+		return
+	}
+	l.event(notify.LaunchWaits{Launch: c.launch, Instance: c.instance, Why: c.why})
+	if known {
+		return
+	}
+	l.launches[c.launch] = nil
+	l.call(func(ctx context.Context) func() {
+		stop, err := l.names.Watch(ctx, c.launch, func(owner string) {
+			if owner == "" {
+				l.Do(launchOver{c.launch})
+			}
+		})
+		return func() {
+			_, waits := l.launches[c.launch]
+			switch {
+			case err != nil:
+				l.Log.Warn("cannot tell when a launch is over", "instance", c.instance, "error", err)
+				l.Do(launchOver{c.launch})
+			case waits:
+				l.launches[c.launch] = stop
+			default: // it was over at once
+				l.calls.Go(stop)
+			}
+		}
+	})
 }
 
 // call makes a call in a goroutine of its own and has the function that it

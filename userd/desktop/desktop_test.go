@@ -2,8 +2,10 @@ package desktop
 
 import (
 	"context"
+	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -11,6 +13,8 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/dbus/bustest"
+	"github.com/lull/lull/e2e/need"
 	"github.com/lull/lull/userd/notify"
 )
 
@@ -326,10 +330,17 @@ func TestDoNotDisturb(t *testing.T) {
 			t.Errorf("%d: %+v", i, e)
 		}
 	}
+	set := func(yes bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.quiet = &yes
+	}
+	set(false)
 	s.conn.Emit(serverPath, properties+".PropertiesChanged", serverName, map[string]dbus.Variant{"Inhibited": dbus.MakeVariant(false)}, []string{})
 	if e := wait[notify.Disturb](d); e.No {
 		t.Error("it is over and not noticed")
 	}
+	set(true)
 	s.conn.Emit(serverPath, properties+".PropertiesChanged", serverName, map[string]dbus.Variant{}, []string{"Inhibited"})
 	if e := wait[notify.Disturb](d); !e.No {
 		t.Error("an invalidated property is not read again")
@@ -381,7 +392,7 @@ func TestRender(t *testing.T) {
 		{"unknown", []string{"x-smell", "body"}, func(f fdo.Notification) bool { return f.Body == n.Body }},
 	}
 	for _, c := range cases {
-		got := render(n, newCapabilities(c.caps))
+		got := render(n, newCapabilities("any", c.caps))
 		if !c.want(got) {
 			t.Errorf("%s: %+v", c.name, got)
 		}
@@ -396,3 +407,116 @@ func TestRender(t *testing.T) {
 		}
 	}
 }
+
+// A launcher that waits is told of until it leaves the bus, however it ends.
+func TestLaunchesThatWait(t *testing.T) {
+	address := start(t)
+	d := newDesk(t, address, Options{})
+	waits := func(conn *dbus.Conn, instance string) error {
+		return bus.NewSessionProxy(conn, bus.SessionPath).LaunchWaits(t.Context(), instance, notify.RefreshInProgress)
+	}
+	one, two := connect(t, address), connect(t, address)
+	if err := waits(one, "firefox"); err != nil {
+		t.Fatal(err)
+	}
+	if e := wait[notify.LaunchWaits](d); e != (notify.LaunchWaits{Launch: one.Names()[0], Instance: "firefox", Why: notify.RefreshInProgress}) {
+		t.Errorf("%+v", e)
+	}
+	if err := waits(two, "../../etc"); err == nil {
+		t.Error("that is no instance")
+	}
+	if err := waits(two, "gimp"); err != nil {
+		t.Fatal(err)
+	}
+	wait[notify.LaunchWaits](d)
+	one.Close()
+	if e := wait[notify.LaunchOver](d); e.Launch != one.Names()[0] {
+		t.Errorf("%+v", e)
+	}
+	hasty := connect(t, address)
+	if err := waits(hasty, "firefox"); err != nil {
+		t.Fatal(err)
+	}
+	hasty.Close() // perhaps before it is watched
+	wait[notify.LaunchOver](d)
+	two.Close()
+	wait[notify.LaunchOver](d)
+	for range maxLaunches + 5 {
+		if err := waits(connect(t, address), "firefox"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range maxLaunches {
+		wait[notify.LaunchWaits](d)
+	}
+	none[notify.LaunchWaits](d)
+}
+
+func TestProgressAndApplication(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...)
+	s.name = "mako"
+	s.own()
+	d := newDesk(t, address, Options{})
+	n := notice("firefox", 1)
+	n.App, n.Percent = "Firefox", 55
+	d.Do(notify.Show{Notice: n})
+	s.until("it is shown", func() bool { return len(s.shown) == 1 })
+	s.mu.Lock()
+	got := s.shown[s.id("firefox is ready")]
+	s.mu.Unlock()
+	if got.AppName != "Firefox" || got.Hints["value"].Value() != int32(55) {
+		t.Errorf("%+v", got)
+	}
+	n = notice("", 2)
+	n.App, n.Percent = "", -1
+	d.Do(notify.Show{Notice: n})
+	s.until("both are shown", func() bool { return len(s.shown) == 2 })
+	s.mu.Lock()
+	got = s.shown[s.id(" is ready")]
+	s.mu.Unlock()
+	if _, has := got.Hints["value"]; has || got.AppName != "lull" {
+		t.Errorf("%+v", got)
+	}
+	n.Percent = 55
+	if got := render(n, newCapabilities("another", allCaps)); got.Hints["value"].Value() != nil || !strings.HasSuffix(got.Body, " (55 %)") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// GNOME's setting is read by gsettings, when dconf says that it has changed.
+func TestDoNotDisturbOfGNOME(t *testing.T) {
+	need.Program(t, "gsettings")
+	need.File(t, "/usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml")
+	need.File(t, "/usr/libexec/dconf-service")
+	address := start(t)
+	t.Setenv("DBUS_SESSION_BUS_ADDRESS", address)
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Setenv("GSETTINGS_BACKEND", "dconf")
+	dconf := exec.Command("/usr/libexec/dconf-service")
+	dconf.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := dconf.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dconf.Process.Kill(); dconf.Wait() })
+	s := newServer(t, address, allCaps...)
+	s.name = "gnome-shell"
+	s.own()
+	d := newDesk(t, address, Options{})
+	for i, want := range []bool{true, false} { // not asked yet, and the default
+		if e := wait[notify.Disturb](d); e.No != want {
+			t.Errorf("%d: %+v", i, e)
+		}
+	}
+	for _, banners := range []string{"false", "true"} {
+		if out, err := exec.Command("gsettings", "set", "org.gnome.desktop.notifications", "show-banners", banners).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if e := wait[notify.Disturb](d); e.No != (banners == "false") {
+			t.Errorf("show-banners %s: %+v", banners, e)
+		}
+	}
+}
+
+func TestOnBroker(t *testing.T) { bustest.OnBroker(t) }

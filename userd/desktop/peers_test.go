@@ -24,6 +24,7 @@ type server struct {
 	t    *testing.T
 	conn *dbus.Conn
 	caps []string
+	name string
 
 	mu     sync.Mutex
 	next   uint32
@@ -49,7 +50,7 @@ func connect(t *testing.T, address string) *dbus.Conn {
 
 func newServer(t *testing.T, address string, caps ...string) *server {
 	t.Helper()
-	s := &server{t: t, conn: connect(t, address), caps: caps, next: 100, shown: map[uint32]fdo.Notification{}, seen: make(chan struct{}, 1)}
+	s := &server{t: t, conn: connect(t, address), caps: caps, name: "hostile", next: 100, shown: map[uint32]fdo.Notification{}, seen: make(chan struct{}, 1)}
 	if err := s.conn.Export(methods{s}, serverPath, serverName); err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ type methods struct{ s *server }
 func (m methods) GetCapabilities() ([]string, *dbus.Error) { return m.s.caps, nil }
 
 func (m methods) GetServerInformation() (string, string, string, string, *dbus.Error) {
-	return "hostile", "nobody", "0.1", "1.2", nil
+	return m.s.name, "nobody", "0.1", "1.2", nil
 }
 
 func (m methods) Notify(app string, replaces uint32, icon, summary, body string, actions []string, hints map[string]dbus.Variant, expire int32) (uint32, *dbus.Error) {

@@ -1,6 +1,8 @@
 package desktop
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	fdo "github.com/esiqveland/notify"
@@ -10,7 +12,7 @@ import (
 )
 
 const (
-	appName = "lull"
+	appName = "lull" // where a notice is about no application
 	// category is in the form that the specification has for what its own
 	// table lacks: https://specifications.freedesktop.org/notification-spec.
 	category    = "x-lull.update"
@@ -18,10 +20,14 @@ const (
 )
 
 // capabilities are those of a server that make a difference here.
-type capabilities struct{ actions, body, markup bool }
+type capabilities struct{ actions, body, markup, bar bool }
 
-func newCapabilities(list []string) capabilities {
-	var c capabilities
+// bars are the servers that show a bar for the hint "value" beside the text. It is
+// not in the specification: others show the bar alone, as for a volume, or nothing.
+var bars = []string{"dunst", "mako", "Plasma"}
+
+func newCapabilities(server string, list []string) capabilities {
+	c := capabilities{bar: slices.Contains(bars, server)}
 	for _, s := range list {
 		switch s {
 		case "actions":
@@ -40,7 +46,7 @@ var escape = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 // render makes a notice into what a server with these capabilities understands.
 func render(n notify.Notice, c capabilities) fdo.Notification {
 	out := fdo.Notification{
-		AppName: appName, AppIcon: icon(n.Icon), Summary: n.Summary,
+		AppName: n.App, AppIcon: icon(n.Icon), Summary: n.Summary,
 		ExpireTimeout: fdo.ExpireTimeoutSetByNotificationServer,
 	}
 	switch {
@@ -50,6 +56,16 @@ func render(n notify.Notice, c capabilities) fdo.Notification {
 		out.Body = escape.Replace(n.Body)
 	default:
 		out.Body = n.Body
+	}
+	if out.AppName == "" {
+		out.AppName = appName
+	}
+	switch {
+	case n.Percent <= 0:
+	case c.bar:
+		out.AddHint(fdo.Hint{ID: "value", Variant: dbus.MakeVariant(int32(min(n.Percent, 100)))})
+	case out.Body != "":
+		out.Body += fmt.Sprintf(" (%d %%)", min(n.Percent, 100))
 	}
 	if c.actions {
 		for _, b := range n.Buttons {

@@ -32,16 +32,19 @@ const (
 
 // peer is the notification server.
 type peer struct {
-	owner   string // unique name; "": absent
-	ready   bool   // it has said what it can do
-	name    string
-	caps    capabilities
-	busy    bool           // a call about a notice is under way
-	hung    bool           // and it takes too long
-	started bool           // the bus was asked to start a server, for what is wanted now
-	early   []*dbus.Signal // heard while busy: perhaps about an id not known yet
-	stray   []uint32       // ids to be closed that belong to no posting
-	retry   *time.Timer
+	owner     string // unique name; "": absent
+	ready     bool   // it has said what it can do
+	name      string // and version
+	kind      string // name alone
+	looking   bool   // it is being asked whether it may be disturbed
+	lookAgain bool   // and something has changed since
+	caps      capabilities
+	busy      bool           // a call about a notice is under way
+	hung      bool           // and it takes too long
+	started   bool           // the bus was asked to start a server, for what is wanted now
+	early     []*dbus.Signal // heard while busy: perhaps about an id not known yet
+	stray     []uint32       // ids to be closed that belong to no posting
+	retry     *time.Timer
 }
 
 func (p *peer) String() string {
@@ -107,6 +110,7 @@ func (l *loop) adopt(owner string) {
 				_ = l.conn.AddMatchSignalContext(ctx, of(owner)...)
 			}
 		}
+		l.unfollow(ctx, old.kind)
 		if owner == "" {
 			return func() {}
 		}
@@ -117,7 +121,7 @@ func (l *loop) adopt(owner string) {
 			server.CallWithContext(ctx, serverName+".GetServerInformation", dbus.FlagNoAutoStart).
 				Store(&info.Name, &info.Vendor, &info.Version, &info.SpecVersion),
 			server.CallWithContext(ctx, serverName+".GetCapabilities", dbus.FlagNoAutoStart).Store(&caps))
-		disturb := inhibited(ctx, server)
+		l.follow(ctx, info.Name)
 		return func() {
 			if l.peer.owner != owner {
 				return
@@ -127,21 +131,11 @@ func (l *loop) adopt(owner string) {
 				l.Log.Warn("the notification server does not say what it can do", "error", err)
 			}
 			l.peer.ready = true
-			l.peer.name = info.Name + " " + info.Version
-			l.peer.caps = newCapabilities(caps)
-			l.event(notify.Disturb{No: disturb})
+			l.peer.name, l.peer.kind = info.Name+" "+info.Version, info.Name
+			l.peer.caps = newCapabilities(info.Name, caps)
+			l.look()
 		}
 	})
-}
-
-// inhibited reads the property of that name, which many servers lack.
-func inhibited(ctx context.Context, server dbus.BusObject) bool {
-	var v dbus.Variant
-	if server.CallWithContext(ctx, properties+".Get", dbus.FlagNoAutoStart, serverName, "Inhibited").Store(&v) != nil {
-		return false
-	}
-	yes, _ := v.Value().(bool)
-	return yes
 }
 
 // heard takes in a signal, if it is from whom it must be.
@@ -151,6 +145,10 @@ func (l *loop) heard(s *dbus.Signal) {
 		if dbus.Store(s.Body, &who, &was, &is) == nil && who == serverName && is != l.peer.owner {
 			l.adopt(is)
 		}
+		return
+	}
+	if l.peer.ready && l.disturbing(s) {
+		l.look()
 		return
 	}
 	if l.peer.owner == "" || s.Sender != l.peer.owner || s.Path != serverPath {
@@ -163,25 +161,6 @@ func (l *loop) heard(s *dbus.Signal) {
 			return
 		}
 		l.about(s)
-	case properties + ".PropertiesChanged":
-		var iface string
-		var changed map[string]dbus.Variant
-		var invalid []string
-		if dbus.Store(s.Body, &iface, &changed, &invalid) != nil || iface != serverName {
-			return
-		}
-		if yes, ok := changed["Inhibited"].Value().(bool); ok {
-			l.event(notify.Disturb{No: yes})
-		} else if owner := l.peer.owner; slices.Contains(invalid, "Inhibited") {
-			l.call(func(ctx context.Context) func() {
-				yes := inhibited(ctx, l.conn.Object(owner, serverPath))
-				return func() {
-					if l.peer.owner == owner {
-						l.event(notify.Disturb{No: yes})
-					}
-				}
-			})
-		}
 	}
 }
 

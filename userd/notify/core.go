@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/lull/lull/userd/texts"
 )
 
 // Pauses and patience.
@@ -35,11 +37,13 @@ const (
 type Core struct {
 	Schedule Schedule
 	Zone     *time.Location // of the times in texts; nil: as they come
+	Texts    texts.Texts    // the language; zero: English
 
 	agent     bool
 	agentLost time.Time // zero: it is there, or its notices are down already
 	disturb   bool      // the server says "do not disturb", or nothing yet
 	locked    bool
+	filled    bool // a window fills the screen
 	asking    bool
 	outdated  bool // something has changed since the question left
 	discarded int  // answers in a row that were outdated
@@ -50,6 +54,8 @@ type Core struct {
 	serial    uint64
 	slots     map[string]*slot
 	memory    map[string]Memory
+	launches  []*launch // that wait, the oldest first
+	warned    bool      // that the machine goes off
 	wake      time.Time
 	effects   []Effect
 }
@@ -180,6 +186,16 @@ func (c *Core) handle(now time.Time, e Event) {
 		c.disturb = e.No
 	case Locked:
 		c.locked = e.Yes
+	case Fullscreen:
+		c.filled = e.Yes
+	case LaunchWaits:
+		c.launchWaits(e)
+	case LaunchOver:
+		c.launchOver(e)
+	case Progress:
+		c.progress(e)
+	case ShuttingDown:
+		c.shuttingDown(e)
 	case ShowAll:
 		c.mustAsk = true
 		for _, s := range c.slots {
@@ -190,7 +206,7 @@ func (c *Core) handle(now time.Time, e Event) {
 	}
 }
 
-func (c *Core) quiet() bool { return c.disturb || c.locked }
+func (c *Core) quiet() bool { return c.disturb || c.locked || c.filled }
 
 // changed makes a question due. The answer to one that is under way may be
 // from before: it does not count.
@@ -246,7 +262,7 @@ func (c *Core) listed(now time.Time, list []Pending) {
 // a history only.
 func (c *Core) withdrawn(now time.Time, instance string, s *slot, reason string) {
 	s.waiting, s.forced = false, false
-	if s.live == nil || s.live.Kind != After {
+	if s.live == nil || s.live.Kind != After && s.live.Kind != Wait {
 		c.take(instance, s, false)
 	}
 	m := c.memory[instance]
@@ -270,6 +286,10 @@ func (c *Core) withdrawn(now time.Time, instance string, s *slot, reason string)
 }
 
 func (c *Core) updated(now time.Time, d Done) {
+	_, told := c.memory[d.Instance]
+	if c.slots[d.Instance] == nil && !told {
+		return // it concerns another session of this user
+	}
 	s := c.slot(d.Instance)
 	if s.waiting {
 		c.withdrawn(now, d.Instance, s, "updated")
@@ -278,13 +298,13 @@ func (c *Core) updated(now time.Time, d Done) {
 	if restarted {
 		c.launch(d.Instance)
 	}
-	n := after(d, restarted)
+	n := c.after(d, restarted)
 	s.news = &n
 	c.showNews(d.Instance, s)
 }
 
 func (c *Core) showNews(instance string, s *slot) {
-	if s.news == nil || c.quiet() || s.waiting {
+	if s.news == nil || c.quiet() || s.waiting || c.launchOf(instance) != nil {
 		return
 	}
 	n := *s.news
@@ -304,6 +324,11 @@ func (c *Core) closed(e Closed) {
 	s := c.slots[e.Instance]
 	if s == nil || s.live == nil || s.live.Serial != e.Serial {
 		return
+	}
+	if s.live.Kind == Wait {
+		for _, w := range c.launches {
+			w.closed = w.closed || w.Instance == e.Instance
+		}
 	}
 	s.live = nil
 	c.down(e.Instance)
@@ -389,7 +414,7 @@ func (c *Core) timeouts(now time.Time) {
 		c.agentLost = time.Time{}
 		for _, instance := range c.instances() {
 			s := c.slots[instance]
-			s.forced = s.live != nil && s.live.Kind != After
+			s.forced = s.live != nil && s.live.Kind != After && s.live.Kind != Wait
 			if s.forced {
 				c.take(instance, s, false)
 			}
@@ -404,13 +429,14 @@ func (c *Core) timeouts(now time.Time) {
 	for _, instance := range c.instances() {
 		c.showNews(instance, c.slots[instance])
 	}
+	c.showLaunches()
 }
 
 // due is when the instance's next notice is to be shown; zero: never.
 func (c *Core) due(instance string, now time.Time) time.Time {
 	s, m := c.slots[instance], c.memory[instance]
 	switch {
-	case !s.waiting:
+	case !s.waiting, c.launchOf(instance) != nil: // which has the one notice that there is
 		return time.Time{}
 	case m.Restart != nil:
 		if m.Restart.Warned {
@@ -455,7 +481,7 @@ func (c *Core) showDue(now time.Time) {
 func (c *Core) keepTrue(now time.Time) {
 	for _, instance := range c.instances() {
 		s := c.slots[instance]
-		if s.live == nil || s.live.Kind == After || !s.waiting {
+		if s.live == nil || s.live.Kind == After || s.live.Kind == Wait || !s.waiting {
 			continue
 		}
 		fresh := c.ready(s.pending, now)

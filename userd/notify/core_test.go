@@ -80,6 +80,8 @@ func (p *player) event(e Event) {
 				p.log = append(p.log, "launch "+f.Instance)
 			case Forget:
 				p.log = append(p.log, "forget "+f.Instance)
+			case Follow:
+				p.log = append(p.log, fmt.Sprint("follow ", f.Instance, " ", f.Yes))
 			case Remember:
 				p.memory = f.Memory
 			case Wake:
@@ -292,7 +294,10 @@ func TestQuiet(t *testing.T) {
 	p.event(Disturb{true})
 	p.event(Locked{false})
 	p.did()
+	p.event(Fullscreen{true})
 	p.event(Disturb{false})
+	p.did()
+	p.event(Fullscreen{false})
 	p.did("show ready firefox")
 
 	// The news of an update waits, too.

@@ -7,9 +7,10 @@
 // one in place, and a notice that is no longer true is withdrawn. It is *up*
 // while it is believed to be on the screen. *Due* is what is to be shown as
 // soon as that is allowed. *Quiet* is a time in which nothing is shown: the
-// screen is locked, or the server says "do not disturb". A *reminder* is the
-// same notice shown once more, by the Schedule. *Memory* is what must outlive
-// this process so that nobody is told twice.
+// screen is locked, a window fills it, or the server says "do not disturb". A
+// *reminder* is the same notice shown once more, by the Schedule. A *launch* that
+// has to wait has the one notice of its instance until it is over. *Memory* is
+// what must outlive this process so that nobody is told twice.
 //
 // The agent is asked what is pending right before anything is shown: signals
 // only give the reason to ask.

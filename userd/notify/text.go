@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"fmt"
 	"strings"
 	"time"
 	"unicode"
@@ -13,47 +14,60 @@ const (
 	sideBySide  = "side-by-side"
 	terminate   = "terminate"
 
-	maxName    = 60  // of an application, in characters
-	maxVersion = 40  // of a version
+	maxName    = 40  // of an application, in characters
+	maxVersion = 24  // of a version
 	maxNotes   = 160 // of what is new
 
 	// doneFor is how long the news of an update that is done stays.
 	doneFor = 10 * time.Second
 )
 
+// of begins a notice about an application.
+func of(kind Kind, refresh, instance, appName, desktop, icon string) Notice {
+	return Notice{Kind: kind, Refresh: refresh, Instance: instance, App: name(appName, instance), DesktopEntry: entry(desktop), Icon: icon}
+}
+
 // ready is the notice of a refresh that waits. It says what will happen, and
 // by which action.
 func (c *Core) ready(p Pending, now time.Time) Notice {
-	n := Notice{
-		Kind: Ready, Refresh: p.ID, Instance: p.Instance, DesktopEntry: entry(p.DesktopEntry), Icon: p.Icon,
-		Summary: title(p.Name, p.Instance, p.ToVersion) + " is ready",
-		Buttons: []Button{
-			{RestartNow, "Restart now"}, {WhenClosed, "When I close it"}, {Later, "Later"}, {Default, "OK"},
-		},
+	n := of(Ready, p.ID, p.Instance, p.Name, p.DesktopEntry, p.Icon)
+	if v := clean(p.ToVersion, maxVersion); v != "" {
+		n.Summary = c.Texts.T("%[1]s %[2]s is ready", n.App, v)
+	} else {
+		n.Summary = c.Texts.T("An update of %s is ready", n.App)
+	}
+	n.Buttons = []Button{
+		{RestartNow, c.Texts.T("Restart now")}, {WhenClosed, c.Texts.T("When I close it")}, {Later, c.Texts.T("Later")}, {Default, c.Texts.T("OK")},
 	}
 	near := c.Schedule.near(p, now)
 	if near || p.Urgency == security {
 		n.Urgency = Normal
 	}
-	what := "It will be installed when you close it"
+	n.Body = c.consequence(p, near, now)
+	if p.Urgency == security {
+		n.Body = c.Texts.T("It fixes a security problem.") + " " + n.Body
+	}
+	if notes := clean(p.Notes, maxNotes); notes != "" {
+		n.Body += "\n" + c.Texts.T("New: %s", notes)
+	}
+	return n
+}
+
+// consequence says what will happen to a refresh that waits.
+func (c *Core) consequence(p Pending, near bool, now time.Time) string {
 	switch {
 	case p.AtDeadline == terminate && !p.Deadline.IsZero():
 		// Said from the first day: work may be lost.
-		what += ". If it is still open " + c.when(p.Deadline, now) + ", it will be closed then: save your work before"
+		return c.Texts.T("It will be installed when you close it. If it is still open %s, it will be closed then: save your work before.", c.when(p.Deadline, now))
 	case near && p.AtDeadline == sideBySide && now.Before(p.Deadline):
-		what += ", at the latest " + c.when(p.Deadline, now) + ". If it is open then, it stays " +
-			onVersion(p.FromVersion) + " until you close it"
+		if v := clean(p.FromVersion, maxVersion); v != "" {
+			return c.Texts.T("It will be installed when you close it, at the latest %[1]s. If it is open then, it stays on version %[2]s until you close it.", c.when(p.Deadline, now), v)
+		}
+		return c.Texts.T("It will be installed when you close it, at the latest %s. If it is open then, it stays as it is until you close it.", c.when(p.Deadline, now))
 	case near && p.AtDeadline != sideBySide:
-		what += ", at the latest when you log out"
+		return c.Texts.T("It will be installed when you close it, at the latest when you log out.")
 	}
-	n.Body = what + "."
-	if p.Urgency == security {
-		n.Body = "It fixes a security problem. " + n.Body
-	}
-	if notes := clean(p.Notes, maxNotes); notes != "" {
-		n.Body += "\nNew: " + notes
-	}
-	return n
+	return c.Texts.T("It will be installed when you close it.")
 }
 
 // open is the notice of an application that was asked to quit and did not.
@@ -61,26 +75,71 @@ func (c *Core) open(p Pending, now time.Time) Notice {
 	n := c.ready(p, now)
 	n.Kind = Open
 	n.Urgency = Normal // the person is waiting for it
-	n.Summary = name(p.Name, p.Instance) + " is still open"
-	n.Body = "It may be waiting for you, to save your work for example. When it is closed, " +
-		version(p.ToVersion) + " will be installed and it will start again."
-	n.Buttons = []Button{{RestartNow, "Try again"}, {WhenClosed, "Do not start it again"}, {Default, "OK"}}
+	n.Summary = c.Texts.T("%s is still open", n.App)
+	if v := clean(p.ToVersion, maxVersion); v != "" {
+		n.Body = c.Texts.T("It may be waiting for you, to save your work for example. When it is closed, version %s will be installed and it will start again.", v)
+	} else {
+		n.Body = c.Texts.T("It may be waiting for you, to save your work for example. When it is closed, the new version will be installed and it will start again.")
+	}
+	n.Buttons = []Button{{RestartNow, c.Texts.T("Try again")}, {WhenClosed, c.Texts.T("Do not start it again")}, {Default, c.Texts.T("OK")}}
 	return n
 }
 
 // after is the notice of a refresh that is done.
-func after(d Done, restarted bool) Notice {
-	n := Notice{
-		Kind: After, Refresh: d.ID, Instance: d.Instance, DesktopEntry: entry(d.DesktopEntry), Icon: d.Icon,
-		Summary: name(d.Name, d.Instance) + " was updated", Expire: doneFor,
-	}
+func (c *Core) after(d Done, restarted bool) Notice {
+	n := of(After, d.ID, d.Instance, d.Name, d.DesktopEntry, d.Icon)
+	n.Summary, n.Expire = c.Texts.T("%s was updated", n.App), doneFor
 	if v := clean(d.ToVersion, maxVersion); v != "" {
-		n.Body = "It is now version " + v + "."
+		n.Body = c.Texts.T("It is now version %s.", v)
 	}
 	if restarted {
-		n.Body = strings.TrimSpace(n.Body + " It is starting again.")
+		n.Body = strings.TrimSpace(n.Body + " " + c.Texts.T("It is starting again."))
 	}
 	return n
+}
+
+// wait is the notice of a launch that has to wait.
+func (c *Core) wait(w *launch) Notice {
+	n := of(Wait, "", w.Instance, w.Name, w.DesktopEntry, w.Icon)
+	n.Percent = w.percent
+	n.Urgency = Normal // the person has just asked for it
+	switch w.Why {
+	case RefreshPending:
+		n.Summary = c.Texts.T("%s starts later", n.App)
+		n.Body = c.Texts.T("An update has to be installed first, and waits until every open window of it is closed. Then it starts by itself.")
+	case RefreshStarting:
+		n.Summary = c.Texts.T("%s is about to start", n.App)
+		n.Body = c.Texts.T("It was updated and is being checked.")
+	default:
+		n.Summary = c.Texts.T("%s is about to start", n.App)
+		n.Body = c.Texts.T("It is being updated. It starts when that is done.")
+	}
+	return n
+}
+
+// goingDown is the warning that the machine goes off while something is updated.
+func (c *Core) goingDown(e ShuttingDown) Notice {
+	n := of(Down, "", "", "", "", "")
+	n.App, n.Urgency = "", Normal
+	n.Summary = c.Texts.T("Do not switch off yet")
+	what := ""
+	if len(e.Names) == 1 {
+		what = c.Texts.T("%s is being updated.", name(e.Names[0], ""))
+	} else {
+		what = c.Texts.N("%d application is being updated.", "%d applications are being updated.", len(e.Names), len(e.Names))
+	}
+	n.Body = what + " " + c.Texts.T("The computer goes on shutting down by itself when that is done, in about %s.", c.length(e.Left))
+	return n
+}
+
+// length is a time as people say it.
+func (c *Core) length(d time.Duration) string {
+	if d < 90*time.Second {
+		s := max(1, int((d+time.Second/2)/time.Second))
+		return c.Texts.N("%d second", "%d seconds", s, s)
+	}
+	m := int((min(d, 24*time.Hour) + time.Minute/2) / time.Minute)
+	return c.Texts.N("%d minute", "%d minutes", m, m)
 }
 
 // when names a time near now in the person's time zone.
@@ -88,23 +147,31 @@ func (c *Core) when(t, now time.Time) string {
 	if c.Zone != nil {
 		t, now = t.In(c.Zone), now.In(c.Zone)
 	}
+	clock := t.Format("15:04")
 	switch {
 	case !t.After(now):
-		return "now"
+		return c.Texts.T("now")
 	case t.Year() == now.Year() && t.YearDay() == now.YearDay():
-		return "today at " + t.Format("15:04")
+		return c.Texts.T("today at %s", clock)
 	case t.Sub(now) < 6*24*time.Hour:
-		return "on " + t.Format("Monday at 15:04")
+		return c.Texts.T("on %[1]s at %[2]s", c.weekday(t), clock)
 	}
-	return "on " + t.Format("Monday, 2 January at 15:04")
+	return c.Texts.T("on %[1]s, %[2]s at %[3]s", c.weekday(t), c.date(t), clock)
 }
 
-func title(appName, instance, ver string) string {
-	n := name(appName, instance)
-	if v := clean(ver, maxVersion); v != "" {
-		return n + " " + v
-	}
-	return "An update of " + n
+func (c *Core) weekday(t time.Time) string {
+	return []string{
+		c.Texts.T("Sunday"), c.Texts.T("Monday"), c.Texts.T("Tuesday"), c.Texts.T("Wednesday"),
+		c.Texts.T("Thursday"), c.Texts.T("Friday"), c.Texts.T("Saturday"),
+	}[t.Weekday()]
+}
+
+// date has the day in its month: in some languages the month's name changes with it.
+func (c *Core) date(t time.Time) string {
+	return fmt.Sprintf([]string{
+		c.Texts.T("%d January"), c.Texts.T("%d February"), c.Texts.T("%d March"), c.Texts.T("%d April"), c.Texts.T("%d May"), c.Texts.T("%d June"),
+		c.Texts.T("%d July"), c.Texts.T("%d August"), c.Texts.T("%d September"), c.Texts.T("%d October"), c.Texts.T("%d November"), c.Texts.T("%d December"),
+	}[t.Month()-1], t.Day())
 }
 
 func name(appName, instance string) string {
@@ -112,20 +179,6 @@ func name(appName, instance string) string {
 		return n
 	}
 	return clean(instance, maxName)
-}
-
-func version(v string) string {
-	if v = clean(v, maxVersion); v != "" {
-		return "version " + v
-	}
-	return "the new version"
-}
-
-func onVersion(v string) string {
-	if v = clean(v, maxVersion); v != "" {
-		return "on version " + v
-	}
-	return "as it is"
 }
 
 func entry(s string) string { return strings.TrimSuffix(clean(s, 255), ".desktop") }

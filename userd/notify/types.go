@@ -19,6 +19,8 @@ type Pending struct {
 	AtDeadline   string      // keep-waiting, side-by-side or terminate
 	DesktopEntry string
 	Icon         string
+	DBusName     string // under which its application can be asked to quit
+	Hook         bool   // it has a refresh-pending hook, which is asked instead
 	Processes    []Process
 }
 
@@ -44,6 +46,15 @@ const (
 	Ready Kind = "ready" // a refresh waits for the person to close the application
 	Open  Kind = "open"  // the application was asked to quit and is still there
 	After Kind = "after" // the refresh is done
+	Wait  Kind = "wait"  // a launch waits for a refresh
+	Down  Kind = "down"  // the machine goes off while something is refreshed
+)
+
+// Why a launch waits: the words of the marker, as the design has them.
+const (
+	RefreshPending    = "refresh-pending"
+	RefreshInProgress = "refresh-in-progress"
+	RefreshStarting   = "refresh-starting"
 )
 
 // Actions of notices, as the agent and the notification server know them.
@@ -68,12 +79,14 @@ type Notice struct {
 	Serial       uint64 // tells this content from earlier ones of the instance
 	Kind         Kind
 	Refresh      string // id
-	Instance     string
+	Instance     string // "" with Down
+	App          string // the name of the application
 	Summary      string
 	Body         string
 	Buttons      []Button
 	Urgency      byte
 	Expire       time.Duration // 0: as long as the server thinks fit
+	Percent      int           // how far it is; 0 or less: that is not known
 	DesktopEntry string
 	Icon         string
 }
@@ -100,6 +113,18 @@ type (
 	// Finished: some refresh of the instance has ended; Result is done,
 	// undone, failed or cancelled.
 	Finished struct{ Instance, Result string }
+	// Progress answers Follow, once at least: what is launched, and how far the
+	// refresh is that it waits for (-1: that is not known).
+	Progress struct {
+		Instance, Name, DesktopEntry, Icon string
+		Percent                            int
+	}
+	// ShuttingDown: the machine goes off, but not before these applications are
+	// refreshed, which takes about Left. No names: that is no longer so.
+	ShuttingDown struct {
+		Names []string
+		Left  time.Duration
+	}
 )
 
 // What the desktop and the session say.
@@ -116,6 +141,12 @@ type (
 	// Locked says whether the screen is locked, or the session in the
 	// background.
 	Locked struct{ Yes bool }
+	// Fullscreen says whether a window fills the screen.
+	Fullscreen struct{ Yes bool }
+	// LaunchWaits: a launch, which has that name on the session bus, waits.
+	LaunchWaits struct{ Launch, Instance, Why string }
+	// LaunchOver: it has started, or ended.
+	LaunchOver struct{ Launch string }
 	// ShowAll: somebody asks to see every notice again, now.
 	ShowAll struct{}
 	// Tick: time has passed.
@@ -136,6 +167,12 @@ func (Disturb) event()   {}
 func (Locked) event()    {}
 func (ShowAll) event()   {}
 func (Tick) event()      {}
+
+func (Progress) event()     {}
+func (ShuttingDown) event() {}
+func (LaunchWaits) event()  {}
+func (LaunchOver) event()   {}
+func (Fullscreen) event()   {}
 
 // An Effect is something to do.
 type Effect interface{ effect() }
@@ -159,6 +196,11 @@ type (
 	Launch struct{ Instance string }
 	// Forget what Quit has kept for Launch.
 	Forget struct{ Instance string }
+	// Follow has the agent's progress with an instance told, or no longer.
+	Follow struct {
+		Instance string
+		Yes      bool
+	}
 	// Remember writes the memory down.
 	Remember struct{ Memory map[string]Memory }
 	// Wake sends a Tick at that time and at no other; zero: never.
@@ -172,6 +214,7 @@ func (Answer) effect()   {}
 func (Quit) effect()     {}
 func (Launch) effect()   {}
 func (Forget) effect()   {}
+func (Follow) effect()   {}
 func (Remember) effect() {}
 func (Wake) effect()     {}
 

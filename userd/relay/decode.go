@@ -2,6 +2,8 @@ package relay
 
 import (
 	"math"
+	"os"
+	"slices"
 	"time"
 
 	bus "github.com/lull/lull/dbus"
@@ -24,23 +26,32 @@ func when(usec uint64) time.Time {
 	return t
 }
 
-func pendings(list []bus.PendingRefresh) []notify.Pending {
-	out := make([]notify.Pending, len(list))
-	for i, p := range list {
-		out[i] = notify.Pending{
+// pendings are those of the list that wait for an application in this session.
+// What is held waits for something else; and root is told of everybody's.
+func (r *Relay) pendings(list []bus.PendingRefresh) []notify.Pending {
+	out := []notify.Pending{}
+	for _, p := range list {
+		own := slices.ContainsFunc(p.Processes, func(q bus.Process) bool {
+			return int(q.UID) == os.Getuid() && (r.Here == nil || r.Here(q.PID))
+		})
+		if !own || p.HeldUntil != 0 {
+			continue
+		}
+		n := notify.Pending{
 			ID: p.ID, Instance: p.Instance, Name: p.Name,
 			FromVersion: p.FromVersion, ToVersion: p.ToVersion,
 			FromRevision: p.FromRevision, ToRevision: p.ToRevision,
 			Urgency: p.Urgency, Notes: p.Notes,
 			Since: when(p.Since), Deadline: when(p.Deadline), AtDeadline: p.AtDeadline,
-			DesktopEntry: p.DesktopEntry, Icon: p.Icon,
+			DesktopEntry: p.DesktopEntry, Icon: p.Icon, DBusName: p.DBusName, Hook: p.Hook,
 		}
-		for _, r := range p.Reminders {
-			out[i].Reminders = append(out[i].Reminders, when(r))
+		for _, at := range p.Reminders {
+			n.Reminders = append(n.Reminders, when(at))
 		}
 		for _, q := range p.Processes {
-			out[i].Processes = append(out[i].Processes, notify.Process{PID: q.PID, UID: q.UID, Command: q.Command})
+			n.Processes = append(n.Processes, notify.Process{PID: q.PID, UID: q.UID, Command: q.Command})
 		}
+		out = append(out, n)
 	}
 	return out
 }

@@ -36,11 +36,12 @@ const (
 type Options struct {
 	Address string // of the agent's bus; "": the system bus
 	Session map[string]dbus.Variant
-	Work    func(work.Order) // is told what the agent wants done in the session; must not block
+	Work    func(work.Order)      // is told what the agent wants done in the session; must not block
+	Here    func(pid uint32) bool // whether a process belongs to this session; nil: all do
 	Log     *slog.Logger
 }
 
-// A Command is notify.Ask, notify.Answer or WorkDone.
+// A Command is notify.Ask, notify.Answer, notify.Follow or WorkDone.
 type Command any
 
 // WorkDone answers an order.
@@ -121,8 +122,11 @@ func (r *Relay) idle(ctx context.Context, pause time.Duration) bool {
 			return false
 		case <-r.commands.C():
 			for _, c := range r.commands.Take() {
-				if _, ok := c.(notify.Ask); ok {
+				switch c := c.(type) {
+				case notify.Ask:
 					r.event(notify.AskFailed{})
+				case notify.Follow:
+					r.unfollowed(c)
 				}
 			}
 		}
@@ -136,7 +140,8 @@ type link struct {
 	manager bus.ManagerProxy
 	owner   string // unique name of the agent; "": absent
 	served  bool
-	listed  bool        // the agent knows that this session wants its signals
+	listed  bool // the agent knows that this session wants its signals
+	follow  follows
 	results chan func() // what the goroutines of calls want done here
 }
 
@@ -270,7 +275,11 @@ func (l *link) heard(ctx context.Context, calls *sync.WaitGroup, s *dbus.Signal)
 		}
 		return
 	}
-	if l.owner == "" || s.Sender != l.owner || s.Path != bus.AgentPath {
+	if l.owner == "" || s.Sender != l.owner {
+		return
+	}
+	if s.Path != bus.AgentPath {
+		l.moved(s)
 		return
 	}
 	if _, ok := bus.ParseHelperPending(s); ok {
@@ -279,6 +288,8 @@ func (l *link) heard(ctx context.Context, calls *sync.WaitGroup, s *dbus.Signal)
 		l.event(notify.Withdrawn{ID: w.ID, Reason: w.Reason})
 	} else if u, ok := bus.ParseHelperUpdated(s); ok {
 		l.event(notify.Updated{Done: done(u.Refresh)})
+	} else if d, ok := bus.ParseHelperShuttingDown(s); ok {
+		l.event(notify.ShuttingDown{Names: d.Names, Left: time.Duration(min(d.Left, maxStop)) * time.Microsecond})
 	} else if w, ok := bus.ParseHelperWork(s); ok {
 		l.Work(order(w))
 	} else if f, ok := bus.ParseManagerRefreshFinished(s); ok {
@@ -309,9 +320,11 @@ func (l *link) command(ctx context.Context, calls *sync.WaitGroup, c Command) {
 					l.event(notify.AskFailed{})
 					return
 				}
-				l.event(notify.Listed{List: pendings(list)})
+				l.event(notify.Listed{List: l.pendings(list)})
 			}
 		})
+	case notify.Follow:
+		l.followed(ctx, calls, c)
 	case notify.Answer:
 		l.call(ctx, calls, func(ctx context.Context) func() {
 			err := l.manager.Answer(ctx, c.ID, c.Action)

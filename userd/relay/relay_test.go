@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"os"
 	"reflect"
 	"slices"
 	"sync"
@@ -162,13 +163,13 @@ func TestAgentComesAndGoes(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		a.mu.Lock()
-		a.pending = []bus.PendingRefresh{{ID: "r1", Instance: "firefox", Name: "Firefox", ToRevision: 2, Since: 1e15, Deadline: math.MaxUint64,
-			Urgency: "security", Processes: []bus.Process{{PID: 7, UID: 8, Command: "f"}}}}
+		a.pending = []bus.PendingRefresh{{ID: "r1", Instance: "firefox", Name: "Firefox", ToRevision: 2, Since: 1e15, Deadline: math.MaxUint64, DBusName: "org.mozilla.firefox", Hook: true,
+			Urgency: "security", Processes: []bus.Process{{PID: 7, UID: uint32(os.Getuid()), Command: "f"}}}}
 		a.mu.Unlock()
 		r.Do(notify.Ask{})
 		got := wait[notify.Listed](r).List
 		if len(got) != 1 || got[0].ID != "r1" || !got[0].Since.Equal(time.UnixMicro(1e15)) || !got[0].Deadline.IsZero() ||
-			len(got[0].Processes) != 1 || got[0].Processes[0].PID != 7 {
+			len(got[0].Processes) != 1 || got[0].Processes[0].PID != 7 || got[0].DBusName != "org.mozilla.firefox" || !got[0].Hook {
 			t.Errorf("%+v", got)
 		}
 		a.send(bus.HelperPending{Refresh: a.pending[0]})
@@ -306,3 +307,23 @@ func TestWhen(t *testing.T) {
 		}
 	}
 }
+
+// A person is told of what he runs, in the session in which he runs it, and of
+// nothing that waits for something else.
+func TestOnlyWhatRunsHere(t *testing.T) {
+	me := uint32(os.Getuid())
+	run := func(pid, uid uint32) []bus.Process { return []bus.Process{{PID: pid, UID: uid}} }
+	list := []bus.PendingRefresh{
+		{Instance: "here", Processes: append(run(9, me), run(7, me)...)}, {Instance: "elsewhere", Processes: run(9, me)},
+		{Instance: "another's", Processes: run(7, me+1)}, {Instance: "nobody's"}, {Instance: "held", HeldUntil: 1, Processes: run(7, me)},
+	}
+	r := New(Options{Here: func(pid uint32) bool { return pid == 7 }}, nil)
+	if got := r.pendings(list); len(got) != 1 || got[0].Instance != "here" || len(got[0].Processes) != 2 {
+		t.Errorf("%+v", got)
+	}
+	if got := New(Options{}, nil).pendings(list); len(got) != 2 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestOnBroker(t *testing.T) { bustest.OnBroker(t) }

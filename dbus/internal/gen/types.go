@@ -182,12 +182,12 @@ func (t *types) add(s *structType) error {
 }
 
 // initialisms are the words that Go spells in capitals.
-var initialisms = map[string]string{"pid": "PID", "uid": "UID", "url": "URL", "id": "ID", "json": "JSON"}
+var initialisms = map[string]string{"pid": "PID", "uid": "UID", "url": "URL", "id": "ID", "json": "JSON", "dbus": "DBus"}
 
 // exported makes a Go name of from-version or FromVersion.
 func exported(name string) string {
 	var b strings.Builder
-	for _, w := range strings.Split(name, "-") {
+	for _, w := range strings.FieldsFunc(name, func(r rune) bool { return r == '-' || r == '_' }) {
 		if up, ok := initialisms[strings.ToLower(w)]; ok {
 			b.WriteString(up)
 		} else {

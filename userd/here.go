@@ -1,0 +1,52 @@
+package userd
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// here says whether a process belongs to the session whose bus is own, as far as
+// can be told: a user may be logged in twice, with a desktop and a bus each, and is
+// told where he can see the application. What cannot be told counts as here.
+func here(own string) func(pid uint32) bool {
+	own = busSocket(own)
+	return func(pid uint32) bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err != nil {
+			return true
+		}
+		for entry := range strings.SplitSeq(string(b), "\x00") {
+			if address, ok := strings.CutPrefix(entry, "DBUS_SESSION_BUS_ADDRESS="); ok {
+				return busSocket(address) == own
+			}
+		}
+		return true
+	}
+}
+
+// sessionBus is the address of the bus that address names; "": the one of the
+// environment.
+func sessionBus(address string) string {
+	if address == "" {
+		address = os.Getenv("DBUS_SESSION_BUS_ADDRESS")
+	}
+	if address == "" {
+		address = "unix:path=" + filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "bus")
+	}
+	return address
+}
+
+// busSocket is what tells addresses of buses apart: the socket, without what a
+// client only has to check, as the guid.
+func busSocket(address string) string {
+	first, _, _ := strings.Cut(address, ";")
+	_, keys, _ := strings.Cut(first, ":")
+	for key := range strings.SplitSeq(keys, ",") {
+		if strings.HasPrefix(key, "path=") || strings.HasPrefix(key, "abstract=") {
+			return key
+		}
+	}
+	return first
+}
