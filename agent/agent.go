@@ -3,7 +3,7 @@
 //
 // Its folders are the agent's rooms, from the small to the large: digest,
 // problem, durable, footprint, meta; store, index, state, current, exports; gc, resolve,
-// repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh, system, metrics; manager; api.
+// repo; runctl, cgroup, runs, services, inhibit, conditions, datacopy; refresh, system, metrics; manager; api.
 // Each imports only what stands before it.
 package agent
 
