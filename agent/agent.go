@@ -20,6 +20,7 @@ import (
 
 	"github.com/lull/lull/agent/api"
 	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/footprint"
 	"github.com/lull/lull/agent/inhibit"
@@ -96,7 +97,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	m, err := manager.New(manager.Config{
 		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, BootID: o.BootID, Bus: busForLaunchers(o),
 		Runctl: ctl, Tracker: tracker, Logind: logind, Sessions: observer.Sessions(), Log: o.Log,
-		Version: o.Version, Worked: resting.Touch,
+		Conditions: func(changed func()) *conditions.Watcher { return watchConditions(o, changed) },
+		Version:    o.Version, Worked: resting.Touch,
 	}, observer)
 	if err != nil {
 		return err
@@ -140,12 +142,25 @@ func busForLaunchers(o Options) string {
 	return "system"
 }
 
-func connectLogind(o Options) *inhibit.Logind {
-	address := o.LogindBus
-	if address == "" && !o.User {
-		address = o.Bus
+// machineBus is the bus of logind, UPower and NetworkManager.
+func machineBus(o Options) string {
+	if o.LogindBus == "" && !o.User {
+		return o.Bus
 	}
-	l, err := inhibit.Connect(address, inhibit.WithLog(o.Log))
+	return o.LogindBus
+}
+
+// watchConditions counts the sessions of an agent's own user alone.
+func watchConditions(o Options, changed func()) *conditions.Watcher {
+	uid := -1
+	if o.User {
+		uid = os.Getuid()
+	}
+	return conditions.Watch(conditions.Options{Address: machineBus(o), UID: uid, Log: o.Log, Changed: changed})
+}
+
+func connectLogind(o Options) *inhibit.Logind {
+	l, err := inhibit.Connect(machineBus(o), inhibit.WithLog(o.Log))
 	if err != nil {
 		o.Log.Warn("shutdown cannot be held off", "error", err)
 		return nil

@@ -55,6 +55,7 @@ type queue struct {
 	transfers bool
 	repos     bool
 	system    bool
+	machine   bool          // the conditions
 	wake      chan struct{} // capacity 1
 	changed   func()        // is called after each change
 }
@@ -115,6 +116,9 @@ func (o Observer) RepositoriesChanged() { o.q.put(func() { o.q.repos = true }) }
 // SystemChanged implements manager.Observer.
 func (o Observer) SystemChanged() { o.q.put(func() { o.q.system = true }) }
 
+// ConditionsChanged implements manager.Observer.
+func (o Observer) ConditionsChanged() { o.q.put(func() { o.q.machine = true }) }
+
 // Serve exports everything and takes the name. The service ends with ctx; Wait
 // waits for that.
 func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observer, auth *authz.Authorizer, version string, log *slog.Logger) (*Service, error) {
@@ -136,6 +140,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 	s.updateSpace()
 	s.updateSystem()
 	s.updateRepositories()
+	s.updateConditions()
 	server.Manage(bus.AgentPath)
 	if err := server.Export(bus.AgentPath, s.manager, s.space, s.retained, s.system, bus.ExportHelper()); err != nil {
 		return nil, err
@@ -182,9 +187,9 @@ func (s *Service) run(w *objects) {
 		}
 		q := s.queue
 		q.mu.Lock()
-		refreshes, ended, packages, transfers, repos, system := q.refreshes, q.ended, q.packages, q.transfers, q.repos, q.system
+		refreshes, ended, packages, transfers, repos, system, machine := q.refreshes, q.ended, q.packages, q.transfers, q.repos, q.system, q.machine
 		space = space || q.space
-		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos, q.system = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false, false
+		q.refreshes, q.ended, q.packages, q.space, q.transfers, q.repos, q.system, q.machine = map[string]refresh.Refresh{}, nil, map[string]bool{}, false, false, false, false, false
 		q.mu.Unlock()
 		for _, r := range refreshes {
 			w.refresh(r)
@@ -221,6 +226,9 @@ func (s *Service) run(w *objects) {
 		}
 		if system {
 			s.updateSystem()
+		}
+		if machine {
+			s.updateConditions()
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/exports"
@@ -54,8 +55,11 @@ type Config struct {
 	Tracker  runs.Tracker
 	Logind   *inhibit.Logind  // nil: no shutdown to hold off
 	Sessions refresh.Sessions // nil: nobody logs in
-	Log      *slog.Logger
-	Worked   func() // is told of work that follows a change only after a while; may be nil
+	// Conditions begins to follow what policy can require, and has changed called with
+	// each change; nil: nothing of it is known.
+	Conditions func(changed func()) *conditions.Watcher
+	Log        *slog.Logger
+	Worked     func() // is told of work that follows a change only after a while; may be nil
 }
 
 // Observer hears of changes. Its methods must not block and may not call back.
@@ -66,6 +70,7 @@ type Observer interface {
 	TransfersChanged() // while they go on; SpaceChanged tells of beginnings and ends
 	RepositoriesChanged()
 	SystemChanged()
+	ConditionsChanged()
 }
 
 // Manager is the agent's core.
@@ -83,6 +88,7 @@ type Manager struct {
 	policy   atomic.Pointer[policy.Policy]
 	observer Observer
 	figures  *figures
+	watcher  *conditions.Watcher // nil: nothing is known
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -159,8 +165,16 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
 		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
 		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
-		Writable: m.writable, HeldOff: m.countSection,
+		Writable: m.writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
 	})
+	if c.Conditions != nil {
+		m.watcher = c.Conditions(m.conditionsChanged)
+		defer func(w *conditions.Watcher) {
+			if err != nil {
+				w.Close()
+			}
+		}(m.watcher)
+	}
 	return m, errors.Join(m.seedMetrics(), m.tidyRepositories(), m.loadRepositories(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
 }
 
@@ -207,6 +221,9 @@ func (m *Manager) Close() error {
 	m.engine.Stop()
 	m.system.Close()
 	m.wg.Wait()
+	if m.watcher != nil {
+		m.watcher.Close()
+	}
 	return errors.Join(m.services.Close(), m.state.Close())
 }
 

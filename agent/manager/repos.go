@@ -376,7 +376,7 @@ func (m *Manager) offer(ctx context.Context, name string, good map[string]bool, 
 		return nil, nil
 	}
 	return &refresh.Request{Kind: refresh.Update, Instance: name, Package: p.Package,
-		Version: p.Version, Urgency: string(p.Urgency), Published: p.Published}, nil
+		Version: p.Version, Urgency: string(p.Urgency), Published: p.Published, Now: asked}, nil
 }
 
 // backsOff says whether it is too early for another try. A delay that was reckoned

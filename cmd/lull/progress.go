@@ -60,6 +60,9 @@ func stepText(p bus.RefreshProperties) string {
 	if p.State == "undoing" {
 		return "going back"
 	}
+	if p.State == "waiting" && p.Step == "fetch" {
+		return "waiting to be downloaded"
+	}
 	if w, ok := stepWords[p.Step]; ok {
 		return w
 	}

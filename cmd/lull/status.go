@@ -140,8 +140,8 @@ func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs 
 			at = ag.atDeadlines(ctx)
 		}
 		pairs = append(pairs,
-			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), either(who(r.Waiting), elsewhere(r)))},
-			[2]string{"", deadlineWords(r.Deadline, at[r.ID], a.now())})
+			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), waitsFor(r))},
+			[2]string{"", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, at[r.ID], a.now())})
 		if len(pairs) == 2*maxWaiting {
 			break
 		}
@@ -221,8 +221,8 @@ func (a *app) refreshFields(ctx context.Context, ag *agent, r bus.RefreshPropert
 	pairs := [][2]string{{label, text}}
 	if r.State == "waiting" {
 		pairs = append(pairs,
-			[2]string{"Waits for", who(r.Waiting)},
-			[2]string{"At the latest", deadlineWords(r.Deadline, ag.atDeadlines(ctx)[r.ID], a.now())})
+			[2]string{"Waits for", waitsFor(r)},
+			[2]string{"At the latest", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, ag.atDeadlines(ctx)[r.ID], a.now())})
 	}
 	return append(pairs, [2]string{"What is new", r.Notes})
 }
