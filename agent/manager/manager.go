@@ -89,6 +89,7 @@ type Manager struct {
 	observer Observer
 	figures  *figures
 	watcher  *conditions.Watcher // nil: nothing is known
+	wanted   wanted
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -201,6 +202,7 @@ func (m *Manager) Start() error {
 	} else if err := m.resumeRefreshes(); err != nil {
 		return err
 	}
+	m.adoptWanted()
 	m.wg.Go(m.followMounts)
 	m.wg.Go(m.followRuns)
 	m.wg.Go(m.followLogind)
@@ -219,6 +221,7 @@ func (m *Manager) Start() error {
 func (m *Manager) Close() error {
 	m.cancel()
 	m.engine.Stop()
+	m.closeWanted()
 	m.system.Close()
 	m.wg.Wait()
 	if m.watcher != nil {
@@ -333,6 +336,7 @@ func (m *Manager) startServices() {
 
 // refreshChanged is the engine's observer.
 func (m *Manager) refreshChanged(r refresh.Refresh) {
+	m.wantHelpers()
 	if r.End != "" {
 		m.noteEnd(r) // first: who hears of the end may ask for more
 	}

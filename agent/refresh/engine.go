@@ -326,6 +326,13 @@ func (e *Engine) All() []Refresh {
 
 func number(id string) int { n, _ := strconv.Atoi(id); return n }
 
+// UnderWay says whether there is any refresh that has not ended.
+func (e *Engine) UnderWay() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.tasks) > 0
+}
+
 // Of returns the refresh under way for an instance.
 func (e *Engine) Of(instance string) (Refresh, bool) {
 	e.mu.Lock()
