@@ -114,7 +114,7 @@ func (f *follower) settled() (yes, certain bool) {
 			}
 		case f.until != untilWaiting || p.State != "waiting":
 			return false, false
-		case len(p.Waiting) == 0 && len(p.Conditions) == 0 && !f.waitsWith(p):
+		case len(p.Waiting) == 0 && !f.waitsWith(p):
 			certain = false
 		}
 	}

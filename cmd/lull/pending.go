@@ -96,7 +96,11 @@ func (a *app) pending(pending []bus.PendingRefresh) error {
 			if p.Since == 0 { // its window begins when it is there
 				step = "fetch"
 			}
-			happens = "when that is so, or " + latestWords(step, p.Conditions, len(p.Processes), p.Deadline, p.AtDeadline, a.now())
+			happens = "when that is so, or "
+			if len(p.Processes) > 0 {
+				happens = "when that is so and it is closed, or "
+			}
+			happens += latestWords(step, p.Conditions, len(p.Processes), p.Deadline, p.AtDeadline, a.now())
 		}
 		if p.HeldUntil != 0 {
 			waits, happens, held = "the end of a hold", "", holdText(p.HeldUntil, p.HeldBy, p.HeldReason, a.now())
