@@ -28,6 +28,9 @@ type idler struct {
 	file  string // "": it never ends, because nobody would start it again
 	after time.Duration
 	end   func()
+	// server asks whether there is a notification server, and has then called if there is
+	// none: what nobody shows nobody takes down.
+	server func(none func())
 
 	mu    sync.Mutex // guards what follows
 	timer *time.Timer
@@ -38,8 +41,8 @@ type idler struct {
 	jobs  int  // of the agent's orders, under way
 }
 
-func newIdler(file string, after time.Duration, end func()) *idler {
-	i := &idler{file: file, after: after, end: end, shown: map[string]bool{}, owed: map[string]bool{}}
+func newIdler(file string, after time.Duration, server func(none func()), end func()) *idler {
+	i := &idler{file: file, after: after, server: server, end: end, shown: map[string]bool{}, owed: map[string]bool{}}
 	if file != "" {
 		i.timer = time.AfterFunc(after, i.look)
 	}
@@ -107,11 +110,20 @@ func (i *idler) look() {
 	if !i.away && !i.quiet {
 		clear(i.owed) // there was time enough to show it
 	}
-	busy := len(i.shown) > 0 || len(i.owed) > 0 || i.jobs > 0
+	shown := len(i.shown) > 0
+	busy := len(i.owed) > 0 || i.jobs > 0
 	i.mu.Unlock()
-	if busy {
-		return
+	switch {
+	case busy:
+	case shown:
+		i.server(i.leave)
+	default:
+		i.leave()
 	}
+}
+
+// leave ends the helper, unless it would be back at once.
+func (i *idler) leave() {
 	if _, err := os.Stat(i.file); errors.Is(err, os.ErrNotExist) {
 		i.end()
 	}

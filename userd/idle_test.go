@@ -26,7 +26,11 @@ func TestIdle(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				over := make(chan struct{}, 8)
-				i := newIdler(path, after, func() { over <- struct{}{} })
+				i := newIdler(path, after, func(none func()) {
+					if name == "no server" {
+						none()
+					}
+				}, func() { over <- struct{}{} })
 				defer i.close()
 				test(i, func() bool {
 					time.Sleep(after + time.Second)
@@ -60,6 +64,12 @@ func TestIdle(t *testing.T) {
 		i.event(notify.Closed{Instance: "a"})
 		if !ended() {
 			t.Error("it stays without a notice")
+		}
+	})
+	with("no server", file, func(i *idler, ended func() bool) {
+		i.desktop(show)
+		if !ended() {
+			t.Error("it stays for a notice that nobody shows")
 		}
 	})
 	with("news for somebody who is away", file, func(i *idler, ended func() bool) {

@@ -42,7 +42,8 @@ func Run(ctx context.Context, o Options) error {
 	asked := ctx // ends when somebody wants the helper to end
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	idle := newIdler(o.ExitUnless, o.ExitAfter, func() { cancel(errIdle) })
+	var screen *desktop.Desktop
+	idle := newIdler(o.ExitUnless, o.ExitAfter, func(none func()) { screen.Do(desktop.Call{Do: noServer(none)}) }, func() { cancel(errIdle) })
 	defer idle.close()
 	var agent *relay.Relay
 	report := &reporter{tell: func(list []bus.HelperSession) { agent.SetSessions(list) }}
@@ -57,10 +58,11 @@ func Run(ctx context.Context, o Options) error {
 		case <-ctx.Done():
 		}
 	}
-	screen, err := desktop.Connect(ctx, desktop.Options{Address: o.SessionBus, Version: o.Version, Log: o.Log}, event)
+	connected, err := desktop.Connect(ctx, desktop.Options{Address: o.SessionBus, Version: o.Version, Log: o.Log}, event)
 	if err != nil {
 		return err
 	}
+	screen = connected
 	units := services.New()
 	defer units.Close()
 	worker := work.New(counted{units, idle}, counted{data.Hands{}, idle}, func(order work.Order, err error) { agent.Do(relay.WorkDone{Order: order, Err: err}) }, o.Log)
@@ -133,6 +135,17 @@ func Run(ctx context.Context, o Options) error {
 		return nil
 	}
 	return fmt.Errorf("cannot go on: %w", context.Cause(ctx))
+}
+
+// noServer calls none if there is no notification server on the session bus.
+func noServer(none func()) func(context.Context, *dbus.Conn) {
+	return func(ctx context.Context, conn *dbus.Conn) {
+		there := true
+		err := conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, "org.freedesktop.Notifications").Store(&there)
+		if err == nil && !there {
+			none()
+		}
+	}
 }
 
 func await(ctx context.Context, c <-chan struct{}) {

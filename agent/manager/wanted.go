@@ -17,7 +17,7 @@ const Wanted = "wanted"
 
 // wantedLinger is how long the file stays after the last refresh: systemd looks whether
 // it is there some time after the kernel has told of it, and may be busy.
-const wantedLinger = 10 * time.Second
+const wantedLinger = 5 * time.Second
 
 // wanted is that file.
 type wanted struct {
