@@ -64,7 +64,7 @@ type RefreshProperties struct {
 	Urgency      string // low, medium, high or security
 	Notes        string // What is new, in the publisher's words
 	Since        uint64 // When the postponement window of this revision began
-	Deadline     uint64
+	Deadline     uint64 // When the window ends; while it waits to be fetched, when it is fetched whatever the conditions
 	BytesDone    uint64
 	BytesTotal   uint64
 	Waiting      []Process         // Whom it waits for: pid, uid, command

@@ -13,8 +13,8 @@
 // and NetworkManager would never be updated else. It is unknown while the service is
 // absent, and for as long as it has not answered.
 //
-// Users' helpers add to their own sessions what logind is not told by every desktop:
-// a screen saver, "do not disturb". A user can speak of his own sessions alone, and
+// Users' helpers add to their own sessions what logind is not told, as that nobody wants to
+// be disturbed. A user can speak of his own sessions alone, and
 // where there is a logind only of those that it knows. The worst that a lie does is
 // to put refreshes off until their deadline, as running the application does, and
 // whoever is in the way is named.

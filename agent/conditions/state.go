@@ -34,17 +34,17 @@ const (
 
 // Session is one of a user.
 type Session struct {
-	ID           string // of logind
-	UID          uint32
-	User         string
-	Active       bool // in the foreground, or remote
-	Locked       bool
-	Idle         bool
-	DoNotDisturb bool
-	LoggingOut   bool
+	ID           string `json:"id"` // of logind
+	UID          uint32 `json:"uid"`
+	User         string `json:"user"`
+	Active       bool   `json:"active"` // in the foreground, or remote
+	Locked       bool   `json:"locked"`
+	Idle         bool   `json:"idle"`
+	DoNotDisturb bool   `json:"do-not-disturb"`
+	LoggingOut   bool   `json:"logging-out"`
 	// IdleAt is when a session on a terminal may be idle at the earliest: logind
 	// looks at the terminal when it is asked, and tells nobody. Zero: it is told.
-	IdleAt time.Time
+	IdleAt time.Time `json:"-"`
 }
 
 // InUse says whether somebody works in it.
@@ -54,10 +54,10 @@ func (s Session) InUse() bool {
 
 // State is all that is known at one moment.
 type State struct {
-	Power    Power
-	Network  Network
-	Logind   bool // it knows the sessions; else they are those that helpers have told of
-	Sessions []Session
+	Power    Power     `json:"power"`
+	Network  Network   `json:"network"`
+	Logind   bool      `json:"logind"` // it knows the sessions; else they are those that helpers have told of
+	Sessions []Session `json:"sessions,omitempty"`
 }
 
 // Use says whether somebody works at the machine.
@@ -90,8 +90,8 @@ func (s State) idleAt() (at time.Time) {
 
 // Unmet is a condition that is not fulfilled.
 type Unmet struct {
-	Condition policy.Condition
-	Seen      string // what is so instead, in words
+	Condition policy.Condition `json:"condition"`
+	Seen      string           `json:"seen"` // what is so instead, in words
 }
 
 // clockTime is how a moment is written for people.
