@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"time"
 
 	bus "github.com/lull/lull/dbus"
@@ -53,4 +54,17 @@ func latestWords(step string, unmet map[string]string, running int, deadline uin
 		return "downloaded all the same " + day(t, now) + ", " + in(t, now)
 	}
 	return "refreshed all the same " + day(t, now) + ", " + in(t, now)
+}
+
+// machineText says what is known of the machine that policy can require; "" if nothing.
+func machineText(m bus.ManagerProperties) string {
+	words := map[string]string{"mains": "on mains power", "battery": "on battery", "unmetered": "network not metered", "metered": "network metered",
+		"in-use": "in use", "idle": "nobody at work"}
+	var known []string
+	for _, v := range []string{m.Power, m.Network, m.Use} {
+		if w := words[v]; w != "" {
+			known = append(known, w)
+		}
+	}
+	return strings.Join(known, ", ")
 }

@@ -120,6 +120,7 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 		{"Last check", checked},
 		{"Repositories", either(strings.Join(names, ", "), "none; `lull repo add` makes one known")},
 		{"Disk", fmt.Sprintf("%s used, %s free", size(space.Used), size(space.Free))},
+		{"Machine", machineText(m)},
 		{"Tracking", either(m.Tracker, "none") + ", " + either(m.TrackerEvents, "no events")},
 		{"Agent", "lulld " + m.Version + ", store in " + m.Root},
 	}...))

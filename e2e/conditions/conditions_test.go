@@ -28,6 +28,7 @@ func TestStory(t *testing.T) {
 	s.untilWaits(app, "2", "fetch", "unmetered")
 	s.says("waits for: an unmetered network (the connection is metered) happens: when that is so, or downloaded all the same", "pending")
 	s.says(app+" 1 → 2 for an unmetered network (the connection is metered) downloaded all the same", "status")
+	s.says("Machine: on battery, network metered, in use", "status")
 	s.says("Refresh: to 2: waiting to be downloaded Waits for: an unmetered network", "status", app)
 	s.says("not 2 yet: it waits for an unmetered network (the connection is metered)", "why", app)
 	s.says(`"conditions": { "unmetered": "the connection is metered" }`, "--json", "pending")

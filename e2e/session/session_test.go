@@ -37,6 +37,7 @@ var tests = []struct {
 	{"Hostile", testHostile},
 	{"TwoHelpers", testTwoHelpers},
 	{"ComesAndGoes", testComesAndGoes},
+	{"Logind", testLogind},
 }
 
 // TestSessions boots the containers.
