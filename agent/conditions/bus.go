@@ -130,6 +130,8 @@ func (l *link) serve(ctx context.Context, ready func()) error {
 	for {
 		if len(l.asking) == 0 {
 			ready()
+		}
+		if !l.askingLogind() {
 			answered()
 		}
 		select {
@@ -151,6 +153,16 @@ func (l *link) serve(ctx context.Context, ready func()) error {
 			}
 		}
 	}
+}
+
+// askingLogind says whether an answer of logind is under way.
+func (l *link) askingLogind() bool {
+	for what := range l.asking {
+		if what != upowerName && what != networkName {
+			return true
+		}
+	}
+	return false
 }
 
 // adopt makes owner the service that is believed.

@@ -418,10 +418,11 @@ func (m *Manager) followRepositories() {
 		alarm.Set(due.at)
 	}
 	rearm := func() {
+		next := m.watchLocal(changed) // first: nothing is published unheard
 		if stop != nil {
 			stop()
 		}
-		stop = m.watchLocal(changed)
+		stop = next
 		arm()
 	}
 	rearm()

@@ -38,13 +38,15 @@ func earlier(a, b time.Time) time.Time {
 func (t *task) mayFetch() *busyError {
 	r := &t.r
 	s := t.e.Policy().For(r.Instance)
-	unmet, again := t.unmet(s, s.FetchRequires, r.FetchSince)
+	// It may have begun before this revision was published: see Submit.
+	began := policy.ClockAfter().Began(r.FetchSince, wallclock.Now())
+	unmet, again := t.unmet(s, s.FetchRequires, began)
 	r.Unmet = unmet
 	if len(unmet) == 0 {
 		r.Deadline = time.Time{}
 		return nil
 	}
-	r.FetchSince = r.clock().Began(r.FetchSince, wallclock.Now())
+	r.FetchSince = began
 	r.Deadline = policy.Postponement{Since: r.FetchSince, Max: s.MaxPostponement}.Deadline()
 	return &busyError{until: earlier(again, r.Deadline)}
 }

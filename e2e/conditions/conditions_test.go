@@ -77,6 +77,13 @@ func TestBounds(t *testing.T) {
 	s.power.OnBattery(true)
 	s.publish(s.Repo, app, "2")
 	s.untilWaits(app, "2", "fetch", "mains")
+	// Another version takes its place, and not its time.
+	o, _ := s.api.Refresh(app, "2")
+	s.publish(s.Repo, app, "2.1")
+	s.untilWaits(app, "2.1", "fetch", "mains")
+	if next, _ := s.api.Refresh(app, "2.1"); next.Num("Deadline") != o.Num("Deadline") || o.Num("Deadline") == 0 {
+		t.Errorf("the next version is fetched by %d, this one by %d", next.Num("Deadline"), o.Num("Deadline"))
+	}
 	s.MustLull("publish", "--repo", s.Repo, "--urgency", "security", s.republish("3"))
 	s.untilCurrent(app, "3")
 
