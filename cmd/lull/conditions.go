@@ -28,6 +28,15 @@ func conditionText(unmet map[string]string) string {
 	return list(texts)
 }
 
+// waitsShort says what a refresh waits for, for a line among others.
+func waitsShort(r bus.RefreshProperties) string {
+	names := map[string]string{}
+	for name := range r.Conditions {
+		names[name] = ""
+	}
+	return either(waitsForThese(names, r.Waiting), elsewhere(r))
+}
+
 // waitsFor says all that a refresh waits for.
 func waitsFor(r bus.RefreshProperties) string {
 	return either(waitsForThese(r.Conditions, r.Waiting), elsewhere(r))

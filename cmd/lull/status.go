@@ -141,7 +141,7 @@ func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs 
 			at = ag.atDeadlines(ctx)
 		}
 		pairs = append(pairs,
-			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), waitsFor(r))},
+			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), waitsShort(r))},
 			[2]string{"", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, at[r.ID], a.now())})
 		if len(pairs) == 2*maxWaiting {
 			break
