@@ -116,7 +116,7 @@ install: build ## install everything below DESTDIR (PREFIX=/usr)
 	install -m 0644 policy/org.lull.policy $(DESTDIR)$(PREFIX)/share/polkit-1/actions/
 	install -m 0644 units/lulld.service units/lull-boot.service units/lull-system-commit.service $(DESTDIR)$(PREFIX)/lib/systemd/system/
 	install -m 0644 units/60-lull.user@.conf $(DESTDIR)$(PREFIX)/lib/systemd/system/user@.service.d/60-lull.conf
-	install -m 0644 units/lull-userd.service $(DESTDIR)$(PREFIX)/lib/systemd/user/
+	install -m 0644 units/lull-userd.service units/lull-userd.path $(DESTDIR)$(PREFIX)/lib/systemd/user/
 	install -m 0644 units/lulld-user.service $(DESTDIR)$(PREFIX)/lib/systemd/user/lulld.service
 	install -m 0644 units/lull.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/
 	install -m 0644 units/lull.tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/lull.conf

@@ -3,7 +3,7 @@
 //
 // Its folders are the agent's rooms, from the small to the large: messages, digest,
 // problem, durable, footprint, meta; store, index, state, current, exports; gc, resolve,
-// repo; runctl, cgroup, runs, services, inhibit, datacopy; refresh, system, metrics; manager; api.
+// repo; runctl, cgroup, runs, services, inhibit, conditions, datacopy; refresh, system, metrics; manager; api.
 // Each imports only what stands before it.
 package agent
 
@@ -22,6 +22,7 @@ import (
 
 	"github.com/lull/lull/agent/api"
 	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/footprint"
 	"github.com/lull/lull/agent/inhibit"
@@ -99,7 +100,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	m, err := manager.New(manager.Config{
 		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, BootID: o.BootID, Bus: busForLaunchers(o),
 		Runctl: ctl, Tracker: tracker, Logind: logind, Sessions: observer.Sessions(), Log: o.Log,
-		Version: o.Version, Boxed: manager.Boxed(), Worked: resting.Touch, Reloading: func() func() { return reloading(o.Log) },
+		Conditions: func(changed func()) *conditions.Watcher { return watchConditions(o, changed) },
+		Version:    o.Version, Boxed: manager.Boxed(), Worked: resting.Touch, Reloading: func() func() { return reloading(o.Log) },
 	}, observer)
 	if err != nil {
 		return err
@@ -143,12 +145,25 @@ func busForLaunchers(o Options) string {
 	return "system"
 }
 
-func connectLogind(o Options) *inhibit.Logind {
-	address := o.LogindBus
-	if address == "" && !o.User {
-		address = o.Bus
+// machineBus is the bus of logind, UPower and NetworkManager.
+func machineBus(o Options) string {
+	if o.LogindBus == "" && !o.User {
+		return o.Bus
 	}
-	l, err := inhibit.Connect(address, inhibit.WithLog(o.Log))
+	return o.LogindBus
+}
+
+// watchConditions counts the sessions of an agent's own user alone.
+func watchConditions(o Options, changed func()) *conditions.Watcher {
+	uid := -1
+	if o.User {
+		uid = os.Getuid()
+	}
+	return conditions.Watch(conditions.Options{Address: machineBus(o), UID: uid, Log: o.Log, Changed: changed})
+}
+
+func connectLogind(o Options) *inhibit.Logind {
+	l, err := inhibit.Connect(machineBus(o), inhibit.WithLog(o.Log))
 	if err != nil {
 		o.Log.Warn("shutdown cannot be held off", messages.Key, messages.NoLocks, "error", err)
 		return nil

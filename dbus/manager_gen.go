@@ -28,6 +28,7 @@ var infoManager = &ifaceInfo{
 		"Resolve":             "sa{sv}",
 		"Why":                 "s",
 		"RegisterHelper":      "a{sv}",
+		"SetSessions":         "a(sbbbbb)",
 		"Answer":              "ss",
 		"WorkDone":            "ssss",
 		"Self":                "",
@@ -47,6 +48,10 @@ var infoManager = &ifaceInfo{
 		{"LastCheck", emitsValue},
 		{"LastCheckError", emitsValue},
 		{"PolicyError", emitsValue},
+		{"Power", emitsValue},
+		{"Network", emitsValue},
+		{"Use", emitsValue},
+		{"Sessions", emitsValue},
 	},
 }
 
@@ -59,9 +64,10 @@ type Manager interface {
 	// system data too).
 	Remove(caller Caller, instance string, options RemoveOptions) (refresh dbus.ObjectPath, err error)
 	// Refresh: Privileged. Looks for newer revisions of the instances (none named: of all) and starts
-	// refreshing them. Error Busy names the processes that postpone it; the refresh goes on waiting
-	// all the same. Options: no-wait (b: do not report busy ones as an error), atomic (b: all of them
-	// change or none does; instances must be named).
+	// refreshing them; because somebody has asked, they wait for none of the conditions that policy
+	// requires of what happens by itself. Error Busy names the processes that postpone it; the refresh
+	// goes on waiting all the same. Options: no-wait (b: do not report busy ones as an error), atomic
+	// (b: all of them change or none does; instances must be named).
 	Refresh(caller Caller, instances []string, options RefreshOptions) (refreshes []dbus.ObjectPath, err error)
 	// Revert: Privileged. Goes back to the previous revision, or to the one that option revision (u)
 	// names, with its data. The revision left is not offered again.
@@ -79,13 +85,14 @@ type Manager interface {
 	// it is still held, 0 and an empty name if it is not.
 	Unhold(caller Caller, instance string) (until uint64, by string, err error)
 	// Pending: Refreshes that wait for running applications, for uid 0 all, for others those of the
-	// applications that they run; and all that wait for the end of a hold. Keys: id (s), refresh (o),
-	// instance (s), name (s: shown to people), from-version (s), to-version (s), from-revision (u),
-	// to-revision (u), urgency (s), notes (s: what is new), since (t), deadline (t), reminders (at:
-	// when to bring it to mind again, the deadline last), at-deadline (s), desktop-entry (s), icon
-	// (s), processes (a(uus): pid, uid, command), dbus-name (s: under which the application can be
-	// asked to quit), hook (b: it has a refresh-pending hook, which lull-run --hook runs). Keys
-	// without a value may be missing.
+	// applications that they run; and all that wait for a condition or for the end of a hold. Keys: id
+	// (s), refresh (o), instance (s), name (s: shown to people), from-version (s), to-version (s),
+	// from-revision (u), to-revision (u), urgency (s), notes (s: what is new), since (t), deadline
+	// (t), reminders (at: when to bring it to mind again, the deadline last), at-deadline (s),
+	// desktop-entry (s), icon (s), processes (a(uus): pid, uid, command), conditions (a{ss}: what else
+	// it waits for, as in Refresh.Conditions), dbus-name (s: under which the application can be asked
+	// to quit), hook (b: it has a refresh-pending hook, which lull-run --hook runs). Keys without a
+	// value may be missing.
 	Pending(caller Caller) (pending []PendingRefresh, err error)
 	// JoinRun: For launchers, where systemd does not track: moves the calling process into a new run
 	// of the instance. The agent takes the launch lock itself while it does. Service is empty for
@@ -108,9 +115,16 @@ type Manager interface {
 	// No row: nothing keeps it.
 	Why(caller Caller, what string) (chains []Chain, err error)
 	// RegisterHelper: For lull-userd: from now on the caller gets the signals of
-	// org.lull.Agent1.Helper for the applications of its user, until it leaves the bus.
+	// org.lull.Agent1.Helper for the applications of its user, until it leaves the bus. Keys: version
+	// (s), sessions (a(sbbbbb): as for SetSessions); others mean nothing.
 	RegisterHelper(caller Caller, session map[string]dbus.Variant) (err error)
-	// Answer: What the user answered to the notice of a refresh: restart-now, when-closed, later.
+	// SetSessions: For a registered helper: how the sessions of its user stand, in place of what it
+	// has said before: id (of logind), in the foreground, locked, idle, do not disturb, logging out.
+	// It adds to what logind says of them; sessions of others, and where there is a logind those that
+	// it does not know, count nothing. Error NotPermitted: the caller is no registered helper.
+	SetSessions(caller Caller, sessions []HelperSession) (err error)
+	// Answer: What the user answered to the notice of a refresh: restart-now (which asks for the
+	// refresh, so that it waits for no condition any more), when-closed, later.
 	Answer(caller Caller, id string, action string) (err error)
 	// WorkDone: For the helper that was given work: a phase of it (Helper.Work) is done, or has ended
 	// in an error, which is its text, else empty. Error NotPermitted: the caller is no registered
@@ -149,7 +163,11 @@ type ManagerProperties struct {
 	Repositories   []RepositoryAddress // Name and address
 	LastCheck      uint64              // When all repositories were last read without error
 	LastCheckError string
-	PolicyError    string // Why the files of the policy were refused when they were read last: file, line and what is wrong. What was read before them holds. Empty: they hold
+	PolicyError    string        // Why the files of the policy were refused when they were read last: file, line and what is wrong. What was read before them holds. Empty: they hold
+	Power          string        // What the machine runs on, as UPower says: mains, battery or unknown
+	Network        string        // What its connection costs, as NetworkManager says: unmetered, metered or unknown
+	Use            string        // Whether somebody works at it: in-use, idle (no session of a user is in use) or unknown. A session is in use while it is in the foreground, not locked, not logging out, and not idle, unless nobody is to disturb it
+	Sessions       []UserSession // Users' sessions, as logind and their helpers say: id, uid, and what is so of it: active (in the foreground), locked, idle, do-not-disturb, logging-out
 }
 
 // Apply takes over what a PropertiesChanged signal or a GetAll says.
@@ -324,6 +342,12 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, badArguments("RegisterHelper: %v", err)
 		}
 		return nil, e.impl.RegisterHelper(c, a0)
+	case "SetSessions":
+		var a0 []HelperSession
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("SetSessions: %v", err)
+		}
+		return nil, e.impl.SetSessions(c, a0)
 	case "Answer":
 		var a0 string
 		var a1 string
@@ -409,9 +433,10 @@ func (p ManagerProxy) Remove(ctx context.Context, instance string, options Remov
 }
 
 // Refresh: Privileged. Looks for newer revisions of the instances (none named: of all) and starts
-// refreshing them. Error Busy names the processes that postpone it; the refresh goes on waiting all
-// the same. Options: no-wait (b: do not report busy ones as an error), atomic (b: all of them
-// change or none does; instances must be named).
+// refreshing them; because somebody has asked, they wait for none of the conditions that policy
+// requires of what happens by itself. Error Busy names the processes that postpone it; the refresh
+// goes on waiting all the same. Options: no-wait (b: do not report busy ones as an error), atomic
+// (b: all of them change or none does; instances must be named).
 func (p ManagerProxy) Refresh(ctx context.Context, instances []string, options RefreshOptions) (refreshes []dbus.ObjectPath, err error) {
 	err = p.call(ctx, "Refresh", []any{instances, toDict(options)}, &refreshes)
 	return
@@ -449,13 +474,14 @@ func (p ManagerProxy) Unhold(ctx context.Context, instance string) (until uint64
 }
 
 // Pending: Refreshes that wait for running applications, for uid 0 all, for others those of the
-// applications that they run; and all that wait for the end of a hold. Keys: id (s), refresh (o),
-// instance (s), name (s: shown to people), from-version (s), to-version (s), from-revision (u),
-// to-revision (u), urgency (s), notes (s: what is new), since (t), deadline (t), reminders (at:
-// when to bring it to mind again, the deadline last), at-deadline (s), desktop-entry (s), icon (s),
-// processes (a(uus): pid, uid, command), dbus-name (s: under which the application can be asked to
-// quit), hook (b: it has a refresh-pending hook, which lull-run --hook runs). Keys without a value
-// may be missing.
+// applications that they run; and all that wait for a condition or for the end of a hold. Keys: id
+// (s), refresh (o), instance (s), name (s: shown to people), from-version (s), to-version (s),
+// from-revision (u), to-revision (u), urgency (s), notes (s: what is new), since (t), deadline (t),
+// reminders (at: when to bring it to mind again, the deadline last), at-deadline (s), desktop-entry
+// (s), icon (s), processes (a(uus): pid, uid, command), conditions (a{ss}: what else it waits for,
+// as in Refresh.Conditions), dbus-name (s: under which the application can be asked to quit), hook
+// (b: it has a refresh-pending hook, which lull-run --hook runs). Keys without a value may be
+// missing.
 func (p ManagerProxy) Pending(ctx context.Context) (pending []PendingRefresh, err error) {
 	var w0 []map[string]dbus.Variant
 	err = p.call(ctx, "Pending", nil, &w0)
@@ -517,13 +543,24 @@ func (p ManagerProxy) Why(ctx context.Context, what string) (chains []Chain, err
 }
 
 // RegisterHelper: For lull-userd: from now on the caller gets the signals of org.lull.Agent1.Helper
-// for the applications of its user, until it leaves the bus.
+// for the applications of its user, until it leaves the bus. Keys: version (s), sessions
+// (a(sbbbbb): as for SetSessions); others mean nothing.
 func (p ManagerProxy) RegisterHelper(ctx context.Context, session map[string]dbus.Variant) (err error) {
 	err = p.call(ctx, "RegisterHelper", []any{session})
 	return
 }
 
-// Answer: What the user answered to the notice of a refresh: restart-now, when-closed, later.
+// SetSessions: For a registered helper: how the sessions of its user stand, in place of what it has
+// said before: id (of logind), in the foreground, locked, idle, do not disturb, logging out. It
+// adds to what logind says of them; sessions of others, and where there is a logind those that it
+// does not know, count nothing. Error NotPermitted: the caller is no registered helper.
+func (p ManagerProxy) SetSessions(ctx context.Context, sessions []HelperSession) (err error) {
+	err = p.call(ctx, "SetSessions", []any{sessions})
+	return
+}
+
+// Answer: What the user answered to the notice of a refresh: restart-now (which asks for the
+// refresh, so that it waits for no condition any more), when-closed, later.
 func (p ManagerProxy) Answer(ctx context.Context, id string, action string) (err error) {
 	err = p.call(ctx, "Answer", []any{id, action})
 	return
@@ -637,6 +674,30 @@ func (p ManagerProxy) GetLastCheckError(ctx context.Context) (v string, err erro
 // GetPolicyError asks for one property.
 func (p ManagerProxy) GetPolicyError(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "PolicyError", &v)
+	return v, err
+}
+
+// GetPower asks for one property.
+func (p ManagerProxy) GetPower(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "Power", &v)
+	return v, err
+}
+
+// GetNetwork asks for one property.
+func (p ManagerProxy) GetNetwork(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "Network", &v)
+	return v, err
+}
+
+// GetUse asks for one property.
+func (p ManagerProxy) GetUse(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "Use", &v)
+	return v, err
+}
+
+// GetSessions asks for one property.
+func (p ManagerProxy) GetSessions(ctx context.Context) (v []UserSession, err error) {
+	err = p.get(ctx, "Sessions", &v)
 	return v, err
 }
 

@@ -35,6 +35,7 @@ var infoRefresh = &ifaceInfo{
 		{"BytesDone", emitsValue},
 		{"BytesTotal", emitsValue},
 		{"Waiting", emitsValue},
+		{"Conditions", emitsValue},
 		{"ErrorName", emitsValue},
 		{"ErrorText", emitsValue},
 		{"ErrorHint", emitsValue},
@@ -63,10 +64,11 @@ type RefreshProperties struct {
 	Urgency      string // low, medium, high or security
 	Notes        string // What is new, in the publisher's words
 	Since        uint64 // When the postponement window of this revision began
-	Deadline     uint64
+	Deadline     uint64 // When the window ends; while it waits to be fetched, when it is fetched whatever the conditions
 	BytesDone    uint64
 	BytesTotal   uint64
-	Waiting      []Process // Whom it waits for: pid, uid, command
+	Waiting      []Process         // Whom it waits for: pid, uid, command
+	Conditions   map[string]string // Conditions of the policy that it waits for (mains, unmetered, idle, window; with step fetch, to be fetched), each with what is so instead, in words. At its deadline it waits for them no longer
 	ErrorName    string
 	ErrorText    string
 	ErrorHint    string
@@ -227,6 +229,12 @@ func (p RefreshProxy) GetBytesTotal(ctx context.Context) (v uint64, err error) {
 // GetWaiting asks for one property.
 func (p RefreshProxy) GetWaiting(ctx context.Context) (v []Process, err error) {
 	err = p.get(ctx, "Waiting", &v)
+	return v, err
+}
+
+// GetConditions asks for one property.
+func (p RefreshProxy) GetConditions(ctx context.Context) (v map[string]string, err error) {
+	err = p.get(ctx, "Conditions", &v)
 	return v, err
 }
 

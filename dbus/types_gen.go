@@ -13,6 +13,16 @@ type Chain struct {
 	PID     uint32
 }
 
+// HelperSession is a structure on the bus.
+type HelperSession struct {
+	ID           string
+	Active       bool
+	Locked       bool
+	Idle         bool
+	DoNotDisturb bool
+	LoggingOut   bool
+}
+
 // Check is a structure on the bus.
 type Check struct {
 	Name   string
@@ -25,6 +35,13 @@ type Check struct {
 type RepositoryAddress struct {
 	Name string
 	URL  string
+}
+
+// UserSession is a structure on the bus.
+type UserSession struct {
+	ID    string
+	UID   uint32
+	State []string
 }
 
 // PlannedBlob is a structure on the bus.
@@ -140,28 +157,29 @@ type RevertOptions struct {
 
 // PendingRefresh is a dictionary on the bus; zero values are left out.
 type PendingRefresh struct {
-	ID           string          `dict:"id"`
-	Refresh      dbus.ObjectPath `dict:"refresh"`
-	Instance     string          `dict:"instance"`
-	Name         string          `dict:"name"`
-	FromVersion  string          `dict:"from-version"`
-	ToVersion    string          `dict:"to-version"`
-	FromRevision uint32          `dict:"from-revision"`
-	ToRevision   uint32          `dict:"to-revision"`
-	Urgency      string          `dict:"urgency"`
-	Notes        string          `dict:"notes"`
-	Since        uint64          `dict:"since"`
-	Deadline     uint64          `dict:"deadline"`
-	Reminders    []uint64        `dict:"reminders"`
-	AtDeadline   string          `dict:"at-deadline"`
-	DesktopEntry string          `dict:"desktop-entry"`
-	Icon         string          `dict:"icon"`
-	Processes    []Process       `dict:"processes"`
-	HeldUntil    uint64          `dict:"held-until"`
-	HeldBy       string          `dict:"held-by"`
-	HeldReason   string          `dict:"held-reason"`
-	DBusName     string          `dict:"dbus-name"`
-	Hook         bool            `dict:"hook"`
+	ID           string            `dict:"id"`
+	Refresh      dbus.ObjectPath   `dict:"refresh"`
+	Instance     string            `dict:"instance"`
+	Name         string            `dict:"name"`
+	FromVersion  string            `dict:"from-version"`
+	ToVersion    string            `dict:"to-version"`
+	FromRevision uint32            `dict:"from-revision"`
+	ToRevision   uint32            `dict:"to-revision"`
+	Urgency      string            `dict:"urgency"`
+	Notes        string            `dict:"notes"`
+	Since        uint64            `dict:"since"`
+	Deadline     uint64            `dict:"deadline"`
+	Reminders    []uint64          `dict:"reminders"`
+	AtDeadline   string            `dict:"at-deadline"`
+	DesktopEntry string            `dict:"desktop-entry"`
+	Icon         string            `dict:"icon"`
+	Processes    []Process         `dict:"processes"`
+	Conditions   map[string]string `dict:"conditions"`
+	HeldUntil    uint64            `dict:"held-until"`
+	HeldBy       string            `dict:"held-by"`
+	HeldReason   string            `dict:"held-reason"`
+	DBusName     string            `dict:"dbus-name"`
+	Hook         bool              `dict:"hook"`
 }
 
 // ResolveOptions is a dictionary on the bus; zero values are left out.

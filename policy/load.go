@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,6 +86,9 @@ func (p *Policy) add(l layer) {
 			p.Schedule.Reminders[i] = time.Duration(r)
 		}
 	}
+	if s.Windows != nil {
+		p.Schedule.Windows = s.Windows
+	}
 	var g gc
 	overlay(&g, l.file.GC, note("gc"))
 	if g.Watermark != nil {
@@ -133,7 +138,36 @@ func Load(path, dropinDir string) (*Policy, error) {
 		}
 		p.add(l)
 	}
+	if err := p.complete(); err != nil {
+		return nil, err
+	}
 	return p, nil
+}
+
+// complete finds what only all layers together show: a window that is required and
+// is never open would stop updates for ever.
+func (p *Policy) complete() error {
+	if len(p.Schedule.Windows) > 0 {
+		return nil
+	}
+	requires := func(section string, s settings) error {
+		for key, list := range map[string]Conditions{"fetch-requires": s.FetchRequires, "refresh-requires": s.RefreshRequires} {
+			if slices.Contains(list, InWindow) {
+				return problem.New(problem.BadPolicy, "%s: cannot require %s in %s.%s: schedule.windows has none", p.origins[section+"."+key], InWindow, section, key).
+					WithHint("schedule.windows says when maintenance may happen: [sat 02:00-05:00]")
+			}
+		}
+		return nil
+	}
+	if err := requires("defaults", p.defaults); err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.packages)) {
+		if err := requires("packages."+key, p.packages[key]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func badPolicy(bad strictyaml.Errors) error {

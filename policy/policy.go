@@ -61,12 +61,16 @@ type Settings struct {
 	HookTimeLimit    time.Duration
 	UserHold         time.Duration // how long users may hold a revision; 0: not at all
 	UserHoldSecurity bool          // whether that goes for security updates too
+	FetchRequires    Conditions    // before a revision is fetched by itself
+	RefreshRequires  Conditions    // before it replaces the current one by itself
+	SecurityRequires bool          // whether these go for security updates too
 }
 
 // Schedule tells when things are done by themselves.
 type Schedule struct {
 	Check     time.Duration   // between two looks into the repositories; 0: never
 	Reminders []time.Duration // before the deadline, longest first
+	Windows   Windows         // of maintenance
 }
 
 // GC tells when the collector runs by itself, and what is kept free for it.
@@ -108,6 +112,7 @@ func (p *Policy) For(instance string) Settings {
 		KeepRevisions: *s.KeepRevisions, AllowUntracked: *s.AllowUntracked,
 		AutoRefresh: *s.AutoRefresh, HookTimeLimit: time.Duration(*s.HookTimeLimit),
 		UserHold: time.Duration(*s.UserHold), UserHoldSecurity: *s.UserHoldSecurity,
+		FetchRequires: s.FetchRequires, RefreshRequires: s.RefreshRequires, SecurityRequires: *s.SecurityRequires,
 	}
 }
 
@@ -160,6 +165,7 @@ func (p *Policy) Explain(instance string) []Value {
 		reminders[i] = strictyaml.Duration(r)
 	}
 	add("schedule.reminders", reminders)
+	add("schedule.windows", p.Schedule.Windows)
 	add("gc.watermark", p.GC.Watermark)
 	add("gc.reserve", strictyaml.Size(p.GC.Reserve))
 	add("gc.after-refresh", p.GC.AfterRefresh)

@@ -40,11 +40,12 @@ func TestDefaults(t *testing.T) {
 	want := Settings{
 		Mode: ModeWait, RefreshPending: PendingAllow, RefreshAwareness: true, MaxPostponement: 14 * day,
 		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 2, AutoRefresh: true, HookTimeLimit: time.Minute, UserHold: 7 * day,
+		FetchRequires: Conditions{Unmetered}, RefreshRequires: Conditions{}, SecurityRequires: true,
 	}
-	if got := p.For("org.example.app"); got != want {
+	if got := p.For("org.example.app"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}
-	if want := (Schedule{6 * time.Hour, []time.Duration{7 * day, day, 2 * time.Hour}}); !reflect.DeepEqual(p.Schedule, want) {
+	if want := (Schedule{6 * time.Hour, []time.Duration{7 * day, day, 2 * time.Hour}, Windows{}}); !reflect.DeepEqual(p.Schedule, want) {
 		t.Errorf("got %+v", p.Schedule)
 	}
 	if want := (GC{Watermark{Percent: 5}, 64 << 20, true, 0}); p.GC != want {
@@ -100,7 +101,7 @@ schedule:
 	}
 	common := Settings{
 		Mode: ModeWait, RefreshPending: PendingAllow, RefreshAwareness: true, MaxPostponement: 3 * day,
-		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 3, HookTimeLimit: time.Minute, UserHold: 7 * day,
+		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 3, FetchRequires: Conditions{Unmetered}, RefreshRequires: Conditions{}, SecurityRequires: true, HookTimeLimit: time.Minute, UserHold: 7 * day,
 	}
 	app := common
 	app.Mode, app.AtDeadline, app.MaxPostponement = ModeSideBySide, DeadlineTerminate, 2*day
@@ -110,14 +111,14 @@ schedule:
 		"org.example.other": common, "org.example.app": app, "org.example.app_home": app, "org.example.app_work": work,
 		"org.example.ap": common,
 	} {
-		if got := p.For(instance); got != want {
+		if got := p.For(instance); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %+v, want %+v", instance, got, want)
 		}
 	}
 	if len(p.Schedule.Reminders) != 0 || p.Schedule.Check != time.Hour || p.GC.Watermark.Bytes != 2<<30 || p.Inhibit.Block || p.Metrics.Textfile != "/var/lib/x/lull.prom" {
 		t.Errorf("got %+v", p)
 	}
-	if m := p.Instances(); len(m) != 2 || m["org.example.app_work"] != work {
+	if m := p.Instances(); len(m) != 2 || !reflect.DeepEqual(m["org.example.app_work"], work) {
 		t.Errorf("Instances: %+v", m)
 	}
 	explained := map[string]Value{}
@@ -172,7 +173,13 @@ func TestBadPolicies(t *testing.T) {
 		"textfile, two":      {"metrics: {textfile: [/a/l.prom]}\n", `1: cannot use a list as metrics.textfile: want text`},
 		"metrics, unknown":   {"metrics: {port: 9100}\n", `1: cannot use the key "port" in metrics: known are textfile`},
 		"instance":           {"packages:\n  Bad Name: {mode: wait}\n", `2: cannot use "Bad Name" under packages: it is no package and no instance`},
-		"unknown":            {"packages:\n  a:\n    moode: wait\n", `3: cannot use the key "moode" in packages.a: known are mode, refresh-pending, refresh-awareness, max-postponement, at-deadline, keep-revisions, allow-untracked, auto-refresh, hook-time-limit, user-hold, user-hold-security`},
+		"unknown":            {"packages:\n  a:\n    moode: wait\n", `3: cannot use the key "moode" in packages.a: known are mode, refresh-pending, refresh-awareness, max-postponement, at-deadline, keep-revisions, allow-untracked, auto-refresh, hook-time-limit, user-hold, user-hold-security, fetch-requires, refresh-requires, security-requires`},
+		"condition":          {"defaults:\n  fetch-requires: [mains, sunshine]\n", `2: cannot use "sunshine" as defaults.fetch-requires[1]: want mains, unmetered, idle or window`},
+		"condition twice":    {"packages:\n  a:\n    refresh-requires:\n    - idle\n    - idle\n", "5: cannot use idle as packages.a.refresh-requires[1]: it is there already"},
+		"no list":            {"defaults:\n  refresh-requires: idle\n", "2: cannot use \"idle\" as defaults.refresh-requires: want a list"},
+		"window":             {"schedule:\n  windows: [sat 02:00-05:00, sat-someday 02:00-03:00]\n", `2: cannot use "sat-someday 02:00-03:00" as schedule.windows[1]: want days and hours such as sat,sun 02:00-05:00, mon-fri 22:00-06:00, or hours alone`},
+		"no window":          {"schedule:\n  windows: [03:00-03:00]\n", `2: cannot use "03:00-03:00" as schedule.windows[0]: want days and hours such as sat,sun 02:00-05:00, mon-fri 22:00-06:00, or hours alone`},
+		"window by night":    {"schedule:\n  windows: [02:00-25:00]\n", `2: cannot use "02:00-25:00" as schedule.windows[0]: want days and hours such as sat,sun 02:00-05:00, mon-fri 22:00-06:00, or hours alone`},
 		"syntax":             {"defaults:\n\tmode: wait\n", "2: cannot read YAML: found character that cannot start any token"},
 	} {
 		t.Run(name, func(t *testing.T) {

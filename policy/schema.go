@@ -23,6 +23,7 @@ const (
 	MinCheck         = 5 * time.Minute
 	MaxCheck         = 31 * 24 * time.Hour
 	MaxReminders     = 10
+	MaxWindows       = 20
 	MaxHookTimeLimit = time.Hour
 	MaxUserHold      = MaxPostponement
 	MaxReserve       = 1 << 40
@@ -51,11 +52,15 @@ type settings struct {
 	HookTimeLimit    *strictyaml.Duration `yaml:"hook-time-limit"`
 	UserHold         *strictyaml.Duration `yaml:"user-hold"`
 	UserHoldSecurity *bool                `yaml:"user-hold-security"`
+	FetchRequires    Conditions           `yaml:"fetch-requires"`
+	RefreshRequires  Conditions           `yaml:"refresh-requires"`
+	SecurityRequires *bool                `yaml:"security-requires"`
 }
 
 type schedule struct {
 	Check     *strictyaml.Duration  `yaml:"check"`
 	Reminders []strictyaml.Duration `yaml:"reminders"`
+	Windows   Windows               `yaml:"windows"`
 }
 
 type gc struct {
@@ -78,7 +83,7 @@ func (s settings) all() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		v := reflect.ValueOf(s)
 		for i := range v.NumField() {
-			if f := v.Field(i); !f.IsNil() && !yield(v.Type().Field(i).Tag.Get("yaml"), fmt.Sprint(f.Elem())) {
+			if f := v.Field(i); !f.IsNil() && !yield(v.Type().Field(i).Tag.Get("yaml"), fmt.Sprint(reflect.Indirect(f))) {
 				return
 			}
 		}
@@ -126,6 +131,8 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 		if n := s.KeepRevisions; n != nil && (*n < 1 || *n > MaxKeepRevisions) {
 			fail(path+".keep-revisions", "cannot use %d as %s.keep-revisions: want 1 to %d", *n, path, MaxKeepRevisions)
 		}
+		s.FetchRequires.validate(path+".fetch-requires", fail)
+		s.RefreshRequires.validate(path+".refresh-requires", fail)
 	}
 	check("defaults", f.Defaults)
 	if a := f.Defaults.AtDeadline; a != nil && *a == DeadlineTerminate {
@@ -160,6 +167,9 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 const textfileSuffix = ".prom"
 
 func (s *schedule) validate(fail func(path, format string, args ...any)) {
+	if len(s.Windows) > MaxWindows {
+		fail("schedule.windows", "cannot use %d schedule.windows: want at most %d", len(s.Windows), MaxWindows)
+	}
 	if len(s.Reminders) > MaxReminders {
 		fail("schedule.reminders", "cannot use %d schedule.reminders: want at most %d", len(s.Reminders), MaxReminders)
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Exit statuses of sysexits(3).
@@ -43,6 +44,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	bus := flags.String("bus", os.Getenv("LULL_BUS"), "`address` of the agent's bus, or \"system\" or \"session\" (LULL_BUS; default system)")
 	sessionBus := flags.String("session-bus", os.Getenv("LULL_SESSION_BUS"), "`address` of the session bus (LULL_SESSION_BUS; default that of the session)")
 	logindBus := flags.String("logind-bus", "", "`address` of logind's bus, or \"system\" (default: the agent's bus, or the system bus)")
+	unless := flags.String("exit-unless", "", "end when there is nothing to do and this `file` is not there (default: never end): whoever starts the helper again watches for it, as lull-userd.path does")
+	after := flags.Duration("exit-after", 30*time.Second, "with --exit-unless: after how long without anything to do")
 	readyFD := flags.Int("ready-fd", -1, "`descriptor` to write READY to, and close, when serving")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	show := flags.Bool("version", false, "print the version and end")
@@ -71,7 +74,10 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(exitUsage, err)
 	}
-	o := Options{Ready: ready, Version: ownVersion(), Log: logger(stderr, l)}
+	if *after <= 0 {
+		return fail(exitUsage, fmt.Errorf("cannot use %s for --exit-after: want more than nothing", *after))
+	}
+	o := Options{ExitUnless: *unless, ExitAfter: *after, Ready: ready, Version: ownVersion(), Log: logger(stderr, l)}
 	o.Display = os.Getenv("DISPLAY")
 	o.Bus, o.SessionBus, o.LogindBus = addresses(*bus, *sessionBus, *logindBus)
 	if err := Run(ctx, o); err != nil {

@@ -2,6 +2,7 @@ package userd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/wallclock"
+	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/userd/data"
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/fullscreen"
@@ -29,6 +31,8 @@ type Options struct {
 	SessionBus string // "": the one of the environment
 	LogindBus  string // "": the system bus
 	Display    string // of X; "": none
+	ExitUnless string // the helper ends when it has nothing to do and this file is not there; "": never
+	ExitAfter  time.Duration
 	Ready      *os.File
 	Version    string
 	Log        *slog.Logger
@@ -40,23 +44,33 @@ func Run(ctx context.Context, o Options) error {
 	asked := ctx // ends when somebody wants the helper to end
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	var screen *desktop.Desktop
+	idle := newIdler(o.ExitUnless, o.ExitAfter, func(none func()) { screen.Do(desktop.Call{Do: noServer(none)}) }, func() { cancel(errIdle) })
+	defer idle.close()
+	var agent *relay.Relay
+	report := &reporter{tell: func(list []bus.HelperSession) { agent.SetSessions(list) }}
 	events := make(chan notify.Event)
 	event := func(e notify.Event) {
+		idle.event(e)
+		if d, ok := e.(notify.Disturb); ok {
+			report.disturb(d.No)
+		}
 		select {
 		case events <- e:
 		case <-ctx.Done():
 		}
 	}
-	screen, err := desktop.Connect(ctx, desktop.Options{Address: o.SessionBus, Version: o.Version, Log: o.Log}, event)
+	connected, err := desktop.Connect(ctx, desktop.Options{Address: o.SessionBus, Version: o.Version, Log: o.Log}, event)
 	if err != nil {
 		return err
 	}
-	var agent *relay.Relay
+	screen = connected
 	units := services.New()
 	defer units.Close()
-	worker := work.New(units, data.Hands{}, func(order work.Order, err error) { agent.Do(relay.WorkDone{Order: order, Err: err}) }, o.Log)
-	agent = relay.New(relay.Options{Address: o.Bus, Log: o.Log, Work: worker.Give, Here: here(sessionBus(o.SessionBus)), Session: map[string]dbus.Variant{
-		"version": dbus.MakeVariant(o.Version), "session": dbus.MakeVariant(os.Getenv("XDG_SESSION_ID")),
+	worker := work.New(counted{units, idle}, counted{data.Hands{}, idle}, func(order work.Order, err error) { agent.Do(relay.WorkDone{Order: order, Err: err}) }, o.Log)
+	agent = relay.New(relay.Options{Address: o.Bus, Log: o.Log, Version: o.Version, Here: here(sessionBus(o.SessionBus)), Work: func(order work.Order) {
+		idle.ordered()
+		worker.Give(order)
 	}}, event)
 	kids := newChildren(func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
 	ends := kids.again
@@ -71,7 +85,7 @@ func Run(ctx context.Context, o Options) error {
 	parts.Go(func() {
 		loop(ctx, core, events, wallclock.New, edges{
 			agent:   func(f notify.Effect) { agent.Do(f) },
-			desktop: screen.Do,
+			desktop: func(c any) { idle.desktop(c); screen.Do(c) },
 			quit: func(p notify.Pending) {
 				screen.Do(desktop.Call{Do: func(ctx context.Context, conn *dbus.Conn) { ends.Quit(ctx, conn, p) }})
 			},
@@ -111,6 +125,7 @@ func Run(ctx context.Context, o Options) error {
 	parts.Go(func() {
 		_ = session.Run(ctx, o.LogindBus, o.Log, func(s session.State) {
 			screen.Do(desktop.SessionLocked{Yes: s.Known && s.Locked})
+			report.stand(s.Sessions)
 			event(notify.Locked{Yes: s.Away()})
 			if s.Woke {
 				event(notify.Tick{})
@@ -135,7 +150,22 @@ func Run(ctx context.Context, o Options) error {
 	if asked.Err() != nil {
 		return nil
 	}
+	if errors.Is(context.Cause(ctx), errIdle) {
+		o.Log.Info("nothing is pending, so the helper ends; it is started again when something is")
+		return nil
+	}
 	return fmt.Errorf("cannot go on: %w", context.Cause(ctx))
+}
+
+// noServer calls none if there is no notification server on the session bus.
+func noServer(none func()) func(context.Context, *dbus.Conn) {
+	return func(ctx context.Context, conn *dbus.Conn) {
+		there := true
+		err := conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, "org.freedesktop.Notifications").Store(&there)
+		if err == nil && !there {
+			none()
+		}
+	}
 }
 
 func await(ctx context.Context, c <-chan struct{}) {

@@ -61,6 +61,7 @@ type news struct {
 	repos     bool
 	policy    bool
 	system    bool
+	machine   bool              // the conditions
 	monitors  bool              // there is a new one
 	down      *bool             // the machine goes off, or does not any more; nil: no news
 	alive     []chan<- struct{} // closed when the goroutine has gone round
@@ -148,6 +149,9 @@ func (o Observer) SystemChanged() { o.q.put(func() { o.q.system = true }) }
 // GoingDown implements manager.Observer.
 func (o Observer) GoingDown(down bool) { o.q.put(func() { o.q.down = &down }) }
 
+// ConditionsChanged implements manager.Observer.
+func (o Observer) ConditionsChanged() { o.q.put(func() { o.q.machine = true }) }
+
 // Serve exports everything and takes the name. The service ends with ctx; Wait
 // waits for that.
 func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observer, auth *authz.Authorizer, version string, log *slog.Logger) (*Service, error) {
@@ -170,6 +174,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 	s.updateSpace()
 	s.updateSystem()
 	s.updateRepositories()
+	s.updateConditions()
 	server.Manage(bus.AgentPath)
 	if err := server.Export(bus.AgentPath, s.manager, s.space, s.retained, s.system, bus.ExportHelper()); err != nil {
 		return nil, err
@@ -258,6 +263,9 @@ func (s *Service) run(w *objects) {
 		}
 		if n.system {
 			s.updateSystem()
+		}
+		if n.machine {
+			s.updateConditions()
 		}
 		for _, c := range n.alive {
 			close(c)

@@ -38,6 +38,7 @@ func pendingRefresh(p manager.Pending) bus.PendingRefresh {
 		DBusName: p.DBusName, Hook: p.Hook,
 		AtDeadline: string(p.AtDeadline), DesktopEntry: p.Desktop, Icon: p.Icon, Processes: processes(p.WaitingFor),
 	}
+	v.Conditions = unmet(p.Unmet)
 	if p.Hold != nil {
 		v.HeldUntil, v.HeldBy, v.HeldReason = micro(p.Hold.Until), p.Hold.Owner, p.Hold.Reason
 	}
@@ -62,12 +63,14 @@ func (h *helpers) add(s *Service, name string, uid uint32) error {
 		if owner == "" {
 			s.wg.Go(func() { // a watch cannot end itself
 				h.remove(name, x)
+				s.m.ForgetSessions(name)
 				s.sessions.leave(name, uid)
 			})
 		}
 	})
 	if err != nil {
 		h.remove(name, x)
+		s.m.ForgetSessions(name)
 		s.sessions.leave(name, uid)
 		return err
 	}

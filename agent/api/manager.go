@@ -254,16 +254,38 @@ func (o managerObject) Why(_ bus.Caller, what string) ([]bus.Chain, error) {
 	return chains, nil
 }
 
-func (o managerObject) RegisterHelper(c bus.Caller, _ map[string]dbus.Variant) error {
+func (o managerObject) RegisterHelper(c bus.Caller, session map[string]dbus.Variant) error {
 	uid, err := c.UID()
 	if err != nil {
 		return err
 	}
-	return o.s.helpers.add(o.s, c.Sender, uid)
+	var list []bus.HelperSession
+	if v, ok := session["sessions"]; ok {
+		if err := v.Store(&list); err != nil {
+			return problem.New(problem.Invalid, "cannot register a helper: sessions is of the type %s, want a(sbbbbb)", v.Signature())
+		}
+	}
+	if err := o.s.helpers.add(o.s, c.Sender, uid); err != nil {
+		return err
+	}
+	o.s.reported(c.Sender, uid, list)
+	return nil
 }
 
-// Answer writes down what a user answered. The helper does what follows from it;
-// the agent refreshes by event in any case.
+func (o managerObject) SetSessions(c bus.Caller, list []bus.HelperSession) error {
+	uid, err := c.UID()
+	if err != nil {
+		return err
+	}
+	if !o.s.helpers.has(c.Sender) {
+		return problem.New(problem.NotPermitted, "cannot take how sessions stand: this is no helper that has registered")
+	}
+	o.s.reported(c.Sender, uid, list)
+	return nil
+}
+
+// Answer writes down what a user answered. The helper does what follows from it, and
+// the agent refreshes by event; but who wants it now has it wait for no condition.
 func (o managerObject) Answer(c bus.Caller, id, action string) error {
 	uid, err := c.UID()
 	if err != nil {
@@ -275,6 +297,9 @@ func (o managerObject) Answer(c bus.Caller, id, action string) error {
 	for _, p := range o.s.m.Pending(uid, uid == 0) {
 		if p.ID == id {
 			o.s.log.Info("a user has answered", "refresh", id, "instance", p.Instance, "user", userName(uid), "answer", action)
+			if action == "restart-now" && len(p.WaitingFor) > 0 {
+				o.s.m.Now(id)
+			}
 			return nil
 		}
 	}

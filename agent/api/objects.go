@@ -199,6 +199,7 @@ func refreshProperties(r refresh.Refresh) bus.RefreshProperties {
 		FromRevision: r.From, ToRevision: r.To, FromVersion: r.FromVersion, ToVersion: r.ToVersion,
 		Urgency: r.Urgency, Notes: r.Notes, Since: micro(r.Since), Deadline: micro(r.Deadline),
 		BytesDone: uint64(max(r.BytesDone, 0)), BytesTotal: uint64(max(r.BytesTotal, 0)), Waiting: processes(r.WaitingFor),
+		Conditions: unmet(r.Unmet),
 	}
 	if !r.Package.IsZero() {
 		v.Hash = r.Package.String()

@@ -55,6 +55,7 @@ func (m *Manager) Doctor() (list []Check) {
 	m.checkMarkers(add)
 	m.checkSystem(add)
 	m.checkClock(add)
+	m.checkConditions(add)
 	m.checkLauncher(add)
 	m.checkRepositories(add)
 	m.checkDisk(add)

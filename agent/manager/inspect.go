@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/gc"
 	"github.com/lull/lull/agent/index"
 	"github.com/lull/lull/agent/refresh"
@@ -31,6 +32,7 @@ type inspection struct {
 	Logind       bool                   `json:"logind"`
 	Collected    time.Time              `json:"collected,omitzero"`
 	Collection   *collection            `json:"collection,omitempty"` // that of Collected
+	Machine      conditions.State       `json:"machine"`
 }
 
 type collection struct {
@@ -70,11 +72,12 @@ type protected struct {
 
 type refreshView struct {
 	refresh.Refresh
-	State      refresh.State  `json:"state"`
-	WaitingFor []runs.Process `json:"waiting-for,omitempty"`
-	Deadline   time.Time      `json:"deadline,omitzero"`
-	BytesDone  int64          `json:"bytes-done,omitempty"`
-	BytesTotal int64          `json:"bytes-total,omitempty"`
+	State      refresh.State      `json:"state"`
+	WaitingFor []runs.Process     `json:"waiting-for,omitempty"`
+	Conditions []conditions.Unmet `json:"conditions,omitempty"`
+	Deadline   time.Time          `json:"deadline,omitzero"`
+	BytesDone  int64              `json:"bytes-done,omitempty"`
+	BytesTotal int64              `json:"bytes-total,omitempty"`
 }
 
 // Transfers lists what is being fetched, the oldest first.
@@ -83,7 +86,7 @@ func (m *Manager) Transfers() []resolve.Transfer { return m.resolver.Transfers()
 // Inspect is everything the agent knows, as JSON.
 func (m *Manager) Inspect() ([]byte, error) {
 	v := inspection{Version: 1, Root: m.Root, Tracker: m.Tracker.Name(), Events: m.Tracker.Events(), Services: m.services.Name(),
-		Current: map[string]uint32{}, Indices: map[string][]protected{}, System: viewSystem(m.System()), Repositories: m.Repositories(),
+		Current: map[string]uint32{}, Indices: map[string][]protected{}, System: viewSystem(m.System()), Machine: m.Conditions(), Repositories: m.Repositories(),
 		Logind: m.Logind != nil && m.Logind.Available()}
 	var err error
 	if v.Instances, err = m.state.Instances(); err != nil {
@@ -105,7 +108,7 @@ func (m *Manager) Inspect() ([]byte, error) {
 		return nil, err
 	}
 	for _, r := range m.engine.All() {
-		v.Refreshes = append(v.Refreshes, refreshView{r, r.State(), r.WaitingFor, r.Deadline, r.BytesDone, r.BytesTotal})
+		v.Refreshes = append(v.Refreshes, refreshView{r, r.State(), r.WaitingFor, r.Unmet, r.Deadline, r.BytesDone, r.BytesTotal})
 	}
 	var last gc.Result
 	if last, v.Collected = m.LastCollection(); !v.Collected.IsZero() {

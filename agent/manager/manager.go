@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/exports"
@@ -56,9 +57,12 @@ type Config struct {
 	Tracker  runs.Tracker
 	Logind   *inhibit.Logind  // nil: no shutdown to hold off
 	Sessions refresh.Sessions // nil: nobody logs in
-	Log      *slog.Logger
-	Worked   func() // is told of work that follows a change only after a while; may be nil
-	Boxed    bool   // see the function of that name
+	// Conditions begins to follow what policy can require, and has changed called with
+	// each change; nil: nothing of it is known.
+	Conditions func(changed func()) *conditions.Watcher
+	Log        *slog.Logger
+	Worked     func() // is told of work that follows a change only after a while; may be nil
+	Boxed      bool   // see the function of that name
 	// Reloading is called when policy is read again, and what it returns when that is over; may be nil.
 	Reloading func() (over func())
 }
@@ -73,6 +77,7 @@ type Observer interface {
 	PolicyChanged() // it was read again, or was refused
 	SystemChanged()
 	GoingDown(down bool) // the machine; also when that was given up
+	ConditionsChanged()
 }
 
 // Manager is the agent's core.
@@ -90,6 +95,8 @@ type Manager struct {
 	policy   atomic.Pointer[policy.Policy]
 	observer Observer
 	figures  *figures
+	watcher  *conditions.Watcher // nil: nothing is known
+	wanted   wanted
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -180,8 +187,16 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
 		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
 		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
-		Writable: m.writable, HeldOff: m.countSection,
+		Writable: m.writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
 	})
+	if c.Conditions != nil {
+		m.watcher = c.Conditions(m.conditionsChanged)
+		defer func(w *conditions.Watcher) {
+			if err != nil {
+				w.Close()
+			}
+		}(m.watcher)
+	}
 	return m, errors.Join(m.seedMetrics(), m.tidyRepositories(), m.loadRepositories(), m.loadLastCheck(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
 }
 
@@ -208,6 +223,7 @@ func (m *Manager) Start() error {
 	} else if err := m.resumeRefreshes(); err != nil {
 		return err
 	}
+	m.adoptWanted()
 	m.wg.Go(m.followMounts)
 	m.wg.Go(m.followRuns)
 	m.wg.Go(m.followLogind)
@@ -226,8 +242,12 @@ func (m *Manager) Start() error {
 func (m *Manager) Close() error {
 	m.cancel()
 	m.engine.Stop()
+	m.closeWanted()
 	m.system.Close()
 	m.wg.Wait()
+	if m.watcher != nil {
+		m.watcher.Close()
+	}
 	return errors.Join(m.services.Close(), m.state.Close())
 }
 
@@ -380,6 +400,7 @@ func (m *Manager) startServices() {
 
 // refreshChanged is the engine's observer.
 func (m *Manager) refreshChanged(r refresh.Refresh) {
+	m.wantHelpers()
 	if r.End != "" {
 		m.noteEnd(r) // first: who hears of the end may ask for more
 	}

@@ -26,6 +26,7 @@ type deaf struct{}
 func (deaf) RefreshChanged(refresh.Refresh) {}
 func (deaf) PackageChanged(string)          {}
 func (deaf) SpaceChanged()                  {}
+func (deaf) ConditionsChanged()             {}
 func (deaf) TransfersChanged()              {}
 func (deaf) SystemChanged()                 {}
 func (deaf) RepositoriesChanged()           {}

@@ -27,23 +27,26 @@ type Pending struct {
 	Hook       bool        // it has a refresh-pending hook
 }
 
-// Pending lists the refreshes that wait for processes, and those that are held.
-// With all unset, of the former only those of the user uid, and of these only that
-// user's processes; who holds what is known to everybody.
+// Pending lists the refreshes that wait for processes, for a condition or for the end
+// of a hold. With all unset, of the first only those of the user uid, and of these only
+// that user's processes; the others are for everybody to know.
 func (m *Manager) Pending(uid uint32, all bool) (list []Pending) {
 	for _, r := range m.engine.All() {
-		if r.State() != refresh.Waiting || len(r.WaitingFor) == 0 && !r.Held {
+		if r.State() != refresh.Waiting || len(r.WaitingFor) == 0 && !waitsOtherwise(r) {
 			continue
 		}
 		if !all {
 			r.WaitingFor = ofUser(r.WaitingFor, uid)
 		}
-		if len(r.WaitingFor) > 0 || r.Held {
+		if len(r.WaitingFor) > 0 || waitsOtherwise(r) {
 			list = append(list, m.Describe(r))
 		}
 	}
 	return list
 }
+
+// waitsOtherwise says whether a refresh waits for something that is no process.
+func waitsOtherwise(r refresh.Refresh) bool { return r.Held || len(r.Unmet) > 0 }
 
 func ofUser(procs []runs.Process, uid uint32) (list []runs.Process) {
 	for _, p := range procs {

@@ -378,7 +378,7 @@ func (m *Manager) offer(ctx context.Context, name string, good map[string]bool, 
 		return nil, nil
 	}
 	return &refresh.Request{Kind: refresh.Update, Instance: name, Package: p.Package,
-		Version: p.Version, Urgency: string(p.Urgency), Published: p.Published}, nil
+		Version: p.Version, Urgency: string(p.Urgency), Published: p.Published, Now: asked}, nil
 }
 
 // backsOff says whether it is too early for another try. A delay that was reckoned
@@ -420,10 +420,11 @@ func (m *Manager) followRepositories() {
 		alarm.Set(due.at)
 	}
 	rearm := func() {
+		watch := m.watchLocal(changed) // first: nothing is published unheard
 		if stop != nil {
 			stop()
 		}
-		stop = m.watchLocal(changed)
+		stop = watch
 		due = next(wallclock.Now(), m.Repositories().LastCheck, m.Policy().Schedule.Check)
 		alarm.Set(due.at)
 	}

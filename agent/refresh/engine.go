@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/exports"
@@ -42,7 +43,9 @@ type World struct {
 	Services services.Manager
 	Logind   *inhibit.Logind
 	Sessions Sessions // nil: none
-	Log      *slog.Logger
+	// Conditions is what is known of the machine, as far as what is required needs it; nil: nothing.
+	Conditions func(required policy.Conditions) conditions.State
+	Log        *slog.Logger
 
 	Repository func(name string) (*repo.Client, error)
 	Policy     func() *policy.Policy
@@ -124,6 +127,9 @@ type Request struct {
 	Published  time.Time
 	To         uint32 // Revert: the revision; 0: the one before
 	Purge      bool   // Remove: system data too
+	Now        bool   // Update: somebody asks for it, so that it waits for no condition
+
+	fetchSince time.Time // since when an earlier revision has waited to be fetched
 }
 
 // Submit starts a refresh, or joins one under way that does the same. A refresh
@@ -142,7 +148,14 @@ func (e *Engine) Submit(ctx context.Context, q Request) (Refresh, error) {
 		r := old.snapshot()
 		e.mu.Unlock()
 		if r.Kind == q.Kind && (q.Package.IsZero() || r.Package == q.Package || r.Package.IsZero()) {
+			if q.Now && !r.Now {
+				e.Now(r.ID)
+			}
 			return r, nil
+		}
+		// With a new revision every few days none would ever be fetched.
+		if r.Kind == Update && r.Step == Fetch {
+			q.fetchSince = r.FetchSince
 		}
 		if err := e.giveUp(ctx, old, q); err != nil {
 			return r, err
@@ -179,7 +192,7 @@ func (e *Engine) newRecordLocked(q Request) (Refresh, error) {
 		return Refresh{}, err
 	}
 	r := Refresh{ID: id, Kind: q.Kind, Instance: q.Instance, Repository: q.Repository, Channel: q.Channel,
-		Package: q.Package, ToVersion: q.Version, Urgency: q.Urgency, Published: q.Published, To: q.To, Purge: q.Purge}
+		Package: q.Package, ToVersion: q.Version, Urgency: q.Urgency, Published: q.Published, To: q.To, Purge: q.Purge, Now: q.Now, FetchSince: q.fetchSince}
 	return r, e.describe(&r)
 }
 
@@ -316,6 +329,13 @@ func (e *Engine) All() []Refresh {
 
 func number(id string) int { n, _ := strconv.Atoi(id); return n }
 
+// UnderWay says whether there is any refresh that has not ended.
+func (e *Engine) UnderWay() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.tasks) > 0
+}
+
 // Of returns the refresh under way for an instance.
 func (e *Engine) Of(instance string) (Refresh, bool) {
 	e.mu.Lock()
@@ -361,8 +381,12 @@ func (t *task) wait(ctx context.Context) error {
 	}
 }
 
-// Told notes that a user was shown a notice about a refresh, so that the same user hears of its end.
-func (e *Engine) Told(id string, uid uint32) {
+// Now has a refresh go on that waits for a condition, or will come to one: somebody has
+// asked for it.
+func (e *Engine) Now(id string) { e.mail(id, Event{Type: NowAsked}) }
+
+// mail gives an event to a refresh, unless that has ended.
+func (e *Engine) mail(id string, ev Event) {
 	e.mu.Lock()
 	t := e.tasks[id]
 	e.mu.Unlock()
@@ -370,10 +394,13 @@ func (e *Engine) Told(id string, uid uint32) {
 		return
 	}
 	select {
-	case t.mail <- Event{Type: NoticeShown, UID: uid}:
+	case t.mail <- ev:
 	case <-t.done:
 	}
 }
+
+// Told notes that a user was shown a notice about a refresh, so that the same user hears of its end.
+func (e *Engine) Told(id string, uid uint32) { e.mail(id, Event{Type: NoticeShown, UID: uid}) }
 
 // Stop ends what can be taken up again later, lets critical sections finish, and waits.
 func (e *Engine) Stop() {

@@ -22,10 +22,11 @@ const (
 	Restarted                   // a record that an earlier agent has left
 	StepDone                    // the step was done, or undone if that was asked
 	StepFailed                  // it was not
-	StepBusy                    // wait or inhibit found processes, or a launch under way; gather, that another member has
+	StepBusy                    // wait or inhibit found processes, or a launch under way; gather, that another member has; fetch or wait a condition unmet
 	Woken                       // something may have changed for a parked refresh
 	CancelAsked
 	NoticeShown // a notice about it was given to a user's helper
+	NowAsked    // somebody wants it now, whatever the conditions are
 )
 
 // Effect is what to do next.
@@ -66,8 +67,10 @@ func Next(r Refresh, ev Event) (Refresh, Effect) {
 			r.Undo, r.Again = true, true
 			return r, UndoStep
 		}
-		// Found busy before anything was touched: the inhibit step has left no marker.
-		r.Step = Wait
+		if r.Step != Fetch {
+			// Found busy before anything was touched: the inhibit step has left no marker.
+			r.Step = Wait
+		}
 		if r.Cancel {
 			r.Undo = true
 			return r, UndoStep
@@ -93,6 +96,12 @@ func Next(r Refresh, ev Event) (Refresh, Effect) {
 	case NoticeShown:
 		if !slices.Contains(r.Told, ev.UID) {
 			r.Told = append(slices.Clone(r.Told), ev.UID)
+		}
+	case NowAsked:
+		r.Now = true
+		if r.Parked {
+			r.Parked = false
+			return r, DoStep
 		}
 	case StepFailed:
 		return failed(r, ev.Err)
@@ -194,7 +203,7 @@ func restarted(r Refresh, ev Event) (Refresh, Effect) {
 // begins at wait for this purpose, it does not: see restarted.
 func mustPersist(old, r *Refresh) bool {
 	if old.Undo != r.Undo || old.Again != r.Again || old.Cancel != r.Cancel || old.End != r.End ||
-		old.To != r.To || !old.Since.Equal(r.Since) || !slices.Equal(old.Told, r.Told) {
+		old.To != r.To || old.Now != r.Now || !old.FetchSince.Equal(r.FetchSince) || !old.Since.Equal(r.Since) || !slices.Equal(old.Told, r.Told) {
 		return true
 	}
 	inSection := func(s Step) bool { return s == Wait || critical(s) }

@@ -14,6 +14,7 @@ type model struct {
 	kind     Kind
 	r        Refresh
 	journal  Refresh
+	unmet    bool   // a condition is not fulfilled
 	running  bool   // an application of the revision that was current when it started
 	marker   bool   // launches wait
 	linked   bool   // current names the new revision (for a removal: nothing)
@@ -35,8 +36,10 @@ func (m *model) event(ev Event) {
 // do has the effect that the step's Do has.
 func (m *model) do() (busy bool) {
 	switch m.r.Step {
+	case Fetch:
+		return m.waits()
 	case Wait:
-		return m.running
+		return m.running || m.waits()
 	case Inhibit:
 		if m.running {
 			return true
@@ -70,6 +73,9 @@ func (m *model) do() (busy bool) {
 	}
 	return false
 }
+
+// waits says whether a condition keeps it from going on by itself.
+func (m *model) waits() bool { return m.unmet && m.kind == Update && !m.r.Now }
 
 func (m *model) undo() {
 	m.need(!m.whole, "nothing goes back after the commit of the group")
@@ -113,10 +119,13 @@ func TestAnyHistoryEndsWhole(t *testing.T) {
 			if m.effect == End {
 				break
 			}
-			m.advance(rapid.SampledFrom([]string{"go", "go", "go", "go", "go", "fail", "crash-before", "crash-after", "reboot", "start", "exit", "cancel", "together", "apart"}).Draw(t, "what"))
+			m.advance(rapid.SampledFrom([]string{"go", "go", "go", "go", "go", "fail", "crash-before", "crash-after", "reboot", "start", "exit", "cancel", "together", "apart", "unmet", "met", "now"}).Draw(t, "what"))
 		}
 		// From some moment on nothing bad happens any more.
 		m.running, m.together = false, true
+		if m.unmet = rapid.Bool().Draw(t, "unmet"); m.unmet {
+			m.advance("now") // asked for, it ends though the condition is never fulfilled
+		}
 		for range 60 {
 			if m.effect == End {
 				break
@@ -146,6 +155,15 @@ func (m *model) advance(what string) {
 		m.running = false
 	case "together", "apart":
 		m.together = what == "together"
+	case "unmet", "met":
+		m.unmet = what == "unmet"
+	case "now":
+		underWay := m.effect
+		m.event(Event{Type: NowAsked})
+		if m.effect == Nothing {
+			m.effect = underWay
+		}
+		return
 	case "cancel":
 		underWay := m.effect
 		m.event(Event{Type: CancelAsked})
@@ -192,6 +210,25 @@ func (m *model) perform() (busy bool) {
 		return m.do()
 	}
 	return false
+}
+
+func TestWaitsToBeFetched(t *testing.T) {
+	r, _ := Next(Refresh{Kind: Update, Step: Resolve}, Event{Type: StepDone})
+	r, eff := Next(r, Event{Type: StepBusy})
+	if r.Step != Fetch || !r.Parked || eff != Park || r.State() != Waiting {
+		t.Fatalf("busy at fetch: %+v, %d", r, eff)
+	}
+	asked, eff := Next(r, Event{Type: NowAsked})
+	if asked.Parked || !asked.Now || eff != DoStep || asked.Step != Fetch || !mustPersist(&r, &asked) {
+		t.Errorf("asked for: %+v, %d", asked, eff)
+	}
+	gone, eff := Next(r, Event{Type: CancelAsked})
+	for gone.End == "" {
+		gone, eff = Next(gone, Event{Type: StepDone})
+	}
+	if gone.End != Cancelled || eff != End {
+		t.Errorf("cancelled: %+v, %d", gone, eff)
+	}
 }
 
 func TestFailureBeforeTheSectionIsNoUndoing(t *testing.T) {

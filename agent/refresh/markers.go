@@ -22,7 +22,7 @@ func (e *Engine) owns(instance, word string) bool {
 	case Critical, Undoing:
 		return true
 	case Waiting:
-		return word == runctl.RefreshPending && e.Policy().For(instance).RefreshPending == policy.PendingBlock
+		return word == runctl.RefreshPending && r.Step != Fetch && e.Policy().For(instance).RefreshPending == policy.PendingBlock
 	}
 	return false
 }

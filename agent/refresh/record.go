@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/runs"
@@ -110,6 +111,10 @@ type Refresh struct {
 	Since time.Time `json:"since,omitzero"`
 	// Published is when the repository says that the package was; Since cannot be earlier.
 	Published time.Time `json:"published,omitzero"`
+	// FetchSince is when it first had to wait for a condition before it was fetched.
+	FetchSince time.Time `json:"fetch-since,omitzero"`
+	// Now says that somebody has asked for it: it waits for no condition.
+	Now bool `json:"now,omitempty"`
 	// Told are the users whom a notice was shown to.
 	Told []uint32 `json:"told,omitempty"`
 
@@ -123,15 +128,16 @@ type Refresh struct {
 	Ended    time.Time `json:"ended,omitzero"`
 
 	// What is known while the agent lives and is worked out again after a restart.
-	Parked      bool           `json:"-"`
-	Held        bool           `json:"-"` // parked because of a hold
-	WaitingFor  []runs.Process `json:"-"`
-	Deadline    time.Time      `json:"-"`
-	BytesDone   int64          `json:"-"`
-	BytesTotal  int64          `json:"-"`
-	EnteredAt   time.Time      `json:"-"` // the critical section
-	Estimate    time.Duration  `json:"-"` // how long the critical section may take
-	BlockedTime time.Duration  `json:"-"` // how long the last critical section lasted
+	Parked      bool               `json:"-"`
+	Held        bool               `json:"-"` // parked because of a hold
+	Unmet       []conditions.Unmet `json:"-"` // conditions for which it waits
+	WaitingFor  []runs.Process     `json:"-"`
+	Deadline    time.Time          `json:"-"`
+	BytesDone   int64              `json:"-"`
+	BytesTotal  int64              `json:"-"`
+	EnteredAt   time.Time          `json:"-"` // the critical section
+	Estimate    time.Duration      `json:"-"` // how long the critical section may take
+	BlockedTime time.Duration      `json:"-"` // how long the last critical section lasted
 }
 
 // State is derived from the record.

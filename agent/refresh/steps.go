@@ -21,6 +21,7 @@ import (
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/wallclock"
 )
 
 // action is one direction of a step. It may change t.r and must be safe to run again.
@@ -103,8 +104,16 @@ func undoResolve(_ context.Context, t *task) error {
 
 // doFetch brings in what is missing. The revision that resolve has recorded protects
 // the package from the moment on that its writing entry ends.
+//
+// With a condition unmet it waits; one that is lost meanwhile breaks the download off,
+// and what is there by then is not fetched again.
 func doFetch(ctx context.Context, t *task) error {
 	r := &t.r
+	if busy := t.mayFetch(); busy != nil {
+		return busy
+	}
+	ctx, stop := t.whileMayFetch(ctx)
+	defer stop()
 	if err := t.e.Installed(); err != nil {
 		return err
 	}
@@ -113,7 +122,16 @@ func doFetch(ctx context.Context, t *task) error {
 		return err
 	}
 	meter := newMeter(t)
-	return t.e.Resolver.Resolve(ctx, r.Package, client, "refresh "+r.ID, meter.set)
+	err = t.e.Resolver.Resolve(ctx, r.Package, client, "refresh "+r.ID, meter.set)
+	var busy *busyError
+	if err != nil && errors.As(context.Cause(ctx), &busy) {
+		stop()
+		if again := t.mayFetch(); again != nil {
+			return again
+		}
+		return &busyError{until: wallclock.Now()} // fulfilled again by now
+	}
+	return err
 }
 
 // doStage checks the package against what was asked for and gives it its revision link.

@@ -68,18 +68,24 @@ func (t *task) vacant() error {
 	}
 	r.Since = r.clock().Began(r.Since, wallclock.Now())
 	r.Deadline = t.window(s).Deadline()
+	var again time.Time
+	r.Unmet, again = t.unmet(s, s.RefreshRequires, r.Since)
 	// If it was busy and something has changed, perhaps by the last exit, only the look
 	// under the lock counts, and who waits for the door waits for it. The members of a
 	// group look first: their doors are shut together.
-	if look := len(r.WaitingFor) == 0 || t.group != nil; look && !t.mayReplaceRunning(s) {
+	if look := len(r.WaitingFor) == 0 || len(r.Unmet) > 0 || t.group != nil; look && !t.mayReplaceRunning(s) {
 		procs, err := t.e.Tracker.Busy(r.Instance)
 		if err != nil {
 			t.e.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", r.Instance, "error", err)
 			return t.leave(&busyError{until: wallclock.Now().Add(unreadablePause)})
 		}
 		if len(procs) > 0 {
-			return t.postpone(s, procs)
+			return t.postpone(s, procs, again)
 		}
+	}
+	if len(r.Unmet) > 0 {
+		t.dropPendingMarker()
+		return t.leave(&busyError{until: earlier(again, r.Deadline)})
 	}
 	if !t.fits() {
 		return t.leave(&busyError{})
@@ -96,9 +102,13 @@ const unreadablePause = 30 * time.Second
 const launchPause = time.Second
 
 // postpone prepares for a long wait: policy may keep new launches out, shutdown
-// gives the last moment a chance, and the deadline is looked at when it comes.
-func (t *task) postpone(s policy.Settings, procs []runs.Process) error {
-	if s.RefreshPending == policy.PendingBlock {
+// gives the last moment a chance, and the deadline is looked at when it comes; so is
+// again, when a condition changes by the clock. With one unmet nobody is kept out: that
+// could last for hours.
+func (t *task) postpone(s policy.Settings, procs []runs.Process, again time.Time) error {
+	if len(t.r.Unmet) > 0 {
+		t.dropPendingMarker()
+	} else if s.RefreshPending == policy.PendingBlock {
 		if err := t.keepOut(); err != nil {
 			return err
 		}
@@ -109,7 +119,7 @@ func (t *task) postpone(s policy.Settings, procs []runs.Process) error {
 	}
 	t.takeLock(fmt.Sprintf("%s waits for its applications to be closed, then takes about %s", t.title(), t.estimate()), offWhileWaiting, false)
 	if wallclock.Now().Before(t.r.Deadline) {
-		busy.until = t.r.Deadline
+		busy.until = earlier(again, t.r.Deadline)
 	} else if s.AtDeadline == policy.DeadlineTerminate {
 		return t.terminate(busy)
 	}
@@ -212,7 +222,7 @@ func (t *task) shut() error {
 		}
 		if len(procs) > 0 {
 			lock.Close()
-			return t.postpone(s, procs)
+			return t.postpone(s, procs, time.Time{})
 		}
 	}
 	if !t.fits() {

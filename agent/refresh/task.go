@@ -24,7 +24,7 @@ type task struct {
 	id       string
 	instance string
 	group    *group        // nil: it goes by itself
-	mail     chan Event    // CancelAsked, NoticeShown
+	mail     chan Event    // CancelAsked, NoticeShown, NowAsked
 	wake     chan struct{} // capacity 1: something may have changed; never lost, never counted
 	done     chan struct{} // closed when the goroutine has ended
 
@@ -225,6 +225,9 @@ func (t *task) carry(ctx context.Context, name string, effect Effect, act action
 		select {
 		case ev := <-t.mail:
 			learned = append(learned, ev)
+			if ev.Type == NowAsked {
+				t.poke() // the step may have found that it has to wait, or be about to
+			}
 			if ev.Type == CancelAsked && mayCancel {
 				cancel(problem.New(problem.Interrupted, "cannot go on with the %s of %s: it was cancelled", t.r.Kind, t.instance))
 			}

@@ -67,6 +67,10 @@ func busy(p bus.RefreshProperties, atDeadline string, now time.Time) error {
 		return problem.New(problem.Busy, "cannot %s %s: it goes together with %s, which cannot go yet", verb, p.Instance, list(p.Together)).
 			WithHint("all of them will be %s when none of them is running", done)
 	}
+	if len(p.Waiting) == 0 && len(p.Conditions) > 0 {
+		return problem.New(problem.Busy, "cannot %s %s now: it waits for %s", verb, p.Instance, conditionText(p.Conditions)).
+			WithHint("it will be %s when that is so; `lull refresh %s` does not wait for it", done, p.Instance)
+	}
 	if len(p.Waiting) == 0 {
 		return problem.New(problem.Busy, "cannot %s %s now: it is held or still running", verb, p.Instance).
 			WithHint("it will be %s as soon as it may be; `lull pending` shows why it waits", done)

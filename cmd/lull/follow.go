@@ -248,24 +248,25 @@ func cutPrefix(s, prefix string) (string, bool) {
 
 // refreshJSON is a refresh in JSON.
 type refreshJSON struct {
-	ID           string        `json:"id"`
-	Kind         string        `json:"kind"`
-	Instance     string        `json:"instance"`
-	State        string        `json:"state"`
-	Step         string        `json:"step,omitempty"`
-	FromVersion  string        `json:"from-version,omitempty"`
-	ToVersion    string        `json:"to-version,omitempty"`
-	FromRevision uint32        `json:"from-revision,omitempty"`
-	ToRevision   uint32        `json:"to-revision,omitempty"`
-	Hash         string        `json:"hash,omitempty"`
-	Urgency      string        `json:"urgency,omitempty"`
-	Notes        string        `json:"notes,omitempty"`
-	Since        *time.Time    `json:"since,omitempty"`
-	Deadline     *time.Time    `json:"deadline,omitempty"`
-	BytesDone    uint64        `json:"bytes-done"`
-	BytesTotal   uint64        `json:"bytes-total"`
-	Waiting      []processJSON `json:"waiting"`
-	Error        *errorJSON    `json:"error,omitempty"`
+	ID           string            `json:"id"`
+	Kind         string            `json:"kind"`
+	Instance     string            `json:"instance"`
+	State        string            `json:"state"`
+	Step         string            `json:"step,omitempty"`
+	FromVersion  string            `json:"from-version,omitempty"`
+	ToVersion    string            `json:"to-version,omitempty"`
+	FromRevision uint32            `json:"from-revision,omitempty"`
+	ToRevision   uint32            `json:"to-revision,omitempty"`
+	Hash         string            `json:"hash,omitempty"`
+	Urgency      string            `json:"urgency,omitempty"`
+	Notes        string            `json:"notes,omitempty"`
+	Since        *time.Time        `json:"since,omitempty"`
+	Deadline     *time.Time        `json:"deadline,omitempty"`
+	BytesDone    uint64            `json:"bytes-done"`
+	BytesTotal   uint64            `json:"bytes-total"`
+	Waiting      []processJSON     `json:"waiting"`
+	Conditions   map[string]string `json:"conditions,omitempty"`
+	Error        *errorJSON        `json:"error,omitempty"`
 }
 
 type processJSON struct {
@@ -293,7 +294,7 @@ func toRefreshJSON(p bus.RefreshProperties) refreshJSON {
 		ID: p.ID, Kind: p.Kind, Instance: p.Instance, State: p.State, Step: p.Step,
 		FromVersion: p.FromVersion, ToVersion: p.ToVersion, FromRevision: p.FromRevision, ToRevision: p.ToRevision,
 		Hash: p.Hash, Urgency: p.Urgency, Notes: p.Notes, Since: stamp(p.Since), Deadline: stamp(p.Deadline),
-		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, Waiting: processesJSON(p.Waiting),
+		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, Waiting: processesJSON(p.Waiting), Conditions: p.Conditions,
 	}
 	if p.ErrorText != "" || p.ErrorName != "" {
 		r.Error = &errorJSON{p.ErrorName, p.ErrorText, p.ErrorHint}

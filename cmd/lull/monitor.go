@@ -257,10 +257,10 @@ func (w *watcher) tellRefresh(path dbus.ObjectPath, r *bus.RefreshProperties) er
 	}
 	text += ": " + stepText(*r)
 	switch {
-	case r.Step == "fetch" && r.BytesTotal > 0:
+	case r.Step == "fetch" && r.State != "waiting" && r.BytesTotal > 0:
 		text += fmt.Sprintf(" %d%%", min(100, 100*(r.BytesDone/1024)/max(1, r.BytesTotal/1024)))
-	case r.State == "waiting" && len(r.Waiting) > 0:
-		text += ": " + who(r.Waiting)
+	case r.State == "waiting" && len(r.Waiting)+len(r.Conditions) > 0:
+		text += ": " + waitsForThese(r.Conditions, r.Waiting)
 	}
 	j := toRefreshJSON(*r)
 	return w.say(path, eventJSON{Event: "refresh", Instance: r.Instance, Refresh: &j, text: text})

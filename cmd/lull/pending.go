@@ -15,10 +15,12 @@ func (a *app) pendingCmd() *cobra.Command {
 	var self bool
 	cmd := &cobra.Command{
 		Use:   "pending",
-		Short: "Show what waits for a running application",
+		Short: "Show what waits, and for what",
 		Long: `Shows the refreshes that wait until an application is closed: whose processes
 they wait for, and what happens when. Root sees all, others see those of the
-applications that they run. Those that somebody holds are seen by everybody.
+applications that they run. Those that somebody holds, or that wait for what
+policy requires (mains power, an unmetered network, nobody at work, a
+maintenance window), are seen by everybody.
 
 With --self, inside an application that lull has started, only what waits for
 that application is shown.`,
@@ -60,7 +62,8 @@ type pendingJSON struct {
 	AtDeadline   string        `json:"at-deadline,omitempty"`
 	Processes    []processJSON `json:"processes"`
 
-	Held *heldPackageJSON `json:"held,omitempty"`
+	Held       *heldPackageJSON  `json:"held,omitempty"`
+	Conditions map[string]string `json:"conditions,omitempty"`
 }
 
 func (a *app) pending(pending []bus.PendingRefresh) error {
@@ -76,7 +79,7 @@ func (a *app) pending(pending []bus.PendingRefresh) error {
 			}
 			doc.Pending = append(doc.Pending, pendingJSON{
 				p.ID, p.Instance, p.Name, p.FromVersion, p.ToVersion, p.FromRevision, p.ToRevision, p.Urgency, p.Notes,
-				stamp(p.Since), stamp(p.Deadline), p.AtDeadline, processesJSON(p.Processes), held,
+				stamp(p.Since), stamp(p.Deadline), p.AtDeadline, processesJSON(p.Processes), held, p.Conditions,
 			})
 		}
 		return a.writeJSON(doc)
@@ -101,7 +104,18 @@ func (a *app) pending(pending []bus.PendingRefresh) error {
 		if p.Since != 0 {
 			since = ago(fromBus(p.Since), a.now())
 		}
-		waits, happens, held := either(who(p.Processes), "its turn"), "when it is closed, or "+deadlineWords(p.Deadline, p.AtDeadline, a.now()), ""
+		waits, happens, held := either(waitsForThese(p.Conditions, p.Processes), "its turn"), "when it is closed, or "+deadlineWords(p.Deadline, p.AtDeadline, a.now()), ""
+		if len(p.Conditions) > 0 {
+			step := ""
+			if p.Since == 0 { // its window begins when it is there
+				step = "fetch"
+			}
+			happens = "when that is so, or "
+			if len(p.Processes) > 0 {
+				happens = "when that is so and it is closed, or "
+			}
+			happens += latestWords(step, p.Conditions, len(p.Processes), p.Deadline, p.AtDeadline, a.now())
+		}
 		if p.HeldUntil != 0 {
 			waits, happens, held = "the end of a hold", "", holdText(p.HeldUntil, p.HeldBy, p.HeldReason, a.now())
 		}

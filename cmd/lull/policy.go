@@ -81,8 +81,13 @@ checks those that the agent reads. It leaves with status 78 if one is broken.`,
 		Example: "  lull policy check /etc/lull/policy.yaml",
 		Args:    args(0, -1),
 		RunE: func(_ *cobra.Command, files []string) error {
+			whole := func() error { return nil }
 			if len(files) == 0 {
 				dir := either(a.config, usualConfig)
+				whole = func() error { // what only all of them together show
+					_, err := policy.Load(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.d"))
+					return err
+				}
 				files = []string{filepath.Join(dir, "policy.yaml")}
 				more, err := filepath.Glob(filepath.Join(dir, "policy.d", "*.yaml"))
 				if err != nil {
@@ -90,7 +95,10 @@ checks those that the agent reads. It leaves with status 78 if one is broken.`,
 				}
 				files = append(files, more...)
 			}
-			return a.policyCheck(files)
+			if err := a.policyCheck(files); err != nil {
+				return err
+			}
+			return whole()
 		},
 	}
 }

@@ -35,8 +35,8 @@ func (f *preparedFlags) add(cmd *cobra.Command) {
 }
 
 // applyPrepared waits until every prepared refresh that can go on has ended. The agent
-// takes them up by itself; what waits for running applications, or is held, is not
-// waited for. However they end, and if the limit is over first, it is no failure: a
+// takes them up by itself; what waits for running applications or for a condition,
+// or is held, is not waited for. However they end, and if the limit is over first, it is no failure: a
 // boot must go on.
 func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string) error {
 	if len(names) > 0 || o.limit <= 0 {
@@ -46,7 +46,7 @@ func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string
 	defer cancel()
 	held, titles := map[string]bool{}, map[string]string{}
 	f := &follower{until: untilStuck, stuck: func(p bus.RefreshProperties) bool {
-		return p.State == "waiting" && (len(p.Waiting) > 0 || held[p.Instance])
+		return p.State == "waiting" && (len(p.Waiting) > 0 || len(p.Conditions) > 0 || held[p.Instance])
 	}}
 	f.show = &boot{progress: a.progress(), titles: titles, tell: a.bootScreens(ctx)}
 	out, err := a.followWith(limited, f, func(ctx context.Context, ag *agent) ([]dbus.ObjectPath, error) {

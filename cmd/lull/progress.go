@@ -60,6 +60,12 @@ func stepText(p bus.RefreshProperties) string {
 	if p.State == "undoing" {
 		return "going back"
 	}
+	if p.State == "waiting" && p.Step == "fetch" {
+		return "waiting to be downloaded"
+	}
+	if p.State == "waiting" && len(p.Conditions) > 0 && len(p.Waiting) == 0 {
+		return "waiting"
+	}
 	if w, ok := stepWords[p.Step]; ok {
 		return w
 	}

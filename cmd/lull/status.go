@@ -124,6 +124,7 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 		{"Last check", checked},
 		{"Repositories", either(strings.Join(names, ", "), "none; `lull repo add` makes one known")},
 		{"Disk", fmt.Sprintf("%s used, %s free", size(space.Used), size(space.Free))},
+		{"Machine", machineText(m)},
 		{"Tracking", either(m.Tracker, "none") + ", " + either(m.TrackerEvents, "no events")},
 		{"Agent", "lulld " + m.Version + ", store in " + m.Root},
 	}...))
@@ -149,8 +150,8 @@ func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs 
 			at = ag.atDeadlines(ctx)
 		}
 		pairs = append(pairs,
-			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), either(who(r.Waiting), elsewhere(r)))},
-			[2]string{"", deadlineWords(r.Deadline, at[r.ID], a.now())})
+			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), waitsShort(r))},
+			[2]string{"", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, at[r.ID], a.now())})
 	}
 	if more > 0 {
 		pairs = append(pairs, [2]string{"", fmt.Sprintf("and %d more", more)})
@@ -230,8 +231,8 @@ func (a *app) refreshFields(ctx context.Context, ag *agent, r bus.RefreshPropert
 	pairs := [][2]string{{label, text}}
 	if r.State == "waiting" {
 		pairs = append(pairs,
-			[2]string{"Waits for", who(r.Waiting)},
-			[2]string{"At the latest", deadlineWords(r.Deadline, ag.atDeadlines(ctx)[r.ID], a.now())})
+			[2]string{"Waits for", waitsFor(r)},
+			[2]string{"At the latest", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, ag.atDeadlines(ctx)[r.ID], a.now())})
 	}
 	return append(pairs, [2]string{"What is new", r.Notes})
 }

@@ -13,10 +13,11 @@ import (
 
 func (a *app) whyCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:   "why HASH|PATH",
+		Use:   "why HASH|PATH|APP",
 		Short: "Say why something is kept",
 		Long: `Says why a package or a file is kept, as chains from what protects it to the
-thing itself, with the process where there is one.`,
+thing itself, with the process where there is one. Of an application it also
+says what its refresh waits for.`,
 		Example: `  lull why 3fb2a1c09d4e5f60
   lull why /var/lib/lull/packages/3fb2…/bin/notes`,
 		Args: args(1, 1),
@@ -34,10 +35,29 @@ thing itself, with the process where there is one.`,
 				if err != nil {
 					return err
 				}
-				return a.why(what[0], chains)
+				if err := a.why(what[0], chains); err != nil || a.json {
+					return err
+				}
+				return a.whyNot(ctx, ag, what[0])
 			})
 		},
 	}
+}
+
+// whyNot says why an application is not refreshed yet.
+func (a *app) whyNot(ctx context.Context, ag *agent, instance string) error {
+	s, err := ag.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range s.refreshes {
+		if r.Instance == instance && r.State == "waiting" {
+			if err := a.say(fmt.Sprintf("not %s yet: it waits for %s", either(r.ToVersion, "changed"), waitsFor(r))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 type chainJSON struct {

@@ -73,3 +73,19 @@ func (a *Actor) Systemctl(args ...string) string {
 	a.w.Helper()
 	return a.Run("systemctl", append([]string{"--user", "--no-pager"}, args...)...).Stdout
 }
+
+// FollowName wakes Until whenever a name on the actor's session bus changes hands, and
+// returns what says who owns it; "": nobody.
+func (a *Actor) FollowName(name string) (owner func() string) {
+	a.w.Helper()
+	b := &Bus{Address: "unix:path=" + a.Runtime() + "/bus", w: a.w}
+	b.monitor(a, func(m message) {
+		if m.Member == "NameOwnerChanged" && len(m.Payload.Data) > 0 && string(m.Payload.Data[0]) == strconv.Quote(name) {
+			a.w.wake()
+		}
+	})
+	return func() string {
+		r := a.Run("busctl", "--address="+b.Address, "call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetNameOwner", "s", name)
+		return strings.TrimSpace(r.Stdout)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,8 +35,8 @@ const (
 
 // Options say where the agent is.
 type Options struct {
-	Address string // of the agent's bus; "": the system bus
-	Session map[string]dbus.Variant
+	Address string                // of the agent's bus; "": the system bus
+	Version string                // of the helper
 	Work    func(work.Order)      // is told what the agent wants done in the session; must not block
 	Here    func(pid uint32) bool // whether a process belongs to this session; nil: all do
 	Log     *slog.Logger
@@ -59,8 +60,10 @@ type Relay struct {
 	commands *mailbox.Box[Command]
 	event    func(notify.Event)
 
-	mu     sync.Mutex
-	places Places // guarded by mu
+	mu       sync.Mutex // guards what follows
+	places   Places
+	sessions []bus.HelperSession
+	news     uint // counts the changes of sessions
 }
 
 // New makes a relay; Run makes it work.
@@ -70,6 +73,31 @@ func New(o Options, event func(notify.Event)) *Relay {
 
 // Do has a command carried out. It does not block.
 func (r *Relay) Do(c Command) { r.commands.Put(c) }
+
+// sessionsChanged is a command of SetSessions.
+type sessionsChanged struct{}
+
+// SetSessions has the agent know how the user's sessions stand, now and whenever it
+// comes. It does not block.
+func (r *Relay) SetSessions(list []bus.HelperSession) {
+	r.mu.Lock()
+	same := slices.Equal(r.sessions, list)
+	if !same {
+		r.sessions = slices.Clone(list)
+		r.news++
+	}
+	r.mu.Unlock()
+	if !same {
+		r.commands.Put(sessionsChanged{})
+	}
+}
+
+// registration is what the agent is told at first, and which news that is.
+func (r *Relay) registration() (map[string]dbus.Variant, uint) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return map[string]dbus.Variant{"version": dbus.MakeVariant(r.Version), "sessions": dbus.MakeVariant(append([]bus.HelperSession{}, r.sessions...))}, r.news
+}
 
 // Places are those that the agent named last; empty before.
 func (r *Relay) Places() Places {
@@ -141,6 +169,8 @@ type link struct {
 	owner   string // unique name of the agent; "": absent
 	served  bool
 	listed  bool // the agent knows that this session wants its signals
+	told    uint // which news of the sessions it has been told
+	telling bool // it is being told some
 	follow  follows
 	results chan func() // what the goroutines of calls want done here
 }
@@ -237,18 +267,19 @@ func (l *link) adopt(ctx context.Context, calls *sync.WaitGroup, owner string) {
 	if l.owner != "" {
 		l.event(notify.AgentDown{})
 	}
-	l.owner, l.listed = owner, false
+	l.owner, l.listed, l.telling = owner, false, false
 	if owner == "" {
 		return
 	}
-	l.call(ctx, calls, func(ctx context.Context) func() {
-		err := l.manager.RegisterHelper(ctx, l.Session)
-		p, perr := l.manager.Properties(ctx)
+	l.call(ctx, calls, func(bounded context.Context) func() {
+		session, news := l.registration()
+		err := l.manager.RegisterHelper(bounded, session)
+		p, perr := l.manager.Properties(bounded)
 		return func() {
 			if l.owner != owner {
 				return
 			}
-			l.registered(err)
+			l.registered(ctx, calls, news, err)
 			if perr == nil {
 				l.mu.Lock()
 				l.places = Places{p.Root, p.RunDir}
@@ -259,11 +290,40 @@ func (l *link) adopt(ctx context.Context, calls *sync.WaitGroup, owner string) {
 	})
 }
 
-func (l *link) registered(err error) {
+func (l *link) registered(ctx context.Context, calls *sync.WaitGroup, news uint, err error) {
 	l.listed = err == nil
 	if err != nil {
 		l.Log.Warn("cannot register with the agent", "error", err)
+		return
 	}
+	l.told, l.telling = news, false
+	l.tellSessions(ctx, calls)
+}
+
+// tellSessions tells the agent what it does not know yet of the sessions, one thing
+// after the other.
+func (l *link) tellSessions(ctx context.Context, calls *sync.WaitGroup) {
+	l.mu.Lock()
+	list, news := slices.Clone(l.sessions), l.news
+	l.mu.Unlock()
+	if !l.listed || l.telling || news == l.told {
+		return
+	}
+	l.telling = true
+	owner := l.owner
+	l.call(ctx, calls, func(bounded context.Context) func() {
+		err := l.manager.SetSessions(bounded, append([]bus.HelperSession{}, list...))
+		return func() {
+			if l.owner != owner {
+				return
+			}
+			if err != nil {
+				l.Log.Warn("cannot tell the agent how the sessions stand", "error", err)
+			}
+			l.telling, l.told = false, news
+			l.tellSessions(ctx, calls)
+		}
+	})
 }
 
 // heard passes a signal on if it is the agent's.
@@ -299,21 +359,26 @@ func (l *link) heard(ctx context.Context, calls *sync.WaitGroup, s *dbus.Signal)
 
 func (l *link) command(ctx context.Context, calls *sync.WaitGroup, c Command) {
 	switch c := c.(type) {
+	case sessionsChanged:
+		l.tellSessions(ctx, calls)
 	case notify.Ask:
 		if l.owner == "" {
 			l.event(notify.AskFailed{})
 			return
 		}
 		owner, listed := l.owner, l.listed
-		l.call(ctx, calls, func(ctx context.Context) func() {
+		l.call(ctx, calls, func(bounded context.Context) func() {
 			var late error
+			var news uint
 			if !listed { // it did not answer when it appeared
-				late = l.manager.RegisterHelper(ctx, l.Session)
+				var session map[string]dbus.Variant
+				session, news = l.registration()
+				late = l.manager.RegisterHelper(bounded, session)
 			}
-			list, err := l.manager.Pending(ctx)
+			list, err := l.manager.Pending(bounded)
 			return func() {
 				if !listed && l.owner == owner {
-					l.registered(late)
+					l.registered(ctx, calls, news, late)
 				}
 				if err != nil {
 					l.Log.Warn("cannot ask the agent what is pending", "error", err)

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -35,6 +36,7 @@ type agent struct {
 	answers []string
 	refuse  bool
 	done    chan string
+	stand   []string // what it was told of the sessions
 }
 
 func newAgent(t *testing.T, address string) *agent {
@@ -65,13 +67,26 @@ func (a *agent) Pending(bus.Caller) ([]bus.PendingRefresh, error) {
 	return a.pending, nil
 }
 
-func (a *agent) RegisterHelper(c bus.Caller, _ map[string]dbus.Variant) error {
+func (a *agent) RegisterHelper(c bus.Caller, session map[string]dbus.Variant) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.refuse {
 		return io.ErrUnexpectedEOF
 	}
+	var list []bus.HelperSession
+	if err := session["sessions"].Store(&list); err != nil {
+		return err
+	}
+	a.stand = append(a.stand, fmt.Sprint("at first ", list))
 	a.helpers = append(a.helpers, c.Sender)
+	return nil
+}
+
+func (a *agent) SetSessions(_ bus.Caller, list []bus.HelperSession) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stand = append(a.stand, fmt.Sprint(list))
+	a.done <- "sessions"
 	return nil
 }
 
@@ -203,6 +218,43 @@ func TestAgentComesAndGoes(t *testing.T) {
 		a.server.Close()
 		wait[notify.AgentDown](r)
 	}
+}
+
+// TestSessions: what is known of the sessions is told when it changes, in its order, and
+// to a new agent at once.
+func TestSessions(t *testing.T) {
+	address := bustest.Start(t)
+	a := newAgent(t, address)
+	r := run(t, address)
+	wait[notify.AgentUp](r)
+	one := []bus.HelperSession{{ID: "1", Active: true}}
+	for _, list := range [][]bus.HelperSession{one, one, {{ID: "1", Active: true, Locked: true}, {ID: "2", Idle: true, DoNotDisturb: true}}, {}} {
+		before := len(a.told())
+		r.SetSessions(list)
+		if last := fmt.Sprint(list); before > 0 && a.told()[before-1] == last {
+			continue // nothing new
+		}
+		<-a.done
+	}
+	want := []string{"at first []", "[{1 true false false false false}]", "[{1 true true false false false} {2 false false true true false}]", "[]"}
+	if got := a.told(); !slices.Equal(got, want) {
+		t.Errorf("told %q\nwant %q", got, want)
+	}
+	r.SetSessions(one)
+	<-a.done
+	a.server.Close()
+	wait[notify.AgentDown](r)
+	next := newAgent(t, address)
+	wait[notify.AgentUp](r)
+	if got := next.told(); !slices.Equal(got, []string{"at first [{1 true false false false false}]"}) {
+		t.Errorf("the next agent was told %q", got)
+	}
+}
+
+func (a *agent) told() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.stand)
 }
 
 // TestWork: an order arrives as it was given, and its answer goes back.

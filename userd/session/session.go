@@ -1,6 +1,6 @@
 // Package session watches through logind whether this user looks at the screen:
-// the sessions of class "user", and which of them are active and locked. A
-// login screen or a background service is no session in this sense.
+// the sessions of class "user", and which of them are active, locked, idle or about
+// to end. A login screen or a background service is no session in this sense.
 //
 // Words: the user is *away* when there are such sessions and each of them is
 // locked or in the background. Without logind, or without such a session (a
@@ -11,10 +11,12 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 
@@ -41,6 +43,17 @@ type State struct {
 	Seen   bool // one of them is in the foreground and not locked
 	Locked bool // every graphical one is locked (or, without any, every one)
 	Woke   bool // the machine has just come back from sleep
+
+	Sessions []Session // all of the user, by id
+}
+
+// Session is one of them.
+type Session struct {
+	ID         string
+	Active     bool // in the foreground
+	Locked     bool
+	Idle       bool
+	LoggingOut bool
 }
 
 // Away says whether a notice would be seen by nobody, or by the wrong person.
@@ -66,7 +79,7 @@ func Run(ctx context.Context, address string, log *slog.Logger, changed func(Sta
 			if w.served {
 				pause = firstRetry
 			}
-			if ctx.Err() == nil && w.last.Known {
+			if ctx.Err() == nil && (w.last.Known || len(w.last.Sessions) > 0) {
 				report(State{})
 			}
 		} else if first {
@@ -174,7 +187,7 @@ func (w *watch) read(ctx context.Context) {
 			w.log.Warn("cannot ask logind for the user's sessions", "error", err)
 		}
 	}
-	if !w.told || state != w.last {
+	if !w.told || !reflect.DeepEqual(state, w.last) {
 		w.told, w.last = true, state
 		w.report(state)
 	}
@@ -193,6 +206,7 @@ func (w *watch) sessions(ctx context.Context) (State, error) {
 		return State{}, err
 	}
 	var all, graphical group
+	var sessions []Session
 	for _, l := range list {
 		if int(l.UID) != os.Getuid() || !l.Path.IsValid() {
 			continue
@@ -203,7 +217,13 @@ func (w *watch) sessions(ctx context.Context) (State, error) {
 		if err != nil {
 			continue // it has just ended
 		}
-		if value[string](props, "Class") != "user" || value[string](props, "State") == "closing" {
+		if value[string](props, "Class") != "user" {
+			continue
+		}
+		closing := value[string](props, "State") == "closing"
+		sessions = append(sessions, Session{ID: l.ID, Active: value[bool](props, "Active"), Locked: value[bool](props, "LockedHint"),
+			Idle: value[bool](props, "IdleHint"), LoggingOut: closing})
+		if closing {
 			continue
 		}
 		all.add(props)
@@ -216,7 +236,8 @@ func (w *watch) sessions(ctx context.Context) (State, error) {
 	if graphical.count > 0 {
 		g = graphical
 	}
-	return State{Known: g.count > 0, Seen: g.seen > 0, Locked: g.count > 0 && g.locked == g.count}, nil
+	slices.SortFunc(sessions, func(a, b Session) int { return cmp.Compare(a.ID, b.ID) })
+	return State{Known: g.count > 0, Seen: g.seen > 0, Locked: g.count > 0 && g.locked == g.count, Sessions: sessions}, nil
 }
 
 // group counts sessions.

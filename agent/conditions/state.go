@@ -1,0 +1,197 @@
+package conditions
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lull/lull/policy"
+)
+
+// Power is what the machine runs on.
+type Power string
+
+// Network is what it costs to transfer something.
+type Network string
+
+// Use is whether somebody works at the machine.
+type Use string
+
+// What is known. Unknown is the same word of each.
+const (
+	Unknown = "unknown"
+
+	OnMains   Power = "mains"
+	OnBattery Power = "battery"
+
+	Unmetered Network = "unmetered"
+	Metered   Network = "metered"
+
+	IdleNow Use = "idle"
+	InUse   Use = "in-use"
+)
+
+// Session is one of a user.
+type Session struct {
+	ID           string `json:"id"` // of logind
+	UID          uint32 `json:"uid"`
+	User         string `json:"user"`
+	Active       bool   `json:"active"` // in the foreground, or remote
+	Locked       bool   `json:"locked"`
+	Idle         bool   `json:"idle"`
+	DoNotDisturb bool   `json:"do-not-disturb"`
+	LoggingOut   bool   `json:"logging-out"`
+	// IdleAt is when a session on a terminal may be idle at the earliest: logind
+	// looks at the terminal when it is asked, and tells nobody. Zero: it is told.
+	IdleAt time.Time `json:"-"`
+}
+
+// InUse says whether somebody works in it.
+func (s Session) InUse() bool {
+	return s.Active && !s.Locked && !s.LoggingOut && (!s.Idle || s.DoNotDisturb)
+}
+
+// State is all that is known at one moment.
+type State struct {
+	Power    Power     `json:"power"`
+	Network  Network   `json:"network"`
+	Logind   bool      `json:"logind"` // it knows the sessions; else they are those that helpers have told of
+	Sessions []Session `json:"sessions,omitempty"`
+}
+
+// Use says whether somebody works at the machine.
+func (s State) Use() Use {
+	switch {
+	case slices.ContainsFunc(s.Sessions, Session.InUse):
+		return InUse
+	case s.Logind || len(s.Sessions) > 0:
+		return IdleNow
+	}
+	return Unknown
+}
+
+// idleAt is when the machine may be idle at the earliest without being told of it;
+// zero: it will be told.
+func (s State) idleAt() (at time.Time) {
+	for _, x := range s.Sessions {
+		if !x.InUse() {
+			continue
+		}
+		if x.IdleAt.IsZero() {
+			return time.Time{}
+		}
+		if x.IdleAt.After(at) {
+			at = x.IdleAt
+		}
+	}
+	return at
+}
+
+// Unmet is a condition that is not fulfilled.
+type Unmet struct {
+	Condition policy.Condition `json:"condition"`
+	Seen      string           `json:"seen"` // what is so instead, in words
+}
+
+// clockTime is how a moment is written for people.
+const clockTime = "2006-01-02 15:04"
+
+// Unmet returns those of the conditions that are not fulfilled, and when that may
+// change without anybody telling; zero: changes are told. With all fulfilled, that
+// is when the first of them ends by the clock.
+func (s State) Unmet(required policy.Conditions, windows policy.Windows, now time.Time) (list []Unmet, again time.Time) {
+	first := func(at time.Time) {
+		if at.After(now) && (again.IsZero() || at.Before(again)) {
+			again = at
+		}
+	}
+	for _, c := range required {
+		switch c {
+		case policy.Mains:
+			if s.Power == OnBattery {
+				list = append(list, Unmet{c, "it runs on battery"})
+			}
+		case policy.Unmetered:
+			if s.Network == Metered {
+				list = append(list, Unmet{c, "the connection is metered"})
+			}
+		case policy.Idle:
+			if s.Use() == InUse {
+				list = append(list, Unmet{c, s.users() + " at work"})
+				first(s.idleAt())
+			}
+		case policy.InWindow:
+			open, change := windows.At(now)
+			if !open {
+				seen := "none opens"
+				if !change.IsZero() {
+					seen = "the next one opens " + change.Format(clockTime)
+				}
+				list = append(list, Unmet{c, seen})
+			}
+			first(change)
+		}
+	}
+	return list, again
+}
+
+// users names those who work at the machine, as in "ann and bob are".
+func (s State) users() string {
+	var names []string
+	for _, x := range s.Sessions {
+		if x.InUse() && !slices.Contains(names, x.User) {
+			names = append(names, x.User)
+		}
+	}
+	slices.Sort(names)
+	switch n := len(names); n {
+	case 1:
+		return names[0] + " is"
+	default:
+		return strings.Join(names[:n-1], ", ") + " and " + names[n-1] + " are"
+	}
+}
+
+// Report is what a user's helper says of a session.
+type Report struct {
+	ID           string
+	Active       bool
+	Locked       bool
+	Idle         bool
+	DoNotDisturb bool
+	LoggingOut   bool
+}
+
+// helper is who has reported, and what.
+type helper struct {
+	uid      uint32
+	user     string
+	sessions []Report
+}
+
+// merged adds what helpers say to what logind does. What a helper says of a session
+// that is not its user's counts nothing.
+func merged(logind bool, sessions []Session, helpers map[string]helper) []Session {
+	list := slices.Clone(sessions)
+	for _, h := range helpers {
+		for _, r := range h.sessions {
+			i := slices.IndexFunc(list, func(s Session) bool { return s.ID == r.ID && s.UID == h.uid })
+			if i < 0 {
+				if logind {
+					continue
+				}
+				list = append(list, Session{ID: r.ID, UID: h.uid, User: h.user, Active: r.Active})
+				i = len(list) - 1
+			}
+			s := &list[i]
+			s.Active = s.Active || !logind && r.Active
+			s.Locked = s.Locked || r.Locked
+			s.Idle = s.Idle || r.Idle
+			s.DoNotDisturb = s.DoNotDisturb || r.DoNotDisturb
+			s.LoggingOut = s.LoggingOut || r.LoggingOut
+		}
+	}
+	slices.SortFunc(list, func(a, b Session) int { return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(a.ID, b.ID)) })
+	return list
+}

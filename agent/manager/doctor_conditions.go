@@ -1,0 +1,34 @@
+package manager
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/lull/lull/agent/conditions"
+	"github.com/lull/lull/policy"
+)
+
+// checkConditions says what is known of what policy can require.
+func (m *Manager) checkConditions(add func(name, state, seen, advice string)) {
+	s := m.Conditions()
+	seen := fmt.Sprintf("power: %s, network: %s, sessions: %s", s.Power, s.Network, s.Use())
+	if m.requires(policy.Mains) && s.Power == conditions.Unknown || m.requires(policy.Unmetered) && s.Network == conditions.Unknown ||
+		m.requires(policy.Idle) && s.Use() == conditions.Unknown {
+		seen += "; what is unknown keeps no refresh waiting"
+	}
+	add("conditions", checkOK, seen, "")
+}
+
+// requires says whether any package's policy has a condition.
+func (m *Manager) requires(c policy.Condition) bool {
+	p := m.Policy()
+	has := func(s policy.Settings) bool {
+		return slices.Contains(s.FetchRequires, c) || slices.Contains(s.RefreshRequires, c)
+	}
+	for _, s := range p.Instances() {
+		if has(s) {
+			return true
+		}
+	}
+	return has(p.For(""))
+}

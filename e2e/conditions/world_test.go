@@ -1,0 +1,128 @@
+package conditions_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/dbus/bustest"
+	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/rig"
+)
+
+func TestMain(m *testing.M) { rig.Main(m.Run) }
+
+const (
+	app   = "org.lull.conditions"
+	limit = 30 * time.Second
+	quiet = "gc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+)
+
+// scene is a laptop in the hands of ann: version 1 of the package is installed.
+type scene struct {
+	*rig.World
+	t       *testing.T
+	api     *rig.API
+	power   *bustest.Mock
+	network *bustest.Mock
+	logind  *bustest.Mock
+	ann     dbus.ObjectPath // her session
+}
+
+func set(t *testing.T, policy string) *scene {
+	t.Helper()
+	need.Root(t)
+	need.Program(t, "dbus-daemon", "setpriv")
+	s := &scene{World: rig.New(t, rig.Options{Tracker: "poll"}), t: t}
+	s.power = bustest.StartMock(t, s.Bus.Address, "upower", bustest.UPower)
+	s.network = bustest.StartMock(t, s.Bus.Address, "networkmanager", bustest.NetworkManager)
+	s.network.Metered(4)
+	s.logind = bustest.StartMock(t, s.Bus.Address, "logind", bustest.Logind)
+	s.ann = s.logind.AddSession("1", uint32(s.User.UID), "ann", map[string]any{"Type": "wayland"})
+	s.policy(policy)
+	s.MustLull("repo", "init", s.Repo)
+	s.publish(s.Repo, app, "1")
+	s.StartAgent()
+	s.api = s.Bus.Watch()
+	s.MustLull("repo", "add", "local", s.Repo)
+	s.MustLull("install", app)
+	return s
+}
+
+// policy writes it; a running agent is told.
+func (s *scene) policy(text string) {
+	s.Helper()
+	s.Configure("policy.yaml", quiet+text)
+	if s.Agent() != nil {
+		if err := s.api.Call("Manager.Reload").Err; err != nil {
+			s.Fatalf("%v", err)
+		}
+	}
+}
+
+// publish makes a version of a package; the application stays until it is ended.
+func (s *scene) publish(repo, name, version string) {
+	s.Helper()
+	dir := s.Path(name + "-" + version)
+	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
+		s.Fatalf("%v", err)
+	}
+	for file, text := range map[string]string{
+		"lull.yaml": fmt.Sprintf("name: %s\nversion: %q\nsummary: waits for conditions\napps: [{name: app, command: bin/app}]\n", name, version),
+		"bin/app":   "#!/bin/sh\n# " + version + "\nexec sleep infinity\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755); err != nil {
+			s.Fatalf("%v", err)
+		}
+	}
+	s.MustLull("publish", "--repo", repo, dir)
+}
+
+// untilWaits waits until the refresh to a version waits in a step for these conditions
+// and no others, and returns its id.
+func (s *scene) untilWaits(name, version, step string, conditions ...string) string {
+	s.Helper()
+	var id string
+	s.Until(fmt.Sprintf("%s %s waits at %s for %v", name, version, step, conditions), limit, func() (bool, string) {
+		o, ok := s.api.Refresh(name, version)
+		unmet, _ := o.Props["Conditions"].Value().(map[string]string)
+		same := len(unmet) == len(conditions)
+		for _, c := range conditions {
+			same = same && unmet[c] != ""
+		}
+		id = o.Str("Id")
+		return ok && same && o.Str("State") == "waiting" && o.Str("Step") == step, fmt.Sprint(o.Str("State"), " at ", o.Str("Step"), " for ", unmet, " ", o.Str("ErrorText"))
+	})
+	return id
+}
+
+func (s *scene) untilCurrent(name, version string) {
+	s.Helper()
+	s.Until(name+" "+version+" is current", limit, func() (bool, string) {
+		p, _ := s.api.Package(name)
+		return p.Str("Version") == version, p.Str("Version")
+	})
+}
+
+// says checks what commands print about what waits.
+func (s *scene) says(want string, args ...string) {
+	s.Helper()
+	r := s.Lull(args...)
+	if r.Code != 0 || !strings.Contains(strings.Join(strings.Fields(r.Stdout), " "), want) {
+		s.t.Errorf("it does not say %q: %v", want, r)
+	}
+}
+
+// untilKnown waits until a property of the agent has a value.
+func (s *scene) untilKnown(property, want string) {
+	s.Helper()
+	s.Until(property+" is "+want, limit, func() (bool, string) {
+		v, _ := s.api.Property("", "Manager."+property).(string)
+		return v == want, v
+	})
+}

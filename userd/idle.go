@@ -1,0 +1,143 @@
+package userd
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/lull/lull/userd/notify"
+	"github.com/lull/lull/userd/work"
+)
+
+// errIdle is why a helper ends that has nothing to do.
+var errIdle = errors.New("nothing is pending")
+
+// idler ends a helper that has had nothing to do for a while: no notice is on the
+// screen or waits for the person to come back, no order of the agent is being carried out, and the file is not there by
+// which the agent says that there may be some soon. It looks when something has
+// happened, and once after that, so that it costs nothing at rest.
+//
+// The file is what starts the helper again, as the path unit says: with it there the
+// helper would come back at once, and without it nobody misses the helper. The
+// question is therefore never whether the agent has changed its mind meanwhile.
+//
+// Its methods may be called from several goroutines and do not block.
+type idler struct {
+	file  string // "": it never ends, because nobody would start it again
+	after time.Duration
+	end   func()
+	// server asks whether there is a notification server, and has then called if there is
+	// none: what nobody shows nobody takes down.
+	server func(none func())
+
+	mu    sync.Mutex // guards what follows
+	timer *time.Timer
+	shown map[string]bool // instances with a notice
+	owed  map[string]bool // instances of whose update the person may still have to be told
+	away  bool
+	quiet bool // nobody wants to be disturbed
+	full  bool // a window fills the screen
+	jobs  int  // of the agent's orders, under way
+}
+
+func newIdler(file string, after time.Duration, server func(none func()), end func()) *idler {
+	i := &idler{file: file, after: after, server: server, end: end, shown: map[string]bool{}, owed: map[string]bool{}}
+	if file != "" {
+		i.timer = time.AfterFunc(after, i.look)
+	}
+	return i
+}
+
+// note counts what changes how much there is to do, and begins the time anew.
+func (i *idler) note(change func()) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	change()
+	if i.timer != nil {
+		i.timer.Reset(i.after)
+	}
+}
+
+func (i *idler) event(e notify.Event) {
+	i.note(func() {
+		switch e := e.(type) {
+		case notify.Closed:
+			delete(i.shown, e.Instance)
+		case notify.Invoked:
+			delete(i.shown, e.Instance)
+		case notify.Updated:
+			i.owed[e.Done.Instance] = true
+		case notify.Locked:
+			i.away = e.Yes
+		case notify.Disturb:
+			i.quiet = e.No
+		case notify.Fullscreen:
+			i.full = e.Yes
+		}
+	})
+}
+
+// desktop sees what is shown and taken down.
+func (i *idler) desktop(command any) {
+	i.note(func() {
+		switch c := command.(type) {
+		case notify.Show:
+			i.shown[c.Notice.Instance] = true
+			delete(i.owed, c.Notice.Instance)
+		case notify.Close:
+			delete(i.shown, c.Instance)
+		}
+	})
+}
+
+// ordered sees that there is an order of the agent.
+func (i *idler) ordered() { i.note(func() {}) }
+
+// counted are hands whose jobs keep the helper from ending.
+type counted struct {
+	work.Hands
+	idle *idler
+}
+
+func (c counted) Do(ctx context.Context, j work.Job) error {
+	c.idle.note(func() { c.idle.jobs++ })
+	defer c.idle.note(func() { c.idle.jobs-- })
+	return c.Hands.Do(ctx, j)
+}
+
+// look ends the helper if there is nothing to do.
+func (i *idler) look() {
+	i.mu.Lock()
+	if !i.away && !i.quiet && !i.full {
+		clear(i.owed) // there was time enough to show it
+	}
+	shown := len(i.shown) > 0
+	busy := len(i.owed) > 0 || i.jobs > 0
+	i.mu.Unlock()
+	switch {
+	case busy:
+	case shown:
+		i.server(i.leave)
+	default:
+		i.leave()
+	}
+}
+
+// leave ends the helper, unless it would be back at once.
+func (i *idler) leave() {
+	if _, err := os.Stat(i.file); errors.Is(err, os.ErrNotExist) {
+		i.end()
+	}
+}
+
+// close stops the time.
+func (i *idler) close() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.timer != nil {
+		i.timer.Stop()
+		i.timer = nil
+	}
+}
