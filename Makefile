@@ -7,6 +7,9 @@ N       ?= 60
 ID      ?=
 DESTDIR ?=
 PREFIX  ?= /usr
+VERSION ?= 0.1.0
+DIST    ?= dist
+FORMATS ?= deb rpm
 
 GO ?= go
 CC ?= cc
@@ -24,7 +27,8 @@ TEST_NEEDS := $(DEMO_NEEDS) git:git ps:procps dbus-run-session:dbus-daemon notif
 	libgtk-3.so.0:libgtk-3-0 libvpx.so.7:libvpx7 libasound.so.2:libasound2 libX11-xcb.so.1:libx11-xcb1 libevent-2.1.so.7:libevent-2.1-7 \
 	qemu-system-x86_64:qemu-system-x86 depmod:kmod /usr/lib/x86_64-linux-gnu/xfce4/notifyd/xfce4-notifyd:xfce4-notifyd xfconf-query:xfconf openbox:openbox dbus-broker-launch:dbus-broker \
 	gsettings:libglib2.0-bin /usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml:gsettings-desktop-schemas \
-	/usr/libexec/dconf-service:dconf-service /usr/lib/x86_64-linux-gnu/gio/modules/libdconfsettings.so:dconf-gsettings-backend
+	/usr/libexec/dconf-service:dconf-service /usr/lib/x86_64-linux-gnu/gio/modules/libdconfsettings.so:dconf-gsettings-backend \
+	mandoc:mandoc groff:groff-base lintian:lintian rpm:rpm appstreamcli:appstream
 BENCH_NEEDS := $(TEST_NEEDS) ostree:ostree nix-store:nix-bin casync:casync
 
 # Linters, at these versions, come through the module proxy.
@@ -32,15 +36,21 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
+# What makes the packages. Later ones need modules that the proxy does not give out.
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
+
+# What the programs call themselves.
+VERSIONS := -X main.version=$(VERSION) -X github.com/lull/lull/userd.version=$(VERSION)
+
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e model stress powercut bench check race lint vuln clean-tree fuzz install deps deps-bench deps-demo clean
+.PHONY: help build demo test e2e model stress powercut bench check race lint vuln clean-tree fuzz install packages docs deps deps-bench deps-demo clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build all programs into bin/ (BIN=FOLDER, TAGS=faultpoint)
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -tags 'notick $(TAGS)' -ldflags '-s -w -checklinkname=0' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -tags 'notick $(TAGS)' -ldflags '-s -w -checklinkname=0 $(VERSIONS)' -o $(BIN)/ ./cmd/...
 	CC='$(CC)' sh cmd/lull-release-agent/build.sh $(BIN)/lull-release-agent
 
 demo: deps-demo build ## show a running application being refreshed, in a scratch folder (two minutes)
@@ -104,24 +114,18 @@ fuzz: ## fuzz everything that parses (S=60 seconds in all)
 	done
 
 install: build ## install everything below DESTDIR (PREFIX=/usr)
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin libexec/lull share/dbus-1/interfaces share/dbus-1/system.d \
-		share/dbus-1/system-services share/dbus-1/services share/polkit-1/actions lib/systemd/system lib/systemd/system/user@.service.d lib/systemd/user \
-		lib/systemd/catalog lib/tmpfiles.d lib/environment.d) $(DESTDIR)/etc/profile.d
-	install -m 0755 $(BIN)/lull $(DESTDIR)$(PREFIX)/bin/
-	install -m 0755 $(addprefix $(BIN)/,lulld lull-userd lull-run lull-release-agent) $(DESTDIR)$(PREFIX)/libexec/lull/
-	install -m 0644 dbus/*.xml $(DESTDIR)$(PREFIX)/share/dbus-1/interfaces/
-	install -m 0644 dbus/org.lull.Agent1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/
-	install -m 0644 dbus/org.lull.Agent1.service $(DESTDIR)$(PREFIX)/share/dbus-1/system-services/
-	install -m 0644 dbus/org.lull.Session1.service $(DESTDIR)$(PREFIX)/share/dbus-1/services/
-	install -m 0644 policy/org.lull.policy $(DESTDIR)$(PREFIX)/share/polkit-1/actions/
-	install -m 0644 units/lulld.service units/lull-boot.service units/lull-system-commit.service $(DESTDIR)$(PREFIX)/lib/systemd/system/
-	install -m 0644 units/60-lull.user@.conf $(DESTDIR)$(PREFIX)/lib/systemd/system/user@.service.d/60-lull.conf
-	install -m 0644 units/lull-userd.service units/lull-userd.path $(DESTDIR)$(PREFIX)/lib/systemd/user/
-	install -m 0644 units/lulld-user.service $(DESTDIR)$(PREFIX)/lib/systemd/user/lulld.service
-	install -m 0644 units/lull.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/
-	install -m 0644 units/lull.tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/lull.conf
-	install -m 0644 units/60-lull.environment.conf $(DESTDIR)$(PREFIX)/lib/environment.d/60-lull.conf
-	install -m 0644 units/lull.profile.sh $(DESTDIR)/etc/profile.d/lull.sh
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' BIN='$(BIN)' GO='$(GO)' units/install
+
+# Times in packages are those of the source, so that the same source makes the same packages.
+packages: build ## make .deb and .rpm in dist/ (VERSION=0.1.0, DIST=FOLDER)
+	@tree=$$(mktemp -d) && chmod 0755 $$tree && trap 'rm -rf "$$tree"' EXIT && \
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)} && export SOURCE_DATE_EPOCH && \
+	DESTDIR=$$tree PREFIX=/usr BIN='$(BIN)' GO='$(GO)' units/install && \
+	VERSION='$(VERSION)' ARCH="$$($(GO) env GOARCH)" TREE=$$tree OUT='$(DIST)' FORMATS='$(FORMATS)' NFPM='$(GO) run $(NFPM)' units/package/make
+
+docs: build ## make the manual pages in dist/man, and what is generated in docs/
+	$(GO) generate ./dbus
+	$(GO) run ./docs/manual -bin '$(BIN)' -to '$(DIST)/man'
 
 deps: ## install what the tests need, by apt (as root; else it prints the command)
 	@NEEDS='$(TEST_NEEDS)' sh .ci/deps
@@ -133,4 +137,4 @@ deps-demo:
 	@NEEDS='$(DEMO_NEEDS)' sh .ci/deps
 
 clean: ## remove what build has made
-	rm -rf $(BIN)
+	rm -rf $(BIN) $(DIST)

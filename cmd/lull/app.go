@@ -132,7 +132,7 @@ func (a *app) command() *cobra.Command {
 		{groupRefresh, []*cobra.Command{a.refreshCmd(), a.revertCmd(), a.pendingCmd(), a.holdCmd(), a.unholdCmd(), a.monitorCmd()}},
 		{groupSpace, []*cobra.Command{a.duCmd(), a.gcCmd(), a.whyCmd(), a.verifyCmd()}},
 		{groupPublish, []*cobra.Command{a.repoCmd(), a.publishCmd()}},
-		{groupSystem, []*cobra.Command{a.statusCmd(), a.systemCmd(), a.doctorCmd(), a.inspectCmd(), a.policyCmd(), a.completionCmd(), a.versionCmd()}},
+		{groupSystem, []*cobra.Command{a.statusCmd(), a.systemCmd(), a.doctorCmd(), a.inspectCmd(), a.policyCmd(), a.completionCmd(), a.versionCmd(), a.commandsCmd()}},
 	} {
 		for _, v := range g.verbs {
 			v.GroupID = g.id

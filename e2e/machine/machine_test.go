@@ -13,10 +13,11 @@ import (
 func TestMachine(t *testing.T) {
 	need.QEMU(t)
 	need.NotShort(t)
+	debs := packages(t)
 	for _, v1 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "v2", true: "v1"}[v1], func(t *testing.T) {
 			t.Parallel()
-			s := start(t, v1)
+			s := start(t, v1, debs)
 			for _, part := range []struct {
 				name string
 				run  func(*scene)
@@ -34,7 +35,11 @@ func TestMachine(t *testing.T) {
 				{"the last moment before a shutdown", lastMoment},
 				{"boot with a broken agent", brokenAgent},
 				{"shutdown past logind", shutdownPastLogind},
+				{"a user refreshes what he runs", userRefreshes},
 				{"shutdown does not wait for what waits", shutdownGoesOn},
+				{"the user comes back", userComesBack},
+				{"lull is upgraded while refreshes are under way, and downgraded", upgraded},
+				{"lull is removed, comes back, and is purged", removed},
 			} {
 				if !t.Run(part.name, func(t *testing.T) { part.run(s.at(t)) }) {
 					t.FailNow() // what comes next builds on it
@@ -289,5 +294,4 @@ func shutdownGoesOn(s *scene) {
 	at := s.inOrder(list, told, leaving, poweringDown)
 	s.never(list, timeout)
 	s.Logf("the shutdown went on %v after the agent was told, and %v after it had let go", at[2]-at[0], at[2]-at[1])
-	s.Cut(disk.KeepAll, nil)
 }

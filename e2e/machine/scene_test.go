@@ -84,6 +84,12 @@ func write(t *testing.T) string {
 				must(t, os.Link(filepath.Join(programs, p), filepath.Join(bin, p)))
 			}
 		}
+		notes := filepath.Join(dir, "apps", sample.Name+"-"+v)
+		sample.Files(t, notes, v)
+		must(t, os.Mkdir(filepath.Join(notes, "bin"), 0o755))
+		for _, p := range []string{"notes", "notes-sync"} {
+			must(t, os.Link(filepath.Join(programs, p), filepath.Join(notes, "bin", p)))
+		}
 	}
 	return dir
 }
@@ -104,7 +110,7 @@ type scene struct {
 }
 
 // start makes the machine. The policy leaves out what would disturb.
-func start(t *testing.T, v1 bool) *scene {
+func start(t *testing.T, v1 bool, debs [2]string) *scene {
 	t.Helper()
 	files := write(t)
 	conf := filepath.Join(files, "policy.yaml")
@@ -122,16 +128,19 @@ func start(t *testing.T, v1 bool) *scene {
 		}
 	}
 	lull("repo", "init", repo)
+	lull("publish", "--repo", repo, filepath.Join(files, "apps", sample.Name+"-"+versions[0]))
 	var names []string
 	for _, a := range apps {
 		names = append(names, a.name)
 		lull("publish", "--repo", repo, filepath.Join(files, "apps", a.name+"-"+versions[0]))
 	}
 	publishSystem(t, files, repo)
-	s := &scene{T: t, v1: v1, version: map[string]int{}, VM: rig.StartVM(t, rig.VMOptions{CgroupV1: v1, Files: map[string]string{
+	s := &scene{T: t, v1: v1, version: map[string]int{}, VM: rig.StartVM(t, rig.VMOptions{CgroupV1: v1, Bare: true, Files: map[string]string{
 		"/opt/apps": filepath.Join(files, "apps"), "/srv": filepath.Join(files, "srv"), "/etc/lull/policy.yaml": conf, "/etc/systemd/logind.conf.d/test.conf": logind,
+		firstDeb: debs[0], secondDeb: debs[1], "/": session(t),
 	}})}
 	s.WaitBoot()
+	s.finished(s.Start("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", firstDeb))
 	s.sh("systemd-analyze verify --man=no lulld.service lull-boot.service lull-system-commit.service")
 	s.sh("mkdir -p /etc/healthy && lull repo add local /srv/repo && lull install %s", strings.Join(names, " "))
 	return s

@@ -174,3 +174,31 @@ func removeBuilt() error {
 	built.dirs = nil
 	return nil
 }
+
+// Deb makes lull's Debian package of a version, as the Makefile does, and returns
+// its path; "" is the version that the Makefile names. Programs of another version
+// are linked once more.
+func Deb(tb TB, version string) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "lull-deb-")
+	if err != nil {
+		tb.Fatalf("cannot make a package: %v", err)
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	args := []string{"--no-print-directory", "-s", "packages", "FORMATS=deb", "DIST=" + dir}
+	if version == "" {
+		args = append(args, "BIN="+Binaries(tb, ""))
+	} else {
+		args = append(args, "BIN="+filepath.Join(dir, "bin"), "VERSION="+version)
+	}
+	cmd := exec.Command("make", args...)
+	cmd.Dir = Module()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		tb.Fatalf("cannot make a package: %v\n%s", err, out)
+	}
+	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	if err != nil || len(debs) != 1 {
+		tb.Fatalf("cannot make a package: there are %q", debs)
+	}
+	return debs[0]
+}

@@ -28,9 +28,10 @@ type VMOptions struct {
 	CgroupV1 bool   // the machine has cgroup v1 hierarchies only, else v2 only
 	Minimal  bool   // process 1 is a program of the rig that only mounts and runs commands, else it is systemd
 	Tags     string // build tags of lull's binaries
+	Bare     bool   // nothing of lull is there: a package will be installed
 
 	// Files are brought into the machine before its system starts, besides all
-	// that `make install` installs: paths in it → files or folders here.
+	// that `make install` installs, if it is not bare: paths in it → files or folders here.
 	Files map[string]string
 	// Data is the file system of a disk of its own for /var/lib/lull: ext4, xfs,
 	// btrfs. Without it, that folder is on the root file system, which is ext4.
@@ -136,7 +137,10 @@ func (vm *VM) programs() {
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		vm.tb.Fatalf("cannot make a machine: %v", err)
 	}
-	err := install(vm.tb, tree, vm.opts.Tags)
+	var err error
+	if !vm.opts.Bare {
+		err = install(vm.tb, tree, vm.opts.Tags)
+	}
 	units, _ := filepath.Glob(filepath.Join(tree, "usr/lib/systemd/system/*.service"))
 	for _, unit := range units {
 		if err == nil {

@@ -38,10 +38,16 @@ var files embed.FS
 // (notes-1.0, notes-sync-1.0, …), for machines without a compiler.
 func Write(tb rig.TB, dir, version string) {
 	tb.Helper()
+	Files(tb, dir, version)
+	Programs(tb, filepath.Join(dir, "bin"), version, "")
+}
+
+// Files is Write without the programs.
+func Files(tb rig.TB, dir, version string) {
+	tb.Helper()
 	if err := write(dir, version); err != nil {
 		tb.Fatalf("cannot write the sample application: %v", err)
 	}
-	Programs(tb, filepath.Join(dir, "bin"), version, "")
 }
 
 // Ballast adds a file that does not compress, so that a package takes a moment

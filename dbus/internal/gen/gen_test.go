@@ -24,8 +24,15 @@ func TestGeneratedFilesAreUpToDate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := run(dir); err != nil {
+	if err := run(dir, filepath.Join(dir, "dbus.md")); err != nil {
 		t.Fatal(err)
+	}
+	want, err := os.ReadFile(filepath.Join(dir, "dbus.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if page, err := os.ReadFile("../../../docs/dbus.md"); err != nil || string(page) != string(want) {
+		t.Errorf("docs/dbus.md is out of date (%v): run go generate ./dbus", err)
 	}
 	fresh, there := generated(t, dir), generated(t, "../..")
 	if !slices.Equal(fresh, there) {
@@ -75,7 +82,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "org.x.xml"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		err := run(dir)
+		err := run(dir, filepath.Join(dir, "page.md"))
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "org.x.I") {
 			t.Errorf("%s:\n%v, want %s", text, err, want)
 		}
@@ -83,7 +90,7 @@ func TestMistakesAreNamed(t *testing.T) {
 			t.Errorf("%s: leaves %v", text, left)
 		}
 	}
-	if err := run(t.TempDir()); err == nil {
+	if err := run(t.TempDir(), os.DevNull); err == nil {
 		t.Error("a folder without XML is a mistake")
 	}
 }

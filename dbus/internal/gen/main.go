@@ -1,5 +1,6 @@
-// Command gen writes the Go glue for the interfaces in dbus/*.xml. It runs in
-// the folder dbus, by go generate; the output is a function of the XML alone.
+// Command gen writes the Go glue for the interfaces in dbus/*.xml, and their
+// documentation, docs/dbus.md. It runs in the folder dbus, by go generate; the
+// output is a function of the XML alone.
 package main
 
 import (
@@ -13,7 +14,7 @@ import (
 )
 
 func main() {
-	if err := run("."); err != nil {
+	if err := run(".", "../docs/dbus.md"); err != nil {
 		fmt.Fprintln(os.Stderr, "gen: "+err.Error())
 		os.Exit(1)
 	}
@@ -71,8 +72,8 @@ func annotated(as []annotation, name string) string {
 	return ""
 }
 
-// run reads the XML files of dir and writes its *_gen.go.
-func run(dir string) error {
+// run reads the XML files of dir and writes its *_gen.go, and the page.
+func run(dir, to string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.xml"))
 	if err != nil {
 		return err
@@ -82,11 +83,13 @@ func run(dir string) error {
 	}
 	slices.Sort(files)
 	var all []iface
+	sources := map[string][]byte{}
 	for _, f := range files {
 		data, err := os.ReadFile(f)
 		if err != nil {
 			return err
 		}
+		sources[f] = data
 		var n node
 		if err := xml.Unmarshal(data, &n); err != nil {
 			return fmt.Errorf("%s: %w", f, err)
@@ -109,5 +112,9 @@ func run(dir string) error {
 			return err
 		}
 	}
-	return nil
+	text, err := page(sources, files)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, []byte(text), 0o644)
 }

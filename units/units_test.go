@@ -1,0 +1,115 @@
+package units
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/rig"
+)
+
+func TestMain(m *testing.M) { rig.Main(m.Run) }
+
+func output(t *testing.T, dir string, argv ...string) string {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, out)
+	}
+	return string(out)
+}
+
+// TestPackages makes both packages and looks at them as those do who keep
+// distributions. What is in them is what `make install` installs.
+func TestPackages(t *testing.T) {
+	need.NotShort(t)
+	need.Root(t)
+	need.Program(t, "make", "dpkg-deb", "rpm", "lintian", "appstreamcli", "bash")
+	dir := t.TempDir()
+	tree, bin := filepath.Join(dir, "tree"), rig.Binaries(t, "")
+	output(t, rig.Module(), "make", "-s", "install", "BIN="+bin, "DESTDIR="+tree)
+	output(t, rig.Module(), "make", "-s", "packages", "BIN="+bin, "DIST="+dir)
+
+	installed := strings.Fields(output(t, tree, "find", ".", "-type", "f", "-printf", "/%P\n"))
+	slices.Sort(installed)
+	of := func(list string, own ...string) (files []string) {
+		for _, f := range strings.Fields(list) {
+			if !slices.ContainsFunc(own, func(p string) bool { return strings.HasPrefix(f, p) }) && !strings.HasSuffix(f, "/") {
+				files = append(files, f)
+			}
+		}
+		slices.Sort(files)
+		return files
+	}
+	deb := output(t, dir, "sh", "-c", `dpkg-deb --fsys-tarfile lull_*.deb | tar --list | sed 's/^\.//'`)
+	if got := of(deb, "/usr/share/lintian/", "/usr/share/doc/lull/copyright", "/usr/share/doc/lull/changelog.gz"); !slices.Equal(got, installed) {
+		t.Errorf("the .deb has\n%v\ninstalled are\n%v", got, installed)
+	}
+	rpm := output(t, dir, "sh", "-c", `rpm --query --package --queryformat '[%{FILEMODES:perms} %{FILENAMES}\n]' lull-*.rpm | sed -n 's/^-[^ ]* //p'`)
+	if got := of(rpm, "/usr/share/licenses/"); !slices.Equal(got, installed) {
+		t.Errorf("the .rpm has\n%v\ninstalled are\n%v", got, installed)
+	}
+
+	if out := output(t, dir, "sh", "-c", "lintian --allow-root --fail-on error,warning lull_*.deb"); out != "" {
+		t.Error(out)
+	}
+	output(t, tree, "sh", "-c", "appstreamcli validate --no-net usr/share/metainfo/*.xml")
+	output(t, tree, "bash", "-n", "usr/share/bash-completion/completions/lull")
+	for script, scriptlet := range map[string]string{"postinst": "postin", "prerm": "preun", "postrm": "postun"} {
+		text := output(t, dir, "sh", "-c", "dpkg-deb --info lull_*.deb "+script)
+		if m := regexp.MustCompile(`@[A-Z_]+@`).FindString(text); m != "" {
+			t.Errorf("%s has %s in it", script, m)
+		}
+		if theirs := output(t, dir, "sh", "-c", "rpm --query --package --queryformat '%{"+scriptlet+"}' lull-*.rpm"); strings.TrimSpace(theirs) != strings.TrimSpace(text) {
+			t.Errorf("%s of the .deb and %s of the .rpm differ", script, scriptlet)
+		}
+	}
+}
+
+// TestEveryFileHasAPlace: a file of which nothing says where it belongs is not left
+// out in silence.
+func TestEveryFileHasAPlace(t *testing.T) {
+	dir := t.TempDir()
+	output(t, "..", "cp", "-r", "units", "dbus", "policy", dir)
+	bin := filepath.Join(dir, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"lull", "lulld", "lull-userd", "lull-run", "lull-release-agent"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho completion\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// In place of Go a program that makes one page.
+	maker := filepath.Join(dir, "go")
+	if err := os.WriteFile(maker, []byte("#!/bin/sh\nfor to; do :; done\necho page > \"$to/lull.1\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	install := func() (string, error) {
+		cmd := exec.Command(filepath.Join(dir, "units/install"))
+		cmd.Env = append(os.Environ(), "DESTDIR="+dir+"/to", "PREFIX=/usr", "BIN="+bin, "GO="+maker)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := install(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"usr/share/man/man1/lull.1.gz", "usr/lib/systemd/user/lulld.service", "usr/lib/systemd/system/lulld.service", "etc/profile.d/lull.sh"} {
+		if _, err := os.Stat(filepath.Join(dir, "to", want)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "units/lull.strange"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := install(); err == nil || !strings.Contains(out, "cannot tell where units/lull.strange belongs") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
