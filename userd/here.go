@@ -9,9 +9,10 @@ import (
 
 // here says whether a process belongs to the session whose bus is own, as far as
 // can be told: a user may be logged in twice, with a desktop and a bus each, and is
-// told where he can see the application. What cannot be told counts as here.
+// told where he can see the application. A process that has the bus that this one
+// was started with belongs here, too, and so does one of which it cannot be told.
 func here(own string) func(pid uint32) bool {
-	own = busSocket(own)
+	own, started := busSocket(own), busSocket(sessionBus(""))
 	return func(pid uint32) bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		if err != nil {
@@ -19,7 +20,7 @@ func here(own string) func(pid uint32) bool {
 		}
 		for entry := range strings.SplitSeq(string(b), "\x00") {
 			if address, ok := strings.CutPrefix(entry, "DBUS_SESSION_BUS_ADDRESS="); ok {
-				return busSocket(address) == own
+				return busSocket(address) == own || busSocket(address) == started
 			}
 		}
 		return true

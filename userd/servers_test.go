@@ -92,10 +92,13 @@ func TestNoticeOnXfce(t *testing.T) {
 	w.untilWindows(0)
 
 	// Do not disturb.
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
 	w.must("xfconf-query", "-c", "xfce4-notifyd", "-p", "/do-not-disturb", "-n", "-t", "bool", "-s", "true")
 	gimp := refresh("r3", "gimp", "GIMP", "3.0")
 	a.set(r, gimp)
-	a.say(bus.HelperPending{Refresh: gimp})
+	w.helper()
 	time.Sleep(200 * time.Millisecond)
 	w.until("nothing is shown", no)
 	w.must("xfconf-query", "-c", "xfce4-notifyd", "-p", "/do-not-disturb", "-s", "false")
