@@ -74,13 +74,15 @@ func (s *Service) checkHelper(uid uint32) manager.Check {
 	switch {
 	case users[uid]:
 		c.Seen = "lull-userd has registered for you"
+	case uid != 0 && !s.m.HelpersWanted():
+		c.Seen = "no lull-userd has registered for you; none is needed while nothing is pending"
 	case uid != 0:
 		c.State, c.Seen = "warn", "no lull-userd has registered for you"
-		c.Advice = "systemctl --user start lull-userd; without it there are no notices, and your data is brought over at the first launch"
+		c.Advice = "systemctl --user start lull-userd, and enable it, which has it started whenever something is pending; without it there are no notices, and your data is brought over at the first launch"
 	case len(users) == 1:
 		c.Seen = "has registered for one user"
 	case len(users) == 0:
-		c.Seen = "none has registered; each session starts its own"
+		c.Seen = "none has registered; each user's systemd starts one when something is pending"
 	}
 	return c
 }

@@ -82,4 +82,7 @@ func (m *Manager) closeWanted() {
 	}
 }
 
+// HelpersWanted says whether users' helpers have something to do, or may have soon.
+func (m *Manager) HelpersWanted() bool { return m.engine.UnderWay() }
+
 func (m *Manager) wantedFile() string { return filepath.Join(m.RunDir, Wanted) }
