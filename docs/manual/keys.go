@@ -7,6 +7,7 @@ import (
 
 var (
 	keyLine = regexp.MustCompile(`^( *)([a-z][a-z-]*):(.*)$`)
+	entryOf = regexp.MustCompile(`^  ([a-z-]+)  +(\S.*)$`)
 	choice  = regexp.MustCompile(`^([a-z0-9 ()-]+|0[a-z]?|true|false): `)
 )
 
@@ -40,10 +41,29 @@ func keys(defaults string) string {
 	return b.String()
 }
 
-// explain makes text of comments. Indented lines are examples.
+// explain makes text of comments. Indented lines are entries, a word and what it
+// means, or examples.
 func explain(lines []string) string {
 	var b strings.Builder
-	for _, l := range lines {
+	in := false // an entry
+	for i, l := range lines {
+		m := entryOf.FindStringSubmatch(l)
+		if m != nil || in && strings.HasPrefix(l, "    ") {
+			text := strings.TrimSpace(l)
+			if m != nil {
+				text = "`" + m[1] + "`: " + m[2]
+			}
+			in = true
+			switch next := append(lines, "")[i+1]; {
+			case entryOf.MatchString(next):
+				text += ";"
+			case !strings.HasPrefix(next, "    "):
+				text += "."
+				in = false
+			}
+			b.WriteString(text + "\n")
+			continue
+		}
 		switch {
 		case strings.HasPrefix(l, "  "):
 			b.WriteString("    " + strings.TrimPrefix(l, "  ") + "\n")

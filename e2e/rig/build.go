@@ -181,6 +181,11 @@ func removeBuilt() error {
 func Deb(tb TB, version string) string {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "lull-deb-")
+	if err == nil {
+		built.Lock()
+		err = removeWithUs(dir)
+		built.Unlock()
+	}
 	if err != nil {
 		tb.Fatalf("cannot make a package: %v", err)
 	}
