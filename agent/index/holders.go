@@ -89,8 +89,13 @@ func (x *Indices) Lease(pkg digest.Digest, holder string, pid int) *Lease {
 	l := &Lease{ix: x, pkg: pkg, holder: holder, pid: pid}
 	x.mu.Lock()
 	x.leases[l] = struct{}{}
+	known := x.held[pkg]+x.rooted[pkg] > 0
 	x.held[pkg]++
-	x.unlockChanged(OpenIndex)
+	if known {
+		x.unlockTold(OpenIndex)
+	} else {
+		x.unlockChanged(OpenIndex)
+	}
 	return l
 }
 
@@ -109,7 +114,7 @@ func (l *Lease) Close() {
 	delete(x.leases, l)
 	drop(x.held, l.pkg)
 	x.leftLocked(l.pkg)
-	x.unlockChanged(OpenIndex)
+	x.unlockTold(OpenIndex)
 }
 
 // drop counts down and forgets at zero.

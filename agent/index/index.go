@@ -76,8 +76,9 @@ func (r Root) Wants(k store.Key) bool {
 // Indices is the union of all roots.
 type Indices struct {
 	mu         sync.Mutex
-	generation uint64            // grows with every change of roots
-	set        map[string][]Root // base, cache, retained, installed
+	generation uint64                // grows with what may make a mark stale; see Check
+	set        map[string][]Root     // base, cache, retained, installed
+	rooted     map[digest.Digest]int // by them
 	writing    map[*Writing]struct{}
 	leases     map[*Lease]struct{}
 	wanted     map[store.Key]int           // by entries of writing
@@ -92,6 +93,7 @@ type Indices struct {
 func New() *Indices {
 	return &Indices{
 		set:     map[string][]Root{},
+		rooted:  map[digest.Digest]int{},
 		writing: map[*Writing]struct{}{},
 		leases:  map[*Lease]struct{}{},
 		wanted:  map[store.Key]int{},
@@ -116,9 +118,15 @@ func (x *Indices) Changed(index string) {
 	x.unlockChanged(index)
 }
 
-// unlockChanged ends a change of index: it unlocks and tells.
+// unlockChanged ends a change of index that may make a mark stale: it unlocks and
+// tells.
 func (x *Indices) unlockChanged(index string) {
 	x.generation++
+	x.unlockTold(index)
+}
+
+// unlockTold ends a change of index.
+func (x *Indices) unlockTold(index string) {
 	told := x.onChange
 	x.mu.Unlock()
 	for _, f := range told {
@@ -158,6 +166,12 @@ func (x *Indices) replace(index string, roots []Root) {
 	if slices.Equal(own, x.set[index]) {
 		x.mu.Unlock()
 		return
+	}
+	for _, r := range x.set[index] {
+		drop(x.rooted, r.Package)
+	}
+	for _, r := range own {
+		x.rooted[r.Package]++
 	}
 	x.set[index] = own
 	x.unlockChanged(index)
@@ -245,7 +259,9 @@ func (x *Indices) protectsLocked(k store.Key) bool {
 
 // Check is the collector's last question about a key, in constant time: is it
 // protected, and is the mark stale because roots have changed since the
-// snapshot of that generation? Both are answered as of one moment.
+// snapshot of that generation? Both are answered as of one moment. A lease of
+// what is a root already, and the end of a lease, make no mark stale: they add
+// nothing to what must stay, and thousands may come while a collection goes on.
 func (x *Indices) Check(generation uint64, k store.Key) (protected, stale bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
