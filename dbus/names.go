@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/dbus/dialer"
 )
 
 // Names tells who joins and leaves the bus. It asks for the names it was told
@@ -104,7 +106,7 @@ func (n *Names) Watch(ctx context.Context, name string, call func(owner string))
 		drop()
 		return nil, FromBus(err)
 	}
-	owner, err := ownerOf(ctx, n.conn, name)
+	owner, err := dialer.OwnerOf(ctx, n.conn, name)
 	stop = sync.OnceFunc(func() {
 		w.mu.Lock()
 		w.over = true

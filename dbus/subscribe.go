@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/dbus/dialer"
 )
 
 // Subscription is a stream of all signals that one peer sends from one path
@@ -43,12 +45,12 @@ func Subscribe(ctx context.Context, conn *dbus.Conn, dest string, path dbus.Obje
 		}
 	}
 	if err == nil {
-		owner, err = ownerOf(ctx, conn, dest)
+		owner, err = dialer.OwnerOf(ctx, conn, dest)
 	}
 	if err == nil && owner == "" { // the bus may know how to start it
 		err = conn.BusObject().CallWithContext(ctx, busDaemon+".StartServiceByName", 0, dest, uint32(0)).Err
 		if err == nil {
-			owner, err = ownerOf(ctx, conn, dest)
+			owner, err = dialer.OwnerOf(ctx, conn, dest)
 		}
 	}
 	if err != nil {
@@ -65,15 +67,6 @@ func Subscribe(ctx context.Context, conn *dbus.Conn, dest string, path dbus.Obje
 		forward(ctx, conn.Context(), in, out, dest, owner)
 	}()
 	return s, nil
-}
-
-// ownerOf returns the unique name behind name, or "".
-func ownerOf(ctx context.Context, conn *dbus.Conn, name string) (owner string, err error) {
-	err = conn.BusObject().CallWithContext(ctx, busDaemon+".GetNameOwner", 0, name).Store(&owner)
-	if e, ok := err.(dbus.Error); ok && e.Name == errPrefix+"NameHasNoOwner" {
-		return "", nil
-	}
-	return owner, err
 }
 
 // forward passes the owner's signals on until somebody leaves.

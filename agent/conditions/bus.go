@@ -382,12 +382,7 @@ func value[T any](props map[string]dbus.Variant, key string) T {
 func (l *link) ownerOf(ctx context.Context, name string) (owner string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err = l.conn.BusObject().CallWithContext(ctx, busDaemon+".GetNameOwner", 0, name).Store(&owner)
-	var e dbus.Error
-	if errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner" {
-		return "", nil
-	}
-	return owner, err
+	return dialer.OwnerOf(ctx, l.conn, name)
 }
 
 func (l *link) match(ctx context.Context, options ...dbus.MatchOption) error {

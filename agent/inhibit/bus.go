@@ -100,9 +100,8 @@ func (p *peer) serve(ctx context.Context, ready func()) error {
 		dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, name)); err != nil {
 		return err
 	}
-	var owner string
-	err := p.call(ctx, p.conn.BusObject(), busName+".GetNameOwner", name).Store(&owner)
-	if err != nil && !isNamed(err, "org.freedesktop.DBus.Error.NameHasNoOwner") {
+	owner, err := p.ownerOf(ctx, name)
+	if err != nil {
 		return err
 	}
 	p.served = true
@@ -271,6 +270,12 @@ func (p *peer) call(ctx context.Context, o dbus.BusObject, method string, args .
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	return o.CallWithContext(ctx, method, dbus.FlagNoAutoStart, args...)
+}
+
+func (p *peer) ownerOf(ctx context.Context, name string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	return dialer.OwnerOf(ctx, p.conn, name)
 }
 
 func (p *peer) match(ctx context.Context, options ...dbus.MatchOption) error {

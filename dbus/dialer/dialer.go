@@ -10,6 +10,7 @@
 package dialer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -122,4 +123,14 @@ func unescape(s string) (string, error) {
 		i += 2
 	}
 	return out.String(), nil
+}
+
+// OwnerOf returns the unique name of the connection that owns a name of the bus, or "".
+func OwnerOf(ctx context.Context, conn *dbus.Conn, name string) (owner string, err error) {
+	err = conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetNameOwner", 0, name).Store(&owner)
+	var e dbus.Error
+	if errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner" {
+		return "", nil
+	}
+	return owner, err
 }

@@ -10,6 +10,8 @@ import (
 	fdo "github.com/esiqveland/notify"
 	"github.com/godbus/dbus/v5"
 
+	"github.com/lull/lull/dbus/dialer"
+
 	"github.com/lull/lull/userd/notify"
 )
 
@@ -73,11 +75,8 @@ func (d *Desktop) watch(ctx context.Context) error {
 	if err := d.conn.AddMatchSignalContext(ctx, nameOwner...); err != nil {
 		return err
 	}
-	err := d.conn.BusObject().CallWithContext(ctx, busDaemon+".GetNameOwner", 0, serverName).Store(&d.peer.owner)
-	var e dbus.Error
-	if errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner" {
-		return nil
-	}
+	var err error
+	d.peer.owner, err = dialer.OwnerOf(ctx, d.conn, serverName)
 	return err
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/dbus/dialer"
 	"github.com/lull/lull/userd/mailbox"
 	"github.com/lull/lull/userd/notify"
 	"github.com/lull/lull/userd/work"
@@ -234,12 +235,7 @@ func (l *link) serve(ctx context.Context, ready func()) error {
 func (l *link) ask(ctx context.Context) (owner string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err = l.conn.BusObject().CallWithContext(ctx, busDaemon+".GetNameOwner", 0, bus.AgentName).Store(&owner)
-	var e dbus.Error
-	if errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner" {
-		return "", nil
-	}
-	return owner, err
+	return dialer.OwnerOf(ctx, l.conn, bus.AgentName)
 }
 
 func (l *link) match(ctx context.Context, options ...dbus.MatchOption) error {

@@ -23,6 +23,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/dbus/dialer"
 )
 
 const (
@@ -128,9 +129,7 @@ func (w *watch) serve(ctx context.Context) error {
 			return err
 		}
 	}
-	err := w.call(ctx, w.conn.BusObject(), busDaemon+".GetNameOwner", name).Store(&w.owner)
-	var e dbus.Error
-	if err != nil && !(errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner") {
+	if err := w.find(ctx); err != nil {
 		return err
 	}
 	w.served = true
@@ -263,6 +262,14 @@ func (w *watch) call(ctx context.Context, o dbus.BusObject, method string, args 
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return o.CallWithContext(ctx, method, dbus.FlagNoAutoStart, args...)
+}
+
+// find sees who logind is.
+func (w *watch) find(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	w.owner, err = dialer.OwnerOf(ctx, w.conn, name)
+	return err
 }
 
 func (w *watch) match(ctx context.Context, options ...dbus.MatchOption) error {

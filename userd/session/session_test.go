@@ -5,9 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"reflect"
-	"syscall"
 	"testing"
 	"time"
 
@@ -15,18 +13,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/lull/lull/dbus/bustest"
-	"github.com/lull/lull/e2e/need"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// mock is a logind of python-dbusmock: the real one cannot be given sessions
-// without a whole machine around it.
-type mock struct {
-	t    *testing.T
-	conn *dbus.Conn
-	cmd  *exec.Cmd
-}
 
 func connect(t *testing.T, address string) *dbus.Conn {
 	t.Helper()
@@ -36,70 +25,6 @@ func connect(t *testing.T, address string) *dbus.Conn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	return conn
-}
-
-func newMock(t *testing.T, address string) *mock {
-	t.Helper()
-	python := "/usr/bin/python3" // the one that Debian's modules belong to
-	if err := exec.Command(python, "-c", "import dbusmock").Run(); err != nil {
-		need.Missing(t, "needs python3-dbusmock")
-	}
-	m := &mock{t: t, conn: connect(t, address)}
-	signals := make(chan *dbus.Signal, 16)
-	m.conn.Signal(signals)
-	if err := m.conn.AddMatchSignal(dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, name)); err != nil {
-		t.Fatal(err)
-	}
-	m.cmd = exec.Command(python, "-m", "dbusmock", "--template", "logind")
-	m.cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+address)
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := m.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(m.stop)
-	timeout := time.After(30 * time.Second)
-	for {
-		select {
-		case s := <-signals:
-			if len(s.Body) == 3 && s.Body[0] == name && s.Body[2] != "" {
-				return m
-			}
-		case <-timeout:
-			t.Fatal("python-dbusmock is not ready")
-		}
-	}
-}
-
-func (m *mock) stop() {
-	m.cmd.Process.Kill()
-	m.cmd.Wait()
-}
-
-const mockIf = "org.freedesktop.DBus.Mock"
-
-func (m *mock) call(path dbus.ObjectPath, method string, args ...any) {
-	m.t.Helper()
-	if err := m.conn.Object(name, path).Call(mockIf+"."+method, 0, args...).Err; err != nil {
-		m.t.Fatalf("%s: %v", method, err)
-	}
-}
-
-func (m *mock) add(id string, uid uint32, active bool, props map[string]any) dbus.ObjectPath {
-	m.t.Helper()
-	p := path + dbus.ObjectPath("/session/"+id)
-	m.call(path, "AddSession", id, "seat0", uid, "somebody", active)
-	m.set(p, props)
-	m.call(path, "EmitSignal", manager, "SessionNew", "so", []dbus.Variant{dbus.MakeVariant(id), dbus.MakeVariant(p)})
-	return p
-}
-
-func (m *mock) set(p dbus.ObjectPath, props map[string]any) {
-	m.t.Helper()
-	v := map[string]dbus.Variant{}
-	for k, value := range props {
-		v[k] = dbus.MakeVariant(value)
-	}
-	m.call(p, "UpdateProperties", sessionIf, v)
 }
 
 func watchIt(t *testing.T, address string) <-chan State {
@@ -151,36 +76,37 @@ func TestSessions(t *testing.T) {
 	if s := next(t, states); !reflect.DeepEqual(s, State{}) || s.Away() {
 		t.Errorf("without logind: %+v", s)
 	}
-	m := newMock(t, address)
+	// The real one cannot be given sessions without a whole machine around it.
+	m := bustest.StartMock(t, address, "logind", name)
 	me := uint32(os.Getuid())
-	m.add("c1", me, true, map[string]any{"Class": "greeter"})
-	m.add("c2", me+1, true, nil)
-	m.add("c3", me, true, map[string]any{"Class": "background"})
-	here := m.add("1", me, true, map[string]any{"Type": "wayland"})
+	m.AddSession("c1", me, "somebody", map[string]any{"Class": "greeter"})
+	m.AddSession("c2", me+1, "somebody", nil)
+	m.AddSession("c3", me, "somebody", map[string]any{"Class": "background"})
+	here := m.AddSession("1", me, "somebody", map[string]any{"Type": "wayland"})
 	until(t, states, State{Known: true, Seen: true, Sessions: []Session{{ID: "1", Active: true}}})
-	m.set(here, map[string]any{"IdleHint": true})
+	m.SetSession(here, map[string]any{"IdleHint": true})
 	until(t, states, State{Known: true, Seen: true, Sessions: []Session{{ID: "1", Active: true, Idle: true}}})
-	m.set(here, map[string]any{"IdleHint": false, "State": "closing"})
+	m.SetSession(here, map[string]any{"IdleHint": false, "State": "closing"})
 	until(t, states, State{Sessions: []Session{{ID: "1", Active: true, LoggingOut: true}}})
-	m.set(here, map[string]any{"State": "active"})
+	m.SetSession(here, map[string]any{"State": "active"})
 	until(t, states, State{Known: true, Seen: true})
 
-	m.set(here, map[string]any{"LockedHint": true})
+	m.SetSession(here, map[string]any{"LockedHint": true})
 	until(t, states, State{Known: true, Locked: true})
-	m.set(here, map[string]any{"LockedHint": false, "Active": false})
+	m.SetSession(here, map[string]any{"LockedHint": false, "Active": false})
 	until(t, states, State{Known: true})
 	if !(State{Known: true}).Away() {
 		t.Error("in the background and not away")
 	}
-	m.set(here, map[string]any{"Active": true})
+	m.SetSession(here, map[string]any{"Active": true})
 	until(t, states, State{Known: true, Seen: true})
-	tty := m.add("2", me, true, map[string]any{"Type": "tty"}) // a terminal changes nothing
-	m.set(tty, map[string]any{"LockedHint": true})
-	m.set(here, map[string]any{"LockedHint": true})
+	tty := m.AddSession("2", me, "somebody", map[string]any{"Type": "tty"}) // a terminal changes nothing
+	m.SetSession(tty, map[string]any{"LockedHint": true})
+	m.SetSession(here, map[string]any{"LockedHint": true})
 	until(t, states, State{Known: true, Locked: true})
 
-	m.call(path, "EmitSignal", manager, "PrepareForSleep", "b", []dbus.Variant{dbus.MakeVariant(true)})
-	m.call(path, "EmitSignal", manager, "PrepareForSleep", "b", []dbus.Variant{dbus.MakeVariant(false)})
+	m.Call(path, "EmitSignal", manager, "PrepareForSleep", "b", []dbus.Variant{dbus.MakeVariant(true)})
+	m.Call(path, "EmitSignal", manager, "PrepareForSleep", "b", []dbus.Variant{dbus.MakeVariant(false)})
 	until(t, states, State{Known: true, Locked: true, Woke: true})
 
 	// Nobody else can lock or wake.
@@ -188,7 +114,7 @@ func TestSessions(t *testing.T) {
 	liar.Emit(path, manager+".PrepareForSleep", false)
 	liar.Emit(here, "org.freedesktop.DBus.Properties.PropertiesChanged", sessionIf,
 		map[string]dbus.Variant{"LockedHint": dbus.MakeVariant(false)}, []string{})
-	m.stop()
+	m.Stop()
 	until(t, states, State{})
 }
 
