@@ -99,7 +99,7 @@ func TestNoticeOnXfce(t *testing.T) {
 	gimp := refresh("r3", "gimp", "GIMP", "3.0")
 	a.set(r, gimp)
 	w.helper()
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // what must not come has the time to
 	w.until("nothing is shown", no)
 	w.must("xfconf-query", "-c", "xfce4-notifyd", "-p", "/do-not-disturb", "-s", "false")
 	w.until("it was put off until now", one)
@@ -145,7 +145,7 @@ func TestDoNotDisturbOnDunst(t *testing.T) {
 	w.ctl("set-paused", "true")
 	a := w.startAgent(refresh("r1", "firefox", "Firefox", "153"))
 	w.helper()
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // what must not come has the time to
 	w.until("nothing is shown", no)
 	if n := w.ctl("count", "waiting"); n != "0" {
 		t.Errorf("dunst was given %s notices", n)

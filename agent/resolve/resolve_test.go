@@ -16,7 +16,6 @@ import (
 	"testing/iotest"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/gc"
@@ -25,7 +24,6 @@ import (
 	"github.com/lull/lull/agent/resolve"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/storetest"
-	"github.com/lull/lull/e2e/need"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -419,158 +417,6 @@ func TestTakenBack(t *testing.T) {
 	}
 	if _, err := w.s.DiscardTree(tree); err != nil {
 		t.Error(err)
-	}
-	storetest.Clean(t, w.s)
-}
-
-// small makes a world on a file system of that many bytes.
-func small(t *testing.T, bytes int) *world {
-	need.Root(t)
-	root := t.TempDir()
-	if err := unix.Mount("lull-test", root, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)); err != nil {
-		need.Missing(t, "needs to mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	s, err := store.Open(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{r: storetest.New()}
-	w.open(s)
-	return w
-}
-
-// sized makes a package of that many bytes.
-func (w *world) sized(t *testing.T, name string, n int) digest.Digest {
-	files := map[string]string{}
-	for i := range 4 {
-		files[fmt.Sprint(i)] = strings.Repeat(fmt.Sprintf("%s %d ", name, i), n/4)[:n/4]
-	}
-	return w.r.Package(t, storetest.Spec{Name: name, Files: files})
-}
-
-func TestAdmission(t *testing.T) {
-	w := small(t, 2<<20)
-	one, two := w.sized(t, "one", 1<<20), w.sized(t, "two", 1500<<10)
-	w.ix.SetInstalled([]index.Root{{Package: one, Holder: "one"}})
-	w.resolve(t, one)
-	fetches := w.r.Total()
-	err := w.res.Resolve(context.Background(), two, w.r, "test", nil)
-	if !problem.Is(err, problem.NoSpace) || !strings.HasPrefix(err.Error(), "cannot fetch two 1: 1.5 MiB needed, ") || !strings.HasSuffix(err.Error(), "0 B can be freed") || problem.HintOf(err) == "" {
-		t.Errorf("%v (hint: %s)", err, problem.HintOf(err))
-	}
-	if n := w.r.Total() - fetches; n != 1 {
-		t.Errorf("%d fetches, only the meta is needed to know", n)
-	}
-	// A collection that would not help is not made.
-	w.ix.SetInstalled(nil)
-	collected := 0
-	w.res.Collect = func(ctx context.Context) error {
-		collected++
-		_, err := gc.Collect(ctx, w.s, w.ix, gc.Options{})
-		return err
-	}
-	huge := w.sized(t, "huge", 3<<20)
-	if err := w.res.Resolve(context.Background(), huge, w.r, "test", nil); !problem.Is(err, problem.NoSpace) || collected != 0 {
-		t.Errorf("%v after %d collections", err, collected)
-	}
-	if !strings.Contains(err.Error(), "free") {
-		t.Error(err)
-	}
-	if err := w.res.Resolve(context.Background(), two, w.r, "test", nil); err != nil || collected != 1 {
-		t.Errorf("%v after %d collections", err, collected)
-	}
-	storetest.Clean(t, w.s)
-	w.idle(t)
-}
-
-// TestAdmissionCountsOthers: two resolves are not promised the same space.
-func TestAdmissionCountsOthers(t *testing.T) {
-	w := small(t, 2<<20)
-	one, two := w.sized(t, "one", 1<<20), w.sized(t, "two", 1200<<10)
-	fetching, goOn := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	w.r.Before = func(_ context.Context, d digest.Digest, _ int64) error {
-		if d != one && d != two {
-			once.Do(func() { close(fetching) })
-			<-goOn
-		}
-		return nil
-	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		if err := w.res.Resolve(context.Background(), one, w.r, "one", nil); err != nil {
-			t.Error(err)
-		}
-	})
-	<-fetching
-	if err := w.res.Resolve(context.Background(), two, w.r, "two", nil); !problem.Is(err, problem.NoSpace) {
-		t.Error(err)
-	}
-	close(goOn)
-	all.Wait()
-	// What was pledged has been given back.
-	w.r.Before = nil
-	if _, err := gc.Collect(context.Background(), w.s, w.ix, gc.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	w.resolve(t, two)
-	storetest.Clean(t, w.s)
-}
-
-// TestFullDiskOnTheWay: the disk fills up behind the admission's back.
-func TestFullDiskOnTheWay(t *testing.T) {
-	w := small(t, 3<<20)
-	one := w.sized(t, "one", 1<<20)
-	ballast := filepath.Join(w.s.Root(), "ballast")
-	fill := func() {
-		f, err := os.Create(ballast)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for err == nil {
-			_, err = f.Write(make([]byte, 4096))
-		}
-		f.Close()
-	}
-	var once sync.Once
-	w.r.Before = func(_ context.Context, d digest.Digest, _ int64) error {
-		if d != one {
-			once.Do(fill)
-		}
-		return nil
-	}
-	if err := w.res.Resolve(context.Background(), one, w.r, "test", nil); !problem.Is(err, problem.NoSpace) {
-		t.Fatal(err)
-	}
-	w.idle(t)
-	os.Remove(ballast)
-	once = sync.Once{}
-	// A collection that is refused is told behind what it was for, with its advice.
-	w.res.Collect = func(context.Context) error {
-		return problem.New(problem.Busy, "cannot collect: the system is not committed").WithHint("commit it")
-	}
-	err := w.res.Resolve(context.Background(), one, w.r, "test", nil)
-	if text := fmt.Sprint(err); !problem.Is(err, problem.NoSpace) || problem.HintOf(err) != "commit it" || strings.Contains(text, "\n") ||
-		!strings.HasSuffix(text, "; cannot collect: the system is not committed") {
-		t.Errorf("%q, hint %q", text, problem.HintOf(err))
-	}
-	collected := 0
-	w.res.Collect = func(context.Context) error {
-		collected++
-		if collected > 1 {
-			t.Error("collected more than once")
-		}
-		return os.Remove(ballast)
-	}
-	os.Remove(ballast)
-	once = sync.Once{}
-	if err := w.res.Resolve(context.Background(), one, w.r, "test", nil); err != nil || collected != 1 {
-		t.Errorf("%v after %d collections", err, collected)
 	}
 	storetest.Clean(t, w.s)
 }

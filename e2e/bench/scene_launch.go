@@ -2,15 +2,11 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
-
-	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/runs/runname"
@@ -49,34 +45,11 @@ func playLaunch(tb rig.TB) results {
 // see programs/scope.c.
 func (s *stage) least(program string) []string {
 	const pid, unique = 0xfefefefe, "UNIQUE!!"
-	type property struct {
-		Name  string
-		Value dbus.Variant
-	}
-	type auxiliary struct {
-		Name       string
-		Properties []property
-	}
-	body := []any{"app-lull-least-" + unique + ".scope", "fail", []property{
-		{"Description", dbus.MakeVariant("lull run least")},
-		{"PIDs", dbus.MakeVariant([]uint32{pid})},
-		{"CollectMode", dbus.MakeVariant("inactive-or-failed")},
-		{"Slice", dbus.MakeVariant("app.slice")},
-	}, []auxiliary{}}
-	m := dbus.Message{Type: dbus.TypeMethodCall, Body: body, Headers: map[dbus.HeaderField]dbus.Variant{
-		dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath("/org/freedesktop/systemd1")),
-		dbus.FieldDestination: dbus.MakeVariant("org.freedesktop.systemd1"),
-		dbus.FieldInterface:   dbus.MakeVariant("org.freedesktop.systemd1.Manager"),
-		dbus.FieldMember:      dbus.MakeVariant("StartTransientUnit"),
-		dbus.FieldSignature:   dbus.MakeVariant(dbus.SignatureOf(body...)),
-	}}
-	var call bytes.Buffer
-	if err := m.EncodeTo(&call, binary.LittleEndian); err != nil {
+	request, err := transient.Request(s.User.UID, transient.Scope{Name: "app-lull-least-" + unique + ".scope",
+		Description: "lull run least", Slice: "app.slice", PIDs: []uint32{pid}})
+	if err != nil {
 		s.Fatalf("%v", err)
 	}
-	binary.LittleEndian.PutUint32(call.Bytes()[8:], 1) // the serial number
-	uid := hex.EncodeToString([]byte(strconv.Itoa(s.User.UID)))
-	request := append([]byte("\x00AUTH EXTERNAL "+uid+"\r\nBEGIN\r\n"), call.Bytes()...)
 	path := filepath.Join(tempDir(s), "request")
 	if err := os.WriteFile(path, request, 0o644); err != nil {
 		s.Fatalf("%v", err)

@@ -11,12 +11,10 @@ import (
 	"github.com/lull/lull/e2e/sample"
 )
 
-// TestDoorsAreShutAfterReboot: the power goes after the commit and before the health
-// check. /run is empty then, and the marker is there again before a launch finds a lock
-// file: the agent is killed again in the first thing that it does for the refresh.
-func TestDoorsAreShutAfterReboot(t *testing.T) {
-	need.Unified(t)
-	need.Program(t, "dbus-daemon", "setpriv", "cc")
+// withFirst is a world in which the first version is installed, and the second is
+// there to be published.
+func withFirst(t *testing.T) *rig.World {
+	t.Helper()
 	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
 	w.Configure("policy.yaml", policy)
 	w.MustLull("repo", "init", w.Repo)
@@ -27,6 +25,16 @@ func TestDoorsAreShutAfterReboot(t *testing.T) {
 	w.StartAgent()
 	w.MustLull("repo", "add", "local", w.Repo)
 	w.MustLull("install", sample.Name)
+	return w
+}
+
+// TestDoorsAreShutAfterReboot: the power goes after the commit and before the health
+// check. /run is empty then, and the marker is there again before a launch finds a lock
+// file: the agent is killed again in the first thing that it does for the refresh.
+func TestDoorsAreShutAfterReboot(t *testing.T) {
+	need.Unified(t)
+	need.Program(t, "dbus-daemon", "setpriv", "cc")
+	w := withFirst(t)
 	w.StopAgent()
 
 	agent := w.StartAgent("LULL_FAULT=refresh.link.swapped:kill")
@@ -98,16 +106,7 @@ func TestLinksOfOldRevisionsStayAway(t *testing.T) {
 	need.Unified(t)
 	need.Program(t, "dbus-daemon", "setpriv", "cc")
 	need.Lock(t, "subtree")
-	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
-	w.Configure("policy.yaml", policy)
-	w.MustLull("repo", "init", w.Repo)
-	for _, v := range []string{sample.V1, sample.V2} {
-		sample.Write(w, w.Path(v), v)
-	}
-	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
-	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
-	w.MustLull("install", sample.Name)
+	w := withFirst(t)
 	links := filepath.Join(w.Store, "revisions", sample.Name)
 	if err := os.Symlink("../../packages/"+strings.Repeat("ab", 32), filepath.Join(links, "7")); err != nil {
 		t.Fatal(err)

@@ -154,6 +154,22 @@ func repliesTo(m *dbus.Message) bool {
 
 // send writes the handshake and the call at once.
 func (p *private) send(args []any) error {
+	b, err := request(os.Getuid(), args)
+	if err != nil {
+		return err
+	}
+	for len(b) > 0 {
+		n, err := unix.SendmsgN(p.fd, b, nil, nil, unix.MSG_NOSIGNAL)
+		if err != nil && err != unix.EINTR {
+			return os.NewSyscallError("send", err)
+		}
+		b = b[max(n, 0):]
+	}
+	return nil
+}
+
+// request is the handshake of a user and the call.
+func request(user int, args []any) ([]byte, error) {
 	m := dbus.Message{Type: dbus.TypeMethodCall, Body: args, Headers: map[dbus.HeaderField]dbus.Variant{
 		dbus.FieldPath:        dbus.MakeVariant(object),
 		dbus.FieldDestination: dbus.MakeVariant(destination),
@@ -163,18 +179,10 @@ func (p *private) send(args []any) error {
 	}}
 	var call bytes.Buffer
 	if err := m.EncodeTo(&call, binary.LittleEndian); err != nil {
-		return err
+		return nil, err
 	}
 	// The library keeps serials to itself. It is the third word of a message.
 	binary.LittleEndian.PutUint32(call.Bytes()[8:], serial)
-	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Getuid())))
-	b := append([]byte("\x00AUTH EXTERNAL "+uid+"\r\nBEGIN\r\n"), call.Bytes()...)
-	for len(b) > 0 {
-		n, err := unix.SendmsgN(p.fd, b, nil, nil, unix.MSG_NOSIGNAL)
-		if err != nil && err != unix.EINTR {
-			return os.NewSyscallError("send", err)
-		}
-		b = b[max(n, 0):]
-	}
-	return nil
+	uid := hex.EncodeToString([]byte(strconv.Itoa(user)))
+	return append([]byte("\x00AUTH EXTERNAL "+uid+"\r\nBEGIN\r\n"), call.Bytes()...), nil
 }

@@ -101,6 +101,18 @@ type Scope struct {
 // Start makes a scope, with the processes in it, and returns when systemd has
 // done so.
 func (m *Manager) Start(ctx context.Context, s Scope) error {
+	if err := m.start(ctx, s.args()...); err != nil {
+		return fmt.Errorf("cannot start %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// Request is all that Start sends to the private socket of the systemd of a user,
+// for those who measure what a launch takes at the least.
+func Request(uid int, s Scope) ([]byte, error) { return request(uid, s.args()) }
+
+// args are those of StartTransientUnit.
+func (s Scope) args() []any {
 	props := []property{
 		{"Description", dbus.MakeVariant(s.Description)},
 		{"PIDs", dbus.MakeVariant(s.PIDs)},
@@ -110,10 +122,7 @@ func (m *Manager) Start(ctx context.Context, s Scope) error {
 	if s.Slice != "" {
 		props = append(props, property{"Slice", dbus.MakeVariant(s.Slice)})
 	}
-	if err := m.start(ctx, s.Name, "fail", props, []auxiliary{}); err != nil {
-		return fmt.Errorf("cannot start %s: %w", s.Name, err)
-	}
-	return nil
+	return []any{s.Name, "fail", props, []auxiliary{}}
 }
 
 // start uses the socket once: what is left unread on it is of no use to another
