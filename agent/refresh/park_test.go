@@ -18,6 +18,7 @@ import (
 
 	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/policy"
@@ -154,6 +155,35 @@ func TestKeepWaiting(t *testing.T) {
 			t.Error("it did not wait")
 		}
 	})
+}
+
+// staying are services of a machine that stays up.
+type staying struct{ services.Manager }
+
+func (staying) GoingDown() bool { return false }
+
+// TestStillWaiting: who asks while a refresh looks whether it still has to wait
+// hears that it waits, and for whom.
+func TestStillWaiting(t *testing.T) {
+	p := newParking(t, "")
+	p.world.Changed, p.world.Services = func(Refresh) {}, staying{}
+	e := NewEngine(p.world)
+	ctx, stop := context.WithCancel(t.Context())
+	k := &task{e: e, id: "1", instance: "notes", r: p.record,
+		mail: make(chan Event), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	k.r.ID, k.r.WaitingFor = "1", p.tracker.procs
+	k.show()
+	go k.run(ctx, Event{Type: StepBusy})
+	defer func() { stop(); <-k.done }()
+	steps := map[Step]int{}
+	for steps[Inhibit] < 100 || steps[Wait] < 100 {
+		k.poke()
+		r := k.snapshot()
+		steps[r.Step]++
+		if r.State() != Waiting || len(r.WaitingFor) != 1 {
+			t.Fatalf("it is %s, at %s, for %v", r.State(), r.Step, r.WaitingFor)
+		}
+	}
 }
 
 // TestTerminate: asked to end at the deadline, killed when that did not help.

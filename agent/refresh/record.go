@@ -131,7 +131,7 @@ type Refresh struct {
 	Parked      bool               `json:"-"`
 	Held        bool               `json:"-"` // parked because of a hold
 	Unmet       []conditions.Unmet `json:"-"` // conditions for which it waits
-	WaitingFor  []runs.Process     `json:"-"`
+	WaitingFor  []runs.Process     `json:"-"` // as they were seen last; none once the door is to be shut
 	Deadline    time.Time          `json:"-"`
 	BytesDone   int64              `json:"-"`
 	BytesTotal  int64              `json:"-"`
@@ -147,8 +147,8 @@ func (r *Refresh) State() State {
 		return r.End
 	case r.Undo:
 		return Undoing
-	case r.Parked || r.Step == Wait:
-		return Waiting
+	case r.Parked || r.Step == Wait || r.Step == Inhibit && len(r.WaitingFor) > 0:
+		return Waiting // or looks whether it still has to, under the lock of the door, and lets it be seen when it has not
 	case critical(r.Step):
 		return Critical
 	case r.Step == Finish:

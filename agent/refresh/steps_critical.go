@@ -228,6 +228,9 @@ func (t *task) shut() error {
 	if !t.fits() {
 		return t.leave(&busyError{})
 	}
+	// Before the marker is there: it is this refresh's, and not a stray one.
+	r.WaitingFor = nil
+	t.show()
 	if err := t.e.Runctl.SetInhibited(r.Instance, runctl.RefreshInProgress); err != nil {
 		return err
 	}
