@@ -93,7 +93,7 @@ func (g *graph) load(ctx context.Context, pkgs []digest.Digest) error {
 			nodes = append(nodes, n)
 		}
 		var work errgroup.Group
-		work.SetLimit(max(2, runtime.GOMAXPROCS(0)))
+		work.SetLimit(max(2, runtime.NumCPU()))
 		for _, n := range fresh {
 			work.Go(func() error {
 				if err := ctx.Err(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 )
@@ -111,5 +112,34 @@ func userComesBack(s *scene) {
 	s.userHasNotes("1.0", "2.0")
 	app := s.userOpens()
 	s.userCloses(app)
+	s.userHasNotes("1.0", "2.0", "3.0")
+	s.userReverts()
+}
+
+// userReverts goes back to the version before, with its data, which then stays; lets
+// what is kept be explained and collected; and takes the step back.
+func (s *scene) userReverts() {
+	s.Helper()
+	now := s.installed(sample.Name)
+	s.asUser("lull revert %s", sample.Name)
+	said := s.asUser("lull run %s --show", sample.Name)
+	if p := s.installed(sample.Name); p.Version != "2.0" || !strings.Contains(said, "written by version 2.0") || strings.Contains(said, "written by version 3.0") {
+		s.Errorf("version %s was reverted to version %s, with these notes: %s", now.Version, p.Version, said)
+	}
+	s.asUser("lull refresh %s", sample.Name)
+	if p := s.installed(sample.Name); p.Version != "2.0" || p.Refresh != nil {
+		s.Errorf("what was reverted is offered again: %+v", p)
+	}
+	pkg := s.asUser("readlink -f /var/lib/lull/current/%s | xargs basename", sample.Name)
+	if why := s.asUser("lull why %s", pkg); !strings.Contains(why, sample.Name) {
+		s.Errorf("nobody knows why it is kept: %s", why)
+	}
+	if r := s.VM.Run(byUser("lull gc")...); r.Code != 77 {
+		s.Errorf("a user may collect without a password: %v", r)
+	}
+	s.sh("lull gc")
+	s.asUser("busctl --system introspect org.lull.Agent1 %s", bus.PackagePath(sample.Name))
+	s.asUser("lull revert --revision %d %s", now.Revision, sample.Name)
+	s.whole(sample.Name, false)
 	s.userHasNotes("1.0", "2.0", "3.0")
 }
