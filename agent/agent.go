@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -254,3 +255,10 @@ func reloading(log *slog.Logger) (over func()) {
 	tell(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
 	return func() { tell(daemon.SdNotifyReady) }
 }
+
+// Processors is how many the runtime of a process with an agent should have. Most of
+// what the agent does is to wait for the file system. A thread in a system call keeps
+// its processor, in the runtime's sense, until somebody takes it away, which may take
+// ten milliseconds: with one for each CPU, and as many threads that make or delete
+// files, nobody would be left to answer a call.
+func Processors() int { return max(4*runtime.NumCPU(), 8) }

@@ -14,7 +14,7 @@ import (
 )
 
 // Caller is who sent a method call. Who that is is asked of the bus only when
-// somebody wants to know, and once for each call.
+// somebody wants to know, and as a rule once for each connection.
 type Caller struct {
 	Sender string // unique name on the bus
 	// Interactive says that the caller is ready to be asked for a password.
@@ -39,12 +39,38 @@ func LocalCaller(sender string, uid uint32, pid int) Caller {
 	return Caller{Sender: sender, creds: func() (Credentials, error) { return Credentials{uid, pid}, nil }}
 }
 
-func newCaller(conn *dbus.Conn, sender string, interactive bool) Caller {
-	return Caller{Sender: sender, Interactive: interactive, conn: conn,
-		creds: sync.OnceValues(func() (Credentials, error) { return lookUp(conn, sender) })}
+// maxCallers is how many connections a server remembers.
+const maxCallers = 256
+
+// callers are the credentials of connections, by unique name. A bus takes them when
+// somebody connects and gives no name twice, so that they stay true for as long as
+// our own connection lives. The question would be two trips more for each call.
+type callers struct {
+	mu    sync.Mutex
+	known map[string]Credentials // guarded by mu
 }
 
-// Credentials asks the bus for them.
+func (k *callers) of(conn *dbus.Conn, sender string) (Credentials, error) {
+	k.mu.Lock()
+	c, ok := k.known[sender]
+	k.mu.Unlock()
+	if ok {
+		return c, nil
+	}
+	c, err := lookUp(conn, sender)
+	if err != nil {
+		return c, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known == nil || len(k.known) >= maxCallers {
+		k.known = map[string]Credentials{}
+	}
+	k.known[sender] = c
+	return c, nil
+}
+
+// Credentials are who that is, which the bus may have to be asked.
 func (c Caller) Credentials() (Credentials, error) {
 	if c.creds == nil {
 		return Credentials{}, problem.New(problem.NotPermitted, "cannot tell who is calling")

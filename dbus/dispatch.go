@@ -158,7 +158,8 @@ func (c *call) run() ([]any, error) {
 
 func (c *call) caller() Caller {
 	sender, _ := c.msg.Headers[dbus.FieldSender].Value().(string)
-	return newCaller(c.server.conn, sender, c.msg.Flags&dbus.FlagAllowInteractiveAuthorization != 0)
+	return Caller{Sender: sender, Interactive: c.msg.Flags&dbus.FlagAllowInteractiveAuthorization != 0, conn: c.server.conn,
+		creds: func() (Credentials, error) { return c.server.callers.of(c.server.conn, sender) }}
 }
 
 func (c *call) unknownMethod() error {

@@ -38,7 +38,8 @@ type ifaceInfo struct {
 
 // Server is a connection that exports objects.
 type Server struct {
-	conn *dbus.Conn
+	conn    *dbus.Conn
+	callers callers
 
 	mu      sync.Mutex
 	objects map[dbus.ObjectPath]map[string]Interface     // guarded by mu; inner maps are never changed

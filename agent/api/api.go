@@ -201,9 +201,8 @@ func (s *Service) Wait() {
 	s.wg.Wait()
 }
 
-// manyRoots is how many there are to be before showing them is put off for a
-// while after it was done.
-const manyRoots = 500
+// leastRest is how long the indices are not shown again after they have changed.
+const leastRest = 50 * time.Millisecond
 
 // run is the service's goroutine.
 func (s *Service) run(w *objects) {
@@ -246,12 +245,10 @@ func (s *Service) run(w *objects) {
 		switch {
 		case space && rest == nil:
 			began := time.Now()
-			roots := s.updateSpace()
+			s.updateSpace()
 			space = false
-			// With thousands of leases that takes a while, and each is a change.
-			if roots > manyRoots {
-				rest = time.After(20 * time.Since(began))
-			}
+			// Each lease is a change, and with thousands of them to show one takes a while.
+			rest = time.After(max(20*time.Since(began), leastRest))
 		case n.transfers:
 			s.updateTransfers()
 		}

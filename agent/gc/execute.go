@@ -16,7 +16,7 @@ import (
 
 // batch is how many blobs are taken away under one hold of the store's lock:
 // some tens of microseconds.
-const batch = 16
+const batch = 4
 
 // fullBelow is the free space in bytes below which the reserve is given up.
 const fullBelow = 4 << 20

@@ -16,14 +16,8 @@ import (
 // version is set by the linker.
 var version = "dev"
 
-// Most of what the agent does is to wait for the file system. A thread in a system
-// call keeps its processor, in the runtime's sense, until somebody takes it away,
-// which may take ten milliseconds: with one for each CPU, and as many threads that
-// make or delete files, nobody would be left to answer a call.
-const processorsPerCPU, leastProcessors = 4, 8
-
 func main() {
-	runtime.GOMAXPROCS(max(processorsPerCPU*runtime.NumCPU(), leastProcessors))
+	runtime.GOMAXPROCS(agent.Processors())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:]); err != nil {
