@@ -72,6 +72,7 @@ func playStore(tb rig.TB) results {
 			version++
 			s.alter(tree, version)
 			s.publishTree(toolchain, fmt.Sprint(version), tree)
+			s.publishTree(twin, fmt.Sprint(version), tree) // for the next round
 			written := s.written()
 			took := s.timed(func() { s.MustLull("refresh", toolchain) })
 			note(&wrote, s.written()-written)
