@@ -201,8 +201,9 @@ func (s *Service) Wait() {
 	s.wg.Wait()
 }
 
-// leastRest is how long the indices are not shown again after they have changed.
-const leastRest = 50 * time.Millisecond
+// manyRoots is how many there are to be before showing them is put off for a
+// while after it was done.
+const manyRoots = 500
 
 // run is the service's goroutine.
 func (s *Service) run(w *objects) {
@@ -245,10 +246,12 @@ func (s *Service) run(w *objects) {
 		switch {
 		case space && rest == nil:
 			began := time.Now()
-			s.updateSpace()
+			roots := s.updateSpace()
 			space = false
-			// Each lease is a change, and with thousands of them to show one takes a while.
-			rest = time.After(max(20*time.Since(began), leastRest))
+			// With thousands of leases that takes a while, and each is a change.
+			if roots > manyRoots {
+				rest = time.After(20 * time.Since(began))
+			}
 		case n.transfers:
 			s.updateTransfers()
 		}

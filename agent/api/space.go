@@ -68,11 +68,12 @@ func (s *Service) liveSpace(p *bus.SpaceProperties) {
 	p.Free, p.Used, p.Blobs = uint64(max(st.Free, 0)), uint64(st.Used), uint32(st.Blobs)
 }
 
-// updateSpace shows the indices as properties.
-func (s *Service) updateSpace() {
+// updateSpace shows the indices as properties, and counts what is in them.
+func (s *Service) updateSpace() (roots int) {
 	by := map[string][]string{}
 	var open []bus.OpenPackage
-	for _, r := range s.m.Roots() {
+	all := s.m.Roots()
+	for _, r := range all {
 		if r.Index == index.OpenIndex {
 			open = append(open, bus.OpenPackage{Hash: r.Package.String(), Holder: r.Holder, PID: uint32(r.PID)})
 			continue
@@ -93,6 +94,7 @@ func (s *Service) updateSpace() {
 		p.LastCollection, p.LastCollectionBytes = micro(at), uint64(result.Bytes)
 	})
 	s.retained.Update(func(p *bus.RetainedProperties) { p.Packages = set(index.RetainedIndex) })
+	return len(all)
 }
 
 // updateTransfers shows how far they are. The indices, which they do not change,
