@@ -24,6 +24,13 @@ func (r remote) Path() dbus.ObjectPath { return r.path }
 // call sends a method call and stores the results. The agent may ask the user
 // for a password on the way.
 func (r remote) call(ctx context.Context, method string, args []any, results ...any) error {
+	_, err := r.callAt(ctx, method, args, results...)
+	return err
+}
+
+// callAt is call, and says where among what the connection has received the
+// answer stands.
+func (r remote) callAt(ctx context.Context, method string, args []any, results ...any) (dbus.Sequence, error) {
 	// The library's own Call drops this flag.
 	msg := &dbus.Message{Type: dbus.TypeMethodCall, Flags: dbus.FlagAllowInteractiveAuthorization,
 		Headers: map[dbus.HeaderField]dbus.Variant{
@@ -40,12 +47,12 @@ func (r remote) call(ctx context.Context, method string, args []any, results ...
 	}
 	c := <-r.conn.SendWithContext(ctx, msg, make(chan *dbus.Call, 1)).Done
 	if c.Err != nil {
-		return FromBus(c.Err)
+		return c.ResponseSequence, FromBus(c.Err)
 	}
 	if err := store(c.Body, results...); err != nil {
-		return problem.New(problem.Failed, "cannot read the agent's answer to %s: %w", method, err)
+		return c.ResponseSequence, problem.New(problem.Failed, "cannot read the agent's answer to %s: %w", method, err)
 	}
-	return nil
+	return c.ResponseSequence, nil
 }
 
 func (r remote) get(ctx context.Context, name string, into any) error {
@@ -61,13 +68,26 @@ func (r remote) get(ctx context.Context, name string, into any) error {
 }
 
 func getAll[T any](ctx context.Context, r remote, info *ifaceInfo) (T, error) {
+	t, _, err := getAllAt[T](ctx, r, info)
+	return t, err
+}
+
+func getAllAt[T any](ctx context.Context, r remote, info *ifaceInfo) (T, dbus.Sequence, error) {
 	var t T
 	var m map[string]dbus.Variant
 	p := remote{r.conn, r.dest, r.path, propertiesInterface}
-	if err := p.call(ctx, "GetAll", []any{r.iface}, &m); err != nil {
-		return t, err
+	at, err := p.callAt(ctx, "GetAll", []any{r.iface}, &m)
+	if err != nil {
+		return t, at, err
 	}
-	return t, applyProperties(&t, info, m)
+	return t, at, applyProperties(&t, info, m)
+}
+
+// ReadAt is Properties for who follows the signals as well. A signal with a
+// lower Sequence than that of the answer came before it. It is older than what
+// the answer says if it came before the question; else nobody knows.
+func (p RefreshProxy) ReadAt(ctx context.Context) (RefreshProperties, dbus.Sequence, error) {
+	return getAllAt[RefreshProperties](ctx, p.remote, infoRefresh)
 }
 
 // applyProperties stores those of the values that the struct knows.

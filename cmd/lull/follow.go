@@ -35,7 +35,14 @@ type follower struct {
 	until until
 	stuck func(bus.RefreshProperties) bool // of untilStuck
 	show  progress
-	props map[dbus.ObjectPath]*bus.RefreshProperties // those that are followed
+	props map[dbus.ObjectPath]*followed
+}
+
+// followed is a refresh as far as it is known.
+type followed struct {
+	bus.RefreshProperties
+	asked    dbus.Sequence // what came before this is older than RefreshProperties
+	answered dbus.Sequence // what came before this may be older
 }
 
 // progress shows how refreshes come along.
@@ -68,9 +75,9 @@ func (a *app) followWith(ctx context.Context, f *follower, start func(context.Co
 	if len(paths) == 0 {
 		return nil, failed
 	}
-	f.agent, f.sub, f.props = ag, sub, map[dbus.ObjectPath]*bus.RefreshProperties{}
+	f.agent, f.sub, f.props = ag, sub, map[dbus.ObjectPath]*followed{}
 	for _, p := range paths {
-		f.props[p] = &bus.RefreshProperties{}
+		f.props[p] = &followed{}
 		if err := f.read(ctx, p); err != nil && !problem.Is(err, problem.NotFound) {
 			return nil, err
 		}
@@ -83,7 +90,7 @@ func (a *app) followWith(ctx context.Context, f *follower, start func(context.Co
 	}
 	var out []outcome
 	for _, p := range paths {
-		out = append(out, outcome{p, *f.props[p]})
+		out = append(out, outcome{p, f.props[p].RefreshProperties})
 	}
 	return out, join(errs)
 }
@@ -92,11 +99,11 @@ func (a *app) followWith(ctx context.Context, f *follower, start func(context.Co
 func (f *follower) read(ctx context.Context, path dbus.ObjectPath) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	props, err := bus.NewRefreshProxy(f.agent.conn, path).Properties(ctx)
+	props, at, err := bus.NewRefreshProxy(f.agent.conn, path).ReadAt(ctx)
 	if err != nil {
 		return err
 	}
-	*f.props[path] = props
+	*f.props[path] = followed{props, f.props[path].answered, at}
 	f.show.update(path, props)
 	return nil
 }
@@ -109,7 +116,7 @@ func (f *follower) settled() (yes, certain bool) {
 		switch {
 		case over(p.State):
 		case f.until == untilStuck:
-			if !f.stuck(*p) {
+			if !f.stuck(p.RefreshProperties) {
 				return false, false
 			}
 		case f.until != untilWaiting || p.State != "waiting":
@@ -122,7 +129,7 @@ func (f *follower) settled() (yes, certain bool) {
 }
 
 // waitsWith says whether a refresh of an atomic group waits for another member.
-func (f *follower) waitsWith(p *bus.RefreshProperties) bool {
+func (f *follower) waitsWith(p *followed) bool {
 	for _, q := range f.props {
 		if q.State == "waiting" && len(q.Waiting) > 0 && slices.Contains(p.Together, q.Instance) {
 			return true
@@ -170,8 +177,16 @@ func (f *follower) run(ctx context.Context) error {
 func (f *follower) signal(ctx context.Context, sig *dbus.Signal) error {
 	if c, ok := bus.ParseChanged(sig); ok && c.Interface == bus.RefreshInterface {
 		p := f.props[c.Path]
-		if p == nil {
+		if p == nil || sig.Sequence < p.asked {
 			return nil
+		}
+		known := p.RefreshProperties
+		if sig.Sequence < p.answered {
+			// Ask again: then what came until now is certainly older. Of a
+			// refresh that is gone by now, only the end matters.
+			if err := f.read(ctx, c.Path); !problem.Is(err, problem.NotFound) {
+				return err
+			}
 		}
 		if err := p.Apply(c.Values); err != nil {
 			return err
@@ -179,7 +194,11 @@ func (f *follower) signal(ctx context.Context, sig *dbus.Signal) error {
 		if over(p.State) {
 			return f.ended(ctx, c.Path, p.State, "")
 		}
-		f.show.update(c.Path, *p)
+		if sig.Sequence < p.answered {
+			p.RefreshProperties = known
+			return nil
+		}
+		f.show.update(c.Path, p.RefreshProperties)
 		return nil
 	}
 	// A refresh that is short may be gone before it could be asked: what was
@@ -210,7 +229,7 @@ func (f *follower) ended(ctx context.Context, path dbus.ObjectPath, state, text 
 	if p.ErrorText == "" {
 		p.ErrorText = text
 	}
-	f.show.update(path, *p)
+	f.show.update(path, p.RefreshProperties)
 	return nil
 }
 
