@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 )
 
 // Size is the length of a digest in bytes.
@@ -24,17 +25,40 @@ type Digest [Size]byte
 // Parse reads the 64 lower-case hexadecimal digits of a digest.
 func Parse(s string) (Digest, error) {
 	var d Digest
-	if len(s) != hex.EncodedLen(Size) || !IsHex(s) {
-		return d, fmt.Errorf("cannot use %.80q as a hash: want %d lower-case hexadecimal digits", s, hex.EncodedLen(Size))
+	bad := byte(0)
+	if len(s) != hex.EncodedLen(Size) {
+		bad = noDigit
+	} else {
+		for i := range d {
+			high, low := values[s[2*i]], values[s[2*i+1]]
+			d[i] = high<<4 | low&0xf
+			bad |= high | low
+		}
 	}
-	_, err := hex.Decode(d[:], []byte(s))
-	return d, err
+	if bad&noDigit != 0 {
+		return Digest{}, fmt.Errorf("cannot use %.80q as a hash: want %d lower-case hexadecimal digits", s, hex.EncodedLen(Size))
+	}
+	return d, nil
 }
+
+// noDigit is the value of what is no digit.
+const noDigit = 0x80
+
+// values are those of hexadecimal digits: a meta has one hash per file.
+var values = func() (table [256]byte) {
+	for c := range table {
+		table[c] = noDigit
+		if i := strings.IndexByte("0123456789abcdef", byte(c)); i >= 0 {
+			table[c] = byte(i)
+		}
+	}
+	return table
+}()
 
 // IsHex says whether s consists of lower-case hexadecimal digits only.
 func IsHex(s string) bool {
 	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+		if values[s[i]] == noDigit {
 			return false
 		}
 	}

@@ -1,6 +1,8 @@
 package index
 
 import (
+	"slices"
+
 	"github.com/lull/lull/agent/digest"
 	"github.com/lull/lull/agent/store"
 )
@@ -10,14 +12,14 @@ type Writing struct {
 	ix     *Indices
 	pkg    digest.Digest
 	holder string
-	keys   map[store.Key]struct{} // guarded by ix.mu
-	ended  bool                   // guarded by ix.mu
+	keys   []store.Key // guarded by ix.mu; one may stand there twice
+	ended  bool        // guarded by ix.mu
 }
 
 // BeginWriting registers that pkg is about to be resolved. Its meta and tree
 // are protected from now on; the rest follows with Add.
 func (x *Indices) BeginWriting(pkg digest.Digest, holder string) *Writing {
-	w := &Writing{ix: x, pkg: pkg, holder: holder, keys: map[store.Key]struct{}{}}
+	w := &Writing{ix: x, pkg: pkg, holder: holder}
 	x.mu.Lock()
 	x.writing[w] = struct{}{}
 	x.held[pkg]++
@@ -40,10 +42,8 @@ func (w *Writing) Add(keys ...store.Key) {
 }
 
 func (w *Writing) addLocked(k store.Key) {
-	if _, ok := w.keys[k]; !ok {
-		w.keys[k] = struct{}{}
-		w.ix.wanted[k]++
-	}
+	w.keys = append(w.keys, k)
+	w.ix.wanted[k]++
 }
 
 // End takes the entry out. It can be called again.
@@ -56,8 +56,8 @@ func (w *Writing) End() {
 	}
 	w.ended = true
 	delete(x.writing, w)
-	drop(x.held, w.pkg)
-	for k := range w.keys {
+	x.lessLocked(w.pkg)
+	for _, k := range w.keys {
 		drop(x.wanted, k)
 	}
 	w.keys = nil
@@ -67,11 +67,7 @@ func (w *Writing) End() {
 func (w *Writing) wanted() []store.Key {
 	w.ix.mu.Lock()
 	defer w.ix.mu.Unlock()
-	keys := make([]store.Key, 0, len(w.keys))
-	for k := range w.keys {
-		keys = append(keys, k)
-	}
-	return keys
+	return slices.Clone(w.keys)
 }
 
 // Lease is an entry of the open index: a package in use by a live client.
@@ -112,7 +108,7 @@ func (l *Lease) Close() {
 	}
 	l.closed = true
 	delete(x.leases, l)
-	drop(x.held, l.pkg)
+	x.lessLocked(l.pkg)
 	x.leftLocked(l.pkg)
 	x.unlockTold(OpenIndex)
 }

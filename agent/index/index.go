@@ -69,8 +69,7 @@ func (r Root) Wants(k store.Key) bool {
 	}
 	r.writing.ix.mu.Lock()
 	defer r.writing.ix.mu.Unlock()
-	_, ok := r.writing.keys[k]
-	return ok
+	return slices.Contains(r.writing.keys, k)
 }
 
 // Indices is the union of all roots.
@@ -86,6 +85,8 @@ type Indices struct {
 	recent     map[digest.Digest]time.Time // since when it is not open any more
 	keepRecent time.Duration
 	providers  []func() []Root
+	provided   map[digest.Digest]bool // by them, when Left was asked last
+	left       uint64                 // see Left
 	onChange   []func(string)
 }
 
@@ -173,6 +174,9 @@ func (x *Indices) replace(index string, roots []Root) {
 	for _, r := range own {
 		x.rooted[r.Package]++
 	}
+	if slices.ContainsFunc(x.set[index], func(r Root) bool { return x.rooted[r.Package] == 0 }) {
+		x.left++
+	}
 	x.set[index] = own
 	x.unlockChanged(index)
 }
@@ -202,15 +206,7 @@ func (x *Indices) SnapshotAt() ([]Root, uint64) {
 	generation := x.generation
 	providers := x.providers
 	x.mu.Unlock()
-	var open []Root
-	for _, f := range providers {
-		for _, r := range f() {
-			if r.Index == "" {
-				r.Index = OpenIndex
-			}
-			open = append(open, r)
-		}
-	}
+	open := ask(providers)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for l := range x.leases {
@@ -236,6 +232,49 @@ func (x *Indices) SnapshotAt() ([]Root, uint64) {
 		}
 	}
 	return roots, generation
+}
+
+// ask lists the roots of providers.
+func ask(providers []func() []Root) (open []Root) {
+	for _, f := range providers {
+		for _, r := range f() {
+			if r.Index == "" {
+				r.Index = OpenIndex
+			}
+			open = append(open, r)
+		}
+	}
+	return open
+}
+
+// Left grows when a package may have lost what protected it. While it is what
+// it was before a collection that took everything there was to take, another
+// would find nothing.
+func (x *Indices) Left() uint64 {
+	x.mu.Lock()
+	providers := x.providers
+	x.mu.Unlock()
+	now := map[digest.Digest]bool{}
+	for _, r := range ask(providers) {
+		now[r.Package] = true
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.expireLocked()
+	for pkg := range x.provided {
+		if !now[pkg] {
+			x.left++
+		}
+	}
+	x.provided = now
+	return x.left
+}
+
+// lessLocked notes that a package has one holder less.
+func (x *Indices) lessLocked(pkg digest.Digest) {
+	if drop(x.held, pkg); x.held[pkg]+x.rooted[pkg] == 0 {
+		x.left++
+	}
 }
 
 // Of lists the roots of one index.

@@ -26,7 +26,11 @@ func (x *Indices) leftLocked(pkg digest.Digest) {
 }
 
 func (x *Indices) expireLocked() {
+	before := len(x.recent)
 	maps.DeleteFunc(x.recent, func(_ digest.Digest, since time.Time) bool { return time.Since(since) >= x.keepRecent })
+	if len(x.recent) < before {
+		x.left++
+	}
 }
 
 // recentLocked are the roots, the one that was left first first: in this order
@@ -60,6 +64,7 @@ func (x *Indices) Evict(pkgs ...digest.Digest) {
 		x.mu.Unlock()
 		return
 	}
+	x.left++
 	x.unlockChanged(RecentIndex)
 }
 

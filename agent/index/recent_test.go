@@ -59,3 +59,33 @@ func TestRecent(t *testing.T) {
 		want()
 	})
 }
+
+// What is no longer recent has lost its protection, also by the mere passing of time.
+func TestRecentLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := New()
+		x.KeepRecent(time.Hour)
+		left := x.Left()
+		grown := func(what string, want bool) {
+			t.Helper()
+			now := x.Left()
+			if (now > left) != want {
+				t.Errorf("%s: from %d to %d", what, left, now)
+			}
+			left = now
+		}
+		grown("nothing", false)
+		x.Lease(pkg("a"), "client", 1).Close()
+		left = x.Left()
+		time.Sleep(59 * time.Minute)
+		grown("an hour is not over", false)
+		time.Sleep(time.Minute)
+		grown("an hour is over", true)
+		x.SetInstalled([]Root{{Package: pkg("a")}})
+		grown("one more root", false)
+		x.Lease(pkg("a"), "client", 1).Close()
+		grown("a lease of what is a root", false)
+		x.Evict(pkg("a"))
+		grown("an eviction", true)
+	})
+}

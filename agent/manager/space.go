@@ -29,6 +29,8 @@ type space struct {
 	mu   sync.Mutex // guards what follows
 	last gc.Result
 	at   time.Time
+	done bool   // the last collection took all there was
+	left uint64 // of the indices, before it began
 
 	wanted chan struct{} // capacity 1
 }
@@ -38,6 +40,14 @@ func (s *space) want() {
 	case s.wanted <- struct{}{}:
 	default:
 	}
+}
+
+// nothing says that a collection would find nothing to take, with what the
+// indices say to Left.
+func (s *space) nothing(left uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done && s.left == left
 }
 
 // followSpace collects when somebody has said that there may be something to take.
@@ -54,7 +64,10 @@ func (m *Manager) followSpace() {
 				continue
 			}
 			refused = false
-			_, err := m.Collect(m.ctx, 0)
+			var err error
+			if !m.space.nothing(m.indices.Left()) {
+				_, err = m.Collect(m.ctx, 0)
+			}
 			if err == nil && len(m.indices.Of(index.RecentIndex)) > 0 && m.belowWatermark() {
 				m.indices.Evict()
 				_, err = m.Collect(m.ctx, 0)
@@ -90,9 +103,11 @@ func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 		}
 	}
 	start := time.Now()
+	left := m.indices.Left()
 	result, err := gc.Collect(ctx, m.store, m.indices, gc.Options{Free: free})
 	m.space.mu.Lock()
 	m.space.last, m.space.at = result, time.Now()
+	m.space.done, m.space.left = err == nil && free == 0 && result.Strays == 0, left
 	m.space.mu.Unlock()
 	m.countCollection(result, start, err)
 	if result.Blobs+result.Packages > 0 || err != nil {
