@@ -241,6 +241,19 @@ func SyncDir(dir string) error {
 	return withDir(dir, func(f *os.File) error { return f.Sync() })
 }
 
+// SyncFile flushes the content of a file, not its name.
+func SyncFile(path string) error {
+	if err := faultpoint.Hit("durable.syncfile"); err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
 // SyncFS flushes the whole file system on which dir lies: data and names.
 func SyncFS(dir string) error {
 	if err := faultpoint.Hit("durable.syncfs"); err != nil {

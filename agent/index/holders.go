@@ -12,38 +12,38 @@ type Writing struct {
 	ix     *Indices
 	pkg    digest.Digest
 	holder string
-	keys   []store.Key // guarded by ix.mu; one may stand there twice
-	ended  bool        // guarded by ix.mu
+	wanted [][]store.Key // sorted, each; guarded by ix.mu
+	ended  bool          // guarded by ix.mu
 }
 
 // BeginWriting registers that pkg is about to be resolved. Its meta and tree
 // are protected from now on; the rest follows with Add.
 func (x *Indices) BeginWriting(pkg digest.Digest, holder string) *Writing {
-	w := &Writing{ix: x, pkg: pkg, holder: holder}
+	w := &Writing{ix: x, pkg: pkg, holder: holder, wanted: [][]store.Key{{store.MetaKey(pkg)}}}
 	x.mu.Lock()
 	x.writing[w] = struct{}{}
 	x.held[pkg]++
-	w.addLocked(store.MetaKey(pkg))
 	x.unlockChanged(WritingIndex)
 	return w
 }
 
 // Add registers keys as wanted, before the store is asked whether they are
-// resident.
+// resident. Many are best added at once.
 func (w *Writing) Add(keys ...store.Key) {
+	keys = slices.Clone(keys)
+	slices.SortFunc(keys, store.Key.Compare)
 	w.ix.mu.Lock()
 	defer w.ix.mu.Unlock()
-	if w.ended {
-		return
-	}
-	for _, k := range keys {
-		w.addLocked(k)
+	if !w.ended {
+		w.wanted = append(w.wanted, keys)
 	}
 }
 
-func (w *Writing) addLocked(k store.Key) {
-	w.keys = append(w.keys, k)
-	w.ix.wanted[k]++
+func (w *Writing) wantsLocked(k store.Key) bool {
+	return slices.ContainsFunc(w.wanted, func(keys []store.Key) bool {
+		_, ok := slices.BinarySearchFunc(keys, k, store.Key.Compare)
+		return ok
+	})
 }
 
 // End takes the entry out. It can be called again.
@@ -57,17 +57,8 @@ func (w *Writing) End() {
 	w.ended = true
 	delete(x.writing, w)
 	x.lessLocked(w.pkg)
-	for _, k := range w.keys {
-		drop(x.wanted, k)
-	}
-	w.keys = nil
+	w.wanted = nil
 	x.unlockChanged(WritingIndex)
-}
-
-func (w *Writing) wanted() []store.Key {
-	w.ix.mu.Lock()
-	defer w.ix.mu.Unlock()
-	return slices.Clone(w.keys)
 }
 
 // Lease is an entry of the open index: a package in use by a live client.

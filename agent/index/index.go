@@ -59,7 +59,9 @@ func (r Root) Wanted() []store.Key {
 	if r.writing == nil {
 		return nil
 	}
-	return r.writing.wanted()
+	r.writing.ix.mu.Lock()
+	defer r.writing.ix.mu.Unlock()
+	return slices.Concat(r.writing.wanted...)
 }
 
 // Wants says whether a root of the writing index has registered the key.
@@ -69,7 +71,7 @@ func (r Root) Wants(k store.Key) bool {
 	}
 	r.writing.ix.mu.Lock()
 	defer r.writing.ix.mu.Unlock()
-	return slices.Contains(r.writing.keys, k)
+	return r.writing.wantsLocked(k)
 }
 
 // Indices is the union of all roots.
@@ -80,7 +82,6 @@ type Indices struct {
 	rooted     map[digest.Digest]int // by them
 	writing    map[*Writing]struct{}
 	leases     map[*Lease]struct{}
-	wanted     map[store.Key]int           // by entries of writing
 	held       map[digest.Digest]int       // by writing and leases: their own hash
 	recent     map[digest.Digest]time.Time // since when it is not open any more
 	keepRecent time.Duration
@@ -97,7 +98,6 @@ func New() *Indices {
 		rooted:  map[digest.Digest]int{},
 		writing: map[*Writing]struct{}{},
 		leases:  map[*Lease]struct{}{},
-		wanted:  map[store.Key]int{},
 		held:    map[digest.Digest]int{},
 		recent:  map[digest.Digest]time.Time{},
 	}
@@ -293,14 +293,22 @@ func (x *Indices) Protects(k store.Key) bool {
 }
 
 func (x *Indices) protectsLocked(k store.Key) bool {
-	return x.wanted[k] > 0 || !k.Exec && x.held[k.Digest] > 0
+	if !k.Exec && x.held[k.Digest] > 0 {
+		return true
+	}
+	for w := range x.writing {
+		if w.wantsLocked(k) {
+			return true
+		}
+	}
+	return false
 }
 
-// Check is the collector's last question about a key, in constant time: is it
-// protected, and is the mark stale because roots have changed since the
-// snapshot of that generation? Both are answered as of one moment. A lease of
-// what is a root already, and the end of a lease, make no mark stale: they add
-// nothing to what must stay, and thousands may come while a collection goes on.
+// Check is the collector's last question about a key: is it protected, and is
+// the mark stale because roots have changed since the snapshot of that
+// generation? Both are answered as of one moment. A lease of what is a root
+// already, and the end of a lease, make no mark stale: they add nothing to what
+// must stay, and thousands may come while a collection goes on.
 func (x *Indices) Check(generation uint64, k store.Key) (protected, stale bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -78,7 +78,7 @@ func TestProtects(t *testing.T) {
 	check("leased", "q")
 	l.Close()
 	check("closed")
-	if len(x.wanted)+len(x.held)+len(x.writing)+len(x.leases) != 0 {
+	if len(x.held)+len(x.writing)+len(x.leases) != 0 {
 		t.Errorf("something is left: %+v", x)
 	}
 }

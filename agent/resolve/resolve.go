@@ -248,8 +248,8 @@ func (j *job) metas() (metas, error) {
 		wants := make([]store.Want, len(level))
 		for i, pkg := range level {
 			wants[i] = store.Want{Key: store.MetaKey(pkg), Size: -1}
-			j.writing.Add(wants[i].Key)
 		}
+		j.register(wants)
 		if err := j.get(wants); err != nil {
 			return nil, err
 		}
@@ -290,22 +290,14 @@ func (j *job) meta(pkg digest.Digest) (*meta.Meta, error) {
 // content fetches everything else.
 func (j *job) content(metas metas) error {
 	var wants []store.Want
-	seen := map[store.Key]bool{}
 	for _, m := range metas {
-		for _, w := range store.Wants(m) {
-			if !seen[w.Key] {
-				seen[w.Key] = true
-				wants = append(wants, w)
-			}
-		}
+		wants = append(wants, store.Wants(m)...)
 	}
-	for lot := range slices.Chunk(wants, 256) {
-		keys := make([]store.Key, len(lot))
-		for i, w := range lot {
-			keys[i] = w.Key
-		}
-		j.writing.Add(keys...)
+	if len(metas) > 1 { // those of one are sorted, and different
+		slices.SortFunc(wants, func(a, b store.Want) int { return a.Key.Compare(b.Key) })
+		wants = slices.CompactFunc(wants, func(a, b store.Want) bool { return a.Key == b.Key })
 	}
+	j.register(wants)
 	missing, err := j.missing(wants)
 	if err != nil {
 		return err
@@ -319,6 +311,15 @@ func (j *job) content(metas metas) error {
 	}
 	j.finished()
 	return nil
+}
+
+// register is due before the store is asked for wants.
+func (j *job) register(wants []store.Want) {
+	keys := make([]store.Key, len(wants))
+	for i, w := range wants {
+		keys[i] = w.Key
+	}
+	j.writing.Add(keys...)
 }
 
 // missing leaves out what is resident or has been fetched.

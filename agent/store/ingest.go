@@ -301,7 +301,7 @@ func (w *Writer) Close() error {
 }
 
 // Commit makes everything resident that has been written as a whole: one flush
-// of the file system, then names. The ingest can go on; with nothing left, its
+// for all, then names. The ingest can go on; with nothing left, its
 // folder goes.
 func (i *Ingest) Commit() error {
 	if err := i.commit(); err != nil {
@@ -323,7 +323,7 @@ func (i *Ingest) commit() error {
 	if err := faultpoint.Hit("store.commit.flush"); err != nil {
 		return err
 	}
-	if err := durable.SyncFS(i.dir); err != nil {
+	if err := i.flush(keys); err != nil {
 		return err
 	}
 	if err := faultpoint.Hit("store.commit.names"); err != nil {
@@ -353,6 +353,22 @@ func (i *Ingest) commit() error {
 		})
 	}
 	return g.Wait()
+}
+
+// fewFiles are flushed one by one: a flush of the file system waits for all that
+// others have written as well.
+const fewFiles = 4
+
+func (i *Ingest) flush(keys []Key) error {
+	if len(keys) > fewFiles {
+		return durable.SyncFS(i.dir)
+	}
+	for _, k := range keys {
+		if err := durable.SyncFile(i.Path(k)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (i *Ingest) publish(from, to *os.File, k Key) error {

@@ -25,6 +25,7 @@
 package store
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -70,6 +71,18 @@ func (k Key) String() string {
 	return k.Digest.String()
 }
 
+// Compare orders keys as their file names are ordered.
+func (k Key) Compare(other Key) int {
+	c := k.Digest.Compare(other.Digest)
+	switch {
+	case c != 0 || k.Exec == other.Exec:
+		return c
+	case other.Exec:
+		return -1
+	}
+	return 1
+}
+
 // mode is that of the blob's file.
 func (k Key) mode() fs.FileMode {
 	if k.Exec {
@@ -80,8 +93,14 @@ func (k Key) mode() fs.FileMode {
 
 // rel is the blob's path below blobs/.
 func (k Key) rel() string {
-	name := k.String()
-	return name[:2] + "/" + name
+	// Without the detour by String: a tree has thousands.
+	b := make([]byte, 0, 3+2*digest.Size+1)
+	b = append(hex.AppendEncode(b, k.Digest[:1]), '/')
+	b = hex.AppendEncode(b, k.Digest[:])
+	if k.Exec {
+		b = append(b, 'x')
+	}
+	return string(b)
 }
 
 // ParseKey reads the file name of a blob.

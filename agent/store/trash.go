@@ -26,7 +26,7 @@ func (s *Store) trashPath(k Key) string {
 
 // emptyTrash deletes all that is in the trash, and makes its folders.
 func (s *Store) emptyTrash() error {
-	if err := removeChildren(s.path(trashDir), nil); err != nil {
+	if err := removeChildren(s.path(trashDir)); err != nil {
 		return err
 	}
 	for i := range 16 {
@@ -298,18 +298,21 @@ func removeTree(path string) error {
 	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := removeChildren(path, make(chan struct{}, workers-1)); err != nil {
+	if err := removeChildren(path); err != nil {
 		return err
 	}
 	return os.Remove(path)
 }
 
-// removeChildren deletes what is in a folder. Subfolders are shared among as
-// many more goroutines as spare has room for.
-func removeChildren(path string, spare chan struct{}) error {
-	if spare == nil {
-		spare = make(chan struct{}, workers-1)
-	}
+// deleters are the goroutines that may delete beside those that were asked to.
+// The last name of a file costs a wait for the disk, for the inode, its extents, or
+// to have the blocks discarded, and no lock is held meanwhile: unlike workers,
+// many bring much.
+var deleters = make(chan struct{}, 7)
+
+// removeChildren deletes what is in a folder. Subfolders are shared among the
+// deleters that are free.
+func removeChildren(path string) error {
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -338,7 +341,7 @@ func removeChildren(path string, spare chan struct{}) error {
 		}
 	}
 	remove := func(name string) error {
-		if err := removeChildren(path+"/"+name, spare); err != nil {
+		if err := removeChildren(path + "/" + name); err != nil {
 			return err
 		}
 		if err := os.Remove(path + "/" + name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -355,9 +358,9 @@ func removeChildren(path string, spare chan struct{}) error {
 	}
 	for _, name := range folders {
 		select {
-		case spare <- struct{}{}:
+		case deleters <- struct{}{}:
 			g.Go(func() error {
-				defer func() { <-spare }()
+				defer func() { <-deleters }()
 				return remove(name)
 			})
 		default:
