@@ -13,17 +13,22 @@ type Writing struct {
 	pkg    digest.Digest
 	holder string
 	wanted [][]store.Key // sorted, each; guarded by ix.mu
+	known  bool          // it was a root already
 	ended  bool          // guarded by ix.mu
 }
 
 // BeginWriting registers that pkg is about to be resolved. Its meta and tree
 // are protected from now on; the rest follows with Add.
+//
+// A mark becomes stale at the beginning if the package was no root, and at the
+// end if anything was added: only then may the store have what it had not when
+// the mark was made.
 func (x *Indices) BeginWriting(pkg digest.Digest, holder string) *Writing {
 	w := &Writing{ix: x, pkg: pkg, holder: holder, wanted: [][]store.Key{{store.MetaKey(pkg)}}}
 	x.mu.Lock()
 	x.writing[w] = struct{}{}
-	x.held[pkg]++
-	x.unlockChanged(WritingIndex)
+	w.known = x.holdLocked(pkg)
+	x.unlock(WritingIndex, !w.known)
 	return w
 }
 
@@ -57,8 +62,9 @@ func (w *Writing) End() {
 	w.ended = true
 	delete(x.writing, w)
 	x.lessLocked(w.pkg)
+	stale := !w.known || len(w.wanted) > 1
 	w.wanted = nil
-	x.unlockChanged(WritingIndex)
+	x.unlock(WritingIndex, stale)
 }
 
 // Lease is an entry of the open index: a package in use by a live client.
@@ -76,13 +82,8 @@ func (x *Indices) Lease(pkg digest.Digest, holder string, pid int) *Lease {
 	l := &Lease{ix: x, pkg: pkg, holder: holder, pid: pid}
 	x.mu.Lock()
 	x.leases[l] = struct{}{}
-	known := x.held[pkg]+x.rooted[pkg] > 0
-	x.held[pkg]++
-	if known {
-		x.unlockTold(OpenIndex)
-	} else {
-		x.unlockChanged(OpenIndex)
-	}
+	known := x.holdLocked(pkg)
+	x.unlock(OpenIndex, !known)
 	return l
 }
 
@@ -101,7 +102,7 @@ func (l *Lease) Close() {
 	delete(x.leases, l)
 	x.lessLocked(l.pkg)
 	x.leftLocked(l.pkg)
-	x.unlockTold(OpenIndex)
+	x.unlock(OpenIndex, false)
 }
 
 // drop counts down and forgets at zero.

@@ -121,13 +121,13 @@ func (x *Indices) Changed(index string) {
 
 // unlockChanged ends a change of index that may make a mark stale: it unlocks and
 // tells.
-func (x *Indices) unlockChanged(index string) {
-	x.generation++
-	x.unlockTold(index)
-}
+func (x *Indices) unlockChanged(index string) { x.unlock(index, true) }
 
-// unlockTold ends a change of index.
-func (x *Indices) unlockTold(index string) {
+// unlock ends a change of index.
+func (x *Indices) unlock(index string, stale bool) {
+	if stale {
+		x.generation++
+	}
 	told := x.onChange
 	x.mu.Unlock()
 	for _, f := range told {
@@ -270,6 +270,14 @@ func (x *Indices) Left() uint64 {
 	return x.left
 }
 
+// holdLocked notes that a package has one holder more, and says whether it was a
+// root already.
+func (x *Indices) holdLocked(pkg digest.Digest) (known bool) {
+	known = x.held[pkg]+x.rooted[pkg] > 0
+	x.held[pkg]++
+	return known
+}
+
 // lessLocked notes that a package has one holder less.
 func (x *Indices) lessLocked(pkg digest.Digest) {
 	if drop(x.held, pkg); x.held[pkg]+x.rooted[pkg] == 0 {
@@ -307,8 +315,9 @@ func (x *Indices) protectsLocked(k store.Key) bool {
 // Check is the collector's last question about a key: is it protected, and is
 // the mark stale because roots have changed since the snapshot of that
 // generation? Both are answered as of one moment. A lease of what is a root
-// already, and the end of a lease, make no mark stale: they add nothing to what
-// must stay, and thousands may come while a collection goes on.
+// already, the end of a lease, and a resolve of what is a root and there, make no
+// mark stale: they add nothing to what must stay, and thousands may come while a
+// collection goes on.
 func (x *Indices) Check(generation uint64, k store.Key) (protected, stale bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
