@@ -25,18 +25,11 @@ type Digest [Size]byte
 // Parse reads the 64 lower-case hexadecimal digits of a digest.
 func Parse(s string) (Digest, error) {
 	var d Digest
-	bad := byte(0)
-	if len(s) != hex.EncodedLen(Size) {
-		bad = noDigit
-	} else {
-		for i := range d {
-			high, low := values[s[2*i]], values[s[2*i+1]]
-			d[i] = high<<4 | low&0xf
-			bad |= high | low
-		}
+	if len(s) != hex.EncodedLen(Size) || !IsHex(s) {
+		return d, fmt.Errorf("cannot use %.80q as a hash: want %d lower-case hexadecimal digits", s, hex.EncodedLen(Size))
 	}
-	if bad&noDigit != 0 {
-		return Digest{}, fmt.Errorf("cannot use %.80q as a hash: want %d lower-case hexadecimal digits", s, hex.EncodedLen(Size))
+	for i := range d {
+		d[i] = values[s[2*i]]<<4 | values[s[2*i+1]]
 	}
 	return d, nil
 }

@@ -86,7 +86,8 @@ type Indices struct {
 	recent     map[digest.Digest]time.Time // since when it is not open any more
 	keepRecent time.Duration
 	providers  []func() []Root
-	provided   map[digest.Digest]bool // by them, when Left was asked last
+	leaving    sync.Mutex             // one Left at a time; taken before mu
+	provided   map[digest.Digest]bool // by providers, when Left was asked last
 	left       uint64                 // see Left
 	onChange   []func(string)
 }
@@ -251,6 +252,8 @@ func ask(providers []func() []Root) (open []Root) {
 // it was before a collection that took everything there was to take, another
 // would find nothing.
 func (x *Indices) Left() uint64 {
+	x.leaving.Lock() // an older answer of the providers must not replace a newer one
+	defer x.leaving.Unlock()
 	x.mu.Lock()
 	providers := x.providers
 	x.mu.Unlock()

@@ -5,7 +5,7 @@
 // an "x" for the same bytes with the execute bit; a Key names it. Resident is
 // what has a name in blobs/; the name promises whole, verified content on
 // stable storage. An ingest collects the blobs of one package in tmp/HASH/ and
-// makes them resident together, with one flush. To materialise is to build a
+// makes them resident together, flushed together. To materialise is to build a
 // package's tree in packages/. The trash holds what the collector has taken
 // away and not yet deleted. The reserve is a file that only fills space, given
 // up so that a full disk can be collected.
