@@ -64,21 +64,29 @@ func (m *Manager) followSpace() {
 				continue
 			}
 			refused = false
-			var err error
-			if !m.space.nothing(m.indices.Left()) {
-				_, err = m.Collect(m.ctx, 0)
-			}
-			if err == nil && len(m.indices.Of(index.RecentIndex)) > 0 && m.belowWatermark() {
-				m.indices.Evict()
-				_, err = m.Collect(m.ctx, 0)
-			}
-			if err != nil && m.ctx.Err() == nil {
+			if err := m.tidy(); err != nil && m.ctx.Err() == nil {
 				m.Log.Warn("cannot collect", messages.Key, messages.CollectFailed, "error", err)
 			}
 		case <-m.ctx.Done():
 			return
 		}
 	}
+}
+
+// tidy collects if anything has lost its protection since that was done last, and
+// what was in use lately if the disk is too full.
+func (m *Manager) tidy() error {
+	if !m.space.nothing(m.indices.Left()) {
+		if _, err := m.Collect(m.ctx, 0); err != nil {
+			return err
+		}
+	}
+	if len(m.indices.Of(index.RecentIndex)) == 0 || !m.belowWatermark() {
+		return nil
+	}
+	m.indices.Evict()
+	_, err := m.Collect(m.ctx, 0)
+	return err
 }
 
 // Plan says what Collect would take away now.
