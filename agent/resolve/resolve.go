@@ -9,9 +9,10 @@
 //
 // Order: the package is registered in the writing index before anything else;
 // metas come first, as they tell what else is wanted; every key is registered
-// before the store is asked for it; then content, in parallel; one flush; names;
-// the tree. A resolve that fails keeps what it has fetched in the store's tmp/,
-// where the next one continues.
+// before the store is asked for it; the trees are begun, which shows what is
+// missing; then content, in parallel; one flush; names; the rest of the trees. A
+// resolve that fails keeps what it has fetched in the store's tmp/, where the
+// next one continues.
 //
 // The writing entry ends with the resolve. Whoever wants the package to stay
 // holds it in another index (a lease, installed, retained) before he resolves
@@ -161,6 +162,7 @@ type job struct {
 	writing  *index.Writing
 	progress func(done, total int64)
 
+	stage  func(digest.Digest, metas) (*store.Staging, []store.Want, error) // nil: no trees
 	ingest *store.Ingest
 	claims []*group // made by us, not yet published
 
@@ -175,41 +177,43 @@ func (j *job) resolve() error {
 	if j.r.store.HasPackage(j.pkg) {
 		return nil
 	}
-	return j.run(func(metas metas) error { return j.r.store.MaterialiseFrom(j.pkg, metas) })
+	j.stage = j.r.store.Stage
+	return j.run()
 }
 
 func (j *job) fetch() error {
 	if j.r.store.HasPackage(j.pkg) {
 		return nil
 	}
-	return j.run(func(metas) error { return nil })
+	return j.run()
 }
 
 func (j *job) repair() error {
-	return j.run(func(metas) error { return j.r.store.Rebuild(j.pkg) })
+	j.stage = j.r.store.Restage
+	return j.run()
 }
 
-// run fetches and then finishes. What fails for want of space is tried once
-// more after a collection.
-func (j *job) run(finish func(metas) error) (err error) {
+// run does it all. What fails for want of space is tried once more after a
+// collection.
+func (j *job) run() (err error) {
 	if j.ingest, err = j.r.store.Ingest(j.pkg); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, j.ingest.Close()) }()
 	defer j.settle()
-	err = j.attempt(finish)
+	err = j.attempt()
 	if problem.Is(err, problem.NoSpace) && j.r.Collect != nil && j.ctx.Err() == nil && !errors.Is(err, errRefused) {
 		if e := j.r.Collect(j.ctx); e != nil {
 			full := problem.New(problem.NoSpace, "%w; %v", err, e)
 			full.Hint = problem.HintOf(e) // what is in the way of a collection is in the way
 			return full
 		}
-		err = j.attempt(finish)
+		err = j.attempt()
 	}
 	return err
 }
 
-func (j *job) attempt(finish func(metas) error) error {
+func (j *job) attempt() (err error) {
 	defer j.release()
 	metas, err := j.metas()
 	if err != nil {
@@ -218,7 +222,17 @@ func (j *job) attempt(finish func(metas) error) error {
 	if err := faultpoint.Hit("resolve.metas"); err != nil {
 		return err
 	}
-	if err := j.content(metas); err != nil {
+	wants := wanted(metas)
+	j.register(wants)
+	trees, missing, err := j.begin(metas, wants)
+	if err != nil {
+		return err
+	}
+	if trees != nil {
+		defer func() { err = errors.Join(err, trees.Close()) }()
+		wants = missing // the others are linked
+	}
+	if err := j.content(missing, len(wants)); err != nil {
 		return err
 	}
 	if err := faultpoint.Hit("resolve.fetched"); err != nil {
@@ -233,7 +247,34 @@ func (j *job) attempt(finish func(metas) error) error {
 	if err := j.ctx.Err(); err != nil {
 		return err
 	}
-	return finish(metas)
+	return j.finish(trees, metas)
+}
+
+// begin begins the trees and finds out what is missing. Where there is no room
+// even for their folders, there are none yet.
+func (j *job) begin(metas metas, wants []store.Want) (trees *store.Staging, missing []store.Want, err error) {
+	if j.stage != nil {
+		if trees, missing, err = j.stage(j.pkg, metas); err == nil {
+			return trees, j.unfetched(missing), nil
+		}
+	}
+	if err == nil || problem.Is(err, problem.NoSpace) {
+		missing, err = j.missing(wants)
+	}
+	return nil, missing, err
+}
+
+func (j *job) finish(trees *store.Staging, metas metas) (err error) {
+	if trees == nil && j.stage != nil {
+		if trees, _, err = j.stage(j.pkg, metas); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, trees.Close()) }()
+	}
+	if trees == nil {
+		return nil
+	}
+	return trees.Finish()
 }
 
 // metas are those of a package and of all below it.
@@ -287,9 +328,8 @@ func (j *job) meta(pkg digest.Digest) (*meta.Meta, error) {
 	return j.ingest.Meta(pkg)
 }
 
-// content fetches everything else.
-func (j *job) content(metas metas) error {
-	var wants []store.Want
+// wanted is the content of all of them, sorted.
+func wanted(metas metas) (wants []store.Want) {
 	for _, m := range metas {
 		wants = append(wants, store.Wants(m)...)
 	}
@@ -297,12 +337,12 @@ func (j *job) content(metas metas) error {
 		slices.SortFunc(wants, func(a, b store.Want) int { return a.Key.Compare(b.Key) })
 		wants = slices.CompactFunc(wants, func(a, b store.Want) bool { return a.Key == b.Key })
 	}
-	j.register(wants)
-	missing, err := j.missing(wants)
-	if err != nil {
-		return err
-	}
-	if err := j.admit(missing, len(wants)); err != nil {
+	return wants
+}
+
+// content fetches everything else, with room for so many links.
+func (j *job) content(missing []store.Want, links int) error {
+	if err := j.admit(missing, links); err != nil {
 		return err
 	}
 	j.expect(missing)
@@ -325,8 +365,10 @@ func (j *job) register(wants []store.Want) {
 // missing leaves out what is resident or has been fetched.
 func (j *job) missing(wants []store.Want) ([]store.Want, error) {
 	absent, err := j.r.store.Absent(wants)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(absent, func(w store.Want) bool { return j.ingest.Has(w.Key) }), nil
+	return j.unfetched(absent), err
+}
+
+// unfetched leaves out what has been fetched.
+func (j *job) unfetched(absent []store.Want) []store.Want {
+	return slices.DeleteFunc(absent, func(w store.Want) bool { return j.ingest.Has(w.Key) })
 }

@@ -21,10 +21,13 @@ import (
 )
 
 // small makes a world on a file system of that many bytes.
-func small(t *testing.T, bytes int) *world {
+func small(t *testing.T, bytes int) *world { return limited(t, fmt.Sprintf("size=%d", bytes)) }
+
+// limited makes a world on a file system with those limits, see tmpfs(5).
+func limited(t *testing.T, limits string) *world {
 	need.Root(t)
 	root := t.TempDir()
-	if err := unix.Mount("lull-test", root, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)); err != nil {
+	if err := unix.Mount("lull-test", root, "tmpfs", 0, limits); err != nil {
 		need.Missing(t, "needs to mount a tmpfs: %v", err)
 	}
 	t.Cleanup(func() {
@@ -82,6 +85,28 @@ func TestAdmission(t *testing.T) {
 		t.Errorf("%v after %d collections", err, collected)
 	}
 	storetest.Clean(t, w.s)
+	w.idle(t)
+}
+
+// TestNoRoomForFolders: a disk that cannot even take the folders of the tree, which
+// is begun before anything is fetched, does not hide what the package needs.
+func TestNoRoomForFolders(t *testing.T) {
+	w := limited(t, "nr_inodes=400")
+	files := map[string]string{}
+	for i := range 300 {
+		files[fmt.Sprintf("%d/file", i)] = fmt.Sprint(i)
+	}
+	wide := w.r.Package(t, storetest.Spec{Name: "wide", Files: files})
+	err := w.res.Resolve(context.Background(), wide, w.r, "test", nil)
+	if text := fmt.Sprint(err); !problem.Is(err, problem.NoSpace) || !strings.HasPrefix(text, "cannot fetch wide 1: 300 files needed, ") {
+		t.Error(err)
+	}
+	if n := w.r.Total(); n != 1 {
+		t.Errorf("%d fetches, only the meta is needed to know", n)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.s.Root(), "packages/.*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
 	w.idle(t)
 }
 

@@ -47,6 +47,7 @@ func (s *Store) DropBlob(k Key) error {
 	}
 	s.residency.Lock()
 	defer s.residency.Unlock()
+	s.condemned.Add(1)
 	err := os.RemoveAll(s.BlobPath(k))
 	if err == nil {
 		err = durable.SyncDir(filepath.Dir(s.BlobPath(k)))
@@ -90,5 +91,6 @@ func (s *Store) restore(k Key) (err error) {
 	}
 	s.residency.Lock()
 	defer s.residency.Unlock()
+	s.condemned.Add(1)
 	return durable.Rename(to.Name(), s.BlobPath(k))
 }

@@ -108,7 +108,8 @@ func TestSecondAgent(t *testing.T) {
 	_, e1 := guest.Ingest(two)
 	_, e2 := guest.TakeTree(one, all)
 	_, _, e3 := guest.TakeAway(nil, nil, nil)
-	for i, err := range []error{e1, e2, e3, guest.Materialise(digest.Of(nil)), guest.SetReserve(1), guest.DropBlob(store.MetaKey(one)), guest.Rebuild(one), guest.DropIngest(one)} {
+	_, _, e4 := guest.Restage(one, nil)
+	for i, err := range []error{e1, e2, e3, e4, guest.Materialise(digest.Of(nil)), guest.SetReserve(1), guest.DropBlob(store.MetaKey(one)), guest.DropIngest(one)} {
 		if !problem.Is(err, problem.Busy) {
 			t.Errorf("change %d by a guest: %v", i, err)
 		}

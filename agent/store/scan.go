@@ -165,41 +165,49 @@ func (s *Store) Absent(wants []Want) ([]Want, error) {
 		return nil, err
 	}
 	defer unix.Close(dir)
+	s.await()
 	parts := make([][]Want, workers)
 	var g errgroup.Group
 	for i := range parts {
 		mine := wants[len(wants)*i/workers : len(wants)*(i+1)/workers]
 		g.Go(func() (err error) {
-			parts[i], err = s.absent(dir, mine)
+			parts[i], err = absent(dir, mine)
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, problem.New(problem.KindOf(err), "cannot find out what is missing: %w", err).WithHint("%s", problem.HintOf(err))
 	}
 	return slices.DeleteFunc(slices.Concat(parts...), func(w Want) bool { return s.takeBack(w.Key) }), nil
 }
 
+// await returns when nothing is being taken away any more of what had been
+// registered as wanted before: from then on the collector spares it.
+func (s *Store) await() {
+	s.residency.RLock()
+	defer s.residency.RUnlock() // whoever takes away holds it to write
+}
+
 // absent is Absent without the trash.
-func (s *Store) absent(dir int, wants []Want) (absent []Want, err error) {
-	// In small lots: a waiting collector blocks later readers.
-	for lot := range slices.Chunk(wants, 64) {
-		s.residency.RLock()
-		for _, w := range lot {
-			var st unix.Stat_t
-			if fstatat(dir, w.Key.rel(), &st) != nil {
-				absent = append(absent, w)
-			} else if w.Size >= 0 && st.Size != w.Size && err == nil {
-				err = problem.New(problem.Untrusted, "cannot use blob %s: it has %d bytes, the package says %d", w.Key.Digest.Short(), st.Size, w.Size).
-					WithHint("lull verify tells whether it is the blob that is broken")
-			}
-		}
-		s.residency.RUnlock()
-		if err != nil {
+func absent(dir int, wants []Want) (absent []Want, err error) {
+	for _, w := range wants {
+		var st unix.Stat_t
+		if fstatat(dir, w.Key.rel(), &st) != nil {
+			absent = append(absent, w)
+		} else if err := checkSize(w, &st); err != nil {
 			return nil, err
 		}
 	}
 	return absent, nil
+}
+
+// checkSize compares a resident blob with what a package says of it.
+func checkSize(w Want, st *unix.Stat_t) error {
+	if w.Size < 0 || st.Size == w.Size {
+		return nil
+	}
+	return problem.New(problem.Untrusted, "blob %s has %d bytes, the package says %d", w.Key.Digest.Short(), st.Size, w.Size).
+		WithHint("lull verify tells whether it is the blob that is broken")
 }
 
 // Missing returns what of the package, with its subpackages, is not resident.

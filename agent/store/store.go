@@ -124,6 +124,7 @@ type Store struct {
 
 	residency sync.RWMutex
 	trashed   map[Key]string // blobs in the trash → where, guarded by residency
+	condemned atomic.Int64   // how many blobs were, added to under residency
 
 	mu      sync.Mutex
 	ingests map[digest.Digest]bool // under way

@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/storetest"
@@ -107,6 +109,118 @@ func TestMissing(t *testing.T) {
 	if err := s.Materialise(two); !problem.Is(err, problem.NotFound) {
 		t.Errorf("Materialise without a meta: %v", err)
 	}
+}
+
+// TestStage: a tree is begun with what is resident, finished with the rest, and
+// leaves nothing behind if it comes to nothing.
+func TestStage(t *testing.T) {
+	s, r := storetest.Open(t), storetest.New()
+	one, two, runtime := apps(t, r)
+	r.Put(t, s, one)
+	left := func(what string) {
+		t.Helper()
+		if got := s.Packages(); len(got) != 2 || s.HasPackage(two) {
+			t.Errorf("%s: trees %v", what, got)
+		}
+		if names, _ := filepath.Glob(filepath.Join(s.Root(), "packages/.*")); len(names) > 0 {
+			t.Errorf("%s: left behind: %v", what, names)
+		}
+	}
+	// One blob is missing, another is in the trash.
+	m, err := meta.Parse(r.Content(two))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := store.Key{Digest: digest.Of([]byte("same"))}
+	taken, _, err := s.TakeAway([]store.Key{same}, nil, func(store.Key) (bool, error) { return true, nil })
+	if err != nil || len(taken) != 1 {
+		t.Fatal(taken, err)
+	}
+	known := map[digest.Digest]*meta.Meta{two: m}
+	app := store.Want{Key: store.Key{Digest: digest.Of([]byte("app 2")), Exec: true}, Size: 5}
+	g, missing, err := s.Stage(two, known)
+	if err != nil || len(missing) != 1 || missing[0] != app || !s.Has(same) {
+		t.Fatalf("Stage: %v, %v", missing, err)
+	}
+	if err := g.Finish(); !problem.Is(err, problem.NotFound) || !strings.Contains(fmt.Sprint(err), "bin/app: blob "+app.Key.String()+" is not resident") {
+		t.Errorf("Finish without a blob: %v", err)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	left("Close")
+
+	// Another file under the name of one that the package wants.
+	path := s.BlobPath(same)
+	storetest.Replace(t, path, []byte("longer than that"))
+	if _, _, err := s.Stage(two, known); !problem.Is(err, problem.Untrusted) || !strings.Contains(fmt.Sprint(err), "share/doc/read me: blob "+same.Digest.Short()+" has 16 bytes, the package says 4") || problem.HintOf(err) == "" {
+		t.Errorf("Stage with a blob of another size: %v", err)
+	}
+	left("a blob of another size")
+	storetest.Replace(t, path, []byte("same"))
+
+	// A broken one that is found out, and mended, while the tree is under construction.
+	storetest.Replace(t, path, []byte("SAME"))
+	broken, _, err := s.Stage(two, known)
+	if err == nil {
+		err = s.DropBlob(same)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Put(t, s, one)
+	rebuild(t, s, one)
+
+	// Twice at once, with the rest resident before the one and the other finishes.
+	var both [2]*store.Staging
+	for i := range both {
+		if both[i], missing, err = s.Stage(two, known); err != nil || len(missing) != 1 {
+			t.Fatal(missing, err)
+		}
+	}
+	i, err := s.Ingest(two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []store.Key{app.Key, store.MetaKey(two)} {
+		w, err := i.Create(k, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Write(r.Content(k.Digest))
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(i.Commit(), i.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range []*store.Staging{broken, both[0], both[1]} {
+		if err := errors.Join(g.Finish(), g.Close()); err != nil {
+			t.Error(err)
+		}
+		for name, want := range map[string]string{"bin/app": "app 2", "share/doc/read me": "same"} {
+			if b, err := os.ReadFile(filepath.Join(s.PackageDir(two), name)); err != nil || string(b) != want {
+				t.Errorf("%s: %q, %v", name, b, err)
+			}
+		}
+	}
+
+	// In place of a broken one, and where there is none any more.
+	os.Remove(filepath.Join(s.PackageDir(two), "bin/app"))
+	g, missing, err = s.Restage(two, nil)
+	if err != nil || len(missing) > 0 {
+		t.Fatal(missing, err)
+	}
+	if tree, err := s.TakeTree(runtime, func() (bool, error) { return true, nil }); err != nil {
+		t.Fatal(err)
+	} else if _, err := s.DiscardTree(tree); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(g.Finish(), g.Close(), s.Materialise(runtime)); err != nil {
+		t.Error(err)
+	}
+	storetest.Clean(t, s)
 }
 
 func TestWriterRefuses(t *testing.T) {
@@ -327,6 +441,51 @@ func TestTrash(t *testing.T) {
 	}
 }
 
+// TestAskedWhileTaken: who asks for a blob that the collector is about to take, for
+// he had registered it too late to be seen, hears the truth.
+func TestAskedWhileTaken(t *testing.T) {
+	s, r := storetest.Open(t), storetest.New()
+	one, two, _ := apps(t, r)
+	r.Put(t, s, one)
+	r.Put(t, s, two)
+	same := store.Key{Digest: digest.Of([]byte("same"))}
+	for name, ask := range map[string]func() ([]store.Want, error){
+		"Absent": func() ([]store.Want, error) { return s.Absent([]store.Want{{same, 4}}) },
+		"Restage": func() ([]store.Want, error) {
+			g, missing, err := s.Restage(two, nil)
+			if err == nil {
+				err = g.Close()
+			}
+			return missing, err
+		},
+	} {
+		answer := make(chan error, 1)
+		_, _, err := s.TakeAway([]store.Key{same}, nil, func(store.Key) (bool, error) {
+			go func() {
+				missing, err := ask()
+				if err == nil && len(missing) > 0 {
+					err = fmt.Errorf("missing: %v", missing)
+				}
+				answer <- err
+			}()
+			select {
+			case err := <-answer:
+				t.Errorf("%s: answered before it was decided, %v", name, err)
+				answer <- err
+			case <-time.After(50 * time.Millisecond): // long enough for a wrong answer
+			}
+			return true, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-answer; err != nil || !s.Has(same) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	storetest.Clean(t, s)
+}
+
 func TestVerify(t *testing.T) {
 	s, r := storetest.Open(t), storetest.New()
 	one, two, runtime := apps(t, r)
@@ -401,7 +560,7 @@ func TestVerify(t *testing.T) {
 		t.Errorf("unexpected: %s", text)
 	}
 
-	// Repair, as the agent does it: condemn, put again, rebuild.
+	// Repair, as the agent does it: condemn, put again, build again.
 	packages := map[digest.Digest]bool{one: true, two: true, runtime: true}
 	for _, f := range findings {
 		if err := s.Condemn(f); err != nil {
@@ -410,11 +569,21 @@ func TestVerify(t *testing.T) {
 	}
 	for pkg := range packages {
 		r.Put(t, s, pkg)
-		if err := s.Rebuild(pkg); err != nil {
-			t.Error(err)
-		}
+		rebuild(t, s, pkg)
 	}
 	storetest.Clean(t, s)
+}
+
+// rebuild builds a tree again from blobs that are all there.
+func rebuild(t *testing.T, s *store.Store, pkg digest.Digest) {
+	t.Helper()
+	g, missing, err := s.Restage(pkg, nil)
+	if err != nil || len(missing) > 0 {
+		t.Fatal(missing, err)
+	}
+	if err := errors.Join(g.Finish(), g.Close()); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestVerifyStops(t *testing.T) {
