@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -30,12 +31,11 @@ func check(l *Launch, entries []Entry, whole bool) error {
 		return problem.New(problem.Invalid, "cannot use the meta: %w", err)
 	}
 	err := checkLaunch(l)
-	var t tree
 	if err == nil && whole {
-		t, err = checkEntries(entries)
+		err = checkEntries(entries)
 	}
 	if err == nil && whole {
-		err = checkPaths(l, t)
+		err = checkPaths(l, entries)
 	}
 	if err != nil {
 		return problem.New(problem.Invalid, "cannot use the meta of %s: %w", l.Name, err)
@@ -186,72 +186,62 @@ func checkCommand(l *Launch, command []string) error {
 	return nil
 }
 
-// tree holds the paths that are no folders.
-type tree map[string]leaf
+// tree is the entries, sorted by path.
+type tree []Entry
 
-type leaf int
-
-const (
-	plain leaf = iota + 1
-	program
-	link
-)
+// at is the entry with that path, if it is no folder; else nil.
+func (t tree) at(path string) *Entry {
+	i := sort.Search(len(t), func(i int) bool { return t[i].Path >= path })
+	if i == len(t) || t[i].Path != path || t[i].Type == TypeDir {
+		return nil
+	}
+	return &t[i]
+}
 
 // checkEntries wants entries sorted by path.
-func checkEntries(entries []Entry) (tree, error) {
-	leaves := make(tree, len(entries))
+func checkEntries(entries tree) error {
 	sizes := make(map[digest.Digest]int64, len(entries))
 	for i := range entries {
 		e := &entries[i]
 		if err := checkPath(e.Path); err != nil {
-			return nil, fmt.Errorf("entry %.300q: %w", e.Path, err)
+			return fmt.Errorf("entry %.300q: %w", e.Path, err)
 		}
 		if err := checkEntry(e, sizes); err != nil {
-			return nil, fmt.Errorf("entry %q: %w", e.Path, err)
+			return fmt.Errorf("entry %q: %w", e.Path, err)
 		}
 		if i > 0 && e.Path == entries[i-1].Path {
-			return nil, fmt.Errorf("entry %q: the path stands there twice", e.Path)
+			return fmt.Errorf("entry %q: the path stands there twice", e.Path)
 		}
 		if i > 0 && e.Path < entries[i-1].Path {
-			return nil, fmt.Errorf("entry %q: it stands after %q: entries must be sorted by path", e.Path, entries[i-1].Path)
-		}
-		switch e.Type {
-		case TypeDir:
-		case TypeSymlink:
-			leaves[e.Path] = link
-		default:
-			leaves[e.Path] = plain
-			if e.Exec {
-				leaves[e.Path] = program
-			}
+			return fmt.Errorf("entry %q: it stands after %q: entries must be sorted by path", e.Path, entries[i-1].Path)
 		}
 	}
-	return leaves, checkParents(entries, leaves)
+	return entries.checkParents()
 }
 
 // checkParents refuses entries below a file or symlink. Neighbours mostly lie
 // in the same folder, so that few parents are looked up.
-func checkParents(entries []Entry, leaves tree) error {
+func (t tree) checkParents() error {
 	previous := ""
-	for i := range entries {
-		path := entries[i].Path
-		end := strings.LastIndexByte(path, '/')
-		if end < 0 || path[:end] == previous {
-			continue
-		}
-		previous = path[:end]
-		for dir := previous; ; {
-			if leaves[dir] != 0 {
-				return fmt.Errorf("entry %q: its parent %q is a file or symlink", path, dir)
+	for i := range t {
+		path := t[i].Path
+		dir := parent(path)
+		for d := dir; d != "" && !within(previous, d); d = parent(d) {
+			if t.at(d) != nil {
+				return fmt.Errorf("entry %q: its parent %q is a file or symlink", path, d)
 			}
-			j := strings.LastIndexByte(dir, '/')
-			if j < 0 {
-				break
-			}
-			dir = dir[:j]
 		}
+		previous = dir
 	}
 	return nil
+}
+
+// parent is the folder of a path, "" if that is the root.
+func parent(path string) string { return path[:max(0, strings.LastIndexByte(path, '/'))] }
+
+// within says whether path is dir or below it.
+func within(path, dir string) bool {
+	return strings.HasPrefix(path, dir) && (len(path) == len(dir) || path[len(dir)] == '/')
 }
 
 func checkEntry(e *Entry, sizes map[digest.Digest]int64) error {
@@ -351,7 +341,7 @@ func checkPaths(l *Launch, t tree) error {
 		if err := t.program(a.Command[0]); err != nil {
 			return fmt.Errorf("app %s: %w", a.Name, err)
 		}
-		if a.Desktop != "" && t[a.Desktop] == 0 && !t.throughSymlink(a.Desktop) {
+		if a.Desktop != "" && t.at(a.Desktop) == nil && !t.throughSymlink(a.Desktop) {
 			return fmt.Errorf("app %s: there is no desktop file %q", a.Name, a.Desktop)
 		}
 	}
@@ -371,10 +361,11 @@ func checkPaths(l *Launch, t tree) error {
 // program wants an executable file. What lies behind a symlink, or in a
 // subpackage, cannot be told from the meta alone.
 func (t tree) program(path string) error {
+	e := t.at(path)
 	switch {
-	case t[path] == program, strings.HasPrefix(path, Reserved+"/"), t.throughSymlink(path):
+	case e != nil && e.Exec, strings.HasPrefix(path, Reserved+"/"), t.throughSymlink(path):
 		return nil
-	case t[path] == plain:
+	case e != nil:
 		return fmt.Errorf("command %q is not executable", path)
 	}
 	return fmt.Errorf("command %q is not in the package", path)
@@ -382,11 +373,10 @@ func (t tree) program(path string) error {
 
 // throughSymlink says whether path or a parent of it is a symlink.
 func (t tree) throughSymlink(path string) bool {
-	for path != "" {
-		if t[path] == link {
+	for ; path != ""; path = parent(path) {
+		if e := t.at(path); e != nil && e.Type == TypeSymlink {
 			return true
 		}
-		path = path[:max(0, strings.LastIndexByte(path, '/'))]
 	}
 	return false
 }

@@ -51,15 +51,15 @@ func parse(b []byte, l *Launch, entries *[]Entry) error {
 	if entries != nil && len(d.entries) > 0 {
 		*entries = d.entries
 	}
-	if err := check(l, d.entries, entries != nil); err != nil {
-		return err
-	}
 	// The scanner accepts nothing but the canonical form; should it ever, the
 	// same meta would have two hashes.
-	if again := appendMeta(make([]byte, 0, len(b)), l, d.entries); string(again) != d.s {
-		return problem.New(problem.Invalid, "cannot use the meta%s: it is not in the canonical form", of(l))
+	canonical := make(chan bool, 1)
+	go func() { canonical <- string(appendMeta(make([]byte, 0, len(b)), l, d.entries)) == d.s }()
+	err := check(l, d.entries, entries != nil)
+	if same := <-canonical; err == nil && !same {
+		err = problem.New(problem.Invalid, "cannot use the meta%s: it is not in the canonical form", of(l))
 	}
-	return nil
+	return err
 }
 
 // of names the package in an error, once its name is known.
@@ -229,6 +229,13 @@ func (d *decoder) entryName(e *Entry, start int) string {
 }
 
 func (d *decoder) digest() digest.Digest {
+	const length = 2*digest.Size + 2 // with its quotes
+	if rest := d.s[d.i:]; len(rest) >= length && rest[0] == '"' && rest[length-1] == '"' {
+		if v, err := digest.Parse(rest[1 : length-1]); err == nil && !v.IsZero() {
+			d.i += length
+			return v
+		}
+	}
 	text := d.text()
 	if d.err != nil {
 		return digest.Digest{}

@@ -138,6 +138,8 @@ func TestRefused(t *testing.T) {
 		{"long component", func(m *Meta) { m.Entries = append(m.Entries, file(strings.Repeat("x", 256))) }, `a component of 256 bytes`},
 		{"duplicate", func(m *Meta) { m.Entries = append(m.Entries, file("empty")) }, `"empty": the path stands there twice`},
 		{"below a file", func(m *Meta) { m.Entries = append(m.Entries, file("empty/x/y")) }, `"empty/x/y": its parent "empty" is a file or symlink`},
+		{"below a file, behind a folder that sorts between", func(m *Meta) { m.Entries = append(m.Entries, file("empty-/x"), file("empty/y")) }, `"empty/y": its parent "empty" is a file or symlink`},
+		{"below a file, beside a folder", func(m *Meta) { m.Entries = append(m.Entries, file("k/a/x"), file("k/b"), file("k/b/x")) }, `"k/b/x": its parent "k/b" is a file or symlink`},
 		{"below a symlink", func(m *Meta) { m.Entries = append(m.Entries, file("lib/x")) }, `"lib/x": its parent "lib" is a file or symlink`},
 		{"below a file, others between", func(m *Meta) { m.Entries = append(m.Entries, file("d"), file("d-1"), file("d/x")) }, `"d/x": its parent "d"`},
 		{"type", func(m *Meta) { m.Entries = append(m.Entries, Entry{Path: "dev/null", Type: "device"}) }, `"dev/null": unknown type "device"`},
