@@ -21,13 +21,9 @@ type group struct {
 	flight *flight // ours
 }
 
-// get sees to it that wants are resident or in our ingest.
-func (j *job) get(wants []store.Want) error {
+// get sees to it that what is missing is resident or in our ingest.
+func (j *job) get(missing []store.Want) error {
 	for {
-		missing, err := j.missing(wants)
-		if err != nil {
-			return err
-		}
 		j.lacks(len(missing))
 		if len(missing) == 0 {
 			return nil
@@ -50,7 +46,10 @@ func (j *job) get(wants []store.Want) error {
 				return j.ctx.Err()
 			}
 		}
-		wants = missing
+		var err error
+		if missing, err = j.missing(missing); err != nil {
+			return err
+		}
 	}
 }
 
@@ -125,8 +124,12 @@ func (j *job) fetchAll(groups []*group) error {
 		}
 		g.Go(func() error {
 			for _, w := range group.wants {
-				if err := j.fetchOne(ctx, w); err != nil {
-					return err
+				// Another may have made it resident after we asked, and before we
+				// claimed it.
+				if !j.r.store.Has(w.Key) {
+					if err := j.fetchOne(ctx, w); err != nil {
+						return err
+					}
 				}
 				j.got()
 			}

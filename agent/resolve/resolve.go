@@ -9,10 +9,10 @@
 //
 // Order: the package is registered in the writing index before anything else;
 // metas come first, as they tell what else is wanted; every key is registered
-// before the store is asked for it; the trees are begun, which shows what is
-// missing; then content, in parallel; one flush; names; the rest of the trees. A
-// resolve that fails keeps what it has fetched in the store's tmp/, where the
-// next one continues.
+// before the store is asked for it; where most is there, the trees are begun,
+// which shows what is missing; then content, in parallel; one flush; names; the
+// trees. A resolve that fails keeps what it has fetched in the store's tmp/, where
+// the next one continues.
 //
 // The writing entry ends with the resolve. Whoever wants the package to stay
 // holds it in another index (a lease, installed, retained) before he resolves
@@ -250,18 +250,37 @@ func (j *job) attempt() (err error) {
 	return j.finish(trees, metas)
 }
 
-// begin begins the trees and finds out what is missing. Where there is no room
-// even for their folders, there are none yet.
+// begin finds out what is missing, and begins the trees where most is there: to
+// link a blob is to ask for it. Where little is, their folders would lie about for
+// as long as the rest takes to come; and where there is no room even for folders,
+// what is missing is still to be told.
 func (j *job) begin(metas metas, wants []store.Want) (trees *store.Staging, missing []store.Want, err error) {
 	if j.stage != nil {
-		if trees, missing, err = j.stage(j.pkg, metas); err == nil {
-			return trees, j.unfetched(missing), nil
+		most, err := j.mostly(wants)
+		if err != nil {
+			return nil, nil, err
+		}
+		if most {
+			trees, missing, err = j.stage(j.pkg, metas)
+		}
+		if trees != nil || err != nil && !problem.Is(err, problem.NoSpace) {
+			return trees, j.unfetched(missing), err
 		}
 	}
-	if err == nil || problem.Is(err, problem.NoSpace) {
-		missing, err = j.missing(wants)
-	}
+	missing, err = j.missing(wants)
 	return nil, missing, err
+}
+
+// mostly says whether most of wants is resident, by a sample: they are sorted by
+// their hashes, so that every so many-th is one by chance.
+func (j *job) mostly(wants []store.Want) (bool, error) {
+	const size = 64
+	var sample []store.Want
+	for i := 0; i < len(wants); i += 1 + len(wants)/size {
+		sample = append(sample, wants[i])
+	}
+	absent, err := j.r.store.Absent(sample)
+	return 2*len(absent) <= len(sample), err
 }
 
 func (j *job) finish(trees *store.Staging, metas metas) (err error) {
@@ -291,7 +310,11 @@ func (j *job) metas() (metas, error) {
 			wants[i] = store.Want{Key: store.MetaKey(pkg), Size: -1}
 		}
 		j.register(wants)
-		if err := j.get(wants); err != nil {
+		missing, err := j.missing(wants)
+		if err != nil {
+			return nil, err
+		}
+		if err := j.get(missing); err != nil {
 			return nil, err
 		}
 		var next []digest.Digest

@@ -88,26 +88,46 @@ func TestAdmission(t *testing.T) {
 	w.idle(t)
 }
 
-// TestNoRoomForFolders: a disk that cannot even take the folders of the tree, which
-// is begun before anything is fetched, does not hide what the package needs.
+// TestNoRoomForFolders: a disk that cannot even take the folders of a tree, most of
+// which is there, does not hide what is needed for the rest.
 func TestNoRoomForFolders(t *testing.T) {
-	w := limited(t, "nr_inodes=400")
+	w := limited(t, "nr_inodes=10000")
 	files := map[string]string{}
-	for i := range 300 {
+	for i := range 60 {
 		files[fmt.Sprintf("%d/file", i)] = fmt.Sprint(i)
 	}
-	wide := w.r.Package(t, storetest.Spec{Name: "wide", Files: files})
-	err := w.res.Resolve(context.Background(), wide, w.r, "test", nil)
-	if text := fmt.Sprint(err); !problem.Is(err, problem.NoSpace) || !strings.HasPrefix(text, "cannot fetch wide 1: 300 files needed, ") {
+	one := w.r.Package(t, storetest.Spec{Name: "one", Files: files})
+	w.ix.SetInstalled([]index.Root{{Package: one, Holder: "one"}})
+	w.resolve(t, one)
+	for i := range 40 {
+		files[fmt.Sprintf("%d/more", i)] = fmt.Sprint("more ", i)
+	}
+	two := w.r.Package(t, storetest.Spec{Name: "two", Files: files})
+	var st unix.Statfs_t
+	if err := unix.Statfs(w.s.Root(), &st); err != nil {
+		t.Fatal(err)
+	}
+	room := fmt.Sprintf("nr_inodes=%d", st.Files-st.Ffree+20)
+	if err := unix.Mount("", w.s.Root(), "", unix.MS_REMOUNT, room); err != nil {
+		t.Fatal(err)
+	}
+	fetches := w.r.Total()
+	err := w.res.Resolve(context.Background(), two, w.r, "test", nil)
+	if text := fmt.Sprint(err); !problem.Is(err, problem.NoSpace) || !strings.HasPrefix(text, "cannot fetch two 1: 40 files needed, ") {
 		t.Error(err)
 	}
-	if n := w.r.Total(); n != 1 {
+	if n := w.r.Total() - fetches; n != 1 {
 		t.Errorf("%d fetches, only the meta is needed to know", n)
 	}
 	if left, _ := filepath.Glob(filepath.Join(w.s.Root(), "packages/.*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	w.idle(t)
+	if err := unix.Mount("", w.s.Root(), "", unix.MS_REMOUNT, "nr_inodes=10000"); err != nil {
+		t.Fatal(err)
+	}
+	w.resolve(t, two)
+	storetest.Clean(t, w.s)
 }
 
 // TestAdmissionCountsOthers: two resolves are not promised the same space.
