@@ -33,9 +33,8 @@ func (x *Indices) BeginWriting(pkg digest.Digest, holder string) *Writing {
 }
 
 // Add registers keys as wanted, before the store is asked whether they are
-// resident. Many are best added at once.
+// resident. Many are best added at once. It keeps the slice, and sorts it.
 func (w *Writing) Add(keys ...store.Key) {
-	keys = slices.Clone(keys)
 	slices.SortFunc(keys, store.Key.Compare)
 	w.ix.mu.Lock()
 	defer w.ix.mu.Unlock()

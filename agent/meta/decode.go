@@ -10,10 +10,11 @@ import (
 )
 
 // Parse reads a meta in its canonical form. Anything else is refused with an
-// error of kind Invalid that names the path or key.
-func Parse(b []byte) (*Meta, error) {
+// error of kind Invalid that names the path or key. Given a string it makes no
+// copy: the strings of the result are parts of it.
+func Parse[T string | []byte](text T) (*Meta, error) {
 	m := &Meta{}
-	if err := parse(b, &m.Launch, &m.Entries); err != nil {
+	if err := parse(string(text), &m.Launch, &m.Entries); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -22,24 +23,23 @@ func Parse(b []byte) (*Meta, error) {
 // ParseLaunch reads the canonical form of a Launch, as Launch.Encode wrote it.
 func ParseLaunch(b []byte) (*Launch, error) {
 	l := &Launch{}
-	if err := parse(b, l, nil); err != nil {
+	if err := parse(string(b), l, nil); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-func parse(b []byte, l *Launch, entries *[]Entry) error {
-	if len(b) > MaxSize {
-		return problem.New(problem.Invalid, "cannot use a meta of %d bytes: %d are allowed", len(b), MaxSize)
+func parse(text string, l *Launch, entries *[]Entry) error {
+	if len(text) > MaxSize {
+		return problem.New(problem.Invalid, "cannot use a meta of %d bytes: %d are allowed", len(text), MaxSize)
 	}
-	if !utf8.Valid(b) {
+	if !utf8.ValidString(text) {
 		return problem.New(problem.Invalid, "cannot use the meta: it is not UTF-8")
 	}
-	// One copy for all: the strings of the result are parts of it.
-	d := decoder{scanner: scanner{s: string(b)}, launch: l}
+	d := decoder{scanner: scanner{s: text}, launch: l}
 	if entries != nil {
 		// Few entries are shorter than this, so that the list grows once.
-		d.entries = make([]Entry, 0, len(b)/160)
+		d.entries = make([]Entry, 0, len(text)/160)
 	}
 	d.object(func(key string) { d.member(key, entries != nil) })
 	if d.err == nil && d.i != len(d.s) {
@@ -54,7 +54,7 @@ func parse(b []byte, l *Launch, entries *[]Entry) error {
 	// The scanner accepts nothing but the canonical form; should it ever, the
 	// same meta would have two hashes.
 	canonical := make(chan bool, 1)
-	go func() { canonical <- string(appendMeta(make([]byte, 0, len(b)), l, d.entries)) == d.s }()
+	go func() { canonical <- isMeta(text, l, d.entries) }()
 	err := check(l, d.entries, entries != nil)
 	if same := <-canonical; err == nil && !same {
 		err = problem.New(problem.Invalid, "cannot use the meta%s: it is not in the canonical form", of(l))

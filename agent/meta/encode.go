@@ -105,6 +105,26 @@ func (w *writer) digest(k string, d digest.Digest) {
 }
 
 func appendMeta(b []byte, l *Launch, entries []Entry) []byte {
+	return writeMeta(b, l, entries, func(b []byte) []byte { return b })
+}
+
+// isMeta says whether text is what appendMeta would write, which is not written as
+// a whole for that.
+func isMeta(text string, l *Launch, entries []Entry) bool {
+	same := true
+	compare := func(b []byte) []byte {
+		same = same && len(b) <= len(text) && text[:len(b)] == string(b)
+		if same {
+			text = text[len(b):]
+		}
+		return b[:0]
+	}
+	compare(writeMeta(nil, l, entries, compare))
+	return same && text == ""
+}
+
+// writeMeta appends to b, and hands it on after each entry.
+func writeMeta(b []byte, l *Launch, entries []Entry, spill func([]byte) []byte) []byte {
 	w := object(b)
 	if len(l.Apps) > 0 {
 		w.key("apps")
@@ -122,7 +142,7 @@ func appendMeta(b []byte, l *Launch, entries []Entry) []byte {
 	if len(entries) > 0 {
 		w.key("entries")
 		for i := range entries {
-			w.b = appendEntry(append(w.b, "[,"[min(i, 1)]), &entries[i])
+			w.b = spill(appendEntry(append(w.b, "[,"[min(i, 1)]), &entries[i]))
 		}
 		w.b = append(w.b, ']')
 	}

@@ -391,3 +391,22 @@ func BenchmarkEncode100000(b *testing.B) {
 		}
 	}
 }
+
+// TestIsMeta: the comparison with what would be written sees each kind of difference,
+// whatever the scanner has accepted.
+func TestIsMeta(t *testing.T) {
+	m := full()
+	b, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	if !isMeta(text, &m.Launch, m.Entries) {
+		t.Error("what Encode has written is not the same")
+	}
+	for _, other := range []string{"", text[:1], text[:len(text)/2], text[:len(text)-1], text + " ", " " + text, strings.Replace(text, "size", "Size", 1), strings.Replace(text, `"version"`, `"Version"`, 1)} {
+		if isMeta(other, &m.Launch, m.Entries) {
+			t.Errorf("%.80q is the same", other)
+		}
+	}
+}

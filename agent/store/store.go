@@ -28,6 +28,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -300,23 +301,34 @@ func readMeta(pkg digest.Digest, path string) (*meta.Meta, error) {
 	fail := func(kind problem.Kind, err error) error {
 		return problem.New(kind, "cannot read the meta of package %s: %w", pkg.Short(), err)
 	}
-	if fi, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, fail(problem.NotFound, err)
-	} else if err != nil {
-		return nil, fail(problem.Failed, err)
-	} else if !fi.Mode().IsRegular() || fi.Size() > meta.MaxSize {
+	kindOf := func(err error) problem.Kind {
+		if errors.Is(err, fs.ErrNotExist) {
+			return problem.NotFound
+		}
+		return problem.Failed
+	}
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return nil, fail(kindOf(err), err)
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > meta.MaxSize {
 		return nil, fail(problem.Untrusted, ErrCorrupt)
 	}
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fail(problem.NotFound, err)
-	} else if err != nil {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fail(kindOf(err), err)
+	}
+	defer f.Close()
+	var text strings.Builder
+	text.Grow(int(fi.Size()))
+	h := digest.New()
+	if _, err := copyBuffered(io.MultiWriter(h, &text), io.LimitReader(f, fi.Size()+1)); err != nil {
 		return nil, fail(problem.Failed, err)
 	}
-	if digest.Of(b) != pkg {
+	if digest.From(h) != pkg {
 		return nil, fail(problem.Untrusted, ErrCorrupt)
 	}
-	m, err := meta.Parse(b)
+	m, err := meta.Parse(text.String())
 	if err != nil {
 		return nil, fail(problem.Untrusted, err)
 	}
