@@ -225,11 +225,15 @@ func (j *job) attempt() (err error) {
 	wants := wanted(metas)
 	j.register(wants)
 	trees, missing, err := j.begin(metas, wants)
+	defer func() {
+		if trees != nil {
+			err = errors.Join(err, trees.Close())
+		}
+	}()
 	if err != nil {
 		return err
 	}
 	if trees != nil {
-		defer func() { err = errors.Join(err, trees.Close()) }()
 		wants = missing // the others are linked
 	}
 	if err := j.content(missing, len(wants)); err != nil {
@@ -247,7 +251,15 @@ func (j *job) attempt() (err error) {
 	if err := j.ctx.Err(); err != nil {
 		return err
 	}
-	return j.finish(trees, metas)
+	if j.stage == nil {
+		return nil
+	}
+	if trees == nil {
+		if trees, _, err = j.stage(j.pkg, metas); err != nil {
+			return err
+		}
+	}
+	return trees.Finish()
 }
 
 // begin finds out what is missing, and begins the trees where most is there: to
@@ -255,15 +267,15 @@ func (j *job) attempt() (err error) {
 // as long as the rest takes to come; and where there is no room even for folders,
 // what is missing is still to be told.
 func (j *job) begin(metas metas, wants []store.Want) (trees *store.Staging, missing []store.Want, err error) {
+	most := false
 	if j.stage != nil {
-		most, err := j.mostly(wants)
-		if err != nil {
+		if most, err = j.mostly(wants); err != nil {
 			return nil, nil, err
 		}
-		if most {
-			trees, missing, err = j.stage(j.pkg, metas)
-		}
-		if trees != nil || err != nil && !problem.Is(err, problem.NoSpace) {
+	}
+	if most {
+		trees, missing, err = j.stage(j.pkg, metas)
+		if !problem.Is(err, problem.NoSpace) {
 			return trees, j.unfetched(missing), err
 		}
 	}
@@ -281,19 +293,6 @@ func (j *job) mostly(wants []store.Want) (bool, error) {
 	}
 	absent, err := j.r.store.Absent(sample)
 	return 2*len(absent) <= len(sample), err
-}
-
-func (j *job) finish(trees *store.Staging, metas metas) (err error) {
-	if trees == nil && j.stage != nil {
-		if trees, _, err = j.stage(j.pkg, metas); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, trees.Close()) }()
-	}
-	if trees == nil {
-		return nil
-	}
-	return trees.Finish()
 }
 
 // metas are those of a package and of all below it.
@@ -357,8 +356,7 @@ func wanted(metas metas) (wants []store.Want) {
 		wants = append(wants, store.Wants(m)...)
 	}
 	if len(metas) > 1 { // those of one are sorted, and different
-		slices.SortFunc(wants, func(a, b store.Want) int { return a.Key.Compare(b.Key) })
-		wants = slices.CompactFunc(wants, func(a, b store.Want) bool { return a.Key == b.Key })
+		wants = store.Distinct(wants)
 	}
 	return wants
 }

@@ -367,6 +367,37 @@ func TestSpoiltMeta(t *testing.T) {
 	}
 }
 
+// TestLostBelow: a blob that a subpackage has lost, whose tree is there, comes again
+// with the package above it, and so do those that only the trash has.
+func TestLostBelow(t *testing.T) {
+	libc := store.Key{Digest: digest.Of([]byte("libc"))}
+	for name, do := range map[string]func(*world) error{
+		"resolve": func(w *world) error { return w.res.Resolve(context.Background(), w.two, w.r, "test", nil) },
+		"repair":  func(w *world) error { return w.res.Repair(context.Background(), w.one, w.r, "test", nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.resolve(t, w.one)
+			if err := w.s.DropBlob(libc); err != nil {
+				t.Fatal(err)
+			}
+			if err := do(w); err != nil {
+				t.Fatal(err)
+			}
+			if !w.s.Has(libc) || w.r.Fetches(libc.Digest) != 2 {
+				t.Errorf("resident: %v, fetched %d times", w.s.Has(libc), w.r.Fetches(libc.Digest))
+			}
+			taken, _, err := w.s.TakeAway([]store.Key{libc}, nil, func(store.Key) (bool, error) { return true, nil })
+			if err != nil || len(taken) != 1 {
+				t.Fatal(taken, err)
+			}
+			if err := w.res.Repair(context.Background(), w.one, w.r, "test", nil); err != nil || !w.s.Has(libc) || w.r.Fetches(libc.Digest) != 2 {
+				t.Errorf("%v, resident: %v, fetched %d times", err, w.s.Has(libc), w.r.Fetches(libc.Digest))
+			}
+		})
+	}
+}
+
 func TestRepair(t *testing.T) {
 	w := newWorld(t)
 	w.resolve(t, w.one)

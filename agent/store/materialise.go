@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"io/fs"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +31,7 @@ type Staging struct {
 	s         *Store
 	pkg       digest.Digest
 	known     map[digest.Digest]*meta.Meta
-	again     bool           // the package has a tree, to be replaced
+	again     bool           // a tree that the package has is replaced
 	trees     []*treeBuilder // subpackages first
 	condemned int64          // see Store
 }
@@ -43,7 +42,8 @@ type Staging struct {
 // would walk to each twice. What lies in the trash is taken back.
 //
 // Register what the packages want first: else a blob may be gone the moment after.
-// Metas that are not among the known are read.
+// Metas that are not among the known are read. What the known ones have lost whose
+// trees are there is returned as well.
 func (s *Store) Stage(pkg digest.Digest, known map[digest.Digest]*meta.Meta) (*Staging, []Want, error) {
 	return s.stage(&Staging{s: s, pkg: pkg, known: known})
 }
@@ -52,7 +52,7 @@ func (s *Store) Stage(pkg digest.Digest, known map[digest.Digest]*meta.Meta) (*S
 // the new one in its place in one step. Processes that use the old one keep their
 // open files.
 func (s *Store) Restage(pkg digest.Digest, known map[digest.Digest]*meta.Meta) (*Staging, []Want, error) {
-	return s.stage(&Staging{s: s, pkg: pkg, known: known, again: s.HasPackage(pkg)})
+	return s.stage(&Staging{s: s, pkg: pkg, known: known, again: true})
 }
 
 func (s *Store) stage(g *Staging) (*Staging, []Want, error) {
@@ -78,6 +78,7 @@ func (g *Staging) begin() ([]Want, error) {
 	g.condemned = g.s.condemned.Load()
 	g.s.await()
 	var missing []Want
+	built := map[digest.Digest]bool{}
 	for _, p := range order {
 		t := g.s.newTree(p.pkg, p.meta)
 		g.trees = append(g.trees, t)
@@ -87,10 +88,20 @@ func (g *Staging) begin() ([]Want, error) {
 		for _, e := range t.missing {
 			missing = append(missing, Want{Key{e.Blob, e.Exec}, e.Size})
 		}
+		built[p.pkg] = true
 	}
-	slices.SortFunc(missing, func(a, b Want) int { return a.Key.Compare(b.Key) })
-	missing = slices.CompactFunc(missing, func(a, b Want) bool { return a.Key == b.Key })
-	return slices.DeleteFunc(missing, func(w Want) bool { return g.s.takeBack(w.Key) }), nil
+	missing = g.s.takeAllBack(Distinct(missing))
+	var others []Want
+	for pkg, m := range g.known {
+		if !built[pkg] {
+			others = append(others, Wants(m)...)
+		}
+	}
+	lost, err := g.s.look(Distinct(others))
+	if err != nil {
+		return nil, err
+	}
+	return Distinct(append(missing, lost...)), nil
 }
 
 // Finish adds what was missing, and puts the trees in place.
@@ -129,7 +140,7 @@ func (g *Staging) finish() error {
 		place := g.s.PackageDir(t.pkg)
 		err := durable.Move(t.dir, place)
 		if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrExist) {
-			// The tree to be replaced, or somebody else has just built the same.
+			// There is one: to be replaced, or somebody else has just built it.
 			err = nil
 			if g.again && t.pkg == g.pkg {
 				err = durable.Exchange(t.dir, place)
@@ -161,7 +172,7 @@ type resident struct {
 }
 
 // subpackagesFirst lists the package and its subpackages that have no tree
-// yet, each after those that it contains.
+// yet, or one to be replaced, each after those that it contains.
 func (g *Staging) subpackagesFirst() ([]resident, error) {
 	var order []resident
 	seen := map[digest.Digest]bool{}

@@ -160,6 +160,15 @@ func (s *Store) Trees() ([]digest.Digest, error) {
 // is taken back. Ask only for what has been registered as wanted: else it may
 // be gone the moment after.
 func (s *Store) Absent(wants []Want) ([]Want, error) {
+	missing, err := s.look(wants)
+	if err != nil {
+		return nil, problem.New(problem.KindOf(err), "cannot find out what is missing: %w", err).WithHint("%s", problem.HintOf(err))
+	}
+	return missing, nil
+}
+
+// look is Absent with the bare error.
+func (s *Store) look(wants []Want) ([]Want, error) {
 	dir, err := openDir(unix.AT_FDCWD, s.path(blobsDir))
 	if err != nil {
 		return nil, err
@@ -176,9 +185,14 @@ func (s *Store) Absent(wants []Want) ([]Want, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, problem.New(problem.KindOf(err), "cannot find out what is missing: %w", err).WithHint("%s", problem.HintOf(err))
+		return nil, err
 	}
-	return slices.DeleteFunc(slices.Concat(parts...), func(w Want) bool { return s.takeBack(w.Key) }), nil
+	return s.takeAllBack(slices.Concat(parts...)), nil
+}
+
+// takeAllBack leaves out what the trash still has.
+func (s *Store) takeAllBack(missing []Want) []Want {
+	return slices.DeleteFunc(missing, func(w Want) bool { return s.takeBack(w.Key) })
 }
 
 // await returns when nothing is being taken away any more of what had been
@@ -188,7 +202,7 @@ func (s *Store) await() {
 	defer s.residency.RUnlock() // whoever takes away holds it to write
 }
 
-// absent is Absent without the trash.
+// absent is look without the trash, by one goroutine.
 func absent(dir int, wants []Want) (absent []Want, err error) {
 	for _, w := range wants {
 		var st unix.Stat_t
@@ -245,6 +259,12 @@ func (s *Store) Missing(pkg digest.Digest) ([]Want, error) {
 		}
 	}
 	return missing, nil
+}
+
+// Distinct sorts wants by key and leaves each key once. It uses the slice.
+func Distinct(wants []Want) []Want {
+	slices.SortFunc(wants, func(a, b Want) int { return a.Key.Compare(b.Key) })
+	return slices.CompactFunc(wants, func(a, b Want) bool { return a.Key == b.Key })
 }
 
 // Wants lists the content of a package: what Blobs lists, as keys.
