@@ -2,19 +2,16 @@ package store_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
 	"github.com/lull/lull/agent/problem"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/storetest"
@@ -34,64 +31,6 @@ func apps(t *testing.T, r *storetest.Repo) (one, two, runtime digest.Digest) {
 	return one, two, runtime
 }
 
-func TestMaterialise(t *testing.T) {
-	// Modes must not depend on the umask.
-	defer unix.Umask(unix.Umask(0o077))
-	s, r := storetest.Open(t), storetest.New()
-	one, _, runtime := apps(t, r)
-	r.Put(t, s, one)
-	if !s.HasPackage(one) || !s.HasPackage(runtime) {
-		t.Fatal("no tree")
-	}
-	dir := s.PackageDir(one)
-	for path, want := range map[string]struct {
-		mode    os.FileMode
-		content string
-	}{
-		"bin/app": {0o555, "app 1"}, "share/doc/read me": {0o444, "same"}, "share/script": {0o555, "same"},
-		"empty": {0o444, ""}, "lib/libc": {0o444, "libc"}, "bin/other": {0o555, "app 1"},
-		".lull/meta.json": {0o444, string(r.Content(one))}, ".lull/sub/rt/same": {0o444, "same"},
-		".lull/launch.json": {0o444, `{"name":"app","subpackages":{"rt":"` + runtime.String() + `"},"version":"1"}`},
-	} {
-		b, err := os.ReadFile(filepath.Join(dir, path))
-		if err != nil || string(b) != want.content {
-			t.Errorf("%s: %q, %v", path, b, err)
-		}
-		if fi, err := os.Stat(filepath.Join(dir, path)); err != nil || fi.Mode() != want.mode {
-			t.Errorf("%s: %v, %v", path, fi.Mode(), err)
-		}
-	}
-	for _, path := range []string{"", "bin", "share/doc", ".lull", ".lull/sub"} {
-		if fi, err := os.Stat(filepath.Join(dir, path)); err != nil || fi.Mode() != os.ModeDir|0o755 {
-			t.Errorf("%s: %v, %v", path, fi.Mode(), err)
-		}
-	}
-	link, _ := os.Stat(filepath.Join(dir, "bin/app"))
-	blob, _ := os.Stat(s.BlobPath(store.Key{Digest: digest.Of([]byte("app 1")), Exec: true}))
-	if !os.SameFile(link, blob) {
-		t.Error("bin/app is no hard link")
-	}
-	if got := s.Packages(); len(got) != 2 {
-		t.Errorf("Packages: %v", got)
-	}
-	if got, ok := s.Find(one.Short()); !ok || got != one {
-		t.Errorf("Find: %v, %v", got, ok)
-	}
-	if _, ok := s.Find(strings.Repeat("0", 16)); ok {
-		t.Error("Find finds what is not there")
-	}
-	if m, err := s.Meta(one); err != nil || m.Version != "1" {
-		t.Errorf("Meta: %v, %v", m, err)
-	}
-	if missing, err := s.Missing(one); err != nil || len(missing) != 0 {
-		t.Errorf("Missing: %v, %v", missing, err)
-	}
-	if n, bytes, err := s.Usage(); err != nil || n != len(storetest.Keys(t, s)) || bytes == 0 {
-		t.Errorf("Usage: %d, %d, %v", n, bytes, err)
-	}
-	storetest.Clean(t, s)
-}
-
 func TestMissing(t *testing.T) {
 	s, r := storetest.Open(t), storetest.New()
 	one, two, _ := apps(t, r)
@@ -109,118 +48,6 @@ func TestMissing(t *testing.T) {
 	if err := s.Materialise(two); !problem.Is(err, problem.NotFound) {
 		t.Errorf("Materialise without a meta: %v", err)
 	}
-}
-
-// TestStage: a tree is begun with what is resident, finished with the rest, and
-// leaves nothing behind if it comes to nothing.
-func TestStage(t *testing.T) {
-	s, r := storetest.Open(t), storetest.New()
-	one, two, runtime := apps(t, r)
-	r.Put(t, s, one)
-	left := func(what string) {
-		t.Helper()
-		if got := s.Packages(); len(got) != 2 || s.HasPackage(two) {
-			t.Errorf("%s: trees %v", what, got)
-		}
-		if names, _ := filepath.Glob(filepath.Join(s.Root(), "packages/.*")); len(names) > 0 {
-			t.Errorf("%s: left behind: %v", what, names)
-		}
-	}
-	// One blob is missing, another is in the trash.
-	m, err := meta.Parse(r.Content(two))
-	if err != nil {
-		t.Fatal(err)
-	}
-	same := store.Key{Digest: digest.Of([]byte("same"))}
-	taken, _, err := s.TakeAway([]store.Key{same}, nil, func(store.Key) (bool, error) { return true, nil })
-	if err != nil || len(taken) != 1 {
-		t.Fatal(taken, err)
-	}
-	known := map[digest.Digest]*meta.Meta{two: m}
-	app := store.Want{Key: store.Key{Digest: digest.Of([]byte("app 2")), Exec: true}, Size: 5}
-	g, missing, err := s.Stage(two, known)
-	if err != nil || len(missing) != 1 || missing[0] != app || !s.Has(same) {
-		t.Fatalf("Stage: %v, %v", missing, err)
-	}
-	if err := g.Finish(); !problem.Is(err, problem.NotFound) || !strings.Contains(fmt.Sprint(err), "bin/app: blob "+app.Key.String()+" is not resident") {
-		t.Errorf("Finish without a blob: %v", err)
-	}
-	if err := g.Close(); err != nil {
-		t.Error(err)
-	}
-	left("Close")
-
-	// Another file under the name of one that the package wants.
-	path := s.BlobPath(same)
-	storetest.Replace(t, path, []byte("longer than that"))
-	if _, _, err := s.Stage(two, known); !problem.Is(err, problem.Untrusted) || !strings.Contains(fmt.Sprint(err), "share/doc/read me: blob "+same.Digest.Short()+" has 16 bytes, the package says 4") || problem.HintOf(err) == "" {
-		t.Errorf("Stage with a blob of another size: %v", err)
-	}
-	left("a blob of another size")
-	storetest.Replace(t, path, []byte("same"))
-
-	// A broken one that is found out, and mended, while the tree is under construction.
-	storetest.Replace(t, path, []byte("SAME"))
-	broken, _, err := s.Stage(two, known)
-	if err == nil {
-		err = s.DropBlob(same)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Put(t, s, one)
-	rebuild(t, s, one)
-
-	// Twice at once, with the rest resident before the one and the other finishes.
-	var both [2]*store.Staging
-	for i := range both {
-		if both[i], missing, err = s.Stage(two, known); err != nil || len(missing) != 1 {
-			t.Fatal(missing, err)
-		}
-	}
-	i, err := s.Ingest(two)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, k := range []store.Key{app.Key, store.MetaKey(two)} {
-		w, err := i.Create(k, -1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.Write(r.Content(k.Digest))
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(i.Commit(), i.Close()); err != nil {
-		t.Fatal(err)
-	}
-	for _, g := range []*store.Staging{broken, both[0], both[1]} {
-		if err := errors.Join(g.Finish(), g.Close()); err != nil {
-			t.Error(err)
-		}
-		for name, want := range map[string]string{"bin/app": "app 2", "share/doc/read me": "same"} {
-			if b, err := os.ReadFile(filepath.Join(s.PackageDir(two), name)); err != nil || string(b) != want {
-				t.Errorf("%s: %q, %v", name, b, err)
-			}
-		}
-	}
-
-	// In place of a broken one, and where there is none any more.
-	os.Remove(filepath.Join(s.PackageDir(two), "bin/app"))
-	g, missing, err = s.Restage(two, nil)
-	if err != nil || len(missing) > 0 {
-		t.Fatal(missing, err)
-	}
-	if tree, err := s.TakeTree(runtime, func() (bool, error) { return true, nil }); err != nil {
-		t.Fatal(err)
-	} else if _, err := s.DiscardTree(tree); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(g.Finish(), g.Close(), s.Materialise(runtime)); err != nil {
-		t.Error(err)
-	}
-	storetest.Clean(t, s)
 }
 
 func TestWriterRefuses(t *testing.T) {
@@ -388,228 +215,6 @@ func TestOpenCleans(t *testing.T) {
 	}
 }
 
-func TestTrash(t *testing.T) {
-	s, r := storetest.Open(t), storetest.New()
-	one, _, _ := apps(t, r)
-	r.Put(t, s, one)
-	a := store.Key{Digest: digest.Of([]byte("app 1")), Exec: true}
-	b := store.Key{Digest: digest.Of([]byte("libc"))}
-	c := store.Key{Digest: digest.Of([]byte("same"))}
-	nobody := store.Key{Digest: digest.Of([]byte("not there"))}
-	tree, err := s.TakeTree(one, func() (bool, error) { return false, nil })
-	if tree != nil || err != nil || !s.HasPackage(one) {
-		t.Errorf("TakeTree took what it must not: %v, %v", tree, err)
-	}
-	if tree, err = s.TakeTree(one, func() (bool, error) { return true, nil }); err != nil || s.HasPackage(one) {
-		t.Errorf("TakeTree: %v, %v", tree, err)
-	}
-	taken, _, err := s.TakeAway([]store.Key{a, b, c, nobody}, nil, func(k store.Key) (bool, error) { return k != c, nil })
-	if err != nil || len(taken) != 2 || s.Has(a) || !s.Has(c) {
-		t.Errorf("TakeAway: %v, %v", taken, err)
-	}
-	// A resolve wants one back.
-	if absent, err := s.Absent([]store.Want{{a, -1}, {c, -1}, {nobody, -1}}); err != nil || len(absent) != 1 || absent[0].Key != nobody || !s.Has(a) {
-		t.Errorf("Absent: %v, %v", absent, err)
-	}
-	if deleted, err := s.Discard(taken); err != nil || len(deleted) != 1 || deleted[0] != b {
-		t.Errorf("Discard: %v, %v", deleted, err)
-	}
-	if s.Has(b) || !s.Has(a) {
-		t.Error("the wrong one is gone")
-	}
-	// What lies in the tree stays there, and is taken back from there.
-	help := store.Key{Digest: digest.Of([]byte(""))}
-	taken, inTree, err := s.TakeAway([]store.Key{a, b, help, c}, tree, func(store.Key) (bool, error) { return true, nil })
-	if err != nil || len(taken) != 0 || len(inTree) != 3 || s.Has(a) {
-		t.Errorf("TakeAway: %v, %v, %v", taken, inTree, err)
-	}
-	if absent, err := s.Absent([]store.Want{{Key: a}}); err != nil || len(absent) != 0 || !s.Has(a) {
-		t.Errorf("Absent: %v, %v", absent, err)
-	}
-	if deleted, err := s.DiscardTree(tree); err != nil || len(deleted) != 2 || s.Has(help) || !s.Has(a) {
-		t.Errorf("DiscardTree: %v, %v", deleted, err)
-	}
-	if absent, err := s.Absent([]store.Want{{Key: help}}); err != nil || len(absent) != 1 {
-		t.Errorf("Absent of what is deleted: %v, %v", absent, err)
-	}
-	if left, _ := filepath.Glob(filepath.Join(s.Root(), "trash/*/*")); len(left) > 0 {
-		t.Errorf("left in the trash: %v", left)
-	}
-	stop := errors.New("stop")
-	if taken, _, err := s.TakeAway([]store.Key{a}, nil, func(k store.Key) (bool, error) { return true, stop }); !errors.Is(err, stop) || len(taken) != 0 {
-		t.Errorf("TakeAway after an error: %v, %v", taken, err)
-	}
-}
-
-// TestAskedWhileTaken: who asks for a blob that the collector is about to take, for
-// he had registered it too late to be seen, hears the truth.
-func TestAskedWhileTaken(t *testing.T) {
-	s, r := storetest.Open(t), storetest.New()
-	one, two, _ := apps(t, r)
-	r.Put(t, s, one)
-	r.Put(t, s, two)
-	same := store.Key{Digest: digest.Of([]byte("same"))}
-	for name, ask := range map[string]func() ([]store.Want, error){
-		"Absent": func() ([]store.Want, error) { return s.Absent([]store.Want{{same, 4}}) },
-		"Restage": func() ([]store.Want, error) {
-			g, missing, err := s.Restage(two, nil)
-			if err == nil {
-				err = g.Close()
-			}
-			return missing, err
-		},
-	} {
-		answer := make(chan error, 1)
-		_, _, err := s.TakeAway([]store.Key{same}, nil, func(store.Key) (bool, error) {
-			go func() {
-				missing, err := ask()
-				if err == nil && len(missing) > 0 {
-					err = fmt.Errorf("missing: %v", missing)
-				}
-				answer <- err
-			}()
-			select {
-			case err := <-answer:
-				t.Errorf("%s: answered before it was decided, %v", name, err)
-				answer <- err
-			case <-time.After(50 * time.Millisecond): // long enough for a wrong answer
-			}
-			return true, nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := <-answer; err != nil || !s.Has(same) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	storetest.Clean(t, s)
-}
-
-func TestVerify(t *testing.T) {
-	s, r := storetest.Open(t), storetest.New()
-	one, two, runtime := apps(t, r)
-	r.Put(t, s, one)
-	r.Put(t, s, two)
-	last, calls := int64(0), 0
-	findings, n, err := s.Verify(context.Background(), func(done, total int64) {
-		calls++
-		if done < last || done > total {
-			t.Errorf("progress goes from %d to %d of %d", last, done, total)
-		}
-		last = done
-	})
-	if err != nil || len(findings) != 0 || n != len(storetest.Keys(t, s)) || calls == 0 {
-		t.Fatalf("%v, %d, %v", findings, n, err)
-	}
-
-	same := store.Key{Digest: digest.Of([]byte("same"))}
-	storetest.Replace(t, s.BlobPath(same), []byte("sane"))
-	app2 := store.Key{Digest: digest.Of([]byte("app 2")), Exec: true}
-	os.Chmod(s.BlobPath(app2), 0o777)
-	in := func(pkg digest.Digest, path string) string { return filepath.Join(s.PackageDir(pkg), path) }
-	os.Remove(in(one, "empty"))
-	os.WriteFile(in(one, "bin/foreign"), nil, 0o644)
-	os.Remove(in(one, "bin/app"))
-	os.WriteFile(in(one, "bin/app"), []byte("evil!"), 0o555)
-	os.Remove(in(one, "bin/other"))
-	os.Symlink("/bin/sh", in(one, "bin/other"))
-	os.Chmod(in(one, "share/doc"), 0o777)
-	os.Remove(in(two, ".lull/launch.json"))
-	os.WriteFile(in(two, ".lull/launch.json"), []byte("{}"), 0o444)
-	os.MkdirAll(in(two, "extra/deep"), 0o755)
-	os.WriteFile(filepath.Join(s.Root(), "blobs/00/junk"), nil, 0o644)
-	os.WriteFile(filepath.Join(s.Root(), "packages/junk"), nil, 0o644)
-	libc := store.Key{Digest: digest.Of([]byte("libc"))}
-	os.Remove(s.BlobPath(libc))
-	storetest.Replace(t, s.BlobPath(store.MetaKey(two)), []byte("{}"))
-
-	findings, _, err = s.Verify(context.Background(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := func(pkg digest.Digest) string { return "packages/" + pkg.String() + "/" }
-	b := func(k store.Key) string { return "blobs/" + k.String()[:2] + "/" + k.String() }
-	want := map[string]digest.Digest{
-		b(same) + " has other content than its name promises":               digest.Digest{},
-		b(app2) + " has mode 0777 instead of 0555":                          digest.Digest{},
-		b(store.MetaKey(two)) + " has other content than its name promises": two,
-		b(libc) + " is missing":                                             runtime,
-		"blobs/00/junk does not belong into the store":                      {},
-		"packages/junk does not belong into the store":                      {},
-		p(one) + "empty is missing":                                         one,
-		p(one) + "bin/foreign does not belong to the package":               one,
-		p(one) + "bin/app has other content than its name promises":         one,
-		p(one) + "bin/other is no symlink to app":                           one,
-		p(one) + "share/doc has mode 0777 instead of 0755":                  one,
-	}
-	got := map[string]store.Finding{}
-	for _, f := range findings {
-		got[f.What+" "+f.Problem] = f
-	}
-	for text, pkg := range want {
-		f, ok := got[text]
-		if !ok {
-			t.Errorf("not found: %s", text)
-		} else if !pkg.IsZero() && f.Package != pkg {
-			t.Errorf("%s: package %s, want %s", text, f.Package, pkg)
-		}
-		delete(got, text)
-	}
-	for text := range got {
-		t.Errorf("unexpected: %s", text)
-	}
-
-	// Repair, as the agent does it: condemn, put again, build again.
-	packages := map[digest.Digest]bool{one: true, two: true, runtime: true}
-	for _, f := range findings {
-		if err := s.Condemn(f); err != nil {
-			t.Error(err)
-		}
-	}
-	for pkg := range packages {
-		r.Put(t, s, pkg)
-		rebuild(t, s, pkg)
-	}
-	storetest.Clean(t, s)
-}
-
-// rebuild builds a tree again from blobs that are all there.
-func rebuild(t *testing.T, s *store.Store, pkg digest.Digest) {
-	t.Helper()
-	g, missing, err := s.Restage(pkg, nil)
-	if err != nil || len(missing) > 0 {
-		t.Fatal(missing, err)
-	}
-	if err := errors.Join(g.Finish(), g.Close()); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestVerifyStops(t *testing.T) {
-	s, r := storetest.Open(t), storetest.New()
-	one, _, _ := apps(t, r)
-	r.Put(t, s, one)
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if _, _, err := s.Verify(ctx, nil); !problem.Is(err, problem.Interrupted) {
-		t.Error(err)
-	}
-}
-
-// TestVerifyAcceptsCopies: a tree may hold a copy where links ran out.
-func TestVerifyAcceptsCopies(t *testing.T) {
-	s, r := storetest.Open(t), storetest.New()
-	one, _, _ := apps(t, r)
-	r.Put(t, s, one)
-	path := filepath.Join(s.PackageDir(one), "bin/app")
-	b, _ := os.ReadFile(path)
-	os.Remove(path)
-	os.WriteFile(path, b, 0o555)
-	os.Chmod(path, 0o555)
-	storetest.Clean(t, s)
-}
-
 func TestReserve(t *testing.T) {
 	s := storetest.Open(t)
 	size := func() int64 {
@@ -701,30 +306,6 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-func BenchmarkMaterialise15000(b *testing.B) {
-	s, r := storetest.Open(b), storetest.New()
-	files := map[string]string{}
-	for i := range 15000 {
-		files[fmt.Sprintf("usr/lib/d%03d/file%05d", i/60, i)] = fmt.Sprintf("content %d", i)
-	}
-	pkg := r.Package(b, storetest.Spec{Name: "large", Files: files})
-	r.Put(b, s, pkg)
-	for b.Loop() {
-		b.StopTimer()
-		tree, err := s.TakeTree(pkg, func() (bool, error) { return true, nil })
-		if err == nil {
-			_, err = s.DiscardTree(tree)
-		}
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-		if err := s.Materialise(pkg); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
 func BenchmarkMissing15000(b *testing.B) {
 	s, r := storetest.Open(b), storetest.New()
 	files := map[string]string{}
@@ -737,24 +318,5 @@ func BenchmarkMissing15000(b *testing.B) {
 		if missing, err := s.Missing(pkg); err != nil || len(missing) > 0 {
 			b.Fatal(missing, err)
 		}
-	}
-}
-
-// TestMaterialiseManyFiles: a large tree is built by several goroutines; each file must be there.
-func TestMaterialiseManyFiles(t *testing.T) {
-	s, r := storetest.Open(t), storetest.New()
-	files := map[string]string{}
-	for n := range 1000 {
-		files[fmt.Sprintf("d%02d/f%03d", n%37, n)] = fmt.Sprint("file ", n)
-	}
-	pkg := r.Package(t, storetest.Spec{Name: "many", Version: "1", Files: files})
-	r.Put(t, s, pkg)
-	for path, want := range files {
-		if b, err := os.ReadFile(filepath.Join(s.PackageDir(pkg), path)); err != nil || string(b) != want {
-			t.Fatalf("%s: %q, %v", path, b, err)
-		}
-	}
-	if findings, _, err := s.Verify(t.Context(), nil); err != nil || len(findings) > 0 {
-		t.Fatal(findings, err)
 	}
 }

@@ -1,0 +1,111 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/store/storetest"
+)
+
+func TestTrash(t *testing.T) {
+	s, r := storetest.Open(t), storetest.New()
+	one, _, _ := apps(t, r)
+	r.Put(t, s, one)
+	a := store.Key{Digest: digest.Of([]byte("app 1")), Exec: true}
+	b := store.Key{Digest: digest.Of([]byte("libc"))}
+	c := store.Key{Digest: digest.Of([]byte("same"))}
+	nobody := store.Key{Digest: digest.Of([]byte("not there"))}
+	tree, err := s.TakeTree(one, func() (bool, error) { return false, nil })
+	if tree != nil || err != nil || !s.HasPackage(one) {
+		t.Errorf("TakeTree took what it must not: %v, %v", tree, err)
+	}
+	if tree, err = s.TakeTree(one, func() (bool, error) { return true, nil }); err != nil || s.HasPackage(one) {
+		t.Errorf("TakeTree: %v, %v", tree, err)
+	}
+	taken, _, err := s.TakeAway([]store.Key{a, b, c, nobody}, nil, func(k store.Key) (bool, error) { return k != c, nil })
+	if err != nil || len(taken) != 2 || s.Has(a) || !s.Has(c) {
+		t.Errorf("TakeAway: %v, %v", taken, err)
+	}
+	// A resolve wants one back.
+	if absent, err := s.Absent([]store.Want{{a, -1}, {c, -1}, {nobody, -1}}); err != nil || len(absent) != 1 || absent[0].Key != nobody || !s.Has(a) {
+		t.Errorf("Absent: %v, %v", absent, err)
+	}
+	if deleted, err := s.Discard(taken); err != nil || len(deleted) != 1 || deleted[0] != b {
+		t.Errorf("Discard: %v, %v", deleted, err)
+	}
+	if s.Has(b) || !s.Has(a) {
+		t.Error("the wrong one is gone")
+	}
+	// What lies in the tree stays there, and is taken back from there.
+	help := store.Key{Digest: digest.Of([]byte(""))}
+	taken, inTree, err := s.TakeAway([]store.Key{a, b, help, c}, tree, func(store.Key) (bool, error) { return true, nil })
+	if err != nil || len(taken) != 0 || len(inTree) != 3 || s.Has(a) {
+		t.Errorf("TakeAway: %v, %v, %v", taken, inTree, err)
+	}
+	if absent, err := s.Absent([]store.Want{{Key: a}}); err != nil || len(absent) != 0 || !s.Has(a) {
+		t.Errorf("Absent: %v, %v", absent, err)
+	}
+	if deleted, err := s.DiscardTree(tree); err != nil || len(deleted) != 2 || s.Has(help) || !s.Has(a) {
+		t.Errorf("DiscardTree: %v, %v", deleted, err)
+	}
+	if absent, err := s.Absent([]store.Want{{Key: help}}); err != nil || len(absent) != 1 {
+		t.Errorf("Absent of what is deleted: %v, %v", absent, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.Root(), "trash/*/*")); len(left) > 0 {
+		t.Errorf("left in the trash: %v", left)
+	}
+	stop := errors.New("stop")
+	if taken, _, err := s.TakeAway([]store.Key{a}, nil, func(k store.Key) (bool, error) { return true, stop }); !errors.Is(err, stop) || len(taken) != 0 {
+		t.Errorf("TakeAway after an error: %v, %v", taken, err)
+	}
+}
+
+// TestAskedWhileTaken: who asks for a blob that the collector is about to take, for
+// he had registered it too late to be seen, hears the truth.
+func TestAskedWhileTaken(t *testing.T) {
+	s, r := storetest.Open(t), storetest.New()
+	one, two, _ := apps(t, r)
+	r.Put(t, s, one)
+	r.Put(t, s, two)
+	same := store.Key{Digest: digest.Of([]byte("same"))}
+	for name, ask := range map[string]func() ([]store.Want, error){
+		"Absent": func() ([]store.Want, error) { return s.Absent([]store.Want{{same, 4}}) },
+		"Restage": func() ([]store.Want, error) {
+			g, missing, err := s.Restage(two, nil)
+			if err == nil {
+				err = g.Close()
+			}
+			return missing, err
+		},
+	} {
+		answer := make(chan error, 1)
+		_, _, err := s.TakeAway([]store.Key{same}, nil, func(store.Key) (bool, error) {
+			go func() {
+				missing, err := ask()
+				if err == nil && len(missing) > 0 {
+					err = fmt.Errorf("missing: %v", missing)
+				}
+				answer <- err
+			}()
+			select {
+			case err := <-answer:
+				t.Errorf("%s: answered before it was decided, %v", name, err)
+				answer <- err
+			case <-time.After(50 * time.Millisecond): // long enough for a wrong answer
+			}
+			return true, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-answer; err != nil || !s.Has(same) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	storetest.Clean(t, s)
+}
