@@ -4,12 +4,17 @@ BIN     ?= bin
 TAGS    ?=
 S       ?= 60
 N       ?= 60
+DAYS    ?= 100
+LAUNCHES ?= 30
 ID      ?=
+SAMPLES ?= 50
 DESTDIR ?=
 PREFIX  ?= /usr
 VERSION ?= 0.1.0
 DIST    ?= dist
 FORMATS ?= deb rpm
+# Programs that this machine can run, where those in BIN are for another one.
+ASK     ?= $(BIN)
 
 GO ?= go
 CC ?= cc
@@ -23,13 +28,16 @@ DEMO_NEEDS := cc:gcc /usr/include/stdio.h:libc6-dev dbus-daemon:dbus-daemon busc
 	librsvg-2.so.2:librsvg2-common fc-list:fontconfig /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core
 TEST_NEEDS := $(DEMO_NEEDS) git:git ps:procps dbus-run-session:dbus-daemon notify-send:libnotify-bin \
 	systemd-nspawn:systemd-container debootstrap:debootstrap spin:spin mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs \
-	mkfs.btrfs:btrfs-progs setfattr:attr /usr/lib/python3/dist-packages/dbusmock:python3-dbusmock /usr/lib/polkit-1/polkitd:polkitd \
-	libgtk-3.so.0:libgtk-3-0 libvpx.so.7:libvpx7 libasound.so.2:libasound2 libX11-xcb.so.1:libx11-xcb1 libevent-2.1.so.7:libevent-2.1-7 \
-	qemu-system-x86_64:qemu-system-x86 depmod:kmod /usr/lib/x86_64-linux-gnu/xfce4/notifyd/xfce4-notifyd:xfce4-notifyd xfconf-query:xfconf openbox:openbox dbus-broker-launch:dbus-broker \
-	gsettings:libglib2.0-bin /usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml:gsettings-desktop-schemas \
+	mkfs.btrfs:btrfs-progs bindfs:bindfs fusermount3:fuse3 setfattr:attr /usr/lib/python3/dist-packages/dbusmock:python3-dbusmock /usr/lib/polkit-1/polkitd:polkitd \
+	libgtk-3.so.0:libgtk-3-0|libgtk-3-0t64 libvpx.so.[0-9]*:libvpx7|libvpx9|libvpx11|libvpx12 libasound.so.2:libasound2|libasound2t64 libX11-xcb.so.1:libx11-xcb1 \
+	libevent-2.1.so.7:libevent-2.1-7|libevent-2.1-7t64 \
+	qemu-system-x86_64:qemu-system-x86 depmod:kmod /usr/lib/x86_64-linux-gnu/xfce4/notifyd/xfce4-notifyd:xfce4-notifyd xfconf-query:xfconf openbox:openbox mousepad:mousepad dbus-broker-launch:dbus-broker \
+	gsettings:libglib2.0-bin gio:libglib2.0-bin desktop-file-validate:desktop-file-utils /usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml:gsettings-desktop-schemas \
 	/usr/libexec/dconf-service:dconf-service /usr/lib/x86_64-linux-gnu/gio/modules/libdconfsettings.so:dconf-gsettings-backend \
-	mandoc:mandoc groff:groff-base lintian:lintian rpm:rpm appstreamcli:appstream
-BENCH_NEEDS := $(TEST_NEEDS) ostree:ostree nix-store:nix-bin casync:casync
+	mksquashfs:squashfs-tools mandoc:mandoc groff:groff-base lintian:lintian rpm:rpm appstreamcli:appstream \
+	gpg:gpg gpg-agent:gpg-agent apt-ftparchive:apt-utils
+BENCH_NEEDS := $(TEST_NEEDS) zstd:zstd ostree:ostree nix-store:nix-bin casync:casync nginx:nginx-light
+ARM64_NEEDS := $(TEST_NEEDS) aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
 
 # Linters, at these versions, come through the module proxy.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -43,30 +51,48 @@ NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 VERSIONS := -X main.version=$(VERSION) -X github.com/lull/lull/userd.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e model stress powercut bench check race lint vuln clean-tree fuzz install packages docs deps deps-bench deps-demo clean
+.PHONY: help build demo test e2e model hardening stress week powercut bench check race lint vuln clean-tree fuzz install packages docs desktops arm64 nightly deps deps-bench deps-demo deps-arm64 clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build all programs into bin/ (BIN=FOLDER, TAGS=faultpoint)
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -tags 'notick $(TAGS)' -ldflags '-s -w -checklinkname=0 $(VERSIONS)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w $(VERSIONS)' -o $(BIN)/ ./cmd/...
 	CC='$(CC)' sh cmd/lull-release-agent/build.sh $(BIN)/lull-release-agent
 
 demo: deps-demo build ## show a running application being refreshed, in a scratch folder (two minutes)
 	@LULL_BIN='$(abspath $(BIN))' $(GO) run ./e2e/demo
 
+# What waits most of the time (for a process to end, for a lock that only one test
+# may have) goes side by side, the longest first, and machines, which are emulated,
+# beside it. Root file systems that the cache does not have are made meanwhile.
+MACHINES := /e2e/machine$$|/e2e/powercut$$
+LONGEST  := /e2e/kill$$|/e2e/badinput$$|/e2e/container$$
+define run-tests
+	@$(GO) run ./e2e/rig/roots & roots=$$!; set -x; export LULL_BIN='$(abspath $(BIN))'; all=$$($(GO) list $(1)); \
+	nice -n 5 $(GO) test -p 1 -timeout 80m $$(echo "$$all" | grep -E '$(MACHINES)') & machines=$$!; \
+	$(GO) test -p 3 -timeout 80m $$(echo "$$all" | grep -E '$(LONGEST)') $$(echo "$$all" | grep -vE '$(MACHINES)|$(LONGEST)'); code=$$?; \
+	wait $$machines || code=1; wait $$roots; exit $$code
+endef
+
 test: deps build ## run all tests
-	LULL_BIN='$(abspath $(BIN))' $(GO) test -p 1 -timeout 40m ./...
+	$(call run-tests,./...)
 
 e2e: deps build ## run the tests on whole machines alone: stories, containers, kills, real input
-	LULL_BIN='$(abspath $(BIN))' $(GO) test -p 1 -timeout 40m ./e2e/...
+	$(call run-tests,./e2e/...)
 
 model: ## check the model of the launch protocol with spin, and that its mutants fail
 	$(GO) test -count=1 -v ./agent/refresh/model
 
+hardening: deps build ## attack an installed lull, and measure what others wait: docs/hardening.md (SAMPLES=50)
+	LULL_BIN='$(abspath $(BIN))' LULL_HARDENING='$(abspath docs/hardening.md)' LULL_HARDENING_N=$(SAMPLES) $(GO) test -count=1 -timeout 30m -v ./e2e/hostile -run '^TestHardening$$'
+
 stress: deps build ## launches, refreshes and kills without a pause (S=60 seconds)
 	LULL_BIN='$(abspath $(BIN))' LULL_STRESS=$(S) $(GO) test -count=1 -timeout 24h -v ./e2e/stress
+
+week: deps build ## the life of five applications, refreshes, reverts and a purge (DAYS=100)
+	LULL_BIN='$(abspath $(BIN))' LULL_WEEK=$(DAYS) $(GO) test -count=1 -timeout 24h -v ./e2e/week
 
 # Built first, because `go test` would add a line to the counts.
 powercut: deps build ## cut the power of whole machines in the middle of work (N=60 times, SEED= to repeat)
@@ -104,6 +130,16 @@ clean-tree:
 	@if git rev-parse --git-dir >/dev/null 2>&1 && test -n "$$(git status --porcelain)"; then \
 		echo "the work tree is not clean:"; git status --porcelain; git diff --stat; exit 1; fi
 
+desktops: deps build ## open and refresh an application on GNOME, Plasma and sway; pictures in docs/pictures (LAUNCHES=30)
+	LULL_BIN='$(abspath $(BIN))' LULL_DESKTOPS=1 LULL_LAUNCHES=$(LAUNCHES) LULL_PICTURES='$(abspath docs/pictures)' $(GO) test -count=1 -timeout 6h -v ./e2e/desktops
+
+arm64: deps-arm64 build ## make the packages for arm64 in dist/, and run them under emulation
+	$(MAKE) --no-print-directory packages GOARCH=arm64 CC=aarch64-linux-gnu-gcc BIN='$(DIST)/arm64' ASK='$(BIN)'
+	LULL_ARM64='$(abspath $(DIST))' $(GO) test -count=1 -timeout 2h -v ./e2e/arm64
+
+nightly: deps-arm64 build ## what is too long for every run: sid, desktops, soaks, arm64; a table at the end
+	@MAKE='$(MAKE)' GO='$(GO)' LULL_BIN='$(abspath $(BIN))' S='$(S)' N='$(N)' LAUNCHES='$(LAUNCHES)' sh .ci/nightly
+
 fuzz: ## fuzz everything that parses (S=60 seconds in all)
 	@set -e; targets=$$(grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | wc -l); \
 	each=$$(( $(S) / (targets > 0 ? targets : 1) )); test $$each -gt 0 || each=1; \
@@ -114,14 +150,14 @@ fuzz: ## fuzz everything that parses (S=60 seconds in all)
 	done
 
 install: build ## install everything below DESTDIR (PREFIX=/usr)
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' BIN='$(BIN)' GO='$(GO)' units/install
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' BIN='$(BIN)' ASK='$(ASK)' GO='$(GO)' units/install
 
 # Times in packages are those of the source, so that the same source makes the same packages.
 packages: build ## make .deb and .rpm in dist/ (VERSION=0.1.0, DIST=FOLDER)
 	@tree=$$(mktemp -d) && chmod 0755 $$tree && trap 'rm -rf "$$tree"' EXIT && \
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)} && export SOURCE_DATE_EPOCH && \
-	DESTDIR=$$tree PREFIX=/usr BIN='$(BIN)' GO='$(GO)' units/install && \
-	VERSION='$(VERSION)' ARCH="$$($(GO) env GOARCH)" TREE=$$tree OUT='$(DIST)' FORMATS='$(FORMATS)' NFPM='$(GO) run $(NFPM)' units/package/make
+	DESTDIR=$$tree PREFIX=/usr BIN='$(BIN)' ASK='$(ASK)' GO='$(GO)' units/install && \
+	VERSION='$(VERSION)' ARCH="$$($(GO) env GOARCH)" TREE=$$tree OUT='$(DIST)' FORMATS='$(FORMATS)' NFPM='env -u GOARCH -u CC $(GO) run $(NFPM)' units/package/make
 
 docs: build ## make the manual pages in dist/man, and what is generated in docs/
 	$(GO) generate ./dbus
@@ -132,6 +168,9 @@ deps: ## install what the tests need, by apt (as root; else it prints the comman
 
 deps-bench:
 	@NEEDS='$(BENCH_NEEDS)' sh .ci/deps
+
+deps-arm64:
+	@NEEDS='$(ARM64_NEEDS)' sh .ci/deps
 
 deps-demo:
 	@NEEDS='$(DEMO_NEEDS)' sh .ci/deps

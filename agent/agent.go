@@ -1,10 +1,13 @@
-// Package agent wires the system agent together and runs it: the root's lock,
-// the tracker, logind, the manager, the bus, and the service manager's protocol.
+// Package agent wires the system agent together and runs it: the lock of its root, the
+// tracker, logind, the manager, the bus, and the service manager's protocol.
 //
-// Its folders are the agent's rooms, from the small to the large: messages, digest,
-// problem, durable, footprint, meta; store, index, state, current, exports; gc, resolve,
-// repo; runctl, cgroup, runs, services, inhibit, conditions, datacopy; refresh, system, metrics; manager; api.
-// Each imports only what stands before it.
+// The rooms below it run as root, but for lib, which all programs share, repo/publish,
+// which is the packager's too, and convert/converter, which has no privileges. By floors, each of which imports lower ones
+// alone:
+//
+//	lib; authz, conditions, current, exports, footprint, locks, logging, logind,
+//	metrics, state, store, vacancy; convert, metricsfile, repo, runs; local, repositories,
+//	services; refresh, sysupdate; manager; api
 package agent
 
 import (
@@ -15,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -24,13 +28,14 @@ import (
 	"github.com/lull/lull/agent/api"
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/conditions"
-	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/footprint"
-	"github.com/lull/lull/agent/inhibit"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/lib/storeid"
+	"github.com/lull/lull/agent/logind"
 	"github.com/lull/lull/agent/manager"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/store"
 	bus "github.com/lull/lull/dbus"
@@ -70,6 +75,9 @@ func Run(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
+	if err := storeid.CheckFormat(o.Root); err != nil {
+		return err
+	}
 	if err := durable.MkdirAll(o.Root, 0o755); err != nil {
 		return err
 	}
@@ -87,20 +95,16 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, tracker.Close()) }()
-	logind := connectLogind(o)
-	if logind != nil {
-		defer logind.Close()
+	login := connectLogind(o)
+	if login != nil {
+		defer login.Close()
 	}
-	resting := footprint.New(restAfter, func() {
-		if err := footprint.Trim(); err != nil {
-			o.Log.Warn("memory that is not used stays resident", "error", err)
-		}
-	})
+	resting := footprint.New(restAfter, debug.FreeOSMemory)
 	defer resting.Close()
 	observer := api.NewObserver(resting.Touch)
 	m, err := manager.New(manager.Config{
 		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, BootID: o.BootID, Bus: busForLaunchers(o),
-		Runctl: ctl, Tracker: tracker, Logind: logind, Sessions: observer.Sessions(), Log: o.Log,
+		Runctl: ctl, Tracker: tracker, Logind: login, Sessions: observer.Sessions(), Log: o.Log,
 		Conditions: func(changed func()) *conditions.Watcher { return watchConditions(o, changed) },
 		Version:    o.Version, Boxed: manager.Boxed(), Worked: resting.Touch, Reloading: func() func() { return reloading(o.Log) },
 	}, observer)
@@ -163,8 +167,8 @@ func watchConditions(o Options, changed func()) *conditions.Watcher {
 	return conditions.Watch(conditions.Options{Address: machineBus(o), UID: uid, Log: o.Log, Changed: changed})
 }
 
-func connectLogind(o Options) *inhibit.Logind {
-	l, err := inhibit.Connect(machineBus(o), inhibit.WithLog(o.Log))
+func connectLogind(o Options) *logind.Logind {
+	l, err := logind.Connect(machineBus(o), logind.WithLog(o.Log))
 	if err != nil {
 		o.Log.Warn("shutdown cannot be held off", messages.Key, messages.NoLocks, "error", err)
 		return nil
@@ -212,9 +216,9 @@ func loop(ctx context.Context, o Options, m *manager.Manager, service *api.Servi
 			if ctx.Err() != nil {
 				return nil
 			}
-			return problem.New(problem.Unavailable, "cannot go on: the bus is gone")
+			return errkind.New(errkind.Unavailable, "cannot go on: the bus is gone")
 		case <-m.Outdated():
-			return problem.New(problem.Unavailable, "cannot write %s, which the machine can by now: lulld has to start anew", o.Root)
+			return errkind.New(errkind.Unavailable, "cannot write %s, which the machine can by now: lulld has to start anew", o.Root)
 		case <-o.Reload:
 			_ = m.Reload() // the journal and the bus have its error
 		}
@@ -255,6 +259,11 @@ func reloading(log *slog.Logger) (over func()) {
 	tell(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
 	return func() { tell(daemon.SdNotifyReady) }
 }
+
+// MemoryTarget is what the runtime of a process with an agent keeps its memory below
+// while it can, by collecting garbage earlier, in bytes. With the pages of the program
+// that makes 64 MiB (docs/hardening.md).
+const MemoryTarget = 48 << 20
 
 // Processors is how many the runtime of a process with an agent should have. Most of
 // what the agent does is to wait for the file system. A thread in a system call keeps

@@ -7,7 +7,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // remote is the far end of a proxy.
@@ -18,7 +18,7 @@ type remote struct {
 	iface string
 }
 
-// Path is where the remote object stands.
+// Path returns the path of the remote object.
 func (r remote) Path() dbus.ObjectPath { return r.path }
 
 // call sends a method call and stores the results. The agent may ask the user
@@ -28,8 +28,8 @@ func (r remote) call(ctx context.Context, method string, args []any, results ...
 	return err
 }
 
-// callAt is call, and says where among what the connection has received the
-// answer stands.
+// callAt is call, and returns the position of the reply among the messages that the
+// connection has received.
 func (r remote) callAt(ctx context.Context, method string, args []any, results ...any) (dbus.Sequence, error) {
 	// The library's own Call drops this flag.
 	msg := &dbus.Message{Type: dbus.TypeMethodCall, Flags: dbus.FlagAllowInteractiveAuthorization,
@@ -50,7 +50,7 @@ func (r remote) callAt(ctx context.Context, method string, args []any, results .
 		return c.ResponseSequence, FromBus(c.Err)
 	}
 	if err := store(c.Body, results...); err != nil {
-		return c.ResponseSequence, problem.New(problem.Failed, "cannot read the agent's answer to %s: %w", method, err)
+		return c.ResponseSequence, errkind.New(errkind.Failed, "cannot read the agent's answer to %s: %w", method, err)
 	}
 	return c.ResponseSequence, nil
 }
@@ -62,7 +62,7 @@ func (r remote) get(ctx context.Context, name string, into any) error {
 		return err
 	}
 	if err := dbus.Store([]any{v.Value()}, into); err != nil {
-		return problem.New(problem.Failed, "cannot read property %s: %w", name, err)
+		return errkind.New(errkind.Failed, "cannot read property %s: %w", name, err)
 	}
 	return nil
 }
@@ -83,14 +83,14 @@ func getAllAt[T any](ctx context.Context, r remote, info *ifaceInfo) (T, dbus.Se
 	return t, at, applyProperties(&t, info, m)
 }
 
-// ReadAt is Properties for who follows the signals as well. A signal with a
-// lower Sequence than that of the answer came before it. It is older than what
-// the answer says if it came before the question; else nobody knows.
+// ReadAt is Properties for callers that follow the signals as well. A signal with a lower
+// Sequence than that of the reply came before it. If it came before the request it is
+// older than the reply; otherwise the order is unknown.
 func (p RefreshProxy) ReadAt(ctx context.Context) (RefreshProperties, dbus.Sequence, error) {
 	return getAllAt[RefreshProperties](ctx, p.remote, infoRefresh)
 }
 
-// applyProperties stores those of the values that the struct knows.
+// applyProperties stores the values that have a field in the struct.
 func applyProperties[T any](t *T, info *ifaceInfo, m map[string]dbus.Variant) error {
 	rv := reflect.ValueOf(t).Elem()
 	for i, p := range info.props {
@@ -100,7 +100,7 @@ func applyProperties[T any](t *T, info *ifaceInfo, m map[string]dbus.Variant) er
 		}
 		field := reflect.New(rv.Field(i).Type()) // Store would append to what is there
 		if err := dbus.Store([]any{v.Value()}, field.Interface()); err != nil {
-			return problem.New(problem.Failed, "cannot read property %s: %w", p.name, err)
+			return errkind.New(errkind.Failed, "cannot read property %s: %w", p.name, err)
 		}
 		rv.Field(i).Set(field.Elem())
 	}

@@ -6,38 +6,42 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/dbus/dialer"
+	"github.com/lull/lull/agent/lib/dialer"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Dial connects to the bus at address, or, where that is empty, to the system
 // bus or the session bus. The context bounds the dialling only. Signals keep
 // their order. No descriptors pass; see DialFDs.
 func Dial(ctx context.Context, address string, system bool) (*dbus.Conn, error) {
-	return dial(ctx, address, system, dialer.None)
+	return dial(ctx, address, system, func(opts ...dbus.ConnOption) (*dbus.Conn, error) {
+		return dialer.Open(address, system, dialer.None, opts...)
+	})
 }
 
-// DialFDs is Dial for a client that wants descriptors in the replies to its
-// calls. What else brings descriptors is dropped on the way in.
+// DialFDs is Dial for a client that receives descriptors in the replies to its calls.
+// Other messages with descriptors are dropped.
 func DialFDs(ctx context.Context, address string, system bool, opts ...dbus.ConnOption) (*dbus.Conn, error) {
-	return dial(ctx, address, system, dialer.Replies, opts...)
+	return dial(ctx, address, system, func(more ...dbus.ConnOption) (*dbus.Conn, error) {
+		return dialer.Open(address, system, dialer.Replies, append(opts, more...)...)
+	})
 }
 
-func dial(ctx context.Context, address string, system bool, pass dialer.Passing, opts ...dbus.ConnOption) (*dbus.Conn, error) {
-	opts = append(opts, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
+// dial connects by open, until the context ends.
+func dial(ctx context.Context, address string, system bool, open func(...dbus.ConnOption) (*dbus.Conn, error)) (*dbus.Conn, error) {
 	type result struct {
 		conn *dbus.Conn
 		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		conn, err := dialer.Open(address, system, pass, opts...)
+		conn, err := open(dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 		done <- result{conn, err}
 	}()
 	select {
 	case r := <-done:
 		if r.err != nil {
-			return nil, problem.New(problem.Unavailable, "cannot reach the %s: %w", busName(address, system), r.err).
+			return nil, errkind.New(errkind.Unavailable, "cannot reach the %s: %w", busName(address, system), r.err).
 				WithHint("%s", busHint(address, system))
 		}
 		return r.conn, nil
@@ -47,7 +51,7 @@ func dial(ctx context.Context, address string, system bool, pass dialer.Passing,
 				r.conn.Close()
 			}
 		}()
-		return nil, problem.New(problem.Unavailable, "cannot reach the %s: it does not answer: %w", busName(address, system), context.Cause(ctx)).
+		return nil, errkind.New(errkind.Unavailable, "cannot reach the %s: it does not answer: %w", busName(address, system), context.Cause(ctx)).
 			WithHint("%s", busHint(address, system))
 	}
 }

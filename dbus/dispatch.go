@@ -72,6 +72,12 @@ func (c *call) Call(...any) (ret []any, err error) {
 			ret, err = nil, ToBus(fmt.Errorf("internal error: %s has panicked", c.method))
 		}
 	}()
+	sender, _ := c.msg.Headers[dbus.FieldSender].Value().(string)
+	leave, err := c.server.limits.enter(sender, sizeOf(c.msg.Body), c.caller().account)
+	if err != nil {
+		return nil, ToBus(err)
+	}
+	defer leave()
 	ret, err = c.run()
 	if err != nil {
 		return nil, ToBus(err)
@@ -91,8 +97,8 @@ func isFile(v any) bool {
 	return ok
 }
 
-// replyWithFiles sends the reply itself, so that it knows when the descriptors
-// have left and are to be closed.
+// replyWithFiles sends the reply itself, so that it can close the descriptors as soon as
+// they are sent.
 func (c *call) replyWithFiles(ret []any) {
 	wanted := c.msg.Flags&dbus.FlagNoReplyExpected == 0
 	c.msg.Flags |= dbus.FlagNoReplyExpected // keeps the library from replying, too
@@ -129,7 +135,8 @@ func (c *call) run() ([]any, error) {
 		if c.path != c.server.managerPath() || c.method != "GetManagedObjects" {
 			return nil, c.unknownMethod()
 		}
-		return []any{c.server.managedProperties()}, nil
+		all, err := c.server.managing.Do(c.server.managedProperties)
+		return []any{all}, err
 	}
 	if object == nil {
 		return nil, dbus.NewError(errPrefix+"UnknownObject", []any{fmt.Sprintf("there is no object %s", c.path)})
@@ -158,7 +165,7 @@ func (c *call) run() ([]any, error) {
 
 func (c *call) caller() Caller {
 	sender, _ := c.msg.Headers[dbus.FieldSender].Value().(string)
-	return Caller{Sender: sender, Interactive: c.msg.Flags&dbus.FlagAllowInteractiveAuthorization != 0, conn: c.server.conn,
+	return Caller{Sender: sender, Interactive: c.msg.Flags&dbus.FlagAllowInteractiveAuthorization != 0, conn: c.server.conn, of: c.server.callers,
 		creds: func() (Credentials, error) { return c.server.callers.of(c.server.conn, sender) }}
 }
 

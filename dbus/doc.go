@@ -1,5 +1,5 @@
 // Package bus is lull's side of D-Bus, for the agent, the per-user helper and
-// the command line. The XML files in this folder are the one source of truth:
+// the command line. The XML files in this directory are the one source of truth:
 // the generator turns each interface into
 //
 //   - a constant with its name (ManagerInterface),
@@ -12,14 +12,13 @@
 // and the live service answers Introspect with the very text of the XML.
 //
 // Words: a *Server* is one bus connection that exports objects; an *object* is
-// a path with one or more interfaces; a *Caller* is who sent a method call; a
-// *subscription* is a client's stream of signals from one peer; *Names* tells
-// who joins and leaves the bus.
+// a path with one or more interfaces; a *Caller* is the sender of a method call; a
+// *subscription* is a client's stream of signals from one peer; *Names* follows the
+// owners of names on the bus.
 //
 // Concurrency: every method call runs in its own goroutine, so implementations
-// are called in parallel and may block; a panic in one becomes an error reply
-// and the journal's business. A Server and all that is exported on it may be
-// used from any goroutine. Property updates of one interface are serialised,
+// are called in parallel and may block; a panic in one becomes an error reply and an
+// entry in the journal. A Server and its exported objects may be used from any goroutine. Property updates of one interface are serialised,
 // and their signals leave in the order of the updates. No callback is made
 // while a lock of this package is held, except the function given to Update,
 // which must not call back.
@@ -42,16 +41,22 @@ const (
 
 	packageFolder = string(AgentPath) + "/package/"
 	refreshFolder = string(AgentPath) + "/refresh/"
+	jobFolder     = string(AgentPath) + "/job/"
 )
 
-// PackagePath is where the object of an installed instance stands.
+// PackagePath returns the object path of an installed instance.
 func PackagePath(instance string) dbus.ObjectPath {
 	return dbus.ObjectPath(packageFolder + EscapeLabel(instance))
 }
 
-// RefreshPath is where the object of a refresh stands.
+// RefreshPath returns the object path of a refresh.
 func RefreshPath(id string) dbus.ObjectPath {
 	return dbus.ObjectPath(refreshFolder + EscapeLabel(id))
+}
+
+// JobPath returns the object path of a job.
+func JobPath(id string) dbus.ObjectPath {
+	return dbus.ObjectPath(jobFolder + EscapeLabel(id))
 }
 
 // EscapeLabel makes an element of an object path from any text, the way

@@ -8,18 +8,19 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 const errPrefix = "org.freedesktop.DBus.Error."
 
-// ToBus is the error as the bus carries it: the name tells the kind, the body
-// is the text and, where there is one, the hint. Causes stay at home.
+// ToBus returns the error in the form of the bus: the name is the kind, the body is one
+// string, errkind.Text, which every client shows. GLib shows the text of an error only
+// if its body is (s). The causes are not sent.
 func ToBus(err error) *dbus.Error {
 	if err == nil {
 		return nil
 	}
-	var p *problem.Error // ours beats the one of a peer that may be its cause
+	var p *errkind.Error // ours beats the one of a peer that may be its cause
 	var de *dbus.Error
 	var dv dbus.Error
 	switch {
@@ -29,25 +30,21 @@ func ToBus(err error) *dbus.Error {
 	case errors.As(err, &dv):
 		return &dv
 	}
-	body := []any{clean(err.Error())}
-	if hint := problem.HintOf(err); hint != "" {
-		body = append(body, clean(hint))
-	}
-	return &dbus.Error{Name: problem.Prefix + string(problem.KindOf(err)), Body: body}
+	return &dbus.Error{Name: errkind.Prefix + string(errkind.KindOf(err)), Body: []any{clean(errkind.WithHintLine(err))}}
 }
 
-// FromBus turns what a call returned into a problem again; nil stays nil. An
-// agent that does not answer is of kind Unavailable.
+// FromBus returns the error of a call with its kind; nil stays nil. An agent that does not
+// reply is of kind Unavailable.
 func FromBus(err error) error {
 	if err == nil {
 		return nil
 	}
-	var p *problem.Error
+	var p *errkind.Error
 	if errors.As(err, &p) {
 		return err
 	}
 	if errors.Is(err, context.Canceled) {
-		return problem.New(problem.Interrupted, "cannot wait for the agent any longer: %w", err)
+		return errkind.New(errkind.Interrupted, "cannot wait for the agent any longer: %w", err)
 	}
 	var e dbus.Error
 	var pe *dbus.Error
@@ -60,36 +57,49 @@ func FromBus(err error) error {
 	default:
 		return unreachable(fmt.Errorf("the connection broke: %w", err))
 	}
-	text, hint := bodyString(e.Body, 0), bodyString(e.Body, 1)
+	text, hint := errkind.CutHint(bodyString(e.Body, 0))
 	if text == "" {
 		text = "cannot do that: " + e.Name
 	}
-	if kind, ok := strings.CutPrefix(e.Name, problem.Prefix); ok && kind != "" {
-		return &problem.Error{Kind: problem.Kind(kind), Text: text, Hint: hint, Err: err}
+	if kind, ok := strings.CutPrefix(e.Name, errkind.Prefix); ok && kind != "" {
+		return &errkind.Error{Kind: errkind.Kind(kind), Text: text, Hint: hint, Err: err}
 	}
 	kind, known := strings.CutPrefix(e.Name, errPrefix)
 	if !known {
-		return problem.New(problem.Failed, "cannot talk to the agent: %s: %w", e.Name, err)
+		return errkind.New(errkind.Failed, "cannot talk to the agent: %s: %w", e.Name, err)
 	}
 	switch {
 	case kind == "ServiceUnknown", kind == "NameHasNoOwner", kind == "NoReply", kind == "Disconnected",
 		kind == "NoServer", kind == "Timeout", kind == "TimedOut", strings.HasPrefix(kind, "Spawn."):
 		return unreachable(err)
 	case kind == "AccessDenied", kind == "AuthFailed", kind == "InteractiveAuthorizationRequired":
-		return problem.New(problem.NotPermitted, "cannot use the agent: %w", err)
+		return errkind.New(errkind.NotPermitted, "cannot use the agent: %w", err)
 	case kind == "UnknownObject", kind == "NoSuchObject":
-		return problem.New(problem.NotFound, "cannot find that on the bus: %w", err)
+		return errkind.New(errkind.NotFound, "cannot find that on the bus: %w", err)
 	case kind == "InvalidArgs", kind == "InvalidSignature":
-		return problem.New(problem.Invalid, "cannot use these arguments: %w", err)
+		return errkind.New(errkind.Invalid, "cannot use these arguments: %w", err)
 	case kind == "UnknownMethod", kind == "UnknownInterface", kind == "UnknownProperty":
-		return problem.New(problem.Failed, "cannot ask that of the agent: %w", err).
-			WithHint("the agent that runs is of another version than this command")
+		return errkind.New(errkind.Failed, "cannot ask that of the agent: the one that runs is older than this program: %w", err).
+			WithHint("`systemctl restart lulld` starts the installed one; applications go on running (`systemctl --user restart lulld` for an agent of your own)")
 	}
-	return problem.New(problem.Failed, "cannot talk to the agent: %w", err)
+	return errkind.New(errkind.Failed, "cannot talk to the agent: %w", err)
+}
+
+// IsUnknown reports whether a call has failed because the peer, an older agent, does not
+// have the method or the property. The call has had no effect then.
+func IsUnknown(err error) bool {
+	var e dbus.Error
+	var pe *dbus.Error
+	switch {
+	case errors.As(err, &e):
+	case errors.As(err, &pe):
+		e = *pe
+	}
+	return e.Name == errPrefix+"UnknownMethod" || e.Name == errPrefix+"UnknownProperty" || e.Name == errPrefix+"UnknownInterface"
 }
 
 func unreachable(err error) error {
-	return problem.New(problem.Unavailable, "cannot reach the agent: %w", err).
+	return errkind.New(errkind.Unavailable, "cannot reach the agent: %w", err).
 		WithHint("is lulld running? Try `systemctl status lulld` or `lull doctor`")
 }
 

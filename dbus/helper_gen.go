@@ -6,7 +6,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// HelperInterface is the name of the interface. Signals that go to registered helpers alone, each only for the applications of the helper's user. At /org/lull/Agent1.
+// HelperInterface is the name of the interface. Signals for registered helpers only. Each helper receives ShuttingDown, and the other signals for the applications of its user only. At /org/lull/Agent1.
 const HelperInterface = "org.lull.Agent1.Helper"
 
 var infoHelper = &ifaceInfo{
@@ -17,7 +17,7 @@ var infoHelper = &ifaceInfo{
 type HelperExport struct {
 }
 
-// ExportHelper makes one.
+// ExportHelper returns a new HelperExport.
 func ExportHelper() *HelperExport {
 	e := &HelperExport{}
 
@@ -32,8 +32,8 @@ func (e *HelperExport) invoke(c Caller, method string, body []any) ([]any, error
 	return nil, badArguments("%s is no method", method)
 }
 
-// HelperPending: A refresh waits for an application of this user, or what is known of it has
-// changed. Keys as in Manager.Pending.
+// HelperPending: Sent when a refresh waits for an application of this user, or when its details
+// change. The keys are those of Manager.Pending.
 type HelperPending struct {
 	Refresh PendingRefresh
 }
@@ -43,7 +43,7 @@ func (HelperPending) SignalName() string { return HelperInterface + ".Pending" }
 
 func (s HelperPending) body() []any { return []any{toDict(s.Refresh)} }
 
-// ParseHelperPending reads sig, or says that it is something else.
+// ParseHelperPending decodes sig. It returns false for any other signal.
 func ParseHelperPending(sig *dbus.Signal) (s HelperPending, ok bool) {
 	if sig.Name != s.SignalName() {
 		return s, false
@@ -59,8 +59,8 @@ func ParseHelperPending(sig *dbus.Signal) (s HelperPending, ok bool) {
 	return s, true
 }
 
-// HelperWithdrawn: The notice of this refresh is no longer true. Reason: exited, held, reverted,
-// updated, cancelled, failed.
+// HelperWithdrawn: Sent when the notice of this refresh is no longer valid. Reason: exited, held,
+// reverted, updated, cancelled, failed.
 type HelperWithdrawn struct {
 	ID     string
 	Reason string
@@ -71,7 +71,7 @@ func (HelperWithdrawn) SignalName() string { return HelperInterface + ".Withdraw
 
 func (s HelperWithdrawn) body() []any { return []any{s.ID, s.Reason} }
 
-// ParseHelperWithdrawn reads sig, or says that it is something else.
+// ParseHelperWithdrawn decodes sig. It returns false for any other signal.
 func ParseHelperWithdrawn(sig *dbus.Signal) (s HelperWithdrawn, ok bool) {
 	if sig.Name != s.SignalName() {
 		return s, false
@@ -82,8 +82,8 @@ func ParseHelperWithdrawn(sig *dbus.Signal) (s HelperWithdrawn, ok bool) {
 	return s, true
 }
 
-// HelperUpdated: A refresh that this user had been told of is done. Keys: id, instance, name,
-// from-version, to-version, desktop-entry, icon.
+// HelperUpdated: Sent when a refresh that was announced to this user is done. Keys: id, instance,
+// name, from-version, to-version, desktop-entry, icon.
 type HelperUpdated struct {
 	Refresh UpdatedRefresh
 }
@@ -93,7 +93,7 @@ func (HelperUpdated) SignalName() string { return HelperInterface + ".Updated" }
 
 func (s HelperUpdated) body() []any { return []any{toDict(s.Refresh)} }
 
-// ParseHelperUpdated reads sig, or says that it is something else.
+// ParseHelperUpdated decodes sig. It returns false for any other signal.
 func ParseHelperUpdated(sig *dbus.Signal) (s HelperUpdated, ok bool) {
 	if sig.Name != s.SignalName() {
 		return s, false
@@ -109,9 +109,30 @@ func ParseHelperUpdated(sig *dbus.Signal) (s HelperUpdated, ok bool) {
 	return s, true
 }
 
-// HelperShuttingDown: The machine is about to go off, and waits for refreshes in their critical
-// section: names of the applications, for people, and how long they take at the most as far as is
-// known, in microseconds. No names: that is no longer so.
+// HelperRestart: Sent when a program of the user calls Manager.RestartNow for this instance.
+type HelperRestart struct {
+	Instance string
+}
+
+// SignalName implements Signal.
+func (HelperRestart) SignalName() string { return HelperInterface + ".Restart" }
+
+func (s HelperRestart) body() []any { return []any{s.Instance} }
+
+// ParseHelperRestart decodes sig. It returns false for any other signal.
+func ParseHelperRestart(sig *dbus.Signal) (s HelperRestart, ok bool) {
+	if sig.Name != s.SignalName() {
+		return s, false
+	}
+	if store(sig.Body, &s.Instance) != nil {
+		return s, false
+	}
+	return s, true
+}
+
+// HelperShuttingDown: Sent when the machine is about to shut down and waits for refreshes in their
+// critical section. Names are the display names of the applications. Left is the estimated maximum
+// of the remaining time, in microseconds. An empty list means that the machine no longer waits.
 type HelperShuttingDown struct {
 	Names []string
 	Left  uint64
@@ -122,7 +143,7 @@ func (HelperShuttingDown) SignalName() string { return HelperInterface + ".Shutt
 
 func (s HelperShuttingDown) body() []any { return []any{s.Names, s.Left} }
 
-// ParseHelperShuttingDown reads sig, or says that it is something else.
+// ParseHelperShuttingDown decodes sig. It returns false for any other signal.
 func ParseHelperShuttingDown(sig *dbus.Signal) (s HelperShuttingDown, ok bool) {
 	if sig.Name != s.SignalName() {
 		return s, false
@@ -133,17 +154,20 @@ func ParseHelperShuttingDown(sig *dbus.Signal) (s HelperShuttingDown, ok bool) {
 	return s, true
 }
 
-// HelperWork: What is to be done in the user's session for a refresh, or with an empty id because
-// the helper has registered. Of several helpers of a user the oldest gets it, and when that one
-// leaves, the next. Manager.WorkDone answers each. Phases: precopy (the refresh is prepared: copy
-// the data of the nearest earlier revision ahead, in the background), enter (nothing of the
-// instance may run now: stop the services, in their order, and answer; then copy ahead once more
-// what has changed), undo (it has come to nothing for now: start the services again), abandon (it
-// is given up: discard what was copied), finish (it is done and stays: bring the data over, then
-// start the services), session (the services that belong to a session now). The folder of revision
-// to may appear in finish alone. Keys: instance (s), root and run-dir (s: of the agent),
-// from-revision and to-revision (u), data (b: there is data to bring over). Services: name, stop
-// signal, stop timeout in microseconds; in the order in which to take them.
+// HelperWork: Requests work in the user's session for a refresh. The id is empty if the
+// registration of the helper caused the request. If a user has several helpers, the oldest receives
+// the work; when it leaves the bus, the next one does. The helper reports the end of each phase
+// with Manager.WorkDone. Phases: precopy (the refresh is prepared: copy the data of the nearest
+// earlier revision ahead of time, in the background), enter (no process of the instance may run
+// now: stop the services in the given order and call WorkDone; then copy the changed data ahead of
+// time), undo (the refresh failed for now: start the stopped services), abandon (the refresh is
+// cancelled: discard the copied data), finish (the refresh is complete and permanent: migrate the
+// data, then start the services), session (the services that belong to a session now). The
+// directory of to-revision may be created in phase finish only. Keys: instance (s), root and
+// run-dir (s: directories of the agent), from-revision and to-revision (u), data (b: there is data
+// to migrate), notifying (as: the names of the services that report to systemd by themselves when
+// they are ready). Services: name, stop signal, stop timeout in microseconds; the list is in
+// processing order.
 type HelperWork struct {
 	ID       string
 	Phase    string
@@ -156,7 +180,7 @@ func (HelperWork) SignalName() string { return HelperInterface + ".Work" }
 
 func (s HelperWork) body() []any { return []any{s.ID, s.Phase, toDict(s.Work), s.Services} }
 
-// ParseHelperWork reads sig, or says that it is something else.
+// ParseHelperWork decodes sig. It returns false for any other signal.
 func ParseHelperWork(sig *dbus.Signal) (s HelperWork, ok bool) {
 	if sig.Name != s.SignalName() {
 		return s, false

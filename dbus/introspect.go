@@ -28,8 +28,8 @@ func XML() map[string][]byte {
 	return m
 }
 
-// fragments are the texts of the interfaces, cut out of the XML files as they
-// stand, so that what a service tells of itself is what is written there.
+// fragments are the texts of the interfaces, cut out of the XML files unchanged, so that a
+// service introspects with the text of the files.
 var fragments = sync.OnceValue(func() map[string]string {
 	m := map[string]string{}
 	for _, data := range XML() {
@@ -113,7 +113,7 @@ const standardObjectManager = `  <interface name="org.freedesktop.DBus.ObjectMan
   </interface>
 `
 
-// introspect answers for objects and for the paths that lead to them.
+// introspect serves Introspect for objects and for the paths that lead to them.
 func (c *call) introspect(object map[string]Interface) ([]any, error) {
 	children := c.server.children(c.path)
 	if object == nil && len(children) == 0 && c.path != "/" {

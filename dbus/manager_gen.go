@@ -18,6 +18,7 @@ var infoManager = &ifaceInfo{
 		"Install":             "sa{sv}",
 		"Remove":              "sa{sv}",
 		"Refresh":             "asa{sv}",
+		"RefreshEach":         "asa{sv}",
 		"Revert":              "sa{sv}",
 		"Check":               "",
 		"Hold":                "sts",
@@ -26,6 +27,10 @@ var infoManager = &ifaceInfo{
 		"JoinRun":             "sss",
 		"Open":                "s",
 		"Resolve":             "sa{sv}",
+		"StartResolve":        "sa{sv}",
+		"SendFile":            "s",
+		"InstallFiles":        "asa{sv}",
+		"ResolveFiles":        "asa{sv}",
 		"Why":                 "s",
 		"RegisterHelper":      "a{sv}",
 		"SetSessions":         "a(sbbbbb)",
@@ -34,6 +39,15 @@ var infoManager = &ifaceInfo{
 		"Self":                "",
 		"CreateUpdateMonitor": "a{sv}",
 		"AddRepository":       "ssay",
+		"AddAptRepository":    "ssayas",
+		"RemoveRepository":    "s",
+		"SetRepositoryURL":    "ss",
+		"Withheld":            "as",
+		"ListAvailable":       "a{sv}",
+		"ListUpdates":         "asa{sv}",
+		"History":             "a{sv}",
+		"Switch":              "sa{sv}",
+		"RestartNow":          "s",
 		"Inspect":             "",
 		"Doctor":              "",
 		"Reload":              "",
@@ -45,6 +59,7 @@ var infoManager = &ifaceInfo{
 		{"Tracker", emitsConst},
 		{"TrackerEvents", emitsValue},
 		{"Repositories", emitsValue},
+		{"RepositoryStates", emitsValue},
 		{"LastCheck", emitsValue},
 		{"LastCheckError", emitsValue},
 		{"PolicyError", emitsValue},
@@ -55,122 +70,262 @@ var infoManager = &ifaceInfo{
 	},
 }
 
-// Manager is what a server implements. Methods are called in parallel.
+// Manager is implemented by a server. Methods are called in parallel.
 type Manager interface {
-	// Install: Privileged. Installs a package. Options: channel (s, default stable), repository (s),
-	// key (s: instance NAME_KEY). Returns at once; follow the refresh object.
+	// Install: Privileged. Installs a package. Returns immediately; the refresh object reports the
+	// progress. Options: channel (s, default stable), repository (s), key (s: install the instance
+	// NAME_KEY), now (b: also accept a version whose rollout has not reached this machine). Error
+	// InvalidArgument: several repositories offer the name and the repository option is missing; Held:
+	// the rollout has not reached this machine.
 	Install(caller Caller, name string, options InstallOptions) (refresh dbus.ObjectPath, err error)
-	// Remove: Privileged. Removes an instance once no process of it runs. Options: purge (b: its
-	// system data too).
+	// Remove: Privileged. Removes an instance as soon as none of its processes runs. Options: purge
+	// (b: also delete its system data).
 	Remove(caller Caller, instance string, options RemoveOptions) (refresh dbus.ObjectPath, err error)
-	// Refresh: Privileged. Looks for newer revisions of the instances (none named: of all) and starts
-	// refreshing them; because somebody has asked, they wait for none of the conditions that policy
-	// requires of what happens by itself. Error Busy names the processes that postpone it; the refresh
-	// goes on waiting all the same. Options: no-wait (b: do not report busy ones as an error), atomic
-	// (b: all of them change or none does; instances must be named).
+	// Refresh: Privileged. Checks the repositories for newer revisions of the instances (an empty list
+	// means all instances) and starts to refresh them. An explicit request does not wait for the
+	// conditions that the policy sets for automatic refreshes. Options: no-wait (b: do not report busy
+	// instances as an error), atomic (b: change all instances or none; the list must not be empty),
+	// now (b: also accept versions whose rollout has not reached this machine; requires the right to
+	// install), side-by-side (b: for this refresh only, switch revisions while applications run, like
+	// the mode side-by-side of the policy: running applications keep their revision, and the refresh
+	// waits for no condition; the list must not be empty; requires the right to install). Error Busy:
+	// the error lists the processes that postpone the refresh; the refresh continues to wait. Errors
+	// concern only the listed instances and their repositories.
 	Refresh(caller Caller, instances []string, options RefreshOptions) (refreshes []dbus.ObjectPath, err error)
-	// Revert: Privileged. Goes back to the previous revision, or to the one that option revision (u)
-	// names, with its data. The revision left is not offered again.
+	// RefreshEach: Privileged. Works like Refresh, but returns a result for each instance. An error of
+	// one instance or of its repository does not affect the others, and a postponed refresh is
+	// returned with its object. Options: now (b: as for Refresh). Keys: instance (s), refresh (o: the
+	// refresh object; missing if there is no newer version), error-name (s), error (s), hint (s): the
+	// error that Refresh would return for this instance alone, including Busy and Held; missing if
+	// there is none.
+	RefreshEach(caller Caller, instances []string, options RefreshEachOptions) (results []RefreshResult, err error)
+	// Revert: Privileged. Reverts to the previous revision and its data. The option revision (u)
+	// selects another revision. The agent no longer offers the abandoned revision.
 	Revert(caller Caller, instance string, options RevertOptions) (refresh dbus.ObjectPath, err error)
-	// Check: Privileged. Looks into the repositories now and starts what policy refreshes by itself.
-	// Error Untrusted: a repository could not be believed.
+	// Check: Privileged. Reads the repositories now and starts the refreshes that the policy allows to
+	// start automatically. Error Untrusted: the metadata of a repository cannot be trusted.
 	Check(caller Caller) (refreshes []dbus.ObjectPath, err error)
-	// Hold: Privileged. Postpones refreshes of an instance until a time, under the caller's name; it
-	// replaces a hold that the caller has on it. Until 0: a week, or as long as policy lets the
-	// caller. What goes beyond user-hold in the policy needs an administrator (polkit:
-	// org.lull.hold-others). Returns when the hold ends.
+	// Hold: Privileged. Holds the refreshes of an instance until the specified time, in the name of
+	// the caller. The name * holds all instances, including those installed later. The new hold
+	// replaces an earlier hold of the caller on the same name. If until is 0, the hold lasts a week,
+	// or as long as the policy allows the caller. A hold that exceeds user-hold in the policy requires
+	// an administrator (polkit: org.lull.hold-others). Returns the end of the hold.
 	Hold(caller Caller, instance string, until uint64, reason string) (end uint64, err error)
-	// Unhold: Ends the caller's hold on an instance. Root, and whoever may end the holds of others
-	// (polkit: org.lull.hold-others) and has none of his own, ends all. Returns until when and by whom
-	// it is still held, 0 and an empty name if it is not.
+	// Unhold: Ends the caller's hold on an instance, or on all instances with the name *. A call by
+	// root ends the holds of all users. So does a call by a user who has no hold, but may end the
+	// holds of others (polkit: org.lull.hold-others). Returns the end and the owner of the hold that
+	// is still in force, or 0 and an empty name if there is none.
 	Unhold(caller Caller, instance string) (until uint64, by string, err error)
-	// Pending: Refreshes that wait for running applications, for uid 0 all, for others those of the
-	// applications that they run; and all that wait for a condition or for the end of a hold. Keys: id
-	// (s), refresh (o), instance (s), name (s: shown to people), from-version (s), to-version (s),
-	// from-revision (u), to-revision (u), urgency (s), notes (s: what is new), since (t), deadline
-	// (t), reminders (at: when to bring it to mind again, the deadline last), at-deadline (s),
-	// desktop-entry (s), icon (s), processes (a(uus): pid, uid, command), conditions (a{ss}: what else
-	// it waits for, as in Refresh.Conditions), dbus-name (s: under which the application can be asked
-	// to quit), hook (b: it has a refresh-pending hook, which lull-run --hook runs). Keys without a
-	// value may be missing.
+	// Pending: Returns the refreshes that wait for running applications: all of them for uid 0, and
+	// for other users those that wait for the user's own applications. Refreshes that wait for a
+	// condition or for the end of a hold are returned to every user. Keys: id (s), refresh (o),
+	// instance (s), name (s: the display name), from-version (s), to-version (s), from-revision (u),
+	// to-revision (u), urgency (s), notes (s: the changes), since (t), deadline (t), reminders (at:
+	// when to remind the user; the last one is the deadline), at-deadline (s), desktop-entry (s), icon
+	// (s), processes (a(uus): pid, uid, command), conditions (a{ss}: unmet conditions, as in
+	// Refresh.Conditions), dbus-name (s: the bus name on which to ask the application to quit), hook
+	// (b: the running revision is of the format 1 of packages and has a refresh-pending hook, which
+	// asks the application to quit; lull-run --hook runs it), quit-hook (b: the running revision has a
+	// hook that asks the application to quit, in any format; lull-run --hook quit runs it),
+	// pending-hook (b: the running revision has a hook that the helper runs once per revision and
+	// session; lull-run --hook refresh-pending runs it), background-apps (as: the applications of the
+	// running revision that start at log-in or by their bus name and have no menu entry; a process has
+	// its name in LULL_APP), restart-background (b: the policy lets the helper restart them while the
+	// session is not in use), held-until (t), held-by (s), held-reason (s): the hold that is in force.
+	// Keys without a value may be missing.
 	Pending(caller Caller) (pending []PendingRefresh, err error)
-	// JoinRun: For launchers, where systemd does not track: moves the calling process into a new run
-	// of the instance. The agent takes the launch lock itself while it does. Service is empty for
-	// applications; only processes that the agent has started for a service may join as one. Error
-	// Busy: a refresh is in progress.
+	// JoinRun: For launchers on systems where systemd does not track processes. Moves the calling
+	// process into a new run of the instance. The agent holds the launch lock during the call. Service
+	// is empty for applications; only processes that the agent started for a service may join as that
+	// service. Error Busy: a refresh is in progress.
 	JoinRun(caller Caller, instance string, pkg string, service string) (cgroup string, err error)
-	// Open: Protects a package (a hash, or the current one of an instance; PACKAGE/NAME is its
-	// subpackage of that name) from collection for as long as the lease descriptor is open somewhere.
-	// Directory is the package's tree.
+	// Open: Protects a package from collection as long as the lease descriptor or a duplicate of it is
+	// open, even across a restart of the agent. Package is a hash, or an instance, which selects its
+	// current package; PACKAGE/NAME selects the subpackage NAME. Directory is the tree of the package.
 	Open(caller Caller, pkg string) (directory *os.File, lease *os.File, hash string, err error)
-	// Resolve: Privileged. Fetches what a channel offers, without installing it, and protects it like
-	// Open: so that it can be run once, and is collected when there is need for space. It returns when
-	// the package is there, which may take long; when the caller leaves the bus before that, it is
-	// given up. Without the repository, what it offered last serves if it is still there, then a
-	// package of that name in the cache index. Options: channel (s, default stable), repository (s).
+	// Resolve: Privileged. Fetches the version that a channel offers, without installing it, and
+	// protects it like Open. The package can be run once, and may be collected later when space is
+	// needed. Returns when the package is present, which may take a long time; StartResolve returns
+	// immediately. If the caller leaves the bus before that, the agent cancels the operation. If the
+	// repository is unavailable, the agent uses the version that the repository offered last, if it is
+	// still present, and otherwise a package of that name in the cache index. Options: channel (s,
+	// default stable), repository (s).
 	Resolve(caller Caller, name string, options ResolveOptions) (directory *os.File, lease *os.File, hash string, version string, err error)
-	// Why: Why something is kept: an instance, a blob or package hash, or a path below the root. One
-	// chain a row: index (base, cache, retained, writing, open, installed), package that the index
-	// holds, package or blob through which it is reached, holder (instance, client or run), pid or 0.
-	// No row: nothing keeps it.
+	// StartResolve: Privileged. Works like Resolve, but returns immediately. The job reports the
+	// progress; when it is done, Job.Take returns the descriptors. Until then the agent protects the
+	// package. If the caller leaves the bus before that, the agent cancels the job. Options: as for
+	// Resolve. Error LimitsExceeded: 32 jobs of the caller's user run.
+	StartResolve(caller Caller, name string, options ResolveOptions) (job dbus.ObjectPath, err error)
+	// SendFile: Privileged (polkit: org.lull.install-file). Receives a file for InstallFiles. The
+	// caller writes the content to the descriptor, which is the end of a pipe, and closes it. The
+	// agent makes a copy; it opens no file of the caller. Name is the name of the file, without
+	// directories; id is for InstallFiles. A write fails with EPIPE if the agent refuses the file: it
+	// is larger than 16 GiB, the disk is full, or nothing was written for 5 minutes; InstallFiles
+	// returns the error. The agent deletes the copy when InstallFiles has used it, when the caller
+	// leaves the bus, and after an hour. Error LimitsExceeded: the user has 16 files here already.
+	SendFile(caller Caller, name string) (content *os.File, id string, err error)
+	// InstallFiles: Privileged (polkit: org.lull.install-file). Makes a package of files that the
+	// caller has sent by SendFile, publishes it in the repository local of this machine, and installs
+	// it, or refreshes the instance if it is installed from that repository. The first file names the
+	// package, the files of the others are merged into it. A process without privileges reads the
+	// files. Returns when the installation or the refresh has begun; if the caller leaves the bus
+	// before that, the agent cancels the operation. Options: name (s), version (s): instead of the
+	// derived ones; lull-yaml (s: text in the format of lull.yaml, whose keys replace the derived
+	// ones); key (s: install the instance NAME_KEY); older (b: also install a version that is older
+	// than the installed one); confirm (s: see below). If the package has services, hooks or bus names
+	// and the option confirm does not have the hash that belongs to them, nothing is published:
+	// refresh is /, and the result has the keys rights and confirm. The caller shows the rights and
+	// repeats the call, with the same files and options, and with confirm. Keys of the result: name
+	// (s), version (s), title (s), instance (s), hash (s: of the package; missing if nothing was
+	// published), rights (as: one line for each service, hook and bus name), confirm (s: the hash of
+	// the files, the options and the rights; missing if nothing is to be confirmed), remarks (as:
+	// parts of the files that are changed or missing), scripts (as: maintainer scripts, which do not
+	// run), needs (as: required packages of the distribution, which are not in the package). If the
+	// same package is in use already, refresh is / and hash is set. Error Exists: the installed
+	// version is newer; Conflict: the instance is installed from another repository, or the name local
+	// belongs to another repository; InvalidArgument: the files cannot be converted.
+	InstallFiles(caller Caller, ids []string, options InstallFilesOptions) (refresh dbus.ObjectPath, pkg ConvertedPackage, err error)
+	// ResolveFiles: Privileged (polkit: org.lull.install-file). Makes a package of files that the
+	// caller has sent by SendFile, as InstallFiles does, but does not install it, and protects it like
+	// Open. The package can be run once, and may be collected later when space is needed. Its services
+	// and hooks do not run, so that nothing is to be confirmed. If the caller leaves the bus before
+	// the package is present, the agent cancels the operation. Options: name (s), version (s),
+	// lull-yaml (s): as for InstallFiles.
+	ResolveFiles(caller Caller, ids []string, options ResolveFilesOptions) (directory *os.File, lease *os.File, hash string, name string, version string, err error)
+	// Why: Explains what keeps an instance, a blob or package hash, or a path below the root. Returns
+	// one chain per row: the index (base, cache, retained, writing, open, installed), the package that
+	// the index holds, the package or blob through which the object is reached, the holder (instance,
+	// client or run), and the pid or 0. An empty result means that nothing keeps the object.
 	Why(caller Caller, what string) (chains []Chain, err error)
-	// RegisterHelper: For lull-userd: from now on the caller gets the signals of
-	// org.lull.Agent1.Helper for the applications of its user, until it leaves the bus. Keys: version
-	// (s), sessions (a(sbbbbb): as for SetSessions); others mean nothing.
+	// RegisterHelper: For lull-userd. Registers the caller as a helper. Until it leaves the bus, the
+	// caller receives the signals of org.lull.Agent1.Helper for the applications of its user. Keys:
+	// version (s), sessions (a(sbbbbb): as for SetSessions); other keys are ignored.
 	RegisterHelper(caller Caller, session map[string]dbus.Variant) (err error)
-	// SetSessions: For a registered helper: how the sessions of its user stand, in place of what it
-	// has said before: id (of logind), in the foreground, locked, idle, do not disturb, logging out.
-	// It adds to what logind says of them; sessions of others, and where there is a logind those that
-	// it does not know, count nothing. Error NotPermitted: the caller is no registered helper.
+	// SetSessions: For registered helpers. Replaces the helper's earlier report about the sessions of
+	// its user. Each session has the id from logind and five flags: in the foreground, locked, idle,
+	// do not disturb, logging out. The report supplements the state from logind. The agent ignores
+	// sessions of other users and, if logind runs, sessions that are unknown to logind. Error
+	// NotPermitted: the caller is not a registered helper.
 	SetSessions(caller Caller, sessions []HelperSession) (err error)
-	// Answer: What the user answered to the notice of a refresh: restart-now (which asks for the
-	// refresh, so that it waits for no condition any more), when-closed, later.
+	// Answer: Reports the user's answer to the notice of a refresh: restart-now, when-closed or later.
+	// If polkit allows the caller to refresh, restart-now requests the refresh, which then waits for
+	// no further condition. From other callers it is only logged. With an empty id, next-start answers
+	// Helper.ShuttingDown, for registered helpers only: the machine shuts down without waiting for
+	// refreshes in their critical section, which are applied at the next start. Error NotFound: no
+	// such refresh waits for the caller's user, or the machine is not shutting down; NotPermitted:
+	// next-start from another caller.
 	Answer(caller Caller, id string, action string) (err error)
-	// WorkDone: For the helper that was given work: a phase of it (Helper.Work) is done, or has ended
-	// in an error, which is its text, else empty. Error NotPermitted: the caller is no registered
-	// helper, or another one of its user has the work; NotFound: there is no such work.
+	// WorkDone: For the helper that received work with Helper.Work. Reports that a phase has ended.
+	// Error is the text of the error, or empty on success. Error NotPermitted: the caller is not a
+	// registered helper, or another helper of its user has the work; NotFound: there is no such work.
 	WorkDone(caller Caller, id string, instance string, phase string, error string) (err error)
-	// Self: For applications: of which instance's run the calling process is, as the kernel has it,
-	// and the hash of the package that it runs (empty where that cannot be told). Error NotFound: of
-	// none.
+	// Self: For applications. Returns the instance whose run contains the calling process, according
+	// to the kernel, and the hash of the package that it runs. The hash is empty if it cannot be
+	// determined. Error NotFound: the process belongs to no run.
 	Self(caller Caller) (instance string, pkg string, err error)
-	// CreateUpdateMonitor: For applications, as Flatpak's portal has it: makes an object
-	// (UpdateMonitor) that tells the caller alone of updates of the instance of which it is a run. It
-	// lives until Close, or until the caller leaves the bus. What is there already is told at once.
-	// Options: handle_token (s: the last part of the object's path,
-	// /org/lull/update_monitor/SENDER/TOKEN, where SENDER is the caller's unique name without the
-	// colon and with _ for dots: so the path is known before, and no signal is missed). Error
-	// NotFound: the caller is no run; Busy: it has too many.
+	// CreateUpdateMonitor: For applications, like the method of Flatpak's portal. Creates an
+	// UpdateMonitor object, which reports updates of the caller's instance to the caller only. The
+	// object exists until Close is called or the caller leaves the bus, even across a restart of the
+	// agent. An update that is already available is reported immediately. Options: handle_token (s:
+	// the last part of the object path /org/lull/update_monitor/SENDER/TOKEN; SENDER is the caller's
+	// unique name without the colon and with _ instead of dots. The caller can compute the path before
+	// the call and so misses no signal). Error NotFound: the caller belongs to no run; Exists: there
+	// is a monitor with this handle_token; LimitsExceeded: the user of the caller has too many
+	// monitors.
 	CreateUpdateMonitor(caller Caller, options UpdateMonitorOptions) (handle dbus.ObjectPath, err error)
-	// AddRepository: Privileged. Adds a repository by its address (a path or an http or https URL) and
-	// the content of the root metadata that is trusted from now on.
+	// AddRepository: Privileged. Adds a repository. Url is a path, or an http or https URL. Root is
+	// the content of the root metadata, which is trusted from now on.
 	AddRepository(caller Caller, name string, url string, root []byte) (err error)
-	// Inspect: Everything the agent knows, as JSON: indices with holders, runs, refreshes, transfers.
+	// AddAptRepository: Privileged. Follows packages of an apt repository. Line is a line of a
+	// sources.list in the one-line style; its option signed-by is not read. Keys are OpenPGP public
+	// keys, armored or not: a release must be signed by one of them. Each package is NAME, or
+	// NAME=PACKAGE,PACKAGE... if several packages of the repository become one. New versions are
+	// converted without their maintainer scripts. Errors Untrusted, Unavailable, NotFound: the
+	// repository is not signed by the keys, cannot be read, or lacks a package; nothing is changed.
+	AddAptRepository(caller Caller, name string, line string, keys []byte, packages []string) (err error)
+	// RemoveRepository: Privileged. Removes a repository and its root of trust. Packages installed
+	// from the repository remain, but receive no updates. Error NotFound: there is no repository of
+	// that name.
+	RemoveRepository(caller Caller, name string) (err error)
+	// SetRepositoryURL: Privileged. Changes the address of a repository. The root of trust and the
+	// recorded state of the repository remain. Errors Untrusted, Unavailable: the repository at the
+	// new address is not the trusted one or cannot be read; nothing is changed.
+	SetRepositoryURL(caller Caller, name string, url string) (err error)
+	// Withheld: Returns the newer versions that a refresh of the instances (an empty list means all
+	// instances) skips, according to the last read of the repositories, and the reason: reverted (a
+	// user reverted from this version), rollout (the rollout has not reached this machine) or halted
+	// (the publisher has ended the rollout).
+	Withheld(caller Caller, instances []string) (versions []WithheldVersion, err error)
+	// ListAvailable: Lists the packages that the repositories offer, one row per repository, name and
+	// channel. Starts no refresh. Options: read (b: read the repositories now, which requires the
+	// right to refresh; otherwise the last read is used), repository (s: list only this repository).
+	// Keys: repository (s), name (s), channel (s), version (s), hash (s), urgency (s), published (t),
+	// size (t: bytes of all blobs), notes (s), offered (b: the rollout has reached this machine),
+	// installed (as: instances that follow this channel). Failed lists the repositories that cannot be
+	// read, with repository, error name and text; the result still contains the others.
+	ListAvailable(caller Caller, options ListAvailableOptions) (packages []AvailablePackage, failed []ListFailure, err error)
+	// ListUpdates: Lists the updates that a refresh of the instances (an empty list means all
+	// instances) would install. Starts no refresh. Options: read (b: read the repositories and the
+	// manifests of new versions now, which requires the right to refresh; otherwise the last read is
+	// used, and fetch and write may be missing). Keys: instance (s), repository (s), channel (s),
+	// from-version (s), version (s), hash (s), urgency (s), published (t), notes (s), size (t: bytes
+	// of all blobs), fetch (t: uncompressed bytes of the blobs that are not present), write (t: the
+	// same in blocks), withheld (s: why a refresh skips the version: reverted, failed, rollout or
+	// halted; missing if it does not), refresh (o: the current refresh to this version). Failed lists
+	// the instances that cannot be checked, with instance, error name and text; the result still
+	// contains the others.
+	ListUpdates(caller Caller, instances []string, options ListUpdatesOptions) (updates []AvailableUpdate, failed []ListFailure, err error)
+	// History: Returns completed installs, refreshes, reverts and removals, the oldest first, at most
+	// 200. The list includes operations from before a restart of the agent. Options: instance (s),
+	// since (t). Keys: id (s), kind (s), instance (s), result (s: done, undone, failed or cancelled),
+	// from-version (s), to-version (s), from-revision (u), to-revision (u), began (t), ended (t),
+	// error-name (s), error (s), repository (s), channel (s), asked (b: requested by a user; otherwise
+	// started by the agent's schedule), uid (u) and user (s: the name of uid at that time) if asked is
+	// true, blocked (t: how long launches were blocked, in microseconds), purge (b: the removal also
+	// deleted system data), undo (s: the method that undoes the operation now: revert for Revert to
+	// from-revision, install for Install, remove for Remove; missing if the operation cannot be
+	// undone, or a later change must be undone first). Keys without a value may be missing.
+	History(caller Caller, options HistoryOptions) (refreshes []EndedRefresh, err error)
+	// Switch: Privileged. Switches an instance to another channel, another repository, or both. The
+	// repository must offer the name of the instance. The next refresh installs the version offered
+	// there, even if it is older. Options: channel (s), repository (s); an omitted option keeps its
+	// value. Error NotFound: the package is not offered there; nothing is changed.
+	Switch(caller Caller, instance string, options SwitchOptions) (err error)
+	// RestartNow: For programs of the user who runs the application. Has the effect of the notice's
+	// button of the same name: asks the application to quit, refreshes it, and restarts it. Error
+	// NotFound: no refresh waits for an application of this name and user; Unavailable: no helper of
+	// the user is registered.
+	RestartNow(caller Caller, instance string) (err error)
+	// Inspect: Returns the complete state of the agent as JSON: indices with holders, runs, refreshes,
+	// transfers.
 	Inspect(caller Caller) (json string, err error)
-	// Doctor: Checks of the system: name, ok|warn|fail, what is seen, what to do.
+	// Doctor: Checks the system. Returns for each check its name, the result ok|warn|fail, the finding
+	// and the advice.
 	Doctor(caller Caller) (checks []Check, err error)
-	// Reload: Privileged. Reads policy and repositories again. Error BadPolicy: the old policy stays.
+	// Reload: Privileged. Reloads policy and repositories. Error BadPolicy: the old policy remains in
+	// force.
 	Reload(caller Caller) (err error)
 }
 
 // ManagerProperties are the properties of ManagerInterface.
 type ManagerProperties struct {
-	Version        string
-	Root           string
-	RunDir         string
-	Tracker        string              // scope, freezer, subtree or none
-	TrackerEvents  string              // How the end of a run is noticed, in words
-	Repositories   []RepositoryAddress // Name and address
-	LastCheck      uint64              // When all repositories were last read without error
-	LastCheckError string
-	PolicyError    string        // Why the files of the policy were refused when they were read last: file, line and what is wrong. What was read before them holds. Empty: they hold
-	Power          string        // What the machine runs on, as UPower says: mains, battery or unknown
-	Network        string        // What its connection costs, as NetworkManager says: unmetered, metered or unknown
-	Use            string        // Whether somebody works at it: in-use, idle (no session of a user is in use) or unknown. A session is in use while it is in the foreground, not locked, not logging out, and not idle, unless nobody is to disturb it
-	Sessions       []UserSession // Users' sessions, as logind and their helpers say: id, uid, and what is so of it: active (in the foreground), locked, idle, do-not-disturb, logging-out
+	Version          string              // Version of the agent
+	Root             string              // Directory of the store and of all persistent state
+	RunDir           string              // Directory of the markers, which do not survive a reboot
+	Tracker          string              // scope, freezer, subtree or none
+	TrackerEvents    string              // How the agent detects the end of a run, as text
+	Repositories     []RepositoryAddress // Name and address of each repository
+	RepositoryStates []RepositoryStateOf // State of each repository: name; address without a password; start of the current read; time of the last successful read since the agent started; time of the last failed read; the error; whether the file of the repository is invalid, so that the repository is ignored. Times are in microseconds since 1970, or 0 if there was no such event.
+	LastCheck        uint64              // Time of the last successful read of all repositories
+	LastCheckError   string              // Errors of the last read of all repositories, including those in RepositoryStates; empty if there were none
+	PolicyError      string              // Errors in the configuration (policy, system.yaml, repos.d) found when it was last read: file, line and problem. The previous configuration remains in force, and a repository with an invalid file is ignored. Empty if the configuration is valid.
+	Power            string              // Power source of the machine, as reported by UPower: mains, battery or unknown
+	Network          string              // Cost of the network connection, as reported by NetworkManager: unmetered, metered or unknown
+	Use              string              // Whether the machine is in use: in-use, idle (no user session is in use) or unknown. A session is in use while it is in the foreground, not locked, not logging out, and either not idle or in do-not-disturb mode.
+	Sessions         []UserSession       // Sessions of users, as reported by logind and the helpers: id, uid, and the list of states that apply: active (in the foreground), locked, idle, do-not-disturb, logging-out
 }
 
-// Apply takes over what a PropertiesChanged signal or a GetAll says.
+// Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.
 func (p *ManagerProperties) Apply(values map[string]dbus.Variant) error {
 	return applyProperties(p, infoManager, values)
 }
@@ -181,7 +336,7 @@ type ManagerExport struct {
 	impl Manager
 }
 
-// ExportManager makes one.
+// ExportManager returns a new ManagerExport.
 func ExportManager(impl Manager, values ManagerProperties) *ManagerExport {
 	e := &ManagerExport{}
 	e.impl = impl
@@ -240,6 +395,21 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, err
 		}
 		return []any{r0}, nil
+	case "RefreshEach":
+		var a0 []string
+		var a1 map[string]dbus.Variant
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("RefreshEach: %v", err)
+		}
+		d1, err := fromDict[RefreshEachOptions](a1, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, err := e.impl.RefreshEach(c, a0, d1)
+		if err != nil {
+			return nil, err
+		}
+		return []any{toDicts(r0)}, nil
 	case "Revert":
 		var a0 string
 		var a1 map[string]dbus.Variant
@@ -326,6 +496,61 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, err
 		}
 		return []any{r0, r1, r2, r3}, nil
+	case "StartResolve":
+		var a0 string
+		var a1 map[string]dbus.Variant
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("StartResolve: %v", err)
+		}
+		d1, err := fromDict[ResolveOptions](a1, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, err := e.impl.StartResolve(c, a0, d1)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0}, nil
+	case "SendFile":
+		var a0 string
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("SendFile: %v", err)
+		}
+		r0, r1, err := e.impl.SendFile(c, a0)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0, r1}, nil
+	case "InstallFiles":
+		var a0 []string
+		var a1 map[string]dbus.Variant
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("InstallFiles: %v", err)
+		}
+		d1, err := fromDict[InstallFilesOptions](a1, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, r1, err := e.impl.InstallFiles(c, a0, d1)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0, toDict(r1)}, nil
+	case "ResolveFiles":
+		var a0 []string
+		var a1 map[string]dbus.Variant
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("ResolveFiles: %v", err)
+		}
+		d1, err := fromDict[ResolveFilesOptions](a1, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, r1, r2, r3, r4, err := e.impl.ResolveFiles(c, a0, d1)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0, r1, r2, r3, r4}, nil
 	case "Why":
 		var a0 string
 		if err := store(body, &a0); err != nil {
@@ -392,6 +617,98 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, badArguments("AddRepository: %v", err)
 		}
 		return nil, e.impl.AddRepository(c, a0, a1, a2)
+	case "AddAptRepository":
+		var a0 string
+		var a1 string
+		var a2 []byte
+		var a3 []string
+		if err := store(body, &a0, &a1, &a2, &a3); err != nil {
+			return nil, badArguments("AddAptRepository: %v", err)
+		}
+		return nil, e.impl.AddAptRepository(c, a0, a1, a2, a3)
+	case "RemoveRepository":
+		var a0 string
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("RemoveRepository: %v", err)
+		}
+		return nil, e.impl.RemoveRepository(c, a0)
+	case "SetRepositoryURL":
+		var a0 string
+		var a1 string
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("SetRepositoryURL: %v", err)
+		}
+		return nil, e.impl.SetRepositoryURL(c, a0, a1)
+	case "Withheld":
+		var a0 []string
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("Withheld: %v", err)
+		}
+		r0, err := e.impl.Withheld(c, a0)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0}, nil
+	case "ListAvailable":
+		var a0 map[string]dbus.Variant
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("ListAvailable: %v", err)
+		}
+		d0, err := fromDict[ListAvailableOptions](a0, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, r1, err := e.impl.ListAvailable(c, d0)
+		if err != nil {
+			return nil, err
+		}
+		return []any{toDicts(r0), r1}, nil
+	case "ListUpdates":
+		var a0 []string
+		var a1 map[string]dbus.Variant
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("ListUpdates: %v", err)
+		}
+		d1, err := fromDict[ListUpdatesOptions](a1, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, r1, err := e.impl.ListUpdates(c, a0, d1)
+		if err != nil {
+			return nil, err
+		}
+		return []any{toDicts(r0), r1}, nil
+	case "History":
+		var a0 map[string]dbus.Variant
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("History: %v", err)
+		}
+		d0, err := fromDict[HistoryOptions](a0, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, err := e.impl.History(c, d0)
+		if err != nil {
+			return nil, err
+		}
+		return []any{toDicts(r0)}, nil
+	case "Switch":
+		var a0 string
+		var a1 map[string]dbus.Variant
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("Switch: %v", err)
+		}
+		d1, err := fromDict[SwitchOptions](a1, true)
+		if err != nil {
+			return nil, err
+		}
+		return nil, e.impl.Switch(c, a0, d1)
+	case "RestartNow":
+		var a0 string
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("RestartNow: %v", err)
+		}
+		return nil, e.impl.RestartNow(c, a0)
 	case "Inspect":
 		r0, err := e.impl.Inspect(c)
 		if err != nil {
@@ -413,75 +730,109 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 // ManagerProxy calls the interface of an object of org.lull.Agent1. Errors are problems.
 type ManagerProxy struct{ remote }
 
-// NewManagerProxy makes one. It does not talk to the bus.
+// NewManagerProxy returns a proxy. It does not call the bus.
 func NewManagerProxy(conn *dbus.Conn, path dbus.ObjectPath) ManagerProxy {
 	return ManagerProxy{remote{conn, "org.lull.Agent1", path, ManagerInterface}}
 }
 
-// Install: Privileged. Installs a package. Options: channel (s, default stable), repository (s),
-// key (s: instance NAME_KEY). Returns at once; follow the refresh object.
+// Install: Privileged. Installs a package. Returns immediately; the refresh object reports the
+// progress. Options: channel (s, default stable), repository (s), key (s: install the instance
+// NAME_KEY), now (b: also accept a version whose rollout has not reached this machine). Error
+// InvalidArgument: several repositories offer the name and the repository option is missing; Held:
+// the rollout has not reached this machine.
 func (p ManagerProxy) Install(ctx context.Context, name string, options InstallOptions) (refresh dbus.ObjectPath, err error) {
 	err = p.call(ctx, "Install", []any{name, toDict(options)}, &refresh)
 	return
 }
 
-// Remove: Privileged. Removes an instance once no process of it runs. Options: purge (b: its system
-// data too).
+// Remove: Privileged. Removes an instance as soon as none of its processes runs. Options: purge (b:
+// also delete its system data).
 func (p ManagerProxy) Remove(ctx context.Context, instance string, options RemoveOptions) (refresh dbus.ObjectPath, err error) {
 	err = p.call(ctx, "Remove", []any{instance, toDict(options)}, &refresh)
 	return
 }
 
-// Refresh: Privileged. Looks for newer revisions of the instances (none named: of all) and starts
-// refreshing them; because somebody has asked, they wait for none of the conditions that policy
-// requires of what happens by itself. Error Busy names the processes that postpone it; the refresh
-// goes on waiting all the same. Options: no-wait (b: do not report busy ones as an error), atomic
-// (b: all of them change or none does; instances must be named).
+// Refresh: Privileged. Checks the repositories for newer revisions of the instances (an empty list
+// means all instances) and starts to refresh them. An explicit request does not wait for the
+// conditions that the policy sets for automatic refreshes. Options: no-wait (b: do not report busy
+// instances as an error), atomic (b: change all instances or none; the list must not be empty), now
+// (b: also accept versions whose rollout has not reached this machine; requires the right to
+// install), side-by-side (b: for this refresh only, switch revisions while applications run, like
+// the mode side-by-side of the policy: running applications keep their revision, and the refresh
+// waits for no condition; the list must not be empty; requires the right to install). Error Busy:
+// the error lists the processes that postpone the refresh; the refresh continues to wait. Errors
+// concern only the listed instances and their repositories.
 func (p ManagerProxy) Refresh(ctx context.Context, instances []string, options RefreshOptions) (refreshes []dbus.ObjectPath, err error) {
 	err = p.call(ctx, "Refresh", []any{instances, toDict(options)}, &refreshes)
 	return
 }
 
-// Revert: Privileged. Goes back to the previous revision, or to the one that option revision (u)
-// names, with its data. The revision left is not offered again.
+// RefreshEach: Privileged. Works like Refresh, but returns a result for each instance. An error of
+// one instance or of its repository does not affect the others, and a postponed refresh is returned
+// with its object. Options: now (b: as for Refresh). Keys: instance (s), refresh (o: the refresh
+// object; missing if there is no newer version), error-name (s), error (s), hint (s): the error
+// that Refresh would return for this instance alone, including Busy and Held; missing if there is
+// none.
+func (p ManagerProxy) RefreshEach(ctx context.Context, instances []string, options RefreshEachOptions) (results []RefreshResult, err error) {
+	var w0 []map[string]dbus.Variant
+	err = p.call(ctx, "RefreshEach", []any{instances, toDict(options)}, &w0)
+	if err != nil {
+		return
+	}
+	results, err = fromDicts[RefreshResult](w0, false)
+	return
+}
+
+// Revert: Privileged. Reverts to the previous revision and its data. The option revision (u)
+// selects another revision. The agent no longer offers the abandoned revision.
 func (p ManagerProxy) Revert(ctx context.Context, instance string, options RevertOptions) (refresh dbus.ObjectPath, err error) {
 	err = p.call(ctx, "Revert", []any{instance, toDict(options)}, &refresh)
 	return
 }
 
-// Check: Privileged. Looks into the repositories now and starts what policy refreshes by itself.
-// Error Untrusted: a repository could not be believed.
+// Check: Privileged. Reads the repositories now and starts the refreshes that the policy allows to
+// start automatically. Error Untrusted: the metadata of a repository cannot be trusted.
 func (p ManagerProxy) Check(ctx context.Context) (refreshes []dbus.ObjectPath, err error) {
 	err = p.call(ctx, "Check", nil, &refreshes)
 	return
 }
 
-// Hold: Privileged. Postpones refreshes of an instance until a time, under the caller's name; it
-// replaces a hold that the caller has on it. Until 0: a week, or as long as policy lets the caller.
-// What goes beyond user-hold in the policy needs an administrator (polkit: org.lull.hold-others).
-// Returns when the hold ends.
+// Hold: Privileged. Holds the refreshes of an instance until the specified time, in the name of the
+// caller. The name * holds all instances, including those installed later. The new hold replaces an
+// earlier hold of the caller on the same name. If until is 0, the hold lasts a week, or as long as
+// the policy allows the caller. A hold that exceeds user-hold in the policy requires an
+// administrator (polkit: org.lull.hold-others). Returns the end of the hold.
 func (p ManagerProxy) Hold(ctx context.Context, instance string, until uint64, reason string) (end uint64, err error) {
 	err = p.call(ctx, "Hold", []any{instance, until, reason}, &end)
 	return
 }
 
-// Unhold: Ends the caller's hold on an instance. Root, and whoever may end the holds of others
-// (polkit: org.lull.hold-others) and has none of his own, ends all. Returns until when and by whom
-// it is still held, 0 and an empty name if it is not.
+// Unhold: Ends the caller's hold on an instance, or on all instances with the name *. A call by
+// root ends the holds of all users. So does a call by a user who has no hold, but may end the holds
+// of others (polkit: org.lull.hold-others). Returns the end and the owner of the hold that is still
+// in force, or 0 and an empty name if there is none.
 func (p ManagerProxy) Unhold(ctx context.Context, instance string) (until uint64, by string, err error) {
 	err = p.call(ctx, "Unhold", []any{instance}, &until, &by)
 	return
 }
 
-// Pending: Refreshes that wait for running applications, for uid 0 all, for others those of the
-// applications that they run; and all that wait for a condition or for the end of a hold. Keys: id
-// (s), refresh (o), instance (s), name (s: shown to people), from-version (s), to-version (s),
-// from-revision (u), to-revision (u), urgency (s), notes (s: what is new), since (t), deadline (t),
-// reminders (at: when to bring it to mind again, the deadline last), at-deadline (s), desktop-entry
-// (s), icon (s), processes (a(uus): pid, uid, command), conditions (a{ss}: what else it waits for,
-// as in Refresh.Conditions), dbus-name (s: under which the application can be asked to quit), hook
-// (b: it has a refresh-pending hook, which lull-run --hook runs). Keys without a value may be
-// missing.
+// Pending: Returns the refreshes that wait for running applications: all of them for uid 0, and for
+// other users those that wait for the user's own applications. Refreshes that wait for a condition
+// or for the end of a hold are returned to every user. Keys: id (s), refresh (o), instance (s),
+// name (s: the display name), from-version (s), to-version (s), from-revision (u), to-revision (u),
+// urgency (s), notes (s: the changes), since (t), deadline (t), reminders (at: when to remind the
+// user; the last one is the deadline), at-deadline (s), desktop-entry (s), icon (s), processes
+// (a(uus): pid, uid, command), conditions (a{ss}: unmet conditions, as in Refresh.Conditions),
+// dbus-name (s: the bus name on which to ask the application to quit), hook (b: the running
+// revision is of the format 1 of packages and has a refresh-pending hook, which asks the
+// application to quit; lull-run --hook runs it), quit-hook (b: the running revision has a hook that
+// asks the application to quit, in any format; lull-run --hook quit runs it), pending-hook (b: the
+// running revision has a hook that the helper runs once per revision and session; lull-run --hook
+// refresh-pending runs it), background-apps (as: the applications of the running revision that
+// start at log-in or by their bus name and have no menu entry; a process has its name in LULL_APP),
+// restart-background (b: the policy lets the helper restart them while the session is not in use),
+// held-until (t), held-by (s), held-reason (s): the hold that is in force. Keys without a value may
+// be missing.
 func (p ManagerProxy) Pending(ctx context.Context) (pending []PendingRefresh, err error) {
 	var w0 []map[string]dbus.Variant
 	err = p.call(ctx, "Pending", nil, &w0)
@@ -492,18 +843,18 @@ func (p ManagerProxy) Pending(ctx context.Context) (pending []PendingRefresh, er
 	return
 }
 
-// JoinRun: For launchers, where systemd does not track: moves the calling process into a new run of
-// the instance. The agent takes the launch lock itself while it does. Service is empty for
-// applications; only processes that the agent has started for a service may join as one. Error
-// Busy: a refresh is in progress.
+// JoinRun: For launchers on systems where systemd does not track processes. Moves the calling
+// process into a new run of the instance. The agent holds the launch lock during the call. Service
+// is empty for applications; only processes that the agent started for a service may join as that
+// service. Error Busy: a refresh is in progress.
 func (p ManagerProxy) JoinRun(ctx context.Context, instance string, pkg string, service string) (cgroup string, err error) {
 	err = p.call(ctx, "JoinRun", []any{instance, pkg, service}, &cgroup)
 	return
 }
 
-// Open: Protects a package (a hash, or the current one of an instance; PACKAGE/NAME is its
-// subpackage of that name) from collection for as long as the lease descriptor is open somewhere.
-// Directory is the package's tree.
+// Open: Protects a package from collection as long as the lease descriptor or a duplicate of it is
+// open, even across a restart of the agent. Package is a hash, or an instance, which selects its
+// current package; PACKAGE/NAME selects the subpackage NAME. Directory is the tree of the package.
 func (p ManagerProxy) Open(ctx context.Context, pkg string) (directory *os.File, lease *os.File, hash string, err error) {
 	var w0 dbus.UnixFD
 	var w1 dbus.UnixFD
@@ -516,11 +867,13 @@ func (p ManagerProxy) Open(ctx context.Context, pkg string) (directory *os.File,
 	return
 }
 
-// Resolve: Privileged. Fetches what a channel offers, without installing it, and protects it like
-// Open: so that it can be run once, and is collected when there is need for space. It returns when
-// the package is there, which may take long; when the caller leaves the bus before that, it is
-// given up. Without the repository, what it offered last serves if it is still there, then a
-// package of that name in the cache index. Options: channel (s, default stable), repository (s).
+// Resolve: Privileged. Fetches the version that a channel offers, without installing it, and
+// protects it like Open. The package can be run once, and may be collected later when space is
+// needed. Returns when the package is present, which may take a long time; StartResolve returns
+// immediately. If the caller leaves the bus before that, the agent cancels the operation. If the
+// repository is unavailable, the agent uses the version that the repository offered last, if it is
+// still present, and otherwise a package of that name in the cache index. Options: channel (s,
+// default stable), repository (s).
 func (p ManagerProxy) Resolve(ctx context.Context, name string, options ResolveOptions) (directory *os.File, lease *os.File, hash string, version string, err error) {
 	var w0 dbus.UnixFD
 	var w1 dbus.UnixFD
@@ -533,175 +886,377 @@ func (p ManagerProxy) Resolve(ctx context.Context, name string, options ResolveO
 	return
 }
 
-// Why: Why something is kept: an instance, a blob or package hash, or a path below the root. One
-// chain a row: index (base, cache, retained, writing, open, installed), package that the index
-// holds, package or blob through which it is reached, holder (instance, client or run), pid or 0.
-// No row: nothing keeps it.
+// StartResolve: Privileged. Works like Resolve, but returns immediately. The job reports the
+// progress; when it is done, Job.Take returns the descriptors. Until then the agent protects the
+// package. If the caller leaves the bus before that, the agent cancels the job. Options: as for
+// Resolve. Error LimitsExceeded: 32 jobs of the caller's user run.
+func (p ManagerProxy) StartResolve(ctx context.Context, name string, options ResolveOptions) (job dbus.ObjectPath, err error) {
+	err = p.call(ctx, "StartResolve", []any{name, toDict(options)}, &job)
+	return
+}
+
+// SendFile: Privileged (polkit: org.lull.install-file). Receives a file for InstallFiles. The
+// caller writes the content to the descriptor, which is the end of a pipe, and closes it. The agent
+// makes a copy; it opens no file of the caller. Name is the name of the file, without directories;
+// id is for InstallFiles. A write fails with EPIPE if the agent refuses the file: it is larger than
+// 16 GiB, the disk is full, or nothing was written for 5 minutes; InstallFiles returns the error.
+// The agent deletes the copy when InstallFiles has used it, when the caller leaves the bus, and
+// after an hour. Error LimitsExceeded: the user has 16 files here already.
+func (p ManagerProxy) SendFile(ctx context.Context, name string) (content *os.File, id string, err error) {
+	var w0 dbus.UnixFD
+	err = p.call(ctx, "SendFile", []any{name}, &w0, &id)
+	if err != nil {
+		return
+	}
+	content = file(w0, "content")
+	return
+}
+
+// InstallFiles: Privileged (polkit: org.lull.install-file). Makes a package of files that the
+// caller has sent by SendFile, publishes it in the repository local of this machine, and installs
+// it, or refreshes the instance if it is installed from that repository. The first file names the
+// package, the files of the others are merged into it. A process without privileges reads the
+// files. Returns when the installation or the refresh has begun; if the caller leaves the bus
+// before that, the agent cancels the operation. Options: name (s), version (s): instead of the
+// derived ones; lull-yaml (s: text in the format of lull.yaml, whose keys replace the derived
+// ones); key (s: install the instance NAME_KEY); older (b: also install a version that is older
+// than the installed one); confirm (s: see below). If the package has services, hooks or bus names
+// and the option confirm does not have the hash that belongs to them, nothing is published: refresh
+// is /, and the result has the keys rights and confirm. The caller shows the rights and repeats the
+// call, with the same files and options, and with confirm. Keys of the result: name (s), version
+// (s), title (s), instance (s), hash (s: of the package; missing if nothing was published), rights
+// (as: one line for each service, hook and bus name), confirm (s: the hash of the files, the
+// options and the rights; missing if nothing is to be confirmed), remarks (as: parts of the files
+// that are changed or missing), scripts (as: maintainer scripts, which do not run), needs (as:
+// required packages of the distribution, which are not in the package). If the same package is in
+// use already, refresh is / and hash is set. Error Exists: the installed version is newer;
+// Conflict: the instance is installed from another repository, or the name local belongs to another
+// repository; InvalidArgument: the files cannot be converted.
+func (p ManagerProxy) InstallFiles(ctx context.Context, ids []string, options InstallFilesOptions) (refresh dbus.ObjectPath, pkg ConvertedPackage, err error) {
+	var w1 map[string]dbus.Variant
+	err = p.call(ctx, "InstallFiles", []any{ids, toDict(options)}, &refresh, &w1)
+	if err != nil {
+		return
+	}
+	pkg, err = fromDict[ConvertedPackage](w1, false)
+	return
+}
+
+// ResolveFiles: Privileged (polkit: org.lull.install-file). Makes a package of files that the
+// caller has sent by SendFile, as InstallFiles does, but does not install it, and protects it like
+// Open. The package can be run once, and may be collected later when space is needed. Its services
+// and hooks do not run, so that nothing is to be confirmed. If the caller leaves the bus before the
+// package is present, the agent cancels the operation. Options: name (s), version (s), lull-yaml
+// (s): as for InstallFiles.
+func (p ManagerProxy) ResolveFiles(ctx context.Context, ids []string, options ResolveFilesOptions) (directory *os.File, lease *os.File, hash string, name string, version string, err error) {
+	var w0 dbus.UnixFD
+	var w1 dbus.UnixFD
+	err = p.call(ctx, "ResolveFiles", []any{ids, toDict(options)}, &w0, &w1, &hash, &name, &version)
+	if err != nil {
+		return
+	}
+	directory = file(w0, "directory")
+	lease = file(w1, "lease")
+	return
+}
+
+// Why: Explains what keeps an instance, a blob or package hash, or a path below the root. Returns
+// one chain per row: the index (base, cache, retained, writing, open, installed), the package that
+// the index holds, the package or blob through which the object is reached, the holder (instance,
+// client or run), and the pid or 0. An empty result means that nothing keeps the object.
 func (p ManagerProxy) Why(ctx context.Context, what string) (chains []Chain, err error) {
 	err = p.call(ctx, "Why", []any{what}, &chains)
 	return
 }
 
-// RegisterHelper: For lull-userd: from now on the caller gets the signals of org.lull.Agent1.Helper
-// for the applications of its user, until it leaves the bus. Keys: version (s), sessions
-// (a(sbbbbb): as for SetSessions); others mean nothing.
+// RegisterHelper: For lull-userd. Registers the caller as a helper. Until it leaves the bus, the
+// caller receives the signals of org.lull.Agent1.Helper for the applications of its user. Keys:
+// version (s), sessions (a(sbbbbb): as for SetSessions); other keys are ignored.
 func (p ManagerProxy) RegisterHelper(ctx context.Context, session map[string]dbus.Variant) (err error) {
 	err = p.call(ctx, "RegisterHelper", []any{session})
 	return
 }
 
-// SetSessions: For a registered helper: how the sessions of its user stand, in place of what it has
-// said before: id (of logind), in the foreground, locked, idle, do not disturb, logging out. It
-// adds to what logind says of them; sessions of others, and where there is a logind those that it
-// does not know, count nothing. Error NotPermitted: the caller is no registered helper.
+// SetSessions: For registered helpers. Replaces the helper's earlier report about the sessions of
+// its user. Each session has the id from logind and five flags: in the foreground, locked, idle, do
+// not disturb, logging out. The report supplements the state from logind. The agent ignores
+// sessions of other users and, if logind runs, sessions that are unknown to logind. Error
+// NotPermitted: the caller is not a registered helper.
 func (p ManagerProxy) SetSessions(ctx context.Context, sessions []HelperSession) (err error) {
 	err = p.call(ctx, "SetSessions", []any{sessions})
 	return
 }
 
-// Answer: What the user answered to the notice of a refresh: restart-now (which asks for the
-// refresh, so that it waits for no condition any more), when-closed, later.
+// Answer: Reports the user's answer to the notice of a refresh: restart-now, when-closed or later.
+// If polkit allows the caller to refresh, restart-now requests the refresh, which then waits for no
+// further condition. From other callers it is only logged. With an empty id, next-start answers
+// Helper.ShuttingDown, for registered helpers only: the machine shuts down without waiting for
+// refreshes in their critical section, which are applied at the next start. Error NotFound: no such
+// refresh waits for the caller's user, or the machine is not shutting down; NotPermitted:
+// next-start from another caller.
 func (p ManagerProxy) Answer(ctx context.Context, id string, action string) (err error) {
 	err = p.call(ctx, "Answer", []any{id, action})
 	return
 }
 
-// WorkDone: For the helper that was given work: a phase of it (Helper.Work) is done, or has ended
-// in an error, which is its text, else empty. Error NotPermitted: the caller is no registered
-// helper, or another one of its user has the work; NotFound: there is no such work.
+// WorkDone: For the helper that received work with Helper.Work. Reports that a phase has ended.
+// Error is the text of the error, or empty on success. Error NotPermitted: the caller is not a
+// registered helper, or another helper of its user has the work; NotFound: there is no such work.
 func (p ManagerProxy) WorkDone(ctx context.Context, id string, instance string, phase string, error string) (err error) {
 	err = p.call(ctx, "WorkDone", []any{id, instance, phase, error})
 	return
 }
 
-// Self: For applications: of which instance's run the calling process is, as the kernel has it, and
-// the hash of the package that it runs (empty where that cannot be told). Error NotFound: of none.
+// Self: For applications. Returns the instance whose run contains the calling process, according to
+// the kernel, and the hash of the package that it runs. The hash is empty if it cannot be
+// determined. Error NotFound: the process belongs to no run.
 func (p ManagerProxy) Self(ctx context.Context) (instance string, pkg string, err error) {
 	err = p.call(ctx, "Self", nil, &instance, &pkg)
 	return
 }
 
-// CreateUpdateMonitor: For applications, as Flatpak's portal has it: makes an object
-// (UpdateMonitor) that tells the caller alone of updates of the instance of which it is a run. It
-// lives until Close, or until the caller leaves the bus. What is there already is told at once.
-// Options: handle_token (s: the last part of the object's path,
-// /org/lull/update_monitor/SENDER/TOKEN, where SENDER is the caller's unique name without the colon
-// and with _ for dots: so the path is known before, and no signal is missed). Error NotFound: the
-// caller is no run; Busy: it has too many.
+// CreateUpdateMonitor: For applications, like the method of Flatpak's portal. Creates an
+// UpdateMonitor object, which reports updates of the caller's instance to the caller only. The
+// object exists until Close is called or the caller leaves the bus, even across a restart of the
+// agent. An update that is already available is reported immediately. Options: handle_token (s: the
+// last part of the object path /org/lull/update_monitor/SENDER/TOKEN; SENDER is the caller's unique
+// name without the colon and with _ instead of dots. The caller can compute the path before the
+// call and so misses no signal). Error NotFound: the caller belongs to no run; Exists: there is a
+// monitor with this handle_token; LimitsExceeded: the user of the caller has too many monitors.
 func (p ManagerProxy) CreateUpdateMonitor(ctx context.Context, options UpdateMonitorOptions) (handle dbus.ObjectPath, err error) {
 	err = p.call(ctx, "CreateUpdateMonitor", []any{toDict(options)}, &handle)
 	return
 }
 
-// AddRepository: Privileged. Adds a repository by its address (a path or an http or https URL) and
-// the content of the root metadata that is trusted from now on.
+// AddRepository: Privileged. Adds a repository. Url is a path, or an http or https URL. Root is the
+// content of the root metadata, which is trusted from now on.
 func (p ManagerProxy) AddRepository(ctx context.Context, name string, url string, root []byte) (err error) {
 	err = p.call(ctx, "AddRepository", []any{name, url, root})
 	return
 }
 
-// Inspect: Everything the agent knows, as JSON: indices with holders, runs, refreshes, transfers.
+// AddAptRepository: Privileged. Follows packages of an apt repository. Line is a line of a
+// sources.list in the one-line style; its option signed-by is not read. Keys are OpenPGP public
+// keys, armored or not: a release must be signed by one of them. Each package is NAME, or
+// NAME=PACKAGE,PACKAGE... if several packages of the repository become one. New versions are
+// converted without their maintainer scripts. Errors Untrusted, Unavailable, NotFound: the
+// repository is not signed by the keys, cannot be read, or lacks a package; nothing is changed.
+func (p ManagerProxy) AddAptRepository(ctx context.Context, name string, line string, keys []byte, packages []string) (err error) {
+	err = p.call(ctx, "AddAptRepository", []any{name, line, keys, packages})
+	return
+}
+
+// RemoveRepository: Privileged. Removes a repository and its root of trust. Packages installed from
+// the repository remain, but receive no updates. Error NotFound: there is no repository of that
+// name.
+func (p ManagerProxy) RemoveRepository(ctx context.Context, name string) (err error) {
+	err = p.call(ctx, "RemoveRepository", []any{name})
+	return
+}
+
+// SetRepositoryURL: Privileged. Changes the address of a repository. The root of trust and the
+// recorded state of the repository remain. Errors Untrusted, Unavailable: the repository at the new
+// address is not the trusted one or cannot be read; nothing is changed.
+func (p ManagerProxy) SetRepositoryURL(ctx context.Context, name string, url string) (err error) {
+	err = p.call(ctx, "SetRepositoryURL", []any{name, url})
+	return
+}
+
+// Withheld: Returns the newer versions that a refresh of the instances (an empty list means all
+// instances) skips, according to the last read of the repositories, and the reason: reverted (a
+// user reverted from this version), rollout (the rollout has not reached this machine) or halted
+// (the publisher has ended the rollout).
+func (p ManagerProxy) Withheld(ctx context.Context, instances []string) (versions []WithheldVersion, err error) {
+	err = p.call(ctx, "Withheld", []any{instances}, &versions)
+	return
+}
+
+// ListAvailable: Lists the packages that the repositories offer, one row per repository, name and
+// channel. Starts no refresh. Options: read (b: read the repositories now, which requires the right
+// to refresh; otherwise the last read is used), repository (s: list only this repository). Keys:
+// repository (s), name (s), channel (s), version (s), hash (s), urgency (s), published (t), size
+// (t: bytes of all blobs), notes (s), offered (b: the rollout has reached this machine), installed
+// (as: instances that follow this channel). Failed lists the repositories that cannot be read, with
+// repository, error name and text; the result still contains the others.
+func (p ManagerProxy) ListAvailable(ctx context.Context, options ListAvailableOptions) (packages []AvailablePackage, failed []ListFailure, err error) {
+	var w0 []map[string]dbus.Variant
+	err = p.call(ctx, "ListAvailable", []any{toDict(options)}, &w0, &failed)
+	if err != nil {
+		return
+	}
+	packages, err = fromDicts[AvailablePackage](w0, false)
+	return
+}
+
+// ListUpdates: Lists the updates that a refresh of the instances (an empty list means all
+// instances) would install. Starts no refresh. Options: read (b: read the repositories and the
+// manifests of new versions now, which requires the right to refresh; otherwise the last read is
+// used, and fetch and write may be missing). Keys: instance (s), repository (s), channel (s),
+// from-version (s), version (s), hash (s), urgency (s), published (t), notes (s), size (t: bytes of
+// all blobs), fetch (t: uncompressed bytes of the blobs that are not present), write (t: the same
+// in blocks), withheld (s: why a refresh skips the version: reverted, failed, rollout or halted;
+// missing if it does not), refresh (o: the current refresh to this version). Failed lists the
+// instances that cannot be checked, with instance, error name and text; the result still contains
+// the others.
+func (p ManagerProxy) ListUpdates(ctx context.Context, instances []string, options ListUpdatesOptions) (updates []AvailableUpdate, failed []ListFailure, err error) {
+	var w0 []map[string]dbus.Variant
+	err = p.call(ctx, "ListUpdates", []any{instances, toDict(options)}, &w0, &failed)
+	if err != nil {
+		return
+	}
+	updates, err = fromDicts[AvailableUpdate](w0, false)
+	return
+}
+
+// History: Returns completed installs, refreshes, reverts and removals, the oldest first, at most
+// 200. The list includes operations from before a restart of the agent. Options: instance (s),
+// since (t). Keys: id (s), kind (s), instance (s), result (s: done, undone, failed or cancelled),
+// from-version (s), to-version (s), from-revision (u), to-revision (u), began (t), ended (t),
+// error-name (s), error (s), repository (s), channel (s), asked (b: requested by a user; otherwise
+// started by the agent's schedule), uid (u) and user (s: the name of uid at that time) if asked is
+// true, blocked (t: how long launches were blocked, in microseconds), purge (b: the removal also
+// deleted system data), undo (s: the method that undoes the operation now: revert for Revert to
+// from-revision, install for Install, remove for Remove; missing if the operation cannot be undone,
+// or a later change must be undone first). Keys without a value may be missing.
+func (p ManagerProxy) History(ctx context.Context, options HistoryOptions) (refreshes []EndedRefresh, err error) {
+	var w0 []map[string]dbus.Variant
+	err = p.call(ctx, "History", []any{toDict(options)}, &w0)
+	if err != nil {
+		return
+	}
+	refreshes, err = fromDicts[EndedRefresh](w0, false)
+	return
+}
+
+// Switch: Privileged. Switches an instance to another channel, another repository, or both. The
+// repository must offer the name of the instance. The next refresh installs the version offered
+// there, even if it is older. Options: channel (s), repository (s); an omitted option keeps its
+// value. Error NotFound: the package is not offered there; nothing is changed.
+func (p ManagerProxy) Switch(ctx context.Context, instance string, options SwitchOptions) (err error) {
+	err = p.call(ctx, "Switch", []any{instance, toDict(options)})
+	return
+}
+
+// RestartNow: For programs of the user who runs the application. Has the effect of the notice's
+// button of the same name: asks the application to quit, refreshes it, and restarts it. Error
+// NotFound: no refresh waits for an application of this name and user; Unavailable: no helper of
+// the user is registered.
+func (p ManagerProxy) RestartNow(ctx context.Context, instance string) (err error) {
+	err = p.call(ctx, "RestartNow", []any{instance})
+	return
+}
+
+// Inspect: Returns the complete state of the agent as JSON: indices with holders, runs, refreshes,
+// transfers.
 func (p ManagerProxy) Inspect(ctx context.Context) (json string, err error) {
 	err = p.call(ctx, "Inspect", nil, &json)
 	return
 }
 
-// Doctor: Checks of the system: name, ok|warn|fail, what is seen, what to do.
+// Doctor: Checks the system. Returns for each check its name, the result ok|warn|fail, the finding
+// and the advice.
 func (p ManagerProxy) Doctor(ctx context.Context) (checks []Check, err error) {
 	err = p.call(ctx, "Doctor", nil, &checks)
 	return
 }
 
-// Reload: Privileged. Reads policy and repositories again. Error BadPolicy: the old policy stays.
+// Reload: Privileged. Reloads policy and repositories. Error BadPolicy: the old policy remains in
+// force.
 func (p ManagerProxy) Reload(ctx context.Context) (err error) {
 	err = p.call(ctx, "Reload", nil)
 	return
 }
 
-// Properties asks for all properties at once.
+// Properties reads all properties in one call.
 func (p ManagerProxy) Properties(ctx context.Context) (ManagerProperties, error) {
 	return getAll[ManagerProperties](ctx, p.remote, infoManager)
 }
 
-// GetVersion asks for one property.
+// GetVersion reads one property.
 func (p ManagerProxy) GetVersion(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Version", &v)
 	return v, err
 }
 
-// GetRoot asks for one property.
+// GetRoot reads one property.
 func (p ManagerProxy) GetRoot(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Root", &v)
 	return v, err
 }
 
-// GetRunDir asks for one property.
+// GetRunDir reads one property.
 func (p ManagerProxy) GetRunDir(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "RunDir", &v)
 	return v, err
 }
 
-// GetTracker asks for one property.
+// GetTracker reads one property.
 func (p ManagerProxy) GetTracker(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Tracker", &v)
 	return v, err
 }
 
-// GetTrackerEvents asks for one property.
+// GetTrackerEvents reads one property.
 func (p ManagerProxy) GetTrackerEvents(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "TrackerEvents", &v)
 	return v, err
 }
 
-// GetRepositories asks for one property.
+// GetRepositories reads one property.
 func (p ManagerProxy) GetRepositories(ctx context.Context) (v []RepositoryAddress, err error) {
 	err = p.get(ctx, "Repositories", &v)
 	return v, err
 }
 
-// GetLastCheck asks for one property.
+// GetRepositoryStates reads one property.
+func (p ManagerProxy) GetRepositoryStates(ctx context.Context) (v []RepositoryStateOf, err error) {
+	err = p.get(ctx, "RepositoryStates", &v)
+	return v, err
+}
+
+// GetLastCheck reads one property.
 func (p ManagerProxy) GetLastCheck(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "LastCheck", &v)
 	return v, err
 }
 
-// GetLastCheckError asks for one property.
+// GetLastCheckError reads one property.
 func (p ManagerProxy) GetLastCheckError(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "LastCheckError", &v)
 	return v, err
 }
 
-// GetPolicyError asks for one property.
+// GetPolicyError reads one property.
 func (p ManagerProxy) GetPolicyError(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "PolicyError", &v)
 	return v, err
 }
 
-// GetPower asks for one property.
+// GetPower reads one property.
 func (p ManagerProxy) GetPower(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Power", &v)
 	return v, err
 }
 
-// GetNetwork asks for one property.
+// GetNetwork reads one property.
 func (p ManagerProxy) GetNetwork(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Network", &v)
 	return v, err
 }
 
-// GetUse asks for one property.
+// GetUse reads one property.
 func (p ManagerProxy) GetUse(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Use", &v)
 	return v, err
 }
 
-// GetSessions asks for one property.
+// GetSessions reads one property.
 func (p ManagerProxy) GetSessions(ctx context.Context) (v []UserSession, err error) {
 	err = p.get(ctx, "Sessions", &v)
 	return v, err
 }
 
-// ManagerRefreshFinished: A refresh has ended. Result is done, undone, failed or cancelled.
+// ManagerRefreshFinished: Sent when a refresh ends. Result is done, undone, failed or cancelled.
 type ManagerRefreshFinished struct {
 	Refresh  dbus.ObjectPath
 	Instance string
@@ -714,7 +1269,7 @@ func (ManagerRefreshFinished) SignalName() string { return ManagerInterface + ".
 
 func (s ManagerRefreshFinished) body() []any { return []any{s.Refresh, s.Instance, s.Result, s.Error} }
 
-// ParseManagerRefreshFinished reads sig, or says that it is something else.
+// ParseManagerRefreshFinished decodes sig. It returns false for any other signal.
 func ParseManagerRefreshFinished(sig *dbus.Signal) (s ManagerRefreshFinished, ok bool) {
 	if sig.Name != s.SignalName() {
 		return s, false

@@ -2,15 +2,16 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/dbus/dialer"
+	"github.com/lull/lull/agent/lib/dialer"
 )
 
-// Names tells who joins and leaves the bus. It asks for the names it was told
-// of alone: a busy bus does not wake it.
+// Names follows the owners of names on the bus. It subscribes to the watched names alone,
+// so a busy bus does not wake it.
 type Names struct {
 	conn *dbus.Conn
 	in   chan *dbus.Signal
@@ -21,7 +22,17 @@ type Names struct {
 
 	mu      sync.Mutex
 	watches map[string][]*nameWatch // guarded by mu
+
+	rules    sync.Mutex      // held while the bus is asked to change rules
+	narrow   map[string]bool // guarded by rules: the names with a rule of their own
+	wide     map[string]bool // guarded by rules: the names that the rule for all is for
+	watching map[string]int  // guarded by rules: watches, by name
 }
+
+// maxRules bounds the match rules for single names. A bus takes 512 rules from one
+// connection, and every client can cause one here. Beyond this bound, one rule for all
+// names serves the rest; it wakes this process more often.
+const maxRules = 64
 
 type nameWatch struct {
 	call func(owner string)
@@ -31,10 +42,10 @@ type nameWatch struct {
 	over bool   // guarded by mu
 }
 
-// NewNames starts watching on conn. Close it, or the connection, to end.
+// NewNames starts to watch names on conn, until Close or the end of the connection.
 func NewNames(conn *dbus.Conn) *Names {
 	n := &Names{conn: conn, in: make(chan *dbus.Signal, 16), quit: make(chan struct{}), done: make(chan struct{}),
-		watches: map[string][]*nameWatch{}}
+		watches: map[string][]*nameWatch{}, narrow: map[string]bool{}, wide: map[string]bool{}, watching: map[string]int{}}
 	n.closing = sync.OnceFunc(func() { close(n.quit) })
 	conn.Signal(n.in)
 	go n.run()
@@ -67,8 +78,8 @@ func (n *Names) run() {
 	}
 }
 
-// tell calls back if the owner is news. What was asked for (first) must not
-// overtake what has been signalled since.
+// tell calls back if the owner has changed. The reply to the first request (first) must
+// not overtake a signal that came after it.
 func (w *nameWatch) tell(owner string, first bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -79,17 +90,14 @@ func (w *nameWatch) tell(owner string, first bool) {
 	w.call(owner)
 }
 
-// Watch has call called with the unique name that owns name, "" for nobody:
-// once now, before Watch returns, and then at each change, from one goroutine.
-// A unique name is watched for its leaving. Call must not call stop.
+// Watch calls call with the unique name that owns name, or "" if none does: once before
+// Watch returns, and then at each change, from one goroutine. A watched unique name is
+// reported when it leaves the bus. Call must not call stop.
 func (n *Names) Watch(ctx context.Context, name string, call func(owner string)) (stop func(), err error) {
 	w := &nameWatch{call: call}
 	n.mu.Lock()
 	n.watches[name] = append(n.watches[name], w)
 	n.mu.Unlock()
-	rule := []dbus.MatchOption{
-		dbus.WithMatchSender(busDaemon), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, name),
-	}
 	drop := func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -102,7 +110,7 @@ func (n *Names) Watch(ctx context.Context, name string, call func(owner string))
 			delete(n.watches, name)
 		}
 	}
-	if err := n.conn.AddMatchSignalContext(ctx, rule...); err != nil {
+	if err := n.follow(ctx, name); err != nil {
 		drop()
 		return nil, FromBus(err)
 	}
@@ -112,9 +120,7 @@ func (n *Names) Watch(ctx context.Context, name string, call func(owner string))
 		w.over = true
 		w.mu.Unlock()
 		drop()
-		if n.conn.Connected() {
-			_ = n.conn.RemoveMatchSignal(rule...)
-		}
+		n.unfollow(name)
 	})
 	if err != nil {
 		stop()
@@ -122,6 +128,88 @@ func (n *Names) Watch(ctx context.Context, name string, call func(owner string))
 	}
 	w.tell(owner, true)
 	return stop, nil
+}
+
+func nameRule(name string) []dbus.MatchOption {
+	rule := []dbus.MatchOption{dbus.WithMatchSender(busDaemon), dbus.WithMatchMember("NameOwnerChanged")}
+	if name != "" {
+		rule = append(rule, dbus.WithMatchArg(0, name))
+	}
+	return rule
+}
+
+// follow subscribes to the changes of a name. All watches of a name share one rule.
+func (n *Names) follow(ctx context.Context, name string) error {
+	n.rules.Lock()
+	defer n.rules.Unlock()
+	if n.watching[name] > 0 {
+		n.watching[name]++
+		return nil
+	}
+	switch {
+	case len(n.narrow) < maxRules:
+		if err := n.conn.AddMatchSignalContext(ctx, nameRule(name)...); err != nil {
+			return err
+		}
+		n.narrow[name] = true
+	case len(n.wide) == 0:
+		if err := n.conn.AddMatchSignalContext(ctx, nameRule("")...); err != nil {
+			return err
+		}
+		fallthrough
+	default:
+		n.wide[name] = true
+	}
+	n.watching[name] = 1
+	return nil
+}
+
+// unfollow undoes follow.
+func (n *Names) unfollow(name string) {
+	n.rules.Lock()
+	defer n.rules.Unlock()
+	if n.watching[name]--; n.watching[name] > 0 {
+		return
+	}
+	delete(n.watching, name)
+	var rule []dbus.MatchOption
+	if n.narrow[name] {
+		delete(n.narrow, name)
+		rule = nameRule(name)
+	} else if delete(n.wide, name); len(n.wide) == 0 {
+		rule = nameRule("")
+	}
+	if rule != nil && n.conn.Connected() {
+		_ = n.conn.RemoveMatchSignal(rule...)
+	}
+}
+
+// WaitForOwner returns when a connection owns name. It does not start what the bus could
+// start.
+func WaitForOwner(ctx context.Context, conn *dbus.Conn, name string) error {
+	n := NewNames(conn)
+	defer n.Close()
+	owned := make(chan struct{}, 1)
+	stop, err := n.Watch(ctx, name, func(owner string) {
+		if owner != "" {
+			select {
+			case owned <- struct{}{}:
+			default:
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer stop()
+	select {
+	case <-owned:
+		return nil
+	case <-ctx.Done():
+		return FromBus(ctx.Err())
+	case <-conn.Context().Done():
+		return unreachable(errors.New("the bus is gone"))
+	}
 }
 
 // Close ends all watches. It does not call back.

@@ -26,11 +26,15 @@ var infoPackage = &ifaceInfo{
 		{"Apps", emitsValue},
 		{"DesktopEntry", emitsValue},
 		{"Icon", emitsValue},
-		{"Services", emitsValue},
+		{"Services", emitsInvalidate},
 		{"Revisions", emitsValue},
 		{"Running", emitsValue},
 		{"Processes", emitsInvalidate},
 		{"Refresh", emitsValue},
+		{"UndoneVersion", emitsValue},
+		{"UndoneReason", emitsValue},
+		{"UndoneAt", emitsValue},
+		{"NextTry", emitsValue},
 		{"HeldUntil", emitsValue},
 		{"HeldBy", emitsValue},
 		{"HeldReason", emitsValue},
@@ -40,30 +44,34 @@ var infoPackage = &ifaceInfo{
 
 // PackageProperties are the properties of PackageInterface.
 type PackageProperties struct {
-	Instance     string
-	Name         string
-	Title        string // The name that is shown to people
-	Summary      string
-	Version      string
-	Revision     uint32
-	Hash         string
-	Repository   string
-	Channel      string
-	Apps         []string
-	DesktopEntry string         // Its desktop entry, without .desktop, or empty
-	Icon         string         // Its icon: a name in the theme, or a path
-	Services     []ServiceState // Name and state (active, inactive, failed)
-	Revisions    []RevisionInfo // Revision, hash, version, when it was made current, state (current, previous, reverted, staged)
-	Running      bool
-	Processes    []Process       // Processes of its applications: pid, uid, command
-	Refresh      dbus.ObjectPath // The refresh under way, or /
-	HeldUntil    uint64          // The end of the hold that lasts longest, 0 if there is none; HeldBy and HeldReason are of the same
-	HeldBy       string
-	HeldReason   string
-	Holds        []Hold // All holds in force, the longest first: user, name, since, until, whether an administrator's, reason
+	Instance      string          // NAME or NAME_KEY
+	Name          string          // Name of the package
+	Title         string          // Display name
+	Summary       string          // One-line summary
+	Version       string          // Version of the current revision
+	Revision      uint32          // Number of the current revision
+	Hash          string          // Hash of the package; empty until known
+	Repository    string          // Repository that provides the updates
+	Channel       string          // Channel that the instance follows
+	Apps          []string        // Names of its applications
+	DesktopEntry  string          // Desktop entry without .desktop, or empty
+	Icon          string          // Icon: a name in the theme, or a path
+	Services      []ServiceState  // Name and state (active, inactive, failed)
+	Revisions     []RevisionInfo  // Revision, hash, version, time at which it became current, state (current, previous, reverted, staged)
+	Running       bool            // Whether a process of one of its applications runs
+	Processes     []Process       // Processes of its applications: pid, uid, command
+	Refresh       dbus.ObjectPath // The current refresh, or /
+	UndoneVersion string          // Version of the last update that was undone because it did not work, unless it has succeeded since; otherwise empty
+	UndoneReason  string          // Reason for the undo: the error, with the last lines of the failed hook's output
+	UndoneAt      uint64          // When the update was undone
+	NextTry       uint64          // Earliest time of the next automatic attempt; a Manager.Refresh call that lists the instance starts one immediately
+	HeldUntil     uint64          // End of the longest hold, or 0 if there is none; HeldBy and HeldReason describe the same hold
+	HeldBy        string          // Name of the user who owns the hold
+	HeldReason    string          // Reason that the user specified
+	Holds         []Hold          // All holds in force, the longest first: user, name, since, until, whether the hold is an administrator's, reason
 }
 
-// Apply takes over what a PropertiesChanged signal or a GetAll says.
+// Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.
 func (p *PackageProperties) Apply(values map[string]dbus.Variant) error {
 	return applyProperties(p, infoPackage, values)
 }
@@ -73,7 +81,7 @@ type PackageExport struct {
 	Props[PackageProperties]
 }
 
-// ExportPackage makes one.
+// ExportPackage returns a new PackageExport.
 func ExportPackage(values PackageProperties) *PackageExport {
 	e := &PackageExport{}
 	e.values = values
@@ -91,137 +99,161 @@ func (e *PackageExport) invoke(c Caller, method string, body []any) ([]any, erro
 // PackageProxy calls the interface of an object of org.lull.Agent1. Errors are problems.
 type PackageProxy struct{ remote }
 
-// NewPackageProxy makes one. It does not talk to the bus.
+// NewPackageProxy returns a proxy. It does not call the bus.
 func NewPackageProxy(conn *dbus.Conn, path dbus.ObjectPath) PackageProxy {
 	return PackageProxy{remote{conn, "org.lull.Agent1", path, PackageInterface}}
 }
 
-// Properties asks for all properties at once.
+// Properties reads all properties in one call.
 func (p PackageProxy) Properties(ctx context.Context) (PackageProperties, error) {
 	return getAll[PackageProperties](ctx, p.remote, infoPackage)
 }
 
-// GetInstance asks for one property.
+// GetInstance reads one property.
 func (p PackageProxy) GetInstance(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Instance", &v)
 	return v, err
 }
 
-// GetName asks for one property.
+// GetName reads one property.
 func (p PackageProxy) GetName(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Name", &v)
 	return v, err
 }
 
-// GetTitle asks for one property.
+// GetTitle reads one property.
 func (p PackageProxy) GetTitle(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Title", &v)
 	return v, err
 }
 
-// GetSummary asks for one property.
+// GetSummary reads one property.
 func (p PackageProxy) GetSummary(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Summary", &v)
 	return v, err
 }
 
-// GetVersion asks for one property.
+// GetVersion reads one property.
 func (p PackageProxy) GetVersion(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Version", &v)
 	return v, err
 }
 
-// GetRevision asks for one property.
+// GetRevision reads one property.
 func (p PackageProxy) GetRevision(ctx context.Context) (v uint32, err error) {
 	err = p.get(ctx, "Revision", &v)
 	return v, err
 }
 
-// GetHash asks for one property.
+// GetHash reads one property.
 func (p PackageProxy) GetHash(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Hash", &v)
 	return v, err
 }
 
-// GetRepository asks for one property.
+// GetRepository reads one property.
 func (p PackageProxy) GetRepository(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Repository", &v)
 	return v, err
 }
 
-// GetChannel asks for one property.
+// GetChannel reads one property.
 func (p PackageProxy) GetChannel(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Channel", &v)
 	return v, err
 }
 
-// GetApps asks for one property.
+// GetApps reads one property.
 func (p PackageProxy) GetApps(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Apps", &v)
 	return v, err
 }
 
-// GetDesktopEntry asks for one property.
+// GetDesktopEntry reads one property.
 func (p PackageProxy) GetDesktopEntry(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "DesktopEntry", &v)
 	return v, err
 }
 
-// GetIcon asks for one property.
+// GetIcon reads one property.
 func (p PackageProxy) GetIcon(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Icon", &v)
 	return v, err
 }
 
-// GetServices asks for one property.
+// GetServices reads one property.
 func (p PackageProxy) GetServices(ctx context.Context) (v []ServiceState, err error) {
 	err = p.get(ctx, "Services", &v)
 	return v, err
 }
 
-// GetRevisions asks for one property.
+// GetRevisions reads one property.
 func (p PackageProxy) GetRevisions(ctx context.Context) (v []RevisionInfo, err error) {
 	err = p.get(ctx, "Revisions", &v)
 	return v, err
 }
 
-// GetRunning asks for one property.
+// GetRunning reads one property.
 func (p PackageProxy) GetRunning(ctx context.Context) (v bool, err error) {
 	err = p.get(ctx, "Running", &v)
 	return v, err
 }
 
-// GetProcesses asks for one property.
+// GetProcesses reads one property.
 func (p PackageProxy) GetProcesses(ctx context.Context) (v []Process, err error) {
 	err = p.get(ctx, "Processes", &v)
 	return v, err
 }
 
-// GetRefresh asks for one property.
+// GetRefresh reads one property.
 func (p PackageProxy) GetRefresh(ctx context.Context) (v dbus.ObjectPath, err error) {
 	err = p.get(ctx, "Refresh", &v)
 	return v, err
 }
 
-// GetHeldUntil asks for one property.
+// GetUndoneVersion reads one property.
+func (p PackageProxy) GetUndoneVersion(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "UndoneVersion", &v)
+	return v, err
+}
+
+// GetUndoneReason reads one property.
+func (p PackageProxy) GetUndoneReason(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "UndoneReason", &v)
+	return v, err
+}
+
+// GetUndoneAt reads one property.
+func (p PackageProxy) GetUndoneAt(ctx context.Context) (v uint64, err error) {
+	err = p.get(ctx, "UndoneAt", &v)
+	return v, err
+}
+
+// GetNextTry reads one property.
+func (p PackageProxy) GetNextTry(ctx context.Context) (v uint64, err error) {
+	err = p.get(ctx, "NextTry", &v)
+	return v, err
+}
+
+// GetHeldUntil reads one property.
 func (p PackageProxy) GetHeldUntil(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "HeldUntil", &v)
 	return v, err
 }
 
-// GetHeldBy asks for one property.
+// GetHeldBy reads one property.
 func (p PackageProxy) GetHeldBy(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "HeldBy", &v)
 	return v, err
 }
 
-// GetHeldReason asks for one property.
+// GetHeldReason reads one property.
 func (p PackageProxy) GetHeldReason(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "HeldReason", &v)
 	return v, err
 }
 
-// GetHolds asks for one property.
+// GetHolds reads one property.
 func (p PackageProxy) GetHolds(ctx context.Context) (v []Hold, err error) {
 	err = p.get(ctx, "Holds", &v)
 	return v, err

@@ -7,14 +7,14 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/dbus/bustest"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 func TestBusPolicy(t *testing.T) {
-	need.Root(t)
+	require.Root(t)
 	policy, err := os.ReadFile("org.lull.Agent1.conf")
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +49,7 @@ func TestBusPolicy(t *testing.T) {
 	defer r.Close()
 	defer p.Close()
 	err = client.Object(bus.AgentName, bus.AgentPath).Call("org.freedesktop.DBus.Peer.Ping", 0, dbus.UnixFD(r.Fd())).Err
-	if !problem.Is(bus.FromBus(err), problem.NotPermitted) {
+	if !errkind.Is(bus.FromBus(err), errkind.NotPermitted) {
 		t.Errorf("a descriptor got through: %v", err)
 	}
 }

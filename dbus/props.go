@@ -7,14 +7,14 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// emits says what a change of a property causes, as its EmitsChangedSignal
-// annotation does.
+// emits is the effect of a property's change: the value of its EmitsChangedSignal
+// annotation.
 type emits uint8
 
 const (
 	emitsValue      emits = iota // true: the signal carries the value
 	emitsInvalidate              // invalidates: the signal carries the name
-	emitsNothing                 // false: it is computed when asked for
+	emitsNothing                 // it is computed on each query
 	emitsConst                   // const: it does not change while the object is there
 )
 
@@ -49,9 +49,8 @@ func (p *Props[T]) Values() T {
 	return p.values
 }
 
-// Update has change applied and sends one PropertiesChanged for what differs,
-// or nothing. Change must replace slices, not write into them, and must not
-// use p.
+// Update applies change and sends one PropertiesChanged with the properties that differ,
+// or none. Change must replace slices, not write into them, and must not use p.
 func (p *Props[T]) Update(change func(*T)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,7 +73,7 @@ func (p *Props[T]) Update(change func(*T)) {
 	}
 	if len(sig.changed)+len(sig.invalidated) > 0 {
 		// Under the lock, so that signals leave in the order of the updates.
-		// A failure means that the bus is gone, which Closed tells.
+		// A failure means that the bus is gone, which Closed reports.
 		_ = p.server.Emit(p.path, sig)
 	}
 }
@@ -82,8 +81,8 @@ func (p *Props[T]) Update(change func(*T)) {
 // Set replaces all properties, as Update does.
 func (p *Props[T]) Set(values T) { p.Update(func(t *T) { *t = values }) }
 
-// Live has f compute, whenever somebody asks, the properties whose changes are
-// not announced with their value. What f does to others is disregarded.
+// Live registers f, which computes at each read the properties whose changes are not
+// announced with their value. Changes that f makes to other properties are ignored.
 func (p *Props[T]) Live(f func(*T)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -151,7 +150,7 @@ type interfacesRemoved struct {
 func (interfacesRemoved) SignalName() string { return objectManagerInterface + ".InterfacesRemoved" }
 func (s interfacesRemoved) body() []any      { return []any{s.path, s.interfaces} }
 
-// objectProperties is what the object manager says of one object.
+// objectProperties is the entry of one object in the object manager.
 func objectProperties(object map[string]Interface) map[string]map[string]dbus.Variant {
 	m := make(map[string]map[string]dbus.Variant, len(object))
 	for name, i := range object {
@@ -163,10 +162,10 @@ func objectProperties(object map[string]Interface) map[string]map[string]dbus.Va
 	return m
 }
 
-func (s *Server) managedProperties() map[dbus.ObjectPath]map[string]map[string]dbus.Variant {
-	m := map[dbus.ObjectPath]map[string]map[string]dbus.Variant{}
+func (s *Server) managedProperties() (Objects, error) {
+	m := Objects{}
 	for path, object := range s.managed() {
 		m[path] = objectProperties(object)
 	}
-	return m
+	return m, nil
 }

@@ -8,13 +8,14 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// RefreshInterface is the name of the interface. A refresh, install, revert or removal under way or just ended. At /org/lull/Agent1/refresh/*.
+// RefreshInterface is the name of the interface. A refresh, install, revert or removal that is in progress or ended recently. At /org/lull/Agent1/refresh/*.
 const RefreshInterface = "org.lull.Agent1.Refresh"
 
 var infoRefresh = &ifaceInfo{
 	name: RefreshInterface,
 	methods: map[string]string{
 		"Cancel": "",
+		"Retry":  "",
 	},
 	props: []propInfo{
 		{"Id", emitsConst},
@@ -34,6 +35,8 @@ var infoRefresh = &ifaceInfo{
 		{"Deadline", emitsValue},
 		{"BytesDone", emitsValue},
 		{"BytesTotal", emitsValue},
+		{"Estimate", emitsValue},
+		{"BytesToCopy", emitsValue},
 		{"Waiting", emitsValue},
 		{"Conditions", emitsValue},
 		{"ErrorName", emitsValue},
@@ -42,39 +45,45 @@ var infoRefresh = &ifaceInfo{
 	},
 }
 
-// Refresh is what a server implements. Methods are called in parallel.
+// Refresh is implemented by a server. Methods are called in parallel.
 type Refresh interface {
-	// Cancel: Privileged. Gives up a refresh that has not entered its critical section.
+	// Cancel: Privileged. Cancels a refresh that has not entered its critical section.
 	Cancel(caller Caller) (err error)
+	// Retry: Privileged. Retries to undo a refresh whose State is stuck, after its cause was removed.
+	// Returns when the undo has started. The refresh then ends as undone, or its State returns to
+	// stuck. Error Failed: the refresh is not stuck; NotFound: the refresh has ended.
+	Retry(caller Caller) (err error)
 }
 
 // RefreshProperties are the properties of RefreshInterface.
 type RefreshProperties struct {
-	ID           string
-	Kind         string // install, refresh, revert or remove
-	Instance     string
-	State        string   // preparing, waiting, critical, finishing, undoing, done, undone, failed or cancelled
-	Step         string   // resolve, fetch, stage, precopy, wait, inhibit, gather, stop-services, copy, link, start-services, health, commit, uninhibit or finish; gather and commit in atomic refreshes
-	Together     []string // The other instances of an atomic refresh: all of them change or none does
-	FromRevision uint32
-	ToRevision   uint32
-	FromVersion  string
-	ToVersion    string
-	Hash         string
-	Urgency      string // low, medium, high or security
-	Notes        string // What is new, in the publisher's words
-	Since        uint64 // When the postponement window of this revision began
-	Deadline     uint64 // When the window ends; while it waits to be fetched, when it is fetched whatever the conditions
-	BytesDone    uint64
-	BytesTotal   uint64
-	Waiting      []Process         // Whom it waits for: pid, uid, command
-	Conditions   map[string]string // Conditions of the policy that it waits for (mains, unmetered, idle, window; with step fetch, to be fetched), each with what is so instead, in words. At its deadline it waits for them no longer
-	ErrorName    string
-	ErrorText    string
-	ErrorHint    string
+	ID           string            // Number of the refresh
+	Kind         string            // install, refresh, revert or remove
+	Instance     string            // NAME or NAME_KEY
+	State        string            // preparing, waiting, critical, finishing, undoing, stuck, done, undone, failed or cancelled. Stuck means that the refresh could not be undone, for the reason in ErrorText. Launches use the previous revision, and Retry must be called manually.
+	Step         string            // resolve, fetch, stage, precopy, wait, inhibit, gather, stop-services, copy, link, start-services, health, commit, uninhibit or finish; gather and commit occur in atomic refreshes
+	Together     []string          // The other instances of an atomic refresh, which changes all of them or none
+	FromRevision uint32            // Number of the replaced revision, or 0 if there is none
+	ToRevision   uint32            // Number of the new current revision, or 0 if there is none
+	FromVersion  string            // The replaced version
+	ToVersion    string            // The new current version
+	Hash         string            // Hash of the package; empty until known
+	Urgency      string            // low, medium, high or security
+	Notes        string            // The changes, as the publisher describes them
+	Since        uint64            // When the postponement window of this revision began
+	Deadline     uint64            // When the window ends; for a refresh that waits to be fetched, when it is fetched regardless of the conditions
+	BytesDone    uint64            // Bytes of BytesTotal that are already present
+	BytesTotal   uint64            // Uncompressed bytes to fetch
+	Estimate     uint64            // How long launches of the instance are expected to be blocked, in microseconds; 0 if not known yet. The estimate uses the last durations of the hooks, services and data copies, or else their limits, and BytesToCopy. It determines the type of the shutdown inhibitor lock.
+	BytesToCopy  uint64            // Bytes of the instance's system data that have changed since they were copied ahead, and which are copied while launches are blocked, as determined at the last check of a refresh that waits
+	Waiting      []Process         // Processes that the refresh waits for: pid, uid, command
+	Conditions   map[string]string // Conditions of the policy that the refresh waits for (mains, unmetered, idle, window), each with a description of the current state. In step fetch, they delay the fetch. After its deadline the refresh no longer waits for them.
+	ErrorName    string            // Why the refresh failed or is stuck: org.lull.Error.*; otherwise empty
+	ErrorText    string            // Text of the error
+	ErrorHint    string            // Advice, or empty
 }
 
-// Apply takes over what a PropertiesChanged signal or a GetAll says.
+// Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.
 func (p *RefreshProperties) Apply(values map[string]dbus.Variant) error {
 	return applyProperties(p, infoRefresh, values)
 }
@@ -85,7 +94,7 @@ type RefreshExport struct {
 	impl Refresh
 }
 
-// ExportRefresh makes one.
+// ExportRefresh returns a new RefreshExport.
 func ExportRefresh(impl Refresh, values RefreshProperties) *RefreshExport {
 	e := &RefreshExport{}
 	e.impl = impl
@@ -101,6 +110,8 @@ func (e *RefreshExport) invoke(c Caller, method string, body []any) ([]any, erro
 	switch method {
 	case "Cancel":
 		return nil, e.impl.Cancel(c)
+	case "Retry":
+		return nil, e.impl.Retry(c)
 	}
 	return nil, badArguments("%s is no method", method)
 }
@@ -108,149 +119,169 @@ func (e *RefreshExport) invoke(c Caller, method string, body []any) ([]any, erro
 // RefreshProxy calls the interface of an object of org.lull.Agent1. Errors are problems.
 type RefreshProxy struct{ remote }
 
-// NewRefreshProxy makes one. It does not talk to the bus.
+// NewRefreshProxy returns a proxy. It does not call the bus.
 func NewRefreshProxy(conn *dbus.Conn, path dbus.ObjectPath) RefreshProxy {
 	return RefreshProxy{remote{conn, "org.lull.Agent1", path, RefreshInterface}}
 }
 
-// Cancel: Privileged. Gives up a refresh that has not entered its critical section.
+// Cancel: Privileged. Cancels a refresh that has not entered its critical section.
 func (p RefreshProxy) Cancel(ctx context.Context) (err error) {
 	err = p.call(ctx, "Cancel", nil)
 	return
 }
 
-// Properties asks for all properties at once.
+// Retry: Privileged. Retries to undo a refresh whose State is stuck, after its cause was removed.
+// Returns when the undo has started. The refresh then ends as undone, or its State returns to
+// stuck. Error Failed: the refresh is not stuck; NotFound: the refresh has ended.
+func (p RefreshProxy) Retry(ctx context.Context) (err error) {
+	err = p.call(ctx, "Retry", nil)
+	return
+}
+
+// Properties reads all properties in one call.
 func (p RefreshProxy) Properties(ctx context.Context) (RefreshProperties, error) {
 	return getAll[RefreshProperties](ctx, p.remote, infoRefresh)
 }
 
-// GetID asks for one property.
+// GetID reads one property.
 func (p RefreshProxy) GetID(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Id", &v)
 	return v, err
 }
 
-// GetKind asks for one property.
+// GetKind reads one property.
 func (p RefreshProxy) GetKind(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Kind", &v)
 	return v, err
 }
 
-// GetInstance asks for one property.
+// GetInstance reads one property.
 func (p RefreshProxy) GetInstance(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Instance", &v)
 	return v, err
 }
 
-// GetState asks for one property.
+// GetState reads one property.
 func (p RefreshProxy) GetState(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "State", &v)
 	return v, err
 }
 
-// GetStep asks for one property.
+// GetStep reads one property.
 func (p RefreshProxy) GetStep(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Step", &v)
 	return v, err
 }
 
-// GetTogether asks for one property.
+// GetTogether reads one property.
 func (p RefreshProxy) GetTogether(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Together", &v)
 	return v, err
 }
 
-// GetFromRevision asks for one property.
+// GetFromRevision reads one property.
 func (p RefreshProxy) GetFromRevision(ctx context.Context) (v uint32, err error) {
 	err = p.get(ctx, "FromRevision", &v)
 	return v, err
 }
 
-// GetToRevision asks for one property.
+// GetToRevision reads one property.
 func (p RefreshProxy) GetToRevision(ctx context.Context) (v uint32, err error) {
 	err = p.get(ctx, "ToRevision", &v)
 	return v, err
 }
 
-// GetFromVersion asks for one property.
+// GetFromVersion reads one property.
 func (p RefreshProxy) GetFromVersion(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "FromVersion", &v)
 	return v, err
 }
 
-// GetToVersion asks for one property.
+// GetToVersion reads one property.
 func (p RefreshProxy) GetToVersion(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "ToVersion", &v)
 	return v, err
 }
 
-// GetHash asks for one property.
+// GetHash reads one property.
 func (p RefreshProxy) GetHash(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Hash", &v)
 	return v, err
 }
 
-// GetUrgency asks for one property.
+// GetUrgency reads one property.
 func (p RefreshProxy) GetUrgency(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Urgency", &v)
 	return v, err
 }
 
-// GetNotes asks for one property.
+// GetNotes reads one property.
 func (p RefreshProxy) GetNotes(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Notes", &v)
 	return v, err
 }
 
-// GetSince asks for one property.
+// GetSince reads one property.
 func (p RefreshProxy) GetSince(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "Since", &v)
 	return v, err
 }
 
-// GetDeadline asks for one property.
+// GetDeadline reads one property.
 func (p RefreshProxy) GetDeadline(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "Deadline", &v)
 	return v, err
 }
 
-// GetBytesDone asks for one property.
+// GetBytesDone reads one property.
 func (p RefreshProxy) GetBytesDone(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "BytesDone", &v)
 	return v, err
 }
 
-// GetBytesTotal asks for one property.
+// GetBytesTotal reads one property.
 func (p RefreshProxy) GetBytesTotal(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "BytesTotal", &v)
 	return v, err
 }
 
-// GetWaiting asks for one property.
+// GetEstimate reads one property.
+func (p RefreshProxy) GetEstimate(ctx context.Context) (v uint64, err error) {
+	err = p.get(ctx, "Estimate", &v)
+	return v, err
+}
+
+// GetBytesToCopy reads one property.
+func (p RefreshProxy) GetBytesToCopy(ctx context.Context) (v uint64, err error) {
+	err = p.get(ctx, "BytesToCopy", &v)
+	return v, err
+}
+
+// GetWaiting reads one property.
 func (p RefreshProxy) GetWaiting(ctx context.Context) (v []Process, err error) {
 	err = p.get(ctx, "Waiting", &v)
 	return v, err
 }
 
-// GetConditions asks for one property.
+// GetConditions reads one property.
 func (p RefreshProxy) GetConditions(ctx context.Context) (v map[string]string, err error) {
 	err = p.get(ctx, "Conditions", &v)
 	return v, err
 }
 
-// GetErrorName asks for one property.
+// GetErrorName reads one property.
 func (p RefreshProxy) GetErrorName(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "ErrorName", &v)
 	return v, err
 }
 
-// GetErrorText asks for one property.
+// GetErrorText reads one property.
 func (p RefreshProxy) GetErrorText(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "ErrorText", &v)
 	return v, err
 }
 
-// GetErrorHint asks for one property.
+// GetErrorHint reads one property.
 func (p RefreshProxy) GetErrorHint(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "ErrorHint", &v)
 	return v, err

@@ -14,36 +14,43 @@ const RetainedInterface = "org.lull.Agent1.Retained"
 var infoRetained = &ifaceInfo{
 	name: RetainedInterface,
 	methods: map[string]string{
-		"Set":     "as",
-		"Clear":   "",
-		"Resolve": "sa{sv}",
+		"Set":          "as",
+		"Clear":        "",
+		"Resolve":      "sa{sv}",
+		"StartResolve": "sa{sv}",
 	},
 	props: []propInfo{
 		{"Packages", emitsValue},
 	},
 }
 
-// Retained is what a server implements. Methods are called in parallel.
+// Retained is implemented by a server. Methods are called in parallel.
 type Retained interface {
-	// Set: Privileged. Replaces the index as a whole; durable when it returns. Error Busy: System uses
-	// the index for an update.
+	// Set: Privileged. Replaces the whole index. The new index is durable on return. Error Busy:
+	// System uses the index for an update.
 	Set(caller Caller, packages []string) (err error)
-	// Clear: Privileged. Empties the index; durable when it returns. Error Busy as of Set.
+	// Clear: Privileged. Empties the index. The empty index is durable on return. Error Busy: as for
+	// Set.
 	Clear(caller Caller) (err error)
 	// Resolve: Privileged. Makes a package of the index resident, with its subpackages and their
-	// trees, and returns when it is. It is in the writing index meanwhile, and never in the open one:
-	// what keeps it is the index. If it leaves the index meanwhile it is written to its end all the
-	// same, and may be collected then. Error InvalidArgument: it is not in the index. Options:
-	// repository (s: name; else the first that has it).
+	// trees, and returns on completion; StartResolve returns immediately. During the call the package
+	// is in the writing index. It never enters the open index: only the retained index keeps it. If
+	// the package is removed from the index during the call, the agent still writes it completely, and
+	// it may then be collected. Options: repository (s: name; default: the first repository that has
+	// the package). Error InvalidArgument: the package is not in the index.
 	Resolve(caller Caller, pkg string, options RetainedResolveOptions) (err error)
+	// StartResolve: Privileged. Works like Resolve, but returns immediately. The job reports the
+	// progress. Options: as for Resolve. Error InvalidArgument: the hash is malformed; LimitsExceeded:
+	// 32 jobs of the caller's user run.
+	StartResolve(caller Caller, pkg string, options RetainedResolveOptions) (job dbus.ObjectPath, err error)
 }
 
 // RetainedProperties are the properties of RetainedInterface.
 type RetainedProperties struct {
-	Packages []string
+	Packages []string // Hashes in the index
 }
 
-// Apply takes over what a PropertiesChanged signal or a GetAll says.
+// Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.
 func (p *RetainedProperties) Apply(values map[string]dbus.Variant) error {
 	return applyProperties(p, infoRetained, values)
 }
@@ -54,7 +61,7 @@ type RetainedExport struct {
 	impl Retained
 }
 
-// ExportRetained makes one.
+// ExportRetained returns a new RetainedExport.
 func ExportRetained(impl Retained, values RetainedProperties) *RetainedExport {
 	e := &RetainedExport{}
 	e.impl = impl
@@ -87,6 +94,21 @@ func (e *RetainedExport) invoke(c Caller, method string, body []any) ([]any, err
 			return nil, err
 		}
 		return nil, e.impl.Resolve(c, a0, d1)
+	case "StartResolve":
+		var a0 string
+		var a1 map[string]dbus.Variant
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("StartResolve: %v", err)
+		}
+		d1, err := fromDict[RetainedResolveOptions](a1, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, err := e.impl.StartResolve(c, a0, d1)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0}, nil
 	}
 	return nil, badArguments("%s is no method", method)
 }
@@ -94,40 +116,50 @@ func (e *RetainedExport) invoke(c Caller, method string, body []any) ([]any, err
 // RetainedProxy calls the interface of an object of org.lull.Agent1. Errors are problems.
 type RetainedProxy struct{ remote }
 
-// NewRetainedProxy makes one. It does not talk to the bus.
+// NewRetainedProxy returns a proxy. It does not call the bus.
 func NewRetainedProxy(conn *dbus.Conn, path dbus.ObjectPath) RetainedProxy {
 	return RetainedProxy{remote{conn, "org.lull.Agent1", path, RetainedInterface}}
 }
 
-// Set: Privileged. Replaces the index as a whole; durable when it returns. Error Busy: System uses
-// the index for an update.
+// Set: Privileged. Replaces the whole index. The new index is durable on return. Error Busy: System
+// uses the index for an update.
 func (p RetainedProxy) Set(ctx context.Context, packages []string) (err error) {
 	err = p.call(ctx, "Set", []any{packages})
 	return
 }
 
-// Clear: Privileged. Empties the index; durable when it returns. Error Busy as of Set.
+// Clear: Privileged. Empties the index. The empty index is durable on return. Error Busy: as for
+// Set.
 func (p RetainedProxy) Clear(ctx context.Context) (err error) {
 	err = p.call(ctx, "Clear", nil)
 	return
 }
 
 // Resolve: Privileged. Makes a package of the index resident, with its subpackages and their trees,
-// and returns when it is. It is in the writing index meanwhile, and never in the open one: what
-// keeps it is the index. If it leaves the index meanwhile it is written to its end all the same,
-// and may be collected then. Error InvalidArgument: it is not in the index. Options: repository (s:
-// name; else the first that has it).
+// and returns on completion; StartResolve returns immediately. During the call the package is in
+// the writing index. It never enters the open index: only the retained index keeps it. If the
+// package is removed from the index during the call, the agent still writes it completely, and it
+// may then be collected. Options: repository (s: name; default: the first repository that has the
+// package). Error InvalidArgument: the package is not in the index.
 func (p RetainedProxy) Resolve(ctx context.Context, pkg string, options RetainedResolveOptions) (err error) {
 	err = p.call(ctx, "Resolve", []any{pkg, toDict(options)})
 	return
 }
 
-// Properties asks for all properties at once.
+// StartResolve: Privileged. Works like Resolve, but returns immediately. The job reports the
+// progress. Options: as for Resolve. Error InvalidArgument: the hash is malformed; LimitsExceeded:
+// 32 jobs of the caller's user run.
+func (p RetainedProxy) StartResolve(ctx context.Context, pkg string, options RetainedResolveOptions) (job dbus.ObjectPath, err error) {
+	err = p.call(ctx, "StartResolve", []any{pkg, toDict(options)}, &job)
+	return
+}
+
+// Properties reads all properties in one call.
 func (p RetainedProxy) Properties(ctx context.Context) (RetainedProperties, error) {
 	return getAll[RetainedProperties](ctx, p.remote, infoRetained)
 }
 
-// GetPackages asks for one property.
+// GetPackages reads one property.
 func (p RetainedProxy) GetPackages(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Packages", &v)
 	return v, err

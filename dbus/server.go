@@ -10,8 +10,9 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/dbus/dialer"
+	"github.com/lull/lull/agent/lib/accounts"
+	"github.com/lull/lull/agent/lib/dialer"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Interface is one D-Bus interface on one object: the Export functions that
@@ -19,7 +20,7 @@ import (
 type Interface interface {
 	info() *ifaceInfo
 	invoke(c Caller, method string, body []any) ([]any, error)
-	properties() propSource // nil: it has none
+	properties() propSource // nil if it has none
 }
 
 // Signal is a signal of an interface; the generator makes a type for each.
@@ -29,7 +30,7 @@ type Signal interface {
 	body() []any
 }
 
-// ifaceInfo is what the runtime must know of an interface of the XML.
+// ifaceInfo describes an interface of the XML to the runtime.
 type ifaceInfo struct {
 	name    string
 	methods map[string]string // name → signature of what goes in
@@ -38,8 +39,10 @@ type ifaceInfo struct {
 
 // Server is a connection that exports objects.
 type Server struct {
-	conn    *dbus.Conn
-	callers callers
+	conn     *dbus.Conn
+	callers  *callers
+	limits   *limits
+	managing Flight[Objects] // GetManagedObjects
 
 	mu      sync.Mutex
 	objects map[dbus.ObjectPath]map[string]Interface     // guarded by mu; inner maps are never changed
@@ -48,39 +51,54 @@ type Server struct {
 	onCall  func()                                       // guarded by mu
 }
 
-// Serve connects to the bus at address, or, where that is empty, to the system
-// or the session bus. Export objects, then take the name.
+// Serve connects to the bus at address; an empty address means the system or the session
+// bus. The caller exports objects and then requests the name.
 func Serve(ctx context.Context, address string, system bool) (*Server, error) {
-	s := &Server{objects: map[dbus.ObjectPath]map[string]Interface{}}
-	conn, err := dial(ctx, address, system, dialer.Answers, dbus.WithHandler(s))
+	s := &Server{callers: newCallers(), limits: newLimits(), objects: map[dbus.ObjectPath]map[string]Interface{}}
+	conn, err := dial(ctx, address, system, func(opts ...dbus.ConnOption) (*dbus.Conn, error) {
+		return dialer.Serve(address, system, s.user, append(opts, dbus.WithHandler(s))...)
+	})
 	if err != nil {
 		return nil, err
 	}
-	// Until here no call can arrive: nobody knows the unique name.
+	// Until here no call can arrive: no client has the unique name.
 	s.mu.Lock()
 	s.conn = conn
 	s.mu.Unlock()
 	return s, nil
 }
 
-// Conn is the connection under the server, for calls to other services.
+// user asks the bus for the user of a connection, and returns whose bounds its calls count for.
+func (s *Server) user(sender string) (uint32, error) {
+	s.mu.Lock()
+	conn := s.conn
+	s.mu.Unlock()
+	if conn == nil {
+		return 0, errkind.New(errkind.Unavailable, "cannot identify the caller: the connection is not made yet")
+	}
+	c, err := s.callers.of(conn, sender)
+	return accounts.Of(c.UID), err
+}
+
+// Conn returns the connection of the server, for calls to other services.
 func (s *Server) Conn() *dbus.Conn { return s.conn }
 
-// Closed is closed when the connection is lost or given up.
+// Closed returns a channel that is closed when the connection is lost or closed.
 func (s *Server) Closed() <-chan struct{} { return s.conn.Context().Done() }
 
-// Close leaves the bus.
+// Close closes the connection.
 func (s *Server) Close() error { return s.conn.Close() }
 
-// OnPanic has f called when a method has panicked; its caller has been told of
-// an internal error.
+// OnPanic registers f, which is called after a method has panicked. The caller of the
+// method has received an internal error by then.
 func (s *Server) OnPanic(f func(method string, value any, stack []byte)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.onPanic = f
 }
 
-// OnCall has f called after each method call that was answered. It must not block.
+// OnCall registers f, which is called after the reply to each method call. It must not
+// block.
 func (s *Server) OnCall(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,17 +127,17 @@ func (s *Server) panicked(method string, value any) {
 func (s *Server) RequestName(name string) error {
 	reply, err := s.conn.RequestName(name, dbus.NameFlagDoNotQueue)
 	if err != nil {
-		return problem.New(problem.KindOf(FromBus(err)), "cannot take the name %s on the bus: %w", name, err).
+		return errkind.New(errkind.KindOf(FromBus(err)), "cannot take the name %s on the bus: %w", name, err).
 			WithHint("the bus policy decides who may: see org.lull.Agent1.conf")
 	}
 	switch reply {
 	case dbus.RequestNameReplyPrimaryOwner, dbus.RequestNameReplyAlreadyOwner:
 		return nil
 	}
-	err = problem.New(problem.Exists, "cannot take the name %s on the bus: another process owns it", name)
+	err = errkind.New(errkind.Exists, "cannot take the name %s on the bus: another process owns it", name)
 	var pid uint32
 	if s.conn.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixProcessID", 0, name).Store(&pid) == nil {
-		err = problem.New(problem.Exists, "cannot take the name %s on the bus: process %d owns it", name, pid)
+		err = errkind.New(errkind.Exists, "cannot take the name %s on the bus: process %d owns it", name, pid)
 	}
 	return err
 }
@@ -132,11 +150,11 @@ func (s *Server) Manage(path dbus.ObjectPath) {
 	s.manager = path
 }
 
-// Export puts an object with these interfaces at path, in place of what is
-// there, and tells the world if the path is managed.
+// Export puts an object with these interfaces at path and replaces the one before. If the
+// path is managed it emits InterfacesAdded.
 func (s *Server) Export(path dbus.ObjectPath, interfaces ...Interface) error {
 	if !path.IsValid() {
-		return problem.New(problem.Invalid, "cannot export an object at %q: this is no object path", path)
+		return errkind.New(errkind.Invalid, "cannot export an object at %q: this is no object path", path)
 	}
 	object := make(map[string]Interface, len(interfaces))
 	for _, i := range interfaces {
@@ -149,8 +167,8 @@ func (s *Server) Export(path dbus.ObjectPath, interfaces ...Interface) error {
 	manager := s.manager
 	s.mu.Unlock()
 
-	// Properties may change, and say so, from the moment they are attached:
-	// nobody has been told of the object yet, so that nothing is missed.
+	// Properties may change, with signals, from the moment they are attached:
+	// the object has not been announced yet, so that nothing is missed.
 	for _, i := range interfaces {
 		if p := i.properties(); p != nil {
 			p.attach(s, path, i.info())
@@ -167,7 +185,7 @@ func (s *Server) Export(path dbus.ObjectPath, interfaces ...Interface) error {
 	return s.Emit(manager, interfacesAdded{path, objectProperties(object)})
 }
 
-// Unexport takes the object at path away. What is not there is gone already.
+// Unexport removes the object at path. A missing object is not an error.
 func (s *Server) Unexport(path dbus.ObjectPath) error {
 	s.mu.Lock()
 	old := s.objects[path]
@@ -189,18 +207,18 @@ func (s *Server) Unexport(path dbus.ObjectPath) error {
 	return s.Emit(manager, interfacesRemoved{path, slices.Sorted(maps.Keys(old))})
 }
 
-// managedLocked says whether signals of an object manager are due for path.
+// managedLocked reports whether path is below an object manager.
 func (s *Server) managedLocked(path dbus.ObjectPath) bool {
 	return s.manager != "" && strings.HasPrefix(string(path), string(s.manager)+"/")
 }
 
-// Emit sends a signal of the object at path to everybody who listens.
+// Emit broadcasts a signal of the object at path.
 func (s *Server) Emit(path dbus.ObjectPath, sig Signal) error { return s.send("", path, sig) }
 
-// SendTo sends a signal to the one connection of that unique name.
+// SendTo sends a signal to one connection, by its unique name.
 func (s *Server) SendTo(dest string, path dbus.ObjectPath, sig Signal) error {
 	if dest == "" {
-		return problem.New(problem.Invalid, "cannot send %s to nobody", sig.SignalName())
+		return errkind.New(errkind.Invalid, "cannot send %s without a receiver", sig.SignalName())
 	}
 	return s.send(dest, path, sig)
 }
@@ -223,10 +241,10 @@ func (s *Server) send(dest string, path dbus.ObjectPath, sig Signal) error {
 		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(msg.Body...))
 	}
 	if !s.conn.Connected() {
-		return problem.New(problem.Unavailable, "cannot send %s: the bus connection is closed", name)
+		return errkind.New(errkind.Unavailable, "cannot send %s: the bus connection is closed", name)
 	}
 	if call := s.conn.Send(msg, nil); call != nil && call.Err != nil {
-		return problem.New(problem.Unavailable, "cannot send %s: %w", name, call.Err)
+		return errkind.New(errkind.Unavailable, "cannot send %s: %w", name, call.Err)
 	}
 	return nil
 }
@@ -244,7 +262,7 @@ func (s *Server) object(path dbus.ObjectPath) map[string]Interface {
 	return s.objects[path]
 }
 
-// children are the names right below path on the way to exported objects.
+// children returns the names directly below path that lead to exported objects.
 func (s *Server) children(path dbus.ObjectPath) []string {
 	prefix := string(path)
 	if prefix != "/" {

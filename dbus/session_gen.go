@@ -14,8 +14,9 @@ const SessionInterface = "org.lull.Session1"
 var infoSession = &ifaceInfo{
 	name: SessionInterface,
 	methods: map[string]string{
-		"Show":        "",
-		"LaunchWaits": "ss",
+		"Show":           "",
+		"LaunchWaits":    "ss",
+		"DataIncomplete": "ssuss",
 	},
 	props: []propInfo{
 		{"Version", emitsConst},
@@ -26,26 +27,30 @@ var infoSession = &ifaceInfo{
 	},
 }
 
-// Session is what a server implements. Methods are called in parallel.
+// Session is implemented by a server. Methods are called in parallel.
 type Session interface {
-	// Show: Shows the notices of all pending refreshes again, also those that were put off.
+	// Show: Re-displays the notices of all pending refreshes, including postponed notices.
 	Show(caller Caller) (err error)
-	// LaunchWaits: For launchers: the launch of an instance waits, because of what the marker says
-	// (refresh-pending, refresh-in-progress or refresh-starting). The person is told, until the caller
-	// leaves the bus.
+	// LaunchWaits: For launchers. Reports that the launch of an instance waits. Why is the content of
+	// the marker: refresh-pending, refresh-in-progress or refresh-starting. The helper shows this to
+	// the user until the caller leaves the bus.
 	LaunchWaits(caller Caller, instance string, why string) (err error)
+	// DataIncomplete: For launchers. Reports that an application starts with an incomplete copy of its
+	// data, because some files of the previous version could not be copied. The helper shows the user
+	// the number of files, the first of them, and the directory that still contains them.
+	DataIncomplete(caller Caller, instance string, name string, count uint32, first string, directory string) (err error)
 }
 
 // SessionProperties are the properties of SessionInterface.
 type SessionProperties struct {
-	Version            string
+	Version            string   // Version of the helper
 	AgentPresent       bool     // Whether lulld answers on the system bus
 	NotificationServer string   // Name and version of the notification server, or empty
 	Notices            []Notice // Live notices: refresh id, instance, the server's notification id, text
-	Locked             bool     // Whether logind says that the session is locked
+	Locked             bool     // Whether the session is locked, as reported by logind
 }
 
-// Apply takes over what a PropertiesChanged signal or a GetAll says.
+// Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.
 func (p *SessionProperties) Apply(values map[string]dbus.Variant) error {
 	return applyProperties(p, infoSession, values)
 }
@@ -56,7 +61,7 @@ type SessionExport struct {
 	impl Session
 }
 
-// ExportSession makes one.
+// ExportSession returns a new SessionExport.
 func ExportSession(impl Session, values SessionProperties) *SessionExport {
 	e := &SessionExport{}
 	e.impl = impl
@@ -79,6 +84,16 @@ func (e *SessionExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, badArguments("LaunchWaits: %v", err)
 		}
 		return nil, e.impl.LaunchWaits(c, a0, a1)
+	case "DataIncomplete":
+		var a0 string
+		var a1 string
+		var a2 uint32
+		var a3 string
+		var a4 string
+		if err := store(body, &a0, &a1, &a2, &a3, &a4); err != nil {
+			return nil, badArguments("DataIncomplete: %v", err)
+		}
+		return nil, e.impl.DataIncomplete(c, a0, a1, a2, a3, a4)
 	}
 	return nil, badArguments("%s is no method", method)
 }
@@ -86,55 +101,63 @@ func (e *SessionExport) invoke(c Caller, method string, body []any) ([]any, erro
 // SessionProxy calls the interface of an object of org.lull.Session1. Errors are problems.
 type SessionProxy struct{ remote }
 
-// NewSessionProxy makes one. It does not talk to the bus.
+// NewSessionProxy returns a proxy. It does not call the bus.
 func NewSessionProxy(conn *dbus.Conn, path dbus.ObjectPath) SessionProxy {
 	return SessionProxy{remote{conn, "org.lull.Session1", path, SessionInterface}}
 }
 
-// Show: Shows the notices of all pending refreshes again, also those that were put off.
+// Show: Re-displays the notices of all pending refreshes, including postponed notices.
 func (p SessionProxy) Show(ctx context.Context) (err error) {
 	err = p.call(ctx, "Show", nil)
 	return
 }
 
-// LaunchWaits: For launchers: the launch of an instance waits, because of what the marker says
-// (refresh-pending, refresh-in-progress or refresh-starting). The person is told, until the caller
-// leaves the bus.
+// LaunchWaits: For launchers. Reports that the launch of an instance waits. Why is the content of
+// the marker: refresh-pending, refresh-in-progress or refresh-starting. The helper shows this to
+// the user until the caller leaves the bus.
 func (p SessionProxy) LaunchWaits(ctx context.Context, instance string, why string) (err error) {
 	err = p.call(ctx, "LaunchWaits", []any{instance, why})
 	return
 }
 
-// Properties asks for all properties at once.
+// DataIncomplete: For launchers. Reports that an application starts with an incomplete copy of its
+// data, because some files of the previous version could not be copied. The helper shows the user
+// the number of files, the first of them, and the directory that still contains them.
+func (p SessionProxy) DataIncomplete(ctx context.Context, instance string, name string, count uint32, first string, directory string) (err error) {
+	err = p.call(ctx, "DataIncomplete", []any{instance, name, count, first, directory})
+	return
+}
+
+// Properties reads all properties in one call.
 func (p SessionProxy) Properties(ctx context.Context) (SessionProperties, error) {
 	return getAll[SessionProperties](ctx, p.remote, infoSession)
 }
 
-// GetVersion asks for one property.
+// GetVersion reads one property.
 func (p SessionProxy) GetVersion(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Version", &v)
 	return v, err
 }
 
-// GetAgentPresent asks for one property.
+// GetAgentPresent reads one property.
 func (p SessionProxy) GetAgentPresent(ctx context.Context) (v bool, err error) {
 	err = p.get(ctx, "AgentPresent", &v)
 	return v, err
 }
 
-// GetNotificationServer asks for one property.
+// GetNotificationServer reads one property.
 func (p SessionProxy) GetNotificationServer(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "NotificationServer", &v)
 	return v, err
 }
 
-// GetNotices asks for one property.
+// GetNotices reads one property.
 func (p SessionProxy) GetNotices(ctx context.Context) (v []Notice, err error) {
 	err = p.get(ctx, "Notices", &v)
 	return v, err
 }
 
-// GetLocked asks for one property.
+// GetLocked reads one property.
 func (p SessionProxy) GetLocked(ctx context.Context) (v bool, err error) {
 	err = p.get(ctx, "Locked", &v)
 	return v, err

@@ -14,9 +14,11 @@ const SpaceInterface = "org.lull.Agent1.Space"
 var infoSpace = &ifaceInfo{
 	name: SpaceInterface,
 	methods: map[string]string{
-		"Plan":    "",
-		"Collect": "a{sv}",
-		"Verify":  "a{sv}",
+		"Plan":         "",
+		"Collect":      "a{sv}",
+		"StartCollect": "a{sv}",
+		"Verify":       "a{sv}",
+		"StartVerify":  "a{sv}",
 	},
 	props: []propInfo{
 		{"Free", emitsNothing},
@@ -32,41 +34,52 @@ var infoSpace = &ifaceInfo{
 		{"Transfers", emitsValue},
 		{"LastCollection", emitsValue},
 		{"LastCollectionBytes", emitsValue},
+		{"LastCollectionUnread", emitsNothing},
 	},
 }
 
-// Space is what a server implements. Methods are called in parallel.
+// Space is implemented by a server. Methods are called in parallel.
 type Space interface {
-	// Plan: What Collect would take away now: blobs with their bytes; and per package hash: name,
-	// version, bytes only it needs, bytes it shares, kept by (the index that protects it, or empty).
+	// Plan: Returns the blobs that Collect would remove now, with their bytes. Returns for each
+	// package hash the name, version, bytes used by this package only, bytes shared with others, and
+	// the index that protects it (empty if there is none).
 	Plan(caller Caller) (blobs []PlannedBlob, packages []PackageUsage, bytes uint64, err error)
-	// Collect: Privileged. Takes away what no index protects. Options: free (t: stop when so many
-	// bytes are freed), retain-nothing (b: the retained index is lost, and the caller says that there
-	// was nothing in it).
+	// Collect: Privileged. Removes blobs and packages that no index protects. Options: free (t: stop
+	// when this number of bytes is freed), retain-nothing (b: the retained index is lost, and the
+	// caller confirms that it was empty).
 	Collect(caller Caller, options CollectOptions) (blobs uint32, packages uint32, bytes uint64, err error)
-	// Verify: Privileged. Reads every blob and package again. Options: repair (b: fetch what is
-	// broken). Findings: hash or path, problem, repaired.
+	// StartCollect: Privileged. Works like Collect, but returns immediately. The job reports the
+	// result. Options: as for Collect. Error LimitsExceeded: 32 jobs of the caller's user run.
+	StartCollect(caller Caller, options CollectOptions) (job dbus.ObjectPath, err error)
+	// Verify: Privileged. Checks every blob and package against its hash. Options: repair (b: fetch
+	// broken ones). Findings: hash or path, problem, whether it was repaired. Returns on completion,
+	// which may take a long time; StartVerify returns immediately.
 	Verify(caller Caller, options VerifyOptions) (checked uint32, findings []Finding, err error)
+	// StartVerify: Privileged. Works like Verify, but returns immediately. The job reports the
+	// progress and the result. Options: as for Verify. Error LimitsExceeded: 32 jobs of the caller's
+	// user run.
+	StartVerify(caller Caller, options VerifyOptions) (job dbus.ObjectPath, err error)
 }
 
 // SpaceProperties are the properties of SpaceInterface.
 type SpaceProperties struct {
-	Free                uint64
-	Used                uint64 // Bytes of all blobs
-	Blobs               uint32
-	Base                []string
-	Cache               []string
-	Retained            []string
-	Writing             []string
-	Open                []OpenPackage // Package hash, holder, pid
-	Installed           []string
-	Recent              []string   // Not open any more, and kept until space is needed or policy's keep-recent is over
-	Transfers           []Transfer // What is being fetched, the oldest first: package hash; name and version, empty until they are known; for whom; bytes that are there of those that were missing at the beginning; blobs that are still missing; since when. While it goes on, changes are told at most twice a second
-	LastCollection      uint64
-	LastCollectionBytes uint64
+	Free                 uint64        // Free bytes on the file system of the store
+	Used                 uint64        // Bytes of all blobs
+	Blobs                uint32        // Number of blobs
+	Base                 []string      // Hashes of the packages of the running system
+	Cache                []string      // Hashes of the packages that are available offline
+	Retained             []string      // Hashes that the system updater retains
+	Writing              []string      // Hashes of the packages that are being resolved
+	Open                 []OpenPackage // Package hash, holder, pid
+	Installed            []string      // Hashes of current, pending and kept revisions
+	Recent               []string      // Hashes of packages that are no longer open. They are kept until space is needed or the time keep-recent of the policy has passed.
+	Transfers            []Transfer    // Current transfers, the oldest first: package hash; name and version, empty until known; holder; bytes transferred; bytes missing at the start; blobs still missing; start time. During a transfer, changes are signalled at most twice a second.
+	LastCollection       uint64        // When the last collection ended
+	LastCollectionBytes  uint64        // Number of bytes that the last collection freed
+	LastCollectionUnread []Process     // Processes whose use of the store the last collection could not determine, at most 64
 }
 
-// Apply takes over what a PropertiesChanged signal or a GetAll says.
+// Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.
 func (p *SpaceProperties) Apply(values map[string]dbus.Variant) error {
 	return applyProperties(p, infoSpace, values)
 }
@@ -77,7 +90,7 @@ type SpaceExport struct {
 	impl Space
 }
 
-// ExportSpace makes one.
+// ExportSpace returns a new SpaceExport.
 func ExportSpace(impl Space, values SpaceProperties) *SpaceExport {
 	e := &SpaceExport{}
 	e.impl = impl
@@ -111,6 +124,20 @@ func (e *SpaceExport) invoke(c Caller, method string, body []any) ([]any, error)
 			return nil, err
 		}
 		return []any{r0, r1, r2}, nil
+	case "StartCollect":
+		var a0 map[string]dbus.Variant
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("StartCollect: %v", err)
+		}
+		d0, err := fromDict[CollectOptions](a0, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, err := e.impl.StartCollect(c, d0)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0}, nil
 	case "Verify":
 		var a0 map[string]dbus.Variant
 		if err := store(body, &a0); err != nil {
@@ -125,6 +152,20 @@ func (e *SpaceExport) invoke(c Caller, method string, body []any) ([]any, error)
 			return nil, err
 		}
 		return []any{r0, r1}, nil
+	case "StartVerify":
+		var a0 map[string]dbus.Variant
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("StartVerify: %v", err)
+		}
+		d0, err := fromDict[VerifyOptions](a0, true)
+		if err != nil {
+			return nil, err
+		}
+		r0, err := e.impl.StartVerify(c, d0)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0}, nil
 	}
 	return nil, badArguments("%s is no method", method)
 }
@@ -132,112 +173,134 @@ func (e *SpaceExport) invoke(c Caller, method string, body []any) ([]any, error)
 // SpaceProxy calls the interface of an object of org.lull.Agent1. Errors are problems.
 type SpaceProxy struct{ remote }
 
-// NewSpaceProxy makes one. It does not talk to the bus.
+// NewSpaceProxy returns a proxy. It does not call the bus.
 func NewSpaceProxy(conn *dbus.Conn, path dbus.ObjectPath) SpaceProxy {
 	return SpaceProxy{remote{conn, "org.lull.Agent1", path, SpaceInterface}}
 }
 
-// Plan: What Collect would take away now: blobs with their bytes; and per package hash: name,
-// version, bytes only it needs, bytes it shares, kept by (the index that protects it, or empty).
+// Plan: Returns the blobs that Collect would remove now, with their bytes. Returns for each package
+// hash the name, version, bytes used by this package only, bytes shared with others, and the index
+// that protects it (empty if there is none).
 func (p SpaceProxy) Plan(ctx context.Context) (blobs []PlannedBlob, packages []PackageUsage, bytes uint64, err error) {
 	err = p.call(ctx, "Plan", nil, &blobs, &packages, &bytes)
 	return
 }
 
-// Collect: Privileged. Takes away what no index protects. Options: free (t: stop when so many bytes
-// are freed), retain-nothing (b: the retained index is lost, and the caller says that there was
-// nothing in it).
+// Collect: Privileged. Removes blobs and packages that no index protects. Options: free (t: stop
+// when this number of bytes is freed), retain-nothing (b: the retained index is lost, and the
+// caller confirms that it was empty).
 func (p SpaceProxy) Collect(ctx context.Context, options CollectOptions) (blobs uint32, packages uint32, bytes uint64, err error) {
 	err = p.call(ctx, "Collect", []any{toDict(options)}, &blobs, &packages, &bytes)
 	return
 }
 
-// Verify: Privileged. Reads every blob and package again. Options: repair (b: fetch what is
-// broken). Findings: hash or path, problem, repaired.
+// StartCollect: Privileged. Works like Collect, but returns immediately. The job reports the
+// result. Options: as for Collect. Error LimitsExceeded: 32 jobs of the caller's user run.
+func (p SpaceProxy) StartCollect(ctx context.Context, options CollectOptions) (job dbus.ObjectPath, err error) {
+	err = p.call(ctx, "StartCollect", []any{toDict(options)}, &job)
+	return
+}
+
+// Verify: Privileged. Checks every blob and package against its hash. Options: repair (b: fetch
+// broken ones). Findings: hash or path, problem, whether it was repaired. Returns on completion,
+// which may take a long time; StartVerify returns immediately.
 func (p SpaceProxy) Verify(ctx context.Context, options VerifyOptions) (checked uint32, findings []Finding, err error) {
 	err = p.call(ctx, "Verify", []any{toDict(options)}, &checked, &findings)
 	return
 }
 
-// Properties asks for all properties at once.
+// StartVerify: Privileged. Works like Verify, but returns immediately. The job reports the progress
+// and the result. Options: as for Verify. Error LimitsExceeded: 32 jobs of the caller's user run.
+func (p SpaceProxy) StartVerify(ctx context.Context, options VerifyOptions) (job dbus.ObjectPath, err error) {
+	err = p.call(ctx, "StartVerify", []any{toDict(options)}, &job)
+	return
+}
+
+// Properties reads all properties in one call.
 func (p SpaceProxy) Properties(ctx context.Context) (SpaceProperties, error) {
 	return getAll[SpaceProperties](ctx, p.remote, infoSpace)
 }
 
-// GetFree asks for one property.
+// GetFree reads one property.
 func (p SpaceProxy) GetFree(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "Free", &v)
 	return v, err
 }
 
-// GetUsed asks for one property.
+// GetUsed reads one property.
 func (p SpaceProxy) GetUsed(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "Used", &v)
 	return v, err
 }
 
-// GetBlobs asks for one property.
+// GetBlobs reads one property.
 func (p SpaceProxy) GetBlobs(ctx context.Context) (v uint32, err error) {
 	err = p.get(ctx, "Blobs", &v)
 	return v, err
 }
 
-// GetBase asks for one property.
+// GetBase reads one property.
 func (p SpaceProxy) GetBase(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Base", &v)
 	return v, err
 }
 
-// GetCache asks for one property.
+// GetCache reads one property.
 func (p SpaceProxy) GetCache(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Cache", &v)
 	return v, err
 }
 
-// GetRetained asks for one property.
+// GetRetained reads one property.
 func (p SpaceProxy) GetRetained(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Retained", &v)
 	return v, err
 }
 
-// GetWriting asks for one property.
+// GetWriting reads one property.
 func (p SpaceProxy) GetWriting(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Writing", &v)
 	return v, err
 }
 
-// GetOpen asks for one property.
+// GetOpen reads one property.
 func (p SpaceProxy) GetOpen(ctx context.Context) (v []OpenPackage, err error) {
 	err = p.get(ctx, "Open", &v)
 	return v, err
 }
 
-// GetInstalled asks for one property.
+// GetInstalled reads one property.
 func (p SpaceProxy) GetInstalled(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Installed", &v)
 	return v, err
 }
 
-// GetRecent asks for one property.
+// GetRecent reads one property.
 func (p SpaceProxy) GetRecent(ctx context.Context) (v []string, err error) {
 	err = p.get(ctx, "Recent", &v)
 	return v, err
 }
 
-// GetTransfers asks for one property.
+// GetTransfers reads one property.
 func (p SpaceProxy) GetTransfers(ctx context.Context) (v []Transfer, err error) {
 	err = p.get(ctx, "Transfers", &v)
 	return v, err
 }
 
-// GetLastCollection asks for one property.
+// GetLastCollection reads one property.
 func (p SpaceProxy) GetLastCollection(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "LastCollection", &v)
 	return v, err
 }
 
-// GetLastCollectionBytes asks for one property.
+// GetLastCollectionBytes reads one property.
 func (p SpaceProxy) GetLastCollectionBytes(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "LastCollectionBytes", &v)
+	return v, err
+}
+
+// GetLastCollectionUnread reads one property.
+func (p SpaceProxy) GetLastCollectionUnread(ctx context.Context) (v []Process, err error) {
+	err = p.get(ctx, "LastCollectionUnread", &v)
 	return v, err
 }

@@ -5,7 +5,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/dbus/dialer"
+	"github.com/lull/lull/agent/lib/dialer"
 )
 
 // Subscription is a stream of all signals that one peer sends from one path
@@ -19,9 +19,8 @@ type Subscription struct {
 	done   chan struct{}
 }
 
-// Subscribe listens to whoever owns dest now. Signals of others, also those
-// that claim to be from there, are dropped. If nobody owns it the error is of
-// kind Unavailable.
+// Subscribe receives the signals of the connection that owns dest now. Signals of other
+// senders are dropped. Kind Unavailable means that dest has no owner.
 func Subscribe(ctx context.Context, conn *dbus.Conn, dest string, path dbus.ObjectPath) (*Subscription, error) {
 	in := make(chan *dbus.Signal, 16)
 	conn.Signal(in)
@@ -47,7 +46,7 @@ func Subscribe(ctx context.Context, conn *dbus.Conn, dest string, path dbus.Obje
 	if err == nil {
 		owner, err = dialer.OwnerOf(ctx, conn, dest)
 	}
-	if err == nil && owner == "" { // the bus may know how to start it
+	if err == nil && owner == "" { // the bus may be able to start it
 		err = conn.BusObject().CallWithContext(ctx, busDaemon+".StartServiceByName", 0, dest, uint32(0)).Err
 		if err == nil {
 			owner, err = dialer.OwnerOf(ctx, conn, dest)
@@ -69,7 +68,7 @@ func Subscribe(ctx context.Context, conn *dbus.Conn, dest string, path dbus.Obje
 	return s, nil
 }
 
-// forward passes the owner's signals on until somebody leaves.
+// forward passes the owner's signals on until the owner or the subscription ends.
 func forward(ctx, conn context.Context, in <-chan *dbus.Signal, out chan<- *dbus.Signal, dest, owner string) {
 	for {
 		var sig *dbus.Signal
@@ -117,7 +116,7 @@ type Changed struct {
 	Invalidated []string
 }
 
-// ParseChanged reads sig, or says that it is something else.
+// ParseChanged decodes sig, and reports whether it is a PropertiesChanged signal.
 func ParseChanged(sig *dbus.Signal) (Changed, bool) {
 	c := Changed{Path: sig.Path}
 	if sig.Name != propertiesInterface+".PropertiesChanged" || store(sig.Body, &c.Interface, &c.Values, &c.Invalidated) != nil {
@@ -132,7 +131,7 @@ type Added struct {
 	Interfaces map[string]map[string]dbus.Variant
 }
 
-// ParseAdded reads sig, or says that it is something else.
+// ParseAdded decodes sig, and reports whether it is an InterfacesAdded signal.
 func ParseAdded(sig *dbus.Signal) (Added, bool) {
 	var a Added
 	ok := sig.Name == objectManagerInterface+".InterfacesAdded" && store(sig.Body, &a.Path, &a.Interfaces) == nil
@@ -145,7 +144,7 @@ type Removed struct {
 	Interfaces []string
 }
 
-// ParseRemoved reads sig, or says that it is something else.
+// ParseRemoved decodes sig, and reports whether it is an InterfacesRemoved signal.
 func ParseRemoved(sig *dbus.Signal) (Removed, bool) {
 	var r Removed
 	ok := sig.Name == objectManagerInterface+".InterfacesRemoved" && store(sig.Body, &r.Path, &r.Interfaces) == nil

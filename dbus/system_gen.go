@@ -14,9 +14,10 @@ const SystemInterface = "org.lull.Agent1.System"
 var infoSystem = &ifaceInfo{
 	name: SystemInterface,
 	methods: map[string]string{
-		"Stage":    "sa{sv}",
-		"Commit":   "",
-		"Rollback": "",
+		"Stage":       "sa{sv}",
+		"Commit":      "",
+		"StartCommit": "",
+		"Rollback":    "",
 	},
 	props: []propInfo{
 		{"State", emitsValue},
@@ -37,44 +38,50 @@ var infoSystem = &ifaceInfo{
 	},
 }
 
-// System is what a server implements. Methods are called in parallel.
+// System is implemented by a server. Methods are called in parallel.
 type System interface {
-	// Stage: Privileged. Begins to stage an update and returns at once; what becomes of it is seen in
-	// the properties: State is staging, and in the end staged or interrupted. Update: NAME,
-	// NAME@CHANNEL or the hash of a package; empty: the one that was interrupted. The same update goes
-	// on where it has stopped, another one takes its place. One that is staged or committed already
-	// changes nothing. Error Busy: another one is under way, or the booted system is not committed.
-	// Options: repository (s: name; else the first that has it).
+	// Stage: Privileged. Starts to stage an update and returns immediately. The properties report the
+	// progress: State is staging, and finally staged or interrupted. Update is NAME, NAME@CHANNEL or
+	// the hash of a package; an empty string means the interrupted update. A call for the interrupted
+	// update resumes it; a call for another update replaces it. A call for an update that is already
+	// staged or committed has no effect. Options: repository (s: name; default: the first repository
+	// that has the package). Error Busy: another update is in progress, or the booted system is not
+	// committed.
 	Stage(caller Caller, update string, options StageOptions) (err error)
 	// Commit: Privileged. Runs the health hooks of the booted system's base packages and, if they
-	// pass, keeps it for good. Returns when that is done; one that is committed already is no error.
-	// Error Busy: it is not booted yet; NotFound: there is none.
+	// succeed, makes the system permanent. Returns on completion; StartCommit returns immediately. A
+	// call for a system that is already committed succeeds. Error Busy: the update is not booted yet;
+	// NotFound: there is no update.
 	Commit(caller Caller) (err error)
-	// Rollback: Privileged. Gives up what is staged or being staged, or puts the committed system back
-	// in the place of the booted one. Error NotFound: there is neither.
+	// StartCommit: Privileged. Works like Commit, but returns immediately. The job reports the end. If
+	// the job is cancelled before the system is permanent, the system remains booted and is not
+	// committed. Error LimitsExceeded: 32 jobs of the caller's user run.
+	StartCommit(caller Caller) (job dbus.ObjectPath, err error)
+	// Rollback: Privileged. Discards the update that is staged or being staged, or replaces the booted
+	// system with the committed one. Error NotFound: there is neither.
 	Rollback(caller Caller) (err error)
 }
 
 // SystemProperties are the properties of SystemInterface.
 type SystemProperties struct {
-	State             string // idle, staging, interrupted (a step has failed or was cut), staged (until the next boot) or booted (and not committed)
+	State             string // idle, staging, interrupted (a step failed or was aborted), staged (until the next boot) or booted (and not committed)
 	Step              string // While staging or interrupted: resolve, images, install or set
-	Asked             string // As which the staged update was asked for
-	Committed         string // Version of the committed system; empty: that of the machine's image
-	CommittedHash     string // The update package that brought it
-	Booted            string // Version of the system that is in effect and not committed
-	BootedHash        string
-	Staged            string // Version of the system that is staged or being staged; empty also until it is known
-	StagedHash        string
-	BytesDone         uint64 // Of what this step fetches: there already
-	BytesTotal        uint64 // Of what this step fetches: as much as is known of; it grows from package to package
-	ErrorName         string // Why it was interrupted; empty after a restart of the agent
-	ErrorText         string
-	ErrorHint         string
+	Asked             string // The staged update as the caller specified it
+	Committed         string // Version of the committed system; empty for the system of the machine's image
+	CommittedHash     string // Hash of the update package that installed the committed system
+	Booted            string // Version of the booted system that is not committed
+	BootedHash        string // Hash of the update package that installed the booted system
+	Staged            string // Version of the system that is staged or being staged; also empty until it is known
+	StagedHash        string // Hash of the update package that installs the staged system
+	BytesDone         uint64 // Bytes of BytesTotal that are already present
+	BytesTotal        uint64 // Bytes that the current step fetches, as far as known; the number grows with each package
+	ErrorName         string // Name of the error that interrupted the update; empty after a restart of the agent
+	ErrorText         string // Text of the error
+	ErrorHint         string // Advice, or empty
 	CollectionRefused string // Why Space.Collect is refused, or empty
 }
 
-// Apply takes over what a PropertiesChanged signal or a GetAll says.
+// Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.
 func (p *SystemProperties) Apply(values map[string]dbus.Variant) error {
 	return applyProperties(p, infoSystem, values)
 }
@@ -85,7 +92,7 @@ type SystemExport struct {
 	impl System
 }
 
-// ExportSystem makes one.
+// ExportSystem returns a new SystemExport.
 func ExportSystem(impl System, values SystemProperties) *SystemExport {
 	e := &SystemExport{}
 	e.impl = impl
@@ -112,6 +119,12 @@ func (e *SystemExport) invoke(c Caller, method string, body []any) ([]any, error
 		return nil, e.impl.Stage(c, a0, d1)
 	case "Commit":
 		return nil, e.impl.Commit(c)
+	case "StartCommit":
+		r0, err := e.impl.StartCommit(c)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0}, nil
 	case "Rollback":
 		return nil, e.impl.Rollback(c)
 	}
@@ -121,127 +134,137 @@ func (e *SystemExport) invoke(c Caller, method string, body []any) ([]any, error
 // SystemProxy calls the interface of an object of org.lull.Agent1. Errors are problems.
 type SystemProxy struct{ remote }
 
-// NewSystemProxy makes one. It does not talk to the bus.
+// NewSystemProxy returns a proxy. It does not call the bus.
 func NewSystemProxy(conn *dbus.Conn, path dbus.ObjectPath) SystemProxy {
 	return SystemProxy{remote{conn, "org.lull.Agent1", path, SystemInterface}}
 }
 
-// Stage: Privileged. Begins to stage an update and returns at once; what becomes of it is seen in
-// the properties: State is staging, and in the end staged or interrupted. Update: NAME,
-// NAME@CHANNEL or the hash of a package; empty: the one that was interrupted. The same update goes
-// on where it has stopped, another one takes its place. One that is staged or committed already
-// changes nothing. Error Busy: another one is under way, or the booted system is not committed.
-// Options: repository (s: name; else the first that has it).
+// Stage: Privileged. Starts to stage an update and returns immediately. The properties report the
+// progress: State is staging, and finally staged or interrupted. Update is NAME, NAME@CHANNEL or
+// the hash of a package; an empty string means the interrupted update. A call for the interrupted
+// update resumes it; a call for another update replaces it. A call for an update that is already
+// staged or committed has no effect. Options: repository (s: name; default: the first repository
+// that has the package). Error Busy: another update is in progress, or the booted system is not
+// committed.
 func (p SystemProxy) Stage(ctx context.Context, update string, options StageOptions) (err error) {
 	err = p.call(ctx, "Stage", []any{update, toDict(options)})
 	return
 }
 
-// Commit: Privileged. Runs the health hooks of the booted system's base packages and, if they pass,
-// keeps it for good. Returns when that is done; one that is committed already is no error. Error
-// Busy: it is not booted yet; NotFound: there is none.
+// Commit: Privileged. Runs the health hooks of the booted system's base packages and, if they
+// succeed, makes the system permanent. Returns on completion; StartCommit returns immediately. A
+// call for a system that is already committed succeeds. Error Busy: the update is not booted yet;
+// NotFound: there is no update.
 func (p SystemProxy) Commit(ctx context.Context) (err error) {
 	err = p.call(ctx, "Commit", nil)
 	return
 }
 
-// Rollback: Privileged. Gives up what is staged or being staged, or puts the committed system back
-// in the place of the booted one. Error NotFound: there is neither.
+// StartCommit: Privileged. Works like Commit, but returns immediately. The job reports the end. If
+// the job is cancelled before the system is permanent, the system remains booted and is not
+// committed. Error LimitsExceeded: 32 jobs of the caller's user run.
+func (p SystemProxy) StartCommit(ctx context.Context) (job dbus.ObjectPath, err error) {
+	err = p.call(ctx, "StartCommit", nil, &job)
+	return
+}
+
+// Rollback: Privileged. Discards the update that is staged or being staged, or replaces the booted
+// system with the committed one. Error NotFound: there is neither.
 func (p SystemProxy) Rollback(ctx context.Context) (err error) {
 	err = p.call(ctx, "Rollback", nil)
 	return
 }
 
-// Properties asks for all properties at once.
+// Properties reads all properties in one call.
 func (p SystemProxy) Properties(ctx context.Context) (SystemProperties, error) {
 	return getAll[SystemProperties](ctx, p.remote, infoSystem)
 }
 
-// GetState asks for one property.
+// GetState reads one property.
 func (p SystemProxy) GetState(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "State", &v)
 	return v, err
 }
 
-// GetStep asks for one property.
+// GetStep reads one property.
 func (p SystemProxy) GetStep(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Step", &v)
 	return v, err
 }
 
-// GetAsked asks for one property.
+// GetAsked reads one property.
 func (p SystemProxy) GetAsked(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Asked", &v)
 	return v, err
 }
 
-// GetCommitted asks for one property.
+// GetCommitted reads one property.
 func (p SystemProxy) GetCommitted(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Committed", &v)
 	return v, err
 }
 
-// GetCommittedHash asks for one property.
+// GetCommittedHash reads one property.
 func (p SystemProxy) GetCommittedHash(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "CommittedHash", &v)
 	return v, err
 }
 
-// GetBooted asks for one property.
+// GetBooted reads one property.
 func (p SystemProxy) GetBooted(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Booted", &v)
 	return v, err
 }
 
-// GetBootedHash asks for one property.
+// GetBootedHash reads one property.
 func (p SystemProxy) GetBootedHash(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "BootedHash", &v)
 	return v, err
 }
 
-// GetStaged asks for one property.
+// GetStaged reads one property.
 func (p SystemProxy) GetStaged(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Staged", &v)
 	return v, err
 }
 
-// GetStagedHash asks for one property.
+// GetStagedHash reads one property.
 func (p SystemProxy) GetStagedHash(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "StagedHash", &v)
 	return v, err
 }
 
-// GetBytesDone asks for one property.
+// GetBytesDone reads one property.
 func (p SystemProxy) GetBytesDone(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "BytesDone", &v)
 	return v, err
 }
 
-// GetBytesTotal asks for one property.
+// GetBytesTotal reads one property.
 func (p SystemProxy) GetBytesTotal(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "BytesTotal", &v)
 	return v, err
 }
 
-// GetErrorName asks for one property.
+// GetErrorName reads one property.
 func (p SystemProxy) GetErrorName(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "ErrorName", &v)
 	return v, err
 }
 
-// GetErrorText asks for one property.
+// GetErrorText reads one property.
 func (p SystemProxy) GetErrorText(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "ErrorText", &v)
 	return v, err
 }
 
-// GetErrorHint asks for one property.
+// GetErrorHint reads one property.
 func (p SystemProxy) GetErrorHint(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "ErrorHint", &v)
 	return v, err
 }
 
-// GetCollectionRefused asks for one property.
+// GetCollectionRefused reads one property.
 func (p SystemProxy) GetCollectionRefused(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "CollectionRefused", &v)
 	return v, err

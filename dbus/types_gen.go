@@ -23,6 +23,20 @@ type HelperSession struct {
 	LoggingOut   bool
 }
 
+// WithheldVersion is a structure on the bus.
+type WithheldVersion struct {
+	Instance string
+	Version  string
+	Why      string
+}
+
+// ListFailure is a structure on the bus.
+type ListFailure struct {
+	Name  string
+	Error string
+	Text  string
+}
+
 // Check is a structure on the bus.
 type Check struct {
 	Name   string
@@ -35,6 +49,17 @@ type Check struct {
 type RepositoryAddress struct {
 	Name string
 	URL  string
+}
+
+// RepositoryStateOf is a structure on the bus.
+type RepositoryStateOf struct {
+	Name     string
+	URL      string
+	Checking uint64
+	Read     uint64
+	Failed   uint64
+	Error    string
+	LeftOut  bool
 }
 
 // UserSession is a structure on the bus.
@@ -85,6 +110,13 @@ type Transfer struct {
 	Since        uint64
 }
 
+// Process is a structure on the bus.
+type Process struct {
+	PID     uint32
+	UID     uint32
+	Command string
+}
+
 // SessionService is a structure on the bus.
 type SessionService struct {
 	Name        string
@@ -105,13 +137,6 @@ type RevisionInfo struct {
 	Version  string
 	Since    uint64
 	State    string
-}
-
-// Process is a structure on the bus.
-type Process struct {
-	PID     uint32
-	UID     uint32
-	Command string
 }
 
 // Hold is a structure on the bus.
@@ -137,6 +162,7 @@ type InstallOptions struct {
 	Channel    string `dict:"channel"`
 	Repository string `dict:"repository"`
 	Key        string `dict:"key"`
+	Now        bool   `dict:"now"`
 }
 
 // RemoveOptions is a dictionary on the bus; zero values are left out.
@@ -146,8 +172,24 @@ type RemoveOptions struct {
 
 // RefreshOptions is a dictionary on the bus; zero values are left out.
 type RefreshOptions struct {
-	NoWait bool `dict:"no-wait"`
-	Atomic bool `dict:"atomic"`
+	NoWait     bool `dict:"no-wait"`
+	Atomic     bool `dict:"atomic"`
+	Now        bool `dict:"now"`
+	SideBySide bool `dict:"side-by-side"`
+}
+
+// RefreshEachOptions is a dictionary on the bus; zero values are left out.
+type RefreshEachOptions struct {
+	Now bool `dict:"now"`
+}
+
+// RefreshResult is a dictionary on the bus; zero values are left out.
+type RefreshResult struct {
+	Instance  string          `dict:"instance"`
+	Refresh   dbus.ObjectPath `dict:"refresh"`
+	ErrorName string          `dict:"error-name"`
+	Error     string          `dict:"error"`
+	Hint      string          `dict:"hint"`
 }
 
 // RevertOptions is a dictionary on the bus; zero values are left out.
@@ -157,29 +199,33 @@ type RevertOptions struct {
 
 // PendingRefresh is a dictionary on the bus; zero values are left out.
 type PendingRefresh struct {
-	ID           string            `dict:"id"`
-	Refresh      dbus.ObjectPath   `dict:"refresh"`
-	Instance     string            `dict:"instance"`
-	Name         string            `dict:"name"`
-	FromVersion  string            `dict:"from-version"`
-	ToVersion    string            `dict:"to-version"`
-	FromRevision uint32            `dict:"from-revision"`
-	ToRevision   uint32            `dict:"to-revision"`
-	Urgency      string            `dict:"urgency"`
-	Notes        string            `dict:"notes"`
-	Since        uint64            `dict:"since"`
-	Deadline     uint64            `dict:"deadline"`
-	Reminders    []uint64          `dict:"reminders"`
-	AtDeadline   string            `dict:"at-deadline"`
-	DesktopEntry string            `dict:"desktop-entry"`
-	Icon         string            `dict:"icon"`
-	Processes    []Process         `dict:"processes"`
-	Conditions   map[string]string `dict:"conditions"`
-	HeldUntil    uint64            `dict:"held-until"`
-	HeldBy       string            `dict:"held-by"`
-	HeldReason   string            `dict:"held-reason"`
-	DBusName     string            `dict:"dbus-name"`
-	Hook         bool              `dict:"hook"`
+	ID                string            `dict:"id"`
+	Refresh           dbus.ObjectPath   `dict:"refresh"`
+	Instance          string            `dict:"instance"`
+	Name              string            `dict:"name"`
+	FromVersion       string            `dict:"from-version"`
+	ToVersion         string            `dict:"to-version"`
+	FromRevision      uint32            `dict:"from-revision"`
+	ToRevision        uint32            `dict:"to-revision"`
+	Urgency           string            `dict:"urgency"`
+	Notes             string            `dict:"notes"`
+	Since             uint64            `dict:"since"`
+	Deadline          uint64            `dict:"deadline"`
+	Reminders         []uint64          `dict:"reminders"`
+	AtDeadline        string            `dict:"at-deadline"`
+	DesktopEntry      string            `dict:"desktop-entry"`
+	Icon              string            `dict:"icon"`
+	Processes         []Process         `dict:"processes"`
+	Conditions        map[string]string `dict:"conditions"`
+	HeldUntil         uint64            `dict:"held-until"`
+	HeldBy            string            `dict:"held-by"`
+	HeldReason        string            `dict:"held-reason"`
+	DBusName          string            `dict:"dbus-name"`
+	Hook              bool              `dict:"hook"`
+	QuitHook          bool              `dict:"quit-hook"`
+	PendingHook       bool              `dict:"pending-hook"`
+	BackgroundApps    []string          `dict:"background-apps"`
+	RestartBackground bool              `dict:"restart-background"`
 }
 
 // ResolveOptions is a dictionary on the bus; zero values are left out.
@@ -188,9 +234,120 @@ type ResolveOptions struct {
 	Repository string `dict:"repository"`
 }
 
+// InstallFilesOptions is a dictionary on the bus; zero values are left out.
+type InstallFilesOptions struct {
+	Name     string `dict:"name"`
+	Version  string `dict:"version"`
+	LullYaml string `dict:"lull-yaml"`
+	Key      string `dict:"key"`
+	Older    bool   `dict:"older"`
+	Confirm  string `dict:"confirm"`
+}
+
+// ConvertedPackage is a dictionary on the bus; zero values are left out.
+type ConvertedPackage struct {
+	Name     string   `dict:"name"`
+	Version  string   `dict:"version"`
+	Title    string   `dict:"title"`
+	Instance string   `dict:"instance"`
+	Hash     string   `dict:"hash"`
+	Rights   []string `dict:"rights"`
+	Confirm  string   `dict:"confirm"`
+	Remarks  []string `dict:"remarks"`
+	Scripts  []string `dict:"scripts"`
+	Needs    []string `dict:"needs"`
+}
+
+// ResolveFilesOptions is a dictionary on the bus; zero values are left out.
+type ResolveFilesOptions struct {
+	Name     string `dict:"name"`
+	Version  string `dict:"version"`
+	LullYaml string `dict:"lull-yaml"`
+}
+
 // UpdateMonitorOptions is a dictionary on the bus; zero values are left out.
 type UpdateMonitorOptions struct {
 	HandleToken string `dict:"handle_token"`
+}
+
+// ListAvailableOptions is a dictionary on the bus; zero values are left out.
+type ListAvailableOptions struct {
+	Read       bool   `dict:"read"`
+	Repository string `dict:"repository"`
+}
+
+// AvailablePackage is a dictionary on the bus; zero values are left out.
+type AvailablePackage struct {
+	Repository string   `dict:"repository"`
+	Name       string   `dict:"name"`
+	Channel    string   `dict:"channel"`
+	Version    string   `dict:"version"`
+	Hash       string   `dict:"hash"`
+	Urgency    string   `dict:"urgency"`
+	Published  uint64   `dict:"published"`
+	Size       uint64   `dict:"size"`
+	Notes      string   `dict:"notes"`
+	Offered    bool     `dict:"offered"`
+	Installed  []string `dict:"installed"`
+}
+
+// ListUpdatesOptions is a dictionary on the bus; zero values are left out.
+type ListUpdatesOptions struct {
+	Read bool `dict:"read"`
+}
+
+// AvailableUpdate is a dictionary on the bus; zero values are left out.
+type AvailableUpdate struct {
+	Instance    string          `dict:"instance"`
+	Repository  string          `dict:"repository"`
+	Channel     string          `dict:"channel"`
+	FromVersion string          `dict:"from-version"`
+	Version     string          `dict:"version"`
+	Hash        string          `dict:"hash"`
+	Urgency     string          `dict:"urgency"`
+	Published   uint64          `dict:"published"`
+	Notes       string          `dict:"notes"`
+	Size        uint64          `dict:"size"`
+	Fetch       uint64          `dict:"fetch"`
+	Write       uint64          `dict:"write"`
+	Withheld    string          `dict:"withheld"`
+	Refresh     dbus.ObjectPath `dict:"refresh"`
+}
+
+// HistoryOptions is a dictionary on the bus; zero values are left out.
+type HistoryOptions struct {
+	Instance string `dict:"instance"`
+	Since    uint64 `dict:"since"`
+}
+
+// EndedRefresh is a dictionary on the bus; zero values are left out.
+type EndedRefresh struct {
+	ID           string `dict:"id"`
+	Kind         string `dict:"kind"`
+	Instance     string `dict:"instance"`
+	Result       string `dict:"result"`
+	FromVersion  string `dict:"from-version"`
+	ToVersion    string `dict:"to-version"`
+	FromRevision uint32 `dict:"from-revision"`
+	ToRevision   uint32 `dict:"to-revision"`
+	Began        uint64 `dict:"began"`
+	Ended        uint64 `dict:"ended"`
+	ErrorName    string `dict:"error-name"`
+	Error        string `dict:"error"`
+	Repository   string `dict:"repository"`
+	Channel      string `dict:"channel"`
+	Asked        bool   `dict:"asked"`
+	UID          uint32 `dict:"uid"`
+	User         string `dict:"user"`
+	Blocked      uint64 `dict:"blocked"`
+	Purge        bool   `dict:"purge"`
+	Undo         string `dict:"undo"`
+}
+
+// SwitchOptions is a dictionary on the bus; zero values are left out.
+type SwitchOptions struct {
+	Channel    string `dict:"channel"`
+	Repository string `dict:"repository"`
 }
 
 // CollectOptions is a dictionary on the bus; zero values are left out.
@@ -227,12 +384,13 @@ type UpdatedRefresh struct {
 
 // SessionWork is a dictionary on the bus; zero values are left out.
 type SessionWork struct {
-	Instance     string `dict:"instance"`
-	Root         string `dict:"root"`
-	RunDir       string `dict:"run-dir"`
-	FromRevision uint32 `dict:"from-revision"`
-	ToRevision   uint32 `dict:"to-revision"`
-	Data         bool   `dict:"data"`
+	Instance     string   `dict:"instance"`
+	Root         string   `dict:"root"`
+	RunDir       string   `dict:"run-dir"`
+	FromRevision uint32   `dict:"from-revision"`
+	ToRevision   uint32   `dict:"to-revision"`
+	Data         bool     `dict:"data"`
+	Notifying    []string `dict:"notifying"`
 }
 
 // UpdateInfo is a dictionary on the bus; zero values are left out.

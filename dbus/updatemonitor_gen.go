@@ -8,7 +8,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// UpdateMonitorInterface is the name of the interface. Tells an application of its updates, in the shape of org.freedesktop.portal.Flatpak.UpdateMonitor. At /org/lull/update_monitor/*; see Manager.CreateUpdateMonitor. What is prepared is installed when the application is closed, so that there is no method for that.
+// UpdateMonitorInterface is the name of the interface. Reports updates to an application, in the format of org.freedesktop.portal.Flatpak.UpdateMonitor. At /org/lull/update_monitor/*; see Manager.CreateUpdateMonitor. The agent installs a prepared update when the application is closed, so there is no method to install it.
 const UpdateMonitorInterface = "org.lull.Agent1.UpdateMonitor"
 
 var infoUpdateMonitor = &ifaceInfo{
@@ -18,9 +18,9 @@ var infoUpdateMonitor = &ifaceInfo{
 	},
 }
 
-// UpdateMonitor is what a server implements. Methods are called in parallel.
+// UpdateMonitor is implemented by a server. Methods are called in parallel.
 type UpdateMonitor interface {
-	// Close: Takes the object away. Error NotPermitted: it is somebody else's.
+	// Close: Removes the object. Error NotPermitted: the object belongs to another caller.
 	Close(caller Caller) (err error)
 }
 
@@ -29,7 +29,7 @@ type UpdateMonitorExport struct {
 	impl UpdateMonitor
 }
 
-// ExportUpdateMonitor makes one.
+// ExportUpdateMonitor returns a new UpdateMonitorExport.
 func ExportUpdateMonitor(impl UpdateMonitor) *UpdateMonitorExport {
 	e := &UpdateMonitorExport{}
 	e.impl = impl
@@ -51,22 +51,23 @@ func (e *UpdateMonitorExport) invoke(c Caller, method string, body []any) ([]any
 // UpdateMonitorProxy calls the interface of an object of org.lull.Agent1. Errors are problems.
 type UpdateMonitorProxy struct{ remote }
 
-// NewUpdateMonitorProxy makes one. It does not talk to the bus.
+// NewUpdateMonitorProxy returns a proxy. It does not call the bus.
 func NewUpdateMonitorProxy(conn *dbus.Conn, path dbus.ObjectPath) UpdateMonitorProxy {
 	return UpdateMonitorProxy{remote{conn, "org.lull.Agent1", path, UpdateMonitorInterface}}
 }
 
-// Close: Takes the object away. Error NotPermitted: it is somebody else's.
+// Close: Removes the object. Error NotPermitted: the object belongs to another caller.
 func (p UpdateMonitorProxy) Close(ctx context.Context) (err error) {
 	err = p.call(ctx, "Close", nil)
 	return
 }
 
-// UpdateMonitorUpdateAvailable: There is a newer version than the one that runs. Goes to the maker
-// of the object alone, once for the same information. Keys: running-commit (s: hash of the package
-// that runs), local-commit (s: of the one that a launch would get now), remote-commit (s: of the
-// one that is prepared, else local-commit), version (s: of that), urgency (s), deadline (t), notes
-// (s: what is new). Keys without a value may be missing.
+// UpdateMonitorUpdateAvailable: Sent when a newer version than the running one is available. Only
+// the creator of the object receives the signal, and only once for the same information. Keys:
+// running-commit (s: hash of the running package), local-commit (s: hash of the package that a
+// launch would use now), remote-commit (s: hash of the prepared package, otherwise local-commit),
+// version (s: version of remote-commit), urgency (s), deadline (t), notes (s: the changes). Keys
+// without a value may be missing.
 type UpdateMonitorUpdateAvailable struct {
 	UpdateInfo UpdateInfo
 }
@@ -78,7 +79,7 @@ func (UpdateMonitorUpdateAvailable) SignalName() string {
 
 func (s UpdateMonitorUpdateAvailable) body() []any { return []any{toDict(s.UpdateInfo)} }
 
-// ParseUpdateMonitorUpdateAvailable reads sig, or says that it is something else.
+// ParseUpdateMonitorUpdateAvailable decodes sig. It returns false for any other signal.
 func ParseUpdateMonitorUpdateAvailable(sig *dbus.Signal) (s UpdateMonitorUpdateAvailable, ok bool) {
 	if sig.Name != s.SignalName() {
 		return s, false

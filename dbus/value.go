@@ -7,16 +7,16 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
-// clean makes text fit for the bus, which wants UTF-8 without zero bytes. A
-// process may call itself what it likes, and must not silence a reply by it.
+// clean makes text valid for the bus, which requires UTF-8 without zero bytes. A process
+// chooses its own name, and an invalid name must not prevent a reply.
 func clean(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// cleaned returns v with all text in it made fit, copying what it changes. The
+// cleaned returns v with all text in it made valid, and copies the parts that it changes. The
 // zero object path, which the bus forbids, becomes "/".
 func cleaned(v any) any {
 	rv := reflect.ValueOf(v)
@@ -133,9 +133,8 @@ func toDicts[T any](vs []T) []map[string]dbus.Variant {
 	return ms
 }
 
-// fromDict reads it back. A server is strict: a key that it does not know may
-// carry a wish that it would silently disregard. A client is not: the agent
-// may be newer.
+// fromDict is the reverse of toDict. A server is strict: an unknown key may be an option
+// that it would silently ignore. A client is not, because the agent may be newer.
 func fromDict[T any](m map[string]dbus.Variant, strict bool) (T, error) {
 	var t T
 	rv := reflect.ValueOf(&t).Elem()
@@ -149,16 +148,16 @@ func fromDict[T any](m map[string]dbus.Variant, strict bool) (T, error) {
 		known++
 		field := rv.Field(i)
 		if want := dbus.SignatureOfType(field.Type()); value.Signature() != want {
-			return t, problem.New(problem.Invalid, "cannot use option %s: it has the type %s, not %s", key, value.Signature(), want)
+			return t, errkind.New(errkind.Invalid, "cannot use option %s: it has the type %s, not %s", key, value.Signature(), want)
 		}
 		if err := dbus.Store([]any{value.Value()}, field.Addr().Interface()); err != nil {
-			return t, problem.New(problem.Invalid, "cannot use option %s: %w", key, err)
+			return t, errkind.New(errkind.Invalid, "cannot use option %s: %w", key, err)
 		}
 	}
 	if strict && known < len(m) {
 		for key := range m {
 			if !hasKey(rv.Type(), key) {
-				return t, problem.New(problem.Invalid, "cannot use option %.40q: there is no such option", key)
+				return t, errkind.New(errkind.Invalid, "cannot use option %.40q: there is no such option", key)
 			}
 		}
 	}
@@ -186,9 +185,9 @@ func hasKey(t reflect.Type, key string) bool {
 	return false
 }
 
-// store fills the results of a reply, or the arguments of a call. What has the
-// right type already is taken as it is: the library's own Store wraps the
-// values of dictionaries anew, and loses the types of structures by it.
+// store fills the results of a reply, or the arguments of a call. Values of the right type
+// are assigned as they are: the library's own Store wraps the values of dictionaries a
+// second time, and loses the types of structures.
 func store(body []any, into ...any) error {
 	if len(body) != len(into) {
 		return fmt.Errorf("%d values where %d belong", len(body), len(into))

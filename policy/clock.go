@@ -1,13 +1,33 @@
 package policy
 
 import (
+	"runtime/debug"
 	"slices"
 	"time"
 )
 
-// Earliest is a moment that has passed wherever this program runs: a clock that
-// says less is wrong.
-var Earliest = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+// Earliest is a time that has certainly passed, that of the source that this
+// program was built from: a clock before it is wrong.
+var Earliest = built()
+
+// built is the time of the commit, which the Go tool records where it builds from
+// a version control system, and a constant otherwise.
+func built() time.Time {
+	at := time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return at
+	}
+	for _, s := range info.Settings {
+		if s.Key != "vcs.time" {
+			continue
+		}
+		if t, err := time.Parse(time.RFC3339, s.Value); err == nil && t.After(at) {
+			at = t.UTC()
+		}
+	}
+	return at
+}
 
 // slack is how far clocks differ, or are set back, in the course of things.
 const slack = 24 * time.Hour
@@ -19,8 +39,8 @@ type Clock struct {
 	floor time.Time
 }
 
-// ClockAfter returns a Clock that knows of some moments that they have passed,
-// as that in which a package was published.
+// ClockAfter returns a Clock with times that have certainly passed, as that of
+// a package's publication.
 func ClockAfter(passed ...time.Time) Clock {
 	c := Clock{Earliest}
 	for _, t := range passed {
@@ -31,14 +51,14 @@ func ClockAfter(passed ...time.Time) Clock {
 	return c
 }
 
-// Wrong says whether the clock must be wrong when it says now.
+// Wrong reports whether the clock must be wrong at now.
 func (c Clock) Wrong(now time.Time) bool { return now.Before(c.floor) }
 
-// Began returns when the postponement window of a revision began, given when it
-// was written down to have begun (zero: not yet). What cannot be true, a
-// beginning before the revision was published or one that lies ahead, gives way to
-// now. So a window is never over at once because the clock was set, and never
-// lasts for ever. While the clock is wrong nothing is judged.
+// Began returns when the postponement window of a revision began, given when
+// it was recorded to have begun (zero: not yet). An impossible time, a
+// beginning before the revision was published or one in the future, is
+// replaced by now. So a window is never over at once because the clock was
+// set, and never lasts for ever. While the clock is wrong nothing is judged.
 func (c Clock) Began(since, now time.Time) time.Time {
 	switch {
 	case since.IsZero():
@@ -51,9 +71,9 @@ func (c Clock) Began(since, now time.Time) time.Time {
 	return since
 }
 
-// Lasts says whether what was written down at since to end at until is in force
-// at now. What lies ahead of a clock that may be right was written down by one that
-// was wrong; a clock that must be wrong has no say in that.
+// Lasts reports whether an entry that was recorded at since to end at until is
+// in force at now. A time ahead of a clock that may be right was recorded by a
+// wrong one; a clock that must be wrong ends nothing.
 func (c Clock) Lasts(since, until, now time.Time) bool {
 	return now.Before(until) && (c.Wrong(now) || !since.After(now.Add(slack)))
 }
@@ -74,12 +94,12 @@ func (p Postponement) Left(now time.Time) time.Duration {
 	return min(max(p.Deadline().Sub(now), 0), max(p.Max, 0))
 }
 
-// Over says whether the deadline has passed.
+// Over reports whether the deadline has passed.
 func (p Postponement) Over(now time.Time) bool { return p.Left(now) == 0 }
 
 // Reminders returns when the reminders, given as spans before the deadline, fall
 // due, in order. Those that are longer than the postponement itself never do: the
-// first notice stands for them.
+// first notice replaces them.
 func (p Postponement) Reminders(before []time.Duration) (at []time.Time) {
 	for _, r := range before {
 		if r > 0 && r < p.Max {

@@ -16,7 +16,7 @@ type Condition string
 const (
 	Mains     Condition = "mains"     // it does not run on battery
 	Unmetered Condition = "unmetered" // its network is not paid for by volume
-	Idle      Condition = "idle"      // nobody works at it
+	Idle      Condition = "idle"      // no user works at it
 	InWindow  Condition = "window"    // a maintenance window is open
 )
 
@@ -36,8 +36,9 @@ func (list Conditions) validate(path string, fail func(path, format string, args
 	}
 }
 
-// Window is a maintenance window, which opens on some days of the week. Its times
-// are those on the clock of the machine, whatever the clock does in between.
+// Window is a maintenance window, which opens on some days of the week. Its
+// times are wall-clock times of the machine, regardless of changes of the
+// clock in between.
 type Window struct {
 	days     [7]bool // by time.Weekday; on which it opens
 	from, to int     // minutes of the day; to at or below from: of the next day
@@ -122,8 +123,8 @@ func minutes(text string) (int, bool) {
 	return n, ok && err == nil && merr == nil && len(h) <= 2 && len(m) == 2 && mins < 60 && n <= 24*60
 }
 
-// At says whether a window is open at a moment, and when that changes: when all that
-// are open have closed, or the next one opens. Zero: never.
+// At reports whether a window is open at a time, and when that changes: when
+// all open ones have closed, or the next one opens. Zero means never.
 func (list Windows) At(now time.Time) (open bool, change time.Time) {
 	for extended := true; extended; { // a window may open before another closes
 		extended = false

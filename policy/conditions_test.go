@@ -8,7 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 func windows(t testing.TB, texts ...string) (list Windows) {
@@ -79,7 +79,7 @@ func TestWindows(t *testing.T) {
 	}
 }
 
-// Whatever the windows are, between now and the change nothing changes, and at the
+// For any windows, between now and the change nothing changes, and at the
 // change it does.
 func TestWindowsChange(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
@@ -121,7 +121,7 @@ func TestRequires(t *testing.T) {
 	}
 	file, dir := write(t, files)
 	want := file + ":3: cannot require window in defaults.refresh-requires: schedule.windows has none"
-	if _, err := Load(file, dir); err == nil || err.Error() != want || !problem.Is(err, problem.BadPolicy) {
+	if _, err := Load(file, dir); err == nil || err.Error() != want || !errkind.Is(err, errkind.BadPolicy) {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 	files["policy.d/20.yaml"] = "schedule:\n  windows: [Sat 02:00-05:00]\n"

@@ -4,8 +4,8 @@ import "time"
 
 // UserHoldEnd returns until when the hold of a user who is no administrator can
 // keep one revision off: at the latest UserHold after the revision was ready,
-// which since says, and never past the deadline. Zero: not at all. Zero for since
-// means that no revision is ready yet; what counts is then now.
+// according to since, and never past the deadline. Zero means not at all. Zero
+// for since means that no revision is ready yet; then now counts.
 func (s Settings) UserHoldEnd(until, since, now time.Time, urgency string) time.Time {
 	if s.UserHold <= 0 || urgency == UrgencySecurity && !s.UserHoldSecurity {
 		return time.Time{}

@@ -4,15 +4,17 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/policy/strictyaml"
 )
 
@@ -23,15 +25,16 @@ var DefaultsYAML []byte
 
 const builtIn = "built in"
 
-// layer is one file that has been read and checked.
+// layer is one file that was read and checked.
 type layer struct {
 	doc  *strictyaml.Document
 	file file
 	name string
+	old  map[string]bool // sections that use a former name
 }
 
 func parse(name string, data []byte) (layer, strictyaml.Errors) {
-	l := layer{name: name}
+	l := layer{name: name, old: map[string]bool{}}
 	collect := func(err error) (bad strictyaml.Errors) {
 		if err != nil && !errors.As(err, &bad) {
 			bad = strictyaml.Errors{{File: name, Text: err.Error()}}
@@ -44,10 +47,11 @@ func parse(name string, data []byte) (layer, strictyaml.Errors) {
 	}
 	l.doc = doc
 	bad := collect(doc.Decode(&l.file))
+	bad = append(bad, l.file.unalias(doc, func(section string) { l.old[section] = true })...)
 	return l, append(bad, l.file.validate(doc)...)
 }
 
-// Defaults returns the policy that holds where nobody has written one.
+// Defaults returns the policy that holds without any file.
 func Defaults() *Policy {
 	p := &Policy{packages: map[string]settings{}, origins: map[string]string{}}
 	l, bad := parse(builtIn, DefaultsYAML)
@@ -65,7 +69,11 @@ func (p *Policy) add(l layer) {
 			path := section + "." + key
 			p.origins[path] = builtIn
 			if l.name != builtIn {
-				p.origins[path] = fmt.Sprintf("%s:%d", l.name, l.doc.Line(path))
+				written := path
+				if key == pendingKey && l.old[section] {
+					written = section + "." + oldPendingKey
+				}
+				p.origins[path] = fmt.Sprintf("%s:%d", l.name, l.doc.Line(written))
 			}
 		}
 	}
@@ -115,24 +123,63 @@ func (p *Policy) add(l layer) {
 	}
 }
 
-// Load merges the policy file and the drop-ins, the files of dropinDir that end
+// File is the content of a policy file.
+type File struct {
+	Name string `json:"name"` // path
+	Data []byte `json:"data"`
+}
+
+// maxFile bounds a policy file, in bytes.
+const maxFile = 4 << 20
+
+// Read reads the policy file and the drop-ins, the files of dropinDir that end
 // in ".yaml" and do not begin with a dot, in the order of their names. Neither
-// has to exist. The error is of kind BadPolicy and names file and line.
-func Load(path, dropinDir string) (*Policy, error) {
-	p := Defaults()
+// has to exist. The error is of kind BadPolicy.
+func Read(path, dropinDir string) (files []File, err error) {
 	names, err := dropins(dropinDir)
 	if err != nil {
 		return nil, err
 	}
 	for i, name := range append([]string{path}, names...) {
-		data, err := os.ReadFile(name)
+		data, err := readFile(name)
 		if i == 0 && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, problem.New(problem.BadPolicy, "cannot read policy: %w", err)
+			return nil, errkind.New(errkind.BadPolicy, "cannot read policy: %w", err)
 		}
-		l, bad := parse(name, data)
+		files = append(files, File{name, data})
+	}
+	return files, nil
+}
+
+// readFile reads a regular file and waits for no other, such as a fifo.
+func readFile(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = &fs.PathError{Op: "read", Path: name, Err: errors.New("it is no regular file")}
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = &fs.PathError{Op: "read", Path: name, Err: errors.New("it is too large")}
+	}
+	return data, err
+}
+
+// Merge makes a policy of files; each overrides those before it. The
+// error is of kind BadPolicy and names file and line.
+func Merge(files []File) (*Policy, error) {
+	p := Defaults()
+	for _, f := range files {
+		l, bad := parse(f.Name, f.Data)
 		if len(bad) > 0 {
 			return nil, badPolicy(bad)
 		}
@@ -144,6 +191,28 @@ func Load(path, dropinDir string) (*Policy, error) {
 	return p, nil
 }
 
+// Load is Read and Merge.
+func Load(path, dropinDir string) (*Policy, error) {
+	files, err := Read(path, dropinDir)
+	if err != nil {
+		return nil, err
+	}
+	return Merge(files)
+}
+
+// Cautious returns the policy that holds if the administrator's cannot be read
+// and there is none from before: the defaults, without automatic refreshes and
+// without collection after a refresh.
+func Cautious() *Policy {
+	p := Defaults()
+	l, bad := parse("until the policy can be read", []byte("defaults: {auto-refresh: false}\ngc: {after-refresh: false}\n"))
+	if len(bad) > 0 {
+		panic("internal error: " + bad.Error())
+	}
+	p.add(l)
+	return p
+}
+
 // complete finds what only all layers together show: a window that is required and
 // is never open would stop updates for ever.
 func (p *Policy) complete() error {
@@ -153,8 +222,8 @@ func (p *Policy) complete() error {
 	requires := func(section string, s settings) error {
 		for key, list := range map[string]Conditions{"fetch-requires": s.FetchRequires, "refresh-requires": s.RefreshRequires} {
 			if slices.Contains(list, InWindow) {
-				return problem.New(problem.BadPolicy, "%s: cannot require %s in %s.%s: schedule.windows has none", p.origins[section+"."+key], InWindow, section, key).
-					WithHint("schedule.windows says when maintenance may happen: [sat 02:00-05:00]")
+				return errkind.New(errkind.BadPolicy, "%s: cannot require %s in %s.%s: schedule.windows has none", p.origins[section+"."+key], InWindow, section, key).
+					WithHint("schedule.windows sets the times of maintenance: [sat 02:00-05:00]")
 			}
 		}
 		return nil
@@ -171,7 +240,7 @@ func (p *Policy) complete() error {
 }
 
 func badPolicy(bad strictyaml.Errors) error {
-	return problem.New(problem.BadPolicy, "%w", bad.Sorted()).WithHint("lull policy check lists everything that is wrong in a file")
+	return errkind.New(errkind.BadPolicy, "%w", bad.Sorted()).WithHint("lull policy check lists all faults of a file")
 }
 
 func dropins(dir string) ([]string, error) {
@@ -180,7 +249,7 @@ func dropins(dir string) ([]string, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, problem.New(problem.BadPolicy, "cannot read policy: %w", err)
+		return nil, errkind.New(errkind.BadPolicy, "cannot read policy: %w", err)
 	}
 	var names []string
 	for _, e := range entries {
@@ -189,7 +258,7 @@ func dropins(dir string) ([]string, error) {
 		case strings.HasPrefix(e.Name(), "."):
 		case strings.HasSuffix(e.Name(), ".yml"):
 			// Silence would leave the administrator in the belief that it counts.
-			return nil, problem.New(problem.BadPolicy, "%s: cannot use this drop-in: its name must end in .yaml", name)
+			return nil, errkind.New(errkind.BadPolicy, "%s: cannot use this drop-in: its name must end in .yaml", name)
 		case strings.HasSuffix(e.Name(), ".yaml"):
 			names = append(names, name)
 		}
@@ -197,17 +266,32 @@ func dropins(dir string) ([]string, error) {
 	return names, nil
 }
 
-// Check reads one policy file and returns everything that is wrong with it,
-// each as "FILE:LINE: cannot …"; nil when it can be used.
+// Check reads one policy file and returns all its faults, each as "FILE:LINE:
+// cannot …"; nil if there are none.
 func Check(path string) []error {
-	data, err := os.ReadFile(path)
+	data, err := readFile(path)
 	if err != nil {
-		return []error{problem.New(problem.BadPolicy, "cannot read policy: %w", err)}
+		return []error{errkind.New(errkind.BadPolicy, "cannot read policy: %w", err)}
 	}
 	_, bad := parse(path, data)
 	var out []error
 	for _, e := range bad.Sorted() {
-		out = append(out, problem.New(problem.BadPolicy, "%w", e))
+		out = append(out, errkind.New(errkind.BadPolicy, "%w", e))
 	}
 	return out
+}
+
+// Notes returns what is right in a policy file and should be written in another way, as
+// "FILE:LINE: TEXT". A file that cannot be read has no notes.
+func Notes(path string) (list []string) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil
+	}
+	l, _ := parse(path, data)
+	for _, section := range slices.Sorted(maps.Keys(l.old)) {
+		list = append(list, fmt.Sprintf("%s:%d: %s.%s is the former name of %s; both are accepted",
+			path, l.doc.Line(section+"."+oldPendingKey), section, oldPendingKey, pendingKey))
+	}
+	return list
 }

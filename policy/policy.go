@@ -5,7 +5,7 @@
 // A Policy is merged from layers: the defaults that are compiled in
 // (defaults.yaml, which documents every key), the policy file, and the drop-ins
 // in the order of their names. A later layer overrides single keys. An entry
-// under "packages" beats "defaults" whichever file either stands in, and one for
+// under "packages" beats "defaults" regardless of their files, and one for
 // an instance beats one for the package's name.
 //
 // A Policy never changes once loaded; any goroutine may read it. To reload is to
@@ -14,12 +14,14 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/policy/strictyaml"
 )
 
-// Mode is the way in which a package's refresh treats what runs.
+// Mode is how a package's refresh treats running applications.
 type Mode string
 
 // The modes. "ignore-running" is another spelling of ModeEndure.
@@ -32,7 +34,7 @@ const (
 // Pending is what a launch does while a refresh waits.
 type Pending string
 
-// What a launch does.
+// The behaviors of a launch.
 const (
 	PendingAllow Pending = "allow"
 	PendingBlock Pending = "block"
@@ -41,7 +43,7 @@ const (
 // Deadline is what happens when a refresh has been put off long enough.
 type Deadline string
 
-// What happens at the deadline. Terminate never is a default.
+// The actions at the deadline. Terminate never is a default.
 const (
 	DeadlineKeepWaiting Deadline = "keep-waiting"
 	DeadlineSideBySide  Deadline = "side-by-side"
@@ -52,33 +54,36 @@ const (
 type Settings struct {
 	Mode             Mode
 	RefreshPending   Pending
-	RefreshAwareness bool          // false: refresh without looking at what runs
+	RefreshAwareness bool          // false means refresh regardless of running applications
 	MaxPostponement  time.Duration // per revision, in wall-clock time
 	AtDeadline       Deadline
 	KeepRevisions    int // 1 or more, the current one included
 	AllowUntracked   bool
 	AutoRefresh      bool
 	HookTimeLimit    time.Duration
-	UserHold         time.Duration // how long users may hold a revision; 0: not at all
+	UserHold         time.Duration // how long users may hold a revision; 0 means not at all
 	UserHoldSecurity bool          // whether that goes for security updates too
 	FetchRequires    Conditions    // before a revision is fetched by itself
 	RefreshRequires  Conditions    // before it replaces the current one by itself
 	SecurityRequires bool          // whether these go for security updates too
+	PackageWishes    bool          // whether the package's wishes count
+	// RestartBackground: background programs are restarted while the session is not used.
+	RestartBackground bool
 }
 
-// Schedule tells when things are done by themselves.
+// Schedule has the times of automatic actions.
 type Schedule struct {
-	Check     time.Duration   // between two looks into the repositories; 0: never
+	Check     time.Duration   // between two checks of the repositories; 0 means never
 	Reminders []time.Duration // before the deadline, longest first
 	Windows   Windows         // of maintenance
 }
 
-// GC tells when the collector runs by itself, and what is kept free for it.
+// GC is when the collector runs by itself, and the space that is kept free for it.
 type GC struct {
 	Watermark    Watermark
 	Reserve      int64 // bytes
 	AfterRefresh bool
-	KeepRecent   time.Duration // 0: what is not open any more may go at once
+	KeepRecent   time.Duration // 0 means that a package may be removed as soon as it is not open
 }
 
 // Inhibit limits the inhibitor locks.
@@ -86,9 +91,9 @@ type Inhibit struct {
 	Block bool
 }
 
-// Metrics says where figures for Prometheus go.
+// Metrics is the output of figures for Prometheus.
 type Metrics struct {
-	Textfile string // absolute path; "": nowhere
+	Textfile string // absolute path; empty means nowhere
 }
 
 // Policy is one merged policy.
@@ -103,9 +108,15 @@ type Policy struct {
 	origins  map[string]string // key path → "FILE:LINE", or builtIn
 }
 
-// For returns what holds for an instance.
-func (p *Policy) For(instance string) Settings {
+// For returns what holds for an instance whose package wishes for nothing.
+func (p *Policy) For(instance string) Settings { return p.With(instance, manifest.Wishes{}) }
+
+// With returns what holds for an instance whose package has wishes. A wish counts where
+// the administrator's files do not set its key, in "defaults" or under "packages", unless
+// package-wishes is false.
+func (p *Policy) With(instance string, wishes manifest.Wishes) Settings {
 	s := p.merged(instance)
+	p.grant(&s, instance, wishes)
 	return Settings{
 		Mode: *s.Mode, RefreshPending: *s.RefreshPending, RefreshAwareness: *s.RefreshAwareness,
 		MaxPostponement: time.Duration(*s.MaxPostponement), AtDeadline: *s.AtDeadline,
@@ -113,6 +124,7 @@ func (p *Policy) For(instance string) Settings {
 		AutoRefresh: *s.AutoRefresh, HookTimeLimit: time.Duration(*s.HookTimeLimit),
 		UserHold: time.Duration(*s.UserHold), UserHoldSecurity: *s.UserHoldSecurity,
 		FetchRequires: s.FetchRequires, RefreshRequires: s.RefreshRequires, SecurityRequires: *s.SecurityRequires,
+		PackageWishes: *s.PackageWishes, RestartBackground: *s.RestartBackground,
 	}
 }
 
@@ -122,6 +134,43 @@ func (p *Policy) merged(instance string) settings {
 		overlay(&s, p.packages[key], nil)
 	}
 	return s
+}
+
+// grant lays the wishes that count over s, and returns their keys.
+func (p *Policy) grant(s *settings, instance string, w manifest.Wishes) (granted []string) {
+	if !*s.PackageWishes || w == (manifest.Wishes{}) {
+		return nil
+	}
+	var asked settings
+	if w.Mode != "" {
+		asked.Mode = new(Mode(w.Mode))
+	}
+	if w.RefreshPending != "" {
+		asked.RefreshPending = new(Pending(w.RefreshPending))
+	}
+	if w.MaxPostponement != 0 {
+		asked.MaxPostponement = new(strictyaml.Duration(w.MaxPostponement))
+	}
+	for key := range asked.all() {
+		if p.origin(instance, key) != builtIn {
+			asked.unset(key)
+			continue
+		}
+		granted = append(granted, key)
+	}
+	overlay(s, asked, nil)
+	return granted
+}
+
+// origin returns where the value of a key for an instance comes from.
+func (p *Policy) origin(instance, key string) string {
+	origin := p.origins["defaults."+key]
+	for _, section := range sections(instance) {
+		if o, ok := p.origins["packages."+section+"."+key]; ok {
+			origin = o
+		}
+	}
+	return origin
 }
 
 // Instances returns the names and instances that have an entry of their own,
@@ -138,20 +187,22 @@ func (p *Policy) Instances() map[string]Settings {
 type Value struct {
 	Key    string `json:"key"`
 	Value  string `json:"value"`
-	Origin string `json:"origin"` // "FILE:LINE" or "built in"
+	Origin string `json:"origin"` // "FILE:LINE", "built in" or OfPackage
 }
 
-// Explain lists what holds for an instance, or in general when instance is "",
-// with the file and line that decided each value.
-func (p *Policy) Explain(instance string) []Value {
+// OfPackage is the origin of a value that the package has wished for.
+const OfPackage = "wish of the package"
+
+// Explain lists what holds for an instance whose package has these wishes, or in general
+// when instance is "", with the file and line that decided each value.
+func (p *Policy) Explain(instance string, wishes manifest.Wishes) []Value {
 	s := p.merged(instance)
+	granted := p.grant(&s, instance, wishes)
 	var out []Value
 	for key, v := range s.all() {
-		origin := p.origins["defaults."+key]
-		for _, section := range sections(instance) {
-			if o, ok := p.origins["packages."+section+"."+key]; ok {
-				origin = o
-			}
+		origin := p.origin(instance, key)
+		if slices.Contains(granted, key) {
+			origin = OfPackage
 		}
 		out = append(out, Value{key, v, origin})
 	}

@@ -12,12 +12,13 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
 const day = 24 * time.Hour
 
-// write makes a folder with a policy file and drop-ins.
+// write makes a directory with a policy file and drop-ins.
 func write(t *testing.T, files map[string]string) (file, dir string) {
 	t.Helper()
 	root := t.TempDir()
@@ -40,7 +41,7 @@ func TestDefaults(t *testing.T) {
 	want := Settings{
 		Mode: ModeWait, RefreshPending: PendingAllow, RefreshAwareness: true, MaxPostponement: 14 * day,
 		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 2, AutoRefresh: true, HookTimeLimit: time.Minute, UserHold: 7 * day,
-		FetchRequires: Conditions{Unmetered}, RefreshRequires: Conditions{}, SecurityRequires: true,
+		FetchRequires: Conditions{Unmetered}, RefreshRequires: Conditions{}, SecurityRequires: true, PackageWishes: true,
 	}
 	if got := p.For("org.example.app"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
@@ -60,7 +61,7 @@ func TestDefaultsSetEveryKey(t *testing.T) {
 	p := Defaults()
 	v := reflect.ValueOf(p.defaults)
 	for i := range v.NumField() {
-		if v.Field(i).IsNil() {
+		if v.Field(i).IsNil() && v.Type().Field(i).Name != "OldRefreshPending" {
 			t.Errorf("defaults.yaml does not set defaults.%s", v.Type().Field(i).Tag.Get("yaml"))
 		}
 	}
@@ -101,7 +102,7 @@ schedule:
 	}
 	common := Settings{
 		Mode: ModeWait, RefreshPending: PendingAllow, RefreshAwareness: true, MaxPostponement: 3 * day,
-		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 3, FetchRequires: Conditions{Unmetered}, RefreshRequires: Conditions{}, SecurityRequires: true, HookTimeLimit: time.Minute, UserHold: 7 * day,
+		AtDeadline: DeadlineKeepWaiting, KeepRevisions: 3, FetchRequires: Conditions{Unmetered}, RefreshRequires: Conditions{}, SecurityRequires: true, PackageWishes: true, HookTimeLimit: time.Minute, UserHold: 7 * day,
 	}
 	app := common
 	app.Mode, app.AtDeadline, app.MaxPostponement = ModeSideBySide, DeadlineTerminate, 2*day
@@ -122,11 +123,11 @@ schedule:
 		t.Errorf("Instances: %+v", m)
 	}
 	explained := map[string]Value{}
-	for _, v := range p.Explain("org.example.app_work") {
+	for _, v := range p.Explain("org.example.app_work", manifest.Wishes{}) {
 		explained[v.Key] = v
 	}
 	for _, want := range []Value{
-		{"mode", "side-by-side", file + ":7"}, {"refresh-pending", "block", file + ":10"},
+		{"mode", "side-by-side", file + ":7"}, {"refresh-pending-behavior", "block", file + ":10"},
 		{"max-postponement", "2d", filepath.Join(dir, "20-b.yaml") + ":3"},
 		{"keep-revisions", "3", file + ":4"}, {"auto-refresh", "false", filepath.Join(dir, "10-a.yaml") + ":3"},
 		{"allow-untracked", "false", "built in"},
@@ -135,7 +136,7 @@ schedule:
 			t.Errorf("Explain: got %+v, want %+v", explained[want.Key], want)
 		}
 	}
-	for _, v := range p.Explain("") {
+	for _, v := range p.Explain("", manifest.Wishes{}) {
 		if v.Key == "gc.watermark" && (v.Value != "2GiB" || v.Origin != filepath.Join(dir, "10-a.yaml")+":4") {
 			t.Errorf("Explain: %+v", v)
 		}
@@ -173,7 +174,7 @@ func TestBadPolicies(t *testing.T) {
 		"textfile, two":      {"metrics: {textfile: [/a/l.prom]}\n", `1: cannot use a list as metrics.textfile: want text`},
 		"metrics, unknown":   {"metrics: {port: 9100}\n", `1: cannot use the key "port" in metrics: known are textfile`},
 		"instance":           {"packages:\n  Bad Name: {mode: wait}\n", `2: cannot use "Bad Name" under packages: it is no package and no instance`},
-		"unknown":            {"packages:\n  a:\n    moode: wait\n", `3: cannot use the key "moode" in packages.a: known are mode, refresh-pending, refresh-awareness, max-postponement, at-deadline, keep-revisions, allow-untracked, auto-refresh, hook-time-limit, user-hold, user-hold-security, fetch-requires, refresh-requires, security-requires`},
+		"unknown":            {"packages:\n  a:\n    moode: wait\n", `3: cannot use the key "moode" in packages.a: known are mode, refresh-pending-behavior, refresh-awareness, max-postponement, at-deadline, keep-revisions, allow-untracked, auto-refresh, hook-time-limit, user-hold, user-hold-security, fetch-requires, refresh-requires, security-requires, package-wishes, restart-background, refresh-pending`},
 		"condition":          {"defaults:\n  fetch-requires: [mains, sunshine]\n", `2: cannot use "sunshine" as defaults.fetch-requires[1]: want mains, unmetered, idle or window`},
 		"condition twice":    {"packages:\n  a:\n    refresh-requires:\n    - idle\n    - idle\n", "5: cannot use idle as packages.a.refresh-requires[1]: it is there already"},
 		"no list":            {"defaults:\n  refresh-requires: idle\n", "2: cannot use \"idle\" as defaults.refresh-requires: want a list"},
@@ -185,7 +186,7 @@ func TestBadPolicies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file, dir := write(t, map[string]string{"policy.yaml": c.in})
 			_, err := Load(file, dir)
-			if !problem.Is(err, problem.BadPolicy) || problem.ExitCode(err) != 78 {
+			if !errkind.Is(err, errkind.BadPolicy) || errkind.ExitCode(err) != 78 {
 				t.Fatalf("got %v", err)
 			}
 			if want := file + ":" + c.want; err.Error() != want {
@@ -363,8 +364,8 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestWindowsEnd: whatever the clock has said before, a window that is looked at
-// with one clock from then on ends, and not before its time.
+// TestWindowsEnd: after any earlier state of the clock, a window that is
+// checked with one clock from then on ends, and not before its time.
 func TestWindowsEnd(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		at := func(label string) time.Time {
@@ -440,6 +441,89 @@ func FuzzPolicy(f *testing.F) {
 		if s := p.For("zz"); s.AtDeadline == DeadlineTerminate && p.packages["zz"].AtDeadline == nil {
 			t.Error("terminate by default")
 		}
-		p.Explain("")
+		p.Explain("", manifest.Wishes{})
 	})
+}
+
+// TestWishes: a package's wish counts for each key that no file sets, and for
+// none if the administrator ignores packages' wishes.
+func TestWishes(t *testing.T) {
+	all := manifest.Wishes{Mode: manifest.WishEndure, RefreshPending: manifest.WishBlock, MaxPostponement: manifest.Duration(30 * day)}
+	for text, want := range map[string][3]string{
+		"":                         {"endure", "block", "720h0m0s"},
+		"defaults: {mode: wait}\n": {"wait", "block", "720h0m0s"},
+		"packages: {org.x: {refresh-pending: allow}}\n":                                              {"endure", "allow", "720h0m0s"},
+		"packages: {org.x: {refresh-pending-behavior: allow}}\n":                                     {"endure", "allow", "720h0m0s"},
+		"packages: {org.x_work: {mode: side-by-side}}\n":                                             {"side-by-side", "block", "720h0m0s"},
+		"packages: {org.y: {mode: wait}}\n":                                                          {"endure", "block", "720h0m0s"},
+		"defaults: {max-postponement: 14d}\n":                                                        {"endure", "block", "336h0m0s"}, // as in the default, but decided
+		"defaults: {package-wishes: false}\n":                                                        {"wait", "allow", "336h0m0s"},
+		"packages: {org.x: {package-wishes: false}}\n":                                               {"wait", "allow", "336h0m0s"},
+		"defaults: {package-wishes: false}\npackages: {org.x: {package-wishes: true, mode: wait}}\n": {"wait", "block", "720h0m0s"},
+	} {
+		file, dir := write(t, map[string]string{"policy.yaml": text})
+		p, err := Load(file, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := p.With("org.x_work", all)
+		if got := [3]string{string(s.Mode), string(s.RefreshPending), s.MaxPostponement.String()}; got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+		if got, without := p.With("org.x_work", manifest.Wishes{}), p.For("org.x_work"); !reflect.DeepEqual(got, without) {
+			t.Errorf("%q: without a wish %+v, want %+v", text, got, without)
+		}
+		for _, v := range p.Explain("org.x_work", all) {
+			changed := v.Value != explained(p, v.Key)
+			if v.Origin == OfPackage && !changed || v.Origin != OfPackage && changed {
+				t.Errorf("%q: %+v, without the wish %s", text, v, explained(p, v.Key))
+			}
+		}
+		if s := p.With("org.x_work", manifest.Wishes{Mode: manifest.WishSideBySide}); s.MaxPostponement != p.For("org.x_work").MaxPostponement {
+			t.Errorf("%q: a wish of a mode gives the postponement %v", text, s.MaxPostponement)
+		}
+	}
+}
+
+// explained is the value of a key for a package without wishes.
+func explained(p *Policy, key string) string {
+	for _, v := range p.Explain("org.x_work", manifest.Wishes{}) {
+		if v.Key == key {
+			return v.Value
+		}
+	}
+	return ""
+}
+
+// TestFormerName: a key under its former name counts like the present one, with its own
+// line, and is noted; both in one section are refused.
+func TestFormerName(t *testing.T) {
+	file, dir := write(t, map[string]string{
+		"policy.yaml":        "defaults:\n  mode: wait\n  refresh-pending: block\npackages:\n  org.x:\n    refresh-pending-behavior: allow\n",
+		"policy.d/10-a.yaml": "packages: {org.y: {refresh-pending: allow}}\n",
+	})
+	p, err := Load(file, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for instance, want := range map[string]Pending{"org.x": PendingAllow, "org.y": PendingAllow, "org.z": PendingBlock} {
+		if got := p.For(instance).RefreshPending; got != want {
+			t.Errorf("%s: %s, want %s", instance, got, want)
+		}
+	}
+	origins := map[string]string{}
+	for _, v := range p.Explain("org.z", manifest.Wishes{}) {
+		origins[v.Key] = v.Origin
+	}
+	if origins["refresh-pending-behavior"] != file+":3" || origins["refresh-pending"] != "" {
+		t.Errorf("%q", origins)
+	}
+	if got, want := Notes(file), []string{file + ":3: defaults.refresh-pending is the former name of refresh-pending-behavior; both are accepted"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	file, _ = write(t, map[string]string{"policy.yaml": "packages:\n  org.x:\n    refresh-pending: allow\n    refresh-pending-behavior: allow\n"})
+	bad := Check(file)
+	if len(bad) != 1 || bad[0].Error() != file+":3: cannot use packages.org.x.refresh-pending: it is the former name of refresh-pending-behavior, which is set, too" {
+		t.Errorf("%v", bad)
+	}
 }

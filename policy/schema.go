@@ -4,15 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"math/bits"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/policy/strictyaml"
 )
 
@@ -42,7 +44,7 @@ type file struct {
 
 type settings struct {
 	Mode             *Mode                `yaml:"mode"`
-	RefreshPending   *Pending             `yaml:"refresh-pending"`
+	RefreshPending   *Pending             `yaml:"refresh-pending-behavior"`
 	RefreshAwareness *bool                `yaml:"refresh-awareness"`
 	MaxPostponement  *strictyaml.Duration `yaml:"max-postponement"`
 	AtDeadline       *Deadline            `yaml:"at-deadline"`
@@ -55,6 +57,12 @@ type settings struct {
 	FetchRequires    Conditions           `yaml:"fetch-requires"`
 	RefreshRequires  Conditions           `yaml:"refresh-requires"`
 	SecurityRequires *bool                `yaml:"security-requires"`
+	PackageWishes    *bool                `yaml:"package-wishes"`
+
+	RestartBackground *bool `yaml:"restart-background"`
+
+	// OldRefreshPending is RefreshPending under its former name. Unalias clears it.
+	OldRefreshPending *Pending `yaml:"refresh-pending"`
 }
 
 type schedule struct {
@@ -90,6 +98,16 @@ func (s settings) all() iter.Seq2[string, string] {
 	}
 }
 
+// unset clears a key.
+func (s *settings) unset(key string) {
+	v := reflect.ValueOf(s).Elem()
+	for i := range v.NumField() {
+		if v.Type().Field(i).Tag.Get("yaml") == key {
+			v.Field(i).SetZero()
+		}
+	}
+}
+
 // overlay copies what over sets, a pointer or a list in each field, into base
 // and calls set with the key of each.
 func overlay[T any](base *T, over T, set func(key string)) {
@@ -103,6 +121,35 @@ func overlay[T any](base *T, over T, set func(key string)) {
 			set(o.Type().Field(i).Tag.Get("yaml"))
 		}
 	}
+}
+
+// The name of a key, and the one that it had before.
+const (
+	pendingKey    = "refresh-pending-behavior"
+	oldPendingKey = "refresh-pending"
+)
+
+// unalias gives what is set under a former name its present one. It calls old for each,
+// with the section.
+func (f *file) unalias(d *strictyaml.Document, old func(section string)) (bad strictyaml.Errors) {
+	one := func(section string, s *settings) {
+		if s.OldRefreshPending == nil {
+			return
+		}
+		if s.RefreshPending != nil {
+			bad = append(bad, d.Errorf(section+"."+oldPendingKey, "cannot use %s.%s: it is the former name of %s, which is set, too", section, oldPendingKey, pendingKey))
+			return
+		}
+		s.RefreshPending, s.OldRefreshPending = s.OldRefreshPending, nil
+		old(section)
+	}
+	one("defaults", &f.Defaults)
+	for _, name := range slices.Sorted(maps.Keys(f.Packages)) {
+		s := f.Packages[name]
+		one("packages."+name, &s)
+		f.Packages[name] = s
+	}
+	return bad
 }
 
 // sections names the entries under "packages" that apply to an instance, the
@@ -140,7 +187,7 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 	}
 	for key, s := range f.Packages {
 		path := "packages." + key
-		if err := meta.ValidInstance(key); err != nil {
+		if err := manifest.ValidInstance(key); err != nil {
 			fail(path, "cannot use %.80q under packages: it is no package and no instance", key)
 		}
 		check(path, s)
@@ -163,7 +210,7 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 	return bad
 }
 
-// textfileSuffix is what the textfile collector of the node exporter looks for.
+// textfileSuffix is the suffix that the textfile collector of the node exporter reads.
 const textfileSuffix = ".prom"
 
 func (s *schedule) validate(fail func(path, format string, args ...any)) {

@@ -1,4 +1,5 @@
-// Package units has no code: the folder holds what is installed beside the
-// programs. The end of a file's name says where it goes (see install); package/ has
-// what turns an installed tree into packages for dpkg and rpm.
+// Package units has no code: the directory has the files that are installed
+// beside the programs. The end of a file's name determines its destination
+// (see install); package/ has the scripts that turn an installed tree into
+// packages for dpkg and rpm.
 package units

@@ -5,6 +5,10 @@ case ":$PATH:" in
 esac
 case ":${XDG_DATA_DIRS:-}:" in
 *:/var/lib/lull/exports/share:*) ;;
-*) XDG_DATA_DIRS="/var/lib/lull/exports/share:${XDG_DATA_DIRS:-/usr/local/share:/usr/share}" ;;
+*) XDG_DATA_DIRS="${XDG_DATA_DIRS:-/usr/local/share:/usr/share}:/var/lib/lull/exports/share" ;;
 esac
-export PATH XDG_DATA_DIRS
+case ":${XDG_CONFIG_DIRS:-}:" in
+*:/var/lib/lull/exports/etc/xdg:*) ;;
+*) XDG_CONFIG_DIRS="${XDG_CONFIG_DIRS:-/etc/xdg}:/var/lib/lull/exports/etc/xdg" ;;
+esac
+export PATH XDG_DATA_DIRS XDG_CONFIG_DIRS

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -26,12 +26,12 @@ func output(t *testing.T, dir string, argv ...string) string {
 	return string(out)
 }
 
-// TestPackages makes both packages and looks at them as those do who keep
-// distributions. What is in them is what `make install` installs.
+// TestPackages makes both packages and checks them with distributions' tools.
+// Their files are those that `make install` installs.
 func TestPackages(t *testing.T) {
-	need.NotShort(t)
-	need.Root(t)
-	need.Program(t, "make", "dpkg-deb", "rpm", "lintian", "appstreamcli", "bash")
+	require.NotShort(t)
+	require.Root(t)
+	require.Program(t, "make", "dpkg-deb", "rpm", "lintian", "appstreamcli", "bash")
 	dir := t.TempDir()
 	tree, bin := filepath.Join(dir, "tree"), rig.Binaries(t, "")
 	output(t, rig.Module(), "make", "-s", "install", "BIN="+bin, "DESTDIR="+tree)
@@ -73,8 +73,8 @@ func TestPackages(t *testing.T) {
 	}
 }
 
-// TestEveryFileHasAPlace: a file of which nothing says where it belongs is not left
-// out in silence.
+// TestEveryFileHasAPlace: a file without a known destination is not left out
+// silently.
 func TestEveryFileHasAPlace(t *testing.T) {
 	dir := t.TempDir()
 	output(t, "..", "cp", "-r", "units", "dbus", "policy", dir)
@@ -82,7 +82,7 @@ func TestEveryFileHasAPlace(t *testing.T) {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"lull", "lulld", "lull-userd", "lull-run", "lull-release-agent"} {
+	for _, name := range []string{"lull", "lulld", "lull-userd", "lull-run", "lull-convert", "lull-release-agent"} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho completion\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -7,19 +7,19 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/lull/lull/userd/again"
-	"github.com/lull/lull/userd/mailbox"
+	"github.com/lull/lull/userd/queue"
+	"github.com/lull/lull/userd/restart"
 )
 
-// children starts applications again, and hooks that ask them to quit, and reaps
-// both. An application that
+// children restarts applications, runs the hooks that ask them to quit, and
+// reaps both. An application that
 // outlives the helper is inherited by init.
 type children struct {
-	again  *again.Again
+	again  *restart.Again
 	env    func() []string // more environment for the launcher
 	log    *slog.Logger
-	launch *mailbox.Box[string]
-	hooks  *mailbox.Box[child]
+	launch *queue.Box[string]
+	hooks  *queue.Box[child]
 }
 
 // child is a process of ours.
@@ -29,8 +29,8 @@ type child struct {
 }
 
 func newChildren(env func() []string, log *slog.Logger) *children {
-	c := &children{env: env, log: log, launch: mailbox.New[string](), hooks: mailbox.New[child]()}
-	c.again = again.New(log, env, func(instance string, hook *os.Process) {
+	c := &children{env: env, log: log, launch: queue.New[string](), hooks: queue.New[child]()}
+	c.again = restart.New(log, env, func(instance string, hook *os.Process) {
 		c.hooks.Put(child{instance, hook.Pid})
 		_ = hook.Release() // reaped by number, below
 	})
@@ -42,7 +42,7 @@ func (c *children) run(ctx context.Context) {
 	exits := make(chan os.Signal, 1)
 	signal.Notify(exits, syscall.SIGCHLD)
 	defer signal.Stop(exits)
-	living := map[int]string{} // by pid: of which instance
+	living := map[int]string{} // the instance by pid
 	hooks := map[int]bool{}
 	for {
 		select {
@@ -52,10 +52,10 @@ func (c *children) run(ctx context.Context) {
 			for _, instance := range c.launch.Take() {
 				p, err := c.again.Launch(instance, c.env()...)
 				if err != nil {
-					c.log.Warn("an application is not started again", "instance", instance, "error", err)
+					c.log.Warn("cannot restart an application", "instance", instance, "error", err)
 					continue
 				}
-				c.log.Info("an application is started again", "instance", instance, "pid", p.Pid)
+				c.log.Info("restarted an application", "instance", instance, "pid", p.Pid)
 				living[p.Pid] = instance
 				_ = p.Release() // reaped by number, below
 			}
@@ -78,7 +78,7 @@ func (c *children) run(ctx context.Context) {
 				continue
 			}
 			if status.ExitStatus() != 0 {
-				c.log.Warn("an application that was started again has ended", "instance", instance, "status", status.ExitStatus())
+				c.log.Warn("a restarted application has failed", "instance", instance, "status", status.ExitStatus())
 			}
 		}
 	}

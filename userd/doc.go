@@ -1,13 +1,14 @@
-// Package userd is lull-userd, the per-user helper: it tells the person at the
-// screen about refreshes that wait for an application to be closed, takes the
-// answer, and starts the application again when that was the wish; and it does
-// the part of a refresh that is the user's: his data and his services. It has the
-// privileges of its user and no others.
+// Package userd is lull-userd, the per-user helper. It notifies the user of
+// refreshes that wait for an application to exit, takes the answer, and
+// restarts the application if the user has asked for that. It also does the
+// user's part of a refresh: the user's data and services. It has the rights of
+// its user and no others.
 //
 // Its parts are edges around a pure core (package notify): relay is the agent
 // on its bus, desktop the notification server on the session bus, session is
-// logind, fullscreen the X server, again ends and starts applications, texts has
-// the languages, memory.go keeps on a volatile file system what must outlive the
+// logind, fullscreen and windows the X server, restart ends and starts
+// applications, texts has the languages, memory.go keeps on a volatile file
+// system the state that must outlive the
 // process. Beside it, work takes the agent's orders, with data and services as its
 // hands.
 //

@@ -7,10 +7,11 @@ import (
 	"strings"
 )
 
-// here says whether a process belongs to the session whose bus is own, as far as
-// can be told: a user may be logged in twice, with a desktop and a bus each, and is
-// told where he can see the application. A process that has the bus that this one
-// was started with belongs here, too, and so does one of which it cannot be told.
+// here reports whether a process belongs to the session whose bus is own, as
+// far as this can be determined. A user may be logged in twice, with a desktop
+// and a bus each, and is notified where the application is visible. A process
+// on the bus that this helper was started with belongs here too, and so does
+// one whose bus cannot be determined.
 func here(own string) func(pid uint32) bool {
 	own, started := busSocket(own), busSocket(sessionBus(""))
 	return func(pid uint32) bool {
@@ -27,8 +28,8 @@ func here(own string) func(pid uint32) bool {
 	}
 }
 
-// sessionBus is the address of the bus that address names; "": the one of the
-// environment.
+// sessionBus is the address of the bus that address names; empty means that of
+// the environment.
 func sessionBus(address string) string {
 	if address == "" {
 		address = os.Getenv("DBUS_SESSION_BUS_ADDRESS")
@@ -39,7 +40,7 @@ func sessionBus(address string) string {
 	return address
 }
 
-// busSocket is what tells addresses of buses apart: the socket, without what a
+// busSocket identifies a bus in an address: the socket, without parts that a
 // client only has to check, as the guid.
 func busSocket(address string) string {
 	first, _, _ := strings.Cut(address, ";")

@@ -8,36 +8,37 @@ import (
 	"time"
 
 	"github.com/lull/lull/userd/notify"
-	"github.com/lull/lull/userd/work"
+	"github.com/lull/lull/userd/sessionjobs"
 )
 
 // errIdle is why a helper ends that has nothing to do.
 var errIdle = errors.New("nothing is pending")
 
-// idler ends a helper that has had nothing to do for a while: no notice is on the
-// screen or waits for the person to come back, no order of the agent is being carried out, and the file is not there by
-// which the agent says that there may be some soon. It looks when something has
-// happened, and once after that, so that it costs nothing at rest.
+// idler ends a helper that has had nothing to do for a while: no notice is on
+// the screen or waits for the user to return, no order of the agent is under
+// way, and the file does not exist by which the agent announces that work may
+// come. It checks when something has happened, and once after that, so that it
+// costs nothing at rest.
 //
-// The file is what starts the helper again, as the path unit says: with it there the
-// helper would come back at once, and without it nobody misses the helper. The
-// question is therefore never whether the agent has changed its mind meanwhile.
+// The file starts the helper, through the path unit: while it exists the
+// helper would be restarted at once, and without it the helper is not needed.
+// So it never matters whether the agent has changed its mind meanwhile.
 //
 // Its methods may be called from several goroutines and do not block.
 type idler struct {
-	file  string // "": it never ends, because nobody would start it again
+	file  string // empty means that it never ends, because nothing would restart it
 	after time.Duration
 	end   func()
-	// server asks whether there is a notification server, and has then called if there is
-	// none: what nobody shows nobody takes down.
+	// server looks up whether there is a notification server, and calls then
+	// if there is none: notices that no server shows need no withdrawal.
 	server func(none func())
 
 	mu    sync.Mutex // guards what follows
 	timer *time.Timer
 	shown map[string]bool // instances with a notice
-	owed  map[string]bool // instances of whose update the person may still have to be told
+	owed  map[string]bool // instances whose update may still have to be announced
 	away  bool
-	quiet bool // nobody wants to be disturbed
+	quiet bool // do not disturb
 	full  bool // a window fills the screen
 	jobs  int  // of the agent's orders, under way
 }
@@ -50,7 +51,7 @@ func newIdler(file string, after time.Duration, server func(none func()), end fu
 	return i
 }
 
-// note counts what changes how much there is to do, and begins the time anew.
+// note counts the events that change the amount of work, and restarts the idle time.
 func (i *idler) note(change func()) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -97,11 +98,11 @@ func (i *idler) ordered() { i.note(func() {}) }
 
 // counted are hands whose jobs keep the helper from ending.
 type counted struct {
-	work.Hands
+	sessionjobs.Hands
 	idle *idler
 }
 
-func (c counted) Do(ctx context.Context, j work.Job) error {
+func (c counted) Do(ctx context.Context, j sessionjobs.Job) error {
 	c.idle.note(func() { c.idle.jobs++ })
 	defer c.idle.note(func() { c.idle.jobs-- })
 	return c.Hands.Do(ctx, j)

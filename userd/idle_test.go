@@ -10,13 +10,13 @@ import (
 
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
-	"github.com/lull/lull/userd/work"
+	"github.com/lull/lull/userd/sessionjobs"
 )
 
 // hands do what they are given to.
 type hands chan struct{}
 
-func (h hands) Do(context.Context, work.Job) error { <-h; return nil }
+func (h hands) Do(context.Context, sessionjobs.Job) error { <-h; return nil }
 
 func TestIdle(t *testing.T) {
 	const after = 30 * time.Second
@@ -43,7 +43,7 @@ func TestIdle(t *testing.T) {
 	show := notify.Show{Notice: notify.Notice{Instance: "a"}}
 	with("nothing to do", file, func(i *idler, ended func() bool) {
 		time.Sleep(after - time.Second)
-		i.ordered() // begins the time anew
+		i.ordered() // restarts the idle time
 		time.Sleep(after - time.Second)
 		if synctest.Wait(); !ended() {
 			t.Error("it stays")
@@ -87,7 +87,7 @@ func TestIdle(t *testing.T) {
 	})
 	with("work", file, func(i *idler, ended func() bool) {
 		h := make(hands)
-		go counted{h, i}.Do(t.Context(), work.Job{})
+		go counted{h, i}.Do(t.Context(), sessionjobs.Job{})
 		if ended() {
 			t.Error("it ends in the middle")
 		}

@@ -3,7 +3,7 @@ package userd
 import (
 	"context"
 
-	"github.com/lull/lull/agent/wallclock"
+	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
 )
@@ -13,6 +13,9 @@ type edges struct {
 	agent    func(notify.Effect) // notify.Ask, notify.Answer
 	desktop  func(any)           // notify.Show, notify.Close, desktop.…
 	quit     func(notify.Pending)
+	offered  func() // has LogOutOffered sent
+	logOut   func()
+	hook     func(notify.Pending)
 	launch   func(instance string)
 	forget   func(instance string)
 	remember func(map[string]notify.Memory)
@@ -41,11 +44,18 @@ func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, ne
 		for _, effect := range core.Step(now, event) {
 			switch f := effect.(type) {
 			case notify.Ask, notify.Answer, notify.Follow:
+				if _, ask := f.(notify.Ask); ask {
+					e.offered()
+				}
 				e.agent(f)
+			case notify.AskToLogOut:
+				e.logOut()
 			case notify.Show, notify.Close:
 				e.desktop(f)
 			case notify.Quit:
 				e.quit(f.Pending)
+			case notify.RunHook:
+				e.hook(f.Pending)
 			case notify.Launch:
 				e.launch(f.Instance)
 			case notify.Forget:

@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/lull/lull/agent/wallclock"
+	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
 )
@@ -26,6 +26,7 @@ func TestRemindersOverTwoWeeks(t *testing.T) {
 		go func() {
 			defer close(done)
 			loop(ctx, notify.New(notify.DefaultSchedule, time.UTC, nil), events, wallclock.NewRuntime, edges{
+				offered: func() {},
 				agent: func(f notify.Effect) {
 					if _, ok := f.(notify.Ask); ok {
 						wakeups++
@@ -66,6 +67,7 @@ func TestLoopPassesEffectsOn(t *testing.T) {
 		go func() {
 			defer close(done)
 			loop(ctx, notify.New(notify.DefaultSchedule, time.UTC, nil), events, wallclock.NewRuntime, edges{
+				offered: func() {},
 				agent: func(f notify.Effect) {
 					switch f := f.(type) {
 					case notify.Ask:

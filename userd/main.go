@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lull/lull/agent/lib/printable"
 )
 
 // Exit statuses of sysexits(3).
@@ -32,19 +34,19 @@ func ownVersion() string {
 	return "development build"
 }
 
-// Main runs the helper as the command line args says, without the program's
-// name, and returns the exit status.
+// Main runs the helper with the command line args, without the program's name,
+// and returns the exit status.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("lull-userd", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
-		fmt.Fprint(stderr, "lull-userd tells the user about refreshes that wait for a running application.\n\nusage: lull-userd [flags]\n")
+		fmt.Fprint(stderr, "lull-userd notifies the user of refreshes that wait for a running application.\n\nusage: lull-userd [flags]\n")
 		flags.PrintDefaults()
 	}
 	bus := flags.String("bus", os.Getenv("LULL_BUS"), "`address` of the agent's bus, or \"system\" or \"session\" (LULL_BUS; default system)")
 	sessionBus := flags.String("session-bus", os.Getenv("LULL_SESSION_BUS"), "`address` of the session bus (LULL_SESSION_BUS; default that of the session)")
 	logindBus := flags.String("logind-bus", "", "`address` of logind's bus, or \"system\" (default: the agent's bus, or the system bus)")
-	unless := flags.String("exit-unless", "", "end when there is nothing to do and this `file` is not there (default: never end): whoever starts the helper again watches for it, as lull-userd.path does")
+	unless := flags.String("exit-unless", "", "exit when there is nothing to do and this `file` does not exist (default: never exit). A program that watches the file must restart the helper, as lull-userd.path does")
 	after := flags.Duration("exit-after", 30*time.Second, "with --exit-unless: after how long without anything to do")
 	readyFD := flags.Int("ready-fd", -1, "`descriptor` to write READY to, and close, when serving")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
@@ -60,7 +62,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	fail := func(code int, err error) int {
-		fmt.Fprintln(stderr, "lull-userd:", err)
+		fmt.Fprintln(stderr, "lull-userd:", printable.Line(err.Error()))
 		return code
 	}
 	var l slog.Level
@@ -78,7 +80,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(exitUsage, fmt.Errorf("cannot use %s for --exit-after: want more than nothing", *after))
 	}
 	o := Options{ExitUnless: *unless, ExitAfter: *after, Ready: ready, Version: ownVersion(), Log: logger(stderr, l)}
-	o.Display = os.Getenv("DISPLAY")
+	o.Display = display()
 	o.Bus, o.SessionBus, o.LogindBus = addresses(*bus, *sessionBus, *logindBus)
 	if err := Run(ctx, o); err != nil {
 		return fail(exitFailed, err)
@@ -86,9 +88,19 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
+// display is the X display to watch, as in DISPLAY; "" means none. In a Wayland session
+// that variable names an Xwayland, which the first connection would start, and which
+// sees few of the windows.
+func display() string {
+	if os.Getenv("WAYLAND_DISPLAY") != "" || os.Getenv("XDG_SESSION_TYPE") == "wayland" {
+		return ""
+	}
+	return os.Getenv("DISPLAY")
+}
+
 // addresses fills in what the flags leave open; "" is the bus that the
-// environment names. Logind is on the system bus, which a private bus of the
-// agent stands for.
+// environment names. Logind is on the system bus, or on the private bus of the
+// agent.
 func addresses(agent, session, logind string) (string, string, string) {
 	if session == "session" {
 		session = ""
@@ -120,7 +132,7 @@ func readyFile(fd int) (*os.File, error) {
 	}
 	var st syscall.Stat_t
 	if err := syscall.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("cannot use descriptor %d to say that the helper is ready: %w", fd, err)
+		return nil, fmt.Errorf("cannot use descriptor %d to report that the helper is ready: %w", fd, err)
 	}
 	syscall.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), "ready"), nil

@@ -13,11 +13,11 @@ import (
 	"github.com/lull/lull/userd/notify"
 )
 
-// memory is the file of what must not be told twice. It lies on a volatile
+// memory is the file of announcements that must not be repeated. It is on a volatile
 // file system and ends with the log-in: it needs to survive the helper, not
 // the machine.
 type memory struct {
-	path string // "": there is no place for it
+	path string // empty if there is no place for it
 	log  *slog.Logger
 }
 
@@ -33,8 +33,8 @@ func newMemory(session string, log *slog.Logger) memory {
 	return memory{filepath.Join(dir, "lull-userd", name), log}
 }
 
-// read returns what was written last. What cannot be read is as good as
-// nothing: at worst somebody is told twice.
+// read returns the state that was written last. An unreadable file counts as
+// empty: at worst a notice is shown twice.
 func (m memory) read() map[string]notify.Memory {
 	if m.path == "" {
 		return nil

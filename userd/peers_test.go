@@ -20,13 +20,13 @@ import (
 
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/dbus/bustest"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a session with a display and the real dunst, and a bus with an
-// agent of which only what the helper sees is there.
+// agent that has only the parts that the helper sees.
 type world struct {
 	t       *testing.T
 	session string
@@ -37,7 +37,7 @@ type world struct {
 	stop    func() error
 }
 
-// dunstrc shows everything that there is to show. The menu of a notice is a
+// dunstrc shows everything. The menu of a notice is a
 // script that chooses the line with the text in the file "choice".
 const dunstrc = `[global]
     width = (0, 420)
@@ -62,7 +62,7 @@ const dunstrc = `[global]
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	need.Program(t, "dunst", "dunstctl", "Xvfb", "import")
+	require.Program(t, "dunst", "dunstctl", "Xvfb", "import")
 	w := &world{t: t, session: bustest.Start(t), system: bustest.Start(t)}
 	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
 
@@ -138,8 +138,8 @@ const notifications = "org.freedesktop.Notifications"
 func (w *world) xfce() {
 	w.t.Helper()
 	dir := "/usr/lib/x86_64-linux-gnu/xfce4/"
-	need.File(w.t, dir+"notifyd/xfce4-notifyd")
-	need.Program(w.t, "xfconf-query")
+	require.File(w.t, dir+"notifyd/xfce4-notifyd")
+	require.Program(w.t, "xfconf-query")
 	w.t.Setenv("HOME", w.t.TempDir())
 	w.t.Setenv("GSETTINGS_BACKEND", "memory")
 	w.serve("org.xfce.Xfconf", w.command(dir+"xfconf/xfconfd"))
@@ -185,7 +185,7 @@ func (w *world) press(label string) {
 	w.ctl("context")
 }
 
-// picture keeps what is on the screen, in the folder LULL_PICTURES.
+// picture saves a screenshot in the directory LULL_PICTURES.
 func (w *world) picture(name string) {
 	w.t.Helper()
 	dir := os.Getenv("LULL_PICTURES")
@@ -332,6 +332,6 @@ func (a *agent) answered(want string) {
 func refresh(id, instance, name, version string) bus.PendingRefresh {
 	now := uint64(time.Now().UnixMicro())
 	return bus.PendingRefresh{ID: id, Instance: instance, Name: name, FromVersion: "152", ToVersion: version, FromRevision: 1, ToRevision: 2,
-		Processes: []bus.Process{{PID: 1 << 30, UID: uint32(os.Getuid()), Command: "it"}},
+		Processes: []bus.Process{{PID: uint32(os.Getpid()), UID: uint32(os.Getuid()), Command: "it"}},
 		Urgency:   "medium", Since: now, Deadline: now + uint64((14 * 24 * time.Hour).Microseconds()), AtDeadline: "keep-waiting"}
 }

@@ -8,7 +8,7 @@ import (
 
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/dbus/bustest"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 func (w *world) must(name string, args ...string) string {
@@ -59,7 +59,7 @@ func (w *world) click(button, of int) {
 
 // Xfce's server has other capabilities and habits than dunst.
 func TestNoticeOnXfce(t *testing.T) {
-	need.Program(t, "xdotool")
+	require.Program(t, "xdotool")
 	w := newWorld(t)
 	w.xfce()
 	r := refresh("r1", "firefox", "Firefox", "153")
@@ -72,8 +72,8 @@ func TestNoticeOnXfce(t *testing.T) {
 	}
 	w.untilWindows(1)
 	w.picture("xfce-ready")
-	w.click(2, 4) // Later
-	a.answered("r1 later")
+	w.click(2, 3) // OK
+	a.answered("r1 when-closed")
 	w.until("it is gone", no)
 	w.untilWindows(0)
 	if err := bus.NewSessionProxy(w.conn, bus.SessionPath).Show(t.Context()); err != nil {
@@ -87,7 +87,7 @@ func TestNoticeOnXfce(t *testing.T) {
 	a.say(bus.HelperPending{Refresh: r})
 	w.until("it is replaced", func(p bus.SessionProperties) bool { return one(p) && p.Notices[0].Refresh == "r2" })
 	w.untilWindows(1)
-	w.click(1, 4) // When I close it
+	w.click(1, 3) // When I close it
 	a.answered("r2 when-closed")
 	w.untilWindows(0)
 
@@ -133,7 +133,9 @@ func (w *world) launchWaits(a *agent, picture string, shown func(int)) {
 	w.until("it is shown that it waits", func(p bus.SessionProperties) bool { return one(p) && p.Notices[0].Instance == "notes" })
 	shown(1)
 	step.Update(func(p *bus.RefreshProperties) { p.Step = "health" })
-	w.picture(picture)
+	if picture != "" {
+		w.picture(picture)
+	}
 	launcher.Close()
 	w.until("it is over", no)
 	shown(0)
@@ -158,7 +160,7 @@ func TestDoNotDisturbOnDunst(t *testing.T) {
 	w.until("it is gone", no)
 	w.launchWaits(a, "waits", func(n int) { w.displayed(fmt.Sprint(n)) })
 
-	// Whatever is quiet, a machine that goes off is warned of.
+	// A shutdown is announced even in a quiet time.
 	w.ctl("set-paused", "true")
 	a.say(bus.HelperShuttingDown{Names: []string{"Notes"}, Left: 8_000_000})
 	w.until("the warning is given", func(p bus.SessionProperties) bool {
@@ -169,7 +171,7 @@ func TestDoNotDisturbOnDunst(t *testing.T) {
 	w.ctl("set-paused", "false")
 }
 
-// What is long, and in another language, fits.
+// Long texts, and other languages, fit.
 func TestGermanNotices(t *testing.T) {
 	for _, server := range []string{"dunst", "xfce"} {
 		t.Run(server, func(t *testing.T) {

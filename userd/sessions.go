@@ -7,14 +7,15 @@ import (
 	"github.com/lull/lull/userd/session"
 )
 
-// reporter joins what the agent is to know of the user's sessions: logind tells one
-// part, the notification server another. It may be used from several goroutines.
+// reporter joins the state of the user's sessions for the agent: one part
+// comes from logind, the other from the notification server. It may be used
+// from several goroutines.
 type reporter struct {
 	tell func([]bus.HelperSession)
 
-	mu       sync.Mutex // guards what follows; telling under it keeps the order
+	mu       sync.Mutex // guards what follows; reporting under it keeps the order
 	sessions []session.Session
-	quiet    bool // nobody wants to be disturbed
+	quiet    bool // do not disturb
 }
 
 func (r *reporter) stand(list []session.Session) {

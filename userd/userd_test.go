@@ -20,7 +20,7 @@ func TestNoticeOnARealServer(t *testing.T) {
 	a := w.startAgent(refresh("r1", "firefox", "Firefox", "153"))
 	w.helper()
 	p := w.until("it is shown", one)
-	if p.Notices[0].Text != "Firefox 153 is ready. It will be installed when you close it." ||
+	if p.Notices[0].Text != "Firefox 153 is ready. It will be installed when you close it. Save your work before you restart it." ||
 		!strings.HasPrefix(p.NotificationServer, "dunst ") || !p.AgentPresent {
 		t.Errorf("%+v", p)
 	}
@@ -32,7 +32,7 @@ func TestNoticeOnARealServer(t *testing.T) {
 	w.until("it is gone", no)
 	w.displayed("0")
 
-	// Shown again because somebody asks for it, and a click on the notice itself.
+	// Re-shown on request, and a click on the notice itself.
 	if err := bus.NewSessionProxy(w.conn, bus.SessionPath).Show(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -159,8 +159,8 @@ func TestHelperRestarts(t *testing.T) {
 	w.displayed("0")
 	w.helper()
 	w.until("it is shown again", one)
-	w.press("Later")
-	a.answered("r1 later")
+	w.press("When I close it")
+	a.answered("r1 when-closed")
 	w.until("it is gone", no)
 	if err := w.stop(); err != nil {
 		t.Fatal(err)

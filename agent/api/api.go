@@ -3,8 +3,9 @@
 //
 // Words: an object is a path on the bus; a helper is a lull-userd that has
 // registered. Service is the whole; its one goroutine (run) owns the objects
-// below package/ and refresh/, the helpers and what each was told; the manager's
-// observations are queued for it by name, so that the observer never blocks and
+// below package/ and refresh/, the helpers and the last report to each; the
+// manager's observations are queued for it by name, so that the observer never
+// blocks and
 // many changes of one thing become one signal.
 //
 // Methods run in goroutines of the bus package, any number at once; they hold no
@@ -20,10 +21,12 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/authz"
-	"github.com/lull/lull/agent/faultpoint"
+	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/manager"
-	"github.com/lull/lull/agent/messages"
 	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/store/gc"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -46,16 +49,27 @@ type Service struct {
 	helpers  helpers
 	warning  warning
 	monitors monitors
+	jobs     jobs
+	uploads  uploads
 	sessions *sessions
-	wg       sync.WaitGroup // of leases
-	done     chan struct{}
+	busID    string // of the bus, "" if unknown
+
+	// Expensive readings.
+	inspecting bus.Flight[string]
+	doctoring  bus.Flight[[]manager.Check]
+	planning   bus.Flight[*gc.Plan]
+	measuring  bus.Flight[manager.SpaceState]
+	expensive  turns
+
+	wg   sync.WaitGroup // of monitors that end, of jobs and of uploads
+	done chan struct{}
 }
 
 // news is what has changed since the service's goroutine looked last.
 type news struct {
-	refreshes map[string]refresh.Refresh
-	ended     []refresh.Refresh // in their order; none may be merged away
-	packages  map[string]bool   // by instance; "": all
+	refreshes map[string]plan.Refresh
+	ended     []plan.Refresh  // in their order; none may be merged away
+	packages  map[string]bool // by instance; "" means all
 	space     bool
 	transfers bool
 	repos     bool
@@ -63,11 +77,12 @@ type news struct {
 	system    bool
 	machine   bool              // the conditions
 	monitors  bool              // there is a new one
-	down      *bool             // the machine goes off, or does not any more; nil: no news
+	helpers   []*helper         // that have registered
+	down      *bool             // whether the machine shuts down; nil if unchanged
 	alive     []chan<- struct{} // closed when the goroutine has gone round
 }
 
-func noNews() news { return news{refreshes: map[string]refresh.Refresh{}, packages: map[string]bool{}} }
+func noNews() news { return news{refreshes: map[string]plan.Refresh{}, packages: map[string]bool{}} }
 
 // queue collects news until the service's goroutine gets round to it.
 type queue struct {
@@ -102,7 +117,7 @@ func (q *queue) put(change func()) {
 	q.changed()
 }
 
-// Observer is to be given to the manager, before there is a Service.
+// Observer must be given to the manager, before there is a Service.
 type Observer struct {
 	q *queue
 	x *sessions
@@ -117,7 +132,7 @@ func NewObserver(changed func()) Observer {
 func (o Observer) Sessions() refresh.Sessions { return o.x }
 
 // RefreshChanged implements manager.Observer.
-func (o Observer) RefreshChanged(r refresh.Refresh) {
+func (o Observer) RefreshChanged(r plan.Refresh) {
 	o.q.put(func() {
 		if r.End != "" {
 			delete(o.q.refreshes, r.ID)
@@ -155,12 +170,15 @@ func (o Observer) ConditionsChanged() { o.q.put(func() { o.q.machine = true }) }
 // Serve exports everything and takes the name. The service ends with ctx; Wait
 // waits for that.
 func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observer, auth *authz.Authorizer, version string, log *slog.Logger) (*Service, error) {
-	s := &Service{m: m, server: server, auth: auth, names: bus.NewNames(server.Conn()), log: log, ctx: ctx, queue: o.q, sessions: o.x, done: make(chan struct{})}
+	s := &Service{m: m, server: server, auth: auth, names: bus.NewNames(server.Conn()), log: log, ctx: ctx, queue: o.q, sessions: o.x, expensive: make(turns, 2), done: make(chan struct{})}
 	o.x.mu.Lock()
 	o.x.s = s
 	o.x.mu.Unlock()
+	s.askBusID(ctx)
 	s.helpers.list = map[string]*helper{}
+	s.uploads.list = map[string]*upload{}
 	s.monitors.list = map[dbus.ObjectPath]*monitor{}
+	s.jobs.list, s.jobs.running = map[string]*busJob{}, map[uint32]int{}
 	server.OnPanic(func(method string, value any, stack []byte) {
 		log.Error("internal error", messages.Key, messages.Bug, "method", method, "panic", value, "stack", string(stack))
 	})
@@ -173,6 +191,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 	s.system = bus.ExportSystem(systemObject{s}, bus.SystemProperties{})
 	s.updateSpace()
 	s.updateSystem()
+	s.updatePolicy()
 	s.updateRepositories()
 	s.updateConditions()
 	server.Manage(bus.AgentPath)
@@ -181,6 +200,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 	}
 	w := newObjects(s)
 	w.packages("")
+	s.restoreMonitors()
 	if err := server.RequestName(bus.AgentName); err != nil {
 		return nil, err
 	}
@@ -199,18 +219,19 @@ func (s *Service) ShowRefreshes() {
 func (s *Service) Wait() {
 	<-s.done
 	s.wg.Wait()
+	s.jobs.close()
 }
 
-// manyRoots is how many there are to be before showing them is put off for a
-// while after it was done.
+// manyRoots is the number of roots from which on showing them is delayed for a
+// while after the last time.
 const manyRoots = 500
 
 // run is the service's goroutine.
 func (s *Service) run(w *objects) {
 	defer close(s.done)
 	defer s.names.Close()
-	var space bool            // the indices are to be shown
-	var rest <-chan time.Time // when they may be shown again; nil: now
+	var space bool            // the indices must be shown
+	var rest <-chan time.Time // when they may be shown next; nil means now
 	for {
 		select {
 		case <-s.ctx.Done():
@@ -221,9 +242,19 @@ func (s *Service) run(w *objects) {
 		}
 		n := s.queue.take()
 		space = space || n.space
+		for _, x := range n.helpers {
+			x.greet(s)
+		}
 		for _, r := range n.refreshes {
 			w.refresh(r)
 			s.helpers.tell(s, r)
+		}
+		// Before the ends: a client that has seen one finds the package as it is then.
+		if n.packages[""] {
+			n.packages = map[string]bool{"": true}
+		}
+		for name := range n.packages {
+			w.packages(name)
 		}
 		for _, r := range n.ended {
 			w.refresh(r)
@@ -233,12 +264,6 @@ func (s *Service) run(w *objects) {
 		s.warn(n.down)
 		if n.monitors || len(n.refreshes)+len(n.ended) > 0 {
 			s.monitors.tell(s)
-		}
-		if n.packages[""] {
-			n.packages = map[string]bool{"": true}
-		}
-		for name := range n.packages {
-			w.packages(name)
 		}
 		if len(n.packages) > 0 {
 			s.updateTracker()
@@ -256,9 +281,13 @@ func (s *Service) run(w *objects) {
 			s.updateTransfers()
 		}
 		if n.repos {
+			s.updatePolicy() // it also shows which repositories are left out
 			s.updateRepositories()
 		}
 		if n.policy {
+			if err := faultpoint.Hit("api.policy"); err != nil {
+				s.log.Error("the policy is shown late", "error", err)
+			}
 			s.updatePolicy()
 		}
 		if n.system {
@@ -276,6 +305,23 @@ func (s *Service) run(w *objects) {
 // Alive returns when the agent has shown that it is not stuck: the service's
 // goroutine has gone round, and the manager has answered.
 func (s *Service) Alive(ctx context.Context) error {
+	if err := s.goRound(ctx); err != nil {
+		return err
+	}
+	return s.m.Alive(ctx)
+}
+
+// shown returns err once the properties show what has changed until now: a caller that
+// reads them after its reply reads what it has changed. An agent that ends shows nothing.
+func (s *Service) shown(err error) error {
+	if err == nil {
+		_ = s.goRound(s.ctx) // fails when the agent ends, only
+	}
+	return err
+}
+
+// goRound waits until the service's goroutine has seen all news until now.
+func (s *Service) goRound(ctx context.Context) error {
 	round := make(chan struct{})
 	s.queue.mu.Lock()
 	s.queue.alive = append(s.queue.alive, round)
@@ -286,26 +332,22 @@ func (s *Service) Alive(ctx context.Context) error {
 	}
 	select {
 	case <-round:
+		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return s.m.Alive(ctx)
 }
 
 // updatePolicy shows whether the files of the policy are those that hold.
 func (s *Service) updatePolicy() {
-	if err := faultpoint.Hit("api.policy"); err != nil {
-		s.log.Error("the policy is not shown", "error", err)
-		return
-	}
 	text := ""
-	if err := s.m.PolicyError(); err != nil {
+	if err := s.m.ConfigError(); err != nil {
 		text = err.Error()
 	}
 	s.manager.Update(func(p *bus.ManagerProperties) { p.PolicyError = text })
 }
 
-// updateTracker follows what the tracker can hear of, which changes with the runs.
+// updateTracker follows which events the tracker gets, which changes with the runs.
 func (s *Service) updateTracker() {
 	s.manager.Update(func(p *bus.ManagerProperties) { p.TrackerEvents = s.m.Tracker.Events() })
 }
@@ -316,6 +358,11 @@ func (s *Service) updateRepositories() {
 		p.Repositories = nil
 		for _, a := range st.Addresses {
 			p.Repositories = append(p.Repositories, bus.RepositoryAddress{Name: a[0], URL: a[1]})
+		}
+		p.RepositoryStates = nil
+		for _, h := range st.All {
+			p.RepositoryStates = append(p.RepositoryStates, bus.RepositoryStateOf{Name: h.Name, URL: h.Address,
+				Checking: micro(h.Checking), Read: micro(h.Read), Failed: micro(h.Failed), Error: h.Error, LeftOut: h.LeftOut})
 		}
 		p.LastCheck, p.LastCheckError = micro(st.LastCheck), st.LastError
 	})

@@ -2,6 +2,7 @@ package api
 
 import (
 	"github.com/lull/lull/agent/conditions"
+	"github.com/lull/lull/agent/lib/accounts"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -37,13 +38,13 @@ func unmet(list []conditions.Unmet) map[string]string {
 	return m
 }
 
-// reported takes what a helper says of its user's sessions.
+// reported handles a helper's report of its user's sessions.
 func (s *Service) reported(name string, uid uint32, list []bus.HelperSession) {
 	reports := make([]conditions.Report, len(list))
 	for i, x := range list {
 		reports[i] = conditions.Report{ID: x.ID, Active: x.Active, Locked: x.Locked, Idle: x.Idle, DoNotDisturb: x.DoNotDisturb, LoggingOut: x.LoggingOut}
 	}
-	s.m.ReportSessions(name, uid, userName(uid), reports)
+	s.m.ReportSessions(name, uid, accounts.Name(uid), reports)
 	if !s.helpers.has(name) { // it has left meanwhile
 		s.m.ForgetSessions(name)
 	}

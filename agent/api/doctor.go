@@ -8,9 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lull/lull/agent/lib/accounts"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/units"
 	"github.com/lull/lull/agent/manager"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/units"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -47,15 +48,15 @@ func (s *Service) checkBus(ctx context.Context) manager.Check {
 func (s *Service) checkPolkit(ctx context.Context) manager.Check {
 	c := manager.Check{Name: "polkit", State: "ok"}
 	if s.m.User {
-		c.Seen = "is not asked: " + userName(uint32(os.Getuid())) + " alone may do everything"
+		c.Seen = "is not asked: " + accounts.Name(uint32(os.Getuid())) + " alone may do everything"
 		return c
 	}
 	unknown, err := s.auth.Unknown(ctx)
 	switch {
 	case err != nil:
-		c.State, c.Seen, c.Advice = "warn", err.Error(), problem.HintOf(err)
+		c.State, c.Seen, c.Advice = "warn", err.Error(), errkind.HintOf(err)
 	case len(unknown) > 0:
-		c.State, c.Seen = "fail", "it does not know "+strings.Join(unknown, ", ")
+		c.State, c.Seen = "fail", "unknown actions: "+strings.Join(unknown, ", ")
 		c.Advice = "org.lull.policy belongs into /usr/share/polkit-1/actions; without it users may do nothing"
 	default:
 		c.Seen = "decides about users"

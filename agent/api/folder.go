@@ -7,8 +7,9 @@ import (
 	"github.com/lull/lull/agent/manager"
 )
 
-// asSeenBy opens the folder of a package again as a client sees it, if that one
-// sees the machine's mounts: what belongs to our copy of them has no path there,
+// asSeenBy re-opens the directory of a package as a client sees it, if that
+// client sees the machine's mounts: a directory of our copy of them has no
+// path there,
 // for getcwd(3) as an example. A client with mounts of its own, which it may have
 // made itself, gets ours.
 func (s *Service) asSeenBy(pid int, dir *os.File) *os.File {

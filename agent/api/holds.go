@@ -4,7 +4,8 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/authz"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/accounts"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/state"
 	bus "github.com/lull/lull/dbus"
 )
@@ -20,9 +21,9 @@ func (o managerObject) Hold(c bus.Caller, instance string, until uint64, reason 
 		return 0, err
 	}
 	if until > uint64(maxTime.UnixMicro()) {
-		return 0, problem.New(problem.Invalid, "cannot hold %s for that long: the end is after the year %d", instance, maxTime.Year())
+		return 0, errkind.New(errkind.Invalid, "cannot hold %s for that long: the end is after the year %d", instance, maxTime.Year())
 	}
-	h := state.Hold{UID: uid, Owner: userName(uid), Reason: reason, Admin: o.s.auth.Administrator(uid)}
+	h := state.Hold{UID: uid, Owner: accounts.Name(uid), Reason: reason, Admin: o.s.auth.Administrator(uid)}
 	if until != 0 {
 		h.Until = time.UnixMicro(int64(until))
 	}
@@ -32,7 +33,7 @@ func (o managerObject) Hold(c bus.Caller, instance string, until uint64, reason 
 		case limit == nil:
 			h.Until = end
 			err = o.s.auth.Check(c, authz.Hold)
-		case !problem.Is(limit, problem.NotPermitted):
+		case !errkind.Is(limit, errkind.NotPermitted):
 			err = limit
 		case o.s.auth.Check(c, authz.HoldOthers) != nil:
 			err = limit
@@ -44,7 +45,7 @@ func (o managerObject) Hold(c bus.Caller, instance string, until uint64, reason 
 		}
 	}
 	end, err := o.s.m.Hold(instance, h)
-	return micro(end), err
+	return micro(end), o.s.shown(err)
 }
 
 // Unhold implements bus.Manager.
@@ -58,7 +59,7 @@ func (o managerObject) Unhold(c bus.Caller, instance string) (uint64, string, er
 		return 0, "", err
 	}
 	if len(holds) == 0 {
-		return 0, "", problem.New(problem.NotFound, "cannot end the hold on %s: it is not held", instance)
+		return 0, "", nil
 	}
 	all := o.s.auth.Administrator(uid)
 	own := false
@@ -72,6 +73,7 @@ func (o managerObject) Unhold(c bus.Caller, instance string) (uint64, string, er
 		all = true
 	}
 	left, err := o.s.m.Unhold(instance, uid, all)
+	err = o.s.shown(err)
 	if err != nil || len(left) == 0 {
 		return 0, "", err
 	}
@@ -79,6 +81,6 @@ func (o managerObject) Unhold(c bus.Caller, instance string) (uint64, string, er
 }
 
 func notYours(instance string, h state.Hold) error {
-	return problem.New(problem.NotPermitted, "cannot end the hold on %s: %s holds it until %s", instance, h.Owner, h.Until.Local().Format("2006-01-02 15:04")).
+	return errkind.New(errkind.NotPermitted, "cannot end the hold on %s: %s holds it until %s", instance, h.Owner, h.Until.Local().Format("2006-01-02 15:04")).
 		WithHint("it ends by itself; before that only %s and administrators can end it", h.Owner)
 }

@@ -4,18 +4,16 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/user"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/authz"
-	"github.com/lull/lull/agent/index"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/lib/accounts"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	bus "github.com/lull/lull/dbus"
 )
@@ -28,7 +26,7 @@ type managerObject struct{ s *Service }
 
 var noPath = dbus.ObjectPath("/")
 
-func (o managerObject) started(r refresh.Refresh, err error) (dbus.ObjectPath, error) {
+func (o managerObject) started(r plan.Refresh, err error) (dbus.ObjectPath, error) {
 	if err != nil {
 		return noPath, err
 	}
@@ -39,21 +37,21 @@ func (o managerObject) Install(c bus.Caller, name string, opt bus.InstallOptions
 	if err := o.s.auth.Check(c, authz.Install); err != nil {
 		return noPath, err
 	}
-	return o.started(o.s.m.Install(o.s.ctx, name, opt.Key, opt.Repository, opt.Channel))
+	return o.started(o.s.m.Install(o.asked(c), name, opt.Key, opt.Repository, opt.Channel, opt.Now))
 }
 
 func (o managerObject) Remove(c bus.Caller, instance string, opt bus.RemoveOptions) (dbus.ObjectPath, error) {
 	if err := o.s.auth.Check(c, authz.Install); err != nil {
 		return noPath, err
 	}
-	return o.started(o.s.m.Remove(o.s.ctx, instance, opt.Purge))
+	return o.started(o.s.m.Remove(o.asked(c), instance, opt.Purge))
 }
 
 func (o managerObject) Revert(c bus.Caller, instance string, opt bus.RevertOptions) (dbus.ObjectPath, error) {
-	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
+	if err := o.s.auth.Check(c, authz.Revert); err != nil {
 		return noPath, err
 	}
-	return o.started(o.s.m.Revert(o.s.ctx, instance, opt.Revision))
+	return o.started(o.s.m.Revert(o.asked(c), instance, opt.Revision))
 }
 
 func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.RefreshOptions) ([]dbus.ObjectPath, error) {
@@ -61,8 +59,9 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 		return nil, err
 	}
 	if opt.Atomic && len(instances) == 0 {
-		return nil, problem.New(problem.Invalid, "cannot refresh all or nothing: no application is named")
+		return nil, errkind.New(errkind.Invalid, "cannot refresh all or nothing: no application is named")
 	}
+	named := instances
 	if len(instances) == 0 {
 		names, err := o.s.m.Packages()
 		if err != nil || len(names) == 0 {
@@ -70,18 +69,36 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 		}
 		instances = names
 	}
+	if opt.Now { // what a rollout leaves out is for others to decide
+		if err := o.s.auth.Check(c, authz.Install); err != nil {
+			return nil, err
+		}
+	}
+	if opt.SideBySide { // it overrules what keeps all users' applications on one revision
+		switch {
+		case len(named) == 0, opt.Atomic:
+			return nil, errkind.New(errkind.Invalid, "cannot refresh side by side: it takes names, and goes without atomic")
+		}
+		if err := o.s.auth.Check(c, authz.Install); err != nil {
+			return nil, err
+		}
+	}
 	start := o.s.m.Check
 	if opt.Atomic {
 		start = o.s.m.RefreshTogether
 	}
-	list, err := start(o.s.ctx, instances)
+	list, err := start(o.asked(c), instances, manager.Looking{Asked: true, Now: opt.Now})
 	if err != nil {
 		return nil, err
 	}
 	var paths []dbus.ObjectPath
 	for _, r := range list {
 		paths = append(paths, o.s.objects.ensure(r))
-		if err == nil && !opt.NoWait {
+		if opt.SideBySide {
+			if _, ok := o.s.m.Beside(r.ID); ok {
+				o.s.objects.update(r.ID)
+			}
+		} else if err == nil && !opt.NoWait {
 			err = postponed(r)
 		}
 	}
@@ -89,26 +106,26 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 }
 
 // postponed is the error of a refresh that waits: it names whom it waits for.
-func postponed(r refresh.Refresh) error {
+func postponed(r plan.Refresh) error {
 	switch {
-	case r.State() != refresh.Waiting:
+	case r.State() != plan.Waiting:
 		return nil
 	case r.Held:
-		return problem.New(problem.Held, "cannot refresh %s now: it is held", r.Instance).
-			WithHint("lull status %s says by whom; lull unhold %s ends your own hold", r.Instance, r.Instance)
+		return errkind.New(errkind.Held, "cannot refresh %s now: it is held", r.Instance).
+			WithHint("lull status %s shows the holder; lull unhold %s ends your own hold", r.Instance, r.Instance)
 	case len(r.WaitingFor) == 0:
 		return nil
 	}
-	return problem.New(problem.Busy, "cannot refresh %s now: %s", r.Instance, saysRunning(r.WaitingFor)).
+	return errkind.New(errkind.Busy, "cannot refresh %s now: %s", r.Instance, saysRunning(r.WaitingFor)).
 		WithHint("close it; then it is refreshed at once and by itself")
 }
 
-// saysRunning says who runs what, as in "2 processes are running: notes (pid 7, user ann), …".
+// saysRunning describes the processes, as in "2 processes are running: notes (pid 7, user ann), …".
 func saysRunning(list []procs) string {
 	const most = 8
 	var who []string
 	for _, p := range list[:min(len(list), most)] {
-		who = append(who, fmt.Sprintf("%s (pid %d, user %s)", p.Command, p.PID, userName(p.UID)))
+		who = append(who, p.Named("user "+accounts.Name(p.UID)))
 	}
 	if len(list) > most {
 		who = append(who, "…")
@@ -119,19 +136,11 @@ func saysRunning(list []procs) string {
 	return fmt.Sprintf("%d processes are running: %s", len(list), strings.Join(who, ", "))
 }
 
-func userName(uid uint32) string {
-	id := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(id); err == nil {
-		return u.Username
-	}
-	return id
-}
-
 func (o managerObject) Check(c bus.Caller) ([]dbus.ObjectPath, error) {
 	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
 		return nil, err
 	}
-	list, err := o.s.m.Check(o.s.ctx, nil)
+	list, err := o.s.m.Check(o.asked(c), nil, manager.Looking{})
 	var paths []dbus.ObjectPath
 	for _, r := range list {
 		paths = append(paths, o.s.objects.ensure(r))
@@ -157,27 +166,34 @@ func (o managerObject) JoinRun(c bus.Caller, instance, pkg, service string) (str
 		return "", err
 	}
 	defer pidfd.Close()
-	pid, err := c.PID()
+	who, err := c.Credentials()
 	if err != nil {
 		return "", err
 	}
-	return o.s.m.Join(o.s.ctx, instance, pkg, service, pid, int(pidfd.Fd()))
+	return o.s.m.Join(o.s.ctx, instance, pkg, service, who.UID, who.PID, int(pidfd.Fd()))
 }
 
-// Open hands out the package's folder and a lease.
+// Open returns the package's directory and a lease.
 func (o managerObject) Open(c bus.Caller, what string) (dir, end *os.File, hash string, err error) {
 	cred, err := c.Credentials()
 	if err != nil {
 		return nil, nil, "", err
 	}
-	holder := fmt.Sprintf("client %s, user %s", commandOf(cred.PID), userName(cred.UID))
-	dir, lease, err := o.s.m.Open(what, holder, cred.PID)
+	slot, err := o.s.m.Leases().Reserve(cred.UID, o.s.auth.Administrator(cred.UID))
 	if err != nil {
 		return nil, nil, "", err
 	}
-	dir = o.s.asSeenBy(cred.PID, dir)
-	end, err = o.s.handOut(dir, lease)
-	return dir, end, lease.Package().String(), err
+	holder := fmt.Sprintf("client %s, user %s", commandOf(cred.PID), accounts.Name(cred.UID))
+	dir, lease, err := o.s.m.Open(what, holder, cred.PID)
+	if err != nil {
+		slot.Cancel()
+		return nil, nil, "", err
+	}
+	if end, err = slot.Grant(lease, holder, cred.PID); err != nil {
+		dir.Close()
+		return nil, nil, "", err
+	}
+	return o.s.asSeenBy(cred.PID, dir), end, lease.Package().String(), nil
 }
 
 // Resolve is Open for what a channel offers. The caller's end is the end of it.
@@ -189,6 +205,11 @@ func (o managerObject) Resolve(c bus.Caller, name string, opt bus.ResolveOptions
 	if err != nil {
 		return nil, nil, "", "", err
 	}
+	slot, err := o.s.m.Leases().Reserve(cred.UID, o.s.auth.Administrator(cred.UID))
+	if err != nil {
+		return nil, nil, "", "", err
+	}
+	defer slot.Cancel() // unless it is used
 	ctx, cancel := context.WithCancel(o.s.ctx)
 	defer cancel()
 	stop, err := o.s.names.Watch(ctx, c.Sender, func(owner string) {
@@ -200,37 +221,16 @@ func (o managerObject) Resolve(c bus.Caller, name string, opt bus.ResolveOptions
 		return nil, nil, "", "", err
 	}
 	defer stop()
-	holder := fmt.Sprintf("ephemeral run of %s, user %s", name, userName(cred.UID))
-	dir, lease, version, err := o.s.m.Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID)
+	holder := fmt.Sprintf("ephemeral run of %s, user %s", name, accounts.Name(cred.UID))
+	dir, lease, version, err := o.s.m.Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, nil)
 	if err != nil {
 		return nil, nil, "", "", err
 	}
-	dir = o.s.asSeenBy(cred.PID, dir)
-	end, err = o.s.handOut(dir, lease)
-	return dir, end, lease.Package().String(), version, err
-}
-
-// handOut returns the end of a pipe: when nobody has that end open any more, by
-// closing or dying, the read at the other end says so, and the lease is over. If
-// it fails, lease and folder are closed.
-func (s *Service) handOut(dir *os.File, lease *index.Lease) (end *os.File, err error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		lease.Close()
+	if end, err = slot.Grant(lease, holder, cred.PID); err != nil {
 		dir.Close()
-		return nil, fmt.Errorf("cannot open package %s: %w", lease.Package().Short(), err)
+		return nil, nil, "", "", err
 	}
-	s.wg.Go(func() {
-		defer lease.Close()
-		defer r.Close()
-		// There may be thousands: each is to cost a small stack and no buffer.
-		defer context.AfterFunc(s.ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })()
-		var b [1]byte
-		for err := error(nil); err == nil; { // what a client writes means nothing
-			_, err = r.Read(b[:])
-		}
-	})
-	return w, nil
+	return o.s.asSeenBy(cred.PID, dir), end, lease.Package().String(), version, nil
 }
 
 // commandOf is the kernel's name of a process.
@@ -243,6 +243,7 @@ func commandOf(pid int) string {
 }
 
 func (o managerObject) Why(_ bus.Caller, what string) ([]bus.Chain, error) {
+	defer o.s.expensive.take()()
 	list, err := o.s.m.Why(what)
 	if err != nil {
 		return nil, err
@@ -262,7 +263,7 @@ func (o managerObject) RegisterHelper(c bus.Caller, session map[string]dbus.Vari
 	var list []bus.HelperSession
 	if v, ok := session["sessions"]; ok {
 		if err := v.Store(&list); err != nil {
-			return problem.New(problem.Invalid, "cannot register a helper: sessions is of the type %s, want a(sbbbbb)", v.Signature())
+			return errkind.New(errkind.Invalid, "cannot register a helper: sessions is of the type %s, want a(sbbbbb)", v.Signature())
 		}
 	}
 	if err := o.s.helpers.add(o.s, c.Sender, uid); err != nil {
@@ -278,32 +279,57 @@ func (o managerObject) SetSessions(c bus.Caller, list []bus.HelperSession) error
 		return err
 	}
 	if !o.s.helpers.has(c.Sender) {
-		return problem.New(problem.NotPermitted, "cannot take how sessions stand: this is no helper that has registered")
+		return errkind.New(errkind.NotPermitted, "cannot take how sessions stand: this is no helper that has registered")
 	}
 	o.s.reported(c.Sender, uid, list)
 	return nil
 }
 
 // Answer writes down what a user answered. The helper does what follows from it, and
-// the agent refreshes by event; but who wants it now has it wait for no condition.
+// the agent refreshes by event. An answer that asks for the refresh is such a request
+// only from who may refresh: for others it waits for its conditions, such as the
+// administrator's window, all the same.
 func (o managerObject) Answer(c bus.Caller, id, action string) error {
 	uid, err := c.UID()
 	if err != nil {
 		return err
 	}
+	if action == "next-start" {
+		return o.leaveToBoot(c, uid, id)
+	}
 	if !slices.Contains([]string{"restart-now", "when-closed", "later"}, action) {
-		return problem.New(problem.Invalid, "cannot take %.40q as an answer: want restart-now, when-closed or later", action)
+		return errkind.New(errkind.Invalid, "cannot take %.40q as an answer: want restart-now, when-closed, later or next-start", action)
 	}
 	for _, p := range o.s.m.Pending(uid, uid == 0) {
 		if p.ID == id {
-			o.s.log.Info("a user has answered", "refresh", id, "instance", p.Instance, "user", userName(uid), "answer", action)
-			if action == "restart-now" && len(p.WaitingFor) > 0 {
-				o.s.m.Now(id)
+			o.s.log.Info("a user has answered", "refresh", id, "instance", p.Instance, "user", accounts.Name(uid), "answer", action)
+			if action != "restart-now" || len(p.WaitingFor) == 0 || len(p.Unmet) == 0 {
+				return nil // nothing is overridden, so no right is needed
 			}
+			if err := o.s.auth.Check(c, authz.Refresh); err != nil {
+				o.s.log.Info("the refresh waits for its conditions all the same", "refresh", id, "instance", p.Instance, "user", accounts.Name(uid), "error", err)
+				return nil
+			}
+			o.s.m.Now(id)
 			return nil
 		}
 	}
-	return problem.New(problem.NotFound, "cannot answer: no refresh %.40q waits for an application of user %s", id, userName(uid))
+	return errkind.New(errkind.NotFound, "cannot answer: no refresh %.40q waits for an application of user %s", id, accounts.Name(uid))
+}
+
+// leaveToBoot takes the answer to ShuttingDown. It needs no right: the shutdown was allowed
+// already, and the refreshes are applied at the next start, before a user can log in.
+func (o managerObject) leaveToBoot(c bus.Caller, uid uint32, id string) error {
+	switch {
+	case !o.s.helpers.has(c.Sender):
+		return errkind.New(errkind.NotPermitted, "cannot take the answer next-start: this is no helper that has registered")
+	case id != "":
+		return errkind.New(errkind.Invalid, "cannot leave refresh %.40q alone to the next start: next-start is for all, with an empty id", id)
+	case !o.s.m.LeaveToBoot():
+		return errkind.New(errkind.NotFound, "cannot leave refreshes to the next start: the machine is not shutting down")
+	}
+	o.s.log.Info("a user leaves refreshes to the next start", "user", accounts.Name(uid))
+	return nil
 }
 
 func (o managerObject) WorkDone(c bus.Caller, id, instance, phase, text string) error {
@@ -318,12 +344,47 @@ func (o managerObject) AddRepository(c bus.Caller, name, url string, root []byte
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err
 	}
-	return o.s.m.AddRepository(o.s.ctx, name, url, root)
+	return o.s.shown(o.s.m.AddRepository(o.s.ctx, name, url, root))
+}
+
+func (o managerObject) AddAptRepository(c bus.Caller, name, line string, keys []byte, packages []string) error {
+	if err := o.s.auth.Check(c, authz.Configure); err != nil {
+		return err
+	}
+	return o.s.shown(o.s.m.AddAptRepository(o.s.ctx, name, line, keys, packages))
+}
+
+func (o managerObject) RemoveRepository(c bus.Caller, name string) error {
+	if err := o.s.auth.Check(c, authz.Configure); err != nil {
+		return err
+	}
+	return o.s.shown(o.s.m.RemoveRepository(name))
+}
+
+func (o managerObject) SetRepositoryURL(c bus.Caller, name, url string) error {
+	if err := o.s.auth.Check(c, authz.Configure); err != nil {
+		return err
+	}
+	return o.s.shown(o.s.m.SetRepositoryURL(o.s.ctx, name, url))
+}
+
+func (o managerObject) Withheld(c bus.Caller, instances []string) ([]bus.WithheldVersion, error) {
+	if len(instances) == 0 {
+		instances = nil
+	}
+	list, err := o.s.m.Withheld(o.s.ctx, instances)
+	var out []bus.WithheldVersion
+	for _, w := range list {
+		out = append(out, bus.WithheldVersion(w))
+	}
+	return out, err
 }
 
 func (o managerObject) Inspect(c bus.Caller) (string, error) {
-	b, err := o.s.m.Inspect()
-	return string(b), err
+	return o.s.inspecting.Do(func() (string, error) {
+		b, err := o.s.m.Inspect()
+		return string(b), err
+	})
 }
 
 func (o managerObject) Doctor(c bus.Caller) ([]bus.Check, error) {
@@ -331,8 +392,12 @@ func (o managerObject) Doctor(c bus.Caller) ([]bus.Check, error) {
 	if err != nil {
 		return nil, err
 	}
+	own, err := o.s.doctoring.Do(func() ([]manager.Check, error) { return o.s.m.Doctor(), nil })
+	if err != nil {
+		return nil, err
+	}
 	var list []bus.Check
-	for _, k := range append(o.s.m.Doctor(), o.s.peers(uid)...) {
+	for _, k := range slices.Concat(own, o.s.peers(uid)) {
 		list = append(list, bus.Check{Name: k.Name, State: k.State, Seen: k.Seen, Advice: k.Advice})
 	}
 	return list, nil
@@ -342,5 +407,5 @@ func (o managerObject) Reload(c bus.Caller) error {
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err
 	}
-	return o.s.m.Reload()
+	return o.s.shown(o.s.m.Reload())
 }

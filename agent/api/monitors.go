@@ -2,22 +2,25 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/accounts"
+	"github.com/lull/lull/agent/lib/errkind"
 	bus "github.com/lull/lull/dbus"
 )
 
-// monitors are the objects that tell applications of their updates. Each belongs
-// to one connection and goes with it.
+// monitors are the objects that notify applications of their updates. Each
+// belongs to one connection and ends with it.
 type monitors struct {
-	mu   sync.Mutex // guards what follows, and what is told
+	mu   sync.Mutex // guards what follows
 	list map[dbus.ObjectPath]*monitor
 	next int
 }
@@ -28,13 +31,14 @@ type monitor struct {
 	path     dbus.ObjectPath
 	owner    string // unique name on the bus
 	uid      uint32
+	of       uint32 // the user whose bounds it counts for
 	instance string
-	running  string // hash of the package of the run; "": unknown
-	told     bus.UpdateInfo
+	running  string         // hash of the package of the run; empty if unknown
+	told     bus.UpdateInfo // the service's goroutine owns it
 	stop     func()
 }
 
-// Not below bus.AgentPath: the object manager there would tell everybody of them.
+// Not below bus.AgentPath: the object manager there would announce them to all clients.
 const monitorsPath = "/org/lull/update_monitor"
 
 // maxMonitors is how many one user may have.
@@ -67,7 +71,7 @@ func (o managerObject) CreateUpdateMonitor(c bus.Caller, opt bus.UpdateMonitorOp
 		return noPath, err
 	}
 	if opt.HandleToken != "" && !handleToken.MatchString(opt.HandleToken) {
-		return noPath, problem.New(problem.Invalid, "cannot use %.40q as a handle_token: want letters, digits and _, 64 at the most", opt.HandleToken)
+		return noPath, errkind.New(errkind.Invalid, "cannot use %.40q as a handle_token: want letters, digits and _, 64 at the most", opt.HandleToken)
 	}
 	instance, running, err := o.self(c)
 	if err != nil {
@@ -78,20 +82,26 @@ func (o managerObject) CreateUpdateMonitor(c bus.Caller, opt bus.UpdateMonitorOp
 }
 
 func (x *monitors) add(m *monitor, token string) error {
-	s := m.s
+	s, told := m.s, m.told
+	m.of = accounts.Of(m.uid)
 	x.mu.Lock()
 	count := 0
 	for _, other := range x.list {
-		if other.uid == m.uid {
+		if other.of == m.of {
 			count++
 		}
 	}
-	x.next++
-	if token == "" {
-		token = "t" + strconv.Itoa(x.next)
-	}
 	sender := strings.ReplaceAll(strings.TrimPrefix(m.owner, ":"), ".", "_")
-	m.path = dbus.ObjectPath(fmt.Sprintf("%s/%s/%s", monitorsPath, sender, token))
+	for own := token; ; {
+		if token == "" {
+			x.next++
+			own = "t" + strconv.Itoa(x.next)
+		}
+		m.path = dbus.ObjectPath(fmt.Sprintf("%s/%s/%s", monitorsPath, sender, own))
+		if token != "" || x.list[m.path] == nil { // an earlier agent has counted too
+			break
+		}
+	}
 	taken := x.list[m.path] != nil
 	if count < maxMonitors && !taken {
 		x.list[m.path] = m
@@ -99,14 +109,15 @@ func (x *monitors) add(m *monitor, token string) error {
 	x.mu.Unlock()
 	switch {
 	case taken:
-		return problem.New(problem.Exists, "cannot make a monitor: %s is there already", m.path)
+		return errkind.New(errkind.Exists, "cannot make a monitor: %s is there already", m.path)
 	case count >= maxMonitors:
-		return problem.New(problem.Busy, "cannot make a monitor: user %s has %d already", userName(m.uid), count)
+		return errkind.New(errkind.LimitsExceeded, "cannot make a monitor: user %s has %d already", accounts.Name(m.of), count)
 	}
 	if err := s.server.Export(m.path, bus.ExportUpdateMonitor(m)); err != nil {
 		m.end()
 		return err
 	}
+	m.keep(told)
 	stop, err := s.names.Watch(s.ctx, m.owner, func(owner string) {
 		if owner == "" {
 			s.wg.Go(m.end) // a watch cannot end itself
@@ -130,7 +141,7 @@ func (x *monitors) add(m *monitor, token string) error {
 // Close implements bus.UpdateMonitor.
 func (m *monitor) Close(c bus.Caller) error {
 	if c.Sender != m.owner {
-		return problem.New(problem.NotPermitted, "cannot close %s: it belongs to another connection", m.path)
+		return errkind.New(errkind.NotPermitted, "cannot close %s: it belongs to another connection", m.path)
 	}
 	m.end()
 	return nil
@@ -149,28 +160,32 @@ func (m *monitor) end() {
 	if stop != nil {
 		stop()
 	}
+	m.forget()
 	if err := m.s.server.Unexport(m.path); err != nil {
 		m.s.log.Warn("cannot take a monitor away", "path", m.path, "error", err)
 	}
 }
 
-// tell lets each know what is new, if something is.
+// tell sends each monitor its change, if there is one. The service's goroutine
+// calls it; no lock is held while the manager reads.
 func (x *monitors) tell(s *Service) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, m := range x.list {
+	list := slices.Collect(maps.Values(x.list))
+	x.mu.Unlock()
+	for _, m := range list {
 		info, ok := m.info()
 		if !ok || info.LocalCommit == m.told.LocalCommit && info.RemoteCommit == m.told.RemoteCommit {
 			continue
 		}
 		m.told = info
+		m.keep(info)
 		if err := s.server.SendTo(m.owner, m.path, bus.UpdateMonitorUpdateAvailable{UpdateInfo: info}); err != nil {
-			s.log.Warn("cannot tell an application of its update", "instance", m.instance, "error", err)
+			s.log.Warn("cannot notify an application of its update", "instance", m.instance, "error", err)
 		}
 	}
 }
 
-// info is what there is to tell; false: nothing.
+// info is the content of the signal; false if there is none.
 func (m *monitor) info() (bus.UpdateInfo, bool) {
 	local, next, err := m.s.m.Offer(m.instance)
 	if err != nil {

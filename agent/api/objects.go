@@ -7,9 +7,9 @@ import (
 
 	"github.com/godbus/dbus/v5"
 	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/manager"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
 	bus "github.com/lull/lull/dbus"
@@ -35,8 +35,9 @@ func processes(list []runs.Process) []bus.Process {
 type objects struct {
 	s *Service
 
+	instances map[string]*bus.PackageExport // the service's goroutine owns it
+
 	mu        sync.Mutex // guards what follows
-	instances map[string]*bus.PackageExport
 	refreshes map[string]*bus.RefreshExport
 }
 
@@ -46,12 +47,12 @@ func newObjects(s *Service) *objects {
 	return w
 }
 
-// packages brings the object of an instance, or with "" all, up to date.
+// packages brings the object of an instance, or with "" all, up to date. The service's
+// goroutine calls it: it reads the disk and asks the tracker and systemd,
+// which may take long, and no other goroutine waits for that.
 func (w *objects) packages(name string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	if name != "" {
-		w.packageLocked(name)
+		w.show(name)
 		return
 	}
 	names, err := w.s.m.Packages()
@@ -60,18 +61,18 @@ func (w *objects) packages(name string) {
 		return
 	}
 	for _, n := range names {
-		w.packageLocked(n)
+		w.show(n)
 	}
 	for n := range w.instances {
-		w.packageLocked(n)
+		w.show(n)
 	}
 }
 
-func (w *objects) packageLocked(name string) {
+func (w *objects) show(name string) {
 	p, err := w.s.m.Package(name)
 	export := w.instances[name]
 	switch {
-	case problem.Is(err, problem.NotFound):
+	case errkind.Is(err, errkind.NotFound):
 		if export != nil {
 			delete(w.instances, name)
 			w.failed(w.s.server.Unexport(bus.PackagePath(name)))
@@ -85,6 +86,7 @@ func (w *objects) packageLocked(name string) {
 		export.Live(func(v *bus.PackageProperties) {
 			if p, err := w.s.m.Package(name); err == nil {
 				v.Processes = processes(p.Processes)
+				v.Services = w.services(p) // systemd announces to the agent neither a restart nor a failure
 			}
 		})
 		w.instances[name] = export
@@ -94,7 +96,7 @@ func (w *objects) packageLocked(name string) {
 
 func (w *objects) failed(err error) {
 	if err != nil {
-		w.s.log.Warn("cannot tell the bus", "error", err)
+		w.s.log.Warn("cannot update the objects on the bus", "error", err)
 	}
 }
 
@@ -112,14 +114,13 @@ func (w *objects) packageProperties(p *manager.Package) bus.PackageProperties {
 	for _, a := range p.Launch.Apps {
 		v.Apps = append(v.Apps, a.Name)
 	}
-	ctx, cancel := context.WithTimeout(w.s.ctx, serviceTimeout)
-	defer cancel()
-	for i, st := range w.s.m.ServiceStates(ctx, v.Instance, p.Launch) {
-		v.Services = append(v.Services, bus.ServiceState{Name: p.Launch.Services[i].Name, State: st})
-	}
+	v.Services = w.services(p)
 	for _, r := range p.Revisions {
 		v.Revisions = append(v.Revisions, bus.RevisionInfo{Revision: r.Number, Hash: r.Package.String(), Version: r.Version,
 			Since: micro(r.Made), State: revisionState(r, p.Current.Number)})
+	}
+	if b := p.Backoff; b != nil && b.Reason != "" {
+		v.UndoneVersion, v.UndoneReason, v.UndoneAt, v.NextTry = b.Version, b.Reason, micro(b.At), micro(b.Until)
 	}
 	if p.Refresh != nil {
 		v.Refresh = bus.RefreshPath(p.Refresh.ID)
@@ -131,6 +132,15 @@ func (w *objects) packageProperties(p *manager.Package) bus.PackageProperties {
 		v.Holds = append(v.Holds, bus.Hold{UID: h.UID, Owner: h.Owner, Since: micro(h.Since), Until: micro(h.Until), Administrator: h.Admin, Reason: h.Reason})
 	}
 	return v
+}
+
+func (w *objects) services(p *manager.Package) (list []bus.ServiceState) {
+	ctx, cancel := context.WithTimeout(w.s.ctx, serviceTimeout)
+	defer cancel()
+	for i, st := range w.s.m.ServiceStates(ctx, p.Instance.Instance, p.Launch) {
+		list = append(list, bus.ServiceState{Name: p.Launch.Services[i].Name, State: st})
+	}
+	return list
 }
 
 func revisionState(r state.Revision, current uint32) string {
@@ -146,7 +156,7 @@ func revisionState(r state.Revision, current uint32) string {
 }
 
 // refresh brings the object of a refresh up to date.
-func (w *objects) refresh(r refresh.Refresh) {
+func (w *objects) refresh(r plan.Refresh) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if e := w.refreshes[r.ID]; e != nil {
@@ -156,8 +166,21 @@ func (w *objects) refresh(r refresh.Refresh) {
 	w.addLocked(r)
 }
 
+// update brings the object of a refresh up to date for a caller who may read it at once. It
+// reads the refresh under the lock, so that it never replaces what is newer.
+func (w *objects) update(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e := w.refreshes[id]
+	for _, r := range w.s.m.Refreshes() {
+		if r.ID == id && e != nil {
+			e.Set(refreshProperties(r))
+		}
+	}
+}
+
 // ensure makes the object of a refresh before its path is handed out.
-func (w *objects) ensure(r refresh.Refresh) dbus.ObjectPath {
+func (w *objects) ensure(r plan.Refresh) dbus.ObjectPath {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.refreshes[r.ID] == nil {
@@ -166,14 +189,14 @@ func (w *objects) ensure(r refresh.Refresh) dbus.ObjectPath {
 	return bus.RefreshPath(r.ID)
 }
 
-func (w *objects) addLocked(r refresh.Refresh) {
+func (w *objects) addLocked(r plan.Refresh) {
 	e := bus.ExportRefresh(refreshObject{w.s, r.ID}, refreshProperties(r))
 	w.refreshes[r.ID] = e
 	w.failed(w.s.server.Export(bus.RefreshPath(r.ID), e))
 }
 
-// finished announces an end and lets go of refreshes that are history.
-func (w *objects) finished(r refresh.Refresh) {
+// finished announces an end and drops refreshes that are history.
+func (w *objects) finished(r plan.Refresh) {
 	text := ""
 	if r.Failure != nil {
 		text = r.Failure.Text
@@ -193,19 +216,21 @@ func (w *objects) finished(r refresh.Refresh) {
 	}
 }
 
-func refreshProperties(r refresh.Refresh) bus.RefreshProperties {
+func refreshProperties(r plan.Refresh) bus.RefreshProperties {
 	v := bus.RefreshProperties{
 		ID: r.ID, Kind: string(r.Kind), Instance: r.Instance, State: string(r.State()), Step: string(r.Step), Together: r.Together,
 		FromRevision: r.From, ToRevision: r.To, FromVersion: r.FromVersion, ToVersion: r.ToVersion,
 		Urgency: r.Urgency, Notes: r.Notes, Since: micro(r.Since), Deadline: micro(r.Deadline),
-		BytesDone: uint64(max(r.BytesDone, 0)), BytesTotal: uint64(max(r.BytesTotal, 0)), Waiting: processes(r.WaitingFor),
+		BytesDone: uint64(max(r.BytesDone, 0)), BytesTotal: uint64(max(r.BytesTotal, 0)), Estimate: uint64(r.Estimate.Microseconds()), BytesToCopy: uint64(max(r.ToCopy, 0)), Waiting: processes(r.WaitingFor),
 		Conditions: unmet(r.Unmet),
 	}
 	if !r.Package.IsZero() {
 		v.Hash = r.Package.String()
 	}
-	if r.Failure != nil {
-		v.ErrorName, v.ErrorText, v.ErrorHint = problem.Prefix+string(r.Failure.Kind), r.Failure.Text, r.Failure.Hint
+	if r.Stuck != nil {
+		v.ErrorName, v.ErrorText, v.ErrorHint = errkind.Prefix+string(r.Stuck.Kind), r.Stuck.Text, r.Stuck.Hint
+	} else if r.Failure != nil {
+		v.ErrorName, v.ErrorText, v.ErrorHint = errkind.Prefix+string(r.Failure.Kind), r.Failure.Text, r.Failure.Hint
 	}
 	return v
 }
@@ -218,8 +243,20 @@ type refreshObject struct {
 
 // Cancel implements bus.Refresh.
 func (o refreshObject) Cancel(c bus.Caller) error {
-	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
+	if err := o.s.auth.Check(c, authz.Revert); err != nil {
 		return err
 	}
 	return o.s.m.Cancel(o.s.ctx, o.id)
+}
+
+// Retry implements bus.Refresh.
+func (o refreshObject) Retry(c bus.Caller) error {
+	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
+		return err
+	}
+	_, err := o.s.m.Retry(o.s.ctx, o.id)
+	if err == nil {
+		o.s.objects.update(o.id)
+	}
+	return err
 }

@@ -5,15 +5,17 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/accounts"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/refresh"
 	bus "github.com/lull/lull/dbus"
 )
 
 // sessions gives the work of refreshes to users' helpers. Of several helpers of
-// one user the oldest has it; when that one leaves, the next gets what was not
-// answered. Who a helper belongs to is what the bus says.
+// one user the oldest has it; when that one leaves, the next gets the
+// unanswered work. The bus identifies the user of a helper.
 type sessions struct {
 	mu    sync.Mutex // guards what follows; sending under it keeps the order
 	s     *Service   // nil until there is one
@@ -28,7 +30,7 @@ type person struct {
 
 type job struct {
 	refresh.Work
-	answers chan<- refresh.Answer // with room; nil: nobody waits
+	answers chan<- refresh.Answer // with room; nil if there is no waiter
 }
 
 func (j job) answer(a refresh.Answer) {
@@ -50,7 +52,7 @@ func (x *sessions) Tell(w refresh.Work) (asked []uint32, answers <-chan refresh.
 	return asked, c
 }
 
-// outdated says whether work means nothing any more when more comes for the same
+// outdated reports whether work is obsolete when more arrives for the same
 // instance.
 func outdated(old, now refresh.Work) bool {
 	return old.ID != now.ID || old.Phase == now.Phase || old.Phase == refresh.SessionPrecopy || old.Phase == refresh.SessionEnter ||
@@ -68,14 +70,17 @@ func (x *sessions) sendLocked(u *person, j job) {
 	for _, s := range j.Services {
 		sig.Services = append(sig.Services, bus.SessionService{Name: s.Name, StopSignal: s.StopSignal,
 			StopTimeout: uint64(max(0, s.StopTimeout) / 1000)})
+		if s.Ready == manifest.ReadyNotify {
+			sig.Work.Notifying = append(sig.Work.Notifying, s.Name)
+		}
 	}
 	if err := x.s.server.SendTo(u.helpers[0], bus.AgentPath, sig); err != nil {
 		x.s.log.Warn("cannot give a helper its work", "name", u.helpers[0], "instance", j.Instance, "phase", j.Phase, "error", err)
 	}
 }
 
-// join adds a helper and says whether it is the one that gets its user's work; then
-// begin has to follow.
+// join adds a helper and reports whether it is the one that gets its user's
+// work; then begin must follow.
 func (x *sessions) join(name string, uid uint32) (first bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -92,10 +97,10 @@ func (x *sessions) join(name string, uid uint32) (first bool) {
 
 // begin gives a helper what a session begins with.
 func (x *sessions) begin(name string, uid uint32) {
-	// Whatever begins while this is put together is told to this helper as well.
+	// Work that begins meanwhile is sent to this helper as well.
 	list, err := x.s.m.Newcomer()
 	if err != nil {
-		x.s.log.Error("cannot tell what belongs to a session", messages.Key, messages.SessionFailed, "uid", uid, "error", err)
+		x.s.log.Error("cannot determine the work of a session", messages.Key, messages.SessionFailed, "uid", uid, "error", err)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -108,7 +113,7 @@ func (x *sessions) begin(name string, uid uint32) {
 	}
 }
 
-// leave removes a helper; its heir gets its work.
+// leave removes a helper; its successor gets its work.
 func (x *sessions) leave(name string, uid uint32) {
 	x.mu.Lock()
 	u := x.users[uid]
@@ -147,11 +152,11 @@ func (x *sessions) done(name string, uid uint32, id, instance, phase, text strin
 	defer x.mu.Unlock()
 	u := x.users[uid]
 	if u == nil || u.helpers[0] != name {
-		return problem.New(problem.NotPermitted, "cannot take the answer: this is not the helper that was given work for user %s", userName(uid))
+		return errkind.New(errkind.NotPermitted, "cannot take the answer: this is not the helper that was given work for user %s", accounts.Name(uid))
 	}
 	i := slices.IndexFunc(u.jobs, func(j job) bool { return j.ID == id && j.Instance == instance && string(j.Phase) == phase })
 	if i < 0 {
-		return problem.New(problem.NotFound, "cannot take the answer: user %s has no such work", userName(uid))
+		return errkind.New(errkind.NotFound, "cannot take the answer: user %s has no such work", accounts.Name(uid))
 	}
 	a := refresh.Answer{UID: uid}
 	if text != "" {

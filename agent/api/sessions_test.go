@@ -4,7 +4,7 @@ import (
 	"log/slog"
 	"testing"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/refresh"
 )
 
@@ -40,18 +40,18 @@ func TestWhoMayAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name, id, instance, phase string
 		uid                       uint32
-		want                      problem.Kind
+		want                      errkind.Kind
 	}{
-		{":1.5", "1", "notes", "enter", 5, problem.NotPermitted}, // no helper
-		{":1.8", "1", "notes", "enter", 7, problem.NotPermitted}, // another of that user
-		{":1.9", "1", "notes", "enter", 9, problem.NotFound},     // of another user
-		{":1.7", "2", "notes", "enter", 7, problem.NotFound},
-		{":1.7", "1", "other", "enter", 7, problem.NotFound},
-		{":1.7", "1", "notes", "finish", 7, problem.NotFound},
+		{":1.5", "1", "notes", "enter", 5, errkind.NotPermitted}, // no helper
+		{":1.8", "1", "notes", "enter", 7, errkind.NotPermitted}, // another of that user
+		{":1.9", "1", "notes", "enter", 9, errkind.NotFound},     // of another user
+		{":1.7", "2", "notes", "enter", 7, errkind.NotFound},
+		{":1.7", "1", "other", "enter", 7, errkind.NotFound},
+		{":1.7", "1", "notes", "finish", 7, errkind.NotFound},
 		{":1.7", "1", "notes", "enter", 7, ""},
-		{":1.7", "1", "notes", "enter", 7, problem.NotFound}, // twice
+		{":1.7", "1", "notes", "enter", 7, errkind.NotFound}, // twice
 	} {
-		if err := x.done(c.name, c.uid, c.id, c.instance, c.phase, "it hurts"); problem.KindOf(err) != c.want {
+		if err := x.done(c.name, c.uid, c.id, c.instance, c.phase, "it hurts"); errkind.KindOf(err) != c.want {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
@@ -60,7 +60,7 @@ func TestWhoMayAnswer(t *testing.T) {
 	}
 }
 
-// TestLastHelperLeaves: who waits for it is told.
+// TestLastHelperLeaves: its waiter is notified.
 func TestLastHelperLeaves(t *testing.T) {
 	answers := make(chan refresh.Answer, 1)
 	x := &sessions{s: &Service{log: slog.New(slog.DiscardHandler)}, users: map[uint32]*person{

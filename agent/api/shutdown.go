@@ -4,17 +4,17 @@ import (
 	"slices"
 	"time"
 
-	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/refresh/plan"
 	bus "github.com/lull/lull/dbus"
 )
 
-// warning is what helpers were told about a machine that goes off. It belongs to
+// warning is the last notification of helpers about a shutdown. It belongs to
 // the service's goroutine.
 type warning struct {
-	refreshes []string // that it waits for; none: nothing was told
+	refreshes []string // that it waits for; none if there was no notification
 }
 
-// warn tells all helpers when the machine goes off (down is news) in the middle of
+// warn notifies all helpers when the machine shuts down (down has changed) during
 // critical sections, once, and when the last of these has ended. Sections that begin
 // after that are short: see refresh.Engine.Shutdown.
 func (s *Service) warn(down *bool) {
@@ -25,7 +25,7 @@ func (s *Service) warn(down *bool) {
 	var running, names []string
 	var left time.Duration
 	for _, r := range s.m.Refreshes() {
-		if r.State() != refresh.Critical && (r.State() != refresh.Undoing || r.EnteredAt.IsZero()) {
+		if r.State() != plan.Critical && (r.State() != plan.Undoing || r.EnteredAt.IsZero()) {
 			continue
 		}
 		running = append(running, r.ID)
@@ -46,11 +46,11 @@ func (s *Service) warn(down *bool) {
 	}
 }
 
-// all tells every helper.
+// all notifies every helper.
 func (h *helpers) all(s *Service, sig bus.Signal) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, x := range h.list {
-		h.send(s, x, sig)
+		x.send(s, sig)
 	}
 }

@@ -1,12 +1,14 @@
 package api
 
 import (
+	"context"
 	"slices"
 
 	"github.com/lull/lull/agent/authz"
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/index"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/store/gc"
+	"github.com/lull/lull/agent/store/index"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -14,7 +16,7 @@ import (
 type spaceObject struct{ s *Service }
 
 func (o spaceObject) Plan(bus.Caller) ([]bus.PlannedBlob, []bus.PackageUsage, uint64, error) {
-	plan, err := o.s.m.Plan(o.s.ctx)
+	plan, err := o.s.planning.Do(func() (*gc.Plan, error) { return o.s.m.Plan(o.s.ctx) })
 	if err != nil {
 		return nil, nil, 0, err
 	}
@@ -30,19 +32,27 @@ func (o spaceObject) Plan(bus.Caller) ([]bus.PlannedBlob, []bus.PackageUsage, ui
 }
 
 func (o spaceObject) Collect(c bus.Caller, opt bus.CollectOptions) (uint32, uint32, uint64, error) {
-	if err := o.s.auth.Check(c, authz.GC); err != nil {
+	if err := o.mayCollect(c, opt); err != nil {
 		return 0, 0, 0, err
 	}
+	return o.collect(o.s.ctx, opt)
+}
+
+func (o spaceObject) mayCollect(c bus.Caller, opt bus.CollectOptions) error {
+	err := o.s.auth.Check(c, authz.GC)
+	if err == nil && opt.RetainNothing {
+		err = o.s.auth.Check(c, authz.SystemUpdate)
+	}
+	return err
+}
+
+func (o spaceObject) collect(ctx context.Context, opt bus.CollectOptions) (blobs, packages uint32, bytes uint64, err error) {
 	if opt.RetainNothing {
-		err := o.s.auth.Check(c, authz.SystemUpdate)
-		if err == nil {
-			err = o.s.m.RetainNothing()
-		}
-		if err != nil {
+		if err := o.s.m.RetainNothing(); err != nil {
 			return 0, 0, 0, err
 		}
 	}
-	r, err := o.s.m.Collect(o.s.ctx, int64(min(opt.Free, 1<<62)))
+	r, err := o.s.m.Collect(ctx, int64(min(opt.Free, 1<<62)))
 	return uint32(r.Blobs), uint32(r.Packages), uint64(r.Bytes), err
 }
 
@@ -50,7 +60,11 @@ func (o spaceObject) Verify(c bus.Caller, opt bus.VerifyOptions) (uint32, []bus.
 	if err := o.s.auth.Check(c, authz.GC); err != nil {
 		return 0, nil, err
 	}
-	findings, checked, err := o.s.m.Verify(o.s.ctx, opt.Repair)
+	return o.verify(o.s.ctx, opt, nil)
+}
+
+func (o spaceObject) verify(ctx context.Context, opt bus.VerifyOptions, progress func(done, total int64)) (uint32, []bus.Finding, error) {
+	findings, checked, err := o.s.m.Verify(ctx, opt.Repair, progress)
 	list := []bus.Finding{}
 	for _, f := range findings {
 		list = append(list, bus.Finding{What: f.What, Problem: f.Problem, Repaired: f.Repaired})
@@ -58,14 +72,22 @@ func (o spaceObject) Verify(c bus.Caller, opt bus.VerifyOptions) (uint32, []bus.
 	return uint32(checked), list, err
 }
 
-// liveSpace measures when somebody asks.
+// maxUnread bounds LastCollectionUnread.
+const maxUnread = 64
+
+// liveSpace measures on each query.
 func (s *Service) liveSpace(p *bus.SpaceProperties) {
-	st, err := s.m.Space()
+	st, err := s.measuring.Do(s.m.Space)
 	if err != nil {
 		s.log.Error("cannot measure the store", "error", err)
 		return
 	}
 	p.Free, p.Used, p.Blobs = uint64(max(st.Free, 0)), uint64(st.Used), uint32(st.Blobs)
+	result, _ := s.m.LastCollection()
+	p.LastCollectionUnread = []bus.Process{}
+	for _, u := range result.Unread[:min(len(result.Unread), maxUnread)] {
+		p.LastCollectionUnread = append(p.LastCollectionUnread, bus.Process{PID: uint32(u.PID), UID: u.UID, Command: u.Command})
+	}
 }
 
 // updateSpace shows the indices as properties, and counts what is in them.
@@ -123,7 +145,7 @@ func (o retainedObject) Set(c bus.Caller, packages []string) error {
 	for _, p := range packages {
 		d, err := digest.Parse(p)
 		if err != nil {
-			return problem.New(problem.Invalid, "%w", err)
+			return errkind.New(errkind.Invalid, "%w", err)
 		}
 		list = append(list, d)
 	}
@@ -131,14 +153,22 @@ func (o retainedObject) Set(c bus.Caller, packages []string) error {
 }
 
 func (o retainedObject) Resolve(c bus.Caller, pkg string, opt bus.RetainedResolveOptions) error {
-	if err := o.s.auth.Check(c, authz.SystemUpdate); err != nil {
+	d, err := o.mayResolve(c, pkg)
+	if err != nil {
 		return err
+	}
+	return o.s.m.ResolveRetained(o.s.ctx, d, opt.Repository, nil)
+}
+
+func (o retainedObject) mayResolve(c bus.Caller, pkg string) (digest.Digest, error) {
+	if err := o.s.auth.Check(c, authz.SystemUpdate); err != nil {
+		return digest.Digest{}, err
 	}
 	d, err := digest.Parse(pkg)
 	if err != nil {
-		return problem.New(problem.Invalid, "%w", err)
+		return d, errkind.New(errkind.Invalid, "%w", err)
 	}
-	return o.s.m.ResolveRetained(o.s.ctx, d, opt.Repository)
+	return d, nil
 }
 
 func (o retainedObject) Clear(c bus.Caller) error { return o.Set(c, nil) }

@@ -2,16 +2,16 @@ package api
 
 import (
 	"github.com/lull/lull/agent/authz"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/system"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/sysupdate"
 	bus "github.com/lull/lull/dbus"
 )
 
 // systemObject implements bus.System.
 type systemObject struct{ s *Service }
 
-// may answers for all methods. What it lets through is on the bus, as properties,
-// before the method's answer.
+// may authorizes all methods. The effects of an allowed method are on the bus,
+// as properties, before its answer.
 func (o systemObject) may(c bus.Caller, do func() error) error {
 	err := o.s.auth.Check(c, authz.SystemUpdate)
 	if err == nil {
@@ -31,13 +31,13 @@ func (o systemObject) Commit(c bus.Caller) error {
 
 func (o systemObject) Rollback(c bus.Caller) error { return o.may(c, o.s.m.RollbackSystem) }
 
-// updateSystem shows the sets as properties. What is read and shown by one is not
-// overtaken by another.
+// updateSystem shows the sets as properties. A set that one call has read and
+// shown is not overtaken by another.
 func (s *Service) updateSystem() {
 	s.system.Update(func(p *bus.SystemProperties) {
 		st := s.m.System()
 		*p = bus.SystemProperties{State: st.State, Step: st.Step, Asked: st.Asked, BytesDone: uint64(max(st.Done, 0)), BytesTotal: uint64(max(st.Total, 0))}
-		set := func(from *system.Set, version, hash *string) {
+		set := func(from *sysupdate.Set, version, hash *string) {
 			if from != nil {
 				*version, *hash = from.Version, from.Update.String()
 			}
@@ -46,7 +46,7 @@ func (s *Service) updateSystem() {
 		set(st.Booted, &p.Booted, &p.BootedHash)
 		set(st.Staged, &p.Staged, &p.StagedHash)
 		if st.Err != nil {
-			p.ErrorName, p.ErrorText, p.ErrorHint = problem.Prefix+string(problem.KindOf(st.Err)), st.Err.Error(), problem.HintOf(st.Err)
+			p.ErrorName, p.ErrorText, p.ErrorHint = errkind.Prefix+string(errkind.KindOf(st.Err)), st.Err.Error(), errkind.HintOf(st.Err)
 		}
 		if err := s.m.CollectionRefused(); err != nil {
 			p.CollectionRefused = err.Error()

@@ -1,6 +1,6 @@
-// Package authz decides whether a caller on the bus may do what changes the
-// system. Root may, and so may the agent's own user; everybody else is a
-// question to polkit, and where there is no polkit the answer is no.
+// Package authz decides whether a caller on the bus may change the system.
+// Root may, and so may the agent's own user; all others are a question to
+// polkit, and without polkit the answer is no.
 //
 // An Authorizer has no state and may be used from any goroutine. Check blocks
 // while polkit asks the user for a password.
@@ -10,22 +10,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/user"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/accounts"
+	"github.com/lull/lull/agent/lib/errkind"
 	bus "github.com/lull/lull/dbus"
 )
 
 // The actions, as org.lull.policy declares them.
 const (
 	Install      = "org.lull.install"       // install and remove packages
+	InstallFile  = "org.lull.install-file"  // install packages of files that the caller sends
 	Resolve      = "org.lull.resolve"       // fetch packages without installing them
-	Refresh      = "org.lull.refresh"       // refresh, revert, check, cancel
+	Refresh      = "org.lull.refresh"       // refresh, check
+	Revert       = "org.lull.revert"        // go back to an earlier revision, cancel a refresh
 	Hold         = "org.lull.hold"          // hold, for as long as policy lets users
 	HoldOthers   = "org.lull.hold-others"   // hold for longer, and end the holds of others
 	GC           = "org.lull.gc"            // collect, verify, repair
@@ -33,11 +34,13 @@ const (
 	Configure    = "org.lull.configure"     // repositories, reload
 )
 
-// what says in words what an action allows.
+// what has a description of each action.
 var what = map[string]string{
 	Install:      "install or remove packages",
+	InstallFile:  "install packages from files",
 	Resolve:      "fetch packages",
-	Refresh:      "refresh or revert packages",
+	Refresh:      "refresh packages",
+	Revert:       "revert packages or cancel refreshes",
 	Hold:         "hold refreshes",
 	HoldOthers:   "hold refreshes for long, or end the holds of others",
 	GC:           "collect or verify the store",
@@ -47,7 +50,7 @@ var what = map[string]string{
 
 // Actions returns all actions.
 func Actions() []string {
-	return []string{Install, Resolve, Refresh, Hold, HoldOthers, GC, SystemUpdate, Configure}
+	return []string{Install, InstallFile, Resolve, Refresh, Revert, Hold, HoldOthers, GC, SystemUpdate, Configure}
 }
 
 const (
@@ -75,11 +78,11 @@ type Authorizer struct {
 // callers must be on the same bus.
 func New(conn *dbus.Conn, uid uint32) *Authorizer { return &Authorizer{conn: conn, uid: uid} }
 
-// Administrator says whether a user may do everything: root, and the agent's own.
+// Administrator reports whether a user may do everything: root, and the agent's own.
 func (a *Authorizer) Administrator(uid uint32) bool { return uid == 0 || uid == a.uid }
 
-// Check returns nil if the caller may do the action, and else a problem of
-// kind NotPermitted that says who may not do what.
+// Check returns nil if the caller may do the action, and otherwise an error of
+// kind NotPermitted that names the caller and the action.
 func (a *Authorizer) Check(c bus.Caller, action string) error {
 	uid, err := c.UID()
 	if err != nil {
@@ -89,24 +92,24 @@ func (a *Authorizer) Check(c bus.Caller, action string) error {
 		return nil
 	}
 	answer, err := a.ask(c, action)
-	who := userName(uid)
+	who := accounts.Name(uid)
 	switch {
 	case err != nil && absent(err):
-		return problem.New(problem.NotPermitted, "cannot %s: user %s is not permitted to; only root is, as polkit is not running", words(action), who).
+		return errkind.New(errkind.NotPermitted, "cannot %s: user %s is not permitted to; only root is, as polkit is not running", words(action), who).
 			WithHint("use sudo, or install polkit")
 	case err != nil:
-		return problem.New(problem.NotPermitted, "cannot %s as user %s: polkit does not answer: %w", words(action), who, err).
+		return errkind.New(errkind.NotPermitted, "cannot %s as user %s: polkit does not answer: %w", words(action), who, err).
 			WithHint("use sudo")
 	case answer.Authorized:
 		return nil
 	case answer.Challenge && !c.Interactive:
-		return problem.New(problem.NotPermitted, "cannot %s as user %s: it needs a password, and the caller cannot be asked for one", words(action), who).
+		return errkind.New(errkind.NotPermitted, "cannot %s as user %s: it needs a password, and the caller cannot be asked for one", words(action), who).
 			WithHint("use sudo")
 	case answer.Challenge:
-		return problem.New(problem.NotPermitted, "cannot %s as user %s: it needs a password, and none was given", words(action), who).
+		return errkind.New(errkind.NotPermitted, "cannot %s as user %s: it needs a password, and none was given", words(action), who).
 			WithHint("use sudo, or run a polkit agent in the session (on a terminal: pkttyagent)")
 	}
-	return problem.New(problem.NotPermitted, "cannot %s as user %s: the system does not allow it (%s)", words(action), who, action).
+	return errkind.New(errkind.NotPermitted, "cannot %s as user %s: the system does not allow it (%s)", words(action), who, action).
 		WithHint("use sudo, or ask the administrator")
 }
 
@@ -116,7 +119,7 @@ type subject struct {
 	Details map[string]dbus.Variant
 }
 
-// answer is what polkit says.
+// answer is polkit's result.
 type answer struct {
 	Authorized bool
 	Challenge  bool
@@ -138,8 +141,8 @@ func (a *Authorizer) ask(c bus.Caller, action string) (answer, error) {
 	return ans, err
 }
 
-// Unknown returns those of the actions that polkit does not know, because their
-// file is not where it looks. It is an error if polkit does not answer.
+// Unknown returns the actions that polkit does not have, because their file is
+// missing. It is an error if polkit does not answer.
 func (a *Authorizer) Unknown(ctx context.Context) ([]string, error) {
 	var list []struct {
 		ID, Description, Message, VendorName, VendorURL, Icon string
@@ -148,10 +151,10 @@ func (a *Authorizer) Unknown(ctx context.Context) ([]string, error) {
 	}
 	err := a.conn.Object(polkitName, polkitPath).CallWithContext(ctx, polkitEnumerate, 0, "").Store(&list)
 	if err != nil && absent(err) {
-		return nil, problem.New(problem.Unavailable, "is not running: root alone may change something").WithHint("install polkit, or use sudo")
+		return nil, errkind.New(errkind.Unavailable, "is not running: root alone may change something").WithHint("install polkit, or use sudo")
 	}
 	if err != nil {
-		return nil, problem.New(problem.Unavailable, "does not answer: %w", err).WithHint("see `systemctl status polkit`; until then root alone may change something")
+		return nil, errkind.New(errkind.Unavailable, "does not answer: %w", err).WithHint("see `systemctl status polkit`; until then root alone may change something")
 	}
 	unknown := Actions()
 	for _, known := range list {
@@ -160,7 +163,7 @@ func (a *Authorizer) Unknown(ctx context.Context) ([]string, error) {
 	return unknown, nil
 }
 
-// absent says whether err means that there is no polkit at all.
+// absent reports whether err means that there is no polkit at all.
 func absent(err error) bool {
 	var e dbus.Error
 	if !errors.As(err, &e) {
@@ -178,12 +181,4 @@ func words(action string) string {
 		return w
 	}
 	return fmt.Sprintf("do %q", action)
-}
-
-func userName(uid uint32) string {
-	id := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(id); err == nil {
-		return u.Username
-	}
-	return id
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"go.uber.org/goleak"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/dbus/bustest"
 )
@@ -36,14 +36,14 @@ func (p *polkit) CheckAuthorization(s subject, action string, _ map[string]strin
 	return a, nil
 }
 
-// declared is an action as polkit tells of it.
+// declared is an action as polkit lists it.
 type declared struct {
 	ID, Description, Message, VendorName, VendorURL, Icon string
 	Any, Inactive, Active                                 uint32
 	Annotations                                           map[string]string
 }
 
-// EnumerateActions knows all but one.
+// EnumerateActions lists all but one.
 func (p *polkit) EnumerateActions(string) ([]declared, *dbus.Error) {
 	list := []declared{{ID: "org.example.other", Annotations: map[string]string{}}}
 	for _, a := range Actions() {
@@ -58,7 +58,7 @@ func (p *polkit) EnumerateActions(string) ([]declared, *dbus.Error) {
 func TestUnknown(t *testing.T) {
 	address := bustest.Start(t)
 	a := New(dial(t, address), own)
-	if list, err := a.Unknown(t.Context()); !problem.Is(err, problem.Unavailable) || problem.HintOf(err) == "" {
+	if list, err := a.Unknown(t.Context()); !errkind.Is(err, errkind.Unavailable) || errkind.HintOf(err) == "" {
 		t.Errorf("without polkit: %v, %v", list, err)
 	}
 	peer := dial(t, address)
@@ -95,7 +95,7 @@ func TestRootAndOwnUserPass(t *testing.T) {
 }
 
 func TestNobodyKnownIsRefused(t *testing.T) {
-	if err := New(nil, 0).Check(bus.Caller{}, Install); !problem.Is(err, problem.NotPermitted) {
+	if err := New(nil, 0).Check(bus.Caller{}, Install); !errkind.Is(err, errkind.NotPermitted) {
 		t.Fatal(err)
 	}
 }
@@ -103,10 +103,10 @@ func TestNobodyKnownIsRefused(t *testing.T) {
 func TestWithoutPolkit(t *testing.T) {
 	a := New(dial(t, bustest.Start(t)), own)
 	err := a.Check(bus.LocalCaller(":1.1", stranger, 1), GC)
-	if !problem.Is(err, problem.NotPermitted) ||
+	if !errkind.Is(err, errkind.NotPermitted) ||
 		!strings.HasPrefix(err.Error(), "cannot collect or verify the store: user 64999 is not permitted to; only root is, as polkit is not running") ||
-		problem.HintOf(err) != "use sudo, or install polkit" {
-		t.Fatalf("%v (%s)", err, problem.HintOf(err))
+		errkind.HintOf(err) != "use sudo, or install polkit" {
+		t.Fatalf("%v (%s)", err, errkind.HintOf(err))
 	}
 }
 
@@ -137,7 +137,7 @@ func TestPolkitDecides(t *testing.T) {
 		c := bus.LocalCaller(":1.77", stranger, 1)
 		c.Interactive = test.interactive
 		err := a.Check(c, Install)
-		if test.text == "" && err != nil || test.text != "" && (!problem.Is(err, problem.NotPermitted) || err.Error() != test.text) {
+		if test.text == "" && err != nil || test.text != "" && (!errkind.Is(err, errkind.NotPermitted) || err.Error() != test.text) {
 			t.Errorf("%+v: %v", test, err)
 		}
 		p.Lock()

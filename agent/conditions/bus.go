@@ -9,7 +9,8 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/dbus/dialer"
+	"github.com/lull/lull/agent/lib/dialer"
+	"github.com/lull/lull/agent/lib/sessionclass"
 )
 
 const (
@@ -32,8 +33,8 @@ var paths = map[string]dbus.ObjectPath{
 
 var services = []string{upowerName, networkName, logindName}
 
-// run keeps a connection until the context ends. It calls ready when all that can be
-// known is, or when there is no bus.
+// run keeps a connection until the context ends. It calls ready when all first
+// answers have arrived, or when there is no bus.
 func (w *Watcher) run(ctx context.Context, ready func()) {
 	defer close(w.done)
 	defer ready()
@@ -67,21 +68,21 @@ type link struct {
 	*Watcher
 	conn    *dbus.Conn
 	served  bool
-	owners  map[string]string // by service: its unique name; "": it is absent
+	owners  map[string]string // by service: its unique name; "" if it is absent
 	results chan func()       // what the goroutines that ask want done here
 	calls   sync.WaitGroup
 	asking  map[string]bool // what is being asked for: a service, or the path of a session
 	again   map[string]bool // of those: it has changed meanwhile
 
-	listed   bool // logind has told all sessions
+	listed   bool // logind has listed all sessions
 	sessions map[dbus.ObjectPath]seen
 }
 
-// seen is a session that logind knows.
+// seen is a session that logind lists.
 type seen struct {
 	Session
-	counts   bool // it is of class user, and of somebody who counts
-	terminal bool // logind does not tell when it becomes idle
+	counts   bool // it is of class user, and of a user who counts
+	terminal bool // logind sends no signal when it becomes idle
 }
 
 var errLost = errors.New("the connection is lost")
@@ -155,7 +156,7 @@ func (l *link) serve(ctx context.Context, ready func()) error {
 	}
 }
 
-// askingLogind says whether an answer of logind is under way.
+// askingLogind reports whether an answer of logind is under way.
 func (l *link) askingLogind() bool {
 	for what := range l.asking {
 		if what != upowerName && what != networkName {
@@ -182,7 +183,7 @@ func (l *link) adopt(ctx context.Context, name, owner string) {
 	}
 }
 
-// heard looks at a signal, and believes it only from whom it must come.
+// heard handles a signal, if it is from the right sender.
 func (l *link) heard(ctx context.Context, s *dbus.Signal) {
 	if s.Sender == busDaemon && s.Name == busDaemon+".NameOwnerChanged" {
 		var who, was, is string
@@ -213,7 +214,7 @@ func (l *link) heard(ctx context.Context, s *dbus.Signal) {
 	}
 }
 
-// mentions says whether a change is one of a property.
+// mentions reports whether a change is one of a property.
 func mentions(s *dbus.Signal, property string) bool {
 	var of string
 	var changed map[string]dbus.Variant
@@ -225,8 +226,8 @@ func mentions(s *dbus.Signal, property string) bool {
 	return ok || slices.Contains(gone, property)
 }
 
-// ask asks a service, or logind about one session by its path, without waiting. What
-// is being asked for already is asked for once more after that.
+// ask queries a service, or logind about one session by its path, without
+// waiting. If a query is under way, it is repeated after that.
 func (l *link) ask(ctx context.Context, what string) {
 	if l.asking[what] {
 		l.again[what] = true
@@ -291,7 +292,7 @@ func (l *link) question(ctx context.Context, owner, what string) (take func(), e
 	path := dbus.ObjectPath(what)
 	s, err := l.session(ctx, owner, path)
 	if err != nil {
-		return func() {}, nil // it has just ended, which is told
+		return func() {}, nil // it has just ended, which has a signal
 	}
 	return func() {
 		if _, ok := l.sessions[path]; ok {
@@ -362,7 +363,7 @@ func (l *link) session(ctx context.Context, owner string, path dbus.ObjectPath) 
 	}
 	s.Session = Session{ID: value[string](p, "Id"), UID: user.UID, User: value[string](p, "Name"), Active: value[bool](p, "Active"),
 		Locked: value[bool](p, "LockedHint"), Idle: value[bool](p, "IdleHint"), LoggingOut: value[string](p, "State") == "closing"}
-	s.counts = value[string](p, "Class") == "user" && (l.UID < 0 || user.UID == uint32(l.UID))
+	s.counts = sessionclass.IsPerson(value[string](p, "Class")) && (l.UID < 0 || user.UID == uint32(l.UID))
 	switch value[string](p, "Type") {
 	case "x11", "wayland", "mir":
 	default:

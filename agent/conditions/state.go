@@ -15,10 +15,10 @@ type Power string
 // Network is what it costs to transfer something.
 type Network string
 
-// Use is whether somebody works at the machine.
+// Use is whether a user works at the machine.
 type Use string
 
-// What is known. Unknown is the same word of each.
+// The states. Unknown is common to all.
 const (
 	Unknown = "unknown"
 
@@ -42,25 +42,26 @@ type Session struct {
 	Idle         bool   `json:"idle"`
 	DoNotDisturb bool   `json:"do-not-disturb"`
 	LoggingOut   bool   `json:"logging-out"`
-	// IdleAt is when a session on a terminal may be idle at the earliest: logind
-	// looks at the terminal when it is asked, and tells nobody. Zero: it is told.
+	// IdleAt is when a session on a terminal may be idle at the earliest:
+	// logind checks the terminal only when it is asked, and sends no signal.
+	// Zero means that there is a signal.
 	IdleAt time.Time `json:"-"`
 }
 
-// InUse says whether somebody works in it.
+// InUse reports whether a user works in it.
 func (s Session) InUse() bool {
 	return s.Active && !s.Locked && !s.LoggingOut && (!s.Idle || s.DoNotDisturb)
 }
 
-// State is all that is known at one moment.
+// State is the whole state at one moment.
 type State struct {
 	Power    Power     `json:"power"`
 	Network  Network   `json:"network"`
-	Logind   bool      `json:"logind"` // it knows the sessions; else they are those that helpers have told of
+	Logind   bool      `json:"logind"` // the sessions are logind's; else they are those that helpers have reported
 	Sessions []Session `json:"sessions,omitempty"`
 }
 
-// Use says whether somebody works at the machine.
+// Use reports whether a user works at the machine.
 func (s State) Use() Use {
 	switch {
 	case slices.ContainsFunc(s.Sessions, Session.InUse):
@@ -71,8 +72,8 @@ func (s State) Use() Use {
 	return Unknown
 }
 
-// idleAt is when the machine may be idle at the earliest without being told of it;
-// zero: it will be told.
+// idleAt is when the machine may be idle at the earliest without a signal;
+// zero if there will be a signal.
 func (s State) idleAt() (at time.Time) {
 	for _, x := range s.Sessions {
 		if !x.InUse() {
@@ -97,9 +98,9 @@ type Unmet struct {
 // clockTime is how a moment is written for people.
 const clockTime = "2006-01-02 15:04"
 
-// Unmet returns those of the conditions that are not fulfilled, and when that may
-// change without anybody telling; zero: changes are told. With all fulfilled, that
-// is when the first of them ends by the clock.
+// Unmet returns those of the conditions that are not fulfilled, and when that
+// may change without a signal; zero means that changes are signalled. With all
+// fulfilled, that is when the first of them ends by the clock.
 func (s State) Unmet(required policy.Conditions, windows policy.Windows, now time.Time) (list []Unmet, again time.Time) {
 	first := func(at time.Time) {
 		if at.After(now) && (again.IsZero() || at.Before(again)) {
@@ -153,7 +154,7 @@ func (s State) users() string {
 	}
 }
 
-// Report is what a user's helper says of a session.
+// Report is the state of a session that a user's helper reports.
 type Report struct {
 	ID           string
 	Active       bool
@@ -170,8 +171,8 @@ type helper struct {
 	sessions []Report
 }
 
-// merged adds what helpers say to what logind does. What a helper says of a session
-// that is not its user's counts nothing.
+// merged adds the helpers' reports to logind's state. A helper's report of
+// another user's session is ignored.
 func merged(logind bool, sessions []Session, helpers map[string]helper) []Session {
 	list := slices.Clone(sessions)
 	for _, h := range helpers {

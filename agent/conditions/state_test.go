@@ -77,8 +77,8 @@ func TestUse(t *testing.T) {
 	}
 }
 
-// However users lie, they change nothing of the sessions of others, and where there
-// is a logind they have no others than those that it knows.
+// False reports of users change no other user's sessions, and if there is a
+// logind, users have only the sessions that it lists.
 func TestNobodySpeaksForOthers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		known := rapid.Bool().Draw(t, "logind")

@@ -13,10 +13,10 @@ import (
 const (
 	// callTimeout bounds each question: a service that is there answers at once.
 	callTimeout = 10 * time.Second
-	// firstLook is how long Watch waits for the first answers. What has not been
-	// said by then is unknown.
+	// firstLook is how long Watch waits for the first answers. State without
+	// an answer by then is unknown.
 	firstLook = 2 * time.Second
-	// firstRetry and lastRetry bound the pauses before a lost bus is dialled again.
+	// firstRetry and lastRetry bound the pauses before a lost bus is re-dialled.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
 	// maxReports is how many sessions a helper can speak of, and maxID how long
@@ -25,10 +25,10 @@ const (
 	maxID      = 64
 )
 
-// Options say what is watched.
+// Options are the settings of Watch.
 type Options struct {
-	Address string // of the bus; "": the system bus
-	UID     int    // only this user's sessions count; below 0: everybody's
+	Address string // of the bus; empty means the system bus
+	UID     int    // only this user's sessions count; below 0 those of all users
 	Log     *slog.Logger
 	Changed func() // the state has changed; must not block
 }
@@ -38,7 +38,7 @@ type Watcher struct {
 	Options
 	cancel context.CancelFunc
 	done   chan struct{}
-	look   chan chan struct{} // sessions on terminals are to be looked at again; closed when they were
+	look   chan chan struct{} // requests to re-check sessions on terminals; each is closed when done
 
 	mu        sync.Mutex // guards what follows
 	power     Power
@@ -82,9 +82,9 @@ func (w *Watcher) State() State {
 	return s
 }
 
-// Fresh is State after another look at sessions on terminals, of which logind does
-// not tell that somebody types again. Without any it does not block, and never for
-// longer than one question to logind may take.
+// Fresh is State after a new check of sessions on terminals, because logind
+// sends no signal when a user types there. Without any it does not block, and
+// never for longer than one query of logind may take.
 func (w *Watcher) Fresh() State {
 	w.mu.Lock()
 	terminal := w.terminals > 0
@@ -106,8 +106,8 @@ func (w *Watcher) Fresh() State {
 	return w.State()
 }
 
-// Report takes what a user's helper, by its name on the bus, says of his sessions,
-// in place of what it has said before.
+// Report takes the report of a user's helper, by its name on the bus, of the
+// user's sessions, in place of its former one.
 func (w *Watcher) Report(name string, uid uint32, user string, sessions []Report) {
 	sessions = slices.DeleteFunc(slices.Clone(sessions), func(r Report) bool { return r.ID == "" || len(r.ID) > maxID })
 	w.change(func() {
@@ -115,10 +115,10 @@ func (w *Watcher) Report(name string, uid uint32, user string, sessions []Report
 	})
 }
 
-// Forget drops what a helper has said, which has left.
+// Forget drops the report of a helper that has left.
 func (w *Watcher) Forget(name string) { w.change(func() { delete(w.helpers, name) }) }
 
-// change changes what is known, and tells if that makes a difference.
+// change changes the state, and notifies the watchers if it differs.
 func (w *Watcher) change(f func()) {
 	w.mu.Lock()
 	f()
@@ -131,7 +131,7 @@ func (w *Watcher) change(f func()) {
 	}
 }
 
-// publishSessions makes known what logind has told of those that count.
+// publishSessions publishes logind's sessions that count.
 func (l *link) publishSessions() {
 	list := slices.Collect(maps.Values(l.sessions))
 	l.change(func() {

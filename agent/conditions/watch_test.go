@@ -35,7 +35,7 @@ func watch(t *testing.T, address string, uid int) *watched {
 	return w
 }
 
-// until waits for a state by the changes that are told.
+// until waits for a state by the notified changes.
 func (w *watched) until(what string, cond func(State) bool) {
 	w.t.Helper()
 	timeout := time.After(20 * time.Second)
@@ -70,12 +70,12 @@ func TestPowerAndNetwork(t *testing.T) {
 	network.Metered(1)
 	w.until("metered", is(OnBattery, Metered, Unknown))
 
-	// One who begins now knows it at once.
+	// A new watcher has it at once.
 	if s := watch(t, address, -1).State(); !is(OnBattery, Metered, Unknown)(s) {
 		t.Errorf("a second one: %+v", s)
 	}
 
-	// Nobody else is believed.
+	// No other sender is accepted.
 	liar, err := dbus.Connect(address)
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +126,7 @@ func TestSessions(t *testing.T) {
 	}
 	logind.SetSession(greeter, map[string]any{"IdleHint": true}) // changes nothing
 
-	// A helper adds what its user's desktop alone knows, of his own session.
+	// A helper adds state that only its user's desktop has, of the user's own session.
 	w.Report(":1.7", 1000, "ann", []Report{{ID: "1", Idle: true}})
 	w.until("ann's screen saver runs", use(IdleNow))
 	w.Report(":1.7", 1000, "ann", []Report{{ID: "1", Idle: true, DoNotDisturb: true}})
@@ -163,7 +163,7 @@ func TestSessions(t *testing.T) {
 	w.until("nobody can tell any more", use(Unknown))
 }
 
-// Without a logind helpers are all there is to go by.
+// Without a logind, helpers are the only source.
 func TestHelpersAlone(t *testing.T) {
 	w := watch(t, "unix:path=/nonexistent/bus", -1)
 	w.Report(":1.1", 7, "ann", []Report{{ID: "x", Active: true}})

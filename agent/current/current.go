@@ -1,13 +1,13 @@
-// Package current keeps the links that say which revision of an instance is in
-// use:
+// Package current keeps the links that select the current revision of an
+// instance:
 //
 //	<root>/current/<instance>           → ../revisions/<instance>/<rev>
 //	<root>/revisions/<instance>/<rev>   → ../../packages/<hash>
 //	<root>/revisions/<instance>/<rev>.from  the revision whose data it took over
-//	<root>/revisions/<instance>/memory      what state.db says of the instance, for the day it is lost
+//	<root>/revisions/<instance>/memory      a copy of the instance's record, in case state.db is lost
 //
 // The rename of the first link is the commit point of a refresh: it changes the
-// package and the revision number, and so the data folder, at once. Everybody
+// package and the revision number, and so the data directory, at once. Any process
 // may read the links; only the agent writes them. All methods may block for
 // stable storage; two writers of one instance exclude each other by other means
 // (one refresh an instance at a time).
@@ -25,17 +25,17 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
 // Links are those below one root.
 type Links struct{ root string }
 
-// Open makes the folders where they are missing, and removes what a crash has
-// left in them.
+// Open creates missing directories, and removes the remains of a crash from
+// them.
 func Open(root string) (Links, error) {
 	l := Links{root}
 	for _, d := range []string{"current", "revisions"} {
@@ -59,11 +59,11 @@ func (l Links) revision(instance string, rev uint32) string {
 // Path is the link current/<instance>, through which exported files reach the package.
 func (l Links) Path(instance string) string { return l.link(instance) }
 
-// Read says what is current. Kind NotFound: nothing is.
+// Read returns the current revision. Kind NotFound: there is none.
 func (l Links) Read(instance string) (rev uint32, pkg digest.Digest, err error) {
 	target, err := os.Readlink(l.link(instance))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, pkg, problem.New(problem.NotFound, "cannot find %s: it is not installed", instance)
+		return 0, pkg, errkind.New(errkind.NotFound, "cannot find %s: it is not installed", instance)
 	}
 	if errors.Is(err, syscall.EINVAL) {
 		return 0, pkg, broken(instance, "%s is a %s, and should be a link", l.link(instance), kind(l.link(instance)))
@@ -82,18 +82,18 @@ func (l Links) Read(instance string) (rev uint32, pkg digest.Digest, err error) 
 	return rev, pkg, nil
 }
 
-// broken is the error about a link that somebody else than this package has made.
+// broken is the error about a link that this package has not made.
 func broken(instance, format string, args ...any) error {
-	return problem.New(problem.Failed, "cannot tell what is current of "+instance+": "+format, args...).
+	return errkind.New(errkind.Failed, "cannot determine the current revision of "+instance+": "+format, args...).
 		WithHint("lull verify --repair puts it right, and so does restarting lulld")
 }
 
-// kind names what lies in the place of something else.
+// kind names the type of a file in the place of another one.
 func kind(path string) string {
 	fi, err := os.Lstat(path)
 	switch {
 	case err != nil:
-		return "file that cannot be looked at"
+		return "file that cannot be read"
 	case fi.IsDir():
 		return "folder"
 	case fi.Mode()&fs.ModeSymlink != 0:
@@ -102,7 +102,7 @@ func kind(path string) string {
 	return "file"
 }
 
-// Package says which package a revision is.
+// Package returns the package of a revision.
 func (l Links) Package(instance string, rev uint32) (pkg digest.Digest, err error) {
 	path := l.revision(instance, rev)
 	target, err := os.Readlink(path)
@@ -118,7 +118,7 @@ func (l Links) Package(instance string, rev uint32) (pkg digest.Digest, err erro
 	return pkg, nil
 }
 
-// From says whose data a revision took over; 0: nobody's, or nobody knows.
+// From returns the revision whose data a revision took over; 0 if none, or unknown.
 func (l Links) From(instance string, rev uint32) uint32 {
 	b, err := os.ReadFile(l.revision(instance, rev) + ".from")
 	if err != nil {
@@ -131,7 +131,7 @@ func (l Links) From(instance string, rev uint32) uint32 {
 	return uint32(n)
 }
 
-// Made is when a revision was recorded, as far as the file system knows.
+// Made is when a revision was recorded, by the file system's time.
 func (l Links) Made(instance string, rev uint32) time.Time {
 	fi, err := os.Lstat(l.revision(instance, rev))
 	if err != nil {
@@ -140,8 +140,8 @@ func (l Links) Made(instance string, rev uint32) time.Time {
 	return fi.ModTime()
 }
 
-// aside renames what lies where a link is to be and is none. Nobody knows what it
-// is, so it is not deleted.
+// aside renames a file of another type in the place of a link. Its origin is
+// unknown, so it is not deleted.
 func aside(path string) error {
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Mode()&fs.ModeSymlink != 0 {
@@ -154,7 +154,7 @@ func aside(path string) error {
 	return durable.Rename(path, filepath.Join(filepath.Dir(path), name))
 }
 
-// Add records a revision before it may become current. Doing it again is harmless.
+// Add records a revision before it may become current. Repeating it is harmless.
 func (l Links) Add(instance string, rev uint32, pkg digest.Digest, from uint32) error {
 	path := l.revision(instance, rev)
 	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -199,7 +199,7 @@ func (l Links) Forget(instance string, rev uint32) error {
 	return errors.Join(aside(path), ignoreAbsent(durable.Remove(path)), ignoreAbsent(durable.Remove(path+".from")))
 }
 
-// ForgetAll removes all that is known of an instance but its memory.
+// ForgetAll removes all links of an instance but its memory.
 func (l Links) ForgetAll(instance string) error {
 	if err := l.Drop(instance); err != nil {
 		return err
@@ -230,7 +230,7 @@ func (l Links) Remember(instance string, text []byte) error {
 	return durable.WriteFile(path, text, 0o600)
 }
 
-// Recall returns what Remember was told last; nil: nothing that can be read.
+// Recall returns the last record of Remember; nil if there is no readable one.
 func (l Links) Recall(instance string) []byte {
 	b, err := os.ReadFile(filepath.Join(l.root, "revisions", instance, memory))
 	if err != nil {
@@ -258,14 +258,14 @@ func (l Links) Revisions(instance string) (list []uint32, err error) {
 	return list, err
 }
 
-// Instances lists those of which something is current, or lies where it should be,
-// in order.
+// Instances lists the instances with a current link, or another file in its
+// place, in order.
 func (l Links) Instances() (list []string, err error) { return l.names("current") }
 
 func (l Links) names(folder string) (list []string, err error) {
 	entries, err := os.ReadDir(filepath.Join(l.root, folder))
 	for _, e := range entries {
-		if meta.ValidInstance(e.Name()) == nil {
+		if manifest.ValidInstance(e.Name()) == nil {
 			list = append(list, e.Name())
 		}
 	}

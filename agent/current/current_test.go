@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 func TestSwapNamesRevisionAndPackageAtOnce(t *testing.T) {
@@ -15,7 +15,7 @@ func TestSwapNamesRevisionAndPackageAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := l.Read("notes"); !problem.Is(err, problem.NotFound) {
+	if _, _, err := l.Read("notes"); !errkind.Is(err, errkind.NotFound) {
 		t.Fatalf("before the first swap: %v", err)
 	}
 	one, two := digest.Of([]byte("1")), digest.Of([]byte("2"))
@@ -61,7 +61,7 @@ func TestSwapNamesRevisionAndPackageAtOnce(t *testing.T) {
 	if err := l.ForgetAll("notes"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := l.Read("notes"); !problem.Is(err, problem.NotFound) {
+	if _, _, err := l.Read("notes"); !errkind.Is(err, errkind.NotFound) {
 		t.Fatalf("after the end: %v", err)
 	}
 }
@@ -83,7 +83,7 @@ func TestForeignLinkIsRefused(t *testing.T) {
 	}
 }
 
-// TestTidy: what a crash has left goes when the links are opened again.
+// TestTidy: the remains of a crash are removed when the links are re-opened.
 func TestTidy(t *testing.T) {
 	root := t.TempDir()
 	l, err := Open(root)

@@ -1,236 +1,259 @@
-// Package exports makes what an installed instance shows to the rest of the
-// system: launch wrappers in exports/bin, desktop files and icons in
-// exports/share.
+// Package exports makes the files that an installed instance shows to the rest of the system,
+// below <root>/exports:
+//
+//	bin/                        launch wrappers
+//	share/applications/         desktop files, under the names that the packages give them
+//	share/applications/mimeinfo.cache  which of them open which MIME type
+//	share/dbus-1/services/      D-Bus session services
+//	share/icons/                icons
+//	etc/xdg/autostart/          desktop files that are started at log-in
+//	owners/<instance>           the files that belong to an instance, one a line
 //
 // A wrapper is a script whose interpreter is the launcher: the kernel starts
-// `lull-run --wrapper FILE ARGS…`, no shell runs in between. A wrapper leads to
-// the instance, not to a revision, so that it is the same before and after a
-// refresh, and a launch during one waits instead of failing.
+// `lull-run --wrapper FILE ARGS…` without a shell in between. A wrapper leads to the
+// instance, not to a revision. So it is the same before and after a refresh, and a launch
+// during a refresh waits instead of failing.
 //
-// Write replaces files by rename, one by one, and removes what the new revision
-// no longer has at the very end; doing it again is harmless. One writer an
-// instance at a time.
+// A file belongs to the first instance that has claimed it. The claims are in memory and in
+// owners/, written before the file and removed after it, so that they cover at least the
+// existing files. Owners are never derived from exported files. Claim refuses a second
+// instance that wants the same file, before a refresh changes anything.
+//
+// Write replaces files by rename, one by one, and removes the files that the new revision
+// lacks at the very end; it can be repeated. Each instance has one writer at a time.
+// Instances do not wait for each other, except for the writing of mimeinfo.cache.
 package exports
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
+	"maps"
 	"os"
-	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
-// Exports are those of one agent.
+// The directories below exports/.
+const (
+	binDir       = "bin"
+	appDir       = "share/applications"
+	dbusDir      = "share/dbus-1/services"
+	iconDir      = "share/icons"
+	autostartDir = "etc/xdg/autostart"
+	ownersDir    = "owners"
+)
+
+// exported are the directories whose files have owners.
+var exported = []string{binDir, appDir, dbusDir, iconDir, autostartDir}
+
+// Exports are the exports of one agent.
 type Exports struct {
 	root     string // the agent's root
 	runDir   string
 	launcher string // absolute path of lull-run
+
+	cache sync.Mutex // held while mimeinfo.cache is written, so that the newest content remains
+
+	mu     sync.Mutex
+	owners map[string]string   // file, relative to exports/ → instance
+	known  map[string]bool     // instances with a file in owners/
+	mimes  map[string][]string // desktop file → MIME types
 }
 
-// Open makes the folders where they are missing, and removes what a crash has
-// left in them.
+// Open makes missing directories, removes temporary files of a crash from them, and reads the
+// claims.
 func Open(root, runDir, launcher string) (*Exports, error) {
-	e := &Exports{root, runDir, launcher}
-	for _, d := range []string{e.bin(), e.applications(), e.icons()} {
-		if err := errors.Join(durable.MkdirAll(d, 0o755), durable.Tidy(d)); err != nil {
+	e := &Exports{root: root, runDir: runDir, launcher: launcher,
+		owners: map[string]string{}, known: map[string]bool{}, mimes: map[string][]string{}}
+	for _, d := range append([]string{ownersDir}, exported...) {
+		if err := errors.Join(durable.MkdirAll(e.path(d), 0o755), durable.Tidy(e.path(d))); err != nil {
 			return nil, err
 		}
 	}
-	return e, nil
+	return e, e.load()
 }
 
-func (e *Exports) bin() string { return filepath.Join(e.root, "exports", "bin") }
-func (e *Exports) applications() string {
-	return filepath.Join(e.root, "exports", "share", "applications")
-}
-func (e *Exports) icons() string { return filepath.Join(e.root, "exports", "share", "icons") }
+// path returns the absolute path of a file below exports/.
+func (e *Exports) path(file string) string { return filepath.Join(e.root, "exports", file) }
 
-// Wrapper names the wrapper of an application: the instance itself for the
-// application that has the package's name or is the only one, else
-// <instance>.<application>. An application's name has no dot, so that two
-// instances cannot claim one wrapper.
-func Wrapper(instance string, m *meta.Launch, app string) string {
-	if app == m.Name || len(m.Apps) == 1 {
-		return instance
+// Recorded reports whether the files of an instance are recorded. An instance that an earlier
+// version has exported has no record until Write.
+func (e *Exports) Recorded(instance string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.known[instance]
+}
+
+// Check returns an error if a package cannot be exported as instance, with the file and line:
+// it is no desktop file, or its Exec cannot be rewritten. Dir has the package's files.
+func Check(instance string, m *manifest.Launch, dir string) error {
+	e := &Exports{launcher: "/usr/libexec/lull/lull-run"}
+	_, problems, err := e.plan(instance, m, dir)
+	return errors.Join(err, problems)
+}
+
+// Claim reserves the files of a package for an instance, in addition to its present ones.
+// Kind Invalid: the package cannot be exported. Kind Conflict: a file, or a name that differs
+// from the instance's by case only, belongs to another instance. After an error no file is
+// claimed.
+func (e *Exports) Claim(instance string, m *manifest.Launch, dir string) error {
+	files, problems, err := e.plan(instance, m, dir)
+	if err = errors.Join(err, problems); err != nil {
+		return err
 	}
-	return instance + "." + app
+	e.mu.Lock()
+	for other := range e.known {
+		if other != instance && strings.EqualFold(other, instance) {
+			e.mu.Unlock()
+			return errkind.New(errkind.Conflict, "cannot export %s: %s is installed, whose name differs only by case", instance, other)
+		}
+	}
+	for _, f := range files {
+		if owner, ok := e.owners[f.name]; ok && owner != instance {
+			e.mu.Unlock()
+			return errkind.New(errkind.Conflict, "cannot export the %s of %s: %s has it already", what(f.name), instance, owner).
+				WithHint("remove %s first, or install the package beside it: lull install %s_KEY", owner, m.Name)
+		}
+	}
+	for _, f := range files {
+		e.owners[f.name] = instance
+	}
+	e.known[instance] = true
+	e.mu.Unlock()
+	return e.record(instance)
 }
 
-// WrapperPath is where the wrapper of an application lies.
-func (e *Exports) WrapperPath(instance string, m *meta.Launch, app string) string {
-	return filepath.Join(e.bin(), Wrapper(instance, m, app))
+// what describes an exported file for people.
+func what(name string) string {
+	base := filepath.Base(name)
+	switch filepath.Dir(name) {
+	case binDir:
+		return "command " + base
+	case appDir:
+		return "menu entry " + base
+	case autostartDir:
+		return "autostart file " + base
+	case dbusDir:
+		return "bus name " + strings.TrimSuffix(base, ".service")
+	}
+	return "file " + base
 }
 
-// Write exports a package as what the instance now is.
-func (e *Exports) Write(instance string, m *meta.Launch, packageDir string) error {
+// Release removes the claims of an instance whose files were never written.
+func (e *Exports) Release(instance string) error {
+	var gone []string
+	for _, name := range e.owned(instance) {
+		if _, err := os.Lstat(e.path(name)); errors.Is(err, os.ErrNotExist) {
+			gone = append(gone, name)
+		} else if err != nil {
+			return err
+		}
+	}
+	if err := e.drop(instance, gone); err != nil || len(e.owned(instance)) > 0 {
+		return err
+	}
+	return e.forget(instance)
+}
+
+// Write replaces the instance's exports by those of a package. A file is left out if it is no
+// desktop file or belongs to another instance. Claim has already refused it, and files of
+// another instance must not make a refresh fail after its commit.
+func (e *Exports) Write(instance string, m *manifest.Launch, dir string) error {
+	files, _, err := e.plan(instance, m, dir)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	files = slices.DeleteFunc(files, func(f file) bool {
+		owner, taken := e.owners[f.name]
+		return taken && owner != instance
+	})
+	for _, f := range files {
+		e.owners[f.name] = instance
+	}
+	e.known[instance] = true
+	e.mu.Unlock()
+	if err := e.record(instance); err != nil {
+		return err
+	}
 	want := map[string]bool{}
-	put := func(file string, content []byte, perm os.FileMode) error {
-		want[file] = true
-		if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, content) {
-			return nil
-		}
-		return durable.WriteFile(file, content, perm)
-	}
-	for _, a := range m.Apps {
-		if err := put(e.WrapperPath(instance, m, a.Name), e.wrapper(instance, a.Name), 0o755); err != nil {
-			return err
-		}
-		if a.Desktop == "" {
-			continue
-		}
-		content, err := e.desktop(instance, m, a, packageDir)
-		if err != nil {
-			return err
-		}
-		if err := put(filepath.Join(e.applications(), Wrapper(instance, m, a.Name)+".desktop"), content, 0o644); err != nil {
+	for _, f := range files {
+		want[f.name] = true
+		if err := e.put(f); err != nil {
 			return err
 		}
 	}
-	if isFile(m.Icon) {
-		content, err := readInside(packageDir, m.Icon)
-		if err != nil {
-			return fmt.Errorf("cannot export the icon of %s: %w", instance, err)
-		}
-		if err := put(e.IconPath(instance, m), content, 0o644); err != nil {
-			return err
-		}
+	e.mu.Lock()
+	for _, f := range files {
+		e.setMimesLocked(f.name, f.mimes)
 	}
+	e.mu.Unlock()
 	return e.prune(instance, want)
 }
 
-// isFile tells an icon that is a file of the package from the name of one in a theme.
-func isFile(icon string) bool {
-	switch path.Ext(icon) {
-	case ".png", ".svg", ".xpm": // the formats of the icon theme specification
-		return true
+// Remove removes all exports of an instance.
+func (e *Exports) Remove(instance string) error {
+	if err := e.prune(instance, nil); err != nil {
+		return err
 	}
-	return strings.Contains(icon, "/")
+	return e.forget(instance)
 }
 
-// IconPath is the exported icon, or the name in the theme, or "" for a package without one.
-func (e *Exports) IconPath(instance string, m *meta.Launch) string {
-	if !isFile(m.Icon) {
-		return m.Icon
+// forget removes the record of an instance that owns no files.
+func (e *Exports) forget(instance string) error {
+	e.mu.Lock()
+	delete(e.known, instance)
+	e.mu.Unlock()
+	err := durable.Remove(e.path(filepath.Join(ownersDir, instance)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	ext := path.Ext(m.Icon)
-	if ext == "" {
-		ext = ".png" // owner cuts an extension off again
-	}
-	return filepath.Join(e.icons(), instance+ext)
+	return err
 }
 
-// Remove takes back all that an instance exports.
-func (e *Exports) Remove(instance string) error { return e.prune(instance, nil) }
-
-// prune removes the files of an instance that are not wanted.
+// prune removes the unwanted files of an instance.
 func (e *Exports) prune(instance string, want map[string]bool) error {
+	var gone []string
 	var errs []error
-	for _, dir := range []string{e.bin(), e.applications(), e.icons()} {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return err
-		}
-		for _, f := range entries {
-			file := filepath.Join(dir, f.Name())
-			if want[file] {
-				continue
-			}
-			owner, err := e.owner(dir, f.Name())
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // another instance's, removed or renamed just now
-			}
-			if err != nil || owner != instance {
-				errs = append(errs, err)
-				continue
-			}
-			errs = append(errs, durable.Remove(file))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// owner says which instance an exported file belongs to: wrappers and desktop
-// files name it, icons are called by it.
-func (e *Exports) owner(dir, name string) (string, error) {
-	if dir == e.icons() {
-		return strings.TrimSuffix(name, path.Ext(name)), nil
-	}
-	key := "instance="
-	if dir == e.applications() {
-		key = "X-Lull-Instance="
-	}
-	f, err := os.Open(filepath.Join(dir, name))
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if v, ok := strings.CutPrefix(lines.Text(), key); ok {
-			return v, nil
-		}
-	}
-	return "", lines.Err()
-}
-
-func (e *Exports) wrapper(instance, app string) []byte {
-	return fmt.Appendf(nil, "#!%s --wrapper\ninstance=%s\napp=%s\nroot=%s\nrun-dir=%s\n",
-		e.launcher, instance, app, e.root, e.runDir)
-}
-
-// desktop rewrites a package's desktop file: Exec leads to the wrapper, Icon to
-// the exported icon, and TryExec, which would name a file inside the package, is dropped.
-func (e *Exports) desktop(instance string, m *meta.Launch, a meta.App, packageDir string) ([]byte, error) {
-	content, err := readInside(packageDir, a.Desktop)
-	if err != nil {
-		return nil, fmt.Errorf("cannot export the desktop file of %s: %w", instance, err)
-	}
-	var out bytes.Buffer
-	for line := range strings.Lines(string(content)) {
-		line = strings.TrimRight(line, "\r\n")
-		key, value, _ := strings.Cut(line, "=")
-		switch strings.TrimSpace(key) {
-		case "Exec":
-			_, args, _ := strings.Cut(strings.TrimSpace(value), " ")
-			line = strings.TrimSpace("Exec=" + e.WrapperPath(instance, m, a.Name) + " " + args)
-		case "Icon":
-			if icon := e.IconPath(instance, m); icon != "" {
-				line = "Icon=" + icon
-			}
-		case "TryExec", "X-Lull-Instance":
+	for _, name := range e.owned(instance) {
+		if want[name] {
 			continue
 		}
-		out.WriteString(line + "\n")
-		if line == "[Desktop Entry]" {
-			out.WriteString("X-Lull-Instance=" + instance + "\n")
+		// A claim without a file has been released.
+		if err := durable.Remove(e.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+			continue
 		}
+		gone = append(gone, name)
 	}
-	return out.Bytes(), nil
+	e.mu.Lock()
+	for _, name := range gone {
+		e.setMimesLocked(name, nil)
+	}
+	e.mu.Unlock()
+	return errors.Join(errors.Join(errs...), e.writeMimes(), e.drop(instance, gone))
 }
 
-// maxExported bounds a desktop file or icon, in bytes.
-const maxExported = 4 << 20
+// owned lists the files of an instance, sorted.
+func (e *Exports) owned(instance string) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ownedLocked(instance)
+}
 
-// readInside reads a file of a package without leaving it.
-func readInside(packageDir, name string) ([]byte, error) {
-	r, err := os.OpenRoot(packageDir)
-	if err != nil {
-		return nil, err
+func (e *Exports) ownedLocked(instance string) []string {
+	var list []string
+	for name, owner := range maps.All(e.owners) {
+		if owner == instance {
+			list = append(list, name)
+		}
 	}
-	defer r.Close()
-	fi, err := r.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() || fi.Size() > maxExported {
-		return nil, &fs.PathError{Op: "export", Path: name, Err: fmt.Errorf("not a regular file of at most %d bytes", maxExported)}
-	}
-	return r.ReadFile(name)
+	slices.Sort(list)
+	return list
 }

@@ -1,6 +1,7 @@
 package exports
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,8 +9,14 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
+
+// entry is a desktop file that starts program.
+func entry(program string) string {
+	return "[Desktop Entry]\nType=Application\nName=Notes\nExec=" + program + "\n"
+}
 
 func write(t *testing.T, path, content string) {
 	t.Helper()
@@ -21,13 +28,34 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func open(t *testing.T, root string) *Exports {
+	t.Helper()
+	e, err := Open(root, "/run/x", "/usr/libexec/lull/lull-run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// files lists the exported files, without owners/ and relative to exports/.
 func files(t *testing.T, root string) string {
 	t.Helper()
 	var list []string
-	err := filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(root, "exports"), func(p string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
-			rel, _ := filepath.Rel(root, p)
-			list = append(list, rel)
+			rel, _ := filepath.Rel(filepath.Join(root, "exports"), p)
+			if !strings.HasPrefix(rel, "owners/") {
+				list = append(list, rel)
+			}
 		}
 		return err
 	})
@@ -37,91 +65,273 @@ func files(t *testing.T, root string) string {
 	return strings.Join(list, " ")
 }
 
-func TestExportsFollowThePackage(t *testing.T) {
-	root, pkg := t.TempDir(), t.TempDir()
-	write(t, pkg+"/notes.desktop", "[Desktop Entry]\nName=Notes\nTryExec=notes\nExec=notes --new %U\nIcon=notes\n\n[Desktop Action x]\nExec=notes\n")
-	write(t, pkg+"/share/notes.svg", "<svg/>")
-	e, err := Open(root, "/run/x", "/usr/libexec/lull/lull-run")
-	if err != nil {
+// mapsPackage returns a package with every kind of export.
+func mapsPackage(t *testing.T) (*manifest.Launch, string) {
+	t.Helper()
+	pkg := t.TempDir()
+	write(t, pkg+"/share/org.gnome.Maps.desktop", "[Desktop Entry]\nType=Application\nName=Maps\nTryExec=maps\nExec=env A=b maps --new %U\nIcon=maps\n"+
+		"MimeType=application/gpx+xml;x-scheme-handler/geo;\nDBusActivatable=true\nActions=export;\n\n[Desktop Action export]\nName=Export\nExec=/usr/bin/export-map\n")
+	write(t, pkg+"/share/org.gnome.Maps.service", "[D-BUS Service]\nName=org.gnome.Maps\nExec=/usr/bin/maps --gapplication-service\nSystemdService=maps.service\n")
+	write(t, pkg+"/etc/maps-watch.desktop", entry("maps --watch"))
+	write(t, pkg+"/share/maps.svg", "<svg/>")
+	return &manifest.Launch{Name: "org.gnome.Maps", Icon: "share/maps.svg", Apps: []manifest.App{
+		{Name: "maps", Command: []string{"bin/maps"}, Desktop: "share/org.gnome.Maps.desktop", Autostart: "etc/maps-watch.desktop",
+			DBusName: "org.gnome.Maps", DBusService: "share/org.gnome.Maps.service"},
+		{Name: "export", Command: []string{"bin/export-map"}}}}, pkg
+}
+
+func TestExports(t *testing.T) {
+	root := t.TempDir()
+	m, pkg := mapsPackage(t)
+	e := open(t, root)
+	if err := errors.Join(e.Claim("org.gnome.Maps", m, pkg), e.Write("org.gnome.Maps", m, pkg)); err != nil {
 		t.Fatal(err)
 	}
-	l := &meta.Launch{Name: "notes", Icon: "share/notes.svg", Apps: []meta.App{
-		{Name: "notes", Command: []string{"bin/notes"}, Desktop: "notes.desktop"}, {Name: "export", Command: []string{"bin/export"}}}}
-	if err := e.Write("notes_two", l, pkg); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := files(t, root), "exports/bin/notes_two exports/bin/notes_two.export exports/share/applications/notes_two.desktop exports/share/icons/notes_two.svg"; got != want {
+	want := "bin/org.gnome.Maps bin/org.gnome.Maps.export etc/xdg/autostart/maps-watch.desktop " +
+		"share/applications/mimeinfo.cache share/applications/org.gnome.Maps.desktop share/dbus-1/services/org.gnome.Maps.service share/icons/org.gnome.Maps.svg"
+	if got := files(t, root); got != want {
 		t.Fatalf("got  %s\nwant %s", got, want)
 	}
-	wrapper, _ := os.ReadFile(root + "/exports/bin/notes_two")
-	if want := "#!/usr/libexec/lull/lull-run --wrapper\ninstance=notes_two\napp=notes\nroot=" + root + "\nrun-dir=/run/x\n"; string(wrapper) != want {
-		t.Fatalf("wrapper:\n%s", wrapper)
-	}
-	desktop, _ := os.ReadFile(root + "/exports/share/applications/notes_two.desktop")
-	want := "[Desktop Entry]\nX-Lull-Instance=notes_two\nName=Notes\nExec=" + root + "/exports/bin/notes_two --new %U\nIcon=" + root +
-		"/exports/share/icons/notes_two.svg\n\n[Desktop Action x]\nExec=" + root + "/exports/bin/notes_two\n"
-	if string(desktop) != want {
-		t.Fatalf("desktop file:\n%s", desktop)
+	bin := root + "/exports/bin/"
+	for file, want := range map[string]string{
+		"bin/org.gnome.Maps": "#!/usr/libexec/lull/lull-run --wrapper\ninstance=org.gnome.Maps\napp=maps\nroot=" + root + "\nrun-dir=/run/x\n",
+		"share/applications/org.gnome.Maps.desktop": "[Desktop Entry]\nX-Lull-Instance=org.gnome.Maps\nType=Application\nName=Maps\nExec=env A=b " + bin + "org.gnome.Maps --new %U\n" +
+			"Icon=" + root + "/exports/share/icons/org.gnome.Maps.svg\nMimeType=application/gpx+xml;x-scheme-handler/geo;\nDBusActivatable=true\nActions=export;\n\n" +
+			"[Desktop Action export]\nName=Export\nExec=" + bin + "org.gnome.Maps.export\n",
+		"share/dbus-1/services/org.gnome.Maps.service": "[D-BUS Service]\nName=org.gnome.Maps\nExec=" + bin + "org.gnome.Maps --gapplication-service\n",
+		"share/applications/mimeinfo.cache":            "[MIME Cache]\napplication/gpx+xml=org.gnome.Maps.desktop;\nx-scheme-handler/geo=org.gnome.Maps.desktop;\n",
+	} {
+		if got := read(t, filepath.Join(root, "exports", file)); got != want {
+			t.Errorf("%s is\n%s\nwant\n%s", file, got, want)
+		}
 	}
 
-	// Another instance, whose name begins alike, keeps its files; what the new revision lacks goes.
-	if err := e.Write("notes", l, pkg); err != nil {
+	// A keyed instance exists beside it, without names on the bus.
+	if err := errors.Join(e.Claim("org.gnome.Maps_two", m, pkg), e.Write("org.gnome.Maps_two", m, pkg)); err != nil {
 		t.Fatal(err)
 	}
-	before, _ := os.Stat(root + "/exports/bin/notes_two")
-	l.Apps, l.Icon = l.Apps[:1], "notes"
-	l.Apps[0].Desktop = ""
-	if err := e.Write("notes_two", l, pkg); err != nil {
+	keyed := read(t, root+"/exports/share/applications/org.gnome.Maps_two.desktop")
+	if strings.Contains(keyed, "DBusActivatable") || !strings.Contains(keyed, "Exec=env A=b "+bin+"org.gnome.Maps_two --new %U\n") {
+		t.Errorf("the desktop file of a keyed instance is\n%s", keyed)
+	}
+	if got := read(t, root+"/exports/share/applications/mimeinfo.cache"); !strings.Contains(got, "application/gpx+xml=org.gnome.Maps.desktop;org.gnome.Maps_two.desktop;\n") {
+		t.Errorf("mimeinfo.cache is\n%s", got)
+	}
+
+	// Exports that the new revision lacks are removed, unchanged ones are not replaced.
+	before, _ := os.Stat(bin + "org.gnome.Maps")
+	less := &manifest.Launch{Name: m.Name, Icon: "maps", Apps: []manifest.App{{Name: "maps", Command: []string{"bin/maps"}}}}
+	if err := e.Write("org.gnome.Maps", less, pkg); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := files(t, root), "exports/bin/notes exports/bin/notes.export exports/bin/notes_two exports/share/applications/notes.desktop exports/share/icons/notes.svg"; got != want {
-		t.Fatalf("got  %s\nwant %s", got, want)
-	}
-	if after, _ := os.Stat(root + "/exports/bin/notes_two"); !os.SameFile(before, after) {
+	if after, _ := os.Stat(bin + "org.gnome.Maps"); !os.SameFile(before, after) {
 		t.Error("a wrapper that stays the same was replaced")
 	}
-	if err := e.Remove("notes"); err != nil {
+	if err := e.Remove("org.gnome.Maps_two"); err != nil {
 		t.Fatal(err)
 	}
-	if got := files(t, root); got != "exports/bin/notes_two" {
-		t.Fatal(got)
+	if got, want := files(t, root), "bin/org.gnome.Maps"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// TestWrapperKeepsItsName when the package gains a second application.
+func TestWrapperKeepsItsName(t *testing.T) {
+	one := &manifest.Launch{Name: "org.x", Apps: []manifest.App{{Name: "x"}}}
+	two := &manifest.Launch{Name: "org.x", Apps: []manifest.App{{Name: "x"}, {Name: "y"}}}
+	for _, c := range []struct {
+		m         *manifest.Launch
+		app, want string
+	}{{one, "x", "org.x"}, {two, "x", "org.x"}, {two, "y", "org.x.y"}} {
+		if got := Wrapper("org.x", c.m, c.app); got != c.want {
+			t.Errorf("the wrapper of %s is %s, want %s", c.app, got, c.want)
+		}
+	}
+}
+
+// TestClaims: a file of another instance is refused with that instance's name, and nothing
+// changes, also for an agent that has been restarted.
+func TestClaims(t *testing.T) {
+	root, pkg := t.TempDir(), t.TempDir()
+	write(t, pkg+"/editor.desktop", entry("app"))
+	write(t, pkg+"/other/editor.desktop", entry("app"))
+	write(t, pkg+"/editor.service", "[D-BUS Service]\nName=org.x.Editor\nExec=app\n")
+	app := func(a manifest.App) []manifest.App {
+		a.Name, a.Command = "app", []string{"bin/app"}
+		return []manifest.App{a}
+	}
+	foo := &manifest.Launch{Name: "foo", Apps: append(app(manifest.App{Desktop: "editor.desktop", Autostart: "editor.desktop", DBusName: "org.x.Editor", DBusService: "editor.service"}),
+		manifest.App{Name: "bar", Command: []string{"bin/bar"}})}
+	e := open(t, root)
+	if err := errors.Join(e.Claim("foo", foo, pkg), e.Write("foo", foo, pkg)); err != nil {
+		t.Fatal(err)
+	}
+	before := files(t, root)
+	for name, c := range map[string]struct {
+		instance string
+		m        *manifest.Launch
+		want     string
+	}{
+		"a command":         {"foo.bar", &manifest.Launch{Name: "foo.bar", Apps: app(manifest.App{})}, "cannot export the command foo.bar of foo.bar: foo has it already"},
+		"a menu entry":      {"new", &manifest.Launch{Name: "new", Apps: app(manifest.App{Desktop: "other/editor.desktop"})}, "cannot export the menu entry editor.desktop of new: foo has it already"},
+		"an autostart":      {"new", &manifest.Launch{Name: "new", Apps: app(manifest.App{Autostart: "other/editor.desktop"})}, "cannot export the autostart file editor.desktop of new: foo has it already"},
+		"a bus name":        {"new", &manifest.Launch{Name: "new", Apps: app(manifest.App{DBusName: "org.x.Editor", DBusService: "editor.service"})}, "cannot export the bus name org.x.Editor of new: foo has it already"},
+		"a name by case":    {"Foo", &manifest.Launch{Name: "Foo", Apps: app(manifest.App{})}, "cannot export Foo: foo is installed, whose name differs only by case"},
+		"an upper-case key": {"foo_A", &manifest.Launch{Name: "foo", Apps: app(manifest.App{})}, ""},
+		"a key by case":     {"foo_a", &manifest.Launch{Name: "foo", Apps: app(manifest.App{})}, "cannot export foo_a: foo_A is installed, whose name differs only by case"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.instance == "foo_a" {
+				if err := e.Claim("foo_A", c.m, pkg); err != nil {
+					t.Fatal(err)
+				}
+				defer e.Remove("foo_A")
+			}
+			for _, e := range []*Exports{e, open(t, root)} {
+				err := e.Claim(c.instance, c.m, pkg)
+				if c.want == "" && err != nil || c.want != "" && (!errkind.Is(err, errkind.Conflict) || err.Error() != c.want) {
+					t.Errorf("got %v, want %q", err, c.want)
+				}
+				if c.want == "" {
+					if err := e.Remove(c.instance); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	if got := files(t, root); got != before {
+		t.Errorf("after the refusals: got  %s\nwant %s", got, before)
+	}
+
+	// Write, which is after the commit, fails for none of these, and removes nothing.
+	bar := &manifest.Launch{Name: "foo.bar", Apps: app(manifest.App{Desktop: "other/editor.desktop"})}
+	if err := errors.Join(e.Write("foo.bar", bar, pkg), e.Remove("foo.bar")); err != nil {
+		t.Fatal(err)
+	}
+	if got := files(t, root); got != before {
+		t.Errorf("after another instance came and went: got  %s\nwant %s", got, before)
+	}
+}
+
+// TestRelease: a claim of an abandoned refresh blocks no other instance.
+func TestRelease(t *testing.T) {
+	root, pkg := t.TempDir(), t.TempDir()
+	write(t, pkg+"/x.desktop", entry("x"))
+	l := &manifest.Launch{Name: "x", Apps: []manifest.App{{Name: "x", Command: []string{"x"}}}}
+	more := &manifest.Launch{Name: "x", Apps: []manifest.App{{Name: "x", Command: []string{"x"}, Desktop: "x.desktop"}}}
+	other := &manifest.Launch{Name: "y", Apps: []manifest.App{{Name: "x", Command: []string{"x"}, Desktop: "x.desktop"}}}
+	e := open(t, root)
+	if err := errors.Join(e.Claim("x", l, pkg), e.Write("x", l, pkg), e.Claim("x", more, pkg)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Claim("y", other, pkg); !errkind.Is(err, errkind.Conflict) {
+		t.Fatalf("a file that a refresh under way will have: %v", err)
+	}
+	if err := errors.Join(e.Release("x"), e.Claim("y", other, pkg), e.Write("y", other, pkg)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := files(t, root), "bin/x bin/y share/applications/x.desktop"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	third := &manifest.Launch{Name: "z", Apps: []manifest.App{{Name: "x", Command: []string{"x"}}}}
+	if err := errors.Join(e.Claim("z", third, pkg), e.Release("z")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(root + "/exports/owners/z"); err == nil || e.Recorded("z") {
+		t.Error("an install that was given up has left a record")
+	}
+}
+
+// TestOddFilesAreTheirPackagesAlone: a file that is no desktop file is refused when its
+// package is claimed and checked. It has no effect on any other instance, for any present
+// content of the exports.
+func TestOddFilesAreTheirPackagesAlone(t *testing.T) {
+	long := strings.Repeat("c", 70_000)
+	for name, content := range map[string]string{
+		"space and a long line": "[Desktop Entry] \nType=Application\nName=x\nExec=x\nComment=" + long + "\n",
+		"a long line":           entry("x") + "Comment=" + long + "\n",
+		"no desktop file":       "\x7fELF\x01\x02\x03",
+		"empty":                 "",
+		"a foreign program":     entry("sh -c x"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, pkg := t.TempDir(), t.TempDir()
+			write(t, pkg+"/x.desktop", content)
+			l := &manifest.Launch{Name: "long", Apps: []manifest.App{{Name: "x", Command: []string{"x"}, Desktop: "x.desktop"}}}
+			e := open(t, root)
+			for what, err := range map[string]error{"Claim": e.Claim("long", l, pkg), "Check": Check("long", l, pkg)} {
+				if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "cannot export the desktop file of long: x.desktop: ") {
+					t.Errorf("%s returns %v", what, err)
+				}
+			}
+			write(t, root+"/exports/share/applications/odd.desktop", content)
+			write(t, root+"/exports/owners/odd", "share/applications/odd.desktop\n../../x\n"+long)
+			e = open(t, root)
+			plain := &manifest.Launch{Name: "plain", Apps: []manifest.App{{Name: "plain", Command: []string{"x"}}}}
+			if err := errors.Join(e.Claim("plain", plain, pkg), e.Write("plain", plain, pkg), e.Write("plain", plain, pkg), e.Remove("plain")); err != nil {
+				t.Errorf("another instance: %v", err)
+			}
+			// The valid files of the odd package are exported. A version with
+			// fewer checks may have accepted it.
+			if err := errors.Join(e.Write("long", l, pkg), e.Remove("long"), e.Remove("odd")); err != nil {
+				t.Errorf("the instance itself: %v", err)
+			}
+			if got := files(t, root); got != "" {
+				t.Errorf("left: %s", got)
+			}
+		})
 	}
 }
 
 func TestExportDoesNotLeaveThePackage(t *testing.T) {
-	root, pkg, outside := t.TempDir(), t.TempDir(), t.TempDir()
-	write(t, outside+"/secret", "s")
-	if err := os.Symlink(outside+"/secret", pkg+"/x.desktop"); err != nil {
-		t.Fatal(err)
-	}
-	e, err := Open(root, "/run/x", "/l")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &meta.Launch{Name: "x", Apps: []meta.App{{Name: "x", Command: []string{"x"}, Desktop: "x.desktop"}}}
-	if err := e.Write("x", l, pkg); err == nil {
-		t.Fatal("a link out of the package was followed")
+	outside := t.TempDir()
+	write(t, outside+"/secret", entry("x"))
+	for _, target := range []string{outside + "/secret", "../../../../../../etc/passwd", "x.desktop"} {
+		pkg := t.TempDir()
+		if err := os.Symlink(target, pkg+"/x.desktop"); err != nil {
+			t.Fatal(err)
+		}
+		l := &manifest.Launch{Name: "x", Apps: []manifest.App{{Name: "x", Command: []string{"x"}, Desktop: "x.desktop"}}}
+		if err := open(t, t.TempDir()).Claim("x", l, pkg); err == nil {
+			t.Errorf("the link to %s was followed", target)
+		}
 	}
 }
 
-// TestInstancesBesideEachOther: what one instance exports comes and goes while
-// others are looked through.
-func TestInstancesBesideEachOther(t *testing.T) {
-	e, err := Open(t.TempDir(), "/run/x", "/usr/libexec/lull/lull-run")
-	if err != nil {
+// TestSweep: Write takes over the files that a version without owners has exported, and files
+// without an owner are removed.
+func TestSweep(t *testing.T) {
+	root, pkg := t.TempDir(), t.TempDir()
+	write(t, root+"/exports/bin/x", "old")
+	write(t, root+"/exports/bin/gone", "old")
+	write(t, root+"/exports/share/applications/mimeinfo.cache", "old")
+	e := open(t, root)
+	if e.Recorded("x") {
+		t.Error("an instance without a record counts as recorded")
+	}
+	l := &manifest.Launch{Name: "x", Apps: []manifest.App{{Name: "x", Command: []string{"x"}}}}
+	if err := errors.Join(e.Write("x", l, pkg), e.Sweep()); err != nil {
 		t.Fatal(err)
 	}
-	l := &meta.Launch{Name: "notes", Apps: []meta.App{{Name: "notes", Command: []string{"bin/notes"}}}}
+	if got, want := files(t, root), "bin/x"; got != want || !e.Recorded("x") {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// TestInstancesBesideEachOther: one instance adds and removes exports while others do the
+// same.
+func TestInstancesBesideEachOther(t *testing.T) {
+	root, pkg := t.TempDir(), t.TempDir()
+	e := open(t, root)
 	var all sync.WaitGroup
+	write(t, pkg+"/n.desktop", entry("notes")+"MimeType=text/x-a;text/x-b;\n")
 	for i := range 4 {
+		name := fmt.Sprintf("notes_%d", i)
+		l := &manifest.Launch{Name: "notes", Apps: []manifest.App{{Name: "notes", Command: []string{"bin/notes"}, Desktop: "n.desktop"}}}
 		all.Go(func() {
-			name := fmt.Sprintf("notes_%d", i)
 			for range 50 {
-				if err := e.Write(name, l, "/nowhere"); err != nil {
-					t.Error(err)
-					return
-				}
-				if err := e.Remove(name); err != nil {
+				if err := errors.Join(e.Claim(name, l, pkg), e.Write(name, l, pkg), e.Remove(name)); err != nil {
 					t.Error(err)
 					return
 				}

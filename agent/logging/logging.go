@@ -5,7 +5,8 @@
 // In the journal an attribute named refresh becomes the field LULL_REFRESH, and
 // so on, so that `journalctl LULL_INSTANCE=notes` shows one application's
 // history; an ID of the package messages becomes MESSAGE_ID, by which `journalctl
-// -x` finds its explanation, and is left out elsewhere. Handlers may be used from
+// -x` finds its explanation, and is left out elsewhere. Texts of others are made
+// printable in both, and lengths of time have units that people use. Handlers may be used from
 // several goroutines.
 package logging
 
@@ -19,7 +20,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 
-	"github.com/lull/lull/agent/messages"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/printable"
 )
 
 // New returns the logger for a program; stderr is used where there is no journal.
@@ -28,8 +30,11 @@ func New(stderr io.Writer, level slog.Leveler) *slog.Logger {
 		return slog.New(&handler{level: level, send: journal.Send})
 	}
 	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if isID(a) {
+		switch {
+		case isID(a):
 			return slog.Attr{}
+		case a.Value.Kind() == slog.KindDuration:
+			a.Value = slog.StringValue(valueText(a.Value))
 		}
 		return a
 	}}))
@@ -56,12 +61,21 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	text := r.Message
 	r.Attrs(func(a slog.Attr) bool {
 		h.add(fields, a)
-		if v := a.Value.String(); v != "" && v != "<nil>" && !isID(a) {
+		if v := valueText(a.Value); v != "" && v != "<nil>" && !isID(a) {
 			text += fmt.Sprintf(" %s=%s", a.Key, v)
 		}
 		return true
 	})
-	return h.send(text, priority(r.Level), fields)
+	return h.send(printable.Line(text), priority(r.Level), fields)
+}
+
+// valueText is the text of an attribute, where people read it.
+func valueText(v slog.Value) string {
+	v = v.Resolve()
+	if v.Kind() == slog.KindDuration {
+		return printable.Duration(v.Duration())
+	}
+	return v.String()
 }
 
 func isID(a slog.Attr) bool {
@@ -74,8 +88,8 @@ func (h *handler) add(fields map[string]string, a slog.Attr) {
 		fields["MESSAGE_ID"] = a.Value.String()
 		return
 	}
-	if v := a.Value.Resolve().String(); v != "<nil>" {
-		fields["LULL_"+fieldName(h.group+a.Key)] = v
+	if v := valueText(a.Value); v != "<nil>" {
+		fields["LULL_"+fieldName(h.group+a.Key)] = printable.Line(v)
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
 
-	"github.com/lull/lull/agent/messages"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/printable"
 )
 
 func TestAttributesBecomeFields(t *testing.T) {
@@ -43,5 +45,48 @@ func TestWithoutJournalItIsText(t *testing.T) {
 	New(&b, slog.LevelInfo).Info("serving", messages.Key, messages.Serving, "root", "/r")
 	if !strings.Contains(b.String(), "msg=serving root=/r") {
 		t.Fatal(b.String())
+	}
+}
+
+// TestTextsOfOthers: whatever a process or a package is called, the journal and the
+// standard error get lines of text.
+func TestTextsOfOthers(t *testing.T) {
+	const hostile = "a\u009b31mb\u202ec\x1b[2Jd\x9be\nf"
+	var sent []string
+	h := &handler{level: slog.LevelInfo, send: func(m string, _ journal.Priority, fields map[string]string) error {
+		sent = append(sent, m)
+		for _, v := range fields {
+			sent = append(sent, v)
+		}
+		return nil
+	}}
+	var b bytes.Buffer
+	for _, l := range []*slog.Logger{slog.New(h), New(&b, slog.LevelInfo)} {
+		l.With("unit", hostile).WithGroup("of").Warn("runs "+hostile, "processes", []string{hostile}, "error", errors.New(hostile), slog.Group("user", "name", hostile))
+	}
+	sent = append(sent, strings.TrimSuffix(b.String(), "\n"))
+	if len(sent) != 6 {
+		t.Errorf("%d texts: %q", len(sent), sent)
+	}
+	for _, s := range sent {
+		if !strings.Contains(s, "31mb") || strings.ContainsFunc(s, printable.Hostile) {
+			t.Errorf("%q", s)
+		}
+	}
+}
+
+// TestLengthsOfTime: people read them, in the journal's fields as in its texts.
+func TestLengthsOfTime(t *testing.T) {
+	var text string
+	var fields map[string]string
+	h := &handler{level: slog.LevelInfo, send: func(m string, _ journal.Priority, f map[string]string) error {
+		text, fields = m, f
+		return nil
+	}}
+	slog.New(h).Info("done", "blocked", 1037442390*time.Nanosecond)
+	var b bytes.Buffer
+	New(&b, slog.LevelInfo).Info("done", "blocked", 90*time.Second)
+	if text != "done blocked=1.0 s" || fields["LULL_BLOCKED"] != "1.0 s" || !strings.Contains(b.String(), `blocked="1 min 30 s"`) {
+		t.Errorf("%q, %q, %q", text, fields, b.String())
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"slices"
 
 	"github.com/lull/lull/agent/conditions"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/policy"
 )
 
-// Conditions is what is known of what policy can require of the machine.
+// Conditions returns the state of the conditions that policy can require, as far as it is
+// known.
 func (m *Manager) Conditions() conditions.State {
 	if m.watcher == nil {
 		return conditions.State{Power: conditions.Unknown, Network: conditions.Unknown}
@@ -15,8 +17,8 @@ func (m *Manager) Conditions() conditions.State {
 	return m.watcher.State()
 }
 
-// conditionsFor is the same for a refresh that asks whether it may go on. Whether
-// somebody works at a terminal logind does not tell by itself.
+// conditionsFor is Conditions for a refresh that checks whether it may go on. logind does not
+// notify of work at a terminal.
 func (m *Manager) conditionsFor(required policy.Conditions) conditions.State {
 	if m.watcher != nil && slices.Contains(required, policy.Idle) {
 		return m.watcher.Fresh()
@@ -24,26 +26,33 @@ func (m *Manager) conditionsFor(required policy.Conditions) conditions.State {
 	return m.Conditions()
 }
 
-// conditionsChanged lets all look again who may wait for it.
+// conditionsChanged wakes all components that may wait for conditions.
 func (m *Manager) conditionsChanged() {
 	m.engine.Wake("")
 	m.observer.ConditionsChanged()
 }
 
-// ReportSessions takes what a user's helper, by its name on the bus, says of his
-// sessions; ForgetSessions drops it.
+// ReportSessions takes a report about a user's sessions from that user's helper, identified
+// by its name on the bus. ForgetSessions drops it.
 func (m *Manager) ReportSessions(name string, uid uint32, user string, sessions []conditions.Report) {
 	if m.watcher != nil {
 		m.watcher.Report(name, uid, user, sessions)
 	}
 }
 
-// ForgetSessions drops what a helper has said.
+// ForgetSessions drops the report of a helper.
 func (m *Manager) ForgetSessions(name string) {
 	if m.watcher != nil {
 		m.watcher.Forget(name)
 	}
 }
 
-// Now has a refresh go on whatever the conditions are: somebody wants it.
+// Now makes a refresh go on regardless of conditions: it was requested explicitly.
 func (m *Manager) Now(id string) { m.engine.Now(id) }
+
+// LeaveToBoot makes a machine that shuts down not wait for refreshes in their critical
+// section. It reports whether the machine shuts down.
+func (m *Manager) LeaveToBoot() bool { return m.engine.LeaveToBoot() }
+
+// Beside makes a refresh switch under running applications, this once.
+func (m *Manager) Beside(id string) (plan.Refresh, bool) { return m.engine.Beside(id) }

@@ -8,7 +8,7 @@ import (
 	"github.com/lull/lull/policy"
 )
 
-// checkConditions says what is known of what policy can require.
+// checkConditions reports what is known of the conditions that policy can require.
 func (m *Manager) checkConditions(add func(name, state, seen, advice string)) {
 	s := m.Conditions()
 	seen := fmt.Sprintf("power: %s, network: %s, sessions: %s", s.Power, s.Network, s.Use())
@@ -19,7 +19,7 @@ func (m *Manager) checkConditions(add func(name, state, seen, advice string)) {
 	add("conditions", checkOK, seen, "")
 }
 
-// requires says whether any package's policy has a condition.
+// requires reports whether any package's policy has a condition.
 func (m *Manager) requires(c policy.Condition) bool {
 	p := m.Policy()
 	has := func(s policy.Settings) bool {

@@ -6,12 +6,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/policy"
 )
 
-// checkState looks at what the agent remembers, and whether it can write it.
+// checkState checks the agent's state, and whether the agent can write it.
 func (m *Manager) checkState(add func(name, state, seen, advice string)) {
 	if err := m.writable(); err != nil {
 		add("root", checkFail, m.Root+" cannot be written: "+err.Error(),
@@ -23,7 +23,7 @@ func (m *Manager) checkState(add func(name, state, seen, advice string)) {
 	asides := state.Asides(filepath.Join(m.Root, "state.db"))
 	switch {
 	case err != nil:
-		add("state", checkFail, err.Error(), problem.HintOf(err))
+		add("state", checkFail, err.Error(), errkind.HintOf(err))
 	case lost && loss.Retained:
 		add("state", checkFail, fmt.Sprintf("state.db was lost on %s (%s) and made again; holds and the retained index are unknown", loss.At.Local().Format(clockTime), loss.Cause),
 			"nothing is collected until the system updater sets the retained index, or lull gc --retain-nothing says that there was nothing in it; hold again what should be held")
@@ -35,7 +35,7 @@ func (m *Manager) checkState(add func(name, state, seen, advice string)) {
 	}
 }
 
-// checkInstances looks at the links, packages and data of all that is installed.
+// checkInstances checks the links, packages and data of all installed instances.
 func (m *Manager) checkInstances(add func(name, state, seen, advice string)) {
 	names, err := m.links.Instances()
 	if err != nil {
@@ -49,7 +49,7 @@ func (m *Manager) checkInstances(add func(name, state, seen, advice string)) {
 		}
 		if err := m.engine.CheckInstance(name); err != nil {
 			wrong++
-			add("installed", checkFail, err.Error(), problem.HintOf(err))
+			add("installed", checkFail, err.Error(), errkind.HintOf(err))
 		}
 	}
 	if wrong == 0 {

@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
-// verdict is what the doctor says about one thing.
+// verdict returns the doctor's check of that name.
 func verdict(t *testing.T, m *Manager, name string) Check {
 	t.Helper()
 	for _, c := range m.Doctor() {
@@ -25,7 +25,7 @@ func verdict(t *testing.T, m *Manager, name string) Check {
 	return Check{}
 }
 
-// The policy as it is in use and as it is in the files.
+// The doctor checks the policy in use and the policy in the files.
 func TestDoctorLooksAtThePolicy(t *testing.T) {
 	m := newManager(t, "schedule: {check: 0}\n")
 	write := func(name, text string, at time.Time) {
@@ -62,7 +62,7 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 		t.Errorf("the schedule is %v", m.Policy().Schedule.Check)
 	}
 	write("policy.d/10.yaml", "schedule: {check: soon}\n", time.Now().Add(-time.Minute))
-	if err := m.Reload(); !problem.Is(err, problem.BadPolicy) || !strings.Contains(err.Error(), "10.yaml:1: ") || m.PolicyError() == nil {
+	if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), "10.yaml:1: ") || m.PolicyError() == nil {
 		t.Errorf("%v, %v", err, m.PolicyError())
 	}
 	expect(checkFail, "10.yaml:1: ")
@@ -71,8 +71,8 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 	}
 }
 
-// A reload makes the reserve as large as the policy says now; one that is too small
-// is told of.
+// A reload makes the reserve as large as the policy requires; the doctor reports one that is
+// too small.
 func TestDoctorLooksAtTheReserve(t *testing.T) {
 	m := newManager(t, "gc: {reserve: 0}\n")
 	if c := verdict(t, m, "reserve"); c.State != checkOK || c.Seen != "none, as policy says" {
@@ -84,13 +84,13 @@ func TestDoctorLooksAtTheReserve(t *testing.T) {
 	if err := m.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	if c := verdict(t, m, "reserve"); c.State != checkOK || c.Seen != "1.0 MiB" {
+	if c := verdict(t, m, "reserve"); c.State != checkOK || c.Seen != "1.0 MB" {
 		t.Errorf("%+v", c)
 	}
 	if err := os.Truncate(filepath.Join(m.Root, "reserve"), 1<<19); err != nil {
 		t.Fatal(err)
 	}
-	if c := verdict(t, m, "reserve"); c.State != checkWarn || c.Seen != "512 KiB of 1.0 MiB" {
+	if c := verdict(t, m, "reserve"); c.State != checkWarn || c.Seen != "524 kB of 1.0 MB" {
 		t.Errorf("%+v", c)
 	}
 }
@@ -98,5 +98,18 @@ func TestDoctorLooksAtTheReserve(t *testing.T) {
 func TestDoctorLooksAtCgroups(t *testing.T) {
 	if c := verdict(t, newManager(t), "cgroups"); c.State != checkOK || !strings.HasPrefix(c.Seen, "v") {
 		t.Errorf("%+v", c)
+	}
+}
+
+func TestCgroupMode(t *testing.T) {
+	const gone = ", which systemd has no more from 258 on"
+	for paths, want := range map[[2]string]string{
+		{"/sys/fs/cgroup", ""}:                               "v2",
+		{"/sys/fs/cgroup/unified", "/sys/fs/cgroup/freezer"}: "v2 and v1" + gone,
+		{"", "/sys/fs/cgroup/freezer"}:                       "v1" + gone,
+	} {
+		if got := cgroupMode(paths[0], paths[1]); got != want {
+			t.Errorf("%q: %q", paths, got)
+		}
 	}
 }

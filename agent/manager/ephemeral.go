@@ -4,19 +4,22 @@ import (
 	"context"
 	"os"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/index"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/store/index"
 )
 
-// Resolve makes what a channel offers resident without installing it, and
-// protects it like Open. Where no repository can be reached, what one offered
-// last serves if it is resident, then the package of that name in the cache
-// index: it is what that index is for.
-func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder string, pid int) (dir *os.File, lease *index.Lease, version string, err error) {
-	if err := meta.ValidName(name); err != nil {
+// Resolve makes the offer of a channel resident without installing it, and protects it like
+// Open. If a repository is named, or the name is bound to one, only that repository is used;
+// while it cannot be read, its last offer is used if that is resident. If no repository is
+// named and none can be reached or is configured, the last offer of any repository is used,
+// then the package of that name in the cache and the base index.
+//
+// progress, which may be nil, is called with the bytes that are there and the bytes to fetch.
+func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder string, pid int, progress func(done, total int64)) (dir *os.File, lease *index.Lease, version string, err error) {
+	if err := manifest.ValidName(name); err != nil {
 		return nil, nil, "", err
 	}
 	if err := m.mayChange("fetch " + name); err != nil {
@@ -27,18 +30,25 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 	}
 	var offer *repo.Pointer
 	var from *repo.Client
-	repository, err = m.chooseRepository(ctx, name, repository, channel)
-	if err == nil {
-		from, err = m.client(repository)
-	}
-	if err == nil {
-		offer, err = from.Channel(ctx, name, channel)
-	}
-	if err != nil {
-		if !problem.Is(err, problem.Unavailable) {
+	only := repository
+	if only == "" {
+		if only, err = m.boundRepository(name); err != nil {
 			return nil, nil, "", err
 		}
-		pkg, version, there := m.offline(ctx, name, channel)
+	}
+	repository, err = m.chooseRepository(ctx, name, only, channel)
+	if err == nil {
+		from, err = m.repos.Client(repository)
+	}
+	if err == nil {
+		offer, err = m.offered(ctx, name, repository, channel, false)
+	}
+	if err != nil {
+		none := only == "" && len(m.repos.Names()) == 0
+		if !errkind.Is(err, errkind.Unavailable) && !none {
+			return nil, nil, "", err
+		}
+		pkg, version, there := m.offline(ctx, name, only, channel)
 		if !there {
 			return nil, nil, "", err
 		}
@@ -51,8 +61,8 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 			m.space.want()
 		}
 	}()
-	lease = m.indices.Lease(offer.Package, holder, pid) // before it is asked for
-	err = m.resolver.Resolve(ctx, offer.Package, from, holder, nil)
+	lease = m.indices.Lease(offer.Package, holder, pid) // before it is requested
+	err = m.resolver.Resolve(ctx, offer.Package, from, holder, progress)
 	if err == nil {
 		dir, err = m.store.OpenPackage(offer.Package)
 	}
@@ -63,20 +73,40 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 	return dir, lease, offer.Version, nil
 }
 
-// offline finds what can serve while no repository can be reached.
-func (m *Manager) offline(ctx context.Context, name, channel string) (pkg digest.Digest, version string, there bool) {
-	for _, a := range m.Repositories().Addresses {
-		client, err := m.client(a[0])
+// offline finds a package that can be used while no repository can be reached. only names the
+// repository that it must come from, or is empty.
+func (m *Manager) offline(ctx context.Context, name, only, channel string) (pkg digest.Digest, version string, there bool) {
+	offers := map[digest.Digest]string{}
+	for _, n := range m.repos.Names() {
+		client, err := m.repos.Client(n)
+		if err != nil || only != "" && n != only || !client.Lists(name, channel) {
+			continue
+		}
+		list, err := client.Offers(ctx, name, channel)
 		if err != nil {
 			continue
 		}
-		if offer, err := client.Channel(ctx, name, channel); err == nil && m.store.HasPackage(offer.Package) {
-			return offer.Package, offer.Version, true
+		if offer, err := m.reaching(name, list, client.Time()); err == nil && m.store.HasPackage(offer.Package) {
+			offers[offer.Package] = offer.Version
 		}
 	}
-	for _, r := range m.indices.Of(index.CacheIndex) {
-		if l, err := m.store.Launch(r.Package); err == nil && l.Name == name {
-			return r.Package, l.Version, true
+	if len(offers) > 1 {
+		return pkg, "", false // of two repositories: none is chosen silently
+	}
+	for pkg, version := range offers {
+		return pkg, version, true
+	}
+	if only != "" {
+		return pkg, "", false
+	}
+	for _, set := range []string{index.CacheIndex, index.BaseIndex} {
+		for _, r := range m.indices.Of(set) {
+			if r.Package.IsZero() {
+				continue
+			}
+			if l, err := m.store.Launch(r.Package); err == nil && l.Name == name {
+				return r.Package, l.Version, true
+			}
 		}
 	}
 	return pkg, "", false

@@ -5,16 +5,18 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/conditions"
-	"github.com/lull/lull/agent/gc"
-	"github.com/lull/lull/agent/index"
-	"github.com/lull/lull/agent/refresh"
-	"github.com/lull/lull/agent/resolve"
+	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
-	"github.com/lull/lull/agent/system"
+	"github.com/lull/lull/agent/store/gc"
+	"github.com/lull/lull/agent/store/index"
+	"github.com/lull/lull/agent/store/resolve"
+	"github.com/lull/lull/agent/sysupdate"
 )
 
-// inspection is everything the agent knows. Version grows when a field changes its meaning.
+// inspection is the complete state of the agent. Version grows when a field changes its
+// meaning.
 type inspection struct {
 	Version      int                    `json:"version"`
 	Root         string                 `json:"root"`
@@ -28,7 +30,7 @@ type inspection struct {
 	Runs         []runs.Run             `json:"runs"`
 	Refreshes    []refreshView          `json:"refreshes"`
 	System       systemView             `json:"system"`
-	Repositories RepositoryState        `json:"repositories"`
+	Repositories repositories.State     `json:"repositories"`
 	Logind       bool                   `json:"logind"`
 	Collected    time.Time              `json:"collected,omitzero"`
 	Collection   *collection            `json:"collection,omitempty"` // that of Collected
@@ -42,20 +44,20 @@ type collection struct {
 	Strays   int   `json:"strays"`
 }
 
-// systemView is how an update of the system stands.
+// systemView is the state of a system update.
 type systemView struct {
-	State      string      `json:"state"`
-	Step       string      `json:"step,omitempty"`
-	Committed  *system.Set `json:"committed,omitempty"`
-	Booted     *system.Set `json:"booted,omitempty"`
-	Staged     *system.Set `json:"staged,omitempty"`
-	Asked      string      `json:"asked,omitempty"`
-	BytesDone  int64       `json:"bytes-done,omitempty"`
-	BytesTotal int64       `json:"bytes-total,omitempty"`
-	Error      string      `json:"error,omitempty"`
+	State      string         `json:"state"`
+	Step       string         `json:"step,omitempty"`
+	Committed  *sysupdate.Set `json:"committed,omitempty"`
+	Booted     *sysupdate.Set `json:"booted,omitempty"`
+	Staged     *sysupdate.Set `json:"staged,omitempty"`
+	Asked      string         `json:"asked,omitempty"`
+	BytesDone  int64          `json:"bytes-done,omitempty"`
+	BytesTotal int64          `json:"bytes-total,omitempty"`
+	Error      string         `json:"error,omitempty"`
 }
 
-func viewSystem(st system.Status) systemView {
+func viewSystem(st sysupdate.Status) systemView {
 	v := systemView{State: st.State, Step: st.Step, Committed: st.Committed, Booted: st.Booted, Staged: st.Staged, Asked: st.Asked,
 		BytesDone: st.Done, BytesTotal: st.Total}
 	if st.Err != nil {
@@ -71,8 +73,8 @@ type protected struct {
 }
 
 type refreshView struct {
-	refresh.Refresh
-	State      refresh.State      `json:"state"`
+	plan.Refresh
+	State      plan.State         `json:"state"`
 	WaitingFor []runs.Process     `json:"waiting-for,omitempty"`
 	Conditions []conditions.Unmet `json:"conditions,omitempty"`
 	Deadline   time.Time          `json:"deadline,omitzero"`
@@ -80,13 +82,13 @@ type refreshView struct {
 	BytesTotal int64              `json:"bytes-total,omitempty"`
 }
 
-// Transfers lists what is being fetched, the oldest first.
+// Transfers lists the transfers under way, the oldest first.
 func (m *Manager) Transfers() []resolve.Transfer { return m.resolver.Transfers() }
 
-// Inspect is everything the agent knows, as JSON.
+// Inspect returns the complete state of the agent, as JSON.
 func (m *Manager) Inspect() ([]byte, error) {
 	v := inspection{Version: 1, Root: m.Root, Tracker: m.Tracker.Name(), Events: m.Tracker.Events(), Services: m.services.Name(),
-		Current: map[string]uint32{}, Indices: map[string][]protected{}, System: viewSystem(m.System()), Machine: m.Conditions(), Repositories: m.Repositories(),
+		Current: map[string]uint32{}, Indices: map[string][]protected{}, System: viewSystem(m.System()), Machine: m.Conditions(), Repositories: m.repos.State(),
 		Logind: m.Logind != nil && m.Logind.Available()}
 	var err error
 	if v.Instances, err = m.state.Instances(); err != nil {

@@ -1,14 +1,14 @@
 package manager
 
 import (
-	"github.com/lull/lull/agent/launch"
+	"github.com/lull/lull/agent/lib/launchconf"
 )
 
-// tellLaunchersLocked writes how this agent tracks and where it listens. It lies in
-// the run directory, so that after a reboot launchers fall back to what works
-// without an agent.
+// tellLaunchersLocked writes how this agent tracks and where it listens. The file is in the
+// run directory, so that after a reboot launchers fall back to the method that works without
+// an agent.
 func (m *Manager) tellLaunchersLocked() error {
-	s := launch.Settings{Bus: m.Bus, Tracker: m.Tracker.Name(), Root: m.Root}
+	s := launchconf.Settings{Bus: m.Bus, Tracker: m.Tracker.Name(), Root: m.Root}
 	instances, err := m.state.Instances()
 	if err != nil {
 		return err
@@ -18,5 +18,5 @@ func (m *Manager) tellLaunchersLocked() error {
 			s.AllowUntracked = append(s.AllowUntracked, i.Instance)
 		}
 	}
-	return launch.WriteSettings(m.RunDir, s)
+	return launchconf.Write(m.RunDir, s)
 }

@@ -1,7 +1,6 @@
-// Package manager is what the agent can do, without the bus: install, refresh,
-// look into repositories, hold, open, collect. It joins the store, the indices,
-// the trackers, the repositories and the refresh engine, and tells an Observer
-// what has changed.
+// Package manager implements the operations of the agent, without the bus: install, refresh,
+// check repositories, hold, open, collect. It connects the store, the indices, the trackers,
+// the repositories and the refresh engine, and notifies an Observer of changes.
 //
 // A Manager may be used from any goroutine. Methods that fetch, collect or
 // verify block until they are done; those that start a refresh return at once.
@@ -12,8 +11,10 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,61 +23,68 @@ import (
 
 	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/current"
-	"github.com/lull/lull/agent/durable"
 	"github.com/lull/lull/agent/exports"
-	"github.com/lull/lull/agent/index"
-	"github.com/lull/lull/agent/inhibit"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/lib/units"
+	"github.com/lull/lull/agent/lib/wallclock"
+	"github.com/lull/lull/agent/local"
+	"github.com/lull/lull/agent/logind"
+	"github.com/lull/lull/agent/metricsfile"
 	"github.com/lull/lull/agent/refresh"
-	"github.com/lull/lull/agent/resolve"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
-	"github.com/lull/lull/agent/system"
-	"github.com/lull/lull/agent/units"
-	"github.com/lull/lull/agent/wallclock"
+	"github.com/lull/lull/agent/store/cost"
+	"github.com/lull/lull/agent/store/index"
+	"github.com/lull/lull/agent/store/leases"
+	"github.com/lull/lull/agent/store/resolve"
+	"github.com/lull/lull/agent/sysupdate"
+	"github.com/lull/lull/agent/vacancy"
 	"github.com/lull/lull/policy"
 )
 
-// Config says where everything is.
+// Config has the locations and dependencies of a Manager.
 type Config struct {
-	Root     string // the store and all that lasts
-	Conf     string // folder of policy.yaml, policy.d, repos.d
+	Root     string // the store and all persistent state
+	Conf     string // directory of policy.yaml, policy.d, repos.d
 	User     bool   // rootless
 	Launcher string // absolute path of lull-run
 	RunDir   string
 	Version  string // of lull
-	BootID   string // file with a text that each boot has another of; "": the kernel's
+	BootID   string // file with a text that differs at each boot; empty means the kernel's
 	Bus      string // where launchers find the agent: "system", "session" or an address
 
 	Runctl   *runctl.Dir
 	Tracker  runs.Tracker
-	Logind   *inhibit.Logind  // nil: no shutdown to hold off
-	Sessions refresh.Sessions // nil: nobody logs in
-	// Conditions begins to follow what policy can require, and has changed called with
-	// each change; nil: nothing of it is known.
+	Logind   *logind.Logind   // nil if shutdown cannot be inhibited
+	Sessions refresh.Sessions // nil if no user logs in
+	// Conditions begins to follow the conditions that policy can require, and calls changed
+	// at each change; nil means that nothing is known of them.
 	Conditions func(changed func()) *conditions.Watcher
 	Log        *slog.Logger
-	Worked     func() // is told of work that follows a change only after a while; may be nil
+	Worked     func() // called for work that follows a change only after a while; may be nil
 	Boxed      bool   // see the function of that name
-	// Reloading is called when policy is read again, and what it returns when that is over; may be nil.
+	// Reloading is called when policy is re-read, and its result when that is over; may be
+	// nil.
 	Reloading func() (over func())
 }
 
-// Observer hears of changes. Its methods must not block and may not call back.
+// Observer is notified of changes. Its methods must not block and must not call back.
 type Observer interface {
-	RefreshChanged(refresh.Refresh)
+	RefreshChanged(plan.Refresh)
 	PackageChanged(instance string) // also when it has gone; "" means any
 	SpaceChanged()
-	TransfersChanged() // while they go on; SpaceChanged tells of beginnings and ends
+	TransfersChanged() // while they go on; SpaceChanged reports beginnings and ends
 	RepositoriesChanged()
-	PolicyChanged() // it was read again, or was refused
+	PolicyChanged() // it was re-read, or was refused
 	SystemChanged()
-	GoingDown(down bool) // the machine; also when that was given up
+	GoingDown(down bool) // the machine; also when the shutdown was cancelled
 	ConditionsChanged()
 }
 
@@ -86,53 +94,64 @@ type Manager struct {
 	state    *state.DB
 	store    *store.Store
 	indices  *index.Indices
+	leases   *leases.Dir
 	links    current.Links
 	exports  *exports.Exports
 	services services.Manager
 	resolver *resolve.Resolver
 	engine   *refresh.Engine
-	system   *system.System
+	system   *sysupdate.System
 	policy   atomic.Pointer[policy.Policy]
 	observer Observer
-	figures  *figures
-	watcher  *conditions.Watcher // nil: nothing is known
+	metrics  *metricsfile.File
+	costs    *cost.Costs
+	watcher  *conditions.Watcher // nil if nothing is known
 	wanted   wanted
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	// telling is held from reading the state to telling the indices and launchers
-	// what is in it: who is slower must not tell what was true before.
+	// telling is held from reading the state until its content is passed to the indices and
+	// launchers: a slower goroutine must not pass on an older state.
 	telling sync.Mutex
 
-	repos    repositories
+	repos    *repositories.Set
+	files    files
+	replicas *local.Replicas
 	space    space
+	later    later
 	asleep   atomic.Bool   // the root could not be written at the start: see wake
+	bucket   sync.Once     // guards the writing of bucketID
+	bucketID string        // see machineID
 	rewatch  chan struct{} // capacity 1: the set of repositories or the schedule has changed
 	outdated chan struct{} // closed: see Outdated
-	alive    chan struct{} // whoever receives here knows that changes of runs are followed
+	alive    chan struct{} // a receive proves that changes of runs are followed
 
-	reloading  sync.Mutex // one at a time
-	policyRead atomic.Pointer[reading]
+	reloading     sync.Mutex  // one at a time; also held while repos.d is written
+	systemUnknown atomic.Bool // see doubtfulSystem
+	policyRead    atomic.Pointer[reading]
 }
 
-// reading is how the policy was read last.
+// reading is the result of the last reading of the policy.
 type reading struct {
 	at  time.Time
-	err error // the policy before stays
+	err error // the earlier policy stays in force
 }
 
-// New opens everything below the root. Nothing is started: see Start.
+// New opens everything below the root. It starts nothing: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, figures: newFigures(c.Version), rewatch: make(chan struct{}, 1), alive: make(chan struct{}), outdated: make(chan struct{})}
+	m = &Manager{Config: c, metrics: newMetrics(c.Version), rewatch: make(chan struct{}, 1), later: newLater(), alive: make(chan struct{}), outdated: make(chan struct{})}
 	m.observer = shown{observer, m}
+	m.files = m.newFiles()
+	m.replicas = &local.Replicas{Local: m.files.local, Convert: m.convert, Log: c.Log}
+	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: m.reposDir(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
+		Replica: func(name string) (string, []byte, error) { return m.replicas.Make(m.ctx, name) },
+		Follow:  m.replicas.Follow, Unfollow: m.replicas.Remove})
+	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.policyRead.Store(&reading{at: time.Now()})
-	p, err := policy.Load(m.policyFile(), m.dropins())
-	if err != nil {
-		return nil, err
-	}
+	p, refused := m.firstPolicy()
+	m.policyRead.Store(&reading{at: time.Now(), err: refused})
 	m.policy.Store(p)
 	if m.store, err = store.Open(c.Root); err != nil {
 		return nil, err
@@ -155,38 +174,47 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		return nil, err
 	}
 	launcher := services.Launcher{Path: c.Launcher, Args: []string{"--root", c.Root, "--run-dir", c.RunDir}, Tracks: c.Tracker}
-	// With the freezer too, where systemd is: what the agent starts itself has the
-	// sandbox of its unit, and is killed with it.
+	// Also with the freezer, on a machine with systemd: processes that the agent starts
+	// itself have the sandbox of its unit, and are killed with it.
 	if t := c.Tracker.Name(); t == "scope" || t == "freezer" && units.Booted() {
 		m.services = services.NewSystemd(launcher, c.User)
 	} else {
-		m.services = services.NewDirect(launcher, c.User, c.Log)
+		m.services = services.NewDirect(launcher, c.User, m.runsChanged, c.Log)
 	}
 	m.indices = index.New()
 	m.indices.KeepRecent(p.GC.KeepRecent)
 	m.indices.AddProvider(m.runRoots)
+	m.indices.AddProvider(m.doubtfulSystem)
 	m.indices.OnChange(func(name string) {
 		if name == index.WritingIndex {
-			m.figures.stored.Add(1)
+			m.metrics.StoreChanged()
 		}
 		m.observer.SpaceChanged()
 	})
+	if m.leases, err = leases.Open(c.RunDir, m.indices, c.Log); err != nil {
+		return nil, err
+	}
+	defer func(d *leases.Dir) {
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}(m.leases)
 	m.resolver = resolve.New(m.store, m.indices)
+	m.costs = cost.New(m.store)
 	m.resolver.Collect = m.collectForSpace
-	m.resolver.Reserve = func() int64 { return m.Policy().GC.Reserve }
+	m.resolver.Reserve = m.unmadeReserve
 	m.resolver.Progressed = m.observer.TransfersChanged
 	if err = m.setReserve(); err != nil {
 		return nil, err
 	}
-	m.repos.clients, m.repos.read = map[string]*repository{}, map[string]time.Time{}
 	m.space.wanted = make(chan struct{}, 1)
 	if err = m.loadSystem(); err != nil {
 		return nil, err
 	}
 	m.engine = refresh.NewEngine(refresh.World{
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
-		Runctl: c.Runctl, Tracker: c.Tracker, Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
-		Repository: m.client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
+		Runctl: c.Runctl, Tracker: c.Tracker, Vacancy: vacancy.NewLeases(), Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
+		Repository: m.repos.Client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
 		Writable: m.writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
 	})
 	if c.Conditions != nil {
@@ -197,15 +225,26 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			}
 		}(m.watcher)
 	}
-	return m, errors.Join(m.seedMetrics(), m.tidyRepositories(), m.loadRepositories(), m.loadLastCheck(), m.settle(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
+	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
+	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.settle(), m.identify(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
 }
 
-// makeLocks makes the lock files that a boot has taken. A launcher that finds none
-// asks for the agent on the bus and looks again, so they are there before the name.
+// lockReplaced logs that a program that is no launcher had a launch lock.
+func (m *Manager) lockReplaced(instance string, pids []int) {
+	var who []string
+	for _, p := range runs.Describe(pids) {
+		who = append(who, fmt.Sprintf("%s (pid %d, uid %d)", p.Command, p.PID, p.UID))
+	}
+	m.Log.Warn("a launch lock is held by a program that is no launcher, or for too long, and does not count", messages.Key, messages.LockReplaced,
+		"instance", instance, "processes", strings.Join(who, ", "))
+}
+
+// makeLocks makes the lock files that a boot has removed. A launcher that finds none requests
+// the agent on the bus and rechecks, so they must exist before the bus name.
 func (m *Manager) makeLocks() error {
 	names, err := m.links.Instances()
 	for _, n := range names {
-		err = errors.Join(err, m.Runctl.CreateInstance(n))
+		err = errors.Join(err, m.engine.Tie(n), m.Runctl.CreateInstance(n))
 	}
 	return err
 }
@@ -214,8 +253,8 @@ func (m *Manager) policyFile() string { return filepath.Join(m.Conf, "policy.yam
 func (m *Manager) dropins() string    { return filepath.Join(m.Conf, "policy.d") }
 func (m *Manager) reposDir() string   { return filepath.Join(m.Conf, "repos.d") }
 
-// Start takes up what an earlier agent has left and begins to look around. The
-// bus must be served by now: services are started through launchers that call back.
+// Start resumes the work of an earlier agent and begins to follow changes. The bus must be
+// served by now: services are started through launchers that call back.
 func (m *Manager) Start() error {
 	m.hearOfShutdown()
 	if m.state.ReadOnly() {
@@ -232,13 +271,19 @@ func (m *Manager) Start() error {
 	m.wg.Go(m.followMarkers)
 	m.wg.Go(m.followMetrics)
 	m.wg.Go(func() {
+		if err := m.endConversions(); err != nil {
+			m.Log.Warn("cannot end what was left of a conversion", "error", err)
+		}
+		m.tidyLocal(m.ctx)
+	})
+	m.wg.Go(func() {
 		m.fetchMissing()
 		m.startServices()
 	})
 	return nil
 }
 
-// Close stops in an order in which nothing is cut: critical sections finish first.
+// Close stops in an order that interrupts nothing: critical sections finish first.
 func (m *Manager) Close() error {
 	m.cancel()
 	m.engine.Stop()
@@ -248,63 +293,28 @@ func (m *Manager) Close() error {
 	if m.watcher != nil {
 		m.watcher.Close()
 	}
-	return errors.Join(m.services.Close(), m.state.Close())
+	return errors.Join(m.services.Close(), m.leases.Close(), m.state.Close())
 }
 
-// Policy returns what holds now.
+// Leases returns the leases of clients.
+func (m *Manager) Leases() *leases.Dir { return m.leases }
+
+// Policy returns the policy in force.
 func (m *Manager) Policy() *policy.Policy { return m.policy.Load() }
 
-// PolicyError says why the files of the policy were refused when they were read
-// last, so that an older policy holds; nil: they were not.
+// PolicyError returns why the policy files were refused at the last reading, so that an older
+// policy is in force; nil means that they were not.
 func (m *Manager) PolicyError() error { return m.policyRead.Load().err }
 
-// Reload reads policy and repositories again. A bad file changes nothing.
-func (m *Manager) Reload() error {
-	m.reloading.Lock()
-	defer m.reloading.Unlock()
-	if m.Reloading != nil {
-		defer m.Reloading()()
-	}
-	now := &reading{at: time.Now()}
-	if now.err = m.reload(); now.err != nil {
-		m.Log.Error("the new policy is refused, the old one stays", messages.Key, messages.PolicyRefused, "error", now.err)
-	} else {
-		m.Log.Info("policy and repositories were read again", messages.Key, messages.PolicyLoaded)
-	}
-	m.policyRead.Store(now)
-	m.observer.PolicyChanged()
-	return now.err
-}
-
-func (m *Manager) reload() error {
-	p, err := policy.Load(m.policyFile(), m.dropins())
-	if err != nil {
-		return err
-	}
-	sets, err := m.readSystem()
-	if err != nil {
-		return err
-	}
-	if err := m.loadRepositories(); err != nil {
-		return err
-	}
-	m.policy.Store(p)
-	m.indices.KeepRecent(p.GC.KeepRecent)
-	m.engine.Wake("")
-	m.nudge()
-	m.dirtyMetrics()
-	return errors.Join(m.system.SetFactory(sets.Base, sets.Cache), m.setReserve(), m.prune(), m.publishInstalled())
-}
-
-// setReserve makes the reserve as large as policy says, if it can be written.
+// setReserve makes the reserve as large as policy requires, if it can be written.
 func (m *Manager) setReserve() error {
-	if err := m.store.SetReserve(m.Policy().GC.Reserve); !errors.Is(err, unix.EROFS) {
+	if err := m.store.SetReserve(m.reserve()); !errors.Is(err, unix.EROFS) {
 		return err
 	}
 	return nil
 }
 
-// prune applies keep-revisions to all that is installed.
+// prune applies keep-revisions to all installed instances.
 func (m *Manager) prune() error {
 	names, err := m.links.Instances()
 	for _, n := range names {
@@ -313,7 +323,7 @@ func (m *Manager) prune() error {
 	return err
 }
 
-// nudge has the repository loop look at its schedule and its watches again.
+// nudge makes the repository loop recheck its schedule and its watches.
 func (m *Manager) nudge() {
 	select {
 	case m.rewatch <- struct{}{}:
@@ -321,7 +331,7 @@ func (m *Manager) nudge() {
 	}
 }
 
-// followRuns passes on that something has started or ended.
+// followRuns passes on starts and ends of runs.
 func (m *Manager) followRuns() {
 	for {
 		select {
@@ -329,12 +339,12 @@ func (m *Manager) followRuns() {
 			if !ok {
 				return
 			}
-			// A parked refresh may be about to shut the door. Those who look at what
-			// runs for others would only be in its way: refreshChanged sends them.
+			// A parked refresh may be about to inhibit launches. Components that read the
+			// runs for others would only delay it: refreshChanged notifies them.
 			if r, ok := m.engine.Of(instance); !ok || !r.Parked {
 				m.runsChanged(instance)
 			}
-			m.engine.Wake(instance) // last: of all that is woken here, it is to run next
+			m.engine.Wake(instance) // last: of the goroutines woken here, it should run next
 		case m.alive <- struct{}{}:
 		case <-m.ctx.Done():
 			return
@@ -342,8 +352,8 @@ func (m *Manager) followRuns() {
 	}
 }
 
-// Alive returns when what decides about refreshes has answered: whoever holds its
-// locks lets go of them, and changes of runs are followed. It looks at no disk.
+// Alive returns when the components that decide about refreshes have answered: their locks
+// are free, and changes of runs are followed. It reads no disk.
 func (m *Manager) Alive(ctx context.Context) error {
 	m.engine.All()
 	m.indices.Snapshot()
@@ -355,15 +365,16 @@ func (m *Manager) Alive(ctx context.Context) error {
 	}
 }
 
-// runsChanged sends whoever shows what runs to look.
+// runsChanged notifies the components that show runs.
 func (m *Manager) runsChanged(instance string) {
+	m.engine.ForgetTied()
 	m.indices.Changed(index.OpenIndex)
 	m.observer.PackageChanged(instance)
 }
 
-// startServices starts what should run: after a boot, or after the agent of a
-// machine without systemd was away. A service of an instance with a refresh under
-// way is left to that refresh.
+// startServices starts the services that should run: after a boot, or after a time without
+// the agent on a machine without systemd. A service of an instance with a refresh under way
+// is left to that refresh.
 func (m *Manager) startServices() {
 	instances, err := m.links.Instances()
 	if err != nil {
@@ -385,7 +396,7 @@ func (m *Manager) startServices() {
 			continue
 		}
 		for _, s := range l.Services {
-			if s.Scope == meta.ScopeUser && m.services.Scope() != meta.ScopeUser {
+			if s.Scope == manifest.ScopeUser && m.services.Scope() != manifest.ScopeUser {
 				continue // helpers start it
 			}
 			if err := m.services.Start(m.ctx, services.Unit{Instance: name, Service: s}); err != nil {
@@ -399,31 +410,39 @@ func (m *Manager) startServices() {
 }
 
 // refreshChanged is the engine's observer.
-func (m *Manager) refreshChanged(r refresh.Refresh) {
+func (m *Manager) refreshChanged(r plan.Refresh) {
 	m.wantHelpers()
 	if r.End != "" {
-		m.noteEnd(r) // first: who hears of the end may ask for more
+		// Before the end is reported: its observers may request more, and read the package.
+		m.noteEnd(r)
+		m.runsChanged(r.Instance)
+		m.observer.RefreshChanged(r)
+		m.later.ended(r.Instance)
+		return
 	}
 	m.observer.RefreshChanged(r)
 	m.runsChanged(r.Instance)
 }
 
-// The delay before a package that failed its health check is tried again: it doubles each time.
+// The delay before a package that failed its health check is retried: it doubles each time.
 const (
 	firstBackoff = 8 * time.Hour
 	maxBackoff   = 30 * 24 * time.Hour
 )
 
-// noteEnd remembers a revision that was undone, and lets the collector follow a refresh.
-func (m *Manager) noteEnd(r refresh.Refresh) {
+// noteEnd records a revision that was undone, and lets the collector follow a refresh.
+func (m *Manager) noteEnd(r plan.Refresh) {
 	m.countEnd(r)
-	if r.End == refresh.Undone && r.Kind == refresh.Update && !r.ForOthers() {
+	if r.End == plan.Undone && r.Kind == plan.Update && !r.ForOthers() {
 		err := m.state.UpdateInstance(r.Instance, func(i *state.Instance) error {
 			delay := firstBackoff
 			if i.Backoff != nil && i.Backoff.Package == r.Package {
 				delay = min(2*i.Backoff.Delay, maxBackoff)
 			}
-			i.Backoff = &state.Backoff{Package: r.Package, Until: time.Now().Add(delay), Delay: delay}
+			i.Backoff = &state.Backoff{Package: r.Package, Version: r.ToVersion, At: r.Ended, Until: r.Ended.Add(delay), Delay: delay}
+			if r.Failure != nil {
+				i.Backoff.Reason = r.Failure.Text
+			}
 			return nil
 		})
 		if err != nil {
@@ -438,40 +457,16 @@ func (m *Manager) noteEnd(r refresh.Refresh) {
 // Cancel gives up a refresh before its critical section.
 func (m *Manager) Cancel(ctx context.Context, id string) error { return m.engine.Cancel(ctx, id) }
 
-// Newcomer is what a session has to do whose helper has just registered.
+// Retry makes a stuck refresh retry its undoing.
+func (m *Manager) Retry(ctx context.Context, id string) (plan.Refresh, error) {
+	return m.engine.Retry(ctx, id)
+}
+
+// Newcomer returns the initial work of a session whose helper has just registered.
 func (m *Manager) Newcomer() ([]refresh.Work, error) { return m.engine.Newcomer() }
 
 // Refreshes lists those under way and those that have just ended.
-func (m *Manager) Refreshes() []refresh.Refresh { return m.engine.All() }
+func (m *Manager) Refreshes() []plan.Refresh { return m.engine.All() }
 
-// Told notes that a user was told of a refresh.
+// Told records that a user was notified of a refresh.
 func (m *Manager) Told(id string, uid uint32) { m.engine.Told(id, uid) }
-
-// Join places a launcher's process into a run of the instance. It holds the
-// launch lock itself while it does, so that the promise does not hang on the
-// caller's doing so.
-func (m *Manager) Join(ctx context.Context, instance, pkg, service string, pid, pidfd int) (string, error) {
-	if service != "" && !m.services.Expects(pid, instance, service) {
-		return "", problem.New(problem.NotPermitted, "cannot join service %s of %s: process %d was not started for it", service, instance, pid)
-	}
-	lock, err := m.Runctl.ReadLock(ctx, instance)
-	if err != nil {
-		return "", err
-	}
-	defer lock.Close()
-	word, err := m.Runctl.Inhibited(instance)
-	if err != nil {
-		return "", err
-	}
-	if word == runctl.RefreshInProgress || word != "" && service == "" {
-		return "", problem.New(problem.Busy, "cannot start %s now: %s", instance, word)
-	}
-	rev, have, err := m.links.Read(instance)
-	if err != nil {
-		return "", err
-	}
-	if have.String() != pkg {
-		return "", problem.New(problem.Busy, "cannot start package %.16s of %s: revision %d, which is current, is %s", pkg, instance, rev, have.Short())
-	}
-	return m.Tracker.Place(instance, have, service, pid, pidfd)
-}

@@ -9,17 +9,16 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/state"
 )
 
-// openState opens state.db. A damaged one is set aside, what is whole in it is taken
-// over, and the rest is made again by settle from what lies in the file system. The
-// retained index can not be: unless it was whole, collections wait until somebody
-// says what it is.
+// openState opens state.db. A damaged one is set aside, its intact content is taken over, and
+// settle restores the rest from the file system. The retained index cannot be restored:
+// unless it was intact, collections wait until its content is set explicitly.
 func (m *Manager) openState() (*state.DB, error) {
 	path := filepath.Join(m.Root, "state.db")
 	fresh, err := m.isFresh(path)
@@ -67,8 +66,7 @@ func (m *Manager) openState() (*state.DB, error) {
 	return db, nil
 }
 
-// isFresh says whether state.db has nothing to be missed: it has content, or the
-// root has none.
+// isFresh reports whether state.db lacks nothing: it has content, or the root has none.
 func (m *Manager) isFresh(path string) (bool, error) {
 	fi, err := os.Stat(path)
 	if err == nil && fi.Size() > 0 {
@@ -81,7 +79,7 @@ func (m *Manager) isFresh(path string) (bool, error) {
 	return len(known) == 0 && len(m.store.Packages()) == 0, err
 }
 
-// settle puts right what was lost, before anybody is served.
+// settle restores lost state, before any request is served.
 func (m *Manager) settle() error {
 	if m.state.ReadOnly() {
 		m.Log.Error("the root cannot be written: nothing can be installed or refreshed until it can", messages.Key, messages.ReadOnly, "root", m.Root)
@@ -91,20 +89,20 @@ func (m *Manager) settle() error {
 	return errors.Join(m.engine.Settle(), m.dropHolds())
 }
 
-// RetainNothing says that there was nothing in the retained index when it was lost.
+// RetainNothing declares that the retained index was empty when it was lost.
 func (m *Manager) RetainNothing() error {
 	loss, lost, err := m.state.Lost()
 	if err != nil {
 		return err
 	}
 	if !lost || !loss.Retained {
-		return problem.New(problem.Invalid, "cannot say that nothing is retained: the retained index is known")
+		return errkind.New(errkind.Invalid, "cannot say that nothing is retained: the retained index is known")
 	}
 	return m.SetRetained(nil)
 }
 
-// followMarkers removes the markers that somebody makes by hand, as soon as they
-// are there; and those that were there before the agent.
+// followMarkers removes the markers that are made by hand as soon as they appear, and those
+// from before the agent's start.
 func (m *Manager) followMarkers() {
 	w, err := m.Runctl.Watch()
 	if err != nil {
@@ -113,7 +111,7 @@ func (m *Manager) followMarkers() {
 		return
 	}
 	defer w.Close()
-	busy := map[string]bool{} // with a launch under way when they were looked at
+	busy := map[string]bool{} // with a launch under way when they were checked
 	m.policeAll(busy)
 	for {
 		select {
@@ -125,6 +123,9 @@ func (m *Manager) followMarkers() {
 				return
 			case e.Kind == runctl.LookAtAll:
 				m.policeAll(busy)
+			case e.Kind == runctl.TetherReleased:
+				m.runsChanged(e.Instance)
+				m.engine.Wake(e.Instance)
 			case e.Kind == runctl.Inhibition, e.Kind == runctl.RunningMade, e.Kind == runctl.LockReleased && busy[e.Instance]:
 				m.police(e.Instance, busy)
 			}
@@ -152,8 +153,8 @@ func (m *Manager) police(name string, busy map[string]bool) {
 	}
 }
 
-// fetchMissing brings back current packages that are not resident. Without the
-// network they stay away until somebody repairs the store.
+// fetchMissing fetches current packages that are not resident. Without a network they stay
+// missing until the store is repaired.
 func (m *Manager) fetchMissing() {
 	names, err := m.links.Instances()
 	if err != nil {
@@ -169,14 +170,14 @@ func (m *Manager) fetchMissing() {
 	}
 }
 
-// mendInstance puts the links, the package and the data of an instance right.
+// mendInstance repairs the links, the package and the data of an instance.
 func (m *Manager) mendInstance(ctx context.Context, name string) error {
 	if _, err := m.engine.Mend(name); err != nil {
 		return err
 	}
 	_, pkg, err := m.links.Read(name)
-	if problem.Is(err, problem.NotFound) {
-		return nil // it belonged to nothing
+	if errkind.Is(err, errkind.NotFound) {
+		return nil // nothing of it is current
 	}
 	if err != nil {
 		return err
@@ -194,13 +195,13 @@ func (m *Manager) mendInstance(ctx context.Context, name string) error {
 	return m.engine.CheckInstance(name)
 }
 
-// repositoryOf is where an instance comes from. A record that was made again from
-// the links alone does not say; then it is the first that offers the package.
+// repositoryOf determines the repository of an instance. A record that was restored from the
+// links alone lacks it; then it is the first repository that offers the package.
 func (m *Manager) repositoryOf(ctx context.Context, inst *state.Instance) error {
 	if inst.Repository != "" {
 		return nil
 	}
-	name, _ := meta.SplitInstance(inst.Instance)
+	name, _ := manifest.SplitInstance(inst.Instance)
 	repository, err := m.chooseRepository(ctx, name, "", inst.Channel)
 	if err != nil {
 		return err
@@ -210,7 +211,7 @@ func (m *Manager) repositoryOf(ctx context.Context, inst *state.Instance) error 
 	return m.state.UpdateInstance(inst.Instance, func(i *state.Instance) error { i.Repository = repository; return nil })
 }
 
-// verifyInstances looks at what the store knows nothing of: links and data.
+// verifyInstances checks the links and data, which the store does not know.
 func (m *Manager) verifyInstances(ctx context.Context, repair bool) (list []Finding, err error) {
 	names, err := m.links.Instances()
 	if err != nil {
@@ -218,7 +219,7 @@ func (m *Manager) verifyInstances(ctx context.Context, repair bool) (list []Find
 	}
 	for _, name := range names {
 		if _, busy := m.engine.Of(name); busy {
-			continue // a refresh looks after itself
+			continue // a refresh handles its own instance
 		}
 		wrong := m.engine.CheckInstance(name)
 		if wrong == nil {

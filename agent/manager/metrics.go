@@ -1,52 +1,33 @@
 package manager
 
 import (
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/lull/lull/agent/gc"
 	"github.com/lull/lull/agent/metrics"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/metricsfile"
+	"github.com/lull/lull/agent/refresh/plan"
 )
 
-// metricsDelay is how long after a change the metrics are written, with whatever
-// else has changed meanwhile. It is less than the time after which a process that
-// rests gives its memory back.
-const metricsDelay = 3 * time.Second
-
-// figures is what the metrics show, as far as it is not asked for when they are written.
-type figures struct {
-	metrics *metrics.Metrics
-	dirty   chan struct{} // capacity 1: something that they show may have changed
-	stored  atomic.Uint64 // grows when blobs may have come or gone
-
-	mu          sync.Mutex // guards what follows
-	lastRefresh time.Time
-	failure     string // of the last write; "": it went well
-}
-
-// newFigures begins to count.
-func newFigures(version string) *figures {
+// newMetrics returns the metrics file, with the kinds and ends of refreshes.
+func newMetrics(version string) *metricsfile.File {
 	var kinds, results []string
-	for _, k := range []refresh.Kind{refresh.Install, refresh.Update, refresh.Revert, refresh.Remove} {
+	for _, k := range []plan.Kind{plan.Install, plan.Update, plan.Revert, plan.Remove} {
 		kinds = append(kinds, string(k))
 	}
-	for _, r := range []refresh.State{refresh.Done, refresh.Undone, refresh.FailedEnd, refresh.Cancelled} {
+	for _, r := range []plan.State{plan.Done, plan.Undone, plan.FailedEnd, plan.Cancelled} {
 		results = append(results, string(r))
 	}
-	return &figures{metrics: metrics.New(version, time.Now(), kinds, results), dirty: make(chan struct{}, 1)}
+	return metricsfile.New(version, kinds, results)
 }
 
-// shown passes on what the manager observes, and notes that metrics are out of
-// date. The progress of transfers is none of them.
+// shown passes changes on to the observer, and touches the metrics. Progress of transfers
+// does not touch them.
 type shown struct {
 	Observer
 	m *Manager
 }
 
-func (s shown) RefreshChanged(r refresh.Refresh) { s.Observer.RefreshChanged(r); s.m.touchMetrics() }
+func (s shown) RefreshChanged(r plan.Refresh) { s.Observer.RefreshChanged(r); s.m.touchMetrics() }
 func (s shown) PackageChanged(instance string) {
 	s.Observer.PackageChanged(instance)
 	s.m.touchMetrics()
@@ -54,96 +35,78 @@ func (s shown) PackageChanged(instance string) {
 func (s shown) SpaceChanged()        { s.Observer.SpaceChanged(); s.m.touchMetrics() }
 func (s shown) RepositoriesChanged() { s.Observer.RepositoriesChanged(); s.m.touchMetrics() }
 
-// touchMetrics has the metrics written soon, if policy wants them.
+// touchMetrics schedules a write of the metrics, if policy enables them.
 func (m *Manager) touchMetrics() {
-	if m.Policy().Metrics.Textfile != "" {
-		m.dirtyMetrics()
+	if m.metricsPath() != "" {
+		m.metrics.Touch()
 	}
 }
 
-func (m *Manager) dirtyMetrics() {
-	select {
-	case m.figures.dirty <- struct{}{}:
-	default:
-	}
-}
+func (m *Manager) metricsPath() string { return m.Policy().Metrics.Textfile }
 
 // countEnd counts a refresh that has ended.
-func (m *Manager) countEnd(r refresh.Refresh) {
-	m.figures.metrics.Refreshed(string(r.Kind), string(r.End))
-	if r.End == refresh.Done && (r.Kind == refresh.Install || r.Kind == refresh.Update) {
-		m.figures.mu.Lock()
-		m.figures.lastRefresh = r.Ended
-		m.figures.mu.Unlock()
-	}
+func (m *Manager) countEnd(r plan.Refresh) {
+	replaced := r.End == plan.Done && (r.Kind == plan.Install || r.Kind == plan.Update)
+	m.metrics.RefreshEnded(string(r.Kind), string(r.End), r.Ended, replaced)
 }
 
 // countSection counts a critical section that has ended.
-func (m *Manager) countSection(k refresh.Kind, d time.Duration) {
-	m.figures.metrics.HeldOff(string(k), d)
+func (m *Manager) countSection(k plan.Kind, d time.Duration) {
+	m.metrics.SectionEnded(string(k), d)
 }
 
-// countCollection counts a collection that began at start.
-func (m *Manager) countCollection(r gc.Result, start time.Time, err error) {
-	m.figures.stored.Add(1)
-	if problem.Is(err, problem.Interrupted) {
-		return // it was not its fault; the next one goes on
-	}
-	m.figures.metrics.Collected(metrics.Collection{Ended: time.Now(), Took: time.Since(start),
-		Blobs: r.Blobs, Bytes: r.Bytes, Strays: r.Strays, Failed: err != nil})
-}
-
-// seedMetrics takes over what an earlier agent has done and the state remembers.
-func (m *Manager) seedMetrics() error {
-	instances, err := m.state.Instances()
-	if err != nil {
-		return err
-	}
-	m.figures.mu.Lock()
-	defer m.figures.mu.Unlock()
-	for _, i := range instances {
-		for _, r := range i.Revisions {
-			if r.Made.After(m.figures.lastRefresh) {
-				m.figures.lastRefresh = r.Made
-			}
-		}
-	}
-	return nil
-}
-
-// followMetrics writes them: at the start, and when something has changed. There
-// is a timer only between a change and the writing of it. At the end the file
-// goes, because nobody keeps true any more what it says.
+// followMetrics maintains the file until Close.
 func (m *Manager) followMetrics() {
-	w := &metricsWriter{m: m, reached: map[string]reached{}}
-	var due <-chan time.Time
-	later := func(d time.Duration) {
-		if due = nil; d > 0 {
-			due = time.After(d)
-		}
-	}
-	later(w.write())
-	for {
-		select {
-		case <-m.figures.dirty:
-			if due == nil {
-				later(metricsDelay)
-			}
-		case <-due:
-			later(w.write())
-		case <-m.ctx.Done():
-			w.remove()
-			return
-		}
-	}
+	m.metrics.Follow(m.ctx, metricsfile.Sources{
+		Path: m.metricsPath, Store: m.store, Indices: m.indices, State: m.state,
+		Repositories: func() map[string]time.Time { return m.repos.State().Read },
+		Refreshes:    m.refreshMetrics, Runs: m.runMetrics, Worked: m.Worked, Log: m.Log,
+	})
 }
 
-// checkMetrics is the doctor's look.
+// refreshMetrics returns the refreshes that are stuck, and those that wait.
+func (m *Manager) refreshMetrics() (stuck []metrics.Trouble, pending []metrics.Pending) {
+	for _, r := range m.engine.All() {
+		if r.State() == plan.Stuck {
+			stuck = append(stuck, metrics.Trouble{Instance: r.Instance, Version: r.ToVersion})
+		}
+		if r.State() == plan.Waiting {
+			pending = append(pending, metrics.Pending{Instance: r.Instance, Version: r.ToVersion, Urgency: r.Urgency, WaitsFor: waitsFor(r), Since: r.Since})
+		}
+	}
+	return stuck, pending
+}
+
+func waitsFor(r plan.Refresh) string {
+	switch {
+	case r.Held:
+		return metrics.ForHold
+	case len(r.WaitingFor) > 0:
+		return metrics.ForApplications
+	}
+	return metrics.ForOther
+}
+
+// runMetrics counts runs; nil means that they are unreadable.
+func (m *Manager) runMetrics() *metrics.Runs {
+	list, err := m.Tracker.Runs()
+	if err != nil {
+		return nil
+	}
+	count := &metrics.Runs{}
+	for _, r := range list {
+		if r.Service != "" {
+			count.Services++
+		} else {
+			count.Applications++
+		}
+	}
+	return count
+}
+
+// checkMetrics is the doctor's check of the metrics.
 func (m *Manager) checkMetrics(add func(name, state, seen, advice string)) {
-	path := m.Policy().Metrics.Textfile
-	m.figures.mu.Lock()
-	failure := m.figures.failure
-	m.figures.mu.Unlock()
+	path, failure := m.metricsPath(), m.metrics.Failure()
 	switch {
 	case path == "":
 	case failure != "":

@@ -2,33 +2,37 @@ package manager
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
-	"github.com/lull/lull/agent/index"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/store/index"
 )
 
-// Package is an installed instance as it is now.
+// Package is the present state of an installed instance.
 type Package struct {
 	state.Instance
 	Current   state.Revision
-	Launch    *meta.Launch
+	Launch    *manifest.Launch
 	Processes []runs.Process // of applications
 	Services  map[string]string
-	Holds     []state.Hold     // in force, the longest first
-	Refresh   *refresh.Refresh // under way
+	Holds     []state.Hold  // in force, the longest first
+	Refresh   *plan.Refresh // under way
 }
 
 // Packages lists the installed instances by name.
 func (m *Manager) Packages() ([]string, error) { return m.links.Instances() }
 
-// Package describes an instance; kind NotFound: nothing of it is current.
+// Package describes an instance. Kind NotFound means that it has no current revision.
 func (m *Manager) Package(name string) (*Package, error) {
-	if err := meta.ValidInstance(name); err != nil {
+	if err := manifest.ValidInstance(name); err != nil {
 		return nil, err
 	}
 	rev, pkg, err := m.links.Read(name)
@@ -52,20 +56,20 @@ func (m *Manager) Package(name string) (*Package, error) {
 	if r, ok := m.engine.Of(name); ok {
 		p.Refresh = &r
 	}
-	if p.Processes, err = m.Tracker.Busy(name); err != nil {
+	if p.Processes, err = m.engine.Running(name); err != nil {
 		m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", name, "error", err)
 	}
 	return p, nil
 }
 
-// ServiceStates asks how the services of an instance are. One of users' sessions
-// is active if it runs in any.
-func (m *Manager) ServiceStates(ctx context.Context, name string, l *meta.Launch) []string {
+// ServiceStates returns the states of the services of an instance. One of users' sessions is
+// active if it runs in any session.
+func (m *Manager) ServiceStates(ctx context.Context, name string, l *manifest.Launch) []string {
 	var list []string
 	for _, s := range l.Services {
-		if s.Scope == meta.ScopeUser && m.services.Scope() != meta.ScopeUser {
+		if s.Scope == manifest.ScopeUser && m.services.Scope() != manifest.ScopeUser {
 			st := services.Inactive
-			if procs, err := m.Tracker.ServiceProcs(name, s.Name); err != nil || len(procs) > 0 {
+			if procs, err := m.Tracker.SessionProcs(name, s.Name); err != nil || len(procs) > 0 {
 				st = services.Active
 			}
 			list = append(list, st)
@@ -80,58 +84,85 @@ func (m *Manager) ServiceStates(ctx context.Context, name string, l *meta.Launch
 	return list
 }
 
-// Icon is the exported icon of an instance, or the name of one in the theme.
-func (m *Manager) Icon(name string, l *meta.Launch) string { return m.exports.IconPath(name, l) }
+// Icon returns the exported icon of an instance, or the name of one in the theme.
+func (m *Manager) Icon(name string, l *manifest.Launch) string { return m.exports.IconPath(name, l) }
 
-// Install starts installing the package name as the instance name or name_key.
-func (m *Manager) Install(ctx context.Context, name, key, repository, channel string) (refresh.Refresh, error) {
+// Install starts the installation of the package name as the instance name or name_key. With
+// now it ignores that a rollout has not reached this machine.
+func (m *Manager) Install(ctx context.Context, name, key, repository, channel string, now bool) (plan.Refresh, error) {
 	instance := name
 	if key != "" {
 		instance += "_" + key
 	}
-	if err := meta.ValidName(name); err != nil {
-		return refresh.Refresh{}, err
+	if err := manifest.ValidName(name); err != nil {
+		return plan.Refresh{}, err
 	}
-	if err := meta.ValidInstance(instance); err != nil {
-		return refresh.Refresh{}, err
+	if err := manifest.ValidInstance(instance); err != nil {
+		return plan.Refresh{}, err
+	}
+	if old, err := m.state.Instance(instance); err == nil && len(old.Revisions) > 0 {
+		if _, _, err := m.links.Read(instance); err == nil {
+			// The engine decides about it; no repository need be reachable for that.
+			if err := sameSource(old, repository, channel); err != nil {
+				return plan.Refresh{}, err
+			}
+			return m.engine.Submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance})
+		}
 	}
 	if channel == "" {
 		channel = "stable"
 	}
 	if err := m.mayChange("install " + instance); err != nil {
-		return refresh.Refresh{}, err
+		return plan.Refresh{}, err
 	}
 	repository, err := m.chooseRepository(ctx, name, repository, channel)
 	if err != nil {
-		return refresh.Refresh{}, err
+		return plan.Refresh{}, err
 	}
-	return m.engine.Submit(ctx, refresh.Request{Kind: refresh.Install, Instance: instance, Repository: repository, Channel: channel})
+	p, err := m.offered(ctx, name, repository, channel, now)
+	if err != nil {
+		return plan.Refresh{}, err
+	}
+	return m.engine.Submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance, Repository: repository, Channel: channel,
+		Package: p.Package, Version: p.Version, Urgency: string(p.Urgency), Published: p.Published, Notes: p.Notes, Early: now})
 }
 
-// Remove starts removing an instance.
-func (m *Manager) Remove(ctx context.Context, name string, purge bool) (refresh.Refresh, error) {
-	if err := meta.ValidInstance(name); err != nil {
-		return refresh.Refresh{}, err
+// sameSource returns an error if an installed instance follows another source than the
+// requested one; "" matches any.
+func sameSource(i state.Instance, repository, channel string) error {
+	switch {
+	case repository != "" && repository != i.Repository:
+		return errkind.New(errkind.Invalid, "cannot install %s from repository %s: it is installed already, from repository %s", i.Instance, repository, i.Repository)
+	case channel != "" && channel != i.Channel:
+		return errkind.New(errkind.Invalid, "cannot install %s from channel %s: it is installed already, from channel %s", i.Instance, channel, i.Channel)
+	}
+	return nil
+}
+
+// Remove starts the removal of an instance.
+func (m *Manager) Remove(ctx context.Context, name string, purge bool) (plan.Refresh, error) {
+	if err := manifest.ValidInstance(name); err != nil {
+		return plan.Refresh{}, err
 	}
 	if err := m.mayChange("remove " + name); err != nil {
-		return refresh.Refresh{}, err
+		return plan.Refresh{}, err
 	}
-	return m.engine.Submit(ctx, refresh.Request{Kind: refresh.Remove, Instance: name, Purge: purge})
+	return m.engine.Submit(ctx, refresh.Request{Kind: plan.Remove, Instance: name, Purge: purge})
 }
 
-// Revert starts going back to an earlier revision; 0 means the one before.
-func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (refresh.Refresh, error) {
-	if err := meta.ValidInstance(name); err != nil {
-		return refresh.Refresh{}, err
+// Revert starts the return to an earlier revision; 0 means the previous one.
+func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (plan.Refresh, error) {
+	if err := manifest.ValidInstance(name); err != nil {
+		return plan.Refresh{}, err
 	}
 	if err := m.mayChange("revert " + name); err != nil {
-		return refresh.Refresh{}, err
+		return plan.Refresh{}, err
 	}
-	return m.engine.Submit(ctx, refresh.Request{Kind: refresh.Revert, Instance: name, To: rev})
+	return m.engine.Submit(ctx, refresh.Request{Kind: plan.Revert, Instance: name, To: rev})
 }
 
-// publishInstalled tells the installed index which revisions there are. Who comes
-// second has to read what the first has not seen, and to publish it after him.
+// publishInstalled passes the installed revisions to their index. Of two callers, the second
+// must read what the first has not seen, and publish it after the first.
 func (m *Manager) publishInstalled() error {
 	err := m.tellInstalled()
 	m.observer.PackageChanged("")
@@ -155,8 +186,8 @@ func (m *Manager) tellInstalled() error {
 	return m.tellLaunchersLocked()
 }
 
-// runRoots are the packages of live runs, for the open index. If it cannot be told
-// what runs, everything may: a root without a package stands for that doubt.
+// runRoots returns the packages of live runs, for the open index. If the runs are unknown,
+// any package may run: a root without a package represents that doubt.
 func (m *Manager) runRoots() []index.Root {
 	list, err := m.Tracker.Runs()
 	var roots []index.Root
@@ -169,11 +200,15 @@ func (m *Manager) runRoots() []index.Root {
 		if r.Service != "" {
 			root.Holder = "service " + r.Service + " of " + r.Instance
 		}
+		if r.Session { // the names come from that user, and protect the package for that user alone
+			root.Holder += fmt.Sprintf(" by user %d", r.UID)
+		}
 		var ok bool
 		if root.Package, ok = m.store.Find(r.PackagePrefix); !ok {
-			// A unit of systemd does not carry the hash: it runs what was current when it started.
+			// A systemd unit does not carry the hash: it runs the package that was current
+			// when it started.
 			if _, root.Package, err = m.links.Read(r.Instance); err != nil {
-				continue // nor is the instance ours: another agent's
+				continue // the instance is not ours either: another agent's
 			}
 		}
 		if len(r.Processes) > 0 {
@@ -181,5 +216,34 @@ func (m *Manager) runRoots() []index.Root {
 		}
 		roots = append(roots, root)
 	}
+	return append(roots, m.tiedRoots(list)...)
+}
+
+// tiedRoots returns the packages of processes that have a tether, wherever they were moved,
+// unless they are in one of the runs.
+func (m *Manager) tiedRoots(list []runs.Run) (roots []index.Root) {
+	tied, err := m.engine.Tethered()
+	if err != nil {
+		m.Log.Error("cannot tell what runs, so nothing can be collected", messages.Key, messages.RunsUnreadable, "error", err)
+		return []index.Root{{Holder: "perhaps an application, which cannot be told"}}
+	}
+	for instance, procs := range tied {
+		for _, p := range procs {
+			if inRun(list, instance, p) {
+				continue // the root of the run protects the same package
+			}
+			if pkg, ok := m.store.Find(p.PackagePrefix); ok {
+				roots = append(roots, index.Root{Package: pkg, Holder: "application " + instance, PID: p.PID})
+			}
+		}
+	}
 	return roots
+}
+
+// inRun reports whether a process is in one of the runs of the package of its tether.
+func inRun(list []runs.Run, instance string, p refresh.Tied) bool {
+	return slices.ContainsFunc(list, func(r runs.Run) bool {
+		return r.Instance == instance && r.PackagePrefix == p.PackagePrefix &&
+			slices.ContainsFunc(r.Processes, func(q runs.Process) bool { return q.PID == p.PID })
+	})
 }

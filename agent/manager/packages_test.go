@@ -10,34 +10,31 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/index"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/refresh"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/agent/store/index"
+	"github.com/lull/lull/e2e/require"
 )
 
-// deaf hears nothing.
+// deaf ignores all changes.
 type deaf struct{}
 
-func (deaf) RefreshChanged(refresh.Refresh) {}
-func (deaf) PackageChanged(string)          {}
-func (deaf) SpaceChanged()                  {}
-func (deaf) ConditionsChanged()             {}
-func (deaf) TransfersChanged()              {}
-func (deaf) SystemChanged()                 {}
-func (deaf) RepositoriesChanged()           {}
-func (deaf) PolicyChanged()                 {}
-func (deaf) GoingDown(bool)                 {}
+func (deaf) RefreshChanged(plan.Refresh) {}
+func (deaf) PackageChanged(string)       {}
+func (deaf) SpaceChanged()               {}
+func (deaf) ConditionsChanged()          {}
+func (deaf) TransfersChanged()           {}
+func (deaf) SystemChanged()              {}
+func (deaf) RepositoriesChanged()        {}
+func (deaf) PolicyChanged()              {}
+func (deaf) GoingDown(bool)              {}
 
-// TestCannotBegin: what keeps a manager from beginning is an error, and state.db is
-// free again.
+// TestCannotBegin: a manager that cannot begin returns an error, and releases state.db.
 func TestCannotBegin(t *testing.T) {
-	need.Unified(t)
-	need.Lock(t, "subtree")
+	require.Unified(t)
 	dir, run, conf := t.TempDir(), t.TempDir(), t.TempDir()
 	ctl, err := runctl.Create(run)
 	if err != nil {
@@ -48,12 +45,12 @@ func TestCannotBegin(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tracker.Close()
-	path := filepath.Join(conf, "system.yaml")
-	if err := os.WriteFile(path, []byte("bass: []\n"), 0o644); err != nil {
+	path := filepath.Join(dir, "data")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	c := Config{Root: dir, Conf: conf, RunDir: run, Launcher: "/bin/true", Runctl: ctl, Tracker: tracker, Log: slog.Default()}
-	if m, err := New(c, deaf{}); m != nil || problem.KindOf(err) != problem.BadPolicy || !strings.Contains(err.Error(), path+":1") {
+	if m, err := New(c, deaf{}); m != nil || err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v, %v", m, err)
 	}
 	if err := os.Remove(path); err != nil {
@@ -68,12 +65,10 @@ func TestCannotBegin(t *testing.T) {
 	}
 }
 
-// newManager opens one that hears nothing; it is not started. conf is what its
-// policy says.
+// newManager opens a manager with a deaf observer; it is not started. conf is its policy.
 func newManager(t testing.TB, conf ...string) *Manager {
 	t.Helper()
-	need.Unified(t)
-	need.Lock(t, "subtree")
+	require.Unified(t)
 	dir, run, etc := t.TempDir(), t.TempDir(), t.TempDir()
 	for _, text := range conf {
 		if err := os.WriteFile(filepath.Join(etc, "policy.yaml"), []byte(text), 0o644); err != nil {
@@ -97,8 +92,8 @@ func newManager(t testing.TB, conf ...string) *Manager {
 	return m
 }
 
-// TestWhatIsInstalledIsProtected: of two that tell at once what is installed,
-// the one who is slower does not take away the protection that the other needs.
+// TestWhatIsInstalledIsProtected: of two goroutines that publish the installed revisions at
+// once, the slower one does not remove the protection that the other needs.
 func TestWhatIsInstalledIsProtected(t *testing.T) {
 	m := newManager(t)
 	var all sync.WaitGroup

@@ -1,43 +1,59 @@
 package manager
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lull/lull/agent/exports"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/policy"
 )
 
-// Pending is a refresh that waits for running applications, as people are told of it.
+// Pending is a refresh that waits for running applications, as it is shown to users.
 type Pending struct {
-	refresh.Refresh
-	Launch     *meta.Launch // of the new revision
+	plan.Refresh
+	Launch     *manifest.Launch // of the new revision
 	Icon       string
 	Desktop    string // desktop entry, without .desktop
 	AtDeadline policy.Deadline
-	Reminders  []time.Time // when to bring it to mind again, the deadline last
-	Hold       *state.Hold // that which lasts longest
-	DBusName   string      // of the application that runs
-	Hook       bool        // it has a refresh-pending hook
+	Reminders  []time.Time // when to remind of it, the deadline last
+	Hold       *state.Hold // the one that lasts longest
+	DBusName   string      // of the running application
+	// OldHook, QuitHook and PendingHook report which hooks the running revision has: the
+	// refresh-pending hook of the first format, one that asks the application to quit (in
+	// either format), and one that runs when a refresh becomes pending.
+	OldHook, QuitHook, PendingHook bool
+	// BackgroundApps are those of the running revision, see manifest.Launch. With
+	// RestartBackground the policy lets the helper restart them by itself.
+	BackgroundApps    []string
+	RestartBackground bool
 }
 
-// Pending lists the refreshes that wait for processes, for a condition or for the end
-// of a hold. With all unset, of the first only those of the user uid, and of these only
-// that user's processes; the others are for everybody to know.
+// Pending lists the refreshes that wait for processes, for a condition or for the end of a
+// hold. With all unset, those that wait for processes are limited to processes of the user
+// uid. The others are visible to every user.
 func (m *Manager) Pending(uid uint32, all bool) (list []Pending) {
 	for _, r := range m.engine.All() {
-		if r.State() != refresh.Waiting || len(r.WaitingFor) == 0 && !waitsOtherwise(r) {
+		if r.State() != plan.Waiting || len(r.WaitingFor) == 0 && !waitsOtherwise(r) {
 			continue
 		}
 		if !all {
 			r.WaitingFor = ofUser(r.WaitingFor, uid)
 		}
+		r.WaitingFor = stillThere(r.WaitingFor)
 		if len(r.WaitingFor) > 0 || waitsOtherwise(r) {
 			list = append(list, m.Describe(r))
 		}
@@ -45,8 +61,30 @@ func (m *Manager) Pending(uid uint32, all bool) (list []Pending) {
 	return list
 }
 
-// waitsOtherwise says whether a refresh waits for something that is no process.
-func waitsOtherwise(r refresh.Refresh) bool { return r.Held || len(r.Unmet) > 0 }
+// waitsOtherwise reports whether a refresh waits for something other than processes.
+func waitsOtherwise(r plan.Refresh) bool { return r.Held || len(r.Unmet) > 0 }
+
+// stillThere leaves out the processes that have ended since they were found: the kernel only
+// reports the end of the last one of a run.
+func stillThere(procs []runs.Process) (list []runs.Process) {
+	for _, p := range procs {
+		if p.PID == 0 || lives(p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// lives reports whether a process exists and, judged by its user, is still the same one. An
+// unreadable one counts as existing.
+func lives(p runs.Process) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return false
+	}
+	text := string(b)
+	return err != nil || strings.Contains(text, fmt.Sprintf("\nUid:\t%d\t", p.UID)) && !strings.Contains(text, "\nState:\tZ")
+}
 
 func ofUser(procs []runs.Process, uid uint32) (list []runs.Process) {
 	for _, p := range procs {
@@ -57,12 +95,13 @@ func ofUser(procs []runs.Process, uid uint32) (list []runs.Process) {
 	return list
 }
 
-// Describe adds what people want to see to a refresh.
-func (m *Manager) Describe(r refresh.Refresh) Pending {
-	p := Pending{Refresh: r, Launch: &meta.Launch{Name: r.Instance, Version: r.ToVersion}, AtDeadline: m.Policy().For(r.Instance).AtDeadline}
+// Describe adds to a refresh what is shown to users.
+func (m *Manager) Describe(r plan.Refresh) Pending {
+	p := Pending{Refresh: r, Launch: &manifest.Launch{Name: r.Instance, Version: r.ToVersion}, AtDeadline: m.Policy().With(r.Instance, r.Wishes).AtDeadline,
+		RestartBackground: m.Policy().With(r.Instance, r.Wishes).RestartBackground}
 	if !r.Since.IsZero() {
 		pol := m.Policy()
-		window := policy.Postponement{Since: r.Since, Max: pol.For(r.Instance).MaxPostponement}
+		window := policy.Postponement{Since: r.Since, Max: pol.With(r.Instance, r.Wishes).MaxPostponement}
 		p.Reminders = append(window.Reminders(pol.Schedule.Reminders), window.Deadline())
 	}
 	if r.Held {
@@ -73,7 +112,10 @@ func (m *Manager) Describe(r refresh.Refresh) Pending {
 		}
 	}
 	if l := m.launchOf(r.Instance, r.From); l != nil {
-		_, p.Hook = l.Hooks[meta.HookRefreshPending]
+		p.OldHook = l.Format < manifest.Format2 && l.Hooks[manifest.HookRefreshPending] != nil
+		p.QuitHook = l.SessionHook(manifest.HookQuit) != nil
+		p.PendingHook = l.HasPendingHook()
+		p.BackgroundApps = l.BackgroundApps()
 		for _, a := range l.Apps {
 			if a.DBusName != "" {
 				p.DBusName = a.DBusName
@@ -89,8 +131,8 @@ func (m *Manager) Describe(r refresh.Refresh) Pending {
 	return p
 }
 
-// launchOf reads what a revision's package says of itself; nil where that is unknown.
-func (m *Manager) launchOf(instance string, rev uint32) *meta.Launch {
+// launchOf reads the launch information of a revision's package; nil if that is unknown.
+func (m *Manager) launchOf(instance string, rev uint32) *manifest.Launch {
 	pkg, err := m.links.Package(instance, rev)
 	if err != nil {
 		return nil
@@ -102,18 +144,21 @@ func (m *Manager) launchOf(instance string, rev uint32) *meta.Launch {
 	return l
 }
 
-// DesktopEntry is the exported desktop entry of an instance, without .desktop, or empty.
-func (m *Manager) DesktopEntry(instance string, l *meta.Launch) string {
-	for _, a := range l.Apps {
-		if a.Desktop != "" {
-			return exports.Wrapper(instance, l, a.Name)
+// DesktopEntry returns the exported desktop entry of an instance, without .desktop, or "".
+func (m *Manager) DesktopEntry(instance string, l *manifest.Launch) string {
+	if id := exports.DesktopID(instance, l.App(l.DefaultApp())); id != "" {
+		return id
+	}
+	for i := range l.Apps {
+		if id := exports.DesktopID(instance, &l.Apps[i]); id != "" {
+			return id
 		}
 	}
 	return ""
 }
 
-// Self says of which run a process is: the instance, and the hash of the package that
-// it runs, which may be unknown. The kernel is asked, not the process.
+// Self returns the run that a process belongs to: the instance, and the hash of the package
+// that it runs, which may be unknown. The answer comes from the kernel, not from the process.
 func (m *Manager) Self(pid int) (instance, pkg string, err error) {
 	list, err := m.Tracker.Runs()
 	if err != nil {
@@ -131,24 +176,44 @@ func (m *Manager) Self(pid int) (instance, pkg string, err error) {
 		}
 		return r.Instance, pkg, nil
 	}
-	return "", "", problem.New(problem.NotFound, "cannot tell which application asks: process %d is in no run of one", pid).
+	if tied, err := m.engine.Tethered(); err != nil {
+		return "", "", err
+	} else if instance, prefix, ok := tiedTo(tied, pid); ok {
+		if hash, ok := m.store.Find(prefix); ok {
+			pkg = hash.String()
+		}
+		return instance, pkg, nil
+	}
+	return "", "", errkind.New(errkind.NotFound, "cannot tell which application asks: process %d is in no run of one", pid).
 		WithHint("this works inside an application that lull run has started")
 }
 
-// Offer is the package that a launch of the instance gets now, and the refresh that is
+// tiedTo returns the tether that a process has.
+func tiedTo(tied map[string][]refresh.Tied, pid int) (instance, prefix string, ok bool) {
+	for instance, procs := range tied {
+		for _, p := range procs {
+			if p.PID == pid {
+				return instance, p.PackagePrefix, true
+			}
+		}
+	}
+	return "", "", false
+}
+
+// Offer returns the package that a launch of the instance gets now, and the refresh that is
 // prepared for it, if there is one.
-func (m *Manager) Offer(instance string) (local string, next *refresh.Refresh, err error) {
+func (m *Manager) Offer(instance string) (local string, next *plan.Refresh, err error) {
 	_, pkg, err := m.links.Read(instance)
 	if err != nil {
 		return "", nil, err
 	}
-	if r, ok := m.engine.Of(instance); ok && r.Kind == refresh.Update && r.State() == refresh.Waiting {
+	if r, ok := m.engine.Of(instance); ok && r.Kind == plan.Update && r.State() == plan.Waiting {
 		next = &r
 	}
 	return pkg.String(), next, nil
 }
 
-// revisionName is how a holder in the installed index is called.
+// revisionName returns the name of a holder in the installed index.
 func revisionName(instance string, n uint32) string {
 	return instance + " revision " + strconv.FormatUint(uint64(n), 10)
 }

@@ -5,25 +5,25 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/messages"
 )
 
-// writable says why the root cannot be changed; nil: it can.
+// writable returns why the root cannot be changed; nil means that it can.
 func (m *Manager) writable() error { return unix.Access(m.Root, unix.W_OK) }
 
-// mayChange refuses what would fail half-way.
+// mayChange refuses a change that would fail half-way.
 func (m *Manager) mayChange(what string) error {
 	err := m.writable()
 	if err == nil {
 		return nil
 	}
-	return problem.New(problem.Failed, "cannot %s: %s cannot be written: %w", what, m.Root, err).
+	return errkind.New(errkind.Failed, "cannot %s: %s cannot be written: %w", what, m.Root, err).
 		WithHint("mount it for writing again: mount -o remount,rw; applications can be started all the same")
 }
 
-// Boxed says whether this process has mounts of its own, as a unit with a sandbox
-// has: a copy of the machine's, in which some are read-only.
+// Boxed reports whether this process has mounts of its own, as a sandboxed unit has: a copy
+// of the machine's, with some of them read-only.
 func Boxed() bool {
 	own, err := os.Readlink("/proc/self/ns/mnt")
 	machine, merr := os.Readlink(MachineMounts)
@@ -33,10 +33,10 @@ func Boxed() bool {
 // MachineMounts names the mounts of the machine.
 const MachineMounts = "/proc/1/ns/mnt"
 
-// followMounts takes up again what has waited for the root to become writable. The
-// kernel tells of every mount that changes.
+// followMounts resumes the work that waits for the root to become writable. The kernel
+// reports every change of mounts.
 func (m *Manager) followMounts() {
-	// Not by package os: its poller would take the events away.
+	// Not by package os: its poller would consume the events.
 	path := "/proc/self/mountinfo"
 	if m.Boxed {
 		path = "/proc/1/mountinfo"
@@ -90,17 +90,18 @@ func (m *Manager) followMounts() {
 	}
 }
 
-// writableOutside says whether the machine may write the root, though we may not: a
-// mount that was read-only when our copy of it was made stays so in the copy.
+// writableOutside reports whether the machine may write the root, though the agent may not: a
+// mount that was read-only when the agent's copy of it was made stays so in the copy.
 func (m *Manager) writableOutside() bool {
 	var st unix.Statfs_t
 	return unix.Statfs("/proc/1/root"+m.Root, &st) == nil && st.Flags&unix.ST_RDONLY == 0
 }
 
-// Outdated is closed when only an agent that starts now can write the root.
+// Outdated returns a channel that is closed when only an agent that starts now can write the
+// root.
 func (m *Manager) Outdated() <-chan struct{} { return m.outdated }
 
-// wake goes on where a root that could not be written has stopped everything.
+// wake resumes the work that an unwritable root has stopped.
 func (m *Manager) wake() {
 	if m.asleep.CompareAndSwap(true, false) {
 		if err := m.resume(); err != nil {
@@ -114,7 +115,7 @@ func (m *Manager) wake() {
 	m.nudge()
 }
 
-// resume puts right what was lost and takes up the refreshes that were interrupted.
+// resume restores lost state and resumes the interrupted refreshes.
 func (m *Manager) resume() error {
 	if err := m.settle(); err != nil {
 		return err

@@ -8,13 +8,13 @@ import (
 // jitter spreads ten thousand machines over a tenth of the interval.
 func jitter(d time.Duration) time.Duration { return d - d/20 + rand.N(d/10+1) }
 
-// schedule is the next moment of something that is done every so often.
+// schedule is the next time of a periodic action.
 type schedule struct {
-	at   time.Time     // zero: never
-	most time.Duration // no longer than this may be left at any time
+	at   time.Time     // zero means never
+	most time.Duration // the longest time that may be left
 }
 
-// after is due once every has passed, give or take.
+// after returns a schedule that is due when about the time every has passed.
 func after(now time.Time, every time.Duration) schedule {
 	if every <= 0 {
 		return schedule{}
@@ -23,12 +23,12 @@ func after(now time.Time, every time.Duration) schedule {
 	return schedule{now.Add(d), d}
 }
 
-// settling is about how long is waited after a start with what is overdue: the
-// network may not be there yet, and there is enough to do.
+// settling is about how long an overdue check waits after a start: the network may not be up
+// yet, and there is enough other work.
 const settling = 10 * time.Minute
 
-// next is due once every has passed since the last time, give or take, but not at
-// once. Without a last time, or with one that is to come, it counts from now.
+// next returns a schedule that is due when about the time every has passed since last, but
+// not at once. Without a last time, or with one in the future, it counts from now.
 func next(now, last time.Time, every time.Duration) schedule {
 	s := after(now, every)
 	if every <= 0 || last.IsZero() || last.After(now) {
@@ -41,9 +41,47 @@ func next(now, last time.Time, every time.Duration) schedule {
 	return schedule{due, due.Sub(now)}
 }
 
-// over says whether it is due. A clock that was set back, so that more is left
-// than there can be, makes it due too.
+// over reports whether it is due. A clock that was set back, so that more time is left than
+// possible, makes it due too.
 func (s schedule) over(now time.Time) bool {
 	left := s.at.Sub(now)
 	return !s.at.IsZero() && (left <= 0 || left > s.most)
+}
+
+// firstRetry is the delay before the first retry of a check that has failed for want of
+// network; each further failure doubles it.
+const firstRetry = 2 * time.Minute
+
+// afterFailure returns a schedule that is due sooner than every, after so many failures in a
+// row, counted from 1. It is not due before wait has passed, which a server has requested.
+// The delay is varied by up to a half: machines that lost their network together do not
+// return together.
+func afterFailure(now time.Time, failures int, every, wait time.Duration) schedule {
+	if every <= 0 {
+		return schedule{}
+	}
+	d := min(firstRetry<<min(failures-1, 16), every)
+	d = d/2 + rand.N(d+1)
+	if wait > 0 {
+		d = max(d, wait+rand.N(wait/10+1))
+	}
+	return schedule{now.Add(d), d}
+}
+
+// networkSpread is the time over which machines are spread whose network comes up together,
+// as after a power cut.
+const networkSpread = 30 * time.Minute
+
+// onNetwork returns the schedule after the network has come up. A check that is overdue, or
+// has failed for want of network, is due a while later than now; otherwise due stays.
+func onNetwork(now, last time.Time, every time.Duration, failed bool, due schedule) schedule {
+	overdue := failed || !last.IsZero() && now.Sub(last) > every
+	if every <= 0 || !overdue {
+		return due
+	}
+	d := rand.N(min(networkSpread, every) + 1)
+	if s := (schedule{now.Add(d), d}); due.at.IsZero() || s.at.Before(due.at) {
+		return s
+	}
+	return due
 }

@@ -3,9 +3,12 @@ package manager
 import (
 	"testing"
 	"time"
+
+	"github.com/lull/lull/agent/repositories"
 )
 
-// A look into the repositories is due by the time of the last one, over restarts.
+// The next check of the repositories is due by the time of the last one, also after a
+// restart.
 func TestNext(t *testing.T) {
 	now := time.Date(2030, 5, 6, 12, 0, 0, 0, time.UTC)
 	const every = 6 * time.Hour
@@ -35,16 +38,16 @@ func TestNext(t *testing.T) {
 	}
 }
 
-// When the repositories were read is known to the next agent.
+// The time of the last reading of the repositories is kept for the next agent.
 func TestLastCheckLasts(t *testing.T) {
 	m := newManager(t)
-	if last := m.Repositories().LastCheck; !last.IsZero() {
+	if last := m.repos.State().LastCheck; !last.IsZero() {
 		t.Fatalf("it was never, and is %v", last)
 	}
-	m.noteCheck(nil)
-	last := m.Repositories().LastCheck
-	again := &Manager{Config: m.Config}
-	if err := again.loadLastCheck(); err != nil || !again.Repositories().LastCheck.Equal(last) {
-		t.Errorf("%v is remembered as %v (%v)", last, again.Repositories().LastCheck, err)
+	m.repos.NoteCheck(true, nil, nil)
+	last := m.repos.State().LastCheck
+	again := repositories.New(m.repos.Config)
+	if err := again.LoadLastCheck(); err != nil || !again.State().LastCheck.Equal(last) {
+		t.Errorf("%v is remembered as %v (%v)", last, again.State().LastCheck, err)
 	}
 }

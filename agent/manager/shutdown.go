@@ -7,15 +7,16 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
-// Resumed is a file in the run folder. It is there if the agent, when it started, found
-// prepared refreshes in the journal, and has their ids, one a line. lull-boot.service
-// looks for it: a boot with nothing to wait for costs nothing.
+// Resumed is a file in the run directory. It exists if the agent, when it started, found
+// prepared refreshes in the journal, and has their IDs, one per line. lull-boot.service
+// checks for it: a boot with nothing to wait for costs nothing.
 const Resumed = "resumed"
 
-// resumeRefreshes takes up the journal, and tells the boot before what it may wait for.
+// resumeRefreshes first writes down which refreshes the boot may wait for, and then takes up
+// the journal.
 func (m *Manager) resumeRefreshes() error {
 	if err := m.tellBoot(); err != nil {
 		return err
@@ -35,7 +36,7 @@ func (m *Manager) tellBoot() error {
 		err = nil
 	}
 	if err != nil {
-		return problem.New(problem.KindOf(err), "cannot tell the boot about prepared refreshes: %w", err)
+		return errkind.New(errkind.KindOf(err), "cannot tell the boot about prepared refreshes: %w", err)
 	}
 	return nil
 }
@@ -52,8 +53,8 @@ func (m *Manager) hearOfShutdown() {
 	}
 }
 
-// followLogind passes on that the machine is about to go down, and that there is a
-// logind, of which locks can be had.
+// followLogind passes on that the machine is about to go down, and that logind is available
+// for locks.
 func (m *Manager) followLogind() {
 	if m.Logind == nil {
 		return

@@ -12,24 +12,25 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/gc"
-	"github.com/lull/lull/agent/index"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/store/gc"
+	"github.com/lull/lull/agent/store/index"
+	"github.com/lull/lull/agent/vacancy"
 )
 
-// space is when the collector last ran, and whether it should.
+// space records when the collector last ran, and whether it should run.
 type space struct {
 	collecting sync.Mutex // one collection at a time
 
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the fields below
 	last gc.Result
 	at   time.Time
-	done bool   // the last collection took all there was
+	done bool   // the last collection has removed all unprotected content
 	left uint64 // of the indices, before it began
 
 	wanted chan struct{} // capacity 1
@@ -42,15 +43,15 @@ func (s *space) want() {
 	}
 }
 
-// nothing says that a collection would find nothing to take, with what the
-// indices say to Left.
+// nothing reports whether a collection would find nothing to remove, given the Left of the
+// indices.
 func (s *space) nothing(left uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.done && s.left == left
 }
 
-// followSpace collects when somebody has said that there may be something to take.
+// followSpace collects on request, when there may be something to remove.
 func (m *Manager) followSpace() {
 	refused := false
 	for {
@@ -73,8 +74,8 @@ func (m *Manager) followSpace() {
 	}
 }
 
-// tidy collects if anything has lost its protection since that was done last, and
-// what was in use lately if the disk is too full.
+// tidy collects if anything has lost its protection since the last collection. If the disk is
+// too full it also removes recently used content.
 func (m *Manager) tidy() error {
 	if !m.space.nothing(m.indices.Left()) {
 		if _, err := m.Collect(m.ctx, 0); err != nil {
@@ -89,13 +90,13 @@ func (m *Manager) tidy() error {
 	return err
 }
 
-// Plan says what Collect would take away now.
+// Plan returns what Collect would remove now.
 func (m *Manager) Plan(ctx context.Context) (*gc.Plan, error) {
 	return gc.MakePlan(ctx, m.store, m.indices.Snapshot())
 }
 
-// Collect takes away what no index protects, or, with free above 0, enough of it
-// to free so many bytes; if there is not enough, what was in use lately goes too.
+// Collect removes unprotected content, or, with free above 0, enough of it to free that many
+// bytes. If there is not enough, recently used content is removed too.
 func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 	if err := m.mayChange("collect"); err != nil {
 		return gc.Result{}, err
@@ -117,19 +118,23 @@ func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 	m.space.last, m.space.at = result, time.Now()
 	m.space.done, m.space.left = err == nil && free == 0 && result.Strays == 0, left
 	m.space.mu.Unlock()
-	m.countCollection(result, start, err)
+	m.metrics.Collected(result, start, err)
 	if result.Blobs+result.Packages > 0 || err != nil {
 		m.Log.Info("collected", messages.Key, messages.Collected, "blobs", result.Blobs, "packages", result.Packages, "bytes", result.Bytes, "took", time.Since(start), "error", err)
 	}
 	if result.Strays > 0 {
 		m.Log.Warn("processes use packages outside any run, which stay as long as they do", messages.Key, messages.Strays, "processes", result.Strays)
 	}
+	if len(result.Unread) > 0 && !m.User {
+		m.Log.Warn("processes cannot be read, and what they use is not kept by that", "processes", unreadText(result.Unread))
+	}
 	m.observer.SpaceChanged()
+	m.tidyLocal(ctx)
 	return result, err
 }
 
-// evictFor takes out of the recent index what has to go to free so many bytes,
-// what was left longest ago first.
+// evictFor removes from the recent index the entries that must go to free that many bytes. It
+// begins with those released longest ago.
 func (m *Manager) evictFor(ctx context.Context, free int64) error {
 	recent := m.indices.Of(index.RecentIndex)
 	if len(recent) == 0 {
@@ -154,20 +159,20 @@ func (m *Manager) evictFor(ctx context.Context, free int64) error {
 	return nil
 }
 
-// collectForSpace serves a resolve that has hit a full disk.
+// collectForSpace collects for a resolve that has hit a full disk.
 func (m *Manager) collectForSpace(ctx context.Context) error {
 	if err := m.system.MayCollect(); err != nil {
-		return problem.New(problem.Busy, "cannot make room on the disk: %w", err).WithHint("%s", problem.HintOf(err))
+		return errkind.New(errkind.Busy, "cannot make room on the disk: %w", err).WithHint("%s", errkind.HintOf(err))
 	}
 	m.indices.Evict()
 	_, err := m.Collect(ctx, 0)
 	return err
 }
 
-// Why lists the chains that keep something: an instance (its current package), a
-// hash, the first 16 digits of a package's, or a path below the root.
+// Why lists the chains that keep something: an instance (its current package), a hash, the
+// first 16 digits of a package's hash, or a path below the root.
 func (m *Manager) Why(what string) ([]gc.Chain, error) {
-	if meta.ValidInstance(what) == nil {
+	if manifest.ValidInstance(what) == nil {
 		if _, pkg, err := m.links.Read(what); err == nil {
 			what = pkg.String()
 		}
@@ -175,7 +180,7 @@ func (m *Manager) Why(what string) ([]gc.Chain, error) {
 	return gc.Why(m.store, m.indices.Snapshot(), what)
 }
 
-// SpaceState is how the disk and the indices are.
+// SpaceState is the state of the disk and the indices.
 type SpaceState struct {
 	Free, Total int64 // of the file system, as root sees it
 	Used        int64 // by blobs
@@ -185,7 +190,7 @@ type SpaceState struct {
 	LastAt      time.Time
 }
 
-// Space measures.
+// Space measures the disk.
 func (m *Manager) Space() (s SpaceState, err error) {
 	disk, err := m.store.Space()
 	if err != nil {
@@ -200,10 +205,10 @@ func (m *Manager) Space() (s SpaceState, err error) {
 	return s, err
 }
 
-// Roots lists the indices alone, which costs little.
+// Roots lists only the indices, which costs little.
 func (m *Manager) Roots() []index.Root { return m.indices.Snapshot() }
 
-// LastCollection is how the last collection went.
+// LastCollection returns the result of the last collection, and its time.
 func (m *Manager) LastCollection() (gc.Result, time.Time) {
 	m.space.mu.Lock()
 	defer m.space.mu.Unlock()
@@ -214,8 +219,8 @@ func (m *Manager) LastCollection() (gc.Result, time.Time) {
 // the lease is closed. PACKAGE/NAME is a subpackage, also of a subpackage.
 func (m *Manager) Open(what, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
 	first, rest, more := strings.Cut(what, "/")
-	if _, err := digest.Parse(first); err != nil && meta.ValidInstance(first) != nil {
-		return nil, nil, problem.New(problem.Invalid, "cannot open %.160q: %.80q is neither a package hash nor an instance", what, first)
+	if _, err := digest.Parse(first); err != nil && manifest.ValidInstance(first) != nil {
+		return nil, nil, errkind.New(errkind.Invalid, "cannot open %.160q: %.80q is neither a package hash nor an instance", what, first)
 	}
 	dir, lease, err = m.openPackage(first, holder, pid)
 	for err == nil && more {
@@ -231,8 +236,7 @@ func (m *Manager) Open(what, holder string, pid int) (dir *os.File, lease *index
 	return dir, lease, err
 }
 
-// openSub opens a subpackage by its name. Whoever calls holds the package that
-// contains it.
+// openSub opens a subpackage by its name. The caller holds the package that contains it.
 func (m *Manager) openSub(pkg digest.Digest, name, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
 	l, err := m.store.Launch(pkg)
 	if err != nil {
@@ -240,7 +244,7 @@ func (m *Manager) openSub(pkg digest.Digest, name, holder string, pid int) (dir 
 	}
 	sub, there := l.Subpackages[name]
 	if !there {
-		e := problem.New(problem.NotFound, "%s has no subpackage %.80q", l.Name, name)
+		e := errkind.New(errkind.NotFound, "%s has no subpackage %.80q", l.Name, name)
 		if len(l.Subpackages) > 0 {
 			e = e.WithHint("it has %s", strings.Join(slices.Sorted(maps.Keys(l.Subpackages)), ", "))
 		}
@@ -256,7 +260,7 @@ func (m *Manager) openPackage(what, holder string, pid int) (dir *os.File, lease
 			return nil, nil, err
 		}
 	}
-	lease = m.indices.Lease(pkg, holder, pid) // before residency is looked at
+	lease = m.indices.Lease(pkg, holder, pid) // before residency is checked
 	dir, err = m.store.OpenPackage(pkg)
 	if err != nil {
 		lease.Close()
@@ -265,36 +269,36 @@ func (m *Manager) openPackage(what, holder string, pid int) (dir *os.File, lease
 	return dir, lease, nil
 }
 
-// Finding is something wrong in the store, and whether it was put right.
+// Finding is a problem in the store, and whether it was repaired.
 type Finding struct {
 	store.Finding
 	Repaired bool
 }
 
-// Verify reads everything again and, with repair, fetches what is broken. The
-// first error of a repair is returned beside all findings.
-func (m *Manager) Verify(ctx context.Context, repair bool) (list []Finding, checked int, err error) {
+// Verify re-reads the whole store and, with repair, fetches broken content. The first error
+// of a repair is returned beside all findings.
+func (m *Manager) Verify(ctx context.Context, repair bool, progress func(done, total int64)) (list []Finding, checked int, err error) {
 	if repair {
 		if err := m.mayChange("repair the store"); err != nil {
 			return nil, 0, err
 		}
 	}
-	m.space.collecting.Lock() // what is being taken away is not broken
-	found, checked, err := m.store.Verify(ctx, nil)
+	m.space.collecting.Lock() // content that is being removed is not broken
+	found, checked, err := m.store.Verify(ctx, progress, m.sealed)
 	m.space.collecting.Unlock() // a repair may need a collection
 	for _, f := range found {
 		list = append(list, Finding{Finding: f})
 	}
 	defer func() {
-		// Behind the repair of the store, which may be all that an instance lacked.
+		// After the repair of the store, which may have been enough for an instance.
 		more, ierr := m.verifyInstances(ctx, repair)
 		list, err = append(list, more...), errors.Join(err, ierr)
 	}()
 	if err != nil || !repair || len(list) == 0 {
 		return list, checked, err
 	}
-	// All that is broken goes before anything is fetched. What a package lacks beyond
-	// what was found for it, because its meta could not be read, is known then too.
+	// All broken content is removed before anything is fetched. After that it is also known
+	// what a package lacks beyond its findings, because its meta could not be read.
 	condemned := make([]error, len(list))
 	for i, f := range list {
 		condemned[i] = m.store.Condemn(f.Finding)
@@ -316,6 +320,11 @@ func (m *Manager) Verify(ctx context.Context, repair bool) (list []Finding, chec
 	return list, checked, err
 }
 
+// sealed reads an inode whose lease a refresh has.
+func (m *Manager) sealed(dev, ino uint64, read func(io.ReaderAt)) bool {
+	return m.engine.Vacancy != nil && m.engine.Vacancy.Read(vacancy.Inode{Dev: dev, Ino: ino}, read)
+}
+
 // needing lists the packages that a finding concerns.
 func (f *Finding) needing() []digest.Digest {
 	if len(f.Packages) > 0 || f.Package.IsZero() {
@@ -324,16 +333,16 @@ func (f *Finding) needing() []digest.Digest {
 	return []digest.Digest{f.Package}
 }
 
-// repairPackage builds the package's tree again, with what it lacks from the first
-// repository that has it.
+// repairPackage rebuilds the package's tree, with missing content from the first repository
+// that has it.
 func (m *Manager) repairPackage(ctx context.Context, pkg digest.Digest) error {
 	err := m.resolver.Repair(ctx, pkg, nowhere{}, "repair", nil)
-	for _, a := range m.Repositories().Addresses {
+	for _, a := range m.repos.State().Addresses {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		var client *repo.Client
-		if client, err = m.client(a[0]); err == nil {
+		if client, err = m.repos.Client(a[0]); err == nil {
 			err = m.resolver.Repair(ctx, pkg, client, "repair", nil)
 		}
 	}
@@ -344,10 +353,10 @@ func (m *Manager) repairPackage(ctx context.Context, pkg digest.Digest) error {
 type nowhere struct{}
 
 func (nowhere) Blob(_ context.Context, d digest.Digest, _ int64) (io.ReadCloser, error) {
-	return nil, problem.New(problem.NotFound, "cannot fetch blob %s: no repository has it", d.Short())
+	return nil, errkind.New(errkind.NotFound, "cannot fetch blob %s: no repository has it", d.Short())
 }
 
-// belowWatermark says whether less is free than policy wants.
+// belowWatermark reports whether less is free than policy wants.
 func (m *Manager) belowWatermark() bool {
 	s, err := m.store.Space()
 	if err != nil {

@@ -3,14 +3,16 @@ package manager
 import (
 	"testing"
 
-	"github.com/lull/lull/agent/index"
+	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/store/index"
+	"github.com/lull/lull/agent/store/storetest"
 )
 
 // TestTidy: the collector runs by itself only if something has lost its protection.
 func TestTidy(t *testing.T) {
 	m := newManager(t, "gc: {reserve: 0, watermark: 0}\n")
-	list := fill(t, m.store, "p", 2)
+	list := storetest.Metas(t, m.store, "p", 2)
 	m.indices.SetBase(rootsOf(list))
 	tidy := func(what string, runs bool) {
 		t.Helper()
@@ -33,4 +35,11 @@ func TestTidy(t *testing.T) {
 		t.Error("it was not the right one that went")
 	}
 	tidy("nothing again", false)
+}
+
+func rootsOf(list []digest.Digest) (roots []index.Root) {
+	for _, d := range list {
+		roots = append(roots, index.Root{Package: d})
+	}
+	return roots
 }

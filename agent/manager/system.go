@@ -10,47 +10,57 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/resolve"
-	"github.com/lull/lull/agent/system"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/store/resolve"
+	"github.com/lull/lull/agent/sysupdate"
 	"github.com/lull/lull/policy/strictyaml"
 )
 
-// systemFile is what whoever assembles a system image writes into system.yaml:
-// package hashes. Base packages are the system itself, cache packages are to be
-// available offline; neither is ever collected. A package that is not here is
-// protected from the moment it is.
+// systemFile is the content of system.yaml, which the builder of a system image writes:
+// package hashes. Base packages are the system itself, and cache packages must be available
+// offline; neither is ever collected. A package that is not resident yet is protected from
+// the moment it is.
 type systemFile struct {
-	Base  []digest.Digest `yaml:"base"`
-	Cache []digest.Digest `yaml:"cache"`
+	Base  []digest.Digest `yaml:"base" json:"base"`
+	Cache []digest.Digest `yaml:"cache" json:"cache"`
 }
 
-// readSystem reads system.yaml; a file that is not there names nothing. Kind
-// BadPolicy names file and line.
-func (m *Manager) readSystem() (f systemFile, err error) {
-	path := filepath.Join(m.Conf, "system.yaml")
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return f, nil
-	}
+// readSystem reads system.yaml; a missing file names nothing. An error of kind BadPolicy
+// names file and line.
+func (m *Manager) readSystem() (systemFile, error) {
+	f, err := parseSystem(m.systemFile())
 	if err == nil {
+		m.keepLastGood(func(g *lastGood) { g.System = &f })
+	}
+	return f, err
+}
+
+func (m *Manager) systemFile() string { return filepath.Join(m.Conf, "system.yaml") }
+
+func parseSystem(path string) (f systemFile, err error) {
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = nil
+	case err == nil:
 		err = strictyaml.Decode(path, b, &f)
 	}
 	if err != nil {
-		return f, problem.New(problem.BadPolicy, "%w", err)
+		return systemFile{}, errkind.New(errkind.BadPolicy, "%w", err)
 	}
 	return f, nil
 }
 
-// loadSystem has the durable sets in the indices when it returns.
+// loadSystem puts the durable sets into the indices before it returns.
 func (m *Manager) loadSystem() error {
-	f, err := m.readSystem()
-	if err != nil {
-		return err
+	f, refused := m.firstSystem()
+	if refused != nil {
+		m.policyRead.Store(&reading{at: time.Now(), err: joinConfig(m.PolicyError(), refused)})
 	}
-	m.system, err = system.Load(system.World{
+	var err error
+	m.system, err = sysupdate.Load(sysupdate.World{
 		Root: m.Root, BootID: m.BootID, State: m.state, Store: m.store, Indices: m.indices, Resolver: m.resolver, RunHook: m.services.Run,
 		Repository: m.source, Log: m.Log, Changed: m.observer.SystemChanged,
 		Collect:   func(ctx context.Context) error { _, err := m.Collect(ctx, 0); return err },
@@ -62,17 +72,16 @@ func (m *Manager) loadSystem() error {
 	return m.system.SetFactory(f.Base, f.Cache)
 }
 
-// settleSystem puts a set that was staged in an earlier boot into effect. That it
-// cannot be done is no reason to serve nobody: lull system status says why.
+// settleSystem puts a set into effect that was staged in an earlier boot. A failure does not
+// keep the agent from serving: lull system status shows the reason.
 func (m *Manager) settleSystem() {
 	if err := m.system.Settle(); err != nil {
 		m.Log.Error("cannot settle which system is in effect", "error", err)
 	}
 }
 
-// StageSystem begins to stage an update: NAME, NAME@CHANNEL or the hash of a
-// package, or with nothing the one that was interrupted. Repository "" is the
-// first that has it.
+// StageSystem begins to stage an update: NAME, NAME@CHANNEL or the hash of a package; an
+// empty what means the interrupted one. An empty repository means the first that has it.
 func (m *Manager) StageSystem(ctx context.Context, what, repository string) error {
 	if err := m.mayChange("stage a system update"); err != nil {
 		return err
@@ -80,7 +89,7 @@ func (m *Manager) StageSystem(ctx context.Context, what, repository string) erro
 	if what == "" {
 		return m.system.Continue()
 	}
-	u := system.Update{Asked: what}
+	u := sysupdate.Update{Asked: what}
 	var err error
 	if u.Package, err = digest.Parse(what); err == nil {
 		u.Repository, err = m.repositoryWith(ctx, u.Package, repository)
@@ -93,23 +102,19 @@ func (m *Manager) StageSystem(ctx context.Context, what, repository string) erro
 	return m.system.Stage(u)
 }
 
-// lookUp finds what a channel offers.
+// lookUp returns the offer of a channel.
 func (m *Manager) lookUp(ctx context.Context, what, repository string) (pkg digest.Digest, from string, err error) {
 	name, channel, found := strings.Cut(what, "@")
 	if !found {
 		channel = "stable"
 	}
-	if meta.ValidName(name) != nil {
-		return pkg, "", problem.New(problem.Invalid, "cannot look for a system update %.80q: want NAME, NAME@CHANNEL or the hash of a package", what)
+	if manifest.ValidName(name) != nil {
+		return pkg, "", errkind.New(errkind.Invalid, "cannot look for a system update %.80q: want NAME, NAME@CHANNEL or the hash of a package", what)
 	}
 	if from, err = m.chooseRepository(ctx, name, repository, channel); err != nil {
 		return pkg, "", err
 	}
-	client, err := m.client(from)
-	if err != nil {
-		return pkg, "", err
-	}
-	p, err := client.Channel(ctx, name, channel)
+	p, err := m.offered(ctx, name, from, channel, false)
 	if err != nil {
 		return pkg, "", err
 	}
@@ -119,12 +124,12 @@ func (m *Manager) lookUp(ctx context.Context, what, repository string) (pkg dige
 // repositoryWith finds the repository that has a package.
 func (m *Manager) repositoryWith(ctx context.Context, pkg digest.Digest, only string) (string, error) {
 	if only != "" {
-		_, err := m.client(only)
+		_, err := m.repos.Client(only)
 		return only, err
 	}
-	_, err := m.client("") // says what to do if there is none
-	for _, a := range m.Repositories().Addresses {
-		client, cerr := m.client(a[0])
+	_, err := m.repos.Client("") // the error has advice if there is none
+	for _, a := range m.repos.State().Addresses {
+		client, cerr := m.repos.Client(a[0])
 		if cerr != nil {
 			continue
 		}
@@ -136,21 +141,23 @@ func (m *Manager) repositoryWith(ctx context.Context, pkg digest.Digest, only st
 	return "", err
 }
 
-// source is a repository as nothing but a place that blobs come from.
+// source returns a repository only as a source of blobs.
 func (m *Manager) source(name string) (resolve.Source, error) {
-	client, err := m.client(name)
+	client, err := m.repos.Client(name)
 	if err != nil {
 		return nil, err
 	}
 	return client, nil
 }
 
-// CommitSystem keeps the booted set; what only the one before needed may go.
+// CommitSystem keeps the booted set. Content that only the previous one needed may be
+// removed.
 func (m *Manager) CommitSystem(ctx context.Context) error {
 	return m.decideSystem("commit a system update", func() error { return m.system.Commit(ctx) })
 }
 
-// RollbackSystem gives up what is not committed, and so may what only that needed.
+// RollbackSystem gives up the uncommitted set. Content that only that set needed may be
+// removed.
 func (m *Manager) RollbackSystem() error {
 	return m.decideSystem("roll back a system update", m.system.Rollback)
 }
@@ -166,10 +173,10 @@ func (m *Manager) decideSystem(what string, do func() error) error {
 	return err
 }
 
-// System says which sets there are, and how far an update has come.
-func (m *Manager) System() system.Status { return m.system.Status() }
+// System returns which sets there are, and the progress of an update.
+func (m *Manager) System() sysupdate.Status { return m.system.Status() }
 
-// CollectionRefused says why nothing may be collected at all, or nil.
+// CollectionRefused returns why nothing may be collected at all, or nil.
 func (m *Manager) CollectionRefused() error { return m.system.MayCollect() }
 
 // SetRetained replaces the retained index; it is durable on return.
@@ -180,9 +187,9 @@ func (m *Manager) SetRetained(list []digest.Digest) error {
 	return m.system.Retain(list)
 }
 
-// ResolveRetained makes a package resident that the system updater retains.
-// Repository "" is the first that has it.
-func (m *Manager) ResolveRetained(ctx context.Context, pkg digest.Digest, repository string) error {
+// ResolveRetained makes a package resident that the system updater retains. An empty
+// repository means the first that has it.
+func (m *Manager) ResolveRetained(ctx context.Context, pkg digest.Digest, repository string, progress func(done, total int64)) error {
 	if err := m.mayChange("resolve package " + pkg.Short()); err != nil {
 		return err
 	}
@@ -193,10 +200,10 @@ func (m *Manager) ResolveRetained(ctx context.Context, pkg digest.Digest, reposi
 		}
 		return m.source(name)
 	})
-	return m.system.Resolve(ctx, pkg, from, "system updater", nil)
+	return m.system.Resolve(ctx, pkg, from, "system updater", progress)
 }
 
-// lazySource looks for the repository when something is to be fetched from it.
+// lazySource determines the repository when content is fetched from it.
 type lazySource func() (resolve.Source, error)
 
 // Blob implements resolve.Source.
@@ -208,15 +215,15 @@ func (f lazySource) Blob(ctx context.Context, d digest.Digest, offset int64) (io
 	return src.Blob(ctx, d, offset)
 }
 
-// checkSystem is the doctor's look at system updates.
+// checkSystem is the doctor's check of system updates.
 func (m *Manager) checkSystem(add func(name, state, seen, advice string)) {
 	switch st := m.System(); {
-	case st.State == system.Booted:
+	case st.State == sysupdate.Booted:
 		add("system", checkWarn, "system "+st.Booted.Version+" is booted and not committed; nothing is collected",
 			"lull system commit keeps it, lull system rollback goes back")
 	case st.Err != nil:
-		add("system", checkWarn, st.Err.Error(), problem.HintOf(st.Err))
-	case st.State == system.Interrupted:
+		add("system", checkWarn, st.Err.Error(), errkind.HintOf(st.Err))
+	case st.State == sysupdate.Interrupted:
 		add("system", checkWarn, "staging "+st.Asked+" was interrupted",
 			"lull system stage goes on where it has stopped, lull system rollback gives it up")
 	case st.Committed != nil:

@@ -9,25 +9,25 @@ import (
 	"time"
 )
 
-// Wanted is a file in the run folder. It is there while a refresh is under way, and a
-// little longer. Helpers that have nothing to do end; users' systemds look at this file
-// (lull-userd.path) and start them again, which the agent could not: it reaches into
-// no session, and follows no path into one. A boot forgets it.
+// Wanted is a file in the run directory. It exists while a refresh is under way, and a little
+// longer. Helpers that have no work exit; users' systemds watch this file (lull-userd.path)
+// and restart them. The agent cannot do that: it reaches into no session, and follows no path
+// into one. A boot removes the file.
 const Wanted = "wanted"
 
-// wantedLinger is how long the file stays after the last refresh: systemd looks whether
-// it is there some time after the kernel has told of it, and may be busy.
+// wantedLinger is how long the file stays after the last refresh: systemd checks for it some
+// time after the event from the kernel, and may be busy.
 const wantedLinger = 5 * time.Second
 
-// wanted is that file.
+// wanted is the state of that file.
 type wanted struct {
-	mu     sync.Mutex // guards what follows, and the file
+	mu     sync.Mutex // guards the fields below, and the file
 	there  bool
 	linger *time.Timer // removes it
 	closed bool
 }
 
-// wantHelpers makes the file, or has it removed in a while.
+// wantHelpers creates the file, or schedules its removal.
 func (m *Manager) wantHelpers() {
 	m.wanted.mu.Lock()
 	defer m.wanted.mu.Unlock()
@@ -71,7 +71,7 @@ func (m *Manager) adoptWanted() {
 	m.wantHelpers()
 }
 
-// closeWanted leaves the file as it is: the next agent goes on with what is under way.
+// closeWanted leaves the file as it is: the next agent goes on with the refreshes under way.
 func (m *Manager) closeWanted() {
 	m.wanted.mu.Lock()
 	defer m.wanted.mu.Unlock()
@@ -82,7 +82,7 @@ func (m *Manager) closeWanted() {
 	}
 }
 
-// HelpersWanted says whether users' helpers have something to do, or may have soon.
+// HelpersWanted reports whether users' helpers have work, or may have some soon.
 func (m *Manager) HelpersWanted() bool { return m.engine.UnderWay() }
 
 func (m *Manager) wantedFile() string { return filepath.Join(m.RunDir, Wanted) }

@@ -8,21 +8,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
-// Replace puts text in the place of the file at path, whose folder has to be
-// there. A reader sees the old or the new text as a whole. Nothing is flushed:
-// after a power cut the figures are of the past anyway, and the next agent writes
-// them anew.
+// Replace replaces the content of the file at path by text. Its directory must exist. A
+// reader sees the old or the new text as a whole. The file is not flushed: after a power cut
+// the figures are outdated anyway, and the next agent rewrites them.
 //
-// The folder may be below one that belongs to a service (Debian's is below that
-// of the user prometheus). So no symbolic link is followed on the way, and from
-// then on the folder is known by its descriptor.
+// The directory may be below one that belongs to a service (Debian's is below that of the
+// user prometheus). So no symbolic link is followed on the way, and afterwards the directory
+// is used by its descriptor.
 func Replace(path string, text []byte) error {
 	err := inFolder(path, func(dir int, name string) error {
 		tmp := tempName(name)
-		if err := unlink(dir, tmp); err != nil { // of an agent that died
+		if err := unlink(dir, tmp); err != nil { // of an agent that crashed
 			return err
 		}
 		err := create(dir, tmp, text)
@@ -37,7 +36,7 @@ func Replace(path string, text []byte) error {
 	return failed("write", path, err)
 }
 
-// Remove takes the file away; one that is not there is no error.
+// Remove removes the file. A missing file is not an error.
 func Remove(path string) error {
 	return failed("remove", path, inFolder(path, func(dir int, name string) error { return unlink(dir, name) }))
 }
@@ -47,15 +46,15 @@ func failed(what, path string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.ELOOP):
-		return problem.New(problem.Failed, "cannot %s the metrics in %s: a symbolic link is on the way to it: %w", what, path, err).
+		return errkind.New(errkind.Failed, "cannot %s the metrics in %s: a symbolic link is on the way to it: %w", what, path, err).
 			WithHint("metrics.textfile in the policy names the file by the folders that it is really in")
 	}
-	return problem.New(problem.KindOf(err), "cannot %s the metrics in %s: %w", what, path, err).
+	return errkind.New(errkind.KindOf(err), "cannot %s the metrics in %s: %w", what, path, err).
 		WithHint("metrics.textfile in the policy names the file; its folder has to be there")
 }
 
-// tempName does not end as the collector expects it, and is always the same, so
-// that a crash leaves one file at the most.
+// tempName does not have the suffix that the collector expects. It is constant, so that a
+// crash leaves at most one file.
 func tempName(name string) string { return "." + name + ".new" }
 
 func inFolder(path string, do func(dir int, name string) error) error {
@@ -69,14 +68,14 @@ func inFolder(path string, do func(dir int, name string) error) error {
 }
 
 func create(dir int, name string, text []byte) error {
-	const mode = 0o644 // for whoever runs the node exporter
+	const mode = 0o644 // for the user of the node exporter
 	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 	if err != nil {
 		return &fs.PathError{Op: "create", Path: name, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), name)
 	_, err = f.Write(text)
-	return errors.Join(err, f.Chmod(mode), f.Close()) // whatever the umask
+	return errors.Join(err, f.Chmod(mode), f.Close()) // independent of the umask
 }
 
 func unlink(dir int, name string) error {

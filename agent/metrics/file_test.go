@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 func TestReplace(t *testing.T) {
@@ -75,7 +75,7 @@ func TestBadPlaces(t *testing.T) {
 	} {
 		err := Replace(filepath.Join(dir, path), []byte("new"))
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot write the metrics in "+filepath.Join(dir, path)+": ") ||
-			!strings.Contains(err.Error(), want) || problem.HintOf(err) == "" {
+			!strings.Contains(err.Error(), want) || errkind.HintOf(err) == "" {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -84,8 +84,8 @@ func TestBadPlaces(t *testing.T) {
 	}
 }
 
-// TestReadersSeeWholeFiles: however often it is replaced, who reads finds one text
-// from its beginning to its end.
+// TestReadersSeeWholeFiles: during any number of replacements, a reader finds one text from
+// its beginning to its end.
 func TestReadersSeeWholeFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lull.prom")
 	texts := [][]byte{bytes.Repeat([]byte("a"), 100_000), bytes.Repeat([]byte("b"), 50_000)}

@@ -7,10 +7,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// gauges shows the state. Gathering goes on under the lock of Metrics.
+// gauges shows the state. Gathering runs with the lock of Metrics held.
 type gauges struct{ m *Metrics }
 
-// gauge is one figure and how it comes out of the state.
+// gauge is one figure and its derivation from the state.
 type gauge struct {
 	desc *prometheus.Desc
 	of   func(m *Metrics, put func(value float64, labels ...string))
@@ -20,7 +20,7 @@ func newGauge(name, help string, of func(m *Metrics, put func(float64, ...string
 	return gauge{prometheus.NewDesc(name, help, labels, nil), of}
 }
 
-// moment puts a time, if it is known, as seconds since the epoch.
+// moment puts a time as seconds since the epoch, unless it is zero.
 func moment(put func(float64, ...string), t time.Time, labels ...string) {
 	if !t.IsZero() {
 		put(float64(t.UnixMilli())/1000, labels...)
@@ -74,6 +74,18 @@ var allGauges = []gauge{
 	newGauge("lull_collection_last_strays", "Processes outside any run that used a package, seen by the last collection that did not fail.",
 		last(func(c Collection) float64 { return float64(c.Strays) })),
 
+	newGauge("lull_refresh_stuck", "Always 1; the refresh could not be undone and waits for lull refresh --retry.",
+		func(m *Metrics, put func(float64, ...string)) {
+			for _, r := range m.state.Stuck {
+				put(1, r.Instance, r.Version)
+			}
+		}, "instance", "version"),
+	newGauge("lull_refresh_undone_timestamp_seconds", "When an update was last undone that has not succeeded since.",
+		func(m *Metrics, put func(float64, ...string)) {
+			for _, r := range m.state.Undone {
+				moment(put, r.At, r.Instance, r.Version)
+			}
+		}, "instance", "version"),
 	newGauge("lull_refreshes_pending", "Refreshes that are prepared and wait, by what they wait for.", pending, "waits_for"),
 	newGauge("lull_refresh_pending_since_timestamp_seconds", "Since when a prepared refresh waits: its postponement began then.",
 		func(m *Metrics, put func(float64, ...string)) {
@@ -122,7 +134,7 @@ func (g gauges) Collect(to chan<- prometheus.Metric) {
 	for _, x := range allGauges {
 		x.of(g.m, func(value float64, labels ...string) {
 			for i, l := range labels {
-				labels[i] = strings.ToValidUTF8(l, "\uFFFD") // else nothing at all could be gathered
+				labels[i] = strings.ToValidUTF8(l, "\uFFFD") // invalid UTF-8 would make the whole gathering fail
 			}
 			to <- prometheus.MustNewConstMetric(x.desc, prometheus.GaugeValue, value, labels...)
 		})

@@ -1,19 +1,17 @@
-// Package metrics puts what the agent does into figures for Prometheus: in its
-// text format, in a file that the textfile collector of the node exporter reads.
-// It stands alone between the agent and Prometheus' library.
+// Package metrics converts the activity of the agent to figures for Prometheus: in its text
+// format, in a file that the textfile collector of the node exporter reads. It is the only
+// package that uses Prometheus' library.
 //
-// Words: a State is what is true at a moment; its figures are gauges. What
-// happens (a collection, the end of a refresh) is counted here, from the start of
-// the agent on; a reader sees by lull_start_time_seconds that counting has begun
-// anew. No figure changes by the passing of time alone: ages are given as the
-// moment since when, so that a file is as true an hour later as when it was
-// written, as long as nothing has happened.
+// Words: a State is a set of values at a moment; its figures are gauges. Events (a
+// collection, the end of a refresh) are counted here, from the start of the agent on. A
+// reader sees by lull_start_time_seconds that the counters were reset. No figure changes by
+// the passing of time alone: ages are given as their start time, so that a file without new
+// events is still correct an hour later.
 //
-// A figure that is not known is left out: what has not happened since the agent
-// started has no moment. docs/metrics.md lists all of them; a test compares.
+// Unknown figures are left out: an event that has not occurred since the agent started has no
+// time. docs/metrics.md lists all of them; a test compares.
 //
-// A Metrics may be used from any goroutine; nothing here blocks but for Replace
-// and Remove, on the disk.
+// A Metrics may be used from any goroutine. Only Replace and Remove block, on the disk.
 package metrics
 
 import (
@@ -27,41 +25,49 @@ import (
 	"github.com/prometheus/common/expfmt"
 )
 
-// Amount is how much something is: each blob and package counts once.
+// Amount is a quantity of content: each blob and package counts once.
 type Amount struct {
 	Packages, Blobs int
 	Bytes           int64
 }
 
-// What a pending refresh waits for.
+// The reasons why a refresh is pending.
 const (
 	ForApplications = "applications"
 	ForHold         = "hold"
-	ForOther        = "other" // a root that cannot be written, the members of its group
+	ForOther        = "other" // a root that is read-only, the members of its group
 )
 
 // Pending is a refresh that waits.
 type Pending struct {
 	Instance, Version, Urgency string
 	WaitsFor                   string
-	Since                      time.Time // zero: its time has not begun, as during an administrator's hold
+	Since                      time.Time // zero means that its time has not begun, as during an administrator's hold
 }
 
-// State is what is true at a moment.
+// Trouble is an unsuccessful update of an instance.
+type Trouble struct {
+	Instance, Version string
+	At                time.Time // when it was undone; zero means unknown
+}
+
+// State is the set of values at a moment.
 type State struct {
-	Indices      map[string]Amount // what each of the indices reaches
+	Indices      map[string]Amount // the content that each of the indices reaches
 	Store        Amount            // without Packages
 	Free         int64             // bytes
 	Repositories map[string]time.Time
 	Pending      []Pending
-	LastRefresh  time.Time // when something was last refreshed or installed; zero: never
-	Runs         *Runs     // nil: it cannot be told
+	Stuck        []Trouble // refreshes that need an administrator
+	Undone       []Trouble // updates that were undone and will be retried
+	LastRefresh  time.Time // of the last refresh or installation; zero means never
+	Runs         *Runs     // nil means that it is unknown
 }
 
-// Runs counts those that are alive.
+// Runs counts running applications and services.
 type Runs struct{ Applications, Services int }
 
-// Collection is how a collection went.
+// Collection is the result of a collection.
 type Collection struct {
 	Ended  time.Time
 	Took   time.Duration
@@ -71,7 +77,7 @@ type Collection struct {
 	Failed bool
 }
 
-// Metrics counts, and writes everything down.
+// Metrics counts events, and writes all figures.
 type Metrics struct {
 	registry    *prometheus.Registry
 	refreshes   *prometheus.CounterVec
@@ -81,15 +87,15 @@ type Metrics struct {
 	freedBytes  prometheus.Counter
 	freedBlobs  prometheus.Counter
 
-	mu    sync.Mutex // guards what follows; held while everything is gathered
+	mu    sync.Mutex // guards the fields below; held while all figures are gathered
 	state State
-	last  Collection // which did not fail
+	last  Collection // the last one that succeeded
 	build [2]string
 	start time.Time
 }
 
-// New begins to count. Kinds and results are those that Refreshed and HeldOff may
-// be given: each is shown from the beginning, so that the first is seen as one.
+// New starts counting. Kinds and results are the values for Refreshed and HeldOff. Each is
+// shown from the beginning, so that a reader can see the first event as an increase.
 func New(version string, start time.Time, kinds, results []string) *Metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
@@ -140,7 +146,7 @@ func (m *Metrics) Collected(c Collection) {
 	m.last = c
 }
 
-// Text is everything in Prometheus' text format.
+// Text returns all figures in Prometheus' text format.
 func (m *Metrics) Text(s State) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

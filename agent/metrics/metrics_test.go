@@ -23,13 +23,13 @@ var (
 	results = []string{"done", "undone"}
 )
 
-// full has something to say in every figure.
+// full has a value for every figure.
 func full() (*Metrics, State) {
 	m := New("1.2.3", start, kinds, results)
 	m.Refreshed("refresh", "done")
 	m.Refreshed("refresh", "done")
 	m.HeldOff("refresh", 30*time.Millisecond)
-	m.HeldOff("refresh", -time.Second) // a clock that was set
+	m.HeldOff("refresh", -time.Second) // the clock was set back
 	m.Collected(Collection{Ended: start.Add(time.Minute), Took: 250 * time.Millisecond, Blobs: 3, Bytes: 4000, Strays: 2})
 	m.Collected(Collection{Ended: start.Add(time.Hour), Blobs: 1, Bytes: 10, Strays: 9, Failed: true})
 	return m, State{
@@ -40,6 +40,7 @@ func full() (*Metrics, State) {
 			{"org.x", "2 \"beta\"\n", "security", ForApplications, start.Add(2 * time.Second)},
 			{"org.y", "3", "", ForHold, time.Time{}},
 		},
+		Stuck: []Trouble{{Instance: "org.z", Version: "2"}}, Undone: []Trouble{{"org.y", "3", start.Add(4 * time.Second)}},
 		LastRefresh: start.Add(3 * time.Second), Runs: &Runs{5, 1},
 	}
 }
@@ -88,6 +89,8 @@ func TestText(t *testing.T) {
 		{1, "lull_refreshes_pending", []string{"waits_for", "applications"}}, {1, "lull_refreshes_pending", []string{"waits_for", "hold"}},
 		{0, "lull_refreshes_pending", []string{"waits_for", "other"}},
 		{1.7e9 + 2, "lull_refresh_pending_since_timestamp_seconds", []string{"instance", "org.x", "urgency", "security", "version", "2 \"beta\"\n"}},
+		{1, "lull_refresh_stuck", []string{"instance", "org.z", "version", "2"}},
+		{1.7e9 + 4, "lull_refresh_undone_timestamp_seconds", []string{"instance", "org.y", "version", "3"}},
 		{1.7e9 + 3, "lull_refresh_last_success_timestamp_seconds", nil},
 		{2, "lull_refreshes_total", []string{"kind", "refresh", "result", "done"}}, {0, "lull_refreshes_total", []string{"kind", "install", "result", "undone"}},
 		{1.7e9 + 1.5, "lull_repository_last_success_timestamp_seconds", []string{"repository", "local"}},
@@ -113,7 +116,7 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestUnknownIsLeftOut: what has not happened has no moment, and no zero in its place.
+// TestUnknownIsLeftOut: an event that has not occurred has no time, and no zero in its place.
 func TestUnknownIsLeftOut(t *testing.T) {
 	text, err := New("dev", start, kinds, results).Text(State{})
 	if err != nil {
@@ -155,14 +158,14 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestDocumented: docs/metrics.md has the very table that comes out of the figures.
+// TestDocumented: docs/metrics.md has exactly the table of the figures.
 func TestDocumented(t *testing.T) {
 	m, s := full()
 	text, err := m.Text(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "| metric | type | labels | what it tells |\n| --- | --- | --- | --- |\n"
+	want := "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n"
 	families := parse(t, text)
 	for _, x := range allGauges {
 		if !strings.Contains(string(text), strings.SplitN(x.desc.String(), `"`, 3)[1]) {
@@ -188,7 +191,7 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
-// TestAnyWords: whatever a package is called, everything can be read back.
+// TestAnyWords: with any names of packages, all figures can be parsed.
 func TestAnyWords(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		words := rapid.OneOf(rapid.String(), rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }))

@@ -2,40 +2,45 @@ package refresh
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
-	"github.com/lull/lull/agent/faultpoint"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/state"
 )
 
-// group is what the members of an atomic refresh share: all of them change, or
-// none does. They wait for each other in three places:
+// group is the shared state of the members of an atomic refresh: either all of them change,
+// or none does. They wait for each other in three places:
 //
 //   - wait is passed only when every member is prepared and may go on;
-//   - gather, behind the shut doors, is passed when all doors are shut; if one
-//     member finds its instance busy, the others open theirs and wait with it;
-//   - commit, when all are healthy. Its one write to the journal is the commit
-//     point of the group: before it all links go back, after it none does.
+//   - gather is passed when all members have inhibited launches; if one member finds its
+//     instance busy, the others allow launches and wait with it;
+//   - commit is passed when all are healthy. Its one write to the journal is the commit
+//     point of the group: a failure before it reverts all links, a failure after it none.
 //
-// Members are tasks of their own; each calls in from its own goroutine.
+// Members are tasks of their own; each calls from its own goroutine.
 type group struct {
-	id    string
-	db    *state.DB
-	tasks func(ids []string) []*task // those of the members that have not ended
+	id      string
+	db      *state.DB
+	members map[string]string          // refresh → instance; never changes
+	tasks   func(ids []string) []*task // those of the members that have not ended
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below; held for memory access only
 	record  groupRecord
-	ready   map[string]bool // by refresh: nothing stands in its way
-	at      map[string]Step // by refresh: Gather or Commit, where it waits
-	entered bool            // all doors are shut
-	stopped bool            // a member's task has ended before its time: the agent stops
+	writing bool                 // the record is being written; it does not change meanwhile
+	ready   map[string]bool      // by refresh: nothing blocks it
+	at      map[string]plan.Step // by refresh: Gather or Commit, where it waits
+	entered bool                 // launches of all members are inhibited
+	stopped bool                 // a member's task has ended prematurely: the agent stops
 	ended   map[string]bool
 	changed chan struct{} // closed at each change, and replaced
 }
 
-// groupRecord is what survives of a group.
+// groupRecord is the part of a group that is in the journal.
 type groupRecord struct {
 	ID        string            `json:"id"`
 	Members   map[string]string `json:"members"` // refresh → instance
@@ -44,11 +49,11 @@ type groupRecord struct {
 }
 
 func newGroup(db *state.DB, rec groupRecord, tasks func([]string) []*task) *group {
-	return &group{id: rec.ID, db: db, record: rec, tasks: tasks,
-		ready: map[string]bool{}, at: map[string]Step{}, ended: map[string]bool{}, changed: make(chan struct{})}
+	return &group{id: rec.ID, db: db, members: maps.Clone(rec.Members), record: rec, tasks: tasks,
+		ready: map[string]bool{}, at: map[string]plan.Step{}, ended: map[string]bool{}, changed: make(chan struct{})}
 }
 
-// others are the instances beside one.
+// others returns the instances of the other members.
 func (rec *groupRecord) others(id string) (list []string) {
 	for m, instance := range rec.Members {
 		if m != id {
@@ -64,10 +69,10 @@ func (g *group) noteLocked() {
 	g.changed = make(chan struct{})
 }
 
-// pokeOthers has the parked members look again.
+// pokeOthers makes the other parked members recheck.
 func (g *group) pokeOthers(id string) {
 	var ids []string
-	for m := range g.record.Members { // never changes
+	for m := range g.members {
 		if m != id {
 			ids = append(ids, m)
 		}
@@ -77,12 +82,12 @@ func (g *group) pokeOthers(id string) {
 	}
 }
 
-// failureLocked is the error of a member whose group has failed.
+// failureLocked returns the error of a member whose group has failed.
 func (g *group) failureLocked(t *task) error {
 	if g.record.Failure == "" {
 		return nil
 	}
-	return problem.New(problem.Interrupted, "cannot refresh %s: it goes together with %s, and %s", t.instance,
+	return errkind.New(errkind.Interrupted, "cannot refresh %s: it goes together with %s, and %s", t.instance,
 		join(g.record.others(t.id)), g.record.Failure)
 }
 
@@ -99,7 +104,7 @@ func join(names []string) (s string) {
 	return s
 }
 
-// gate is the end of a member's wait step: alone is what stands in its own way.
+// gate ends a member's wait step; alone is why this member itself cannot go on.
 func (g *group) gate(t *task, alone error) error {
 	g.mu.Lock()
 	if err := g.failureLocked(t); err != nil {
@@ -115,13 +120,13 @@ func (g *group) gate(t *task, alone error) error {
 		g.pokeOthers(t.id)
 	}
 	if alone == nil && !all {
-		return &busyError{} // whoever completes the group wakes the rest
+		return &busyError{} // the member that completes the group wakes the rest
 	}
 	return alone
 }
 
 func (g *group) allReadyLocked() bool {
-	for m := range g.record.Members {
+	for m := range g.members {
 		if !g.ready[m] {
 			return false
 		}
@@ -129,15 +134,15 @@ func (g *group) allReadyLocked() bool {
 	return true
 }
 
-// committed says whether the commit point has been passed.
+// committed reports whether the commit point has been passed.
 func (g *group) committed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.record.Committed
 }
 
-// stop says that the task of a member is over. If that has not reached its end the
-// agent is stopping, and nobody may wait for it.
+// stop records that the task of a member has ended. If it has not reached its final state,
+// the agent is stopping, and no member may wait for it.
 func (g *group) stop(t *task) {
 	g.leave(t)
 	g.mu.Lock()
@@ -146,7 +151,7 @@ func (g *group) stop(t *task) {
 	g.noteLocked()
 }
 
-// leave says that a member is not ready any more.
+// leave records that a member is not ready any more.
 func (g *group) leave(t *task) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -155,9 +160,9 @@ func (g *group) leave(t *task) {
 	g.noteLocked()
 }
 
-// meet waits at gather or commit for the other members. All of them come there,
-// or say that they do not, in bounded time.
-func (g *group) meet(ctx context.Context, t *task, where Step) error {
+// meet waits at gather or commit for the other members. Each of them arrives there, or
+// reports that it will not, in bounded time.
+func (g *group) meet(ctx context.Context, t *task, where plan.Step) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.at[t.id] = where
@@ -179,8 +184,8 @@ func (g *group) meet(ctx context.Context, t *task, where Step) error {
 	}
 }
 
-func (g *group) passLocked(t *task, where Step) (bool, error) {
-	if where == Commit && g.record.Committed || where == Gather && g.entered {
+func (g *group) passLocked(t *task, where plan.Step) (bool, error) {
+	if where == plan.Commit && g.record.Committed || where == plan.Gather && g.entered {
 		return true, nil
 	}
 	if err := g.failureLocked(t); err != nil {
@@ -189,28 +194,48 @@ func (g *group) passLocked(t *task, where Step) (bool, error) {
 	if g.stopped {
 		return false, errStopping
 	}
-	if where == Gather && !g.allReadyLocked() {
+	if where == plan.Gather && !g.allReadyLocked() {
 		delete(g.at, t.id)
 		return false, &busyError{}
 	}
-	for m := range g.record.Members {
+	for m := range g.members {
 		if g.at[m] != where {
 			return false, nil
 		}
 	}
-	if where == Gather {
+	if where == plan.Gather {
 		g.entered = true
 	} else {
-		rec := g.record
-		rec.Committed = true
-		if err := g.db.PutGroup(g.id, rec); err != nil {
+		if g.writing {
+			return false, nil // another member commits for all
+		}
+		if err := g.writeLocked(func(rec *groupRecord) { rec.Committed = true }); err != nil {
+			g.record.Failure = t.instance + " could not be refreshed" // no other member retries
 			return false, err
 		}
-		g.record = rec
-		_ = faultpoint.Hit("refresh.commit.written") // a place to die, not to fail: it is done
 	}
 	g.noteLocked()
 	return true, nil
+}
+
+// writeLocked changes the record, in the journal first. It releases the lock while it writes;
+// the caller has checked that no other write is under way.
+func (g *group) writeLocked(change func(*groupRecord)) error {
+	rec := g.record
+	change(&rec)
+	g.writing = true
+	g.mu.Unlock()
+	err := g.db.PutGroup(g.id, rec)
+	if err == nil && rec.Committed {
+		_ = faultpoint.Hit("refresh.commit.written") // a place to crash, not to fail: it is done
+	}
+	g.mu.Lock()
+	g.writing = false
+	if err == nil {
+		g.record = rec
+	}
+	g.noteLocked()
+	return err
 }
 
 // fail ends the group because of one member. After the commit it is too late.
@@ -220,60 +245,80 @@ func (g *group) fail(t *task) {
 		why = t.instance + " could not be refreshed"
 	}
 	g.mu.Lock()
+	for g.writing {
+		changed := g.changed
+		g.mu.Unlock()
+		<-changed
+		g.mu.Lock()
+	}
 	if g.record.Committed || g.record.Failure != "" {
 		g.mu.Unlock()
 		return
 	}
+	err := g.writeLocked(func(rec *groupRecord) { rec.Failure = why })
 	g.record.Failure = why
-	if err := g.db.PutGroup(g.id, g.record); err != nil {
-		// The member's own journal says that it goes back, which says the same to the next agent.
-		t.e.Log.Error("cannot note that a group of refreshes has failed", "refresh", t.id, "error", err)
-	}
 	g.noteLocked()
 	g.mu.Unlock()
+	if err != nil {
+		// The member's own record shows that it is undone, and the next agent concludes the
+		// same from it.
+		t.e.Log.Error("cannot note that a group of refreshes has failed", "refresh", t.id, "error", err)
+	}
 	g.pokeOthers(t.id)
 }
 
-// end counts a member out and says whether it was the last.
+// end marks a member as ended and reports whether it was the last.
 func (g *group) end(t *task) (last bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.ended[t.id] = true
-	return len(g.ended) == len(g.record.Members)
+	return len(g.ended) == len(g.members)
 }
 
-func doGather(ctx context.Context, t *task) error { return t.group.meet(ctx, t, Gather) }
+func doGather(ctx context.Context, t *task) error { return t.group.meet(ctx, t, plan.Gather) }
 
-func doCommit(ctx context.Context, t *task) error { return t.group.meet(ctx, t, Commit) }
+func doCommit(ctx context.Context, t *task) error { return t.group.meet(ctx, t, plan.Commit) }
 
-// SubmitTogether starts refreshes of which all or none is to happen, or joins a
-// group under way that does the same.
-func (e *Engine) SubmitTogether(ctx context.Context, requests []Request) ([]Refresh, error) {
-	if same := e.sameGroup(requests); same != nil {
-		return same, nil
+// SubmitTogether starts an atomic group of refreshes: all of them take effect, or none. It
+// joins a group under way that does the same. Other refreshes of the instances are given up
+// only when all requests are feasible.
+func (e *Engine) SubmitTogether(ctx context.Context, requests []Request) ([]plan.Refresh, error) {
+	names := make([]string, len(requests))
+	for i, q := range requests {
+		requests[i].asker = asker(ctx)
+		names[i] = q.Instance
 	}
-	for _, q := range requests {
-		e.mu.Lock()
-		old := e.taskOf(q.Instance)
-		e.mu.Unlock()
-		if old != nil {
-			if err := e.giveUp(ctx, old, q); err != nil {
+	for {
+		if same := e.sameGroup(requests); same != nil {
+			return same, nil
+		}
+		old, release, err := e.claim(ctx, names...)
+		if err != nil {
+			return nil, fmt.Errorf("cannot refresh %s: %w", join(names), err)
+		}
+		if old == nil {
+			defer release()
+			return e.beginTogether(requests)
+		}
+		for _, q := range requests {
+			r := q.record()
+			if err := e.describe(&r); err != nil {
 				return nil, err
 			}
 		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ctx.Err() != nil {
-		return nil, problem.New(problem.Unavailable, "cannot refresh %s: the agent is stopping", requests[0].Instance)
-	}
-	rec := groupRecord{Members: map[string]string{}}
-	var list []Refresh
-	for _, q := range requests {
-		if e.taskOf(q.Instance) != nil {
-			return nil, problem.New(problem.Busy, "cannot refresh %s together with others: something else has just been started for it", q.Instance)
+		i := slices.Index(names, old.instance)
+		if err := e.giveUp(ctx, old, requests[i]); err != nil {
+			return nil, err
 		}
-		r, err := e.newRecordLocked(q)
+	}
+}
+
+// beginTogether starts a group. The caller has claimed its instances.
+func (e *Engine) beginTogether(requests []Request) ([]plan.Refresh, error) {
+	rec := groupRecord{Members: map[string]string{}}
+	var list []plan.Refresh
+	for _, q := range requests {
+		r, err := e.newRecord(q)
 		if err != nil {
 			return nil, err
 		}
@@ -284,6 +329,11 @@ func (e *Engine) SubmitTogether(ctx context.Context, requests []Request) ([]Refr
 	if err := e.State.PutGroup(rec.ID, rec); err != nil {
 		return nil, err
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx.Err() != nil {
+		return nil, errkind.New(errkind.Unavailable, "cannot refresh %s: the agent is stopping", requests[0].Instance)
+	}
 	e.groups[rec.ID] = newGroup(e.State, rec, e.running)
 	var tasks []*task
 	for _, r := range list {
@@ -291,23 +341,23 @@ func (e *Engine) SubmitTogether(ctx context.Context, requests []Request) ([]Refr
 		tasks = append(tasks, e.newTaskLocked(r))
 	}
 	for i, t := range tasks { // each finds all others
-		e.goLocked(t, Event{Type: Started})
+		e.goLocked(t, plan.Event{Type: plan.Started})
 		list[i] = t.snapshot()
 	}
 	return list, nil
 }
 
-// sameGroup returns the members of a group under way that does what is asked for.
-func (e *Engine) sameGroup(requests []Request) (list []Refresh) {
+// sameGroup returns the members of a group under way that does what is requested.
+func (e *Engine) sameGroup(requests []Request) (list []plan.Refresh) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, q := range requests {
 		t := e.taskOf(q.Instance)
-		if t == nil || t.group == nil || len(t.group.record.Members) != len(requests) {
+		if t == nil || t.group == nil || len(t.group.members) != len(requests) {
 			return nil
 		}
 		r := t.snapshot()
-		if s := r.State(); r.Package != q.Package || s == Undoing || len(list) > 0 && list[0].Group != r.Group {
+		if s := r.State(); r.Package != q.Package || s == plan.Undoing || len(list) > 0 && list[0].Group != r.Group {
 			return nil
 		}
 		list = append(list, r)
@@ -315,7 +365,7 @@ func (e *Engine) sameGroup(requests []Request) (list []Refresh) {
 	return list
 }
 
-// running are the tasks of some refreshes.
+// running returns the tasks of some refreshes.
 func (e *Engine) running(ids []string) (list []*task) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -327,26 +377,27 @@ func (e *Engine) running(ids []string) (list []*task) {
 	return list
 }
 
-// resumeGroups makes the groups that an earlier agent has left. A member whose
-// group is not known any more goes on by itself. One that has already turned
-// back, or has ended without the commit, takes the others with it.
-func (e *Engine) resumeGroups(records []Refresh) error {
-	groups, err := state.Groups[groupRecord](e.State, func(id string, err error) {
+// oldGroups restores the groups that an earlier agent has left. A member of an unknown group
+// goes on by itself. A member that has already turned back, or has ended without the commit,
+// makes the others turn back too.
+func (e *Engine) oldGroups(records []plan.Refresh) (map[string]*group, error) {
+	list, err := state.Groups[groupRecord](e.State, func(id string, err error) {
 		e.Log.Error("dropping a group of refreshes whose journal cannot be read", "refresh", id, "error", err)
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, rec := range groups {
-		members := slices.DeleteFunc(slices.Clone(records), func(r Refresh) bool { return r.Group != rec.ID })
+	groups := map[string]*group{}
+	for _, rec := range list {
+		members := slices.DeleteFunc(slices.Clone(records), func(r plan.Refresh) bool { return r.Group != rec.ID })
 		if len(members) == 0 {
 			if err := e.State.RemoveGroup(rec.ID); err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
 		for _, r := range members {
-			if r.Undo && !r.Again { // also after a commit of which the disk said that it failed
+			if r.Undo && !r.Again { // also after a commit that the disk reported as failed
 				rec.Failure, rec.Committed = r.Instance+" could not be refreshed", false
 			}
 		}
@@ -355,23 +406,17 @@ func (e *Engine) resumeGroups(records []Refresh) error {
 		}
 		g := newGroup(e.State, rec, e.running)
 		for m := range rec.Members {
-			if !slices.ContainsFunc(members, func(r Refresh) bool { return r.ID == m }) {
+			if !slices.ContainsFunc(members, func(r plan.Refresh) bool { return r.ID == m }) {
 				g.ended[m] = true
 			}
 		}
-		e.groups[rec.ID] = g
+		groups[rec.ID] = g
 	}
 	for i := range records {
-		if r := &records[i]; r.Group != "" && e.groups[r.Group] == nil {
+		if r := &records[i]; r.Group != "" && groups[r.Group] == nil {
 			e.Log.Error("a refresh goes on without its group, of which nothing is known", "refresh", r.ID, "instance", r.Instance)
 			r.Group, r.Together = "", nil
 		}
 	}
-	return nil
-}
-
-// committed says whether the group of a record has passed its commit point.
-func (e *Engine) committed(r *Refresh) bool {
-	g := e.groups[r.Group]
-	return g != nil && g.committed()
+	return groups, nil
 }

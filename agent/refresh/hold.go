@@ -4,33 +4,39 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/policy"
 )
 
-// Holds returns the holds in force on an instance, the longest first, each with
-// the end that it has for the refresh under way: policy bounds those of users.
+// Holds returns the holds in force on an instance, the longest first, each with its end for
+// the refresh under way: policy bounds users' holds.
 func (e *Engine) Holds(instance string) ([]state.Hold, error) {
 	r, ok := e.Of(instance)
-	if !ok || r.Kind != Update {
-		r = Refresh{}
+	if !ok || r.Kind != plan.Update {
+		r = plan.Refresh{}
 	}
 	return e.holds(instance, &r, time.Now())
 }
 
-func (e *Engine) holds(instance string, r *Refresh, now time.Time) ([]state.Hold, error) {
+func (e *Engine) holds(instance string, r *plan.Refresh, now time.Time) ([]state.Hold, error) {
 	list, err := e.State.Holds(instance)
-	s := e.Policy().For(instance)
+	if instance != state.AllInstances && err == nil {
+		var all []state.Hold
+		all, err = e.State.Holds(state.AllInstances)
+		list = append(list, all...)
+	}
+	s := e.Policy().With(instance, r.Wishes)
 	var force []state.Hold
 	for _, h := range list {
 		since := r.Since
 		if since.IsZero() {
-			since = h.Since // nothing is ready yet: the hold alone is bounded
+			since = h.Since // nothing is ready yet: only the hold itself is bounded
 		}
 		if !h.Admin {
 			h.Until = s.UserHoldEnd(h.Until, since, now, r.Urgency)
 		}
-		if r.clock().Lasts(h.Since, h.Until, now) {
+		if policy.ClockAfter(r.Published).Lasts(h.Since, h.Until, now) {
 			force = append(force, h)
 		}
 	}
@@ -38,16 +44,12 @@ func (e *Engine) holds(instance string, r *Refresh, now time.Time) ([]state.Hold
 	return force, err
 }
 
-// clock knows that the package was published before it could be ready.
-func (r *Refresh) clock() policy.Clock { return policy.ClockAfter(r.Published) }
-
-// held says until when somebody has said "not now"; zero: nobody has. A user's
-// hold begins the postponement window, as a running application does, so that
-// neither can put a revision off for longer than policy says. An administrator's
-// does not.
+// held returns until when a hold is in force; zero means that there is none. A user's hold
+// begins the postponement window, as a running application does, so that neither can postpone
+// a revision for longer than policy allows. An administrator's hold does not.
 func (t *task) held(now time.Time) (time.Time, error) {
 	ready := t.r
-	ready.Since = ready.clock().Began(ready.Since, now)
+	ready.Since = policy.ClockAfter(ready.Published).Began(t.since(), now)
 	list, err := t.e.holds(t.instance, &ready, now)
 	if err != nil || len(list) == 0 {
 		return time.Time{}, err

@@ -7,16 +7,18 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/printable"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/services"
 )
 
-// runHook runs one of the hooks of a revision's package, as the user to whom its
-// system data belongs, for at most the time that policy allows. No hook of that
-// name: nothing happens.
-func (e *Engine) runHook(ctx context.Context, r *Refresh, pkg digest.Digest, rev uint32, hook string) error {
+// runHook runs one of the hooks of a revision's package, as the user who owns its system
+// data, for at most the time that policy allows. It does nothing if there is no hook of that
+// name.
+func (e *Engine) runHook(ctx context.Context, r *plan.Refresh, pkg digest.Digest, rev uint32, hook string) error {
 	m, err := e.Store.Launch(pkg)
 	if err != nil {
 		return err
@@ -52,10 +54,10 @@ func (e *Engine) runHook(ctx context.Context, r *Refresh, pkg digest.Digest, rev
 	case err == nil:
 		return nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return problem.New(problem.Failed, "cannot use %s %s: the %s hook of %s did not end within %s", r.Instance, r.ToVersion, hook, m.Version, limit)
+		return errkind.New(errkind.Failed, "cannot use %s %s: the %s hook of %s did not end within %s", r.Instance, r.ToVersion, hook, m.Version, printable.Duration(limit))
 	}
 	if text != "" {
 		err = fmt.Errorf("%w: %s", err, text)
 	}
-	return problem.New(problem.Failed, "cannot use %s %s: the %s hook of %s failed: %w", r.Instance, r.ToVersion, hook, m.Version, err)
+	return errkind.New(errkind.Failed, "cannot use %s %s: the %s hook of %s failed: %w", r.Instance, r.ToVersion, hook, m.Version, err)
 }

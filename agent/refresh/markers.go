@@ -4,40 +4,55 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/policy"
 )
 
-// owns says whether a task has made, or is about to remove, the word in .inhibited.
-// Under the write lock the answer is final: a task that is not in its critical
-// section by then writes no marker without that lock.
+// owns reports whether a task has written, or is about to remove, the word in .inhibited.
+// Under the write lock the answer is final: a task that is not in its critical section by
+// then writes no marker without that lock.
 func (e *Engine) owns(instance, word string) bool {
 	r, ok := e.Of(instance)
 	if !ok {
 		return false
 	}
 	switch r.State() {
-	case Critical, Undoing:
+	case plan.Critical, plan.Undoing:
 		return true
-	case Waiting:
-		return word == runctl.RefreshPending && r.Step != Fetch && e.Policy().For(instance).RefreshPending == policy.PendingBlock
+	case plan.Stuck:
+		return r.Barred
+	case plan.Waiting, plan.Preparing: // in Wait before the first check the marker is from before the agent's start
+		if r.State() == plan.Preparing && r.Step != plan.Wait {
+			return false
+		}
+		return word == runctl.RefreshPending && r.Step != plan.Fetch && e.Policy().With(instance, r.Wishes).RefreshPending == policy.PendingBlock
 	}
 	return false
 }
 
-// Police removes the markers of an instance that belong to nothing: somebody has
-// made them by hand, or they have outlived a journal. With a launch under way it
-// leaves them be and returns false; the end of that launch is the time to ask again.
+// Police removes the markers of an instance that belong to no refresh and no run: they were
+// made by hand, or have outlived a journal. During a launch it keeps them and returns false;
+// the caller should retry at the end of that launch.
+//
+// The marker of a critical section that was removed or changed by hand is restored.
 func (e *Engine) Police(instance string) (done bool, err error) {
+	restored, err := e.Runctl.RestoreInhibited(instance)
+	if err != nil {
+		return false, err
+	}
+	if restored {
+		e.Log.Warn("putting back a marker that was removed during a refresh", messages.Key, messages.MarkerRestored, "instance", instance)
+	}
 	word, running, err := e.stray(instance)
 	if err != nil || word == "" && !running {
 		return err == nil, err
 	}
 	lock, _, err := e.Runctl.TryWriteLock(instance)
 	switch {
-	case problem.Is(err, problem.NotFound): // no launch can take notice of them
+	case errkind.Is(err, errkind.NotFound): // no launch can notice them
 	case err != nil || lock == nil:
 		return false, err
 	default:
@@ -58,8 +73,8 @@ func (e *Engine) Police(instance string) (done bool, err error) {
 	return err == nil, err
 }
 
-// stray looks for markers that nobody has made: the word in .inhibited, and whether
-// .running is one.
+// stray returns the markers that belong to no refresh and no run: the word in .inhibited, and
+// whether .running is one.
 func (e *Engine) stray(instance string) (word string, running bool, err error) {
 	if word, err = e.Runctl.Inhibited(instance); err != nil {
 		return "", false, err
@@ -70,8 +85,8 @@ func (e *Engine) stray(instance string) (word string, running bool, err error) {
 	if running, err = e.Runctl.Running(instance); err != nil || !running {
 		return word, false, err
 	}
-	procs, err := e.Tracker.Busy(instance)
-	return word, err == nil && len(procs) == 0, nil // what cannot be read counts as running
+	procs, err := e.Running(instance)
+	return word, err == nil && len(procs) == 0, nil // unreadable runs count as running
 }
 
 // Marked lists the instances that have any marker.
@@ -83,7 +98,7 @@ func (e *Engine) Marked() ([]string, error) {
 	return slices.Compact(list), errors.Join(err1, err2)
 }
 
-// StrayMarkers describes those that Police would remove.
+// StrayMarkers lists the markers that Police would remove.
 func (e *Engine) StrayMarkers() (list []string, err error) {
 	names, err := e.Marked()
 	for _, name := range names {

@@ -5,32 +5,37 @@ import (
 	"time"
 )
 
-// progressEvery is how often the progress of a download is told at most.
+// progressEvery is the shortest time between two progress reports of a download.
 const progressEvery = 100 * time.Millisecond
 
-// meter passes the progress of a fetch on, not too often. It is called from the
-// resolver's goroutines while the task's own waits for the step.
+// meter passes on the progress of a fetch, not too often. It is called from the resolver's
+// goroutines while the task's own goroutine waits for the step.
 type meter struct {
 	t    *task
 	mu   sync.Mutex
 	last time.Time
+	done int64
 }
 
 func newMeter(t *task) *meter { return &meter{t: t} }
 
 func (m *meter) set(done, total int64) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if now := time.Now(); done == total || now.Sub(m.last) >= progressEvery {
-		m.last = now
+	now := time.Now()
+	due := done >= m.done && (done == total || now.Sub(m.last) >= progressEvery)
+	if due {
+		m.last, m.done = now, done
 		m.t.progress(done, total)
+	}
+	m.mu.Unlock()
+	if due {
+		m.t.e.Changed(m.t.snapshot())
 	}
 }
 
-// progress shows how far a fetch is, without touching the record.
+// progress publishes how far a fetch is, without changing the record.
 func (t *task) progress(done, total int64) {
 	t.mu.Lock()
 	t.published.BytesDone, t.published.BytesTotal = done, total
 	t.mu.Unlock()
-	t.e.Changed(t.snapshot())
 }

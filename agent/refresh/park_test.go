@@ -16,30 +16,35 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/lib/wallclock"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
-	"github.com/lull/lull/agent/wallclock"
 	"github.com/lull/lull/policy"
 )
 
 const day = 24 * time.Hour
 
-// running is a tracker of which these tests only ask who is busy.
+// running is a tracker; these tests use only its Busy.
 type running struct {
 	runs.Tracker
 	procs []runs.Process
+	look  time.Duration // how long a check takes
 }
 
-func (r *running) Busy(string) ([]runs.Process, error) { return slices.Clone(r.procs), nil }
+func (r *running) Busy(string) ([]runs.Process, error) {
+	time.Sleep(r.look)
+	return slices.Clone(r.procs), nil
+}
 
-// parking is a refresh that waits, on a clock that the test owns.
+// parking is a waiting refresh, on a clock that the test owns.
 type parking struct {
 	t       *testing.T
 	world   World
 	tracker *running
-	record  Refresh
+	record  plan.Refresh
 }
 
 func newParking(t *testing.T, policyText string) *parking {
@@ -65,27 +70,28 @@ func newParking(t *testing.T, policyText string) *parking {
 		t.Fatal(err)
 	}
 	tracker := &running{procs: []runs.Process{{PID: 1 << 30}}}
-	return &parking{t: t, tracker: tracker, record: Refresh{Kind: Update, Instance: "notes", Step: Wait}, world: World{
+	return &parking{t: t, tracker: tracker, record: plan.Refresh{Kind: plan.Update, Instance: "notes", Step: plan.Wait}, world: World{
 		State: db, Runctl: ctl, Tracker: tracker, Policy: func() *policy.Policy { return p },
 		Alarm: wallclock.NewRuntime, Writable: func() error { return nil }, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}}
 }
 
-// wait does the steps wait and inhibit until they are through or ctx ends, as a task
-// does that a new agent has taken up from the journal.
+// wait runs the steps wait and inhibit until they are done or ctx ends, as the task of a new
+// agent does after it has taken the refresh from the journal.
 func (p *parking) wait(ctx context.Context) (through bool) {
-	k := &task{e: &Engine{World: p.world}, mail: make(chan Event), wake: make(chan struct{}, 1), instance: "notes", r: p.record}
+	k := &task{e: &Engine{World: p.world}, mail: make(chan letter), wake: make(chan struct{}, 1), instance: "notes", r: p.record}
 	defer k.closeAlarm()
 	defer func() {
-		p.record = Refresh{Kind: k.r.Kind, Instance: k.r.Instance, Step: Wait, Since: k.r.Since} // what the journal has
+		// The new agent has only the content of the journal.
+		p.record = plan.Refresh{Kind: k.r.Kind, Instance: k.r.Instance, Step: plan.Wait, Since: k.r.Since}
 	}()
 	for {
-		ev, ok := k.carry(ctx, "test", DoStep, steps[Wait].do)
-		if ok && ev.Type == StepDone {
-			ev, ok = k.carry(ctx, "test", DoStep, steps[Inhibit].do)
+		ev, ok := k.carry(ctx, "test", plan.DoStep, steps[plan.Wait].do)
+		if ok && ev.Type == plan.StepDone {
+			ev, ok = k.carry(ctx, "test", plan.DoStep, steps[plan.Inhibit].do)
 		}
-		if !ok || ev.Type != StepBusy {
-			return ok && ev.Type == StepDone
+		if !ok || ev.Type != plan.StepBusy {
+			return ok && ev.Type == plan.StepDone
 		}
 		if _, ok = k.await(ctx); !ok {
 			return false
@@ -93,8 +99,8 @@ func (p *parking) wait(ctx context.Context) (through bool) {
 	}
 }
 
-// TestDeadline: the window belongs to the revision and to the wall clock, whatever
-// the agent does meanwhile.
+// TestDeadline: the window belongs to the revision and to the wall clock; restarts of the
+// agent do not change it.
 func TestDeadline(t *testing.T) {
 	const sideBySide = "packages:\n  notes:\n    at-deadline: side-by-side\n"
 	for _, restart := range []time.Duration{0, time.Hour, 13 * day, 20 * day} {
@@ -121,9 +127,24 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// TestDeadlineDuringALook: a deadline that passes during a check, for example because the
+// clock is set, is not missed.
+func TestDeadlineDuringALook(t *testing.T) {
+	p := newParking(t, "packages:\n  notes:\n    at-deadline: side-by-side\n")
+	p.tracker.look = 15 * day
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithTimeout(t.Context(), 400*day)
+		defer stop()
+		start := time.Now()
+		if through := p.wait(ctx); !through || time.Since(start) != p.tracker.look {
+			t.Errorf("through: %v, after %v; want true, after %v", through, time.Since(start), p.tracker.look)
+		}
+	})
+}
+
 func TestHoldEnds(t *testing.T) {
 	for _, admin := range []bool{true, false} {
-		p := newParking(t, "defaults:\n  mode: endure\n") // nothing but the hold is waited for
+		p := newParking(t, "defaults:\n  mode: endure\n") // only the hold is waited for
 		synctest.Test(t, func(t *testing.T) {
 			time.Sleep(time.Until(time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC))) // a clock that can be right
 			start := time.Now()
@@ -134,7 +155,7 @@ func TestHoldEnds(t *testing.T) {
 			if !p.wait(t.Context()) || time.Since(start) != 3*day {
 				t.Errorf("through after %v", time.Since(start))
 			}
-			want := start // a user's hold is part of the time for which a revision may be put off
+			want := start // a user's hold is part of the time that a revision may be postponed
 			if admin {
 				want = hold.Until
 			}
@@ -145,7 +166,7 @@ func TestHoldEnds(t *testing.T) {
 	}
 }
 
-// TestKeepWaiting: without an end in sight no alarm is set.
+// TestKeepWaiting: without a known end no alarm is set.
 func TestKeepWaiting(t *testing.T) {
 	p := newParking(t, "")
 	synctest.Test(t, func(t *testing.T) {
@@ -157,36 +178,86 @@ func TestKeepWaiting(t *testing.T) {
 	})
 }
 
-// staying are services of a machine that stays up.
+// staying has the services of a machine that is not shutting down.
 type staying struct{ services.Manager }
 
 func (staying) GoingDown() bool { return false }
 
-// TestStillWaiting: who asks while a refresh looks whether it still has to wait
-// hears that it waits, and for whom.
+// TestStillWaiting: a query during a check sees a waiting refresh, and the processes that it
+// waits for.
 func TestStillWaiting(t *testing.T) {
 	p := newParking(t, "")
-	p.world.Changed, p.world.Services = func(Refresh) {}, staying{}
+	p.world.Changed, p.world.Services = func(plan.Refresh) {}, staying{}
 	e := NewEngine(p.world)
 	ctx, stop := context.WithCancel(t.Context())
 	k := &task{e: e, id: "1", instance: "notes", r: p.record,
-		mail: make(chan Event), wake: make(chan struct{}, 1), done: make(chan struct{})}
+		mail: make(chan letter), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	k.r.ID, k.r.WaitingFor = "1", p.tracker.procs
 	k.show()
-	go k.run(ctx, Event{Type: StepBusy})
+	go k.run(ctx, plan.Event{Type: plan.StepBusy})
 	defer func() { stop(); <-k.done }()
-	steps := map[Step]int{}
-	for steps[Inhibit] < 100 || steps[Wait] < 100 {
+	steps := map[plan.Step]int{}
+	for steps[plan.Inhibit] < 100 || steps[plan.Wait] < 100 {
 		k.poke()
 		r := k.snapshot()
 		steps[r.Step]++
-		if r.State() != Waiting || len(r.WaitingFor) != 1 {
+		if r.State() != plan.Waiting || len(r.WaitingFor) != 1 {
 			t.Fatalf("it is %s, at %s, for %v", r.State(), r.Step, r.WaitingFor)
 		}
 	}
 }
 
-// TestTerminate: asked to end at the deadline, killed when that did not help.
+// TestLook: an explicit refresh of a waiting instance gets the state at the time of the
+// request, also if no event has come, or one comes during the check.
+func TestLook(t *testing.T) {
+	p := newParking(t, "")
+	p.world.Changed, p.world.Services = func(plan.Refresh) {}, staying{}
+	looks := make(chan chan []runs.Process) // a check sends a channel and awaits its result
+	p.world.Tracker = &asking{Tracker: p.tracker, looks: looks}
+	e := NewEngine(p.world)
+	ctx, stop := context.WithCancel(t.Context())
+	p.record.ID = "1"
+	k := e.newTaskLocked(p.record)
+	k.mail = make(chan letter) // so that a letter has been received when it is sent
+	k.r.WaitingFor = p.tracker.procs
+	k.show()
+	go k.run(ctx, plan.Event{Type: plan.StepBusy})
+	defer func() { stop(); <-k.done }()
+	want := func(pid int, r plan.Refresh) {
+		t.Helper()
+		if r.State() != plan.Waiting || len(r.WaitingFor) != 1 || r.WaitingFor[0].PID != pid {
+			t.Errorf("got %s for %v, want waiting for process %d", r.State(), r.WaitingFor, pid)
+		}
+	}
+
+	found := make(chan plan.Refresh)
+	go func() { found <- e.look(ctx, k) }()
+	(<-looks) <- []runs.Process{{PID: 7}}
+	want(7, <-found)
+
+	k.poke()
+	old, looked := <-looks, make(chan struct{})
+	e.mail("1", letter{Event: plan.Event{Type: plan.NowAsked}, looked: looked})
+	old <- []runs.Process{{PID: 8}}
+	(<-looks) <- []runs.Process{{PID: 9}}
+	<-looked
+	want(9, k.snapshot())
+}
+
+// asking is a tracker that asks the test what runs.
+type asking struct {
+	runs.Tracker
+	looks chan chan []runs.Process
+}
+
+func (a *asking) Busy(string) ([]runs.Process, error) {
+	c := make(chan []runs.Process)
+	a.looks <- c
+	return <-c, nil
+}
+
+// TestTerminate: processes are asked to end at the deadline, and killed if that does not
+// help.
 func TestTerminate(t *testing.T) {
 	p := newParking(t, "packages:\n  notes:\n    at-deadline: terminate\n    max-postponement: 1d\n")
 	cmd := exec.Command("sh", "-c", "trap 'echo asked' TERM; echo ready; while :; do read line; done")
@@ -222,7 +293,8 @@ func TestTerminate(t *testing.T) {
 			t.Errorf("the door is %q %v", word, err)
 		}
 		for _, spell := range []time.Duration{terminateGrace - time.Second, terminateGrace + time.Second} {
-			ctx, stop = context.WithTimeout(t.Context(), spell) // the next agent asks once more before it kills
+			// The next agent repeats the request before it kills.
+			ctx, stop = context.WithTimeout(t.Context(), spell)
 			p.wait(ctx)
 			stop()
 			if spell < terminateGrace {

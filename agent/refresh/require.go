@@ -5,18 +5,19 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/conditions"
-	"github.com/lull/lull/agent/wallclock"
+	"github.com/lull/lull/agent/lib/wallclock"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/policy"
 )
 
-// unmet returns the conditions that keep this refresh from going on by itself, and when
-// that may change by the clock; since is when they first did. They bound what happens
-// by itself: what somebody has asked for waits for none of them, and nothing waits for
-// them beyond its deadline.
+// unmet returns the conditions that keep this refresh from going on by itself, and when that
+// may change by the clock; since is when they first did. They only bound automatic refreshes:
+// an explicitly requested one waits for none of them, and no refresh waits for them beyond
+// its deadline.
 func (t *task) unmet(s policy.Settings, required policy.Conditions, since time.Time) ([]conditions.Unmet, time.Time) {
 	r, now := &t.r, wallclock.Now()
 	switch {
-	case r.Kind != Update, r.Now, len(required) == 0, t.e.Conditions == nil,
+	case r.Kind != plan.Update, r.Now, len(required) == 0, t.e.Conditions == nil,
 		r.Urgency == policy.UrgencySecurity && !s.SecurityRequires,
 		!since.IsZero() && (policy.Postponement{Since: since, Max: s.MaxPostponement}).Over(now):
 		return nil, time.Time{}
@@ -24,7 +25,7 @@ func (t *task) unmet(s policy.Settings, required policy.Conditions, since time.T
 	return t.e.Conditions(required).Unmet(required, t.e.Policy().Schedule.Windows, now)
 }
 
-// earlier is the first of two moments, of which zero is never.
+// earlier returns the first of two times; zero means never.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -32,12 +33,12 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// mayFetch returns nil when the new revision may be fetched. The time for which it may
-// not is no part of the postponement window, which begins when there is something to
-// refresh to; but it is no longer than that.
+// mayFetch returns nil if the new revision may be fetched. The time of waiting for that is
+// not part of the postponement window, which begins when the new revision is ready. But it
+// has the same limit.
 func (t *task) mayFetch() *busyError {
 	r := &t.r
-	s := t.e.Policy().For(r.Instance)
+	s := t.settings()
 	// It may have begun before this revision was published: see Submit.
 	began := policy.ClockAfter().Began(r.FetchSince, wallclock.Now())
 	unmet, again := t.unmet(s, s.FetchRequires, began)
@@ -51,11 +52,11 @@ func (t *task) mayFetch() *busyError {
 	return &busyError{until: earlier(again, r.Deadline)}
 }
 
-// whileMayFetch returns a context that ends, with a busyError as its cause, when a
-// condition for fetching is lost. Stop ends the watching; what it has heard is not lost
-// for others. Meanwhile the record is only read.
+// whileMayFetch returns a context that ends, with a busyError as its cause, when a condition
+// for fetching is lost. stop ends the watching; a wake-up that it has received is passed on.
+// Meanwhile the record is only read.
 func (t *task) whileMayFetch(ctx context.Context) (_ context.Context, stop func()) {
-	s := t.e.Policy().For(t.instance)
+	s := t.settings()
 	_, again := t.unmet(s, s.FetchRequires, t.r.FetchSince)
 	t.setAlarm(again)
 	var rung <-chan struct{}
@@ -74,7 +75,7 @@ func (t *task) whileMayFetch(ctx context.Context) (_ context.Context, stop func(
 			case <-ended:
 				return
 			}
-			s := t.e.Policy().For(t.instance)
+			s := t.settings()
 			unmet, again := t.unmet(s, s.FetchRequires, t.r.FetchSince)
 			if len(unmet) > 0 {
 				cancel(&busyError{})

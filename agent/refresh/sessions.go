@@ -8,27 +8,29 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/units"
+	"github.com/lull/lull/agent/lib/words"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
-	"github.com/lull/lull/agent/units"
 	"github.com/lull/lull/policy"
 )
 
-// Phase is a part of a refresh that happens in users' sessions. What each means
-// stands in dbus/org.lull.Agent1.xml, at Helper.Work.
+// Phase is a part of a refresh that happens in users' sessions. dbus/org.lull.Agent1.xml
+// describes each phase at Helper.Work.
 type Phase string
 
 // The phases.
 const (
-	SessionPrecopy Phase = "precopy"
-	SessionEnter   Phase = "enter"
-	SessionUndo    Phase = "undo"
-	SessionAbandon Phase = "abandon"
-	SessionFinish  Phase = "finish"
-	SessionBegin   Phase = "session"
+	SessionPrecopy Phase = words.PhasePrecopy
+	SessionEnter   Phase = words.PhaseEnter
+	SessionUndo    Phase = words.PhaseUndo
+	SessionAbandon Phase = words.PhaseAbandon
+	SessionFinish  Phase = words.PhaseFinish
+	SessionBegin   Phase = words.PhaseSession
 )
 
 // Work is one phase.
@@ -37,40 +39,40 @@ type Work struct {
 	Phase    Phase
 	Instance string
 	From, To uint32
-	Data     bool           // the users' data has to follow
-	Services []meta.Service // in the order in which to take them
+	Data     bool               // the users' data must follow
+	Services []manifest.Service // in the order of processing
 }
 
-// Answer is how a user's helper has ended its work.
+// Answer is the result of the work of a user's helper.
 type Answer struct {
 	UID uint32
 	Err error
 }
 
-// ErrNoHelper is the answer of a helper that has left without an heir.
+// ErrNoHelper is the answer of a helper that has left without a successor.
 var ErrNoHelper = errors.New("the user's helper has left")
 
-// Sessions are the users who are logged in, by their helpers. Nothing that these
-// do, or do not, may fail a refresh or delay it beyond a bound.
+// Sessions are the users who are logged in, represented by their helpers. No action or
+// omission of a helper may fail a refresh or delay it beyond a bound.
 type Sessions interface {
-	// Tell gives work to every user's helper and does not wait. Each that was asked
-	// answers at the most once, into a channel that holds all answers.
+	// Tell sends work to every user's helper and does not wait. Each helper in asked answers
+	// at most once, into a channel that holds all answers.
 	Tell(w Work) (asked []uint32, answers <-chan Answer)
 }
 
-// sessionGrace is how long a helper may take beyond what systemd may take to stop
-// the services.
+// sessionGrace is how long a helper may take in addition to the time that systemd may take to
+// stop the services.
 const sessionGrace = 5 * time.Second
 
-// ofSession says whether a service belongs to users' sessions and not to the
-// agent's own manager.
-func (e *Engine) ofSession(s meta.Service) bool {
-	return s.Scope == meta.ScopeUser && e.Services.Scope() != meta.ScopeUser
+// ofSession reports whether a service belongs to users' sessions and not to the agent's own
+// manager.
+func (e *Engine) ofSession(s manifest.Service) bool {
+	return s.Scope == manifest.ScopeUser && e.Services.Scope() != manifest.ScopeUser
 }
 
-// sessionServices are a package's services of users' sessions, in their order;
-// none of the zero package.
-func (e *Engine) sessionServices(pkg digest.Digest) (list []meta.Service, versioned bool, err error) {
+// sessionServices returns a package's services of users' sessions, in their order. The zero
+// package has none.
+func (e *Engine) sessionServices(pkg digest.Digest) (list []manifest.Service, versioned bool, err error) {
 	if pkg.IsZero() {
 		return nil, false, nil
 	}
@@ -86,8 +88,8 @@ func (e *Engine) sessionServices(pkg digest.Digest) (list []meta.Service, versio
 	return list, m.Data.Versioned, nil
 }
 
-// tell gives a phase without an answer that matters. What a session cannot be
-// told is no reason to fail: the launcher does it at the next launch.
+// tell sends a phase and ignores the answers. A session that cannot be reached does not fail
+// the refresh: the launcher does the work at the next launch.
 func (t *task) tell(phase Phase) {
 	w := Work{ID: t.r.ID, Phase: phase, Instance: t.r.Instance, From: t.r.From, To: t.r.To}
 	var err error
@@ -99,9 +101,9 @@ func (t *task) tell(phase Phase) {
 	case SessionFinish:
 		var versioned bool
 		w.Services, versioned, err = t.e.sessionServices(t.r.Package)
-		// A revert takes data as it is. What still runs beneath the new revision still
-		// writes the old one's data, which therefore follows at the first launch.
-		w.Data = versioned && t.r.Kind != Revert && !t.mayReplaceRunning(t.e.Policy().For(t.r.Instance))
+		// A revert takes data as it is. An application that still runs in the old revision
+		// still writes that revision's data, which therefore follows at the first launch.
+		w.Data = versioned && t.r.Kind != plan.Revert && !t.mayReplaceRunning(t.settings())
 	}
 	if err != nil {
 		t.e.Log.Error("cannot tell users' sessions what to do", messages.Key, messages.SessionFailed, "refresh", t.r.ID, "instance", t.r.Instance, "phase", phase, "error", err)
@@ -112,7 +114,7 @@ func (t *task) tell(phase Phase) {
 	}
 }
 
-func (t *task) oldSessionServices() ([]meta.Service, bool, error) {
+func (t *task) oldSessionServices() ([]manifest.Service, bool, error) {
 	pkg, err := t.e.packageOf(t.r.Instance, t.r.From)
 	if err != nil {
 		return nil, false, err
@@ -120,21 +122,20 @@ func (t *task) oldSessionServices() ([]meta.Service, bool, error) {
 	return t.e.sessionServices(pkg)
 }
 
-// stopSessions has the old revision's services of users' sessions stopped. It is
-// called when the door is shut, so none can start any more, and what the cgroups
-// say is all there is. Who does not stop his services in time has them killed, as
-// systemd would.
+// stopSessions stops the old revision's services of users' sessions. It is called when
+// launches are inhibited, so that none can start any more and the cgroups show all of them.
+// Services that are not stopped in time are killed, as systemd would do.
 func (t *task) stopSessions(_ context.Context) error {
 	list, _, err := t.oldSessionServices()
 	if err != nil {
 		return err
 	}
-	if t.r.Kind != Remove {
-		list = slices.DeleteFunc(list, func(s meta.Service) bool { return s.RefreshMode == meta.ModeEndure })
+	if t.r.Kind != plan.Remove {
+		list = slices.DeleteFunc(list, func(s manifest.Service) bool { return s.RefreshMode == manifest.ModeEndure })
 	}
 	slices.Reverse(list)
 	w := Work{ID: t.r.ID, Phase: SessionEnter, Instance: t.r.Instance, From: t.r.From, To: t.r.To, Services: list}
-	if t.r.Kind == Update {
+	if t.r.Kind == plan.Update {
 		if _, w.Data, err = t.e.sessionServices(t.r.Package); err != nil {
 			return err
 		}
@@ -142,7 +143,7 @@ func (t *task) stopSessions(_ context.Context) error {
 	var asked []uint32
 	var answers <-chan Answer
 	if t.e.Sessions != nil {
-		// Also with nothing to do: from now on nothing may be finished for another revision.
+		// Also without services: from now on no work may be finished for another revision.
 		asked, answers = t.e.Sessions.Tell(w)
 	}
 	if len(list) > 0 {
@@ -151,12 +152,12 @@ func (t *task) stopSessions(_ context.Context) error {
 	return nil
 }
 
-// awaitSessions returns when no process of the services is left, or all is done
-// that can be. Only users who have such processes are waited for.
-func (t *task) awaitSessions(list []meta.Service, asked []uint32, answers <-chan Answer) {
+// awaitSessions returns when no process of the services is left, or nothing more can be done.
+// It waits only for users who have such processes.
+func (t *task) awaitSessions(list []manifest.Service, asked []uint32, answers <-chan Answer) {
 	limit := time.NewTimer(services.StopBudget(t.unitsOf(list)) + sessionGrace)
 	defer limit.Stop()
-	var signalled <-chan time.Time // when the time of those is over whom the agent has asked itself
+	var signalled <-chan time.Time // when the time of services signalled by the agent is over
 	open, answered := map[uint32]bool{}, map[uint32]bool{}
 	for _, uid := range asked {
 		open[uid] = true
@@ -164,7 +165,7 @@ func (t *task) awaitSessions(list []meta.Service, asked []uint32, answers <-chan
 	for late := false; !late; {
 		left, err := t.e.sessionRuns(t.r.Instance, list)
 		if err == nil && !slices.ContainsFunc(left, func(p sessionRun) bool { return !answered[p.uid] }) {
-			break // nothing is left, or nobody will do more about it
+			break // no process is left, or no helper will do more about it
 		}
 		alone := slices.DeleteFunc(slices.Clone(left), func(p sessionRun) bool { return open[p.uid] || answered[p.uid] })
 		if len(alone) > 0 && signalled == nil {
@@ -179,7 +180,7 @@ func (t *task) awaitSessions(list []meta.Service, asked []uint32, answers <-chan
 		case a := <-answers:
 			delete(open, a.UID)
 			answered[a.UID] = !errors.Is(a.Err, ErrNoHelper)
-		case <-t.wake: // something has ended
+		case <-t.wake: // a process has ended
 		case <-signalled:
 			for _, run := range alone {
 				answered[run.uid] = true
@@ -191,7 +192,7 @@ func (t *task) awaitSessions(list []meta.Service, asked []uint32, answers <-chan
 	t.killSessions(list)
 }
 
-// signal asks a service to end whose user has no helper that could.
+// signal asks a service to end whose user has no helper that could do it.
 func (t *task) signal(run sessionRun) {
 	t.e.Log.Info("a service of a session without a helper is asked to end", "instance", t.r.Instance, "service", run.service.Name, "uid", run.uid)
 	if err := runs.Signal(run.processes, units.Signal(run.service.StopSignal)); err != nil {
@@ -199,9 +200,9 @@ func (t *task) signal(run sessionRun) {
 	}
 }
 
-// killSessions ends what is left of the services. Their users can write nothing
-// of the system's, so what cannot be killed is no reason to stop here.
-func (t *task) killSessions(list []meta.Service) {
+// killSessions kills the remaining processes of the services. Their users cannot write system
+// data, so a process that cannot be killed is no reason to stop here.
+func (t *task) killSessions(list []manifest.Service) {
 	left, err := t.e.sessionRuns(t.r.Instance, list)
 	if err != nil {
 		t.e.Log.Error("cannot tell which services are left in users' sessions", "instance", t.r.Instance, "error", err)
@@ -214,13 +215,13 @@ func (t *task) killSessions(list []meta.Service) {
 		if !slices.ContainsFunc(left, func(r sessionRun) bool { return r.service.Name == s.Name }) {
 			continue
 		}
-		if err := t.e.Tracker.KillService(t.r.Instance, s.Name); err != nil {
+		if err := t.e.Tracker.KillSession(t.r.Instance, s.Name); err != nil {
 			t.e.Log.Error("a service goes on", "instance", t.r.Instance, "service", s.Name, "error", err)
 		}
 	}
 }
 
-func (t *task) unitsOf(list []meta.Service) (all []services.Unit) {
+func (t *task) unitsOf(list []manifest.Service) (all []services.Unit) {
 	for _, s := range list {
 		all = append(all, services.Unit{Instance: t.r.Instance, Service: s})
 	}
@@ -230,18 +231,18 @@ func (t *task) unitsOf(list []meta.Service) (all []services.Unit) {
 // sessionRun is a service of one user's session that has processes.
 type sessionRun struct {
 	uid       uint32
-	service   meta.Service
+	service   manifest.Service
 	processes []runs.Process
 }
 
-// sessionRuns finds services by their cgroups, in sessions with a helper and without.
-func (e *Engine) sessionRuns(instance string, list []meta.Service) (found []sessionRun, err error) {
+// sessionRuns finds services by their cgroups, in sessions with and without a helper.
+func (e *Engine) sessionRuns(instance string, list []manifest.Service) (found []sessionRun, err error) {
 	all, err := e.Tracker.Runs()
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range all {
-		i := slices.IndexFunc(list, func(s meta.Service) bool { return s.Name == r.Service })
+		i := slices.IndexFunc(list, func(s manifest.Service) bool { return s.Name == r.Service })
 		uid, ok := managerOf(r.Cgroup)
 		if r.Instance == instance && i >= 0 && ok {
 			found = append(found, sessionRun{uid, list[i], r.Processes})
@@ -250,8 +251,8 @@ func (e *Engine) sessionRuns(instance string, list []meta.Service) (found []sess
 	return found, nil
 }
 
-// managerOf reads from the path of a cgroup whose systemd keeps it: users' are
-// below user@UID.service.
+// managerOf returns whose systemd manages a cgroup, from its path: cgroups of users are below
+// user@UID.service.
 func managerOf(cgroup string) (uid uint32, ok bool) {
 	for name := range strings.SplitSeq(cgroup, "/") {
 		id, ok := strings.CutPrefix(name, "user@")
@@ -266,8 +267,8 @@ func managerOf(cgroup string) (uid uint32, ok bool) {
 	return 0, false
 }
 
-// Newcomer is what a session has to do whose helper has just registered. What of it
-// can be told is returned with an error as well.
+// Newcomer returns the initial work of a session whose helper has just registered. With an
+// error it returns the part that could be determined.
 func (e *Engine) Newcomer() (all []Work, err error) {
 	instances, err := e.Links.Instances()
 	for _, name := range instances {
@@ -280,7 +281,7 @@ func (e *Engine) Newcomer() (all []Work, err error) {
 func (e *Engine) newcomerOf(name string) (all []Work, err error) {
 	r, busy := e.Of(name)
 	if busy && shut(&r) {
-		return nil, nil // undo or finish will tell
+		return nil, nil // undo or finish will send it
 	}
 	rev, pkg, err := e.Links.Read(name)
 	if err != nil {
@@ -291,11 +292,15 @@ func (e *Engine) newcomerOf(name string) (all []Work, err error) {
 		return nil, err
 	}
 	if len(list) > 0 {
-		s := e.Policy().For(name)
+		l, err := e.Store.Launch(pkg)
+		if err != nil {
+			return nil, err
+		}
+		s := e.Policy().With(name, l.Refresh)
 		all = append(all, Work{Phase: SessionBegin, Instance: name, To: rev, Services: list,
 			Data: versioned && s.RefreshAwareness && s.Mode == policy.ModeWait})
 	}
-	if !busy || r.Kind != Update || r.Undo || r.Step != Precopy && r.Step != Wait {
+	if !busy || r.Kind != plan.Update || r.Undo || r.Step != plan.Precopy && r.Step != plan.Wait {
 		return all, nil
 	}
 	if _, versioned, err = e.sessionServices(r.Package); versioned {
@@ -304,9 +309,9 @@ func (e *Engine) newcomerOf(name string) (all []Work, err error) {
 	return all, err
 }
 
-// shut says whether a refresh has stopped the services of sessions and will tell
-// these when to start them. A session that registers after that was told finds the
-// record past it.
-func shut(r *Refresh) bool {
-	return critical(r.Step) && !(r.Undo && (r.Step == StopServices || r.Step == Inhibit))
+// shut reports whether a refresh has stopped the services of sessions and will notify the
+// sessions when to start them. For a session that registers after that notification, the
+// record is past this point.
+func shut(r *plan.Refresh) bool {
+	return r.Step.InSection() && !(r.Undo && (r.Step == plan.StopServices || r.Step == plan.Inhibit))
 }

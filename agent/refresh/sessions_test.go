@@ -1,6 +1,9 @@
 package refresh
 
-import "testing"
+import (
+	"github.com/lull/lull/agent/refresh/plan"
+	"testing"
+)
 
 func TestManagerOf(t *testing.T) {
 	for path, want := range map[string]int{
@@ -19,24 +22,24 @@ func TestManagerOf(t *testing.T) {
 	}
 }
 
-// TestShut: a session that registers is given its services, unless the refresh has
-// stopped those of the others and has not told them to start yet.
+// TestShut: a session that registers is given its services, unless the refresh has stopped
+// those of the others and has not notified them to start yet.
 func TestShut(t *testing.T) {
 	for _, c := range []struct {
-		r    Refresh
+		r    plan.Refresh
 		want bool
 	}{
-		{Refresh{Step: Fetch}, false},
-		{Refresh{Step: Wait}, false},
-		{Refresh{Step: Inhibit}, true},
-		{Refresh{Step: StopServices}, true},
-		{Refresh{Step: Health}, true},
-		{Refresh{Step: Uninhibit}, true},
-		{Refresh{Step: Finish}, false}, // told before or after, perhaps twice
-		{Refresh{Step: Link, Undo: true}, true},
-		{Refresh{Step: StopServices, Undo: true}, false},
-		{Refresh{Step: Inhibit, Undo: true}, false},
-		{Refresh{Step: Precopy, Undo: true}, false},
+		{plan.Refresh{Step: plan.Fetch}, false},
+		{plan.Refresh{Step: plan.Wait}, false},
+		{plan.Refresh{Step: plan.Inhibit}, true},
+		{plan.Refresh{Step: plan.StopServices}, true},
+		{plan.Refresh{Step: plan.Health}, true},
+		{plan.Refresh{Step: plan.Uninhibit}, true},
+		{plan.Refresh{Step: plan.Finish}, false}, // notified before or after, perhaps twice
+		{plan.Refresh{Step: plan.Link, Undo: true}, true},
+		{plan.Refresh{Step: plan.StopServices, Undo: true}, false},
+		{plan.Refresh{Step: plan.Inhibit, Undo: true}, false},
+		{plan.Refresh{Step: plan.Precopy, Undo: true}, false},
 	} {
 		if got := shut(&c.r); got != c.want {
 			t.Errorf("%s, undo %v: %v", c.r.Step, c.r.Undo, got)

@@ -4,28 +4,29 @@ import (
 	"context"
 	"time"
 
-	"github.com/lull/lull/agent/inhibit"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/logind"
+	"github.com/lull/lull/agent/refresh/plan"
 )
 
-// What is held off while a refresh has a lock. Sleeping does no harm to one that
-// waits; one in its critical section keeps launches out as long as the machine sleeps.
+// The operations that the lock of a refresh inhibits. Sleep does no harm to a waiting
+// refresh. A refresh in its critical section keeps launches inhibited as long as the machine
+// sleeps.
 const (
 	offWhileWaiting = "shutdown"
 	offInSection    = "shutdown:sleep"
 )
 
-// Shutdown tells the engine that the machine is about to go down, or that this was
-// given up. Those that wait let go of their locks at once, except where everything
-// is closed already and logind still waits long enough: they take this last moment.
-// What is prepared later, and what does not fit, is left to the next boot.
+// Shutdown notifies the engine that the machine is about to go down, or that the shutdown was
+// cancelled. Waiting refreshes release their locks at once, unless their applications are
+// closed already and logind still waits long enough: these use this last moment. Refreshes
+// that are prepared later, or do not fit, are left to the next boot.
 func (e *Engine) Shutdown(down bool) {
 	e.mu.Lock()
 	switch {
 	case !down:
-		e.downSince = time.Time{}
+		e.downSince, e.leaving = time.Time{}, false
 	case e.downSince.IsZero():
 		e.downSince = time.Now()
 	}
@@ -33,25 +34,68 @@ func (e *Engine) Shutdown(down bool) {
 	e.Wake("")
 }
 
-// down is when a shutdown was announced; zero: none was.
+// errLeft ends a step of the critical section that is left to the next boot.
+var errLeft = errkind.New(errkind.Interrupted, "cannot go on: the rest is left to the next start of the machine")
+
+// LeaveToBoot lets the machine go down without waiting for the refreshes in their critical
+// section, because a person does not want to wait. They are interrupted as by the end of the
+// agent, and the next boot handles them in the same way. It reports whether a shutdown was
+// announced; without one no refresh is left.
+func (e *Engine) LeaveToBoot() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.downSince.IsZero() {
+		return false
+	}
+	if !e.leaving {
+		e.leaving = true
+		if e.left != nil {
+			close(e.left)
+			e.left = nil
+		}
+	}
+	return true
+}
+
+// leavingNow reports whether the critical sections are left to the next boot, and
+// otherwise returns a channel that is closed when they are.
+func (e *Engine) leavingNow() (bool, <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.left == nil && !e.leaving {
+		e.left = make(chan struct{})
+	}
+	return e.leaving, e.left
+}
+
+// mayLeave reports whether the next step can be left to the next boot. The last step only
+// allows launches.
+func (t *task) mayLeave(effect plan.Effect) bool {
+	return effect == plan.DoStep && t.r.Step.InSection() && t.r.Step != plan.Uninhibit
+}
+
+// down returns when a shutdown was announced; zero means that none was.
 func (e *Engine) down() time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.downSince
 }
 
-// goingDown says whether the machine goes down, also where logind is not asked.
+// goingDown reports whether the machine goes down, also where logind is not asked.
 func (e *Engine) goingDown() bool { return !e.down().IsZero() || e.Services.GoingDown() }
 
-// fits says whether a critical section may begin: always, but for a shutdown that has
-// begun. Then the section has to be over before logind stops to wait for our lock.
+// fits reports whether a critical section may begin. It always may, unless a shutdown has
+// begun: then the section must end before logind stops waiting for the agent's lock.
 func (t *task) fits() bool {
 	since := t.e.down()
+	if left, _ := t.e.leavingNow(); left {
+		return false
+	}
 	return since.IsZero() || len(t.locks) > 0 && time.Since(since)+t.estimate() <= t.e.Logind.MaxDelay()
 }
 
-// leave parks a refresh without a lock: because it may not go on now, or so that a
-// shutdown does and the refresh waits for the next boot.
+// leave parks a refresh without a lock, because it may not go on now, or so that a shutdown
+// proceeds and the refresh waits for the next boot.
 func (t *task) leave(busy *busyError) error {
 	if len(t.locks) > 0 && !t.e.down().IsZero() {
 		t.e.Log.Info("leaving a refresh to the next boot", messages.Key, messages.LeftToBoot, "refresh", t.id, "instance", t.instance)
@@ -60,21 +104,12 @@ func (t *task) leave(busy *busyError) error {
 	return busy
 }
 
-// estimate is how long the critical section may last.
-func (t *task) estimate() time.Duration {
-	d := time.Second
-	units, _ := t.oldUnits()
-	list, _, _ := t.oldSessionServices()
-	d += services.StopBudget(append(units, t.unitsOf(list)...)) / 4 // most services stop long before they have to
-	return d.Round(time.Second)
-}
-
-// takeLock replaces the logind lock that the refresh holds. Going without one is no
-// reason not to refresh: the commit is one rename. It says whether there was one to
-// have: false means that the machine goes down, and nobody will wait.
+// takeLock replaces the logind lock of the refresh. A refresh does not need one: the commit
+// is one rename. It reports whether a lock was available: false means that the machine goes
+// down without waiting.
 //
-// Whoever may overrule a lock that blocks is not delayed by it, so that one that
-// delays is taken with it.
+// A user who may overrule a blocking lock is not delayed by it, so a delaying lock is taken
+// with it.
 func (t *task) takeLock(why, what string, block bool) bool {
 	if t.lockWhy == why || t.e.Logind == nil {
 		return true
@@ -82,12 +117,12 @@ func (t *task) takeLock(why, what string, block bool) bool {
 	lock, err := t.oneLock(why, what, false)
 	if err != nil {
 		t.e.Log.Debug("no inhibitor lock", "instance", t.r.Instance, "error", err)
-		if problem.Is(err, problem.NotPermitted) {
-			t.lockWhy = why // not asked again for the same
+		if errkind.Is(err, errkind.NotPermitted) {
+			t.lockWhy = why // not requested twice for the same reason
 		}
-		return !problem.Is(err, problem.Interrupted)
+		return !errkind.Is(err, errkind.Interrupted)
 	}
-	locks := []*inhibit.Lock{lock}
+	locks := []*logind.Lock{lock}
 	if block {
 		lock, err := t.oneLock(why, what, true)
 		if err == nil {
@@ -101,12 +136,12 @@ func (t *task) takeLock(why, what string, block bool) bool {
 	return true
 }
 
-// oneLock falls back to a lock against shutdown alone. A user may hold off shutdown
-// and sleep, but logind judges the two together as something else; and while the
-// machine is about to sleep, sleeping cannot be held off any more.
-func (t *task) oneLock(why, what string, block bool) (*inhibit.Lock, error) {
+// oneLock falls back to a lock against shutdown alone. A user may inhibit shutdown and sleep
+// separately, but logind authorizes a lock of both differently. While the machine is about to
+// sleep, sleep cannot be inhibited any more.
+func (t *task) oneLock(why, what string, block bool) (*logind.Lock, error) {
 	lock, _, err := t.e.Logind.Take(what, "lull", why, block)
-	if what != offWhileWaiting && (problem.Is(err, problem.NotPermitted) || problem.Is(err, problem.Interrupted)) {
+	if what != offWhileWaiting && (errkind.Is(err, errkind.NotPermitted) || errkind.Is(err, errkind.Interrupted)) {
 		lock, _, err = t.e.Logind.Take(offWhileWaiting, "lull", why, block)
 	}
 	return lock, err
@@ -119,21 +154,22 @@ func (t *task) releaseLock() {
 	t.locks, t.lockWhy = nil, ""
 }
 
-// leftToBoot waits for the end of the agent after a step of the critical section has
-// failed while the machine went down: services cannot be started then, and those that
-// systemd has stopped are not sick. The next agent decides by what the link says. So
-// does this one if the shutdown is given up.
-func (t *task) leftToBoot(ctx context.Context) (Event, bool) {
+// leftToBoot waits for the end of the agent after a step of the critical section has failed
+// during a shutdown. Services cannot be started then, and those that systemd has stopped are
+// not unhealthy. The next agent decides by the link. So does this agent if the shutdown is
+// cancelled.
+func (t *task) leftToBoot(ctx context.Context) (plan.Event, bool) {
 	t.e.Log.Info("leaving the rest of a refresh to the next boot", messages.Key, messages.LeftToBoot, "refresh", t.id, "instance", t.instance, "step", t.r.Step)
 	t.releaseLock()
 	for t.e.goingDown() {
 		select {
 		case <-t.wake:
-		case ev := <-t.mail:
-			t.r, _ = Next(t.r, ev)
+		case l := <-t.mail:
+			t.r, _ = plan.Next(t.r, l.Event)
+			l.answer() // the event has no effect before the agent ends
 		case <-ctx.Done():
-			return Event{}, false
+			return plan.Event{}, false
 		}
 	}
-	return Event{Type: Restarted, Linked: t.e.linked(&t.r)}, true
+	return plan.Event{Type: plan.Restarted, Linked: t.e.linked(&t.r)}, true
 }

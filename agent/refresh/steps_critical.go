@@ -6,184 +6,27 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/lull/lull/agent/datacopy"
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/faultpoint"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lull/lull/agent/lib/copytree"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/printable"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/lib/wallclock"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
-	"github.com/lull/lull/agent/wallclock"
-	"github.com/lull/lull/policy"
+	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/vacancy"
 )
 
-// mayReplaceRunning says whether the switch happens beneath running applications,
-// which then keep their revision: by mode, or because the deadline has passed and policy says so.
-func (t *task) mayReplaceRunning(s policy.Settings) bool {
-	if t.r.Kind == Remove {
-		return false
-	}
-	return !s.RefreshAwareness || s.Mode != policy.ModeWait ||
-		s.AtDeadline == policy.DeadlineSideBySide && !t.r.Since.IsZero() && t.window(s).Over(wallclock.Now())
-}
-
-// window is the time for which running applications may put this revision off.
-func (t *task) window(s policy.Settings) policy.Postponement {
-	return policy.Postponement{Since: t.r.Since, Max: s.MaxPostponement}
-}
-
-// doWait ends when the instance is vacant and nobody has said "not now"; in a
-// group, when this is so for all.
-func doWait(_ context.Context, t *task) error {
-	err := t.vacant()
-	if t.group == nil {
-		return err
-	}
-	return t.group.gate(t, err)
-}
-
-// vacant returns nil when nothing stands in the way of this instance's refresh.
-func (t *task) vacant() error {
-	r := &t.r
-	s := t.e.Policy().For(r.Instance)
-	if err := t.e.Writable(); err != nil {
-		t.e.Log.Warn("a refresh waits until the root can be written", messages.Key, messages.ReadOnly, "instance", r.Instance, "root", t.e.Root, "error", err)
-		return &busyError{}
-	}
-	if r.Kind == Update {
-		until, err := t.held(wallclock.Now())
-		if err != nil {
-			return err
-		}
-		if r.Held = !until.IsZero(); r.Held {
-			t.dropPendingMarker()
-			return t.leave(&busyError{until: until})
-		}
-	}
-	r.Since = r.clock().Began(r.Since, wallclock.Now())
-	r.Deadline = t.window(s).Deadline()
-	var again time.Time
-	r.Unmet, again = t.unmet(s, s.RefreshRequires, r.Since)
-	// If it was busy and something has changed, perhaps by the last exit, only the look
-	// under the lock counts, and who waits for the door waits for it. The members of a
-	// group look first: their doors are shut together.
-	if look := len(r.WaitingFor) == 0 || len(r.Unmet) > 0 || t.group != nil; look && !t.mayReplaceRunning(s) {
-		procs, err := t.e.Tracker.Busy(r.Instance)
-		if err != nil {
-			t.e.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", r.Instance, "error", err)
-			return t.leave(&busyError{until: wallclock.Now().Add(unreadablePause)})
-		}
-		if len(procs) > 0 {
-			return t.postpone(s, procs, again)
-		}
-	}
-	if len(r.Unmet) > 0 {
-		t.dropPendingMarker()
-		return t.leave(&busyError{until: earlier(again, r.Deadline)})
-	}
-	if !t.fits() {
-		return t.leave(&busyError{})
-	}
-	return nil
-}
-
-// unreadablePause is when cgroups that could not be read are read again; no event
-// is to be expected from them.
-const unreadablePause = 30 * time.Second
-
-// launchPause is when a launch under way is looked at again where the tracker does
-// not hear that it lets go of its lock.
-const launchPause = time.Second
-
-// postpone prepares for a long wait: policy may keep new launches out, shutdown
-// gives the last moment a chance, and the deadline is looked at when it comes; so is
-// again, when a condition changes by the clock. With one unmet nobody is kept out: that
-// could last for hours.
-func (t *task) postpone(s policy.Settings, procs []runs.Process, again time.Time) error {
-	if len(t.r.Unmet) > 0 {
-		t.dropPendingMarker()
-	} else if s.RefreshPending == policy.PendingBlock {
-		if err := t.keepOut(); err != nil {
-			return err
-		}
-	}
-	busy := &busyError{processes: procs}
-	if !t.e.down().IsZero() {
-		return t.leave(busy)
-	}
-	t.takeLock(fmt.Sprintf("%s waits for its applications to be closed, then takes about %s", t.title(), t.estimate()), offWhileWaiting, false)
-	if wallclock.Now().Before(t.r.Deadline) {
-		busy.until = earlier(again, t.r.Deadline)
-	} else if s.AtDeadline == policy.DeadlineTerminate {
-		return t.terminate(busy)
-	}
-	return busy
-}
-
-// keepOut makes new launches wait. With a launch under way it leaves them be: when
-// that launch lets go of its lock the refresh looks again.
-func (t *task) keepOut() error {
-	if word, err := t.e.Runctl.Inhibited(t.r.Instance); err != nil || word != "" {
-		return err
-	}
-	lock, _, err := t.e.Runctl.TryWriteLock(t.r.Instance)
-	if err != nil || lock == nil {
-		return err
-	}
-	defer lock.Close()
-	return t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshPending)
-}
-
-// terminateGrace is how long processes that were asked to end may take.
-const terminateGrace = 30 * time.Second
-
-// terminate ends the processes, because the administrator wrote so for this
-// package: it keeps new ones out, asks, and after a while kills what is left.
-func (t *task) terminate(busy *busyError) error {
-	if err := t.keepOut(); err != nil {
-		return err
-	}
-	if t.asked.IsZero() {
-		t.asked = time.Now()
-		t.e.Log.Warn("ending an application at the deadline, as policy says", messages.Key, messages.DeadlineReached, "instance", t.r.Instance, "deadline", t.r.Deadline, "processes", len(busy.processes))
-		if err := runs.Terminate(busy.processes); err != nil {
-			t.e.Log.Warn("cannot ask every process to end", "instance", t.r.Instance, "error", err)
-		}
-	}
-	left := terminateGrace - time.Since(t.asked)
-	if left <= 0 {
-		t.e.Log.Warn("killing what did not end when it was asked to", messages.Key, messages.DeadlineKilled, "instance", t.r.Instance, "processes", len(busy.processes), "asked", t.asked)
-		if err := runs.Kill(busy.processes); err != nil {
-			t.e.Log.Warn("cannot kill every process", "instance", t.r.Instance, "error", err)
-		}
-		left = time.Second // for what was forked meanwhile; the end of the others wakes us
-	}
-	busy.until = wallclock.Now().Add(left)
-	return busy
-}
-
-// undoWait lets launches in again that policy has kept out.
-func undoWait(_ context.Context, t *task) error {
-	t.releaseLock()
-	return t.e.Runctl.ClearInhibited(t.r.Instance)
-}
-
-func (t *task) dropPendingMarker() {
-	if word, err := t.e.Runctl.Inhibited(t.r.Instance); err == nil && word == runctl.RefreshPending {
-		if err := t.e.Runctl.ClearInhibited(t.r.Instance); err != nil {
-			t.e.Log.Error("cannot remove a marker", "instance", t.r.Instance, "error", err)
-		}
-	}
-}
-
-// doInhibit makes sure, under the exclusive lock, that nothing runs, and shuts the
-// door. A launcher joins its run under the shared lock, so there is no moment in between.
+// doInhibit makes sure, under the exclusive lock, that no process runs, and inhibits
+// launches. A launcher joins its run under the shared lock, so there is no gap in between.
 func doInhibit(_ context.Context, t *task) error {
 	err := t.shut()
 	if err != nil && t.group != nil {
@@ -192,13 +35,80 @@ func doInhibit(_ context.Context, t *task) error {
 	return err
 }
 
-func (t *task) shut() error {
+func undoInhibit(_ context.Context, t *task) error {
+	t.releaseLock()
+	err := t.open()
+	if !t.r.Again && t.r.To != 0 {
+		// The journal also has inhibit after an agent has died during the copy.
+		err = errors.Join(err, t.discardCopy())
+	}
+	return err
+}
+
+func (t *task) shut() (err error) {
+	t.dropWatch()
+	t.scans = 0
+	if wallclock.Now().Before(t.after) {
+		return t.leave(&busyError{until: t.after})
+	}
+	d, err := t.besideServices()
+	switch {
+	case err != nil:
+		return t.leave(&busyError{until: wallclock.Now().Add(unreadablePause)})
+	case d != nil:
+		return t.occupied(d)
+	}
+	for {
+		again := false
+		done := vacancy.Retry(func() bool {
+			err = t.tryShut()
+			return !errors.As(err, &d) || d.scan
+		})
+		if done && d != nil && d.scan && errors.As(err, &d) {
+			again = t.scanRefused(d)
+		}
+		switch {
+		case again:
+		case errors.As(err, &d):
+			return t.occupied(d)
+		default:
+			return err
+		}
+	}
+}
+
+// tryShut returns a *denial if the kernel reports that the package is in use.
+func (t *task) tryShut() error {
 	r := &t.r
-	s := t.e.Policy().For(r.Instance)
+	s := t.settings()
 	t.r.EnteredAt = time.Now()
+	seal, err := t.openSeal()
+	if err != nil {
+		return err
+	}
+	taken := false
+	defer func() {
+		if seal != nil && !taken {
+			seal.Close()
+		}
+	}()
+	var inService map[vacancy.Inode]bool
+	if seal != nil {
+		if inService, err = t.serviceFiles(); err != nil {
+			return &busyError{until: wallclock.Now().Add(unreadablePause)}
+		}
+		enduring, err := t.enduringProcs()
+		if err != nil {
+			return &busyError{until: wallclock.Now().Add(unreadablePause)}
+		}
+		if t.beside = nil; len(enduring) > 0 {
+			t.beside = seal.Forget(func(*vacancy.File) bool { return true })
+		}
+	}
 	lock, holders, err := t.e.Runctl.TryWriteLock(r.Instance)
-	if problem.Is(err, problem.NotFound) {
-		// A boot has taken the lock file, and what is not installed yet has got no other.
+	if errkind.Is(err, errkind.NotFound) {
+		// A boot has removed the lock file, and an instance that is not installed yet has no
+		// other.
 		if err = t.e.Runctl.CreateInstance(r.Instance); err == nil {
 			lock, holders, err = t.e.Runctl.TryWriteLock(r.Instance)
 		}
@@ -207,8 +117,10 @@ func (t *task) shut() error {
 		return err
 	}
 	if lock == nil {
-		// A launch is under way; letting go of the lock wakes us.
+		// A launch is under way; the release of its lock wakes the task.
 		busy := &busyError{processes: launching(r.WaitingFor, runs.Describe(holders))}
+		// A launcher that hangs does not count for longer.
+		busy.until = wallclock.Now().Add(runctl.MaxLaunch)
 		if t.e.Tracker.Polls() {
 			busy.until = time.Now().Add(launchPause)
 		}
@@ -220,16 +132,28 @@ func (t *task) shut() error {
 		if err != nil {
 			return &busyError{until: wallclock.Now().Add(unreadablePause)}
 		}
-		if len(procs) > 0 {
+		if procs = t.withoutDoubt(procs); len(procs) > 0 {
 			lock.Close()
-			return t.postpone(s, procs, time.Time{})
+			return t.postpone(s, t.andTied(procs), time.Time{})
+		}
+	}
+	if seal != nil {
+		if d := t.takeSeal(seal, inService); d != nil {
+			return d
 		}
 	}
 	if !t.fits() {
 		return t.leave(&busyError{})
 	}
-	// Before the marker is there: it is this refresh's, and not a stray one.
-	r.WaitingFor = nil
+	t.ghosts, t.deaf = 0, 0
+	if taken = true; seal != nil {
+		if len(inService) > 0 || t.hasHook() {
+			seal.Release(false)
+		}
+		t.seal = seal
+	}
+	// Before the marker is there, so that it belongs to this refresh and is not a stray one.
+	r.WaitingFor, r.Readers = nil, nil
 	t.show()
 	if err := t.e.Runctl.SetInhibited(r.Instance, runctl.RefreshInProgress); err != nil {
 		return err
@@ -237,13 +161,14 @@ func (t *task) shut() error {
 	if err := faultpoint.Hit("refresh.inhibit.marked"); err != nil {
 		return err
 	}
-	// Taken after the door is shut: its round trip must not widen the gap between the last
-	// exit and the marker. A shutdown that slips in between finds the old revision whole.
+	// Taken after launches are inhibited: its round trip must not widen the gap between the
+	// last exit and the marker. A shutdown in between finds the old revision intact.
 	estimate := t.estimate()
 	t.r.Estimate = estimate
-	took := t.takeLock(fmt.Sprintf("Refreshing %s, about %s", t.title(), estimate), offInSection,
+	took := t.takeLock(fmt.Sprintf("Refreshing %s, about %s", t.title(), printable.Duration(estimate)), offInSection,
 		t.e.Policy().Inhibit.Block && t.e.Logind != nil && estimate > t.e.Logind.MaxDelay())
 	if !took && len(t.locks) == 0 {
+		t.unseal()
 		if err := t.e.Runctl.ClearInhibited(r.Instance); err != nil {
 			return err
 		}
@@ -252,9 +177,9 @@ func (t *task) shut() error {
 	return nil
 }
 
-// launching adds the processes of a launch under way to those that were waited for.
-// Whether these still live is seen when the launch is over: until then nobody is told
-// that they do not. The agent itself holds the lock for a launch that it places.
+// launching adds the processes of a launch under way to those that were waited for. The end
+// of these is noticed when the launch is over; until then it is not reported. The agent
+// itself holds the lock for a launch that it places.
 func launching(before, holders []runs.Process) []runs.Process {
 	list := slices.Clone(before)
 	for _, h := range holders {
@@ -265,24 +190,74 @@ func launching(before, holders []runs.Process) []runs.Process {
 	return list
 }
 
-func undoInhibit(_ context.Context, t *task) error {
-	t.releaseLock()
-	err := t.open()
-	if !t.r.Again && t.r.To != 0 {
-		// The journal says inhibit also of an agent that died while it copied.
-		err = errors.Join(err, t.discardCopy())
+// doStopServices runs under the marker, when no application is left: a refresh that has to
+// wait never touches a service.
+//
+// The pre-refresh hook of the old revision runs first, while its services run.
+func doStopServices(ctx context.Context, t *task) error {
+	units, err := t.oldUnits()
+	if err != nil {
+		return err
 	}
-	return err
+	if t.r.Kind == plan.Update {
+		pkg, err := t.e.packageOf(t.r.Instance, t.r.From)
+		if err == nil {
+			err = t.runHook(ctx, pkg, t.r.From, manifest.HookPreRefresh)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := t.stopSessions(ctx); err != nil {
+		return err
+	}
+	fresh, err := t.e.units(t.r.Instance, t.r.Package)
+	if err != nil {
+		return err
+	}
+	t.due = false // the section decides from here on
+	for _, u := range slices.Backward(units) {
+		// A service that endured into a revision without it would never be stopped.
+		known := slices.ContainsFunc(fresh, func(f services.Unit) bool { return f.Service.Name == u.Service.Name })
+		if u.RefreshMode == manifest.ModeEndure && known {
+			continue
+		}
+		if err := t.e.Services.Stop(ctx, u); err != nil {
+			return err
+		}
+	}
+	return t.sealRest()
 }
 
-func (t *task) title() string {
-	if t.r.ToVersion == "" {
-		return t.r.Instance
+func undoStopServices(ctx context.Context, t *task) error {
+	if t.due && t.r.Again {
+		return nil // the refresh goes on at once, or startDue starts them if it has to wait
 	}
-	return t.r.Instance + " " + t.r.ToVersion
+	t.due = false
+	units, err := t.oldUnits()
+	if err != nil {
+		return err
+	}
+	// The old revision is current by now: its services need not wait, its applications still
+	// do.
+	if err := t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshStarting); err != nil {
+		return err
+	}
+	t.tell(SessionUndo)
+	return t.e.startUnits(ctx, units)
 }
 
-// doCopy gives the new revision a copy of the old one's system data. The old data is only read.
+func (e *Engine) startUnits(ctx context.Context, units []services.Unit) error {
+	for _, u := range units {
+		if err := e.Services.Start(ctx, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// doCopy gives the new revision a copy of the old one's system data. It only reads the old
+// data.
 func doCopy(ctx context.Context, t *task) error {
 	r := &t.r
 	m, err := t.e.Store.Launch(r.Package)
@@ -300,29 +275,32 @@ func doCopy(ctx context.Context, t *task) error {
 	if _, err := os.Lstat(src); errors.Is(err, fs.ErrNotExist) {
 		return nil // made empty by doLink
 	}
-	stats, err := datacopy.Copy(ctx, src, dst, datacopy.Options{})
+	stats, err := copytree.Copy(ctx, src, dst, copytree.Options{})
+	t.copied = state.Copied{Files: stats.Files, Bytes: stats.Bytes}
 	if err != nil {
 		return fmt.Errorf("cannot copy the data of %s to revision %d: %w", r.Instance, r.To, err)
 	}
-	for _, name := range stats.Skipped {
-		t.e.Log.Info("not copied, because it is neither file, folder nor link", "instance", r.Instance, "path", name)
-	}
+	t.e.reportSkipped(r, src, stats)
 	return nil
 }
 
-// undoCopy leaves what was copied ahead: another try may follow, and undoPrecopy takes it.
+// undoCopy keeps the precopied data: another try may follow, and undoPrecopy removes it.
 func undoCopy(_ context.Context, t *task) error {
-	return os.RemoveAll(t.e.dataDir(t.r.Instance, t.r.To))
+	return copytree.Remove(t.e.dataDir(t.r.Instance, t.r.To))
 }
 
-// doLink is the commit. What stands before the swap can be undone without a trace,
-// what stands after it is repeated until it is done.
+// doLink is the commit. Actions before the swap can be undone without a trace. Actions after
+// it are repeated until they are done.
 func doLink(_ context.Context, t *task) error {
 	r := &t.r
-	if r.Kind == Remove {
+	if r.Kind == plan.Remove {
 		if err := t.e.Exports.Remove(r.Instance); err != nil {
 			return err
 		}
+		if err := t.intact(); err != nil {
+			return err
+		}
+		defer t.unseal()
 		return t.e.Links.Drop(r.Instance)
 	}
 	m, err := t.e.Store.Launch(r.Package)
@@ -332,9 +310,16 @@ func doLink(_ context.Context, t *task) error {
 	if err := t.e.makeDataFolders(r.Instance, r.To, m); err != nil {
 		return err
 	}
+	if err := t.e.tie(r.Instance, r.Package); err != nil {
+		return err
+	}
+	if err := t.intact(); err != nil {
+		return err
+	}
 	if err := t.e.Links.Swap(r.Instance, r.To); err != nil {
 		return err
 	}
+	t.unseal()
 	if err := faultpoint.Hit("refresh.link.swapped"); err != nil {
 		return err
 	}
@@ -349,53 +334,105 @@ func undoLink(_ context.Context, t *task) error {
 	if r.From == 0 {
 		return errors.Join(t.e.Links.Drop(r.Instance), t.e.Exports.Remove(r.Instance))
 	}
-	pkg, err := t.e.Links.Package(r.Instance, r.From)
-	if err != nil {
-		return err
-	}
-	m, err := t.e.Store.Launch(pkg)
-	if err != nil {
-		return err
-	}
 	if rev, _, err := t.e.Links.Read(r.Instance); err != nil || rev != r.From {
-		// After a reboot somebody may have started the new revision before the agent was up.
-		if !t.mayReplaceRunning(t.e.Policy().For(r.Instance)) && r.Kind != Remove {
-			if procs, err := t.e.Tracker.Busy(r.Instance); err != nil || len(procs) > 0 {
-				return errors.Join(fmt.Errorf("cannot go back while %d processes run", len(procs)), err)
+		// After a reboot a user may have started the new revision before the agent was up.
+		if !t.mayReplaceRunning(t.settings()) && r.Kind != plan.Remove {
+			procs, err := t.e.Running(r.Instance)
+			if err != nil {
+				return fmt.Errorf("cannot find out whether the new revision runs: %w", err)
+			}
+			if len(procs) > 0 {
+				return &busyError{processes: procs}
 			}
 		}
-		if err := t.e.Links.Swap(r.Instance, r.From); err != nil {
+		if err := t.linkOld(); err != nil {
 			return err
 		}
 	}
-	return t.e.Exports.Write(r.Instance, m, t.e.Store.PackageDir(pkg))
+	return t.writeOldExports()
 }
 
-// makeDataFolders makes the folders that LULL_DATA and LULL_COMMON name, for the
-// user that the services run as.
-func (e *Engine) makeDataFolders(instance string, rev uint32, m *meta.Launch) error {
-	if _, err := e.checkData(instance, rev, m.Data.Versioned); err != nil {
-		return err
-	}
-	dirs := []string{filepath.Join(e.Root, "data", instance, "common")}
-	if m.Data.Versioned {
-		dirs = append(dirs, e.dataDir(instance, rev))
-	}
-	for _, dir := range dirs {
-		if _, err := os.Lstat(dir); err == nil {
-			continue
-		}
-		if err := durable.MkdirAll(dir, 0o755); err != nil {
+// doStartServices starts the services of the new revision. A service that endured goes on as
+// it is.
+//
+// The post-refresh hook of the new revision comes first: at that time the data is copied and
+// nothing runs.
+func doStartServices(ctx context.Context, t *task) error {
+	if t.r.Kind == plan.Update {
+		if err := t.runHook(ctx, t.r.Package, t.r.To, manifest.HookPostRefresh); err != nil {
 			return err
 		}
-		if err := services.Own(dir, m.Services); err != nil {
+	}
+	units, err := t.e.units(t.r.Instance, t.r.Package)
+	if err != nil {
+		return err
+	}
+	return t.e.startUnits(ctx, units)
+}
+
+func undoStartServices(ctx context.Context, t *task) error {
+	units, err := t.e.units(t.r.Instance, t.r.Package)
+	if err != nil {
+		return err
+	}
+	for _, u := range slices.Backward(units) {
+		if u.RefreshMode == manifest.ModeEndure && t.r.From != 0 {
+			continue
+		}
+		if err := t.e.Services.Stop(ctx, u); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// doUninhibit opens the door.
+// doHealth keeps launches inhibited until the new revision has proved to work.
+func doHealth(ctx context.Context, t *task) error {
+	units, err := t.e.units(t.r.Instance, t.r.Package)
+	if err != nil {
+		return err
+	}
+	if err := t.settleServices(ctx, units); err != nil {
+		return err
+	}
+	for _, u := range units {
+		st, err := t.e.Services.State(ctx, u)
+		if err != nil {
+			return err
+		}
+		if st != services.Active {
+			return fmt.Errorf("cannot use %s %s: its service %s is %s", t.r.Instance, t.r.ToVersion, u.Service.Name, st)
+		}
+	}
+	return t.runHook(ctx, t.r.Package, t.r.To, manifest.HookHealth)
+}
+
+// settleTime is how long a service that does not report readiness must stay up after its
+// start before the new revision counts as healthy. A broken service mostly ends within that
+// time. Launches wait as long. A service that ends later is reported, and nothing is undone
+// for it, because users may have written data by then.
+const settleTime = time.Second
+
+// settleServices waits in parallel until all started services have stayed up.
+func (t *task) settleServices(ctx context.Context, units []services.Unit) error {
+	var group errgroup.Group
+	for _, u := range units {
+		if u.RefreshMode == manifest.ModeEndure && t.r.From != 0 {
+			continue // it was not started
+		}
+		stay := settleTime
+		if u.Ready == manifest.ReadyNotify {
+			stay = 0 // it has reported that it works
+		}
+		group.Go(func() error { return t.e.Services.Settle(ctx, u, stay) })
+	}
+	if err := group.Wait(); err != nil {
+		return errkind.New(errkind.Failed, "cannot use %s %s: %w", t.r.Instance, t.r.ToVersion, err)
+	}
+	return nil
+}
+
+// doUninhibit allows launches.
 func doUninhibit(_ context.Context, t *task) error {
 	if err := t.open(); err != nil {
 		return err
@@ -404,14 +441,19 @@ func doUninhibit(_ context.Context, t *task) error {
 	return nil
 }
 
-// open removes the marker and notes how long it was there, if it was that of a
-// critical section.
+// undoUninhibit inhibits launches for the undoing of the steps before it.
+func undoUninhibit(_ context.Context, t *task) error {
+	return t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshInProgress)
+}
+
+// open removes the marker and records how long it was there, if it was that of a critical
+// section.
 func (t *task) open() error {
 	word, err := t.e.Runctl.Inhibited(t.r.Instance)
 	if err != nil {
 		return err
 	}
-	since, err := t.e.Runctl.InhibitedSince(t.r.Instance) // another agent may have shut it
+	since, err := t.e.Runctl.InhibitedSince(t.r.Instance) // another agent may have inhibited it
 	if err != nil {
 		return err
 	}
@@ -429,9 +471,4 @@ func (t *task) open() error {
 		t.e.HeldOff(t.r.Kind, t.r.BlockedTime)
 	}
 	return nil
-}
-
-// undoUninhibit shuts it again, for what is undone behind it.
-func undoUninhibit(_ context.Context, t *task) error {
-	return t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshInProgress)
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/lull/lull/agent/state"
 )
 
-// TestSuperseded: what is kept is what somebody can go back to.
+// TestSuperseded: the revisions that a user can return to are kept.
 func TestSuperseded(t *testing.T) {
 	made := func(n uint32) state.Revision { return state.Revision{Number: n, Made: time.Unix(int64(n), 0)} }
 	reverted := func(n uint32) state.Revision { v := made(n); v.Reverted = true; return v }

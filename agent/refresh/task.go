@@ -9,55 +9,68 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lull/lull/agent/faultpoint"
-	"github.com/lull/lull/agent/inhibit"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/wallclock"
+	"github.com/lull/lull/agent/logind"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
-	"github.com/lull/lull/agent/wallclock"
+	"github.com/lull/lull/agent/state"
 )
 
-// task carries one refresh out. Its goroutine owns everything below; others see
-// the copy that show leaves, and talk to it through mail and wake.
+// task carries out one refresh. Its goroutine owns the fields below. Other goroutines read
+// the copy that show publishes, and reach the task through mail and wake.
 type task struct {
 	e        *Engine
 	id       string
 	instance string
-	group    *group        // nil: it goes by itself
-	mail     chan Event    // CancelAsked, NoticeShown, NowAsked
+	group    *group        // nil if it goes by itself
+	mail     chan letter   // CancelAsked, NoticeShown, NowAsked, BesideAsked, RetryAsked
 	wake     chan struct{} // capacity 1: something may have changed; never lost, never counted
 	done     chan struct{} // closed when the goroutine has ended
 
-	r         Refresh
-	persisted Refresh
-	alarm     wallclock.Alarm // rings at the next moment at which a parked refresh has to look by itself; nil until one is needed
-	asked     time.Time       // when the processes were asked to end at the deadline; zero: never
-	locks     []*inhibit.Lock // against shutdown
-	lockWhy   string          // their text
-	said      messages.ID     // why it waits, as the journal was told last
+	r         plan.Refresh
+	persisted plan.Refresh
+	alarm     wallclock.Alarm          // rings when a parked refresh must recheck by itself; nil until needed
+	asked     time.Time                // when processes were asked to end at the deadline; zero: never
+	locks     []*logind.Lock           // against shutdown
+	lockWhy   string                   // their text
+	said      messages.ID              // why it waits, as logged last
+	due       bool                     // the old revision's services may not run since the agent was started: see startDue
+	took      map[string]time.Duration // durations of the parts of this section: see estimate
+	hooksTook time.Duration            // of all hooks so far
+	copied    state.Copied             // by this section
+	diff      difference               // of the system data since the precopy
+	taken     chan struct{}            // closed when the record shows the result of the last letter
+	looks     []chan struct{}          // closed when the record shows the result of the next check
+	stale     bool                     // the step under way may have checked before the last of looks was added
+	sealing
 
 	mu        sync.Mutex // guards published
-	published Refresh
+	published plan.Refresh
 }
 
-// busyError says that the instance is not vacant.
+// busyError means that the instance is not vacant.
 type busyError struct {
 	processes []runs.Process
-	until     time.Time // look again then, if no event comes before; zero: events only
+	readers   []runs.Process // those of processes that only have a file open
+	until     time.Time      // recheck then, if no event comes before; zero means on events only
 }
 
 func (b *busyError) Error() string { return "the instance is not vacant" }
 
-func (t *task) snapshot() Refresh {
+func (t *task) snapshot() plan.Refresh {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.published
 	r.WaitingFor = slices.Clone(r.WaitingFor)
+	r.Readers = slices.Clone(r.Readers)
 	r.Told = slices.Clone(r.Told)
 	return r
 }
 
-// show lets the rest of the agent see the record, when it asks.
+// show publishes the record to the rest of the agent.
 func (t *task) show() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -65,11 +78,28 @@ func (t *task) show() {
 	t.published = t.r
 }
 
-// racing says whether the last exit may just have been seen, and the door is not
-// shut yet. What others could be told now they are told when it is; until then
-// the bus would only be in the way.
-func (t *task) racing(e Effect) bool {
-	return e == DoStep && (t.r.Step == Wait || t.r.Step == Inhibit)
+// racing reports whether the last exit may just have been noticed and launches are not
+// inhibited yet. Notifications are delayed until they are; before that the bus would only
+// cost time.
+func (t *task) racing(e plan.Effect) bool {
+	return e == plan.DoStep && (t.r.Step == plan.Wait || t.r.Step == plan.Inhibit) && !t.r.Beside
+}
+
+// answerLooks releases the callers of Engine.look when the record shows the result of a
+// check. A step that was under way when they called may have checked before; poke makes it
+// repeat the check.
+func (t *task) answerLooks(e plan.Effect) {
+	switch {
+	case t.racing(e), e == plan.Nothing && t.r.Parked:
+		return
+	case e == plan.Park && t.stale:
+		t.stale = false
+		return
+	}
+	for _, c := range t.looks {
+		close(c)
+	}
+	t.looks, t.stale = nil, false
 }
 
 // poke wakes a parked refresh; it never blocks.
@@ -80,44 +110,62 @@ func (t *task) poke() {
 	}
 }
 
-// A step that must not fail and did is left alone for firstRetry, and each time
-// twice as long, up to lastRetry: launches may wait for it.
+// A step that must not fail but did is retried after firstRetry, and each time after twice as
+// long, up to lastRetry: launches may wait for it.
 const (
 	firstRetry = time.Second
 	lastRetry  = time.Minute
 )
 
 // run is the task's goroutine.
-func (t *task) run(ctx context.Context, first Event) {
+func (t *task) run(ctx context.Context, first plan.Event) {
 	defer close(t.done)
 	defer t.closeAlarm()
 	defer t.releaseLock()
+	defer t.unseal()
+	defer t.dropWatch()
 	if t.group != nil {
 		defer t.group.stop(t)
 	}
 	ev, pause := first, firstRetry
+	t.due = ev.Type == plan.Restarted && t.r.From != 0 && !ev.Linked && t.r.Stuck == nil
+	if t.due && !t.r.Undo && t.r.Step != plan.Wait && !t.r.Step.InSection() {
+		t.startDue(ctx) // preparing the refresh may take long
+	}
+	if ev.Type == plan.Started {
+		t.persisted = plan.Refresh{}
+		t.e.Log.Info(fmt.Sprintf("%s of %s: begun", noun(t.r.Kind), t.r.Instance), messages.Key, messages.RefreshBegun, "refresh", t.r.ID,
+			"instance", t.r.Instance, "kind", t.r.Kind, "version", t.r.ToVersion)
+	}
 	for {
-		var effect Effect
-		atDoor := t.r.Step == Inhibit && !t.r.Undo
-		t.r, effect = Next(t.r, ev)
+		var effect plan.Effect
+		atDoor := t.r.Step == plan.Inhibit && !t.r.Undo
+		t.r, effect = plan.Next(t.r, ev)
 		if err := t.persist(); err != nil {
 			t.e.Log.Error("cannot write the journal of a refresh", "refresh", t.r.ID, "error", err)
-			if !t.r.Undo && effect == DoStep {
-				ev = Event{Type: StepFailed, Err: err}
+			if !t.r.Undo && effect == plan.DoStep {
+				ev = plan.Event{Type: plan.StepFailed, Err: err}
 				continue
 			}
 		}
-		if effect != End { // which is told when nothing is under way any more
+		if effect != plan.End && effect != plan.Release { // these are shown when they are true
 			t.show()
 		}
-		if effect == Park {
+		if effect == plan.Park {
+			t.startDue(ctx)
 			t.sayWaiting()
 		}
-		if effect != End && !t.racing(effect) {
+		if effect != plan.End && effect != plan.Release && !t.racing(effect) {
 			t.e.Changed(t.snapshot())
 		}
-		if effect == Park && atDoor {
-			// What somebody has made while it seemed to be about to shut the door.
+		if t.taken != nil {
+			close(t.taken)
+			t.taken = nil
+		}
+		t.answerLooks(effect)
+		if effect == plan.Park && atDoor {
+			// Remove the markers that were made while the task seemed about to inhibit
+			// launches.
 			if _, err := t.e.Police(t.instance); err != nil {
 				t.e.Log.Error("cannot remove a marker", "instance", t.instance, "error", err)
 			}
@@ -126,82 +174,108 @@ func (t *task) run(ctx context.Context, first Event) {
 			t.group.fail(t)
 		}
 		switch effect {
-		case DoStep, UndoStep:
+		case plan.DoStep, plan.UndoStep:
+			if ev.Type == plan.StepDone {
+				pause = firstRetry
+			}
 			var ok bool
 			if ev, ok = t.perform(ctx, effect); !ok {
 				return
 			}
-			if ev.Type == StepFailed && critical(t.r.Step) && !t.r.Undo && t.e.goingDown() {
+			if ev.Type == plan.StepFailed && t.r.Step.InSection() && !t.r.Undo && (t.e.goingDown() || errors.Is(ev.Err, errLeft)) {
 				failed := ev
 				if ev, ok = t.leftToBoot(ctx); !ok {
 					return
 				}
 				if t.group != nil {
-					ev = failed // the others are not kept waiting for another try
+					ev = failed // the others do not wait for another try
 				}
 			}
-		case Park, Nothing:
+		case plan.Park, plan.Nothing:
 			var ok bool
 			if ev, ok = t.await(ctx); !ok {
 				return
 			}
-		case Retry:
-			t.e.Log.Error("a step of a refresh that must not fail has failed, and is tried again", messages.Key, messages.StepFailed, "refresh", t.r.ID, "instance", t.r.Instance,
-				"step", t.r.Step, "undoing", t.r.Undo, "error", ev.Err)
+		case plan.Release:
+			t.release(ctx)
+			var ok bool
+			if ev, ok = t.await(ctx); !ok {
+				return
+			}
+		case plan.Retry:
+			if ev.Type == plan.StepFailed {
+				t.e.Log.Error("a step of a refresh that must not fail has failed, and is tried again", messages.Key, messages.StepFailed, "refresh", t.r.ID, "instance", t.r.Instance,
+					"step", t.r.Step, "undoing", t.r.Undo, "error", ev.Err)
+			}
+			wake := t.wake
+			if ev.Type == plan.StepFailed {
+				// An event that wakes a refresh does not make success more likely, and the
+				// tries are counted.
+				wake = nil
+			}
 			select {
 			case <-time.After(pause):
-				pause = min(2*pause, lastRetry)
-			case <-t.wake:
+				if ev.Type == plan.StepFailed {
+					pause = min(2*pause, lastRetry)
+				}
+			case <-wake:
 			case <-ctx.Done():
 				return
 			}
-			again := DoStep
+			again := plan.DoStep
 			if t.r.Undo {
-				again = UndoStep
+				again = plan.UndoStep
 			}
 			var ok bool
 			if ev, ok = t.perform(ctx, again); !ok {
 				return
 			}
-		case End:
+		case plan.End:
+			t.startDue(ctx)
 			t.end()
 			return
 		}
 	}
 }
 
-// perform runs one step in the direction of the record. The steps of the critical
-// section are not interrupted when the agent is told to stop: they are short and
-// bounded, and stopping in the middle would only have to be undone. When the machine
-// goes down with it they are: the time that they had is over.
-func (t *task) perform(ctx context.Context, effect Effect) (Event, bool) {
+// perform runs one step in the direction of the record. A stop of the agent does not
+// interrupt the steps of the critical section: they are short and bounded, and stopping in
+// the middle would only have to be undone. If the machine goes down with the agent they are
+// interrupted: their time is over.
+func (t *task) perform(ctx context.Context, effect plan.Effect) (plan.Event, bool) {
 	step := steps[t.r.Step]
 	action := step.do
-	if effect == UndoStep {
+	if effect == plan.UndoStep {
+		t.unseal() // restarted services may execute the same files
 		action = step.undo
+	} else if action != nil {
+		action = t.timed(t.r.Step, action)
 	}
 	if action == nil {
-		return Event{Type: StepDone}, true
+		return plan.Event{Type: plan.StepDone}, true
 	}
-	if ctx.Err() != nil && critical(t.r.Step) && t.e.goingDown() {
-		return Event{}, false
+	if ctx.Err() != nil && t.r.Step.InSection() && t.e.goingDown() {
+		return plan.Event{}, false
+	}
+	if left, _ := t.e.leavingNow(); left && t.mayLeave(effect) {
+		return plan.Event{Type: plan.StepFailed, Err: errLeft}, true
 	}
 	name := "refresh." + string(t.r.Step)
-	if effect == UndoStep {
+	if effect == plan.UndoStep {
 		name += ".undo"
 	}
 	return t.carry(ctx, name, effect, action)
 }
 
-// carry runs an action and returns what came of it. While it runs, the record
-// belongs to it: what is learned meanwhile is kept and taken into the record
-// afterwards, except that a cancellation ends the action's context at once.
-func (t *task) carry(ctx context.Context, name string, effect Effect, act action) (Event, bool) {
+// carry runs an action and returns its outcome. While it runs, the record belongs to it:
+// events that arrive meanwhile are kept and applied to the record afterwards, except that a
+// cancellation ends the action's context at once.
+func (t *task) carry(ctx context.Context, name string, effect plan.Effect, act action) (plan.Event, bool) {
 	stepCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	mayCancel := effect == DoStep && !critical(t.r.Step)
+	mayCancel := effect == plan.DoStep && !t.r.Step.InSection()
 	mayStop := func() bool { return mayCancel }
-	if critical(t.r.Step) {
+	if t.r.Step.InSection() {
 		mayStop = t.e.goingDown
 	}
 	defer context.AfterFunc(ctx, func() {
@@ -220,20 +294,55 @@ func (t *task) carry(ctx context.Context, name string, effect Effect, act action
 		}
 		result <- err
 	}()
-	var learned []Event
+	var leave <-chan struct{} // nil means that this step cannot be left
+	if t.mayLeave(effect) {
+		left := false
+		if left, leave = t.e.leavingNow(); left {
+			cancel(errLeft)
+		}
+	}
+	var learned []letter
 	for {
 		select {
+		case <-leave:
+			leave = nil
+			cancel(errLeft)
 		case ev := <-t.mail:
+			if effect == plan.UndoStep || t.r.Step != plan.Wait && t.r.Step != plan.Inhibit {
+				ev.answer() // a step without a check may take minutes
+				ev.taken, ev.looked = nil, nil
+			}
 			learned = append(learned, ev)
-			if ev.Type == NowAsked {
+			if ev.Type == plan.NowAsked || ev.Type == plan.BesideAsked {
 				t.poke() // the step may have found that it has to wait, or be about to
 			}
-			if ev.Type == CancelAsked && mayCancel {
-				cancel(problem.New(problem.Interrupted, "cannot go on with the %s of %s: it was cancelled", t.r.Kind, t.instance))
+			if ev.Type == plan.CancelAsked && mayCancel {
+				cancel(errkind.New(errkind.Interrupted, "cannot go on with the %s of %s: it was cancelled", t.r.Kind, t.instance))
 			}
 		case err := <-result:
+			var beside *letter
 			for _, ev := range learned {
-				t.r, _ = Next(t.r, ev)
+				t.r, _ = plan.Next(t.r, ev.Event)
+				if ev.looked != nil {
+					t.looks, t.stale = append(t.looks, ev.looked), true
+				}
+				if ev.Type == plan.BesideAsked && beside == nil {
+					beside = &ev
+					continue
+				}
+				if ev.taken != nil {
+					close(ev.taken)
+				}
+			}
+			var busy *busyError
+			if beside != nil && errors.As(err, &busy) {
+				// The step checked before it was asked. It repeats the check, and is not
+				// shown as waiting for processes that it waits for no more.
+				t.r.Parked, t.taken = true, beside.taken
+				return beside.Event, true
+			}
+			if beside != nil && beside.taken != nil {
+				close(beside.taken)
 			}
 			return t.outcome(stepCtx, effect, err)
 		}
@@ -241,23 +350,30 @@ func (t *task) carry(ctx context.Context, name string, effect Effect, act action
 }
 
 // outcome turns the error of an action into an event.
-func (t *task) outcome(stepCtx context.Context, effect Effect, err error) (Event, bool) {
+func (t *task) outcome(stepCtx context.Context, effect plan.Effect, err error) (plan.Event, bool) {
 	var busy *busyError
 	switch {
 	case err == nil:
-		return Event{Type: StepDone}, true
+		return plan.Event{Type: plan.StepDone}, true
 	case errors.Is(context.Cause(stepCtx), errStopping), errors.Is(err, errStopping):
-		return Event{}, false // the next agent goes on with what the journal says
+		return plan.Event{}, false // the next agent continues from the journal
+	case errors.Is(context.Cause(stepCtx), errLeft):
+		return plan.Event{Type: plan.StepFailed, Err: errLeft}, true
 	case errors.As(err, &busy):
-		t.r.WaitingFor = busy.processes
+		t.r.WaitingFor, t.r.Readers = busy.processes, busy.readers
 		t.setAlarm(busy.until)
-		return Event{Type: StepBusy}, true
+		return plan.Event{Type: plan.StepBusy}, true
 	}
-	t.e.Log.Warn("a step of a refresh has failed", messages.Key, messages.StepFailed, "refresh", t.id, "instance", t.instance, "step", t.r.Step, "undoing", effect == UndoStep, "error", err)
-	return Event{Type: StepFailed, Err: t.named(err)}, true
+	if effect == plan.UndoStep {
+		err = t.undoFailed(err)
+	} else {
+		err = t.named(err)
+	}
+	t.e.Log.Warn("a step of a refresh has failed", messages.Key, messages.StepFailed, "refresh", t.id, "instance", t.instance, "step", t.r.Step, "undoing", effect == plan.UndoStep, "error", err)
+	return plan.Event{Type: plan.StepFailed, Err: err}, true
 }
 
-// named says what failed in the words of who asked for it, whatever step it was.
+// named returns the error in the terms of the request, whichever step it was.
 func (t *task) named(err error) error {
 	what := fmt.Sprintf("cannot %s %s", t.r.Kind, t.r.Instance)
 	text := err.Error()
@@ -267,30 +383,34 @@ func (t *task) named(err error) error {
 	if cause, ok := strings.CutPrefix(text, "cannot "); ok {
 		text = "could not " + cause
 	}
-	return &problem.Error{Kind: problem.KindOf(err), Text: what + ": " + text, Hint: problem.HintOf(err), Err: err}
+	return &errkind.Error{Kind: errkind.KindOf(err), Text: what + ": " + text, Hint: errkind.HintOf(err), Err: err}
 }
 
 var errStopping = errors.New("the agent is stopping")
 
 // await sleeps until something may have changed.
-func (t *task) await(ctx context.Context) (Event, bool) {
+func (t *task) await(ctx context.Context) (plan.Event, bool) {
 	var rung <-chan struct{}
 	if t.alarm != nil {
 		rung = t.alarm.C()
 	}
 	select {
 	case <-t.wake:
-		return Event{Type: Woken}, true
+		return plan.Event{Type: plan.Woken}, true
 	case <-rung:
-		return Event{Type: Woken}, true
-	case ev := <-t.mail:
-		return ev, true
+		return plan.Event{Type: plan.Woken}, true
+	case l := <-t.mail:
+		t.taken = l.taken
+		if l.looked != nil {
+			t.looks = append(t.looks, l.looked)
+		}
+		return l.Event, true
 	case <-ctx.Done():
-		return Event{}, false
+		return plan.Event{}, false
 	}
 }
 
-// setAlarm makes a parked refresh look again at a time; zero: only when it is woken.
+// setAlarm makes a parked refresh recheck at a time; zero means only when it is woken.
 func (t *task) setAlarm(at time.Time) {
 	if t.alarm == nil {
 		if at.IsZero() {
@@ -308,9 +428,9 @@ func (t *task) closeAlarm() {
 	}
 }
 
-// persist writes the journal if need be.
+// persist writes the journal if necessary.
 func (t *task) persist() error {
-	if !mustPersist(&t.persisted, &t.r) {
+	if !plan.MustPersist(&t.persisted, &t.r) {
 		return nil
 	}
 	if err := t.e.State.PutRefresh(t.r.ID, &t.r); err != nil {
@@ -320,7 +440,7 @@ func (t *task) persist() error {
 	return nil
 }
 
-// sayWaiting tells the journal once what a parked refresh waits for.
+// sayWaiting logs once what a parked refresh waits for.
 func (t *task) sayWaiting() {
 	var why messages.ID
 	switch {
@@ -339,31 +459,32 @@ func (t *task) sayWaiting() {
 	}
 	var who []string
 	for _, p := range t.r.WaitingFor[:min(len(t.r.WaitingFor), maxNamed)] {
-		who = append(who, fmt.Sprintf("%s (pid %d, uid %d)", p.Command, p.PID, p.UID))
+		who = append(who, p.String())
 	}
 	t.e.Log.Info("a refresh waits until the application is closed", messages.Key, why, "refresh", t.id, "instance", t.instance,
 		"count", len(t.r.WaitingFor), "processes", strings.Join(who, ", "), "deadline", t.r.Deadline)
 }
 
-// maxNamed is how many processes are named in the journal.
+// maxNamed is how many processes the log names.
 const maxNamed = 8
 
-// endMessage is the message of an end.
-func endMessage(s State) messages.ID {
+// endMessage returns the message of an end.
+func endMessage(s plan.State) messages.ID {
 	switch s {
-	case Done:
+	case plan.Done:
 		return messages.RefreshDone
-	case Undone:
+	case plan.Undone:
 		return messages.RefreshUndone
 	}
 	return messages.RefreshEnded
 }
 
-// end makes the record history.
+// end moves the record to the history.
 func (t *task) end() {
 	t.r.Ended = wallclock.Now()
-	t.r.WaitingFor = nil
-	if err := t.e.State.RemoveRefresh(t.r.ID); err != nil {
+	t.r.WaitingFor, t.r.Readers = nil, nil
+	t.keepWindow()
+	if err := t.e.State.EndRefresh(t.r.ID, t.r); err != nil {
 		t.e.Log.Error("cannot drop the journal of a refresh", "refresh", t.r.ID, "error", err)
 	}
 	if t.group != nil && t.group.end(t) {
@@ -372,13 +493,24 @@ func (t *task) end() {
 		}
 	}
 	if t.r.Failure != nil {
-		t.e.Log.Warn(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), messages.Key, endMessage(t.r.End), "refresh", t.r.ID,
+		t.e.Log.Warn(fmt.Sprintf("%s of %s: %s", noun(t.r.Kind), t.r.Instance, t.r.End), messages.Key, endMessage(t.r.End), "refresh", t.r.ID,
 			"instance", t.r.Instance, "kind", t.r.Kind, "error", t.r.Failure.Text)
 	} else {
-		t.e.Log.Info(fmt.Sprintf("%s of %s: %s", t.r.Kind, t.r.Instance, t.r.End), messages.Key, endMessage(t.r.End), "refresh", t.r.ID,
+		t.e.Log.Info(fmt.Sprintf("%s of %s: %s", noun(t.r.Kind), t.r.Instance, t.r.End), messages.Key, endMessage(t.r.End), "refresh", t.r.ID,
 			"instance", t.r.Instance, "kind", t.r.Kind, "version", t.r.ToVersion, "blocked", t.r.BlockedTime)
 	}
 	t.show()
 	t.e.retire(t)
-	t.e.Changed(t.snapshot()) // whoever hears of it may ask for the next one
+	t.e.Changed(t.snapshot()) // a listener may submit the next one
+}
+
+// noun returns the name of a kind of refresh in messages: "removal" for "remove".
+func noun(kind plan.Kind) string {
+	switch kind {
+	case plan.Install:
+		return "installation"
+	case plan.Remove:
+		return "removal"
+	}
+	return string(kind)
 }

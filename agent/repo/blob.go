@@ -10,38 +10,38 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
-// FrameSize is how many bytes of content go into one zstd frame of a large blob,
-// so that a download can go on at a frame's border. The frames are followed by a
-// seek table as described in zstd's contrib/seekable_format.
+// FrameSize is the number of content bytes in one zstd frame of a large blob, so that a
+// download can resume at a frame's border. The frames are followed by a seek table as
+// described in zstd's contrib/seekable_format.
 const FrameSize = 4 << 20
 
 // maxWindow is the largest zstd window, and so about the most memory, that one
 // open blob may ask for.
 const maxWindow = 8 << 20
 
-// BlobPath is where a repository keeps a blob.
+// BlobPath returns the path of a blob in a repository.
 func BlobPath(d digest.Digest) string { return "blobs/" + d.String() + ".zst" }
 
-// Blob returns the content of a blob from a byte onwards. It is not verified:
-// the caller checks digest and size of the whole. To go on at offset, a large
-// blob is fetched from the frame that holds it; a small one, or one from a server
-// without ranges, is fetched whole and skipped into. Missing in the repository:
-// kind Unavailable; undecodable: kind Untrusted, also from the reader.
+// Blob returns the content of a blob from a byte onwards. It is not verified: the caller
+// checks digest and size of the whole. To resume at offset, a large blob is fetched from the
+// frame that holds it. A small one, or one from a server without ranges, is fetched whole and
+// the bytes before offset are skipped. Missing in the repository: kind Unavailable;
+// undecodable: kind Untrusted, also from the reader.
 func (c *Client) Blob(ctx context.Context, d digest.Digest, offset int64) (io.ReadCloser, error) {
 	path := BlobPath(d)
 	var compressed, start int64
 	if offset > 0 {
 		compressed, start = c.locate(ctx, path, offset)
 	}
-	body, err := c.src.open(ctx, path, compressed)
+	body, err := c.openAnywhere(ctx, path, compressed)
 	if err != nil {
 		return nil, c.unavailable("fetch blob "+d.String()+" from", err)
 	}
-	b := &blobReader{c: c, digest: d, body: body}
+	b := &blobReader{c: c, digest: d, body: body, sum: newSumOf(c, d, offset)}
 	if b.dec, err = c.decoder(); err == nil {
 		err = b.dec.Reset(b.source())
 	}
@@ -52,7 +52,7 @@ func (c *Client) Blob(ctx context.Context, d digest.Digest, offset int64) (io.Re
 	if _, err := io.CopyN(io.Discard, b, offset-start); err != nil {
 		b.Close()
 		if errors.Is(err, io.EOF) {
-			err = problem.New(problem.Untrusted, "cannot resume blob %s from repository %q: it is shorter than the part that is here", d, c.cfg.Name)
+			err = errkind.New(errkind.Untrusted, "cannot resume blob %s from repository %q: it is shorter than the part that is here", d, c.cfg.Name)
 		}
 		return nil, err
 	}
@@ -62,8 +62,9 @@ func (c *Client) Blob(ctx context.Context, d digest.Digest, offset int64) (io.Re
 type blobReader struct {
 	c       *Client
 	digest  digest.Digest
-	body    io.ReadCloser
-	bodyErr error // what the source failed with, as opposed to the decoder
+	body    *movingBody
+	sum     *sumOf // nil means that it is not checked here
+	bodyErr error  // the error of the source, as opposed to the decoder's
 	dec     *zstd.Decoder
 }
 
@@ -84,6 +85,9 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		return 0, errors.New("internal error: read of a closed blob")
 	}
 	n, err := b.dec.Read(p)
+	if b.sum.wrong(p[:n], err == io.EOF) {
+		err = errDiffers
+	}
 	if err != nil && err != io.EOF {
 		err = b.translate(err)
 	}
@@ -94,7 +98,8 @@ func (b *blobReader) translate(err error) error {
 	if b.bodyErr != nil {
 		return b.c.unavailable("fetch blob "+b.digest.String()+" from", b.bodyErr)
 	}
-	return problem.New(problem.Untrusted, "cannot use blob %s from repository %q: %w", b.digest, b.c.cfg.Name, err)
+	b.c.passOver(b.body.from, err)
+	return errkind.New(errkind.Untrusted, "cannot use blob %s from repository %q: %w", b.digest, b.c.cfg.Name, err)
 }
 
 func (b *blobReader) Close() error {
@@ -105,8 +110,8 @@ func (b *blobReader) Close() error {
 	return b.body.Close()
 }
 
-// decoders are kept for the next blob: with one goroutine each they own nothing
-// that must be freed.
+// decoders are kept for the next blob. With one goroutine each they own no resources that
+// must be freed.
 type decoders struct{ pool sync.Pool }
 
 func (d *decoders) decoder() (*zstd.Decoder, error) {
@@ -131,17 +136,18 @@ const (
 	maxSeekTable = 16 << 20
 )
 
-// locate finds the frame that holds the byte offset of the content: where it
-// begins in the file and in the content. Without a seek table that is 0, 0. The
-// table is as untrusted as all the rest; a wrong one leads to a wrong digest.
+// locate finds the frame that holds the byte offset of the content: its start in the file and
+// in the content. Without a seek table that is 0, 0. The table is not trusted either; a wrong
+// one leads to a wrong digest.
 func (c *Client) locate(ctx context.Context, path string, offset int64) (compressed, start int64) {
-	tail, size, err := c.src.tail(ctx, path, 32<<10)
+	at := c.order(true)[0] // without a table there, the blob is read from its beginning
+	tail, size, err := at.tail(ctx, path, 32<<10)
 	if err != nil {
 		return 0, 0
 	}
 	need, ok := seekTableSize(tail)
 	if ok && need > int64(len(tail)) && need <= min(size, maxSeekTable) {
-		tail, size, err = c.src.tail(ctx, path, need)
+		tail, size, err = at.tail(ctx, path, need)
 		ok = err == nil
 	}
 	if !ok || int64(len(tail)) < need {
@@ -158,7 +164,7 @@ func (c *Client) locate(ctx context.Context, path string, offset int64) (compres
 	return frames[i].compressed, frames[i].start
 }
 
-// frame is where one begins, in the file and in the content.
+// frame is the start of a frame in the file and in the content.
 type frame struct{ compressed, start int64 }
 
 // seekTableSize reads the footer at the end of tail and returns the size of the
@@ -168,7 +174,7 @@ func seekTableSize(tail []byte) (int64, bool) {
 		return 0, false
 	}
 	footer := tail[len(tail)-footerSize:]
-	// No reserved bits and no checksums: what we write.
+	// No reserved bits and no checksums: the only form that lull writes.
 	if binary.LittleEndian.Uint32(footer[5:]) != seekMagic || footer[4] != 0 {
 		return 0, false
 	}
@@ -205,8 +211,7 @@ func (t *SeekTable) Add(compressed, content int) {
 	t.entries = binary.LittleEndian.AppendUint32(t.entries, uint32(content))
 }
 
-// Encode returns the table as it stands at the end of the file: nothing for a
-// single frame.
+// Encode returns the table for the end of the file, or nothing for a single frame.
 func (t *SeekTable) Encode() []byte {
 	n := len(t.entries) / 8
 	if n < 2 {

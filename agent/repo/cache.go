@@ -9,37 +9,40 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
-	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/lib/durable"
 )
 
-// The state folder of a repository holds root.json, timestamp.json,
-// snapshot.json and targets.json as they were accepted last, and marks.json.
-// What is damaged is renamed to *.damaged.
+// The state directory of a repository holds root.json, timestamp.json, snapshot.json and
+// targets.json as they were accepted last, and marks.json. Damaged files are renamed to
+// *.damaged.
 
-// marks are the highest versions accepted, and the keys under which they were.
-// A role whose keys the root has replaced starts anew, so that a repository can
-// recover from a thief who has signed an enormous version (TUF specification,
-// 5.3.11).
+// marks are the highest versions accepted, and the keys of their signatures. A role whose
+// keys the root has replaced begins with new marks, so that a repository can recover from a
+// thief who has signed an enormous version (TUF specification, 5.3.11).
 type marks struct {
 	Versions map[string]int64    `json:"versions"`
 	Keys     map[string][]string `json:"keys"`
+	// Seen is the time of the newest signature of a timestamp that was ever accepted. It
+	// is reset with the keys of the timestamp.
+	Seen time.Time `json:"seen,omitzero"`
 }
 
 type cache struct {
 	c     *Client
-	root  []byte            // where trust begins: the newest root accepted, or the configured one
+	root  []byte            // where trust begins: the newest accepted root, or the configured one
 	files map[string][]byte // as they are on disk
 	marks marks
 }
 
 func (c *Client) path(role string) string { return filepath.Join(c.state, role+".json") }
 
-// loadCache reads the state folder and sets aside what it cannot use. The
-// configured root is never touched.
+// loadCache reads the state directory and sets aside the files that it cannot use. The
+// configured root is never changed.
 func (c *Client) loadCache() *cache {
 	k := &cache{c: c, root: c.cfg.Root, files: map[string][]byte{}}
 	k.load("marks", func(data []byte) error {
@@ -52,8 +55,9 @@ func (c *Client) loadCache() *cache {
 		return nil
 	})
 	if k.marks.Versions == nil {
-		k.marks = marks{map[string]int64{}, map[string][]string{}}
+		k.marks = marks{Versions: map[string]int64{}, Keys: map[string][]string{}}
 	}
+	c.saw(k.marks.Seen)
 	k.load(metadata.ROOT, func(data []byte) error {
 		_, err := trustedmetadata.New(data)
 		if err == nil {
@@ -82,7 +86,7 @@ func (c *Client) loadCache() *cache {
 	return k
 }
 
-// load reads one file and sets it aside when use refuses it.
+// load reads one file and sets it aside if use refuses it.
 func (k *cache) load(role string, use func([]byte) error) {
 	path := k.c.path(role)
 	data, err := os.ReadFile(path)
@@ -112,7 +116,7 @@ func guard(do func() error) (err error) {
 	return do()
 }
 
-// versions lists what set has verified.
+// versions lists the versions that set has verified.
 func versions(set *trustedmetadata.TrustedMetadata) map[string]int64 {
 	v := map[string]int64{metadata.ROOT: set.Root.Signed.Version}
 	if set.Timestamp != nil {
@@ -137,13 +141,29 @@ func keysOf(set *trustedmetadata.TrustedMetadata, role string) []string {
 	return ids
 }
 
+// SignedAt is the key of a timestamp with the time of its signature by the publisher (RFC
+// 3339). TUF lets metadata have further keys and has none for this.
+const SignedAt = "x-lull-signed-at"
+
+// signedAt returns the time of the signature of set's timestamp, or zero if it has none.
+func signedAt(set *trustedmetadata.TrustedMetadata) time.Time {
+	if set.Timestamp == nil {
+		return time.Time{}
+	}
+	text, _ := set.Timestamp.Signed.UnrecognizedFields[SignedAt].(string)
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil || at.After(set.Timestamp.Signed.Expires) {
+		return time.Time{}
+	}
+	return at
+}
+
 // inOrder are the roles in the order in which they vouch for each other.
 var inOrder = []string{metadata.ROOT, metadata.TIMESTAMP, metadata.SNAPSHOT, metadata.TARGETS}
 
-// check returns the role that has gone back below its mark, or "". It holds
-// where the cached file, by which go-tuf would have noticed, is gone. Without
-// whole, snapshot and targets may be those of the cache, on the way to newer
-// ones, and are not looked at.
+// check returns the role that has gone back below its mark, or "". It protects where the
+// cached file is missing; go-tuf checks against that file. Without whole, snapshot and
+// targets may be those of the cache, on the way to newer ones, and are not checked.
 func (k *cache) check(set *trustedmetadata.TrustedMetadata, whole bool) string {
 	v := versions(set)
 	roles := inOrder
@@ -159,10 +179,14 @@ func (k *cache) check(set *trustedmetadata.TrustedMetadata, whole bool) string {
 	return ""
 }
 
-// keep writes down what set has verified, the marks before the files that they
-// speak for, and the root before what it vouches for.
+// keep writes the verified metadata of set, the marks before the files that they protect, and
+// the root before the roles that it vouches for.
 func (k *cache) keep(set *trustedmetadata.TrustedMetadata, got map[string][]byte) error {
 	changed, v := false, versions(set)
+	if at := signedAt(set); !at.IsZero() && (at.After(k.marks.Seen) || !slices.Equal(keysOf(set, metadata.TIMESTAMP), k.marks.Keys[metadata.TIMESTAMP])) {
+		k.marks.Seen, changed = at, true
+		k.c.saw(at)
+	}
 	for role, version := range v {
 		keys := keysOf(set, role)
 		if slices.Equal(keys, k.marks.Keys[role]) && version <= k.marks.Versions[role] {
@@ -185,9 +209,9 @@ func (k *cache) keep(set *trustedmetadata.TrustedMetadata, got map[string][]byte
 		if accepted == nil {
 			continue
 		}
-		// The last download need not be what was accepted: it may have been
-		// refused. Other metadata signs for targets and snapshot byte by byte,
-		// so those are kept as they came.
+		// The last download may not be the accepted one: it may have been refused.
+		// Other metadata signs for targets and snapshot byte by byte, so those are
+		// kept as they were received.
 		data := got[role]
 		if !bytes.Equal(canonical(role, data), accepted) {
 			if bytes.Equal(canonical(role, k.files[role]), accepted) {

@@ -20,22 +20,21 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
 )
 
 func TestMain(m *testing.M) {
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // damage that the tests do is reported there
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // damage by the tests is reported there
 	goleak.VerifyTestMain(m)
 }
 
 const app = "org.example.maps"
 
-// now is when the test's repositories are signed; clients look at them an hour
-// later.
+// now is the signing time of the test's repositories. Clients read them an hour later.
 var now = time.Date(2026, 5, 1, 8, 0, 0, 0, time.UTC)
 
 // fixture is a repository with one package.
@@ -53,7 +52,7 @@ func newFixture(t *testing.T, expires publish.Expiry) *fixture {
 	return newFixtureOf(t, expires, repo.FrameSize+repo.FrameSize/8)
 }
 
-// newFixtureOf has one blob of that many bytes, which do not compress.
+// newFixtureOf has one blob of size bytes, which do not compress.
 func newFixtureOf(t *testing.T, expires publish.Expiry, size int) *fixture {
 	t.Helper()
 	f := &fixture{t: t, dir: filepath.Join(t.TempDir(), "repository")}
@@ -127,7 +126,7 @@ func (f *fixture) restore(files map[string][]byte) {
 	}
 }
 
-// pointer is the path of the only pointer that matches.
+// glob returns the path of the only file that matches.
 func (f *fixture) glob(pattern string) string {
 	f.t.Helper()
 	paths, err := filepath.Glob(filepath.Join(f.dir, pattern))
@@ -175,12 +174,12 @@ func fetch(ctx context.Context, c *repo.Client, d digest.Digest) ([]byte, error)
 		return nil, err
 	}
 	if digest.Of(data) != d {
-		return nil, problem.New(problem.Untrusted, "cannot use blob: the digest is wrong")
+		return nil, errkind.New(errkind.Untrusted, "cannot use blob: the digest is wrong")
 	}
 	return data, nil
 }
 
-// install does what a refresh does with a repository.
+// install does the same as a refresh with a repository.
 func install(ctx context.Context, c *repo.Client) error {
 	if err := c.Update(ctx); err != nil {
 		return err
@@ -193,7 +192,7 @@ func install(ctx context.Context, c *repo.Client) error {
 	if err != nil {
 		return err
 	}
-	m, err := meta.Parse(data)
+	m, err := manifest.Parse(data)
 	if err != nil {
 		return err
 	}
@@ -205,7 +204,7 @@ func install(ctx context.Context, c *repo.Client) error {
 	return nil
 }
 
-// both runs a test against the repository as a folder and behind HTTP.
+// both runs a test against the repository as a directory and behind HTTP.
 func both(t *testing.T, f *fixture, test func(t *testing.T, url string)) {
 	t.Run("path", func(t *testing.T) { test(t, "") })
 	t.Run("file", func(t *testing.T) { test(t, "file://"+f.dir) })
@@ -235,11 +234,11 @@ func TestInstall(t *testing.T) {
 			t.Errorf("Listings: %v, %v", l, err)
 		}
 		for _, names := range [][2]string{{app, "beta"}, {"org.example.other", "stable"}} {
-			if _, err := c.Channel(t.Context(), names[0], names[1]); !problem.Is(err, problem.NotFound) {
+			if _, err := c.Channel(t.Context(), names[0], names[1]); !errkind.Is(err, errkind.NotFound) {
 				t.Errorf("%v: %v", names, err)
 			}
 		}
-		if _, err := c.Channel(t.Context(), "../x", "stable"); !problem.Is(err, problem.Invalid) {
+		if _, err := c.Channel(t.Context(), "../x", "stable"); !errkind.Is(err, errkind.Invalid) {
 			t.Error(err)
 		}
 		watch := c.Watch()
@@ -279,18 +278,18 @@ func TestBlobFromOffset(t *testing.T) {
 		}
 		r.Close()
 		for _, d := range []digest.Digest{small, big} {
-			if _, err := c.Blob(t.Context(), d, 1<<40); !problem.Is(err, problem.Untrusted) {
+			if _, err := c.Blob(t.Context(), d, 1<<40); !errkind.Is(err, errkind.Untrusted) {
 				t.Errorf("behind the end: %v", err)
 			}
 		}
-		if _, err := c.Blob(t.Context(), digest.Of([]byte("nothing")), 0); !problem.Is(err, problem.Unavailable) {
+		if _, err := c.Blob(t.Context(), digest.Of([]byte("nothing")), 0); !errkind.Is(err, errkind.Unavailable) {
 			t.Errorf("missing: %v", err)
 		}
 	})
 }
 
-// flaky breaks off the connection, answers 503 and stands still, in turn, and
-// counts the bytes of blobs that it sends.
+// flaky breaks off the connection, answers 503 and stalls, in turn, and counts the bytes of
+// blobs that it sends.
 type flaky struct {
 	http.Handler
 	requests, sent atomic.Int64
@@ -341,7 +340,7 @@ func TestDownloadsGoOn(t *testing.T) {
 	if n := h.requests.Load(); n < 15 {
 		t.Errorf("only %d requests", n)
 	}
-	// What was sent is not sent again.
+	// Received bytes are not sent a second time.
 	if limit := int64(len(f.big) + 1<<20); h.sent.Load() > limit {
 		t.Errorf("%d bytes sent, want at most %d", h.sent.Load(), limit)
 	}
@@ -377,31 +376,31 @@ func TestOffline(t *testing.T) {
 	}
 	s.Close()
 	err := c.Update(t.Context())
-	if !problem.Is(err, problem.Unavailable) || !strings.HasPrefix(err.Error(), `cannot read the root metadata of repository "main" at http://`) {
+	if !errkind.Is(err, errkind.Unavailable) || !strings.HasPrefix(err.Error(), `cannot read the root metadata of repository "main" at http://`) {
 		t.Errorf("got %v", err)
 	}
-	// What was accepted stays in use, until it expires.
+	// The accepted metadata stays in use, until it expires.
 	if _, err := c.Channel(t.Context(), app, "stable"); err != nil {
 		t.Error(err)
 	}
 	c.SetNow(now.AddDate(2, 0, 0))
 	_, err = c.Channel(t.Context(), app, "stable")
-	if !problem.Is(err, problem.Untrusted) || !strings.Contains(err.Error(), "its timestamp metadata expired on 2027-05-01") ||
-		!strings.HasSuffix(problem.HintOf(err), "or the clock of this machine is wrong: it says "+now.AddDate(2, 0, 0).Format(time.DateOnly)) {
-		t.Error(err, problem.HintOf(err))
+	if !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "its timestamp metadata expired on 2027-05-01") ||
+		!strings.HasSuffix(errkind.HintOf(err), "or the clock of this machine is wrong: it says "+now.AddDate(2, 0, 0).Format(time.DateOnly)) {
+		t.Error(err, errkind.HintOf(err))
 	}
 }
 
-// TestClockOfThisMachine: with a clock of 2100 everything has expired, and the hint
-// says what the clock says; with one of 1970 what was accepted can be used.
+// TestClockOfThisMachine: with a clock of 2100 all metadata has expired, and the hint names
+// the clock's time. With one of 1970 the accepted metadata can be used.
 func TestClockOfThisMachine(t *testing.T) {
 	f := newFixture(t, publish.Expiry{})
 	c := f.client("", t.TempDir())
 	c.SetNow(time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC))
 	err := c.Update(t.Context())
 	want := "the repository has not been signed anew in time, an old copy of it is being served, or the clock of this machine is wrong: it says 2100-01-01"
-	if !problem.Is(err, problem.Untrusted) || problem.HintOf(err) != want {
-		t.Errorf("%v\n%s", err, problem.HintOf(err))
+	if !errkind.Is(err, errkind.Untrusted) || errkind.HintOf(err) != want {
+		t.Errorf("%v\n%s", err, errkind.HintOf(err))
 	}
 	c.SetNow(time.Unix(600, 0))
 	if err := c.Update(t.Context()); err != nil {
@@ -416,8 +415,8 @@ func TestCertificateAndClock(t *testing.T) {
 	c := f.client("", t.TempDir())
 	c.SetNow(time.Unix(600, 0))
 	err := c.Unavailable("read", fmt.Errorf("Get: %w", x509.CertificateInvalidError{Reason: x509.Expired}))
-	if problem.HintOf(err) != "the server's certificate has expired or is not valid yet, or the clock of this machine is wrong: it says 1970-01-01" {
-		t.Errorf("%v: %q", err, problem.HintOf(err))
+	if errkind.HintOf(err) != "the server's certificate has expired or is not valid yet, or the clock of this machine is wrong: it says 1970-01-01" {
+		t.Errorf("%v: %q", err, errkind.HintOf(err))
 	}
 }
 
@@ -431,7 +430,7 @@ func TestCancel(t *testing.T) {
 	}))
 	t.Cleanup(func() { close(release) })
 	c := f.client(url, t.TempDir())
-	if err := c.Update(ctx); !problem.Is(err, problem.Interrupted) || !errors.Is(err, context.Canceled) {
+	if err := c.Update(ctx); !errkind.Is(err, errkind.Interrupted) || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -466,11 +465,11 @@ func TestRotation(t *testing.T) {
 	if err := install(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	// A newcomer with the oldest root comes as far.
+	// A new client with the oldest root reaches the same state.
 	if err := install(t.Context(), f.client("", t.TempDir())); err != nil {
 		t.Fatal(err)
 	}
-	// Who has seen the new keys does not go back to the old ones.
+	// A client that has seen the new keys does not go back to the old ones.
 	for _, name := range []string{"2", "3"} {
 		if err := os.Remove(filepath.Join(f.dir, "metadata", name+".root.json")); err != nil {
 			t.Fatal(err)
@@ -479,10 +478,10 @@ func TestRotation(t *testing.T) {
 	f.restore(before)
 	for range 2 {
 		c = f.client("", state)
-		if err := c.Update(t.Context()); !problem.Is(err, problem.Untrusted) {
+		if err := c.Update(t.Context()); !errkind.Is(err, errkind.Untrusted) {
 			t.Errorf("got %v", err)
 		}
-		// Nor when the newer root is lost on this machine.
+		// The same if the newer root is lost on this machine.
 		if err := os.Remove(filepath.Join(c.State(), "root.json")); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}

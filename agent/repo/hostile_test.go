@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,22 +20,21 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
 )
 
-// hostile is a repository that somebody has tampered with. Clients that have
-// seen the genuine one before, in an earlier run, and such that have not must
-// both refuse it.
+// hostile is a tampered repository. Clients that have seen the genuine one before, in an
+// earlier run, and new clients must both refuse it.
 type hostile struct {
 	name    string
 	expires publish.Expiry
 	tamper  func(t *testing.T, f *fixture)
-	kind    problem.Kind
+	kind    errkind.Kind
 	want    string // in the error
-	fresh   string // the same for a client that has not seen it before; "-": it has no way to know
+	fresh   string // the same for a client that has not seen it before; "-" means that it cannot detect the attack
 }
 
 var hostiles = []hostile{
@@ -42,14 +43,14 @@ var hostiles = []hostile{
 		data := f.read(path)
 		data[len(data)/2] ^= 1
 		f.write(path, data)
-	}, kind: problem.Untrusted, want: `cannot use blob`},
+	}, kind: errkind.Untrusted, want: `cannot use blob`},
 	{name: "another blob", tamper: func(t *testing.T, f *fixture) {
 		f.write(repo.BlobPath(digest.Of([]byte("1.0"))), f.read(repo.BlobPath(digest.Of(nil))))
-	}, kind: problem.Untrusted, want: "cannot use blob"},
+	}, kind: errkind.Untrusted, want: "cannot use blob"},
 	{name: "truncated blob", tamper: func(t *testing.T, f *fixture) {
 		path := repo.BlobPath(digest.Of(f.big))
 		f.write(path, f.read(path)[:1000])
-	}, kind: problem.Untrusted, want: "cannot use blob"},
+	}, kind: errkind.Untrusted, want: "cannot use blob"},
 	{name: "blob truncated between frames", tamper: func(t *testing.T, f *fixture) {
 		path := repo.BlobPath(digest.Of(f.big))
 		enc, err := zstd.NewWriter(nil)
@@ -58,10 +59,10 @@ var hostiles = []hostile{
 		}
 		defer enc.Close()
 		f.write(path, enc.EncodeAll(f.big[:repo.FrameSize], nil))
-	}, kind: problem.Untrusted, want: "cannot use blob"},
+	}, kind: errkind.Untrusted, want: "cannot use blob"},
 	{name: "empty blob file", tamper: func(t *testing.T, f *fixture) {
 		f.write(repo.BlobPath(digest.Of([]byte("1.0"))), nil)
-	}, kind: problem.Untrusted, want: "cannot use blob"},
+	}, kind: errkind.Untrusted, want: "cannot use blob"},
 	{name: "blob that wants memory", tamper: func(t *testing.T, f *fixture) {
 		var b bytes.Buffer
 		enc, err := zstd.NewWriter(&b, zstd.WithWindowSize(zstd.MaxWindowSize))
@@ -73,72 +74,72 @@ var hostiles = []hostile{
 		}
 		enc.Close()
 		f.write(repo.BlobPath(digest.Of([]byte("1.0"))), b.Bytes())
-	}, kind: problem.Untrusted, want: "window size exceeded"},
+	}, kind: errkind.Untrusted, want: "window size exceeded"},
 	{name: "missing blob", tamper: func(t *testing.T, f *fixture) {
 		f.remove(repo.BlobPath(digest.Of([]byte("1.0"))))
-	}, kind: problem.Unavailable, want: `from repository "main": it is not there`},
+	}, kind: errkind.Unavailable, want: `from repository "main": it is not there`},
 
 	{name: "altered pointer", tamper: func(t *testing.T, f *fixture) {
 		path := f.glob("channels/" + app + "/*.stable.json")
 		f.write(path, bytes.Replace(f.read(path), []byte("high"), []byte("low "), 1))
-	}, kind: problem.Untrusted, want: "its pointer is not the one that was signed"},
+	}, kind: errkind.Untrusted, want: "its pointer is not the one that was signed"},
 	{name: "huge pointer", tamper: func(t *testing.T, f *fixture) {
 		path := f.glob("channels/" + app + "/*.stable.json")
 		f.write(path, append(f.read(path), make([]byte, 1<<20)...))
-	}, kind: problem.Untrusted, want: "its pointer is larger than it is signed for"},
+	}, kind: errkind.Untrusted, want: "its pointer is larger than it is signed for"},
 	{name: "missing pointer", tamper: func(t *testing.T, f *fixture) {
 		f.remove(f.glob("channels/" + app + "/*.stable.json"))
-	}, kind: problem.Unavailable, want: "cannot read channels/" + app + "/stable.json of repository"},
+	}, kind: errkind.Unavailable, want: "cannot read channels/" + app + "/stable.json of repository"},
 	{name: "signed pointer of another package", tamper: func(t *testing.T, f *fixture) {
 		f.signPointer(f.read(f.glob("channels/"+app+"/*.stable.json")), "org.example.other")
-	}, kind: problem.Untrusted, want: `its pointer is for channel "stable" of org.example.other`},
+	}, kind: errkind.Untrusted, want: `its pointer is for channel "stable" of org.example.other`},
 	{name: "signed pointer that is garbage", tamper: func(t *testing.T, f *fixture) {
 		f.signPointer([]byte("{}\n"), "")
-	}, kind: problem.Untrusted, want: "cannot trust channel"},
+	}, kind: errkind.Untrusted, want: "cannot trust channel"},
 
-	{name: "expired timestamp", expires: publish.Expiry{Timestamp: time.Minute}, kind: problem.Untrusted,
+	{name: "expired timestamp", expires: publish.Expiry{Timestamp: time.Minute}, kind: errkind.Untrusted,
 		want: `cannot trust repository "main": its timestamp metadata expired on 2026-05-01`},
-	{name: "expired snapshot", expires: publish.Expiry{Snapshot: time.Minute}, kind: problem.Untrusted,
+	{name: "expired snapshot", expires: publish.Expiry{Snapshot: time.Minute}, kind: errkind.Untrusted,
 		want: `cannot trust repository "main": its snapshot metadata expired on 2026-05-01`},
-	{name: "expired targets", expires: publish.Expiry{Targets: time.Minute}, kind: problem.Untrusted,
+	{name: "expired targets", expires: publish.Expiry{Targets: time.Minute}, kind: errkind.Untrusted,
 		want: `cannot trust repository "main": its targets metadata expired on 2026-05-01`},
-	{name: "expired root", expires: publish.Expiry{Root: time.Minute}, kind: problem.Untrusted,
+	{name: "expired root", expires: publish.Expiry{Root: time.Minute}, kind: errkind.Untrusted,
 		want: `cannot trust repository "main": its root metadata expired on 2026-05-01`},
 
 	{name: "everything rolled back", tamper: func(t *testing.T, f *fixture) {
 		f.restore(f.saved)
-	}, kind: problem.Untrusted, want: "timestamp metadata: it was rolled back", fresh: "-"},
+	}, kind: errkind.Untrusted, want: "timestamp metadata: it was rolled back", fresh: "-"},
 	{name: "snapshot rolled back under a new timestamp", tamper: func(t *testing.T, f *fixture) {
 		f.signTimestamp(func(m *metadata.TimestampType) { m.Version += 10; m.Meta["snapshot.json"] = metadata.MetaFile(2) })
-	}, kind: problem.Untrusted, want: "timestamp metadata: it was rolled back", fresh: "-"},
+	}, kind: errkind.Untrusted, want: "timestamp metadata: it was rolled back", fresh: "-"},
 	{name: "targets rolled back under a new snapshot", tamper: func(t *testing.T, f *fixture) {
 		f.signSnapshot(func(m *metadata.SnapshotType) { m.Meta["targets.json"] = metadata.MetaFile(2) })
-	}, kind: problem.Untrusted, want: "snapshot metadata: it was rolled back", fresh: "-"},
+	}, kind: errkind.Untrusted, want: "snapshot metadata: it was rolled back", fresh: "-"},
 	{name: "snapshot of another version", tamper: func(t *testing.T, f *fixture) {
 		f.signTimestamp(func(m *metadata.TimestampType) { m.Version += 10; m.Meta["snapshot.json"] = metadata.MetaFile(9) })
 		f.write("metadata/9.snapshot.json", f.read(f.newest("snapshot")))
-	}, kind: problem.Untrusted, want: "snapshot metadata: it was rolled back or mixed up"},
+	}, kind: errkind.Untrusted, want: "snapshot metadata: it was rolled back or mixed up"},
 	{name: "snapshot that the timestamp does not mean", tamper: func(t *testing.T, f *fixture) {
 		f.publish("1.1", publish.Expiry{})
 		f.write(f.newest("snapshot"), append(f.read(f.newest("snapshot")), '\n'))
-	}, kind: problem.Untrusted, want: "snapshot metadata: it is"},
+	}, kind: errkind.Untrusted, want: "snapshot metadata: it is"},
 	{name: "wrong key", tamper: func(t *testing.T, f *fixture) {
 		f.publish("1.1", publish.Expiry{})
 		other := newFixture(t, publish.Expiry{})
 		f.write("metadata/timestamp.json", other.read("metadata/timestamp.json"))
-	}, kind: problem.Untrusted, want: "timestamp metadata: its signature is wrong"},
+	}, kind: errkind.Untrusted, want: "timestamp metadata: its signature is wrong"},
 	{name: "altered timestamp", tamper: func(t *testing.T, f *fixture) {
 		f.write("metadata/timestamp.json", bytes.Replace(f.read("metadata/timestamp.json"), []byte(`"version":2`), []byte(`"version":9`), 1))
-	}, kind: problem.Untrusted, want: "timestamp metadata: its signature is wrong"},
+	}, kind: errkind.Untrusted, want: "timestamp metadata: its signature is wrong"},
 	{name: "root of somebody else", tamper: func(t *testing.T, f *fixture) {
 		f.write("metadata/2.root.json", newFixture(t, publish.Expiry{}).read("root.json"))
-	}, kind: problem.Untrusted, want: "root metadata: its signature is wrong"},
+	}, kind: errkind.Untrusted, want: "root metadata: its signature is wrong"},
 	{name: "oversize timestamp", tamper: func(t *testing.T, f *fixture) {
 		f.write("metadata/timestamp.json", make([]byte, 17<<10))
-	}, kind: problem.Untrusted, want: "timestamp metadata: it is too large"},
+	}, kind: errkind.Untrusted, want: "timestamp metadata: it is too large"},
 	{name: "oversize root", tamper: func(t *testing.T, f *fixture) {
 		f.write("metadata/2.root.json", make([]byte, 1<<20))
-	}, kind: problem.Untrusted, want: "root metadata: it is too large"},
+	}, kind: errkind.Untrusted, want: "root metadata: it is too large"},
 	{name: "oversize snapshot", tamper: func(t *testing.T, f *fixture) {
 		f.signTimestamp(func(m *metadata.TimestampType) {
 			m.Version++
@@ -146,26 +147,26 @@ var hostiles = []hostile{
 			m.Meta["snapshot.json"].Length = 1 << 40
 		})
 		f.write("metadata/9.snapshot.json", make([]byte, 2<<20))
-	}, kind: problem.Untrusted, want: "snapshot metadata: it is too large"},
+	}, kind: errkind.Untrusted, want: "snapshot metadata: it is too large"},
 	{name: "garbage", tamper: func(t *testing.T, f *fixture) {
-		f.write("metadata/timestamp.json", []byte("<html>please log in</html>"))
-	}, kind: problem.Untrusted, want: "timestamp metadata: it is garbage"},
+		f.write("metadata/timestamp.json", []byte("\x00garbage"))
+	}, kind: errkind.Untrusted, want: "timestamp metadata: it is garbage"},
 	{name: "no timestamp", tamper: func(t *testing.T, f *fixture) {
 		f.remove("metadata/timestamp.json")
-	}, kind: problem.Unavailable, want: `cannot read the timestamp metadata of repository "main": it is not there`},
+	}, kind: errkind.Unavailable, want: `cannot read the timestamp metadata of repository "main": it is not there`},
 	{name: "signed timestamp without snapshot", tamper: func(t *testing.T, f *fixture) {
 		f.signTimestamp(func(m *metadata.TimestampType) { m.Version += 10; m.Meta = map[string]*metadata.MetaFiles{} })
-	}, kind: problem.Untrusted, want: "the metadata is not complete"},
+	}, kind: errkind.Untrusted, want: "the metadata is not complete"},
 	{name: "signed snapshot without targets", tamper: func(t *testing.T, f *fixture) {
 		f.signSnapshot(func(m *metadata.SnapshotType) { m.Meta = map[string]*metadata.MetaFiles{} })
-	}, kind: problem.Untrusted, want: "metadata"},
+	}, kind: errkind.Untrusted, want: "metadata"},
 }
 
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// sign signs like somebody who has got hold of a role's key.
+// sign signs like a thief of a role's key.
 func sign[T metadata.Roles](f *fixture, role string, m *metadata.Metadata[T]) []byte {
 	f.t.Helper()
 	data, err := os.ReadFile(filepath.Join(f.dir+".keys", role+".pem"))
@@ -205,6 +206,7 @@ func (f *fixture) newest(role string) string {
 	if err != nil || len(paths) == 0 {
 		f.t.Fatal(paths, err)
 	}
+	slices.SortFunc(paths, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) }) // by number
 	rel, _ := filepath.Rel(f.dir, paths[len(paths)-1])
 	return rel
 }
@@ -275,7 +277,8 @@ func TestHostile(t *testing.T) {
 				}
 			}
 			if h.expires.Root != 0 {
-				// An expired root has to be configured: nothing newer is there.
+				// An expired root must be configured: the repository has no
+				// newer one.
 				f = newFixture(t, h.expires)
 			} else if h.expires != (publish.Expiry{}) {
 				f.publish("1.1", h.expires)
@@ -289,8 +292,8 @@ func TestHostile(t *testing.T) {
 				case want == "-" && err != nil:
 					t.Errorf("got %v", err)
 				case want == "-":
-				case !problem.Is(err, h.kind) || !strings.Contains(err.Error(), want):
-					t.Errorf("got  %s: %v\nwant %s: …%s…", problem.KindOf(err), err, h.kind, want)
+				case !errkind.Is(err, h.kind) || !strings.Contains(err.Error(), want):
+					t.Errorf("got  %s: %v\nwant %s: …%s…", errkind.KindOf(err), err, h.kind, want)
 				case !strings.HasPrefix(err.Error(), "cannot ") || !strings.Contains(err.Error(), `"main"`) && !strings.Contains(err.Error(), "the digest is wrong") || strings.Contains(err.Error(), "\n"):
 					t.Errorf("not a good sentence: %q", err)
 				}
@@ -301,8 +304,8 @@ func TestHostile(t *testing.T) {
 			}
 			for transport, url := range map[string]string{"path": "", "http": f.serve(nil)} {
 				t.Run(transport, func(t *testing.T) {
-					// Each twice: what was refused once is refused again, also
-					// by the next process.
+					// Each twice: it is refused both times, also by the
+					// next process.
 					for range 2 {
 						check(t, install(t.Context(), f.client(url, states[transport])), h.want)
 					}
@@ -323,25 +326,34 @@ func TestRootOfTrust(t *testing.T) {
 		"not a root": f.read("metadata/timestamp.json"),
 	} {
 		_, err := repo.Open(repo.Config{Name: "main", URL: f.dir, Root: root}, t.TempDir())
-		if !problem.Is(err, problem.Untrusted) || !strings.HasPrefix(err.Error(), `cannot trust repository "main": `) {
+		if !errkind.Is(err, errkind.Untrusted) || !strings.HasPrefix(err.Error(), `cannot trust repository "main": `) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	one, err := repo.Fingerprints(f.root)
+	if two, err2 := repo.Fingerprints(other.root); err != nil || err2 != nil || len(one) != 1 || len(one[0]) != 64 || slices.Equal(one, two) {
+		t.Errorf("fingerprints: %v, %v and %v, %v", one, err, two, err2)
+	}
+	for _, bad := range [][]byte{nil, []byte("x"), f.read("metadata/timestamp.json")} {
+		if keys, err := repo.Fingerprints(bad); !errkind.Is(err, errkind.Untrusted) {
+			t.Errorf("fingerprints of %.10q: %v, %v", bad, keys, err)
 		}
 	}
 	c, err := repo.Open(repo.Config{Name: "main", URL: f.dir, Root: other.root}, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Update(t.Context()); !problem.Is(err, problem.Untrusted) || !strings.Contains(err.Error(), "timestamp metadata: its signature is wrong") {
+	if err := c.Update(t.Context()); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "timestamp metadata: its signature is wrong") {
 		t.Errorf("another root: %v", err)
 	}
 	for _, cfg := range []repo.Config{{Name: "../x", URL: f.dir, Root: f.root}, {Name: "x", URL: "ftp://x", Root: f.root}, {Name: "x", URL: "relative", Root: f.root}} {
-		if _, err := repo.Open(cfg, t.TempDir()); !problem.Is(err, problem.Invalid) {
+		if _, err := repo.Open(cfg, t.TempDir()); !errkind.Is(err, errkind.Invalid) {
 			t.Errorf("%s %s: %v", cfg.Name, cfg.URL, err)
 		}
 	}
 }
 
-// Damage to what is cached costs a download, never trust.
+// Damage to cached files costs a download, never trust.
 func TestDamagedState(t *testing.T) {
 	f := newFixture(t, publish.Expiry{})
 	old := f.save()
@@ -366,7 +378,7 @@ func TestDamagedState(t *testing.T) {
 					}
 				}
 				f.restore(old)
-				if err := f.client("", state).Update(t.Context()); !problem.Is(err, problem.Untrusted) || !strings.Contains(err.Error(), "rolled back") {
+				if err := f.client("", state).Update(t.Context()); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "rolled back") {
 					t.Errorf("rolled back: %v", err)
 				}
 				f.restore(current)
@@ -378,7 +390,7 @@ func TestDamagedState(t *testing.T) {
 	}
 }
 
-// A state folder that a power cut has left between two writes.
+// A state directory after a power cut between two writes.
 func TestStateHalfWritten(t *testing.T) {
 	f := newFixture(t, publish.Expiry{})
 	state := t.TempDir()
@@ -405,7 +417,7 @@ func TestStateHalfWritten(t *testing.T) {
 	}
 	saved := f.save()
 	f.remove(f.newest("snapshot"))
-	if err := f.client("", state).Update(t.Context()); !problem.Is(err, problem.Unavailable) {
+	if err := f.client("", state).Update(t.Context()); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("a missing snapshot is taken for an attack: %v", err)
 	}
 	f.restore(saved)
@@ -431,7 +443,7 @@ func TestLocalRepositoryOfSomebodyElse(t *testing.T) {
 		if err := make(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := fetch(t.Context(), c, d); !problem.Is(err, problem.Unavailable) && !problem.Is(err, problem.Untrusted) {
+		if _, err := fetch(t.Context(), c, d); !errkind.Is(err, errkind.Unavailable) && !errkind.Is(err, errkind.Untrusted) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -441,33 +453,33 @@ func TestHostileServer(t *testing.T) {
 	f := newFixture(t, publish.Expiry{})
 	for name, c := range map[string]struct {
 		handler http.HandlerFunc
-		kind    problem.Kind
+		kind    errkind.Kind
 		want    string
 	}{
-		"endless metadata":     {func(w http.ResponseWriter, _ *http.Request) { io.Copy(w, zeros{}) }, problem.Untrusted, "root metadata: it is too large"},
-		"redirects in circles": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, problem.Unavailable, "it is redirected too often"},
-		"forbidden":            {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) }, problem.Unavailable, "the server answered 403 Forbidden"},
-		"overloaded":           {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, problem.Unavailable, "the server answered 503 Service Unavailable"},
+		"endless metadata":     {func(w http.ResponseWriter, _ *http.Request) { io.Copy(w, zeros{}) }, errkind.Untrusted, "root metadata: it is too large"},
+		"redirects in circles": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, errkind.Unavailable, "it is redirected too often"},
+		"forbidden":            {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) }, errkind.Unavailable, "the server answered 403 Forbidden"},
+		"overloaded":           {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, errkind.Unavailable, "the server answered 503 Service Unavailable"},
 		"headers without end": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X", strings.Repeat("x", 1<<20))
 			w.WriteHeader(200)
-		}, problem.Unavailable, "server response headers exceeded"},
+		}, errkind.Unavailable, "server response headers exceeded"},
 		"stands still": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
-		}, problem.Unavailable, "the transfer stands still"},
+		}, errkind.Unavailable, "the transfer stands still"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := f.client(f.serve(c.handler), t.TempDir())
-			if err := client.Update(t.Context()); !problem.Is(err, c.kind) || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %s: %v", problem.KindOf(err), err)
+			if err := client.Update(t.Context()); !errkind.Is(err, c.kind) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %s: %v", errkind.KindOf(err), err)
 			}
 		})
 	}
 }
 
-// Servers that answer a range with something else.
+// Servers that answer a range with other content.
 func TestWrongRanges(t *testing.T) {
 	f := newFixture(t, publish.Expiry{})
 	d := digest.Of(f.big)

@@ -2,20 +2,19 @@ package repo
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"io"
-	"math"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
-// Urgency is how soon a package should reach people.
+// Urgency is the priority of a package's delivery to users.
 type Urgency string
 
 // The urgencies, rising.
@@ -36,7 +35,7 @@ const (
 	maxVersion     = 128
 )
 
-// Pointer is what a channel offers.
+// Pointer is the offer of a channel.
 type Pointer struct {
 	Name      string        `json:"name"`
 	Channel   string        `json:"channel"`
@@ -49,45 +48,44 @@ type Pointer struct {
 	Rollout   Rollout       `json:"rollout"`
 }
 
-// Rollout limits who is offered a package.
+// Rollout limits the machines that are offered a package.
 type Rollout struct {
 	Percent int `json:"percent"` // of the machines, 0 to 100
 }
 
-// Offers says whether the package is meant for a machine, known by any string
-// that stays the same, such as its machine-id. A machine that is within ten
-// percent is within twenty as well; each package picks other machines first.
-func (p *Pointer) Offers(machine string) bool {
-	switch {
-	case p.Rollout.Percent >= 100:
-		return true
-	case p.Rollout.Percent <= 0:
-		return false
-	}
-	d := digest.Of([]byte(machine + "\x00" + p.Package.String()))
-	// 64 evenly spread bits against a hundredth of their range each.
-	return binary.BigEndian.Uint64(d[:8])/(math.MaxUint64/100+1) < uint64(p.Rollout.Percent)
-}
+// Offers reports whether the pointer alone, as earlier versions of lull read it, is for a
+// machine; see Offer.Reaches.
+func (p *Pointer) Offers(machine string) bool { return within(machine, p.Package, p.Rollout.Percent) }
 
-// ValidChannel says why s cannot be a channel: channels are spelt like names.
+// ValidChannel returns an error if s cannot be a channel. Channels are spelt like names.
 func ValidChannel(s string) error {
-	if meta.ValidName(s) != nil {
-		return problem.New(problem.Invalid, "cannot use %.80q as a channel: want a-z, 0-9, '.' and '-'", s)
+	if manifest.ValidLabel(s) != nil {
+		return errkind.New(errkind.Invalid, "cannot use %.80q as a channel: want a-z, 0-9, '.' and '-'", s)
 	}
 	return nil
 }
 
-// PointerPath is the TUF target of a channel.
+// PointerPath returns the TUF target of a channel.
 func PointerPath(name, channel string) string {
 	return "channels/" + name + "/" + channel + ".json"
 }
 
-// Validate says what is wrong with a pointer.
+// SplitPointerPath splits the TUF target of a channel; ok is false for others.
+func SplitPointerPath(path string) (name, channel string, ok bool) {
+	parts := strings.Split(path, "/")
+	if len(parts) != 3 || parts[0] != "channels" {
+		return "", "", false
+	}
+	channel, ok = strings.CutSuffix(parts[2], ".json")
+	return parts[1], channel, ok && manifest.ValidName(parts[1]) == nil && ValidChannel(channel) == nil
+}
+
+// Validate returns an error if a pointer is invalid.
 func (p *Pointer) Validate() error {
 	bad := func(format string, args ...any) error {
-		return problem.New(problem.Invalid, "cannot use the pointer: "+format, args...)
+		return errkind.New(errkind.Invalid, "cannot use the pointer: "+format, args...)
 	}
-	if err := meta.ValidName(p.Name); err != nil {
+	if err := manifest.ValidName(p.Name); err != nil {
 		return err
 	}
 	if err := ValidChannel(p.Channel); err != nil {
@@ -121,7 +119,7 @@ func known(u Urgency) bool {
 	return false
 }
 
-// line says whether s is a short single line.
+// line reports whether s is a short single line.
 func line(s string, most int) bool {
 	if s == "" || len(s) > most || !utf8.ValidString(s) {
 		return false
@@ -134,7 +132,7 @@ func line(s string, most int) bool {
 	return true
 }
 
-// text says whether s can be shown to people.
+// text reports whether s can be shown to users.
 func text(s string) bool {
 	for _, r := range s {
 		if r == utf8.RuneError || r != '\n' && r != '\t' && unicode.IsControl(r) {
@@ -158,27 +156,27 @@ func (p *Pointer) Encode() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// ParsePointer reads what Encode writes and nothing else: no unknown or repeated
-// key, nothing after the end.
+// ParsePointer reads the output of Encode only: no unknown or repeated key, and no data after
+// the end.
 func ParsePointer(data []byte) (*Pointer, error) {
 	if len(data) > MaxPointerSize {
-		return nil, problem.New(problem.Invalid, "cannot use the pointer: %d bytes are too many", len(data))
+		return nil, errkind.New(errkind.Invalid, "cannot use the pointer: %d bytes are too many", len(data))
 	}
 	p := new(Pointer)
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(p); err != nil {
-		return nil, problem.New(problem.Invalid, "cannot use the pointer: %w", err)
+		return nil, errkind.New(errkind.Invalid, "cannot use the pointer: %w", err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, problem.New(problem.Invalid, "cannot use the pointer: something follows it")
+		return nil, errkind.New(errkind.Invalid, "cannot use the pointer: something follows it")
 	}
 	again, err := p.Encode()
 	if err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(again, data) {
-		return nil, problem.New(problem.Invalid, "cannot use the pointer: it is not in canonical form")
+		return nil, errkind.New(errkind.Invalid, "cannot use the pointer: it is not in canonical form")
 	}
 	return p, nil
 }

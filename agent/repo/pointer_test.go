@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
 )
@@ -56,7 +56,7 @@ func TestBadPointers(t *testing.T) {
 		if bytes.Equal(bad, good) {
 			t.Fatalf("%s: nothing was replaced", name)
 		}
-		if _, err := repo.ParsePointer(bad); !problem.Is(err, problem.Invalid) || !strings.HasPrefix(err.Error(), "cannot ") {
+		if _, err := repo.ParsePointer(bad); !errkind.Is(err, errkind.Invalid) || !strings.HasPrefix(err.Error(), "cannot ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -130,12 +130,12 @@ func TestLoadConfigs(t *testing.T) {
 		"main.yaml": "url: https://example.org/lull\nroot: main.root.json\n", "local.yaml": "url: /srv/lull\nroot: main.root.json\n",
 		"main.root.json": string(root), ".x.yaml": "x", "README": "x",
 	})
-	configs, err := repo.LoadConfigs(dir)
-	if err != nil || len(configs) != 2 || configs[0].Name != "local" || configs[1].URL != "https://example.org/lull" || !bytes.Equal(configs[0].Root, root) {
+	configs, broken, err := repo.LoadConfigs(dir)
+	if err != nil || broken != nil || len(configs) != 2 || configs[0].Name != "local" || configs[1].URL != "https://example.org/lull" || !bytes.Equal(configs[0].Root, root) {
 		t.Errorf("got %+v, %v", configs, err)
 	}
-	if configs, err := repo.LoadConfigs(dir + "/nowhere"); configs != nil || err != nil {
-		t.Error(configs, err)
+	if configs, broken, err := repo.LoadConfigs(dir + "/nowhere"); configs != nil || broken != nil || err != nil {
+		t.Error(configs, broken, err)
 	}
 	for name, c := range map[string][3]string{
 		"no url":        {"a.yaml", "root: r\n", "a.yaml: cannot use a repository without url"},
@@ -144,13 +144,21 @@ func TestLoadConfigs(t *testing.T) {
 		"scheme":        {"a.yaml", "\nurl: ftp://x/\nroot: r\n", `a.yaml:2: cannot use the url "ftp://x/": want http://HOST/…, https://HOST/…, file:///… or an absolute path`},
 		"relative":      {"a.yaml", "url: x/y\nroot: r\n", `a.yaml:1: cannot use the url "x/y": want `},
 		"query":         {"a.yaml", "url: http://x/?a=b\nroot: r\n", "it has a query or a fragment"},
-		"unknown":       {"a.yaml", "uri: x\n", `a.yaml:1: cannot use the key "uri": known are url, root`},
+		"unknown":       {"a.yaml", "uri: x\n", `a.yaml:1: cannot use the key "uri": known are url, root, credentials`},
 		"name":          {"A B.yaml", "url: /x\nroot: r\n", `cannot use "A B" as the name of a repository`},
+		"no YAML":       {"a.yaml", "url: /x\n  root: r\n", "a.yaml:2: "},
+		"garbage root":  {"a.yaml", "url: /x\nroot: a.yaml\n", "a.yaml:2: cannot trust repository"},
+		"password":      {"a.yaml", "url: https://u:secret@%zz/\nroot: r\n", `a.yaml:1: cannot use the url "https://xxxxx@%zz/"`},
 		"empty":         {"a.yaml", "", "a.yaml: cannot use a repository without url"},
 		"remote folder": {"a.yaml", "url: file://host/x\nroot: r\n", "cannot use the url"},
 	} {
-		_, err := repo.LoadConfigs(write(map[string]string{c[0]: c[1]}))
-		if !problem.Is(err, problem.BadPolicy) || !strings.Contains(err.Error(), c[2]) {
+		// The broken file does not affect the others.
+		configs, broken, err := repo.LoadConfigs(write(map[string]string{c[0]: c[1], "good.yaml": "url: /x\nroot: g\n", "g": string(root)}))
+		if err != nil || len(configs) != 1 || len(broken) != 1 || configs[0].Name != "good" || broken[0].Name != strings.TrimSuffix(c[0], ".yaml") {
+			t.Errorf("%s: %v, %v, %v", name, configs, broken, err)
+			continue
+		}
+		if err := broken[0].Err; !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), c[2]) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

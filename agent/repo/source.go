@@ -9,45 +9,51 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"syscall"
 )
 
-// errMissing is what a source says of a file that the repository does not have.
+// errMissing means that the repository does not have a file.
 var errMissing = errors.New("it is not there")
 
-// tooLarge is what a source says of a file that is larger than allowed.
+// errUnchanged is returned by getIfChanged for an unchanged file.
+var errUnchanged = errors.New("it has not changed")
+
+// tooLarge means a file that is larger than allowed.
 type tooLarge struct{ limit int64 }
 
 func (e tooLarge) Error() string { return fmt.Sprintf("it is larger than %d bytes", e.limit) }
 
-// source is where a repository's files come from. Paths are slash-separated and
-// relative to the repository.
+// source reads the files of a repository. Paths are slash-separated and relative to the
+// repository.
 type source interface {
 	// get returns a whole file of at most limit bytes.
 	get(ctx context.Context, path string, limit int64) ([]byte, error)
-	// open returns a file from a byte onwards. The reader overcomes passing
-	// failures by itself.
+	// getIfChanged is get, unless the file still is the one of tag: then the error is
+	// errUnchanged. newTag is "" if a source has no tags.
+	getIfChanged(ctx context.Context, path string, limit int64, tag string) (data []byte, newTag string, err error)
+	// open returns a file from a byte onwards. The reader retries transient failures.
 	open(ctx context.Context, path string, from int64) (io.ReadCloser, error)
-	// tail returns the last n bytes of a file, or all of it when it is shorter,
-	// and its size. errors.ErrUnsupported: this source cannot.
+	// tail returns the last n bytes of a file, or a whole shorter one, and its size.
+	// errors.ErrUnsupported: this source cannot.
 	tail(ctx context.Context, path string, n int64) ([]byte, int64, error)
-	// dir is the folder of a local repository, or "".
+	// dir is the directory of a local repository, or "".
 	dir() string
 }
 
-func newSource(s string, retry backoff) (source, error) {
-	u, err := parseURL(s)
+func newSource(cfg Config, retry backoff) (source, error) {
+	u, err := parseURL(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
 	if u.Scheme == "file" {
 		return folder(u.Path), nil
 	}
-	return newWeb(u, retry), nil
+	return newWeb(u, cfg.Authorization, retry), nil
 }
 
-// folder is a repository on this machine. Somebody else may own it, so symlinks
-// lead out of it for nobody, and what is no regular file is not waited for.
+// folder is a repository on this machine. It may belong to another user. So symlinks cannot
+// lead out of it, and a file that is not regular does not block a read.
 type folder string
 
 func (f folder) dir() string { return string(f) }
@@ -88,6 +94,11 @@ func (f folder) get(ctx context.Context, path string, limit int64) ([]byte, erro
 	return readAll(file, limit)
 }
 
+func (f folder) getIfChanged(ctx context.Context, path string, limit int64, _ string) ([]byte, string, error) {
+	data, err := f.get(ctx, path, limit)
+	return data, "", err
+}
+
 func (f folder) open(ctx context.Context, path string, from int64) (io.ReadCloser, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -125,10 +136,13 @@ func readAll(r io.Reader, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// shown is a URL without its password.
+// userinfo finds user and password where a URL does not parse.
+var userinfo = regexp.MustCompile(`//[^/?#\s]*@`)
+
+// shown returns a URL without its password.
 func shown(s string) string {
 	if u, err := url.Parse(s); err == nil {
 		return u.Redacted()
 	}
-	return s
+	return userinfo.ReplaceAllString(s, "//xxxxx@")
 }

@@ -15,10 +15,11 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
-// The largest metadata that is read, in bytes by role.
+// The limits of metadata, in bytes by role.
 const (
 	maxRoot      = 512 << 10
 	maxTimestamp = 16 << 10
@@ -26,33 +27,106 @@ const (
 	maxTargets   = 32 << 20
 )
 
-// updateLocked runs TUF's client workflow once. Whatever it has verified on its
-// way lasts, even when it fails later: newer metadata once seen must not be
-// unseen.
-func (c *Client) updateLocked(ctx context.Context) error {
-	cache := c.loadCache()
-	f := &fetcher{ctx: ctx, c: c, got: map[string][]byte{}}
-	set, err := c.refresh(f, cache.root)
-	if set != nil {
-		if rolled := cache.check(set, err == nil); rolled != "" {
-			return c.untrusted(rolled, "it was rolled back: an older version than the one accepted before is offered", err)
-		}
-		if kerr := cache.keep(set, f.got); kerr != nil {
-			return problem.New(problem.KindOf(kerr), "cannot remember the metadata of repository %q: %w", c.cfg.Name, kerr)
-		}
+// mayBeQuick reports whether one conditional request for the timestamp is enough.
+func (c *Client) mayBeQuick() bool {
+	now := c.time()
+	return c.meta.dir() == "" && !c.rootAsked.After(now) && now.Sub(c.rootAsked) < rootEvery
+}
+
+// inForce returns the metadata that was accepted last. It is nil if there is none, it has
+// expired, or verification of later metadata failed.
+func (c *Client) inForce() *trustedmetadata.TrustedMetadata {
+	set := c.accepted()
+	if set == nil || c.suspect {
+		return nil
 	}
-	if err != nil {
-		return c.explain(f, set, err)
+	if role, _ := expired(set, c.time()); role != "" {
+		return nil
 	}
-	c.trusted, c.pointers = set, nil
+	return set
+}
+
+// confirm requests the next root and the timestamp. If there is no such root, and the
+// timestamp is unchanged, set stays in use, and no metadata is parsed, independent of the
+// size of the repository.
+func (c *Client) confirm(ctx context.Context, set *trustedmetadata.TrustedMetadata) error {
+	f := &fetcher{ctx: ctx, c: c, role: metadata.ROOT}
+	_, err := f.download(fmt.Sprintf("metadata/%d.root.json", set.Root.Signed.Version+1), maxRoot)
+	switch {
+	case err == nil, errors.As(err, new(tooLarge)):
+		return c.update(ctx, nil)
+	case err != errMissing:
+		return c.unavailable("read the root metadata of", err)
+	}
+	if err := c.check(ctx); err != nil {
+		return err
+	}
+	c.rootAsked = c.time()
 	return nil
 }
 
-// refresh returns what could be verified, also beside an error.
+// check requests the timestamp alone, and continues from there if it is new.
+func (c *Client) check(ctx context.Context) error {
+	data, tag, err := c.meta.getIfChanged(ctx, "metadata/timestamp.json", maxTimestamp, c.tag)
+	switch {
+	case err == errUnchanged:
+		return nil
+	case errors.As(err, new(tooLarge)):
+		return c.untrusted(metadata.TIMESTAMP, "it is too large", err)
+	case err != nil:
+		return c.unavailable("read the timestamp metadata of", err)
+	case digest.Of(data) == c.timestamp: // from a directory, or a server without ETag
+		c.tag = tag
+		return nil
+	}
+	return c.update(ctx, &fetched{data, tag})
+}
+
+// fetched is a timestamp that was already requested.
+type fetched struct {
+	timestamp []byte
+	tag       string
+}
+
+// update runs TUF's client workflow once. With a fetched timestamp it requests no root. The
+// metadata that it has verified is kept, even if it fails later: verified newer metadata must
+// not be forgotten.
+func (c *Client) update(ctx context.Context, have *fetched) error {
+	cache := c.loadCache()
+	f := &fetcher{ctx: ctx, c: c, have: have, got: map[string][]byte{}}
+	set, err := c.refresh(f, cache.root)
+	if set != nil {
+		if rolled := cache.check(set, err == nil); rolled != "" {
+			c.suspect = true
+			return c.untrusted(rolled, "it was rolled back: an older version than the one accepted before is offered", errors.Join(errBehind, err))
+		}
+		if kerr := cache.keep(set, f.got); kerr != nil {
+			return errkind.New(errkind.KindOf(kerr), "cannot remember the metadata of repository %q: %w", c.cfg.Name, kerr)
+		}
+	}
+	if err != nil {
+		err = c.explain(f, set, err)
+		c.suspect = errkind.Is(err, errkind.Untrusted)
+		return err
+	}
+	c.suspect, c.tag, c.timestamp = false, f.tag, digest.Of(f.got[metadata.TIMESTAMP])
+	if have == nil {
+		c.rootAsked = c.time()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.trusted == nil || versions(c.trusted)[metadata.TARGETS] != versions(set)[metadata.TARGETS] {
+		c.bins = nil // another key may sign them
+	}
+	c.trusted, c.pointers, c.earlier = set, nil, c.pointers
+	return nil
+}
+
+// refresh returns the verified part, also beside an error.
 func (c *Client) refresh(f *fetcher, root []byte) (set *trustedmetadata.TrustedMetadata, err error) {
 	var up *updater.Updater
-	// go-tuf follows pointers that metadata with a valid signature may leave
-	// out. Whoever holds such a key must not be able to stop the agent.
+	// go-tuf dereferences pointers that metadata with a valid signature may leave out. A
+	// holder of such a key must not be able to stop the agent.
 	defer func() {
 		if p := recover(); p != nil {
 			err = &metadata.ErrRepository{Msg: fmt.Sprint("the metadata is not complete: ", p)}
@@ -62,8 +136,8 @@ func (c *Client) refresh(f *fetcher, root []byte) (set *trustedmetadata.TrustedM
 		MaxRootRotations: 256, RootMaxLength: maxRoot, TimestampMaxLength: maxTimestamp,
 		SnapshotMaxLength: maxSnapshot, TargetsMaxLength: maxTargets,
 		Fetcher: f, LocalTrustedRoot: root, RemoteMetadataURL: "metadata",
-		// It reads the folder all the same; writing is ours, because it does
-		// not flush.
+		// It reads the directory all the same. This package writes it, because go-tuf
+		// does not flush.
 		LocalMetadataDir: c.state, DisableLocalCache: true,
 	})
 	if err != nil {
@@ -73,7 +147,7 @@ func (c *Client) refresh(f *fetcher, root []byte) (set *trustedmetadata.TrustedM
 		s := up.GetTrustedMetadataSet()
 		set = &s
 	}()
-	up.UnsafeSetRefTime(c.now())
+	up.UnsafeSetRefTime(c.time())
 	return nil, up.Refresh()
 }
 
@@ -89,16 +163,18 @@ func limitOf(role string) int64 {
 	return maxTargets
 }
 
-// fetcher hands metadata to go-tuf and remembers what it handed over.
+// fetcher gives metadata to go-tuf and records it.
 type fetcher struct {
 	ctx  context.Context
 	c    *Client
-	role string            // asked for last
+	have *fetched          // nil means that nothing was fetched before
+	tag  string            // of the timestamp
+	role string            // requested last
 	got  map[string][]byte // the newest by role
-	err  error             // what the source failed with last
+	err  error             // the last error of the source
 }
 
-// roleOf takes the role from "metadata/12.snapshot.json".
+// roleOf returns the role of "metadata/12.snapshot.json".
 func roleOf(file string) string {
 	name := strings.TrimSuffix(path.Base(file), ".json")
 	return name[strings.LastIndexByte(name, '.')+1:]
@@ -107,9 +183,16 @@ func roleOf(file string) string {
 // DownloadFile implements go-tuf's Fetcher.
 func (f *fetcher) DownloadFile(file string, limit int64, _ time.Duration) ([]byte, error) {
 	f.role, f.err = roleOf(file), nil
-	// A length that metadata names bounds a download, but metadata must not
-	// be able to raise the limit.
-	data, err := f.c.src.get(f.ctx, file, min(max(limit, 0), limitOf(f.role)))
+	var data []byte
+	var err error
+	switch {
+	case f.have != nil && f.role == metadata.ROOT:
+		err = errMissing // not requested this time
+	case f.have != nil && f.role == metadata.TIMESTAMP:
+		data, f.tag = f.have.timestamp, f.have.tag
+	default:
+		data, err = f.download(file, limit)
+	}
 	switch {
 	case err == errMissing:
 		f.err = err
@@ -124,7 +207,22 @@ func (f *fetcher) DownloadFile(file string, limit int64, _ time.Duration) ([]byt
 	return data, nil
 }
 
-// expired returns the role that has expired first in the order of trust, or "".
+// download reads metadata from the repository.
+func (f *fetcher) download(file string, limit int64) ([]byte, error) {
+	// A length that metadata names bounds a download, but metadata must not be able to
+	// raise the limit.
+	data, tag, err := f.c.meta.getIfChanged(f.ctx, file, min(max(limit, 0), limitOf(f.role)), "")
+	if f.role == metadata.TIMESTAMP {
+		f.tag = tag
+	}
+	var s status
+	if f.role == metadata.ROOT && errors.As(err, &s) && s.code == http.StatusForbidden {
+		return nil, errMissing // the answer of object stores whose files may not be listed
+	}
+	return data, err
+}
+
+// expired returns the first expired role in the order of trust, or "".
 func expired(set *trustedmetadata.TrustedMetadata, now time.Time) (role string, when time.Time) {
 	if set.Root.Signed.IsExpired(now) {
 		return metadata.ROOT, set.Root.Signed.Expires
@@ -141,23 +239,23 @@ func expired(set *trustedmetadata.TrustedMetadata, now time.Time) (role string, 
 	return "", time.Time{}
 }
 
-// expired is the error for a role whose metadata is too old.
+// expired returns the error for a role whose metadata is too old.
 func (c *Client) expired(role string, when time.Time) error {
 	at := "has expired"
 	if !when.IsZero() {
 		at = "expired on " + when.UTC().Format(time.DateOnly)
 	}
-	return problem.New(problem.Untrusted, "cannot trust repository %q: its %s metadata %s", c.cfg.Name, role, at).
+	return errkind.New(errkind.Untrusted, "cannot trust repository %q: its %s metadata %s", c.cfg.Name, role, at).
 		WithHint("the repository has not been signed anew in time, an old copy of it is being served, or the clock of this machine is wrong: it says %s", c.now().UTC().Format(time.DateOnly))
 }
 
 func (c *Client) untrusted(role, what string, cause error) error {
-	p := problem.New(problem.Untrusted, "cannot trust repository %q: %s metadata: %s", c.cfg.Name, role, what)
+	p := errkind.New(errkind.Untrusted, "cannot trust repository %q: %s metadata: %s", c.cfg.Name, role, what)
 	p.Err = cause
 	return p
 }
 
-// explain turns a failure of go-tuf into one sentence.
+// explain describes a failure of go-tuf in one sentence.
 func (c *Client) explain(f *fetcher, set *trustedmetadata.TrustedMetadata, err error) error {
 	role := f.role
 	if role == "" {
@@ -171,7 +269,7 @@ func (c *Client) explain(f *fetcher, set *trustedmetadata.TrustedMetadata, err e
 		if set == nil {
 			return c.expired(role, time.Time{})
 		}
-		r, when := expired(set, c.now())
+		r, when := expired(set, c.time())
 		if r == "" { // not kept by go-tuf, because it has expired
 			r, when = role, expiry(f.got[role])
 		}
@@ -183,14 +281,14 @@ func (c *Client) explain(f *fetcher, set *trustedmetadata.TrustedMetadata, err e
 	case errors.Is(err, &metadata.ErrUnsignedMetadata{}):
 		return c.untrusted(role, "its signature is wrong", err)
 	case errors.Is(err, &metadata.ErrBadVersionNumber{}):
-		return c.untrusted(role, "it was rolled back or mixed up: "+err.Error(), err)
+		return c.untrusted(role, "it was rolled back or mixed up: "+err.Error(), errors.Join(errBehind, err))
 	case errors.As(err, &syntax), errors.Is(err, &metadata.ErrValue{}):
 		return c.untrusted(role, "it is garbage: "+err.Error(), err)
 	}
 	return c.untrusted(role, err.Error(), err)
 }
 
-// expiry reads the date from metadata that was not accepted.
+// expiry returns the date of metadata that was not accepted.
 func expiry(data []byte) time.Time {
 	var m struct {
 		Signed struct {
@@ -201,4 +299,21 @@ func expiry(data []byte) time.Time {
 		return time.Time{}
 	}
 	return m.Signed.Expires
+}
+
+// Fingerprints returns the identifiers of the keys that sign a root of trust: the SHA-256 of
+// each key (TUF specification, 4.2), as 64 hexadecimal digits, sorted. They remain the same
+// for as long as these keys are in use. Error Untrusted: it is no root.
+func Fingerprints(root []byte) (keys []string, err error) {
+	err = guard(func() error {
+		set, err := trustedmetadata.New(root)
+		if err == nil {
+			keys = keysOf(set, metadata.ROOT)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, errkind.New(errkind.Untrusted, "cannot use the root of trust: %w", err)
+	}
+	return keys, nil
 }

@@ -1,6 +1,9 @@
 package repo
 
 import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,25 +15,41 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/lull/lull/policy"
 )
 
-// backoff is how passing failures are met: up to tries attempts, with pauses
-// that begin at first and double up to most.
+// backoff is the retry policy for transient failures: up to tries attempts, with pauses that
+// begin at first and double up to most.
 type backoff struct {
 	tries       int
 	first, most time.Duration
-	stall       time.Duration // a transfer that stands still for so long has failed
+	metadata    patience // with metadata and pointers, which are small
+	blobs       patience
 }
 
-var defaultBackoff = backoff{tries: 5, first: 500 * time.Millisecond, most: 8 * time.Second, stall: 45 * time.Second}
+// patience bounds how slow a transfer may be. Only the time of waiting for the server counts.
+type patience struct {
+	stall time.Duration // without any byte
+	grace time.Duration // after the request, before rate counts
+	rate  int64         // bytes per second, on average
+}
 
-// pause sleeps before the n-th repetition, counted from 0, or as long as the
-// server has asked for within reason.
+var defaultBackoff = backoff{tries: 5, first: 500 * time.Millisecond, most: 8 * time.Second,
+	metadata: patience{stall: 10 * time.Second, grace: 10 * time.Second, rate: 1 << 10},
+	blobs:    patience{stall: 45 * time.Second, grace: time.Minute, rate: 256}}
+
+// longest returns the longest pause within one call.
+func (b backoff) longest() time.Duration { return b.most * 4 }
+
+// pause sleeps before the n-th repetition, counted from 0, or as long as the server has
+// requested.
 func (b backoff) pause(ctx context.Context, n int, asked time.Duration) error {
 	d := min(b.first<<min(n, 16), b.most)
-	d += time.Duration(rand.Int64N(int64(d)/4 + 1)) // thousands of machines should not come in step
-	t := time.NewTimer(max(d, min(asked, b.most*4)))
+	d += time.Duration(rand.Int64N(int64(d)/4 + 1)) // avoids synchronous retries of thousands of machines
+	t := time.NewTimer(max(d, min(asked, b.longest())))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -40,31 +59,41 @@ func (b backoff) pause(ctx context.Context, n int, asked time.Duration) error {
 	}
 }
 
-// progress is how many bytes a resumed transfer must have brought to start
-// counting failures anew.
+// progress is the minimum size, in bytes, of a resumed transfer that resets the count of
+// failures.
 const progress = 64 << 10
 
 // web is a repository behind HTTP.
 type web struct {
-	base   *url.URL
-	client *http.Client
-	retry  backoff
+	base          *url.URL
+	authorization string // value of the header, or ""
+	client        *http.Client
+	retry         backoff
 }
 
-func newWeb(base *url.URL, retry backoff) *web {
+func newWeb(base *url.URL, authorization string, retry backoff) *web {
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		ForceAttemptHTTP2:      true,
 		TLSHandshakeTimeout:    15 * time.Second,
+		TLSClientConfig:        &tls.Config{Time: atLeastBuilt},
 		ResponseHeaderTimeout:  30 * time.Second,
 		ExpectContinueTimeout:  time.Second,
 		IdleConnTimeout:        20 * time.Second, // idle means no wake-ups
 		MaxIdleConnsPerHost:    8,
 		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true, // blobs are compressed, metadata is small
+		DisableCompression:     true, // blobs are compressed; getIfChanged requests it itself
 	}
-	return &web{base, &http.Client{Transport: t, CheckRedirect: checkRedirect}, retry}
+	return &web{base, authorization, &http.Client{Transport: t, CheckRedirect: checkRedirect}, retry}
+}
+
+// atLeastBuilt returns the time for the check of certificates.
+func atLeastBuilt() time.Time {
+	if now := time.Now(); now.After(policy.Earliest) {
+		return now
+	}
+	return policy.Earliest
 }
 
 // checkRedirect follows a few redirects and never from https to http.
@@ -80,22 +109,59 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 
 func (*web) dir() string { return "" }
 
-// status is an answer that is no success.
+// status is a response without success.
 type status struct {
 	code  int
-	after time.Duration // what Retry-After asks for
+	after time.Duration // the value of Retry-After
 }
 
 func (s status) Error() string {
 	return strings.TrimSpace(fmt.Sprintf("the server answered %d %s", s.code, http.StatusText(s.code)))
 }
 
-// passing says whether another attempt may succeed.
+// maxRetryAfter bounds the delay that a server can request.
+const maxRetryAfter = 24 * time.Hour
+
+// retryAfter reads the header of that name in both forms (RFC 9110, section 10.2.3).
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	s := h.Get("Retry-After")
+	var d time.Duration
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		d = time.Duration(min(max(n, 0), int64(maxRetryAfter/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(s); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, 0), maxRetryAfter)
+}
+
+// RetryAfter returns the delay that the server has requested with the failure err: at most a
+// day, or 0 without such a request.
+func RetryAfter(err error) time.Duration {
+	var s status
+	if errors.As(err, &s) {
+		return s.after
+	}
+	return 0
+}
+
+// errWebPage is the response of a captive portal, or of a server that shows a page for each
+// address.
+var errWebPage = errors.New("a web page came back instead")
+
+// isWebPage reports whether a body begins as HTML or XML does. No file of a
+// repository does: metadata and pointers are JSON objects, blobs begin with the
+// magic number of zstd (RFC 8878, section 3.1).
+func isWebPage(head []byte) bool {
+	head = bytes.TrimPrefix(head, []byte("\xef\xbb\xbf"))
+	return bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n\f"), []byte("<"))
+}
+
+// passing reports whether another attempt may succeed.
 func passing(ctx context.Context, err error) bool {
 	var s status
 	var cert *tls.CertificateVerificationError
 	switch {
-	case ctx.Err() != nil, errors.Is(err, errMissing), errors.As(err, new(tooLarge)), errors.Is(err, errors.ErrUnsupported), errors.As(err, &cert):
+	case ctx.Err() != nil, errors.Is(err, errMissing), errors.As(err, new(tooLarge)), errors.Is(err, errors.ErrUnsupported), errors.As(err, &cert), errors.Is(err, errWebPage):
 		return false
 	case errors.As(err, &s):
 		switch s.code {
@@ -108,24 +174,23 @@ func passing(ctx context.Context, err error) bool {
 	return true
 }
 
-// repeat runs do until it succeeds, fails for good, or has failed too often.
+// repeat runs do until it succeeds, fails permanently, or has failed too often.
 func (w *web) repeat(ctx context.Context, do func() error) error {
 	for n := 0; ; n++ {
 		err := do()
 		if err == nil || n+1 >= w.retry.tries || !passing(ctx, err) {
 			return err
 		}
-		var s status
-		errors.As(err, &s)
-		if w.retry.pause(ctx, n, s.after) != nil {
+		asked := RetryAfter(err)
+		if asked > w.retry.longest() || w.retry.pause(ctx, n, asked) != nil {
 			return err
 		}
 	}
 }
 
-// request asks once for a path. The caller closes the body, which fails when
-// nothing comes for a while.
-func (w *web) request(ctx context.Context, path string, header map[string]string) (*http.Response, error) {
+// request sends one request for a path. The caller closes the body, which fails if the server
+// is slower than p allows.
+func (w *web) request(ctx context.Context, path string, header map[string]string, p patience) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.base.JoinPath(path).String(), nil)
 	if err != nil {
@@ -134,82 +199,184 @@ func (w *web) request(ctx context.Context, path string, header map[string]string
 	}
 	req.Header.Set("User-Agent", "lull")
 	req.Header.Set("Accept-Encoding", "identity")
+	if w.authorization != "" {
+		req.Header.Set("Authorization", w.authorization)
+	}
 	for k, v := range header {
 		req.Header.Set(k, v)
 	}
-	res, err := w.client.Do(req)
+	b := newWatchedBody(ctx, cancel, p)
+	var res *http.Response
+	err = b.waits(func() (err error) { res, err = w.client.Do(req); return err })
 	if err != nil {
 		cancel(nil)
 		return nil, err
 	}
-	switch res.StatusCode {
-	case http.StatusOK, http.StatusPartialContent:
-	case http.StatusNotFound, http.StatusGone:
+	b.body = res.Body
+	if header["Accept-Encoding"] == "gzip" && res.Header.Get("Content-Encoding") == "gzip" {
+		b.body, res.ContentLength = &unzipped{body: res.Body}, -1
+	}
+	switch code := res.StatusCode; {
+	case code == http.StatusOK, code == http.StatusPartialContent:
+	case code == http.StatusNotModified && header["If-None-Match"] != "":
+	case code == http.StatusNotFound, code == http.StatusGone:
 		err = errMissing
+	case code == http.StatusNetworkAuthenticationRequired:
+		err = errWebPage
 	default:
-		after, _ := strconv.Atoi(res.Header.Get("Retry-After"))
-		err = status{res.StatusCode, time.Duration(min(max(after, 0), 3600)) * time.Second}
+		err = status{res.StatusCode, retryAfter(res.Header, time.Now())}
+	}
+	if err == nil && res.StatusCode == http.StatusOK && b.startsAsWebPage() {
+		err = errWebPage
 	}
 	if err != nil {
-		res.Body.Close()
-		cancel(nil)
+		b.drain()
+		b.Close()
 		return nil, err
 	}
-	b := &watchedBody{ReadCloser: res.Body, ctx: ctx, cancel: cancel, limit: w.retry.stall}
-	b.timer = time.AfterFunc(b.limit, func() { cancel(errStalled) })
-	b.timer.Stop()
 	res.Body = b
 	return res, nil
 }
 
-var errStalled = errors.New("the transfer stands still")
+var (
+	errStalled = errors.New("the transfer stands still")
+	errSlow    = errors.New("the transfer is too slow")
+)
 
-// watchedBody cancels its request when a read takes too long. The time between
-// reads is the reader's own and does not count.
+// watchedBody cancels its request if the server is too slow. The time between reads belongs
+// to the reader and does not count. One goroutine at a time uses it.
 type watchedBody struct {
-	io.ReadCloser
+	body   io.ReadCloser
+	head   []byte // already read
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
-	limit  time.Duration
+	cause  atomic.Pointer[error] // the cause of the timer's cancellation
+	p      patience
+	spent  time.Duration
+	n      int64
 }
 
-func (b *watchedBody) Read(p []byte) (int, error) {
-	b.timer.Reset(b.limit)
-	n, err := b.ReadCloser.Read(p)
+func newWatchedBody(ctx context.Context, cancel context.CancelCauseFunc, p patience) *watchedBody {
+	b := &watchedBody{ctx: ctx, cancel: cancel, p: p}
+	b.timer = time.AfterFunc(time.Hour, func() { cancel(*b.cause.Load()) })
 	b.timer.Stop()
-	if err != nil && err != io.EOF && context.Cause(b.ctx) == errStalled {
-		err = errStalled
+	return b
+}
+
+// waits runs do, which waits for the server, with the timer running.
+func (b *watchedBody) waits(do func() error) error {
+	left, cause := b.p.stall, &errStalled
+	if most := b.p.grace + time.Duration(float64(b.n)/float64(b.p.rate)*float64(time.Second)) - b.spent; most < left {
+		left, cause = max(most, 0), &errSlow
 	}
+	b.cause.Store(cause)
+	begun := time.Now()
+	b.timer.Reset(left)
+	err := do()
+	b.timer.Stop()
+	b.spent += time.Since(begun)
+	if err != nil && err != io.EOF {
+		if c := context.Cause(b.ctx); c == errStalled || c == errSlow {
+			return c
+		}
+	}
+	return err
+}
+
+func (b *watchedBody) Read(p []byte) (n int, err error) {
+	if len(b.head) > 0 {
+		n = copy(p, b.head)
+		b.head = b.head[n:]
+		return n, nil
+	}
+	err = b.waits(func() error { n, err = b.body.Read(p); return err })
+	b.n += int64(n)
 	return n, err
 }
 
+// unzipped is the content of a body that was compressed on the wire (RFC 9110, section 8.4).
+// The reader bounds its size.
+type unzipped struct {
+	body io.ReadCloser
+	zip  *gzip.Reader // nil before the first Read
+	err  error        // of the header; it is permanent
+}
+
+func (u *unzipped) Read(p []byte) (n int, err error) {
+	if u.zip == nil && u.err == nil {
+		if u.zip, u.err = gzip.NewReader(u.body); u.err == io.EOF {
+			u.err = io.ErrUnexpectedEOF
+		}
+	}
+	if u.err != nil {
+		return 0, u.err
+	}
+	return u.zip.Read(p)
+}
+
+func (u *unzipped) Close() error { return u.body.Close() }
+
+// startsAsWebPage reports whether the body begins like a web page. The checked bytes remain
+// to be read.
+func (b *watchedBody) startsAsWebPage() bool {
+	head := make([]byte, 64)
+	n, _ := io.ReadFull(b, head) // the failure recurs
+	b.head = head[:n]
+	return isWebPage(b.head)
+}
+
+// drain reads the rest of a short body, so that the connection can be reused.
+func (b *watchedBody) drain() { _, _ = io.CopyN(io.Discard, b, 16<<10) }
+
 func (b *watchedBody) Close() error {
 	b.timer.Stop()
-	err := b.ReadCloser.Close()
+	err := b.body.Close()
 	b.cancel(nil)
 	return err
 }
 
 func (w *web) get(ctx context.Context, path string, limit int64) (data []byte, err error) {
+	data, _, err = w.getIfChanged(ctx, path, limit, "")
+	return data, err
+}
+
+// getIfChanged implements source with If-None-Match (RFC 9110, section 13.1.2). A slow
+// transfer of metadata is not retried, because others are waiting.
+func (w *web) getIfChanged(ctx context.Context, path string, limit int64, tag string) (data []byte, newTag string, err error) {
+	var slow error
 	err = w.repeat(ctx, func() error {
-		res, err := w.request(ctx, path, nil)
-		if err != nil {
-			return err
+		header := map[string]string{"Accept-Encoding": "gzip"}
+		if tag != "" {
+			header["If-None-Match"] = tag
 		}
-		defer res.Body.Close()
-		if res.ContentLength > limit {
-			return tooLarge{limit}
+		res, err := w.request(ctx, path, header, w.retry.metadata)
+		if err == nil {
+			defer res.Body.Close()
+			switch {
+			case res.StatusCode == http.StatusNotModified:
+				err = errUnchanged
+			case res.StatusCode != http.StatusOK:
+				err = status{code: res.StatusCode}
+			case res.ContentLength > limit:
+				err = tooLarge{limit}
+			default:
+				newTag = res.Header.Get("ETag")
+				data, err = readAll(res.Body, limit)
+			}
 		}
-		data, err = readAll(res.Body, limit)
+		if err == errSlow || err == errStalled || err == errUnchanged {
+			slow = err
+			return nil
+		}
 		return err
 	})
-	return data, err
+	return data, newTag, cmp.Or(slow, err)
 }
 
 func (w *web) tail(ctx context.Context, path string, n int64) (data []byte, size int64, err error) {
 	err = w.repeat(ctx, func() error {
-		res, err := w.request(ctx, path, map[string]string{"Range": "bytes=-" + strconv.FormatInt(n, 10)})
+		res, err := w.request(ctx, path, map[string]string{"Range": "bytes=-" + strconv.FormatInt(n, 10)}, w.retry.blobs)
 		if err != nil {
 			return err
 		}
@@ -248,7 +415,7 @@ func (w *web) open(ctx context.Context, path string, from int64) (io.ReadCloser,
 	return r, nil
 }
 
-// resuming reads a file over as many requests as it takes.
+// resuming reads a file with as many requests as necessary.
 type resuming struct {
 	w        *web
 	ctx      context.Context
@@ -257,7 +424,7 @@ type resuming struct {
 	body     io.ReadCloser
 	etag     string
 	failures int   // in a row
-	since    int64 // value of at when the last of them happened
+	since    int64 // value of at at the last failure
 }
 
 // connect makes body deliver the file from at onwards.
@@ -269,7 +436,7 @@ func (r *resuming) connect() error {
 			header["If-Range"] = r.etag
 		}
 	}
-	res, err := r.w.request(r.ctx, r.path, header)
+	res, err := r.w.request(r.ctx, r.path, header, r.w.retry.blobs)
 	if err != nil {
 		var s status
 		if r.at > 0 && errors.As(err, &s) && s.code == http.StatusRequestedRangeNotSatisfiable {
@@ -288,10 +455,10 @@ func (r *resuming) connect() error {
 		}
 		skip = r.at - start
 	default:
-		skip = r.at // a server that knows no ranges sends everything again
+		skip = r.at // a server without support for ranges sends everything
 	}
-	// A changed file would not fit to the part that is here already. Weak tags
-	// promise too little to compare (RFC 9110, section 13.1.5).
+	// A changed file would not match the received part. Weak tags guarantee too little
+	// for a comparison (RFC 9110, section 13.1.5).
 	if tag := res.Header.Get("ETag"); strings.HasPrefix(tag, `"`) {
 		if r.etag != "" && r.etag != tag {
 			res.Body.Close()
@@ -315,7 +482,7 @@ func (r *resuming) Read(p []byte) (int, error) {
 			return n, err
 		}
 		if n > 0 {
-			return n, nil // the failure comes again
+			return n, nil // the failure recurs
 		}
 		if r.at-r.since >= progress {
 			r.failures = 0

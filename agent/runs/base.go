@@ -2,6 +2,7 @@ package runs
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,21 +11,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/runctl"
 )
 
 // base answers questions about runs from the groups that a lister finds.
 type base struct {
 	ctl    *runctl.Dir
 	log    *slog.Logger
-	all    lister
-	of     func(instance string, svc bool) ([]group, error)
+	find   finder
 	hints  *hints
 	known  map[string]bool // instances that this tracker has put a run of, guarded by the tracker's mutex
 	manner string          // Events
 	polls  bool            // from the start
-	blind  func() error    // why there are runs without a watch; nil: there are none
+	blind  func() error    // why there are runs without a watch; nil if there are none
 }
 
 // Events implements Tracker.
@@ -48,74 +48,173 @@ func (b *base) blindness() error {
 // Changes implements Tracker.
 func (b *base) Changes() <-chan string { return b.hints.out }
 
+// finder reads the runs that match, with their processes, and the users whose
+// groups cannot be read. A finder may read only those of an instance and of its
+// applications or services, unless instance is "".
+type finder func(instance string, svc bool, match func(group) bool) (map[group][]Process, []Unread, error)
+
 // Runs implements Tracker.
 func (b *base) Runs() ([]Run, error) {
-	found, err := processes(b.all, func(group) bool { return true })
+	found, _, err := b.find("", false, func(group) bool { return true })
 	if err != nil {
 		return nil, err
 	}
 	list := make([]Run, 0, len(found))
 	for g, ps := range found {
-		list = append(list, Run{Instance: g.instance, PackagePrefix: g.prefix, Service: g.service, Cgroup: g.cgroup, Processes: ps})
+		list = append(list, Run{Instance: g.instance, PackagePrefix: g.prefix, Service: g.service, Session: g.session, UID: g.uid, Cgroup: g.cgroup, Processes: ps})
 	}
 	slices.SortFunc(list, func(a, b Run) int { return cmp.Compare(a.Cgroup, b.Cgroup) })
 	return list, nil
 }
 
-// busy is Busy without what an owned tracker does beyond reading.
+// Snapshot implements Tracker.
+func (b *base) Snapshot() (*Snapshot, error) {
+	found, unread, err := b.find("", false, func(group) bool { return true })
+	if err != nil {
+		return nil, fmt.Errorf("cannot determine what runs: %w", err)
+	}
+	return newSnapshot(found, unread), nil
+}
+
+func newSnapshot(found map[group][]Process, unread []Unread) *Snapshot {
+	s := &Snapshot{found: map[string]map[group][]Process{}, unread: unread}
+	for g, ps := range found {
+		if s.found[g.instance] == nil {
+			s.found[g.instance] = map[group][]Process{}
+		}
+		s.found[g.instance][g] = ps
+	}
+	return s
+}
+
+// Unread implements Tracker.
+func (b *base) Unread() ([]Unread, error) {
+	_, unread, err := b.find("", false, func(group) bool { return false })
+	return unread, err
+}
+
+// busy is Busy without what an owned tracker does beyond reading. A user who
+// cannot be read may run anything.
 func (b *base) busy(instance string) ([]Process, error) {
-	return b.collect(instance, func(g group) bool { return !g.isSvc }, false)
+	list, unread, err := b.collect(instance, false, func(g group) bool { return !g.isSvc })
+	return withUnread(list, unread), err
+}
+
+func withUnread(list []Process, unread []Unread) []Process {
+	for _, u := range unread {
+		list = append(list, Process{UID: u.UID, Command: unreadCommand})
+	}
+	return list
 }
 
 // ServiceProcs implements Tracker.
 func (b *base) ServiceProcs(instance, service string) ([]Process, error) {
-	return b.collect(instance, func(g group) bool { return g.isSvc && (service == "" || g.service == service) }, true)
+	list, _, err := b.collect(instance, true, ofService(service, false))
+	return list, err
 }
 
-func (b *base) collect(instance string, match func(group) bool, svc bool) ([]Process, error) {
+// SessionProcs implements Tracker.
+func (b *base) SessionProcs(instance, service string) ([]Process, error) {
+	list, _, err := b.collect(instance, true, ofService(service, true))
+	return list, err
+}
+
+func ofService(service string, session bool) func(group) bool {
+	return func(g group) bool { return g.isSvc && g.session == session && (service == "" || g.service == service) }
+}
+
+func (b *base) collect(instance string, svc bool, match func(group) bool) ([]Process, []Unread, error) {
 	if err := valid(instance); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	found, err := processes(func() ([]group, error) { return b.of(instance, svc) },
-		func(g group) bool { return g.instance == instance && match(g) })
+	found, unread, err := b.find(instance, svc, func(g group) bool { return g.instance == instance && match(g) })
 	if err != nil {
-		return nil, fmt.Errorf("cannot tell what runs of %s: %w", instance, err)
+		return nil, nil, fmt.Errorf("cannot determine what runs of %s: %w", instance, err)
 	}
-	var list []Process
-	for _, ps := range found {
-		list = append(list, ps...)
+	return flatten(found, match), unread, nil
+}
+
+// flatten lists the processes of groups that match, each once.
+func flatten(found map[group][]Process, match func(group) bool) (list []Process) {
+	for g, ps := range found {
+		if match(g) {
+			list = append(list, ps...)
+		}
 	}
 	slices.SortFunc(list, func(a, b Process) int { return cmp.Compare(a.PID, b.PID) })
-	return slices.CompactFunc(list, func(a, b Process) bool { return a.PID == b.PID && a.PID != 0 }), nil
+	return slices.CompactFunc(list, func(a, b Process) bool { return a.PID == b.PID && a.PID != 0 })
 }
 
 // KillService implements Tracker.
 func (b *base) KillService(instance, service string) error {
+	return b.kill(instance, ofService(service, false))
+}
+
+// KillSession implements Tracker.
+func (b *base) KillSession(instance, service string) error {
+	return b.kill(instance, ofService(service, true))
+}
+
+// kill goes on with the other groups when one cannot be killed.
+func (b *base) kill(instance string, match func(group) bool) error {
 	if err := valid(instance); err != nil {
 		return err
 	}
-	groups, err := b.of(instance, true)
+	found, _, err := b.find(instance, true, func(g group) bool { return g.instance == instance && match(g) })
 	if err != nil {
 		return err
 	}
-	for _, g := range groups {
-		if !g.isSvc || g.instance != instance || service != "" && g.service != service {
-			continue
-		}
+	var errs []error
+	for g := range found {
 		if err := killCgroup(g.dir); err != nil {
-			return fmt.Errorf("cannot kill service %s of %s: %w", g.service, instance, err)
+			errs = append(errs, fmt.Errorf("cannot kill service %s of %s: %w", g.service, instance, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // killCgroup kills what is in a group and below.
 func killCgroup(dir string) error {
-	// Since Linux 5.14 the kernel does it for v2 groups, forks included; the
-	// loop then only waits.
-	_ = writeFile(filepath.Join(dir, "cgroup.kill"), "1")
+	// Since Linux 5.14 the kernel does it for v2 groups, forks and frozen
+	// processes included, however many groups there are; the loop then only waits.
+	if err := writeFile(filepath.Join(dir, "cgroup.kill"), "1"); err == nil {
+		return killGroup(func() ([]int, error) { return populatedBy(dir) })
+	}
 	thaw(dir)
 	return killGroup(func() ([]int, error) { return cgroup.Procs(dir) })
+}
+
+// populatedBy returns processes of a v2 group, at least one if there are any.
+func populatedBy(dir string) ([]int, error) {
+	d, err := cgroup.OpenDir(dir)
+	if cgroup.Gone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	for range rounds {
+		populated, err := d.Populated()
+		if cgroup.Gone(err) || err == nil && !populated {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		budget := maxInRun
+		pids, complete, err := d.Procs(maxDepth, &budget)
+		if len(pids) > 0 {
+			return pids, nil
+		}
+		if err != nil && !cgroup.Gone(err) {
+			return nil, err
+		}
+		if err == nil && !complete && budget <= 0 {
+			return nil, fmt.Errorf("cannot name the processes of cgroup %s: it has too many groups", dir)
+		}
+	}
+	return nil, errRestless
 }
 
 // thaw lets a v1 group go on, and each below it, which may have been frozen on
@@ -124,7 +223,7 @@ func thaw(dir string) {
 	_ = writeFile(filepath.Join(dir, "freezer.state"), "THAWED")
 	groups, err := cgroup.Groups(dir)
 	if err != nil {
-		return // gone; if it is not, the processes that do not die are told of
+		return // gone; otherwise the processes that do not die are reported
 	}
 	for _, g := range groups {
 		thaw(filepath.Join(dir, g))

@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // caller is a process that is being placed. A pid is only a number, which
@@ -26,7 +26,7 @@ type caller struct {
 // identify checks that pidfd refers to pid and that the process lives.
 func identify(pid, pidfd int) (*caller, error) {
 	if pid <= 0 {
-		return nil, problem.New(problem.Invalid, "cannot use %d as a process ID", pid)
+		return nil, errkind.New(errkind.Invalid, "cannot use %d as a process ID", pid)
 	}
 	c := &caller{pid: pid, pidfd: pidfd}
 	if pidfd < 0 {
@@ -38,7 +38,7 @@ func identify(pid, pidfd int) (*caller, error) {
 	}
 	of, err := pidOf(c.pidfd)
 	if err == nil && of != pid {
-		err = problem.New(problem.NotPermitted, "it is not the caller, which is process %d", of)
+		err = errkind.New(errkind.NotPermitted, "it is not the caller, which is process %d", of)
 	}
 	if err == nil {
 		err = c.alive()
@@ -63,8 +63,8 @@ func (c *caller) alive() error {
 	return nil
 }
 
-// join moves the process into a group. When it turns out that it had ended in
-// between, whoever has got its number is moved back to where it was.
+// join moves the process into a group. If the process has ended in between,
+// the process that has got its number is moved back to where it was.
 func (c *caller) join(dir string) error {
 	before, err := cgroup.Of(c.pid)
 	if err != nil {
@@ -121,5 +121,5 @@ func pidOf(pidfd int) (int, error) {
 			return pid, nil
 		}
 	}
-	return 0, problem.New(problem.Invalid, "it cannot be identified: descriptor %d is no pidfd", pidfd)
+	return 0, errkind.New(errkind.Invalid, "it cannot be identified: descriptor %d is no pidfd", pidfd)
 }

@@ -4,17 +4,17 @@ import (
 	"log/slog"
 	"slices"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/runctl"
 )
 
 // wants are the words for Options.Want.
 var wants = []string{"auto", "scope", "freezer", "subtree", "poll", "poll-procs", "poll-runctl"}
 
 // Choose starts the tracker that is wanted, or the best that this machine can
-// do: scope, freezer, subtree. The poll words stand for the best of the last
-// two, made to poll. Kind Unavailable: this machine cannot do what was wanted.
+// do: scope, freezer, subtree. The poll words select the best of the last
+// two, made to poll. Kind Unavailable: this machine does not support the wanted one.
 func Choose(opts Options) (Tracker, error) {
 	if opts.Want == "" {
 		opts.Want = "auto"
@@ -23,7 +23,7 @@ func Choose(opts Options) (Tracker, error) {
 		opts.Log = slog.Default()
 	}
 	if !slices.Contains(wants, opts.Want) {
-		return nil, problem.New(problem.Usage, "cannot use %q as a tracker: want one of %q", opts.Want, wants)
+		return nil, errkind.New(errkind.Usage, "cannot use %q as a tracker: want one of %q", opts.Want, wants)
 	}
 	layout := opts.Layout
 	if layout == nil {
@@ -54,7 +54,7 @@ func choose(ctl *runctl.Dir, l cgroup.Layout, opts Options) (Tracker, error) {
 	case opts.UserMode && (opts.Want == "auto" || opts.Want == "scope"):
 		try = append(try, scope)
 	case opts.UserMode:
-		return nil, problem.New(problem.Unavailable, "cannot use the %s tracker without root: only scope works there", opts.Want)
+		return nil, errkind.New(errkind.Unavailable, "cannot use the %s tracker without root: only scope works there", opts.Want)
 	case opts.Want == "scope":
 		try = append(try, scope)
 	case opts.Want == "freezer", opts.Want == "poll-runctl":
@@ -72,7 +72,7 @@ func choose(ctl *runctl.Dir, l cgroup.Layout, opts Options) (Tracker, error) {
 		if err == nil {
 			return t, nil
 		}
-		if !problem.Is(err, problem.Unavailable) {
+		if !errkind.Is(err, errkind.Unavailable) {
 			return nil, err
 		}
 		if first == nil {
@@ -82,7 +82,7 @@ func choose(ctl *runctl.Dir, l cgroup.Layout, opts Options) (Tracker, error) {
 	if len(try) == 1 {
 		return nil, first
 	}
-	return nil, problem.New(problem.Unavailable, "cannot track what runs: this machine has neither systemd with cgroup v2, nor a v1 freezer, nor a cgroup v2 hierarchy that can be written")
+	return nil, errkind.New(errkind.Unavailable, "cannot track what runs: this machine has neither systemd with cgroup v2, nor a v1 freezer, nor a cgroup v2 hierarchy that can be written")
 }
 
 // tracker keeps a nil pointer from becoming a Tracker that is not nil.

@@ -7,14 +7,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/runctl"
-	"github.com/lull/lull/agent/runctl/inotify"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/inotify"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runctl"
 )
 
 // markerEvents follows the run-control directory: the release agent removes
-// .running, launchers let go of locks.
+// .running, launchers release locks.
 type markerEvents struct {
 	w    *runctl.Watch
 	done chan struct{}
@@ -32,7 +32,7 @@ func runctlEvents(o *ownedTracker) (*markerEvents, error) {
 			switch e.Kind {
 			case runctl.LookAtAll:
 				if err := o.settleAll(); err != nil {
-					o.log.Warn("cannot tell what runs", messages.Key, messages.RunsUnreadable, "error", err)
+					o.log.Warn("cannot determine what runs", messages.Key, messages.RunsUnreadable, "error", err)
 					o.hints.give("")
 				}
 			case runctl.LockReleased, runctl.RunningGone:
@@ -62,8 +62,8 @@ type populationEvents struct {
 
 	mu      sync.Mutex       // guards what follows
 	runs    map[int]string   // watch → instance
-	watches map[string]int   // folder of a run → watch
-	blind   map[string]error // folder of a run without one → why
+	watches map[string]int   // directory of a run → watch
+	blind   map[string]error // directory of a run without one → why
 }
 
 func cgroupEvents(o *ownedTracker) (*populationEvents, error) {
@@ -100,11 +100,11 @@ func (p *populationEvents) placed(g group) error {
 	return nil
 }
 
-// noWatchLeft says that this user has as many watches as the kernel allows
+// noWatchLeft reports that this user has as many watches as the kernel allows
 // (inotify_add_watch(2)).
 func noWatchLeft(err error) bool { return errors.Is(err, unix.ENOSPC) }
 
-// blindness says why there are runs without a watch, nil if there are none.
+// blindness returns why there are runs without a watch, nil if there are none.
 func (p *populationEvents) blindness() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -114,8 +114,8 @@ func (p *populationEvents) blindness() error {
 	return nil
 }
 
-// removed ends the watch. cgroupfs says nothing to those who watch a file that
-// goes with its group, and inotify would keep the watch for ever.
+// removed ends the watch. cgroupfs sends no event for a watched file that is
+// removed with its group, and inotify would keep the watch for ever.
 func (p *populationEvents) removed(g group) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -137,7 +137,7 @@ func (p *populationEvents) run(o *ownedTracker) {
 		for _, e := range events {
 			if e.Overflow() {
 				if err := o.settleAll(); err != nil {
-					o.log.Warn("cannot tell what runs", messages.Key, messages.RunsUnreadable, "error", err)
+					o.log.Warn("cannot determine what runs", messages.Key, messages.RunsUnreadable, "error", err)
 					o.hints.give("")
 				}
 				continue

@@ -8,10 +8,10 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/lull/lull/agent/runctl/inotify/inotifytest"
+	"github.com/lull/lull/agent/lib/inotify/inotifytest"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/runs/conformance"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 // without makes trackers where no inotify instance is left.
@@ -20,16 +20,16 @@ func without(make func(*testing.T) runs.Tracker) func(*testing.T) runs.Tracker {
 		t.Helper()
 		inotifytest.Without(t, func() { tr = make(t) })
 		if tr == nil {
-			t.FailNow() // make has said why
+			t.FailNow() // make has printed why
 		}
 		return tr
 	}
 }
 
-// TestInotifyExhausted runs the suite with no inotify instance left: each tracker
-// goes on, and looks itself at that one thing that nobody tells any more.
+// TestInotifyExhausted runs the suite with no inotify instance left: each
+// tracker goes on, and polls only what has no event any more.
 func TestInotifyExhausted(t *testing.T) {
-	need.NotShort(t)
+	require.NotShort(t)
 	none := "(no inotify: cannot use inotify: too many open files)"
 	t.Run("freezer", func(t *testing.T) {
 		top := freezer(t)
@@ -46,20 +46,20 @@ func TestInotifyExhausted(t *testing.T) {
 		m := newMachine(t)
 		opts := m.options(false)
 		opts.RunDir = t.TempDir()
-		conformance.Conformance(t, without(tracker(opts, "scope", "systemd's scopes are looked at every 1s "+none)),
+		conformance.Conformance(t, without(tracker(opts, "scope", "systemd's scopes are polled every 1s "+none)),
 			m.in("system.slice"), conformOptions(t, opts, m.top, true))
 	})
 }
 
-// scarce names the variable that says how many inotify watches this process is to
-// have; see TestWatchesExhausted.
+// scarce names the variable with the number of inotify watches that this
+// process may have; see TestWatchesExhausted.
 const scarce = "LULL_TEST_WATCHES"
 
 // TestWatchesExhausted runs the suite where instances are left but watches are
-// not, in a user namespace of its own, where nobody else misses them.
+// not, in a user namespace of its own, where no other test needs them.
 func TestWatchesExhausted(t *testing.T) {
-	need.Root(t)
-	need.NotShort(t)
+	require.Root(t)
+	require.NotShort(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -107,8 +107,8 @@ func TestScarce(t *testing.T) {
 	})
 }
 
-// blinded checks at each launch that the tracker says what it cannot watch; with
-// more than the one watch that the run directory needs it may not come to that.
+// blinded checks at each launch that the tracker reports what it cannot watch;
+// with more watches than the one of the run directory that may not be needed.
 func blinded(launch conformance.LaunchFunc, surely bool) conformance.LaunchFunc {
 	return func(t *testing.T, tr runs.Tracker, l conformance.Launch) *conformance.Proc {
 		p := launch(t, tr, l)

@@ -11,29 +11,29 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runctl"
 )
 
-// The names in the run directory that the release agent, which knows nothing
-// but the path it was called by, goes through.
+// The names in the run directory that the release agent uses, which has no
+// information but the path it was called by.
 const (
 	agentLink   = "release-agent"       // to the binary; registered with the kernel
 	freezerLink = "freezer"             // to the hierarchy's mount point
 	agentSaved  = "release-agent.saved" // what was registered before
 )
 
-// newFreezer tracks in the v1 freezer hierarchy. How it hears of the end of a
-// run is settled here, the best first: the release agent and inotify; the
+// newFreezer tracks in the v1 freezer hierarchy. It chooses how the end of a
+// run is noticed, the best first: the release agent and inotify; the
 // release agent, whose markers are polled; polling.
 func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, error) {
 	if l.Freezer == "" {
-		return nil, problem.New(problem.Unavailable, "cannot use the freezer tracker: no cgroup v1 freezer hierarchy is mounted")
+		return nil, errkind.New(errkind.Unavailable, "cannot use the freezer tracker: no cgroup v1 freezer hierarchy is mounted")
 	}
 	if err := unix.Access(l.Freezer, unix.W_OK); err != nil {
-		return nil, problem.New(problem.Unavailable, "cannot use the freezer tracker: %s: %w", l.Freezer, err)
+		return nil, errkind.New(errkind.Unavailable, "cannot use the freezer tracker: %s: %w", l.Freezer, err)
 	}
 	o := newOwned("freezer", ctl, freezerGroups(l.Freezer), opts)
 	var why error // we poll
@@ -100,7 +100,7 @@ type registration struct {
 }
 
 // register makes binary the hierarchy's release agent. A hierarchy has one: a
-// living one of somebody else stays.
+// foreign one whose owner is alive stays.
 func register(top, runDir, binary string) (*registration, error) {
 	if binary == "" {
 		return nil, errors.New("none was given")
@@ -156,9 +156,10 @@ func register(top, runDir, binary string) (*registration, error) {
 	return r, nil
 }
 
-// inherit says what is to be put back in the end, in place of before. It is an
-// error if somebody lives who needs the calls. Of another agent of this kind,
-// which cannot be asked, the lock on its file tells: it may have been killed.
+// inherit returns what must be restored at the end, in place of before. It is
+// an error if a living process needs the calls. For another agent of this
+// kind, which cannot be asked, the lock on its file shows it: it may have been
+// killed.
 func inherit(before string) (string, error) {
 	if before == "" || unix.Access(before, unix.X_OK) != nil {
 		return before, nil

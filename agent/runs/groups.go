@@ -7,8 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/runs/runname"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/runname"
 )
 
 // group is the cgroup of one run.
@@ -16,28 +16,31 @@ type group struct {
 	instance string
 	prefix   string // of the package hash
 	service  string
-	isSvc    bool // also where the service's name cannot be told
+	isSvc    bool   // also if the service's name is unknown
+	session  bool   // below the manager of a user that is not the agent's own
+	uid      uint32 // that user
+	branch   int    // with the scope tracker: the UID of the branch, see systemFor
 	dir      string
 	cgroup   string
 }
 
 // lister finds the groups of all runs. It returns cgroup errors as they are: a
-// group that vanishes while it looks makes it look again.
+// group that vanishes during the reading makes it start over.
 type lister func() ([]group, error)
 
-// rounds bounds how often groups are read again because they change under the
+// rounds bounds how often groups are re-read because they change under the
 // reader.
 const rounds = 1000
 
 var errRestless = errors.New("runs come and go too fast to be read")
 
-// owned is where an owned tracker keeps groups: a folder with a group for each
+// owned is where an owned tracker keeps groups: a directory with a group for each
 // instance, with a group for each run.
 type owned struct {
 	top   string                       // of the hierarchy
 	apps  func(instance string) string // path of an instance's group in the hierarchy
 	svcs  func(instance string) string // that of its services
-	scan  []string                     // folders below top that hold the instances' groups; "" for top itself
+	scan  []string                     // directories below top that hold the instances' groups; "" for top itself
 	parse func(parent, name string) (instance string, svc, ok bool)
 }
 
@@ -65,7 +68,7 @@ func subtreeGroups(top string) owned {
 	}
 }
 
-// list returns the groups of all runs. A group that vanished below a folder
+// list returns the groups of all runs. A group that vanished below a directory
 // that was being read is no concern: what is in the list was there, and what is
 // not in it had ended or had not begun when its parent was read.
 func (o owned) list() ([]group, error) {
@@ -119,7 +122,7 @@ func (o owned) runsIn(instance string, svc bool, path string) ([]group, error) {
 		}
 		for _, name := range names {
 			g := group{instance: instance, isSvc: svc, dir: filepath.Join(dir, name), cgroup: "/" + filepath.Join(path, name)}
-			// A group that somebody else has made there counts all the same.
+			// A group that another process has made there counts all the same.
 			g.prefix, g.service, _ = runname.ParseRun(name)
 			all = append(all, g)
 		}
@@ -128,8 +131,18 @@ func (o owned) runsIn(instance string, svc bool, path string) ([]group, error) {
 	return nil, fmt.Errorf("cannot list the runs of %s: %w", instance, errRestless)
 }
 
-// processes reads the processes of the groups that match. When one of the
-// groups has vanished the list is made again: what was in it may be elsewhere.
+// find is a finder. Users have no groups here.
+func (o owned) find(instance string, svc bool, match func(group) bool) (map[group][]Process, []Unread, error) {
+	list := o.list
+	if instance != "" {
+		list = func() ([]group, error) { return o.of(instance, svc) }
+	}
+	found, err := processes(list, match)
+	return found, nil, err
+}
+
+// processes reads the processes of the groups that match. If one of the groups
+// has vanished, the list is re-read: its processes may be elsewhere.
 func processes(list lister, match func(group) bool) (map[group][]Process, error) {
 	var found map[group][]Process
 	for range rounds {
@@ -152,7 +165,7 @@ func processes(list lister, match func(group) bool) (map[group][]Process, error)
 				found[g] = ps
 			}
 		}
-		// What was found is alive; only of "nothing" one must be sure.
+		// Found processes are alive; only an empty result must be certain.
 		if !again || len(found) > 0 {
 			return found, nil
 		}
@@ -160,8 +173,8 @@ func processes(list lister, match func(group) bool) (map[group][]Process, error)
 	return nil, fmt.Errorf("cannot read the runs: %w", errRestless)
 }
 
-// inGroup reads the processes of one group. One that ends while it is looked
-// at makes the group be read again, so that the last exit is not missed.
+// inGroup reads the processes of one group. If one ends during that, the group
+// is re-read, so that the last exit is not missed.
 func inGroup(dir string) (ps []Process, gone bool, err error) {
 	for range 10 {
 		pids, gone, err := cgroup.Scan(dir)

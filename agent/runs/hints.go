@@ -67,8 +67,8 @@ func (h *hints) run() {
 	}
 }
 
-// take removes the oldest hint. From here on the same name is new again: what
-// is given while the reader still works on it is delivered once more.
+// take removes the oldest hint. From here on the same name is new: a hint that
+// is given while the reader still works on it is delivered, too.
 func (h *hints) take() (string, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -56,8 +56,8 @@ func TestWatchesEnd(t *testing.T) {
 	}
 }
 
-// TestEndIsToldToAll: one who asks finds the end before the kernel tells it;
-// those who only wait must hear of it all the same.
+// TestEndIsToldToAll: a query finds the end before the kernel reports it;
+// waiters must get the event all the same.
 func TestEndIsToldToAll(t *testing.T) {
 	unified(t)
 	tr, _ := open(t, runs.Options{Want: "subtree"})

@@ -13,24 +13,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/faultpoint"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
-	"github.com/lull/lull/agent/runs/runname"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/lib/runname"
 )
 
 // ownedTracker is a tracker that makes the groups itself: freezer and subtree.
-// They differ in where the groups are and in who tells that one has emptied.
+// They differ in where the groups are and in how an empty one is noticed.
 type ownedTracker struct {
 	base
 	name   string
 	groups owned
 	notify bool // groups call the release agent
 	events eventSource
-	after  func() error // of Close, once no event comes any more; nil: nothing
+	after  func() error // of Close, once no event comes any more; may be nil
 
 	mu     sync.Mutex // makes a change of groups or of .running and its reason one
 	closed bool
@@ -38,9 +38,9 @@ type ownedTracker struct {
 
 // eventSource delivers hints to its tracker from goroutines of its own.
 type eventSource interface {
-	// placed is told of each new run before a process is in it.
+	// placed is called for each new run before a process is in it.
 	placed(g group) error
-	// removed is told when the group of a run is gone.
+	// removed is called when the group of a run is gone.
 	removed(g group)
 	close()
 }
@@ -48,7 +48,7 @@ type eventSource interface {
 // Name implements Tracker.
 func (o *ownedTracker) Name() string { return o.name }
 
-// Busy implements Tracker. That nothing runs is proved by removing the groups,
+// Busy implements Tracker. Vacancy is proved by removing the groups,
 // which the kernel refuses while a process is in one.
 func (o *ownedTracker) Busy(instance string) ([]Process, error) {
 	if err := valid(instance); err != nil {
@@ -58,6 +58,9 @@ func (o *ownedTracker) Busy(instance string) ([]Process, error) {
 	defer o.mu.Unlock()
 	return o.settleLocked(instance)
 }
+
+// Unread implements Tracker: only root makes groups here.
+func (o *ownedTracker) Unread() ([]Unread, error) { return nil, nil }
 
 // settle re-reads an instance after an event: groups that have emptied go, and
 // .running with the last of them.
@@ -69,7 +72,7 @@ func (o *ownedTracker) settle(instance string) {
 		_, err = o.reapLocked(instance, true)
 	}
 	if err != nil {
-		o.log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", instance, "error", err)
+		o.log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", instance, "error", err)
 	}
 }
 
@@ -81,7 +84,7 @@ func (o *ownedTracker) settleLocked(instance string) ([]Process, error) {
 		}
 		vacant, err := o.reapLocked(instance, false)
 		if err != nil {
-			return nil, fmt.Errorf("cannot tell what runs of %s: %w", instance, err)
+			return nil, fmt.Errorf("cannot determine what runs of %s: %w", instance, err)
 		}
 		if vacant {
 			return nil, o.ctl.ClearRunning(instance)
@@ -90,10 +93,10 @@ func (o *ownedTracker) settleLocked(instance string) ([]Process, error) {
 			return ps, o.markLocked(instance)
 		}
 	}
-	return nil, fmt.Errorf("cannot tell what runs of %s: %w", instance, errRestless)
+	return nil, fmt.Errorf("cannot determine what runs of %s: %w", instance, errRestless)
 }
 
-// markLocked makes .running, which somebody may have removed under a live run.
+// markLocked makes .running, which another process may have removed under a live run.
 func (o *ownedTracker) markLocked(instance string) error {
 	if there, err := o.ctl.Running(instance); err != nil || there {
 		return err
@@ -105,7 +108,7 @@ func (o *ownedTracker) markLocked(instance string) error {
 }
 
 // reapLocked removes the groups of runs that have ended, and that of the
-// instance after the last; gone says that none is left.
+// instance after the last; gone reports that none is left.
 func (o *ownedTracker) reapLocked(instance string, svc bool) (gone bool, err error) {
 	groups, err := o.groups.of(instance, svc)
 	if err != nil {
@@ -126,8 +129,8 @@ func (o *ownedTracker) reapLocked(instance string, svc bool) (gone bool, err err
 		case err != nil:
 			return false, err
 		default:
-			// Who removes a group takes away what would have told of its end,
-			// and whoever waits for that did not ask: so it is told here.
+			// Removing a group removes the event of its end, and the waiters
+			// for that have not made this query: so they are notified here.
 			o.events.removed(g)
 			o.hints.give(instance)
 		}
@@ -150,8 +153,8 @@ func (o *ownedTracker) reapLocked(instance string, svc bool) (gone bool, err err
 	return false, err
 }
 
-// strayLocked looks at a process that was put into an instance's group itself,
-// where no run belongs: it cannot be attributed, so nothing can be said.
+// strayLocked handles a process that is in an instance's group itself, where
+// no run belongs: it cannot be attributed, so the answer is unknown.
 func (o *ownedTracker) strayLocked(dir string) error {
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
@@ -213,7 +216,7 @@ func (o *ownedTracker) Place(instance string, pkg digest.Digest, service string,
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
-		return "", problem.New(problem.Unavailable, "cannot put process %d into a run of %s: the agent is stopping", pid, instance)
+		return "", errkind.New(errkind.Unavailable, "cannot put process %d into a run of %s: the agent is stopping", pid, instance)
 	}
 	g, err := o.placeLocked(instance, pkg, service, who)
 	if err != nil {
@@ -223,7 +226,7 @@ func (o *ownedTracker) Place(instance string, pkg digest.Digest, service string,
 		if _, serr := o.reapLocked(instance, true); serr != nil {
 			o.log.Warn("cannot clean up after a launch that failed", "instance", instance, "error", serr)
 		}
-		return "", problem.New(problem.KindOf(err), "cannot put process %d into a run of %s: %w", pid, instance, err)
+		return "", errkind.New(errkind.KindOf(err), "cannot put process %d into a run of %s: %w", pid, instance, err)
 	}
 	o.hints.give(instance)
 	return g.cgroup, nil
@@ -269,7 +272,7 @@ func (o *ownedTracker) makeLocked(instance string, pkg digest.Digest, service st
 	g := group{instance: instance, prefix: pkg.Short(), service: service, isSvc: service != ""}
 	name := runname.Run(pkg, service, runname.Random())
 	g.dir, g.cgroup = filepath.Join(parent, name), "/"+filepath.Join(path, name)
-	// Others may remove folders in which there is nothing, another agent among them.
+	// Other processes may remove empty directories, another agent among them.
 	if err := os.MkdirAll(filepath.Dir(parent), 0o755); err != nil {
 		return g, err
 	}
@@ -290,7 +293,7 @@ func (o *ownedTracker) makeLocked(instance string, pkg digest.Digest, service st
 }
 
 // Close implements Tracker. Groups that are empty go; live runs stay and are
-// found again by the next tracker.
+// found by the next tracker.
 func (o *ownedTracker) Close() error {
 	o.mu.Lock()
 	if o.closed {
@@ -322,7 +325,7 @@ func (o *ownedTracker) Close() error {
 // valid refuses names that would lead out of the hierarchy.
 func valid(name string) error {
 	if name == "" || name == "." || name == ".." || len(name) > 200 || strings.ContainsAny(name, "/\x00\n") {
-		return problem.New(problem.Invalid, "cannot use %.80q as the name of an instance or a service", name)
+		return errkind.New(errkind.Invalid, "cannot use %.80q as the name of an instance or a service", name)
 	}
 	return nil
 }
@@ -337,6 +340,6 @@ func validRun(instance, service string) error {
 // newOwned makes what freezer and subtree have in common; events come later.
 func newOwned(name string, ctl *runctl.Dir, g owned, opts Options) *ownedTracker {
 	o := &ownedTracker{name: name, groups: g}
-	o.base = base{ctl: ctl, log: opts.Log, all: g.list, of: g.of, hints: newHints(), known: map[string]bool{}}
+	o.base = base{ctl: ctl, log: opts.Log, find: g.find, hints: newHints(), known: map[string]bool{}}
 	return o
 }

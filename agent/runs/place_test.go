@@ -10,10 +10,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/runs/conformance"
 )
@@ -80,19 +80,19 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 	for name, c := range map[string]struct {
 		instance, service string
 		pid, fd           int
-		kind              problem.Kind
+		kind              errkind.Kind
 	}{
-		"another process":   {app, "", p.PID, pidfd(t, q.PID), problem.NotPermitted},
-		"no pidfd":          {app, "", p.PID, int(null.Fd()), problem.Invalid},
-		"a process of old":  {app, "", ended.PID, endedFD, problem.Failed},
-		"its number only":   {app, "", p.PID, endedFD, problem.Failed},
-		"nobody":            {app, "", 0, pidfd(t, p.PID), problem.Invalid},
-		"a path":            {"../" + app, "", p.PID, pidfd(t, p.PID), problem.Invalid},
-		"a path in service": {app, "a/b", p.PID, pidfd(t, p.PID), problem.Invalid},
-		"dots":              {"..", "", p.PID, pidfd(t, p.PID), problem.Invalid},
+		"another process":   {app, "", p.PID, pidfd(t, q.PID), errkind.NotPermitted},
+		"no pidfd":          {app, "", p.PID, int(null.Fd()), errkind.Invalid},
+		"a process of old":  {app, "", ended.PID, endedFD, errkind.Failed},
+		"its number only":   {app, "", p.PID, endedFD, errkind.Failed},
+		"nobody":            {app, "", 0, pidfd(t, p.PID), errkind.Invalid},
+		"a path":            {"../" + app, "", p.PID, pidfd(t, p.PID), errkind.Invalid},
+		"a path in service": {app, "a/b", p.PID, pidfd(t, p.PID), errkind.Invalid},
+		"dots":              {"..", "", p.PID, pidfd(t, p.PID), errkind.Invalid},
 	} {
-		if group, err := tr.Place(c.instance, pkg, c.service, c.pid, c.fd); problem.KindOf(err) != c.kind {
-			t.Errorf("%s: %q, %v (%s), want %s", name, group, err, problem.KindOf(err), c.kind)
+		if group, err := tr.Place(c.instance, pkg, c.service, c.pid, c.fd); errkind.KindOf(err) != c.kind {
+			t.Errorf("%s: %q, %v (%s), want %s", name, group, err, errkind.KindOf(err), c.kind)
 		}
 	}
 	if after, err := cgroup.Of(p.PID); err != nil || cgroup.Unified(after) != cgroup.Unified(before) {
@@ -112,7 +112,7 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 	if now, err := cgroup.Of(p.PID); err != nil || cgroup.Unified(now) != group {
 		t.Errorf("process %d is in %v, %v", p.PID, now, err)
 	}
-	// From one run to another, as when an application starts itself anew.
+	// From one run to another, as when an application restarts itself.
 	again, err := tr.Place(app, pkg, "", p.PID, -1)
 	if err != nil || again == group {
 		t.Errorf("got %q, %v", again, err)
@@ -132,7 +132,7 @@ func TestPlaceAfterClose(t *testing.T) {
 	if err := errors.Join(tr.Close(), tr.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tr.Place(app, pkg, "", p.PID, -1); !problem.Is(err, problem.Unavailable) {
+	if _, err := tr.Place(app, pkg, "", p.PID, -1); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("got %v", err)
 	}
 	if _, ok := <-tr.Changes(); ok {
@@ -140,8 +140,8 @@ func TestPlaceAfterClose(t *testing.T) {
 	}
 }
 
-// TestReleaseAgentIsGivenBack covers what was registered before, a crash, and
-// somebody else's living agent.
+// TestReleaseAgentIsGivenBack covers a former registration, a crash, and
+// another living agent.
 func TestReleaseAgentIsGivenBack(t *testing.T) {
 	top := freezer(t)
 	agent := conformance.ReleaseAgent(t)
@@ -234,7 +234,7 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 		t.Errorf("the foreign agent was called: %s", b)
 	}
 
-	// Without a binary, or with one that is not there, it polls and says so.
+	// Without a binary, or with a missing one, it polls and reports that.
 	register("")
 	for _, path := range []string{"", filepath.Join(t.TempDir(), "none")} {
 		opts.ReleaseAgent = path
@@ -249,7 +249,7 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 }
 
 // TestStrangersCount: a process in the instance's group itself, where no run
-// belongs, or in a group that somebody else has made there, is not overlooked.
+// belongs, or in a group that another process has made there, is not overlooked.
 func TestStrangersCount(t *testing.T) {
 	top := unified(t)
 	tr, _ := open(t, runs.Options{Want: "subtree"})
@@ -276,15 +276,15 @@ func TestStrangersCount(t *testing.T) {
 }
 
 func TestChoose(t *testing.T) {
-	if _, err := runs.Choose(runs.Options{Want: "magic", RunDir: t.TempDir()}); !problem.Is(err, problem.Usage) {
+	if _, err := runs.Choose(runs.Options{Want: "magic", RunDir: t.TempDir()}); !errkind.Is(err, errkind.Usage) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := runs.Choose(runs.Options{Want: "freezer", UserMode: true, RunDir: t.TempDir()}); !problem.Is(err, problem.Unavailable) {
+	if _, err := runs.Choose(runs.Options{Want: "freezer", UserMode: true, RunDir: t.TempDir()}); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("got %v", err)
 	}
 	if l, err := cgroup.Mounts(); err == nil && !l.SystemdUnified {
 		for _, user := range []bool{true, false} {
-			if _, err := runs.Choose(runs.Options{Want: "scope", UserMode: user, RunDir: t.TempDir()}); !problem.Is(err, problem.Unavailable) {
+			if _, err := runs.Choose(runs.Options{Want: "scope", UserMode: user, RunDir: t.TempDir()}); !errkind.Is(err, errkind.Unavailable) {
 				t.Errorf("got %v", err)
 			}
 		}
@@ -315,7 +315,7 @@ func TestDescribeAndTerminate(t *testing.T) {
 	p.Wait()
 }
 
-// TestPlaceWhereOthersTidyUp: empty folders are removed by another agent that ends.
+// TestPlaceWhereOthersTidyUp: empty directories are removed by another agent that ends.
 func TestPlaceWhereOthersTidyUp(t *testing.T) {
 	top := unified(t)
 	tr, _ := open(t, runs.Options{Want: "subtree"})

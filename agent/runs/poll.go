@@ -6,16 +6,16 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lull/lull/agent/messages"
+	"github.com/lull/lull/agent/lib/messages"
 )
 
-// pollEvery is how often is looked where nobody tells.
+// pollEvery is the interval of polling where there are no events.
 const pollEvery = time.Second
 
-// poller looks at the instances that source names, as long as there are any.
+// poller polls the instances that source names, as long as there are any.
 // It sleeps until the next Place otherwise.
 type poller struct {
-	also eventSource // events that there are all the same; nil: none
+	also eventSource // additional events; nil if none
 	wake chan struct{}
 	stop chan struct{}
 	done chan struct{}
@@ -66,11 +66,11 @@ func (p *poller) run(o *ownedTracker, source func() ([]string, error)) {
 		}
 		names, err := source()
 		if err != nil {
-			o.log.Warn("cannot tell what runs", messages.Key, messages.RunsUnreadable, "error", err)
+			o.log.Warn("cannot determine what runs", messages.Key, messages.RunsUnreadable, "error", err)
 			timer.Reset(pollEvery)
 			continue
 		}
-		// A run may begin and end between two looks; its end is told all the same.
+		// A run may begin and end between two polls; its end is reported all the same.
 		for _, i := range p.takeFresh() {
 			before[i] += "new"
 		}

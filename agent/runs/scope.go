@@ -1,7 +1,6 @@
 package runs
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,14 +12,15 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
-	"github.com/lull/lull/agent/runctl/inotify"
-	"github.com/lull/lull/agent/runs/runname"
-	"github.com/lull/lull/agent/runs/transient"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/inotify"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/lib/runname"
+	"github.com/lull/lull/agent/lib/scopes"
+	"github.com/lull/lull/agent/vacancy"
 )
 
 // scopeTracker finds the scopes and service units that systemd keeps for lull:
@@ -29,54 +29,59 @@ import (
 type scopeTracker struct {
 	base
 	top     string           // of the unified hierarchy
-	uid     int              // of the only user whose manager counts; -1: the system's and everybody's
-	in      *inotify.Watcher // nil: there is no inotify, everything is polled
+	uid     int              // of the only user whose manager counts; -1 means the system's and those of all users
+	in      *inotify.Watcher // nil if there is no inotify and everything is polled
 	markers *runctl.Watch    // nil with in
 	marks   *hints           // instances whose .running may have to change
-	look    chan struct{}    // capacity 1: polling is to begin
+	look    chan struct{}    // capacity 1: a branch must be read
 	stop    chan struct{}
 	wg      sync.WaitGroup
 
-	mu      sync.Mutex      // guards what follows, and makes a change of .running and its reason one
-	watches map[int]watched // by inotify watch
-	paths   map[string]int  // the watch of a folder
-	missed  error           // why something is not watched that should be; nil: all is
-	asked   map[string]bool // instances of which somebody was told that something runs, since the last poll
+	mu      sync.Mutex         // guards what follows, and makes a change of .running and its reason one
+	watches map[int]watched    // by inotify watch
+	follows map[int]*following // by UID, theTrunk and theSystem among them
+	missed  error              // why watches are missing; nil if none are
+	looking bool               // lookAround is at work, and asks for the next look itself
 	closed  bool
+
+	askedMu sync.Mutex              // guards what follows
+	asked   map[int]map[string]bool // by UID: instances that were reported as running there, since the last look
 }
 
-// watched is a folder in which units appear, or the group of a run.
+// watched is a directory in which units appear, or the group of a run.
 type watched struct {
-	dir      string
-	instance string // of a run; "" for a folder
+	path     string // below the top
+	instance string // of a run; "" for a directory
+	uid      int    // of the branch
 }
 
 func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, error) {
 	if l.Unified == "" || !l.SystemdUnified {
-		return nil, problem.New(problem.Unavailable, "cannot use the scope tracker: systemd does not run this machine with cgroup v2")
+		return nil, errkind.New(errkind.Unavailable, "cannot use the scope tracker: systemd does not run this machine with cgroup v2")
 	}
-	uid := -1
+	uid := theSystem
 	if opts.UserMode {
 		uid = os.Getuid()
 	}
 	s := &scopeTracker{
-		top: l.Unified, uid: uid, watches: map[int]watched{}, paths: map[string]int{}, asked: map[string]bool{},
+		top: l.Unified, uid: uid, watches: map[int]watched{}, follows: map[int]*following{}, asked: map[int]map[string]bool{},
 		look: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	s.base = base{
 		ctl: ctl, log: opts.Log, known: map[string]bool{},
 		manner: "cgroup.events of systemd's scopes and inotify",
-		all:    func() ([]group, error) { return s.list(nil) },
+		find: func(_ string, _ bool, match func(group) bool) (map[group][]Process, []Unread, error) {
+			return s.read(match)
+		},
 	}
-	s.of = func(string, bool) ([]group, error) { return s.all() }
 	if uid >= 0 {
-		if _, err := os.Lstat(s.own()); err != nil {
-			return nil, problem.New(problem.Unavailable, "cannot use the scope tracker: the user's systemd does not run: %w", err)
+		if _, err := os.Lstat(filepath.Join(s.top, s.ownPath())); err != nil {
+			return nil, errkind.New(errkind.Unavailable, "cannot use the scope tracker: the user's systemd does not run: %w", err)
 		}
 	}
 	if err := s.listen(); err != nil {
 		s.polls = true
-		s.manner = fmt.Sprintf("systemd's scopes are looked at every %v (no inotify: %v)", pollEvery, err)
+		s.manner = fmt.Sprintf("systemd's scopes are polled every %v (no inotify: %v)", pollEvery, err)
 	} else {
 		s.blind = s.blindness
 	}
@@ -105,126 +110,38 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 // Name implements Tracker.
 func (s *scopeTracker) Name() string { return "scope" }
 
-// own is the group of the agent's user's manager.
-func (s *scopeTracker) own() string {
+// ownPath is the group of the agent's user's manager, below the top.
+func (s *scopeTracker) ownPath() string {
 	id := strconv.Itoa(s.uid)
-	return filepath.Join(s.top, "user.slice", "user-"+id+".slice", "user@"+id+".service")
+	return "user.slice/user-" + id + ".slice/user@" + id + ".service"
 }
 
-// A role says what may lie in a folder of systemd's tree.
+// A role is the kind of a group in a slice.
 type role int
 
 const (
 	ignored   role = iota
-	theRoot        // system.slice, user.slice
-	users          // user.slice: user-UID.slice
-	user           // user-UID.slice: user@UID.service
-	units          // system.slice, user@UID.service, slices below: slices and units
+	slice          // has slices and units
 	runOfApp       // a scope of ours
 	runOfDmon      // a service unit of ours
 )
 
-// child says what a folder is from the role of its parent and its name.
-func child(parent role, name string) role {
-	switch parent {
-	case theRoot:
-		switch name {
-		case "system.slice":
-			return units
-		case "user.slice":
-			return users
-		}
-	case users:
-		if strings.HasPrefix(name, "user-") && strings.HasSuffix(name, ".slice") {
-			return user
-		}
-	case user:
-		if strings.HasPrefix(name, "user@") && strings.HasSuffix(name, ".service") {
-			return units
-		}
-	case units:
-		if strings.HasSuffix(name, ".slice") {
-			return units
-		}
-		if _, _, ok := runname.ParseScope(name); ok {
-			return runOfApp
-		}
-		if _, _, ok := runname.ParseServiceUnit(name); ok {
-			return runOfDmon
-		}
+// roleOf returns the role of a group in a slice by its name.
+func roleOf(name string) role {
+	if strings.HasSuffix(name, ".slice") {
+		return slice
+	}
+	if _, _, ok := runname.ParseScope(name); ok {
+		return runOfApp
+	}
+	if _, _, ok := runname.ParseServiceUnit(name); ok {
+		return runOfDmon
 	}
 	return ignored
 }
 
-// list walks the tree. enter, if there is one, is called for each folder before
-// it is read, so that nothing can appear between a look and a watch. A folder
-// that vanishes makes the walk begin again.
-func (s *scopeTracker) list(enter func(dir string) error) ([]group, error) {
-	start, as := s.top, theRoot
-	if s.uid >= 0 {
-		start, as = s.own(), units
-	}
-	for range rounds {
-		groups, err := s.walk(start, as, enter)
-		if err == nil {
-			return groups, nil
-		}
-		if !cgroup.Gone(err) {
-			return nil, fmt.Errorf("cannot list the runs: %w", err)
-		}
-		if s.uid >= 0 {
-			if _, serr := os.Lstat(start); serr != nil && cgroup.Gone(serr) {
-				return nil, nil // the manager has ended, and everything with it
-			}
-		}
-	}
-	return nil, fmt.Errorf("cannot list the runs: %w", errRestless)
-}
-
-func (s *scopeTracker) walk(dir string, as role, enter func(dir string) error) ([]group, error) {
-	if enter != nil {
-		if err := enter(dir); err != nil {
-			return nil, err
-		}
-	}
-	names, err := cgroup.Groups(dir)
-	if err != nil {
-		return nil, err
-	}
-	var all []group
-	for _, name := range names {
-		sub := filepath.Join(dir, name)
-		switch r := child(as, name); r {
-		case ignored:
-		case runOfApp, runOfDmon:
-			all = append(all, s.group(sub))
-		default:
-			more, err := s.walk(sub, r, enter)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, more...)
-		}
-	}
-	return all, nil
-}
-
-// group reads the name of a run's unit, which child has recognised.
-func (s *scopeTracker) group(dir string) group {
-	g := group{dir: dir, cgroup: strings.TrimPrefix(dir, strings.TrimSuffix(s.top, "/"))}
-	var ok bool
-	if g.instance, g.prefix, ok = runname.ParseScope(filepath.Base(dir)); !ok {
-		g.instance, g.service, _ = runname.ParseServiceUnit(filepath.Base(dir))
-		g.isSvc = true
-	}
-	return g
-}
-
-// lookAtAll watches all that is there and re-reads every instance.
+// lookAtAll watches all branches and re-reads every instance, in one pass.
 func (s *scopeTracker) lookAtAll() error {
-	if _, err := s.watchAll(); err != nil {
-		return err
-	}
 	installed, err1 := s.ctl.Instances()
 	marked, err2 := s.ctl.AllRunning()
 	if err := errors.Join(err1, err2); err != nil {
@@ -232,90 +149,151 @@ func (s *scopeTracker) lookAtAll() error {
 	}
 	instances := slices.Concat(installed, marked)
 	slices.Sort(instances)
+	tied := s.tied("")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.watchAllLocked(); err != nil {
+		return err
+	}
+	found, unread, err := s.find(func(g group) bool { return !g.isSvc })
+	if err != nil {
+		s.log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
+	}
+	all := newSnapshot(found, unread)
 	for _, i := range slices.Compact(instances) {
-		s.mark(i)
+		s.markLocked(i, err != nil || len(all.Of(i)) > 0 || tied[i])
 	}
 	s.hints.give("")
 	return nil
 }
 
-// mark makes .running say whether the application runs; changed says that it did not.
+// mark makes .running match whether the application runs; changed reports a change.
 func (s *scopeTracker) mark(instance string) (changed bool) {
+	if instance == "" {
+		if err := s.lookAtAll(); err != nil {
+			s.log.Warn("cannot determine what runs", messages.Key, messages.RunsUnreadable, "error", err)
+		}
+		return false
+	}
+	for tied := false; ; tied = true {
+		s.mu.Lock()
+		found, unread, err := s.find(func(g group) bool { return !g.isSvc && g.instance == instance })
+		if err != nil {
+			s.log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", instance, "error", err)
+		}
+		busy := tied || err != nil || len(found)+len(unread) > 0
+		if busy {
+			s.unseenLocked(found)
+			changed = s.markLocked(instance, true)
+		}
+		s.mu.Unlock()
+		if busy {
+			return changed
+		}
+		if !s.tied(instance)[instance] { // outside the lock: it reads all of /proc
+			break
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, _ := s.ctl.Running(instance) // what cannot be read is written again
-	after := before
-	ps, err := s.busy(instance)
-	if err != nil {
-		s.log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", instance, "error", err)
+	found, unread, err := s.find(func(g group) bool { return !g.isSvc && g.instance == instance })
+	s.unseenLocked(found)
+	return s.markLocked(instance, err != nil || len(found)+len(unread) > 0)
+}
+
+// unseenLocked notes runs that the marker is based on and that neither a watch nor the last
+// look at their branch has found. Such a run may end before its slice is watched: the next
+// look marks the instance again.
+func (s *scopeTracker) unseenLocked(found map[group][]Process) {
+	s.askedMu.Lock()
+	defer s.askedMu.Unlock()
+	for g := range found {
+		if f := s.follows[g.branch]; f != nil && (f.watches[g.cgroup[1:]] != 0 || strings.Contains(f.runs[g.instance], g.cgroup+"\n")) {
+			continue
+		}
+		s.askLocked(g)
 	}
-	if err == nil && len(ps) == 0 {
-		err, after = s.ctl.ClearRunning(instance), false
+}
+
+// tied are the instances whose tether a process has, in a run or not; instance
+// is one of them, or "" for all. An unreadable process is logged and counts as
+// not running: the marker is for display, and a refresh asks the kernel.
+func (s *scopeTracker) tied(instance string) map[string]bool {
+	list, err := s.ctl.Tethers(instance)
+	q := vacancy.Query{Tethers: map[vacancy.Inode]bool{}, TetherFD: runctl.TetherFD}
+	of := map[vacancy.Inode]string{}
+	for _, tether := range list {
+		in := vacancy.Inode{Dev: tether.Dev, Ino: tether.Ino}
+		q.Tethers[in], of[in] = true, tether.Instance
+	}
+	var o vacancy.Outcome
+	if err == nil && len(of) > 0 {
+		o, err = vacancy.Scan(context.Background(), tiedBudget, q)
+	}
+	if err != nil {
+		s.log.Warn("cannot read which processes have a tether", "instance", instance, "error", err)
+	}
+	set := map[string]bool{}
+	for _, h := range o.Holders {
+		set[of[h.Inode]] = true
+	}
+	return set
+}
+
+// tiedBudget bounds the reading of /proc, which takes some five microseconds a process.
+const tiedBudget = 5 * time.Second
+
+func (s *scopeTracker) markLocked(instance string, busy bool) (changed bool) {
+	before, err := s.ctl.Running(instance)
+	if err == nil && before == busy {
+		return false
+	}
+	if !busy {
+		err = s.ctl.ClearRunning(instance)
 	} else if _, lerr := os.Lstat(s.ctl.LockPath(instance)); lerr == nil {
-		err, after = s.ctl.SetRunning(instance), true
+		err = s.ctl.SetRunning(instance)
+	} else {
+		return false // of an instance that was removed, or is another agent's
 	}
 	if err != nil {
 		s.log.Warn("cannot keep a marker", "instance", instance, "error", err)
 	}
-	return after != before
-}
-
-// roleOf finds a folder's role from its path.
-func (s *scopeTracker) roleOf(dir string) role {
-	start, r := s.top, theRoot
-	if s.uid >= 0 {
-		start, r = s.own(), units
-	}
-	rel, err := filepath.Rel(start, dir)
-	if err != nil {
-		return ignored
-	}
-	for name := range strings.SplitSeq(rel, "/") {
-		r = child(r, name)
-	}
-	return r
+	return true
 }
 
 // Busy implements Tracker.
-func (s *scopeTracker) Busy(instance string) ([]Process, error) {
-	ps, err := s.busy(instance)
-	if err != nil || len(ps) > 0 {
-		s.promise(instance)
-	}
-	return ps, err
-}
-
-// ServiceProcs implements Tracker.
-func (s *scopeTracker) ServiceProcs(instance, service string) ([]Process, error) {
-	ps, err := s.base.ServiceProcs(instance, service)
-	if err != nil || len(ps) > 0 {
-		s.promise(instance)
-	}
-	return ps, err
-}
+func (s *scopeTracker) Busy(instance string) ([]Process, error) { return s.busy(instance) }
 
 // placePatience bounds the wait for systemd.
 const placePatience = 25 * time.Second
 
-// Place implements Tracker: for a launcher whose user has no systemd of his
-// own, the system's makes the scope.
+// Place implements Tracker: for a launcher whose user has no systemd
+// manager, the system's makes the scope.
 func (s *scopeTracker) Place(instance string, pkg digest.Digest, service string, pid, pidfd int) (string, error) {
 	if err := validRun(instance, service); err != nil {
 		return "", err
 	}
 	if service != "" {
-		return "", problem.New(problem.Invalid, "cannot put process %d into service %s of %s: systemd starts services", pid, service, instance)
+		return "", errkind.New(errkind.Invalid, "cannot put process %d into service %s of %s: systemd starts services", pid, service, instance)
 	}
 	who, err := identify(pid, pidfd)
 	if err != nil {
 		return "", fmt.Errorf("cannot put process %d into a run of %s: %w", pid, instance, err)
 	}
 	defer who.close()
+	all, err := cgroup.Of(pid)
+	if err != nil {
+		return "", fmt.Errorf("cannot put process %d into a run of %s: %w", pid, instance, err)
+	}
+	slice, err := s.sliceFor(all)
+	if err != nil {
+		return "", errkind.New(errkind.Unavailable, "cannot put process %d into a run of %s: %w", pid, instance, err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), placePatience)
 	defer cancel()
-	connect := transient.System
+	connect := scopes.System
 	if s.uid >= 0 {
-		connect = transient.User
+		connect = scopes.User
 	}
 	m, err := connect(ctx)
 	if err != nil {
@@ -323,33 +301,46 @@ func (s *scopeTracker) Place(instance string, pkg digest.Digest, service string,
 	}
 	defer m.Close()
 	name := runname.Scope(instance, pkg, runname.Random())
-	err = m.Start(ctx, transient.Scope{Name: name, Description: "lull run " + instance, PIDs: []uint32{uint32(pid)}})
+	err = m.Start(ctx, scopes.Scope{Name: name, Description: instance, Slice: slice, PIDs: []uint32{uint32(pid)}})
 	if err == nil {
 		err = who.alive()
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot put process %d into a run of %s: %w", pid, instance, err)
 	}
-	groups, err := s.all()
+	found, _, err := s.read(func(g group) bool { return filepath.Base(g.dir) == name })
 	if err != nil {
 		return "", err
 	}
-	for _, g := range groups {
-		if filepath.Base(g.dir) == name {
-			return g.cgroup, nil
-		}
+	for g := range found {
+		return g.cgroup, nil
 	}
 	return "", fmt.Errorf("cannot put process %d into a run of %s: %s has ended", pid, instance, name)
 }
 
-// Runs implements Tracker. The units of services carry no package hash.
-func (s *scopeTracker) Runs() ([]Run, error) {
-	list, err := s.base.Runs()
-	for _, r := range list {
-		s.promise(r.Instance)
+// sliceFor returns the slice for the run of a process with these memberships.
+// It is below the process's own slice, so that the limits of that apply to the
+// run; "" is the manager's default, for a process that is in none.
+func (s *scopeTracker) sliceFor(all []cgroup.Membership) (string, error) {
+	if s.uid >= 0 {
+		return "", nil // the user's own manager has no other limits
 	}
-	slices.SortStableFunc(list, func(a, b Run) int { return cmp.Compare(a.Instance, b.Instance) })
-	return list, err
+	parts := strings.Split(strings.Trim(cgroup.Unified(all), "/"), "/")
+	n := 0
+	for n < len(parts) && strings.HasSuffix(parts[n], ".slice") {
+		n++
+	}
+	switch {
+	case n == 0:
+		return "", nil
+	case parts[0] == "system.slice":
+		return parts[n-1], nil
+	case parts[0] == "user.slice" && n > 1:
+		if uid, ok := userOf(parts[1], "user-", ".slice"); ok {
+			return fmt.Sprintf("user-%d%s", uid, sliceSuffix), nil
+		}
+	}
+	return "", fmt.Errorf("it is in %s, and runs are followed in system.slice and in slices of users alone", parts[n-1])
 }
 
 // Close implements Tracker.

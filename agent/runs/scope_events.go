@@ -2,15 +2,78 @@ package runs
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/runctl"
-	"github.com/lull/lull/agent/runctl/inotify"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/inotify"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runctl"
 )
+
+// The bounds of the events of one user. Beyond them that user's groups are
+// read once a second, for calm at least.
+const (
+	maxWatches = 1024
+	period     = 5 * time.Second
+	maxEvents  = 500                    // in a period
+	maxSpent   = 250 * time.Millisecond // of reading because of events, in a period
+	calm       = 10 * time.Second
+)
+
+var (
+	errWatches = fmt.Errorf("it has more than %d slices and runs to watch", maxWatches)
+	errEvents  = errors.New("it changes too often")
+)
+
+// theTrunk is the UID of what is above the branches.
+const theTrunk = -2
+
+// following is what the tracker keeps of a branch.
+type following struct {
+	branch
+	watches map[string]int    // by path below the top
+	runs    map[string]string // by instance, a text that changes when runs of it begin or end; as of the last look
+	unread  error             // of the last look
+	lost    map[string]bool   // instances with runs whose watches are gone, or never were, since the last look
+	dirty   bool              // must be read at once
+	looked  time.Time
+
+	polled error     // why it is read once a second; nil if it is not
+	until  time.Time // when events may be tried again
+	began  time.Time // of the period
+	events int       // in it
+	spent  time.Duration
+}
+
+// loses notes that a run of the instance may begin and end unseen until the
+// next poll, which cannot detect that; "" is no instance.
+func (f *following) loses(instance string) {
+	if instance == "" {
+		return
+	}
+	if f.lost == nil {
+		f.lost = map[string]bool{}
+	}
+	f.lost[instance] = true
+}
+
+// charge counts an event of a user, or the time that one has cost, and reports
+// whether that is within bounds.
+func (f *following) charge(events int, spent time.Duration) bool {
+	if f.uid < 0 {
+		return true
+	}
+	if now := time.Now(); now.Sub(f.began) > period {
+		f.began, f.events, f.spent = now, 0, 0
+	}
+	f.events += events
+	f.spent += spent
+	return f.events <= maxEvents && f.spent <= maxSpent
+}
 
 // listen gets what events come through.
 func (s *scopeTracker) listen() error {
@@ -38,77 +101,86 @@ func (s *scopeTracker) followMarkers() {
 	for e := range s.markers.Events() {
 		switch e.Kind {
 		case runctl.LookAtAll:
+			s.marks.give("")
 			s.hints.give("")
-		case runctl.LockReleased:
+		case runctl.LockReleased: // perhaps of a launch that stays where it is
+			s.marks.give(e.Instance)
 			s.hints.give(e.Instance)
+		case runctl.TetherReleased:
+			s.marks.give(e.Instance)
 		}
 	}
 }
 
-// watchAll watches what is there, and returns the groups of the runs.
-func (s *scopeTracker) watchAll() ([]group, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.missed = nil
-	groups, err := s.list(s.watchFolderLocked)
-	if err != nil {
-		return nil, err
-	}
-	for _, g := range groups {
-		s.watchRunLocked(g)
-	}
-	return groups, nil
-}
+const inDirectory = unix.IN_CREATE | unix.IN_DELETE | unix.IN_ONLYDIR
 
-func (s *scopeTracker) watchFolderLocked(dir string) error {
-	if s.in == nil {
+// addLocked watches a file or directory of a branch, which is open at handle.
+// An existing watch stays; a directory that was removed and re-created is
+// another one, with another watch.
+func (s *scopeTracker) addLocked(f *following, handle, path, instance string) error {
+	if s.in == nil || f.polled != nil {
 		return nil
 	}
-	// The end of a run shows twice: its population changes, and systemd removes
-	// the group, which may be faster than the kernel is in telling the first.
-	wd, err := s.in.Add(dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_ONLYDIR)
+	if f.uid >= 0 && len(f.watches) >= maxWatches && f.watches[path] == 0 {
+		return errWatches
+	}
+	mask := uint32(unix.IN_MODIFY)
+	if instance == "" {
+		// The end of a run shows twice: its population changes, and systemd removes
+		// the group, which may be faster than the kernel's event for the first.
+		mask = inDirectory
+	}
+	wd, err := s.in.Add(handle, mask)
 	if noWatchLeft(err) {
 		s.missLocked(err)
 		return nil
 	}
-	if err == nil {
-		s.noteLocked(wd, watched{dir: dir})
+	if err != nil {
+		return err
 	}
-	return err
+	if old, ok := f.watches[path]; ok && old != wd {
+		s.forgetLocked(f, path)
+	}
+	f.watches[path] = wd
+	s.watches[wd] = watched{path: path, instance: instance, uid: f.uid}
+	return nil
 }
 
-// noteLocked keeps a new watch. To add what is watched already changes nothing;
-// a folder that was removed and made again is another one, with another watch.
-func (s *scopeTracker) noteLocked(wd int, w watched) {
-	if old, ok := s.paths[w.dir]; ok && old != wd {
-		s.forgetLocked(w.dir)
-	}
-	s.watches[wd], s.paths[w.dir] = w, wd
-}
-
-// forgetLocked ends the watch of a folder that is gone: cgroupfs does not.
-func (s *scopeTracker) forgetLocked(dir string) {
-	if wd, ok := s.paths[dir]; ok {
-		delete(s.paths, dir)
+// forgetLocked ends the watch of a directory that is gone: cgroupfs does not.
+func (s *scopeTracker) forgetLocked(f *following, path string) {
+	if wd, ok := f.watches[path]; ok {
+		delete(f.watches, path)
 		delete(s.watches, wd)
 		s.in.Remove(wd)
 	}
 }
 
-// watchRunLocked follows the population of a run. One that has vanished is no
-// error: its end is what the hint after this tells.
-func (s *scopeTracker) watchRunLocked(g group) {
-	if s.in == nil {
-		return
+// pollLocked ends the watches of a user, whose groups are read once a second
+// from now on.
+func (s *scopeTracker) pollLocked(f *following, why error) {
+	for path, wd := range f.watches {
+		f.loses(s.watches[wd].instance)
+		s.forgetLocked(f, path)
 	}
-	wd, err := s.in.Add(filepath.Join(g.dir, "cgroup.events"), unix.IN_MODIFY)
-	if err != nil {
-		if !cgroup.Gone(err) {
-			s.missLocked(err) // whatever it is, polling helps
-		}
-		return
+	f.polled, f.until = why, time.Now().Add(calm)
+	s.wakeLocked()
+}
+
+// watchRunLocked follows the population of a run below parent, and reports
+// whether it has processes. One that has vanished has none.
+func (s *scopeTracker) watchRunLocked(f *following, parent *cgroup.Dir, g group) (populated bool, err error) {
+	d, err := parent.Open(filepath.Base(g.dir))
+	if err == nil {
+		defer d.Close()
+		err = s.addLocked(f, d.Handle()+"/cgroup.events", g.cgroup[1:], g.instance)
 	}
-	s.noteLocked(wd, watched{dir: g.dir, instance: g.instance})
+	if err == nil {
+		populated, err = d.Populated()
+	}
+	if cgroup.Gone(err) {
+		return false, nil // the next hint reports its end
+	}
+	return populated, err
 }
 
 // follow turns the kernel's events into hints until the watcher is closed.
@@ -125,44 +197,101 @@ func (s *scopeTracker) follow() {
 }
 
 func (s *scopeTracker) handle(e inotify.Event) {
-	all := e.Overflow()
-	var touched string
-	s.mu.Lock()
-	w, ok := s.watches[e.Watch]
-	switch {
-	case all, !ok:
-	case w.instance != "":
-		touched = w.instance
-	case e.Mask&unix.IN_ISDIR != 0:
-		dir := filepath.Join(w.dir, e.Name)
-		gone := e.Mask&unix.IN_DELETE != 0
-		if gone {
-			s.forgetLocked(dir)
+	if e.Overflow() {
+		if err := s.lookAtAll(); err != nil {
+			s.log.Warn("cannot determine what runs", messages.Key, messages.RunsUnreadable, "error", err)
+			s.hints.give("")
 		}
-		switch s.roleOf(dir) {
-		case ignored:
-		case runOfApp, runOfDmon:
-			g := s.group(dir)
-			touched = g.instance
-			if !gone {
-				s.watchRunLocked(g)
-			}
-		default:
-			all = !gone // a slice: more may be in it already
-		}
+		return
 	}
-	s.mu.Unlock()
-	if touched != "" {
-		// A refresh may wait for the hint. The marker, which is for people, has
-		// time, and this goroutine has none: while it works, those whom it has
+	if touched := s.handleOne(e); touched != "" {
+		// A refresh may wait for the hint. The marker, which is for display,
+		// can wait: while this goroutine works, the goroutines that it has
 		// woken wait for a CPU.
 		s.marks.give(touched)
 		s.hints.give(touched)
 	}
-	if all {
-		if err := s.lookAtAll(); err != nil {
-			s.log.Warn("cannot tell what runs", messages.Key, messages.RunsUnreadable, "error", err)
-			s.hints.give("")
+}
+
+func (s *scopeTracker) handleOne(e inotify.Event) (touched string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w, ok := s.watches[e.Watch]
+	f := s.follows[w.uid]
+	if !ok || f == nil {
+		return ""
+	}
+	if !f.charge(1, 0) {
+		s.pollLocked(f, errEvents)
+		return ""
+	}
+	if w.instance != "" {
+		return w.instance
+	}
+	if e.Mask&unix.IN_ISDIR == 0 {
+		return ""
+	}
+	if f.uid == theTrunk {
+		s.trunkLocked(f, e.Name)
+		return ""
+	}
+	path, gone := w.path+"/"+e.Name, e.Mask&unix.IN_DELETE != 0
+	if gone {
+		s.forgetLocked(f, path)
+	}
+	switch r := roleOf(e.Name); {
+	case r == slice && !gone: // more may be in it already
+		f.dirty = true
+		s.wakeLocked()
+	case r == runOfApp, r == runOfDmon:
+		g := s.group(f.branch, path)
+		if !gone {
+			s.newRunLocked(f, g)
 		}
+		return g.instance
+	}
+	return ""
+}
+
+// trunkLocked takes notice of a branch that has come or gone, or both.
+func (s *scopeTracker) trunkLocked(trunk *following, name string) {
+	uid, ok := userOf(name, "user-", ".slice")
+	if !ok {
+		uid, ok = userOf(name, "user@", ".service")
+	}
+	own, isOwn := userOf(name, "user-", sliceSuffix)
+	switch {
+	case isOwn:
+		uid = systemFor(own)
+	case ok && uid == s.uid, name == "system.slice":
+		uid = theSystem
+	case ok, name == "user.slice":
+	default:
+		return
+	}
+	if f := s.follows[uid]; f != nil {
+		f.dirty = true
+	}
+	trunk.dirty = true
+	s.wakeLocked()
+}
+
+// newRunLocked watches a run that has just appeared. If that fails for any
+// reason, the run is polled.
+func (s *scopeTracker) newRunLocked(f *following, g group) {
+	parent, err := cgroup.OpenDir(filepath.Dir(g.dir))
+	if err == nil {
+		defer parent.Close()
+		_, err = s.watchRunLocked(f, parent, g)
+	}
+	if f.watches[g.cgroup[1:]] == 0 && !cgroup.Gone(err) {
+		f.loses(g.instance)
+	}
+	switch {
+	case err == nil, cgroup.Gone(err):
+	case f.uid >= 0:
+		s.pollLocked(f, err)
+	default:
+		s.missLocked(err)
 	}
 }

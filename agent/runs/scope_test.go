@@ -6,18 +6,19 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/lib/runname"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/runs/conformance"
-	"github.com/lull/lull/agent/runs/runname"
 )
 
 // machine is a tree of groups like systemd's, below a group of the test's own.
@@ -26,7 +27,7 @@ import (
 type machine struct {
 	*testing.T
 	top  string
-	used *sync.Map // of the folders of groups: closed when it is removed again
+	used *sync.Map // of the directories of groups: closed when it is removed
 }
 
 func newMachine(t *testing.T) machine {
@@ -83,7 +84,7 @@ func (m machine) in(slice string) conformance.LaunchFunc {
 		}
 		go func() {
 			p.Wait()
-			// What it has forked may live on, and then somebody else cleans up.
+			// Its children may live on; then another cleanup removes them.
 			cgroup.RemoveTree(dir)
 			close(gone)
 		}()
@@ -92,7 +93,7 @@ func (m machine) in(slice string) conformance.LaunchFunc {
 }
 
 func TestScope(t *testing.T) {
-	for _, slice := range []string{"system.slice", userService + "/app.slice", userService + "/app.slice/app-gnome.slice"} {
+	for _, slice := range []string{"system.slice", userService + "/app.slice", userService + "/app.slice/app-gnome.slice", "user.slice/user-1000.slice/user-1000-lull.slice"} {
 		t.Run(filepath.Base(slice), func(t *testing.T) {
 			m := newMachine(t)
 			opts := m.options(false)
@@ -101,8 +102,11 @@ func TestScope(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			conformance.Conformance(t, tracker(opts, "scope", "cgroup.events of systemd's scopes"), m.in(slice),
-				conformance.Options{Ctl: ctl, Mount: m.top, Short: testing.Short()})
+			o := conformance.Options{Ctl: ctl, Mount: m.top, Short: testing.Short()}
+			if strings.HasPrefix(slice, userService) {
+				o.Session, o.SessionServices = 1000, true
+			}
+			conformance.Conformance(t, tracker(opts, "scope", "cgroup.events of systemd's scopes"), m.in(slice), o)
 		})
 	}
 }
@@ -112,7 +116,7 @@ func TestScopeOfAUser(t *testing.T) {
 	m := newMachine(t)
 	opts := m.options(true)
 	opts.RunDir = t.TempDir()
-	if _, err := runs.Choose(opts); !problem.Is(err, problem.Unavailable) {
+	if _, err := runs.Choose(opts); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("without a manager of the user: %v", err)
 	}
 	id := strconv.Itoa(os.Getuid())
@@ -160,7 +164,7 @@ func TestScopeTellsApart(t *testing.T) {
 		"system.slice/app-gnome-" + app + "-0123456789abcdef01234567.scope",
 		"system.slice/app-lull-" + app + "-1234.scope",
 		"system.slice/lull-boot.service",
-		"system.slice/cron.service/" + scope,              // inside of somebody's service
+		"system.slice/cron.service/" + scope,              // inside of another service
 		"user.slice/user-1000.slice/session-3.scope/a",    // a login
 		"user.slice/user-1000.slice/other.slice/" + scope, // not below the user's manager
 		"machine.slice/" + scope,
@@ -176,13 +180,13 @@ func TestScopeTellsApart(t *testing.T) {
 		t.Errorf("got %+v, %v", all, err)
 	}
 	// A user logs in, and a slice is made, after the tracker has started.
-	for _, slice := range []string{"user.slice/user-7.slice/user@7.service/app.slice", "system.slice/late.slice/later.slice"} {
+	for _, slice := range []string{"user.slice/user-7.slice/user@7.service/app.slice", "system.slice/late.slice/later.slice", "user.slice/user-7.slice/user-7-lull.slice", "user.slice/user-9.slice/user-9-lull.slice"} {
 		p := m.in(slice)(t, tr, conformance.Launch{Instance: app, Package: pkg})
 		awaitMarker(t, tr, ctl, true)
 		p.End()
 		awaitMarker(t, tr, ctl, false)
 	}
-	// The same slice, removed and made again.
+	// The same slice, removed and re-created.
 	p := m.in("system.slice/late.slice/later.slice")(t, tr, conformance.Launch{Instance: app, Package: pkg})
 	awaitMarker(t, tr, ctl, true)
 	p.End()
@@ -211,10 +215,10 @@ func TestScopePlaceNeedsSystemd(t *testing.T) {
 	tr, _ := open(t, m.options(false))
 	p := conformance.Start(t, conformance.Launch{})
 	t.Cleanup(p.End)
-	if _, err := tr.Place(app, pkg, "", p.PID, -1); !problem.Is(err, problem.Unavailable) {
+	if _, err := tr.Place(app, pkg, "", p.PID, -1); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := tr.Place(app, pkg, "daemon", p.PID, -1); !problem.Is(err, problem.Invalid) {
+	if _, err := tr.Place(app, pkg, "daemon", p.PID, -1); !errkind.Is(err, errkind.Invalid) {
 		t.Errorf("got %v", err)
 	}
 	if err := unix.Kill(p.PID, 0); err != nil {
@@ -243,7 +247,7 @@ func onSystemd(t *testing.T, launch conformance.LaunchFunc, uid uint32) {
 	}
 	opts := runs.Options{Want: "scope", RunDir: t.TempDir()}
 	o := conformOptions(t, opts, l.Unified, false)
-	o.UID = uid
+	o.UID, o.Session = uid, uid
 	conformance.Conformance(t, tracker(opts, "scope", "cgroup.events of systemd's scopes"), launch, o)
 }
 

@@ -10,12 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Signal signals processes by their IDs, as told a moment ago; a pidfd makes
-// sure that at least what is signalled is what was looked at last. Those that have
-// ended already are no error.
+// Signal signals processes by their IDs, as listed a moment ago; a pidfd makes
+// sure that the signalled process is the one that was checked last. A process
+// that has ended already is no error.
 func Signal(processes []Process, sig syscall.Signal) error {
 	var errs []error
 	for _, p := range processes {
+		if p.Perhaps() || p == Unseen {
+			continue // nothing is known that could be signalled
+		}
 		if p.PID <= 0 {
 			errs = append(errs, errors.New("cannot signal a process of another PID namespace"))
 			continue
@@ -49,8 +52,8 @@ func signal(p Process, sig syscall.Signal) error {
 // uninterruptible sleep can take forever.
 const killPatience = 10 * time.Second
 
-// killGroup kills every process that list returns, again and again until it
-// returns none: they may fork while they are killed.
+// killGroup kills every process that list returns, until it returns none: they
+// may fork while they are killed.
 func killGroup(list func() ([]int, error)) error {
 	deadline := time.Now().Add(killPatience)
 	for {
@@ -70,7 +73,7 @@ func killGroup(list func() ([]int, error)) error {
 
 // killOnce kills the processes and waits for the end of one of them. Only those
 // are killed that are still listed once their pidfd is open, and so cannot be
-// anybody else.
+// other ones.
 func killOnce(pids []int, list func() ([]int, error), deadline time.Time) (left bool, err error) {
 	var fds []unix.PollFd
 	var mine []int

@@ -8,25 +8,25 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runs/runname"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/runname"
 )
 
-// subtreeTop makes the folders that hold the groups of instances.
+// subtreeTop makes the directories that hold the groups of instances.
 func subtreeTop(l cgroup.Layout) (owned, error) {
 	if l.Unified == "" {
-		return owned{}, problem.New(problem.Unavailable, "cannot use the subtree tracker: no cgroup v2 hierarchy is mounted")
+		return owned{}, errkind.New(errkind.Unavailable, "cannot use the subtree tracker: no cgroup v2 hierarchy is mounted")
 	}
 	for _, path := range []string{filepath.Dir(runname.SubtreeApp), runname.SubtreeApp, runname.SubtreeSvc} {
 		if err := os.Mkdir(filepath.Join(l.Unified, path), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return owned{}, problem.New(problem.Unavailable, "cannot use the subtree tracker: %w", err)
+			return owned{}, errkind.New(errkind.Unavailable, "cannot use the subtree tracker: %w", err)
 		}
 	}
 	return subtreeGroups(l.Unified), nil
 }
 
-// removeSubtree removes those folders when nothing is in them.
+// removeSubtree removes those directories when they are empty.
 func removeSubtree(g owned) error {
 	for _, path := range []string{runname.SubtreeApp, runname.SubtreeSvc, filepath.Dir(runname.SubtreeApp)} {
 		err := unix.Rmdir(filepath.Join(g.top, path))

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/runs/conformance"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 // logged sends a tracker's log to the test.
@@ -41,8 +41,8 @@ func tracker(opts runs.Options, name, events string) func(*testing.T) runs.Track
 // leaves no trace there.
 func freezer(t *testing.T) string {
 	t.Helper()
-	top := need.Freezer(t)
-	need.Lock(t, "freezer")
+	top := require.ReleaseAgent(t)
+	require.Lock(t, "freezer")
 	path := filepath.Join(top, "release_agent")
 	before, err := os.ReadFile(path)
 	if err != nil {
@@ -50,7 +50,7 @@ func freezer(t *testing.T) string {
 	}
 	t.Cleanup(func() {
 		after, err := os.ReadFile(path)
-		// That of an agent which was killed is not put back.
+		// That of a killed agent is not restored.
 		if err != nil || string(after) != string(before) && strings.TrimSpace(string(after)) != "" {
 			t.Errorf("the release agent is %q, was %q: %v", after, before, err)
 			os.WriteFile(path, before, 0)
@@ -66,8 +66,7 @@ func freezer(t *testing.T) string {
 
 func unified(t *testing.T) string {
 	t.Helper()
-	top := need.Unified(t)
-	need.Lock(t, "subtree")
+	top := require.Unified(t)
 	t.Cleanup(func() {
 		left, _ := filepath.Glob(filepath.Join(top, "lull/*/org.lull-test.*"))
 		for _, dir := range left {
@@ -89,7 +88,7 @@ func TestSubtree(t *testing.T) {
 }
 
 func TestReleaseAgentMissing(t *testing.T) {
-	need.NotShort(t)
+	require.NotShort(t)
 	conform(t, freezer(t), runs.Options{Want: "freezer", ReleaseAgent: filepath.Join(t.TempDir(), "none")},
 		"freezer", "cgroup.procs is read every 1s (no release agent: ", true)
 }

@@ -18,35 +18,39 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/launch"
-	"github.com/lull/lull/agent/messages"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/launchconf"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/runname"
+	"github.com/lull/lull/agent/lib/units"
 	"github.com/lull/lull/agent/runs"
-	"github.com/lull/lull/agent/runs/runname"
-	"github.com/lull/lull/agent/units"
 )
 
-// Direct starts services as its own children and tells their state from their cgroups.
+// Direct starts services as its own children and reads their state from their cgroups.
 type Direct struct {
 	launcher Launcher
 	scope    string
 	log      *slog.Logger
+	ended    func(instance string)
 
 	mu       sync.Mutex
-	expected map[int]Unit     // launchers started and not yet in their cgroup, by pid
-	failed   map[string]error // by unitName: how the last process ended, when it ended by itself and badly
-	told     map[string]bool  // by UnitName: it ends because it was stopped
-	children sync.WaitGroup   // one a child that has not been reaped
+	expected map[int]Unit      // launchers started and not yet in their cgroup, by pid
+	failed   map[string]error  // by unitName: how the last process ended, when it ended by itself and badly
+	told     map[string]bool   // by UnitName: it ends because it was stopped
+	started  map[string]*child // by unitName: the last process that was started
+	children sync.WaitGroup    // one a child that has not been reaped
 }
 
-// NewDirect returns a manager; l.Tracks must be one whose Place works.
-func NewDirect(l Launcher, user bool, log *slog.Logger) *Direct {
-	scope := meta.ScopeSystem
+// NewDirect returns a manager; l.Tracks must be one whose Place works. It calls ended
+// when a service has ended by itself and State reports how: the tracker reports an
+// empty cgroup before that.
+func NewDirect(l Launcher, user bool, ended func(instance string), log *slog.Logger) *Direct {
+	scope := manifest.ScopeSystem
 	if user {
-		scope = meta.ScopeUser
+		scope = manifest.ScopeUser
 	}
-	return &Direct{launcher: l, scope: scope, log: log, expected: map[int]Unit{}, failed: map[string]error{}, told: map[string]bool{}}
+	return &Direct{launcher: l, scope: scope, log: log, ended: ended, expected: map[int]Unit{}, failed: map[string]error{}, told: map[string]bool{}, started: map[string]*child{}}
 }
 
 // Name implements Manager.
@@ -55,12 +59,19 @@ func (d *Direct) Name() string { return "direct" }
 // Scope implements Manager.
 func (d *Direct) Scope() string { return d.scope }
 
-// Expects says whether a process is a launcher that this manager has started for the service.
+// Expects reports whether a process is a launcher of the service: this manager
+// has started it, or it is in the service's cgroup already, where only the
+// agent puts processes. The latter is a retry after an earlier agent has
+// placed it and died before its reply.
 func (d *Direct) Expects(pid int, instance, service string) bool {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	u, ok := d.expected[pid]
-	return ok && u.Instance == instance && u.Service.Name == service
+	d.mu.Unlock()
+	if ok {
+		return u.Instance == instance && u.Service.Name == service
+	}
+	procs, err := d.launcher.Tracks.ServiceProcs(instance, service)
+	return err == nil && slices.ContainsFunc(procs, func(p runs.Process) bool { return p.PID == pid })
 }
 
 // Start implements Manager.
@@ -73,7 +84,8 @@ func (d *Direct) Start(ctx context.Context, u Unit) error {
 	if err != nil {
 		return err
 	}
-	// The write end is closed by the launcher's exec: the end of file says that the service runs.
+	// The write end is closed by the launcher's exec: the end of file reports
+	// that the service runs.
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -81,26 +93,48 @@ func (d *Direct) Start(ctx context.Context, u Unit) error {
 	defer r.Close()
 	argv := d.launcher.command(u)
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(env, launch.ExecFDEnv+"=3")
+	cmd.Env = append(env, launchconf.ExecFDEnv+"=3")
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: cred}
 
+	var ready *readiness // nil means that the service does not report
+	if u.Ready == manifest.ReadyNotify {
+		if ready, err = listenReady(); err != nil {
+			w.Close()
+			return err
+		}
+		cmd.Env = append(cmd.Env, ready.env())
+	}
 	d.mu.Lock() // Expects must not be asked before the pid is noted
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
 		d.mu.Unlock()
+		if ready != nil {
+			ready.conn.Close()
+		}
 		return fmt.Errorf("cannot start service %s of %s: %w", u.Service.Name, u.Instance, err)
 	}
+	c := &child{reaped: make(chan struct{})}
+	d.started[unitName(u)] = c
 	d.expected[cmd.Process.Pid] = u
 	delete(d.failed, unitName(u))
 	delete(d.told, unitName(u))
 	d.mu.Unlock()
 
 	exited := make(chan error, 1)
-	d.children.Go(func() { exited <- d.reap(cmd, u) })
+	d.children.Go(func() {
+		err := d.reap(cmd, u, c)
+		if ready != nil {
+			ready.conn.Close()
+		}
+		exited <- err
+	})
+	if ready != nil {
+		d.children.Go(func() { ready.serve(func() ([]runs.Process, error) { return d.procs(u) }) })
+	}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.SetReadDeadline(deadline)
 	}
@@ -120,28 +154,72 @@ func (d *Direct) Start(ctx context.Context, u Unit) error {
 		<-exited
 		return fmt.Errorf("cannot start service %s of %s: %s", u.Service.Name, u.Instance, why)
 	}
+	if ready != nil {
+		if err := ready.await(ctx, c); err != nil {
+			err = fmt.Errorf("cannot start service %s of %s: %w", u.Service.Name, u.Instance, err)
+			// A service that has not become ready is stopped.
+			return errors.Join(err, d.Stop(context.WithoutCancel(ctx), u))
+		}
+	}
 	if procs, err = d.procs(u); err != nil || len(procs) > 0 {
 		return err
 	}
 	return fmt.Errorf("cannot start service %s of %s: it ended at once: %w", u.Service.Name, u.Instance, <-exited)
 }
 
+// child is a process that the manager has started.
+type child struct {
+	reaped chan struct{} // closed when err is known
+	err    error         // how it ended
+}
+
 // reap waits for a child and keeps how it ended.
-func (d *Direct) reap(cmd *exec.Cmd, u Unit) error {
+func (d *Direct) reap(cmd *exec.Cmd, u Unit, c *child) error {
+	defer close(c.reaped)
 	err := cmd.Wait()
 	if err == nil {
-		return errors.New("exit status 0")
+		c.err = errors.New("exit status 0")
+		return c.err
 	}
+	c.err = err
 	d.mu.Lock()
 	if !d.told[unitName(u)] {
 		d.failed[unitName(u)] = err
 	}
 	d.mu.Unlock()
 	d.log.Info("a service has ended", "instance", u.Instance, "service", u.Service.Name, "error", err)
+	d.ended(u.Instance)
 	return err
 }
 
-// asked notes that the service ends because we say so, whenever that is seen.
+// Settle implements Manager.
+func (d *Direct) Settle(ctx context.Context, u Unit, long time.Duration) error {
+	until := time.Now().Add(long)
+	for {
+		procs, err := d.procs(u)
+		if err != nil {
+			return err
+		}
+		if len(procs) == 0 {
+			d.mu.Lock()
+			c := d.started[unitName(u)]
+			d.mu.Unlock()
+			if c == nil { // of an earlier agent
+				return fmt.Errorf("cannot keep service %s of %s running: it has ended", u.Service.Name, u.Instance)
+			}
+			<-c.reaped
+			return fmt.Errorf("cannot keep service %s of %s running: it has ended: %w", u.Service.Name, u.Instance, c.err)
+		}
+		if !time.Now().Before(until) {
+			return nil
+		}
+		if err := awaitExit(ctx, procs, 0, map[int]bool{}, until); err != nil {
+			return err
+		}
+	}
+}
+
+// asked notes that the service ends on request, whenever that is noticed.
 func (d *Direct) asked(u Unit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -198,10 +276,10 @@ func (d *Direct) State(_ context.Context, u Unit) (string, error) {
 	return Inactive, nil
 }
 
-// GoingDown implements Manager: nobody but logind could tell.
+// GoingDown implements Manager: only logind could report it.
 func (d *Direct) GoingDown() bool { return false }
 
-// Close implements Manager. Services go on; they are found again by their cgroups.
+// Close implements Manager. Services go on; they are found by their cgroups later.
 func (d *Direct) Close() error { return nil }
 
 func unitName(u Unit) string { return runname.ServiceUnit(u.Instance, u.Service.Name) }
@@ -252,7 +330,7 @@ func identity(name string) (*syscall.Credential, []string, error) {
 	}
 	u, err := user.Lookup(name)
 	if err != nil {
-		return nil, nil, problem.New(problem.NotFound, "cannot run a service as user %q: %w", name, err)
+		return nil, nil, errkind.New(errkind.NotFound, "cannot run a service as user %q: %w", name, err)
 	}
 	cred, err := credential(u)
 	if err != nil {
@@ -261,7 +339,7 @@ func identity(name string) (*syscall.Credential, []string, error) {
 	return cred, append(env, "HOME="+u.HomeDir, "USER="+u.Username, "LOGNAME="+u.Username), nil
 }
 
-// credential is a user with all his groups.
+// credential is a user with all supplementary groups.
 func credential(u *user.User) (*syscall.Credential, error) {
 	groups, err := u.GroupIds()
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/runs/runname"
-	"github.com/lull/lull/agent/units"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/runname"
+	"github.com/lull/lull/agent/lib/units"
 )
 
 // Hook is a program of a package that is run once.
@@ -22,7 +22,7 @@ type Hook struct {
 	Instance string
 	Name     string // pre-refresh, health, …
 	Package  digest.Digest
-	User     string   // as whom; "": the agent's own
+	User     string   // as whom; empty means the agent's own
 	Argv     []string // the program's path first
 	Env      []string
 }
@@ -113,7 +113,7 @@ func (s *Systemd) Run(ctx context.Context, h Hook) (output string, err error) {
 const hookUnit = "lull_hook-"
 
 // outputDelay is how long the output is waited for after the end of the hook:
-// somebody else may have been given it.
+// another process may have inherited it.
 const outputDelay = time.Second
 
 // tail keeps the end of what is written to it.

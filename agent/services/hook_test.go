@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -23,16 +23,15 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 
 // TestHooks is about services.Manager.Run without systemd.
 func TestHooks(t *testing.T) {
-	need.Unified(t)
-	need.NotShort(t) // it builds the programs
-	need.Lock(t, "subtree")
+	require.Unified(t)
+	require.NotShort(t) // it builds the programs
 	bin := rig.Binaries(t, "")
 	tracker, err := runs.Choose(runs.Options{RunDir: t.TempDir(), Want: "subtree", Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tracker.Close()
-	hooks(t, services.NewDirect(services.Launcher{Path: filepath.Join(bin, "lull-run"), Tracks: tracker}, false, slog.Default()))
+	hooks(t, services.NewDirect(services.Launcher{Path: filepath.Join(bin, "lull-run"), Tracks: tracker}, false, func(string) {}, slog.Default()))
 }
 
 // TestHooksOfSystemd is about services.Manager.Run in scopes of systemd's.
@@ -40,7 +39,7 @@ func TestHooksOfSystemd(t *testing.T) {
 	if os.Getenv("LULL_IN_CONTAINER") == "" {
 		t.Skip("e2e/container runs it where systemd is PID 1")
 	}
-	need.Systemd(t)
+	require.Systemd(t)
 	m := services.NewSystemd(services.Launcher{Path: filepath.Join(rig.Binaries(t, ""), "lull-run")}, false)
 	defer m.Close()
 	hooks(t, m)
@@ -78,7 +77,7 @@ func hooks(t *testing.T, m services.Manager) {
 			await(t, pids)
 			cancel(late)
 		}()
-		// One that hears no signal, and a child that has gone into a session of its own.
+		// One that ignores signals, and a child that has moved into a session of its own.
 		_, err := m.Run(ctx, hook("", "trap '' TERM; setsid sleep 1000 & echo $$ $! > \"$DIR/.hanging\"; mv \"$DIR/.hanging\" \"$DIR/hanging\"; while :; do sleep 1; done"))
 		if !errors.Is(err, late) {
 			t.Errorf("%v", err)
@@ -91,6 +90,20 @@ func hooks(t *testing.T, m services.Manager) {
 			t.Errorf("%q %v", out, err)
 		}
 		gone(t, filepath.Join(dir, "left"))
+	})
+	// systemd unloads what has stopped a moment later, and has no unit of its name before.
+	t.Run("one right after the other", func(t *testing.T) {
+		for i := range 20 {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if i%2 == 1 {
+				time.AfterFunc(time.Duration(i)*2*time.Millisecond, cancel) // at another moment each time
+			}
+			out, err := m.Run(ctx, hook("", "echo here; exit 3"))
+			if err == nil || !strings.Contains(err.Error(), "exit status 3") && !errors.Is(err, context.Canceled) {
+				t.Fatalf("run %d: %q %v", i, out, err)
+			}
+		}
 	})
 	t.Run("cancelled before it begins", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -123,7 +136,9 @@ func gone(t *testing.T, path string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err == nil && !strings.Contains(string(status), "State:\tZ") {
+		// A process without files is in its exit: it has left its cgroup and
+		// runs no program any more.
+		if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err == nil && !strings.Contains(string(status), "State:\tZ") && !strings.Contains(string(status), "FDSize:\t0\n") {
 			t.Errorf("process %d lives:\n%s", pid, status)
 		}
 	}

@@ -6,20 +6,19 @@ import (
 	"os/exec"
 	"testing"
 
-	"github.com/lull/lull/agent/cgroup"
+	"github.com/lull/lull/agent/lib/cgroup"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/services/conformance"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 // TestDirect: services are children of the agent.
 func TestDirect(t *testing.T) {
-	need.Unified(t)
-	need.Lock(t, "subtree")
+	require.Unified(t)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	conformance.Conformance(t, conformance.Options{
-		New:     func(l services.Launcher) services.Manager { return services.NewDirect(l, false, log) },
+		New:     func(l services.Launcher) services.Manager { return services.NewDirect(l, false, func(string) {}, log) },
 		Tracker: runs.Options{Want: "subtree", Log: log},
 		User:    somebody(t),
 	})

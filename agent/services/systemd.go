@@ -4,10 +4,11 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"time"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/units"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/units"
 )
 
 // Systemd runs services as transient units of the system's manager or, in
@@ -22,9 +23,9 @@ type Systemd struct {
 // NewSystemd uses the system's systemd or, with user, the caller's own.
 func NewSystemd(l Launcher, user bool) *Systemd {
 	if user {
-		return &Systemd{l, meta.ScopeUser, units.User()}
+		return &Systemd{l, manifest.ScopeUser, units.User()}
 	}
-	return &Systemd{l, meta.ScopeSystem, units.System()}
+	return &Systemd{l, manifest.ScopeSystem, units.System()}
 }
 
 // Name implements Manager.
@@ -33,8 +34,8 @@ func (s *Systemd) Name() string { return "systemd" }
 // Scope implements Manager.
 func (s *Systemd) Scope() string { return s.scope }
 
-// Expects says whether a process is in the unit of the service, and has to join a
-// group besides. Nobody but systemd and root can put one there.
+// Expects reports whether a process is in the unit of the service, and also
+// has to join a group. Only systemd and root can put one there.
 func (s *Systemd) Expects(pid int, instance, service string) bool {
 	if s.launcher.Tracks.Name() == "scope" {
 		return false // the unit is the group
@@ -44,12 +45,12 @@ func (s *Systemd) Expects(pid int, instance, service string) bool {
 		return false
 	}
 	dir, name := path.Split(cgroup.Systemd(all))
-	return dir == "/system.slice/" && name == s.unit(Unit{Instance: instance, Service: meta.Service{Name: service}}).Name()
+	return dir == "/system.slice/" && name == s.unit(Unit{Instance: instance, Service: manifest.Service{Name: service}}).Name()
 }
 
 func (s *Systemd) unit(u Unit) units.Unit {
 	return units.Unit{Instance: u.Instance, Service: u.Service.Name, Command: s.launcher.command(u),
-		StopSignal: u.StopSignal, StopTimeout: stopTimeout(u), User: u.User}
+		StopSignal: u.StopSignal, StopTimeout: stopTimeout(u), User: u.User, Notifies: u.Ready == manifest.ReadyNotify}
 }
 
 // Start implements Manager.
@@ -68,6 +69,11 @@ func (s *Systemd) Stop(ctx context.Context, u Unit) error {
 		return fmt.Errorf("cannot stop %s: %d processes are left in its cgroup", s.unit(u).Name(), len(left))
 	}
 	return nil
+}
+
+// Settle implements Manager.
+func (s *Systemd) Settle(ctx context.Context, u Unit, d time.Duration) error {
+	return s.units.Settle(ctx, s.unit(u), d)
 }
 
 // State implements Manager.

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/e2e/require"
 )
 
 // filled makes a file with enough in it for several pages.
@@ -108,7 +108,7 @@ func TestDamagedFileIsRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			Salvage(aside) // must end, whatever it finds
+			Salvage(aside) // must end in any case
 			if list, _ := filepath.Glob(filepath.Dir(path) + "/*"); len(list) != 1 || list[0] != aside {
 				t.Errorf("beside it lies %q", list)
 			}
@@ -183,7 +183,7 @@ func TestDamageWhileOpen(t *testing.T) {
 	if _, err := d.Instances(); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("reading: %v", err)
 	}
-	for range 2 { // the second one must not wait for a lock that nobody will let go
+	for range 2 { // the second one must not wait for a lock that will never be released
 		if err := d.PutLoss(Loss{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("writing: %v", err)
 		}
@@ -191,7 +191,7 @@ func TestDamageWhileOpen(t *testing.T) {
 }
 
 func TestReadOnlyFileSystem(t *testing.T) {
-	need.Root(t)
+	require.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("lull-test", dir, "tmpfs", 0, "size=8m"); err != nil {
 		t.Fatal(err)

@@ -18,21 +18,21 @@ import (
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // DB is the open file.
 type DB struct {
 	path string
 
-	mu       sync.RWMutex // guards what follows; held for writing only to open the file again
+	mu       sync.RWMutex // guards what follows; held for writing only to re-open the file
 	db       *bbolt.DB
 	readOnly bool
 	broken   error // why nothing more can be written
 }
 
-// CorruptError says that the file cannot be believed.
+// CorruptError reports that the file is damaged.
 type CorruptError struct {
 	Path string
 	Err  error
@@ -45,7 +45,7 @@ func (e *CorruptError) Error() string {
 // Unwrap returns what is wrong.
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-var buckets = [][]byte{bucketInstances, bucketRefreshes, bucketGroups, bucketHolds, bucketSets, bucketSystem}
+var buckets = [][]byte{bucketInstances, bucketRefreshes, bucketGroups, bucketHolds, bucketSets, bucketSystem, bucketEnded}
 
 // Open opens the file, or makes it where there is none, and reads all of it. The
 // error is a *CorruptError where that shows any damage.
@@ -81,7 +81,7 @@ func openFile(path string) (db *bbolt.DB, readOnly bool, err error) {
 		}
 		err = errors.Join(err, guard(db.Close))
 	case errors.Is(err, berrors.ErrTimeout):
-		return nil, false, problem.New(problem.Busy, "cannot open %s: another agent uses it", path)
+		return nil, false, errkind.New(errkind.Busy, "cannot open %s: another agent uses it", path)
 	}
 	if errors.As(err, new(*panicked)) || errors.Is(err, berrors.ErrInvalid) || errors.Is(err, berrors.ErrChecksum) ||
 		errors.Is(err, berrors.ErrVersionMismatch) || errors.Is(err, errBuckets) {
@@ -92,7 +92,7 @@ func openFile(path string) (db *bbolt.DB, readOnly bool, err error) {
 		// bbolt has no error of its own for a file that ends too early.
 		return nil, false, &CorruptError{path, err}
 	}
-	return nil, false, problem.New(problem.KindOf(err), "cannot open %s: %w", path, err)
+	return nil, false, errkind.New(errkind.KindOf(err), "cannot open %s: %w", path, err)
 }
 
 var errBuckets = errors.New("its parts are not those that it was made with")
@@ -129,7 +129,7 @@ func makeBuckets(db *bbolt.DB) error {
 	})
 }
 
-// check reads everything. A refresh's record is let pass: whoever reads the
+// check reads everything. A refresh's record may be damaged: the reader of the
 // journal drops it alone.
 func (d *DB) check() error {
 	err := guard(func() error {
@@ -200,7 +200,7 @@ func guard(f func() error) (err error) {
 // Path is where the file lies.
 func (d *DB) Path() string { return d.path }
 
-// ReadOnly says whether the file could be opened for reading only.
+// ReadOnly reports whether the file could be opened for reading only.
 func (d *DB) ReadOnly() bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -212,7 +212,7 @@ func (d *DB) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.broken != nil {
-		return nil // a lock in it may never be let go
+		return nil // a lock in it may never be released
 	}
 	return guard(d.db.Close)
 }
@@ -241,16 +241,16 @@ func (d *DB) update(fn func(*bbolt.Tx) error) error {
 	return err
 }
 
-// judge says what to do about damage that shows only now.
+// judge decides how to handle damage that is found only now.
 func (d *DB) judge(err error) error {
 	if errors.As(err, new(*panicked)) {
-		return problem.New(problem.Failed, "cannot use %s: it is damaged: %w", d.path, err).
+		return errkind.New(errkind.Failed, "cannot use %s: it is damaged: %w", d.path, err).
 			WithHint("restart lulld: it sets the file aside and makes a new one")
 	}
 	return err
 }
 
-// writable opens a file again that could only be read when it was opened.
+// writable re-opens a file that could only be read when it was opened.
 func (d *DB) writable() error {
 	if !d.ReadOnly() {
 		return nil
@@ -262,7 +262,7 @@ func (d *DB) writable() error {
 	}
 	f, err := os.OpenFile(d.path, os.O_RDWR, 0)
 	if err != nil {
-		return problem.New(problem.KindOf(err), "cannot change %s: %w", d.path, unwrapPath(err))
+		return errkind.New(errkind.KindOf(err), "cannot change %s: %w", d.path, unwrapPath(err))
 	}
 	f.Close()
 	if err := guard(d.db.Close); err != nil {

@@ -20,6 +20,10 @@ type Hold struct {
 	Reason   string    `json:"reason,omitempty"`
 }
 
+// AllInstances is the instance of a hold on everything, also on what is installed later.
+// No instance can be called that.
+const AllInstances = "*"
+
 // holdKey cannot be mistaken: an instance has no slash.
 func holdKey(instance string, uid uint32) string {
 	return instance + "/" + strconv.FormatUint(uint64(uid), 10)

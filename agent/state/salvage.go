@@ -11,15 +11,15 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
 )
 
-// Loss is what is known of a file that was damaged. It stays until the retained
-// index, which nothing else tells of, is known again.
+// Loss describes a file that was damaged. It stays until the retained index,
+// which is recorded nowhere else, is set again.
 type Loss struct {
 	At       time.Time `json:"at"`
-	Aside    string    `json:"aside,omitempty"` // what became of the file; "": there was none
+	Aside    string    `json:"aside,omitempty"` // its new name; empty if there was none
 	Cause    string    `json:"cause"`
 	Retained bool      `json:"retained"` // the retained index is lost
 }

@@ -3,17 +3,18 @@
 //
 //   - instances: one record an instance, with its revisions;
 //   - refreshes: the journal, one record a refresh that has not ended;
-//   - groups: one record for those of them of which all or none is to happen;
+//   - groups: one record for each set of them that commits all or none;
 //   - holds, and the retained index;
 //   - system: how far an update of the system has come, and which sets there are.
 //
-// What is current is not in here: the symbolic link current/<instance> says it,
-// and its rename commits a refresh, so that the two can never disagree.
+// The current revision is not in here: the symbolic link current/<instance>
+// selects it, and its rename commits a refresh, so that the two can never
+// disagree.
 //
 // Every record carries a checksum. A file that is damaged is a CorruptError and
 // nothing is changed in it: SetAside renames it, and Salvage reads what is still
 // whole. On a file system that cannot be written the file is opened for reading;
-// the first change that succeeds in opening it again makes it writable.
+// the first change that succeeds in re-opening it makes it writable.
 //
 // A DB may be used from several goroutines. Every method that changes something
 // has it on stable storage when it returns, and may block for that.
@@ -28,8 +29,8 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Revision is one package hash that an instance has had.
@@ -37,21 +38,31 @@ type Revision struct {
 	Number   uint32        `json:"number"`
 	Package  digest.Digest `json:"package"`
 	Version  string        `json:"version"`
-	From     uint32        `json:"from,omitempty"` // the revision whose data it took over; 0: none
+	From     uint32        `json:"from,omitempty"` // the revision whose data it took over; 0 if none
 	Made     time.Time     `json:"made"`           // when it first became current
 	Reverted bool          `json:"reverted,omitempty"`
 }
 
-// Backoff keeps a package that failed its health check from being tried again at once.
+// Backoff delays the retry of a package that failed its health check.
 type Backoff struct {
 	Package digest.Digest `json:"package"`
+	Version string        `json:"version,omitempty"`
+	At      time.Time     `json:"at,omitzero"`      // when it was undone
+	Reason  string        `json:"reason,omitempty"` // the error, with the last lines of the hook
 	Until   time.Time     `json:"until"`
 	Delay   time.Duration `json:"delay"`
 }
 
-// Instance is an installed application, one on its way, or the memory of one that
-// was removed: its numbers are never given out again, since users' data folders
-// are called by them.
+// Window is when the postponement window of a package began whose refresh has ended
+// without it: who cancels a refresh does not begin another window by that.
+type Window struct {
+	Package digest.Digest `json:"package"`
+	Since   time.Time     `json:"since"`
+}
+
+// Instance is an installed application, one on its way, or the memory of one
+// that was removed: its numbers are never reused, since they name users' data
+// directories.
 type Instance struct {
 	Instance   string     `json:"instance"`
 	Repository string     `json:"repository"`
@@ -59,10 +70,22 @@ type Instance struct {
 	Revisions  []Revision `json:"revisions,omitempty"` // in ascending order
 	Last       uint32     `json:"last"`                // the highest number ever given
 	Left       uint32     `json:"left,omitempty"`      // current when it was removed, if its data was kept
-	// Refused are packages that were reverted, youngest last: they are not offered again,
+	// Refused are packages that were reverted, youngest last: they are not offered any more,
 	// also when their revision is no longer kept.
 	Refused []digest.Digest `json:"refused,omitempty"`
 	Backoff *Backoff        `json:"backoff,omitempty"`
+	Window  *Window         `json:"window,omitempty"`
+	// Took is how long the hooks and steps of the last critical section took, by name: see
+	// the estimates of package refresh.
+	Took map[string]time.Duration `json:"took,omitempty"`
+	// Copied is the system data that the last critical section copied.
+	Copied Copied `json:"copied,omitzero"`
+}
+
+// Copied is an amount of data: files and symlinks, and bytes of their content.
+type Copied struct {
+	Files int64 `json:"files"`
+	Bytes int64 `json:"bytes"`
 }
 
 // Revision returns the one of that number.
@@ -99,6 +122,7 @@ var (
 	bucketHolds     = []byte("holds")
 	bucketSets      = []byte("sets")
 	bucketSystem    = []byte("system")
+	bucketEnded     = []byte("ended")
 )
 
 // Retained is the name of the durable set of packages that the system updater keeps.
@@ -109,7 +133,7 @@ func (d *DB) Instance(name string) (Instance, error) {
 	var i Instance
 	found, err := d.get(bucketInstances, name, &i)
 	if err == nil && !found {
-		err = problem.New(problem.NotFound, "cannot find %s: it is not installed", name)
+		err = errkind.New(errkind.NotFound, "cannot find %s: it is not installed", name)
 	}
 	return i, err
 }

@@ -8,8 +8,8 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 func open(t *testing.T) (*DB, string) {
@@ -55,7 +55,7 @@ func TestRecordsSurviveReopening(t *testing.T) {
 	if set, err := d.Set(Retained); err != nil || len(set) != 1 || set[0] != pkg {
 		t.Fatal(set, err)
 	}
-	if _, err := d.Instance("other"); !problem.Is(err, problem.NotFound) {
+	if _, err := d.Instance("other"); !errkind.Is(err, errkind.NotFound) {
 		t.Fatal(err)
 	}
 }
@@ -65,7 +65,7 @@ func TestFailedUpdateChangesNothing(t *testing.T) {
 	if err := d.UpdateInstance("notes", func(i *Instance) error { i.Last = 7; return errors.New("no") }); err == nil {
 		t.Fatal("no error")
 	}
-	if _, err := d.Instance("notes"); !problem.Is(err, problem.NotFound) {
+	if _, err := d.Instance("notes"); !errkind.Is(err, errkind.NotFound) {
 		t.Fatal(err)
 	}
 }
@@ -110,13 +110,13 @@ func TestBrokenJournalRecordIsDroppedAndTold(t *testing.T) {
 
 func TestSecondOpenerIsTold(t *testing.T) {
 	_, path := open(t)
-	if _, err := Open(path); !problem.Is(err, problem.Busy) {
+	if _, err := Open(path); !errkind.Is(err, errkind.Busy) {
 		t.Fatal(err)
 	}
 }
 
-// TestNumbersOutliveRemoval: users' data folders are called by revision numbers,
-// so that a new life of the instance must not meet those of an old one.
+// TestNumbersOutliveRemoval: revision numbers name users' data directories, so
+// that a new life of the instance must not meet those of an old one.
 func TestNumbersOutliveRemoval(t *testing.T) {
 	d, _ := open(t)
 	err := d.UpdateInstance("notes", func(i *Instance) error {

@@ -3,7 +3,7 @@ package state
 import (
 	"go.etcd.io/bbolt"
 
-	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/lib/digest"
 )
 
 const systemKey = "record"
@@ -11,8 +11,9 @@ const systemKey = "record"
 // System reads the record of system updates into v, if there is one.
 func (d *DB) System(v any) (found bool, err error) { return d.get(bucketSystem, systemKey, v) }
 
-// PutSystem writes the record of system updates, as JSON, and the retained index
-// that belongs to it: both or neither. What was lost of that index is known again.
+// PutSystem writes the record of system updates, as JSON, and the retained
+// index that belongs to it: both or neither. If that index was lost, it is
+// known from then on.
 func (d *DB) PutSystem(v any, retained []digest.Digest) error {
 	record, err := encode([]byte(systemKey), v)
 	if err != nil {

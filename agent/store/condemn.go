@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Condemn prepares the repair of a finding: a broken blob loses its name, so
@@ -35,7 +35,7 @@ func (s *Store) Condemn(f Finding) error {
 		}
 	}
 	if err != nil {
-		return problem.New(problem.KindOf(err), "cannot remove %s: %w", f.What, err)
+		return errkind.New(errkind.KindOf(err), "cannot remove %s: %w", f.What, err)
 	}
 	return nil
 }

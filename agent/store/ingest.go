@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/faultpoint"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
 // workers is how many goroutines share work that waits for the disk or hashes.
@@ -29,7 +29,7 @@ const bufferSize = 256 << 10
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
 // Ingest collects the blobs of one package, its subpackages' among them, in
-// tmp/. It is safe for concurrent use; Commit and Abort wait for nobody, so
+// tmp/. It is safe for concurrent use; Commit and Abort do not wait, so
 // they come after the last Writer is closed.
 type Ingest struct {
 	s   *Store
@@ -42,8 +42,8 @@ type Ingest struct {
 	ended   bool
 }
 
-// Ingest begins or resumes the ingest of a package. What a dead process has
-// left is hashed again, as a power cut may have taken it apart: whole blobs
+// Ingest begins or resumes the ingest of a package. The remains of a dead
+// process are re-hashed, as a power cut may have damaged them: whole blobs
 // are kept, the others can be continued. A second ingest of the same package
 // at the same time is an error of kind Busy.
 func (s *Store) Ingest(pkg digest.Digest) (*Ingest, error) {
@@ -53,14 +53,14 @@ func (s *Store) Ingest(pkg digest.Digest) (*Ingest, error) {
 	s.mu.Lock()
 	if s.ingests[pkg] {
 		s.mu.Unlock()
-		return nil, problem.New(problem.Busy, "cannot store package %s: it is being stored already", pkg.Short())
+		return nil, errkind.New(errkind.Busy, "cannot store package %s: it is being stored already", pkg.Short())
 	}
 	s.ingests[pkg] = true
 	s.mu.Unlock()
 	i := &Ingest{s: s, pkg: pkg, dir: s.path(tmpDir, pkg.String()), done: map[Key]int64{}, partial: map[Key]int64{}}
 	if err := i.resume(); err != nil {
 		i.end()
-		return nil, problem.New(problem.KindOf(err), "cannot store package %s: %w", pkg.Short(), err)
+		return nil, errkind.New(errkind.KindOf(err), "cannot store package %s: %w", pkg.Short(), err)
 	}
 	return i, nil
 }
@@ -74,7 +74,7 @@ func (i *Ingest) end() {
 	}
 }
 
-// resume looks at what is in the folder.
+// resume reads the content of the directory.
 func (i *Ingest) resume() error {
 	err := os.Mkdir(i.dir, 0o700)
 	if err == nil || !errors.Is(err, fs.ErrExist) {
@@ -138,7 +138,7 @@ func copyBuffered(w io.Writer, r io.Reader) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, *b)
 }
 
-// Has says whether the blob has been written as a whole, though it is not yet
+// Has reports whether the blob has been written completely, though it is not yet
 // resident.
 func (i *Ingest) Has(k Key) bool {
 	i.mu.Lock()
@@ -155,19 +155,19 @@ func (i *Ingest) Partial(k Key) int64 {
 	return i.partial[k]
 }
 
-// Path is where a blob lies that Has knows.
+// Path is the path of a blob that Has reports.
 func (i *Ingest) Path(k Key) string { return i.dir + "/" + k.String() }
 
 // Meta reads the meta of this package or a subpackage, resident or written as
 // a whole but not yet resident.
-func (i *Ingest) Meta(pkg digest.Digest) (*meta.Meta, error) {
+func (i *Ingest) Meta(pkg digest.Digest) (*manifest.Meta, error) {
 	if k := MetaKey(pkg); i.Has(k) {
 		return readMeta(pkg, i.Path(k))
 	}
 	return i.s.Meta(pkg)
 }
 
-// Forget throws away what is there of a blob, so that it begins anew.
+// Forget drops the partial content of a blob, so that it begins from the start.
 func (i *Ingest) Forget(k Key) error {
 	i.mu.Lock()
 	delete(i.partial, k)
@@ -186,19 +186,19 @@ type Writer struct {
 	k      Key
 	f      *os.File
 	h      hash.Hash
-	size   int64 // -1: unknown
+	size   int64 // -1 if unknown
 	offset int64
 	n      int64
 	err    error // of Write
 }
 
 // Create begins to write a blob, or continues one that was begun. With a size
-// of -1, for metas, only the hash tells whether it is whole.
+// of -1, for manifests, only the hash shows whether it is complete.
 func (i *Ingest) Create(k Key, size int64) (*Writer, error) {
 	w := &Writer{i: i, k: k, h: digest.New(), size: size}
 	err := w.open()
 	if err != nil {
-		return nil, problem.New(problem.KindOf(err), "cannot store blob %s: %w", k.Digest.Short(), err)
+		return nil, errkind.New(errkind.KindOf(err), "cannot store blob %s: %w", k.Digest.Short(), err)
 	}
 	return w, nil
 }
@@ -235,7 +235,7 @@ func (w *Writer) Offset() int64 { return w.offset }
 // Size is the number of bytes that are there now.
 func (w *Writer) Size() int64 { return w.n }
 
-// Complete says whether as many bytes are there as the blob has.
+// Complete reports whether all bytes of the blob are written.
 func (w *Writer) Complete() bool { return w.size >= 0 && w.n == w.size }
 
 // Write appends b. More bytes than the blob has are refused as Untrusted.
@@ -245,10 +245,10 @@ func (w *Writer) Write(b []byte) (int, error) {
 	}
 	limit := w.size
 	if limit < 0 {
-		limit = meta.MaxSize // only metas come without a size
+		limit = manifest.MaxSize // only metas come without a size
 	}
 	if w.n+int64(len(b)) > limit {
-		w.err = problem.New(problem.Untrusted, "cannot store blob %s: it is longer than the %d bytes that it may have", w.k.Digest.Short(), limit)
+		w.err = errkind.New(errkind.Untrusted, "cannot store blob %s: it is longer than the %d bytes that it may have", w.k.Digest.Short(), limit)
 		return 0, w.err
 	}
 	n, err := w.f.Write(b)
@@ -258,7 +258,7 @@ func (w *Writer) Write(b []byte) (int, error) {
 		err = faultpoint.Hit("store.write")
 	}
 	if err != nil {
-		w.err = problem.New(problem.KindOf(err), "cannot store blob %s: %w", w.k.Digest.Short(), err)
+		w.err = errkind.New(errkind.KindOf(err), "cannot store blob %s: %w", w.k.Digest.Short(), err)
 		return n, w.err
 	}
 	return n, nil
@@ -276,22 +276,22 @@ func (w *Writer) Suspend() error {
 // short can be continued; its error is of kind Unavailable. One with wrong
 // content is thrown away; its error is of kind Untrusted.
 func (w *Writer) Close() error {
-	if w.err != nil && !problem.Is(w.err, problem.Untrusted) {
+	if w.err != nil && !errkind.Is(w.err, errkind.Untrusted) {
 		return errors.Join(w.err, w.Suspend())
 	}
 	if w.err == nil && w.size >= 0 && w.n < w.size {
-		short := problem.New(problem.Unavailable, "cannot store blob %s: it ended after %d of %d bytes", w.k.Digest.Short(), w.n, w.size)
+		short := errkind.New(errkind.Unavailable, "cannot store blob %s: it ended after %d of %d bytes", w.k.Digest.Short(), w.n, w.size)
 		return errors.Join(short, w.Suspend())
 	}
 	if w.err == nil && digest.From(w.h) != w.k.Digest {
-		w.err = problem.New(problem.Untrusted, "cannot store blob %s: %w", w.k.Digest.Short(), ErrCorrupt)
+		w.err = errkind.New(errkind.Untrusted, "cannot store blob %s: %w", w.k.Digest.Short(), ErrCorrupt)
 	}
 	if w.err != nil {
 		return errors.Join(w.err, w.f.Close(), w.i.Forget(w.k))
 	}
 	err := errors.Join(w.f.Chmod(w.k.mode()), w.f.Close())
 	if err != nil {
-		return problem.New(problem.KindOf(err), "cannot store blob %s: %w", w.k.Digest.Short(), err)
+		return errkind.New(errkind.KindOf(err), "cannot store blob %s: %w", w.k.Digest.Short(), err)
 	}
 	w.i.mu.Lock()
 	defer w.i.mu.Unlock()
@@ -302,10 +302,10 @@ func (w *Writer) Close() error {
 
 // Commit makes everything resident that has been written as a whole: one flush
 // for all, then names. The ingest can go on; with nothing left, its
-// folder goes.
+// directory is removed.
 func (i *Ingest) Commit() error {
 	if err := i.commit(); err != nil {
-		return problem.New(problem.KindOf(err), "cannot store package %s: %w", i.pkg.Short(), err)
+		return errkind.New(errkind.KindOf(err), "cannot store package %s: %w", i.pkg.Short(), err)
 	}
 	return nil
 }
@@ -355,8 +355,8 @@ func (i *Ingest) commit() error {
 	return g.Wait()
 }
 
-// fewFiles are flushed one by one: a flush of the file system waits for all that
-// others have written as well.
+// fewFiles are flushed one by one: a flush of the file system waits for the
+// writes of all processes.
 const fewFiles = 4
 
 func (i *Ingest) flush(keys []Key) error {
@@ -388,7 +388,7 @@ func (i *Ingest) publish(from, to *os.File, k Key) error {
 }
 
 // Close ends the ingest. What is not committed stays in tmp/, to be resumed by
-// the next ingest of the package, until the collector takes it away.
+// the next ingest of the package, until the collector removes it.
 func (i *Ingest) Close() error {
 	err := os.Remove(i.dir)
 	i.end()

@@ -6,22 +6,22 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
 // Launch reads from a package's tree what is needed to run it. Unlike Meta it
 // costs the same for a package of a hundred thousand files, and is not verified:
 // the tree is root's own. Error NotFound: the package has no tree.
-func (s *Store) Launch(pkg digest.Digest) (*meta.Launch, error) {
-	b, err := os.ReadFile(filepath.Join(s.PackageDir(pkg), meta.Reserved, "launch.json"))
-	kind := problem.Failed
+func (s *Store) Launch(pkg digest.Digest) (*manifest.Launch, error) {
+	b, err := os.ReadFile(filepath.Join(s.PackageDir(pkg), manifest.Reserved, "launch.json"))
+	kind := errkind.Failed
 	if errors.Is(err, fs.ErrNotExist) {
-		kind = problem.NotFound
+		kind = errkind.NotFound
 	}
 	if err != nil {
-		return nil, problem.New(kind, "cannot read how to run package %s: %w", pkg.Short(), err)
+		return nil, errkind.New(kind, "cannot read how to run package %s: %w", pkg.Short(), err)
 	}
-	return meta.ParseLaunch(b)
+	return manifest.ParseLaunch(b)
 }

@@ -12,18 +12,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 const lockName = "lock"
 
 // LockRoot makes this process the one that changes the store at root, until
 // the result is closed or the process ends. The lock file holds our pid; it is
-// not readable for others, because whoever can open it could lock it.
+// not readable for others, because any process that can open it could lock it.
 func LockRoot(root string) (io.Closer, error) {
 	if err := durable.MkdirAll(root, 0o755); err != nil {
-		return nil, problem.New(problem.KindOf(err), "cannot lock the store %s: %w", root, err)
+		return nil, errkind.New(errkind.KindOf(err), "cannot lock the store %s: %w", root, err)
 	}
 	path := filepath.Join(root, lockName)
 	for {
@@ -33,7 +33,7 @@ func LockRoot(root string) (io.Closer, error) {
 			f, err = os.Open(path) // the lock keeps others out all the same; the pid cannot be written
 		}
 		if err != nil {
-			return nil, problem.New(problem.KindOf(err), "cannot lock the store %s: %w", root, err)
+			return nil, errkind.New(errkind.KindOf(err), "cannot lock the store %s: %w", root, err)
 		}
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
@@ -49,10 +49,10 @@ func LockRoot(root string) (io.Closer, error) {
 		}
 		if err != nil {
 			f.Close()
-			return nil, problem.New(problem.Failed, "cannot lock the store %s: %w", root, err)
+			return nil, errkind.New(errkind.Failed, "cannot lock the store %s: %w", root, err)
 		}
 		if !stillThere(f, path) {
-			f.Close() // somebody deleted the file between open and lock
+			f.Close() // the file was deleted between open and lock
 			continue
 		}
 		if readOnly {
@@ -60,7 +60,7 @@ func LockRoot(root string) (io.Closer, error) {
 		}
 		if err := writePID(f, os.Getpid()); err != nil {
 			f.Close()
-			return nil, problem.New(problem.KindOf(err), "cannot lock the store %s: %w", root, err)
+			return nil, errkind.New(errkind.KindOf(err), "cannot lock the store %s: %w", root, err)
 		}
 		return rootLock{f}, nil
 	}
@@ -68,7 +68,7 @@ func LockRoot(root string) (io.Closer, error) {
 
 type rootLock struct{ f *os.File }
 
-// Close lets go of the lock. The file stays: deleting it would let two
+// Close releases the lock. The file stays: deleting it would let two
 // processes lock two files of one name.
 func (l rootLock) Close() error { return errors.Join(writePID(l.f, 0), l.f.Close()) }
 
@@ -79,7 +79,7 @@ func writePID(f *os.File, pid int) error {
 	return err
 }
 
-// readPID returns -1 when the file does not say.
+// readPID returns -1 if the file has no PID.
 func readPID(f *os.File) int {
 	b := make([]byte, 32)
 	n, _ := f.ReadAt(b, 0)
@@ -97,9 +97,9 @@ func stillThere(f *os.File, path string) bool {
 }
 
 // lockedByOther returns the pid of the process that has locked root, 0 if none
-// or we have, -1 if we may not look. It tries the lock only where a live
-// process is named in the file, so that it hardly ever stands in the way of
-// one that is about to take it.
+// or this process has, -1 if that cannot be read. It tries the lock only if
+// the file names a live process, so that it hardly ever blocks a process that
+// is about to take it.
 func lockedByOther(root string) int {
 	f, err := os.OpenFile(filepath.Join(root, lockName), os.O_RDWR, 0)
 	if errors.Is(err, unix.EROFS) {
@@ -127,6 +127,6 @@ func busy(root string, pid int) error {
 	if pid > 0 {
 		who = fmt.Sprintf("another agent (pid %d)", pid)
 	}
-	return problem.New(problem.Busy, "cannot use the store %s: %s uses it", root, who).
+	return errkind.New(errkind.Busy, "cannot use the store %s: %s uses it", root, who).
 		WithHint("stop that agent, or choose another root with --root")
 }

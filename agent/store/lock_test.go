@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/storetest"
 )
@@ -43,10 +43,10 @@ func TestLockRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.LockRoot(s.Root()); !problem.Is(err, problem.Busy) || !strings.Contains(err.Error(), fmt.Sprintf("another agent (pid %d) uses", os.Getpid())) {
+	if _, err := store.LockRoot(s.Root()); !errkind.Is(err, errkind.Busy) || !strings.Contains(err.Error(), fmt.Sprintf("another agent (pid %d) uses", os.Getpid())) {
 		t.Errorf("locked twice: %v", err)
 	}
-	// Our own lock does not stand in our way.
+	// Our own lock does not block us.
 	own, err := store.Open(s.Root())
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestSecondAgent(t *testing.T) {
 		t.Fatalf("%q, %v", line, err)
 	}
 
-	if _, err := store.LockRoot(s.Root()); !problem.Is(err, problem.Busy) || !strings.Contains(err.Error(), fmt.Sprintf("another agent (pid %d) uses", other.Process.Pid)) {
+	if _, err := store.LockRoot(s.Root()); !errkind.Is(err, errkind.Busy) || !strings.Contains(err.Error(), fmt.Sprintf("another agent (pid %d) uses", other.Process.Pid)) {
 		t.Errorf("locked twice: %v", err)
 	}
 	keep := filepath.Join(s.Root(), "trash", "in use by the other")
@@ -110,12 +110,12 @@ func TestSecondAgent(t *testing.T) {
 	_, _, e3 := guest.TakeAway(nil, nil, nil)
 	_, _, e4 := guest.Restage(one, nil)
 	for i, err := range []error{e1, e2, e3, e4, guest.Materialise(digest.Of(nil)), guest.SetReserve(1), guest.DropBlob(store.MetaKey(one)), guest.DropIngest(one)} {
-		if !problem.Is(err, problem.Busy) {
+		if !errkind.Is(err, errkind.Busy) {
 			t.Errorf("change %d by a guest: %v", i, err)
 		}
 	}
 
-	// The lock dies with its holder, whatever its file says.
+	// The lock ends with its holder, regardless of its file.
 	if err := other.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -6,15 +6,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/faultpoint"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
-// Materialise builds the trees of a package and its subpackages from resident
-// blobs, those that are not there yet: hard links, folders 0755. Subpackages
+// Materialise builds the missing trees of a package and its subpackages from
+// resident blobs: hard links, directories 0755. Subpackages
 // come first, so that a tree never refers to one that is missing.
 func (s *Store) Materialise(pkg digest.Digest) (err error) {
 	g, _, err := s.Stage(pkg, nil)
@@ -30,28 +30,28 @@ func (s *Store) Materialise(pkg digest.Digest) (err error) {
 type Staging struct {
 	s         *Store
 	pkg       digest.Digest
-	known     map[digest.Digest]*meta.Meta
+	known     map[digest.Digest]*manifest.Meta
 	again     bool           // a tree that the package has is replaced
 	trees     []*treeBuilder // subpackages first
 	condemned int64          // see Store
 }
 
 // Stage begins to materialise a package, as far as its blobs are resident, and
-// returns what is not, sorted: Finish wants it, and the metas, to be resident.
-// To link a blob is to find out whether it is there; who asked for each before
-// would walk to each twice. What lies in the trash is taken back.
+// returns what is not, sorted: Finish needs it, and the manifests, to be
+// resident. Linking a blob also checks that it exists; a separate check of
+// each would walk to each twice. Content of the trash is restored.
 //
-// Register what the packages want first: else a blob may be gone the moment after.
-// Metas that are not among the known are read. What the known ones have lost whose
-// trees are there is returned as well.
-func (s *Store) Stage(pkg digest.Digest, known map[digest.Digest]*meta.Meta) (*Staging, []Want, error) {
+// Register the packages' blobs first: else a blob may be removed a moment
+// later. Manifests that are not among the known are read. Missing blobs of the
+// known ones whose trees exist are returned as well.
+func (s *Store) Stage(pkg digest.Digest, known map[digest.Digest]*manifest.Meta) (*Staging, []Want, error) {
 	return s.stage(&Staging{s: s, pkg: pkg, known: known})
 }
 
 // Restage is Stage for a package whose tree may be there but broken. Finish puts
 // the new one in its place in one step. Processes that use the old one keep their
 // open files.
-func (s *Store) Restage(pkg digest.Digest, known map[digest.Digest]*meta.Meta) (*Staging, []Want, error) {
+func (s *Store) Restage(pkg digest.Digest, known map[digest.Digest]*manifest.Meta) (*Staging, []Want, error) {
 	return s.stage(&Staging{s: s, pkg: pkg, known: known, again: true})
 }
 
@@ -67,7 +67,7 @@ func (s *Store) stage(g *Staging) (*Staging, []Want, error) {
 }
 
 func (g *Staging) failed(err error) error {
-	return problem.New(problem.KindOf(err), "cannot build the tree of package %s: %w", g.pkg.Short(), err).WithHint("%s", problem.HintOf(err))
+	return errkind.New(errkind.KindOf(err), "cannot build the tree of package %s: %w", g.pkg.Short(), err).WithHint("%s", errkind.HintOf(err))
 }
 
 func (g *Staging) begin() ([]Want, error) {
@@ -114,7 +114,7 @@ func (g *Staging) Finish() error {
 
 func (g *Staging) finish() error {
 	if g.condemned != g.s.condemned.Load() {
-		// What turned out to be broken meanwhile may have been linked before.
+		// A blob that was found broken meanwhile may have been linked before.
 		if err := g.Close(); err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func (g *Staging) finish() error {
 		place := g.s.PackageDir(t.pkg)
 		err := durable.Move(t.dir, place)
 		if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrExist) {
-			// There is one: to be replaced, or somebody else has just built it.
+			// There is one: it must be replaced, or another resolve has just built it.
 			err = nil
 			if g.again && t.pkg == g.pkg {
 				err = durable.Exchange(t.dir, place)
@@ -150,8 +150,8 @@ func (g *Staging) finish() error {
 			return err
 		}
 	}
-	// Also with nothing to do: whoever has built the trees, now or before he was
-	// killed, may not have come to flush their names.
+	// Also with nothing to do: the builder of the trees, in this process or a
+	// killed one, may not have flushed their names.
 	return durable.SyncDir(packages)
 }
 
@@ -168,7 +168,7 @@ func (g *Staging) Close() error {
 
 type resident struct {
 	pkg  digest.Digest
-	meta *meta.Meta
+	meta *manifest.Meta
 }
 
 // subpackagesFirst lists the package and its subpackages that have no tree

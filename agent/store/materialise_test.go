@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/storetest"
 )
@@ -91,7 +91,7 @@ func TestStage(t *testing.T) {
 		}
 	}
 	// One blob is missing, another is in the trash.
-	m, err := meta.Parse(r.Content(two))
+	m, err := manifest.Parse(r.Content(two))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,13 +100,13 @@ func TestStage(t *testing.T) {
 	if err != nil || len(taken) != 1 {
 		t.Fatal(taken, err)
 	}
-	known := map[digest.Digest]*meta.Meta{two: m}
+	known := map[digest.Digest]*manifest.Meta{two: m}
 	app := store.Want{Key: store.Key{Digest: digest.Of([]byte("app 2")), Exec: true}, Size: 5}
 	g, missing, err := s.Stage(two, known)
 	if err != nil || len(missing) != 1 || missing[0] != app || !s.Has(same) {
 		t.Fatalf("Stage: %v, %v", missing, err)
 	}
-	if err := g.Finish(); !problem.Is(err, problem.NotFound) || !strings.Contains(fmt.Sprint(err), "bin/app: blob "+app.Key.String()+" is not resident") {
+	if err := g.Finish(); !errkind.Is(err, errkind.NotFound) || !strings.Contains(fmt.Sprint(err), "bin/app: blob "+app.Key.String()+" is not resident") {
 		t.Errorf("Finish without a blob: %v", err)
 	}
 	if err := g.Close(); err != nil {
@@ -117,7 +117,7 @@ func TestStage(t *testing.T) {
 	// Another file under the name of one that the package wants.
 	path := s.BlobPath(same)
 	storetest.Replace(t, path, []byte("longer than that"))
-	if _, _, err := s.Stage(two, known); !problem.Is(err, problem.Untrusted) || !strings.Contains(fmt.Sprint(err), "share/doc/read me: blob "+same.Digest.Short()+" has 16 bytes, the package says 4") || problem.HintOf(err) == "" {
+	if _, _, err := s.Stage(two, known); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(fmt.Sprint(err), "share/doc/read me: blob "+same.Digest.Short()+" has 16 bytes, the package names 4") || errkind.HintOf(err) == "" {
 		t.Errorf("Stage with a blob of another size: %v", err)
 	}
 	left("a blob of another size")
@@ -187,7 +187,7 @@ func TestStage(t *testing.T) {
 	storetest.Clean(t, s)
 }
 
-// rebuild builds a tree again from blobs that are all there.
+// rebuild rebuilds a tree from blobs that are all resident.
 func rebuild(t *testing.T, s *store.Store, pkg digest.Digest) {
 	t.Helper()
 	g, missing, err := s.Restage(pkg, nil)
@@ -237,7 +237,7 @@ func TestMaterialiseManyFiles(t *testing.T) {
 			t.Fatalf("%s: %q, %v", path, b, err)
 		}
 	}
-	if findings, _, err := s.Verify(t.Context(), nil); err != nil || len(findings) > 0 {
+	if findings, _, err := s.Verify(t.Context(), nil, nil); err != nil || len(findings) > 0 {
 		t.Fatal(findings, err)
 	}
 }

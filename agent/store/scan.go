@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
-// readNames calls f for each name in an open folder, as the kernel returns
+// readNames calls f for each name in an open directory, as the kernel returns
 // them: a million names are read without a million allocations, so name is
 // valid during the call only.
 func readNames(dir *os.File, f func(name []byte) error) error {
@@ -69,12 +69,12 @@ func parseName(name []byte) (k Key, ok bool) {
 	return k, err == nil
 }
 
-// FanOut is the number of folders that the blobs are spread over.
+// FanOut is the number of directories that the blobs are spread over.
 const FanOut = 256
 
 // ScanBlobs calls f for every resident blob whose digest begins with the byte
 // part, and foreign, which may be nil, for other names. Different parts can be
-// scanned at the same time. What is made resident or taken away meanwhile may
+// scanned at the same time. Blobs that become resident or are removed meanwhile may
 // or may not be seen.
 func (s *Store) ScanBlobs(part int, f func(Key) error, foreign func(name string) error) error {
 	sub := fmt.Sprintf("%02x", part)
@@ -156,13 +156,13 @@ func (s *Store) Trees() ([]digest.Digest, error) {
 	return list, err
 }
 
-// Absent returns those of wants that are not resident. What lies in the trash
-// is taken back. Ask only for what has been registered as wanted: else it may
+// Absent returns those of wants that are not resident. Content of the trash is
+// restored. Ask only for registered keys: else it may
 // be gone the moment after.
 func (s *Store) Absent(wants []Want) ([]Want, error) {
 	missing, err := s.look(wants)
 	if err != nil {
-		return nil, problem.New(problem.KindOf(err), "cannot find out what is missing: %w", err).WithHint("%s", problem.HintOf(err))
+		return nil, errkind.New(errkind.KindOf(err), "cannot find out what is missing: %w", err).WithHint("%s", errkind.HintOf(err))
 	}
 	return missing, nil
 }
@@ -199,7 +199,7 @@ func (s *Store) takeAllBack(missing []Want) []Want {
 // registered as wanted before: from then on the collector spares it.
 func (s *Store) await() {
 	s.residency.RLock()
-	defer s.residency.RUnlock() // whoever takes away holds it to write
+	defer s.residency.RUnlock() // a removal holds it for writing
 }
 
 // absent is look without the trash, by one goroutine.
@@ -215,13 +215,13 @@ func absent(dir int, wants []Want) (absent []Want, err error) {
 	return absent, nil
 }
 
-// checkSize compares a resident blob with what a package says of it.
+// checkSize compares a resident blob with its size in a package.
 func checkSize(w Want, st *unix.Stat_t) error {
 	if w.Size < 0 || st.Size == w.Size {
 		return nil
 	}
-	return problem.New(problem.Untrusted, "blob %s has %d bytes, the package says %d", w.Key.Digest.Short(), st.Size, w.Size).
-		WithHint("lull verify tells whether it is the blob that is broken")
+	return errkind.New(errkind.Untrusted, "blob %s has %d bytes, the package names %d", w.Key.Digest.Short(), st.Size, w.Size).
+		WithHint("lull verify shows whether the blob is broken")
 }
 
 // Missing returns what of the package, with its subpackages, is not resident.
@@ -268,7 +268,7 @@ func Distinct(wants []Want) []Want {
 }
 
 // Wants lists the content of a package: what Blobs lists, as keys.
-func Wants(m *meta.Meta) []Want {
+func Wants(m *manifest.Meta) []Want {
 	blobs := m.Blobs()
 	wants := make([]Want, len(blobs))
 	for i, b := range blobs {

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 const reserveName = "reserve"
@@ -19,7 +19,7 @@ type Space struct {
 	Files       int64 // inodes free, -1 where they are not limited
 }
 
-// Space asks the file system that the store lies on.
+// Space queries the file system of the store.
 func (s *Store) Space() (Space, error) {
 	var st unix.Statfs_t
 	for {
@@ -43,8 +43,8 @@ func (s *Store) Space() (Space, error) {
 	return space, nil
 }
 
-// SetReserve says how many bytes the reserve shall hold, and makes it so as
-// far as there is room; 0 deletes it.
+// SetReserve sets the size of the reserve in bytes, and allocates it as far as
+// there is room; 0 deletes it.
 func (s *Store) SetReserve(bytes int64) error {
 	if err := s.writable(); err != nil {
 		return err
@@ -84,14 +84,14 @@ func (s *Store) ReleaseReserve() (int64, error) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, problem.New(problem.KindOf(err), "cannot release the reserve: %w", err)
+		return 0, errkind.New(errkind.KindOf(err), "cannot release the reserve: %w", err)
 	}
 	return fi.Size(), nil
 }
 
-// RestoreReserve makes the reserve again if it is not there, of the size that
-// SetReserve has named, and at least as much stays free beside it. That there
-// is no room is no error.
+// RestoreReserve re-creates a missing reserve, of the size that SetReserve has
+// named, if at least as much stays free beside it. Too little room is no
+// error.
 func (s *Store) RestoreReserve() error {
 	s.mu.Lock()
 	bytes := s.reserve
@@ -109,10 +109,10 @@ func (s *Store) RestoreReserve() error {
 	}
 	if err := allocate(path, bytes); err != nil {
 		rm := os.Remove(path)
-		if problem.Is(err, problem.NoSpace) {
+		if errkind.Is(err, errkind.NoSpace) {
 			return nil
 		}
-		return problem.New(problem.KindOf(err), "cannot make the reserve: %w", errors.Join(err, rm))
+		return errkind.New(errkind.KindOf(err), "cannot make the reserve: %w", errors.Join(err, rm))
 	}
 	return nil
 }

@@ -17,9 +17,10 @@
 //
 // Concurrency: a Store is safe for concurrent use. Its one lock, residency,
 // orders the question "is it resident?" against the collector's taking away:
-// the collector asks its protections and renames a small batch under the write
-// lock; everybody else asks under the read lock, after having registered what
-// he wants (package index). Nothing slow happens under it. Copying, hashing,
+// the collector checks its protections and renames a small batch under the
+// write lock; all others ask under the read lock, after having registered
+// their needs (package index). Nothing slow happens under it. Copying,
+// hashing,
 // flushing and deleting block on the disk and hold no lock. One process at a
 // time may change a root: see LockRoot.
 package store
@@ -38,13 +39,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
-// The folders of a root.
+// The directories of a root.
 const (
 	blobsDir    = "blobs"
 	packagesDir = "packages"
@@ -117,10 +118,10 @@ type Want struct {
 	Size int64
 }
 
-// Store is a root folder.
+// Store is a root directory.
 type Store struct {
 	root   string
-	other  int          // pid of the agent that has locked the root, if not us; -1: unknown
+	other  int          // pid of the agent that has locked the root, if not this one; -1 if unknown
 	serial atomic.Int64 // makes names in the trash unique
 
 	residency sync.RWMutex
@@ -132,14 +133,14 @@ type Store struct {
 	reserve int64                  // bytes wanted
 }
 
-// Open opens the store at root and makes its folders. Unless another process
-// has locked the root, it deletes what a crash has left behind: the trash,
+// Open opens the store at root and makes its directories. Unless another process
+// has locked the root, it deletes the remains of a crash: the trash,
 // unfinished trees, temporary files. Unfinished ingests stay, to be resumed.
 // With the root locked by another process the store can only be read.
 func Open(root string) (*Store, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
-		return nil, problem.New(problem.Failed, "cannot open the store: %w", err)
+		return nil, errkind.New(errkind.Failed, "cannot open the store: %w", err)
 	}
 	s := &Store{
 		root:    root,
@@ -148,19 +149,19 @@ func Open(root string) (*Store, error) {
 	}
 	if s.other = lockedByOther(root); s.other != 0 {
 		if _, err := os.Stat(s.path(blobsDir)); err != nil {
-			return nil, problem.New(problem.KindOf(err), "cannot open the store %s: %w", root, err)
+			return nil, errkind.New(errkind.KindOf(err), "cannot open the store %s: %w", root, err)
 		}
 		return s, nil
 	}
 	if err := s.prepare(); errors.Is(err, unix.EROFS) && exists(unix.AT_FDCWD, s.path(blobsDir)) && exists(unix.AT_FDCWD, s.path(packagesDir)) {
 		return s, nil // to be read; leftovers do no harm
 	} else if err != nil {
-		return nil, problem.New(problem.KindOf(err), "cannot open the store %s: %w", root, err)
+		return nil, errkind.New(errkind.KindOf(err), "cannot open the store %s: %w", root, err)
 	}
 	return s, nil
 }
 
-// prepare makes the folders and deletes leftovers.
+// prepare makes the directories and deletes leftovers.
 func (s *Store) prepare() error {
 	for _, dir := range []string{blobsDir, packagesDir, tmpDir, trashDir} {
 		if err := durable.MkdirAll(s.path(dir), 0o755); err != nil {
@@ -240,31 +241,31 @@ func (s *Store) BlobPath(k Key) string { return s.path(blobsDir, k.rel()) }
 // PackageDir is where the package's tree lies once it is materialised.
 func (s *Store) PackageDir(pkg digest.Digest) string { return s.path(packagesDir, pkg.String()) }
 
-// Has says whether a blob is resident.
+// Has reports whether a blob is resident.
 func (s *Store) Has(k Key) bool {
 	s.residency.RLock()
 	defer s.residency.RUnlock()
 	return exists(unix.AT_FDCWD, s.BlobPath(k))
 }
 
-// HasPackage says whether the package's tree is there.
+// HasPackage reports whether the package's tree exists.
 func (s *Store) HasPackage(pkg digest.Digest) bool {
 	s.residency.RLock()
 	defer s.residency.RUnlock()
 	return exists(unix.AT_FDCWD, s.PackageDir(pkg))
 }
 
-// OpenPackage opens the folder of the package's tree. Take a lease first: what
-// has been found here then stays.
+// OpenPackage opens the directory of the package's tree. Take a lease first:
+// then the tree stays.
 func (s *Store) OpenPackage(pkg digest.Digest) (*os.File, error) {
 	s.residency.RLock()
 	defer s.residency.RUnlock()
 	f, err := os.OpenFile(s.PackageDir(pkg), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, problem.New(problem.NotFound, "cannot open package %s: it is not resident", pkg.Short())
+		return nil, errkind.New(errkind.NotFound, "cannot open package %s: it is not resident", pkg.Short())
 	}
 	if err != nil {
-		return nil, problem.New(problem.KindOf(err), "cannot open package %s: %w", pkg.Short(), err)
+		return nil, errkind.New(errkind.KindOf(err), "cannot open package %s: %w", pkg.Short(), err)
 	}
 	return f, nil
 }
@@ -288,31 +289,31 @@ var ErrCorrupt = errors.New("its content is not what its name promises")
 
 // Meta reads the meta of a package and verifies it. A meta that is not
 // resident is an error of kind NotFound, a broken one of kind Untrusted.
-func (s *Store) Meta(pkg digest.Digest) (*meta.Meta, error) {
+func (s *Store) Meta(pkg digest.Digest) (*manifest.Meta, error) {
 	return readMeta(pkg, s.BlobPath(MetaKey(pkg)))
 }
 
 // TreeMeta is Meta from the package's tree, where it has a second name.
-func (s *Store) TreeMeta(pkg digest.Digest) (*meta.Meta, error) {
-	return readMeta(pkg, filepath.Join(s.PackageDir(pkg), meta.Reserved, "meta.json"))
+func (s *Store) TreeMeta(pkg digest.Digest) (*manifest.Meta, error) {
+	return readMeta(pkg, filepath.Join(s.PackageDir(pkg), manifest.Reserved, "meta.json"))
 }
 
-func readMeta(pkg digest.Digest, path string) (*meta.Meta, error) {
-	fail := func(kind problem.Kind, err error) error {
-		return problem.New(kind, "cannot read the meta of package %s: %w", pkg.Short(), err)
+func readMeta(pkg digest.Digest, path string) (*manifest.Meta, error) {
+	fail := func(kind errkind.Kind, err error) error {
+		return errkind.New(kind, "cannot read the meta of package %s: %w", pkg.Short(), err)
 	}
-	kindOf := func(err error) problem.Kind {
+	kindOf := func(err error) errkind.Kind {
 		if errors.Is(err, fs.ErrNotExist) {
-			return problem.NotFound
+			return errkind.NotFound
 		}
-		return problem.Failed
+		return errkind.Failed
 	}
 	fi, err := os.Lstat(path)
 	if err != nil {
 		return nil, fail(kindOf(err), err)
 	}
-	if !fi.Mode().IsRegular() || fi.Size() > meta.MaxSize {
-		return nil, fail(problem.Untrusted, ErrCorrupt)
+	if !fi.Mode().IsRegular() || fi.Size() > manifest.MaxSize {
+		return nil, fail(errkind.Untrusted, ErrCorrupt)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -323,20 +324,20 @@ func readMeta(pkg digest.Digest, path string) (*meta.Meta, error) {
 	text.Grow(int(fi.Size()))
 	h := digest.New()
 	if _, err := copyBuffered(io.MultiWriter(h, &text), io.LimitReader(f, fi.Size()+1)); err != nil {
-		return nil, fail(problem.Failed, err)
+		return nil, fail(errkind.Failed, err)
 	}
 	if digest.From(h) != pkg {
-		return nil, fail(problem.Untrusted, ErrCorrupt)
+		return nil, fail(errkind.Untrusted, ErrCorrupt)
 	}
-	m, err := meta.Parse(text.String())
+	m, err := manifest.Parse(text.String())
 	if err != nil {
-		return nil, fail(problem.Untrusted, err)
+		return nil, fail(errkind.Untrusted, err)
 	}
 	return m, nil
 }
 
-// Packages lists the packages whose trees are there, sorted. It is empty when
-// they cannot be listed; Trees tells these apart.
+// Packages lists the packages that have a tree, sorted. It is empty when
+// they cannot be listed; Trees distinguishes these cases.
 func (s *Store) Packages() []digest.Digest {
 	list, _ := s.Trees()
 	return list

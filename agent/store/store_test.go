@@ -11,11 +11,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/storetest"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 // apps makes two versions of a package that share a subpackage.
@@ -45,7 +45,7 @@ func TestMissing(t *testing.T) {
 	if err != nil || len(missing) != 1 || missing[0].Size != 5 || !missing[0].Key.Exec {
 		t.Errorf("of a package with a lost blob: %v, %v", missing, err)
 	}
-	if err := s.Materialise(two); !problem.Is(err, problem.NotFound) {
+	if err := s.Materialise(two); !errkind.Is(err, errkind.NotFound) {
 		t.Errorf("Materialise without a meta: %v", err)
 	}
 }
@@ -74,16 +74,16 @@ func TestWriterRefuses(t *testing.T) {
 		what  string
 		size  int64
 		parts []string
-		kind  problem.Kind
+		kind  errkind.Kind
 		keeps int64
 	}{
-		{"altered", 12, []string{"good contenT"}, problem.Untrusted, 0},
-		{"altered, size unknown", -1, []string{"good contenT"}, problem.Untrusted, 0},
-		{"longer", 12, []string{"good ", "content", "!"}, problem.Untrusted, 0},
-		{"truncated", 12, []string{"good "}, problem.Unavailable, 5},
+		{"altered", 12, []string{"good contenT"}, errkind.Untrusted, 0},
+		{"altered, size unknown", -1, []string{"good contenT"}, errkind.Untrusted, 0},
+		{"longer", 12, []string{"good ", "content", "!"}, errkind.Untrusted, 0},
+		{"truncated", 12, []string{"good "}, errkind.Unavailable, 5},
 		{"continued", 12, []string{"content"}, "", 0},
 	} {
-		if err := write(c.size, c.parts...); problem.KindOf(err) != c.kind {
+		if err := write(c.size, c.parts...); errkind.KindOf(err) != c.kind {
 			t.Errorf("%s: %v", c.what, err)
 		}
 		if got := i.Partial(key); got != c.keeps {
@@ -102,7 +102,7 @@ func TestWriterRefuses(t *testing.T) {
 	storetest.Clean(t, s)
 }
 
-// TestIngestResumes looks at what another process finds after this one died.
+// TestIngestResumes checks what another process finds after this one died.
 func TestIngestResumes(t *testing.T) {
 	s := storetest.Open(t)
 	pkg := digest.Of([]byte("pkg"))
@@ -124,7 +124,7 @@ func TestIngestResumes(t *testing.T) {
 	}
 	storetest.Replace(t, i.Path(store.Key{Digest: digest.Of([]byte(contents[1]))}), make([]byte, len(contents[1])))
 	os.WriteFile(filepath.Join(s.Root(), "tmp", pkg.String(), "junk"), nil, 0o600)
-	if _, err := s.Ingest(pkg); !problem.Is(err, problem.Busy) {
+	if _, err := s.Ingest(pkg); !errkind.Is(err, errkind.Busy) {
 		t.Errorf("a second ingest of the package: %v", err)
 	}
 
@@ -153,7 +153,7 @@ func TestIngestResumes(t *testing.T) {
 		}
 		w.Write([]byte(c[w.Offset():]))
 		err = w.Close()
-		if n == 1 && !problem.Is(err, problem.Untrusted) || n == 2 && err != nil {
+		if n == 1 && !errkind.Is(err, errkind.Untrusted) || n == 2 && err != nil {
 			t.Errorf("blob %d: %v", n, err)
 		}
 	}
@@ -246,10 +246,10 @@ func TestReserve(t *testing.T) {
 // TestFullDisk: a commit on a full disk fails as NoSpace, harms nothing, and
 // goes through once there is room.
 func TestFullDisk(t *testing.T) {
-	need.Root(t)
+	require.Root(t)
 	root := t.TempDir()
 	if err := unix.Mount("lull-test", root, "tmpfs", 0, "size=1m"); err != nil {
-		need.Missing(t, "needs to mount a tmpfs: %v", err)
+		require.Missing(t, "needs to mount a tmpfs: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
@@ -277,7 +277,7 @@ func TestFullDisk(t *testing.T) {
 		_, err = w.Write(content[w.Offset():])
 		return errors.Join(err, w.Close())
 	}
-	if err := put(); !problem.Is(err, problem.NoSpace) {
+	if err := put(); !errkind.Is(err, errkind.NoSpace) {
 		t.Fatalf("on a full disk: %v", err)
 	}
 	if i.Partial(k) == 0 {

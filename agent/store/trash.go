@@ -11,20 +11,20 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/faultpoint"
-	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
 // trashPath is a blob's place in the trash: trash/A/HASH, by the first digit.
-// Several folders, because names are added and deleted at the same time.
+// Several directories, because names are added and deleted at the same time.
 func (s *Store) trashPath(k Key) string {
 	name := k.String()
 	return s.path(trashDir, name[:1], name)
 }
 
-// emptyTrash deletes all that is in the trash, and makes its folders.
+// emptyTrash deletes the content of the trash, and makes its directories.
 func (s *Store) emptyTrash() error {
 	if err := removeChildren(s.path(trashDir)); err != nil {
 		return err
@@ -44,9 +44,10 @@ type TakenTree struct {
 	taken []Key          // blobs that lost their name and lie in the tree alone
 }
 
-// TakeAway moves blobs into the trash, a small batch in one go. It asks may for
-// each, under the write lock: nobody can find a blob resident between answer
-// and move. An error of may ends the batch. It returns those that are in the
+// TakeAway moves blobs into the trash, a small batch in one go. It asks may
+// for each, under the write lock: no caller can find a blob resident between
+// answer and move. An error of may ends the batch. It returns those that are
+// in the
 // trash now; the caller gives them to Discard.
 //
 // Those that also lie in tree, if it is not nil, only lose their name: they are
@@ -82,8 +83,7 @@ func (s *Store) TakeAway(batch []Key, tree *TakenTree, may func(Key) (bool, erro
 	return taken, inTree, nil
 }
 
-// takeLocked takes one blob away and says where it lies now, "" if it was not
-// there.
+// takeLocked moves one blob and returns its new path, "" if it did not exist.
 func (s *Store) takeLocked(k Key, tree *TakenTree) (string, error) {
 	place := s.trashPath(k)
 	var err error
@@ -95,7 +95,7 @@ func (s *Store) takeLocked(k Key, tree *TakenTree) (string, error) {
 	} else {
 		err = durable.Move(s.BlobPath(k), place)
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			// Even a name costs a block where a folder is full. Deleting does not.
+			// Even a name costs a block if a directory is full. Deleting does not.
 			err = unix.Unlink(s.BlobPath(k))
 		}
 	}
@@ -109,7 +109,7 @@ func (s *Store) takeLocked(k Key, tree *TakenTree) (string, error) {
 	return place, nil
 }
 
-// takeBack makes a blob resident again that lies in the trash.
+// takeBack makes a blob of the trash resident.
 func (s *Store) takeBack(k Key) bool {
 	s.residency.Lock()
 	defer s.residency.Unlock()
@@ -162,9 +162,9 @@ func (s *Store) forget(keys, failed []Key) (deleted []Key) {
 	return deleted
 }
 
-// TakeTree moves a package's tree into the trash, and returns nil if may, asked
-// under the write lock, said no or there is no tree. The caller gives it to
-// DiscardTree.
+// TakeTree moves a package's tree into the trash, and returns nil if may,
+// called under the write lock, refuses or there is no tree. The caller gives
+// it to DiscardTree.
 func (s *Store) TakeTree(pkg digest.Digest, may func() (bool, error)) (*TakenTree, error) {
 	if err := s.writable(); err != nil {
 		return nil, err
@@ -174,7 +174,7 @@ func (s *Store) TakeTree(pkg digest.Digest, may func() (bool, error)) (*TakenTre
 		return nil, err
 	}
 	t := &TakenTree{place: place, files: map[Key]string{}}
-	own := meta.Reserved + "/meta.json"
+	own := manifest.Reserved + "/meta.json"
 	// Without its meta the tree goes as well, only less cheaply.
 	if m, err := readMeta(pkg, place+"/"+own); err == nil {
 		for i := range m.Entries {
@@ -221,8 +221,8 @@ func (s *Store) DiscardTree(t *TakenTree) (deleted []Key, err error) {
 	return s.forget(t.taken, nil), err
 }
 
-// Ingests lists the packages with an unfinished ingest of which nobody is at
-// work, and the bytes in it.
+// Ingests lists the packages with an inactive unfinished ingest, and its size
+// in bytes.
 func (s *Store) Ingests() (map[digest.Digest]int64, error) {
 	entries, err := os.ReadDir(s.path(tmpDir))
 	if err != nil {
@@ -255,8 +255,7 @@ func (s *Store) Ingests() (map[digest.Digest]int64, error) {
 	return list, nil
 }
 
-// DropIngest deletes what an unfinished ingest has left, unless somebody is at
-// work on it.
+// DropIngest deletes the remains of an unfinished ingest, unless it is active.
 func (s *Store) DropIngest(pkg digest.Digest) error {
 	if err := s.writable(); err != nil {
 		return err
@@ -289,7 +288,7 @@ func (s *Store) takeIngest(pkg digest.Digest) (string, error) {
 	return place, nil
 }
 
-// removeTree deletes a file or folder with all that is in it.
+// removeTree deletes a file or directory with its content.
 func removeTree(path string) error {
 	err := os.Remove(path)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -310,8 +309,8 @@ func removeTree(path string) error {
 // many bring much.
 var deleters = make(chan struct{}, 7)
 
-// removeChildren deletes what is in a folder. Subfolders are shared among the
-// deleters that are free.
+// removeChildren deletes the content of a directory. Subdirectories are shared
+// among the deleters that are free.
 func removeChildren(path string) error {
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/storetest"
 )
@@ -41,7 +41,7 @@ func TestTrash(t *testing.T) {
 	if s.Has(b) || !s.Has(a) {
 		t.Error("the wrong one is gone")
 	}
-	// What lies in the tree stays there, and is taken back from there.
+	// Blobs in the tree stay there, and are restored from there.
 	help := store.Key{Digest: digest.Of([]byte(""))}
 	taken, inTree, err := s.TakeAway([]store.Key{a, b, help, c}, tree, func(store.Key) (bool, error) { return true, nil })
 	if err != nil || len(taken) != 0 || len(inTree) != 3 || s.Has(a) {
@@ -65,8 +65,8 @@ func TestTrash(t *testing.T) {
 	}
 }
 
-// TestAskedWhileTaken: who asks for a blob that the collector is about to take, for
-// he had registered it too late to be seen, hears the truth.
+// TestAskedWhileTaken: a query for a blob that the collector is about to
+// remove, registered too late to be seen, gets the true answer.
 func TestAskedWhileTaken(t *testing.T) {
 	s, r := storetest.Open(t), storetest.New()
 	one, two, _ := apps(t, r)

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/faultpoint"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
 // treeBuilder builds one tree, in two passes: build links what is resident,
@@ -22,15 +22,15 @@ import (
 type treeBuilder struct {
 	s       *Store
 	pkg     digest.Digest
-	meta    *meta.Meta
+	meta    *manifest.Meta
 	dir     string
-	missing []meta.Entry // found no blob, sorted by path
-	root    int          // descriptors, open during a pass
+	missing []manifest.Entry // found no blob, sorted by path
+	root    int              // descriptors, open during a pass
 	blobs   int
-	chmod   bool // the umask takes away bits that folders need
+	chmod   bool // the umask removes bits that directories need
 }
 
-func (s *Store) newTree(pkg digest.Digest, m *meta.Meta) *treeBuilder {
+func (s *Store) newTree(pkg digest.Digest, m *manifest.Meta) *treeBuilder {
 	name := fmt.Sprintf("%s%s.%d", newPrefix, pkg, s.serial.Add(1))
 	return &treeBuilder{s: s, pkg: pkg, meta: m, dir: s.path(packagesDir, name)}
 }
@@ -86,9 +86,9 @@ func (t *treeBuilder) pass(do func() error) (err error) {
 }
 
 // all makes entries, and leaves in missing those that found no blob.
-func (t *treeBuilder) all(entries []meta.Entry) error {
+func (t *treeBuilder) all(entries []manifest.Entry) error {
 	var g errgroup.Group
-	var behind []meta.Entry
+	var behind []manifest.Entry
 	if half := (len(entries) + 1) / 2; half > 64 {
 		rest := entries[half:]
 		g.Go(func() (err error) {
@@ -105,8 +105,8 @@ func (t *treeBuilder) all(entries []meta.Entry) error {
 	return nil
 }
 
-// openDir opens a folder without what package os does for files that may block:
-// a tree has thousands of folders.
+// openDir opens a directory without the work of package os for files that may
+// block: a tree has thousands of directories.
 func openDir(at int, path string) (int, error) {
 	for {
 		fd, err := unix.Openat(at, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -120,12 +120,12 @@ func openDir(at int, path string) (int, error) {
 	}
 }
 
-// reserved makes the folder .lull.
+// reserved makes the directory .lull.
 func (t *treeBuilder) reserved() error {
-	if err := t.folder(t.root, meta.Reserved); err != nil {
+	if err := t.folder(t.root, manifest.Reserved); err != nil {
 		return err
 	}
-	dir, err := openDir(t.root, meta.Reserved)
+	dir, err := openDir(t.root, manifest.Reserved)
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (t *treeBuilder) reserved() error {
 	if err != nil {
 		return err
 	}
-	place := t.dir + "/" + meta.Reserved
+	place := t.dir + "/" + manifest.Reserved
 	path := place + "/launch.json"
 	if err := os.WriteFile(path, launch, 0o600); err != nil {
 		return err
@@ -167,7 +167,7 @@ func subTarget(sub digest.Digest) string { return "../../../" + sub.String() }
 
 // entries makes those entries, which are sorted by path, and their parents, and
 // returns those that found no blob.
-func (t *treeBuilder) entries(entries []meta.Entry) (missing []meta.Entry, err error) {
+func (t *treeBuilder) entries(entries []manifest.Entry) (missing []manifest.Entry, err error) {
 	made := map[string]bool{".": true}
 	dir, at := -1, ""
 	defer func() {
@@ -194,9 +194,9 @@ func (t *treeBuilder) entries(entries []meta.Entry) (missing []meta.Entry, err e
 			at = parent
 		}
 		switch e.Type {
-		case meta.TypeDir:
+		case manifest.TypeDir:
 			err = t.parents(e.Path, made)
-		case meta.TypeSymlink:
+		case manifest.TypeSymlink:
 			err = unix.Symlinkat(e.Symlink, dir, base)
 		default:
 			err = t.file(e, dir, base)
@@ -211,8 +211,8 @@ func (t *treeBuilder) entries(entries []meta.Entry) (missing []meta.Entry, err e
 	return missing, nil
 }
 
-// file links a blob, which has to be as long as the package says.
-func (t *treeBuilder) file(e *meta.Entry, dir int, base string) error {
+// file links a blob, whose size must be that of the manifest.
+func (t *treeBuilder) file(e *manifest.Entry, dir int, base string) error {
 	k := Key{e.Blob, e.Exec}
 	if err := t.link(k, dir, base); err != nil {
 		return err
@@ -224,7 +224,7 @@ func (t *treeBuilder) file(e *meta.Entry, dir int, base string) error {
 	return checkSize(Want{k, e.Size}, &st)
 }
 
-// parents makes the folder path, and those above it first.
+// parents makes the directory path, and those above it first.
 func (t *treeBuilder) parents(path string, made map[string]bool) error {
 	if made[path] {
 		return nil
@@ -252,10 +252,10 @@ func (t *treeBuilder) folder(dir int, path string) error {
 	return nil
 }
 
-// errNotResident is what link says of a blob that has no name in blobs/.
+// errNotResident is link's error for a blob without a name in blobs/.
 var errNotResident = errors.New("not resident")
 
-func notResident(k Key) error { return problem.New(problem.NotFound, "blob %s is not resident", k) }
+func notResident(k Key) error { return errkind.New(errkind.NotFound, "blob %s is not resident", k) }
 
 // link gives the blob another name. A file system that has no more links to
 // give for that file gets a copy, which costs space but changes nothing else.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,36 +17,41 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
 // Finding is something wrong in the store.
 type Finding struct {
 	What    string // path below the root
 	Problem string // what is wrong with it, without "cannot"
-	Key     Key    // of the blob to fetch again; zero where none is broken
+	Key     Key    // of the blob to re-fetch; zero if none is broken
 	// Package is the package to repair, zero if nothing needs what was found.
 	Package digest.Digest
 	// Packages are all whose trees need the blob, Package the first of them.
 	Packages []digest.Digest
 }
 
-// Verify reads everything again: every blob is hashed, its mode and owner
-// checked; every tree is compared with its meta and its links with the blobs.
+// Verify re-reads everything: every blob is hashed, its mode and owner
+// checked; every tree is compared with its manifest and its links with the
+// blobs.
 // It returns what is wrong, sorted, and how many blobs it has read. Progress,
 // which may be nil, is called now and then with bytes read and bytes to read,
-// by one goroutine at a time. What is collected meanwhile is no finding.
-func (s *Store) Verify(ctx context.Context, progress func(done, total int64)) ([]Finding, int, error) {
-	v := &verification{s: s, ctx: ctx, progress: progress, broken: map[Key]string{}, users: map[Key][]digest.Digest{}}
+// by one goroutine at a time. Content that is collected meanwhile is no finding.
+//
+// Sealed, which may be nil, calls read with the content of an inode that a
+// refresh has leased, because an open would break the lease, and returns false
+// for any other.
+func (s *Store) Verify(ctx context.Context, progress func(done, total int64), sealed func(dev, ino uint64, read func(io.ReaderAt)) bool) ([]Finding, int, error) {
+	v := &verification{s: s, ctx: ctx, progress: progress, sealed: sealed, broken: map[Key]string{}, users: map[Key][]digest.Digest{}}
 	err := v.run()
 	if err != nil {
-		kind := problem.KindOf(err)
+		kind := errkind.KindOf(err)
 		if ctx.Err() != nil {
-			kind = problem.Interrupted
+			kind = errkind.Interrupted
 		}
-		return v.findings, v.blobs, problem.New(kind, "cannot verify the store: %w", err)
+		return v.findings, v.blobs, errkind.New(kind, "cannot verify the store: %w", err)
 	}
 	return v.findings, v.blobs, nil
 }
@@ -53,6 +60,7 @@ type verification struct {
 	s        *Store
 	ctx      context.Context
 	progress func(done, total int64)
+	sealed   func(dev, ino uint64, read func(io.ReaderAt)) bool // may be nil
 
 	mu          sync.Mutex // guards what follows
 	findings    []Finding
@@ -147,7 +155,7 @@ func (v *verification) foreign(name string) error {
 	return nil
 }
 
-// strays reports names in a folder that do not belong there.
+// strays reports names in a directory that do not belong there.
 func (v *verification) strays(folder string, ours func(string) bool) error {
 	entries, err := os.ReadDir(v.s.path(folder))
 	if err != nil {
@@ -166,7 +174,7 @@ func (v *verification) blob(k Key) error {
 	if err := v.ctx.Err(); err != nil {
 		return err
 	}
-	what, n, err := checkBlob(v.s.BlobPath(k), k)
+	what, n, err := v.check(v.s.BlobPath(k), k)
 	if err != nil && !v.s.Has(k) {
 		return nil // collected meanwhile
 	}
@@ -183,19 +191,31 @@ func (v *verification) blob(k Key) error {
 	return nil
 }
 
-// checkBlob says what is wrong with a file that should hold the blob k.
-func checkBlob(path string, k Key) (what string, n int64, err error) {
+// check returns the fault of a file that should hold the blob k.
+func (v *verification) check(path string, k Key) (what string, n int64, err error) {
 	if what, err = checkFile(path, k); what != "" || err != nil {
 		return what, 0, err
 	}
-	d, n, err := hashFile(path)
+	d, n, err := v.hash(path)
 	if err == nil && d != k.Digest {
 		what = "has other content than its name promises"
 	}
 	return what, n, err
 }
 
-// checkFile looks at type, mode and owner.
+func (v *verification) hash(path string) (d digest.Digest, n int64, err error) {
+	var st unix.Stat_t
+	if v.sealed != nil && fstatat(unix.AT_FDCWD, path, &st) == nil && v.sealed(st.Dev, st.Ino, func(r io.ReaderAt) {
+		h := digest.New()
+		n, err = copyBuffered(h, io.NewSectionReader(r, 0, math.MaxInt64))
+		d = digest.From(h)
+	}) {
+		return d, n, err
+	}
+	return hashFile(path)
+}
+
+// checkFile checks type, mode and owner.
 func checkFile(path string, k Key) (string, error) {
 	var st unix.Stat_t
 	if err := fstatat(unix.AT_FDCWD, path, &st); err != nil {
@@ -220,7 +240,7 @@ func (v *verification) tree(pkg digest.Digest) error {
 			return nil // collected meanwhile
 		}
 		v.uses(MetaKey(pkg), pkg)
-		if problem.Is(err, problem.NotFound) {
+		if errkind.Is(err, errkind.NotFound) {
 			v.add(Finding{What: packagesDir + "/" + pkg.String(), Problem: "has lost its meta", Key: MetaKey(pkg), Package: pkg, Packages: []digest.Digest{pkg}})
 		}
 		// The name in the tree may be of another inode, and good.
@@ -228,7 +248,7 @@ func (v *verification) tree(pkg digest.Digest) error {
 			return nil
 		}
 	}
-	t := treeCheck{v: v, pkg: pkg, want: map[string]meta.Entry{}, folders: map[string]bool{".": true}}
+	t := treeCheck{v: v, pkg: pkg, want: map[string]manifest.Entry{}, folders: map[string]bool{".": true}}
 	t.expect(m)
 	err = filepath.WalkDir(v.s.PackageDir(pkg), t.look)
 	if errors.Is(err, fs.ErrNotExist) && !v.s.HasPackage(pkg) {
@@ -268,34 +288,34 @@ func (v *verification) uses(k Key, pkg digest.Digest) {
 type treeCheck struct {
 	v       *verification
 	pkg     digest.Digest
-	want    map[string]meta.Entry // what has not been met
+	want    map[string]manifest.Entry // what has not been met
 	folders map[string]bool
 	launch  []byte
 }
 
 // expect lists what a tree consists of.
-func (t *treeCheck) expect(m *meta.Meta) {
+func (t *treeCheck) expect(m *manifest.Meta) {
 	folder := func(path string) {
 		for ; path != "." && !t.folders[path]; path = filepath.Dir(path) {
 			t.folders[path] = true
 		}
 	}
 	for _, e := range m.Entries {
-		if e.Type == meta.TypeDir {
+		if e.Type == manifest.TypeDir {
 			folder(e.Path)
 			continue
 		}
 		folder(filepath.Dir(e.Path))
 		t.want[e.Path] = e
 	}
-	own := meta.Reserved + "/"
-	folder(meta.Reserved)
-	t.want[own+"meta.json"] = meta.Entry{Blob: t.pkg}
-	t.want[own+"launch.json"] = meta.Entry{}
+	own := manifest.Reserved + "/"
+	folder(manifest.Reserved)
+	t.want[own+"meta.json"] = manifest.Entry{Blob: t.pkg}
+	t.want[own+"launch.json"] = manifest.Entry{}
 	t.launch, _ = m.Launch.Encode()
 	for name, sub := range m.Subpackages {
 		folder(own + "sub")
-		t.want[own+"sub/"+name] = meta.Entry{Type: meta.TypeSymlink, Symlink: subTarget(sub)}
+		t.want[own+"sub/"+name] = manifest.Entry{Type: manifest.TypeSymlink, Symlink: subTarget(sub)}
 		if !t.v.s.HasPackage(sub) {
 			t.add(own+"sub/"+name, "refers to a package that is missing")
 		}
@@ -328,12 +348,12 @@ func (t *treeCheck) look(full string, d fs.DirEntry, err error) error {
 	}
 	delete(t.want, path)
 	switch {
-	case e.Type == meta.TypeSymlink:
+	case e.Type == manifest.TypeSymlink:
 		if target, err := os.Readlink(full); err != nil || target != e.Symlink {
 			t.add(path, "is no symlink to "+e.Symlink)
 		}
 		return nil
-	case path == meta.Reserved+"/launch.json":
+	case path == manifest.Reserved+"/launch.json":
 		if b, err := os.ReadFile(full); err != nil || !bytes.Equal(b, t.launch) {
 			t.add(path, "has other content than the meta")
 		}
@@ -358,7 +378,7 @@ func (t *treeCheck) folder(path string, d fs.DirEntry) error {
 	return nil
 }
 
-// file wants the blob's own inode, which has been read already, or else a copy
+// file expects the blob's own inode, which has been read already, or else a copy
 // of it.
 func (t *treeCheck) file(path, full string, k Key) error {
 	var link, blob unix.Stat_t
@@ -369,7 +389,7 @@ func (t *treeCheck) file(path, full string, k Key) error {
 	if err == nil && link.Ino == blob.Ino && link.Dev == blob.Dev {
 		return nil
 	}
-	what, _, err := checkBlob(full, k)
+	what, _, err := t.v.check(full, k)
 	if err != nil {
 		what = fmt.Sprintf("cannot be read: %v", err)
 	}

@@ -2,14 +2,20 @@ package store_test
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/storetest"
+	"github.com/lull/lull/agent/vacancy"
+	"github.com/lull/lull/e2e/require"
 )
 
 func TestVerify(t *testing.T) {
@@ -24,7 +30,7 @@ func TestVerify(t *testing.T) {
 			t.Errorf("progress goes from %d to %d of %d", last, done, total)
 		}
 		last = done
-	})
+	}, nil)
 	if err != nil || len(findings) != 0 || n != len(storetest.Keys(t, s)) || calls == 0 {
 		t.Fatalf("%v, %d, %v", findings, n, err)
 	}
@@ -50,7 +56,7 @@ func TestVerify(t *testing.T) {
 	os.Remove(s.BlobPath(libc))
 	storetest.Replace(t, s.BlobPath(store.MetaKey(two)), []byte("{}"))
 
-	findings, _, err = s.Verify(context.Background(), nil)
+	findings, _, err = s.Verify(context.Background(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +92,7 @@ func TestVerify(t *testing.T) {
 		t.Errorf("unexpected: %s", text)
 	}
 
-	// Repair, as the agent does it: condemn, put again, build again.
+	// Repair, as the agent does it: condemn, re-fetch, rebuild.
 	packages := map[digest.Digest]bool{one: true, two: true, runtime: true}
 	for _, f := range findings {
 		if err := s.Condemn(f); err != nil {
@@ -106,7 +112,7 @@ func TestVerifyStops(t *testing.T) {
 	r.Put(t, s, one)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, _, err := s.Verify(ctx, nil); !problem.Is(err, problem.Interrupted) {
+	if _, _, err := s.Verify(ctx, nil, nil); !errkind.Is(err, errkind.Interrupted) {
 		t.Error(err)
 	}
 }
@@ -122,4 +128,60 @@ func TestVerifyAcceptsCopies(t *testing.T) {
 	os.WriteFile(path, b, 0o555)
 	os.Chmod(path, 0o555)
 	storetest.Clean(t, s)
+}
+
+// TestVerifyLeavesSealsAlone: a file that a refresh has leased is read without breaking
+// the lease, which an open would do.
+func TestVerifyLeavesSealsAlone(t *testing.T) {
+	s, r := storetest.Open(t), storetest.New()
+	one, _, _ := apps(t, r)
+	r.Put(t, s, one)
+	app := store.Key{Digest: digest.Of([]byte("app 1")), Exec: true}
+	leases := vacancy.NewLeases()
+	seal, err := leases.Open("", []string{s.BlobPath(app)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer seal.Close()
+	if r := seal.Take(); !r.Granted() {
+		require.Missing(t, "needs a file system with leases: %+v", r)
+	}
+	keys := len(storetest.Keys(t, s))
+	through := 0
+	var mu sync.Mutex
+	verify := func() ([]store.Finding, int, error) {
+		return s.Verify(t.Context(), nil, func(dev, ino uint64, read func(io.ReaderAt)) bool {
+			was := leases.Read(vacancy.Inode{Dev: dev, Ino: ino}, read)
+			mu.Lock()
+			defer mu.Unlock()
+			if was {
+				through++
+			}
+			return was
+		})
+	}
+	found, n, err := verify()
+	if err != nil || n != keys || len(found) > 0 || through != 1 {
+		t.Errorf("%d files were read, %d of them through a lease, want %d and 1: %v, %v", n, through, keys, found, err)
+	}
+	locks, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := 0
+	for line := range strings.Lines(string(locks)) {
+		if strings.Contains(line, "LEASE") && strings.Contains(line, fmt.Sprintf(" %d ", os.Getpid())) {
+			mine++
+			if !strings.Contains(line, "ACTIVE") { // a lease that something waits for is BREAKING or BROKEN
+				t.Errorf("the lease is broken: %s", line)
+			}
+		}
+	}
+	if mine != 1 {
+		t.Errorf("%d leases of this process, want 1:\n%s", mine, locks)
+	}
+	seal.Close()
+	if found, n, err := verify(); err != nil || n != keys || len(found) > 0 || through != 1 {
+		t.Errorf("without the seal %d files were read, %d through a lease: %v, %v", n, through, found, err)
+	}
 }

@@ -15,8 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/runctl"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/e2e/require"
 )
 
 const app = "org.lull-test.agent"
@@ -42,7 +42,7 @@ type world struct {
 
 func newWorld(t *testing.T, top string) *world {
 	t.Helper()
-	need.Program(t, "cc")
+	require.Program(t, "cc")
 	ctl, err := runctl.Create(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -294,8 +294,8 @@ func TestLinkForALock(t *testing.T) {
 
 // TestKernel has the kernel call the agent.
 func TestKernel(t *testing.T) {
-	top := need.Freezer(t)
-	need.Lock(t, "freezer")
+	top := require.ReleaseAgent(t)
+	require.Lock(t, "freezer")
 	w := newWorld(t, top)
 	register := filepath.Join(top, "release_agent")
 	before, err := os.ReadFile(register)
@@ -371,7 +371,7 @@ func TestOtherMachine(t *testing.T) {
 
 // TestSmall holds what makes it start fast.
 func TestSmall(t *testing.T) {
-	need.Program(t, "cc")
+	require.Program(t, "cc")
 	bin := filepath.Join(t.TempDir(), "lull-release-agent")
 	build(t, "cc", bin)
 	st, err := os.Stat(bin)

@@ -1,5 +1,5 @@
-// Command lull-userd is the per-user helper: it tells the user about refreshes
-// that wait for a running application.
+// Command lull-userd is the per-user helper. It notifies the user about refreshes that wait
+// for a running application.
 package main
 
 import (

@@ -9,11 +9,12 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
-// answerTime is how long the agent may take for what it only has to look up.
+// answerTime bounds the agent's reply to a call that only reads.
 const answerTime = 30 * time.Second
 
 // agent is a connection to the agent.
@@ -21,9 +22,10 @@ type agent struct {
 	conn    *dbus.Conn
 	manager bus.ManagerProxy
 	space   bus.SpaceProxy
+	status  string // the command that shows its unit
 }
 
-// dial connects to the bus on which the agent is; it need not be there.
+// dial connects to the agent's bus. The agent need not be running.
 func (a *app) dial(ctx context.Context) (*agent, error) { return a.dialWith(ctx, bus.Dial) }
 
 // dialFDs is dial for calls that return descriptors.
@@ -45,10 +47,28 @@ func (a *app) dialWith(ctx context.Context, dial func(context.Context, string, b
 		return nil, err
 	}
 	a.closers = append(a.closers, func() { conn.Close() })
-	return &agent{conn, bus.NewManagerProxy(conn, bus.AgentPath), bus.NewSpaceProxy(conn, bus.AgentPath)}, nil
+	ag := &agent{conn, bus.NewManagerProxy(conn, bus.AgentPath), bus.NewSpaceProxy(conn, bus.AgentPath), a.statusCommand()}
+	a.sayBroken(ctx, ag)
+	return ag, nil
 }
 
-// ask connects and has f look something up.
+// sayBroken warns once, beside any other output, about the administrator's files that cannot
+// be used. Commands whose own output reports them set saidBroken. If the agent cannot be
+// asked, the next call reports that.
+func (a *app) sayBroken(ctx context.Context, ag *agent) {
+	if a.saidBroken || !a.ran { // not while a shell completes words
+		return
+	}
+	a.saidBroken = true
+	text, err := ag.manager.GetPolicyError(ctx)
+	if err != nil || text == "" {
+		return
+	}
+	a.Warn(output.T("not all of the configuration can be used: %s", text),
+		output.T("the previous configuration stays in force; `lull policy check` lists what is wrong, `lull policy reload` reads it again"))
+}
+
+// ask connects and calls f for a request that only reads.
 func (a *app) ask(ctx context.Context, f func(context.Context, *agent) error) error {
 	ag, err := a.dial(ctx)
 	if err != nil {
@@ -59,20 +79,30 @@ func (a *app) ask(ctx context.Context, f func(context.Context, *agent) error) er
 	return f(ctx, ag)
 }
 
-// self is the instance of whose run this process is. The agent looks at the cgroup;
-// the environment, which anybody can change, only has to agree with it.
+// change connects and calls f for a request that changes something. It has no time limit,
+// because the user may have to type a password.
+func (a *app) change(ctx context.Context, f func(context.Context, *agent) error) error {
+	ag, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	return f(ctx, ag)
+}
+
+// self returns the instance of this process' run. The agent checks the cgroup. Any process
+// can change the environment, so it is only compared.
 func (ag *agent) self(ctx context.Context) (string, error) {
 	instance, _, err := ag.manager.Self(ctx)
 	if err != nil {
 		return "", err
 	}
 	if said := os.Getenv("LULL_INSTANCE"); said != "" && said != instance {
-		return "", problem.New(problem.Invalid, "cannot tell which application asks: LULL_INSTANCE is %s, but this process is in a run of %s", oneLine(said), instance)
+		return "", output.Error(errkind.Invalid, "cannot determine which application asks: LULL_INSTANCE is %s, but this process is in a run of %s", output.OneLine(said), instance)
 	}
 	return instance, nil
 }
 
-// snapshot is all that is installed and under way.
+// snapshot is the set of installed packages and current refreshes.
 type snapshot struct {
 	packages  []bus.PackageProperties // by instance
 	refreshes map[dbus.ObjectPath]bus.RefreshProperties
@@ -111,15 +141,6 @@ func (s *snapshot) find(instance string) (bus.PackageProperties, error) {
 			return p, nil
 		}
 	}
-	return bus.PackageProperties{}, problem.New(problem.NotFound, "cannot find %s: it is not installed", instance).
-		WithHint("`lull list` shows what is")
-}
-
-// over says whether a refresh has ended.
-func over(state string) bool {
-	switch state {
-	case "done", "undone", "failed", "cancelled":
-		return true
-	}
-	return false
+	return bus.PackageProperties{}, output.Error(errkind.NotFound, "cannot find %s: it is not installed", instance).
+		WithHint("%s", did(instance, s.candidates(), output.T("`lull list` shows what is")))
 }

@@ -6,38 +6,36 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strconv"
-	"time"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
+	"github.com/spf13/pflag"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 )
 
-// app is one run of the command: where it reads and writes, and what its
-// global flags say. One goroutine uses it.
+// app is one run of the command: its input and outputs, and its global flags. One goroutine
+// uses it.
 type app struct {
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	now            func() time.Time
+	*output.Printer
+	stdin io.Reader
 
 	bus, sessionBus, root, runDir, config string
-	json, user                            bool
+	user, noAsk                           bool
 
-	outWidth int  // columns of the terminal on stdout; 0: it is none
-	errWidth int  // the same of stderr
-	color    bool // stdout takes colours
+	saidBroken bool // see sayBroken
 
-	ran     bool     // the command line made sense and its verb was begun
+	ran     bool     // the command line was valid and its verb has begun
 	closers []func() // run backwards at the end
 }
 
 // run executes one command line and returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now}
-	a.outWidth, a.errWidth = terminalWidth(stdout), terminalWidth(stderr)
-	a.color = a.outWidth > 0 && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	a := &app{Printer: output.New(stdout, stderr), stdin: stdin}
 	return a.run(ctx, args)
 }
 
@@ -48,29 +46,98 @@ func (a *app) run(ctx context.Context, args []string) int {
 		}
 	}()
 	root := a.command()
+	if len(args) > 0 && args[0] == cobra.ShellCompRequestCmd { // a shell shows the completions
+		translate(root)
+	}
 	root.SetArgs(args)
 	root.SetIn(a.stdin)
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
 	err := root.ExecuteContext(ctx)
+	var s signaled
+	if errors.As(err, &s) {
+		// Other errors, as about data that could not be deleted, are reported all the
+		// same.
+		if other := beside(err, s); other != nil {
+			a.PrintError(other)
+		}
+		return s.code()
+	}
 	var exit *exec.ExitError
-	if errors.As(err, &exit) { // of a command that lull ran for somebody
+	if errors.As(err, &exit) { // of a command that lull ran for the user
 		return exit.ExitCode()
 	}
 	if err != nil && !a.ran {
-		err = usageError(err)
+		err = usageError(err, meant(root, args))
 	}
-	a.printError(err)
-	return problem.ExitCode(err)
+	err = stopped(ctx, err)
+	a.PrintError(err)
+	return errkind.ExitCode(err)
 }
 
-// usageError makes a problem of what the library says of a command line.
-func usageError(err error) error {
-	var p *problem.Error
+// usageError converts the library's error about a command line.
+func usageError(err error, meant []string) error {
+	var p *errkind.Error
 	if errors.As(err, &p) {
 		return err
 	}
-	return problem.New(problem.Usage, "cannot understand this command: %w", err).WithHint("see `lull help`")
+	hint := output.T("see `lull help`")
+	if len(meant) > 0 {
+		hint = output.T("did you mean %s?", output.Choice(meant))
+	}
+	return output.Error(errkind.Usage, "cannot understand this command: %w", lineError(err)).WithHint("%s", hint)
+}
+
+// lineError translates the library's error about a command line.
+func lineError(err error) error {
+	var unknown *pflag.NotExistError
+	var lacking *pflag.ValueRequiredError
+	var invalid *pflag.InvalidValueError
+	var syntax *pflag.InvalidSyntaxError
+	switch {
+	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
+		return errors.New(output.T("unknown flag: -%s", unknown.GetSpecifiedName()))
+	case errors.As(err, &unknown):
+		return errors.New(output.T("unknown flag: --%s", unknown.GetSpecifiedName()))
+	case errors.As(err, &lacking):
+		return errors.New(output.T("the flag --%s needs a value", lacking.GetFlag().Name))
+	case errors.As(err, &invalid):
+		return errors.New(output.T("%q is no value for the flag --%s", invalid.GetValue(), invalid.GetFlag().Name))
+	case errors.As(err, &syntax):
+		return errors.New(output.T("%q is no flag", syntax.GetSpecifiedFlag()))
+	}
+	text := err.Error()
+	if words := unknownCommand.FindStringSubmatch(text); words != nil {
+		return errors.New(output.T("unknown command %q for %q", words[1], words[2]))
+	}
+	if words := exclusiveFlags.FindStringSubmatch(text); words != nil {
+		return errors.New(output.T("of the flags %s only one can be used", strings.ReplaceAll("--"+words[1], " ", ", --")))
+	}
+	return err
+}
+
+// These errors of the library have no types.
+var (
+	unknownCommand = regexp.MustCompile(`^unknown command "([^"]*)" for "([^"]*)"`)
+	exclusiveFlags = regexp.MustCompile(`^if any flags in the group \[([^\]]*)\] are set none of the others can be`)
+)
+
+// meant returns the commands that are similar to the first unknown word of args.
+func meant(root *cobra.Command, args []string) (similar []string) {
+	cmd, rest, _ := root.Find(args) // its error has led here
+	if cmd == nil {
+		return nil
+	}
+	for _, word := range rest {
+		if !strings.HasPrefix(word, "-") {
+			cmd.SuggestionsMinimumDistance = 2
+			for _, s := range cmd.SuggestionsFor(word) {
+				similar = append(similar, "`"+cmd.CommandPath()+" "+s+"`")
+			}
+			break
+		}
+	}
+	return similar
 }
 
 // The groups of verbs in `lull help`.
@@ -84,8 +151,8 @@ const (
 
 const rootHelp = `lull keeps applications up to date without breaking the ones that are running.
 
-A refresh is downloaded and prepared in the background, and happens in the
-moment in which the application is closed. Nothing is ever killed for it.
+A refresh is downloaded and prepared in the background, and is applied when the
+application exits. Applications are never killed unless policy says so.
 
   lull install org.example.notes     install an application
   lull run org.example.notes         run it
@@ -96,7 +163,7 @@ moment in which the application is closed. Nothing is ever killed for it.
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:               "lull",
-		Short:             "Applications that refresh while nobody looks",
+		Short:             "Keep applications up to date without interrupting them",
 		Long:              rootHelp,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -104,17 +171,21 @@ func (a *app) command() *cobra.Command {
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
-	cobra.EnableCommandSorting = false // the order in a group is by use
+	root.Version = ownVersion()
+	root.SetVersionTemplate("lull {{.Version}}\n")
+	root.Flags().Bool("version", false, "print the version of this program") // as cobra would add it, but also for the manual
+	cobra.EnableCommandSorting = false                                       // groups are sorted by use
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.bus, "bus", os.Getenv("LULL_BUS"), "`address` of the agent's bus, instead of the system bus")
 	flags.StringVar(&a.sessionBus, "session-bus", os.Getenv("LULL_SESSION_BUS"), "`address` of the session bus")
-	flags.StringVar(&a.root, "root", os.Getenv("LULL_ROOT"), "`folder` of the store, if not /var/lib/lull")
-	flags.StringVar(&a.runDir, "run-dir", os.Getenv("LULL_RUN_DIR"), "`folder` of run control, if not /run/lull")
-	flags.StringVar(&a.config, "config", os.Getenv("LULL_CONFIG"), "`folder` of policy.yaml and repos.d, if not /etc/lull")
-	flags.BoolVar(&a.json, "json", false, "write JSON, for programs")
+	flags.StringVar(&a.root, "root", os.Getenv("LULL_ROOT"), "`directory` of the store, if not /var/lib/lull")
+	flags.StringVar(&a.runDir, "run-dir", os.Getenv("LULL_RUN_DIR"), "`directory` of run control, if not /run/lull")
+	flags.StringVar(&a.config, "config", os.Getenv("LULL_CONFIG"), "`directory` of policy.yaml and repos.d, if not /etc/lull")
+	flags.BoolVar(&a.JSON, "json", false, "write JSON, for programs")
+	flags.BoolVar(&a.noAsk, "no-ask-password", false, "ask for no password on the terminal")
 	flags.BoolVar(&a.user, "user", false, "talk to your own agent, on the session bus")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return problem.New(problem.Usage, "cannot understand this command: %w", err).WithHint("see `%s --help`", cmd.CommandPath())
+		return output.Error(errkind.Usage, "cannot understand this command: %w", lineError(err)).WithHint("see `%s --help`", cmd.CommandPath())
 	})
 	root.AddGroup(
 		&cobra.Group{ID: groupApps, Title: "Applications:"},
@@ -128,10 +199,10 @@ func (a *app) command() *cobra.Command {
 		id    string
 		verbs []*cobra.Command
 	}{
-		{groupApps, []*cobra.Command{a.installCmd(), a.removeCmd(), a.runCmd(), a.listCmd(), a.openCmd()}},
-		{groupRefresh, []*cobra.Command{a.refreshCmd(), a.revertCmd(), a.pendingCmd(), a.holdCmd(), a.unholdCmd(), a.monitorCmd()}},
+		{groupApps, []*cobra.Command{a.searchCmd(), a.infoCmd(), a.changelogCmd(), a.installCmd(), a.removeCmd(), a.switchCmd(), a.runCmd(), a.listCmd(), a.openCmd()}},
+		{groupRefresh, []*cobra.Command{a.refreshCmd(), a.revertCmd(), a.pendingCmd(), a.historyCmd(), a.holdCmd(), a.unholdCmd(), a.monitorCmd()}},
 		{groupSpace, []*cobra.Command{a.duCmd(), a.gcCmd(), a.whyCmd(), a.verifyCmd()}},
-		{groupPublish, []*cobra.Command{a.repoCmd(), a.publishCmd()}},
+		{groupPublish, []*cobra.Command{a.repoCmd(), a.publishCmd(), a.channelCmd()}},
 		{groupSystem, []*cobra.Command{a.statusCmd(), a.systemCmd(), a.doctorCmd(), a.inspectCmd(), a.policyCmd(), a.completionCmd(), a.versionCmd(), a.commandsCmd()}},
 	} {
 		for _, v := range g.verbs {
@@ -139,17 +210,38 @@ func (a *app) command() *cobra.Command {
 			root.AddCommand(v)
 		}
 	}
-	root.SetUsageTemplate(usageTemplate)
+	root.SetUsageTemplate(strings.NewReplacer("WIDTH", strconv.Itoa(a.Width),
+		"USAGE", output.T("Usage:"), "EXAMPLES", output.T("Examples:"), "COMMANDS", output.T("Commands:"), "FLAGS", output.T("Flags:"),
+		"MORE", output.T("`%s --help` shows more about a command.", "{{.CommandPath}} COMMAND"),
+		"GLOBAL", output.T("`lull help` shows the flags that every command has."),
+	).Replace(usageTemplate))
+	root.SetHelpTemplate(strings.ReplaceAll(helpTemplate, "WIDTH", strconv.Itoa(a.Width)))
 	a.noteRun(root)
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, words []string) {
+		translate(cmd.Root())
+		help(cmd, words)
+	})
 	return root
 }
 
-// noteRun makes every verb below cmd say that it was begun: errors before that
-// are about the command line.
+// noteRun makes every verb below cmd record that it has begun. Errors before that are about
+// the command line.
 func (a *app) noteRun(cmd *cobra.Command) {
 	if verb := cmd.RunE; verb != nil {
 		cmd.RunE = func(cmd *cobra.Command, words []string) error {
 			a.ran = true
+			if a.JSON {
+				output.ForPrograms()
+			}
+			switch top := strings.Fields(cmd.CommandPath()); {
+			case len(top) < 2:
+			case slices.Contains([]string{"status", "policy", "monitor", "doctor"}, top[1]):
+				a.saidBroken = true // it is part of their output
+			}
+			if a.asksPassword(cmd, os.Geteuid()) {
+				a.closers = append(a.closers, a.startPasswordAgent(a.stdin.(*os.File)))
+			}
 			return verb(cmd, words)
 		}
 	}
@@ -158,33 +250,105 @@ func (a *app) noteRun(cmd *cobra.Command) {
 	}
 }
 
-// usageTemplate is the library's, shortened: the flags that every verb has are
-// shown by `lull help` alone.
-const usageTemplate = `Usage:
+// usageTemplate is the library's, shortened: only `lull help` shows the flags that all verbs
+// have.
+const usageTemplate = `USAGE
 {{- if not .HasAvailableSubCommands}}
-  {{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}
+  {{.UseLine | usage}}{{end}}{{if .HasAvailableSubCommands}}
   {{.CommandPath}} COMMAND{{end}}
 {{- if .HasExample}}
 
-Examples:
+EXAMPLES
 {{.Example}}{{end}}
 {{- if .HasAvailableSubCommands}}{{$cmds := .Commands}}{{if eq (len .Groups) 0}}
 
-Commands:{{range $cmds}}{{if .IsAvailableCommand}}
-  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{else}}{{range $group := .Groups}}
+COMMANDS{{range $cmds}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{beside WIDTH .NamePadding .Short}}{{end}}{{end}}{{else}}{{range $group := .Groups}}
 
 {{.Title}}{{range $cmds}}{{if and (eq .GroupID $group.ID) (or .IsAvailableCommand (eq .Name "help"))}}
-  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{end}}{{end}}
+  {{rpad .Name .NamePadding}} {{beside WIDTH .NamePadding .Short}}{{end}}{{end}}{{end}}{{end}}{{end}}
 {{- if .HasAvailableLocalFlags}}
 
-Flags:
-{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}
+FLAGS
+{{.LocalFlags.FlagUsagesWrapped WIDTH | defaults | trimTrailingWhitespaces}}{{end}}
 {{- if .HasAvailableSubCommands}}
 
-` + "`{{.CommandPath}} COMMAND --help`" + ` says more about a command.{{else}}
+MORE{{else}}
 
-` + "`lull help`" + ` shows the flags that every command has.{{end}}
+GLOBAL{{end}}
 `
+
+// helpTemplate is the library's, with text that fits the terminal.
+const helpTemplate = `{{with (or .Long .Short)}}{{reflow WIDTH .}}
+
+{{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}`
+
+func init() { // the library has one set of functions for all templates
+	cobra.AddTemplateFunc("beside", indentedText)
+	cobra.AddTemplateFunc("reflow", reflow)
+	cobra.AddTemplateFunc("usage", usageLine)
+	cobra.AddTemplateFunc("defaults", func(usages string) string {
+		return defaultValue.ReplaceAllString(usages, "("+output.T("default")+"$1")
+	})
+}
+
+// defaultValue matches the library's suffix for the text of a flag.
+var defaultValue = regexp.MustCompile(`\(default(\s)`)
+
+// usageLine returns the library's line with the usage of a command.
+func usageLine(line string) string { return strings.Replace(line, "[flags]", output.T("[flags]"), 1) }
+
+// translate translates the texts of a command and of those below it. The manual, which has
+// the same texts, remains English.
+func translate(cmd *cobra.Command) {
+	for _, text := range []*string{&cmd.Short, &cmd.Long, &cmd.Example} {
+		message := strings.TrimLeft(*text, " ")
+		*text = (*text)[:len(*text)-len(message)] + output.Marked(message)
+	}
+	for _, g := range cmd.Groups() {
+		g.Title = output.Marked(g.Title)
+	}
+	for _, flags := range []*pflag.FlagSet{cmd.LocalFlags(), cmd.PersistentFlags()} {
+		flags.VisitAll(func(f *pflag.Flag) {
+			if name, ok := strings.CutPrefix(f.Usage, "help for "); ok { // the library's
+				f.Usage = output.T("help for %s", name)
+			}
+			f.Usage = output.Marked(f.Usage)
+		})
+	}
+	for _, c := range cmd.Commands() {
+		if c.Name() == "help" { // the library's
+			c.Short = output.Mark("Help about any command")
+		}
+		translate(c)
+	}
+}
+
+// indentedText wraps a text after a name in a list of commands.
+func indentedText(width, padding int, text string) string {
+	if width == 0 {
+		return text
+	}
+	return strings.Join(output.Wrap(text, max(width-padding-3, 20)), "\n"+strings.Repeat(" ", padding+3))
+}
+
+// reflow wraps the paragraphs of a text for a narrow terminal. Indented lines remain
+// unchanged.
+func reflow(width int, text string) string {
+	text = strings.TrimRight(text, " \n")
+	if width == 0 {
+		return text
+	}
+	var all []string
+	for p := range strings.SplitSeq(text, "\n\n") {
+		narrow := !slices.ContainsFunc(strings.Split(p, "\n"), func(l string) bool { return strings.HasPrefix(l, "  ") || output.Columns(l) > width })
+		if !narrow && !strings.HasPrefix(p, "  ") {
+			p = strings.Join(output.Wrap(strings.Join(strings.Fields(p), " "), width), "\n")
+		}
+		all = append(all, p)
+	}
+	return strings.Join(all, "\n\n")
+}
 
 // args checks the number of arguments of a verb; most < 0 means any.
 func args(least, most int) cobra.PositionalArgs {
@@ -192,39 +356,11 @@ func args(least, most int) cobra.PositionalArgs {
 		if len(got) >= least && (most < 0 || len(got) <= most) {
 			return nil
 		}
-		says := "too few arguments"
+		says := output.T("too few arguments")
 		if len(got) > least {
-			says = "too many arguments"
+			says = output.T("too many arguments")
 		}
-		return problem.New(problem.Usage, "cannot understand this command: %s", says).
-			WithHint("use it as `%s`", cmd.UseLine())
+		return output.Error(errkind.Usage, "cannot understand this command: %s", says).
+			WithHint("use it as `%s`", usageLine(cmd.UseLine()))
 	}
-}
-
-// terminalWidth returns the columns of a terminal, or 0. COLUMNS counts for
-// pipes, too, so that a script can ask for tables of a width.
-func terminalWidth(w any) int {
-	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
-		return n
-	}
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return 0
-	}
-	width, _, err := term.GetSize(int(f.Fd()))
-	if err != nil || width <= 0 {
-		return 80
-	}
-	return width
-}
-
-// isTerminal says whether w is a terminal that takes cursor movements. One that
-// does not say how large it is, as on a serial line, takes none.
-func isTerminal(w any) bool {
-	f, ok := w.(*os.File)
-	if !ok || os.Getenv("TERM") == "dumb" {
-		return false
-	}
-	width, _, err := term.GetSize(int(f.Fd()))
-	return err == nil && width > 0
 }

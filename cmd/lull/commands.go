@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/lull/lull/cmd/lull/output"
 )
 
 // commandJSON is one command, as the manual is made of.
@@ -28,7 +30,7 @@ type flagJSON struct {
 	Default   string `json:"default,omitempty"`
 }
 
-// commandsCmd tells what commands there are: the manual pages are made of it.
+// commandsCmd lists the commands, for the generation of the manual pages.
 func (a *app) commandsCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:    "commands",
@@ -37,20 +39,17 @@ func (a *app) commandsCmd() *cobra.Command {
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tree := describe(cmd.Root())
-			if a.json {
-				return a.writeJSON(struct {
-					document
-					Command commandJSON `json:"command"`
-				}{one, tree})
+			if a.JSON {
+				return a.WriteJSON(commandsJSON{output.One, tree})
 			}
-			_, err := fmt.Fprintln(a.stdout, strings.Join(names(tree), "\n"))
-			return notWritten(err)
+			_, err := fmt.Fprintln(a.Stdout, strings.Join(names(tree), "\n"))
+			return output.NotWritten(err)
 		},
 	}
 }
 
 func names(c commandJSON) []string {
-	all := []string{fmt.Sprintf("%-24s  %s", c.Name, c.Summary)}
+	all := []string{fmt.Sprintf("%-24s  %s", c.Name, output.Marked(c.Summary))}
 	for _, sub := range c.Commands {
 		all = append(all, names(sub)...)
 	}
@@ -83,4 +82,10 @@ func describe(c *cobra.Command) commandJSON {
 		}
 	}
 	return d
+}
+
+// commandsJSON is what `lull commands` writes.
+type commandsJSON struct {
+	output.Document
+	Command commandJSON `json:"command"`
 }

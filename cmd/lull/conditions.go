@@ -4,71 +4,73 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
-// conditionWords say what policy can require, in the order in which it is shown.
-var conditionWords = [][2]string{
-	{"mains", "mains power"}, {"unmetered", "an unmetered network"},
-	{"idle", "nobody to be at work"}, {"window", "a maintenance window"},
+// conditionWords describe the conditions that policy can require, in the order of the output.
+var conditionWords = []struct{ name, text string }{
+	{"mains", output.Mark("mains power")}, {"unmetered", output.Mark("an unmetered network")},
+	{"idle", output.Mark("an idle computer")}, {"window", output.Mark("a maintenance window")},
 }
 
-// conditionText says which conditions are waited for, and what is so instead.
+// conditionText names the unmet conditions, and the present state.
 func conditionText(unmet map[string]string) string {
 	var texts []string
 	for _, c := range conditionWords {
-		if seen, ok := unmet[c[0]]; ok {
-			text := c[1]
+		if seen, ok := unmet[c.name]; ok {
+			text := output.Marked(c.text)
 			if seen != "" {
-				text += " (" + oneLine(seen) + ")"
+				text += " (" + output.OneLine(seen) + ")"
 			}
 			texts = append(texts, text)
 		}
 	}
-	return list(texts)
+	return output.List(texts)
 }
 
-// waitsShort says what a refresh waits for, for a line among others.
+// waitsShort describes the wait of a refresh, for a line among others.
 func waitsShort(r bus.RefreshProperties) string {
 	names := map[string]string{}
 	for name := range r.Conditions {
 		names[name] = ""
 	}
-	return either(waitsForThese(names, r.Waiting), elsewhere(r))
+	return output.Either(waitsForThese(names, r.Waiting), elsewhere(r))
 }
 
-// waitsFor says all that a refresh waits for.
+// waitsFor describes all causes of a refresh's wait.
 func waitsFor(r bus.RefreshProperties) string {
-	return either(waitsForThese(r.Conditions, r.Waiting), elsewhere(r))
+	return output.Either(waitsForThese(r.Conditions, r.Waiting), elsewhere(r))
 }
 
 func waitsForThese(unmet map[string]string, processes []bus.Process) string {
 	text := conditionText(unmet)
 	if named := who(processes); named != "" && text != "" {
-		return text + ", and " + named
+		return output.T("%[1]s, and %[2]s", text, named)
 	} else if named != "" {
 		return named
 	}
 	return text
 }
 
-// latestWords says what happens at the end of the time for which a refresh may wait. A
-// condition alone keeps it no longer than that.
+// latestWords describes the action at the end of a refresh's waiting time. A condition alone
+// does not delay it further.
 func latestWords(step string, unmet map[string]string, running int, deadline uint64, at string, now time.Time) string {
 	if len(unmet) == 0 || running > 0 && step != "fetch" || deadline == 0 {
 		return deadlineWords(deadline, at, now)
 	}
-	t := fromBus(deadline)
+	t := output.FromBus(deadline)
 	if step == "fetch" {
-		return "downloaded all the same " + day(t, now) + ", " + in(t, now)
+		return output.T("downloaded all the same %[1]s, %[2]s", output.Day(t, now), output.In(t, now))
 	}
-	return "refreshed all the same " + day(t, now) + ", " + in(t, now)
+	return output.T("refreshed all the same %[1]s, %[2]s", output.Day(t, now), output.In(t, now))
 }
 
-// machineText says what is known of the machine that policy can require; "" if nothing.
+// machineText describes the state of the machine that policy can require, or returns "" if it
+// is unknown.
 func machineText(m bus.ManagerProperties) string {
-	words := map[string]string{"mains": "on mains power", "battery": "on battery", "unmetered": "network not metered", "metered": "network metered",
-		"in-use": "in use", "idle": "nobody at work"}
+	words := map[string]string{"mains": output.T("on mains power"), "battery": output.T("on battery"), "unmetered": output.T("network not metered"), "metered": output.T("network metered"),
+		"in-use": output.T("in use"), "idle": output.T("not in use")}
 	var known []string
 	for _, v := range []string{m.Power, m.Network, m.Use} {
 		if w := words[v]; w != "" {

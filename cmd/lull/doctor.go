@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/policy"
 )
@@ -15,9 +18,9 @@ import (
 func (a *app) doctorCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
-		Short: "Check that everything is as it should be",
-		Long: `Checks the system and says what to do about what is wrong. Works also when the
-agent does not.`,
+		Short: "Check the system for problems",
+		Long: `Checks the system, and shows what to do about each problem. It also works while
+the agent does not.`,
 		Args:              args(0, 0),
 		RunE:              func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -33,41 +36,42 @@ type checkJSON struct {
 
 func (a *app) doctor(ctx context.Context) error {
 	var checks []bus.Check
-	agentErr := a.ask(ctx, func(ctx context.Context, ag *agent) error {
-		theirs, err := ag.manager.Doctor(ctx)
-		if err == nil {
-			checks = append(checks, bus.Check{Name: "agent", State: "ok", Seen: "answers"})
-			checks = append(checks, theirs...)
-		}
-		return err
-	})
-	if agentErr != nil {
-		advice := "systemctl status lulld says why; systemctl start lulld starts it"
-		if a.user {
-			advice = "systemctl --user status lulld says why; systemctl --user enable --now lulld starts it"
-		}
-		checks = append(checks, bus.Check{Name: "agent", State: "fail", Seen: agentErr.Error(), Advice: advice}, a.policyFiles())
+	ag, agentErr := a.dial(ctx)
+	began := time.Now()
+	var theirs []bus.Check
+	if agentErr == nil && !mute(ctx, ag) {
+		asking, cancel := context.WithTimeout(ctx, answerTime)
+		theirs, agentErr = ag.manager.Doctor(asking)
+		cancel()
+	} else if agentErr == nil {
+		agentErr = output.Error(errkind.Unavailable, "cannot reach the agent: it does not answer")
 	}
-	// The agent looks at its own launcher; this command may find another one, or none.
+	if ctx.Err() != nil {
+		return output.Error(errkind.Interrupted, "cannot wait for the agent any longer: interrupted")
+	}
+	own, state := a.agentCheck(ctx, ag, time.Since(began), agentErr)
+	checks = append(append(checks, own), theirs...)
+	if agentErr != nil {
+		checks = append(checks, a.policyFiles())
+	}
+	// The agent checks its own launcher. This command may find another one, or none.
 	if own := launcherCheck(); own.State != "ok" || agentErr != nil {
 		checks = append([]bus.Check{own}, checks...)
 	}
+	checks = append(checks, a.dataCheck(ctx))
 	failed := 0
-	doc := struct {
-		document
-		Checks []checkJSON `json:"checks"`
-	}{one, []checkJSON{}}
+	doc := doctorJSON{output.One, []checkJSON{}}
 	widest := 0
 	for _, c := range checks {
 		doc.Checks = append(doc.Checks, checkJSON(c))
-		widest = max(widest, columns(oneLine(c.Name)))
+		widest = max(widest, output.Columns(checkName(c.Name)))
 		if c.State == "fail" {
 			failed++
 		}
 	}
 	var err error
-	if a.json {
-		err = a.writeJSON(doc)
+	if a.JSON {
+		err = a.WriteJSON(doc)
 	} else {
 		err = a.checks(checks, widest)
 	}
@@ -75,52 +79,80 @@ func (a *app) doctor(ctx context.Context) error {
 	case err != nil:
 		return err
 	case agentErr != nil:
-		return problem.New(problem.KindOf(agentErr), "cannot call this system healthy: the agent does not answer")
+		return output.Error(errkind.KindOf(agentErr), "cannot call this system healthy: the agent %s", output.Marked(state))
 	case failed > 0:
-		return problem.New(problem.Failed, "cannot call this system healthy: %s failed", count(failed, "check has", "checks have"))
+		return output.Error(errkind.Failed, "cannot call this system healthy: %s failed", output.Count(failed, "check has", "checks have"))
 	}
 	return nil
 }
 
+// checkNames are the names of the agent's checks.
+var checkNames = []string{
+	output.Mark("agent"), output.Mark("bus"), output.Mark("cgroups"), output.Mark("conditions"), output.Mark("disk"), output.Mark("helper"),
+	output.Mark("launcher"), output.Mark("logind"), output.Mark("policy"), output.Mark("polkit"), output.Mark("processes"),
+	output.Mark("refreshes"), output.Mark("repositories"), output.Mark("reserve"), output.Mark("services"), output.Mark("system list"), output.Mark("tracker"),
+	output.Mark("vacancy"),
+}
+
+// checkName returns the name of a check in the language.
+func checkName(name string) string {
+	if slices.Contains(checkNames, name) {
+		name = output.Marked(name)
+	}
+	return output.OneLine(name)
+}
+
 func (a *app) checks(checks []bus.Check, widest int) error {
 	color := map[string]string{"ok": "green", "warn": "yellow", "fail": "red"}
+	states := 4
+	for _, c := range checks {
+		states = max(states, output.Columns(output.OneLine(output.StateText(c.State))))
+	}
+	beside := states + widest + 4
 	var b strings.Builder
 	for _, c := range checks {
-		name := oneLine(c.Name)
-		state := c.State + strings.Repeat(" ", max(0, 4-len(c.State)))
+		name := checkName(c.Name)
+		state := output.OneLine(output.StateText(c.State))
+		state += strings.Repeat(" ", max(0, states-output.Columns(state)))
 		if col, ok := color[c.State]; ok {
-			state = a.paint(col, state)
+			state = a.Paint(col, state)
 		}
-		before := state + "  " + name + strings.Repeat(" ", widest-columns(name)) + "  "
-		for _, part := range wrap(oneLine(c.Seen), a.beside(widest+8)) {
+		before := state + "  " + name + strings.Repeat(" ", widest-output.Columns(name)) + "  "
+		for _, part := range output.Wrap(output.OneLine(c.Seen), a.Beside(beside)) {
 			b.WriteString(before + part + "\n")
-			before = strings.Repeat(" ", widest+8)
+			before = strings.Repeat(" ", beside)
 		}
 		if c.Advice != "" && c.State != "ok" {
-			before = strings.Repeat(" ", widest+8) + "→ "
-			for _, part := range wrap(oneLine(c.Advice), a.beside(widest+10)) {
+			before = strings.Repeat(" ", beside) + "→ "
+			for _, part := range output.Wrap(output.OneLine(c.Advice), a.Beside(beside+2)) {
 				b.WriteString(before + part + "\n")
-				before = strings.Repeat(" ", widest+10)
+				before = strings.Repeat(" ", beside+2)
 			}
 		}
 	}
-	_, err := a.stdout.Write([]byte(b.String()))
-	return notWritten(err)
+	_, err := a.Stdout.Write([]byte(a.Shown(b.String())))
+	return output.NotWritten(err)
 }
 
-// policyFiles looks at what keeps an agent from starting most often.
+// policyFiles checks the most frequent obstacle to the start of an agent.
 func (a *app) policyFiles() bus.Check {
-	dir := either(a.config, usualConfig)
+	dir := output.Either(a.config, usualConfig)
 	if _, err := policy.Load(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.d")); err != nil {
-		return bus.Check{Name: "policy", State: "fail", Seen: err.Error(), Advice: "lulld does not start with it; " + problem.HintOf(err)}
+		return bus.Check{Name: "policy", State: "fail", Seen: err.Error(), Advice: output.T("lulld does not start with it; %s", errkind.HintOf(err))}
 	}
-	return bus.Check{Name: "policy", State: "ok", Seen: "in order in " + dir}
+	return bus.Check{Name: "policy", State: "ok", Seen: output.T("valid, in %s", dir)}
 }
 
 func launcherCheck() bus.Check {
 	path, err := launcher()
 	if err != nil {
-		return bus.Check{Name: "lull run", State: "fail", Seen: err.Error(), Advice: problem.HintOf(err)}
+		return bus.Check{Name: "lull run", State: "fail", Seen: err.Error(), Advice: errkind.HintOf(err)}
 	}
 	return bus.Check{Name: "lull run", State: "ok", Seen: path}
+}
+
+// doctorJSON is what `lull doctor` writes.
+type doctorJSON struct {
+	output.Document
+	Checks []checkJSON `json:"checks"`
 }

@@ -3,11 +3,12 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -16,7 +17,13 @@ func (a *app) duCmd() *cobra.Command {
 		Use:   "du",
 		Short: "Show what takes how much space, and why",
 		Long: `Shows for each package how many bytes it alone needs, how many it shares with
-others, and what keeps it. What nothing keeps goes with the next ` + "`lull gc`.",
+others, and what keeps it. What nothing keeps goes with the next ` + "`lull gc`" + `.
+A process that has files of a package open, a backup for example, keeps it too,
+and is named.
+
+Below are the data that the applications have in your own home, a directory for
+each revision. Superseded data goes when its successor has run, or with
+` + "`lull gc`" + `. Data of other users is shown to them alone.`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
@@ -28,7 +35,11 @@ others, and what keeps it. What nothing keeps goes with the next ` + "`lull gc`.
 				if err != nil {
 					return err
 				}
-				return a.du(packages, used, bytes)
+				users, err := packageUsers(ctx, ag, packages)
+				if err != nil {
+					return err
+				}
+				return a.du(ctx, packages, users, used, bytes)
 			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -52,34 +63,89 @@ func usagesJSON(packages []bus.PackageUsage) []usageJSON {
 	return out
 }
 
-func (a *app) du(packages []bus.PackageUsage, used, freeable uint64) error {
+// packageUserJSON is a process that keeps a package.
+type packageUserJSON struct {
+	Hash    string `json:"hash"`
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Holder  string `json:"holder"`
+	PID     uint32 `json:"pid"`
+}
+
+// maxUsed bounds the packages whose users are read, each with a call.
+const maxUsed = 16
+
+// packageUsers lists the processes that use packages that only an open use keeps.
+func packageUsers(ctx context.Context, ag *agent, packages []bus.PackageUsage) (list []packageUserJSON, err error) {
+	asked := 0
+	for _, p := range packages {
+		if p.KeptBy != "open" {
+			continue
+		}
+		if asked++; asked > maxUsed {
+			break
+		}
+		chains, err := ag.manager.Why(ctx, p.Hash)
+		switch {
+		case errkind.Is(err, errkind.NotFound):
+			continue // collected meanwhile
+		case err != nil:
+			return nil, err
+		}
+		for _, c := range chains {
+			if c.Index == "open" && c.PID != 0 {
+				list = append(list, packageUserJSON{p.Hash, p.Name, p.Version, c.Holder, c.PID})
+			}
+		}
+	}
+	return list, nil
+}
+
+func (a *app) du(ctx context.Context, packages []bus.PackageUsage, users []packageUserJSON, used, freeable uint64) error {
+	data, err := a.ownData(ctx)
+	if err != nil {
+		return err
+	}
 	packages = slices.Clone(packages)
 	slices.SortStableFunc(packages, func(p, q bus.PackageUsage) int {
 		return cmp.Or(-cmp.Compare(p.Exclusive, q.Exclusive), cmp.Compare(p.Name, q.Name), cmp.Compare(p.Hash, q.Hash))
 	})
-	if a.json {
-		return a.writeJSON(struct {
-			document
-			Packages []usageJSON `json:"packages"`
-			Used     uint64      `json:"used-bytes"`
-			Freeable uint64      `json:"freeable-bytes"`
-		}{one, usagesJSON(packages), used, freeable})
+	if a.JSON {
+		return a.WriteJSON(duJSON{output.One, usagesJSON(packages), users, used, freeable, datasJSON(data)})
 	}
 	if len(packages) > 0 {
 		if err := a.usages(packages); err != nil {
 			return err
 		}
 	}
-	return a.say(fmt.Sprintf("%s, %s used, %s can be freed", count(len(packages), "package", "packages"), size(used), size(freeable)))
+	for _, u := range users {
+		if err := a.Say(output.T("%s %s is in use by %s (PID %d)", u.Name, u.Version, u.Holder, u.PID)); err != nil {
+			return err
+		}
+	}
+	if err := a.Say(output.T("%s, %s used, %s can be freed", output.Count(len(packages), "package", "packages"), output.Size(used), output.Size(freeable))); err != nil {
+		return err
+	}
+	return a.dataTable(data)
 }
 
 func (a *app) usages(packages []bus.PackageUsage) error {
 	rows := make([][]string, len(packages))
 	for i, p := range packages {
-		rows[i] = []string{short(p.Hash), p.Name, p.Version, size(p.Exclusive), size(p.Shared), either(p.KeptBy, "nothing")}
+		rows[i] = []string{output.Short(p.Hash), p.Name, p.Version, output.Size(p.Exclusive), output.Size(p.Shared), output.Either(indexName(p.KeptBy), output.T("nothing"))}
 	}
-	return a.table([]column{
-		{title: "PACKAGE", least: 8}, {title: "NAME", least: 12}, {title: "VERSION", least: 7},
-		{title: "OWN", right: true}, {title: "SHARED", right: true}, {title: "KEPT BY", least: 8},
+	return a.Table([]output.Column{
+		{Title: "PACKAGE", Least: 8}, {Title: "NAME", Least: 12}, {Title: "VERSION", Least: 7},
+		{Title: "OWN", Right: true}, {Title: "SHARED", Right: true}, {Title: "KEPT BY", Least: 8},
 	}, rows)
+}
+
+// duJSON is what `lull du` writes.
+type duJSON struct {
+	output.Document
+	Packages []usageJSON       `json:"packages"`
+	Users    []packageUserJSON `json:"in-use-by,omitempty"`
+	Used     uint64            `json:"used-bytes"`
+	Freeable uint64            `json:"freeable-bytes"`
+	Data     []dataJSON        `json:"user-data"`
 }

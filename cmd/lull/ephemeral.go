@@ -5,16 +5,21 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
-// runEphemeral fetches an application, and runs it with data that goes when it
-// ends. The lease is handed down to it: should this process die before, the
-// package is kept for as long as anything of the application has it open.
+// runEphemeral fetches an application, and runs it with data that is deleted when it ends. It
+// passes the lease to the application. If this process dies earlier, the package is kept for
+// as long as a process of the application has it open.
 func (a *app) runEphemeral(ctx context.Context, name string, words []string) (err error) {
 	what, channel, _ := strings.Cut(words[0], "@")
 	path, err := launcher()
@@ -25,19 +30,39 @@ func (a *app) runEphemeral(ctx context.Context, name string, words []string) (er
 	if err != nil {
 		return err
 	}
-	dir, lease, hash, err := a.fetchEphemeral(ctx, ag, what, channel)
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(asked)
+	var dir, lease *os.File
+	var hash string
+	file := isFile(words[0])
+	if file {
+		dir, lease, hash, what, err = ag.resolveFile(ctx, words[0])
+	} else {
+		dir, lease, hash, err = a.fetchEphemeral(ctx, ag, what, channel)
+	}
+	if !file && errkind.Is(err, errkind.NotFound) {
+		if what, err = ag.offered(ctx, what, err); err == nil {
+			dir, lease, hash, err = a.fetchEphemeral(ctx, ag, what, channel)
+		}
+	}
 	if err != nil {
-		return err
+		select {
+		case s := <-asked:
+			return signaled{s.(syscall.Signal)}
+		default:
+			return err
+		}
 	}
 	defer lease.Close()
 	dir.Close()
 	folder, err := os.MkdirTemp("", "lull-"+what+"-")
 	if err != nil {
-		return problem.New(problem.KindOf(err), "cannot make a place for the data of %s: %w", what, err)
+		return output.Error(errkind.KindOf(err), "cannot make a place for the data of %s: %w", what, err)
 	}
 	defer func() {
 		if e := removeAll(folder); e != nil {
-			err = errors.Join(err, problem.New(problem.Failed, "cannot delete the data of %s: %w", what, e))
+			err = errors.Join(err, output.Error(errkind.Failed, "cannot delete the data of %s: %w", what, e))
 		}
 	}()
 	argv := []string{"--package=" + hash, "--folder=" + folder}
@@ -58,46 +83,31 @@ func (a *app) runEphemeral(ctx context.Context, name string, words []string) (er
 	return a.attend(c)
 }
 
-// fetchEphemeral has the agent fetch what is to be run. On a terminal it shows how
-// far that is; what runs package after package from a script does not speak.
+// fetchEphemeral requests the download from the agent. On a terminal it shows the progress. A
+// script that runs package after package gets no output.
 func (a *app) fetchEphemeral(ctx context.Context, ag *agent, what, channel string) (dir, lease *os.File, hash string, err error) {
 	o := bus.ResolveOptions{Channel: channel}
-	if !isTerminal(a.stderr) {
-		dir, lease, hash, _, err = ag.manager.Resolve(ctx, what, o)
+	var path dbus.ObjectPath
+	p, err := a.followJob(ctx, ag, resolveText(what), jobCalls{
+		func(ctx context.Context) (dbus.ObjectPath, error) {
+			path, err = ag.manager.StartResolve(ctx, what, o)
+			return path, err
+		},
+		func(ctx context.Context) (bus.JobProperties, error) {
+			dir, lease, hash, _, err = ag.manager.Resolve(ctx, what, o)
+			return bus.JobProperties{Hash: hash}, err
+		},
+	})
+	if err != nil || lease != nil {
 		return dir, lease, hash, err
 	}
-	sub, err := bus.Subscribe(ctx, ag.conn, bus.AgentName, bus.AgentPath)
-	if err != nil {
-		return nil, nil, "", err
-	}
-	shown := make(chan struct{})
-	go func() {
-		defer close(shown)
-		show := a.progress()
-		defer show.close()
-		at := bus.RefreshProperties{Instance: what, State: "preparing", Step: "resolve"}
-		show.update(bus.AgentPath, at)
-		for sig := range sub.C {
-			var p bus.SpaceProperties
-			c, ok := bus.ParseChanged(sig)
-			if !ok || c.Interface != bus.SpaceInterface || p.Apply(c.Values) != nil {
-				continue
-			}
-			for _, t := range p.Transfers {
-				if t.Name != "" && strings.HasPrefix(t.Holder, "ephemeral run of "+what+", ") {
-					at.Step, at.BytesDone, at.BytesTotal = "fetch", t.BytesDone, t.BytesTotal
-					show.update(bus.AgentPath, at)
-				}
-			}
-		}
-	}()
-	dir, lease, hash, _, err = ag.manager.Resolve(ctx, what, o)
-	sub.Close()
-	<-shown
-	return dir, lease, hash, err
+	asking, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	dir, lease, err = bus.NewJobProxy(ag.conn, path).Take(asking)
+	return dir, lease, p.Hash, err
 }
 
-// removeAll deletes also what the application has protected from writing.
+// removeAll also deletes the files that the application has protected from writing.
 func removeAll(dir string) error {
 	if os.RemoveAll(dir) == nil {
 		return nil

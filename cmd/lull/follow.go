@@ -4,62 +4,57 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
-// until says how long a refresh is followed.
+// until is how far a refresh is followed.
 type until int
 
 const (
 	untilWaiting until = iota // done, or it waits for running applications
-	untilStarted              // not at all
-	untilDone                 // done, however long the applications run
-	untilStuck                // done, or stuck says that it cannot go on by itself
+	untilStarted              // return at once
+	untilDone                 // done, after any wait for applications
+	untilStuck                // done, or stuck reports that it needs intervention
 )
 
-// outcome is how far a refresh came while it was followed.
+// outcome is the last state of a followed refresh.
 type outcome struct {
 	path  dbus.ObjectPath
 	props bus.RefreshProperties
 }
 
-// follower keeps up with refreshes by their signals. One goroutine uses it.
+// follower tracks refreshes by their signals. One goroutine uses it.
 type follower struct {
 	agent *agent
 	sub   *bus.Subscription
 	until until
 	stuck func(bus.RefreshProperties) bool // of untilStuck
-	show  progress
+	show  output.Progress
 	props map[dbus.ObjectPath]*followed
 }
 
-// followed is a refresh as far as it is known.
+// followed is a refresh with its last known state.
 type followed struct {
 	bus.RefreshProperties
-	asked    dbus.Sequence // what came before this is older than RefreshProperties
-	answered dbus.Sequence // what came before this may be older
+	asked    dbus.Sequence // earlier signals are older than RefreshProperties
+	answered dbus.Sequence // earlier signals may be older
 }
 
-// progress shows how refreshes come along.
-type progress interface {
-	update(dbus.ObjectPath, bus.RefreshProperties)
-	close()
-}
-
-// follow has start called, and follows the refreshes that it returns, also if
-// some of those it was to start have failed. It listens before it starts them,
-// so that nothing is missed.
+// follow calls start, and follows the refreshes that it returns, also if some others could
+// not be started. It subscribes before it starts them, so that it misses no signal.
 func (a *app) follow(ctx context.Context, u until, start func(context.Context, *agent) ([]dbus.ObjectPath, error)) ([]outcome, error) {
-	return a.followWith(ctx, &follower{until: u, show: a.progress()}, start)
+	return a.followWith(ctx, &follower{until: u, show: a.Progress()}, start)
 }
 
 func (a *app) followWith(ctx context.Context, f *follower, start func(context.Context, *agent) ([]dbus.ObjectPath, error)) ([]outcome, error) {
-	defer f.show.close()
+	defer f.show.Close()
 	ag, err := a.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -78,8 +73,8 @@ func (a *app) followWith(ctx context.Context, f *follower, start func(context.Co
 	f.agent, f.sub, f.props = ag, sub, map[dbus.ObjectPath]*followed{}
 	for _, p := range paths {
 		f.props[p] = &followed{}
-		if err := f.read(ctx, p); err != nil && !problem.Is(err, problem.NotFound) {
-			return nil, err
+		if err := f.read(ctx, p); err != nil && !errkind.Is(err, errkind.NotFound) {
+			return nil, goesOn(ctx, output.T("refresh"), nil, err)
 		}
 	}
 	var errs []error
@@ -92,10 +87,10 @@ func (a *app) followWith(ctx context.Context, f *follower, start func(context.Co
 	for _, p := range paths {
 		out = append(out, outcome{p, f.props[p].RefreshProperties})
 	}
-	return out, join(errs)
+	return out, output.Join(errs)
 }
 
-// read asks for all of a refresh.
+// read reads all properties of a refresh.
 func (f *follower) read(ctx context.Context, path dbus.ObjectPath) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -104,17 +99,17 @@ func (f *follower) read(ctx context.Context, path dbus.ObjectPath) error {
 		return err
 	}
 	*f.props[path] = followed{props, f.props[path].answered, at}
-	f.show.update(path, props)
+	f.show.Update(path, props)
 	return nil
 }
 
-// settled says whether all are as far as they are followed, and whether that
-// is certain: a refresh that waits for nobody is mostly about to go on.
+// settled reports whether all refreshes have come as far as until requires, and whether that
+// is certain: a waiting refresh without running processes will usually continue soon.
 func (f *follower) settled() (yes, certain bool) {
 	certain = true
 	for _, p := range f.props {
 		switch {
-		case over(p.State):
+		case output.Over(p.State) || p.State == output.Stuck:
 		case f.until == untilStuck:
 			if !f.stuck(p.RefreshProperties) {
 				return false, false
@@ -128,7 +123,7 @@ func (f *follower) settled() (yes, certain bool) {
 	return true, certain
 }
 
-// waitsWith says whether a refresh of an atomic group waits for another member.
+// waitsWith reports whether a refresh of an atomic group waits for another member.
 func (f *follower) waitsWith(p *followed) bool {
 	for _, q := range f.props {
 		if q.State == "waiting" && len(q.Waiting) > 0 && slices.Contains(p.Together, q.Instance) {
@@ -138,8 +133,8 @@ func (f *follower) waitsWith(p *followed) bool {
 	return false
 }
 
-// grace is how long a refresh that waits for nobody is given to go on. One
-// that is held does not.
+// grace is how long a waiting refresh without running processes may take to continue. A held
+// one does not continue.
 const grace = 2 * time.Second
 
 func (f *follower) run(ctx context.Context) error {
@@ -159,12 +154,12 @@ func (f *follower) run(ctx context.Context) error {
 		case <-enough:
 			return nil
 		case <-ctx.Done():
-			return problem.New(problem.Interrupted, "cannot follow the refresh any longer: interrupted").
-				WithHint("it goes on; `lull pending` and `lull monitor` show it, `lull refresh --cancel` gives it up")
+			what, names := f.what()
+			return goesOn(ctx, what, names, ctx.Err())
 		case sig, ok := <-f.sub.C:
 			if !ok {
-				return problem.New(problem.Unavailable, "cannot follow the refresh any longer: the agent has left the bus").
-					WithHint("it finishes or undoes what it had begun when it starts again; see `systemctl status lulld`")
+				return output.Error(errkind.Unavailable, "cannot follow the refresh any longer: the agent has left the bus").
+					WithHint("it finishes or undoes what it had begun when it starts again; see `%s`", f.agent.status)
 			}
 			if err := f.signal(ctx, sig); err != nil {
 				return err
@@ -173,7 +168,21 @@ func (f *follower) run(ctx context.Context) error {
 	}
 }
 
-// signal takes over what a signal says.
+// what describes the followed refreshes, as in "installation of notes".
+func (f *follower) what() (text string, instances []string) {
+	var list []string
+	for _, p := range f.props {
+		if p.Instance != "" && !output.Over(p.State) {
+			list = append(list, output.T("%[1]s of %[2]s", nounOf(p.Kind), p.Instance))
+			instances = append(instances, p.Instance)
+		}
+	}
+	slices.Sort(list)
+	slices.Sort(instances)
+	return output.Either(strings.Join(list, ", "), output.T("refresh")), instances
+}
+
+// signal applies a signal.
 func (f *follower) signal(ctx context.Context, sig *dbus.Signal) error {
 	if c, ok := bus.ParseChanged(sig); ok && c.Interface == bus.RefreshInterface {
 		p := f.props[c.Path]
@@ -182,80 +191,83 @@ func (f *follower) signal(ctx context.Context, sig *dbus.Signal) error {
 		}
 		known := p.RefreshProperties
 		if sig.Sequence < p.answered {
-			// Ask again: then what came until now is certainly older. Of a
-			// refresh that is gone by now, only the end matters.
-			if err := f.read(ctx, c.Path); !problem.Is(err, problem.NotFound) {
+			// It is read once more: all earlier signals are certainly older then.
+			// Of a refresh that has been removed by now, only the end matters.
+			if err := f.read(ctx, c.Path); !errkind.Is(err, errkind.NotFound) {
 				return err
 			}
 		}
 		if err := p.Apply(c.Values); err != nil {
 			return err
 		}
-		if over(p.State) {
+		if output.Over(p.State) {
 			return f.ended(ctx, c.Path, p.State, "")
 		}
 		if sig.Sequence < p.answered {
 			p.RefreshProperties = known
 			return nil
 		}
-		f.show.update(c.Path, p.RefreshProperties)
+		f.show.Update(c.Path, p.RefreshProperties)
 		return nil
 	}
-	// A refresh that is short may be gone before it could be asked: what was
-	// said of it at its beginning is enough.
+	// A short refresh may be removed before it can be read. The properties of its first
+	// signal are enough.
 	if added, ok := bus.ParseAdded(sig); ok && f.props[added.Path] != nil && f.props[added.Path].ID == "" {
 		return f.props[added.Path].Apply(added.Interfaces[bus.RefreshInterface])
 	}
 	if end, ok := bus.ParseManagerRefreshFinished(sig); ok && f.props[end.Refresh] != nil {
 		return f.ended(ctx, end.Refresh, end.Result, end.Error)
 	}
-	if r, ok := bus.ParseRemoved(sig); ok && f.props[r.Path] != nil && !over(f.props[r.Path].State) {
-		return problem.New(problem.Failed, "cannot tell how the refresh has ended: the agent has forgotten it")
+	if r, ok := bus.ParseRemoved(sig); ok && f.props[r.Path] != nil && !output.Over(f.props[r.Path].State) {
+		return output.Error(errkind.Failed, "cannot determine how the refresh ended: the agent has no record of it")
 	}
 	return nil
 }
 
-// ended reads a refresh for the last time. It may be gone already: then what
-// the signal says has to do.
+// ended reads a refresh for the last time. If it has been removed, the properties of the
+// signal are used.
 func (f *follower) ended(ctx context.Context, path dbus.ObjectPath, state, text string) error {
 	err := f.read(ctx, path)
-	if err != nil && !problem.Is(err, problem.NotFound) {
+	if err != nil && !errkind.Is(err, errkind.NotFound) {
 		return err
 	}
 	p := f.props[path]
-	if !over(p.State) {
+	if !output.Over(p.State) {
 		p.State = state
 	}
 	if p.ErrorText == "" {
 		p.ErrorText = text
 	}
-	f.show.update(path, p.RefreshProperties)
+	f.show.Update(path, p.RefreshProperties)
 	return nil
 }
 
-// failure is the error with which a refresh has ended, or nil.
+// failure returns the error of a refresh that has ended, or nil.
 func failure(verb string, p bus.RefreshProperties) error {
-	if p.State == "done" || !over(p.State) {
+	if p.State == "done" || !output.Over(p.State) {
 		return nil
 	}
-	kind := problem.Failed
-	if name, ok := cutPrefix(p.ErrorName, problem.Prefix); ok {
-		kind = problem.Kind(name)
+	kind := errkind.Failed
+	if name, ok := cutPrefix(p.ErrorName, errkind.Prefix); ok {
+		kind = errkind.Kind(name)
 	}
 	text, hint := p.ErrorText, p.ErrorHint
 	switch {
 	case p.State == "cancelled":
-		kind = problem.Interrupted
+		kind = errkind.Interrupted
 		if text == "" {
-			text = "cannot " + verb + " " + p.Instance + ": it was cancelled"
+			text = output.T("cannot %[1]s %[2]s: it was cancelled", verb, p.Instance)
 		}
 	case text == "":
-		text = "cannot " + verb + " " + p.Instance + ": the agent does not say why"
+		text = output.T("cannot %[1]s %[2]s: the agent gives no reason", verb, p.Instance)
 	}
 	if p.State == "undone" && hint == "" {
-		hint = "everything is as it was before"
+		hint = output.T("everything is as it was before")
 	}
-	return &problem.Error{Kind: kind, Text: text, Hint: hint, Err: errors.New(text)}
+	if p.ErrorText == "" { // it is an error of this process
+		return output.Failed(kind, text, hint, nil)
+	}
+	return &errkind.Error{Kind: kind, Text: text, Hint: hint, Err: errors.New(text)}
 }
 
 func cutPrefix(s, prefix string) (string, bool) {
@@ -283,6 +295,8 @@ type refreshJSON struct {
 	Deadline     *time.Time        `json:"deadline,omitempty"`
 	BytesDone    uint64            `json:"bytes-done"`
 	BytesTotal   uint64            `json:"bytes-total"`
+	BlocksMillis uint64            `json:"estimate-milliseconds,omitempty"` // how long launches may have to wait
+	BytesToCopy  uint64            `json:"bytes-to-copy,omitempty"`
 	Waiting      []processJSON     `json:"waiting"`
 	Conditions   map[string]string `json:"conditions,omitempty"`
 	Error        *errorJSON        `json:"error,omitempty"`
@@ -312,8 +326,8 @@ func toRefreshJSON(p bus.RefreshProperties) refreshJSON {
 	r := refreshJSON{
 		ID: p.ID, Kind: p.Kind, Instance: p.Instance, State: p.State, Step: p.Step,
 		FromVersion: p.FromVersion, ToVersion: p.ToVersion, FromRevision: p.FromRevision, ToRevision: p.ToRevision,
-		Hash: p.Hash, Urgency: p.Urgency, Notes: p.Notes, Since: stamp(p.Since), Deadline: stamp(p.Deadline),
-		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, Waiting: processesJSON(p.Waiting), Conditions: p.Conditions,
+		Hash: p.Hash, Urgency: p.Urgency, Notes: p.Notes, Since: output.Stamp(p.Since), Deadline: output.Stamp(p.Deadline),
+		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, BlocksMillis: p.Estimate / 1000, BytesToCopy: p.BytesToCopy, Waiting: processesJSON(p.Waiting), Conditions: p.Conditions,
 	}
 	if p.ErrorText != "" || p.ErrorName != "" {
 		r.Error = &errorJSON{p.ErrorName, p.ErrorText, p.ErrorHint}

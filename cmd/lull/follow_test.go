@@ -12,26 +12,27 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
 // lull runs a command line against the agent.
 func (f *fakeAgent) lull(ctx context.Context, args ...string) (code int, out, errs string) {
 	var o, e bytes.Buffer
-	a := &app{stdin: strings.NewReader(""), stdout: &o, stderr: &e, now: time.Now}
+	a := &app{stdin: strings.NewReader(""), Printer: &output.Printer{Stdout: &o, Stderr: &e, Now: time.Now}}
 	code = a.run(ctx, append([]string{"--bus", f.address}, args...))
 	return code, o.String(), e.String()
 }
 
-// A refresh is shown as one line per step where there is no terminal.
+// A refresh is shown as one line per step without a terminal.
 func TestProgressLines(t *testing.T) {
 	f := startAgent(t)
 	code, out, errs := f.lull(t.Context(), "install", "org.example.notes")
 	if code != 0 || out != "org.example.notes 1.1 is installed\n" {
 		t.Fatalf("%d\n%s%s", code, out, errs)
 	}
-	// What happened before anybody could ask may be missing, the order not.
+	// Steps before the first read may be missing, but the order must not change.
 	last := -1
 	steps := []string{"looking for what is needed", "downloading", "switching over"}
 	for line := range strings.Lines(errs) {
@@ -48,23 +49,7 @@ func TestProgressLines(t *testing.T) {
 	}
 }
 
-// Bars are a matter of a terminal; they must end, and leave nothing behind.
-func TestProgressBars(t *testing.T) {
-	b := newBars(io.Discard, 80)
-	path := bus.RefreshPath("1")
-	for _, p := range []bus.RefreshProperties{
-		{Instance: "org.x.a", State: "preparing", Step: "fetch"},
-		{Instance: "org.x.a", State: "preparing", Step: "fetch", BytesDone: 1 << 63, BytesTotal: 1<<64 - 1},
-		{Instance: "org.x.a", State: "preparing", Step: "fetch", BytesDone: 100, BytesTotal: 50},
-		{Instance: "org.x.a", State: "waiting", Step: "wait"},
-	} {
-		b.update(path, p)
-	}
-	b.update(bus.RefreshPath("2"), bus.RefreshProperties{Instance: "org.x.b", State: "preparing", Step: "precopy"})
-	b.close()
-}
-
-// --wait stays through the waiting.
+// --wait also follows a refresh that waits.
 func TestWait(t *testing.T) {
 	f := startAgent(t)
 	waiting := make(chan struct{})
@@ -83,7 +68,7 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// What waits for nobody is given a moment to go on.
+// A waiting refresh without running processes gets a short time to continue.
 func TestWaitingForNobody(t *testing.T) {
 	f := startAgent(t)
 	f.play(func(verb, name string) (dbus.ObjectPath, error) {
@@ -96,7 +81,7 @@ func TestWaitingForNobody(t *testing.T) {
 	}
 }
 
-// Ctrl-C ends the following, not the refresh; an agent that dies is said to.
+// Ctrl-C ends the following, not the refresh. The death of the agent is reported.
 func TestFollowingEnds(t *testing.T) {
 	f := startAgent(t)
 	started := make(chan struct{}, 1)
@@ -110,7 +95,7 @@ func TestFollowingEnds(t *testing.T) {
 		cancel()
 	}()
 	code, _, errs := f.lull(ctx, "refresh", "org.x.app")
-	if code != 1 || !strings.Contains(errs, "lull: cannot ") {
+	if code != 1 || !strings.Contains(errs, "lull: cannot wait for the refresh of org.x.app: interrupted\nhint: it continues in the background; ") {
 		t.Errorf("%d %s", code, errs)
 	}
 	go func() {
@@ -118,12 +103,12 @@ func TestFollowingEnds(t *testing.T) {
 		f.server.Close()
 	}()
 	code, _, errs = f.lull(t.Context(), "refresh", "org.x.app")
-	if code != problem.ExitCode(problem.New(problem.Unavailable, "")) || !strings.Contains(errs, "lull: cannot ") {
+	if code != errkind.ExitCode(errkind.New(errkind.Unavailable, "")) || !strings.Contains(errs, "lull: cannot ") {
 		t.Errorf("%d %s", code, errs)
 	}
 }
 
-// lull monitor tells what happens, in order.
+// lull monitor reports events in order.
 func TestMonitor(t *testing.T) {
 	f := startAgent(t)
 	p := f.add(t, notes())
@@ -132,9 +117,10 @@ func TestMonitor(t *testing.T) {
 	for _, asJSON := range []bool{false, true} {
 		r, w := io.Pipe()
 		done := make(chan error, 1)
-		a := &app{stdout: w, stderr: io.Discard, now: time.Now, bus: f.address, json: asJSON}
+		a := &app{Printer: &output.Printer{Stdout: w, Stderr: io.Discard, Now: time.Now, JSON: asJSON}, bus: f.address}
 		ctx, cancel := context.WithCancel(ctx)
-		// A refresh that is there at the start is told of: the sign that it listens.
+		// An existing refresh is reported at the start: that shows that the command
+		// has subscribed.
 		if _, err := f.begin("5", bus.RefreshProperties{Kind: "refresh", Instance: "org.example.notes", State: "waiting", Step: "wait", ToVersion: "1.1"}); err != nil {
 			t.Fatal(err)
 		}
@@ -182,13 +168,13 @@ func TestMonitor(t *testing.T) {
 	}
 }
 
-// What is of no application: the policy, repositories, collections, the system.
+// The events without an application: the policy, repositories, collections, the system.
 func TestMonitorOfTheAgent(t *testing.T) {
 	f := startAgent(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r, w := io.Pipe()
-	a := &app{stdout: w, stderr: io.Discard, now: time.Now, bus: f.address}
+	a := &app{Printer: &output.Printer{Stdout: w, Stderr: io.Discard, Now: time.Now}, bus: f.address}
 	if _, err := f.begin("5", bus.RefreshProperties{Kind: "refresh", Instance: "org.example.notes", State: "waiting", Step: "wait", ToVersion: "1.1"}); err != nil {
 		t.Fatal(err)
 	}
@@ -212,16 +198,16 @@ func TestMonitorOfTheAgent(t *testing.T) {
 	}
 	expect("org.example.notes  refresh to 1.1: waiting until it is closed")
 	f.manager.Update(func(p *bus.ManagerProperties) { p.PolicyError = "policy.yaml:1: no" })
-	expect("policy: refused, the one before holds: policy.yaml:1: no")
+	expect("policy: refused, the previous one stays in force: policy.yaml:1: no")
 	f.manager.Update(func(p *bus.ManagerProperties) { p.PolicyError = "" })
-	expect("policy: the files hold again")
+	expect("policy: the files are in force again")
 	f.manager.Update(func(p *bus.ManagerProperties) { p.LastCheckError = "cannot read repository local" })
 	expect("repositories: cannot read repository local")
 	f.manager.Update(func(p *bus.ManagerProperties) { p.LastCheckError, p.LastCheck = "", micro(time.Now()) })
 	expect("repositories: all were read")
-	for range 2 { // the same amount twice is told twice
+	for range 2 { // an equal amount is reported each time
 		f.measured.Update(func(p *bus.SpaceProperties) { p.LastCollection, p.LastCollectionBytes = p.LastCollection+1, 12_000_000 })
-		expect("collected: 12 MB were given back")
+		expect("collected: 12 MB freed")
 	}
 	f.measured.Update(func(p *bus.SpaceProperties) { p.LastCollection, p.LastCollectionBytes = p.LastCollection+1, 0 })
 	f.system.Update(func(p *bus.SystemProperties) { p.State, p.Step, p.Staged = "staging", "images", "7" })

@@ -5,9 +5,11 @@ import (
 	"fmt"
 
 	"github.com/dustin/go-humanize"
+	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -16,9 +18,10 @@ func (a *app) gcCmd() *cobra.Command {
 	var free string
 	cmd := &cobra.Command{
 		Use:   "gc",
-		Short: "Free the space of what nothing needs any more",
+		Short: "Remove unused packages",
 		Long: `Takes away packages and files that nothing needs: not installed, not kept for
-` + "`lull revert`" + `, not running, not open, not being downloaded. Nothing stops for it.`,
+` + "`lull revert`" + `, not running, not open, not being downloaded. Nothing stops for it.
+Superseded data of applications goes too, in your own home alone.`,
 		Example: `  lull gc --dry-run      what would go
   lull gc --free 500MB   stop when so much is freed`,
 		Args: args(0, 0),
@@ -27,39 +30,71 @@ func (a *app) gcCmd() *cobra.Command {
 			if free != "" {
 				n, err := humanize.ParseBytes(free)
 				if err != nil || n == 0 {
-					return problem.New(problem.Usage, "cannot understand the size %q", free).WithHint("write it as 500MB or 2GiB")
+					return output.Error(errkind.Usage, "cannot understand the size %q", free).WithHint("write it as 500MB or 2GiB")
 				}
 				o.Free = n
 			}
 			if dry {
 				return a.ask(cmd.Context(), a.gcPlan)
 			}
+			// First, because it needs no right.
+			own, err := a.cleanOwnData(cmd.Context())
+			if err != nil {
+				return err
+			}
 			ag, err := a.dial(cmd.Context())
 			if err != nil {
 				return err
 			}
-			blobs, packages, bytes, err := ag.space.Collect(cmd.Context(), o)
+			p, err := a.followJob(cmd.Context(), ag, collectText, jobCalls{
+				func(ctx context.Context) (dbus.ObjectPath, error) { return ag.space.StartCollect(ctx, o) },
+				func(ctx context.Context) (p bus.JobProperties, err error) {
+					p.FreedBlobs, p.FreedPackages, p.FreedBytes, err = ag.space.Collect(ctx, o)
+					return p, err
+				},
+			})
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return a.writeJSON(gcJSON{one, uint64(blobs), uint64(packages), bytes, nil})
+			blobs, packages, bytes := p.FreedBlobs, p.FreedPackages, p.FreedBytes
+			if a.JSON {
+				return a.WriteJSON(gcJSON{output.One, uint64(blobs), uint64(packages), bytes, own, nil})
 			}
-			return a.say(gcText("freed", uint64(blobs), uint64(packages), bytes))
+			if err := a.Say(gcText(false, uint64(blobs), uint64(packages), bytes)); err != nil {
+				return err
+			}
+			return a.sayUnread(cmd.Context(), ag)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would go")
-	cmd.Flags().BoolVar(&nothing, "retain-nothing", false, "after state.db was lost: say that no system update was being kept")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "only show what would be removed")
+	cmd.Flags().BoolVar(&nothing, "retain-nothing", false, "after state.db was lost: confirm that no system update was kept")
 	cmd.Flags().StringVar(&free, "free", "", "stop when this `size` is freed")
 	return cmd
 }
 
+// sayUnread names the processes that the collection could not read.
+func (a *app) sayUnread(ctx context.Context, ag *agent) error {
+	unread, err := ag.space.GetLastCollectionUnread(ctx)
+	if bus.IsUnknown(err) { // of an older agent, which has collected nevertheless
+		return nil
+	}
+	if err != nil || len(unread) == 0 || a.user {
+		return err
+	}
+	var names []string
+	for _, p := range unread {
+		names = append(names, output.T("%s (PID %d, user %s)", output.OneLine(p.Command), p.PID, output.UserName(p.UID)))
+	}
+	return a.Say(output.T("could not be read, and keep nothing: %s", some(names)))
+}
+
 type gcJSON struct {
-	document
+	output.Document
 	Blobs    uint64   `json:"blobs"`
 	Packages uint64   `json:"packages"`
 	Bytes    uint64   `json:"bytes"`
+	UserData uint64   `json:"user-data-bytes"`
 	Plan     *gcPlanJ `json:"plan,omitempty"`
 }
 
@@ -73,14 +108,18 @@ type blobJSON struct {
 	Bytes uint64 `json:"bytes"`
 }
 
-func gcText(verb string, blobs, packages, bytes uint64) string {
+func gcText(plan bool, blobs, packages, bytes uint64) string {
 	if blobs == 0 && packages == 0 {
-		return "nothing to free: everything that is there is needed"
+		return output.T("nothing to free: everything that is there is needed")
 	}
-	return fmt.Sprintf("%s %s: %s, %s", verb, size(bytes), count(blobs, "file", "files"), count(packages, "package", "packages"))
+	message := output.Mark("freed %[1]s: %[2]s, %[3]s")
+	if plan {
+		message = output.Mark("would free %[1]s: %[2]s, %[3]s")
+	}
+	return fmt.Sprintf(output.Marked(message), output.Size(bytes), output.Count(blobs, "file", "files"), output.Count(packages, "package", "packages"))
 }
 
-// gcPlan prints the very plan that gc would follow now.
+// gcPlan prints the plan that gc would execute now.
 func (a *app) gcPlan(ctx context.Context, ag *agent) error {
 	blobs, packages, bytes, err := ag.space.Plan(ctx)
 	if err != nil {
@@ -92,22 +131,29 @@ func (a *app) gcPlan(ctx context.Context, ag *agent) error {
 			going = append(going, p)
 		}
 	}
-	if a.json {
+	own, err := a.superseded(ctx)
+	if err != nil {
+		return err
+	}
+	if a.JSON {
 		plan := &gcPlanJ{[]blobJSON{}, usagesJSON(going)}
 		for _, b := range blobs {
 			plan.Blobs = append(plan.Blobs, blobJSON(b))
 		}
-		return a.writeJSON(gcJSON{one, uint64(len(blobs)), uint64(len(going)), bytes, plan})
+		return a.WriteJSON(gcJSON{output.One, uint64(len(blobs)), uint64(len(going)), bytes, own, plan})
 	}
 	if len(going) > 0 {
 		if err := a.usages(going); err != nil {
 			return err
 		}
 	}
-	text := gcText("would free", uint64(len(blobs)), uint64(len(going)), bytes)
-	// Good to know, not needed.
+	text := gcText(true, uint64(len(blobs)), uint64(len(going)), bytes)
+	// A failure is ignored.
 	if p, err := ag.system().Properties(ctx); err == nil && p.CollectionRefused != "" {
-		text += "; but " + p.CollectionRefused
+		text += output.T("; but %s", p.CollectionRefused)
 	}
-	return a.say(text)
+	if own > 0 {
+		text += output.T("; and %s of superseded data in your home", output.Size(own))
+	}
+	return a.Say(text)
 }

@@ -6,7 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 )
 
 func (a *app) inspectCmd() *cobra.Command {
@@ -24,12 +25,12 @@ transfers. It is JSON in any case.`,
 				}
 				var doc map[string]json.RawMessage
 				if err := json.Unmarshal([]byte(text), &doc); err != nil {
-					return problem.New(problem.Failed, "cannot read what the agent says: %w", err)
+					return output.Error(errkind.Failed, "cannot read the agent's answer: %w", err)
 				}
 				if _, ok := doc["version"]; !ok {
 					doc["version"] = json.RawMessage("1")
 				}
-				return a.writeJSON(doc)
+				return a.WriteJSON(doc)
 			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -48,6 +49,23 @@ type packageJSON struct {
 	Refresh    *refreshJSON     `json:"refresh,omitempty"`
 	Held       *heldPackageJSON `json:"held,omitempty"` // the longest of Holds
 	Holds      []holdJSON       `json:"holds"`
+	Undone     *undoneJSON      `json:"undone,omitempty"`
+}
+
+// undoneJSON is an update that was undone and is tried again.
+type undoneJSON struct {
+	Instance string     `json:"instance"`
+	Version  string     `json:"version"`
+	Reason   string     `json:"reason"`
+	At       *time.Time `json:"at,omitempty"`
+	NextTry  *time.Time `json:"next-try,omitempty"`
+}
+
+func toUndoneJSON(p bus.PackageProperties) *undoneJSON {
+	if p.UndoneVersion == "" {
+		return nil
+	}
+	return &undoneJSON{p.Instance, p.UndoneVersion, p.UndoneReason, output.Stamp(p.UndoneAt), output.Stamp(p.NextTry)}
 }
 
 type serviceJSON struct {
@@ -83,82 +101,87 @@ func (s *snapshot) json(p bus.PackageProperties, now time.Time) packageJSON {
 		Instance: p.Instance, Name: p.Name, Title: p.Title, Summary: p.Summary, Version: p.Version, Revision: p.Revision,
 		Hash: p.Hash, Repository: p.Repository, Channel: p.Channel, Apps: append([]string{}, p.Apps...),
 		Services: []serviceJSON{}, Revisions: []revisionJSON{}, Running: p.Running, Processes: processesJSON(p.Processes),
-		Holds: []holdJSON{},
+		Holds: []holdJSON{}, Undone: toUndoneJSON(p),
 	}
 	for _, h := range p.Holds {
-		if fromBus(h.Until).After(now) {
-			j.Holds = append(j.Holds, holdJSON{h.UID, h.Owner, stamp(h.Since), stamp(h.Until), h.Administrator, h.Reason})
+		if output.FromBus(h.Until).After(now) {
+			j.Holds = append(j.Holds, holdJSON{h.UID, h.Owner, output.Stamp(h.Since), output.Stamp(h.Until), h.Administrator, h.Reason})
 		}
 	}
 	for _, v := range p.Services {
 		j.Services = append(j.Services, serviceJSON(v))
 	}
 	for _, r := range p.Revisions {
-		j.Revisions = append(j.Revisions, revisionJSON{r.Revision, r.Hash, r.Version, stamp(r.Since), r.State})
+		j.Revisions = append(j.Revisions, revisionJSON{r.Revision, r.Hash, r.Version, output.Stamp(r.Since), r.State})
 	}
 	if r, ok := s.refreshes[p.Refresh]; ok {
 		rj := toRefreshJSON(r)
 		j.Refresh = &rj
 	}
 	if held(p, now) {
-		j.Held = &heldPackageJSON{stamp(p.HeldUntil), p.HeldBy, p.HeldReason}
+		j.Held = &heldPackageJSON{output.Stamp(p.HeldUntil), p.HeldBy, p.HeldReason}
 	}
 	return j
 }
 
 func held(p bus.PackageProperties, now time.Time) bool {
-	return p.HeldUntil != 0 && fromBus(p.HeldUntil).After(now)
+	return p.HeldUntil != 0 && output.FromBus(p.HeldUntil).After(now)
 }
 
 func (a *app) list(s *snapshot) error {
-	if a.json {
-		doc := struct {
-			document
-			Packages []packageJSON `json:"packages"`
-		}{one, []packageJSON{}}
+	if a.JSON {
+		doc := listJSON{output.One, []packageJSON{}}
 		for _, p := range s.packages {
-			doc.Packages = append(doc.Packages, s.json(p, a.now()))
+			doc.Packages = append(doc.Packages, s.json(p, a.Now()))
 		}
-		return a.writeJSON(doc)
+		return a.WriteJSON(doc)
 	}
 	if len(s.packages) == 0 {
-		return a.say("nothing is installed yet; `lull install NAME` installs an application")
+		return a.Say(output.T("nothing is installed yet; `lull install NAME` installs an application"))
 	}
 	rows := make([][]string, len(s.packages))
 	for i, p := range s.packages {
-		rows[i] = []string{p.Instance, p.Version, fmt.Sprint(p.Revision), either(p.Channel, "-"), s.state(p, a.now())}
+		rows[i] = []string{p.Instance, p.Version, fmt.Sprint(p.Revision), output.Either(p.Channel, "-"), s.state(p, a.Now())}
 	}
-	return a.table([]column{
-		{title: "APPLICATION", least: 16}, {title: "VERSION", least: 7}, {title: "REV", right: true},
-		{title: "CHANNEL", least: 7}, {title: "STATE", least: 12},
+	return a.Table([]output.Column{
+		{Title: "APPLICATION", Least: 16}, {Title: "VERSION", Least: 7}, {Title: "REV", Right: true},
+		{Title: "CHANNEL", Least: 7}, {Title: "STATE", Least: 12},
 	}, rows)
 }
 
-// state says in a few words what is to be known of an instance.
+// state describes the notable state of an instance in a few words.
 func (s *snapshot) state(p bus.PackageProperties, now time.Time) string {
 	r, under := s.refreshes[p.Refresh]
-	switch {
-	case under && r.State == "waiting" && r.Kind == "remove":
-		return "running, will be removed"
-	case under && r.State == "waiting" && r.Kind == "refresh" && held(p, now):
-		return r.ToVersion + " waits, held until " + day(fromBus(p.HeldUntil), now)
-	case under && r.State == "waiting" && p.Running:
-		return "running, " + r.ToVersion + " waits"
-	case under && r.State == "waiting":
-		return r.ToVersion + " waits"
-	case under && !over(r.State):
-		return stepText(r)
-	case held(p, now) && p.Running:
-		return "running, held until " + day(fromBus(p.HeldUntil), now)
-	case held(p, now):
-		return "held until " + day(fromBus(p.HeldUntil), now)
-	case p.Running:
-		return "running"
-	}
 	for _, v := range p.Services {
-		if v.State == "failed" {
-			return "service " + v.Name + " has failed"
+		if v.State == "failed" && (!under || output.Over(r.State)) {
+			return output.T("service %s has failed", v.Name)
 		}
 	}
+	switch {
+	case under && r.State == "waiting" && r.Kind == "remove":
+		return output.T("running, will be removed")
+	case under && r.State == "waiting" && r.Kind == "refresh" && held(p, now):
+		return output.T("%[1]s waits, held until %[2]s", r.ToVersion, output.Day(output.FromBus(p.HeldUntil), now))
+	case under && r.State == "waiting" && p.Running:
+		return output.T("running, %s waits", r.ToVersion)
+	case under && r.State == "waiting":
+		return output.T("%s waits", r.ToVersion)
+	case under && !output.Over(r.State):
+		return output.StepText(r)
+	case p.UndoneVersion != "":
+		return output.T("%[1]s was undone, tried again %[2]s", p.UndoneVersion, output.Day(output.FromBus(p.NextTry), now))
+	case held(p, now) && p.Running:
+		return output.T("running, held until %s", output.Day(output.FromBus(p.HeldUntil), now))
+	case held(p, now):
+		return output.T("held until %s", output.Day(output.FromBus(p.HeldUntil), now))
+	case p.Running:
+		return output.T("running")
+	}
 	return "-"
+}
+
+// listJSON is what `lull list` writes.
+type listJSON struct {
+	output.Document
+	Packages []packageJSON `json:"packages"`
 }

@@ -1,5 +1,5 @@
-// Command lull is the command line of the agent: it installs, refreshes and
-// runs applications, and shows what the agent does.
+// Command lull is the command line of the agent: it installs, refreshes and runs
+// applications, and shows the agent's activity.
 package main
 
 import (
@@ -13,5 +13,5 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
-	os.Exit(code)
+	leave(code)
 }

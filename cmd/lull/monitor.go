@@ -9,7 +9,8 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -28,7 +29,7 @@ looks into the repositories. Ctrl-C ends it. With --json every line is a documen
 
 // eventJSON is a line of `lull monitor --json`.
 type eventJSON struct {
-	document
+	output.Document
 	Time     time.Time    `json:"time"`
 	Event    string       `json:"event"` // package, refresh, finished, removed; of no instance: policy, check, collected, system
 	Instance string       `json:"instance,omitempty"`
@@ -39,13 +40,13 @@ type eventJSON struct {
 	text     string
 }
 
-// watcher knows the state of all objects, so that it can say what has changed.
+// watcher holds the state of all objects, so that it can report changes.
 type watcher struct {
 	app       *app
 	snap      *snapshot
 	packages  map[dbus.ObjectPath]*bus.PackageProperties
 	refreshes map[dbus.ObjectPath]*bus.RefreshProperties
-	said      map[dbus.ObjectPath]string // the last text, so that none comes twice in a row
+	said      map[dbus.ObjectPath]string // the last text, so that no text is repeated directly
 	manager   bus.ManagerProperties
 	space     bus.SpaceProperties
 	system    bus.SystemProperties
@@ -84,11 +85,11 @@ func (a *app) monitor(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil // Ctrl-C is how it ends
+			return nil // Ctrl-C is the normal end
 		case sig, ok := <-sub.C:
 			if !ok {
-				return problem.New(problem.Unavailable, "cannot follow any longer: the agent has left the bus").
-					WithHint("see `systemctl status lulld`")
+				return output.Error(errkind.Unavailable, "cannot follow any longer: the agent has left the bus").
+					WithHint("see `%s`", a.statusCommand())
 			}
 			if err := w.signal(sig); err != nil {
 				return err
@@ -110,12 +111,12 @@ func (w *watcher) signal(sig *dbus.Signal) error {
 		delete(w.refreshes, r.Path)
 		delete(w.said, r.Path)
 		if p != nil {
-			return w.say(r.Path, eventJSON{Event: "removed", Instance: p.Instance, text: "is removed"})
+			return w.say(r.Path, eventJSON{Event: "removed", Instance: p.Instance, text: output.T("is removed")})
 		}
 		return nil
 	}
 	if f, ok := bus.ParseManagerRefreshFinished(sig); ok {
-		text := f.Result
+		text := output.StateText(f.Result)
 		if f.Error != "" {
 			text += ": " + f.Error
 		}
@@ -124,7 +125,7 @@ func (w *watcher) signal(sig *dbus.Signal) error {
 	return nil
 }
 
-// added takes over a new object. At the start only refreshes are told of.
+// added records a new object. At the start it reports refreshes only.
 func (w *watcher) added(added bus.Added, start bool) error {
 	if values, ok := added.Interfaces[bus.PackageInterface]; ok {
 		p := &bus.PackageProperties{}
@@ -133,7 +134,7 @@ func (w *watcher) added(added bus.Added, start bool) error {
 		}
 		w.packages[added.Path] = p
 		if !start {
-			return w.tellPackage(added.Path, p, fmt.Sprintf("%s is installed", p.Version))
+			return w.tellPackage(added.Path, p, output.T("%s is installed", p.Version))
 		}
 	}
 	if values, ok := added.Interfaces[bus.RefreshInterface]; ok {
@@ -142,7 +143,7 @@ func (w *watcher) added(added bus.Added, start bool) error {
 			return err
 		}
 		w.refreshes[added.Path] = r
-		if !start || !over(r.State) {
+		if !start || !output.Over(r.State) {
 			return w.tellRefresh(added.Path, r)
 		}
 	}
@@ -154,8 +155,8 @@ func (w *watcher) changed(c bus.Changed) error {
 		if err := r.Apply(c.Values); err != nil {
 			return err
 		}
-		if over(r.State) {
-			return nil // RefreshFinished tells it
+		if output.Over(r.State) {
+			return nil // RefreshFinished reports it
 		}
 		return w.tellRefresh(c.Path, r)
 	}
@@ -173,15 +174,15 @@ func (w *watcher) changed(c bus.Changed) error {
 	text := ""
 	switch {
 	case old.Hash != p.Hash:
-		text = fmt.Sprintf("%s is current, revision %d", p.Version, p.Revision)
+		text = output.T("%s is current, revision %d", p.Version, p.Revision)
 	case !old.Running && p.Running:
-		text = "is running"
+		text = output.T("is running")
 	case old.Running && !p.Running:
-		text = "is closed"
-	case old.HeldUntil != p.HeldUntil && held(*p, w.app.now()):
-		text = "is held until " + day(fromBus(p.HeldUntil), w.app.now()) + " by " + either(p.HeldBy, "somebody")
+		text = output.T("is closed")
+	case old.HeldUntil != p.HeldUntil && held(*p, w.app.Now()):
+		text = output.T("is held until %[1]s by %[2]s", output.Day(output.FromBus(p.HeldUntil), w.app.Now()), output.Either(p.HeldBy, "?"))
 	case old.HeldUntil != p.HeldUntil:
-		text = "is not held any longer"
+		text = output.T("is not held any longer")
 	}
 	if text == "" {
 		return nil
@@ -189,7 +190,7 @@ func (w *watcher) changed(c bus.Changed) error {
 	return w.tellPackage(c.Path, p, text)
 }
 
-// agentChanged tells what is of no instance.
+// agentChanged reports changes without an instance.
 func (w *watcher) agentChanged(c bus.Changed) error {
 	has := func(name string) bool { _, ok := c.Values[name]; return ok }
 	switch c.Interface {
@@ -199,19 +200,19 @@ func (w *watcher) agentChanged(c bus.Changed) error {
 			return err
 		}
 		if now := w.manager.PolicyError; now != before.PolicyError {
-			e := eventJSON{Event: "policy", Error: now, text: "policy: the files hold again"}
+			e := eventJSON{Event: "policy", Error: now, text: output.T("policy: the files are in force again")}
 			if now != "" {
-				e.text = "policy: refused, the one before holds: " + now
+				e.text = output.T("policy: refused, the previous one stays in force: %s", now)
 			}
 			if err := w.say(c.Path, e); err != nil {
 				return err
 			}
 		}
 		if now := w.manager.LastCheckError; now != "" && now != before.LastCheckError {
-			return w.say(c.Path, eventJSON{Event: "check", Error: now, text: "repositories: " + now})
+			return w.say(c.Path, eventJSON{Event: "check", Error: now, text: output.T("repositories: %s", now)})
 		}
 		if has("LastCheck") && w.manager.LastCheck != before.LastCheck {
-			return w.say(c.Path, eventJSON{Event: "check", text: "repositories: all were read"})
+			return w.say(c.Path, eventJSON{Event: "check", text: output.T("repositories: all were read")})
 		}
 	case bus.SpaceInterface:
 		if !has("LastCollection") {
@@ -221,7 +222,7 @@ func (w *watcher) agentChanged(c bus.Changed) error {
 			return err
 		}
 		if n := w.space.LastCollectionBytes; n > 0 {
-			return w.say("", eventJSON{Event: "collected", Result: fmt.Sprint(n), text: "collected: " + size(n) + " were given back"})
+			return w.say("", eventJSON{Event: "collected", Result: fmt.Sprint(n), text: output.T("collected: %s freed", output.Size(n))})
 		}
 	case bus.SystemInterface:
 		before := w.system
@@ -229,8 +230,8 @@ func (w *watcher) agentChanged(c bus.Changed) error {
 			return err
 		}
 		if now := w.system; now.State != before.State || now.Step != before.Step {
-			text := "system: " + now.State
-			if v := either(now.Staged, either(now.Booted, now.Committed)); v != "" {
+			text := output.T("system: %s", output.StateText(now.State))
+			if v := output.Either(now.Staged, output.Either(now.Booted, now.Committed)); v != "" {
 				text += " " + v
 			}
 			if now.Step != "" {
@@ -246,16 +247,16 @@ func (w *watcher) agentChanged(c bus.Changed) error {
 }
 
 func (w *watcher) tellPackage(path dbus.ObjectPath, p *bus.PackageProperties, text string) error {
-	j := w.snap.json(*p, w.app.now())
+	j := w.snap.json(*p, w.app.Now())
 	return w.say(path, eventJSON{Event: "package", Instance: p.Instance, Package: &j, text: text})
 }
 
 func (w *watcher) tellRefresh(path dbus.ObjectPath, r *bus.RefreshProperties) error {
-	text := r.Kind
+	text := nounOf(r.Kind)
 	if r.ToVersion != "" {
-		text += " to " + r.ToVersion
+		text = output.T("%[1]s to %[2]s", text, r.ToVersion)
 	}
-	text += ": " + stepText(*r)
+	text += ": " + output.StepText(*r)
 	switch {
 	case r.Step == "fetch" && r.State != "waiting" && r.BytesTotal > 0:
 		text += fmt.Sprintf(" %d%%", min(100, 100*(r.BytesDone/1024)/max(1, r.BytesTotal/1024)))
@@ -271,12 +272,12 @@ func (w *watcher) say(path dbus.ObjectPath, e eventJSON) error {
 		return nil
 	}
 	w.said[path] = e.text
-	e.document, e.Time = one, w.app.now()
-	if w.app.json {
-		return w.app.writeLine(e)
+	e.Document, e.Time = output.One, w.app.Now()
+	if w.app.JSON {
+		return w.app.WriteLine(e)
 	}
 	if e.Instance != "" {
 		e.text = e.Instance + "  " + e.text
 	}
-	return w.app.say(e.Time.Format(time.TimeOnly) + "  " + e.text)
+	return w.app.Say(e.Time.Format(time.TimeOnly) + "  " + e.text)
 }

@@ -10,8 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -19,12 +20,12 @@ func (a *app) openCmd() *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{
 		Use:   "open PACKAGE[/SUBPACKAGE] [-- COMMAND...]",
-		Short: "Keep a package from being collected while you look into it",
+		Short: "Pin a package while you inspect it",
 		Long: `Opens a package, by its hash or as the current one of an application, and keeps
 it from being collected: until COMMAND has ended, which runs in the package's
-folder, or until the end of the input.
+directory, or until the end of the input.
 
-With --wait-closed it opens nothing, and returns when nobody has the package open
+With --wait-closed it opens nothing, and returns when the package is not open
 any more: no application of it runs, and no client holds it.`,
 		Example: `  lull open org.example.notes -- ls -l
   lull open org.example.notes
@@ -33,12 +34,12 @@ any more: no application of it runs, and no client holds it.`,
 		ValidArgsFunction: a.completeOneInstance,
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if len(words) > 1 && cmd.ArgsLenAtDash() != 1 {
-				return problem.New(problem.Usage, "cannot understand this command: a command to run stands behind --").
-					WithHint("use it as `%s`", cmd.UseLine())
+				return output.Error(errkind.Usage, "cannot understand this command: the command to run comes after --").
+					WithHint("use it as `%s`", usageLine(cmd.UseLine()))
 			}
 			if wait {
 				if len(words) > 1 {
-					return problem.New(problem.Usage, "cannot run a command with --wait-closed")
+					return output.Error(errkind.Usage, "cannot run a command with --wait-closed")
 				}
 				return a.waitClosed(cmd.Context(), words[0])
 			}
@@ -47,7 +48,7 @@ any more: no application of it runs, and no client holds it.`,
 				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
-			dir, lease, hash, err := ag.manager.Open(ctx, words[0])
+			dir, lease, hash, err := ag.open(ctx, words[0])
 			cancel()
 			if err != nil {
 				return err
@@ -56,7 +57,7 @@ any more: no application of it runs, and no client holds it.`,
 			defer dir.Close()
 			path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
 			if err != nil {
-				return problem.New(problem.Failed, "cannot find the folder of %s: %w", words[0], err)
+				return output.Error(errkind.Failed, "cannot find the directory of %s: %w", words[0], err)
 			}
 			if len(words) > 1 {
 				return a.within(path, dir, hash, words[1:])
@@ -64,26 +65,39 @@ any more: no application of it runs, and no client holds it.`,
 			return a.holdOpen(cmd.Context(), path, hash)
 		},
 	}
-	cmd.Flags().BoolVar(&wait, "wait-closed", false, "wait until nobody has it open")
+	cmd.Flags().BoolVar(&wait, "wait-closed", false, "wait until no process has it open")
 	return cmd
 }
 
-// waitClosed returns when nothing in the open index is this package.
+// open opens a package, by its hash or as the current one of an application.
+func (ag *agent) open(ctx context.Context, what string) (dir, lease *os.File, hash string, err error) {
+	if _, err := digest.Parse(what); err != nil {
+		s, err := ag.snapshot(ctx)
+		if err == nil {
+			what, err = s.named(what)
+		}
+		if err != nil {
+			return nil, nil, "", err
+		}
+	}
+	return ag.manager.Open(ctx, what)
+}
+
+// waitClosed returns when the package is not in the open index any more. Leases outlive the
+// agent, so it waits for an agent that restarts meanwhile.
 func (a *app) waitClosed(ctx context.Context, what string) error {
 	ag, err := a.dial(ctx)
 	if err != nil {
 		return err
 	}
-	asking, cancel := context.WithTimeout(ctx, answerTime)
-	defer cancel()
-	sub, err := bus.Subscribe(asking, ag.conn, bus.AgentName, bus.AgentPath)
-	if err != nil {
-		return err
-	}
-	defer sub.Close()
 	if _, err := digest.Parse(what); err != nil {
+		asking, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
 		all, err := ag.snapshot(asking)
 		if err != nil {
+			return err
+		}
+		if what, err = all.named(what); err != nil {
 			return err
 		}
 		p, err := all.find(what)
@@ -93,28 +107,55 @@ func (a *app) waitClosed(ctx context.Context, what string) error {
 		what = p.Hash
 	}
 	for {
-		asking, cancel := context.WithTimeout(ctx, answerTime)
-		open, err := ag.space.GetOpen(asking)
-		cancel()
-		if err != nil {
+		closed, err := ag.waitClosed(ctx, what)
+		switch {
+		case closed:
+			return nil
+		case ctx.Err() != nil:
+			return output.Error(errkind.Interrupted, "cannot wait until %s is closed: interrupted", what)
+		case err != nil && (!errkind.Is(err, errkind.Unavailable) || !ag.conn.Connected()):
 			return err
 		}
-		if !slices.ContainsFunc(open, func(o bus.OpenPackage) bool { return o.Hash == what }) {
-			return nil
-		}
-		select {
-		case _, there := <-sub.C:
-			if !there {
-				return problem.New(problem.Unavailable, "cannot wait until %s is closed: the agent has gone", what)
-			}
-		case <-ctx.Done():
-			return problem.New(problem.Interrupted, "cannot wait until %s is closed: %w", what, context.Cause(ctx))
+		a.Warn(output.T("the agent has left the bus; waiting for it"), "")
+		if err := bus.WaitForOwner(ctx, ag.conn, bus.AgentName); err != nil {
+			return err
 		}
 	}
 }
 
-// within runs a command in the package's folder. Ctrl-C is the command's
-// matter; a request to end is passed on to it.
+// waitClosed returns true when the package is not in the open index any more, and false if
+// the agent has left the bus before.
+func (ag *agent) waitClosed(ctx context.Context, hash string) (bool, error) {
+	asking, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	sub, err := bus.Subscribe(asking, ag.conn, bus.AgentName, bus.AgentPath)
+	if err != nil {
+		return false, err
+	}
+	defer sub.Close()
+	for {
+		asking, cancel := context.WithTimeout(ctx, answerTime)
+		open, err := ag.space.GetOpen(asking)
+		cancel()
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(open, func(o bus.OpenPackage) bool { return o.Hash == hash }) {
+			return true, nil
+		}
+		select {
+		case _, there := <-sub.C:
+			if !there {
+				return false, nil
+			}
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+// within runs a command in the package's directory. The command handles Ctrl-C; a request to
+// end is forwarded to it.
 func (a *app) within(path string, dir *os.File, hash string, words []string) error {
 	c := exec.Command(words[0], words[1:]...)
 	c.Dir = fmt.Sprintf("/proc/self/fd/%d", dir.Fd()) // also where the path is hidden
@@ -125,23 +166,19 @@ func (a *app) within(path string, dir *os.File, hash string, words []string) err
 // holdOpen keeps the lease until the input ends.
 func (a *app) holdOpen(ctx context.Context, path, hash string) error {
 	var err error
-	if a.json {
-		err = a.writeLine(struct {
-			document
-			Hash string `json:"hash"`
-			Path string `json:"path"`
-		}{one, hash, path})
+	if a.JSON {
+		err = a.WriteLine(openJSON{output.One, hash, path})
 	} else {
-		err = a.say(path)
+		err = a.SayWhole(path)
 	}
 	if err != nil {
 		return err
 	}
-	if isTerminal(a.stderr) {
-		fmt.Fprintln(a.stderr, "The package is kept until Ctrl-C or Ctrl-D.")
+	if output.IsTerminal(a.Stderr) {
+		fmt.Fprintln(a.Stderr, output.T("The package is kept until Ctrl-C or Ctrl-D."))
 	}
 	ended := make(chan struct{})
-	go func() { // a read from a terminal cannot be called back: it ends with the process
+	go func() { // a read from a terminal cannot be cancelled: it ends with the process
 		defer close(ended)
 		_, _ = io.Copy(io.Discard, a.stdin)
 	}()
@@ -150,4 +187,11 @@ func (a *app) holdOpen(ctx context.Context, path, hash string) error {
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// openJSON is what `lull open` writes, in one line.
+type openJSON struct {
+	output.Document
+	Hash string `json:"hash"`
+	Path string `json:"path"`
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -18,9 +20,9 @@ func (a *app) pendingCmd() *cobra.Command {
 		Short: "Show what waits, and for what",
 		Long: `Shows the refreshes that wait until an application is closed: whose processes
 they wait for, and what happens when. Root sees all, others see those of the
-applications that they run. Those that somebody holds, or that wait for what
-policy requires (mains power, an unmetered network, nobody at work, a
-maintenance window), are seen by everybody.
+applications that they run. All users see those that are held, and those
+that wait for what policy requires (mains power, an unmetered network, an idle
+computer, a maintenance window).
 
 With --self, inside an application that lull has started, only what waits for
 that application is shown.`,
@@ -38,7 +40,11 @@ that application is shown.`,
 					}
 					pending = slices.DeleteFunc(pending, func(p bus.PendingRefresh) bool { return p.Instance != own })
 				}
-				return a.pending(pending)
+				s, err := ag.snapshot(ctx)
+				if err != nil {
+					return err
+				}
+				return a.pending(pending, s.stuck(), s.undone())
 			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -66,60 +72,134 @@ type pendingJSON struct {
 	Conditions map[string]string `json:"conditions,omitempty"`
 }
 
-func (a *app) pending(pending []bus.PendingRefresh) error {
-	if a.json {
-		doc := struct {
-			document
-			Pending []pendingJSON `json:"pending"`
-		}{one, []pendingJSON{}}
+// stuck lists the refreshes that need intervention, by instance.
+func (s *snapshot) stuck() (list []bus.RefreshProperties) {
+	for _, r := range s.refreshes {
+		if r.State == output.Stuck {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(p, q bus.RefreshProperties) int { return strings.Compare(p.Instance, q.Instance) })
+	return list
+}
+
+// undone lists the instances whose last update was undone.
+func (s *snapshot) undone() (list []bus.PackageProperties) {
+	for _, p := range s.packages {
+		if p.UndoneVersion != "" {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// indented indents fields below a line of their own.
+func indented(pairs [][2]string) (out [][2]string) {
+	for _, p := range pairs {
+		if p[0] != "" { // else it continues the one above
+			p[0] = "  " + output.Lower(p[0])
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// stuckFields describes why a refresh is stuck and how to proceed.
+func stuckFields(r bus.RefreshProperties) [][2]string {
+	inUse := output.T("the version before is in use until then")
+	if r.FromVersion != "" {
+		inUse = output.T("version %s is in use until then", r.FromVersion)
+	}
+	return [][2]string{
+		{"Stuck", r.ErrorText},
+		{"", r.ErrorHint},
+		{"", inUse},
+	}
+}
+
+func (a *app) pending(pending []bus.PendingRefresh, stuck []bus.RefreshProperties, undone []bus.PackageProperties) error {
+	if a.JSON {
+		doc := pendingsJSON{output.One, []pendingJSON{}, []refreshJSON{}, []undoneJSON{}}
+		for _, p := range undone {
+			doc.Undone = append(doc.Undone, *toUndoneJSON(p))
+		}
+		for _, r := range stuck {
+			doc.Stuck = append(doc.Stuck, toRefreshJSON(r))
+		}
 		for _, p := range pending {
 			var held *heldPackageJSON
 			if p.HeldUntil != 0 {
-				held = &heldPackageJSON{stamp(p.HeldUntil), p.HeldBy, p.HeldReason}
+				held = &heldPackageJSON{output.Stamp(p.HeldUntil), p.HeldBy, p.HeldReason}
 			}
 			doc.Pending = append(doc.Pending, pendingJSON{
 				p.ID, p.Instance, p.Name, p.FromVersion, p.ToVersion, p.FromRevision, p.ToRevision, p.Urgency, p.Notes,
-				stamp(p.Since), stamp(p.Deadline), p.AtDeadline, processesJSON(p.Processes), held, p.Conditions,
+				output.Stamp(p.Since), output.Stamp(p.Deadline), p.AtDeadline, processesJSON(p.Processes), held, p.Conditions,
 			})
 		}
-		return a.writeJSON(doc)
+		return a.WriteJSON(doc)
 	}
-	if len(pending) == 0 {
-		return a.say("nothing waits")
+	if len(pending)+len(stuck)+len(undone) == 0 {
+		return a.Say(output.T("no pending refreshes"))
 	}
-	for i, p := range pending {
+	for i, r := range stuck {
 		if i > 0 {
-			if err := a.say(""); err != nil {
+			if err := a.Say(""); err != nil {
 				return err
 			}
 		}
-		head := fmt.Sprintf("%s  %s → %s", p.Instance, either(p.FromVersion, "?"), either(p.ToVersion, "?"))
+		if err := a.Say(fmt.Sprintf("%s  %s → %s", r.Instance, output.Either(r.FromVersion, "?"), output.Either(r.ToVersion, "?"))); err != nil {
+			return err
+		}
+		if err := a.Fields(indented(stuckFields(r))); err != nil {
+			return err
+		}
+	}
+	for i, p := range undone {
+		if i+len(stuck) > 0 {
+			if err := a.Say(""); err != nil {
+				return err
+			}
+		}
+		if err := a.Say(fmt.Sprintf("%s  %s → %s", p.Instance, p.Version, p.UndoneVersion)); err != nil {
+			return err
+		}
+		if err := a.Fields(indented(a.undoneFields(p))); err != nil {
+			return err
+		}
+	}
+	for i, p := range pending {
+		if i+len(stuck)+len(undone) > 0 {
+			if err := a.Say(""); err != nil {
+				return err
+			}
+		}
+		head := fmt.Sprintf("%s  %s → %s", p.Instance, output.Either(p.FromVersion, "?"), output.Either(p.ToVersion, "?"))
 		if p.Urgency != "" && p.Urgency != "medium" {
 			head += "  (" + p.Urgency + ")"
 		}
-		if err := a.say(head); err != nil {
+		if err := a.Say(head); err != nil {
 			return err
 		}
 		since := ""
 		if p.Since != 0 {
-			since = ago(fromBus(p.Since), a.now())
+			since = output.Ago(output.FromBus(p.Since), a.Now())
 		}
-		waits, happens, held := either(waitsForThese(p.Conditions, p.Processes), "its turn"), "when it is closed, or "+deadlineWords(p.Deadline, p.AtDeadline, a.now()), ""
+		waits, happens, held := output.Either(waitsForThese(p.Conditions, p.Processes), output.T("its turn")), output.T("when it is closed, or %s", deadlineWords(p.Deadline, p.AtDeadline, a.Now())), ""
 		if len(p.Conditions) > 0 {
 			step := ""
-			if p.Since == 0 { // its window begins when it is there
+			if p.Since == 0 { // its window begins when the package has been downloaded
 				step = "fetch"
 			}
-			happens = "when that is so, or "
+			happens = output.Mark("when that is so, or %s")
 			if len(p.Processes) > 0 {
-				happens = "when that is so and it is closed, or "
+				happens = output.Mark("when that is so and it is closed, or %s")
 			}
-			happens += latestWords(step, p.Conditions, len(p.Processes), p.Deadline, p.AtDeadline, a.now())
+			happens = fmt.Sprintf(output.Marked(happens), latestWords(step, p.Conditions, len(p.Processes), p.Deadline, p.AtDeadline, a.Now()))
 		}
 		if p.HeldUntil != 0 {
-			waits, happens, held = "the end of a hold", "", holdText(p.HeldUntil, p.HeldBy, p.HeldReason, a.now())
+			waits, happens, held = output.T("the end of a hold"), "", holdText(p.HeldUntil, p.HeldBy, p.HeldReason, a.Now())
 		}
-		err := a.fields([][2]string{
+		err := a.Fields([][2]string{
 			{"  waits for", waits},
 			{"  held", held},
 			{"  since", since},
@@ -131,4 +211,12 @@ func (a *app) pending(pending []bus.PendingRefresh) error {
 		}
 	}
 	return nil
+}
+
+// pendingsJSON is what `lull pending` writes.
+type pendingsJSON struct {
+	output.Document
+	Pending []pendingJSON `json:"pending"`
+	Stuck   []refreshJSON `json:"stuck"`
+	Undone  []undoneJSON  `json:"undone"`
 }

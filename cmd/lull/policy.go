@@ -2,27 +2,33 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/cmd/lull/output"
 	"github.com/lull/lull/policy"
 )
 
-// usualConfig is where the administrator's files are.
+// usualConfig is the default directory of the administrator's files.
 const usualConfig = "/etc/lull"
 
 func (a *app) policyCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Check the policy, and have it read again",
-		Long: `Says whether the agent goes by the policy files as they were when it read them
-last. It leaves with status 78 if it has refused them.`,
+		Short: "Check, explain and reload the policy",
+		Long: `Shows whether the policy files that the agent read last are in force. It exits
+with status 78 if the agent refused them.`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.policy(cmd.Context()) },
 	}
-	cmd.AddCommand(a.policyCheckCmd(), a.policyReloadCmd())
+	cmd.AddCommand(a.policyCheckCmd(), a.policyExplainCmd(), a.policyReloadCmd())
 	return cmd
 }
 
@@ -32,29 +38,26 @@ func (a *app) policy(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if a.json {
-			err = a.writeJSON(struct {
-				document
-				Refused string `json:"refused,omitempty"`
-			}{one, refused})
+		if a.JSON {
+			err = a.WriteJSON(policyJSON{output.One, refused})
 		} else if refused == "" {
-			err = a.say("the agent goes by the policy files as it read them last")
+			err = a.Say(output.T("the policy files that the agent read last are in force"))
 		}
 		if err != nil || refused == "" {
 			return err
 		}
-		return problem.New(problem.BadPolicy, "cannot use the policy as it is in the files: %s", refused).
-			WithHint("the agent goes by the policy that it read before; `lull policy check` lists everything that is wrong, `lull policy reload` has it read again")
+		return output.Error(errkind.BadPolicy, "cannot use the policy as it is in the files: %s", refused).
+			WithHint("the previous policy stays in force; `lull policy check` lists everything that is wrong, `lull policy reload` re-reads the files")
 	})
 }
 
 func (a *app) policyReloadCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload",
-		Short: "Have the agent read policy and repositories again",
-		Long: `Has the agent read policy and repositories again, and returns when it goes by
-them. If one is broken it says which and where, and the policy from before holds;
-it leaves with status 78. "systemctl reload lulld" is the same.`,
+		Short: "Make the agent re-read policy and repositories",
+		Long: `Makes the agent re-read policy and repositories, and returns when they are in
+force. If one is broken it shows which and where, and the previous policy stays in
+force; it exits with status 78. "systemctl reload lulld" is the same.`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ag, err := a.dial(cmd.Context())
@@ -62,12 +65,12 @@ it leaves with status 78. "systemctl reload lulld" is the same.`,
 				return err
 			}
 			if err := ag.manager.Reload(cmd.Context()); err != nil {
-				return doing("use the new policy", err)
+				return output.Doing("use the new policy", sent(cmd.Context(), output.T("new policy"), output.T("`lull policy` shows the result"), err))
 			}
-			if a.json {
-				return a.writeJSON(one)
+			if a.JSON {
+				return a.WriteJSON(output.One)
 			}
-			return a.say("policy and repositories were read again")
+			return a.Say(output.T("policy and repositories were read again"))
 		},
 	}
 }
@@ -75,23 +78,23 @@ it leaves with status 78. "systemctl reload lulld" is the same.`,
 func (a *app) policyCheckCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check [FILE...]",
-		Short: "Say what is wrong with policy files, before the agent reads them",
-		Long: `Reads policy files and says what is wrong with them and where. Without FILE it
-checks those that the agent reads. It leaves with status 78 if one is broken.`,
+		Short: "Check policy files before the agent reads them",
+		Long: `Reads policy files and shows what is wrong with them and where. Without FILE it
+checks those that the agent reads. It exits with status 78 if one is broken.`,
 		Example: "  lull policy check /etc/lull/policy.yaml",
 		Args:    args(0, -1),
 		RunE: func(_ *cobra.Command, files []string) error {
 			whole := func() error { return nil }
 			if len(files) == 0 {
-				dir := either(a.config, usualConfig)
-				whole = func() error { // what only all of them together show
+				dir := output.Either(a.config, usualConfig)
+				whole = func() error { // found only in the whole set
 					_, err := policy.Load(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.d"))
 					return err
 				}
 				files = []string{filepath.Join(dir, "policy.yaml")}
 				more, err := filepath.Glob(filepath.Join(dir, "policy.d", "*.yaml"))
 				if err != nil {
-					return problem.New(problem.Failed, "cannot look into %s: %w", dir, err)
+					return output.Error(errkind.Failed, "cannot list %s: %w", dir, err)
 				}
 				files = append(files, more...)
 			}
@@ -104,33 +107,125 @@ checks those that the agent reads. It leaves with status 78 if one is broken.`,
 }
 
 func (a *app) policyCheck(files []string) error {
-	type fileJSON struct {
-		File     string   `json:"file"`
-		Problems []string `json:"problems"`
-	}
-	doc := struct {
-		document
-		Files []fileJSON `json:"files"`
-	}{one, []fileJSON{}}
+	doc := policyCheckJSON{output.One, []policyFileJSON{}}
 	var errs []error
 	for _, f := range files {
 		found := policy.Check(f)
-		j := fileJSON{f, []string{}}
+		j := policyFileJSON{f, []string{}, policy.Notes(f)}
 		for _, err := range found {
 			j.Problems = append(j.Problems, err.Error())
-			errs = append(errs, doing("accept the policy", err))
+			errs = append(errs, output.Doing("accept the policy", err))
 		}
 		doc.Files = append(doc.Files, j)
-		if len(found) == 0 && !a.json {
-			if err := a.say(f + " is in order"); err != nil {
+		if len(found) == 0 && !a.JSON {
+			if err := a.Say(output.T("%s is valid", f)); err != nil {
+				return err
+			}
+		}
+		for _, note := range j.Notes {
+			if a.JSON {
+				break
+			}
+			if err := a.Say(note); err != nil {
 				return err
 			}
 		}
 	}
-	if a.json {
-		if err := a.writeJSON(doc); err != nil {
+	if a.JSON {
+		if err := a.WriteJSON(doc); err != nil {
 			return err
 		}
 	}
-	return join(errs)
+	return output.Join(errs)
+}
+
+// explainedJSON is what the policy says, with the file and line that decided each value.
+type explainedJSON struct {
+	output.Document
+	Instance string         `json:"instance,omitempty"`
+	Values   []policy.Value `json:"values"`
+}
+
+func (a *app) policyExplainCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "explain [APP]",
+		Short: "Show the policy, and what decided each value",
+		Long: `Shows each key of the policy with its value, and the file and line that decided
+it. With APP it shows what holds for that application, with what its package
+wishes for and gets. It reads the files as they are now; "lull policy" shows
+whether they are in force.`,
+		Example: "  lull policy explain org.example.Editor",
+		Args:    args(0, 1),
+		RunE: func(_ *cobra.Command, words []string) error {
+			dir := output.Either(a.config, usualConfig)
+			p, err := policy.Load(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.d"))
+			if err != nil {
+				return output.Doing("explain the policy", err)
+			}
+			instance, wishes := "", manifest.Wishes{}
+			if len(words) > 0 {
+				if instance, err = a.stored(words[0]); err != nil {
+					return err
+				}
+				if wishes, err = a.wishes(instance); err != nil {
+					return err
+				}
+			}
+			values := p.Explain(instance, wishes)
+			if a.JSON {
+				return a.WriteJSON(explainedJSON{output.One, instance, values})
+			}
+			origins := []string{output.Mark("built in"), output.Mark("wish of the package")}
+			var rows [][]string
+			for _, v := range values {
+				origin := v.Origin
+				if slices.Contains(origins, origin) {
+					origin = output.Marked(origin)
+				}
+				rows = append(rows, []string{v.Key, v.Value, origin})
+			}
+			return a.Table([]output.Column{{Title: "KEY", Least: 20}, {Title: "VALUE", Least: 8}, {Title: "DECIDED BY", Least: 12}}, rows)
+		},
+	}
+}
+
+// wishes reads the wishes of an instance's installed package. A package that is not installed
+// has none.
+func (a *app) wishes(instance string) (manifest.Wishes, error) {
+	if err := manifest.ValidInstance(instance); err != nil {
+		return manifest.Wishes{}, output.Error(errkind.Invalid, "cannot explain the policy: %w", err)
+	}
+	root, err := a.store()
+	if err != nil {
+		return manifest.Wishes{}, err
+	}
+	b, err := os.ReadFile(filepath.Join(root, "current", instance, manifest.Reserved, "launch.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return manifest.Wishes{}, nil
+	}
+	if err == nil {
+		var l *manifest.Launch
+		if l, err = manifest.ParseLaunch(b); err == nil {
+			return l.Refresh, nil
+		}
+	}
+	return manifest.Wishes{}, output.Error(errkind.KindOf(err), "cannot read what %s wishes for: %w", instance, err)
+}
+
+// policyJSON is what `lull policy` writes.
+type policyJSON struct {
+	output.Document
+	Refused string `json:"refused,omitempty"`
+}
+
+// policyCheckJSON is what `lull policy check` writes.
+type policyCheckJSON struct {
+	output.Document
+	Files []policyFileJSON `json:"files"`
+}
+
+type policyFileJSON struct {
+	File     string   `json:"file"`
+	Problems []string `json:"problems"`
+	Notes    []string `json:"notes,omitempty"`
 }

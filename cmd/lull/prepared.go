@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -16,31 +15,33 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
-// preparedFlags are those of `lull refresh --prepared`, which lull-boot.service runs.
+// preparedFlags has the flags of `lull refresh --prepared`, which lull-boot.service runs.
 type preparedFlags struct {
 	on    bool
 	limit time.Duration
 }
 
 func (f *preparedFlags) add(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&f.on, "prepared", false, "look for nothing; wait until what is prepared has been refreshed, as at boot")
-	cmd.Flags().DurationVar(&f.limit, "time-limit", 90*time.Second, "with --prepared: how long to wait at the most")
+	cmd.Flags().BoolVar(&f.on, "prepared", false, "check for nothing; wait until the prepared refreshes are applied, as at boot")
+	cmd.Flags().DurationVar(&f.limit, "time-limit", 90*time.Second, "with --prepared: the longest `time` to wait")
+	cmd.Flags().Lookup("time-limit").DefValue = "90s" // the form that people write
 	for _, other := range []string{"cancel", "detach", "wait", "no-wait"} {
 		cmd.MarkFlagsMutuallyExclusive("prepared", other)
 	}
 }
 
-// applyPrepared waits until every prepared refresh that can go on has ended. The agent
-// takes them up by itself; what waits for running applications or for a condition,
-// or is held, is not waited for. However they end, and if the limit is over first, it is no failure: a
-// boot must go on.
+// applyPrepared waits until every prepared refresh that can continue has ended. The agent
+// resumes them by itself. It does not wait for refreshes that wait for running applications
+// or for a condition, or are held. No result, not even the expiry of the limit, is a failure:
+// a boot must go on.
 func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string) error {
 	if len(names) > 0 || o.limit <= 0 {
-		return problem.New(problem.Usage, "cannot understand this command: --prepared takes no APP, and a --time-limit above 0")
+		return output.Error(errkind.Usage, "cannot understand this command: --prepared takes no APP, and a --time-limit above 0")
 	}
 	limited, cancel := context.WithTimeout(ctx, o.limit)
 	defer cancel()
@@ -48,7 +49,7 @@ func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string
 	f := &follower{until: untilStuck, stuck: func(p bus.RefreshProperties) bool {
 		return p.State == "waiting" && (len(p.Waiting) > 0 || len(p.Conditions) > 0 || held[p.Instance])
 	}}
-	f.show = &boot{progress: a.progress(), titles: titles, tell: a.bootScreens(ctx)}
+	f.show = &boot{Progress: a.Progress(), titles: titles, tell: a.bootScreens(ctx)}
 	out, err := a.followWith(limited, f, func(ctx context.Context, ag *agent) ([]dbus.ObjectPath, error) {
 		ctx, cancel := context.WithTimeout(ctx, answerTime)
 		defer cancel()
@@ -57,7 +58,7 @@ func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string
 			return nil, err
 		}
 		for _, p := range s.packages {
-			held[p.Instance] = time.UnixMicro(int64(p.HeldUntil)).After(a.now())
+			held[p.Instance] = time.UnixMicro(int64(p.HeldUntil)).After(a.Now())
 			titles[p.Instance] = p.Title
 		}
 		resumed, err := a.resumed()
@@ -66,7 +67,7 @@ func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string
 		}
 		var paths []dbus.ObjectPath
 		for path, r := range s.refreshes {
-			if over(r.State) && resumed[r.ID] || !over(r.State) && r.State != "preparing" && !f.stuck(r) {
+			if output.Over(r.State) && resumed[r.ID] || !output.Over(r.State) && r.State != "preparing" && !f.stuck(r) {
 				paths = append(paths, path)
 			}
 		}
@@ -74,17 +75,17 @@ func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string
 		return paths, nil
 	})
 	if late := errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil; late && len(out) > 0 {
-		err = nil // each that is not through is named below
+		err = nil // each unfinished one is named below
 	}
 	return a.sayApplied(out, err)
 }
 
-// resumed are the ids of the refreshes that the agent took up when it started: some
-// may have ended before anybody could ask.
+// resumed returns the ids of the refreshes that the agent resumed when it started: some may
+// have ended before the first read.
 func (a *app) resumed() (map[string]bool, error) {
-	text, err := os.ReadFile(filepath.Join(either(a.runDir, "/run/lull"), "resumed"))
+	text, err := os.ReadFile(filepath.Join(output.Either(a.runDir, "/run/lull"), "resumed"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, problem.New(problem.KindOf(err), "cannot see what the agent took up: %w", err)
+		return nil, output.Error(errkind.KindOf(err), "cannot see what the agent took up: %w", err)
 	}
 	ids := map[string]bool{}
 	for _, id := range strings.Fields(string(text)) {
@@ -93,78 +94,74 @@ func (a *app) resumed() (map[string]bool, error) {
 	return ids, nil
 }
 
-// sayApplied tells what became of each. A refresh that has failed is told of as an
-// error is, and is none.
+// sayApplied reports the result of each. A failed refresh is printed like an error, and is
+// none.
 func (a *app) sayApplied(out []outcome, err error) error {
-	doc := struct {
-		document
-		Refreshes []refreshJSON `json:"refreshes"`
-	}{one, []refreshJSON{}}
+	doc := refreshesJSON{output.One, []refreshJSON{}}
 	for _, o := range out {
 		p := o.props
 		doc.Refreshes = append(doc.Refreshes, toRefreshJSON(p))
 		verb, _ := verbOf(p.Kind)
 		failed := failure(verb, p)
 		switch {
-		case a.json:
+		case a.JSON:
 		case failed != nil:
-			a.printError(failed)
+			a.PrintError(failed)
 		case p.State == "waiting":
-			if err := a.say(p.Instance + " waits: it can be refreshed later"); err != nil {
+			if err := a.Say(output.T("%s waits: it can be refreshed later", p.Instance)); err != nil {
 				return err
 			}
 		default:
-			if err := a.say(result(p)); err != nil {
+			if err := a.Say(result(p)); err != nil {
 				return err
 			}
 		}
 	}
-	if a.json {
-		if werr := a.writeJSON(doc); err == nil {
+	if a.JSON {
+		if werr := a.WriteJSON(doc); err == nil {
 			err = werr
 		}
 	}
 	return err
 }
 
-// boot shows progress where people look while a machine starts, besides where it is
-// shown otherwise.
+// boot shows progress on the screens of a starting machine, in addition to the usual output.
 type boot struct {
-	progress
+	output.Progress
 	titles map[string]string // by instance
 	tell   func(string)
 	last   string
 }
 
-func (b *boot) update(path dbus.ObjectPath, p bus.RefreshProperties) {
-	b.progress.update(path, p)
-	if p.Instance == "" || over(p.State) {
+func (b *boot) Update(path dbus.ObjectPath, p bus.RefreshProperties) {
+	b.Progress.Update(path, p)
+	if p.Instance == "" || output.Over(p.State) {
 		return
 	}
-	text := "Refreshing " + either(b.titles[p.Instance], p.Instance)
+	text := output.T("Refreshing %s", output.Either(b.titles[p.Instance], p.Instance))
 	if p.State != "waiting" {
-		text += ": " + stepText(p)
+		text += ": " + output.StepText(p)
 	}
-	text = oneLine(text)
+	text = output.OneLine(text)
 	if text != b.last {
 		b.last = text
 		b.tell(text)
 	}
 }
 
-func (b *boot) close() {
-	b.progress.close()
+func (b *boot) Close() {
+	b.Progress.Close()
 	if b.last != "" {
 		b.tell("")
 	}
 }
 
-// plymouthTime is how long Plymouth may take for a message. It is asked no more once
-// it has not taken one.
+// plymouthTime bounds Plymouth's reply to a message. After the first failure Plymouth gets no
+// more messages.
 const plymouthTime = 2 * time.Second
 
-// bootScreens returns what shows a line to systemd, as the status of the unit, and to
-// Plymouth where it runs. An empty line ends it.
+// bootScreens returns a function that sends a line to systemd, as the status of the unit, and
+// to Plymouth if it runs. An empty line ends it.
 func (a *app) bootScreens(ctx context.Context) func(string) {
 	plymouth := func(args ...string) bool {
 		ctx, cancel := context.WithTimeout(ctx, plymouthTime)
@@ -173,8 +170,9 @@ func (a *app) bootScreens(ctx context.Context) func(string) {
 	}
 	splash, shown := plymouth("--ping"), ""
 	return func(text string) {
+		text = output.OneLine(text)
 		if _, err := daemon.SdNotify(false, "STATUS="+text); err != nil {
-			fmt.Fprintln(a.stderr, "lull: cannot tell systemd about the progress:", err)
+			a.Warn(output.T("cannot report the progress to systemd: %s", err.Error()), "")
 		}
 		switch {
 		case !splash:

@@ -9,14 +9,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
 func TestPrepared(t *testing.T) {
 	running := []bus.Process{{PID: 1, Command: "x"}}
 	broken := func(p *bus.RefreshProperties) {
-		p.State, p.ErrorName, p.ErrorText = "undone", problem.Prefix+string(problem.Failed), "cannot refresh org.x.app: it is sick"
+		p.State, p.ErrorName, p.ErrorText = "undone", errkind.Prefix+string(errkind.Failed), "cannot refresh org.x.app: it is sick"
 	}
 	done := func(p *bus.RefreshProperties) { p.State = "done" }
 	for _, c := range []struct {
@@ -27,7 +28,7 @@ func TestPrepared(t *testing.T) {
 		limit string
 		id    string // not the one that the agent took up
 		out   string // one line of stdout
-		errs  string // one line of stderr that is no progress
+		errs  string // one line of stderr, other than progress
 	}{
 		{name: "interrupted", first: bus.RefreshProperties{State: "critical", Step: "link"},
 			steps: []func(*bus.RefreshProperties){func(p *bus.RefreshProperties) { p.Step = "health" }, done},
@@ -61,12 +62,12 @@ func TestPrepared(t *testing.T) {
 			f.add(t, p)
 			c.first.Kind, c.first.Instance, c.first.FromVersion, c.first.ToVersion = "refresh", "org.x.app", "1", "2"
 			heard := make(chan struct{})
-			if _, err := f.beginLater(heard, either(c.id, "1"), c.first, c.steps...); err != nil {
+			if _, err := f.beginLater(heard, output.Either(c.id, "1"), c.first, c.steps...); err != nil {
 				t.Fatal(err)
 			}
 			status := notifySocket(t)
 			go func() {
-				<-status // the first line: it follows
+				<-status // the first line: the command follows the refreshes
 				close(heard)
 				for range status {
 				}
@@ -86,7 +87,7 @@ func TestPrepared(t *testing.T) {
 	}
 }
 
-// notifySocket is where sd_notify goes; the channel has the messages.
+// notifySocket is the target of sd_notify; the channel has the messages.
 func notifySocket(t *testing.T) <-chan string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "notify")
@@ -111,7 +112,7 @@ func notifySocket(t *testing.T) <-chan string {
 	return messages
 }
 
-// Whoever watches the boot sees what happens, in the application's own name.
+// The screens of a boot show the progress, with the application's own name.
 func TestPreparedOnScreens(t *testing.T) {
 	f := startAgent(t)
 	p := notes()
@@ -133,14 +134,16 @@ func TestPreparedOnScreens(t *testing.T) {
 		func(p *bus.RefreshProperties) { p.State = "done" }); err != nil {
 		t.Fatal(err)
 	}
+	begun := make(chan string, 1)
 	go func() {
-		seen = append(seen, <-status)
+		begun <- <-status
 		close(heard)
 	}()
 	code, out, errs := f.lull(t.Context(), "refresh", "--prepared")
 	if code != 0 || out != "org.example.notes is refreshed from 1 to 2\n" {
 		t.Fatalf("exit %d\n%s%s", code, out, errs)
 	}
+	seen = append(seen, <-begun)
 	name := "Refreshing Notes ?[2J: "
 	want := []string{"STATUS=" + name + "switching over", "STATUS=" + name + "checking that it works", "STATUS="}
 	for len(seen) < len(want) {

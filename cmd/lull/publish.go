@@ -7,97 +7,209 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
+	"github.com/lull/lull/cmd/lull/output"
 )
 
-// signing are the flags of every verb that signs.
+// signing has the flags of every verb that signs.
 type signing struct{ keys, expires string }
 
 func (s *signing) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.keys, "keys", "", "`folder` of the keys, if not REPOSITORY.keys")
-	cmd.Flags().StringVar(&s.expires, "expires", "", "how `long` signatures are good for, if not a year: 30d, 12w")
+	cmd.Flags().StringVar(&s.keys, "keys", "", "`directory` of the keys, if not REPOSITORY.keys")
+	cmd.Flags().StringVar(&s.expires, "expires", "", "`time` for which signatures are good, if not a year: 30d, 12w")
 }
 
-// common are the options as the publishing package takes them. The root key
-// keeps its own, longer time.
+// common returns the options for the publishing package. The root key keeps its own, longer
+// lifetime.
 func (s *signing) common() (publish.Common, error) {
 	c := publish.Common{Keys: s.keys}
 	if s.expires == "" {
 		return c, nil
 	}
-	d, err := duration(s.expires)
+	d, err := output.ParseDuration(s.expires)
 	c.Expires = publish.Expiry{Targets: d, Snapshot: d, Timestamp: d}
 	return c, err
 }
 
+// maxSources bounds the files that become one package.
+const maxSources = 64
+
 func (a *app) publishCmd() *cobra.Command {
 	var s signing
-	var repository, channel, urgency, notes string
-	var rollout int
+	var repository, channel, urgency, notes, rollout string
+	var allowKeys []string
+	var made conversion
 	cmd := &cobra.Command{
-		Use:   "publish FOLDER --repo REPOSITORY",
+		Use:   "publish FOLDER|FILE... --repo REPOSITORY",
 		Short: "Put a package into a repository",
 		Long: `Publishes the package in FOLDER, which has a lull.yaml beside its files. The
-repository is a folder that any web server can serve. No agent is needed.`,
+repository is a directory that any web server can serve. No agent is needed.
+
+Of a FILE (.deb, .tar, .tar.gz, .tar.xz, .tar.zst, .tar.bz2, .zip, an AppImage of
+type 2, or a directory without lull.yaml) a package is made first: see
+lull-convert(8). Several become one package, which the first one names. --show prints
+the lull.yaml that was derived, and --with replaces parts of it. Maintainer scripts
+of a .deb never run; they are named. --check prints what will not work on this
+machine: libraries, interpreters and icons that are not there, paths that are
+compiled in, desktop files that cannot be exported. It exits with status 1 then.
+
+Version control, backups of editors, files with credentials, and repositories
+do not travel; nor do files that FOLDER/.lullignore lists, in the syntax of
+gitignore(5). What was left out is printed. A private key is refused.`,
 		Example: `  lull repo init ./repo
   lull publish ./notes --repo ./repo
-  lull publish ./notes --repo ./repo --channel edge --urgency security`,
-		Args: args(1, 2),
+  lull publish ./notes --repo ./repo --channel edge --urgency security
+  lull publish ./notes --repo ./repo --rollout 1%@0h,10%@6h,100%@2d
+  lull publish --show ./Thing-1.2-x86_64.AppImage
+  lull publish --check ./thing_1.2_amd64.deb
+  lull publish ./thing_1.2_amd64.deb ./libthing_1.0_amd64.deb --repo ./repo`,
+		Args: args(1, maxSources),
 		RunE: func(cmd *cobra.Command, words []string) error {
+			if made.show {
+				return a.showConverted(cmd.Context(), words, made)
+			}
+			if made.check {
+				return a.checkPackage(cmd.Context(), words, made)
+			}
 			switch {
-			case len(words) == 2 && repository == "":
-				repository = words[1]
-			case len(words) == 2 || repository == "":
-				return problem.New(problem.Usage, "cannot publish: no repository is named").WithHint("use it as `%s`", cmd.UseLine())
+			case len(words) == 2 && repository == "" && !isRegular(words[1]):
+				repository, words = words[1], words[:1]
+			case repository == "":
+				return output.Error(errkind.Usage, "cannot publish: no repository is named").WithHint("use it as `%s`", usageLine(cmd.UseLine()))
 			}
 			if !slices.Contains(repo.Urgencies, repo.Urgency(urgency)) {
 				var all []string
 				for _, u := range repo.Urgencies {
 					all = append(all, string(u))
 				}
-				return problem.New(problem.Usage, "cannot understand the urgency %q", urgency).WithHint("it is %s", strings.Join(all, ", "))
+				return output.Error(errkind.Usage, "cannot understand the urgency %q", urgency).WithHint("it is %s", strings.Join(all, ", "))
 			}
 			common, err := s.common()
 			if err != nil {
 				return err
 			}
-			o := publish.Options{Common: common, Channel: channel, Urgency: repo.Urgency(urgency), Notes: notes}
+			o := publish.Options{Common: common, Channel: channel, Urgency: repo.Urgency(urgency), Notes: notes, AllowKey: allowKeys, Overlay: made.overlay}
 			if cmd.Flags().Changed("rollout") {
-				o.Rollout = &rollout
+				if o.Rollout, o.Steps, err = parseRollout(rollout); err != nil {
+					return err
+				}
 			}
-			r, err := publish.Publish(cmd.Context(), repository, words[0], o)
+			source := words[0]
+			var dir *scratch
+			if converts(words) {
+				if dir, err = a.converted(cmd.Context(), words, made); err != nil {
+					return err
+				}
+				defer dir.remove()
+				source = dir.tree
+			}
+			r, err := publish.Publish(cmd.Context(), repository, source, o)
 			if err != nil {
-				return doing("publish "+words[0], err)
+				return output.Doing("publish "+words[0], dir.named(err, words[0]))
 			}
 			return a.published(r)
 		},
 	}
 	s.add(cmd)
-	cmd.Flags().StringVar(&repository, "repo", "", "`folder` of the repository")
+	cmd.Flags().StringVar(&repository, "repo", "", "`directory` of the repository")
 	cmd.Flags().StringVar(&channel, "channel", "stable", "`name` of the channel")
 	cmd.Flags().StringVar(&urgency, "urgency", string(repo.UrgencyMedium), "how soon people should have it: low, medium, high, security")
-	cmd.Flags().StringVar(&notes, "notes", "", "`text` that says what is new, if not that of lull.yaml")
-	cmd.Flags().IntVar(&rollout, "rollout", 100, "`percent` of the machines that get it")
+	cmd.Flags().StringVar(&notes, "notes", "", "`text` that describes what is new, if not that of lull.yaml")
+	cmd.Flags().StringVar(&rollout, "rollout", "100%", "`share` of the machines that get it, or shares by time: 1%@0h,10%@6h,100%@2d")
+	cmd.Flags().StringArrayVar(&allowKeys, "allow-key", nil, "publish the file `PATH` of the package although it is a private key")
+	made.add(cmd)
 	_ = cmd.MarkFlagDirname("repo")
 	return cmd
 }
 
+// publishedJSON is what `lull publish --json` writes.
+type publishedJSON struct {
+	output.Document
+	Name        string         `json:"name"`
+	Package     string         `json:"package"`
+	Release     string         `json:"release"`
+	Channel     string         `json:"channel"`
+	Blobs       int            `json:"blobs"`
+	NewBlobs    int            `json:"new-blobs"`
+	Bytes       int64          `json:"bytes"`
+	NewBytes    int64          `json:"new-bytes"`
+	Files       int            `json:"files"`
+	FileBytes   int64          `json:"file-bytes"`
+	Largest     []fileJSON     `json:"largest"`
+	Executables []string       `json:"executables"`
+	LeftOut     []omissionJSON `json:"left-out"`
+	Private     []string       `json:"private-directories"`
+}
+
+type fileJSON struct {
+	Path string `json:"path"`
+	Size int64  `json:"size"`
+}
+
+type omissionJSON struct {
+	Path string `json:"path"`
+	Why  string `json:"why,omitempty"`
+}
+
 func (a *app) published(r *publish.Result) error {
-	if a.json {
-		return a.writeJSON(struct {
-			document
-			Name     string `json:"name"`
-			Package  string `json:"package"`
-			Release  string `json:"release"`
-			Channel  string `json:"channel"`
-			Blobs    int    `json:"blobs"`
-			NewBlobs int    `json:"new-blobs"`
-			Bytes    int64  `json:"bytes"`
-			NewBytes int64  `json:"new-bytes"`
-		}{one, r.Name, r.Package.String(), r.Version, r.Channel, r.Blobs, r.NewBlobs, r.Bytes, r.NewBytes})
+	if a.JSON {
+		doc := publishedJSON{
+			Document: output.One, Name: r.Name, Package: r.Package.String(), Release: r.Version, Channel: r.Channel,
+			Blobs: r.Blobs, NewBlobs: r.NewBlobs, Bytes: r.Bytes, NewBytes: r.NewBytes, Files: r.Files, FileBytes: r.FileBytes,
+			Largest: []fileJSON{}, Executables: append([]string{}, r.Executables...), LeftOut: []omissionJSON{}, Private: append([]string{}, r.Private...),
+		}
+		for _, f := range r.Largest {
+			doc.Largest = append(doc.Largest, fileJSON(f))
+		}
+		for _, o := range r.Omitted {
+			doc.LeftOut = append(doc.LeftOut, omissionJSON(o))
+		}
+		return a.WriteJSON(doc)
 	}
-	return a.say(fmt.Sprintf("%s %s is published in channel %s: %s, %d new (%s)",
-		r.Name, r.Version, r.Channel, count(r.Blobs, "file", "files"), r.NewBlobs, size(uint64(max(0, r.NewBytes)))))
+	lines := []string{output.T("%s %s is published in channel %s: %s, %d new (%s)",
+		r.Name, r.Version, r.Channel, output.Count(r.Blobs, "file", "files"), r.NewBlobs, output.Size(uint64(max(0, r.NewBytes))))}
+	lines = append(lines, output.T("  taken: %s, %s", output.Count(r.Files, "file", "files"), output.Size(uint64(max(0, r.FileBytes)))))
+	if len(r.Largest) > 0 {
+		var largest []string
+		for _, f := range r.Largest {
+			largest = append(largest, fmt.Sprintf("%s (%s)", output.OneLine(f.Path), output.Size(uint64(max(0, f.Size)))))
+		}
+		lines = append(lines, output.T("  largest: %s", strings.Join(largest, ", ")))
+	}
+	lines = append(lines, output.T("  executables: %s", output.Either(some(r.Executables), output.T("none"))))
+	if len(r.Omitted) > 0 {
+		var names []string
+		for _, o := range r.Omitted {
+			if o.Why != "" {
+				o.Path += " (" + o.Why + ")"
+			}
+			names = append(names, o.Path)
+		}
+		lines = append(lines, output.T("  left out: %s", some(names)))
+	}
+	for _, l := range lines {
+		if err := a.Say(l); err != nil {
+			return err
+		}
+	}
+	if len(r.Private) > 0 {
+		a.Warn(output.T("the repository is published, but only its owner can read %s", some(r.Private)), output.T("chmod 755 lets a web server of another user read it"))
+	}
+	return nil
+}
+
+// some joins the first of many names, for one line.
+func some(names []string) string {
+	const most = 12
+	shown := make([]string, 0, most)
+	for _, n := range names[:min(len(names), most)] {
+		shown = append(shown, output.OneLine(n))
+	}
+	text := strings.Join(shown, ", ")
+	if more := len(names) - len(shown); more > 0 {
+		text += output.T(" and %d more (--json lists them)", more)
+	}
+	return text
 }

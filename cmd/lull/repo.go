@@ -2,15 +2,17 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
+	"github.com/lull/lull/cmd/lull/output"
 )
 
 func (a *app) repoCmd() *cobra.Command {
@@ -20,12 +22,13 @@ func (a *app) repoCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoResignCmd(), a.repoRotateCmd())
+	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoShowCmd(), a.repoSetURLCmd(), a.repoRemoveCmd(), a.repoResignCmd(), a.repoRotateCmd())
 	return cmd
 }
 
 func (a *app) repoInitCmd() *cobra.Command {
 	var s signing
+	var useKeys bool
 	cmd := &cobra.Command{
 		Use:   "init FOLDER",
 		Short: "Make an empty repository and its keys",
@@ -39,44 +42,66 @@ others trust.`,
 			if err != nil {
 				return err
 			}
-			if err := publish.Init(cmd.Context(), words[0], publish.InitOptions{Common: common}); err != nil {
+			if err := publish.Init(cmd.Context(), words[0], publish.InitOptions{Common: common, UseKeys: useKeys}); err != nil {
 				return err
 			}
-			keys := either(s.keys, filepath.Clean(words[0])+".keys")
-			if a.json {
-				return a.writeJSON(struct {
-					document
-					Repository string `json:"repository"`
-					Keys       string `json:"keys"`
-				}{one, words[0], keys})
+			keys := output.Either(s.keys, filepath.Clean(words[0])+".keys")
+			root, err := os.ReadFile(filepath.Join(words[0], "root.json"))
+			if err != nil {
+				return err
 			}
-			return a.say(fmt.Sprintf("%s is an empty repository now; its keys are in %s", words[0], keys))
+			trusted, err := repo.Fingerprints(root)
+			if err != nil {
+				return err
+			}
+			if a.JSON {
+				return a.WriteJSON(repoInitJSON{output.One, words[0], keys, trusted})
+			}
+			if err := a.Say(output.T("%s is an empty repository now; its keys are in %s", words[0], keys)); err != nil {
+				return err
+			}
+			return a.sayFingerprints(trusted)
 		},
 	}
 	s.add(cmd)
+	cmd.Flags().BoolVar(&useKeys, "use-keys", false, "sign the new repository with keys that are there already")
 	return cmd
+}
+
+// signed reports the change of a repository's signatures.
+func (a *app) signed(repository, done string) error {
+	if a.JSON {
+		return a.WriteJSON(signedJSON{output.One, repository})
+	}
+	return a.Say(done)
 }
 
 func (a *app) repoResignCmd() *cobra.Command {
 	var s signing
-	var all bool
+	var all, bins bool
 	cmd := &cobra.Command{
 		Use:   "resign FOLDER",
 		Short: "Sign a repository again, before its signatures expire",
-		Args:  args(1, 1),
+		Long: `Signs the timestamp of a repository again, so that it does not expire. One that is
+lost or damaged is made again from the newest state that was signed.
+
+--bins is for repositories of thousands of packages: machines then read the parts
+that list their packages, and publishing takes the same time at any size.`,
+		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, words []string) error {
 			common, err := s.common()
 			if err != nil {
 				return err
 			}
-			if err := publish.Resign(cmd.Context(), words[0], publish.ResignOptions{Common: common, All: all}); err != nil {
+			if err := publish.Resign(cmd.Context(), words[0], publish.ResignOptions{Common: common, All: all, Bins: bins}); err != nil {
 				return err
 			}
-			return a.say(words[0] + " is signed again")
+			return a.signed(words[0], output.T("%s is signed again", words[0]))
 		},
 	}
 	s.add(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "sign the list of packages, too, not only the timestamp")
+	cmd.Flags().BoolVar(&bins, "bins", false, "list the packages in 1,024 parts, which earlier versions of lull cannot read")
 	return cmd
 }
 
@@ -100,7 +125,7 @@ in files that end in .old.`,
 			if err := publish.Rotate(cmd.Context(), words[0], publish.RotateOptions{Common: common, Roles: roles}); err != nil {
 				return err
 			}
-			return a.say(words[0] + " has new keys")
+			return a.signed(words[0], output.T("%s has new keys", words[0]))
 		},
 	}
 	s.add(cmd)
@@ -109,83 +134,109 @@ in files that end in .old.`,
 }
 
 func (a *app) repoAddCmd() *cobra.Command {
-	var trust string
+	var trust, passwordFile string
+	var source aptFlags
 	cmd := &cobra.Command{
-		Use:   "add NAME ADDRESS",
+		Use:   "add NAME ADDRESS | --apt LINE PACKAGE...",
 		Short: "Make a repository known to this machine",
-		Long: `Makes a repository known to the agent: a folder, or an http or https address.
+		Long: `Makes a repository known to the agent: a directory, or an http or https address.
 What is trusted is its root.json. Get that from its makers by a way that you
-trust; that of a local folder is taken from there.`,
-		Example: `  lull repo add local ./repo
-  lull repo add example https://example.org/lull --trust root.json`,
-		Args: args(2, 2),
+trust; that of a local directory is taken from there. The SHA-256 of its keys is
+shown: compare it with what the makers state.
+
+With --apt, PACKAGEs of an apt repository are followed: LINE is one of a sources.list,
+with the signing key in signed-by or in --trust. New versions are found by the ordinary
+schedule, made into packages like a file that is installed, and refreshed like any other.
+PACKAGE is a name, or NAME=PACKAGE,PACKAGE... if several become one.
+
+A password is never part of the command, which every user of the machine can
+read: it comes from a file, or with --password-file=- from the terminal or from
+standard input.`,
+		Example: `  lull repo add mine ./repo
+  lull repo add example https://example.org/lull --trust root.json
+  lull repo add inner https://reader@example.org/lull --trust root.json --password-file=-
+  lull repo add --apt 'deb [signed-by=vendor.asc] https://example.org/debian stable main' editor`,
+		Args: args(1, 200),
 		RunE: func(cmd *cobra.Command, words []string) error {
-			name, address := words[0], words[1]
-			local := !strings.Contains(address, "://")
-			if path, ok := strings.CutPrefix(address, "file://"); ok {
-				address, local = path, true
+			if source.line != "" {
+				return a.addApt(cmd.Context(), source, trust, passwordFile, words)
 			}
-			if local {
-				abs, err := filepath.Abs(address)
-				if err != nil {
-					return problem.New(problem.Failed, "cannot add %s: %w", name, err)
-				}
-				address = abs
-				if trust == "" {
-					trust = filepath.Join(abs, "root.json")
-				}
+			if err := args(2, 2)(cmd, words); err != nil {
+				return err
+			}
+			if source.name != "" {
+				return output.Error(errkind.Usage, "cannot add %s with --name: it is for --apt", words[0])
+			}
+			name, address := words[0], words[1]
+			address, err := localAddress(address)
+			if err == nil {
+				address, err = a.withPassword(address, passwordFile)
+			}
+			if err != nil {
+				return output.Doing("add "+name, err)
+			}
+			if trust == "" && filepath.IsAbs(address) {
+				trust = filepath.Join(address, "root.json")
 			}
 			if trust == "" {
-				return problem.New(problem.Usage, "cannot add %s: nothing says what is trusted", name).
+				return output.Error(errkind.Usage, "cannot add %s: no root of trust is given", name).
 					WithHint("get the root.json of the repository from its makers, and name it with --trust")
 			}
 			root, err := os.ReadFile(trust)
 			if err != nil {
-				return problem.New(problem.Invalid, "cannot add %s: what is trusted cannot be read: %w", name, err)
+				return output.Error(errkind.Invalid, "cannot add %s: what is trusted cannot be read: %w", name, err)
 			}
-			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
-				if err := ag.manager.AddRepository(ctx, name, address, root); err != nil {
-					return err
+			keys, _ := repo.Fingerprints(root) // the agent reports the fault of an invalid root
+			return a.change(cmd.Context(), func(ctx context.Context, ag *agent) error {
+				shown := (repo.Config{URL: address}).Address()
+				err := ag.manager.AddRepository(ctx, name, address, root)
+				if errkind.Is(err, errkind.Exists) && ag.knows(ctx, name, shown) {
+					return a.repositoryChanged(name, shown, output.T("repository %s is known already: %s", name, shown), keys...)
 				}
-				return a.say(fmt.Sprintf("repository %s is known now: %s", name, address))
+				if err != nil {
+					return sent(ctx, output.T("agent"), output.T("`lull repo list` shows its repositories"), err)
+				}
+				return a.repositoryChanged(name, shown, output.T("repository %s is known now: %s", name, shown), keys...)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&trust, "trust", "", "`file` with the root metadata that is trusted from now on")
+	cmd.Flags().StringVar(&trust, "trust", "", "`file` with the root metadata, or with --apt the signing key, that is trusted from now on")
+	source.add(cmd)
+	addPasswordFile(cmd, &passwordFile)
 	return cmd
 }
 
-func (a *app) repoListCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List the repositories that this machine knows",
-		Args:  args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
-				repositories, err := ag.manager.GetRepositories(ctx)
-				if err != nil {
-					return err
-				}
-				if a.json {
-					doc := struct {
-						document
-						Repositories []repositoryJSON `json:"repositories"`
-					}{one, []repositoryJSON{}}
-					for _, r := range repositories {
-						doc.Repositories = append(doc.Repositories, repositoryJSON(r))
-					}
-					return a.writeJSON(doc)
-				}
-				if len(repositories) == 0 {
-					return a.say("no repository is known; `lull repo add` makes one known")
-				}
-				rows := make([][]string, len(repositories))
-				for i, r := range repositories {
-					rows[i] = []string{r.Name, r.URL}
-				}
-				return a.table([]column{{title: "NAME", least: 8}, {title: "ADDRESS", least: 20}}, rows)
-			})
-		},
-		ValidArgsFunction: cobra.NoFileCompletions,
+// sayFingerprints shows the keys of a repository's root of trust.
+func (a *app) sayFingerprints(keys []string) error {
+	return a.Say(output.N("  key of the root of trust (SHA-256): %s", "  keys of the root of trust (SHA-256): %s", len(keys), strings.Join(keys, ", ")))
+}
+
+// knows reports whether the agent reads the repository at this address.
+func (ag *agent) knows(ctx context.Context, name, address string) bool {
+	m, err := ag.manager.Properties(ctx)
+	return err == nil && slices.ContainsFunc(repositoriesOf(m), func(r repositoryJSON) bool { return r.Name == name && r.URL == address })
+}
+
+// localAddress makes a path or file URL an absolute path. Other addresses remain unchanged.
+func localAddress(s string) (string, error) {
+	path, isFile := strings.CutPrefix(s, "file://")
+	if !isFile && strings.Contains(s, "://") {
+		return s, nil
 	}
+	return filepath.Abs(path)
+}
+
+// repoInitJSON is what `lull repo init` writes.
+type repoInitJSON struct {
+	output.Document
+	Repository string `json:"repository"`
+	Keys       string `json:"keys"`
+	// Fingerprints are the SHA-256 of the keys of the root of trust.
+	Fingerprints []string `json:"fingerprints"`
+}
+
+// signedJSON is what `lull repo resign` and `lull repo rotate` write.
+type signedJSON struct {
+	output.Document
+	Repository string `json:"repository"`
 }

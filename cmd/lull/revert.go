@@ -6,6 +6,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -22,10 +23,14 @@ again. ` + "`lull status APP`" + ` shows the revisions that are kept.`,
   lull revert --revision 3 org.example.notes`,
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, names []string) error {
+			names, err := a.instances(cmd.Context(), names)
+			if err != nil {
+				return err
+			}
 			return a.refreshing(cmd.Context(), w, false, func(ctx context.Context, ag *agent) ([]dbus.ObjectPath, error) {
 				path, err := ag.manager.Revert(ctx, names[0], o)
 				if err != nil {
-					return nil, err
+					return nil, goesOn(ctx, output.T("revert of %s", names[0]), names, err)
 				}
 				return []dbus.ObjectPath{path}, nil
 			})
@@ -34,5 +39,6 @@ again. ` + "`lull status APP`" + ` shows the revisions that are kept.`,
 	}
 	w.add(cmd)
 	cmd.Flags().Uint32Var(&o.Revision, "revision", 0, "`number` of the revision to go to")
+	_ = cmd.RegisterFlagCompletionFunc("revision", a.completeRevisions) // the flag exists
 	return cmd
 }

@@ -9,10 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 )
 
-// installedLauncher is where packages put it.
+// installedLauncher is the path of lull-run in packages.
 const installedLauncher = "/usr/libexec/lull/lull-run"
 
 func (a *app) runCmd() *cobra.Command {
@@ -22,11 +23,11 @@ func (a *app) runCmd() *cobra.Command {
 		Use:   "run APP[@CHANNEL] [ARGS...]",
 		Short: "Run an application",
 		Long: `Runs an application, the same way as its entry in the menu does. While it is
-being refreshed, which takes a moment, it waits and says so.
+being refreshed, which takes a moment, it waits and reports it.
 
 With --ephemeral it need not be installed: what the channel offers is fetched and
 run, with data of its own that is deleted at the end. The package gives its space
-back when something else wants it.`,
+back when something else wants it. Then APP may be a file, as for ` + "`lull install`" + `.`,
 		Example:           "  lull run org.example.notes notes.txt\n  lull run --app notes-export org.example.notes\n  lull run --ephemeral org.example.notes@edge",
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeOneInstance,
@@ -34,26 +35,30 @@ back when something else wants it.`,
 			if ephemeral {
 				return a.runEphemeral(cmd.Context(), name, words)
 			}
-			return a.launch(name, words)
+			instance, err := a.stored(words[0])
+			if err != nil {
+				return err
+			}
+			return a.launch(name, append([]string{instance}, words[1:]...))
 		},
 	}
 	cmd.Flags().StringVar(&name, "app", "", "`name` of the program, if the package has several")
 	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "run it without installing it")
-	cmd.Flags().SetInterspersed(false) // what follows APP is the application's
+	cmd.Flags().SetInterspersed(false) // the words after APP are the application's
 	return cmd
 }
 
-// launch becomes the launcher, which is small and starts fast. What it is to
-// know goes by flags: the environment would reach the application.
+// launch becomes the launcher, which is small and starts fast. Its parameters are flags: the
+// environment would reach the application.
 func (a *app) launch(name string, words []string) error {
 	path, err := launcher()
 	if err != nil {
 		return err
 	}
 	argv := []string{path}
-	for _, f := range [][2]string{{"root", a.root}, {"run-dir", a.runDir}, {"bus", a.bus}, {"app", name}} {
-		if f[1] != "" {
-			argv = append(argv, "--"+f[0]+"="+f[1])
+	for _, f := range []struct{ name, value string }{{"root", a.root}, {"run-dir", a.runDir}, {"bus", a.bus}, {"app", name}} {
+		if f.value != "" {
+			argv = append(argv, "--"+f.name+"="+f.value)
 		}
 	}
 	if a.user {
@@ -61,15 +66,15 @@ func (a *app) launch(name string, words []string) error {
 	}
 	argv = append(append(argv, "--"), words...)
 	err = syscall.Exec(path, argv, os.Environ())
-	return problem.New(problem.Failed, "cannot run %s: %s: %w", words[0], path, err)
+	return output.Error(errkind.Failed, "cannot run %s: %s: %w", words[0], path, err)
 }
 
-// launcher finds lull-run: where the environment says, beside this program, or
-// where packages put it.
+// launcher returns the path of lull-run: the one of the environment, the one beside this
+// program, or the one of packages.
 func launcher() (string, error) {
 	if p := os.Getenv("LULL_LAUNCHER"); p != "" {
 		if _, err := os.Stat(p); err != nil {
-			return "", problem.New(problem.NotFound, "cannot find the launcher: %w", err).WithHint("LULL_LAUNCHER names it")
+			return "", output.Error(errkind.NotFound, "cannot find the launcher: %w", err).WithHint("LULL_LAUNCHER names it")
 		}
 		return p, nil
 	}
@@ -85,9 +90,9 @@ func launcher() (string, error) {
 		if _, err := os.Stat(p); err == nil {
 			return p, nil
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", problem.New(problem.Failed, "cannot find the launcher: %w", err)
+			return "", output.Error(errkind.Failed, "cannot find the launcher: %w", err)
 		}
 	}
-	return "", problem.New(problem.NotFound, "cannot find the launcher lull-run").
-		WithHint("it belongs beside lull or to %s; LULL_LAUNCHER can name another place", installedLauncher)
+	return "", output.Error(errkind.NotFound, "cannot find the launcher lull-run").
+		WithHint("it is expected beside lull or at %s; LULL_LAUNCHER can name another place", installedLauncher)
 }

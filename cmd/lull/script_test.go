@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -14,10 +16,13 @@ import (
 
 // TestMain makes this program the command lull in scripts.
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) != "lull" { // the tests expect English; a script chooses the language of its commands
+		os.Setenv("LC_ALL", "C.UTF-8")
+	}
 	testscript.Main(m, map[string]func(){"lull": func() {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		leave(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}})
 }
 
@@ -44,19 +49,46 @@ func params(t *testing.T, dir string, setup func(*testscript.Env) error) testscr
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("NO_COLOR", "1")
 			e.Setenv("COLUMNS", "")
+			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("LULL_BUS", "unix:path="+e.WorkDir+"/no-bus")
 			return setup(e)
 		},
 	}
 }
 
-// Verbs that need no agent.
+// Verbs that need no agent. Every user can start the converter.
 func TestScriptsOffline(t *testing.T) {
-	testscript.Run(t, params(t, "testdata/offline", func(*testscript.Env) error { return nil }))
+	bin, err := os.MkdirTemp("", "lull-bin-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(bin) })
+	if err := os.Chmod(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-o", bin, "../lull-convert", "../lull-run").CombinedOutput(); err != nil {
+		t.Fatalf("cannot build: %v\n%s", err, out)
+	}
+	t.Run("all", func(t *testing.T) { // the scripts run in parallel, until the group ends
+		testscript.Run(t, params(t, "testdata/offline", func(e *testscript.Env) error {
+			e.Setenv("LULL_LAUNCHER", filepath.Join(bin, "lull-run"))
+			return nil
+		}))
+	})
 }
 
-// Verbs that ask an agent.
+// Verbs that call an agent: each script has one of its own, whose state it changes.
 func TestScriptsAgent(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/agent/*.txt")
+	if err != nil || len(scripts) == 0 {
+		t.Fatal(scripts, err)
+	}
+	for _, script := range scripts {
+		t.Run(filepath.Base(script), func(t *testing.T) { runWithAgent(t, script) })
+	}
+}
+
+func runWithAgent(t *testing.T, script string) {
 	f := startAgent(t)
 	f.add(t, notes())
 	busy := notes()
@@ -67,11 +99,13 @@ func TestScriptsAgent(t *testing.T) {
 		{Hash: hashOf('a'), Name: "org.example.notes", Version: "1.0", Exclusive: 40_000_000, Shared: 2_000_000, KeptBy: "installed"},
 		{Hash: hashOf('b'), Name: "org.example.old", Version: "0.1", Exclusive: 10_000_000},
 	}, []bus.Finding{{What: hashOf('d'), Problem: "the content has changed"}})
-	// Inside a group, so that the bus stays until the parallel scripts are done.
+	// Inside a group, so that the bus remains until the parallel script is done.
 	t.Run("all", func(t *testing.T) {
-		testscript.Run(t, params(t, "testdata/agent", func(e *testscript.Env) error {
+		p := params(t, "", func(e *testscript.Env) error {
 			e.Setenv("LULL_BUS", f.address)
 			return nil
-		}))
+		})
+		p.Files = []string{script}
+		testscript.Run(t, p)
 	})
 }

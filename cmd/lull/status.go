@@ -10,13 +10,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull/lull/agent/lib/printable"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
 func (a *app) statusCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [APP]",
-		Short: "Show how things stand, or all about one application",
+		Short: "Show system or application status",
 		Example: `  lull status
   lull status org.example.notes`,
 		Args: args(0, 1),
@@ -27,7 +29,11 @@ func (a *app) statusCmd() *cobra.Command {
 					return err
 				}
 				if len(names) == 1 {
-					return a.packageStatus(ctx, ag, s, names[0])
+					name, _, err := resolve(names[0], s.candidates())
+					if err != nil {
+						return err
+					}
+					return a.packageStatus(ctx, ag, s, name)
 				}
 				return a.status(ctx, ag, s)
 			})
@@ -37,7 +43,7 @@ func (a *app) statusCmd() *cobra.Command {
 }
 
 type statusJSON struct {
-	document
+	output.Document
 	Agent          string           `json:"agent"`
 	Tracker        string           `json:"tracker"`
 	TrackerEvents  string           `json:"tracker-events"`
@@ -55,8 +61,13 @@ type statusJSON struct {
 }
 
 type repositoryJSON struct {
-	Name string `json:"name"`
-	URL  string `json:"url"`
+	Name     string     `json:"name"`
+	URL      string     `json:"url"`
+	Checking *time.Time `json:"checking-since,omitempty"`
+	Read     *time.Time `json:"last-success,omitempty"`
+	Failed   *time.Time `json:"last-failure,omitempty"`
+	Error    string     `json:"error,omitempty"`
+	LeftOut  bool       `json:"left-out,omitempty"`
 }
 
 func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
@@ -75,65 +86,78 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 		}
 	}
 	doc := statusJSON{
-		document: one, Agent: m.Version, Tracker: m.Tracker, TrackerEvents: m.TrackerEvents, Root: m.Root, RunDir: m.RunDir,
-		Repositories: []repositoryJSON{}, LastCheck: stamp(m.LastCheck), LastCheckError: m.LastCheckError, PolicyError: m.PolicyError,
+		Document: output.One, Agent: m.Version, Tracker: m.Tracker, TrackerEvents: m.TrackerEvents, Root: m.Root, RunDir: m.RunDir,
+		Repositories: []repositoryJSON{}, LastCheck: output.Stamp(m.LastCheck), LastCheckError: m.LastCheckError, PolicyError: m.PolicyError,
 		Packages: len(s.packages), Running: running, Refreshes: []refreshJSON{}, UsedBytes: space.Used, FreeBytes: space.Free,
 	}
 	var names []string
-	for _, r := range m.Repositories {
-		doc.Repositories = append(doc.Repositories, repositoryJSON(r))
+	for _, r := range repositoriesOf(m) {
+		doc.Repositories = append(doc.Repositories, r)
 		names = append(names, r.Name)
 	}
-	for _, r := range s.refreshes {
+	for _, path := range slices.Sorted(maps.Keys(s.refreshes)) {
+		r := s.refreshes[path]
 		switch {
-		case over(r.State):
+		case output.Over(r.State):
 			continue
 		case r.State == "waiting":
 			waiting++
+		case r.State == output.Stuck:
 		default:
 			working++
 		}
 		doc.Refreshes = append(doc.Refreshes, toRefreshJSON(r))
 	}
-	if a.json {
-		return a.writeJSON(doc)
+	if a.JSON {
+		return a.WriteJSON(doc)
 	}
-	checked := ago(fromBus(m.LastCheck), a.now())
+	checked := output.Ago(output.FromBus(m.LastCheck), a.Now())
 	if m.LastCheckError != "" {
-		checked += "; since then: " + m.LastCheckError
+		checked += output.T("; since then: %s", m.LastCheckError)
 	}
-	refreshes := "none"
+	refreshes := output.T("none")
 	switch {
 	case waiting > 0 && working > 0:
-		refreshes = fmt.Sprintf("%d at work, %d waiting; see `lull pending`", working, waiting)
+		refreshes = output.T("%d in progress, %d waiting; see `lull pending`", working, waiting)
 	case waiting > 0:
-		refreshes = fmt.Sprintf("%d waiting; see `lull pending`", waiting)
+		refreshes = output.T("%d waiting; see `lull pending`", waiting)
 	case working > 0:
-		refreshes = fmt.Sprintf("%d at work", working)
+		refreshes = output.T("%d in progress", working)
 	}
 	pairs := [][2]string{
-		{"Applications", fmt.Sprintf("%d installed, %d running", len(s.packages), running)},
+		{"Applications", output.T("%d installed, %d running", len(s.packages), running)},
 		{"Refreshes", refreshes},
+	}
+	for _, r := range s.stuck() {
+		pairs = append(pairs, stuckFields(r)...)
+	}
+	for _, p := range s.packages {
+		pairs = append(pairs, a.undoneFields(p)...)
+		for _, v := range p.Services {
+			if v.State == "failed" {
+				pairs = append(pairs, [2]string{"Service", output.T("%[1]s of %[2]s has failed", v.Name, p.Instance)})
+			}
+		}
 	}
 	pairs = append(pairs, a.waitingFields(ctx, ag, s)...)
 	pairs = append(pairs, [2]string{"System", ag.systemText(ctx)})
 	if m.PolicyError != "" {
-		pairs = append(pairs, [2]string{"Policy", "refused, the one before holds: " + m.PolicyError})
+		pairs = append(pairs, [2]string{"Policy", output.T("not all of it can be used: %s", m.PolicyError)})
 	}
-	return a.fields(append(pairs, [][2]string{
+	return a.Fields(append(pairs, [][2]string{
 		{"Last check", checked},
-		{"Repositories", either(strings.Join(names, ", "), "none; `lull repo add` makes one known")},
-		{"Disk", fmt.Sprintf("%s used, %s free", size(space.Used), size(space.Free))},
+		{"Repositories", output.Either(strings.Join(names, ", "), output.T("none; `lull repo add` makes one known"))},
+		{"Disk", output.T("%s used, %s free", output.Size(space.Used), output.Size(space.Free))},
 		{"Machine", machineText(m)},
-		{"Tracking", either(m.Tracker, "none") + ", " + either(m.TrackerEvents, "no events")},
-		{"Agent", "lulld " + m.Version + ", store in " + m.Root},
+		{"Tracking", output.Either(m.Tracker, output.T("none")) + ", " + output.Either(m.TrackerEvents, output.T("no events"))},
+		{"Agent", output.T("lulld %[1]s, store in %[2]s", m.Version, m.Root)},
 	}...))
 }
 
-// maxWaiting is how many waiting refreshes the overview shows one by one.
+// maxWaiting bounds the waiting refreshes that the overview shows one by one.
 const maxWaiting = 5
 
-// waitingFields shows whom the waiting refreshes wait for, and until when.
+// waitingFields shows the processes that the waiting refreshes wait for, and the deadlines.
 func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs [][2]string) {
 	var at map[string]string
 	more := 0
@@ -150,97 +174,141 @@ func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs 
 			at = ag.atDeadlines(ctx)
 		}
 		pairs = append(pairs,
-			[2]string{"Waiting", fmt.Sprintf("%s %s → %s for %s", r.Instance, either(r.FromVersion, "?"), either(r.ToVersion, "?"), waitsShort(r))},
-			[2]string{"", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, at[r.ID], a.now())})
+			[2]string{"Waiting", output.T("%s %s → %s for %s", r.Instance, output.Either(r.FromVersion, "?"), output.Either(r.ToVersion, "?"), output.Either(s.heldText(r, a.Now()), waitsShort(r)))},
+			[2]string{"", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, at[r.ID], a.Now())})
 	}
 	if more > 0 {
-		pairs = append(pairs, [2]string{"", fmt.Sprintf("and %d more", more)})
+		pairs = append(pairs, [2]string{"", output.T("and %d more", more)})
 	}
 	return pairs
 }
 
-// packageStatus shows all about one instance.
+// packageStatus shows the state of one instance.
 func (a *app) packageStatus(ctx context.Context, ag *agent, s *snapshot, instance string) error {
 	p, err := s.find(instance)
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.writeJSON(struct {
-			document
-			Package packageJSON `json:"package"`
-		}{one, s.json(p, a.now())})
+	if a.JSON {
+		return a.WriteJSON(packageStatusJSON{output.One, s.json(p, a.Now())})
 	}
 	title := p.Title
 	if title == "" || title == p.Instance {
 		title = p.Name
 	}
+	source := output.T("channel %s", p.Channel)
+	if p.Repository != "" {
+		source = output.T("%[1]s, channel %[2]s", p.Repository, p.Channel)
+	}
 	pairs := [][2]string{
 		{"Application", strings.TrimSuffix(title+" ("+p.Instance+")", " ("+title+")")},
 		{"Summary", p.Summary},
-		{"Version", fmt.Sprintf("%s, revision %d", p.Version, p.Revision)},
-		{"From", strings.TrimPrefix(p.Repository+", channel "+p.Channel, ", ")},
+		{"Version", output.T("%s, revision %d", p.Version, p.Revision)},
+		{"From", source},
 		{"Package", p.Hash},
 	}
 	if p.Running {
-		pairs = append(pairs, [2]string{"Running", either(who(p.Processes), "yes")})
+		pairs = append(pairs, [2]string{"Running", output.Either(who(p.Processes), output.T("yes"))})
 	} else {
-		pairs = append(pairs, [2]string{"Running", "no"})
+		pairs = append(pairs, [2]string{"Running", output.T("no")})
 	}
 	for _, v := range p.Services {
-		pairs = append(pairs, [2]string{"Service", v.Name + " is " + v.State})
+		pairs = append(pairs, [2]string{"Service", output.T("%[1]s is %[2]s", v.Name, output.StateText(v.State))})
 	}
 	for _, h := range p.Holds {
-		if fromBus(h.Until).After(a.now()) {
-			pairs = append(pairs, [2]string{"Held", holdText(h.Until, h.Owner, h.Reason, a.now())})
+		if output.FromBus(h.Until).After(a.Now()) {
+			pairs = append(pairs, [2]string{"Held", holdText(h.Until, h.Owner, h.Reason, a.Now())})
 		}
 	}
-	if r, ok := s.refreshes[p.Refresh]; ok && !over(r.State) {
-		pairs = append(pairs, a.refreshFields(ctx, ag, r)...)
+	if r, ok := s.refreshes[p.Refresh]; ok && !output.Over(r.State) {
+		pairs = append(pairs, a.refreshFields(ctx, ag, s, r)...)
 	}
+	pairs = append(pairs, a.undoneFields(p)...)
 	for i, r := range p.Revisions {
-		label := "Revisions"
+		label := output.Mark("Revisions")
 		if i > 0 {
 			label = ""
 		}
-		text := fmt.Sprintf("%d  %s  %s", r.Revision, r.Version, r.State)
+		text := fmt.Sprintf("%d  %s  %s", r.Revision, r.Version, output.StateText(r.State))
 		if r.Since != 0 {
-			text += ", " + ago(fromBus(r.Since), a.now())
+			text += ", " + output.Ago(output.FromBus(r.Since), a.Now())
 		}
 		pairs = append(pairs, [2]string{label, text})
 	}
-	return a.fields(pairs)
+	return a.Fields(pairs)
 }
 
-// holdText says until when, by whom and why.
+// heldText describes the hold of a refresh that waits only for the end of that hold, or
+// returns "".
+func (s *snapshot) heldText(r bus.RefreshProperties, now time.Time) string {
+	if r.Kind != "refresh" || r.State != "waiting" || len(r.Waiting) > 0 {
+		return ""
+	}
+	p, err := s.find(r.Instance)
+	if err != nil || !held(p, now) {
+		return ""
+	}
+	return output.T("the end of a hold: held %s", holdText(p.HeldUntil, p.HeldBy, p.HeldReason, now))
+}
+
+// undoneFields describes the undone update, its reason, and the next step.
+func (a *app) undoneFields(p bus.PackageProperties) [][2]string {
+	if p.UndoneVersion == "" {
+		return nil
+	}
+	return [][2]string{
+		{"Undone", fmt.Sprintf("%s %s → %s, %s", p.Instance, p.Version, p.UndoneVersion, output.Ago(output.FromBus(p.UndoneAt), a.Now()))},
+		{"", p.UndoneReason},
+		{"", output.T("tried again %s; lull refresh %s tries now", output.Day(output.FromBus(p.NextTry), a.Now()), p.Instance)},
+	}
+}
+
+// holdText describes a hold: its end, its user and its reason.
 func holdText(until uint64, by, reason string, now time.Time) string {
-	text := "until " + day(fromBus(until), now) + " by " + either(by, "somebody")
+	text := output.T("until %[1]s by %[2]s", output.Day(output.FromBus(until), now), output.Either(by, "?"))
 	if reason != "" {
 		text += ": " + reason
 	}
 	return text
 }
 
-func (a *app) refreshFields(ctx context.Context, ag *agent, r bus.RefreshProperties) [][2]string {
-	label := map[string]string{"remove": "Removal", "revert": "Revert", "install": "Install"}[r.Kind]
-	label = either(label, "Refresh")
-	text := stepText(r)
+func (a *app) refreshFields(ctx context.Context, ag *agent, s *snapshot, r bus.RefreshProperties) [][2]string {
+	label := map[string]string{"remove": output.Mark("Removal"), "revert": output.Mark("Revert"), "install": output.Mark("Install")}[r.Kind]
+	label = output.Either(label, output.Mark("Refresh"))
+	text := output.StepText(r)
 	if r.ToVersion != "" && r.Kind != "remove" {
-		text = "to " + r.ToVersion + ": " + text
+		text = output.T("to %[1]s: %[2]s", r.ToVersion, text)
 	}
 	pairs := [][2]string{{label, text}}
+	if r.State == output.Stuck {
+		pairs = stuckFields(r)
+	}
 	if r.State == "waiting" {
 		pairs = append(pairs,
-			[2]string{"Waits for", waitsFor(r)},
-			[2]string{"At the latest", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, ag.atDeadlines(ctx)[r.ID], a.now())})
+			[2]string{"Waits for", output.Either(s.heldText(r, a.Now()), waitsFor(r))},
+			[2]string{"At the latest", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, ag.atDeadlines(ctx)[r.ID], a.Now())},
+			[2]string{"It takes", takesWords(r)})
 	}
 	return append(pairs, [2]string{"What is new", r.Notes})
 }
 
-// elsewhere says what a refresh waits for if it is no process.
+// takesWords describes how long the application will be unavailable during the refresh, or
+// returns "" while that is unknown.
+func takesWords(r bus.RefreshProperties) string {
+	if r.Estimate == 0 {
+		return ""
+	}
+	text := output.T("about %s from then on", printable.Duration(time.Duration(r.Estimate)*time.Microsecond))
+	if r.BytesToCopy > 0 {
+		text += output.T(", with %s of its data to copy", output.Size(r.BytesToCopy))
+	}
+	return text
+}
+
+// elsewhere describes the wait of a refresh if it is not for a process.
 func elsewhere(r bus.RefreshProperties) string {
 	if len(r.Together) > 0 {
-		return list(r.Together) + ", with which it goes together"
+		return output.T("%s, with which it goes together", output.List(r.Together))
 	}
-	return "the end of a hold"
+	return output.T("the end of a hold")
 }

@@ -5,7 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -21,13 +22,13 @@ Until that is decided nothing is collected, so that both systems are whole.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.systemStageCmd(), a.systemStatusCmd(), a.systemCommitCmd(), a.systemRollbackCmd())
+	cmd.AddCommand(a.systemStageCmd(), a.systemStatusCmd(), a.systemCommitCmd(), a.systemRollbackCmd(), a.systemPrepareImageCmd())
 	return cmd
 }
 
 func (ag *agent) system() bus.SystemProxy { return bus.NewSystemProxy(ag.conn, bus.AgentPath) }
 
-// decide connects and has f do something that may take long: hooks run in it.
+// decide connects and calls f for a request that may take long, because hooks run in it.
 func (a *app) decide(ctx context.Context, f func(context.Context, bus.SystemProxy) error) error {
 	ag, err := a.dial(ctx)
 	if err != nil {
@@ -55,23 +56,23 @@ and when that is installed it goes, to make room for the next system.`,
 			update := ""
 			if len(words) > 0 {
 				if update = words[0]; update == "" {
-					return problem.New(problem.Usage, "cannot stage an update without a name").WithHint("leave it out to go on where staging has stopped")
+					return output.Error(errkind.Usage, "cannot stage an update without a name").WithHint("leave it out to go on where staging has stopped")
 				}
 			}
 			p, err := a.stageSystem(cmd.Context(), update, o)
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return a.writeJSON(toSystemJSON(p))
+			if a.JSON {
+				return a.WriteJSON(toSystemJSON(p))
 			}
 			switch p.State {
 			case "staged":
-				return a.say(systemName(p.Staged) + " is staged: it takes effect when the machine starts again")
+				return a.Say(output.T("%s is staged: it takes effect when the machine starts again", systemName(p.Staged)))
 			case "idle":
-				return a.say(systemName(p.Committed) + " is committed already: there is nothing to do")
+				return a.Say(output.T("%s is committed already: there is nothing to do", systemName(p.Committed)))
 			}
-			return a.say(systemName(either(p.Booted, p.Staged)) + " is " + p.State)
+			return a.Say(output.T("%[1]s is %[2]s", systemName(output.Either(p.Booted, p.Staged)), output.StateText(p.State)))
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -79,11 +80,11 @@ and when that is installed it goes, to make room for the next system.`,
 	return cmd
 }
 
-// stageSystem follows staging to its end, and returns how things stand then. It
-// listens before it begins, so that nothing is missed.
+// stageSystem follows staging to its end, and returns the state after it. It subscribes
+// before it begins, so that it misses no signal.
 func (a *app) stageSystem(ctx context.Context, update string, o bus.StageOptions) (p bus.SystemProperties, err error) {
-	show := a.progress()
-	defer show.close()
+	show := a.Progress()
+	defer show.Close()
 	ag, err := a.dial(ctx)
 	if err != nil {
 		return p, err
@@ -96,7 +97,7 @@ func (a *app) stageSystem(ctx context.Context, update string, o bus.StageOptions
 	}
 	defer sub.Close()
 	if err := ag.system().Stage(ctx, update, o); err != nil {
-		return p, err
+		return p, sent(ctx, output.T("system update"), output.T("`lull system status` shows it"), err)
 	}
 	read := func() error {
 		asking, cancel := context.WithTimeout(ctx, answerTime)
@@ -109,20 +110,20 @@ func (a *app) stageSystem(ctx context.Context, update string, o bus.StageOptions
 	}
 	followed := p.State == "staging"
 	for p.State == "staging" {
-		show.update(bus.AgentPath, systemProgress(p))
+		show.Update(bus.AgentPath, systemProgress(p))
 		select {
 		case <-ctx.Done():
-			return p, problem.New(problem.Interrupted, "cannot follow the system update any longer: interrupted").
+			return p, output.Error(errkind.Interrupted, "cannot follow the system update any longer: interrupted").
 				WithHint("it goes on; `lull system status` shows it, `lull system rollback` gives it up")
 		case sig, ok := <-sub.C:
 			if !ok {
-				return p, problem.New(problem.Unavailable, "cannot follow the system update any longer: the agent has left the bus").
-					WithHint("when it is back, `lull system stage` goes on where it has stopped; see `systemctl status lulld`")
+				return p, output.Error(errkind.Unavailable, "cannot follow the system update any longer: the agent has left the bus").
+					WithHint("when it is back, `lull system stage` goes on where it has stopped; see `%s`", a.statusCommand())
 			}
 			if c, ok := bus.ParseChanged(sig); ok && c.Interface == bus.SystemInterface {
 				err = p.Apply(c.Values)
 				if err == nil && p.State != "staging" {
-					err = read() // the signal may be of before
+					err = read() // the signal may be from before
 				}
 				if err != nil {
 					return p, err
@@ -131,25 +132,25 @@ func (a *app) stageSystem(ctx context.Context, update string, o bus.StageOptions
 		}
 	}
 	if followed && p.State == "idle" {
-		return p, problem.New(problem.Interrupted, "cannot stage the update: it was rolled back meanwhile")
+		return p, output.Error(errkind.Interrupted, "cannot stage the update: it was rolled back meanwhile")
 	}
 	return p, stageFailure(p)
 }
 
-// stageFailure is the error with which staging has ended, or nil.
+// stageFailure returns the error of staging that has ended, or nil.
 func stageFailure(p bus.SystemProperties) error {
 	if p.State != "interrupted" {
 		return nil
 	}
-	kind := problem.Failed
-	if name, ok := cutPrefix(p.ErrorName, problem.Prefix); ok {
-		kind = problem.Kind(name)
+	kind := errkind.Failed
+	if name, ok := cutPrefix(p.ErrorName, errkind.Prefix); ok {
+		kind = errkind.Kind(name)
 	}
-	text := either(p.ErrorText, "cannot stage "+p.Asked+": it was interrupted")
-	return &problem.Error{Kind: kind, Text: text, Hint: either(p.ErrorHint, "`lull system stage` goes on where it has stopped")}
+	text := output.Either(p.ErrorText, output.T("cannot stage %s: it was interrupted", p.Asked))
+	return &errkind.Error{Kind: kind, Text: text, Hint: output.Either(p.ErrorHint, output.T("`lull system stage` goes on where it has stopped"))}
 }
 
-// systemProgress shows an update of the system as if it were a refresh.
+// systemProgress shows an update of the system in the form of a refresh.
 func systemProgress(p bus.SystemProperties) bus.RefreshProperties {
 	name := p.Asked
 	if p.Staged != "" {
@@ -160,9 +161,9 @@ func systemProgress(p bus.SystemProperties) bus.RefreshProperties {
 
 func systemName(version string) string {
 	if version == "" {
-		return "the system that the machine came with"
+		return output.T("the system that the machine came with")
 	}
-	return "system " + version
+	return output.T("system %s", version)
 }
 
 func (a *app) systemStatusCmd() *cobra.Command {
@@ -176,25 +177,25 @@ func (a *app) systemStatusCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if a.json {
-					return a.writeJSON(toSystemJSON(p))
+				if a.JSON {
+					return a.WriteJSON(toSystemJSON(p))
 				}
-				return a.fields(systemFields(p))
+				return a.Fields(systemFields(p))
 			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 }
 
-// systemFields say how things stand, and what to do next.
+// systemFields describes the state, and the next step.
 func systemFields(p bus.SystemProperties) [][2]string {
-	committed := either(p.Committed, "as the machine came")
-	next := either(p.Staged, p.Asked)
+	committed := output.Either(p.Committed, output.T("as the machine came"))
+	next := output.Either(p.Staged, p.Asked)
 	switch p.State {
 	case "booted":
 		return [][2]string{
-			{"In effect", p.Booted + ", not committed yet"},
-			{"Before", committed + ", kept whole until then"},
+			{"In effect", output.T("%s, not committed yet", p.Booted)},
+			{"Before", output.T("%s, kept whole until then", committed)},
 			{"To keep it", "lull system commit"},
 			{"To go back", "lull system rollback"},
 			{"Collection", p.CollectionRefused},
@@ -202,40 +203,39 @@ func systemFields(p bus.SystemProperties) [][2]string {
 	case "staged":
 		return [][2]string{
 			{"In effect", committed},
-			{"Next", next + ", staged: it takes effect when the machine starts again"},
+			{"Next", output.T("%s, staged: it takes effect when the machine starts again", next)},
 			{"To drop it", "lull system rollback"},
 		}
 	case "staging":
-		text := stepText(systemProgress(p))
+		text := output.StepText(systemProgress(p))
 		if p.BytesTotal > 0 {
-			text += ", " + size(p.BytesDone) + " of " + size(p.BytesTotal)
+			text += output.T(", %[1]s of %[2]s", output.Size(p.BytesDone), output.Size(p.BytesTotal))
 		}
 		return [][2]string{{"In effect", committed}, {"Next", next + ": " + text}}
 	case "interrupted":
 		return [][2]string{
 			{"In effect", committed},
-			{"Next", next + ", interrupted while " + stepText(systemProgress(p))},
+			{"Next", output.T("%[1]s, interrupted while %[2]s", next, output.StepText(systemProgress(p)))},
 			{"Because", p.ErrorText},
 			{"Hint", p.ErrorHint},
 			{"To go on", "lull system stage"},
 			{"To drop it", "lull system rollback"},
 		}
 	}
-	return [][2]string{{"In effect", committed}, {"Next", "nothing is staged"}, {"Because", p.ErrorText}}
+	return [][2]string{{"In effect", committed}, {"Next", output.T("nothing is staged")}, {"Because", p.ErrorText}}
 }
 
-// systemText says in a line what there is to know of a system update, if there is
-// one. It is good to know, not needed.
+// systemText describes a system update in a line, if there is one. A failure is ignored.
 func (ag *agent) systemText(ctx context.Context) string {
 	p, err := ag.system().Properties(ctx)
 	if err != nil || p.State == "idle" {
 		return ""
 	}
 	text := map[string]string{
-		"booted": p.Booted + " is in effect and not committed, nothing is collected until it is",
-		"staged": p.Staged + " is staged, it takes effect when the machine starts again",
+		"booted": output.T("%s is in effect and not committed, nothing is collected until it is", p.Booted),
+		"staged": output.T("%s is staged, it takes effect when the machine starts again", p.Staged),
 	}[p.State]
-	return either(text, either(p.Staged, p.Asked)+": "+map[string]string{"staging": "being staged", "interrupted": "staging was interrupted"}[p.State]) + "; see `lull system status`"
+	return output.T("%s; see `lull system status`", output.Either(text, output.Either(p.Staged, p.Asked)+": "+map[string]string{"staging": output.T("being staged"), "interrupted": output.T("staging was interrupted")}[p.State]))
 }
 
 func (a *app) systemCommitCmd() *cobra.Command {
@@ -246,12 +246,17 @@ func (a *app) systemCommitCmd() *cobra.Command {
 packages pass. What only the system before it needed may be collected then.`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.decide(cmd.Context(), func(ctx context.Context, s bus.SystemProxy) error {
-				if err := s.Commit(ctx); err != nil {
-					return err
-				}
-				return a.decided(ctx, s, func(now bus.SystemProperties) string { return systemName(now.Committed) + " is committed" })
-			})
+			ag, err := a.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			commit := jobCalls{ag.system().StartCommit, func(ctx context.Context) (bus.JobProperties, error) {
+				return bus.JobProperties{}, ag.system().Commit(ctx)
+			}}
+			if _, err := a.followJob(cmd.Context(), ag, commitText, commit); err != nil {
+				return err
+			}
+			return a.decided(cmd.Context(), ag.system(), func(now bus.SystemProperties) string { return output.T("%s is committed", systemName(now.Committed)) })
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -268,16 +273,16 @@ already, the system before it is put back into effect. What is committed stays.`
 			return a.decide(cmd.Context(), func(ctx context.Context, s bus.SystemProxy) error {
 				before, err := s.Properties(ctx)
 				if err == nil {
-					err = s.Rollback(ctx)
+					err = sent(ctx, output.T("rollback"), output.T("`lull system status` shows it"), s.Rollback(ctx))
 				}
 				if err != nil {
 					return err
 				}
 				return a.decided(ctx, s, func(now bus.SystemProperties) string {
 					if before.State == "booted" {
-						return systemName(now.Committed) + " is in effect again, in place of " + systemName(before.Booted)
+						return output.T("%[1]s is in effect again, in place of %[2]s", systemName(now.Committed), systemName(before.Booted))
 					}
-					return "dropped " + either(before.Asked, "the update") + "; " + systemName(now.Committed) + " stays in effect"
+					return output.T("dropped %[1]s; %[2]s stays in effect", output.Either(before.Asked, output.T("the update")), systemName(now.Committed))
 				})
 			})
 		},
@@ -285,7 +290,7 @@ already, the system before it is put back into effect. What is committed stays.`
 	}
 }
 
-// decided says how things stand after a decision.
+// decided reports the state after a decision.
 func (a *app) decided(ctx context.Context, s bus.SystemProxy, text func(bus.SystemProperties) string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -293,15 +298,15 @@ func (a *app) decided(ctx context.Context, s bus.SystemProxy, text func(bus.Syst
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.writeJSON(toSystemJSON(now))
+	if a.JSON {
+		return a.WriteJSON(toSystemJSON(now))
 	}
-	return a.say(text(now))
+	return a.Say(text(now))
 }
 
 // systemJSON is how things stand, in JSON.
 type systemJSON struct {
-	document
+	output.Document
 	State             string     `json:"state"`
 	Step              string     `json:"step,omitempty"`
 	Asked             string     `json:"asked,omitempty"`
@@ -327,7 +332,7 @@ func toSystemJSON(p bus.SystemProperties) systemJSON {
 		return &setJSON{version, hash}
 	}
 	v := systemJSON{
-		document: one, State: p.State, Step: p.Step, Asked: p.Asked, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal,
+		Document: output.One, State: p.State, Step: p.Step, Asked: p.Asked, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal,
 		Committed: set(p.Committed, p.CommittedHash), Booted: set(p.Booted, p.BootedHash), Staged: set(p.Staged, p.StagedHash),
 		CollectionRefused: p.CollectionRefused,
 	}

@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lull/lull/cmd/lull/output"
 )
 
 // version is set by the linker in released builds.
 var version = ""
 
-// ownVersion is what this program calls itself.
+// ownVersion returns this program's version for the output.
 func ownVersion() string {
 	if version != "" {
 		return version
@@ -19,7 +21,7 @@ func ownVersion() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
 		return info.Main.Version
 	}
-	return "development build"
+	return output.T("development build")
 }
 
 func (a *app) versionCmd() *cobra.Command {
@@ -31,20 +33,23 @@ func (a *app) versionCmd() *cobra.Command {
 			agents := ""
 			ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 			defer cancel()
-			// No agent is no failure: its version is good to know, no more.
+			// A missing agent is no failure: its version is optional.
 			_ = a.ask(ctx, func(ctx context.Context, ag *agent) (err error) {
 				agents, err = ag.manager.GetVersion(ctx)
 				return err
 			})
-			if a.json {
-				return a.writeJSON(struct {
-					document
-					Lull  string `json:"lull"`
-					Agent string `json:"agent,omitempty"`
-				}{one, ownVersion(), agents})
+			if a.JSON {
+				return a.WriteJSON(versionJSON{output.One, ownVersion(), agents})
 			}
-			return a.fields([][2]string{{"lull", ownVersion()}, {"agent", either(agents, "not running")}})
+			return a.Fields([][2]string{{"lull", ownVersion()}, {"agent", output.Either(agents, output.T("not running"))}})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+}
+
+// versionJSON is what `lull version` writes.
+type versionJSON struct {
+	output.Document
+	Lull  string `json:"lull"`
+	Agent string `json:"agent,omitempty"`
 }

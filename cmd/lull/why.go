@@ -2,25 +2,27 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
 
 func (a *app) whyCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "why HASH|PATH|APP",
-		Short: "Say why something is kept",
-		Long: `Says why a package or a file is kept, as chains from what protects it to the
+		Short: "Explain what keeps a package",
+		Long: `Shows why a package or a file is kept, as chains from what protects it to the
 thing itself, with the process where there is one. Of an application it also
-says what its refresh waits for.`,
-		Example: `  lull why 3fb2a1c09d4e5f60
+shows what its refresh waits for.`,
+		Example: `  lull why 3fb2                        the first four digits of a hash, or more
   lull why /var/lib/lull/packages/3fb2…/bin/notes`,
-		Args: args(1, 1),
+		Args:              args(1, 1),
+		ValidArgsFunction: a.completeOneInstance,
 		RunE: func(cmd *cobra.Command, what []string) error {
 			thing := what[0]
 			if strings.Contains(thing, "/") {
@@ -31,28 +33,31 @@ says what its refresh waits for.`,
 				thing = abs
 			}
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
+				s, err := ag.snapshot(ctx)
+				if err == nil {
+					thing, err = s.named(thing)
+				}
+				if err != nil {
+					return err
+				}
 				chains, err := ag.manager.Why(ctx, thing)
 				if err != nil {
 					return err
 				}
-				if err := a.why(what[0], chains); err != nil || a.json {
+				if err := a.why(output.OneLine(what[0]), chains); err != nil || a.JSON {
 					return err
 				}
-				return a.whyNot(ctx, ag, what[0])
+				return a.whyNot(s, thing)
 			})
 		},
 	}
 }
 
-// whyNot says why an application is not refreshed yet.
-func (a *app) whyNot(ctx context.Context, ag *agent, instance string) error {
-	s, err := ag.snapshot(ctx)
-	if err != nil {
-		return err
-	}
+// whyNot describes why an application is not refreshed yet.
+func (a *app) whyNot(s *snapshot, instance string) error {
 	for _, r := range s.refreshes {
 		if r.Instance == instance && r.State == "waiting" {
-			if err := a.say(fmt.Sprintf("not %s yet: it waits for %s", either(r.ToVersion, "changed"), waitsFor(r))); err != nil {
+			if err := a.Say(output.T("not %s yet: it waits for %s", output.Either(r.ToVersion, output.T("changed")), waitsFor(r))); err != nil {
 				return err
 			}
 		}
@@ -68,47 +73,64 @@ type chainJSON struct {
 	PID     uint32 `json:"pid,omitempty"`
 }
 
-// indexWords say what it means to be in an index whose name does not.
+// indexWords explain the indexes whose name is not enough.
 var indexWords = map[string]string{
-	"base":     "part of the system",
-	"cache":    "kept for use offline",
-	"retained": "retained by the system updater",
-	"writing":  "being downloaded",
-	"open":     "in use",
+	"base":     output.Mark("part of the system"),
+	"cache":    output.Mark("kept for use offline"),
+	"retained": output.Mark("retained by the system updater"),
+	"writing":  output.Mark("being downloaded"),
+	"open":     output.Mark("in use"),
+}
+
+// indexNames are the indexes, by name.
+var indexNames = []string{
+	output.Mark("installed"), output.Mark("base"), output.Mark("cache"), output.Mark("retained"), output.Mark("writing"), output.Mark("open"),
+	output.Mark("running"),
+}
+
+// indexName returns the name of an index in the language.
+func indexName(index string) string {
+	if slices.Contains(indexNames, index) {
+		return output.Marked(index)
+	}
+	return index
 }
 
 func (a *app) why(what string, chains []bus.Chain) error {
-	if a.json {
-		doc := struct {
-			document
-			Chains []chainJSON `json:"chains"`
-		}{one, []chainJSON{}}
+	if a.JSON {
+		doc := whyJSON{output.One, []chainJSON{}}
 		for _, c := range chains {
 			doc.Chains = append(doc.Chains, chainJSON(c))
 		}
-		return a.writeJSON(doc)
+		return a.WriteJSON(doc)
 	}
 	if len(chains) == 0 {
-		return a.say(fmt.Sprintf("nothing keeps %s: it goes with the next `lull gc`", what))
+		return a.Say(output.T("nothing keeps %s: it goes with the next `lull gc`", what))
 	}
 	for _, c := range chains {
-		text := c.Index
+		text := indexName(c.Index)
 		if words := indexWords[c.Index]; words != "" {
-			text += ": " + words
+			text += ": " + output.Marked(words)
 		}
-		text += " → package " + short(c.Package)
+		text += output.T(" → package %s", output.Short(c.Package))
 		if c.Through != "" && c.Through != c.Package {
-			text += " → " + short(c.Through)
+			text += " → " + output.Short(c.Through)
 		}
 		if c.Holder != "" {
-			text += ", by " + c.Holder
+			text += output.T(", by %s", c.Holder)
 		}
 		if c.PID != 0 {
-			text += fmt.Sprintf(" (PID %d)", c.PID)
+			text += output.T(" (PID %d)", c.PID)
 		}
-		if err := a.say(text); err != nil {
+		if err := a.Say(text); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// whyJSON is what `lull why` writes.
+type whyJSON struct {
+	output.Document
+	Chains []chainJSON `json:"chains"`
 }

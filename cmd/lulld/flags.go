@@ -8,11 +8,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lull/lull/agent"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/logging"
-	"github.com/lull/lull/agent/problem"
 )
 
-// flags reads the command line; nil without an error: it asked for help or version.
+// flags parses the command line. It returns nil without an error after a request for help or
+// version.
 func flags(args []string) (*agent.Options, error) {
 	o := agent.Options{Version: version, ReadyFD: -1}
 	level := slog.LevelInfo
@@ -41,7 +42,7 @@ func flags(args []string) (*agent.Options, error) {
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	c.SetArgs(args)
 	if err := c.Execute(); err != nil {
-		return nil, problem.New(problem.Usage, "cannot understand the command line: %w", err).WithHint("lulld --help lists the flags")
+		return nil, errkind.New(errkind.Usage, "cannot understand the command line: %w", err).WithHint("lulld --help lists the flags")
 	}
 	if !asked {
 		return nil, nil
@@ -50,7 +51,7 @@ func flags(args []string) (*agent.Options, error) {
 	return &o, defaults(&o)
 }
 
-// defaults fills in the places of a system or of a user.
+// defaults sets the default paths of a system or of a user.
 func defaults(o *agent.Options) error {
 	root, runDir, config := "/var/lib/lull", "/run/lull", "/etc/lull"
 	if o.User {
@@ -62,7 +63,7 @@ func defaults(o *agent.Options) error {
 		config = filepath.Join(xdg("XDG_CONFIG_HOME", filepath.Join(home, ".config")), "lull")
 		runDir = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "lull")
 		if o.RunDir == "" && os.Getenv("XDG_RUNTIME_DIR") == "" {
-			return problem.New(problem.Usage, "cannot find a run directory: XDG_RUNTIME_DIR is not set").WithHint("give --run-dir")
+			return errkind.New(errkind.Usage, "cannot find a run directory: XDG_RUNTIME_DIR is not set").WithHint("give --run-dir")
 		}
 	}
 	self, err := os.Executable()

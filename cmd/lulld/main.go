@@ -7,10 +7,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/lull/lull/agent"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/printable"
 )
 
 // version is set by the linker.
@@ -18,14 +20,17 @@ var version = "dev"
 
 func main() {
 	runtime.GOMAXPROCS(agent.Processors())
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(agent.MemoryTarget)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintf(os.Stderr, "lulld: %v\n", err)
-		if hint := problem.HintOf(err); hint != "" {
-			fmt.Fprintf(os.Stderr, "hint: %s\n", hint)
+		fmt.Fprintf(os.Stderr, "lulld: %s\n", printable.Line(err.Error()))
+		if hint := errkind.HintOf(err); hint != "" {
+			fmt.Fprintf(os.Stderr, "hint: %s\n", printable.Line(hint))
 		}
-		os.Exit(problem.ExitCode(err))
+		os.Exit(errkind.ExitCode(err))
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 // brokerEnv has Start run a dbus-broker instead of a dbus-daemon.
@@ -28,16 +28,19 @@ export LISTEN_FDS=1 LISTEN_PID=$$
 exec dbus-broker-launch --scope user --config-file="$2"
 `
 
-// OnBroker runs the tests of the calling package once more, on dbus-broker.
+// Broker reports whether Start runs a dbus-broker.
+func Broker() bool { return os.Getenv(brokerEnv) != "" }
+
+// OnBroker repeats the tests of the calling package on dbus-broker.
 func OnBroker(t *testing.T) {
 	t.Helper()
-	if os.Getenv(brokerEnv) != "" {
+	if Broker() {
 		t.Skip("this is on dbus-broker")
 	}
-	need.Root(t)
-	need.Program(t, "dbus-broker-launch", "dbus-broker", "unshare")
+	require.Root(t)
+	require.Program(t, "dbus-broker-launch", "dbus-broker", "unshare")
 	if _, err := os.Stat("/run/systemd"); err != nil {
-		need.Missing(t, "needs a folder /run/systemd to put the journal's socket in")
+		require.Missing(t, "needs a directory /run/systemd for the journal's socket")
 	}
 	args := []string{"-test.timeout=5m"}
 	if testing.Short() {

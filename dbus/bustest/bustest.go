@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 const config = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -32,7 +32,7 @@ const config = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Config
 </busconfig>
 `
 
-// Start runs a bus on which everybody may do everything, and returns its
+// Start runs a bus that allows everything to all users, and returns its
 // address. It ends with the test.
 func Start(t testing.TB) string { return StartWith(t, "session", "") }
 
@@ -40,8 +40,8 @@ func Start(t testing.TB) string { return StartWith(t, "session", "") }
 // configuration.
 func StartWith(t testing.TB, kind, more string) string {
 	t.Helper()
-	need.Program(t, "dbus-daemon")
-	// A socket's path is at most 107 bytes: test folders can be too deep.
+	require.Program(t, "dbus-daemon")
+	// A socket's path is at most 107 bytes: test directories can be too deep.
 	dir, err := os.MkdirTemp("", "lull-bus-")
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func StartWith(t testing.TB, kind, more string) string {
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if os.Getenv(brokerEnv) != "" {
+	if Broker() {
 		return startBroker(t, dir, file)
 	}
 	cmd := exec.Command("dbus-daemon", "--nofork", "--config-file="+file, "--print-address=1")

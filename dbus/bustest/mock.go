@@ -10,11 +10,11 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
-// Mock is a service of python-dbusmock, for those of which the real one needs a
-// whole machine around it.
+// Mock is a service of python-dbusmock, for services whose real program needs
+// a whole machine around it.
 type Mock struct {
 	t    testing.TB
 	conn *dbus.Conn
@@ -31,7 +31,7 @@ func StartMock(t testing.TB, address, template, name string) *Mock {
 	t.Helper()
 	python := "/usr/bin/python3" // the one that Debian's modules belong to
 	if err := exec.Command(python, "-c", "import dbusmock").Run(); err != nil {
-		need.Missing(t, "needs python3-dbusmock (make deps installs it)")
+		require.Missing(t, "needs python3-dbusmock (make deps installs it)")
 	}
 	conn, err := dbus.Connect(address, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 	if err != nil {
@@ -84,7 +84,7 @@ func (m *Mock) Call(path dbus.ObjectPath, method string, args ...any) {
 	}
 }
 
-// Set changes properties of an object and tells of it.
+// Set changes properties of an object and sends the signal.
 func (m *Mock) Set(path dbus.ObjectPath, iface string, props map[string]any) {
 	m.t.Helper()
 	v := map[string]dbus.Variant{}
@@ -105,13 +105,13 @@ const (
 	logindPath  = dbus.ObjectPath("/org/freedesktop/login1")
 )
 
-// OnBattery changes what UPower says.
+// OnBattery changes UPower's property.
 func (m *Mock) OnBattery(yes bool) {
 	m.t.Helper()
 	m.Set(upowerPath, UPower, map[string]any{"OnBattery": yes})
 }
 
-// Metered gives NetworkManager its property, of which the template knows nothing, or
+// Metered gives NetworkManager its property, which the template lacks, or
 // changes it: NMMetered of NetworkManager's D-Bus types.
 func (m *Mock) Metered(v uint32) {
 	m.t.Helper()
@@ -122,7 +122,7 @@ func (m *Mock) Metered(v uint32) {
 }
 
 // AddSession gives logind a session in the foreground, changes some of its properties
-// and tells of it. It returns its path.
+// and sends the signal. It returns its path.
 func (m *Mock) AddSession(id string, uid uint32, user string, props map[string]any) dbus.ObjectPath {
 	m.t.Helper()
 	p := logindPath + "/session/" + dbus.ObjectPath(id)
@@ -132,7 +132,7 @@ func (m *Mock) AddSession(id string, uid uint32, user string, props map[string]a
 	return p
 }
 
-// SetSession changes properties of a session and tells of it.
+// SetSession changes properties of a session and sends the signal.
 func (m *Mock) SetSession(path dbus.ObjectPath, props map[string]any) {
 	m.t.Helper()
 	m.Set(path, Logind+".Session", props)

@@ -10,7 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/policy"
 )
@@ -20,8 +21,8 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 // TestPages makes all pages. Formatters find nothing to complain of, each command has
 // one, and each option of each program is in its page.
 func TestPages(t *testing.T) {
-	need.NotShort(t)
-	need.Program(t, "mandoc", "groff", "make", "cc")
+	require.NotShort(t)
+	require.Program(t, "mandoc", "groff", "make", "cc")
 	bin, to := rig.Binaries(t, ""), t.TempDir()
 	if err := run("../..", bin, to); err != nil {
 		t.Fatal(err)
@@ -102,8 +103,8 @@ func TestPages(t *testing.T) {
 
 // TestCommandsInTexts: what the texts tell to type exists, with the options they name.
 func TestCommandsInTexts(t *testing.T) {
-	need.NotShort(t)
-	need.Program(t, "make", "cc")
+	require.NotShort(t)
+	require.Program(t, "make", "cc")
 	out, err := exec.Command(rig.Binaries(t, "")+"/lull", "commands", "--json").Output()
 	var tree struct{ Command command }
 	if err == nil {
@@ -170,7 +171,7 @@ func TestCommandsInTexts(t *testing.T) {
 // TestKeysOfThePolicy: each key is told of, with its default.
 func TestKeysOfThePolicy(t *testing.T) {
 	text := keys(string(policy.DefaultsYAML))
-	for _, v := range policy.Defaults().Explain("") {
+	for _, v := range policy.Defaults().Explain("", manifest.Wishes{}) {
 		section, key, ok := strings.Cut(v.Key, ".")
 		if !ok {
 			section, key = "defaults", v.Key

@@ -8,15 +8,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 )
 
 // TestBlobs spoils the store in every way that a disk, a crash or a hand may, in a
-// plain file, a program and the meta at once. Verify finds and names each and changes
-// nothing; with --repair they are fetched again, and the application runs.
+// plain file, a program and the manifest at once. Verify finds and names each
+// and changes nothing; with --repair they are fetched, and the application
+// runs.
 func TestBlobs(t *testing.T) {
 	all := set(t, rig.Options{})
 	pkg, err := filepath.EvalSymlinks(filepath.Join(all.path("current", app)))
@@ -102,7 +103,7 @@ func TestBlobs(t *testing.T) {
 					t.Errorf("verify has changed %s from %s to %s", path, was, now)
 				}
 			}
-			// What is whole but for its mode or owner needs no repository.
+			// A blob with a wrong mode or owner alone needs no repository.
 			whole := strings.HasPrefix(c.problem, "has mode") || strings.HasPrefix(c.problem, "belongs to")
 			if whole {
 				s.no(os.Rename(s.Repo, s.Repo+".away"))

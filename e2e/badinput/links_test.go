@@ -11,10 +11,10 @@ import (
 	"github.com/lull/lull/e2e/sample"
 )
 
-const repairHint = "lull doctor says more; as root, lull verify --repair puts it right"
+const repairHint = "lull doctor has details; as root, lull verify --repair repairs it"
 
-// TestLinks lays hands on the links of an installed application: a launch gives one
-// clear error; each of three ways puts it right again, and nothing was lost.
+// TestLinks damages the links of an installed application: a launch gives one
+// clear error; each of three ways repairs it, and nothing is lost.
 func TestLinks(t *testing.T) {
 	all := set(t, rig.Options{})
 	for _, c := range []struct {
@@ -165,8 +165,8 @@ func TestForeignLinks(t *testing.T) {
 	s.whole()
 }
 
-// TestData: system data that is gone begins empty, and loudly; what is no folder is
-// neither followed nor deleted.
+// TestData: missing system data begins empty, with a log entry; a file of
+// another type in its place is neither followed nor deleted.
 func TestData(t *testing.T) {
 	for _, c := range []struct {
 		name   string

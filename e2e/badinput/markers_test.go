@@ -6,18 +6,18 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 )
 
-// TestMarkersByHand makes markers that belong to nothing, while the agent runs and
-// while it does not. All are removed without anybody's doing, and keep nobody out.
+// TestMarkersByHand makes markers that belong to nothing, while the agent runs
+// and while it does not. All are removed by the agent, and block no launch.
 func TestMarkersByHand(t *testing.T) {
 	for _, tracker := range []string{"poll", "freezer"} {
 		t.Run(tracker, func(t *testing.T) {
 			if tracker == "freezer" {
-				need.Freezer(t)
+				require.Freezer(t)
 			}
 			s := set(t, rig.Options{Tracker: tracker})
 			file := func(text string) func(string) {

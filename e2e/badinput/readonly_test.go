@@ -9,8 +9,8 @@ import (
 )
 
 // TestReadOnlyRoot has the agent's root become read-only while the agent runs, and
-// before it starts: reading and launching go on, what cannot be done says why, and
-// what waits goes on by itself once the root can be written.
+// before it starts: reading and launching go on, refused requests name the
+// reason, and waiting work resumes by itself once the root can be written.
 func TestReadOnlyRoot(t *testing.T) {
 	for _, when := range []string{"while it runs", "before the start"} {
 		t.Run(when, func(t *testing.T) {

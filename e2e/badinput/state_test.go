@@ -15,14 +15,14 @@ import (
 	"github.com/lull/lull/e2e/sample"
 )
 
-// TestStateDB damages state.db while the agent is away. It is set aside, everything
-// that the file system tells is there again, and until somebody says what was
-// retained nothing is collected.
+// TestStateDB damages state.db while the agent is stopped. It is set aside,
+// everything that the file system shows is rebuilt, and until the retained
+// index is set nothing is collected.
 func TestStateDB(t *testing.T) {
 	const page = 4096
 	for _, c := range []struct {
 		name     string
-		damage   func(b []byte) []byte // nil: the file is deleted
+		damage   func(b []byte) []byte // nil means that the file is deleted
 		retained bool                  // survives
 		holds    bool
 	}{
@@ -74,8 +74,8 @@ func TestStateDB(t *testing.T) {
 			} else {
 				s.doctor("fail", "state", "and made again; holds and the retained index are unknown",
 					"nothing is collected until the system updater sets the retained index, or lull gc --retain-nothing says that there was nothing in it; hold again what should be held")
-				s.refused(s.Lull("gc"), 1, "cannot collect, because what it may need is unknown: the retained index does not know what the system updater, because state.db was lost, uses",
-					"it ends when the system updater sets the retained index; lull gc --retain-nothing says that there was nothing in it")
+				s.refused(s.Lull("gc"), 1, "cannot collect, because what it may need is unknown: the retained index lacks the packages of the system updater, because state.db was lost",
+					"it ends when the system updater sets the retained index; lull gc --retain-nothing declares it empty")
 			}
 			if _, err := os.Stat(s.path("packages", keep)); err != nil {
 				t.Errorf("what was retained is collected: %v", err)
@@ -126,15 +126,15 @@ func (s *scene) numbers(next uint64) {
 	if o, _ := s.api.Package(app); o.Num("Revision") != next {
 		s.t.Errorf("the new revision has the number %d", o.Num("Revision"))
 	}
-	// Of an application that was removed, too: its users have folders by that number.
+	// Of a removed application, too: its users have directories with that number.
 	s.MustLull("install", "org.example.kept")
 	if o, _ := s.api.Package("org.example.kept"); o.Num("Revision") != 2 {
 		s.t.Errorf("a new life begins with revision %d", o.Num("Revision"))
 	}
 }
 
-// TestStateWithoutMemory: also without the copy beside the links everything that
-// can be known is known.
+// TestStateWithoutMemory: also without the copy beside the links, everything
+// that the file system shows is rebuilt.
 func TestStateWithoutMemory(t *testing.T) {
 	for _, memory := range []string{"", "{garbage", `{"instance":"somebody.else","last":9}`} {
 		t.Run(memory, func(t *testing.T) {
@@ -153,7 +153,7 @@ func TestStateWithoutMemory(t *testing.T) {
 }
 
 // TestDamageWhileServing: the file loses its end under a running agent. Commands
-// say so, launches work, and the next agent puts it right.
+// report it, launches work, and the next agent repairs it.
 func TestDamageWhileServing(t *testing.T) {
 	s := set(t, rig.Options{})
 	s.no(os.Truncate(s.path("state.db"), 2*4096))
@@ -198,8 +198,8 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// TestJournalLostAtEveryStep kills the agent behind each step of a refresh, takes
-// the journal, or all of state.db, away, and starts it again: the old or the new
+// TestJournalLostAtEveryStep kills the agent behind each step of a refresh,
+// removes the journal, or all of state.db, and restarts it: the old or the new
 // revision is whole, with its data, services run, no marker stays, and the
 // refresh can be done.
 func TestJournalLostAtEveryStep(t *testing.T) {

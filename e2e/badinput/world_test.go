@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 )
@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 
 const (
 	limit = 30 * time.Second
-	quiet = "schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+	quiet = "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 	app   = sample.Name
 )
 
@@ -32,9 +32,8 @@ type scene struct {
 
 func set(t *testing.T, o rig.Options) *scene {
 	t.Helper()
-	need.Root(t)
-	need.Program(t, "dbus-daemon", "cc", "setpriv")
-	need.Lock(t, "freezer") // the sample runs in groups that are called by its name
+	require.Root(t)
+	require.Program(t, "dbus-daemon", "cc", "setpriv")
 	if o.Tracker == "" {
 		o.Tracker = "poll"
 	}
@@ -76,7 +75,7 @@ func (s *scene) write(path, text string) {
 	s.no(os.WriteFile(path, []byte(text), 0o644))
 }
 
-// replace puts a link in the place of whatever is there.
+// replace puts a link in the place of any file.
 func (s *scene) replace(path, target string) {
 	s.t.Helper()
 	s.no(os.RemoveAll(path))
@@ -98,7 +97,7 @@ func (s *scene) idle() {
 	})
 }
 
-// runs says that the application starts, and in which version.
+// runs checks that the application starts, and in which version.
 func (s *scene) runs(version string) {
 	s.t.Helper()
 	r := s.User.Lull("run", app, "--show")
@@ -110,7 +109,7 @@ func (s *scene) runs(version string) {
 	}
 }
 
-// version is what `current` names, read by nobody's help.
+// version is the version that `current` leads to, read directly.
 func (s *scene) version() string {
 	b, err := os.ReadFile(s.path("current", app, "share/doc/notes/news.txt"))
 	if err != nil {
@@ -131,7 +130,7 @@ func (s *scene) refused(r rig.Result, code int, text, hint string) {
 	}
 }
 
-// doctor checks that the doctor says a line, and the advice below it.
+// doctor checks that the doctor prints a line, and the advice below it.
 func (s *scene) doctor(state, name, seen, advice string) {
 	s.t.Helper()
 	out := s.Lull("doctor").Stdout
@@ -189,7 +188,7 @@ func (s *scene) same() {
 	}
 }
 
-// restart ends the agent and starts it again.
+// restart restarts the agent.
 func (s *scene) restart(change func()) {
 	s.t.Helper()
 	s.StopAgent()
@@ -197,7 +196,7 @@ func (s *scene) restart(change func()) {
 	s.StartAgent()
 }
 
-// start runs the current version until the returned process is told to end.
+// start runs the current version until the returned process is asked to end.
 func (s *scene) start(revision int) *rig.Proc {
 	s.t.Helper()
 	p := s.User.StartLull(nil, "run", app)

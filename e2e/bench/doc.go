@@ -8,8 +8,8 @@
 //   - a scene is what must be set up to take the samples of one row or several;
 //     play returns them
 //   - a sample is one measurement, in the unit of its row; ours and theirs are
-//     taken in turns, so that whatever else the machine does meets both
-//   - a figure of a row is the median of its samples
+//     taken in turns, so that other load of the machine affects both
+//   - the figure of a row is the median of its samples
 //
 // A new row is an entry in a scene of rows.go and, in the scene's own file, the
 // few lines that take its samples: see scene_release.go for a small one.

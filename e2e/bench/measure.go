@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -27,7 +27,7 @@ func measure(ctx context.Context, id, out string) error {
 		return err
 	}
 	for _, s := range scenes {
-		if id != "" && !slices.ContainsFunc(s.rows, func(r row) bool { return r.id == id }) {
+		if id != "" && id != s.name && !slices.ContainsFunc(s.rows, func(r row) bool { return r.id == id }) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "%s …\n", s.name)
@@ -69,7 +69,7 @@ const sceneLimit = 10 * time.Minute
 // session of an ordinary user.
 func playInContainer(tb rig.TB, s scene) results {
 	for _, program := range []string{"systemd-nspawn", "debootstrap", "nsenter"} {
-		if _, err := need.Find(program); err != nil {
+		if _, err := require.Find(program); err != nil {
 			tb.Fatalf("it needs %s: %v", program, err)
 		}
 	}

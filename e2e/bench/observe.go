@@ -5,19 +5,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/runctl/inotify"
+	"github.com/lull/lull/agent/lib/inotify"
 	"github.com/lull/lull/e2e/rig"
 )
 
-// sighting is an event in a folder, and when it was seen.
+// sighting is an event in a directory, and when it was seen.
 type sighting struct {
 	name string
 	mask uint32
 	at   int64 // CLOCK_MONOTONIC, in nanoseconds
 }
 
-// observe reports the events of a folder until the scene is over. What is seen
-// is as late as this process wakes up, whoever's doing it was.
+// observe reports the events of a directory until the scene is over. An event is seen
+// as late as this process wakes up, for every cause.
 func observe(tb rig.TB, dir string, mask uint32) <-chan sighting {
 	w, err := inotify.New()
 	if err == nil {
@@ -26,7 +26,7 @@ func observe(tb rig.TB, dir string, mask uint32) <-chan sighting {
 	if err != nil {
 		tb.Fatalf("cannot watch %s: %v", dir, err)
 	}
-	seen := make(chan sighting, 4096) // of a whole scene: nobody waits for the reader
+	seen := make(chan sighting, 4096) // of a whole scene: the writer never waits for the reader
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

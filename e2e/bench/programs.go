@@ -15,10 +15,10 @@ import (
 //go:embed programs/*.c
 var sources embed.FS
 
-// programsEnv names a folder with them, for a container without a compiler.
+// programsEnv names a directory with them, for a container without a compiler.
 const programsEnv = "LULL_BENCH_PROGRAMS"
 
-// programs returns the folder of the compiled programs.
+// programs returns the directory of the compiled programs.
 func programs(tb rig.TB) string {
 	if dir := os.Getenv(programsEnv); dir != "" {
 		return dir
@@ -47,14 +47,14 @@ func compile(tb rig.TB, dir string) {
 	}
 }
 
-// tempDir is a folder that every user can read.
+// tempDir is a directory that every user can read.
 func tempDir(tb rig.TB) string {
 	dir, err := os.MkdirTemp("", "lull-bench-")
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
 	}
 	if err != nil {
-		tb.Fatalf("cannot make a scratch folder: %v", err)
+		tb.Fatalf("cannot make a scratch directory: %v", err)
 	}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
 	return dir

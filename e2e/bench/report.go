@@ -78,7 +78,7 @@ func (rep *report) put(r row, s samples) {
 	slices.SortStableFunc(rep.Rows, func(a, b result) int { return place(a.ID) - place(b.ID) })
 }
 
-// place is where a row stands in rows.go; rows that are gone from there come last.
+// place is the index of a row in rows.go; rows that are gone from there come last.
 func place(id string) int {
 	n := 0
 	for _, s := range scenes {
@@ -249,7 +249,7 @@ func yesNo(ok bool) string {
 	return "NO"
 }
 
-// figure prints a number as short as it says something; nothing is "-".
+// figure prints a number with the significant digits only; a missing one is "-".
 func figure(v *float64) string {
 	if v == nil {
 		return "-"

@@ -11,7 +11,7 @@ type row struct {
 	goal float64
 }
 
-// of says what the goal bounds.
+// of returns what the goal bounds.
 func (r row) of() string {
 	if r.peer == "" {
 		return ofOurs
@@ -19,7 +19,7 @@ func (r row) of() string {
 	return ofRatio
 }
 
-// What a goal bounds: ours divided by theirs, or ours alone.
+// The quantity that a goal bounds: ours divided by theirs, or ours alone.
 const (
 	ofRatio = "ratio"
 	ofOurs  = "ours"
@@ -31,7 +31,7 @@ type scene struct {
 	systemd bool // played in a container
 	rows    []row
 	play    func(rig.TB) results
-	beside  func(rig.TB, results) // adds what is worth knowing from outside the container; nil: nothing
+	beside  func(rig.TB, results) // adds notes from outside the container; may be nil
 }
 
 // results are the samples of a scene, by the id of the row.
@@ -46,16 +46,19 @@ type samples struct {
 
 var scenes = []scene{
 	{name: "launch", systemd: true, play: playLaunch, beside: besideLaunch, rows: []row{
-		{"launch", "a tracked launch, beyond plain exec", "ms", "systemd-run --user --scope", 0.4},
+		{"launch", "a tracked launch, beyond plain exec", "ms", "the least: a static C program", 1.3},
 	}},
 	{name: "vacancy", systemd: true, play: playVacancy, rows: []row{
 		{"vacancy", "last exit until the door is shut", "ms", "bare inotify watcher", 2},
+	}},
+	{name: "leases", play: playLeases, rows: []row{
+		{"vacancy-5000", "what the check costs under the lock", "ms", "", 5},
 	}},
 	{name: "release", play: playRelease, rows: []row{
 		{"release-agent", "the release agent at work", "ms", "empty static C program", 1.1},
 	}},
 	{name: "idle", play: playIdle, rows: []row{
-		{"idle-wakeups", "wake-ups of the agent in an idle minute", "wake-ups", "", 0},
+		{"idle-wakeups", "context switches of the idle agent in a minute", "switches", "", 2},
 		{"idle-memory", "the agent's resident memory, 100 packages", "MiB", "", 15},
 	}},
 	{name: "data", play: playData, rows: []row{
@@ -68,16 +71,30 @@ var scenes = []scene{
 		{"gc", "the Go toolchain collected", "ms", "ostree prune, rm of the checkout", 0.9},
 		{"refresh-small", "a refresh that changes 1 % of the files", "ms", "the full install", 0.5},
 	}},
+	{name: "convert", play: playConvert, rows: []row{
+		{"convert", "an AppImage of the Go toolchain, published", "ms", "unsquashfs, tar, zstd -T2", 1.5},
+		{"install-file", "a .deb of it installed, its program started", "ms", "dpkg -i, its program started", 2},
+	}},
 	{name: "scale", play: playScale, rows: []row{
 		{"gc-scale", "half of 1,000,000 blobs collected, per blob", "µs", "the same with 100,000", 1.3},
 		{"gc-resolve-p99", "resident resolve during it, 99th percentile", "ms", "", 2},
 		{"agent-start", "start of the agent with 1,000,000 blobs", "ms", "", 1000},
 	}},
+	{name: "delivery", play: playDelivery, rows: []row{
+		{"check-idle-requests", "a check without news, of 10,000 packages", "requests", "", 1},
+		{"check-idle-bytes", "the same, request and response on nginx", "bytes", "", 500},
+		{"check-idle-cpu", "the same, processor time of the client", "ms", "", 20},
+		{"check-changed", "a check: 200 of 10,000 changed, 20 installed", "requests", "", 7},
+		{"publish-100k", "a publication among 100,000 packages", "ms", "", 50},
+	}},
 }
 
-// find returns the scene and the row of an id.
+// find returns the scene and the row of an id, which may also be the name of a scene.
 func find(id string) (scene, row, bool) {
 	for _, s := range scenes {
+		if s.name == id {
+			return s, s.rows[0], true
+		}
 		for _, r := range s.rows {
 			if r.id == id {
 				return s, r, true

@@ -61,7 +61,7 @@ func playData(tb rig.TB) results {
 	}
 }
 
-// data is the folder with the data of the current revision.
+// data is the directory with the data of the current revision.
 func (s *stage) data(d dataset) string {
 	link, err := os.Readlink(filepath.Join(s.Store, "current", d.name))
 	if err != nil {
@@ -106,7 +106,7 @@ func noise(random *rand.Rand, n int) []byte {
 	return b
 }
 
-// change writes every hundredth file anew, in place, beginning with another one
+// change rewrites every hundredth file, in place, beginning with another one
 // each time.
 func (s *stage) change(d dataset, round int) {
 	random := rand.New(rand.NewPCG(2, uint64(round)))

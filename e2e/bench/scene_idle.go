@@ -16,9 +16,9 @@ const (
 	idleMinute   = time.Minute
 )
 
-// playIdle lets the agent that has installed the packages rest for a minute, and
-// looks at it over the minute after that; then the same with an agent that has
-// found them installed. The worse of the two counts.
+// playIdle lets the agent that has installed the packages rest for a minute,
+// and measures it over the minute after that; then the same with an agent that
+// has found them installed. The worse of the two counts.
 func playIdle(tb rig.TB) results {
 	myTurn(tb)
 	program := filepath.Join(programs(tb), "empty")
@@ -52,8 +52,8 @@ type rested struct {
 	resident, anon, file float64 // MiB: VmRSS, RssAnon, RssFile
 }
 
-// rest waits a minute for what follows from the preparations, and looks at the
-// next.
+// rest waits a minute for the effects of the preparations to end, and measures
+// the next.
 func (s *stage) rest() rested {
 	time.Sleep(idleMinute)
 	switches, cpu := s.effort()

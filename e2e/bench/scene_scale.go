@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent"
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/gc"
-	"github.com/lull/lull/agent/index"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/resolve"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/store/gc"
+	"github.com/lull/lull/agent/store/index"
+	"github.com/lull/lull/agent/store/resolve"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/e2e/rig"
 )
@@ -32,7 +32,7 @@ const (
 )
 
 // playScale collects half of a store of a hundred thousand blobs, of one of a
-// million, and of one of a hundred thousand again.
+// million, and of a second one of a hundred thousand.
 func playScale(tb rig.TB) results {
 	myTurn(tb)
 	first := collectHalf(tb, 100_000)
@@ -64,7 +64,7 @@ type half struct {
 
 func (h half) perBlob() float64 { return float64(h.took.Microseconds()) / float64(h.blobs) }
 
-// collectHalf makes a store of which every other set is protected, starts an
+// collectHalf makes a store whose every other set is protected, starts an
 // agent three times, and has the last one collect.
 func collectHalf(tb rig.TB, blobs int) (h half) {
 	s := &stage{World: rig.New(tb, rig.Options{})}
@@ -224,7 +224,7 @@ func (s *stage) makeSets(sets int) []digest.Digest {
 func makeSet(st *store.Store, n int) (top digest.Digest, err error) {
 	subs := map[string]digest.Digest{}
 	for i := range setSize {
-		m := &meta.Meta{Launch: meta.Launch{Name: fmt.Sprintf("p%d-%d", n, i), Version: "1"}}
+		m := &manifest.Meta{Launch: manifest.Launch{Name: fmt.Sprintf("p%d-%d", n, i), Version: "1"}}
 		if i == setSize-1 {
 			m.Subpackages = subs
 		}
@@ -234,7 +234,7 @@ func makeSet(st *store.Store, n int) (top digest.Digest, err error) {
 			if err != nil {
 				return top, err
 			}
-			m.Entries = append(m.Entries, meta.Entry{Path: fmt.Sprintf("d%d/f%d", k/10, k), Blob: d, Size: int64(len(content))})
+			m.Entries = append(m.Entries, manifest.Entry{Path: fmt.Sprintf("d%d/f%d", k/10, k), Blob: d, Size: int64(len(content))})
 		}
 		b, err := m.Encode()
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -28,7 +28,7 @@ const (
 func playStore(tb rig.TB) results {
 	myTurn(tb)
 	for _, program := range []string{"ostree", "nix-store", "casync"} {
-		if _, err := need.Find(program); err != nil {
+		if _, err := require.Find(program); err != nil {
 			tb.Fatalf("it needs %s: %v", program, err)
 		}
 	}
@@ -44,9 +44,9 @@ func playStore(tb rig.TB) results {
 	note := func(list *[]float64, v float64) float64 { *list = append(*list, v); return v }
 	version := 1
 	got := inTurns(1, 5,
-		// Somebody has to be the first to make thousands of files, and folders, and to
-		// delete them, after a minute in which nobody did: what the file system
-		// has forgotten by then he has it read again. It is none of those who are compared.
+		// The first process that creates and deletes thousands of files and
+		// directories after a minute without any has to re-read what the file
+		// system has dropped by then. It is none of those that are compared.
 		p.copy,
 		func() float64 { // 1: install
 			s.warm(s.Repo)
@@ -56,7 +56,7 @@ func playStore(tb rig.TB) results {
 			return took
 		},
 		p.ostreeInstall, p.nixAdd, p.casyncExtract, // 2 to 4
-		func() float64 { // 5: the first again
+		func() float64 { // 5: the first, repeated
 			return s.timed(func() { s.command("cp", "-al", p.path("copy"), p.path("links")) })
 		},
 		func() float64 { // 6: install from resident blobs
@@ -122,9 +122,9 @@ func (s *stage) timed(f func()) float64 {
 	return ms(time.Since(began))
 }
 
-// warm reads all files of a tree, so that what comes next does not wait for them. Not
-// everybody's files would be as well remembered: a machine may give the page cache
-// back within the minute between two rounds.
+// warm reads all files of a tree, so that the next reader does not wait for
+// them. An earlier read would not be enough for all of them: a machine may
+// drop the page cache within the minute between two rounds.
 func (s *stage) warm(tree string) {
 	err := filepath.WalkDir(tree, func(path string, d os.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -139,7 +139,7 @@ func (s *stage) warm(tree string) {
 		return err
 	})
 	if err != nil {
-		s.Fatalf("cannot read what is to be installed: %v", err)
+		s.Fatalf("cannot read the files to install: %v", err)
 	}
 }
 
@@ -177,7 +177,7 @@ func (s *stage) commandWith(env []string, argv ...string) string {
 	return string(out)
 }
 
-// publishTree makes a package of a folder.
+// publishTree makes a package of a directory.
 func (s *stage) publishTree(name, version, dir string) {
 	yaml := fmt.Sprintf("name: %s\nversion: %q\nsummary: Measured\napps:\n  - {name: go, command: [bin/go]}\n", name, version)
 	if err := os.WriteFile(filepath.Join(dir, "lull.yaml"), []byte(yaml), 0o644); err != nil {
@@ -189,7 +189,7 @@ func (s *stage) publishTree(name, version, dir string) {
 	}
 }
 
-// alter writes every hundredth file of a tree anew, another one each time.
+// alter rewrites every hundredth file of a tree, another one each time.
 func (s *stage) alter(tree string, round int) {
 	random := rand.New(rand.NewPCG(3, uint64(round)))
 	i := round
@@ -220,7 +220,7 @@ type peers struct {
 	bytes             float64
 }
 
-// newPeers gives each of them the tree in the form in which it delivers.
+// newPeers gives each of them the tree in its own form.
 func newPeers(s *stage, tree string) *peers {
 	p := &peers{stage: s, dir: s.Path("peers"), tree: s.Path("peers", "tree")}
 	p.ostree = p.path("ostree")

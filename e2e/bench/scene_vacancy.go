@@ -22,7 +22,7 @@ const vacancyApp = "org.lull.vacancy"
 
 // playVacancy ends a process that is alone in its scope, and takes the time from
 // its last instruction until a file has been seen: in turns the marker of the
-// critical section, for which a refresh waits, and that of a bare watcher.
+// critical section of a waiting refresh, and that of a bare watcher.
 func playVacancy(tb rig.TB) results {
 	dir := programs(tb)
 	program := filepath.Join(dir, "closing")
@@ -65,9 +65,9 @@ func playVacancy(tb rig.TB) results {
 	}}}
 }
 
-// settle lets the noise of the preparations end. The kernel tells of a group's
+// settle lets the noise of the preparations end. The kernel reports a group's
 // population once in ten milliseconds at most, so that an end right after a
-// beginning would be told late, to everybody.
+// beginning would be reported late to all watchers.
 func settle() { time.Sleep(60 * time.Millisecond) }
 
 // revert asks for the other revision and returns when the refresh waits.
@@ -91,7 +91,7 @@ func (s *stage) untilEnded() {
 	})
 }
 
-// child is a program that says R when it runs.
+// child is a program that prints R when it runs.
 type child struct {
 	s   *stage
 	cmd *exec.Cmd
@@ -126,7 +126,7 @@ func (c *child) close() int64 {
 	c.in.Close()
 	var at [16]byte
 	if _, err := io.ReadFull(c.out, at[:]); err != nil {
-		c.s.Fatalf("%v has not told when it ended: %v", c.cmd.Args, err)
+		c.s.Fatalf("%v has not printed when it ended: %v", c.cmd.Args, err)
 	}
 	c.wait()
 	return int64(binary.NativeEndian.Uint64(at[:]))*1e9 + int64(binary.NativeEndian.Uint64(at[8:]))

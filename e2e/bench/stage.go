@@ -9,7 +9,7 @@ import (
 )
 
 // quiet is a policy under which nothing happens by itself.
-const quiet = "defaults: {keep-revisions: 2, auto-refresh: false}\nschedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+const quiet = "defaults: {keep-revisions: 2, auto-refresh: false}\nschedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 
 // stage is a world with an agent and a repository.
 type stage struct {
@@ -20,7 +20,7 @@ type stage struct {
 
 // myTurn waits until no test on this machine uses the freezer hierarchy.
 func myTurn(tb rig.TB) {
-	rig.Turn(tb, func() { fmt.Fprintln(os.Stderr, "waiting for somebody else who tests lull on this machine …") })
+	rig.Turn(tb, func() { fmt.Fprintln(os.Stderr, "waiting for another test of lull on this machine …") })
 }
 
 // setStage starts an agent that logs what it logs in production.

@@ -36,7 +36,7 @@ func TestStory(t *testing.T) {
 
 	s.network.Metered(4)
 	s.untilWaits(app, "2", "wait", "mains", "idle")
-	s.says("waits for: mains power (it runs on battery) and nobody to be at work (ann is at work)", "pending")
+	s.says("waits for: mains power (it runs on battery) and an idle computer (ann is at work)", "pending")
 	s.says("refreshed all the same", "status")
 	if r := s.User.Lull("pending"); !strings.Contains(r.Stdout, "mains power") {
 		t.Errorf("an ordinary user does not see it: %v", r)
@@ -47,14 +47,15 @@ func TestStory(t *testing.T) {
 	s.power.OnBattery(false)
 	s.untilCurrent(app, "2")
 
-	// Who is away while the agent is, is away when it comes back; and it knows of the battery.
+	// A user who is away while the agent is stopped is away after its restart;
+	// and it has the battery state.
 	s.power.OnBattery(true)
 	s.publish(s.Repo, app, "3")
 	s.untilWaits(app, "3", "wait", "mains")
 	s.Agent().Crash()
 	s.StartAgent()
 	s.untilWaits(app, "3", "wait", "mains")
-	// Without UPower nobody can tell, and nothing waits for it.
+	// Without UPower the state is unknown, and nothing waits for it.
 	s.power.Stop()
 	s.untilKnown("Power", "unknown")
 	s.untilCurrent(app, "3")
@@ -65,7 +66,7 @@ func TestStory(t *testing.T) {
 	s.publish(s.Repo, app, "4")
 	s.untilWaits(app, "4", "wait", "mains")
 
-	// What somebody asks for waits for none of it.
+	// A requested refresh waits for none of it.
 	s.says("is refreshed from 3 to 4", "refresh", app)
 	s.untilCurrent(app, "4")
 }
@@ -110,7 +111,7 @@ func TestBounds(t *testing.T) {
 	s.policy("defaults: {refresh-requires: [window]}\nschedule: {windows: [00:00-24:00]}\n")
 	s.untilCurrent(app, "5")
 
-	// Somebody runs it, is told, and wants it now: it waits for no power any more.
+	// A user runs it, is notified, and requests it now: it no longer waits for power.
 	s.policy("defaults: {refresh-requires: [mains]}\n")
 	run := s.User.StartLull(nil, "run", app)
 	s.Until("it runs", limit, func() (bool, string) {
@@ -135,7 +136,7 @@ func TestBounds(t *testing.T) {
 	s.untilCurrent(app, "6")
 }
 
-// republish writes a version and returns its folder, for other flags.
+// republish writes a version and returns its directory, for other flags.
 func (s *scene) republish(version string) string {
 	s.Helper()
 	other := s.Path("elsewhere")
@@ -193,7 +194,7 @@ func TestLostOnTheWay(t *testing.T) {
 	s.untilCurrent(name, "2")
 }
 
-// TestSessionsOnTheBus: what helpers say, and what of it counts.
+// TestSessionsOnTheBus: the reports of helpers, and which of them count.
 func TestSessionsOnTheBus(t *testing.T) {
 	s := set(t, "")
 	type row struct {

@@ -1,4 +1,4 @@
 // Package conditions tests that refreshes wait for what policy requires of the
-// machine, say so, and go on by themselves: with the real agent and command line, on
+// machine, report that, and go on by themselves: with the real agent and command line, on
 // a bus with python-dbusmock's UPower, NetworkManager and logind.
 package conditions

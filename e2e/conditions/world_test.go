@@ -11,7 +11,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/dbus/bustest"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -36,8 +36,8 @@ type scene struct {
 
 func set(t *testing.T, policy string) *scene {
 	t.Helper()
-	need.Root(t)
-	need.Program(t, "dbus-daemon", "setpriv")
+	require.Root(t)
+	require.Program(t, "dbus-daemon", "setpriv")
 	s := &scene{World: rig.New(t, rig.Options{Tracker: "poll"}), t: t}
 	s.power = bustest.StartMock(t, s.Bus.Address, "upower", bustest.UPower)
 	s.network = bustest.StartMock(t, s.Bus.Address, "networkmanager", bustest.NetworkManager)
@@ -54,7 +54,7 @@ func set(t *testing.T, policy string) *scene {
 	return s
 }
 
-// policy writes it; a running agent is told.
+// policy writes it; a running agent reloads it.
 func (s *scene) policy(text string) {
 	s.Helper()
 	s.Configure("policy.yaml", quiet+text)
@@ -109,7 +109,7 @@ func (s *scene) untilCurrent(name, version string) {
 	})
 }
 
-// says checks what commands print about what waits.
+// says checks the output of commands about waiting refreshes.
 func (s *scene) says(want string, args ...string) {
 	s.Helper()
 	r := s.Lull(args...)

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/messages"
+	"github.com/lull/lull/agent/lib/messages"
 )
 
 // Where TestWithSystemd shows the container what `make install` installs, and
@@ -58,12 +58,12 @@ func as(user string) string {
 	return fmt.Sprintf("setpriv --reuid=%[1]s --regid=%[1]s --init-groups env HOME=/home/%[1]s USER=%[1]s XDG_RUNTIME_DIR=/run/user/$(id -u %[1]s) ", user)
 }
 
-// installed puts everything in its place. The agent is started when it is called.
+// installed puts everything in its place, enabled. The agent is started when it is called.
 func installed(t *testing.T) {
 	t.Helper()
-	sh(t, "cp -a %s/. / && systemctl daemon-reload && systemd-tmpfiles --create lull.conf", treeDir)
+	sh(t, "cp -a %s/. / && systemctl daemon-reload && systemctl enable lulld && systemd-tmpfiles --create lull.conf", treeDir)
 	sh(t, "busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig")
-	sh(t, "mkdir -p /etc/lull && echo 'schedule: {check: 0}' > /etc/lull/policy.yaml")
+	sh(t, "mkdir -p /etc/lull && echo 'schedule: {check: 31d}' > /etc/lull/policy.yaml")
 	t.Cleanup(func() { try(t, "systemctl stop lulld; rm -rf /etc/systemd/system/lulld.service.d") })
 }
 
@@ -86,7 +86,7 @@ func TestInstalled(t *testing.T) {
 			}
 			for _, u := range units {
 				if u = strings.TrimPrefix(u, treeDir); strings.HasSuffix(u, ".d") {
-					continue // a folder of drop-ins
+					continue // a directory of drop-ins
 				}
 				before := map[string]string{"system": "", "user": as("tester")}[scope]
 				if o := try(t, before+"systemd-analyze verify --%s --man=no %s", scope, u); o.code != 0 || o.text != "" {
@@ -122,6 +122,17 @@ func TestInstalled(t *testing.T) {
 		sh(t, "systemctl is-active lulld")
 	})
 
+	t.Run("disabled by the administrator", func(t *testing.T) {
+		sh(t, "systemctl disable --now lulld")
+		defer sh(t, "systemctl enable --now lulld")
+		if o := try(t, "timeout 60 lull list"); o.code == 0 {
+			t.Errorf("somebody has started it: %+v", o)
+		}
+		if o := try(t, "systemctl is-active lulld"); strings.TrimSpace(o.text) != "inactive" {
+			t.Errorf("%+v", o)
+		}
+	})
+
 	t.Run("reload", func(t *testing.T) {
 		pid := sh(t, "systemctl show --value -p MainPID lulld")
 		sh(t, "systemctl reload lulld && lull policy")
@@ -134,7 +145,7 @@ func TestInstalled(t *testing.T) {
 		if o := try(t, "lull policy reload"); o.code != 78 || !strings.Contains(o.text, where) {
 			t.Errorf("%+v", o)
 		}
-		if o := try(t, "lull policy"); o.code != 78 || !strings.Contains(o.text, where) || !strings.Contains(o.text, "goes by the policy that it read before") {
+		if o := try(t, "lull policy"); o.code != 78 || !strings.Contains(o.text, where) || !strings.Contains(o.text, "the previous policy stays in force") {
 			t.Errorf("%+v", o)
 		}
 		if o := try(t, "lull doctor"); o.code == 0 || !strings.Contains(o.text, "fail  policy") || !strings.Contains(o.text, where) {
@@ -146,23 +157,56 @@ func TestInstalled(t *testing.T) {
 		if now := sh(t, "systemctl show --value -p MainPID lulld"); now != pid {
 			t.Errorf("process %s has become %s", pid, now)
 		}
-		// An agent that cannot start with it says so once, and is not tried again.
-		sh(t, "echo 'no-such-key: 1' > /etc/lull/policy.d/10-bad.yaml")
-		if o := try(t, "systemctl restart lulld"); o.code == 0 {
-			t.Errorf("%+v", o)
-		}
-		if got := sh(t, "systemctl show -p ActiveState -p ExecMainStatus -p NRestarts lulld | sort | tr '\\n' ' '"); got != "ActiveState=failed ExecMainStatus=78 NRestarts=0" {
+		// An agent that starts with it uses the last valid one, and reports that.
+		sh(t, "echo 'no-such-key: 1' > /etc/lull/policy.d/10-bad.yaml; systemctl restart lulld")
+		if got := sh(t, "systemctl show -p ActiveState -p ExecMainStatus -p NRestarts lulld | sort | tr '\\n' ' '"); got != "ActiveState=active ExecMainStatus=0 NRestarts=0" {
 			t.Errorf("with a bad policy the unit has %s", got)
 		}
-		sh(t, "rm /etc/lull/policy.d/10-bad.yaml; systemctl reset-failed lulld; systemctl start lulld")
+		if o := try(t, "lull doctor"); o.code == 0 || !strings.Contains(o.text, "fail  policy") || !strings.Contains(o.text, where) {
+			t.Errorf("%+v", o)
+		}
+		sh(t, "rm /etc/lull/policy.d/10-bad.yaml; systemctl reset-failed lulld; systemctl restart lulld")
 	})
 
+	t.Run("a newer format", newerFormat)
+	t.Run("boot assessment", bootAssessment)
 	t.Run("read-only", readOnly)
 	t.Run("sandbox", sandbox)
 	t.Run("watchdog", watchdog)
 
 	if out := try(t, "journalctl -b -u lulld -o cat --no-pager | grep -i 'not permitted\\|permission denied\\|read-only file'"); out.text != "" {
 		t.Errorf("something is refused to the agent:\n%s", out.text)
+	}
+}
+
+// newerFormat: an agent that finds the store of a newer lull fails once, and is not
+// started over and over.
+func newerFormat(t *testing.T) {
+	sh(t, "systemctl stop lulld; echo 2 >/var/lib/lull/format")
+	defer sh(t, "echo 1 >/var/lib/lull/format; systemctl reset-failed lulld; systemctl start lulld")
+	if o := try(t, "systemctl start lulld"); o.code == 0 {
+		t.Errorf("the agent starts: %+v", o)
+	}
+	if got := sh(t, "systemctl show -p ActiveState -p ExecMainStatus -p NRestarts lulld | sort | tr '\\n' ' '"); got != "ActiveState=failed ExecMainStatus=65 NRestarts=0" {
+		t.Errorf("the unit has %s", got)
+	}
+	journal(t, "a newer lull has changed it to format 2")
+}
+
+// bootAssessment: if an image requires the agent, a boot without it
+// is not complete, so that systemd-bless-boot.service does not bless it.
+func bootAssessment(t *testing.T) {
+	sh(t, "systemctl add-requires boot-complete.target lulld.service; systemctl daemon-reload")
+	defer sh(t, "rm -r /etc/systemd/system/boot-complete.target.requires; systemctl daemon-reload")
+	sh(t, "systemctl start lulld boot-complete.target; systemctl is-active boot-complete.target; systemctl stop boot-complete.target lulld")
+	const dropin = "/run/systemd/system/lulld.service.d/broken.conf"
+	sh(t, "mkdir -p $(dirname %s); printf '[Service]\nExecStart=\nExecStart=/bin/false\nRestart=no\n' >%[1]s; systemctl daemon-reload", dropin)
+	defer sh(t, "rm %s; systemctl daemon-reload; systemctl reset-failed lulld; systemctl start lulld", dropin)
+	if o := try(t, "systemctl start boot-complete.target"); o.code == 0 {
+		t.Errorf("the boot is complete: %+v", o)
+	}
+	if state := try(t, "systemctl is-active boot-complete.target").text; strings.TrimSpace(state) != "inactive" {
+		t.Errorf("the boot is %s", state)
 	}
 }
 
@@ -179,8 +223,14 @@ func readOnly(t *testing.T) {
 	sh(t, "timeout 40 bash -c 'until lull doctor 2>&1 | grep -q \"ok    root\"; do sleep 0.1; done'")
 }
 
-// sandbox: all that an agent does, in the box that its unit puts it in.
+// sandbox: all actions of an agent, in its unit's sandbox, with a /usr that is read-only
+// for every process, as that of an image.
 func sandbox(t *testing.T) {
+	sh(t, "mount --bind /usr /usr && mount -o remount,bind,ro /usr && systemctl restart lulld")
+	defer sh(t, "umount --lazy /usr && systemctl restart lulld") // what has been started since executes files of it
+	if o := try(t, "touch /usr/lib/lull-test"); o.code == 0 || !strings.Contains(o.text, "Read-only") {
+		t.Fatalf("/usr is not read-only: %+v", o)
+	}
 	const app = "org.lull.boxed"
 	const grep = "grep -h '^NoNewPrivs\\|^Seccomp\\|^CapBnd' "
 	user := as("tester")
@@ -191,7 +241,8 @@ func sandbox(t *testing.T) {
 			"lull.yaml": "name: " + app + "\nversion: \"" + version + "\"\nsummary: is tested\napps: [{name: app, command: bin/app}]\n" +
 				"services: [{name: svc, command: bin/svc, user: tester}]\nhooks: {health: bin/health}\ndata: {versioned: true}\n",
 			"bin/app": "#!/bin/sh\necho version " + version + "\n[ -z \"$1\" ] || exec sleep 100000\n",
-			// What the agent itself may not do. Its data has what is hard to copy.
+			// Actions that the agent itself must not take. Its data has files
+			// that are hard to copy.
 			"bin/svc": "#!/bin/sh\nmkdir -p $LULL_DATA/shared; chmod 2750 $LULL_DATA/shared; touch $LULL_DATA/shared/" + version + "\n" +
 				grep + "/proc/self/status > $LULL_DATA/box\nexec sleep 100000\n",
 			"bin/health": "#!/bin/sh\nuntil [ -s $LULL_DATA/box ]; do sleep 0.01; done\n",
@@ -263,7 +314,7 @@ func sandbox(t *testing.T) {
 		t.Errorf("it is still there: %s", sh(t, "lull why %s", hash))
 	}
 	sh(t, "lull verify")
-	if out := sh(t, "journalctl -b -x --no-pager MESSAGE_ID=%s LULL_INSTANCE=%s", messages.RefreshDone, app); !strings.Contains(out, "Subject: "+app+" is at version 2") ||
+	if out := sh(t, "journalctl -b -x --no-pager MESSAGE_ID=%s LULL_INSTANCE=%s", messages.RefreshDone, app); !strings.Contains(out, "Subject: Done: refresh "+app) ||
 		!strings.Contains(out, "lull revert "+app+" goes back") {
 		t.Errorf("the journal explains it so: %s", out)
 	}
@@ -277,22 +328,22 @@ func sandbox(t *testing.T) {
 	}
 }
 
-// watchdog: an agent whose loop hangs, which is no reason for its process to end, is
-// started anew; while it does not hang, it is left alone.
+// watchdog: an agent whose loop hangs, which does not end its process, is
+// restarted; while it does not hang, it is left alone.
 func watchdog(t *testing.T) {
 	sh(t, "mkfifo /run/gate; mkdir -p /etc/systemd/system/lulld.service.d; cat > /etc/systemd/system/lulld.service.d/watchdog.conf <<'END'\n"+
 		"[Service]\nWatchdogSec=2s\nEnvironment=LULL_FAULT=api.policy:gate LULL_FAULT_GATE=/run/gate\nExecStart=\n"+
 		"ExecStart=%[1]s/lulld --launcher=%[1]s/lull-run --release-agent=%[1]s/lull-release-agent\nEND\nsystemctl daemon-reload; systemctl restart lulld", faultDir)
 	fed := func() string { return sh(t, "systemctl show --value -p WatchdogTimestampMonotonic lulld") }
 	seen := map[string]bool{}
-	for deadline := time.Now().Add(limit); len(seen) < 4 && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) { // nothing tells of it
+	for deadline := time.Now().Add(limit); len(seen) < 4 && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) { // there is no event for it
 		seen[fed()] = true
 	}
 	before := sh(t, "systemctl show --value -p MainPID lulld")
 	if n := sh(t, "systemctl show --value -p NRestarts lulld"); n != "0" || len(seen) < 4 {
 		t.Errorf("it was started %s times anew, and fed %d times", n, len(seen))
 	}
-	sh(t, "busctl call org.lull.Agent1 /org/lull/Agent1 org.lull.Agent1.Manager Reload")
+	sh(t, "busctl call org.lull.Agent1 /org/lull/Agent1 org.lull.Agent1.Manager Reload >/dev/null 2>&1 &") // it has no reply before the loop hangs
 	// The bus is answered all the same.
 	sh(t, "busctl call org.lull.Agent1 /org/lull/Agent1 org.freedesktop.DBus.Peer Ping")
 	sh(t, "timeout 40 grep -q -m1 'Watchdog timeout' < <(exec journalctl -b -f -n all -o cat -u lulld)")

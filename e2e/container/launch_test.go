@@ -3,6 +3,7 @@ package container_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,6 +13,14 @@ import (
 
 	"github.com/lull/lull/e2e/rig"
 )
+
+// inScope makes a command that runs as the actor in a scope with other processes.
+func inScope(who *rig.Actor, name string, args ...string) *exec.Cmd {
+	c := who.Command(name, args...)
+	scoped := exec.Command("systemd-run", append([]string{"--scope", "--quiet", "--collect", "--", "sh", "-c", "\"$@\"; exit $?", "sh", c.Path}, c.Args[1:]...)...)
+	scoped.Env, scoped.Dir = c.Env, c.Dir
+	return scoped
+}
 
 // TestLaunchesWithoutAgent: while the agent is stopped, root and a user who is not
 // logged in but lingers launch; the agent finds both when it is back, and notices
@@ -31,22 +40,32 @@ func TestLaunchesWithoutAgent(t *testing.T) {
 			pid, _ = strconv.Atoi(strings.TrimSpace(text))
 			return pid > 0, text
 		})
-		in, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-		if err != nil || !strings.Contains(string(in), group) {
-			t.Errorf("%s's application is in %s, %v, want %s", who.Name, in, err, group)
+		if in := groupOf(t, pid); in != group {
+			t.Errorf("%s's application is in %s, want %s", who.Name, in, group)
 		}
 		return p, pid
 	}
-	root, rootPID := launch(w.Admin, "/system.slice/app-lull-org.lull.contained-")
-	user, userPID := launch(w.User, fmt.Sprintf("/user.slice/user-%d.slice/user@%[1]d.service/app.slice/app-lull-org.lull.contained-", w.User.UID))
+	// Both are in the unit of this test, and stay there: TestUserManagers has scopes.
+	root, rootPID := launch(w.Admin, groupOf(t, os.Getpid()))
+	user, userPID := launch(w.User, groupOf(t, os.Getpid()))
 	if rootPID == userPID {
 		t.Fatal("it is one process")
 	}
-	// A user without a systemd of his own depends on the agent.
+	// A user without a systemd manager has no run, and is known by the tether.
 	stranger := w.Ordinary("nobody")
-	if r := stranger.Lull("run", name, "once"); r.Code == 0 || !strings.Contains(r.Stderr, "it cannot be tracked") {
+	if r := stranger.Lull("run", name, "once"); r.Code != 0 || r.Stdout != "version 1\n" {
 		t.Errorf("%v", r)
 	}
+	// One that no manager can take has no run either, and the journal has why.
+	outside := stranger.Command("lull", "run", name, "once")
+	outside.Args = append([]string{"sh", "-c", `for top in /sys/fs/cgroup /sys/fs/cgroup/unified; do
+if test -e $top/cgroup.procs; then echo $$ >$top/init.scope/cgroup.procs && exec "$@"; fi
+done`, "sh"}, outside.Args...)
+	outside.Path = "/bin/sh"
+	if out, err := outside.CombinedOutput(); err != nil || string(out) != "version 1\n" {
+		t.Errorf("%v %s", err, out)
+	}
+	sh(t, "timeout 60 grep -q -m1 '^%s runs without a run of its own: ' < <(exec journalctl -b -f -n all -o cat -t lull-run)", name)
 
 	w.StartAgent()
 	if tracker := fmt.Sprint(api.Property("", "Manager.Tracker")); tracker != "scope" {
@@ -65,8 +84,19 @@ func TestLaunchesWithoutAgent(t *testing.T) {
 	slices.Sort(both)
 	same(t, "found by the agent", running(), both)
 	same(t, "markers", w.Markers(), []string{"lull." + name + ".running"})
+	// The user is in the service unit of this test, is not moved out of that,
+	// and is known by the tether.
 	if r := stranger.Lull("run", name, "once"); r.Code != 0 || r.Stdout != "version 1\n" {
 		t.Errorf("%v", r)
+	}
+	if out, err := inScope(stranger, "lull", "run", name, "once").CombinedOutput(); err != nil || string(out) != "version 1\n" {
+		t.Errorf("%v %s", err, out)
+	}
+	// A process that does not launch is moved nowhere.
+	o, _ := api.Package(name)
+	join := []string{"call", "org.lull.Agent1", "/org/lull/Agent1", "org.lull.Agent1.Manager", "JoinRun", "sss", name, o.Str("Hash"), ""}
+	if out, err := inScope(stranger, "busctl", join...).CombinedOutput(); err == nil || !strings.Contains(string(out), "does not hold its launch lock") {
+		t.Errorf("%v %s", err, out)
 	}
 
 	write(t, w, 2, true)
@@ -109,4 +139,57 @@ func TestLaunchesWithoutAgent(t *testing.T) {
 	}
 	w.StartAgent()
 	w.MustLull("remove", name)
+}
+
+// TestLaunchFromAnotherPIDNamespace: the launcher has a number there that is an
+// unrelated process's here. That one stays where it is, and the application is
+// tracked.
+func TestLaunchFromAnotherPIDNamespace(t *testing.T) {
+	here(t)
+	w, api := world(t)
+	for _, who := range []*rig.Actor{w.Admin, w.User} {
+		unit := "innocent-" + who.Name + ".service"
+		w.Admin.Must("systemd-run", "--quiet", "--collect", "--service-type=exec", "--unit="+unit, "sleep", "infinity")
+		pid, err := strconv.Atoi(strings.TrimSpace(w.Admin.Must("systemctl", "show", "--property=MainPID", "--value", unit).Stdout))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(who.Home, ".local/share/lull", name, "common/pid")
+		os.Remove(file)
+		p := who.StartLull(func(cmd *exec.Cmd) {
+			// The next process there gets the number after this one.
+			script := fmt.Sprintf(`echo %d >/proc/sys/kernel/ns_last_pid; exec 3<&0; "$@" <&3 & wait`, pid-1)
+			cmd.Args = append([]string{"unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh"}, cmd.Args...)
+			cmd.Path = "/usr/bin/unshare"
+		}, "run", name)
+		w.UntilFile("the application runs", limit, file, func(text string) (bool, string) {
+			if p.Ended() {
+				t.Fatalf("%s", p.Log())
+			}
+			n, _ := strconv.Atoi(strings.TrimSpace(text))
+			if n > 0 && n != pid {
+				t.Fatalf("it has the number %d there, want %d: this tests nothing", n, pid)
+			}
+			return n > 0, text
+		})
+		if after, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil || string(after) != string(before) {
+			t.Errorf("the innocent process is in %s, %v, was in %s", after, err, before)
+		}
+		o, _ := api.Package(name)
+		procs := rig.Processes(o.Props["Processes"])
+		if len(procs) != 1 || int(procs[0].PID) == pid || int(procs[0].UID) != who.UID {
+			t.Errorf("the application's processes are %+v", procs)
+		}
+		for _, q := range procs {
+			syscall.Kill(int(q.PID), syscall.SIGTERM)
+		}
+		w.Admin.Must("systemctl", "stop", unit)
+		if _, err := p.Wait(t.Context(), limit); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -18,8 +18,8 @@ const (
 	limit = 30 * time.Second
 )
 
-// service is the program of all services: it says when it runs, and when it is
-// asked to end.
+// service is the program of all services: it reports its start, and a request
+// to end.
 const service = `#!/bin/sh
 say() { echo "$1 of VERSION $2" >>"$LULL_COMMON/log"; }
 trap 'say $1 ends; exit 0' TERM
@@ -28,7 +28,7 @@ while :; do sleep 1000 & wait; done
 `
 
 // write writes a version of the package, whose application runs until it is
-// ended. An unhealthy one has a hook that says so.
+// ended. An unhealthy one has a hook that fails.
 func write(t *testing.T, w *rig.World, version int, healthy bool, services ...string) {
 	t.Helper()
 	hook := ""
@@ -59,7 +59,7 @@ func write(t *testing.T, w *rig.World, version int, healthy bool, services ...st
 func world(t *testing.T, services ...string) (*rig.World, *rig.API) {
 	t.Helper()
 	w := rig.New(t, rig.Options{System: true})
-	w.Configure("policy.yaml", "schedule: {check: 0}\ngc: {watermark: 0, reserve: 0}\n")
+	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
 	w.MustLull("repo", "init", w.Repo)
 	write(t, w, 1, true, services...)
 	w.StartAgent()

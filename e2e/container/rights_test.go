@@ -45,7 +45,7 @@ func rights() (rows []right, err error) {
 	b, err := os.ReadFile(filepath.Join(rig.Module(), "docs", "rights.md"))
 	for line := range strings.Lines(string(b)) {
 		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
-		if len(cells) != 2+len(subjects) || !strings.Contains(cells[0], ".") {
+		if len(cells) != 3+len(subjects) || !strings.Contains(cells[0], ".") {
 			continue
 		}
 		r := right{label: strings.TrimSpace(cells[0]), want: map[string]string{}}
@@ -110,21 +110,26 @@ var nothing = map[string]any{"s": "", "t": uint64(0), "as": []string{}, "ay": []
 		Active, Locked, Idle, DoNotDisturb, LoggingOut bool
 	}{}}
 
-// special are the arguments of rows that nothing would not do for. What else is
-// allowed ends in another error, or does no harm.
+// special are the arguments of rows that need some to have an effect. Other
+// allowed calls end in another error, or do no harm.
 var special = map[string][]any{
 	"Manager.Hold": {noted, uint64(0), "for a test"},
 	"Manager.Hold, beyond user-hold of the policy": {noted, uint64(time.Now().Add(300 * 24 * time.Hour).UnixMicro()), "for long"},
 	"Manager.Unhold, one's own":                    {noted},
 	"Manager.Unhold, of others":                    {noted},
 	"Manager.Revert":                               {noted, map[string]dbus.Variant{}},
+	"Manager.Refresh, side-by-side":                {[]string{noted}, map[string]dbus.Variant{"side-by-side": dbus.MakeVariant(true)}},
+	"Manager.RefreshEach, now":                     {[]string{}, map[string]dbus.Variant{"now": dbus.MakeVariant(true)}},
+	"Manager.ListAvailable, read":                  {map[string]dbus.Variant{"read": dbus.MakeVariant(true)}},
+	"Manager.ListUpdates, read":                    {[]string{}, map[string]dbus.Variant{"read": dbus.MakeVariant(true)}},
 	"Space.Collect, retain-nothing":                {map[string]dbus.Variant{"retain-nothing": dbus.MakeVariant(true)}},
+	"Space.StartCollect, retain-nothing":           {map[string]dbus.Variant{"retain-nothing": dbus.MakeVariant(true)}},
 }
 
 const refused = "refused"
 
-// verdict says what a call came to: refused for want of rights, or not. Allowed
-// calls may fail.
+// verdict returns the result of a call: refused for want of rights, or not.
+// Allowed calls may fail.
 func verdict(err error) string {
 	var e dbus.Error
 	if !errors.As(err, &e) {
@@ -141,9 +146,10 @@ func verdict(err error) string {
 	return "yes"
 }
 
-// client is what one user does when it is told to: all of the table, and what must
-// not be possible. It prints a line for each, its label and its verdict. Told once
-// more, the name of its session, it asks for something that takes a password.
+// client is what one user does on request: all of the table, and what must not
+// be possible. It prints a line for each, its label and its verdict. On a
+// second request, the name of its session, it makes a call that takes a
+// password.
 func client() {
 	in := bufio.NewReader(os.Stdin)
 	if _, err := in.ReadString('\n'); err != nil {
@@ -186,9 +192,13 @@ func act(in *bufio.Reader, out io.Writer) error {
 		if strings.HasPrefix(r.method, "UpdateMonitor.") {
 			path = "/org/lull/update_monitor/nobody/s" // who is no run has none
 		}
+		if strings.HasPrefix(r.method, "Job.") {
+			path = bus.JobPath("none") // those of others are tested where there are some
+		}
 		call := conn.Object(agentName, path).Call(agentName+"."+r.method, 0, args...)
 		said := verdict(call.Err)
-		if strings.HasPrefix(r.method, "UpdateMonitor.") && strings.HasPrefix(said, "org.freedesktop.DBus.Error.Unknown") {
+		own := strings.HasPrefix(r.method, "UpdateMonitor.") || strings.HasPrefix(r.method, "Job.")
+		if own && strings.HasPrefix(said, "org.freedesktop.DBus.Error.Unknown") {
 			said = "yes"
 		}
 		fmt.Fprintf(out, "%s\t%s\n", r.label, said)
@@ -237,9 +247,9 @@ const (
 	asked     = "Space.Collect" // with a password
 )
 
-// typist is an agent of polkit's in the session of a client, with somebody who
-// knows the password: the test, because only root can say so to polkit. Agents use
-// polkit's setuid helper for that.
+// typist is an agent of polkit's in the session of a client, with a user who
+// has the password: the test, because only root can report that to polkit.
+// Agents use polkit's setuid helper for that.
 type typist struct {
 	in  *bufio.Reader
 	out io.Writer
@@ -278,7 +288,7 @@ func sit(conn *dbus.Conn, session string, p typist) error {
 	return polkit(conn).Call(polkitName+".Authority.RegisterAuthenticationAgent", 0, subject, "de_DE.UTF-8", "/typist").Err
 }
 
-// typed says to polkit, as root, that the administrator has typed his password.
+// typed reports to polkit, as root, that the administrator has typed the password.
 func typed(conn *dbus.Conn, uid uint32, cookie string) error {
 	root := identity{"unix-user", map[string]dbus.Variant{"uid": dbus.MakeVariant(uint32(0))}}
 	return polkit(conn).Call(polkitName+".Authority.AuthenticationAgentResponse2", 0, uid, cookie, root).Err
@@ -407,7 +417,7 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// compare checks what a user's client says.
+// compare checks the output of a user's client.
 func compare(t *testing.T, who string, rows []right, got map[string]string) {
 	t.Helper()
 	if got["error"] != "" {

@@ -1,6 +1,7 @@
 package container_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,8 +21,8 @@ func ask(w *rig.World, service, property string) string {
 	return strings.TrimSpace(w.Admin.Must("systemctl", "show", "--value", "--property="+property, of(service)).Stdout)
 }
 
-// isOf says whether a process is of a revision. The launcher becomes it a moment
-// after systemd has been told that all is well, and nothing tells when.
+// isOf reports whether a process is of a revision. The launcher becomes it a
+// moment after systemd was notified, which makes no event.
 func isOf(pid, revision string) bool {
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		env, err := os.ReadFile("/proc/" + pid + "/environ")
@@ -33,8 +34,8 @@ func isOf(pid, revision string) bool {
 }
 
 // TestServicesThroughRefreshes: two services that are restarted, in order, and one
-// that endures, through a refresh, one that is undone, a way back, and a version
-// that does not know the enduring one any more.
+// that endures, through a refresh, one that is undone, a revert, and a version
+// without the enduring one.
 func TestServicesThroughRefreshes(t *testing.T) {
 	here(t)
 	const first, second = "{name: first, command: bin/svc first}", "{name: second, command: bin/svc second}"
@@ -137,4 +138,68 @@ func TestServicesThroughRefreshes(t *testing.T) {
 		t.Errorf("units are left:\n%s", left)
 	}
 	fmt.Println("the services went through it all")
+}
+
+// TestServicesSettle: systemd counts a service as active when its launcher has become it,
+// and restarts failed ones. An update whose service ends a moment later, or
+// repeatedly, is undone; the old revision's service runs afterwards.
+func TestServicesSettle(t *testing.T) {
+	here(t)
+	w := rig.New(t, rig.Options{System: true})
+	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
+	w.MustLull("repo", "init", w.Repo)
+	publish := func(version, script string) {
+		t.Helper()
+		for path, text := range map[string]string{
+			"lull.yaml":  fmt.Sprintf("name: %s\nversion: %q\nsummary: settles\napps: [{name: app, command: bin/daemon}]\nservices: [{name: daemon, command: bin/daemon}]\n", name, version),
+			"bin/daemon": "#!/bin/sh\n" + script + "\n",
+		} {
+			path = filepath.Join(w.Path("v"+version), path)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.MustLull("publish", "--repo", w.Repo, w.Path("v"+version))
+	}
+	publish("1", "exec sleep 100000")
+	w.StartAgent()
+	w.MustLull("repo", "add", "local", w.Repo)
+	w.MustLull("install", name)
+	for version, script := range map[string]string{
+		"2": "sleep 0.2; exit 3",
+		"3": "exit 4",
+		"4": "sleep 0.5", // an end without an error is one too
+	} {
+		publish(version, script)
+		if r := w.Lull("refresh", name); r.Code != 1 || !strings.Contains(r.Stderr, "service daemon of "+name) {
+			t.Errorf("version %s: %v", version, r)
+		}
+		if got := revision(t, w); got != "1" {
+			t.Errorf("version %s: revision %s is current", version, got)
+		}
+		if state := ask(w, "daemon", "ActiveState"); state != "active" || !isOf(ask(w, "daemon", "MainPID"), "1") {
+			t.Errorf("version %s: the old service is %s", version, state)
+		}
+	}
+	publish("5", "exec sleep 100000")
+	w.MustLull("refresh", name)
+	if state := ask(w, "daemon", "ActiveState"); state != "active" || isOf(ask(w, "daemon", "MainPID"), "1") {
+		t.Errorf("the new service is %s", state)
+	}
+	publish("6", "sleep 1.5; exit 3") // too late to be undone: systemd restarts it, and gives up
+	w.MustLull("refresh", name)
+	w.Until("systemd has given up", 2*time.Minute, func() (bool, string) {
+		state := ask(w, "daemon", "ActiveState")
+		return state == "failed", state
+	})
+	for _, c := range []struct{ args, want string }{
+		{"list", "service daemon has failed"},
+		{"status", "daemon of " + name + " has failed"},
+		{"status " + name, "daemon is failed"},
+	} {
+		if r := w.Lull(strings.Fields(c.args)...); !strings.Contains(r.Stdout, c.want) {
+			t.Errorf("lull %s: got %v, want that it says %q", c.args, r, c.want)
+		}
+	}
+	w.MustLull("remove", name)
 }

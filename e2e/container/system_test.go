@@ -12,12 +12,13 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
-// TestSystemUpdate: the hooks of a system update are units of systemd's, of which
-// nothing is left; with the bus, the journal and the boot that a machine has.
+// TestSystemUpdate: the hooks of a system update are units of systemd's, which
+// leave nothing behind; with the bus, the journal and the boot that a machine
+// has.
 func TestSystemUpdate(t *testing.T) {
 	here(t)
 	w := rig.New(t, rig.Options{System: true})
-	w.Configure("policy.yaml", "schedule: {check: 0}\ngc: {watermark: 0, reserve: 0}\n")
+	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
 	w.MustLull("repo", "init", w.Repo)
 	publish := func(name, hooks string, files map[string]string) (hash string) {
 		t.Helper()
@@ -34,7 +35,7 @@ func TestSystemUpdate(t *testing.T) {
 		}
 		return r.Package
 	}
-	// Each hook says where it runs, and leaves something behind that must not stay.
+	// Each hook prints where it runs, and leaves a process behind that must not stay.
 	hook := func(to string) string {
 		return "#!/bin/sh\nsleep 100000 &\necho $! > " + w.Path(to+".pid") + "\n{ cat /proc/self/cgroup; echo \"$LULL_SYSTEM_VERSION\"; [ -z \"$LULL_IMAGES\" ] || cat \"$LULL_IMAGES/what\"; } > " + w.Path(to) + "\n"
 	}

@@ -1,6 +1,7 @@
 // Command demo shows the main job of lull, step by step and in plain words: a
-// running application is refreshed safely. It works in a scratch folder with a
-// bus of its own, and takes everything away again, also when it is interrupted.
+// running application is refreshed safely. It works in a scratch directory
+// with a bus of its own, and removes everything at the end, also when it is
+// interrupted.
 package main
 
 import (
@@ -18,7 +19,7 @@ import (
 	"github.com/lull/lull/e2e/story"
 )
 
-func main() { rig.Main(demo) }
+func main() { rig.MainOfProgram(demo) }
 
 func demo() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -28,7 +29,7 @@ func demo() int {
 	if err == nil {
 		err = rig.Run(ctx, os.Stderr, func(tb rig.TB) {
 			if !options.Rootless {
-				rig.Turn(tb, func() { fmt.Println("waiting for somebody else who tests lull on this machine …") })
+				rig.Turn(tb, func() { fmt.Println("waiting for another test of lull on this machine …") })
 			}
 			story.Tell(tb, &teller{began: began}, options)
 		})
@@ -52,7 +53,7 @@ func demo() int {
 	return 0
 }
 
-// circumstances finds out how the story can be told here.
+// circumstances determines how the story can run here.
 func circumstances() (story.Options, error) {
 	o := story.Options{Rootless: os.Getuid() != 0}
 	if o.Rootless {
@@ -72,7 +73,7 @@ func circumstances() (story.Options, error) {
 	return o, nil
 }
 
-// hasDesktop says whether somebody sits in front of a notification server.
+// hasDesktop reports whether this user has a notification server.
 func hasDesktop() bool {
 	if os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" || os.Getuid() == 0 {
 		return false
@@ -87,7 +88,7 @@ func hasDesktop() bool {
 	return err == nil && has
 }
 
-// teller tells a story on the terminal.
+// teller prints a story on the terminal.
 type teller struct{ began time.Time }
 
 func (t *teller) Step(n int, title string) {
@@ -118,7 +119,7 @@ func (t *teller) Ran(r rig.Result) {
 	}
 }
 
-// bold stresses a line where somebody looks at it.
+// bold stresses a line on a terminal.
 func bold(s string) string {
 	st, err := os.Stdout.Stat()
 	if err != nil || st.Mode()&os.ModeCharDevice == 0 || os.Getenv("NO_COLOR") != "" {

@@ -13,8 +13,8 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
-// TestOneAfterTheOther runs fifty applications, of which four fit, without
-// anybody thinking of space (RFC-0217, requirement 2).
+// TestOneAfterTheOther runs fifty applications with room for four, without
+// manual cleaning (RFC-0217, requirement 2).
 func TestOneAfterTheOther(t *testing.T) {
 	n, weight := 50, 40*mib
 	if testing.Short() {
@@ -31,7 +31,7 @@ func TestOneAfterTheOther(t *testing.T) {
 		if r.Code != 0 || !strings.Contains(r.Stdout, "version 1\n") || !strings.Contains(r.Stdout, fmt.Sprint(weight)) {
 			t.Fatalf("application %d of %d: %v", i+1, n, r)
 		}
-		if err := os.RemoveAll(filepath.Join(s.Repo, "blobs")); err != nil { // 2 GB that nobody needs any more
+		if err := os.RemoveAll(filepath.Join(s.Repo, "blobs")); err != nil { // 2 GB that are no longer needed
 			t.Fatal(err)
 		}
 		if err := os.Mkdir(filepath.Join(s.Repo, "blobs"), 0o755); err != nil {
@@ -46,7 +46,7 @@ func TestOneAfterTheOther(t *testing.T) {
 	}
 }
 
-// TestEphemeral looks at what an application finds, and at what protects it.
+// TestEphemeral checks the environment of an application, and its protection.
 func TestEphemeral(t *testing.T) {
 	s := set(t, 64*mib, 0)
 	s.publish("org.lull.one", "1", 20*mib)
@@ -70,7 +70,7 @@ func TestEphemeral(t *testing.T) {
 	if open := s.open(); len(open) != 1 || open[0] != "ephemeral run of org.lull.one, user root" {
 		t.Errorf("open: %q", open)
 	}
-	// What runs is kept, what has run goes.
+	// A running package is kept, one that has ended is removed.
 	s.MustLull("run", "--ephemeral", "org.lull.two")
 	s.MustLull("run", "--ephemeral", "org.lull.three")
 	s.MustLull("gc")
@@ -120,6 +120,52 @@ func TestEphemeralKilled(t *testing.T) {
 	}
 }
 
+// TestEphemeralEnds: the command ends as its program did, after cleaning up; a signal
+// while it fetches ends it by that signal.
+func TestEphemeralEnds(t *testing.T) {
+	s := set(t, 64*mib, 0)
+	s.publish("org.lull.one", "1", mib)
+	s.trust()
+	for _, c := range []struct {
+		signal string
+		want   int // of the shell
+	}{{"SEGV", 139}, {"ABRT", 134}, {"KILL", 137}, {"TERM", 143}, {"INT", 130}} {
+		r := s.Admin.Run("sh", "-c", `lull run --ephemeral org.lull.one end "$0"; echo "status $?"`, c.signal)
+		if want := fmt.Sprintf("\nstatus %d\n", c.want); !strings.Contains(r.Stdout, want) || strings.Contains(r.Stderr, "lull: ") {
+			t.Errorf("%s: %v, want %s", c.signal, r, want)
+		}
+		_, data, _ := strings.Cut(r.Stdout, "LULL_USER_DATA=")
+		data, _, _ = strings.Cut(data, "\n")
+		if _, err := os.Stat(filepath.Dir(data)); data == "" || !os.IsNotExist(err) {
+			t.Errorf("%s: its data is left in %q: %v", c.signal, data, err)
+		}
+	}
+}
+
+// TestReserveIsCountedOnce: the file of the reserve takes its space already, and the rest
+// can be used; a disk that is small for it gets a smaller one.
+func TestReserveIsCountedOnce(t *testing.T) {
+	s := set(t, 200*mib, 64*mib) // a twentieth is used
+	s.publish("org.lull.one", "1", 100*mib)
+	s.publish("org.lull.two", "1", 60*mib)
+	s.publish("org.lull.large", "1", 190*mib)
+	s.trust()
+	for _, name := range []string{"org.lull.one", "org.lull.two"} {
+		if r := s.Lull("install", name); r.Code != 0 {
+			t.Errorf("with %d bytes free: %v", s.free(), r)
+		}
+	}
+	if st, err := os.Stat(filepath.Join(s.Store, "reserve")); err != nil || st.Size() < 5*mib || st.Size() > 10*mib {
+		t.Errorf("the reserve: %v, %v", st, err)
+	}
+	if err := os.Remove(filepath.Join(s.Store, "reserve")); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.Lull("install", "org.lull.large"); r.Code != 73 || !strings.Contains(r.Stderr, "are a reserve (gc.reserve in the policy)") {
+		t.Errorf("it does not name the reserve: %v", r)
+	}
+}
+
 // TestEphemeralRefused: one clear error each, and nothing left behind.
 func TestEphemeralRefused(t *testing.T) {
 	s := set(t, 32*mib, 0)
@@ -162,7 +208,7 @@ func TestEphemeralOffline(t *testing.T) {
 	if r := s.Lull("run", "--ephemeral", "org.lull.one"); r.Code != 0 || !strings.Contains(r.Stdout, "version 1\n") {
 		t.Errorf("it does not run without its repository: %v", r)
 	}
-	// What the image names to be there without the network is.
+	// The packages that the image names for use without the network are there.
 	if r := s.Lull("run", "--ephemeral", "org.lull.one@edge"); r.Code == 0 {
 		t.Errorf("a channel that was never seen is there: %v", r)
 	}

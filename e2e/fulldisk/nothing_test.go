@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// TestNothingFree collects on a disk on which not one byte is free: the reserve
-// is given up for it, and is there again afterwards.
+// TestNothingFree collects on a disk without a free byte: the reserve
+// is released for it, and restored afterwards.
 func TestNothingFree(t *testing.T) {
-	for _, reserve := range []int64{0, 4 * mib} {
+	for _, reserve := range []int64{0, 2 * mib} {
 		s := set(t, 64*mib, reserve)
 		s.publish("org.lull.one", "1", 20*mib)
 		s.publish("org.lull.two", "1", 10*mib)
@@ -55,8 +55,8 @@ func TestAgentStartsOnFullDisk(t *testing.T) {
 	s.MustLull("run", "--ephemeral", "org.lull.two")
 }
 
-// TestRepairOnFullDisk repairs a package that is installed while what nobody
-// needs takes all the space.
+// TestRepairOnFullDisk repairs an installed package while unneeded packages
+// take all the space.
 func TestRepairOnFullDisk(t *testing.T) {
 	s := set(t, 64*mib, 0)
 	s.publish("org.lull.one", "1", 20*mib)

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestKeepRecent: what was run lately stays through a collection, is there at
-// once when it is wanted again, and goes as soon as its space is needed, what
-// was left longest ago first.
+// TestKeepRecent: a recently run package stays through a collection, is
+// available at once, and is removed as soon as its space is needed, the least
+// recent first.
 func TestKeepRecent(t *testing.T) {
 	s := set(t, 64*mib, 0)
 	s.Configure("policy.d/20-recent.yaml", "gc: {keep-recent: 1h}\n")

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 const (
 	limit = 60 * time.Second
 	mib   = 1 << 20
-	quiet = "schedule: {check: 0}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: %d}\n"
+	quiet = "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: %d}\n"
 )
 
 // scene is an agent whose root is a disk of a few megabytes.
@@ -31,9 +31,9 @@ type scene struct {
 
 func set(t *testing.T, bytes, reserve int64) *scene {
 	t.Helper()
-	need.Root(t)
-	need.Program(t, "dbus-daemon", "setpriv")
-	need.Freezer(t)
+	require.Root(t)
+	require.Program(t, "dbus-daemon", "setpriv")
+	require.Freezer(t)
 	w := rig.New(t, rig.Options{Tracker: "poll", Root: rig.SmallDisk(t, bytes)})
 	w.Configure("policy.yaml", fmt.Sprintf(quiet, reserve))
 	w.MustLull("repo", "init", w.Repo)
@@ -48,12 +48,13 @@ func (s *scene) trust() {
 }
 
 // app is an application that shows where it is; with an argument, it runs until
-// its input ends.
+// its input ends, and with a second one it sends itself that signal.
 const app = `#!/bin/sh
 echo "version $(cat "$LULL_PACKAGE_DIR/version")"
 env | grep ^LULL_
 echo note >"$LULL_USER_DATA/note"
 wc -c <"$LULL_PACKAGE_DIR/weight"
+if [ $# -gt 1 ]; then kill "-$2" $$; fi
 if [ $# -gt 0 ]; then cat; fi
 `
 

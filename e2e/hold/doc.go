@@ -1,3 +1,3 @@
 // Package hold has two users, an administrator and a real polkit say "not now":
-// who may hold what for how long, and who may end it.
+// which user may hold a refresh for how long, and who may end it.
 package hold

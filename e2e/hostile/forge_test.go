@@ -15,7 +15,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/lib/digest"
 )
 
 // forger is a publisher who holds good keys and signs bad things.
@@ -40,7 +40,7 @@ func (f forger) blob(content []byte) digest.Digest {
 	return d
 }
 
-// offer lets the stable channel of a package point to a meta, whatever is in it.
+// offer lets the stable channel of a package point to a manifest with any content.
 func (f forger) offer(name string, meta []byte) digest.Digest {
 	f.t.Helper()
 	d := f.blob(meta)

@@ -7,26 +7,44 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/repo/publish"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 )
 
-func TestMain(m *testing.M) { rig.Main(m.Run) }
+func TestMain(m *testing.M) {
+	if name := os.Getenv("LULL_TEST_ATTACK"); name != "" {
+		attack(name, os.Getenv("LULL_TEST_ADDRESS"))
+		return
+	}
+	switch n, err := strconv.Atoi(os.Getenv("LULL_TEST_PROBE")); {
+	case os.Getenv("LULL_TEST_ASSAULT") != "":
+		assault(os.Getenv("LULL_TEST_ASSAULT"))
+		return
+	case os.Getenv("LULL_TEST_SERVE") != "":
+		serve()
+		return
+	case err == nil:
+		probe(n)
+		return
+	}
+	rig.Main(m.Run)
+}
 
 const quietPolicy = "schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 
 // world has an agent with one good package published and nothing installed.
 func world(t *testing.T, o rig.Options) (*rig.World, forger) {
 	t.Helper()
-	need.Root(t)
-	need.Program(t, "dbus-daemon", "cc")
+	require.Root(t)
+	require.Program(t, "dbus-daemon", "cc")
 	if o.Tracker == "" {
 		o.Tracker = "poll" // nothing runs here, and so nothing has to be registered
 	}
@@ -45,7 +63,7 @@ func world(t *testing.T, o rig.Options) (*rig.World, forger) {
 func snapshot(t *testing.T, w *rig.World) string {
 	t.Helper()
 	var names []string
-	// What was fetched and verified may wait in tmp/ for the next attempt.
+	// Verified downloads may wait in tmp/ for the next attempt.
 	for _, top := range []string{"blobs", "packages", "current", "revisions", "exports", "data"} {
 		err := filepath.WalkDir(filepath.Join(w.Store, top), func(path string, d fs.DirEntry, err error) error {
 			if os.IsNotExist(err) {
@@ -67,7 +85,7 @@ func snapshot(t *testing.T, w *rig.World) string {
 }
 
 // refused checks that a command ended with a code and one clear error that
-// says all of want, and that nothing was half installed.
+// contains all of want, and that nothing was half installed.
 func refused(t *testing.T, w *rig.World, before string, r rig.Result, code int, want ...string) {
 	t.Helper()
 	if r.Code != code {

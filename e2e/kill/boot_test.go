@@ -6,13 +6,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 )
 
-// withFirst is a world in which the first version is installed, and the second is
-// there to be published.
+// withFirst is a world with the first version installed, and the second ready
+// to be published.
 func withFirst(t *testing.T) *rig.World {
 	t.Helper()
 	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
@@ -28,12 +28,14 @@ func withFirst(t *testing.T) *rig.World {
 	return w
 }
 
-// TestDoorsAreShutAfterReboot: the power goes after the commit and before the health
-// check. /run is empty then, and the marker is there again before a launch finds a lock
-// file: the agent is killed again in the first thing that it does for the refresh.
+// TestDoorsAreShutAfterReboot: the power goes after the commit and before the
+// health check. /run is empty then, and the marker is re-created before a
+// launch finds a lock file: the agent is killed in the first thing that it
+// does for the refresh.
 func TestDoorsAreShutAfterReboot(t *testing.T) {
-	need.Unified(t)
-	need.Program(t, "dbus-daemon", "setpriv", "cc")
+	first(t)
+	require.Unified(t)
+	require.Program(t, "dbus-daemon", "setpriv", "cc")
 	w := withFirst(t)
 	w.StopAgent()
 
@@ -68,9 +70,9 @@ func TestDoorsAreShutAfterReboot(t *testing.T) {
 // TestInstallGoesOnAfterReboot: the power goes while an install is in its critical
 // section, before there is anything that the boot would make a lock file for.
 func TestInstallGoesOnAfterReboot(t *testing.T) {
-	need.Unified(t)
-	need.Program(t, "dbus-daemon", "setpriv", "cc")
-	need.Lock(t, "subtree")
+	first(t)
+	require.Unified(t)
+	require.Program(t, "dbus-daemon", "setpriv", "cc")
 	for _, point := range []string{"refresh.inhibit.after", "refresh.copy.before", "refresh.copy.after", "refresh.link.before"} {
 		t.Run(point, func(t *testing.T) {
 			w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
@@ -100,12 +102,12 @@ func TestInstallGoesOnAfterReboot(t *testing.T) {
 	}
 }
 
-// TestLinksOfOldRevisionsStayAway: a crash has undone the removal of a link, of which
-// the record knows nothing any more.
+// TestLinksOfOldRevisionsStayAway: a crash has undone the removal of a link
+// that the record no longer has.
 func TestLinksOfOldRevisionsStayAway(t *testing.T) {
-	need.Unified(t)
-	need.Program(t, "dbus-daemon", "setpriv", "cc")
-	need.Lock(t, "subtree")
+	first(t)
+	require.Unified(t)
+	require.Program(t, "dbus-daemon", "setpriv", "cc")
 	w := withFirst(t)
 	links := filepath.Join(w.Store, "revisions", sample.Name)
 	if err := os.Symlink("../../packages/"+strings.Repeat("ab", 32), filepath.Join(links, "7")); err != nil {

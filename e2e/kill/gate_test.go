@@ -9,19 +9,20 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/lull/lull/agent/refresh"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 )
 
-// TestCollectAtEveryPoint has a collection and a look at the whole store happen
-// before and after each step of an install, a refresh, a revert and a removal: it
-// takes nothing that is in use or on its way.
+// TestCollectAtEveryPoint runs a collection and a check of the whole store
+// before and after each step of an install, a refresh, a revert and a removal:
+// it removes nothing that is in use or being fetched.
 func TestCollectAtEveryPoint(t *testing.T) {
-	need.Freezer(t)
-	need.Program(t, "dbus-daemon", "setpriv", "cc")
-	need.Lock(t, "freezer")
+	first(t)
+	require.ReleaseAgent(t)
+	require.Program(t, "dbus-daemon", "setpriv", "cc")
+	require.Lock(t, "freezer")
 	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "freezer"})
 	w.Configure("policy.yaml", policy)
 	for _, v := range []string{sample.V1, sample.V2} {
@@ -34,8 +35,8 @@ func TestCollectAtEveryPoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	var points []string
-	for _, step := range []refresh.Step{refresh.Resolve, refresh.Fetch, refresh.Stage, refresh.Precopy, refresh.Wait, refresh.Inhibit, refresh.StopServices,
-		refresh.Copy, refresh.Link, refresh.StartServices, refresh.Health, refresh.Uninhibit, refresh.Finish} {
+	for _, step := range []plan.Step{plan.Resolve, plan.Fetch, plan.Stage, plan.Precopy, plan.Wait, plan.Inhibit, plan.StopServices,
+		plan.Copy, plan.Link, plan.StartServices, plan.Health, plan.Uninhibit, plan.Finish} {
 		points = append(points, fmt.Sprintf("refresh.%s.before#*:gate,refresh.%s.after#*:gate", step, step))
 	}
 	w.StartAgent("LULL_FAULT_GATE="+pipe, "LULL_FAULT="+strings.Join(points, ","))
@@ -87,7 +88,7 @@ func TestCollectAtEveryPoint(t *testing.T) {
 	}
 }
 
-// reached waits until the agent stands at a gate, and says at which; or until the
+// reached waits until the agent is at a gate, and returns which; or until the
 // process has ended.
 func reached(t *testing.T, pipe string, p *rig.Proc) (name string, there bool) {
 	t.Helper()

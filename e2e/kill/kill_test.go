@@ -2,6 +2,7 @@ package kill_test
 
 import (
 	"fmt"
+	"hash/fnv"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,20 +12,44 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/isolate"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 )
 
-func TestMain(m *testing.M) { rig.Main(m.Run) }
+// TestMain runs the tests in three processes, because most of the time each waits: one
+// has the tests that need the release agent, two share the points of TestFaults.
+func TestMain(m *testing.M) {
+	os.Exit(isolate.Shards(3, func() int { rig.MainWithReleaseAgent(m.Run); return 0 }))
+}
+
+// first skips a test that is for the first process alone.
+func first(t *testing.T) {
+	t.Helper()
+	if i, _ := isolate.Shard(); i > 0 {
+		t.Skip("the first process runs it")
+	}
+}
+
+// mine reports whether a part of TestFaults is for this process.
+func mine(part string) bool {
+	i, n := isolate.Shard()
+	if n == 1 {
+		return true
+	}
+	h := fnv.New32a()
+	h.Write([]byte(part))
+	return 1+int(h.Sum32()%uint32(n-1)) == i
+}
 
 const (
 	limit  = 30 * time.Second
-	policy = "schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+	policy = "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 )
 
-// scene is a world in which version 1 is installed and runs, and version 2
-// can be published.
+// scene is a world with version 1 installed and running, and version 2 ready
+// to be published.
 type scene struct {
 	*rig.World
 	api *rig.API
@@ -32,11 +57,12 @@ type scene struct {
 }
 
 // TestKilledAtEveryPoint first lets one refresh run and lists the points that
-// it passes; then it does the same again and again, and dies at each of them.
+// it passes; then it repeats that, and dies at each of them.
 func TestKilledAtEveryPoint(t *testing.T) {
-	need.Freezer(t)
-	need.Program(t, "dbus-daemon", "setpriv", "cc")
-	need.Lock(t, "freezer")
+	first(t)
+	require.ReleaseAgent(t)
+	require.Program(t, "dbus-daemon", "setpriv", "cc")
+	require.Lock(t, "freezer")
 	points := slices.DeleteFunc(passed(t), func(p string) bool {
 		return strings.HasPrefix(p, "launch.") // of the launcher, which services inherit the variables to
 	})
@@ -52,7 +78,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 }
 
 // set makes a scene; the agent is started with env before the application is,
-// and again after version 1 was installed.
+// and restarted after version 1 was installed.
 func set(t *testing.T, env ...string) *scene {
 	t.Helper()
 	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "freezer"})

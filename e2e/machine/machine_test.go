@@ -1,18 +1,21 @@
 package machine_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/rig/disk"
 )
 
 // TestMachine goes through the life of a machine, once with each hierarchy.
+// Tests that do not depend on the hierarchy are on v2 alone, unless
+// LULL_MACHINE is "all".
 func TestMachine(t *testing.T) {
-	need.QEMU(t)
-	need.NotShort(t)
+	require.QEMU(t)
+	require.NotShort(t)
 	debs := packages(t)
 	for _, v1 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "v2", true: "v1"}[v1], func(t *testing.T) {
@@ -21,26 +24,31 @@ func TestMachine(t *testing.T) {
 			for _, part := range []struct {
 				name string
 				run  func(*scene)
+				once bool // on v2
 			}{
-				{"logind is restarted while a refresh waits", logindRestartsWaiting},
-				{"logind is restarted in a critical section", logindRestartsCritical},
-				{"a shutdown is refused by name", refused},
-				{"logind is away", logindAway},
-				{"the clock jumps", clockJumps},
-				{"a system update is staged", systemStaged},
-				{"shutdown waits for a critical section alone", shutdownWaits},
-				{"boot refreshes what is prepared", bootRefreshes},
-				{"boot commits a system that has started well", systemCommitted},
-				{"boot finishes or undoes what power cut", bootAfterCut},
-				{"the last moment before a shutdown", lastMoment},
-				{"boot with a broken agent", brokenAgent},
-				{"shutdown past logind", shutdownPastLogind},
-				{"a user refreshes what he runs", userRefreshes},
-				{"shutdown does not wait for what waits", shutdownGoesOn},
-				{"the user comes back", userComesBack},
-				{"lull is upgraded while refreshes are under way, and downgraded", upgraded},
-				{"lull is removed, comes back, and is purged", removed},
+				{"logind is restarted while a refresh waits", logindRestartsWaiting, false},
+				{"logind is restarted in a critical section", logindRestartsCritical, false},
+				{"a shutdown is refused by name", refused, false},
+				{"logind is away", logindAway, true},
+				{"the clock jumps", clockJumps, true},
+				{"a system update is staged", systemStaged, true},
+				{"shutdown waits for a critical section alone", shutdownWaits, false},
+				{"boot refreshes what is prepared", bootRefreshes, false},
+				{"boot commits a system that has started well", systemCommitted, true},
+				{"boot finishes or undoes what power cut", bootAfterCut, false},
+				{"the kernel bounds the agent", bounded, false},
+				{"the last moment before a shutdown", lastMoment, true},
+				{"boot with a broken agent", brokenAgent, true},
+				{"shutdown past logind", shutdownPastLogind, true},
+				{"a user refreshes what he runs", userRefreshes, false},
+				{"shutdown does not wait for what waits", shutdownGoesOn, false},
+				{"the user comes back", userComesBack, false},
+				{"lull is upgraded while refreshes are under way, and downgraded", upgraded, false},
+				{"lull is removed, comes back, and is purged", removed, false},
 			} {
+				if part.once && v1 && os.Getenv("LULL_MACHINE") != "all" {
+					continue
+				}
 				if !t.Run(part.name, func(t *testing.T) { part.run(s.at(t)) }) {
 					t.FailNow() // what comes next builds on it
 				}
@@ -56,7 +64,7 @@ const (
 	poweringDown = "systemd-logind.service: System is powering down."
 )
 
-// inhibitors follows what logind says about the locks that are held.
+// inhibitors follows logind's list of held locks.
 func (s *scene) inhibitors() *rig.VMProc {
 	p := s.follow("gdbus", "monitor", "--system", "--dest", "org.freedesktop.login1", "--object-path", "/org/freedesktop/login1")
 	s.until("logind is listened to", p, "is owned by")
@@ -104,7 +112,16 @@ func logindRestartsCritical(s *scene) {
 	}
 }
 
+// refused: logind refuses a shutdown to the user at the screen. If it supports block-weak,
+// only a delay holds root up, and systemctl names no blocker of that kind.
 func refused(s *scene) {
+	const mayPowerOff = "busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager CanPowerOff"
+	atSeat := func(script string) rig.Result {
+		return s.VM.Run(rig.LoginArgv(seat, "bash", "-c", script)...)
+	}
+	if r := atSeat(mayPowerOff); strings.TrimSpace(r.Stdout) != `s "yes"` {
+		s.Fatalf("the user at the screen may not switch the machine off: %v", r)
+	}
 	changes := s.inhibitors()
 	s.gate(heavy, atStop)
 	r := s.refresh(heavy)
@@ -114,16 +131,27 @@ func refused(s *scene) {
 	if strings.Count(l, "Refreshing "+heavy) != 2 || !strings.Contains(l, "block") || !strings.Contains(l, "delay") {
 		s.Errorf("a long critical section holds these locks: %q", l)
 	}
-	for _, who := range [][]string{{"systemctl"}, rig.LoginArgv(nil, "systemctl")} {
-		p := s.VM.Run(append(who, "--check-inhibitors=yes", "poweroff")...)
-		s.Logf("systemctl poweroff: %v", p)
-		if p.Code == 0 || !strings.Contains(p.Text(), "lull") || !strings.Contains(p.Text(), "Refreshing "+heavy) {
-			s.Errorf("a shutdown is not refused in the name of lull: %v", p)
+	if r := atSeat(mayPowerOff); strings.TrimSpace(r.Stdout) != `s "challenge"` {
+		s.Errorf("in a critical section the user at the screen may switch the machine off: %v", r)
+	}
+	if r := atSeat("systemctl poweroff"); r.Code == 0 {
+		s.Errorf("a shutdown is not refused: %v", r)
+	}
+	if !strings.Contains(l, "block-weak") {
+		for _, who := range [][]string{{"systemctl"}, rig.LoginArgv(nil, "systemctl")} {
+			p := s.VM.Run(append(who, "--check-inhibitors=yes", "poweroff")...)
+			s.Logf("systemctl poweroff: %v", p)
+			if p.Code == 0 || !strings.Contains(p.Text(), "lull") || !strings.Contains(p.Text(), "Refreshing "+heavy) {
+				s.Errorf("a shutdown is not refused in the name of lull: %v", p)
+			}
 		}
 	}
 	s.release(heavy, atStop)
 	s.until("it is refreshed", r, s.refreshed(heavy))
-	s.until("the lock is released", changes, "'BlockInhibited': <''>")
+	// The lock that logind reports last, and the property for a weak one, differ.
+	s.untilSaid("the locks are released", changes, func(said string) bool {
+		return strings.Contains(said, "'DelayInhibited': <''>") && s.locks() == ""
+	})
 	s.whole(heavy, false)
 }
 
@@ -133,7 +161,7 @@ func logindAway(s *scene) {
 	r := s.refresh(slow)
 	s.until("it is refreshed", r, s.refreshed(slow))
 	s.whole(slow, false)
-	// What waits when logind comes back gets its lock.
+	// A waiting refresh gets its lock when logind comes back.
 	s.prepare(plain)
 	changes := s.follow("gdbus", "monitor", "--system", "--dest", "org.freedesktop.login1", "--object-path", "/org/freedesktop/login1")
 	s.sh("systemctl unmask --runtime systemd-logind; systemctl start systemd-logind")
@@ -157,10 +185,11 @@ func shutdownWaits(s *scene) {
 		s.prepare(name)
 	}
 	s.sh("echo sick > /etc/healthy/%s; echo hung > /etc/healthy/%s", sick, hung)
-	s.dropIn("lull-boot", "ExecStart=", "ExecStart=/usr/bin/lull refresh --prepared --time-limit=10s")
+	s.dropIn("lull-boot", "ExecStart=", "ExecStart=/usr/bin/lull refresh --prepared --time-limit=2m", "TimeoutStartSec=5min")
 	s.gate(heavy, atStop)
-	r := s.refresh(heavy)
-	s.until("it is in its critical section", r, stopping)
+	s.refresh(heavy)
+	// Asked of systemd: what the command prints is another part's matter.
+	s.sh(`timeout %.0f sh -c 'until test "$(systemctl is-active lull-%s-sync.service)" = deactivating; do sleep 0.2; done'`, limit.Seconds(), heavy)
 	down := s.inhibitors()
 	s.Start("systemctl", "poweroff")
 	s.until("the shutdown is announced", down, "PrepareForShutdown (true,)")
@@ -197,13 +226,15 @@ func bootRefreshes(s *scene) {
 	s.inOrder(list, "lull-boot.service: lull: cannot refresh "+sick, "lull-boot.service: Finished")
 	at := s.inOrder(list, "lulld.service: serving", "lull-boot.service: Finished", "user@1000.service: Starting")
 	s.inOrder(list, "lull-boot.service: Finished", "Reached target multi-user.target")
-	s.Logf("lull-boot.service finished %v after the agent served, with one refresh that hangs, so that the limit of 10 s was reached", at[1]-at[0])
+	s.Logf("lull-boot.service finished %v after the agent served, with one refresh that hangs, so that the limit of 2 min was reached", at[1]-at[0])
 	s.inOrder(list, "lull-boot.service: "+hung+": the refresh goes on in the background", "lull-boot.service: Finished")
 	s.whole(well, false)
 	s.whole(sick, true)
 	end := s.follow("journalctl", "-b", "-f", "-n", "all", "-o", "cat", "-u", "lulld")
 	s.until("the refresh that hangs is undone", end, "refresh of "+hung+": undone")
 	s.whole(hung, true)
+	// In what comes the boot has to wait until a refresh has ended, however slow the host is.
+	s.sh("rm -r /etc/systemd/system/lull-boot.service.d; systemctl daemon-reload")
 }
 
 func bootAfterCut(s *scene) {
@@ -225,7 +256,7 @@ func bootAfterCut(s *scene) {
 }
 
 // lastMoment: an application is closed just as the machine begins to go down, and the
-// agent hears of both at once.
+// agent gets both events at once.
 func lastMoment(s *scene) {
 	s.open(well)
 	s.prepare(well)
@@ -245,7 +276,7 @@ func lastMoment(s *scene) {
 	s.Logf("the shutdown went on %v after the health check", at[1]-at[0])
 }
 
-// brokenAgent: the agent cannot start, because its folder is broken. That does not keep
+// brokenAgent: the agent cannot start, because its directory is broken. That does not keep
 // the machine from booting.
 func brokenAgent(s *scene) {
 	if s.VM.Run("systemctl", "is-active", "lulld").Code == 0 {
@@ -261,7 +292,7 @@ func brokenAgent(s *scene) {
 	}
 }
 
-// shutdownPastLogind: nobody asks logind, and a critical section is under way while
+// shutdownPastLogind: logind is not asked, and a critical section is under way while
 // systemd refuses to start services. It is not the new revision's fault.
 func shutdownPastLogind(s *scene) {
 	// This ends before the agent does, and only when the agent has come to start the service.

@@ -76,7 +76,7 @@ func upgraded(s *scene) {
 	s.userHasNotes("1.0", "2.0", "3.0")
 }
 
-// fine is what dpkg warns of for good reasons; the folder is systemd's, too.
+// fine are warnings of dpkg with good reasons; the directory is systemd's, too.
 var fine = regexp.MustCompile(`dpkg: warning: (downgrading|while removing lull, directory '/usr/lib/systemd/system/user@.service.d' not empty)`)
 
 // finished waits for the end of a package's installation, which must succeed.
@@ -122,7 +122,7 @@ func removed(s *scene) {
 	if left := s.sh("ps -eo pid,cmd | grep -E '/[l]ull|[n]otes-sync' | grep -v -e 'bin/notes$' -e lull-guest -e systemd-run || true"); left != "" {
 		s.Errorf("these processes are left:\n%s", left)
 	}
-	s.sh("kill -0 %d", notes.Processes[0].PID) // nobody is killed
+	s.sh("kill -0 %d", notes.Processes[0].PID) // no process is killed
 	if left := s.sh("busctl --no-legend --acquired list | grep lull || true; systemctl list-units --state=active,activating,deactivating,failed --plain --no-legend '*lull*' | grep -v -e '^lull-guest' -e '\\.device ' || true; " +
 		"ls -d /run/lull /run/systemd/system/lulld.service 2>/dev/null || true"); left != "" {
 		s.Errorf("these are left: %s", left)
@@ -139,7 +139,7 @@ func removed(s *scene) {
 		}
 	}
 
-	// What was there is there again with the package.
+	// The former state is back with the package.
 	s.finished(s.Start("dpkg", "--install", firstDeb))
 	for _, name := range []string{sample.Name, slow, plain} {
 		s.whole(name, false)
@@ -155,15 +155,15 @@ func removed(s *scene) {
 }
 
 // session are the files of a desktop in a machine: what a display manager and a
-// desktop do, small. polkit lets the user install applications, as an administrator
-// would decide, but only while he sits there.
+// desktop do, small. polkit lets the user install and revert applications, as an administrator
+// would decide, but only at the screen.
 func session(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, os.Chmod(dir, 0o755))
 	for path, text := range map[string]string{
 		"/etc/polkit-1/rules.d/50-test.rules": `polkit.addRule(function(action, subject) {
-	if (action.id == "org.lull.install" && subject.user == "` + rig.Tester + `" && subject.active && subject.local) return polkit.Result.YES;
+	if ((action.id == "org.lull.install" || action.id == "org.lull.revert") && subject.user == "` + rig.Tester + `" && subject.active && subject.local) return polkit.Result.YES;
 });
 `,
 		"/etc/dpkg/dpkg.cfg.d/test":             "force-unsafe-io\n", // the disk is emulated

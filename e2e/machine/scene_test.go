@@ -20,14 +20,14 @@ import (
 func TestMain(m *testing.M) { rig.Main(m.Run) }
 
 // limit is how long anything may take in an emulated machine on a busy host.
-const limit = 2 * time.Minute
+const limit = 8 * time.Minute
 
-// app is a package for tests: the sample's programs, a health hook that is what a file
-// says, and maybe a service. The end of the service and the hook wait at a gate, if
-// there is one.
+// app is a package for tests: the sample's programs, a health hook whose
+// result is in a file, and maybe a service. The end of the service and the
+// hook wait at a gate, if there is one.
 type app struct {
 	name  string
-	grace time.Duration // the stop timeout of its service; 0: it has none
+	grace time.Duration // the stop timeout of its service; 0 if it has none
 }
 
 var apps = []app{
@@ -62,7 +62,7 @@ esac
 exit 0
 `
 
-// write makes the folders of all versions of all apps, in apps/.
+// write makes the directories of all versions of all apps, in apps/.
 func write(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -101,7 +101,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// scene is a machine in which all apps are installed.
+// scene is a machine with all apps installed.
 type scene struct {
 	*testing.T
 	*rig.VM
@@ -114,8 +114,8 @@ func start(t *testing.T, v1 bool, debs [2]string) *scene {
 	t.Helper()
 	files := write(t)
 	conf := filepath.Join(files, "policy.yaml")
-	must(t, os.WriteFile(conf, []byte("defaults: {hook-time-limit: 10m}\nschedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"+
-		"packages: {org.lull.hung: {hook-time-limit: 25s}, org.lull.well: {at-deadline: side-by-side}}\n"), 0o644))
+	must(t, os.WriteFile(conf, []byte("defaults: {hook-time-limit: 10m}\nschedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"+
+		"packages: {org.lull.hung: {hook-time-limit: 150s}, org.lull.well: {at-deadline: side-by-side}}\n"), 0o644))
 	// Five seconds, which is what logind waits by itself, can be short on a busy host.
 	logind := filepath.Join(files, "logind.conf")
 	must(t, os.WriteFile(logind, []byte("[Login]\nInhibitDelayMaxSec=60\n"), 0o644))
@@ -156,14 +156,15 @@ func (s *scene) at(t *testing.T) *scene {
 // sh runs a script that must succeed and returns what it prints.
 func (s *scene) sh(format string, args ...any) string {
 	s.Helper()
-	r := s.VM.Run("sh", "-euc", fmt.Sprintf(format, args...))
+	// An emulated machine may need longer than sd-bus gives a call.
+	r := s.VM.Run("env", "SYSTEMD_BUS_TIMEOUT=5min", "sh", "-euc", fmt.Sprintf(format, args...))
 	if r.Code != 0 {
 		s.Fatalf("%v\n%s", r, s.VM.Run("journalctl", "-b", "-u", "lulld", "-u", "lull-boot", "--no-pager", "-n", "40").Stdout)
 	}
 	return strings.TrimSpace(r.Stdout)
 }
 
-// follow starts a command of which until reads.
+// follow starts a command for until to read.
 func (s *scene) follow(argv ...string) *rig.VMProc {
 	p := s.Start(argv...)
 	s.Cleanup(func() { p.Signal(15) })
@@ -217,7 +218,7 @@ func (s *scene) publish(name string) (version string) {
 	return version
 }
 
-// refreshed is what is said when the version that was published last is there.
+// refreshed is the output when the version that was published last is current.
 func (s *scene) refreshed(name string) string {
 	at := s.version[name]
 	return fmt.Sprintf("%s is refreshed from %s to %s", name, versions[at-1], versions[at])
@@ -258,7 +259,7 @@ func (s *scene) release(name, where string) {
 	s.sh("cd /run/gate && : > %[1]s.%[2]s && rm %[1]s.%[2]s", name, where)
 }
 
-// healthy is what the agent says when the health hook of the version that was
+// healthy is the agent's output when the health hook of the version that was
 // published last has run.
 func (s *scene) healthy(name string) string {
 	return fmt.Sprintf("output=%s revision %d is well", name, s.version[name]+1)
@@ -347,7 +348,7 @@ func (s *scene) whole(name string, undone bool) {
 // locks are the inhibitor locks of lull.
 func (s *scene) locks() string {
 	s.Helper()
-	return s.sh("systemd-inhibit --list --no-pager --no-legend | grep lull || true")
+	return s.sh(`list=$(systemd-inhibit --list --no-pager --no-legend); printf '%%s\n' "$list" | grep lull || true`)
 }
 
 // entry is a line of the journal.
@@ -385,7 +386,7 @@ func (s *scene) journal(boot string) (list []entry) {
 	return list
 }
 
-// find is the index of the first message, told with its unit, that has the text, or -1.
+// find is the index of the first message, with its unit, that has the text, or -1.
 func find(list []entry, text string) int {
 	return slices.IndexFunc(list, func(e entry) bool { return strings.Contains(e.Unit+": "+e.Message, text) })
 }

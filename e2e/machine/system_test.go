@@ -40,7 +40,7 @@ func publishSystem(t *testing.T, files, repo string) {
 
 func systemStaged(s *scene) {
 	s.sh("lull system stage %s", osUpdate)
-	// What is not in effect yet is not to be kept.
+	// A system that is not in effect yet cannot be committed.
 	if r := s.VM.Run("systemctl", "start", "lull-system-commit"); r.Code != 0 {
 		s.Errorf("where there is no system to commit, the unit fails: %v", r)
 	}
@@ -58,7 +58,7 @@ func systemCommitted(s *scene) {
 	}
 }
 
-// has says whether `lull --json system status` names a set.
+// has reports whether `lull --json system status` names a set.
 func (s *scene) has(status, set string) bool {
 	s.Helper()
 	var doc map[string]json.RawMessage

@@ -1,6 +1,7 @@
 package notices_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,18 +14,18 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	bus "github.com/lull/lull/dbus"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
-func TestMain(m *testing.M) { rig.Main(m.Run) }
+func TestMain(m *testing.M) { rig.MainWithReleaseAgent(m.Run) }
 
 const (
 	name  = "org.lull.asks"
 	limit = 30 * time.Second
 )
 
-// scene is a world in which version 1 runs.
+// scene is a world with version 1 running.
 type scene struct {
 	*rig.World
 	t    *testing.T
@@ -36,14 +37,14 @@ type scene struct {
 
 func set(t *testing.T) *scene {
 	t.Helper()
-	need.Root(t)
-	need.Program(t, "dbus-daemon", "dunst", "Xvfb", "setpriv", "busctl")
-	need.File(t, "/usr/lib/polkit-1/polkitd")
-	need.Freezer(t)
-	need.Lock(t, "freezer")
+	require.Root(t)
+	require.Program(t, "dbus-daemon", "dunst", "Xvfb", "setpriv", "busctl")
+	require.File(t, "/usr/lib/polkit-1/polkitd")
+	require.ReleaseAgent(t)
+	require.Lock(t, "freezer")
 	w := rig.New(t, rig.Options{Tracker: "freezer"})
 	s := &scene{World: w, t: t, gate: w.Path("gate")}
-	w.Configure("policy.yaml", "schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
 	if err := syscall.Mkfifo(s.gate, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func set(t *testing.T) *scene {
 		if err := os.Link(program, filepath.Join(dir, "bin/app")); err != nil {
 			t.Fatal(err)
 		}
-		hooks := "refresh-pending: [bin/app, hook]"
+		hooks := "quit: [bin/app, hook]"
 		if v == 2 {
 			hooks += ", pre-refresh: [bin/app, gate, " + s.gate + "]"
 		}
@@ -96,7 +97,7 @@ func (s *scene) untilLog(want string) {
 	s.UntilFile(want, limit, s.common("log"), func(text string) (bool, string) { return strings.Contains(text, want+"\n"), text })
 }
 
-// do has the application do something, and returns what it says to that.
+// do sends the application a command, and returns its answer.
 func (s *scene) do(line string) string {
 	s.Helper()
 	before, err := os.ReadFile(s.common("log"))
@@ -129,8 +130,9 @@ func (s *scene) untilShown(n int, want string) (found rig.Notice) {
 	return found
 }
 
-// TestApplicationAsks: who an application is the agent sees, not the application's
-// environment; it is told of its updates, alone; it may hold them.
+// TestApplicationAsks: the agent identifies an application itself, not by the
+// application's environment; it is notified of its own updates alone; it may
+// hold them.
 func TestApplicationAsks(t *testing.T) {
 	s := set(t)
 	path := "/org/lull/update_monitor/"
@@ -149,9 +151,11 @@ func TestApplicationAsks(t *testing.T) {
 	if err := conn.AddMatchSignal(dbus.WithMatchInterface(bus.UpdateMonitorInterface)); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.do("lull pending --self"); !strings.Contains(got, "nothing waits\n") {
+	if got := s.do("lull pending --self"); !strings.Contains(got, "no pending refreshes\n") {
 		t.Errorf("%s", got)
 	}
+	s.Agent().Crash() // its monitor goes on with the next agent
+	s.StartAgent()
 	s.publish(2)
 	if r := s.Lull("refresh", name); r.Code != 75 {
 		t.Fatalf("%v", r)
@@ -219,9 +223,9 @@ func TestApplicationAsks(t *testing.T) {
 	})
 }
 
-// TestRestartAndWait: the hook asks the application to quit, or tells that it has
-// something to save; after that it runs again where it was. A launch that has to
-// wait is shown until it starts, and a shutdown in between is warned of.
+// TestRestartAndWait: the hook asks the application to quit, or reports
+// unsaved work; after that it runs where it was. A launch that has to
+// wait is shown until it starts, and a shutdown in between is announced.
 func TestRestartAndWait(t *testing.T) {
 	s := set(t)
 	if err := os.WriteFile(s.common("unsaved"), nil, 0o644); err != nil {
@@ -267,6 +271,9 @@ func TestRestartAndWait(t *testing.T) {
 	s.picture("waits")
 	s.shutdown(true)
 	n = s.untilShown(2, "Do not switch off yet")
+	if labels := strings.Join(n.Labels(), ", "); labels != "At the next start, Finish now" {
+		t.Errorf("%s", labels)
+	}
 	if !strings.Contains(n.Body, "Asking is being updated.") {
 		t.Errorf("%+v", n)
 	}
@@ -275,12 +282,27 @@ func TestRestartAndWait(t *testing.T) {
 	s.untilShown(1, "Asking is about to start")
 	s.shutdown(true)
 	s.untilShown(2, "Do not switch off yet")
+	// Left to the next start, it holds up the shutdown no longer. When that is given up, it
+	// begins again.
+	s.desk.Press("At the next start")
+	s.untilShown(1, "Asking is about to start")
+	s.Until("it is left to the next start", limit, func() (bool, string) {
+		log := s.Agent().Log()
+		return strings.Contains(log, "leaving the rest of a refresh to the next boot"), log
+	})
+	if o, _ := s.api.Refresh(name, "3"); o.Str("State") != "critical" {
+		t.Errorf("it is %q", o.Str("State"))
+	}
 	if late.Ended() {
 		t.Fatalf("%s", late.Log())
 	}
+	late.Stop() // it could start in the old version while the section begins again
+	s.untilShown(0, "")
+	s.shutdown(false)
 	if err := os.WriteFile(s.gate, []byte("go\n"), 0); err != nil {
 		t.Fatal(err)
 	}
+	s.User.StartLull(nil, "run", name)
 	s.untilLog("started 3, app, in " + s.Dir)
 	s.Until("nothing says any more that it waits", limit, func() (bool, string) {
 		for _, n := range s.desk.Live() {
@@ -302,13 +324,13 @@ func (s *scene) picture(what string) {
 	}
 }
 
-// login starts a logind of python-dbusmock on the world's bus: the real one would
-// have to be told to switch a machine off.
+// login starts a logind of python-dbusmock on the world's bus: the real one
+// would have to switch a machine off.
 func (s *scene) login() {
 	s.Helper()
 	python := "/usr/bin/python3"
 	if err := exec.Command(python, "-c", "import dbusmock").Run(); err != nil {
-		need.Missing(s.t, "needs python3-dbusmock")
+		require.Missing(s.t, "needs python3-dbusmock")
 	}
 	p := s.Admin.StartWith(func(c *exec.Cmd) { c.Env = append(c.Env, "DBUS_SYSTEM_BUS_ADDRESS="+s.Bus.Address) }, python, "-m", "dbusmock", "--template", "logind")
 	s.Until("logind is there", limit, func() (bool, string) { return s.Bus.HasOwner(s.Admin, "org.freedesktop.login1"), p.Log() })
@@ -323,11 +345,11 @@ func (s *scene) shutdown(down bool) {
 	}
 }
 
-// TestTwoUsers: each is told of what he runs himself, on his own screen, for as long
-// as he runs it.
+// TestTwoUsers: each is notified of the user's own running applications, on the
+// user's own screen, for as long as they run.
 func TestTwoUsers(t *testing.T) {
 	s := set(t)
-	bob := &scene{World: rig.New(t, rig.Options{Tracker: "freezer"}), t: t} // of which only the second session is used
+	bob := &scene{World: rig.New(t, rig.Options{Tracker: "freezer"}), t: t} // only its second session is used
 	bob.Bus, bob.Store, bob.RunDir, bob.Config = s.Bus, s.Store, s.RunDir, s.Config
 	bob.User = bob.Ordinary("daemon")
 	bob.desk = bob.StartDesktop()
@@ -349,7 +371,7 @@ func TestTwoUsers(t *testing.T) {
 	if err := os.WriteFile(s.common("do"), []byte("quit\n"), 0); err != nil {
 		t.Fatal(err)
 	}
-	s.untilShown(0, "") // true no longer, for him
+	s.untilShown(0, "") // no longer true, for this user
 	if live := bob.desk.Live(); len(live) != 1 {
 		t.Errorf("%v", bob.desk)
 	}
@@ -360,4 +382,73 @@ func TestTwoUsers(t *testing.T) {
 	}
 	bob.untilShown(1, "Asking was updated")
 	s.untilShown(1, "Asking was updated")
+}
+
+// TestDataIncomplete: data that could not be migrated is shown on the desktop
+// when the new version is started for the first time, and not again.
+func TestDataIncomplete(t *testing.T) {
+	const keeps = "org.lull.keeps"
+	s := set(t)
+	for v := 1; v <= 2; v++ {
+		dir := s.Path(fmt.Sprint("keeps", v))
+		text := fmt.Sprintf("name: %s\nversion: \"%d\"\ntitle: Keeper\nsummary: keeps data\napps: [{name: app, command: app}]\ndata: {versioned: true}\n", keeps, v)
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(dir+"/lull.yaml", []byte(text), 0o644), os.WriteFile(dir+"/app", []byte("#!/bin/sh\n"), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.MustLull("publish", "--repo", s.Repo, s.Path("keeps1"))
+	s.MustLull("install", keeps)
+	s.User.Must("lull", "run", keeps)
+	data := filepath.Join(s.User.Home, ".local/share/lull", keeps, "1")
+	s.User.Must("mkdir", data+"/elsewhere")
+	if err := syscall.Mount("lull-test", data+"/elsewhere", "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(data+"/elsewhere", syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s.MustLull("publish", "--repo", s.Repo, s.Path("keeps2"))
+	s.MustLull("refresh", keeps)
+	if r := s.User.Lull("run", keeps); r.Code != 0 || !strings.Contains(r.Stderr, "1 of the files of "+keeps+" could not be copied") {
+		t.Errorf("%v", r)
+	}
+	s.untilShown(1, "A file of Keeper could not be brought over The new version works without elsewhere, which is still in "+data+".")
+	s.picture("data-incomplete")
+	s.desk.CloseAll()
+	if r := s.User.Lull("run", keeps); r.Code != 0 || r.Stderr != "" {
+		t.Errorf("%v", r)
+	}
+	s.untilShown(0, "")
+}
+
+// TestRestartByAnotherProgram: a program of the user's asks for the restart on the bus,
+// with no notice answered. The application is asked by its hook, and the new version is
+// started in its place. Another user can ask for nothing of it.
+func TestRestartByAnotherProgram(t *testing.T) {
+	s := set(t)
+	s.publish(3)
+	if r := s.Lull("refresh", name); r.Code != 75 {
+		t.Fatalf("%v", r)
+	}
+	s.untilShown(1, "Asking 3 is ready")
+	ask := func(a *rig.Actor) rig.Result {
+		return a.Run("busctl", "--address="+s.Bus.Address, "call", rig.AgentName, rig.AgentPath, rig.AgentName+".Manager", "RestartNow", "s", name)
+	}
+	if r := ask(s.Ordinary("daemon")); r.Code == 0 || !strings.Contains(r.Text(), "no refresh waits for an application of that name and user daemon") {
+		t.Errorf("another user: %v", r)
+	}
+	if s.app.Ended() {
+		t.Fatal("another user has ended it")
+	}
+	if r := ask(s.User); r.Code != 0 {
+		t.Fatal(r)
+	}
+	s.untilLog("hook: version 3")
+	s.untilLog("started 3, app, in " + s.User.Home)
+	s.untilShown(1, "Asking was updated")
+	if !s.app.Ended() {
+		t.Error("the old version still runs")
+	}
 }

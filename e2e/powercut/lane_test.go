@@ -18,14 +18,14 @@ type lane struct {
 
 	mu      sync.Mutex
 	doing   string   // what is under way: install, refresh, revert, remove, gc
-	may     []string // versions of which one has to be current after a cut; "" is none
+	may     []string // one of these versions must be current after a cut; "" is none
 	current string   // the last that was reported
-	before  []string // versions to which a revert may go, youngest last
+	before  []string // versions that a revert may restore, youngest last
 	done    map[string]int
 	trouble string // an operation that failed by itself
 }
 
-// step does one operation; false: the power is gone, or something is wrong.
+// step does one operation; false means that the power is gone, or a failure.
 func (l *lane) step() bool {
 	l.mu.Lock()
 	current, before := l.current, slices.Clone(l.before)
@@ -52,7 +52,7 @@ func (l *lane) step() bool {
 	return l.change("refresh", v, "refresh", l.name)
 }
 
-// publish makes a version and brings it to the machine; "": the power is gone.
+// publish makes a version and sends it to the machine; empty if the power is gone.
 func (l *lane) publish() string {
 	l.m.repo.mu.Lock()
 	defer l.m.repo.mu.Unlock()
@@ -79,7 +79,7 @@ func (l *lane) change(what, to string, args ...string) bool {
 	case "refresh":
 		l.before = append(l.before, was)
 	default:
-		// What a revert left is not offered again, and what it came from not kept.
+		// A reverted version is not offered again, and its origin is not kept.
 		l.before = nil
 	}
 	return true

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lull/lull/e2e/powercut/look"
+	"github.com/lull/lull/e2e/powercut/check"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/rig/disk"
 )
@@ -34,8 +34,8 @@ func (m *machine) unclean(format string, args ...any) {
 	m.tally.unclean = append(m.tally.unclean, text)
 }
 
-// explain shows, after a failure, what the agent has to say, and keeps the disk
-// if somebody wants to see it.
+// explain shows, after a failure, the agent's output, and keeps the disk on
+// request.
 func (m *machine) explain() {
 	if !m.t.Failed() {
 		return
@@ -65,7 +65,7 @@ func (m *machine) try(argv ...string) (r rig.Result, stopped bool) {
 	return r, r.Code != 0 && m.points.arm != "" && m.points.soonReached()
 }
 
-// check looks at what a boot has found, first without an agent, then with one;
+// check checks the state after a boot, first without an agent, then with one;
 // rested is false when that has stopped at the fault point before it was done.
 func (m *machine) check(fault string) (rested bool) {
 	m.t.Helper()
@@ -75,7 +75,7 @@ func (m *machine) check(fault string) (rested bool) {
 	if m.t.Failed() || !m.start(fault) || !m.settle() {
 		return false
 	}
-	// A download may be taken up again until somebody collects.
+	// A download may be resumed until the next collection.
 	collected := m.collects || m.rng.IntN(3) == 0
 	if collected {
 		r, stopped := m.try("lull", "gc")
@@ -118,7 +118,7 @@ func (m *machine) check(fault string) (rested bool) {
 
 // whole checks what holds at any time: nothing is broken, what was reported is
 // done, and no ledger has gone back.
-func (m *machine) whole(r *look.Report) {
+func (m *machine) whole(r *check.Report) {
 	m.t.Helper()
 	for _, what := range r.Lost {
 		m.lost("%s", what)
@@ -139,8 +139,8 @@ func (m *machine) whole(r *look.Report) {
 	}
 }
 
-// agree checks that links and data are of the revisions that the agent knows.
-func (m *machine) agree(r *look.Report, l listing) {
+// agree checks that links and data are of the agent's revisions.
+func (m *machine) agree(r *check.Report, l listing) {
 	m.t.Helper()
 	for name, i := range r.Instances {
 		var known []int
@@ -169,35 +169,11 @@ func (m *machine) agree(r *look.Report, l listing) {
 	}
 }
 
-// work lets the lanes run until the power is cut as planned, and tells how it
-// was cut.
+// work lets the lanes run until the power is cut as planned, and returns how
+// it was cut.
 func (m *machine) work(p cutPlan) string {
-	tripped := make(chan struct{})
-	trip := sync.OnceFunc(func() { close(tripped) })
-	d := m.vm.Disk()
-	from := d.Counts()
-	switch {
-	case p.flushes > 0:
-		d.Hook(func(e disk.Event, c disk.Counts) bool {
-			now := e == disk.Flush && c.Flushes-from.Flushes >= p.flushes
-			if now {
-				trip()
-			}
-			return now
-		})
-	case p.writes > 0:
-		d.Hook(func(e disk.Event, c disk.Counts) bool {
-			now := c.Writes-from.Writes >= p.writes
-			if now {
-				trip()
-			}
-			return now
-		})
-	case p.after > 0:
-		defer time.AfterFunc(p.after, trip).Stop()
-	}
-	// A point may never be passed.
-	defer time.AfterFunc(20*time.Second, trip).Stop()
+	tripped, trip, stop := m.trap(p)
+	defer stop()
 
 	var lanes sync.WaitGroup
 	m.killing = strings.HasSuffix(p.fault, ":kill")
@@ -215,7 +191,7 @@ func (m *machine) work(p cutPlan) string {
 	case <-tripped:
 	case <-m.points.reached:
 		if m.killing {
-			// What a dead agent has not flushed, the next one must not build on.
+			// The next agent must not build on data that a dead one has not flushed.
 			<-m.agent.Done()
 			lanes.Wait()
 			m.startAgent("")
@@ -234,6 +210,30 @@ func (m *machine) work(p cutPlan) string {
 	}
 	m.explain()
 	return what
+}
+
+// trap returns a channel that is closed when the power must be cut, as far as
+// the disk or the time decide it.
+func (m *machine) trap(p cutPlan) (tripped <-chan struct{}, trip, stop func()) {
+	now := make(chan struct{})
+	trip = sync.OnceFunc(func() { close(now) })
+	d := m.vm.Disk()
+	from := d.Counts()
+	if p.flushes > 0 || p.writes > 0 {
+		d.Hook(func(e disk.Event, c disk.Counts) bool {
+			hit := p.flushes > 0 && e == disk.Flush && c.Flushes-from.Flushes >= p.flushes || p.writes > 0 && c.Writes-from.Writes >= p.writes
+			if hit {
+				trip()
+			}
+			return hit
+		})
+	}
+	after := p.after
+	if after == 0 {
+		after = 20 * time.Second // a point may never be passed
+	}
+	timer := time.AfterFunc(after, trip)
+	return now, trip, func() { timer.Stop() }
 }
 
 // cut cuts the power.

@@ -10,15 +10,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/powercut/look"
+	"github.com/lull/lull/e2e/powercut/check"
 	"github.com/lull/lull/e2e/rig"
 )
 
 // limit is how long a machine may take for one thing.
-const limit = 3 * time.Minute
+const limit = 6 * time.Minute
 
 // policy has nothing happen but what lanes ask for.
-const policy = "defaults: {auto-refresh: false}\nschedule: {check: 0}\ngc: {after-refresh: %t, watermark: 0, reserve: 0}\n"
+const policy = "defaults: {auto-refresh: false}\nschedule: {check: 31d}\ngc: {after-refresh: %t, watermark: 0, reserve: 0}\n"
 
 // environment is what commands of lull have in the machine.
 var environment = []string{"LULL_BUS=unix:path=/run/bus", "NO_COLOR=1"}
@@ -68,7 +68,7 @@ type points struct {
 	reached chan struct{} // closed when that was passed
 }
 
-// follow reads the pipe to which the agent writes the points.
+// follow reads the pipe with the agent's points.
 func (m *machine) follow(fault string) *points {
 	arm, _, _ := strings.Cut(fault, ":")
 	x := &points{counts: map[string]int{}, changed: make(chan struct{}), arm: arm, reached: make(chan struct{})}
@@ -126,9 +126,9 @@ func (x *points) step() string {
 }
 
 // look reads the disk.
-func (m *machine) look() *look.Report {
+func (m *machine) look() *check.Report {
 	m.t.Helper()
-	var r look.Report
+	var r check.Report
 	out := m.must("powercut-guest", "look", "/var/lib/lull", "/run/lull")
 	if err := json.Unmarshal([]byte(out.Stdout), &r); err != nil {
 		m.t.Fatal(err)
@@ -141,8 +141,8 @@ func (m *machine) look() *look.Report {
 func (m *machine) start(fault string) (ready bool) {
 	m.t.Helper()
 	if m.rng.IntN(2) == 0 {
-		// A kernel that writes early and often catches other moments than one
-		// that writes when it is told to.
+		// A kernel that writes early and often has other states at a cut than one
+		// that writes on request.
 		early := "echo 5 >/proc/sys/vm/dirty_writeback_centisecs; echo 10 >/proc/sys/vm/dirty_expire_centisecs"
 		if m.data != "xfs" {
 			early += "; mount -o remount,commit=1 /var/lib/lull"
@@ -185,8 +185,8 @@ func (m *machine) startAgent(fault string) (ready bool) {
 	}
 }
 
-// soonReached says whether the fault point was passed, of which word may come
-// a moment after its effect.
+// soonReached reports whether the fault point was passed, whose report may
+// come a moment after its effect.
 func (x *points) soonReached() bool {
 	select {
 	case <-x.reached:
@@ -205,7 +205,7 @@ func (m *machine) bring() error {
 	return err
 }
 
-// listing is what `lull list --json` and `lull status --json` tell.
+// listing is the output of `lull list --json` and `lull status --json`.
 type listing struct {
 	Packages []struct {
 		Instance  string

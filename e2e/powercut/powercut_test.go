@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/rig/disk"
 )
@@ -23,8 +23,10 @@ import (
 func TestMain(m *testing.M) {
 	rig.Main(func() int {
 		code := m.Run()
-		if counts != "" {
-			fmt.Println(counts)
+		for _, text := range []string{counts, systemCounts} {
+			if text != "" {
+				fmt.Println(text)
+			}
 		}
 		return code
 	})
@@ -52,12 +54,17 @@ type tally struct {
 	tried         map[string]int // fault points at which there was a cut
 }
 
-// TestPowerCuts makes 60 cuts, or LULL_POWERCUT.
+func newTally() *tally {
+	return &tally{where: map[string]int{}, how: map[string]int{}, seen: map[string]int{}, tried: map[string]int{}}
+}
+
+// TestPowerCuts makes 32 cuts, or LULL_POWERCUT; `make powercut` makes 60.
 func TestPowerCuts(t *testing.T) {
-	need.QEMU(t)
-	need.NotShort(t)
-	need.Program(t, "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "cc")
-	n := 60
+	require.QEMU(t)
+	require.NotShort(t)
+	require.Program(t, "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "cc")
+	t.Parallel()
+	n := 32
 	if s := os.Getenv("LULL_POWERCUT"); s != "" {
 		var err error
 		if n, err = strconv.Atoi(s); err != nil {
@@ -69,7 +76,7 @@ func TestPowerCuts(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("powercut: -seed=%d", seed)
-	y := &tally{where: map[string]int{}, how: map[string]int{}, seen: map[string]int{}, tried: map[string]int{}}
+	y := newTally()
 	t.Run("machines", func(t *testing.T) {
 		for i, s := range shapes {
 			share := (n + len(shapes) - 1 - i) / len(shapes)
@@ -87,7 +94,7 @@ func TestPowerCuts(t *testing.T) {
 		}
 	}
 	t.Logf("%d different fault points, %d cuts with unflushed writes", len(y.tried), y.pending)
-	if n >= 60 && y.pending == 0 {
+	if n >= 32 && y.pending == 0 {
 		t.Error("there was nothing to lose at any cut")
 	}
 	counts = fmt.Sprintf("powercut: %d cuts, %d lost, %d unclean", y.cuts, len(y.lost), len(y.unclean))
@@ -135,7 +142,7 @@ func cutPower(t *testing.T, y *tally, o rig.VMOptions, n int, rng *rand.Rand) {
 	}
 }
 
-// cutPlan is how the power is to be cut.
+// cutPlan is how the power is cut.
 type cutPlan struct {
 	how     string
 	fault   string

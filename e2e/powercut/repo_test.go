@@ -34,13 +34,18 @@ type repository struct {
 	bin     string
 	version map[string]int
 	order   []string        // files that the machine has not had from the beginning, oldest first
-	known   map[string]bool // all that there have been
+	known   map[string]bool // all former ones
 	brought map[string]bool // since the machine's last boot
 }
 
-func newRepository(t *testing.T, bin, guest string) *repository {
+func emptyRepository(t *testing.T, bin string) *repository {
 	r := &repository{t: t, dir: t.TempDir(), bin: bin, version: map[string]int{}, known: map[string]bool{}}
 	r.lull("repo", "init", r.path("repo"))
+	return r
+}
+
+func newRepository(t *testing.T, bin, guest string) *repository {
+	r := emptyRepository(t, bin)
 	rng := rand.New(rand.NewPCG(7, 7))
 	for i := range files {
 		r.put(bulkFile(bulk, i), noise(rng, 100+rng.IntN(3000)))
@@ -95,14 +100,19 @@ func (r *repository) put(name string, b []byte) {
 	}
 }
 
-func (r *repository) lull(args ...string) {
-	if out, err := exec.Command(filepath.Join(r.bin, "lull"), args...).CombinedOutput(); err != nil {
-		r.t.Errorf("lull %s: %v\n%s", args, err, out)
+func (r *repository) lull(args ...string) (stdout string) {
+	var errs bytes.Buffer
+	cmd := exec.Command(filepath.Join(r.bin, "lull"), args...)
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		r.t.Errorf("lull %s: %v\n%s%s", args, err, out, &errs)
 	}
+	return string(out)
 }
 
-// publish makes a new version of a package, in which some files differ from the
-// one before, and returns it.
+// publish makes a new version of a package, with some files different from the
+// former one, and returns it.
 func (r *repository) publish(name string) string {
 	r.version[name]++
 	v := r.version[name]
@@ -121,13 +131,18 @@ func (r *repository) publish(name string) string {
 	r.put(filepath.Join(name, "version"), []byte(strconv.Itoa(v)))
 	r.put(filepath.Join(name, "lull.yaml"), []byte(text))
 	r.lull("publish", r.path(name), "--repo", r.path("repo"))
+	r.noteFiles()
+	return strconv.Itoa(v)
+}
+
+// noteFiles takes note of the files that publishing has made.
+func (r *repository) noteFiles() {
 	for _, f := range r.files() {
 		if !r.known[f] {
 			r.known[f] = true
 			r.order = append(r.order, f)
 		}
 	}
-	return strconv.Itoa(v)
 }
 
 // latest is the version that was published last.
@@ -156,8 +171,8 @@ func (r *repository) files() (list []string) {
 	return list
 }
 
-// news is an archive of what the machine does not have, in an order in which it
-// is always a whole repository.
+// news is an archive of the files that the machine lacks, in an order that
+// makes a whole repository at each point.
 func (r *repository) news() []byte {
 	var want []string
 	for _, f := range r.order[max(0, len(r.order)-enough):] {

@@ -9,22 +9,22 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 // debs downloads a Debian package in its two newest versions, older first, and
-// returns the versions and the files. They are kept in the cache folder of
-// whoever runs the tests.
+// returns the versions and the files. They are kept in the cache directory of
+// the user who runs the tests.
 func debs(t *testing.T, name string) (versions, files [2]string) {
 	t.Helper()
-	need.Program(t, "apt-get", "apt-cache", "dpkg", "dpkg-deb")
+	require.Program(t, "apt-get", "apt-cache", "dpkg", "dpkg-deb")
 	found := known(t, name)
 	if len(found) < 2 && os.Getuid() == 0 {
 		output(t, "", "apt-get", "update", "-qq")
 		found = known(t, name)
 	}
 	if len(found) < 2 {
-		need.Missing(t, "needs %s in two versions; the Debian archive has %q", name, found)
+		require.Missing(t, "needs %s in two versions; the Debian archive has %q", name, found)
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -53,7 +53,7 @@ func debs(t *testing.T, name string) (versions, files [2]string) {
 	return versions, files
 }
 
-// known lists the versions that apt knows of, oldest first.
+// known lists the versions that apt offers, oldest first.
 func known(t *testing.T, name string) []string {
 	t.Helper()
 	var versions []string
@@ -83,7 +83,7 @@ func output(t *testing.T, dir, name string, args ...string) string {
 }
 
 // unpack extracts a package and makes its symlinks relative, so that it works
-// from any folder; those to other packages go.
+// from any directory; those to other packages are removed.
 func unpack(t *testing.T, deb, dir string) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {

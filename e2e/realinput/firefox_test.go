@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
-func TestMain(m *testing.M) { rig.Main(m.Run) }
+func TestMain(m *testing.M) { rig.MainWithReleaseAgent(m.Run) }
 
 const (
 	firefox = "org.mozilla.firefox"
@@ -83,10 +83,10 @@ data: {versioned: true}
 // TestFirefox refreshes a running Firefox from the older to the newer version
 // that Debian has, when its window is closed.
 func TestFirefox(t *testing.T) {
-	need.Root(t)
-	need.NotShort(t)
-	need.Program(t, "dbus-daemon", "Xvfb", "dunst", "import", "xdotool", "systemd-logind", "unshare", "setpriv", "cc")
-	need.Lock(t, "freezer")
+	require.Root(t)
+	require.NotShort(t)
+	require.Program(t, "dbus-daemon", "Xvfb", "dunst", "import", "xdotool", "systemd-logind", "unshare", "setpriv", "cc")
+	require.Lock(t, "freezer")
 	versions, files := debs(t, "firefox-esr")
 
 	w := rig.New(t, rig.Options{Logind: true})
@@ -126,7 +126,7 @@ func TestFirefox(t *testing.T) {
 		})
 		return id
 	}
-	tick := w.Tick(200 * time.Millisecond) // a window does not say on a bus that it is there
+	tick := w.Tick(200 * time.Millisecond) // a window has no bus signal for its appearance
 	p := w.User.StartLull(nil, "run", firefox, showPage)
 	id := window(p, "Shown 1 times")
 	say("%s runs", versions[0])

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// StartAgent starts lulld with the world's folders and buses and waits until
-// it serves. More environment (LULL_FAULT=…) may be given.
+// StartAgent starts lulld with the world's directories and buses and waits until
+// it is ready. More environment (LULL_FAULT=…) may be given.
 func (w *World) StartAgent(env ...string) *Proc {
 	w.Helper()
 	p, err := w.TryAgent(env...)
@@ -105,7 +105,7 @@ func (w *World) startReady(as *Actor, name string, args, env []string) (*Proc, e
 	return p, nil
 }
 
-// Lull runs the command line as whoever owns the agent.
+// Lull runs the command line as the user of the agent.
 func (w *World) Lull(args ...string) Result {
 	w.Helper()
 	return w.Admin.Lull(args...)
@@ -158,7 +158,7 @@ func (a *Actor) onTerminal(kind string, args []string) *Proc {
 	for _, arg := range append([]string{filepath.Join(a.w.Bin, "lull")}, args...) {
 		quoted = append(quoted, "'"+strings.ReplaceAll(arg, "'", `'\''`)+"'")
 	}
-	size := "" // none: script(1) has no terminal to take it from
+	size := "" // none: script(1) has no terminal to copy it from
 	if kind != "dumb" {
 		size = "stty rows 24 cols 80; "
 	}
@@ -184,13 +184,13 @@ func (p *Proc) Crash() {
 	<-p.done
 }
 
-// Markers lists what stands in the run-control directory, but for the lock
+// Markers lists the files of the run-control directory, except the lock
 // files, which are always there.
 func (w *World) Markers() []string {
 	var names []string
 	entries, _ := os.ReadDir(filepath.Join(w.RunDir, "runctl"))
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".lock") {
+		if !strings.HasSuffix(e.Name(), ".lock") && !strings.HasSuffix(e.Name(), ".open") {
 			names = append(names, e.Name())
 		}
 	}

@@ -50,7 +50,7 @@ func (b *Bus) Watch() *API {
 	return a
 }
 
-// note keeps what a signal says, and lets Until look again.
+// note keeps the content of a signal, and lets Until re-check.
 func (a *API) note(s *dbus.Signal) {
 	defer a.w.wake()
 	now := time.Now()

@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// built remembers the folders with binaries that this process has made, by
+// built has the directories with binaries that this process has made, by
 // build tags.
 var built struct {
 	sync.Mutex
 	dirs  map[string]string
-	alive []io.Closer // what tells that this process is there; never closed
+	alive []io.Closer // marks of this process's life; never closed
 }
 
-// Module returns the top folder of the source tree: the one that this was built
-// from, or what LULL_SOURCE names, where that is mounted somewhere else.
+// Module returns the top directory of the source tree: the one that this was
+// built from, or that of LULL_SOURCE, if it is mounted somewhere else.
 func Module() string {
 	if dir := os.Getenv("LULL_SOURCE"); dir != "" {
 		return dir
@@ -32,10 +32,10 @@ func Module() string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
-// Binaries returns a folder that every user can read, with lull's binaries.
+// Binaries returns a directory that every user can read, with lull's binaries.
 // They are built once per process and set of tags; without tags they are
-// copied from the folder that LULL_BIN names, if it is set. Main removes the
-// folder.
+// copied from the directory that LULL_BIN names, if it is set. Main removes
+// the directory.
 func Binaries(tb TB, tags string) string {
 	tb.Helper()
 	built.Lock()
@@ -68,7 +68,7 @@ func Binaries(tb TB, tags string) string {
 	return dir
 }
 
-// Installed makes a folder with all that `make install` installs.
+// Installed makes a directory with the files that `make install` installs.
 func Installed(tb TB, tags string) string {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "lull-installed-")
@@ -89,9 +89,9 @@ func install(tb TB, dir, tags string) error {
 	return must(tb, 10*time.Minute, cmd)
 }
 
-// removeWithUs has a folder removed when this process is gone, however it went:
-// a test that runs into its time limit does not come to Main's end. The caller
-// holds built.
+// removeWithUs has a directory removed when this process is gone, for any
+// reason: a test that runs into its time limit does not come to Main's end.
+// The caller holds built.
 func removeWithUs(dir string) error {
 	cmd := exec.Command("sh", "-c", `cat >/dev/null; rm -rf "$1"`, "lull-janitor", dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -173,37 +173,4 @@ func removeBuilt() error {
 	}
 	built.dirs = nil
 	return nil
-}
-
-// Deb makes lull's Debian package of a version, as the Makefile does, and returns
-// its path; "" is the version that the Makefile names. Programs of another version
-// are linked once more.
-func Deb(tb TB, version string) string {
-	tb.Helper()
-	dir, err := os.MkdirTemp("", "lull-deb-")
-	if err == nil {
-		built.Lock()
-		err = removeWithUs(dir)
-		built.Unlock()
-	}
-	if err != nil {
-		tb.Fatalf("cannot make a package: %v", err)
-	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
-	args := []string{"--no-print-directory", "-s", "packages", "FORMATS=deb", "DIST=" + dir}
-	if version == "" {
-		args = append(args, "BIN="+Binaries(tb, ""))
-	} else {
-		args = append(args, "BIN="+filepath.Join(dir, "bin"), "VERSION="+version)
-	}
-	cmd := exec.Command("make", args...)
-	cmd.Dir = Module()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		tb.Fatalf("cannot make a package: %v\n%s", err, out)
-	}
-	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
-	if err != nil || len(debs) != 1 {
-		tb.Fatalf("cannot make a package: there are %q", debs)
-	}
-	return debs[0]
 }

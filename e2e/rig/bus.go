@@ -11,8 +11,8 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// busConfig is a bus on which everybody may do everything and nothing is
-// started on demand: no service directories.
+// busConfig is a bus that allows everything to all users and starts nothing
+// on demand: no service directories.
 const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
@@ -40,7 +40,7 @@ type Bus struct {
 	w       *World
 }
 
-// startBus starts a dbus-daemon, as the actor or as whoever runs the rig.
+// startBus starts a dbus-daemon, as the actor or as the user of the rig.
 // Every signal on it wakes Until.
 func (w *World) startBus(name string, as *Actor) *Bus {
 	w.Helper()
@@ -92,7 +92,7 @@ func (w *World) systemBus() {
 	w.listen(w.Bus)
 }
 
-// Connect connects to the bus as whoever runs the rig.
+// Connect connects to the bus as the user of the rig.
 func (b *Bus) Connect() *dbus.Conn {
 	b.w.Helper()
 	conn, err := dbus.Connect(b.Address, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
@@ -119,7 +119,7 @@ func (w *World) listen(b *Bus) {
 	}()
 }
 
-// message is one message of a bus as busctl tells of it.
+// message is one message of a bus as busctl prints it.
 type message struct {
 	Type        string `json:"type"` // method_call, method_return, error, signal
 	Cookie      uint64 `json:"cookie"`
@@ -133,31 +133,31 @@ type message struct {
 	} `json:"payload"`
 }
 
-// monitor has see called with every message of the bus, which an actor may
-// watch. It is for buses over which no descriptors are passed: a monitor would
-// hold on to them.
+// monitor calls see with every message of the bus, which an actor may watch. It
+// is for buses over which no descriptors are passed: a monitor would keep them.
+//
+// busctl does not report in every version when it has begun; with the first
+// message that it shows, it has. Calls are made until it shows one.
 func (b *Bus) monitor(as *Actor, see func(message)) {
 	b.w.Helper()
 	outR, outW, err := os.Pipe()
 	if err != nil {
 		b.w.Fatalf("cannot watch %s: %v", b.Address, err)
 	}
-	readyR, readyW, err := os.Pipe()
-	if err != nil {
-		b.w.Fatalf("cannot watch %s: %v", b.Address, err)
-	}
-	p := as.StartWith(func(c *exec.Cmd) { c.Stdout, c.Stderr = outW, readyW },
-		"busctl", "--address="+b.Address, "--json=short", "monitor")
+	p := as.StartWith(func(c *exec.Cmd) { c.Stdout = outW }, "busctl", "--address="+b.Address, "--json=short", "monitor")
 	outW.Close()
-	readyW.Close()
-	done := make(chan struct{})
+	begun, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		defer outR.Close()
-		for dec := json.NewDecoder(outR); ; {
+		dec := json.NewDecoder(outR)
+		for first := true; ; first = false {
 			var m message
 			if dec.Decode(&m) != nil {
 				return
+			}
+			if first {
+				close(begun)
 			}
 			see(m)
 		}
@@ -166,12 +166,21 @@ func (b *Bus) monitor(as *Actor, see func(message)) {
 		p.Stop()
 		<-done
 	})
-	if line, err := readLine(b.w.Context(), readyR, p, 20*time.Second); err != nil || !strings.Contains(line, "Monitoring") {
-		b.w.Fatalf("cannot watch %s: %v %s", b.Address, err, line)
+	for limit := time.After(30 * time.Second); ; {
+		b.HasOwner(as, "org.freedesktop.DBus")
+		select {
+		case <-begun:
+			return
+		case <-done:
+			b.w.Fatalf("cannot watch %s: busctl has ended:\n%s", b.Address, tail(p.Log(), 5))
+		case <-limit:
+			b.w.Fatalf("cannot watch %s: busctl shows nothing:\n%s", b.Address, tail(p.Log(), 5))
+		default:
+		}
 	}
 }
 
-// HasOwner says whether a name is owned on the bus, as an actor sees it.
+// HasOwner reports whether a name is owned on the bus, as an actor sees it.
 func (b *Bus) HasOwner(as *Actor, name string) bool {
 	b.w.Helper()
 	r := as.Run("busctl", "--address="+b.Address, "call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",

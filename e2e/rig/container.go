@@ -2,9 +2,10 @@ package rig
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
+	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -12,66 +13,21 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lull/lull/e2e/rig/suite"
 )
 
 // Tester is the ordinary user of a container; its systemd user manager runs
 // from boot on.
-const Tester = "tester"
+const Tester = suite.Tester
 
-// containerPackages are what the root file system of a container has beyond
-// Debian's minimum: systemd with sessions, and a desktop to show notices on.
-const containerPackages = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,polkitd,udev,procps," +
-	"xvfb,dunst,imagemagick,xdotool,librsvg2-common,fonts-dejavu-core,libglib2.0-bin,bsdutils,util-linux"
-
-// containerSetup is run in a new root file system, once.
-const containerSetup = `set -e
-useradd --create-home --uid 1000 --shell /bin/bash ` + Tester + `
-mkdir -p /var/lib/systemd/linger
-touch /var/lib/systemd/linger/` + Tester + `
-systemctl mask getty.target console-getty.service systemd-udevd.service systemd-networkd.service systemd-timesyncd.service >/dev/null 2>&1
-apt-get clean
-rm -rf /var/lib/apt/lists/*
-`
-
-// Rootfs returns a folder with a root file system that boots systemd. It is
-// made once by debootstrap and kept in the cache folder of whoever runs the
-// tests; containers only read it.
-func Rootfs(tb TB) string {
+// Rootfs returns a directory with a root file system of a suite, which boots
+// systemd. Containers only read it.
+func Rootfs(tb TB, s suite.Suite, set suite.Set) string {
 	tb.Helper()
-	cache, err := os.UserCacheDir()
+	dir, err := suite.Root(tb.Context(), tb.Logf, s, set)
 	if err != nil {
-		tb.Fatalf("cannot keep a root file system: %v", err)
-	}
-	sum := sha256.Sum256([]byte(containerPackages + containerSetup))
-	dir := filepath.Join(cache, "lull", "rootfs-bookworm-"+hex.EncodeToString(sum[:6]))
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		tb.Fatalf("cannot keep a root file system: %v", err)
-	}
-	lock, err := os.OpenFile(dir+".lock", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		tb.Fatalf("cannot keep a root file system: %v", err)
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		tb.Fatalf("cannot lock %s: %v", dir, err)
-	}
-	if _, err := os.Stat(dir); err == nil {
-		return dir
-	}
-	partial := dir + ".partial"
-	os.RemoveAll(partial)
-	tb.Logf("making a root file system, once, in %s", dir)
-	for _, argv := range [][]string{
-		{"debootstrap", "--variant=minbase", "--include=" + containerPackages, "bookworm", partial},
-		{"chroot", partial, "sh", "-c", containerSetup},
-	} {
-		r, err := run(tb.Context(), 15*time.Minute, exec.Command(argv[0], argv[1:]...))
-		if err != nil || r.Code != 0 {
-			tb.Fatalf("cannot make a root file system; debootstrap needs to reach Debian's packages: %v\n%s", err, tail(r.Text(), 20))
-		}
-	}
-	if err := os.Rename(partial, dir); err != nil {
-		tb.Fatalf("cannot keep a root file system: %v", err)
+		tb.Fatalf("%v", err)
 	}
 	return dir
 }
@@ -91,13 +47,35 @@ mount -t tmpfs -o mode=0755 lull-run /run
 exec systemd-nspawn "$@"
 `
 
-// Boot starts a container and returns when its systemd has started all that it
-// starts at boot. With unified it sees only the unified cgroup hierarchy, else
-// the hybrid one. Folders in ro are seen in it at the same places, read-only.
-// Whatever is written in it is forgotten.
+// ContainerOptions choose what a container is like.
+type ContainerOptions struct {
+	Suite suite.Suite // default: suite.Default, or for Hybrid the last suite that has it
+	Set   suite.Set   // default: suite.Base
+	// Hybrid shows it the hybrid cgroup hierarchy, else it sees the unified one
+	// alone.
+	Hybrid bool
+	// ReadOnly are directories of the host that it sees at the same places or, as
+	// HOST:INSIDE, at others.
+	ReadOnly []string
+}
+
+// Boot starts a container of the default suite with the unified cgroup hierarchy
+// alone, or of the last suite that has it with the hybrid one. See
+// BootContainer.
 func Boot(tb TB, unified bool, ro ...string) *Container {
 	tb.Helper()
-	rootfs := Rootfs(tb)
+	return BootContainer(tb, ContainerOptions{Hybrid: !unified, ReadOnly: ro})
+}
+
+// BootContainer starts a container and returns when its systemd has started all
+// that it starts at boot. Its changes are dropped.
+func BootContainer(tb TB, o ContainerOptions) *Container {
+	tb.Helper()
+	o.Suite = cmp.Or(o.Suite, suite.For(!o.Hybrid))
+	if o.Set.Name == "" {
+		o.Set = suite.Base
+	}
+	rootfs := Rootfs(tb, o.Suite, o.Set)
 	dir, err := os.MkdirTemp("", "lull-container-")
 	if err != nil {
 		tb.Fatalf("cannot boot a container: %v", err)
@@ -114,12 +92,12 @@ func Boot(tb TB, unified bool, ro ...string) *Container {
 		"--directory=" + rootfs, "--volatile=overlay", "--machine=" + filepath.Base(dir), "--register=no", "--keep-unit",
 		"--notify-ready=yes", "--boot", "--private-network", "--console=pipe", "--link-journal=no", "--resolv-conf=off",
 		"--timezone=off", "--kill-signal=SIGRTMIN+3"}
-	for _, path := range ro {
+	for _, path := range o.ReadOnly {
 		args = append(args, "--bind-ro="+path)
 	}
 	cmd := exec.Command("unshare", args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "NOTIFY_SOCKET=" + dir + "/notify", "GROUPS_TO_JOIN=" + strings.Join(groups, " ")}
-	if unified {
+	if !o.Hybrid {
 		cmd.Env = append(cmd.Env, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	}
 	c := &Container{tb: tb}
@@ -129,55 +107,48 @@ func Boot(tb TB, unified bool, ro ...string) *Container {
 	return c
 }
 
-// awaitBoot reads what systemd-nspawn tells: its leader, and that it is ready.
+// awaitBoot reads the notifications of systemd-nspawn: its leader, and that it is ready.
 func (c *Container) awaitBoot(conn *net.UnixConn) {
 	c.tb.Helper()
 	type report struct {
 		leader int
 		ready  bool
 	}
-	reports := make(chan report)
+	reports := make(chan report, 1)
 	go func() {
-		defer close(reports)
+		// It is read to its end, or systemd would wait for a reader: it writes at every
+		// reload.
 		buf := make([]byte, 4096)
+		var r report
 		for {
 			n, err := conn.Read(buf)
 			if err != nil {
 				return
 			}
-			var r report
 			for line := range bytes.Lines(buf[:n]) {
 				fmt.Sscanf(string(line), "X_NSPAWN_LEADER_PID=%d", &r.leader)
 				r.ready = r.ready || strings.TrimSpace(string(line)) == "READY=1"
 			}
-			select {
-			case reports <- r:
-			case <-c.tb.Context().Done():
-				return
-			}
-			if r.ready {
-				return
+			if r.ready && r.leader != 0 {
+				select {
+				case reports <- r:
+				default:
+				}
 			}
 		}
 	}()
-	timeout := time.After(2 * time.Minute)
-	for {
-		select {
-		case r := <-reports:
-			c.leader = max(c.leader, r.leader)
-			if r.ready {
-				if r := c.Run("systemctl", "is-system-running", "--wait"); strings.TrimSpace(r.Stdout) != "running" {
-					c.tb.Fatalf("the container has booted with failures: %s\n%s", r.Stdout, c.Run("systemctl", "--failed", "--no-pager").Stdout)
-				}
-				return
-			}
-		case <-c.proc.Done():
-			c.tb.Fatalf("the container has not booted:\n%s", tail(c.proc.Log(), 20))
-		case <-timeout:
-			c.tb.Fatalf("the container has not booted within two minutes:\n%s", tail(c.proc.Log(), 20))
-		case <-c.tb.Context().Done():
-			c.tb.Fatalf("%v", errStopped)
+	select {
+	case r := <-reports:
+		c.leader = r.leader
+		if r := c.Run("systemctl", "is-system-running", "--wait"); strings.TrimSpace(r.Stdout) != "running" {
+			c.tb.Fatalf("the container has booted with failures: %s\n%s", r.Stdout, c.Run("systemctl", "--failed", "--no-pager").Stdout)
 		}
+	case <-c.proc.Done():
+		c.tb.Fatalf("the container has not booted:\n%s", tail(c.proc.Log(), 20))
+	case <-time.After(2 * time.Minute):
+		c.tb.Fatalf("the container has not booted within two minutes:\n%s", tail(c.proc.Log(), 20))
+	case <-c.tb.Context().Done():
+		c.tb.Fatalf("%v", errStopped)
 	}
 }
 
@@ -262,10 +233,13 @@ func containerGroups(tb TB, name string) []string {
 	return groups
 }
 
-// removeGroup removes a cgroup and those below it, in which nothing runs any
-// more; the kernel may take a moment to notice that.
+// removeGroup removes a cgroup and those below it, whose processes have ended;
+// the kernel may take a moment to notice that.
 func removeGroup(dir string) error {
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the one whose group it was has removed it
+	}
 	if err != nil {
 		return err
 	}
@@ -280,7 +254,14 @@ func removeGroup(dir string) error {
 		if err = syscall.Rmdir(dir); err != syscall.EBUSY {
 			break
 		}
-		time.Sleep(10 * time.Millisecond) // nothing tells when a cgroup can be removed
+		time.Sleep(10 * time.Millisecond) // no event reports when a cgroup can be removed
 	}
 	return err
 }
+
+// PID returns the host's number of the container's process 1.
+func (c *Container) PID() int { return c.leader }
+
+// Command makes a command that runs as root in the container's namespaces, below
+// none of its services. The caller runs it.
+func (c *Container) Command(argv ...string) *exec.Cmd { return c.enter(argv...) }

@@ -5,14 +5,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
 // TestContainerBoots checks both shapes of a machine with systemd: pure v2,
 // and hybrid, where the v1 hierarchies are there and read-only.
 func TestContainerBoots(t *testing.T) {
-	need.Container(t)
+	require.Container(t)
 	for _, shape := range []struct {
 		name    string
 		unified bool

@@ -50,7 +50,7 @@ type Notice struct {
 	Closed  bool
 }
 
-// Labels returns what stands on the notice's buttons.
+// Labels returns the labels of the notice's buttons.
 func (n Notice) Labels() []string {
 	var labels []string
 	for i := 1; i < len(n.Actions); i += 2 {
@@ -104,7 +104,7 @@ func (w *World) StartDesktop() *Desktop {
 	return d
 }
 
-// OwnDesktop uses the session in which the rig was started.
+// OwnDesktop uses the session that the rig was started in.
 func (w *World) OwnDesktop() *Desktop {
 	w.Helper()
 	d := &Desktop{w: w, Own: true, calls: map[callKey]*Notice{}}

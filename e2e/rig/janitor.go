@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// janitorScript waits until the rig is gone, in peace or not. If the world is
-// still there ($1), the rig was killed: then whatever carries the world's name
-// in its environment is ended, the freezer hierarchy is given back, and the
+// janitorScript waits until the rig is gone, normally or not. If the world is
+// still there ($1), the rig was killed: then processes with the world's name
+// in their environment are ended, the freezer hierarchy is given back, and the
 // world removed.
 const janitorScript = `cat >/dev/null
 test -d "$1" || exit 0
@@ -31,7 +31,7 @@ chmod -R u+w "$1" 2>/dev/null
 rm -rf "$1"
 `
 
-// startJanitor starts a process that cleans up when nobody else can any more.
+// startJanitor starts a process that cleans up after a killed rig.
 func (w *World) startJanitor() {
 	w.Helper()
 	cmd := exec.Command("sh", "-c", janitorScript, "lull-janitor", w.Dir, filepath.Join("/sys/fs/cgroup", "freezer"))
@@ -45,7 +45,7 @@ func (w *World) startJanitor() {
 	if err != nil {
 		w.Fatalf("cannot start a janitor: %v", err)
 	}
-	w.Cleanup(func() { // after the world's folder is gone, or is kept on purpose
+	w.Cleanup(func() { // after the world's directory is gone, or is kept on purpose
 		cmd.Process.Kill()
 		stdin.Close()
 		cmd.Wait()

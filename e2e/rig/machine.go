@@ -21,9 +21,9 @@ type namespace struct{ holder *Proc }
 // file names the namespace for nsenter.
 func (n *namespace) file() string { return fmt.Sprintf("/proc/%d/ns/mnt", n.holder.PID) }
 
-// namespaceScript mounts a fresh /run, in which the journal's files lie in the
-// world's folder ($1), and a machine id where there is none ($2), as in a
-// container image.
+// namespaceScript mounts a fresh /run, with the journal's files in the world's
+// directory ($1), and a machine id if there is none ($2), as in a container
+// image.
 const namespaceScript = `set -e
 mount -t tmpfs -o mode=0755 lull-run /run
 mkdir -p /run/systemd/journal /run/systemd/journald.conf.d /run/systemd/seats /run/systemd/users \
@@ -72,7 +72,7 @@ func (w *World) startMachine() {
 	w.startNotify("systemd-logind", "setpriv", "--bounding-set=-sys_boot", "--inh-caps=-sys_boot", "/lib/systemd/systemd-logind")
 }
 
-// startNotify starts a daemon that says by sd_notify when it is ready.
+// startNotify starts a daemon that reports by sd_notify when it is ready.
 func (w *World) startNotify(name string, argv ...string) *Proc {
 	w.Helper()
 	path := w.Path(name + ".notify")
@@ -139,12 +139,12 @@ func (w *World) Journal(match ...string) string {
 	return r.Stdout
 }
 
-// HasJournal says whether the world's messages can be read back.
+// HasJournal reports whether the world's messages can be read back.
 func (w *World) HasJournal() bool { return w.ns != nil || Booted() }
 
-// sweep ends what was started through lull and outlived the agent: services,
-// and whatever an application has left. They are known by their environment,
-// which names folders of this world.
+// sweep ends processes that lull has started and that have outlived the agent:
+// services, and children of applications. They are found by their environment,
+// which names directories of this world.
 func (w *World) sweep() {
 	if Booted() {
 		w.sweepUnits()
@@ -173,13 +173,13 @@ func (w *World) sweep() {
 		if left == 0 {
 			return
 		}
-		time.Sleep(10 * time.Millisecond) // they are no children of ours: nothing tells of their end
+		time.Sleep(10 * time.Millisecond) // they are no children of ours: their end makes no event
 	}
 	w.Logf("cannot end all processes of %s", w.Dir)
 }
 
-// sweepUnits ends the services that lull has asked systemd to run: killing
-// their processes would only make systemd start them again.
+// sweepUnits ends the services that lull has started through systemd: if their
+// processes were killed, systemd would only restart them.
 func (w *World) sweepUnits() {
 	systemctl := []string{"systemctl", "--no-pager", "--no-legend"}
 	if w.Rootless {

@@ -10,8 +10,8 @@ import (
 )
 
 // NewUser makes an ordinary user of a container, with a home of the usual kind.
-// One who lingers has a systemd and a session bus of his own from now on, as
-// after a login.
+// A lingering one has a systemd manager and a session bus from now on, as
+// after a log-in.
 func (w *World) NewUser(name string, lingers bool) *Actor {
 	w.Helper()
 	must := func(argv ...string) {
@@ -38,7 +38,7 @@ func (w *World) NewUser(name string, lingers bool) *Actor {
 }
 
 // nextUID is a number that no user of this container has had: systemd does not
-// start things again as fast as tests come and go.
+// restart units as fast as tests come and go.
 func (w *World) nextUID() string {
 	w.Helper()
 	const path = "/run/lull-test-uid"
@@ -75,7 +75,7 @@ func (a *Actor) Systemctl(args ...string) string {
 }
 
 // FollowName wakes Until whenever a name on the actor's session bus changes hands, and
-// returns what says who owns it; "": nobody.
+// returns a function for its owner; empty if it has none.
 func (a *Actor) FollowName(name string) (owner func() string) {
 	a.w.Helper()
 	b := &Bus{Address: "unix:path=" + a.Runtime() + "/bus", w: a.w}

@@ -18,7 +18,7 @@ exec /usr/lib/polkit-1/polkitd --no-debug
 const polkitName = "org.freedesktop.PolicyKit1"
 
 // StartPolkit starts a real polkitd on the world's bus, with lull's actions and
-// with rules (JavaScript; "" for none). It knows nobody who could type a password.
+// with rules (JavaScript; "" for none). It has no user who could type a password.
 func (w *World) StartPolkit(rules string) *Proc {
 	w.Helper()
 	actions, dir := w.folder("polkit-actions", 0o755), w.folder("polkit-rules", 0o755)

@@ -78,7 +78,7 @@ func start(tb TB, logs, name string, cmd *exec.Cmd) *Proc {
 // Done is closed when the process has ended.
 func (p *Proc) Done() <-chan struct{} { return p.done }
 
-// Ended says whether the process has ended.
+// Ended reports whether the process has ended.
 func (p *Proc) Ended() bool {
 	select {
 	case <-p.done:
@@ -103,7 +103,7 @@ func (p *Proc) Stop() {
 		case <-p.done:
 		case <-time.After(grace):
 			p.tb.Logf("%s (process %d) has not ended within %v of SIGTERM; it is made to", p.Name, p.PID, grace)
-			p.Signal(syscall.SIGQUIT) // a Go program then tells what it waits for
+			p.Signal(syscall.SIGQUIT) // a Go program then prints what it waits for
 			select {
 			case <-p.done:
 			case <-time.After(time.Second):
@@ -146,7 +146,7 @@ type Result struct {
 	Took   time.Duration
 }
 
-// Text is all that was printed.
+// Text is the whole output.
 func (r Result) Text() string { return r.Stdout + r.Stderr }
 
 // String shows the command and how it ended.

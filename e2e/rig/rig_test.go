@@ -9,11 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
-func TestMain(m *testing.M) { rig.Main(m.Run) }
+func TestMain(m *testing.M) { rig.MainWithReleaseAgent(m.Run) }
 
 // noBinaries lets a world be made without building lull.
 func noBinaries(t *testing.T) {
@@ -27,8 +27,8 @@ func noBinaries(t *testing.T) {
 // TestRealPeers checks what stories take for granted: that logind, journald
 // and the notification server are real and leave nothing behind.
 func TestRealPeers(t *testing.T) {
-	need.Root(t)
-	need.Program(t, "dbus-daemon", "unshare", "nsenter", "setpriv", "systemd-logind", "systemd-journald", "systemd-inhibit",
+	require.Root(t)
+	require.Program(t, "dbus-daemon", "unshare", "nsenter", "setpriv", "systemd-logind", "systemd-journald", "systemd-inhibit",
 		"journalctl", "Xvfb", "dunst", "dunstctl", "notify-send", "import", "xdotool")
 	noBinaries(t)
 	picture := filepath.Join(t.TempDir(), "shot.png")
@@ -87,7 +87,7 @@ func TestRealPeers(t *testing.T) {
 // TestKilledRig kills the process of a rig and checks that nothing of its world
 // is left a moment later.
 func TestKilledRig(t *testing.T) {
-	need.Program(t, "dbus-daemon", "pgrep")
+	require.Program(t, "dbus-daemon", "pgrep")
 	noBinaries(t)
 	if os.Getenv("LULL_TEST_HANG") != "" {
 		w := rig.New(t, rig.Options{})

@@ -7,7 +7,7 @@ import (
 )
 
 // SmallDisk mounts a file system of so many bytes, for the agent's root or
-// whatever else is to be full. It needs root.
+// another directory that will be full. It needs root.
 func SmallDisk(tb TB, bytes int64) string {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "lull-disk-") // whose way users may go

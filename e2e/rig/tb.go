@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+
+	"github.com/lull/lull/e2e/isolate"
 )
 
 // TB is the part of testing.TB that the rig uses.
@@ -56,7 +58,7 @@ type bench struct {
 func (b *bench) Helper()                  {}
 func (b *bench) Context() context.Context { return b.ctx }
 
-// Logf keeps quiet when all is over because somebody has interrupted it.
+// Logf prints nothing after an interruption.
 func (b *bench) Logf(format string, args ...any) {
 	if b.parent.Err() == nil {
 		fmt.Fprintf(b.w, format+"\n", args...)
@@ -106,19 +108,33 @@ func (b *bench) cleanup() {
 	}
 }
 
-// Main is the TestMain of a package that uses the rig: it takes away the
-// binaries that Binaries has built for it.
-func Main(run func() int) {
-	code := run()
-	if err := removeBuilt(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = max(code, 1)
+// Main is the TestMain of a package that uses the rig. The tests have cgroup
+// hierarchies of their own, and the binaries that Binaries has built for them are
+// removed afterwards.
+func Main(run func() int) { os.Exit(isolate.Main(isolate.All, tidy(run))) }
+
+// MainWithReleaseAgent is Main for packages that register the release agent of the
+// freezer hierarchy, which they share: each of their tests takes need.Lock(t,
+// "freezer").
+func MainWithReleaseAgent(run func() int) { os.Exit(isolate.Main(isolate.Unified, tidy(run))) }
+
+// MainOfProgram is the main of a program that uses the rig: it takes the machine as it
+// is, with its release agent, and its turn with Turn.
+func MainOfProgram(run func() int) { os.Exit(tidy(run)()) }
+
+func tidy(run func() int) func() int {
+	return func() int {
+		code := run()
+		if err := removeBuilt(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
+		return code
 	}
-	os.Exit(code)
 }
 
-// Turn waits until nobody else on this machine uses the freezer hierarchy's one
-// release agent, as need.Lock(t, "freezer") does in tests; told is called if
+// Turn waits until no other process on this machine uses the freezer hierarchy's one
+// release agent, as require.Lock(t, "freezer") does in tests; told is called if
 // that takes a while.
 func Turn(tb TB, told func()) {
 	tb.Helper()

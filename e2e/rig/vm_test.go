@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/rig/disk"
 )
@@ -14,8 +14,8 @@ import (
 // TestMachineBoots checks that a whole machine with systemd boots in both
 // shapes, with our service, and that its disk remembers what was flushed.
 func TestMachineBoots(t *testing.T) {
-	need.QEMU(t)
-	need.NotShort(t)
+	require.QEMU(t)
+	require.NotShort(t)
 	for _, v1 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "v2", true: "v1"}[v1], func(t *testing.T) {
 			vm := rig.StartVM(t, rig.VMOptions{CgroupV1: v1})
@@ -42,9 +42,9 @@ func TestMachineBoots(t *testing.T) {
 // TestMinimalMachine checks that a machine without systemd has its hierarchy,
 // and a data disk.
 func TestMinimalMachine(t *testing.T) {
-	need.QEMU(t)
-	need.Program(t, "mkfs.xfs", "mkfs.btrfs")
-	need.NotShort(t)
+	require.QEMU(t)
+	require.Program(t, "mkfs.xfs", "mkfs.btrfs")
+	require.NotShort(t)
 	for _, c := range []struct {
 		v1   bool
 		data string

@@ -14,15 +14,18 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lull/lull/e2e/rig/suite"
 )
 
-// kernelPackage is Debian's kernel for virtual machines; it names the current
-// one among those it depends on.
-const kernelPackage = "linux-image-cloud-amd64"
+// kernelPackage is a suite's kernel for virtual machines; it depends on the
+// current one, whose name has a version.
+const kernelPackage, kernelPrefix = "linux-image-cloud-amd64", "linux-image-"
 
 // machineModules are the drivers that a machine needs before it has a root file
-// system; the file systems are for data disks.
-var machineModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "xfs", "btrfs"}
+// system. Of the file systems, overlay is for a machine without systemd, whose
+// programs load no modules, and the others are for data disks.
+var machineModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "xfs", "btrfs", "overlay"}
 
 // machineSetup makes a machine's root file system ($IMAGE) of a container's
 // ($ROOTFS), which it leaves alone, and of the modules of a kernel ($KERNEL).
@@ -38,7 +41,7 @@ for unit in kmod-static-nodes.service apt-daily.timer apt-daily-upgrade.timer dp
 	ln -sf /dev/null etc/systemd/system/$unit
 done
 mkdir -p var/log/journal var/lib/lull
-cp -a "$KERNEL/lib/modules" usr/lib/
+for dir in "$KERNEL/lib/modules" "$KERNEL/usr/lib/modules"; do test ! -d "$dir" || cp -a "$dir" usr/lib/; done
 depmod -b "$PWD" "$(ls usr/lib/modules)"
 truncate -s 1500M "$IMAGE"
 mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0 -d . "$IMAGE"
@@ -53,44 +56,34 @@ func (m machineImage) kernel() string  { return filepath.Join(m.dir, "vmlinuz") 
 func (m machineImage) root() string    { return filepath.Join(m.dir, "root.img") }
 func (m machineImage) modules() string { return filepath.Join(m.dir, "modules") }
 
-// image returns the machine image, which is made once and kept in the cache
-// folder of whoever runs the tests.
-func image(tb TB) machineImage {
+// Image makes the machine image of a suite if it is missing, and the root that it is
+// made of.
+func Image(tb TB, s suite.Suite) {
 	tb.Helper()
-	rootfs := Rootfs(tb)
+	image(tb, s)
+}
+
+// image returns the machine image of a suite, which is made once and kept.
+func image(tb TB, s suite.Suite) machineImage {
+	tb.Helper()
+	rootfs := Rootfs(tb, s, suite.Base)
 	sum := sha256.Sum256([]byte(filepath.Base(rootfs) + kernelPackage + strings.Join(machineModules, ".list ") + machineSetup))
-	dir := filepath.Join(filepath.Dir(rootfs), "machine-"+hex.EncodeToString(sum[:6]))
-	lock, err := os.OpenFile(dir+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	dir, err := suite.Keep(tb.Context(), tb.Logf, fmt.Sprintf("machine-%s-%s", s, hex.EncodeToString(sum[:6])), func(dir string) error {
+		return makeImage(tb, s, machineImage{dir}, rootfs)
+	})
 	if err != nil {
-		tb.Fatalf("cannot keep a machine image: %v", err)
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		tb.Fatalf("cannot lock %s: %v", dir, err)
-	}
-	if _, err := os.Stat(dir); err == nil {
-		return machineImage{dir}
-	}
-	partial := dir + ".partial"
-	os.RemoveAll(partial)
-	tb.Logf("making a machine image, once, in %s", dir)
-	if err := makeImage(tb, machineImage{partial}, rootfs); err != nil {
-		os.RemoveAll(partial)
-		tb.Fatalf("cannot make a machine image: %v", err)
-	}
-	if err := os.Rename(partial, dir); err != nil {
-		tb.Fatalf("cannot keep a machine image: %v", err)
+		tb.Fatalf("%v", err)
 	}
 	return machineImage{dir}
 }
 
-func makeImage(tb TB, m machineImage, rootfs string) error {
+func makeImage(tb TB, s suite.Suite, m machineImage, rootfs string) error {
 	unpacked := filepath.Join(m.dir, "unpacked")
 	defer os.RemoveAll(unpacked)
 	if err := os.MkdirAll(m.modules(), 0o755); err != nil {
 		return err
 	}
-	if err := fetchKernel(tb, unpacked); err != nil {
+	if _, err := s.Package(tb.Context(), unpacked, "amd64", kernelPackage, kernelPrefix); err != nil {
 		return err
 	}
 	found, err := filepath.Glob(filepath.Join(unpacked, "boot/vmlinuz-*"))
@@ -100,7 +93,7 @@ func makeImage(tb TB, m machineImage, rootfs string) error {
 	if err := copyFile(found[0], m.kernel()); err != nil {
 		return err
 	}
-	if err := pickModules(filepath.Join(unpacked, "lib/modules"), m.modules()); err != nil {
+	if err := pickModules(unpacked, m.modules()); err != nil {
 		return err
 	}
 	cmd := exec.Command("unshare", "--mount", "--propagation=private", "--", "sh", "-c", machineSetup)
@@ -120,51 +113,32 @@ func must(tb TB, limit time.Duration, cmd *exec.Cmd) error {
 	return nil
 }
 
-// fetchKernel downloads the current kernel and unpacks it into dir.
-func fetchKernel(tb TB, dir string) error {
-	depends := func() (string, error) {
-		r, err := run(tb.Context(), time.Minute, exec.Command("apt-cache", "depends", kernelPackage))
+// moduleEnds are the ends of modules' names; those of later suites are compressed.
+var moduleEnds = []string{".ko", ".ko.xz"}
+
+// pickModules copies the modules that a machine needs at first, uncompressed. For
+// each of machineModules that is not built in, NAME.list has what to load for
+// it, in order.
+func pickModules(from, to string) error {
+	files := map[string]string{} // by name; empty if built in
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return "", err
+			return err
 		}
-		for line := range strings.Lines(r.Stdout) {
-			if _, name, ok := strings.Cut(line, "Depends: linux-image-"); ok {
-				return "linux-image-" + strings.TrimSpace(name), nil
+		for _, end := range moduleEnds {
+			if name, ok := strings.CutSuffix(d.Name(), end); ok {
+				files[strings.ReplaceAll(name, "-", "_")] = path
 			}
 		}
-		return "", fmt.Errorf("apt knows no %s\n%s", kernelPackage, tail(r.Text(), 20))
-	}
-	name, err := depends()
-	if err != nil {
-		if err := must(tb, 5*time.Minute, exec.Command("apt-get", "update", "-qq")); err != nil {
+		if d.Name() == "modules.builtin" {
+			b, err := os.ReadFile(path)
+			for line := range strings.Lines(string(b)) {
+				name := strings.TrimSuffix(filepath.Base(strings.TrimSpace(line)), ".ko")
+				files[strings.ReplaceAll(name, "-", "_")] = ""
+			}
 			return err
 		}
-		if name, err = depends(); err != nil {
-			return err
-		}
-	}
-	download := exec.Command("apt-get", "download", "-qq", name)
-	download.Dir = filepath.Dir(dir)
-	if err := must(tb, 10*time.Minute, download); err != nil {
-		return err
-	}
-	debs, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "*.deb"))
-	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("apt-get download has left %q", debs)
-	}
-	defer os.Remove(debs[0])
-	return must(tb, 5*time.Minute, exec.Command("dpkg", "-x", debs[0], dir))
-}
-
-// pickModules copies the modules that a machine needs at first. For each of
-// machineModules, NAME.list has what to load for it, in order.
-func pickModules(from, to string) error {
-	files := map[string]string{}
-	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if name, ok := strings.CutSuffix(filepath.Base(path), ".ko"); err == nil && ok {
-			files[strings.ReplaceAll(name, "-", "_")] = path
-		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return err
@@ -174,18 +148,25 @@ func pickModules(from, to string) error {
 	var add func(name string) error
 	add = func(name string) error {
 		name = strings.ReplaceAll(name, "-", "_")
-		if slices.Contains(order, name+".ko") {
-			return nil
-		}
-		path := files[name]
-		if path == "" {
+		path, ok := files[name]
+		if !ok {
 			return fmt.Errorf("this kernel has no module %s", name)
 		}
-		info, err := moduleInfo(path)
+		if path == "" || slices.Contains(order, name+".ko") {
+			return nil
+		}
+		file := filepath.Join(to, name+".ko")
+		if !copied[name] {
+			if err := copyModule(path, file); err != nil {
+				return err
+			}
+			copied[name] = true
+		}
+		info, err := moduleInfo(file)
 		if err != nil {
 			return fmt.Errorf("cannot read %s: %w", path, err)
 		}
-		// What a module asks for softly it wants loaded before it, if it is there.
+		// Soft dependencies of a module are loaded before it, if they exist.
 		for _, soft := range strings.Fields(strings.ReplaceAll(info["softdep"], "pre:", "")) {
 			if files[strings.ReplaceAll(soft, "-", "_")] != "" {
 				if err := add(soft); err != nil {
@@ -199,22 +180,39 @@ func pickModules(from, to string) error {
 			}
 		}
 		order = append(order, name+".ko")
-		if copied[name] {
-			return nil
-		}
-		copied[name] = true
-		return copyFile(path, filepath.Join(to, name+".ko"))
+		return nil
 	}
 	for _, name := range machineModules {
 		order = nil
 		if err := add(name); err != nil {
 			return err
 		}
+		if len(order) == 0 {
+			continue
+		}
 		if err := os.WriteFile(filepath.Join(to, name+".list"), []byte(strings.Join(order, "\n")+"\n"), 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// copyModule copies a module, which may be compressed.
+func copyModule(from, to string) error {
+	if !strings.HasSuffix(from, ".xz") {
+		return copyFile(from, to)
+	}
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd := exec.Command("xz", "--decompress", "--stdout", from)
+	cmd.Stdout = out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("cannot decompress %s: %w", from, err)
+	}
+	return out.Close()
 }
 
 // moduleInfo reads what modinfo(8) shows.

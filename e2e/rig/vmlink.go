@@ -32,7 +32,7 @@ type vmLink struct {
 	procs map[int]*VMProc
 }
 
-// accept waits until the machine that was just switched on says hello.
+// accept waits for the hello of the machine that was just switched on.
 func (vm *VM) accept() (*vmLink, error) {
 	type reply struct {
 		conn net.Conn
@@ -84,7 +84,7 @@ func (l *vmLink) close() {
 	<-l.gone
 }
 
-// read hands out what the machine says.
+// read distributes the machine's messages.
 func (l *vmLink) read(hello chan struct{}) {
 	defer func() {
 		l.mu.Lock()
@@ -266,7 +266,7 @@ func (p *VMProc) Result() Result {
 	return Result{Args: p.argv, Stdout: p.out.String(), Stderr: p.errOut.String(), Code: p.code, Took: p.took}
 }
 
-// Wait waits for the end of the command; the error says why there was no exit
+// Wait waits for the end of the command; the error is the reason for a missing exit
 // status: the machine went off, or it took too long and got SIGKILL.
 func (p *VMProc) Wait(ctx context.Context, limit time.Duration) (Result, error) {
 	timer := time.NewTimer(limit)

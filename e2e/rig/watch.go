@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch wakes Until whenever something changes in one of these folders.
+// Watch wakes Until at each change in one of these directories.
 func (w *World) Watch(folders ...string) {
 	w.Helper()
 	w.Cleanup(w.watch(folders...))
@@ -21,7 +21,7 @@ func (w *World) watch(folders ...string) (stop func()) {
 	w.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		w.Fatalf("cannot watch folders: %v", err)
+		w.Fatalf("cannot watch directories: %v", err)
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
 	for _, folder := range folders {
@@ -48,11 +48,11 @@ func (w *World) watch(folders ...string) (stop func()) {
 	}
 }
 
-// Alive says whether a process exists.
+// Alive reports whether a process exists.
 func Alive(pid int) bool { return syscall.Kill(pid, 0) != syscall.ESRCH }
 
-// UntilFile is Until for the content of a file that may not be there yet; it
-// is looked at again whenever something changes in its folder or above.
+// UntilFile is Until for the content of a file that may not exist yet; it is
+// re-read at each change in its directory or above.
 func (w *World) UntilFile(what string, limit time.Duration, path string, cond func(text string) (bool, string)) {
 	w.Helper()
 	stop := w.watchAbove(path)
@@ -73,7 +73,7 @@ func (w *World) UntilFile(what string, limit time.Duration, path string, cond fu
 	})
 }
 
-// nearest is the lowest folder on the way to dir that exists.
+// nearest is the lowest existing directory on the way to dir.
 func nearest(dir string) string {
 	for {
 		if st, err := os.Stat(dir); err == nil && st.IsDir() || dir == "/" {
@@ -83,14 +83,14 @@ func nearest(dir string) string {
 	}
 }
 
-// watchAbove watches the nearest folder above a file.
+// watchAbove watches the nearest directory above a file.
 func (w *World) watchAbove(path string) (stop func()) {
 	w.Helper()
 	return w.watch(nearest(filepath.Dir(path)))
 }
 
-// Tick lets Until look again at intervals, for what tells nobody that it has
-// happened, as a window that appears.
+// Tick lets Until re-check at intervals, for changes without an event, as a
+// window that appears.
 func (w *World) Tick(every time.Duration) (stop func()) {
 	ticker := time.NewTicker(every)
 	done, ended := make(chan struct{}), make(chan struct{})

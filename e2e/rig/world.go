@@ -16,7 +16,7 @@ type Options struct {
 	Tags     string   // build tags of lull's binaries
 	Rootless bool     // the agent is `lulld --user`, on the machine's systemd
 	System   bool     // on the system bus of a container, with its logind and its journal
-	Root     string   // the agent's root; default: a folder in the world
+	Root     string   // the agent's root; default: a directory in the world
 	Logind   bool     // a logind and a journal of its own (not with Rootless)
 	Tracker  string   // what lulld gets as --tracker; default auto
 	Below    []string // a command that starts the agent, which it finds in its arguments
@@ -47,13 +47,13 @@ type World struct {
 	agent   *Proc
 }
 
-// New makes a world: folders, users, buses, and what else opts ask for. The
-// agent is not started yet.
+// New makes a world: directories, users, buses, and the other parts of opts.
+// The agent is not started yet.
 func New(tb TB, opts Options) *World {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "lull-e2e-")
 	if err != nil {
-		tb.Fatalf("cannot make a scratch folder: %v", err)
+		tb.Fatalf("cannot make a scratch directory: %v", err)
 	}
 	w := &World{TB: tb, Options: opts, Dir: dir, events: make(chan struct{}, 1), Bin: Binaries(tb, opts.Tags)}
 	w.startJanitor()
@@ -87,13 +87,13 @@ func New(tb TB, opts Options) *World {
 	return w
 }
 
-// Booted says whether systemd is PID 1.
+// Booted reports whether systemd is PID 1.
 func Booted() bool {
 	_, err := os.Stat("/run/systemd/system")
 	return err == nil
 }
 
-// folder makes a folder in the world and returns its path.
+// folder makes a directory in the world and returns its path.
 func (w *World) folder(name string, perm os.FileMode) string {
 	path := filepath.Join(w.Dir, name)
 	if err := os.MkdirAll(path, perm); err != nil {
@@ -107,8 +107,8 @@ func (w *World) Path(elem ...string) string {
 	return filepath.Join(append([]string{w.Dir}, elem...)...)
 }
 
-// remove takes the scratch folder away, or tells where it is if something in
-// it might explain a failure.
+// remove removes the scratch directory, or reports its path if its files might
+// explain a failure.
 func (w *World) remove() {
 	if w.Failed() && os.Getenv("LULL_KEEP") != "" {
 		w.Logf("kept because LULL_KEEP is set: %s", w.Dir)
@@ -119,7 +119,7 @@ func (w *World) remove() {
 	}
 }
 
-// removeTree removes a tree whose folders may be read-only.
+// removeTree removes a tree whose directories may be read-only.
 func removeTree(dir string) error {
 	if os.RemoveAll(dir) == nil {
 		return nil
@@ -143,13 +143,13 @@ type Actor struct {
 	Env  []string // besides the world's
 }
 
-// people decides who acts. As root, applications are run by an ordinary user
-// of the machine, nobody, with a home in the world; an ordinary user is
-// everybody himself.
+// people chooses the actor. As root, applications are run by an ordinary user
+// of the machine, nobody, with a home in the world; an ordinary user is the
+// actor itself.
 func (w *World) people() {
 	me, err := user.Current()
 	if err != nil {
-		w.Fatalf("cannot tell who I am: %v", err)
+		w.Fatalf("cannot look up the current user: %v", err)
 	}
 	uid, _ := strconv.Atoi(me.Uid)
 	gid, _ := strconv.Atoi(me.Gid)
@@ -177,7 +177,7 @@ func (w *World) Ordinary(name string) *Actor {
 	return a
 }
 
-// Own gives a file or folder to the actor.
+// Own gives a file or directory to the actor.
 func (a *Actor) Own(path string) {
 	if os.Geteuid() != 0 {
 		return
@@ -187,7 +187,7 @@ func (a *Actor) Own(path string) {
 	}
 }
 
-// Runtime is the folder that the actor has as XDG_RUNTIME_DIR.
+// Runtime is the actor's XDG_RUNTIME_DIR.
 func (a *Actor) Runtime() string {
 	if a.w.System {
 		return fmt.Sprintf("/run/user/%d", a.UID)
@@ -248,7 +248,7 @@ func (a *Actor) Command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// look finds a program in the folders of the world's PATH.
+// look finds a program in the directories of the world's PATH.
 func (w *World) look(name string) string {
 	if filepath.IsAbs(name) {
 		return name
@@ -304,9 +304,9 @@ func (a *Actor) StartWith(prepare func(*exec.Cmd), name string, args ...string) 
 	return start(a.w, a.w.Path("log"), filepath.Base(name), cmd)
 }
 
-// Until waits until cond holds; it is looked at again whenever something has
-// happened on one of the world's buses or in a watched folder. What it says
-// when it does not hold goes into the failure.
+// Until waits until cond holds; it is re-checked after each event on one of
+// the world's buses or in a watched directory. The text that cond returns goes
+// into the failure.
 func (w *World) Until(what string, limit time.Duration, cond func() (bool, string)) {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), limit)
@@ -325,12 +325,12 @@ func (w *World) Until(what string, limit time.Duration, cond func() (bool, strin
 			if !ok {
 				w.Fatalf("waited %v in vain until %s; seen last: %s", limit, what, seen)
 			}
-			w.Fatalf("%s (%s), but nothing told of it within %v", what, seen, limit)
+			w.Fatalf("%s (%s), but no event reported it within %v", what, seen, limit)
 		}
 	}
 }
 
-// wake lets Until look again.
+// wake lets Until re-check.
 func (w *World) wake() {
 	select {
 	case w.events <- struct{}{}:

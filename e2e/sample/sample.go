@@ -33,9 +33,9 @@ const (
 //go:embed v1.yaml v2.yaml share
 var files embed.FS
 
-// Write makes a folder with one version of the application, ready to be
-// published. LULL_SAMPLE may name a folder with programs that were built before
-// (notes-1.0, notes-sync-1.0, …), for machines without a compiler.
+// Write makes a directory with one version of the application, ready to be
+// published. LULL_SAMPLE may name a directory with programs that were built
+// before (notes-1.0, notes-sync-1.0, …), for machines without a compiler.
 func Write(tb rig.TB, dir, version string) {
 	tb.Helper()
 	Files(tb, dir, version)
@@ -61,7 +61,7 @@ func Ballast(tb rig.TB, dir string, bytes int) {
 	}
 }
 
-// Programs builds the programs of one version into a folder; suffix is added
+// Programs builds the programs of one version into a directory; suffix is added
 // to their names.
 func Programs(tb rig.TB, dir, version, suffix string) {
 	tb.Helper()

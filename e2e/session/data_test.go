@@ -13,9 +13,9 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
-// testWholeData: two users are logged in, of a third the helper hangs, a fourth is
-// logged out, and the home of a fifth is full. One refresh; it waits for nobody,
-// and afterwards each has whole data or a clear error.
+// testWholeData: two users are logged in, a third one's helper hangs, a fourth
+// is logged out, and the home of a fifth is full. One refresh; it waits for no
+// user, and afterwards each has whole data or a clear error.
 func testWholeData(t *testing.T) {
 	s := newStage(t, "")
 	ann, bob, carl := s.NewUser("ann", true), s.NewUser("bob", true), s.NewUser("carl", false)
@@ -63,7 +63,7 @@ func testWholeData(t *testing.T) {
 
 	// The one without room: a clear error, nothing changed, and the way back.
 	r := dora.Run("lull-run", app, "load")
-	if r.Code != 73 || !strings.Contains(r.Stderr, "lull: cannot run "+app+": the data of revision 1 cannot be brought over") || !strings.Contains(r.Stderr, "hint: it is untouched") {
+	if r.Code != 73 || !strings.Contains(r.Stderr, "lull: cannot run "+app+": the file system of the home directory is full: the data of revision 1 cannot be brought over") || !strings.Contains(r.Stderr, "hint: it is untouched") {
 		t.Errorf("dora is not told what is wrong: %v", r)
 	}
 	if left, _ := filepath.Glob(data(dora, ".*partial*")); has(data(dora, "2")) || len(left) > 0 {
@@ -130,7 +130,7 @@ func testKilledHelper(t *testing.T) {
 		s.publish(2, "")
 		s.MustLull("refresh", "--wait", app)
 		s.untilOrdered(p, "finish")
-		// A launch meanwhile says that it waits.
+		// A launch meanwhile reports that it waits.
 		term := ann.OnTerminal("run", app, "load")
 		s.Until("a launch says that it waits", limit, func() (bool, string) {
 			return strings.Contains(term.Log(), "waits: its data is being brought over"), term.Log()
@@ -166,7 +166,7 @@ func testKilledHelper(t *testing.T) {
 		s.untilLog(ann, "1 one 1 up")
 		s.publish(3, slow) // is not healthy
 		s.untilLog(ann, "1 one asked")
-		p.Signal(syscall.SIGSTOP) // it does not live to hear of the undoing
+		p.Signal(syscall.SIGSTOP) // it does not live until the undo
 		release(t, ann)
 		s.Until("it was undone", limit, func() (bool, string) {
 			o, ok := s.api.Refresh(app, "3")
@@ -210,7 +210,7 @@ func release(t *testing.T, a *rig.Actor) {
 
 // testStaleData: the agent dies in the critical section, after the helper has
 // entered; the refresh is undone, the user goes on with the old revision, and the
-// same refresh is tried again. What he did last is what the new revision finds.
+// same refresh is retried. The new revision has the user's latest data.
 func testStaleData(t *testing.T) {
 	const slow = "{name: one, scope: user, command: [bin/svc, one, slow], stop-timeout: 60s}"
 	s := newStage(t, slow)
@@ -244,7 +244,7 @@ func testStaleData(t *testing.T) {
 	})
 	s.save(ann, "second")
 	s.save(bob, "second")
-	bobs.Stop() // he logs out: his service is found and ended all the same
+	bobs.Stop() // the user logs out: the service is found and ended all the same
 	s.MustLull("unhold", app)
 	s.MustLull("refresh", "--wait", app)
 	s.untilLog(ann, "2 one 2 up")

@@ -11,9 +11,9 @@ import (
 )
 
 // testComesAndGoes: the helper as a unit of the user's systemd, with the units that are
-// installed, changed in their paths alone. It starts what belongs to the session, ends
-// when nothing is pending, and is there again, by the kernel's word, when a refresh has
-// work for it; and the session bus can have it back.
+// installed, changed in their paths alone. It starts the session's services,
+// exits when nothing is pending, and is restarted, by the kernel's event, when
+// a refresh has work for it; and the session bus can restart it.
 func testComesAndGoes(t *testing.T) {
 	s := newStage(t, "{name: one, scope: user, command: [bin/svc, one, TERM]}")
 	ann := s.NewUser("ann", true)
@@ -27,7 +27,7 @@ func testComesAndGoes(t *testing.T) {
 	s.untilLog(ann, "1 one 1 up")
 	until(false)
 
-	// Nobody but the agent has anything to do with it.
+	// Only the agent may change it.
 	s.publish(2, "{name: one, scope: user, command: [bin/svc, one, TERM]}")
 	s.MustLull("refresh", "--wait", app)
 	log := s.untilLog(ann, "2 one 2 up")

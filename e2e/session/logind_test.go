@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// testLogind: with the real logind a person who logs in keeps a refresh waiting that
-// wants nobody at work, until he locks his screen or logs out; a user who only lingers
-// does not.
+// testLogind: with the real logind, a user who logs in delays a refresh that
+// requires an idle machine, until the screen is locked or the user logs out; a
+// user who only lingers does not.
 func testLogind(t *testing.T) {
 	s := newStage(t, "")
 	s.Configure("policy.d/50-idle.yaml", "defaults: {refresh-requires: [idle]}\n")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,7 +39,7 @@ func started(t *testing.T, a *rig.Actor, names ...string) {
 
 // testServices: services start at login in their order, are stopped for a refresh
 // in the reverse one by their signals, those that endure go on as they are, and
-// all start again; a removal stops everything.
+// all are restarted; a removal stops everything.
 func testServices(t *testing.T) {
 	s := newStage(t, three)
 	ann, bob := s.NewUser("ann", true), s.NewUser("bob", true)
@@ -83,6 +84,30 @@ func testServices(t *testing.T) {
 	}
 }
 
+// testReady: a service that reports when it is ready, by a child, is active when it has,
+// at login and after a refresh, and has the time for it that one of the system has.
+func testReady(t *testing.T) {
+	const reports = "{name: one, scope: user, command: [bin/svc, one, TERM, ready], ready: notify}"
+	s := newStage(t, reports)
+	ann := s.NewUser("ann", true)
+	ann.StartHelper()
+	active := func(version int) {
+		t.Helper()
+		s.untilLog(ann, fmt.Sprintf("%d one %d up", version, version))
+		s.Until("the service is active", limit, func() (bool, string) {
+			state := show(ann, "one", "ActiveState") + " " + show(ann, "one", "SubState")
+			return state == "active running", state
+		})
+		if got := show(ann, "one", "TimeoutStartUSec"); got != "1min 30s" {
+			t.Errorf("systemd waits %s for the service of version %d", got, version)
+		}
+	}
+	active(1)
+	s.publish(2, reports)
+	s.MustLull("refresh", "--wait", app)
+	active(2)
+}
+
 // testUndo: a revision that is not healthy never starts in a session, and the old
 // services go on.
 func testUndo(t *testing.T) {
@@ -109,9 +134,46 @@ func testUndo(t *testing.T) {
 	}
 	s.UntilFile("nothing is left of it", limit, data(ann, ".2.partial"), func(string) (bool, string) {
 		out, _ := exec.Command("ls", "-A", data(ann)).Output()
-		return string(out) == "1\n.lock\ncommon\n" || string(out) == ".lock\n1\ncommon\n", string(out)
+		left := slices.Sorted(slices.Values(strings.Fields(string(out))))
+		return slices.Equal(left, []string{".lock", ".lull", "1", "common"}), string(out)
 	})
 	s.loads(ann, "before")
+}
+
+// testFrozenSlice: a user's slice that is frozen, as systemd does before the machine is
+// suspended, delays a refresh until the bound of the user's services. When it thaws, the
+// services run in the new version, and the data is whole.
+func testFrozenSlice(t *testing.T) {
+	const one = "{name: one, scope: user, command: [bin/svc, one, TERM], stop-timeout: 1s}"
+	s := newStage(t, one)
+	ann, bob := s.NewUser("ann", true), s.NewUser("bob", true)
+	for _, a := range []*rig.Actor{ann, bob} {
+		a.StartHelper()
+		s.untilLog(a, "1 one 1 up")
+	}
+	s.save(bob, "before")
+	slice := fmt.Sprintf("user-%d.slice", bob.UID)
+	s.Admin.Must("systemctl", "freeze", slice)
+	thaw := func() { s.Admin.Must("systemctl", "thaw", slice) }
+	thawed := false
+	defer func() {
+		if !thawed {
+			thaw()
+		}
+	}()
+	s.publish(2, one)
+	s.MustLull("refresh", "--wait", app)
+	s.untilLog(ann, "2 one 2 up")
+	if log, err := os.ReadFile(data(bob, "common/log")); err != nil || strings.Contains(string(log), "2 one 2 up") {
+		t.Errorf("the frozen service says: %s, %v", log, err)
+	}
+	thaw()
+	thawed = true
+	log := s.untilLog(bob, "2 one 2 up")
+	if strings.Count(log, "2 one 2 up") != 1 || strings.Count(log, "1 one 1 up") != 1 {
+		t.Errorf("the services of bob say: %s", words(log))
+	}
+	s.loads(bob, "before")
 }
 
 // testHungHelper: a helper that answers nothing delays a refresh until the bound
@@ -138,7 +200,8 @@ func testHungHelper(t *testing.T) {
 	if strings.Contains(agent, fmt.Sprintf("service=one uid=%d", ann.UID)) {
 		t.Error("the service of ann was killed")
 	}
-	// Killed, it was started again by his systemd, waited for the door to open, and is the new one.
+	// Killed, it was restarted by the user's systemd, waited until launches
+	// were allowed, and is the new one.
 	if log := s.untilLog(bob, "2 one 2 up"); strings.Contains(log, "TERM") {
 		t.Errorf("the services of bob say: %s", words(log))
 	}
@@ -152,8 +215,8 @@ func testHungHelper(t *testing.T) {
 	bob.Systemctl("stop", "bystander.service")
 }
 
-// testNoHelper: services whose user has no helper any more are asked to end by
-// the agent, and begin again with the next helper.
+// testNoHelper: services of a user without a helper are asked to end by the
+// agent, and restart with the next helper.
 func testNoHelper(t *testing.T) {
 	const two = "{name: one, scope: user, command: [bin/svc, one, USR1], stop-signal: SIGUSR1}, {name: two, scope: user, command: [bin/svc, two, stubborn], stop-timeout: 1s}"
 	s := newStage(t, two)
@@ -202,8 +265,8 @@ func testTwoHelpers(t *testing.T) {
 // hostile names the variable that makes this binary a helper of no good will.
 const hostile = "LULL_HOSTILE_HELPER"
 
-// hostileHelper registers, answers for others and with nonsense, and never what it
-// was asked. It says what it is told.
+// hostileHelper registers, answers for others and with nonsense, and never to
+// its requests. It logs its requests.
 func hostileHelper() int {
 	conn, err := dbus.ConnectSystemBus()
 	if err != nil {
@@ -214,10 +277,12 @@ func hostileHelper() int {
 	conn.Signal(signals)
 	agent := conn.Object(rig.AgentName, rig.AgentPath)
 	call := func(method string, args ...any) {
-		fmt.Println(method, args, agent.Call(rig.AgentName+".Manager."+method, 0, args...).Err)
+		fmt.Println(method, fmt.Sprintf("%.80v", args), agent.Call(rig.AgentName+".Manager."+method, 0, args...).Err)
 	}
-	call("WorkDone", "1", app, "enter", "") // before it is anybody's helper
-	call("RegisterHelper", map[string]dbus.Variant{"version": dbus.MakeVariant(strings.Repeat("x", 1<<20))})
+	call("WorkDone", "1", app, "enter", "")          // before it is a user's helper
+	for _, length := range []int{1 << 20, 1 << 15} { // the first is longer than a call may be
+		call("RegisterHelper", map[string]dbus.Variant{"version": dbus.MakeVariant(strings.Repeat("x", length))})
+	}
 	fmt.Println("registered")
 	for sig := range signals {
 		if sig.Name != rig.AgentName+".Helper.Work" {
@@ -234,14 +299,14 @@ func hostileHelper() int {
 	return 0
 }
 
-// testHostile: what one user's helper says does not concern others, and its
-// silence does not either.
+// testHostile: false answers of one user's helper do not affect others, and
+// its silence does not either.
 func testHostile(t *testing.T) {
 	const one = "{name: one, scope: user, command: [bin/svc, one, TERM], stop-timeout: 1s}"
 	s := newStage(t, one)
 	ann, bob := s.NewUser("ann", true), s.NewUser("bob", true)
 	s.save(ann, "of ann")
-	good := bob.StartHelper() // so that his service runs
+	good := bob.StartHelper() // so that the service runs
 	s.untilLog(bob, "1 one 1 up")
 	self, err := os.Executable()
 	if err != nil {
@@ -251,6 +316,9 @@ func testHostile(t *testing.T) {
 	s.Until("the hostile helper is registered", limit, func() (bool, string) { return strings.Contains(bad.Log(), "\nregistered\n"), bad.Log() })
 	if !strings.Contains(bad.Log(), "NotPermitted") && !strings.Contains(bad.Log(), "this is not the helper") {
 		t.Errorf("anybody may answer:\n%s", bad.Log())
+	}
+	if !strings.Contains(bad.Log(), "cannot take the call: it is longer than") {
+		t.Errorf("the agent took a call of 1 MiB:\n%.3000s", bad.Log())
 	}
 	good.Crash() // now the other one is asked
 	ann.StartHelper()

@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
-// inside names the variable that says that this is the inside of a container.
+// inside names the variable that marks the inside of a container.
 const inside = "LULL_IN_CONTAINER"
 
 func TestMain(m *testing.M) {
@@ -29,21 +29,25 @@ var tests = []struct {
 }{
 	{"WholeData", testWholeData},
 	{"Services", testServices},
+	{"Ready", testReady},
 	{"Undo", testUndo},
 	{"HungHelper", testHungHelper},
+	{"FrozenSlice", testFrozenSlice},
 	{"NoHelper", testNoHelper},
 	{"KilledHelper", testKilledHelper},
 	{"StaleData", testStaleData},
 	{"Hostile", testHostile},
 	{"TwoHelpers", testTwoHelpers},
+	{"PendingHook", testPendingHook},
+	{"Background", testBackground},
 	{"ComesAndGoes", testComesAndGoes},
 	{"Logind", testLogind},
 }
 
 // TestSessions boots the containers.
 func TestSessions(t *testing.T) {
-	need.Container(t)
-	need.NotShort(t)
+	require.Container(t)
+	require.NotShort(t)
 	bin := rig.Binaries(t, "")
 	self, err := os.Executable()
 	if err != nil {
@@ -58,8 +62,8 @@ func TestSessions(t *testing.T) {
 		t.Run(shape.name, func(t *testing.T) {
 			c := rig.Boot(t, shape.unified, mounts...)
 			for _, in := range tests {
-				if in.name == "ComesAndGoes" && !shape.unified {
-					continue // cgroups mean nothing to it
+				if (in.name == "ComesAndGoes" || in.name == "PendingHook" || in.name == "FrozenSlice") && !shape.unified {
+					continue // cgroups mean nothing to the first; the others are about the unified hierarchy
 				}
 				t.Run(in.name, func(t *testing.T) {
 					r := c.Service(5*time.Minute, env, "/opt/session.test", "-test.v", "-test.timeout=4m", "-test.run=^TestInside$/^"+in.name+"$")
@@ -96,16 +100,16 @@ func TestInside(t *testing.T) {
 
 const (
 	app   = "org.lull.session"
-	limit = 60 * time.Second // for anything that happens by itself
+	limit = 60 * time.Second // for any automatic change
 )
 
-// TestWithoutSystemd: where nobody could start them, services of sessions are
-// refused, and the error says what they need.
+// TestWithoutSystemd: where no systemd could start them, services of sessions
+// are refused, and the error names their needs.
 func TestWithoutSystemd(t *testing.T) {
-	need.Root(t)
-	need.Program(t, "dbus-daemon")
+	require.Root(t)
+	require.Program(t, "dbus-daemon")
 	s := &stage{World: rig.New(t, rig.Options{Tracker: "poll"}), t: t}
-	s.Configure("policy.yaml", "schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	s.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
 	s.MustLull("repo", "init", s.Repo)
 	s.publish(1, "{name: one, scope: user, command: [bin/svc, one, TERM]}")
 	s.StartAgent()
@@ -127,7 +131,7 @@ type stage struct {
 func newStage(t *testing.T, services string) *stage {
 	t.Helper()
 	s := &stage{World: rig.New(t, rig.Options{System: true}), t: t}
-	s.Configure("policy.yaml", "schedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	s.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
 	s.MustLull("repo", "init", s.Repo)
 	s.publish(1, services)
 	s.StartAgent()
@@ -138,10 +142,10 @@ func newStage(t *testing.T, services string) *stage {
 }
 
 // publish writes and publishes a version. The application saves a line in its
-// data and shows it; a service notes what happens to it in the common folder;
-// version 3 is not healthy. What a service does is told by its arguments: the
-// signal that ends it, or "stubborn", which heeds none, or "slow", which ends when
-// somebody reads from a pipe.
+// data and shows it; a service notes its events in the common directory;
+// version 3 is not healthy. The arguments of a service choose what it does:
+// the signal that ends it, or "stubborn", which ignores all, or "slow", which
+// ends when its pipe is read.
 func (s *stage) publish(version int, services string) {
 	s.Helper()
 	dir := s.Path(fmt.Sprint("v", version))
@@ -166,6 +170,7 @@ esac
 note() { echo "%d $1 $2" >> "$LULL_USER_COMMON/log"; }
 [ -d "$LULL_USER_DATA" ] || exit 3
 note $1 "$LULL_REVISION up"
+[ "$3" != ready ] || systemd-notify --ready
 case $2 in
 stubborn) trap '' TERM; while :; do sleep 1000; done ;;
 slow) trap 'trap "" TERM; note '$1' asked; cat "$LULL_USER_COMMON/pipe"; note '$1' down; exit 0' TERM ;;

@@ -7,19 +7,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
 // TestAllOrNothing: an atomic group waits until the last of its applications is
-// closed, says so, and is given up as a whole.
+// closed, reports that, and is given up as a whole.
 func TestAllOrNothing(t *testing.T) {
-	need.Unified(t)
-	need.Program(t, "dbus-daemon", "setpriv")
-	need.Lock(t, "subtree")
+	require.Unified(t)
+	require.Program(t, "dbus-daemon", "setpriv")
 	const second = moded + "_two"
 	w := rig.New(t, rig.Options{Tracker: "subtree"})
-	w.Configure("policy.yaml", "defaults: {auto-refresh: false}\nschedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	w.Configure("policy.yaml", "defaults: {auto-refresh: false}\nschedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
 	for _, v := range []string{"1", "2"} {
 		writeModed(t, w.Path(v), v)
 	}
@@ -68,12 +67,12 @@ func TestAllOrNothing(t *testing.T) {
 	t.Log(w.Lull("pending"))
 	t.Log(w.Lull("status"))
 
-	// An older agent's members find each other again.
+	// An older agent's members find each other.
 	w.StopAgent()
 	w.StartAgent()
 	shows("1", "1")
 
-	// Who gives up one gives up all.
+	// Giving up one gives up all.
 	w.MustLull("refresh", "--cancel", moded)
 	w.Until("nothing waits", 20*time.Second, func() (bool, string) {
 		r := w.Lull("pending")

@@ -10,14 +10,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
 const hooked = "org.lull.hooked"
 
-// writeHooked writes a package with hooks that say what they do, a service that
-// does not heed its stop signal, and a health hook that fails in version 3 and
+// writeHooked writes a package with hooks that report their work, a service
+// that ignores its stop signal, and a health hook that fails in version 3 and
 // never ends in version 4.
 func writeHooked(t *testing.T, dir string, version int) {
 	t.Helper()
@@ -42,13 +42,13 @@ hooks: {pre-refresh: bin/hook, post-refresh: bin/hook, health: bin/hook}
 }
 
 // TestUnhealthyRevisionIsUndone: hooks run in their order, a stubborn service is
-// killed in its time, and a revision that is not healthy lets nobody in.
+// killed in its time, and a revision that is not healthy allows no launch.
 func TestUnhealthyRevisionIsUndone(t *testing.T) {
-	need.Freezer(t)
-	need.Program(t, "dbus-daemon", "setpriv", "cc")
-	need.Lock(t, "freezer")
+	require.ReleaseAgent(t)
+	require.Program(t, "dbus-daemon", "setpriv", "cc")
+	require.Lock(t, "freezer")
 	w := rig.New(t, rig.Options{Tracker: "freezer"})
-	w.Configure("policy.yaml", "defaults: {hook-time-limit: 1s}\nschedule: {check: 0}\ngc: {watermark: 0, reserve: 0}\n")
+	w.Configure("policy.yaml", "defaults: {hook-time-limit: 1s}\nschedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
 	for v := 1; v <= 5; v++ {
 		writeHooked(t, w.Path(fmt.Sprint("v", v)), v)
 	}
@@ -69,7 +69,7 @@ func TestUnhealthyRevisionIsUndone(t *testing.T) {
 	if got := backoff(w); got != 8*time.Hour {
 		t.Errorf("after the first failure it backs off for %v", got)
 	}
-	r := w.Lull("refresh", hooked) // asked for, it is tried once more
+	r := w.Lull("refresh", hooked) // on request, it is retried
 	if r.Code != 1 || !strings.Contains(r.Stderr, "cannot refresh "+hooked) || !strings.Contains(r.Stderr, "health hook of 3 failed") || !strings.Contains(r.Stderr, "it hurts") {
 		t.Errorf("%v", r)
 	}
@@ -109,9 +109,9 @@ health of 3 in 4
 		}
 	}
 
-	// What failed holds up only itself: a newer version is tried at once, and by itself.
+	// A failed version blocks only itself: a newer one is tried at once, and by itself.
 	for _, next := range []struct{ version, end, text string }{
-		{"4", "undone", "the health hook of 4 did not end within 1s"}, {"5", "done", ""},
+		{"4", "undone", "the health hook of 4 did not end within 1 s"}, {"5", "done", ""},
 	} {
 		w.MustLull("publish", "--repo", w.Repo, w.Path("v"+next.version))
 		w.Until("version "+next.version+" was tried", 30*time.Second, func() (bool, string) {

@@ -10,13 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
 const moded = "org.lull.moded"
 
-// writeModed writes a package whose application runs until it is told to end, and
+// writeModed writes a package whose application runs until it is asked to end, and
 // copies a file of its package to $LULL_USER_COMMON/seen when it gets SIGUSR1.
 func writeModed(t *testing.T, dir, version string) {
 	t.Helper()
@@ -37,18 +37,19 @@ while :; do sleep 0.1; done
 	}
 }
 
-// TestModes: what happens to an application that runs when a new version comes is
-// what policy says, and nothing else.
+// TestModes: a running application is treated by the policy when a new version
+// comes, and in no other way.
 func TestModes(t *testing.T) {
-	need.Unified(t)
-	need.Program(t, "dbus-daemon", "setpriv")
-	need.Lock(t, "subtree")
+	require.Unified(t)
+	require.Program(t, "dbus-daemon", "setpriv")
 	for _, c := range []struct {
 		name, policy string
 		waits        bool // until the application is closed
-		ends         bool // the application, because it is told to
+		ends         bool // the application, on request
+		once         bool // it waits until it is asked to switch while the application runs
 	}{
 		{name: "wait", policy: "{}", waits: true},
+		{name: "asked for side-by-side once", policy: "{}", once: true},
 		{name: "side-by-side", policy: "{mode: side-by-side}"},
 		{name: "endure", policy: "{mode: endure}"},
 		{name: "ignore-running", policy: "{mode: ignore-running}"},
@@ -59,7 +60,7 @@ func TestModes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := rig.New(t, rig.Options{Tracker: "subtree"})
-			w.Configure("policy.yaml", "defaults: {keep-revisions: 1}\npackages:\n  "+moded+": "+c.policy+"\nschedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+			w.Configure("policy.yaml", "defaults: {keep-revisions: 1}\npackages:\n  "+moded+": "+c.policy+"\nschedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
 			for _, v := range []string{"1", "2"} {
 				writeModed(t, w.Path(v), v)
 			}
@@ -74,6 +75,15 @@ func TestModes(t *testing.T) {
 
 			w.MustLull("publish", "--repo", w.Repo, w.Path("2"))
 			r := w.Lull("refresh", moded)
+			if c.once {
+				if r.Code != 75 {
+					t.Errorf("it does not wait: %v", r)
+				}
+				if r := w.User.Lull("refresh", "--side-by-side", moded); r.Code != 77 {
+					t.Errorf("a user who is not asked for a password may: %v", r)
+				}
+				r = w.Lull("refresh", "--side-by-side", moded)
+			}
 			switch {
 			case c.waits && (r.Code != 75 || !strings.Contains(r.Stderr, "running")):
 				t.Errorf("it does not wait: %v", r)
@@ -88,7 +98,7 @@ func TestModes(t *testing.T) {
 				t.Errorf("it waits: %v", r)
 			}
 			if !c.ends {
-				// The one that runs has all of its files, whatever the collector thinks.
+				// The running one has all of its files, regardless of the collector.
 				w.MustLull("gc")
 				app.Signal(syscall.SIGUSR1)
 				w.UntilFile("it sees its files", 20*time.Second, filepath.Join(common, "seen"), func(text string) (bool, string) { return text == "1\n", text + app.Log() })

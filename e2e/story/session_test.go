@@ -8,23 +8,23 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/sample"
 	"github.com/lull/lull/e2e/story"
 )
 
-// inside names the variable that says that this is the inside of a container
-// which TestContainers has booted.
+// inside names the variable that marks the inside of a container that
+// TestContainers has booted.
 const inside = "LULL_IN_CONTAINER"
 
 // TestContainers boots systemd in containers, with the unified cgroup hierarchy
-// alone and with the hybrid one, and has the story told in each: by an ordinary
+// alone and with the hybrid one, and runs the story in each: by an ordinary
 // user with an agent of his own, as `make demo` does, and on the system bus.
 // Both use systemd's scopes, a real session, logind and journal.
 func TestContainers(t *testing.T) {
-	need.Container(t)
-	need.NotShort(t)
+	require.Container(t)
+	require.NotShort(t)
 	bin := rig.Binaries(t, "")
 	programs := t.TempDir()
 	for _, dir := range []string{programs, filepath.Dir(programs)} {
@@ -82,7 +82,7 @@ func nothingLeft(t *testing.T, c *rig.Container) {
 	if strings.TrimSpace(units) != "" {
 		t.Errorf("units were left behind:\n%s", units)
 	}
-	if dirs := c.Run("sh", "-c", "ls -d /tmp/lull-e2e-* /home/tester/.local/share/lull 2>/dev/null").Stdout; dirs != "" {
+	if dirs := c.Run("sh", "-c", "ls -d /tmp/lull-e2e-* /home/tester/.local/share/lull /home/tester/.local/share/lull-user 2>/dev/null").Stdout; dirs != "" {
 		t.Errorf("folders were left behind:\n%s%s", dirs, c.Run("loginctl", "list-sessions").Stdout)
 	}
 }
@@ -95,8 +95,8 @@ func TestStoryOnSystemBus(t *testing.T) {
 	story.Tell(t, teller{time.Now()}, story.Options{System: true})
 }
 
-// teller tells a story on the standard output at once: a test that is killed
-// has said where it was.
+// teller prints a story on the standard output at once: a killed test has
+// printed where it was.
 type teller struct{ began time.Time }
 
 func (l teller) Step(n int, title string) { l.Say("step %d: %s", n, title) }

@@ -18,7 +18,7 @@ const (
 	V4 = "4.0"
 )
 
-// stepCollect: what nobody needs goes, what anybody needs stays.
+// stepCollect: unneeded packages are removed, needed ones stay.
 func (s *story) stepCollect() {
 	s.Step(7, "Garbage collection: what only old revisions needed goes, all else stays")
 	extra := s.extras()
@@ -73,7 +73,7 @@ func (s *story) stepCollect() {
 	holder.Stop()
 	s.opened("nothing holds it any more", 0, holder)
 	s.lull(0, "gc")
-	s.check(!s.hasPackage(s.v3) && !s.hasBlob(s.v3), "version 3 is still there although nobody needs it")
+	s.check(!s.hasPackage(s.v3) && !s.hasBlob(s.v3), "version 3 is still there although it is not needed")
 	s.allThere("version 4, installed", v4)
 	s.Say("its last holder has gone, and so has 3.0")
 }
@@ -138,7 +138,7 @@ func (s *story) allThere(what, hash string) {
 func (s *story) why(hash, index string) string {
 	s.Helper()
 	r := s.lull(0, "why", hash)
-	s.check(strings.Contains(r.Stdout, index), "lull why %s does not say %q:\n%s", hash, index, r.Stdout)
+	s.check(strings.Contains(r.Stdout, index), "lull why %s: want %q in\n%s", hash, index, r.Stdout)
 	return r.Stdout
 }
 

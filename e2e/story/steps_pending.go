@@ -23,14 +23,14 @@ func (s *story) stepInstall() {
 	revision, s.v1 = s.current()
 	s.check(revision == 1, "the first revision is %d", revision)
 	o, ok := s.api.Package(s.name)
-	s.check(ok && o.Str("Version") == sample.V1 && o.Num("Revision") == 1 && o.Str("Hash") == s.v1, "the bus knows of %v", o)
+	s.check(ok && o.Str("Version") == sample.V1 && o.Num("Revision") == 1 && o.Str("Hash") == s.v1, "the bus has %v", o)
 	sync := s.syncLog(1)
 	s.untilFile("the service of version 1 has started", nil, sync, func(text string) bool { return text == "1.0 started\n" })
 
 	s.app = s.launch(sample.V1, 1)
 	s.untilFile("it has saved some notes", s.app, s.notes(1), func(text string) bool { return lines(text, sample.V1) >= 3 })
 	s.Say("it runs as process %d of user %s and saves to %s", s.app.PID, s.User.Name, s.notes(1))
-	s.Until("the agent knows that it runs", limit, func() (bool, string) {
+	s.Until("the agent lists it as running", limit, func() (bool, string) {
 		o, _ := s.api.Package(s.name)
 		running, _ := o.Props["Running"].Value().(bool)
 		return running, fmt.Sprint(o.Props["Running"])
@@ -75,7 +75,7 @@ func (s *story) stepPublish() {
 	s.Say("revision 1 is still current and the application goes on saving: %d notes", lines(read(s.notes(1)), sample.V1))
 }
 
-// stepNotice: the user is told, once.
+// stepNotice: the user is notified, once.
 func (s *story) stepNotice() {
 	s.Step(3, "The user who runs it is told, once")
 	s.Until("a notice is shown", limit, func() (bool, string) { return len(s.desk.Live()) == 1, s.desk.String() })
@@ -99,7 +99,7 @@ func (s *story) stepNotice() {
 	for _, args := range [][]string{{"pending"}, {"status", s.name}} {
 		r := s.lull(0, args...)
 		for _, want := range []string{s.name, pid, s.User.Name, deadline.Local().Format("2 January")} {
-			s.check(strings.Contains(r.Stdout, want), "lull %s does not tell %q:\n%s", args[0], want, r.Stdout)
+			s.check(strings.Contains(r.Stdout, want), "lull %s: want %q in\n%s", args[0], want, r.Stdout)
 		}
 	}
 	mine := s.User.Lull("pending")
@@ -107,7 +107,7 @@ func (s *story) stepNotice() {
 
 	busy := s.lull(75, "refresh", s.name)
 	for _, want := range []string{"lull: cannot refresh " + s.name, pid, s.User.Name} {
-		s.check(strings.Contains(busy.Stderr, want), "the refusal does not say %q:\n%s", want, busy.Stderr)
+		s.check(strings.Contains(busy.Stderr, want), "the refusal: want %q in\n%s", want, busy.Stderr)
 	}
 	s.Say("nothing was forced: the refresh goes on waiting")
 	s.check(len(s.desk.Live()) == 1, "there are now several notices:\n%s", s.desk)
@@ -122,20 +122,20 @@ func (s *story) stepLaunches() {
 	s.check(strings.Contains(read(s.notes(1)), "1.0 from a second launch\n"), "it did not write:\n%s", read(s.notes(1)))
 	s.Say("policy \"allow\": a second launch of 1.0 worked")
 
-	s.Configure("policy.d/block.yaml", "packages:\n  "+s.name+":\n    refresh-pending: block\n")
+	s.Configure("policy.d/block.yaml", "packages:\n  "+s.name+":\n    refresh-pending-behavior: block\n")
 	s.lull(0, "policy", "check")
 	s.reload()
 	marker := filepath.Join(s.RunDir, "runctl", "lull."+s.name+".inhibited")
-	s.untilFile("the marker says that a refresh is pending", nil, marker, func(text string) bool { return strings.TrimSpace(text) == "refresh-pending" })
+	s.untilFile("the marker shows a pending refresh", nil, marker, func(text string) bool { return strings.TrimSpace(text) == "refresh-pending" })
 	s.late = s.User.OnTerminal("run", s.name)
-	s.Until("the launch says that it waits", limit, func() (bool, string) {
+	s.Until("the launch reports that it waits", limit, func() (bool, string) {
 		s.check(!s.late.Ended(), "it ended: %s", s.late.Log())
 		return strings.Contains(s.late.Log(), s.name), s.late.Log()
 	})
 	s.Say("policy \"block\": a third launch waits and says: %q", strings.TrimSpace(s.late.Log()))
 	if s.HasJournal() {
-		stop := s.Tick(100 * time.Millisecond) // journald takes lines in its own time and tells nobody
-		s.Until("the journal tells of it too", limit, func() (bool, string) {
+		stop := s.Tick(100 * time.Millisecond) // journald stores lines in its own time, without an event
+		s.Until("the journal has it too", limit, func() (bool, string) {
 			text := s.Journal()
 			return strings.Contains(text, s.name) && strings.Contains(text, "wait"), last(text, 400)
 		})
@@ -144,7 +144,7 @@ func (s *story) stepLaunches() {
 	s.check(!s.late.Ended() && !s.app.Ended(), "a process has ended")
 }
 
-// reload makes the agent read its policy again.
+// reload makes the agent re-read its policy.
 func (s *story) reload() {
 	s.Helper()
 	if err := s.api.Call("Manager.Reload").Err; err != nil {

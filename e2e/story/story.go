@@ -1,8 +1,8 @@
-// Package story tells the main job of lull from end to end: a running
-// application is refreshed safely, on real parts. It is told step by step, and
-// every step is checked; the same telling is a test and the demonstration.
+// Package story runs the main job of lull from end to end: a running
+// application is refreshed safely, on real parts. It goes step by step, and
+// every step is checked; it is both a test and the demonstration.
 //
-// A story uses only what everybody can use: the command line, the bus,
+// A story uses only public means: the command line, the bus,
 // systemd-inhibit, the notification server's own tools, and files. It belongs
 // to one goroutine.
 package story
@@ -24,21 +24,21 @@ import (
 // limit is how long anything may take that happens by itself.
 const limit = 30 * time.Second
 
-// Narrator hears what happens.
+// Narrator receives the steps.
 type Narrator interface {
 	// Step begins one of the story's steps.
 	Step(n int, title string)
-	// Say is one sentence about what has just happened.
+	// Say is one sentence about the last event.
 	Say(format string, args ...any)
 	// Ran is a command and what it printed.
 	Ran(r rig.Result)
 }
 
-// Options are the circumstances under which a story is told.
+// Options are the circumstances of a story.
 type Options struct {
 	Rootless   bool   // the agent is `lulld --user`
 	System     bool   // everything is on the system bus, in a container
-	OwnDesktop bool   // notices go to the desktop of whoever tells the story
+	OwnDesktop bool   // notices go to the desktop of the user who runs the story
 	Picture    string // where a screenshot of the notice is put, or ""
 }
 
@@ -60,7 +60,7 @@ type story struct {
 	exited time.Time // when app had ended
 }
 
-// Tell tells the whole story.
+// Tell runs the whole story.
 func Tell(tb rig.TB, n Narrator, o Options) {
 	tb.Helper()
 	s := &story{Narrator: n, o: o, name: sample.Name}
@@ -137,7 +137,11 @@ func (s *story) launch(version string, revision int) *rig.Proc {
 
 // notes names the file that the application writes.
 func (s *story) notes(revision int) string {
-	return filepath.Join(s.User.Home, ".local/share/lull", s.name, strconv.Itoa(revision), "notes.txt")
+	data := ".local/share/lull"
+	if s.Rootless {
+		data += "-user"
+	}
+	return filepath.Join(s.User.Home, data, s.name, strconv.Itoa(revision), "notes.txt")
 }
 
 // lines counts the lines of a text that begin with a version.
@@ -149,7 +153,7 @@ func read(path string) string {
 	return string(b)
 }
 
-// untilFile waits until a file, which p may have yet to make, says something.
+// untilFile waits for the content of a file, which p may still have to make.
 func (s *story) untilFile(what string, p *rig.Proc, path string, cond func(string) bool) {
 	s.Helper()
 	s.UntilFile(what, limit, path, func(text string) (bool, string) {
@@ -179,7 +183,7 @@ func (s *story) current() (revision int, hash string) {
 	return revision, filepath.Base(second)
 }
 
-// blobs lists the content of a package by what its meta says.
+// blobs lists the content of a package by its manifest.
 func (s *story) blobs(hash string) map[string]bool {
 	s.Helper()
 	b, err := os.ReadFile(filepath.Join(s.Store, "packages", hash, ".lull/meta.json"))
@@ -206,13 +210,13 @@ func (s *story) blobs(hash string) map[string]bool {
 	return set
 }
 
-// hasBlob says whether the store has a blob.
+// hasBlob reports whether the store has a blob.
 func (s *story) hasBlob(name string) bool {
 	_, err := os.Stat(filepath.Join(s.Store, "blobs", name[:2], name))
 	return err == nil
 }
 
-// hasPackage says whether the store has a package's tree.
+// hasPackage reports whether the store has a package's tree.
 func (s *story) hasPackage(hash string) bool {
 	_, err := os.Stat(filepath.Join(s.Store, "packages", hash))
 	return err == nil

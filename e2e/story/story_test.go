@@ -4,14 +4,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 	"github.com/lull/lull/e2e/story"
 )
 
-func TestMain(m *testing.M) { rig.Main(m.Run) }
+func TestMain(m *testing.M) { rig.MainWithReleaseAgent(m.Run) }
 
-// logger tells a story into a test's log.
+// logger writes a story into a test's log.
 type logger struct {
 	t     *testing.T
 	began time.Time
@@ -24,11 +24,11 @@ func (l logger) Say(format string, args ...any) {
 func (l logger) Ran(r rig.Result) { l.t.Logf("%6.2fs %v", l.elapsed(), r) }
 func (l logger) elapsed() float64 { return time.Since(l.began).Seconds() }
 
-// TestStory tells the main job from end to end, as root, with whatever tracker
+// TestStory runs the main job from end to end, as root, with any tracker that
 // this machine has.
 func TestStory(t *testing.T) {
-	need.Root(t)
-	need.Program(t, "dbus-daemon", "Xvfb", "dunst", "dunstctl", "import", "xdotool", "busctl", "systemd-inhibit", "systemd-logind", "unshare", "setpriv", "script", "cc")
-	need.Lock(t, "freezer")
+	require.Root(t)
+	require.Program(t, "dbus-daemon", "Xvfb", "dunst", "dunstctl", "import", "xdotool", "busctl", "systemd-inhibit", "systemd-logind", "unshare", "setpriv", "script", "cc")
+	require.Lock(t, "freezer")
 	story.Tell(t, logger{t, time.Now()}, story.Options{Picture: t.TempDir() + "/notice.png"})
 }

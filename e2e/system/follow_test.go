@@ -9,9 +9,9 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
-// TestFollow looks at what people see while an update is staged: who asked for it,
-// who asks how far it is, who wants something else meanwhile, and who finds that the
-// agent has died.
+// TestFollow checks the outputs for users while an update is staged: for the
+// one who requested it, who queries its progress, who requests something else
+// meanwhile, and who finds that the agent has died.
 func TestFollow(t *testing.T) {
 	s := set(t, 0, rig.Options{})
 	two := s.update(update{version: "2", baseMB: 1, imagesMB: 1})
@@ -70,7 +70,7 @@ func TestFollow(t *testing.T) {
 	}{
 		{[]string{"system", "stage", "Not A Name"}, 65, `cannot look for a system update "Not A Name": want NAME, NAME@CHANNEL or the hash of a package`, ""},
 		{[]string{"system", "stage", "org.test.other"}, 65, "cannot stage org.test.other: could not use package " + one[:16] + " as a system update: it has no system.json",
-			"it has to be published anew; lull system rollback gives this one up"},
+			"it must be re-published; lull system rollback drops this one"},
 		{[]string{"system", "stage", ""}, 64, "cannot stage an update without a name", "leave it out to go on where staging has stopped"},
 		{[]string{"system", "stage", "a", "b"}, 64, "cannot understand this command: too many arguments", "use it as `lull system stage [UPDATE] [flags]`"},
 	} {
@@ -88,7 +88,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// prints waits until a command has said something.
+// prints waits until a command has printed a text.
 func (s *scene) prints(p *rig.Proc, what string) {
 	s.t.Helper()
 	s.Until("it says "+what, limit, func() (bool, string) { return strings.Contains(p.Log(), what), p.Log() })

@@ -26,8 +26,8 @@ var flows = []flow{
 	{name: "tight", boots: true, keeps: true, ownMB: 2.1},
 }
 
-// shows says which points a flow is for: what it does as another one does it is
-// looked at there.
+// shows selects the points of a flow: points that another flow also passes are
+// checked there.
 func (f flow) shows(armed int, point string) bool {
 	switch f.name {
 	case "rollback":
@@ -59,7 +59,7 @@ func newPlay(t *testing.T, f flow) *play {
 	return p
 }
 
-// lull runs a command that the agent may die in, and says whether it lives.
+// lull runs a command that the agent may die in, and reports whether it lives.
 func (p *play) lull(args ...string) bool {
 	p.Helper()
 	r := p.Lull(args...)
@@ -107,8 +107,8 @@ func nonEmpty(s string) []string {
 	return []string{s}
 }
 
-// points lists what an agent of the flow passes: the points of this package's own,
-// and around its link and its folders.
+// points lists the points that an agent of the flow passes: those of this
+// package, and around its link and its directories.
 func points(t *testing.T, f flow, armed int) (list []string) {
 	t.Helper()
 	t.Run("undisturbed", func(t *testing.T) {
@@ -129,7 +129,7 @@ func points(t *testing.T, f flow, armed int) (list []string) {
 }
 
 // TestKilledAtEveryPoint lets each flow run once and lists the points that its
-// agents pass; then it dies at each of them, and does the flow again to its end.
+// agents pass; then it dies at each of them, and repeats the flow to its end.
 func TestKilledAtEveryPoint(t *testing.T) {
 	for _, f := range flows {
 		if testing.Short() && f.name != "tight" {
@@ -158,7 +158,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 						p.start()
 						p.finish()
 						p.settled()
-						// Whatever the next system had is not fetched again.
+						// Content of the next system is not re-fetched.
 						for hash, inode := range p.contents() {
 							if before, ok := there[hash]; ok && before != inode {
 								t.Errorf("package %.16s was fetched again", hash)

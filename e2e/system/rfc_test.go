@@ -8,14 +8,14 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
 const edited = "org.test.edited"
 
-// app runs until it is told to end, and tells on SIGUSR1 which version of its
-// files it sees.
+// app runs until it is asked to end, and prints on SIGUSR1 the version of its
+// visible files.
 const app = `#!/bin/sh
 trap 'cat "$LULL_PACKAGE_DIR/version" "$LULL_PACKAGE_DIR/late" > "$LULL_USER_COMMON/seen"' USR1
 echo > "$LULL_USER_COMMON/ready"
@@ -58,10 +58,10 @@ func (s *scene) isIn(want bool, hash string, indices ...string) {
 // down: a test package becomes retained, is run, leaves retained; then the
 // collector comes. Had what is retained not been counted as open, it would be gone.
 func TestFiveSteps(t *testing.T) {
-	need.Program(t, "dbus-daemon", "setpriv")
+	require.Program(t, "dbus-daemon", "setpriv")
 	t.Run("lease", func(t *testing.T) {
 		s := set(t, 0, rig.Options{})
-		test := s.writeEdited("1") // 1: somebody edits a test
+		test := s.writeEdited("1") // 1: a developer edits a test
 		s.start()
 		s.MustLull("repo", "add", "local", s.Repo)
 
@@ -97,7 +97,7 @@ func TestFiveSteps(t *testing.T) {
 		s.UntilFile("it runs", limit, filepath.Join(common, "ready"), func(text string) (bool, string) { return text != "", run.Log() })
 		s.writeEdited("2")
 		s.MustLull("refresh", edited)
-		s.isIn(false, test, "Installed") // it is a test again that nothing but its run needs
+		s.isIn(false, test, "Installed") // it is a test again, needed only by its run
 		s.isIn(true, test, "Open", "Retained")
 
 		s.fourAndFive(with, test)

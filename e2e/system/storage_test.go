@@ -77,8 +77,8 @@ func TestStorage(t *testing.T) {
 	}
 }
 
-// collectRefused looks at all that says so while system 2 is booted: the collector
-// that is asked, the one that works by itself, and one that a full disk calls.
+// collectRefused checks all reports of that while system 2 is booted: the
+// requested collector, the automatic one, and one that a full disk calls.
 func (s *scene) collectRefused(one *update) {
 	s.t.Helper()
 	why := "cannot collect: " + notCommitted + ", and the system before it must stay whole"
@@ -95,7 +95,7 @@ func (s *scene) collectRefused(one *update) {
 	if out := s.MustLull("doctor").Stdout; !strings.Contains(out, notCommitted) || !strings.Contains(out, "lull system commit keeps it, lull system rollback goes back") {
 		s.t.Errorf("the doctor says\n%s", out)
 	}
-	// The collector that follows each refresh by itself says so once, in the journal.
+	// The automatic collector after each refresh reports it once, in the journal.
 	s.Configure("policy.yaml", strings.Replace(quiet, "after-refresh: false", "after-refresh: true", 1))
 	if c := s.api.Call("Manager.Reload"); c.Err != nil {
 		s.t.Fatal(c.Err)
@@ -112,7 +112,7 @@ func (s *scene) collectRefused(one *update) {
 	if c := s.api.Call("Manager.Reload"); c.Err != nil {
 		s.t.Fatal(c.Err)
 	}
-	// So does an installation for which what nobody needs any more would make room.
+	// So does an installation that unneeded packages would make room for.
 	s.publish(s.write("org.test.large", "1", 5, "", nil))
 	if free := s.free(); free > 5 || free < 2.2 {
 		s.t.Fatalf("%.1f MiB are free: the test shows nothing", free)
@@ -143,7 +143,7 @@ func (s *scene) overview(text string) {
 	s.t.Error("the overview says nothing of the system")
 }
 
-// TestTight: when the update package itself is in the way of the set, it goes too.
+// TestTight: if the update package itself takes the set's space, it is removed too.
 func TestTight(t *testing.T) {
 	s := set(t, 22, rig.Options{})
 	one := s.first(7, 1)
@@ -169,8 +169,8 @@ func TestTight(t *testing.T) {
 		"what is committed stays; lull system stage brings another version, also an older one")
 }
 
-// TestTooLarge: what cannot fit says so and harms nothing, and goes on when there
-// is room: what was fetched is not fetched again.
+// TestTooLarge: a system that cannot fit is reported and does no harm, and
+// resumes when there is room: its downloads are not repeated.
 func TestTooLarge(t *testing.T) {
 	s := set(t, 22, rig.Options{})
 	one := s.first(7, 1)
@@ -208,7 +208,7 @@ func TestTooLarge(t *testing.T) {
 	s.is("idle", "1", "")
 }
 
-// inode tells one file of a package from another that is fetched in its place.
+// inode distinguishes a file of a package from another that is fetched in its place.
 func (s *scene) inode(hash string) string {
 	s.t.Helper()
 	fi, err := os.Stat(filepath.Join(s.Store, "packages", hash, "content"))

@@ -12,7 +12,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -20,7 +20,7 @@ import (
 type gate struct {
 	*httptest.Server
 	mu      sync.Mutex // guards what follows
-	held    string     // a request whose path contains it waits; "": none
+	held    string     // a request whose path contains it waits; empty means none
 	reached chan struct{}
 	open    chan struct{}
 }
@@ -144,8 +144,8 @@ func TestUpdatersOwnResolve(t *testing.T) {
 	s.has(false, b)
 }
 
-// TestRetainedIsReplacedWhole kills the agent while the index is being replaced
-// again and again. What is there afterwards is what was set last, or what was just
+// TestRetainedIsReplacedWhole kills the agent while the index is being
+// replaced repeatedly. Afterwards it is the last value, or the one that was
 // being set, whole.
 func TestRetainedIsReplacedWhole(t *testing.T) {
 	s := set(t, 0, rig.Options{})
@@ -207,11 +207,11 @@ func (s *scene) blobOf(name, version string) string {
 	return r.Stdout[:64]
 }
 
-// TestRight: without the right to update the system nobody does; with it alone,
-// somebody does that and nothing else.
+// TestRight: without the right to update the system no user does; with it
+// alone, a user does that and nothing else.
 func TestRight(t *testing.T) {
-	need.Program(t, "busctl", "unshare")
-	need.File(t, "/usr/lib/polkit-1/polkitd")
+	require.Program(t, "busctl", "unshare")
+	require.File(t, "/usr/lib/polkit-1/polkitd")
 	s := set(t, 0, rig.Options{})
 	two := s.update(update{version: "1", imagesMB: 0.1})
 	may := s.Ordinary("games")

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 const (
 	limit  = 60 * time.Second
 	osName = "org.test.os"
-	quiet  = "defaults: {auto-refresh: false}\nschedule: {check: 0}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+	quiet  = "defaults: {auto-refresh: false}\nschedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 )
 
 // scene is a machine with a repository.
@@ -29,14 +29,14 @@ type scene struct {
 	*rig.World
 	t     *testing.T
 	api   *rig.API
-	agent *rig.Proc // in the boot that the file says
+	agent *rig.Proc // in the boot of the file
 }
 
-// set makes one; disk is the size of its store in MiB, or 0 for a plain folder.
+// set makes one; disk is the size of its store in MiB, or 0 for a plain directory.
 func set(t *testing.T, disk int, o rig.Options) *scene {
 	t.Helper()
-	need.Root(t)
-	need.Program(t, "dbus-daemon", "setpriv")
+	require.Root(t)
+	require.Program(t, "dbus-daemon", "setpriv")
 	if disk > 0 {
 		o.Root = tmpfs(t, disk)
 	}
@@ -44,8 +44,7 @@ func set(t *testing.T, disk int, o rig.Options) *scene {
 		o.Tracker = "subtree"
 	}
 	if o.Tracker == "subtree" {
-		need.Unified(t)
-		need.Lock(t, "subtree")
+		require.Unified(t)
 	}
 	s := &scene{World: rig.New(t, o), t: t}
 	s.api = s.Bus.Watch()
@@ -84,7 +83,7 @@ func (s *scene) no(err error) {
 	}
 }
 
-// boot says which boot the next agent finds itself in.
+// boot sets the boot of the next agent.
 func (s *scene) boot(id string) {
 	s.t.Helper()
 	s.no(os.WriteFile(s.Path("boot-id"), []byte(id+"\n"), 0o644))

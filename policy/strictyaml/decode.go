@@ -24,7 +24,7 @@ type Unmarshaler interface {
 }
 
 // Parse reads data, the content of the file called name. An empty file, or one
-// of comments only, is a Document in which nothing is set.
+// with comments only, is an empty Document.
 func Parse(name string, data []byte) (*Document, error) {
 	root, err := parse(name, data)
 	if err != nil {
@@ -54,12 +54,12 @@ func (d *Document) Decode(into any) error {
 	return sorted(dec.bad)
 }
 
-// Line tells where the value of a key path such as "gc.reserve" or "apps[0]"
-// stands; 0 when the file does not set it or was not decoded.
+// Line returns the line of the value of a key path such as "gc.reserve" or
+// "apps[0]"; 0 if the file does not set it or was not decoded.
 func (d *Document) Line(path string) int { return d.lines[path] }
 
 // Errorf makes a problem of the value at the key path. Without such a value it
-// stands at the nearest one around it.
+// is reported at the nearest one around it.
 func (d *Document) Errorf(path, format string, args ...any) *Error {
 	line := d.lines[path]
 	for p := path; line == 0 && p != ""; line = d.lines[p] {
@@ -129,7 +129,7 @@ func (d *decoder) value(n *node, v reflect.Value, path string) {
 	}
 }
 
-// absent says whether a collection was left out after its key.
+// absent reports whether a collection was left out after its key.
 func absent(n *node) bool { return n.kind == scalar && n.tag == "null" }
 
 func (d *decoder) fields(n *node, v reflect.Value, path string) {
@@ -183,7 +183,7 @@ func (d *decoder) entries(n *node, v reflect.Value, path string) {
 	for i, k := range n.keys {
 		e := reflect.New(v.Type().Elem()).Elem()
 		d.value(n.items[i], e, join(path, k.text))
-		// An error of the key itself is better told where the key stands.
+		// An error of the key itself is better reported at the key.
 		if p := join(path, k.text); n.items[i].kind != scalar {
 			d.doc.lines[p] = k.line
 		}
@@ -239,7 +239,7 @@ func (d *decoder) scalar(n *node, v reflect.Value, path string) {
 	ok := n.kind == scalar
 	switch v.Kind() {
 	case reflect.String:
-		// 1.10 is a version to whoever writes it, so numbers and dates keep
+		// 1.10 is a version to its author, so numbers and dates keep
 		// their spelling; true and null are slips.
 		if ok = ok && n.tag != "bool" && n.tag != "null"; ok {
 			v.SetString(n.text)

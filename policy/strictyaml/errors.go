@@ -23,7 +23,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Text)
 }
 
-// newError makes a problem whose text is one line, whatever stands in the file.
+// newError makes a problem whose text is one line, for any content of the file.
 func newError(file string, line int, format string, args ...any) *Error {
 	text := strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -12,8 +12,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// This file alone knows the YAML library, which is no longer maintained: what
-// leaves it is a tree of our own nodes.
+// Only this file uses the YAML library, which is no longer maintained: it
+// returns a tree of our own nodes.
 
 // MaxSize is the largest file that is read, in bytes.
 const MaxSize = 1 << 20

@@ -9,25 +9,25 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/lib/manifest"
 	bus "github.com/lull/lull/dbus"
-	"github.com/lull/lull/userd/mailbox"
 	"github.com/lull/lull/userd/notify"
+	"github.com/lull/lull/userd/queue"
 )
 
 const (
 	callTimeout = 10 * time.Second
-	// exitTimeout bounds the farewell to the notification server.
+	// exitTimeout bounds the withdrawal of all notices at the exit.
 	exitTimeout = 2 * time.Second
 )
 
-// Options say where the desktop is.
+// Options locate the desktop.
 type Options struct {
-	Address string // of the session bus; "": the one of the environment
+	Address string // of the session bus; empty means that of the environment
 	Version string
 	Log     *slog.Logger
 	// Hang is how long the server may take for a notice before it counts as
-	// hung; 0: ten seconds. It is waited for all the same.
+	// hung; zero means ten seconds. The call still waits for its answer.
 	Hang time.Duration
 }
 
@@ -41,7 +41,7 @@ type (
 	Call struct {
 		Do func(context.Context, *dbus.Conn)
 	}
-	// launchWaits was said by a launcher, launchOver by its leaving the bus.
+	// launchWaits is a launcher's call, launchOver its departure from the bus.
 	launchWaits struct{ launch, instance, why string }
 	launchOver  struct{ launch string }
 )
@@ -49,7 +49,7 @@ type (
 // Desktop connects to the session bus.
 type Desktop struct {
 	Options
-	commands *mailbox.Box[any]
+	commands *queue.Box[any]
 	event    func(notify.Event)
 	server   *bus.Server
 	conn     *dbus.Conn
@@ -67,14 +67,14 @@ type Desktop struct {
 	launches map[string]func() // by name on the bus: ends the watch, nil before there is one
 }
 
-// Connect takes the name org.lull.Session1 on the session bus. That another
-// helper owns it is an error: two would both notify.
+// Connect owns the name org.lull.Session1 on the session bus. If another
+// helper owns it, Connect fails: two would both notify.
 func Connect(ctx context.Context, o Options, event func(notify.Event)) (*Desktop, error) {
 	if o.Hang == 0 {
 		o.Hang = callTimeout
 	}
 	d := &Desktop{
-		Options: o, event: event, commands: mailbox.New[any](),
+		Options: o, event: event, commands: queue.New[any](),
 		signals: make(chan *dbus.Signal, 16), results: make(chan func()),
 		wanted: map[string]notify.Notice{}, posted: map[string]*posting{}, launches: map[string]func(){},
 	}
@@ -117,26 +117,36 @@ func (s session) Show(bus.Caller) error {
 
 // LaunchWaits implements bus.Session.
 func (s session) LaunchWaits(c bus.Caller, instance, why string) error {
-	if err := meta.ValidInstance(instance); err != nil {
+	if err := manifest.ValidInstance(instance); err != nil {
 		return err
 	}
 	s.d.Do(launchWaits{c.Sender, instance, why})
 	return nil
 }
 
-// ErrLost says that the session bus is gone: the session has ended.
+// DataIncomplete implements bus.Session.
+func (s session) DataIncomplete(_ bus.Caller, instance, name string, count uint32, first, directory string) error {
+	if err := manifest.ValidInstance(instance); err != nil {
+		return err
+	}
+	s.d.event(notify.DataIncomplete{Instance: instance, Name: name, Count: count, First: first, Directory: directory})
+	return nil
+}
+
+// ErrLost reports the loss of the session bus: the session has ended.
 var ErrLost = errors.New("the session bus is gone")
 
 // Run serves until the context ends or the session does, and takes all notices
 // down.
 func (d *Desktop) Run(ctx context.Context) error {
-	// Calls outlive ctx for the farewell; they end with the connection.
+	// Calls outlive ctx to withdraw the notices; they end with the connection.
 	calling, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	defer d.server.Close()
 	defer d.names.Close()
 	defer cancel()
+	defer func() { d.peer.stop() }()
 	l := &loop{Desktop: d, ctx: calling, calls: &calls}
 	l.adopt(l.peer.owner)
 	for {
@@ -157,6 +167,8 @@ func (d *Desktop) Run(ctx context.Context) error {
 			}
 		case <-l.retry():
 			l.again()
+		case <-l.peer.wake():
+			l.inquireAgain()
 		}
 		l.reconcile()
 		l.publish()
@@ -226,7 +238,7 @@ func (l *loop) watchLaunch(c launchWaits) {
 			_, waits := l.launches[c.launch]
 			switch {
 			case err != nil:
-				l.Log.Warn("cannot tell when a launch is over", "instance", c.instance, "error", err)
+				l.Log.Warn("cannot watch for the end of a launch", "instance", c.instance, "error", err)
 				l.Do(launchOver{c.launch})
 			case waits:
 				l.launches[c.launch] = stop
@@ -251,7 +263,7 @@ func (l *loop) call(f func(context.Context) func()) {
 	})
 }
 
-// publish says on the bus what is shown.
+// publish sets the property of the shown notices.
 func (l *loop) publish() {
 	notices := []bus.Notice{}
 	for _, instance := range l.instances() {
@@ -267,8 +279,8 @@ func (l *loop) publish() {
 	})
 }
 
-// farewell takes all notices down. It does not wait for the server, only for
-// the bus to have taken the requests.
+// farewell withdraws all notices. It does not wait for the server, only for
+// the bus to accept the requests.
 func (l *loop) farewell() {
 	if l.peer.owner == "" {
 		return

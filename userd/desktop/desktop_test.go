@@ -12,9 +12,10 @@ import (
 	fdo "github.com/esiqveland/notify"
 	"github.com/godbus/dbus/v5"
 
+	"github.com/lull/lull/agent/lib/words"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/dbus/bustest"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/userd/notify"
 )
 
@@ -97,7 +98,7 @@ func TestButtonsAndClosing(t *testing.T) {
 	wait[notify.Invoked](d)
 }
 
-// Nobody on the session bus can press a button but the notification server.
+// Only the notification server can press a button, no other client of the session bus.
 func TestForgedAndMalformedSignals(t *testing.T) {
 	address := start(t)
 	s := newServer(t, address, allCaps...).own()
@@ -158,164 +159,6 @@ func TestForgedAndMalformedSignals(t *testing.T) {
 	if e := wait[notify.Invoked](d); e.Action != notify.RestartNow {
 		t.Errorf("%+v", e)
 	}
-}
-
-func TestServerComesGoesAndComes(t *testing.T) {
-	address := start(t)
-	d := newDesk(t, address, Options{})
-	if e := wait[notify.Disturb](d); e.No {
-		t.Error("without a server nothing is to be disturbed")
-	}
-	d.Do(notify.Show{Notice: notice("firefox", 1)})
-	if p := d.properties(); p.NotificationServer != "" || len(p.Notices) != 0 {
-		t.Errorf("%+v", p)
-	}
-	first := newServer(t, address, allCaps...).own()
-	first.until("it is shown", func() bool { return len(first.shown) == 1 })
-
-	second := newServer(t, address, "body").own() // takes over while the first one lives
-	second.until("it is shown there, once and in its own manner", func() bool {
-		for _, n := range second.shown {
-			if n.ReplacesID != 0 || len(n.Actions) != 0 || n.Body != "Close it & wait." {
-				return false
-			}
-		}
-		return len(second.shown) == 1
-	})
-	first.emit("NotificationClosed", uint32(101), uint32(2))
-	none[notify.Closed](d)
-
-	second.conn.Close()
-	d.eventually("it is missed", func(p bus.SessionProperties) bool { return p.NotificationServer == "" && len(p.Notices) == 0 })
-	third := newServer(t, address, allCaps...).own()
-	third.until("it is shown once more", func() bool { return len(third.shown) == 1 })
-}
-
-func TestHungServer(t *testing.T) {
-	address := start(t)
-	s := newServer(t, address, allCaps...)
-	s.hang = make(chan struct{})
-	s.own()
-	d := newDesk(t, address, Options{Hang: 50 * time.Millisecond})
-	d.Do(notify.Show{Notice: notice("firefox", 1)})
-	s.until("it hangs", func() bool { return len(s.calls) == 1 })
-	d.eventually("it counts as hung", func(p bus.SessionProperties) bool { return p.NotificationServer == "" })
-	// What is no longer true by the time it answers must not stay on the screen.
-	d.Do(notify.Close{Instance: "firefox"})
-	d.Do(notify.Show{Notice: notice("gimp", 2)})
-	hang := s.hang
-	s.mu.Lock()
-	s.hang = nil
-	s.mu.Unlock()
-	close(hang)
-	s.until("only what is wanted stands", func() bool { return len(s.shown) == 1 && s.id("gimp is ready") != 0 })
-	s.until("the other one was there once", func() bool { return slices.Contains(s.calls, "close firefox is ready") })
-	d.eventually("it is well again", func(p bus.SessionProperties) bool { return p.NotificationServer != "" && len(p.Notices) == 1 })
-}
-
-func TestHungServerIsReplaced(t *testing.T) {
-	address := start(t)
-	s := newServer(t, address, allCaps...)
-	s.hang = make(chan struct{})
-	t.Cleanup(func() { close(s.hang) })
-	s.own()
-	d := newDesk(t, address, Options{Hang: 20 * time.Millisecond})
-	d.Do(notify.Show{Notice: notice("firefox", 1)})
-	s.until("it hangs", func() bool { return len(s.calls) == 1 })
-	d.eventually("it counts as hung", func(p bus.SessionProperties) bool { return p.NotificationServer == "" })
-	other := newServer(t, address, allCaps...).own()
-	other.until("the other one shows it", func() bool { return len(other.shown) == 1 })
-}
-
-func TestEndWithAHungServer(t *testing.T) {
-	address := start(t)
-	s := newServer(t, address, allCaps...)
-	s.hang = make(chan struct{})
-	t.Cleanup(func() { close(s.hang) })
-	s.own()
-	d := newDesk(t, address, Options{Hang: 20 * time.Millisecond})
-	d.Do(notify.Show{Notice: notice("firefox", 1)})
-	s.until("it hangs", func() bool { return len(s.calls) == 1 })
-	d.eventually("it counts as hung", func(p bus.SessionProperties) bool { return p.NotificationServer == "" })
-	began := time.Now()
-	if err := d.stop(); err != nil {
-		t.Error(err)
-	}
-	if took := time.Since(began); took > exitTimeout+3*time.Second {
-		t.Errorf("it took %v to end", took)
-	}
-}
-
-func TestSignalsThatOvertakeTheAnswer(t *testing.T) {
-	address := start(t)
-	s := newServer(t, address, allCaps...)
-	s.early = true
-	s.own()
-	d := newDesk(t, address, Options{})
-	d.Do(notify.Show{Notice: notice("firefox", 1)})
-	if e := wait[notify.Invoked](d); e.Action != notify.Later {
-		t.Errorf("%+v", e)
-	}
-	if e := wait[notify.Closed](d); e.Serial != 1 {
-		t.Errorf("%+v", e)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.calls) != 1 {
-		t.Errorf("shown again: %q", s.calls)
-	}
-}
-
-func TestServerWithStrangeIDs(t *testing.T) {
-	address := start(t)
-	s := newServer(t, address, allCaps...)
-	s.answer = func(id uint32) uint32 { // a new id also for a replaced notice
-		s.next++
-		return s.next
-	}
-	s.own()
-	d := newDesk(t, address, Options{})
-	d.Do(notify.Show{Notice: notice("firefox", 1)})
-	s.until("it is shown", func() bool { return len(s.shown) == 1 })
-	n := notice("firefox", 2)
-	n.Summary = "firefox 2"
-	d.Do(notify.Show{Notice: n})
-	s.until("the old one is taken down", func() bool { return len(s.shown) == 1 && s.id("firefox 2") != 0 })
-
-	s.mu.Lock()
-	s.answer = func(uint32) uint32 { return 0 }
-	s.mu.Unlock()
-	d.Do(notify.Show{Notice: notice("gimp", 3)})
-	s.until("it was asked", func() bool { return slices.Contains(s.calls, "show gimp is ready") })
-	s.mu.Lock()
-	s.answer = func(uint32) uint32 { return 7 } // the same for all
-	s.mu.Unlock()
-	d.Do(notify.Show{Notice: notice("inkscape", 4)})
-	d.Do(notify.Show{Notice: notice("krita", 5)})
-	d.eventually("only the last one counts", func(p bus.SessionProperties) bool {
-		return slices.ContainsFunc(p.Notices, func(n bus.Notice) bool { return n.Instance == "krita" && n.ID == 7 }) &&
-			!slices.ContainsFunc(p.Notices, func(n bus.Notice) bool { return n.Instance == "inkscape" && n.ID == 7 })
-	})
-}
-
-func TestServerThatRefuses(t *testing.T) {
-	address := start(t)
-	s := newServer(t, address, allCaps...)
-	s.refuse = true
-	s.own()
-	d := newDesk(t, address, Options{})
-	d.Do(notify.Show{Notice: notice("firefox", 1)})
-	s.until("it has refused", func() bool { return len(s.calls) == 1 })
-	d.properties()
-	time.Sleep(50 * time.Millisecond)
-	s.mu.Lock()
-	if len(s.calls) != 1 {
-		t.Errorf("asked all the time: %q", s.calls)
-	}
-	s.refuse = false
-	s.mu.Unlock()
-	d.Do(notify.Show{Notice: notice("firefox", 2)})
-	s.until("something new is tried at once", func() bool { return len(s.shown) == 1 })
 }
 
 func TestDoNotDisturb(t *testing.T) {
@@ -396,7 +239,7 @@ func TestRender(t *testing.T) {
 		if !c.want(got) {
 			t.Errorf("%s: %+v", c.name, got)
 		}
-		if got.Hints["urgency"].Value() != byte(0) || got.Hints["desktop-entry"].Value() != "org.mozilla.firefox" ||
+		if got.Hints["urgency"].Value() != byte(1) || got.Hints["desktop-entry"].Value() != "org.mozilla.firefox" ||
 			got.Hints["category"].Value() != category || got.AppIcon != defaultIcon {
 			t.Errorf("%s: %+v", c.name, got)
 		}
@@ -408,18 +251,91 @@ func TestRender(t *testing.T) {
 	}
 }
 
-// A launcher that waits is told of until it leaves the bus, however it ends.
+// A notice that needs attention is posted as a new notice after the old one was closed, since some
+// servers show a replaced one in their list only; anything else takes its place.
+func TestAlertIsANewNotice(t *testing.T) {
+	address := start(t)
+	s := newServer(t, address, allCaps...).own()
+	d := newDesk(t, address, Options{})
+	show := func(serial uint64, alert bool, summary string) (id, replaced uint32) {
+		n := notice("firefox", serial)
+		n.Summary, n.Alert = summary, alert
+		d.Do(notify.Show{Notice: n})
+		s.until("it is shown", func() bool { return s.id(summary) != 0 })
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.shown) != 1 {
+			t.Errorf("stacked: %v", s.shown)
+		}
+		id = s.id(summary)
+		return id, s.shown[id].ReplacesID
+	}
+	first, _ := show(1, true, "one")
+	if id, replaced := show(2, false, "two"); id != first || replaced != first {
+		t.Errorf("%d is not in the place of %d", id, first)
+	}
+	id, replaced := show(3, true, "three")
+	if id == first || replaced != 0 {
+		t.Errorf("%d, in the place of %d, is not new", id, replaced)
+	}
+	s.mu.Lock()
+	if want := []string{"show one", "show two", "close two", "show three"}; !slices.Equal(s.calls, want) {
+		t.Errorf("%q", s.calls)
+	}
+	s.mu.Unlock()
+	none[notify.Closed](d) // the person has closed none
+	d.eventually("the new one is listed", func(p bus.SessionProperties) bool { return len(p.Notices) == 1 && p.Notices[0].ID == id })
+	s.emit("ActionInvoked", first, notify.RestartNow)
+	none[notify.Invoked](d)
+	s.emit("ActionInvoked", id, notify.RestartNow)
+	wait[notify.Invoked](d)
+}
+
+// Hints by kind and server: news is not kept in a list, and Plasma keeps the buttons
+// of what is, which must not be asked of GNOME.
+func TestHints(t *testing.T) {
+	for _, c := range []struct {
+		kind                notify.Kind
+		server              string
+		transient, resident bool
+	}{
+		{notify.Ready, "gnome-shell", false, false}, {notify.After, "gnome-shell", true, false},
+		{notify.Ready, "Plasma", false, true}, {notify.Wait, "Plasma", false, true}, {notify.After, "Plasma", true, false},
+	} {
+		for _, urgency := range []byte{notify.Low, notify.Normal} {
+			n := notice("firefox", 1)
+			n.Kind, n.Urgency = c.kind, urgency
+			got := render(n, newCapabilities(c.server, allCaps))
+			_, transient := got.Hints["transient"]
+			_, resident := got.Hints["resident"]
+			if transient != c.transient || resident != c.resident || got.Hints["urgency"].Value() != byte(1) {
+				t.Errorf("%+v: %+v", c, got.Hints)
+			}
+		}
+	}
+	n := notice("", 1)
+	n.Expire = -1
+	if got := render(n, newCapabilities("any", allCaps)); got.ExpireTimeout != 0 {
+		t.Errorf("%v", got.ExpireTimeout)
+	}
+	n.Percent = 55
+	if got := render(n, newCapabilities("Plasma", allCaps)); got.Hints["value"].Value() != nil || !strings.HasSuffix(got.Body, " (55\u00a0%)") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A waiting launch is shown until the launcher leaves the bus, for any reason.
 func TestLaunchesThatWait(t *testing.T) {
 	address := start(t)
 	d := newDesk(t, address, Options{})
 	waits := func(conn *dbus.Conn, instance string) error {
-		return bus.NewSessionProxy(conn, bus.SessionPath).LaunchWaits(t.Context(), instance, notify.RefreshInProgress)
+		return bus.NewSessionProxy(conn, bus.SessionPath).LaunchWaits(t.Context(), instance, words.RefreshInProgress)
 	}
 	one, two := connect(t, address), connect(t, address)
 	if err := waits(one, "firefox"); err != nil {
 		t.Fatal(err)
 	}
-	if e := wait[notify.LaunchWaits](d); e != (notify.LaunchWaits{Launch: one.Names()[0], Instance: "firefox", Why: notify.RefreshInProgress}) {
+	if e := wait[notify.LaunchWaits](d); e != (notify.LaunchWaits{Launch: one.Names()[0], Instance: "firefox", Why: words.RefreshInProgress}) {
 		t.Errorf("%+v", e)
 	}
 	if err := waits(two, "../../etc"); err == nil {
@@ -479,16 +395,16 @@ func TestProgressAndApplication(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	n.Percent = 55
-	if got := render(n, newCapabilities("another", allCaps)); got.Hints["value"].Value() != nil || !strings.HasSuffix(got.Body, " (55 %)") {
+	if got := render(n, newCapabilities("another", allCaps)); got.Hints["value"].Value() != nil || !strings.HasSuffix(got.Body, " (55\u00a0%)") {
 		t.Errorf("%+v", got)
 	}
 }
 
-// GNOME's setting is read by gsettings, when dconf says that it has changed.
+// GNOME's setting is read by gsettings, when dconf reports a change.
 func TestDoNotDisturbOfGNOME(t *testing.T) {
-	need.Program(t, "gsettings")
-	need.File(t, "/usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml")
-	need.File(t, "/usr/libexec/dconf-service")
+	require.Program(t, "gsettings")
+	require.File(t, "/usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml")
+	require.File(t, "/usr/libexec/dconf-service")
 	address := start(t)
 	t.Setenv("DBUS_SESSION_BUS_ADDRESS", address)
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())

@@ -2,6 +2,7 @@ package desktop
 
 import (
 	"context"
+	"errors"
 	"os/exec"
 	"slices"
 	"strings"
@@ -11,14 +12,14 @@ import (
 	"github.com/lull/lull/userd/notify"
 )
 
-// habit is how a notification server, which is known by its name, says that it
-// does not want to disturb, where that is not the property Inhibited of
+// habit is how a notification server, which is identified by its name, reports
+// do-not-disturb if it does not have the property Inhibited of
 // org.freedesktop.Notifications, which any server may have. Its signals only give
 // the reason to look, so that it does not matter who sends them.
 type habit struct {
 	rules  [][]dbus.MatchOption
 	signal string // interface and member
-	quiet  func(ctx context.Context, l *loop, owner string) bool
+	quiet  func(ctx context.Context, l *loop, owner string) (bool, error)
 }
 
 const (
@@ -30,7 +31,7 @@ const (
 
 var habits = map[string]habit{
 	// dunst has a property of its own; its rules are those of Inhibited.
-	"dunst": {quiet: func(ctx context.Context, l *loop, owner string) bool {
+	"dunst": {quiet: func(ctx context.Context, l *loop, owner string) (bool, error) {
 		return isTrue(ctx, l.conn.Object(owner, serverPath), dunst, "paused")
 	}},
 	// Xfce's server obeys a setting of Xfce.
@@ -38,44 +39,50 @@ var habits = map[string]habit{
 		rules: [][]dbus.MatchOption{{dbus.WithMatchInterface(xfconf), dbus.WithMatchMember("PropertyChanged"), dbus.WithMatchObjectPath(xfconfIf),
 			dbus.WithMatchArg(0, "xfce4-notifyd"), dbus.WithMatchArg(1, "/do-not-disturb")}},
 		signal: xfconf + ".PropertyChanged",
-		quiet: func(ctx context.Context, l *loop, _ string) bool {
-			var v dbus.Variant
-			err := l.conn.Object(xfconf, xfconfIf).CallWithContext(ctx, xfconf+".GetProperty", dbus.FlagNoAutoStart, "xfce4-notifyd", "/do-not-disturb").Store(&v)
-			yes, _ := v.Value().(bool)
-			return err == nil && yes // it is set only when somebody has used it
+		quiet: func(ctx context.Context, l *loop, _ string) (bool, error) {
+			// The setting exists only once it was used.
+			return truth(l.conn.Object(xfconf, xfconfIf).CallWithContext(ctx, xfconf+".GetProperty", dbus.FlagNoAutoStart, "xfce4-notifyd", "/do-not-disturb"))
 		},
 	},
-	// GNOME's "do not disturb" is a setting, which the settings portal does not
-	// hand out. gsettings knows defaults and what the administrator has locked, and
-	// dconf says when to ask it again.
+	// GNOME's "do not disturb" is a setting, which the settings portal does
+	// not export. gsettings resolves defaults and the administrator's locks,
+	// and dconf signals when to query it.
 	"gnome-shell": {
 		rules:  [][]dbus.MatchOption{{dbus.WithMatchInterface("ca.desrt.dconf.Writer"), dbus.WithMatchMember("Notify"), dbus.WithMatchArgPath(0, gnome)}},
 		signal: "ca.desrt.dconf.Writer.Notify",
-		quiet: func(ctx context.Context, l *loop, _ string) bool {
+		quiet: func(ctx context.Context, l *loop, _ string) (bool, error) {
 			out, err := exec.CommandContext(ctx, "gsettings", "get", "org.gnome.desktop.notifications", "show-banners").Output()
 			if err != nil {
 				l.Log.Debug("cannot read GNOME's setting for notices", "error", err)
 			}
-			return strings.TrimSpace(string(out)) == "false"
+			return strings.TrimSpace(string(out)) == "false", nil // without gsettings it is not used
 		},
 	},
 }
 
 // isTrue reads a property, which many servers lack.
-func isTrue(ctx context.Context, o dbus.BusObject, iface, name string) bool {
-	var v dbus.Variant
-	if o.CallWithContext(ctx, properties+".Get", dbus.FlagNoAutoStart, iface, name).Store(&v) != nil {
-		return false
-	}
-	yes, _ := v.Value().(bool)
-	return yes
+func isTrue(ctx context.Context, o dbus.BusObject, iface, name string) (bool, error) {
+	return truth(o.CallWithContext(ctx, properties+".Get", dbus.FlagNoAutoStart, iface, name))
 }
 
-// follow has the bus tell of what the server's habit depends on.
+// truth reads the answer to a call. A server that does not have what was asked for
+// has answered no. Only a missing answer is an error.
+func truth(call *dbus.Call) (bool, error) {
+	var v dbus.Variant
+	err := call.Store(&v)
+	var e dbus.Error
+	if errors.As(err, &e) && e.Name != "org.freedesktop.DBus.Error.NoReply" && e.Name != "org.freedesktop.DBus.Error.Timeout" {
+		return false, nil
+	}
+	yes, _ := v.Value().(bool)
+	return yes, err
+}
+
+// follow subscribes to the signals that the server's habit depends on.
 func (l *loop) follow(ctx context.Context, name string) {
 	for _, rule := range habits[name].rules {
 		if err := l.conn.AddMatchSignalContext(ctx, rule...); err != nil {
-			l.Log.Warn("cannot tell when nobody is to be disturbed", "server", name, "error", err)
+			l.Log.Warn("cannot watch the do-not-disturb setting", "server", name, "error", err)
 		}
 	}
 }
@@ -86,8 +93,9 @@ func (l *loop) unfollow(ctx context.Context, name string) {
 	}
 }
 
-// look asks whether the server may be disturbed, and tells the core. One question
-// is under way at a time; a reason to ask that comes meanwhile is not lost.
+// look queries whether the server may be disturbed, and notifies the core. One
+// query is under way at a time; a reason for another one that arrives
+// meanwhile is not lost.
 func (l *loop) look() {
 	if l.peer.looking {
 		l.peer.lookAgain = true
@@ -96,9 +104,9 @@ func (l *loop) look() {
 	l.peer.looking = true
 	owner, name := l.peer.owner, l.peer.kind
 	l.call(func(ctx context.Context) func() {
-		quiet := isTrue(ctx, l.conn.Object(owner, serverPath), serverName, "Inhibited")
-		if h, ok := habits[name]; ok && !quiet {
-			quiet = h.quiet(ctx, l, owner)
+		quiet, err := isTrue(ctx, l.conn.Object(owner, serverPath), serverName, "Inhibited")
+		if h, ok := habits[name]; ok && !quiet && err == nil {
+			quiet, err = h.quiet(ctx, l, owner)
 		}
 		return func() {
 			if l.peer.owner != owner {
@@ -110,12 +118,17 @@ func (l *loop) look() {
 				l.look()
 				return
 			}
+			if err != nil { // what was true stays true until there is an answer
+				l.unanswered(err)
+				return
+			}
+			l.peer.pause = firstInquiry
 			l.event(notify.Disturb{No: quiet})
 		}
 	})
 }
 
-// disturbing says whether a signal is a reason to look.
+// disturbing reports whether a signal is a reason to query.
 func (l *loop) disturbing(s *dbus.Signal) bool {
 	if h, ok := habits[l.peer.kind]; ok && h.signal != "" && s.Name == h.signal {
 		return true

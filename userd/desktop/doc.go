@@ -1,13 +1,13 @@
-// Package desktop is the helper's side of the session bus: the notification
-// server as it is seen from here, and org.lull.Session1, which says what is
-// shown.
+// Package desktop is the helper's side of the session bus: the client of the
+// notification server, and the interface org.lull.Session1, which has the
+// shown notices.
 //
 // Words: what is *wanted* is one notice for each instance, as package notify
 // has decided; what is *posted* is what the server was given and under which
-// id. Both are brought together by one call at a time, so that a server that
-// hangs has at most one call of ours to answer, a late answer still tells the
-// id, and a new server gets everything that is wanted. A posting that the
-// server has closed by itself is kept as long as its notice may be true: some
+// id. Both are reconciled by one call at a time, so that a hung server has at
+// most one call of ours to answer, a late answer still has the id, and a new
+// server gets all wanted notices. A posting that the server has closed by
+// itself is kept as long as its notice may be true: some
 // servers offer its buttons in a history.
 //
 // No signal is believed but from the connection that owns

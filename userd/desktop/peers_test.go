@@ -34,8 +34,10 @@ type server struct {
 	refuse bool
 	answer func(id uint32) uint32 // what Notify returns
 	early  bool                   // close each notice before Notify answers
-	quiet  *bool                  // the property Inhibited; nil: it has none
+	quiet  *bool                  // the property Inhibited; nil if it has none
 	seen   chan struct{}
+	mute   string // a method that answers with NoReply
+	asked  int    // how often it has done so
 }
 
 func connect(t *testing.T, address string) *dbus.Conn {
@@ -79,9 +81,26 @@ func (s *server) did(what string) {
 
 type methods struct{ s *server }
 
-func (m methods) GetCapabilities() ([]string, *dbus.Error) { return m.s.caps, nil }
+// muted is the error of a method that is not to answer.
+func (s *server) muted(method string) *dbus.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mute != method {
+		return nil
+	}
+	s.asked++
+	s.did("mute " + method)
+	return dbus.NewError("org.freedesktop.DBus.Error.NoReply", []any{"not now"})
+}
+
+func (m methods) GetCapabilities() ([]string, *dbus.Error) {
+	return m.s.caps, m.s.muted("GetCapabilities")
+}
 
 func (m methods) GetServerInformation() (string, string, string, string, *dbus.Error) {
+	if err := m.s.muted("GetServerInformation"); err != nil {
+		return "", "", "", "", err
+	}
 	return m.s.name, "nobody", "0.1", "1.2", nil
 }
 
@@ -142,6 +161,9 @@ func (m methods) CloseNotification(id uint32) *dbus.Error {
 type props struct{ s *server }
 
 func (p props) Get(iface, name string) (dbus.Variant, *dbus.Error) {
+	if err := p.s.muted("Get"); err != nil {
+		return dbus.MakeVariant(false), err
+	}
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
 	if name == "Inhibited" && p.s.quiet != nil {
@@ -245,8 +267,8 @@ func wait[E notify.Event](d *desk) E {
 	}
 }
 
-// none says that no event of type E has come by now. The bus is asked something
-// first, so that what was sent before has been heard.
+// none checks that no event of type E has arrived. It makes a call on the bus
+// first, so that everything sent before has been received.
 func none[E notify.Event](d *desk) {
 	d.t.Helper()
 	d.properties()

@@ -20,14 +20,20 @@ const (
 )
 
 // capabilities are those of a server that make a difference here.
-type capabilities struct{ actions, body, markup, bar bool }
+type capabilities struct{ actions, body, markup, bar, resident bool }
 
 // bars are the servers that show a bar for the hint "value" beside the text. It is
 // not in the specification: others show the bar alone, as for a volume, or nothing.
-var bars = []string{"dunst", "mako", "Plasma"}
+// Plasma takes the hint and shows nothing.
+var bars = []string{"dunst", "mako"}
+
+// residents are the servers that take the buttons away from a notice once its banner
+// is gone, unless it has the hint "resident". Others must not get that hint: GNOME
+// shows no banner for such a notice while its application has the focus.
+var residents = []string{"Plasma"}
 
 func newCapabilities(server string, list []string) capabilities {
-	c := capabilities{bar: slices.Contains(bars, server)}
+	c := capabilities{bar: slices.Contains(bars, server), resident: slices.Contains(residents, server)}
 	for _, s := range list {
 		switch s {
 		case "actions":
@@ -65,17 +71,26 @@ func render(n notify.Notice, c capabilities) fdo.Notification {
 	case c.bar:
 		out.AddHint(fdo.Hint{ID: "value", Variant: dbus.MakeVariant(int32(min(n.Percent, 100)))})
 	case out.Body != "":
-		out.Body += fmt.Sprintf(" (%d %%)", min(n.Percent, 100))
+		out.Body += fmt.Sprintf(" (%d\u00a0%%)", min(n.Percent, 100))
 	}
 	if c.actions {
 		for _, b := range n.Buttons {
 			out.Actions = append(out.Actions, fdo.Action{Key: b.Action, Label: b.Label})
 		}
 	}
-	if n.Expire > 0 {
+	switch {
+	case n.Expire > 0:
 		out.ExpireTimeout = n.Expire
+	case n.Expire < 0:
+		out.ExpireTimeout = fdo.ExpireTimeoutNever
 	}
-	out.SetUrgency(fdo.Urgency(n.Urgency))
+	out.SetUrgency(fdo.UrgencyNormal)
+	switch {
+	case n.Kind == notify.After: // news: seen once, and not kept in a list
+		out.AddHint(fdo.Hint{ID: "transient", Variant: dbus.MakeVariant(true)})
+	case c.resident:
+		out.AddHint(fdo.Hint{ID: "resident", Variant: dbus.MakeVariant(true)})
+	}
 	out.AddHint(fdo.Hint{ID: "category", Variant: dbus.MakeVariant(category)})
 	if n.DesktopEntry != "" {
 		out.AddHint(fdo.Hint{ID: "desktop-entry", Variant: dbus.MakeVariant(n.DesktopEntry)})

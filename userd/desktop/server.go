@@ -10,7 +10,7 @@ import (
 	fdo "github.com/esiqveland/notify"
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/dbus/dialer"
+	"github.com/lull/lull/agent/lib/dialer"
 
 	"github.com/lull/lull/userd/notify"
 )
@@ -21,21 +21,28 @@ const (
 	busDaemon  = "org.freedesktop.DBus"
 	properties = "org.freedesktop.DBus.Properties"
 
-	// A server that refuses a notice, for coming too fast perhaps, is asked
-	// again after retryPause, doubled each time, maxTries times.
-	retryPause = 30 * time.Second
-	maxTries   = 4
+	// A server that refuses a notice is asked again after retryPause, doubled
+	// each time, maxTries times: for 8.5 minutes in all. Plasma refuses what
+	// is
+	// like the notice before and comes within a second or so.
+	retryPause = 2 * time.Second
+	maxTries   = 8
 	// startPause keeps a server that dies of each notice from being started
 	// all the time.
 	startPause = time.Minute
+	// A server that does not report its capabilities is re-queried after
+	// firstInquiry, doubled each time up to lastInquiry.
+	firstInquiry = 100 * time.Millisecond
+	lastInquiry  = time.Hour
+	warnInquiry  = 10 * time.Second // the pause from which on it is logged
 	// maxEarly bounds what is kept of signals that overtake an answer.
 	maxEarly = 64
 )
 
 // peer is the notification server.
 type peer struct {
-	owner     string // unique name; "": absent
-	ready     bool   // it has said what it can do
+	owner     string // unique name; empty if absent
+	ready     bool   // it has reported its capabilities
 	name      string // and version
 	kind      string // name alone
 	looking   bool   // it is being asked whether it may be disturbed
@@ -47,6 +54,18 @@ type peer struct {
 	early     []*dbus.Signal // heard while busy: perhaps about an id not known yet
 	stray     []uint32       // ids to be closed that belong to no posting
 	retry     *time.Timer
+
+	pause   time.Duration // before the capabilities are re-queried
+	inquiry *time.Timer   // ends that pause; nil if there is none
+}
+
+// stop stops the timers.
+func (p *peer) stop() {
+	for _, t := range []*time.Timer{p.retry, p.inquiry} {
+		if t != nil {
+			t.Stop()
+		}
+	}
 }
 
 func (p *peer) String() string {
@@ -58,7 +77,7 @@ func (p *peer) String() string {
 
 // posting is a notice that the server was given.
 type posting struct {
-	id       uint32 // 0: it was refused
+	id       uint32 // 0 if it was refused
 	notice   notify.Notice
 	up       bool
 	obsolete bool // no longer true, in a history either
@@ -70,7 +89,7 @@ var nameOwner = []dbus.MatchOption{
 	dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, serverName),
 }
 
-// watch finds the server and hears of others from then on.
+// watch finds the server, and later ones by the bus's signal.
 func (d *Desktop) watch(ctx context.Context) error {
 	if err := d.conn.AddMatchSignalContext(ctx, nameOwner...); err != nil {
 		return err
@@ -80,20 +99,18 @@ func (d *Desktop) watch(ctx context.Context) error {
 	return err
 }
 
-// adopt makes owner the server that is believed. What the last one showed is
-// gone with it.
+// adopt makes owner the accepted server. The notices that the last one showed
+// are gone with it.
 func (l *loop) adopt(owner string) {
 	old := l.peer
-	if old.retry != nil {
-		old.retry.Stop()
-	}
-	l.peer = peer{owner: owner}
+	old.stop()
+	l.peer = peer{owner: owner, pause: firstInquiry}
 	l.posted = map[string]*posting{}
 	// A server is not disturbed before it has been asked whether it may be. No
 	// server cannot be disturbed, and may be started by the first notice.
 	l.event(notify.Disturb{No: owner != ""})
 	l.call(func(ctx context.Context) func() {
-		// The signals may come to us alone or to everybody.
+		// The signals may be unicast to this connection or broadcast.
 		rules := [][]dbus.MatchOption{
 			{dbus.WithMatchInterface(serverName)},
 			{dbus.WithMatchInterface(properties), dbus.WithMatchMember("PropertiesChanged")},
@@ -113,21 +130,39 @@ func (l *loop) adopt(owner string) {
 		if owner == "" {
 			return func() {}
 		}
+		return func() {
+			if l.peer.owner == owner {
+				l.inquire()
+			}
+		}
+	})
+}
+
+// inquire queries the server's capabilities until it has answered. A server
+// may own its name before it serves its object, as GNOME's does, so an error
+// gives no information about the server. The query is repeated with a growing
+// pause.
+func (l *loop) inquire() {
+	owner := l.peer.owner
+	l.call(func(ctx context.Context) func() {
 		server := l.conn.Object(owner, serverPath)
 		var caps []string
 		var info fdo.ServerInformation
-		err := errors.Join(
-			server.CallWithContext(ctx, serverName+".GetServerInformation", dbus.FlagNoAutoStart).
-				Store(&info.Name, &info.Vendor, &info.Version, &info.SpecVersion),
-			server.CallWithContext(ctx, serverName+".GetCapabilities", dbus.FlagNoAutoStart).Store(&caps))
-		l.follow(ctx, info.Name)
+		err := server.CallWithContext(ctx, serverName+".GetServerInformation", dbus.FlagNoAutoStart).
+			Store(&info.Name, &info.Vendor, &info.Version, &info.SpecVersion)
+		if err == nil {
+			err = server.CallWithContext(ctx, serverName+".GetCapabilities", dbus.FlagNoAutoStart).Store(&caps)
+		}
+		if err == nil {
+			l.follow(ctx, info.Name)
+		}
 		return func() {
 			if l.peer.owner != owner {
 				return
 			}
 			if err != nil {
-				// Plain text without buttons is understood by every server.
-				l.Log.Warn("the notification server does not say what it can do", "error", err)
+				l.unanswered(err)
+				return
 			}
 			l.peer.ready = true
 			l.peer.name, l.peer.kind = info.Name+" "+info.Version, info.Name
@@ -137,7 +172,34 @@ func (l *loop) adopt(owner string) {
 	})
 }
 
-// heard takes in a signal, if it is from whom it must be.
+// unanswered schedules the next query of a server that did not answer.
+func (l *loop) unanswered(err error) {
+	if l.peer.pause >= warnInquiry && l.peer.pause < 2*warnInquiry {
+		l.Log.Warn("the notification server does not report what it can do", "error", err)
+	}
+	l.peer.inquiry = time.NewTimer(l.peer.pause)
+	l.peer.pause = min(2*l.peer.pause, lastInquiry)
+}
+
+// inquireAgain repeats the question that was not answered.
+func (l *loop) inquireAgain() {
+	l.peer.inquiry = nil
+	if l.peer.ready {
+		l.look()
+	} else {
+		l.inquire()
+	}
+}
+
+// wake returns a channel that is ready when the server must be re-queried.
+func (p *peer) wake() <-chan time.Time {
+	if p.inquiry == nil {
+		return nil
+	}
+	return p.inquiry.C
+}
+
+// heard handles a signal, if it is from the right sender.
 func (l *loop) heard(s *dbus.Signal) {
 	if s.Name == busDaemon+".NameOwnerChanged" && s.Sender == busDaemon {
 		var who, was, is string
@@ -185,8 +247,8 @@ func (l *loop) about(s *dbus.Signal) {
 		if p == nil {
 			return
 		}
-		// Whatever the reason, there may be a history in which its buttons
-		// still work. One that was taken down by us is no news.
+		// Whatever the reason, the buttons may still work in a history. A
+		// notice that this helper has withdrawn is no event.
 		if !p.up {
 			return
 		}
@@ -236,6 +298,12 @@ func (l *loop) reconcile() {
 		p := l.posted[instance]
 		switch {
 		case wanted && (p == nil || p.notice.Serial != w.Serial):
+			if p != nil && p.up && p.id != 0 && w.Alert {
+				// Some servers, as GNOME's, show a replaced notice in their list only.
+				delete(l.posted, instance)
+				l.close(p.id)
+				return
+			}
 			l.post(w, p)
 			return
 		case wanted || p == nil: // as it should be, or refused for now
@@ -306,7 +374,8 @@ func (l *loop) operate(f func() func()) {
 	})
 }
 
-// close takes a notice down. Whether the server still knew it does not matter.
+// close withdraws a notice. An error is ignored: the server may have closed it
+// already.
 func (l *loop) close(id uint32) {
 	server := l.conn.Object(l.peer.owner, serverPath)
 	l.operate(func() func() {
@@ -334,7 +403,7 @@ func (l *loop) post(n notify.Notice, p *posting) {
 		}
 		return func() {
 			if l.peer.owner != owner {
-				return // all has been posted anew
+				return // all notices have been re-posted
 			}
 			l.postedAs(n, p, note.ReplacesID, id, err)
 		}
@@ -363,7 +432,7 @@ func (l *loop) postedAs(n notify.Notice, p *posting, replaced, id uint32, err er
 			fresh.tries = p.tries
 		}
 		fresh.tries++
-		if replaced != 0 { // the old one says what is no longer so
+		if replaced != 0 { // the old one is no longer true
 			l.peer.stray = append(l.peer.stray, replaced)
 		}
 		l.Log.Warn("the notification server refuses a notice", "instance", n.Instance, "error", err)
@@ -371,7 +440,7 @@ func (l *loop) postedAs(n notify.Notice, p *posting, replaced, id uint32, err er
 			l.peer.retry = time.NewTimer(retryPause << (fresh.tries - 1))
 		}
 	} else if p != nil && p.id != 0 && p.id != id && !p.up {
-		l.peer.stray = append(l.peer.stray, p.id) // stands in a history
+		l.peer.stray = append(l.peer.stray, p.id) // is in a history
 	}
 	if other, q := l.find(id); err == nil && q != nil && other != n.Instance {
 		delete(l.posted, other) // a server that gives an id twice
@@ -386,7 +455,7 @@ func (l *loop) retry() <-chan time.Time {
 	return l.peer.retry.C
 }
 
-// again forgets the refusals.
+// again drops the refusals.
 func (l *loop) again() {
 	l.peer.retry = nil
 	for instance, p := range l.posted {

@@ -1,16 +1,17 @@
-// Package fullscreen tells whether the window in front fills the whole screen of
-// an X display, as presentations and films do: _NET_ACTIVE_WINDOW of the root
+// Package fullscreen watches whether the active window fills the whole screen
+// of an X display, as presentations and films do: _NET_ACTIVE_WINDOW of the
+// root
 // window, and _NET_WM_STATE_FULLSCREEN in the _NET_WM_STATE of that window, as the
 // Extended Window Manager Hints have them (specifications.freedesktop.org/wm-spec).
 //
 // Wayland has nothing of the kind for a program that is no part of the compositor:
-// there the notification servers of the desktops hold notices back themselves, or
-// say so by their property Inhibited. What runs there through Xwayland is seen.
+// there the notification servers of the desktops hold notices back themselves,
+// or report it by their property Inhibited. Windows of Xwayland are seen.
 //
-// Nothing polls: the X server tells of both properties.
+// Nothing polls: the X server sends events for both properties.
 //
-// Concurrency: Watch is one goroutine that owns the connection, beside those of
-// the library. What it tells goes to a function that may block.
+// Concurrency: Watch is one goroutine that owns the connection, beside those
+// of the library. It calls a function that may block.
 package fullscreen
 
 import (
@@ -30,18 +31,18 @@ import (
 // quiet keeps the library from writing to the standard error.
 var quiet = sync.OnceFunc(func() { xgb.Logger = log.New(io.Discard, "", 0) })
 
-// ErrLost says that the X server is gone.
+// ErrLost reports the loss of the X server.
 var ErrLost = errors.New("the X server is gone")
 
 // screen is a display that is watched.
 type screen struct {
 	conn   *xgb.Conn
 	root   xproto.Window
-	active xproto.Window // 0: none
+	active xproto.Window // 0 if none
 	atoms  map[string]xproto.Atom
 }
 
-// Watch tells changed whether the window in front fills the screen, first at once
+// Watch calls changed with whether the active window fills the screen, first at once
 // and then at each change, until the context ends (nil) or the display does. Display
 // is as in DISPLAY.
 func Watch(ctx context.Context, display string, changed func(yes bool)) error {
@@ -121,7 +122,7 @@ func (s *screen) follow() {
 		_ = xproto.ChangeWindowAttributesChecked(s.conn, s.active, xproto.CwEventMask, []uint32{xproto.EventMaskNoEvent}).Check()
 	}
 	if s.active = w; w != 0 && w != s.root && s.listen(w) != nil {
-		s.active = 0 // it has gone; the next one is told of
+		s.active = 0 // the window is gone; an event announces the next one
 	}
 }
 

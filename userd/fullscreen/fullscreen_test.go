@@ -16,7 +16,7 @@ import (
 	"github.com/jezek/xgb/xproto"
 	"go.uber.org/goleak"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,7 +38,7 @@ func start(t *testing.T, cmd *exec.Cmd) func() {
 // display starts an X server and a window manager.
 func display(t *testing.T) (name string, stop func()) {
 	t.Helper()
-	need.Program(t, "Xvfb", "openbox")
+	require.Program(t, "Xvfb", "openbox")
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

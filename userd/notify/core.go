@@ -6,17 +6,18 @@ import (
 	"slices"
 	"time"
 
-	"github.com/lull/lull/userd/texts"
+	"github.com/lull/lull/agent/lib/texts"
 )
 
 // Pauses and patience.
 const (
-	// quitTime is how long an application may take to quit before the person
-	// hears that it is still open.
+	// quitTime is how long an application may take to quit before a notice
+	// reports that it is still open.
 	quitTime = 15 * time.Second
 	// returnTime is how long after the application has gone the refresh may
-	// take to begin. After that it is started again whatever has become of the
-	// refresh: the launcher itself waits while one is in progress.
+	// take to begin. After that the application is restarted, whatever the
+	// state of the refresh: the launcher itself waits while one is in
+	// progress.
 	returnTime = time.Minute
 	// agentGrace is how long the agent may be away, as when it is updated
 	// itself, before notices about it are taken down.
@@ -28,22 +29,29 @@ const (
 	// maxDiscarded is how many outdated answers in a row do not count, so that
 	// an agent that changes its mind all the time is heard all the same.
 	maxDiscarded = 3
-	// forgetAfter is how long it is remembered that somebody was told
-	// something, at least.
+	// newsTime is the age up to which an update is announced, and newsShown
+	// how long its notice stays where the server supports that.
+	newsTime  = time.Hour
+	newsShown = time.Minute
+	// undoneShown is how long it stays that an update did not work, or that it could not
+	// bring all of the data over.
+	undoneShown = 24 * time.Hour
+	// forgetAfter is the least time for which an announcement is remembered.
 	forgetAfter = 30 * 24 * time.Hour
 )
 
 // Core is the state of the notices of one session.
 type Core struct {
 	Schedule Schedule
-	Zone     *time.Location // of the times in texts; nil: as they come
+	Zone     *time.Location // of the times in texts; nil leaves them as they come
 	Texts    texts.Texts    // the language; zero: English
 
 	agent     bool
 	agentLost time.Time // zero: it is there, or its notices are down already
-	disturb   bool      // the server says "do not disturb", or nothing yet
+	disturb   bool      // the server reports "do not disturb", or nothing yet
 	locked    bool
 	filled    bool // a window fills the screen
+	unused    bool // the user works in none of the sessions
 	asking    bool
 	outdated  bool // something has changed since the question left
 	discarded int  // answers in a row that were outdated
@@ -56,6 +64,7 @@ type Core struct {
 	memory    map[string]Memory
 	launches  []*launch // that wait, the oldest first
 	warned    bool      // that the machine goes off
+	mayLogOut bool      // the desktop can be asked
 	wake      time.Time
 	effects   []Effect
 }
@@ -63,20 +72,21 @@ type Core struct {
 // slot is one instance.
 type slot struct {
 	pending Pending
-	waiting bool    // the agent says that pending is pending
-	forced  bool    // to be shown at the first opportunity, whatever the schedule says
-	news    *Notice // of kind After, until it can be shown
-	live    *Notice // what is up
+	waiting bool      // the agent lists pending
+	forced  bool      // shown at the first opportunity, regardless of the schedule
+	news    *Notice   // of kind After, Undone or Lacks, until it can be shown
+	until   time.Time // when the news is old; zero: there is none, shown or not
+	live    *Notice   // what is up
 }
 
-// New makes a core that remembers what an earlier one has given to Remember.
-// It is quiet until Disturb tells it otherwise.
+// New makes a core with the memory that an earlier one has passed to Remember.
+// It is quiet until Disturb ends that.
 func New(s Schedule, zone *time.Location, memory map[string]Memory) *Core {
 	c := &Core{Schedule: s, Zone: zone, disturb: true, slots: map[string]*slot{}, memory: maps.Clone(memory)}
 	if c.memory == nil {
 		c.memory = map[string]Memory{}
 	}
-	// What was up when the helper ended was taken down by that.
+	// The helper has withdrawn all notices at its exit.
 	for instance, m := range c.memory {
 		if m.Up {
 			c.slot(instance).forced = true
@@ -94,7 +104,7 @@ func (c *Core) slot(instance string) *slot {
 	return s
 }
 
-// Step takes an event at time now and says what to do, in order.
+// Step handles an event at time now and returns the actions, in order.
 func (c *Core) Step(now time.Time, e Event) []Effect {
 	now = now.Round(0) // wall-clock time: a suspended machine ages, too
 	c.effects, c.fresh = nil, false
@@ -156,6 +166,7 @@ func (c *Core) handle(now time.Time, e Event) {
 		}
 		c.discarded, c.fresh = 0, true
 		c.listed(now, e.List)
+		c.background(now)
 		c.quit()
 	case AskFailed:
 		c.asking, c.outdated, c.mustAsk = false, false, true
@@ -175,6 +186,7 @@ func (c *Core) handle(now time.Time, e Event) {
 		c.updated(now, e.Done)
 		c.changed()
 	case Finished:
+		c.undone(now, e)
 		if r := c.memory[e.Instance].Restart; r != nil && e.Result != "done" && !r.Exited.IsZero() {
 			c.launch(e.Instance)
 		}
@@ -186,16 +198,28 @@ func (c *Core) handle(now time.Time, e Event) {
 		c.disturb = e.No
 	case Locked:
 		c.locked = e.Yes
+	case Unused:
+		if e.Yes && !c.unused && c.mayRestart() {
+			c.changed() // the processes may have changed
+		}
+		c.unused = e.Yes
 	case Fullscreen:
 		c.filled = e.Yes
 	case LaunchWaits:
 		c.launchWaits(e)
 	case LaunchOver:
 		c.launchOver(e)
+	case DataIncomplete:
+		c.dataIncomplete(now, e)
 	case Progress:
 		c.progress(e)
 	case ShuttingDown:
 		c.shuttingDown(e)
+	case LogOutOffered:
+		if c.mayLogOut != e.Yes { // the notices that are up change with it
+			c.mayLogOut = e.Yes
+			c.changed()
+		}
 	case ShowAll:
 		c.mustAsk = true
 		for _, s := range c.slots {
@@ -219,7 +243,7 @@ func (c *Core) changed() {
 	c.retry = time.Time{} // it talks
 }
 
-// listed takes over what the agent says is pending, and nothing else is.
+// listed takes over the agent's list; all other refreshes are no longer pending.
 func (c *Core) listed(now time.Time, list []Pending) {
 	seen := map[string]bool{}
 	for _, p := range list {
@@ -230,8 +254,13 @@ func (c *Core) listed(now time.Time, list []Pending) {
 		s := c.slot(p.Instance)
 		s.pending, s.waiting = p, true
 		m := c.memory[p.Instance]
+		if p.PendingHook && m.Hooked != p.ToRevision {
+			m.Hooked, m.HookedAt = p.ToRevision, now
+			c.memory[p.Instance] = m
+			c.do(RunHook{p})
+		}
 		if m.Restart != nil && !m.Restart.Exited.IsZero() {
-			m.Restart = nil // somebody was quicker: it runs again
+			m.Restart = nil // the user was quicker: it runs again
 			c.memory[p.Instance] = m
 			c.do(Forget{p.Instance})
 		}
@@ -252,17 +281,17 @@ func (c *Core) listed(now time.Time, list []Pending) {
 			m.Restart = r
 			c.memory[instance] = m
 		}
-		if !seen[instance] && r == nil && !m.Up && now.Sub(m.Shown) > forgetAfter {
+		if !seen[instance] && r == nil && !m.Up && now.Sub(m.Shown) > forgetAfter && now.Sub(m.HookedAt) > forgetAfter {
 			delete(c.memory, instance)
 		}
 	}
 }
 
-// withdrawn takes down a notice that is no longer true, also where it stands in
-// a history only.
+// withdrawn withdraws a notice that is no longer true, also one that is in a
+// history only.
 func (c *Core) withdrawn(now time.Time, instance string, s *slot, reason string) {
 	s.waiting, s.forced = false, false
-	if s.live == nil || s.live.Kind != After && s.live.Kind != Wait {
+	if s.live == nil || !s.live.isNews() && s.live.Kind != Wait {
 		c.take(instance, s, false)
 	}
 	m := c.memory[instance]
@@ -285,33 +314,6 @@ func (c *Core) withdrawn(now time.Time, instance string, s *slot, reason string)
 	}
 }
 
-func (c *Core) updated(now time.Time, d Done) {
-	_, told := c.memory[d.Instance]
-	if c.slots[d.Instance] == nil && !told {
-		return // it concerns another session of this user
-	}
-	s := c.slot(d.Instance)
-	if s.waiting {
-		c.withdrawn(now, d.Instance, s, "updated")
-	}
-	restarted := c.memory[d.Instance].Restart != nil
-	if restarted {
-		c.launch(d.Instance)
-	}
-	n := c.after(d, restarted)
-	s.news = &n
-	c.showNews(d.Instance, s)
-}
-
-func (c *Core) showNews(instance string, s *slot) {
-	if s.news == nil || c.quiet() || s.waiting || c.launchOf(instance) != nil {
-		return
-	}
-	n := *s.news
-	s.news = nil
-	c.put(s, n)
-}
-
 // launch fulfils the last part of "Restart now".
 func (c *Core) launch(instance string) {
 	m := c.memory[instance]
@@ -330,6 +332,9 @@ func (c *Core) closed(e Closed) {
 			w.closed = w.closed || w.Instance == e.Instance
 		}
 	}
+	if s.live.isNews() {
+		s.until = time.Time{}
+	}
 	s.live = nil
 	c.down(e.Instance)
 }
@@ -342,6 +347,13 @@ func (c *Core) down(instance string) {
 }
 
 func (c *Core) invoked(now time.Time, e Invoked) {
+	if e.Instance == "" { // of a machine that goes off
+		if c.warned && e.Action == NextStart {
+			c.do(Answer{"", NextStart})
+		}
+		c.do(Close{Instance: ""})
+		return
+	}
 	s := c.slots[e.Instance]
 	if s == nil || !s.waiting {
 		// A button in the notification history, of a notice that is no
@@ -356,7 +368,7 @@ func (c *Core) invoked(now time.Time, e Invoked) {
 	case RestartNow:
 		m.Restart = &Restart{ID: s.pending.ID, Asked: now}
 		c.do(Answer{s.pending.ID, RestartNow})
-		c.changed() // with whom the application runs by now
+		c.changed() // the processes may have changed
 	case WhenClosed, Default:
 		m.Answer = WhenClosed
 		if e.Action == WhenClosed && m.Restart != nil {
@@ -364,6 +376,10 @@ func (c *Core) invoked(now time.Time, e Invoked) {
 			c.do(Forget{e.Instance})
 		}
 		c.do(Answer{s.pending.ID, WhenClosed})
+	case LogOut: // which the desktop asks about: until then the answer is the default one
+		m.Answer = WhenClosed
+		c.do(Answer{s.pending.ID, WhenClosed})
+		c.do(AskToLogOut{})
 	case Later:
 		m.Answer = Later
 		c.do(Answer{s.pending.ID, Later})
@@ -375,8 +391,34 @@ func (c *Core) invoked(now time.Time, e Invoked) {
 	c.take(e.Instance, s, true)
 }
 
-// quit asks the applications to quit that are to be restarted, once it is
-// known which processes they have.
+// restartable reports whether a refresh waits for a background program that may be
+// restarted without a person, and that was not for this revision.
+func (c *Core) restartable(instance string) bool {
+	s, m := c.slots[instance], c.memory[instance]
+	p := s.pending
+	return s.waiting && p.Background && p.RestartBackground && len(p.Conditions) == 0 && m.Restart == nil && m.Tried != p.ToRevision
+}
+
+func (c *Core) mayRestart() bool { return slices.ContainsFunc(c.instances(), c.restartable) }
+
+// background has background programs restarted while the user does not work. It is tried
+// once for each revision: a program that does not quit is left to its user.
+func (c *Core) background(now time.Time) {
+	if !c.unused {
+		return
+	}
+	for _, instance := range c.instances() {
+		if !c.restartable(instance) {
+			continue
+		}
+		s, m := c.slots[instance], c.memory[instance]
+		m.Restart, m.Tried = &Restart{ID: s.pending.ID, Asked: now}, s.pending.ToRevision
+		c.memory[instance] = m
+	}
+}
+
+// quit asks the applications that will be restarted to quit, once their
+// processes are known.
 func (c *Core) quit() {
 	for _, instance := range c.instances() {
 		s, m := c.slots[instance], c.memory[instance]
@@ -393,7 +435,13 @@ func (c *Core) quit() {
 // instances are all, in an order that does not change.
 func (c *Core) instances() []string { return slices.Sorted(maps.Keys(c.slots)) }
 
-// put shows a notice.
+// alert shows a notice that needs attention.
+func (c *Core) alert(s *slot, n Notice) {
+	n.Alert = true
+	c.put(s, n)
+}
+
+// put shows a notice. Without Alert it takes the place of the one that is up.
 func (c *Core) put(s *slot, n Notice) {
 	c.serial++
 	n.Serial = c.serial
@@ -403,18 +451,21 @@ func (c *Core) put(s *slot, n Notice) {
 
 // take takes the instance's notice down.
 func (c *Core) take(instance string, s *slot, keep bool) {
+	if s.live != nil && s.live.isNews() {
+		s.until = time.Time{}
+	}
 	s.live = nil
 	c.down(instance)
 	c.do(Close{instance, keep})
 }
 
-// timeouts does what was to be done by now.
+// timeouts does the work that is due by now.
 func (c *Core) timeouts(now time.Time) {
 	if !c.agentLost.IsZero() && !now.Before(c.agentLost.Add(agentGrace)) {
 		c.agentLost = time.Time{}
 		for _, instance := range c.instances() {
 			s := c.slots[instance]
-			s.forced = s.live != nil && s.live.Kind != After && s.live.Kind != Wait
+			s.forced = s.live != nil && !s.live.isNews() && s.live.Kind != Wait
 			if s.forced {
 				c.take(instance, s, false)
 			}
@@ -427,12 +478,12 @@ func (c *Core) timeouts(now time.Time) {
 		}
 	}
 	for _, instance := range c.instances() {
-		c.showNews(instance, c.slots[instance])
+		c.showNews(now, instance, c.slots[instance])
 	}
 	c.showLaunches()
 }
 
-// due is when the instance's next notice is to be shown; zero: never.
+// due is the time of the instance's next notice; zero means never.
 func (c *Core) due(instance string, now time.Time) time.Time {
 	s, m := c.slots[instance], c.memory[instance]
 	switch {
@@ -472,23 +523,24 @@ func (c *Core) showDue(now time.Time) {
 		}
 		m.Revision, m.Shown, m.Up = s.pending.ToRevision, now, true
 		c.memory[instance] = m
-		s.forced, s.news = false, nil
-		c.put(s, n)
+		s.forced, s.news, s.until = false, nil, time.Time{}
+		c.alert(s, n)
 	}
 }
 
-// keepTrue replaces in place what is up and no longer says what is so.
+// keepTrue replaces shown notices in place that are no longer true.
 func (c *Core) keepTrue(now time.Time) {
 	for _, instance := range c.instances() {
 		s := c.slots[instance]
-		if s.live == nil || s.live.Kind == After || s.live.Kind == Wait || !s.waiting {
+		if s.live == nil || s.live.isNews() || s.live.Kind == Wait || !s.waiting {
 			continue
 		}
 		fresh := c.ready(s.pending, now)
 		if s.live.Kind == Open {
 			fresh = c.open(s.pending, now)
 		}
-		if fresh.Serial = s.live.Serial; !reflect.DeepEqual(fresh, *s.live) {
+		if fresh.Serial, fresh.Alert = s.live.Serial, s.live.Alert; !reflect.DeepEqual(fresh, *s.live) {
+			fresh.Alert = fresh.Urgency > s.live.Urgency
 			c.put(s, fresh)
 			m := c.memory[instance]
 			m.Revision, m.Up = s.pending.ToRevision, true
@@ -515,7 +567,7 @@ func (c *Core) ask(now time.Time) {
 	}
 }
 
-// nextWake is the next time at which something is to be done.
+// nextWake is the next time at which something is due.
 func (c *Core) nextWake(now time.Time) time.Time {
 	var at time.Time
 	consider := func(t time.Time) {
@@ -533,6 +585,9 @@ func (c *Core) nextWake(now time.Time) time.Time {
 		for instance := range c.slots {
 			consider(c.due(instance, now))
 		}
+	}
+	for _, s := range c.slots {
+		consider(s.until)
 	}
 	for _, m := range c.memory {
 		if m.Restart != nil && !m.Restart.Exited.IsZero() {

@@ -35,6 +35,7 @@ type player struct {
 	log     []string // what was done, shortly
 	memory  map[string]Memory
 	down    bool // the agent does not answer
+	alerts  int  // notices that need attention
 }
 
 func newPlayer(t *testing.T, memory map[string]Memory) *player {
@@ -52,6 +53,8 @@ func (p *player) event(e Event) {
 		e, queue = queue[0], queue[1:]
 		for _, f := range p.core.Step(p.now, e) {
 			switch f := f.(type) {
+			case RunHook:
+				p.log = append(p.log, "hook "+f.Pending.Instance)
 			case Ask:
 				p.log = append(p.log, "ask")
 				if p.down {
@@ -64,6 +67,9 @@ func (p *player) event(e Event) {
 					p.t.Error("a notice without a serial")
 				}
 				p.screen[f.Notice.Instance] = f.Notice
+				if f.Notice.Alert {
+					p.alerts++
+				}
 				p.log = append(p.log, "show "+string(f.Notice.Kind)+" "+f.Notice.Instance)
 			case Close:
 				if _, up := p.screen[f.Instance]; up {
@@ -76,6 +82,8 @@ func (p *player) event(e Event) {
 				p.log = append(p.log, "answer "+f.ID+" "+f.Action)
 			case Quit:
 				p.log = append(p.log, fmt.Sprintf("quit %s %d", f.Pending.Instance, len(f.Pending.Processes)))
+			case AskToLogOut:
+				p.log = append(p.log, "log out")
 			case Launch:
 				p.log = append(p.log, "launch "+f.Instance)
 			case Forget:
@@ -147,6 +155,8 @@ func TestShownAtOnceAndWithdrawn(t *testing.T) {
 	if n := p.screen["firefox"]; n.Expire == 0 || n.Urgency != Low || n.Summary != "Firefox was updated" || n.Body != "It is now version 153." {
 		t.Errorf("%+v", n)
 	}
+	p.after(newsShown)
+	p.did("close firefox") // servers without a time for it keep it
 	if !p.wake.IsZero() {
 		t.Errorf("it wakes up at %v though there is nothing to do", p.wake)
 	}
@@ -329,120 +339,6 @@ func TestShowAll(t *testing.T) {
 	p.did("show ready firefox")
 }
 
-func TestRestartNow(t *testing.T) {
-	p := newPlayer(t, nil).ready(firefox())
-	q := firefox()
-	q.Processes = append(q.Processes, Process{PID: 43})
-	p.pending = []Pending{q} // one more since
-	p.event(Invoked{"firefox", RestartNow})
-	p.did("show ready firefox", "answer r1 restart-now", "close firefox", "quit firefox 2")
-	p.after(3 * time.Second)
-	p.pending = nil
-	p.event(Withdrawn{"r1", "exited"})
-	p.event(Updated{Done{ID: "r1", Instance: "firefox", Name: "Firefox", ToVersion: "153"}})
-	p.did("launch firefox", "show after firefox")
-	if got := p.screen["firefox"].Body; got != "It is now version 153. It is starting again." {
-		t.Error(got)
-	}
-	p.after(time.Hour)
-	p.did()
-}
-
-func TestRestartThatStaysOpen(t *testing.T) {
-	p := newPlayer(t, nil).ready(firefox())
-	p.event(Invoked{"firefox", RestartNow})
-	p.log = nil
-	p.after(14 * time.Second)
-	p.did()
-	p.after(2 * time.Second)
-	p.did("show open firefox")
-	if got := p.screen["firefox"].Summary; got != "Firefox is still open" {
-		t.Error(got)
-	}
-	p.after(23 * time.Hour)
-	p.did() // once
-	p.event(Invoked{"firefox", RestartNow})
-	p.did("answer r1 restart-now", "close firefox", "quit firefox 1")
-	p.after(time.Minute)
-	p.did("show open firefox")
-	p.event(Invoked{"firefox", WhenClosed}) // do not start it again
-	p.did("forget firefox", "answer r1 when-closed", "close firefox")
-	p.pending = nil
-	p.event(Withdrawn{"r1", "exited"})
-	p.event(Updated{Done{ID: "r1", Instance: "firefox"}})
-	p.did("show after firefox")
-}
-
-// Whoever has agreed to a restart gets the application back, whatever becomes
-// of the refresh.
-func TestRestartAlwaysComesBack(t *testing.T) {
-	cases := []struct {
-		name string
-		then func(*player)
-	}{
-		{"failed", func(p *player) { p.event(Finished{"firefox", "undone"}) }},
-		{"never done", func(p *player) { p.after(61 * time.Second) }},
-		{"agent gone", func(p *player) { p.event(AgentDown{}); p.after(61 * time.Second) }},
-		{"helper restarted", func(p *player) {
-			*p = *newPlayer(p.t, p.memory)
-			p.ready()
-			p.after(61 * time.Second)
-		}},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			p := newPlayer(t, nil).ready(firefox())
-			p.event(Invoked{"firefox", RestartNow})
-			p.pending = nil
-			p.event(Withdrawn{"r1", "exited"})
-			p.log = nil
-			c.then(p)
-			p.did("launch firefox")
-		})
-	}
-	for _, reason := range []string{"held", "reverted", "cancelled", "failed"} {
-		t.Run(reason, func(t *testing.T) {
-			p := newPlayer(t, nil).ready(firefox())
-			p.event(Invoked{"firefox", RestartNow})
-			p.log, p.pending = nil, nil
-			p.event(Withdrawn{"r1", reason})
-			p.did("launch firefox")
-		})
-	}
-}
-
-func TestRestartOvertaken(t *testing.T) {
-	p := newPlayer(t, nil).ready(firefox())
-	p.event(Invoked{"firefox", RestartNow})
-	p.pending = nil
-	p.event(Withdrawn{"r1", "exited"})
-	p.log = nil
-	p.pending = []Pending{firefox()} // started by hand meanwhile
-	p.event(Changed{})
-	p.did("forget firefox")
-	p.after(time.Hour)
-	p.did()
-}
-
-func TestStaleButtons(t *testing.T) {
-	p := newPlayer(t, nil).ready(firefox())
-	p.pending = nil
-	p.event(Withdrawn{"r1", "exited"})
-	p.log = nil
-	for _, action := range []string{RestartNow, WhenClosed, Later, Default, "nonsense"} {
-		p.event(Invoked{"firefox", action})
-		p.event(Invoked{"nobody", action})
-	}
-	p.did()
-	p = newPlayer(t, nil).ready(firefox())
-	p.closeByHand("firefox") // expired: its buttons still work in the history
-	p.log = nil
-	p.event(Invoked{"firefox", "nonsense"})
-	p.did()
-	p.event(Invoked{"firefox", RestartNow})
-	p.did("answer r1 restart-now", "keep firefox", "quit firefox 1")
-}
-
 func TestAgentComesAndGoes(t *testing.T) {
 	p := newPlayer(t, nil).ready(firefox())
 	p.event(AgentDown{})
@@ -501,7 +397,7 @@ func TestHelperRestarted(t *testing.T) {
 	again := newPlayer(t, p.memory)
 	again.now = t0.Add(time.Minute)
 	again.ready(firefox())
-	again.did("show ready firefox") // it was up, and must be again
+	again.did("show ready firefox") // it was up, and must be re-posted
 
 	p.event(Invoked{"firefox", WhenClosed})
 	again = newPlayer(t, p.memory)
@@ -588,4 +484,55 @@ func TestAnyOrder(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPendingHook: the hook of a package runs once for each revision, also when the
+// application is closed and opened again, the helper is restarted or the agent goes and
+// comes, and not for a package without one.
+func TestPendingHook(t *testing.T) {
+	hooks := func(p *player) (n int) {
+		for _, l := range p.log {
+			if strings.HasPrefix(l, "hook ") {
+				n++
+			}
+		}
+		return n
+	}
+	p := newPlayer(t, nil)
+	f := firefox()
+	f.PendingHook = true
+	plain := firefox()
+	plain.ID, plain.Instance = "r9", "plain"
+	p.pending = []Pending{f, plain}
+	p.event(AgentUp{})
+	p.event(Changed{})
+	if hooks(p) != 1 {
+		t.Fatalf("%q", p.log)
+	}
+	p.pending = nil // closed
+	p.event(Changed{})
+	p.event(AgentDown{})
+	p.pending = []Pending{f}
+	p.event(AgentUp{})
+	if hooks(p) != 1 {
+		t.Errorf("it has run again: %q", p.log)
+	}
+	again := newPlayer(t, p.memory) // another helper of this session
+	again.pending = []Pending{f}
+	again.event(AgentUp{})
+	if hooks(again) != 0 {
+		t.Errorf("it has run in the next helper: %q", again.log)
+	}
+	f.ToRevision++
+	again.pending = []Pending{f}
+	again.event(Changed{})
+	if hooks(again) != 1 {
+		t.Errorf("it has not run for the next revision: %q", again.log)
+	}
+	later := newPlayer(t, nil) // the next session
+	later.pending = []Pending{f}
+	later.event(AgentUp{})
+	if hooks(later) != 1 {
+		t.Errorf("it has not run in the next session: %q", later.log)
+	}
 }

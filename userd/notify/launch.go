@@ -3,6 +3,7 @@ package notify
 import (
 	"reflect"
 	"slices"
+	"time"
 )
 
 // maxLaunches bounds the launches that are kept count of.
@@ -12,13 +13,13 @@ const maxLaunches = 32
 type launch struct {
 	LaunchWaits
 	known              bool // Progress has come: it can be shown
-	closed             bool // somebody has taken the notice away
+	closed             bool // the user has dismissed the notice
 	Name               string
 	DesktopEntry, Icon string
 	percent            int
 }
 
-// launchOf is the oldest one of an instance, which stands for all of them.
+// launchOf is the oldest one of an instance, which represents all of them.
 func (c *Core) launchOf(instance string) *launch {
 	for _, w := range c.launches {
 		if w.Instance == instance {
@@ -74,8 +75,8 @@ func (c *Core) progress(e Progress) {
 	}
 }
 
-// showLaunches shows those that wait, each in the place of whatever else there
-// is of its instance, which comes back when they are over.
+// showLaunches shows those that wait, each in the place of any other notice of
+// its instance, which returns when they are over.
 func (c *Core) showLaunches() {
 	if c.quiet() {
 		return
@@ -86,18 +87,20 @@ func (c *Core) showLaunches() {
 			continue
 		}
 		n := c.wait(w)
+		n.Alert = true
 		switch {
 		case s.live == nil:
 			if w.closed {
-				continue // by hand: it is not shown for each step again
+				continue // by hand: it is not re-shown for each step
 			}
 		case s.live.Kind == Wait:
-			n.Serial = s.live.Serial
+			n.Serial, n.Alert = s.live.Serial, s.live.Alert
 			if reflect.DeepEqual(n, *s.live) {
 				continue
 			}
-		case s.live.Kind == After:
-			s.news = nil
+			n.Alert = n.Summary != s.live.Summary
+		case s.live.isNews():
+			s.news, s.until = nil, time.Time{}
 		default:
 			s.forced = true
 			c.down(instance)
@@ -113,11 +116,11 @@ func (c *Core) shuttingDown(e ShuttingDown) {
 		c.warned = false
 		c.do(Close{Instance: ""})
 	case len(e.Names) > 0 && !c.warned:
-		// Whatever else is quiet: somebody has just switched the machine off.
+		// Shown even in a quiet time: the user has just switched the machine off.
 		c.warned = true
 		c.serial++
 		n := c.goingDown(e)
-		n.Serial = c.serial
+		n.Serial, n.Alert = c.serial, true
 		c.do(Show{n})
 	}
 }

@@ -4,7 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/userd/texts"
+	"github.com/lull/lull/agent/lib/texts"
+	"github.com/lull/lull/agent/lib/words"
 )
 
 func progress(percent int) Progress {
@@ -13,7 +14,7 @@ func progress(percent int) Progress {
 
 func TestLaunchThatWaits(t *testing.T) {
 	p := newPlayer(t, nil).ready()
-	p.event(LaunchWaits{":1.7", "firefox", RefreshInProgress})
+	p.event(LaunchWaits{":1.7", "firefox", words.RefreshInProgress})
 	p.did("follow firefox true") // nothing is shown before it is known what is launched
 	p.event(progress(20))
 	p.did("show wait firefox")
@@ -22,9 +23,9 @@ func TestLaunchThatWaits(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 	p.event(progress(20))
-	p.event(LaunchWaits{":1.7", "firefox", RefreshInProgress})
+	p.event(LaunchWaits{":1.7", "firefox", words.RefreshInProgress})
 	p.did()
-	p.event(LaunchWaits{":1.8", "firefox", RefreshInProgress}) // a second click
+	p.event(LaunchWaits{":1.8", "firefox", words.RefreshInProgress}) // a second click
 	p.did()
 	p.event(progress(80))
 	p.did("show wait firefox") // in its place
@@ -36,16 +37,18 @@ func TestLaunchThatWaits(t *testing.T) {
 	p.did("follow firefox false", "close firefox", "show after firefox")
 	p.event(LaunchOver{":1.8"})
 	p.did()
+	p.after(newsShown)
+	p.did("close firefox")
 	if !p.wake.IsZero() {
 		t.Errorf("it wakes up at %v", p.wake)
 	}
 }
 
-// There is one notice of a package; what it said before comes back.
+// There is one notice of a package; the former one returns.
 func TestLaunchInThePlaceOfANotice(t *testing.T) {
 	p := newPlayer(t, nil).ready(firefox())
 	p.did("show ready firefox")
-	p.event(LaunchWaits{":1.7", "firefox", RefreshPending})
+	p.event(LaunchWaits{":1.7", "firefox", words.RefreshPending})
 	p.event(progress(-1))
 	p.did("follow firefox true", "show wait firefox")
 	if n := p.screen["firefox"]; n.Summary != "Firefox starts later" || n.Percent != -1 {
@@ -60,14 +63,14 @@ func TestLaunchInThePlaceOfANotice(t *testing.T) {
 
 func TestLaunchThatWaitsClosedByHand(t *testing.T) {
 	p := newPlayer(t, nil).ready()
-	p.event(LaunchWaits{":1.7", "firefox", RefreshInProgress})
+	p.event(LaunchWaits{":1.7", "firefox", words.RefreshInProgress})
 	p.event(progress(20))
 	p.closeByHand("firefox")
 	p.log = nil
 	p.event(progress(55))
 	p.did() // once is enough
 	p.event(LaunchOver{":1.7"})
-	p.event(LaunchWaits{":1.9", "firefox", RefreshStarting})
+	p.event(LaunchWaits{":1.9", "firefox", words.RefreshStarting})
 	p.event(progress(65))
 	p.did("follow firefox false", "follow firefox true", "show wait firefox")
 }
@@ -75,13 +78,13 @@ func TestLaunchThatWaitsClosedByHand(t *testing.T) {
 func TestLaunchThatWaitsInQuiet(t *testing.T) {
 	p := newPlayer(t, nil).ready()
 	p.event(Disturb{true})
-	p.event(LaunchWaits{":1.7", "firefox", RefreshInProgress})
+	p.event(LaunchWaits{":1.7", "firefox", words.RefreshInProgress})
 	p.event(progress(20))
 	p.did("follow firefox true")
 	p.event(Disturb{false})
 	p.did("show wait firefox")
-	for n := range 2 * maxLaunches { // somebody floods the session bus
-		p.event(LaunchWaits{string(rune('a' + n)), "firefox", RefreshInProgress})
+	for n := range 2 * maxLaunches { // a client floods the session bus
+		p.event(LaunchWaits{string(rune('a' + n)), "firefox", words.RefreshInProgress})
 	}
 	if len(p.core.launches) != maxLaunches {
 		t.Errorf("%d launches are kept", len(p.core.launches))
@@ -101,10 +104,17 @@ func TestShutdownWarning(t *testing.T) {
 	p.event(ShuttingDown{})
 	p.event(ShuttingDown{})
 	p.did("close ")
+	p.event(Invoked{"", NextStart}) // of a notice that is not true any more
+	p.did()
 	p.event(ShuttingDown{[]string{"a", "b"}, 100 * time.Second})
 	if n := p.screen[""]; n.Body != "2 applications are being updated. The computer goes on shutting down by itself when that is done, in about 2 minutes." {
 		t.Errorf("%+v", n)
 	}
+	p.did("show down ")
+	p.event(Invoked{"", Default}) // it is finished now, as it would be without an answer
+	p.did("close ")
+	p.event(Invoked{"", NextStart}) // from the history of notices
+	p.did("answer  next-start")
 }
 
 func TestNewsOfAnotherSession(t *testing.T) {
@@ -115,7 +125,7 @@ func TestNewsOfAnotherSession(t *testing.T) {
 
 func TestGerman(t *testing.T) {
 	c := New(DefaultSchedule, time.UTC, nil)
-	c.Texts = texts.For("de_DE.UTF-8")
+	c.Texts = texts.For("lull-userd", "de_DE.UTF-8")
 	p := firefox()
 	p.AtDeadline, p.Urgency, p.Notes = terminate, security, "Schneller."
 	n := c.ready(p, t0)

@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// Schedule says when a person is reminded. At the times that it names, and at
-// no others.
+// Schedule has the times of reminders. There are no reminders at other times.
 type Schedule struct {
 	After []time.Duration // since the refresh began to wait
 	Last  time.Duration   // before the deadline: from then on once every Each
@@ -23,14 +22,15 @@ var DefaultSchedule = Schedule{
 	Gap:   20 * time.Hour,
 }
 
-// near says whether the deadline is so close that the notice speaks of it.
+// near reports whether the deadline is so close that the notice mentions it.
 func (s Schedule) near(p Pending, now time.Time) bool {
 	return !p.Deadline.IsZero() && !now.Before(p.Deadline.Add(-s.Last))
 }
 
 // points are the times of all reminders of a refresh, in order: those that the
-// agent's policy names, else those of s. At the deadline and after it there are none. Who has said "when I close it" has understood, and
-// is reminded only when the deadline is near.
+// agent's policy names, else those of s. At the deadline and after it there
+// are none. A user who has answered "when I close it" is reminded only when
+// the deadline is near.
 func (s Schedule) points(p Pending, answer string) []time.Time {
 	var at []time.Time
 	if len(p.Reminders) > 0 {
@@ -61,7 +61,7 @@ func (s Schedule) next(p Pending, m Memory, now time.Time) time.Time {
 		if m.Shown.IsZero() || p.Urgency == security {
 			return now
 		}
-		// Told of an earlier revision a moment ago: once a day is enough.
+		// An earlier revision was announced a moment ago: once a day is enough.
 		if free := m.Shown.Add(s.Gap); free.After(now) {
 			return free
 		}

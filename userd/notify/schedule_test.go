@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestPolicyNamesTheReminders: what the agent's policy says goes before the
+// TestPolicyNamesTheReminders: the agent's policy takes precedence over the
 // helper's own schedule; the deadline itself, which ends the list, is none.
 func TestPolicyNamesTheReminders(t *testing.T) {
 	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

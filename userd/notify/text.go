@@ -2,9 +2,13 @@ package notify
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/lull/lull/agent/lib/printable"
+	"github.com/lull/lull/agent/lib/words"
 )
 
 const (
@@ -27,8 +31,8 @@ func of(kind Kind, refresh, instance, appName, desktop, icon string) Notice {
 	return Notice{Kind: kind, Refresh: refresh, Instance: instance, App: name(appName, instance), DesktopEntry: entry(desktop), Icon: icon}
 }
 
-// ready is the notice of a refresh that waits. It says what will happen, and
-// by which action.
+// ready is the notice of a refresh that waits. It describes what will happen,
+// and by which action.
 func (c *Core) ready(p Pending, now time.Time) Notice {
 	n := of(Ready, p.ID, p.Instance, p.Name, p.DesktopEntry, p.Icon)
 	if v := clean(p.ToVersion, maxVersion); v != "" {
@@ -36,16 +40,25 @@ func (c *Core) ready(p Pending, now time.Time) Notice {
 	} else {
 		n.Summary = c.Texts.T("An update of %s is ready", n.App)
 	}
-	n.Buttons = []Button{
-		{RestartNow, c.Texts.T("Restart now")}, {WhenClosed, c.Texts.T("When I close it")}, {Later, c.Texts.T("Later")}, {Default, c.Texts.T("OK")},
-	}
 	near := c.Schedule.near(p, now)
 	if near || p.Urgency == security {
 		n.Urgency = Normal
 	}
+	// Two effects: it is restarted now, or updated when it is closed. A click on the
+	// notice, and taking it away, are the second one.
+	if len(p.Conditions) == 0 {
+		n.Buttons = []Button{{RestartNow, c.Texts.T("Restart now")}, {WhenClosed, c.Texts.T("When I close it")}}
+	}
+	if c.helpsToLogOut(p) { // there is nothing to close
+		n.Buttons[1] = Button{LogOut, c.Texts.T("Log out…")}
+	}
+	n.Buttons = append(n.Buttons, Button{Default, c.Texts.T("OK")})
 	n.Body = c.consequence(p, near, now)
 	if p.Urgency == security {
 		n.Body = c.Texts.T("It fixes a security problem.") + " " + n.Body
+	}
+	if len(p.Conditions) == 0 && !p.QuitHook && (p.AtDeadline != terminate || p.Deadline.IsZero()) {
+		n.Body += " " + c.Texts.T("Save your work before you restart it.")
 	}
 	if notes := clean(p.Notes, maxNotes); notes != "" {
 		n.Body += "\n" + c.Texts.T("New: %s", notes)
@@ -53,11 +66,24 @@ func (c *Core) ready(p Pending, now time.Time) Notice {
 	return n
 }
 
-// consequence says what will happen to a refresh that waits.
+// helpsToLogOut reports whether a refresh waits for programs that the user has not started
+// and has no window to close, in a session that the desktop can end.
+func (c *Core) helpsToLogOut(p Pending) bool {
+	return c.mayLogOut && p.Background && len(p.Conditions) == 0
+}
+
+// consequence describes what will happen to a refresh that waits.
 func (c *Core) consequence(p Pending, near bool, now time.Time) string {
+	if len(p.Conditions) > 0 {
+		return c.conditional(p, near, now)
+	}
 	switch {
+	case p.Background && p.RestartBackground:
+		return c.Texts.T("It runs in the background. It will be updated when the computer is not in use, or when you restart it or log out.")
+	case p.Background && p.AtDeadline != terminate:
+		return c.Texts.T("It runs in the background. It will be updated when you restart it or log out.")
 	case p.AtDeadline == terminate && !p.Deadline.IsZero():
-		// Said from the first day: work may be lost.
+		// Shown from the first day: work may be lost.
 		return c.Texts.T("It will be installed when you close it. If it is still open %s, it will be closed then: save your work before.", c.when(p.Deadline, now))
 	case near && p.AtDeadline == sideBySide && now.Before(p.Deadline):
 		if v := clean(p.FromVersion, maxVersion); v != "" {
@@ -68,6 +94,47 @@ func (c *Core) consequence(p Pending, near bool, now time.Time) string {
 		return c.Texts.T("It will be installed when you close it, at the latest when you log out.")
 	}
 	return c.Texts.T("It will be installed when you close it.")
+}
+
+// conditional is the consequence where closing the application is not enough: policy
+// requires something of the machine that is not so. At the deadline that ends.
+func (c *Core) conditional(p Pending, near bool, now time.Time) string {
+	text := ""
+	switch strings.Join(p.Conditions, " ") {
+	case "mains":
+		text = c.Texts.T("It will be installed once it is closed and the computer does not run on battery.")
+	case "idle":
+		text = c.Texts.T("It will be installed once it is closed and the computer is not in use.")
+	case "window":
+		text = c.Texts.T("It will be installed once it is closed, in the next maintenance window.")
+	default:
+		text = c.Texts.T("It will be installed once it is closed and the computer is ready for it.")
+	}
+	switch {
+	case p.AtDeadline == terminate && !p.Deadline.IsZero():
+		text += " " + c.Texts.T("If it is still open %s, it will be closed then: save your work before.", c.when(p.Deadline, now))
+	case near && p.AtDeadline == sideBySide && now.Before(p.Deadline):
+		text += " " + c.Texts.T("It will be installed %s at the latest, and an open one stays as it is.", c.when(p.Deadline, now))
+	}
+	return text
+}
+
+// maxOthers is how many programs are named that an application has started.
+const maxOthers = 3
+
+// others names the programs that an application has started and that still run; "" if
+// there are none.
+func others(p Pending) string {
+	var list []string
+	for _, q := range p.Processes {
+		if n := clean(q.Command, maxName); q.Other && n != "" && !slices.Contains(list, n) {
+			list = append(list, n)
+		}
+	}
+	if len(list) > maxOthers {
+		list = append(list[:maxOthers], "…")
+	}
+	return strings.Join(list, ", ")
 }
 
 // open is the notice of an application that was asked to quit and did not.
@@ -81,7 +148,18 @@ func (c *Core) open(p Pending, now time.Time) Notice {
 	} else {
 		n.Body = c.Texts.T("It may be waiting for you, to save your work for example. When it is closed, the new version will be installed and it will start again.")
 	}
+	if names := others(p); names != "" {
+		if slices.ContainsFunc(p.Processes, func(q Process) bool { return !q.Other }) {
+			n.Body += " " + c.Texts.T("Programs that it has started have to be closed, too: %s.", names)
+		} else {
+			n.Summary = c.Texts.T("Programs of %s are still open", n.App)
+			n.Body = c.Texts.T("It has started programs that have to be closed before it can be updated: %s.", names)
+		}
+	}
 	n.Buttons = []Button{{RestartNow, c.Texts.T("Try again")}, {WhenClosed, c.Texts.T("Do not start it again")}, {Default, c.Texts.T("OK")}}
+	if c.helpsToLogOut(p) {
+		n.Buttons = slices.Insert(n.Buttons, 2, Button{LogOut, c.Texts.T("Log out…")})
+	}
 	return n
 }
 
@@ -98,16 +176,48 @@ func (c *Core) after(d Done, restarted bool) Notice {
 	return n
 }
 
+// failed is the notice of an update that was undone because it did not work.
+func (c *Core) failed(p Pending) Notice {
+	n := of(Undone, p.ID, p.Instance, p.Name, p.DesktopEntry, p.Icon)
+	n.Urgency = Normal
+	n.Summary = c.Texts.T("The update of %s did not work", n.App)
+	if v := clean(p.FromVersion, maxVersion); v != "" {
+		n.Body = c.Texts.T("It is version %s again, with all of its data. The update will be tried again later.", v)
+	} else {
+		n.Body = c.Texts.T("It is as it was before, with all of its data. The update will be tried again later.")
+	}
+	return n
+}
+
+// maxPath is how much of a path is shown, in characters.
+const maxPath = 120
+
+// lacks is the notice of data that could not be brought over; p is the refresh that was
+// pending last, for its icon.
+func (c *Core) lacks(e DataIncomplete, p Pending) Notice {
+	n := of(Lacks, p.ID, e.Instance, e.Name, p.DesktopEntry, p.Icon)
+	n.Urgency = Normal
+	first, directory := clean(e.First, maxPath), clean(e.Directory, maxPath)
+	if e.Count == 1 {
+		n.Summary = c.Texts.T("A file of %s could not be brought over", n.App)
+		n.Body = c.Texts.T("The new version works without %[1]s, which is still in %[2]s.", first, directory)
+	} else {
+		n.Summary = c.Texts.T("%[2]d files of %[1]s could not be brought over", n.App, e.Count)
+		n.Body = c.Texts.T("The new version works without them, for example %[1]s. They are still in %[2]s.", first, directory)
+	}
+	return n
+}
+
 // wait is the notice of a launch that has to wait.
 func (c *Core) wait(w *launch) Notice {
 	n := of(Wait, "", w.Instance, w.Name, w.DesktopEntry, w.Icon)
 	n.Percent = w.percent
 	n.Urgency = Normal // the person has just asked for it
 	switch w.Why {
-	case RefreshPending:
+	case words.RefreshPending:
 		n.Summary = c.Texts.T("%s starts later", n.App)
 		n.Body = c.Texts.T("An update has to be installed first, and waits until every open window of it is closed. Then it starts by itself.")
-	case RefreshStarting:
+	case words.RefreshStarting:
 		n.Summary = c.Texts.T("%s is about to start", n.App)
 		n.Body = c.Texts.T("It was updated and is being checked.")
 	default:
@@ -120,7 +230,7 @@ func (c *Core) wait(w *launch) Notice {
 // goingDown is the warning that the machine goes off while something is updated.
 func (c *Core) goingDown(e ShuttingDown) Notice {
 	n := of(Down, "", "", "", "", "")
-	n.App, n.Urgency = "", Normal
+	n.App, n.Urgency, n.Expire = "", Normal, -1
 	n.Summary = c.Texts.T("Do not switch off yet")
 	what := ""
 	if len(e.Names) == 1 {
@@ -129,10 +239,11 @@ func (c *Core) goingDown(e ShuttingDown) Notice {
 		what = c.Texts.N("%d application is being updated.", "%d applications are being updated.", len(e.Names), len(e.Names))
 	}
 	n.Body = what + " " + c.Texts.T("The computer goes on shutting down by itself when that is done, in about %s.", c.length(e.Left))
+	n.Buttons = []Button{{NextStart, c.Texts.T("At the next start")}, {Default, c.Texts.T("Finish now")}}
 	return n
 }
 
-// length is a time as people say it.
+// length is a duration in words.
 func (c *Core) length(d time.Duration) string {
 	if d < 90*time.Second {
 		s := max(1, int((d+time.Second/2)/time.Second))
@@ -194,7 +305,7 @@ func clean(s string, limit int) string {
 		case unicode.IsSpace(r):
 			space = b.Len() > 0
 			continue
-		case unicode.Is(unicode.C, r), r == unicode.ReplacementChar:
+		case printable.Hostile(r), unicode.Is(unicode.Co, r):
 			continue
 		}
 		if space {

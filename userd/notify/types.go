@@ -20,8 +20,14 @@ type Pending struct {
 	DesktopEntry string
 	Icon         string
 	DBusName     string // under which its application can be asked to quit
-	Hook         bool   // it has a refresh-pending hook, which is asked instead
-	Processes    []Process
+	QuitHook     bool   // it has a hook that asks it to quit, in place of any other way
+	PendingHook  bool   // it has a hook that runs once when a refresh becomes pending
+	Background   bool   // all its processes are programs that no person has started
+	// RestartBackground: the policy lets such programs be restarted while the session is
+	// not used.
+	RestartBackground bool
+	Conditions        []string // what policy requires of the machine and is not so: mains, unmetered, idle, window
+	Processes         []Process
 }
 
 // Process is one that the refresh waits for.
@@ -29,6 +35,7 @@ type Process struct {
 	PID     uint32
 	UID     uint32
 	Command string
+	Other   bool // it is no program of the package: the application has started it
 }
 
 // Done is a refresh that has taken place.
@@ -38,37 +45,36 @@ type Done struct {
 	DesktopEntry, Icon     string
 }
 
-// Kind tells notices apart.
+// Kind distinguishes notices.
 type Kind string
 
 // The kinds of notices.
 const (
-	Ready Kind = "ready" // a refresh waits for the person to close the application
-	Open  Kind = "open"  // the application was asked to quit and is still there
-	After Kind = "after" // the refresh is done
-	Wait  Kind = "wait"  // a launch waits for a refresh
-	Down  Kind = "down"  // the machine goes off while something is refreshed
+	Ready  Kind = "ready"  // a refresh waits for the person to close the application
+	Open   Kind = "open"   // the application was asked to quit and is still there
+	After  Kind = "after"  // the refresh is done
+	Undone Kind = "undone" // the new revision did not work, and the old one is back
+	Lacks  Kind = "lacks"  // the data of the new revision lacks files of the old one's
+	Wait   Kind = "wait"   // a launch waits for a refresh
+	Down   Kind = "down"   // the machine goes off while something is refreshed
 )
 
-// Why a launch waits: the words of the marker, as the design has them.
-const (
-	RefreshPending    = "refresh-pending"
-	RefreshInProgress = "refresh-in-progress"
-	RefreshStarting   = "refresh-starting"
-)
-
-// Actions of notices, as the agent and the notification server know them.
+// Actions of notices, as named for the agent and the notification server.
 const (
 	RestartNow = "restart-now"
 	WhenClosed = "when-closed"
 	Later      = "later"
+	NextStart  = "next-start"
+	LogOut     = "log-out"
 	Default    = "default" // a click on the notice itself
 )
 
 // Button is an action with its label.
 type Button struct{ Action, Label string }
 
-// Urgency levels of the notification specification; critical is never used.
+// How pressing a notice is. One that becomes more pressing while it is up is
+// shown as a new one. Each is sent with urgency "normal": "low" shows nothing
+// on GNOME and is not kept on Plasma, and critical is never used.
 const (
 	Low    byte = 0
 	Normal byte = 1
@@ -76,7 +82,7 @@ const (
 
 // Notice is what is shown. All text is plain: markup is the sender's business.
 type Notice struct {
-	Serial       uint64 // tells this content from earlier ones of the instance
+	Serial       uint64 // distinguishes this content from earlier ones of the instance
 	Kind         Kind
 	Refresh      string // id
 	Instance     string // "" with Down
@@ -85,16 +91,20 @@ type Notice struct {
 	Body         string
 	Buttons      []Button
 	Urgency      byte
-	Expire       time.Duration // 0: as long as the server thinks fit
+	Alert        bool          // to be seen as a new one, also where another one of the instance is up
+	Expire       time.Duration // 0 means the server's default, negative until it is closed
 	Percent      int           // how far it is; 0 or less: that is not known
 	DesktopEntry string
 	Icon         string
 }
 
-// An Event is something that has happened.
+// isNews reports whether a notice is about what has happened, not about what is so.
+func (n *Notice) isNews() bool { return n.Kind == After || n.Kind == Undone || n.Kind == Lacks }
+
+// An Event is an input of the core.
 type Event interface{ event() }
 
-// What the agent says.
+// Events of the agent.
 type (
 	// AgentUp: the agent has appeared on its bus.
 	AgentUp struct{}
@@ -119,6 +129,8 @@ type (
 		Instance, Name, DesktopEntry, Icon string
 		Percent                            int
 	}
+	// LogOutOffered: whether the desktop can be asked to log out.
+	LogOutOffered struct{ Yes bool }
 	// ShuttingDown: the machine goes off, but not before these applications are
 	// refreshed, which takes about Left. No names: that is no longer so.
 	ShuttingDown struct {
@@ -127,7 +139,7 @@ type (
 	}
 )
 
-// What the desktop and the session say.
+// Events of the desktop and the session.
 type (
 	// Closed: a notice has left the screen, by time or by hand.
 	Closed struct {
@@ -136,18 +148,27 @@ type (
 	}
 	// Invoked: a button was pressed.
 	Invoked struct{ Instance, Action string }
-	// Disturb says whether the notification server lets itself be disturbed.
+	// Disturb reports whether the notification server may be disturbed.
 	Disturb struct{ No bool }
-	// Locked says whether the screen is locked, or the session in the
+	// Locked reports whether the screen is locked, or the session in the
 	// background.
 	Locked struct{ Yes bool }
-	// Fullscreen says whether a window fills the screen.
+	// Unused reports whether the user works in none of the sessions.
+	Unused struct{ Yes bool }
+	// Fullscreen reports whether a window fills the screen.
 	Fullscreen struct{ Yes bool }
 	// LaunchWaits: a launch, which has that name on the session bus, waits.
 	LaunchWaits struct{ Launch, Instance, Why string }
 	// LaunchOver: it has started, or ended.
 	LaunchOver struct{ Launch string }
-	// ShowAll: somebody asks to see every notice again, now.
+	// DataIncomplete: an application is started on a copy of its data that lacks Count
+	// files, First among them. They still are in Directory.
+	DataIncomplete struct {
+		Instance, Name   string
+		Count            uint32
+		First, Directory string
+	}
+	// ShowAll: a request to re-show every notice now.
 	ShowAll struct{}
 	// Tick: time has passed.
 	Tick struct{}
@@ -173,6 +194,10 @@ func (ShuttingDown) event() {}
 func (LaunchWaits) event()  {}
 func (LaunchOver) event()   {}
 func (Fullscreen) event()   {}
+func (Unused) event()       {}
+
+func (DataIncomplete) event() {}
+func (LogOutOffered) event()  {}
 
 // An Effect is something to do.
 type Effect interface{ effect() }
@@ -188,15 +213,19 @@ type (
 		Instance string
 		Keep     bool
 	}
-	// Answer tells the agent what the person wants.
+	// Answer sends the user's answer to the agent.
 	Answer struct{ ID, Action string }
 	// Quit asks the application to end itself.
 	Quit struct{ Pending Pending }
-	// Launch starts the application again, if what was asked to quit did.
+	// AskToLogOut has the desktop ask the user whether to log out.
+	AskToLogOut struct{}
+	// RunHook runs the hook of the package for refreshes that become pending.
+	RunHook struct{ Pending Pending }
+	// Launch restarts the application, if the processes that were asked to quit did.
 	Launch struct{ Instance string }
 	// Forget what Quit has kept for Launch.
 	Forget struct{ Instance string }
-	// Follow has the agent's progress with an instance told, or no longer.
+	// Follow starts or stops following the agent's progress with an instance.
 	Follow struct {
 		Instance string
 		Yes      bool
@@ -207,11 +236,15 @@ type (
 	Wake struct{ At time.Time }
 )
 
-func (Ask) effect()      {}
-func (Show) effect()     {}
-func (Close) effect()    {}
-func (Answer) effect()   {}
-func (Quit) effect()     {}
+func (Ask) effect()    {}
+func (Show) effect()   {}
+func (Close) effect()  {}
+func (Answer) effect() {}
+func (Quit) effect()   {}
+
+func (AskToLogOut) effect() {}
+
+func (RunHook) effect()  {}
 func (Launch) effect()   {}
 func (Forget) effect()   {}
 func (Follow) effect()   {}
@@ -220,11 +253,15 @@ func (Wake) effect()     {}
 
 // Memory is what is remembered of an instance.
 type Memory struct {
-	Revision uint32    `json:"revision"`          // that the person was told of last
+	Revision uint32    `json:"revision"`          // announced last
 	Shown    time.Time `json:"shown"`             // when
-	Answer   string    `json:"answer,omitempty"`  // what the person said to it
+	Answer   string    `json:"answer,omitempty"`  // the user's answer to it
 	Up       bool      `json:"up,omitempty"`      // on the screen
+	Undone   uint32    `json:"undone,omitempty"`  // failed revision, announced last
 	Restart  *Restart  `json:"restart,omitempty"` // "Restart now" is on its way
+	Hooked   uint32    `json:"hooked,omitempty"`  // last revision whose hook was run
+	HookedAt time.Time `json:"hooked-at,omitzero"`
+	Tried    uint32    `json:"tried,omitempty"` // last revision that a background program was restarted for
 }
 
 // Restart is a wish that is being fulfilled: quit, refresh, launch.
@@ -233,5 +270,5 @@ type Restart struct {
 	Asked  time.Time `json:"asked"`
 	Quit   bool      `json:"quit,omitempty"`   // the application was asked
 	Exited time.Time `json:"exited,omitzero"`  // the agent has seen it go
-	Warned bool      `json:"warned,omitempty"` // the person was told that it is still open
+	Warned bool      `json:"warned,omitempty"` // the user was notified that it is still open
 }

@@ -1,10 +1,12 @@
-// Package session watches through logind whether this user looks at the screen:
-// the sessions of class "user", and which of them are active, locked, idle or about
-// to end. A login screen or a background service is no session in this sense.
+// Package session watches through logind whether this user is at the screen:
+// the sessions of a person's class (sessionclass.IsPerson), and which of them
+// are active,
+// locked, idle or about to end. A login screen or a background service is no session
+// in this sense.
 //
 // Words: the user is *away* when there are such sessions and each of them is
 // locked or in the background. Without logind, or without such a session (a
-// test, a rescue shell), nobody can tell, and the user counts as present.
+// test, a rescue shell), this is unknown, and the user counts as present.
 //
 // Concurrency: Run is the one goroutine that owns the connection. State is
 // given to a function that may block.
@@ -22,8 +24,9 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"github.com/lull/lull/agent/lib/dialer"
+	"github.com/lull/lull/agent/lib/sessionclass"
 	bus "github.com/lull/lull/dbus"
-	"github.com/lull/lull/dbus/dialer"
 )
 
 const (
@@ -57,8 +60,19 @@ type Session struct {
 	LoggingOut bool
 }
 
-// Away says whether a notice would be seen by nobody, or by the wrong person.
+// Away reports whether a notice would be seen by no user, or by the wrong one.
 func (s State) Away() bool { return s.Known && !s.Seen }
+
+// Unused reports whether the user has sessions, and works in none of them: each is idle,
+// locked or in the background.
+func (s State) Unused() bool {
+	for _, x := range s.Sessions {
+		if x.Active && !x.Locked && !x.Idle {
+			return false
+		}
+	}
+	return s.Known && len(s.Sessions) > 0
+}
 
 // Run watches logind on the bus at address (or on the system bus where that is
 // empty) until the context ends. It calls changed with each new state, first
@@ -119,7 +133,7 @@ func (w *watch) serve(ctx context.Context) error {
 		dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, name)); err != nil {
 		return err
 	}
-	// The bus follows the name to its owner; the sender is looked at all the
+	// The bus resolves the name to its owner; the sender is checked all the
 	// same, for signals that are sent to this connection alone.
 	for _, rule := range [][]dbus.MatchOption{
 		{dbus.WithMatchInterface(manager), dbus.WithMatchObjectPath(path)},
@@ -177,7 +191,7 @@ func (w *watch) heard(ctx context.Context, s *dbus.Signal) {
 	}
 }
 
-// read asks logind for the sessions, and tells what is new.
+// read gets the sessions from logind, and reports changes.
 func (w *watch) read(ctx context.Context) {
 	state := State{}
 	if w.owner != "" {
@@ -216,7 +230,7 @@ func (w *watch) sessions(ctx context.Context) (State, error) {
 		if err != nil {
 			continue // it has just ended
 		}
-		if value[string](props, "Class") != "user" {
+		if !sessionclass.IsPerson(value[string](props, "Class")) {
 			continue
 		}
 		closing := value[string](props, "State") == "closing"

@@ -109,13 +109,40 @@ func TestSessions(t *testing.T) {
 	m.Call(path, "EmitSignal", manager, "PrepareForSleep", "b", []dbus.Variant{dbus.MakeVariant(false)})
 	until(t, states, State{Known: true, Locked: true, Woke: true})
 
-	// Nobody else can lock or wake.
+	// No other client can lock or wake.
 	liar := connect(t, address)
 	liar.Emit(path, manager+".PrepareForSleep", false)
 	liar.Emit(here, "org.freedesktop.DBus.Properties.PropertiesChanged", sessionIf,
 		map[string]dbus.Variant{"LockedHint": dbus.MakeVariant(false)}, []string{})
 	m.Stop()
 	until(t, states, State{})
+}
+
+// Classes of systemd 258: a person may sit at some of them, and a session whose home is
+// not there yet becomes one of a person by a change of its property.
+func TestClasses(t *testing.T) {
+	address := bustest.Start(t)
+	m := bustest.StartMock(t, address, "logind", name)
+	states := watchIt(t, address)
+	me := uint32(os.Getuid())
+	s := m.AddSession("1", me, "somebody", map[string]any{"Type": "wayland", "Class": "user-incomplete"})
+	next(t, states)
+	for class, want := range map[string]State{
+		"user-early":       {Known: true, Seen: true, Sessions: []Session{{ID: "1", Active: true}}},
+		"user-light":       {Known: true, Seen: true, Sessions: []Session{{ID: "1", Active: true}}},
+		"user-early-light": {Known: true, Seen: true, Sessions: []Session{{ID: "1", Active: true}}},
+		"user":             {Known: true, Seen: true, Sessions: []Session{{ID: "1", Active: true}}},
+	} {
+		m.SetSession(s, map[string]any{"Class": class})
+		until(t, states, want)
+		m.SetSession(s, map[string]any{"Class": "user-incomplete"})
+		var got State
+		for got = next(t, states); got.Known; got = next(t, states) {
+		}
+		if len(got.Sessions) > 0 {
+			t.Errorf("%+v", got)
+		}
+	}
 }
 
 func TestNoBus(t *testing.T) {

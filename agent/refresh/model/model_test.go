@@ -1,5 +1,5 @@
-// Package model has the launch and inhibit protocol as a Promela model and
-// nothing else; its test has spin check it, and its mutants fail.
+// Package model has only the Promela model of the launch and inhibit protocol. Its test runs
+// spin on the model; mutants of the model fail.
 package model
 
 import (
@@ -10,16 +10,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
-// check runs one property ("" for assertions and deadlocks) and returns spin's
-// count of errors.
-func check(t *testing.T, property string, defines ...string) (errors, states string) {
+// check checks one property ("" for assertions and deadlocks) and returns spin's count of
+// errors.
+func check(t *testing.T, model, property string, defines ...string) (errors, states string) {
 	t.Helper()
-	need.Program(t, "spin")
-	need.Program(t, "cc")
-	source, err := filepath.Abs("protocol.pml")
+	require.Program(t, "spin")
+	require.Program(t, "cc")
+	source, err := filepath.Abs(model)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestProtocol(t *testing.T) {
 				continue // the same as with two, at a hundred times the states
 			}
 			t.Run(fmt.Sprintf("%s %s", strings.Join(defines, " "), property), func(t *testing.T) {
-				errors, states := check(t, property, defines...)
+				errors, states := check(t, "protocol.pml", property, defines...)
 				if errors != "0" {
 					t.Errorf("%s errors", errors)
 				}
@@ -84,7 +84,44 @@ func TestMutantsFail(t *testing.T) {
 		"SILENT_AFTER_MARKER": "ends",
 	} {
 		t.Run(mutant, func(t *testing.T) {
-			if errors, _ := check(t, property, "LAUNCHERS=2", mutant); errors == "0" {
+			if errors, _ := check(t, "protocol.pml", property, "LAUNCHERS=2", mutant); errors == "0" {
+				t.Error("the mutant passed")
+			}
+		})
+	}
+}
+
+// TestVacancy checks the conditions of vacancy: tether, leases, and their order.
+func TestVacancy(t *testing.T) {
+	for _, defines := range [][]string{{"LAUNCHERS=1"}, {"LAUNCHERS=2"}} {
+		for _, property := range []string{"", "ends"} {
+			if property == "ends" && defines[0] == "LAUNCHERS=2" {
+				continue // the same as with one, at thirty times the states
+			}
+			t.Run(strings.Join(append(defines, property), " "), func(t *testing.T) {
+				errors, states := check(t, "vacancy.pml", property, defines...)
+				if errors != "0" {
+					t.Errorf("%s errors", errors)
+				}
+				t.Logf("%s states", states)
+			})
+		}
+	}
+}
+
+func TestMutantsOfVacancyFail(t *testing.T) {
+	for mutant, property := range map[string]string{
+		"CGROUP_ONLY":         "",
+		"SCAN_ONLY":           "",
+		"TETHER_AFTER_UNLOCK": "",
+		"RELEASE_BEFORE_LINK": "",
+		"NO_RECHECK":          "",
+		"LOOK_ONCE":           "ends",
+		"HOLD_OVER_START":     "",
+		"HOLD_OVER_HOOK":      "",
+	} {
+		t.Run(mutant, func(t *testing.T) {
+			if errors, _ := check(t, "vacancy.pml", property, "LAUNCHERS=1", mutant); errors == "0" {
 				t.Error("the mutant passed")
 			}
 		})

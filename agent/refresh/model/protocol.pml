@@ -1,4 +1,4 @@
-/* The launch and inhibit protocol of one instance (see agent/refresh, agent/launch, agent/runctl).
+/* The launch and inhibit protocol of one instance (see agent/refresh, userd/launch, agent/lib/runctl).
  *
  * One agent refreshes the instance from revision 1 to 2 while LAUNCHERS launch it. Everybody may die at any
  * step, the agent up to CRASHES times (it is started again), launchers for good. Locks die with their holder;

@@ -12,31 +12,31 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/repo"
 )
 
-// batch is a set of blobs on their way into a repository: compressed files in a
-// folder of their own, which commit flushes at once and moves into place.
+// batch is a set of new blobs of a repository: compressed files in a directory of their own,
+// which commit flushes together and moves into place.
 type batch struct {
 	repo, tmp string
-	seen      sync.Map     // digest.Digest → struct{}: present or in work
+	seen      sync.Map     // digest.Digest → struct{}: present or in progress
 	bytes     atomic.Int64 // compressed, new
 
 	mu    sync.Mutex
 	fresh []digest.Digest
 }
 
-// scratch is where unfinished blobs lie. Only the holder of the repository's
-// lock touches it.
+// scratch is the directory of unfinished blobs. Only the holder of the repository's lock uses
+// it.
 const scratch = ".publish"
 
 func newBatch(dir string) (*batch, error) {
 	b := &batch{repo: dir, tmp: filepath.Join(dir, scratch)}
-	if err := os.RemoveAll(b.tmp); err != nil { // what a killed publisher left
+	if err := os.RemoveAll(b.tmp); err != nil { // left by a killed publisher
 		return nil, err
 	}
 	return b, os.Mkdir(b.tmp, 0o755)
@@ -48,14 +48,22 @@ func (b *batch) blobPath(d digest.Digest) string {
 	return filepath.Join(b.repo, filepath.FromSlash(repo.BlobPath(d)))
 }
 
-// wanted says whether the blob must still be written, and only to one caller.
+// served is the mode of all files of a repository, independent of the publisher's umask: a
+// web server of another user reads them.
+const served = 0o644
+
+// wanted reports whether the blob must be written. It returns true to one caller only.
 func (b *batch) wanted(d digest.Digest) (bool, error) {
 	if _, again := b.seen.LoadOrStore(d, struct{}{}); again {
 		return false, nil
 	}
-	_, err := os.Lstat(b.blobPath(d))
+	path := b.blobPath(d)
+	fi, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return true, nil
+	}
+	if err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&served != served {
+		err = os.Chmod(path, served)
 	}
 	return false, err
 }
@@ -72,8 +80,8 @@ func newCompressor() (*compressor, error) {
 	return &compressor{enc: enc, content: make([]byte, repo.FrameSize)}, err
 }
 
-// add brings the file at path into the batch and completes its entry.
-func (b *batch) add(ctx context.Context, path string, e *meta.Entry, c *compressor) error {
+// add adds the file at path to the batch and completes its entry.
+func (b *batch) add(ctx context.Context, path string, e *manifest.Entry, c *compressor) error {
 	f, size, err := openFile(path)
 	if err != nil {
 		return err
@@ -81,7 +89,7 @@ func (b *batch) add(ctx context.Context, path string, e *meta.Entry, c *compress
 	defer f.Close()
 	e.Size = size
 	if size <= repo.FrameSize {
-		// One more byte than expected tells a file that grows.
+		// One more byte than expected reveals a file that grows.
 		n, err := io.ReadFull(f, c.content[:min(size+1, repo.FrameSize)])
 		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 			return err
@@ -112,31 +120,35 @@ func (b *batch) add(ctx context.Context, path string, e *meta.Entry, c *compress
 	return err
 }
 
-// addBytes brings content into the batch.
+// addBytes adds content to the batch.
 func (b *batch) addBytes(d digest.Digest, content []byte, c *compressor) error {
 	wanted, err := b.wanted(d)
 	if err != nil || !wanted {
 		return err
 	}
-	if len(content) > repo.FrameSize { // a large meta
+	if len(content) > repo.FrameSize { // a large manifest
 		_, err := b.write(d, bytes.NewReader(content), c)
 		return err
 	}
 	c.packed = c.enc.EncodeAll(content, c.packed[:0])
-	if err := os.WriteFile(filepath.Join(b.tmp, d.String()), c.packed, 0o644); err != nil {
+	path := filepath.Join(b.tmp, d.String())
+	if err := errors.Join(os.WriteFile(path, c.packed, served), os.Chmod(path, served)); err != nil {
 		return err
 	}
 	b.done(d, len(c.packed))
 	return nil
 }
 
-// write compresses r frame by frame and returns the digest of what it was.
+// write compresses r frame by frame and returns the digest of its content.
 func (b *batch) write(d digest.Digest, r io.Reader, c *compressor) (sum digest.Digest, err error) {
-	f, err := os.OpenFile(filepath.Join(b.tmp, d.String()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := os.OpenFile(filepath.Join(b.tmp, d.String()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, served)
 	if err != nil {
 		return sum, err
 	}
 	defer f.Close()
+	if err := f.Chmod(served); err != nil {
+		return sum, err
+	}
 	h, table, total := digest.New(), repo.SeekTable{}, 0
 	for {
 		n, err := io.ReadFull(r, c.content)
@@ -169,8 +181,8 @@ func (b *batch) done(d digest.Digest, packed int) {
 	b.fresh = append(b.fresh, d)
 }
 
-// commit moves the batch into the repository. A name in blobs/ means a whole
-// blob on stable storage, so the content is flushed first.
+// commit moves the batch into the repository. A name in blobs/ means a whole blob on stable
+// storage, so the content is flushed first.
 func (b *batch) commit() error {
 	if len(b.fresh) == 0 {
 		return nil
@@ -186,10 +198,10 @@ func (b *batch) commit() error {
 	return durable.SyncDir(filepath.Join(b.repo, "blobs"))
 }
 
-// readMeta reads a meta that is in the repository already.
-func readMeta(dir string, pkg digest.Digest) (*meta.Meta, int64, error) {
-	fail := func(err error) (*meta.Meta, int64, error) {
-		return nil, 0, problem.New(problem.Invalid, "cannot use package %s, which is not (whole) in the repository: %w", pkg, err)
+// readMeta reads a manifest that is in the repository.
+func readMeta(dir string, pkg digest.Digest) (*manifest.Meta, int64, error) {
+	fail := func(err error) (*manifest.Meta, int64, error) {
+		return nil, 0, errkind.New(errkind.Invalid, "cannot use package %s, which is not (whole) in the repository: %w", pkg, err)
 	}
 	f, err := os.Open(filepath.Join(dir, filepath.FromSlash(repo.BlobPath(pkg))))
 	if err != nil {
@@ -201,30 +213,30 @@ func readMeta(dir string, pkg digest.Digest) (*meta.Meta, int64, error) {
 		return fail(err)
 	}
 	defer dec.Close()
-	data, err := io.ReadAll(io.LimitReader(dec, meta.MaxSize+1))
+	data, err := io.ReadAll(io.LimitReader(dec, manifest.MaxSize+1))
 	if err == nil && digest.Of(data) != pkg {
 		err = errors.New("its content is not what its name says")
 	}
 	if err != nil {
 		return fail(err)
 	}
-	m, err := meta.Parse(data)
+	m, err := manifest.Parse(data)
 	if err != nil {
 		return fail(err)
 	}
 	return m, int64(len(data)), nil
 }
 
-// addClosure adds to sizes the meta m, of size bytes and digest pkg, its content
-// and that of its subpackages, all of which must be in the repository.
-func (b *batch) addClosure(sizes map[digest.Digest]int64, pkg digest.Digest, m *meta.Meta, size int64) error {
+// addClosure adds to sizes the manifest m, of size bytes and digest pkg, its content and that
+// of its subpackages, all of which must be in the repository.
+func (b *batch) addClosure(sizes map[digest.Digest]int64, pkg digest.Digest, m *manifest.Meta, size int64) error {
 	sizes[pkg] = size
 	for _, blob := range m.Blobs() {
 		sizes[blob.Digest] = blob.Size
 		if wanted, err := b.wanted(blob.Digest); err != nil {
 			return err
 		} else if wanted {
-			return problem.New(problem.Invalid, "cannot use package %s: its blob %s is not in the repository", pkg, blob.Digest)
+			return errkind.New(errkind.Invalid, "cannot use package %s: its blob %s is not in the repository", pkg, blob.Digest)
 		}
 	}
 	for _, sub := range m.Subpackages {

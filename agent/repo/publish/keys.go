@@ -16,8 +16,8 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Roles are the roles of TUF, in the order of trust.
@@ -43,11 +43,11 @@ func keyOf(private ed25519.PrivateKey) (key, error) {
 	return key{signer, public, id}, err
 }
 
-// keyFolder is where the keys of a repository lie.
+// keyFolder is the directory of a repository's keys.
 type keyFolder string
 
-// keysOf finds the folder of the keys: the one asked for, or the one beside the
-// repository. Inside of it they would be served to everybody.
+// keysOf returns the directory of the keys: the requested one, or the one beside the
+// repository. Inside the repository they would be public.
 func keysOf(dir, asked string) (keyFolder, error) {
 	if asked == "" {
 		asked = filepath.Clean(dir) + ".keys"
@@ -57,7 +57,7 @@ func keysOf(dir, asked string) (keyFolder, error) {
 		return "", err
 	}
 	if rel == "." || rel != ".." && !strings.HasPrefix(rel, "../") {
-		return "", problem.New(problem.Invalid, "cannot keep keys in %s: it lies inside the repository", asked)
+		return "", errkind.New(errkind.Invalid, "cannot keep keys in %s: it lies inside the repository", asked)
 	}
 	return keyFolder(asked), nil
 }
@@ -79,7 +79,7 @@ func resolved(path string) string {
 
 func (k keyFolder) path(role string) string { return filepath.Join(string(k), role+".pem") }
 
-// create makes a new key in a file of its own.
+// create writes a new key to a file of its own.
 func (k keyFolder) create(path string) (key, error) {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -98,10 +98,10 @@ func (k keyFolder) create(path string) (key, error) {
 	return keyOf(private)
 }
 
-// read returns the key in a file, which nobody else may be able to read.
+// read returns the key in a file that only its owner can read.
 func (k keyFolder) read(path string) (key, error) {
 	fail := func(err error) (key, error) {
-		return key{}, problem.New(problem.KindOf(err), "cannot use the key %s: %w", path, err)
+		return key{}, errkind.New(errkind.KindOf(err), "cannot use the key %s: %w", path, err)
 	}
 	info, err := os.Stat(path)
 	if err != nil {
@@ -133,11 +133,11 @@ func (k keyFolder) read(path string) (key, error) {
 	return out, nil
 }
 
-// next is where a rotation puts the new key until its root is published.
+// next is the path of the new key of a rotation until its root is published.
 func (k keyFolder) next(role string) string { return k.path(role) + ".new" }
 
-// forRole returns the key of a role that root names. After a rotation that was
-// killed that may still be the one in the file ".new".
+// forRole returns the key of a role that root names. After an interrupted rotation that may
+// still be the one in the file ".new".
 func (k keyFolder) forRole(role string, root *metadata.RootType) (key, error) {
 	var known []string
 	if r := root.Roles[role]; r != nil {
@@ -150,7 +150,7 @@ func (k keyFolder) forRole(role string, root *metadata.RootType) (key, error) {
 		case err == nil && slices.Contains(known, found.id):
 			return found, nil
 		case err == nil:
-			err = problem.New(problem.Untrusted, "cannot sign %s metadata: the key %s is not the one that the repository's root names", role, path)
+			err = errkind.New(errkind.Untrusted, "cannot sign %s metadata: the key %s is not the one that the repository's root names", role, path)
 		case errors.Is(err, fs.ErrNotExist) && first != nil:
 			continue
 		}

@@ -6,14 +6,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
-// lock takes the lock on a repository's folder and waits for whoever has it.
+// lock takes the lock on a repository's directory, and waits for it if necessary.
 func lock(ctx context.Context, dir string) (release func(), err error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "cannot open the repository %s: %w", dir, err)
+		return nil, errkind.New(errkind.Invalid, "cannot open the repository %s: %w", dir, err)
 	}
 	got := make(chan error, 1)
 	go func() {
@@ -28,7 +28,7 @@ func lock(ctx context.Context, dir string) (release func(), err error) {
 	case err := <-got:
 		if err != nil {
 			f.Close()
-			return nil, problem.New(problem.Failed, "cannot lock the repository %s: %w", dir, err)
+			return nil, errkind.New(errkind.Failed, "cannot lock the repository %s: %w", dir, err)
 		}
 		return func() { f.Close() }, nil
 	case <-ctx.Done():
@@ -37,6 +37,6 @@ func lock(ctx context.Context, dir string) (release func(), err error) {
 			<-got
 			f.Close()
 		}()
-		return nil, problem.New(problem.Interrupted, "cannot lock the repository %s: %w", dir, ctx.Err())
+		return nil, errkind.New(errkind.Interrupted, "cannot lock the repository %s: %w", dir, ctx.Err())
 	}
 }

@@ -3,20 +3,23 @@ package publish
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"unicode"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/policy/strictyaml"
 )
 
-// SourceFile is the file that makes a folder a package source.
+// SourceFile is the file that makes a directory a package source.
 const SourceFile = "lull.yaml"
 
-// source is a lull.yaml: a meta as people write it.
+// source is a lull.yaml: the manifest in the form that people write.
 type source struct {
+	Format      int                      `yaml:"format"`
 	Name        string                   `yaml:"name"`
 	Version     string                   `yaml:"version"`
 	Title       string                   `yaml:"title"`
@@ -27,14 +30,17 @@ type source struct {
 	Services    []service                `yaml:"services"`
 	Hooks       map[string]command       `yaml:"hooks"`
 	Data        data                     `yaml:"data"`
+	Refresh     wishes                   `yaml:"refresh"`
 	Subpackages map[string]digest.Digest `yaml:"subpackages"`
 }
 
 type app struct {
-	Name     string  `yaml:"name"`
-	Command  command `yaml:"command"`
-	Desktop  string  `yaml:"desktop"`
-	DBusName string  `yaml:"dbus-name"`
+	Name        string  `yaml:"name"`
+	Command     command `yaml:"command"`
+	Desktop     string  `yaml:"desktop"`
+	Autostart   string  `yaml:"autostart"`
+	DBusName    string  `yaml:"dbus-name"`
+	DBusService string  `yaml:"dbus-service"`
 }
 
 type service struct {
@@ -42,18 +48,26 @@ type service struct {
 	Scope       string              `yaml:"scope"`
 	Command     command             `yaml:"command"`
 	RefreshMode string              `yaml:"refresh-mode"`
+	Ready       string              `yaml:"ready"`
 	StopSignal  string              `yaml:"stop-signal"`
 	StopTimeout strictyaml.Duration `yaml:"stop-timeout"`
 	User        string              `yaml:"user"`
 }
 
-// data is versioned unless the package says otherwise.
+type wishes struct {
+	Mode            string              `yaml:"mode"`
+	RefreshPending  string              `yaml:"refresh-pending-behavior"`
+	OldPending      string              `yaml:"refresh-pending"` // its former name
+	MaxPostponement strictyaml.Duration `yaml:"max-postponement"`
+}
+
+// data is versioned by default.
 type data struct {
 	Versioned *bool `yaml:"versioned"`
 }
 
-// command is a list of words, or a string that is split into words at spaces,
-// with quotes as in a shell and nothing else of a shell's.
+// command is a list of words, or a string that is split into words at spaces, with a shell's
+// quotes and none of its other syntax.
 type command []string
 
 // UnmarshalYAML implements strictyaml.Unmarshaler.
@@ -110,8 +124,24 @@ func split(line string) ([]string, error) {
 	return words, nil
 }
 
-// parseSource reads a lull.yaml; name is for messages.
-func parseSource(name string, content []byte) (*meta.Meta, error) {
+// Describe reads the lull.yaml of the package source srcDir and an overlay, as Publish
+// does. Error Invalid: they cannot be used.
+func Describe(srcDir, overlay string) (*manifest.Launch, error) {
+	path := filepath.Join(srcDir, SourceFile)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseSource(path, content, overlay)
+	if err != nil {
+		return nil, errkind.New(errkind.Invalid, "%w", err)
+	}
+	return &m.Launch, nil
+}
+
+// parseSource reads a lull.yaml; name is for messages. Keys of the overlay, a file of the
+// same form or "", replace those of the lull.yaml.
+func parseSource(name string, content []byte, overlay string) (*manifest.Meta, error) {
 	var s source
 	doc, err := strictyaml.Parse(name, content)
 	if err == nil {
@@ -120,20 +150,47 @@ func parseSource(name string, content []byte) (*meta.Meta, error) {
 	if err != nil {
 		return nil, err
 	}
+	if overlay != "" {
+		if content, err = os.ReadFile(overlay); err != nil {
+			return nil, err
+		}
+		if doc, err = strictyaml.Parse(overlay, content); err == nil {
+			err = doc.Decode(&s)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	if s.Name == "" || s.Version == "" {
 		return nil, doc.Errorf("name", "cannot publish without name and version")
 	}
-	if err := meta.ValidName(s.Name); err != nil {
+	if err := manifest.ValidName(s.Name); err != nil {
 		return nil, doc.Errorf("name", "%s", err)
 	}
-	m := &meta.Meta{Launch: meta.Launch{
-		Name: s.Name, Version: s.Version, Title: s.Title, Summary: s.Summary, Icon: s.Icon,
+	if s.Refresh.OldPending != "" {
+		if s.Refresh.RefreshPending != "" {
+			return nil, doc.Errorf("refresh.refresh-pending", "cannot use refresh.refresh-pending: it is the former name of refresh-pending-behavior, which is set, too")
+		}
+		s.Refresh.RefreshPending = s.Refresh.OldPending
+	}
+	switch {
+	case s.Format < 0 || s.Format > manifest.Format2:
+		return nil, doc.Errorf("format", "cannot use the format %d: want 1 or 2", s.Format)
+	case s.Format < manifest.Format2 && s.Hooks[manifest.HookRefreshPending] != nil:
+		return nil, doc.Errorf("hooks.refresh-pending", "cannot use the hook refresh-pending in the format 1: "+
+			"name it quit if it asks the application to quit; with format: 2 it runs when a refresh becomes pending")
+	case s.Format < manifest.Format2:
+		s.Format = 0
+	}
+	m := &manifest.Meta{Launch: manifest.Launch{
+		Format: s.Format, Name: s.Name, Version: s.Version, Title: s.Title, Summary: s.Summary, Icon: s.Icon,
 		Notes: strings.TrimSpace(s.Notes), Subpackages: s.Subpackages,
-		Data: meta.Data{Versioned: s.Data.Versioned == nil || *s.Data.Versioned},
+		Data:    manifest.Data{Versioned: s.Data.Versioned == nil || *s.Data.Versioned},
+		Refresh: manifest.Wishes{Mode: s.Refresh.Mode, RefreshPending: s.Refresh.RefreshPending, MaxPostponement: manifest.Duration(s.Refresh.MaxPostponement)},
 	}}
 	clean := func(c command) []string {
 		if len(c) > 0 && !strings.HasPrefix(c[0], "/") {
-			c[0] = filepath.Clean(c[0]) // ./bin/app is how people write it
+			c[0] = filepath.Clean(c[0]) // people write ./bin/app
 		}
 		return c
 	}
@@ -141,15 +198,16 @@ func parseSource(name string, content []byte) (*meta.Meta, error) {
 		if len(a.Command) == 0 {
 			return nil, doc.Errorf(fmt.Sprintf("apps[%d]", i), "cannot use the app %q without a command", a.Name)
 		}
-		m.Apps = append(m.Apps, meta.App{Name: a.Name, Command: clean(a.Command), Desktop: a.Desktop, DBusName: a.DBusName})
+		m.Apps = append(m.Apps, manifest.App{Name: a.Name, Command: clean(a.Command), Desktop: a.Desktop,
+			Autostart: a.Autostart, DBusName: a.DBusName, DBusService: a.DBusService})
 	}
 	for i, v := range s.Services {
 		if len(v.Command) == 0 {
 			return nil, doc.Errorf(fmt.Sprintf("services[%d]", i), "cannot use the service %q without a command", v.Name)
 		}
-		m.Services = append(m.Services, meta.Service{
-			Name: v.Name, Scope: v.Scope, Command: clean(v.Command), RefreshMode: v.RefreshMode,
-			StopSignal: v.StopSignal, StopTimeout: meta.Duration(v.StopTimeout), User: v.User,
+		m.Services = append(m.Services, manifest.Service{
+			Name: v.Name, Scope: v.Scope, Command: clean(v.Command), RefreshMode: v.RefreshMode, Ready: v.Ready,
+			StopSignal: v.StopSignal, StopTimeout: manifest.Duration(v.StopTimeout), User: v.User,
 		})
 	}
 	for hook, c := range s.Hooks {

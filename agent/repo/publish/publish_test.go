@@ -19,9 +19,9 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
 )
@@ -68,14 +68,14 @@ func open(t *testing.T, dir string) *repo.Client {
 	return c
 }
 
-func readMeta(t *testing.T, c *repo.Client, d digest.Digest) *meta.Meta {
+func readMeta(t *testing.T, c *repo.Client, d digest.Digest) *manifest.Meta {
 	t.Helper()
 	r, err := c.Blob(t.Context(), d, 0)
 	must(t, err)
 	defer r.Close()
 	data, err := io.ReadAll(r)
 	must(t, err)
-	m, err := meta.Parse(data)
+	m, err := manifest.Parse(data)
 	must(t, err)
 	return m
 }
@@ -101,6 +101,7 @@ services:
   scope: system
   command: bin/index
   refresh-mode: endure
+  ready: notify
   stop-signal: SIGINT
   stop-timeout: 1m30s
   user: nobody
@@ -108,12 +109,16 @@ hooks:
   health: bin/index --check
 data:
   versioned: false
+refresh:
+  mode: side-by-side
+  refresh-pending: block
+  max-postponement: 30d
 `
 
 func TestPublish(t *testing.T) {
 	dir := initRepo(t)
 	src := source(t, map[string]string{
-		"lull.yaml": full, "bin/editor*": "#!/bin/sh\n", "bin/index*": "#!/bin/sh\n", "share/editor.desktop": "[Desktop Entry]\n",
+		"lull.yaml": full, "bin/editor*": "#!/bin/sh\n", "bin/index*": "#!/bin/sh\n", "share/editor.desktop": "[Desktop Entry]\nType=Application\nName=Editor\nExec=editor %F\n",
 		"share/icon.svg": "<svg/>", "share/again.svg": "<svg/>", "empty": "", "sub/lull.yaml": "not special here",
 	})
 	must(t, os.MkdirAll(src+"/var/cache", 0o755))
@@ -128,20 +133,21 @@ func TestPublish(t *testing.T) {
 		p.Notes != "Faster.\nPrettier." || p.Size != res.Bytes || time.Since(p.Published) > time.Minute {
 		t.Errorf("pointer: %+v", p)
 	}
-	// Both programs are the same bytes, and so are the icons; then the desktop
-	// file, the empty file, the inner lull.yaml and the meta.
+	// Both programs are the same bytes, and so are the icons; then the desktop file, the
+	// empty file, the inner lull.yaml and the manifest.
 	if res.Blobs != 6 || res.NewBlobs != 6 || res.Name != "org.example.editor" || res.Channel != "beta" {
 		t.Errorf("result: %+v", res)
 	}
 	m := readMeta(t, c, res.Package)
-	want := meta.Launch{
+	want := manifest.Launch{
 		Name: "org.example.editor", Version: "2.0-rc1", Title: "Editor", Summary: "Edits text", Icon: "share/icon.svg", Notes: "Faster.\nPrettier.",
-		Apps: []meta.App{
+		Apps: []manifest.App{
 			{Name: "editor", Command: []string{"bin/editor", "--new", "a b", "c d"}, Desktop: "share/editor.desktop", DBusName: "org.example.Editor"},
 			{Name: "viewer", Command: []string{"bin/editor", "--view $HOME"}},
 		},
-		Services: []meta.Service{{Name: "index", Scope: "system", Command: []string{"bin/index"}, RefreshMode: "endure", StopSignal: "SIGINT", StopTimeout: meta.Duration(90 * time.Second), User: "nobody"}},
+		Services: []manifest.Service{{Name: "index", Scope: "system", Command: []string{"bin/index"}, RefreshMode: "endure", Ready: "notify", StopSignal: "SIGINT", StopTimeout: manifest.Duration(90 * time.Second), User: "nobody"}},
 		Hooks:    map[string][]string{"health": {"bin/index", "--check"}},
+		Refresh:  manifest.Wishes{Mode: manifest.WishSideBySide, RefreshPending: manifest.WishBlock, MaxPostponement: manifest.Duration(30 * 24 * time.Hour)},
 	}
 	if !reflect.DeepEqual(m.Launch, want) {
 		t.Errorf("got  %+v\nwant %+v", m.Launch, want)
@@ -150,9 +156,9 @@ func TestPublish(t *testing.T) {
 	for _, e := range m.Entries {
 		s := e.Path
 		switch {
-		case e.Type == meta.TypeDir:
+		case e.Type == manifest.TypeDir:
 			s += "/"
-		case e.Type == meta.TypeSymlink:
+		case e.Type == manifest.TypeSymlink:
 			s += " → " + e.Symlink
 		case e.Exec:
 			s += "*"
@@ -162,7 +168,7 @@ func TestPublish(t *testing.T) {
 	if got, want := strings.Join(paths, ", "), "bin/editor*, bin/icon → ../share/icon.svg, bin/index*, empty, share/again.svg, share/editor.desktop, share/icon.svg, sub/lull.yaml, var/cache/"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	// Again: the same package, nothing new but the pointer.
+	// The second publication has the same package; only the pointer is new.
 	again, err := publish.Publish(t.Context(), dir, src, publish.Options{})
 	must(t, err)
 	if again.Package != res.Package || again.NewBlobs != 0 || again.NewBytes != 0 || again.Blobs != res.Blobs || again.Bytes != res.Bytes {
@@ -216,7 +222,7 @@ func TestBadSources(t *testing.T) {
 		"set-user-id":      {head, func(src string) error { return os.Chmod(src+"/file", 0o755|fs.ModeSetuid) }, "/file: it is set-user-id or set-group-id"},
 		"absolute symlink": {head, func(src string) error { return os.Symlink("/etc/passwd", src+"/d/x") }, "/d/x: it is a symlink to the absolute path /etc/passwd"},
 		"escaping symlink": {head, func(src string) error { return os.Symlink("../../x", src+"/d/x") }, "/d/x: it is a symlink that leaves the package, to ../../x"},
-		"reserved":         {head, func(src string) error { return os.Mkdir(src+"/.lull", 0o755) }, `the folder .lull is reserved`},
+		"reserved":         {head, func(src string) error { return os.Mkdir(src+"/.lull", 0o755) }, `the directory .lull is reserved`},
 		"name not UTF-8":   {head, func(src string) error { return os.WriteFile(src+"/d/\xff", nil, 0o644) }, "is not UTF-8"},
 		"no lull.yaml":     {head, func(src string) error { return os.Remove(src + "/lull.yaml") }, "it has no lull.yaml"},
 		"device": {head, func(src string) error {
@@ -234,8 +240,8 @@ func TestBadSources(t *testing.T) {
 				}
 			}
 			_, err := publish.Publish(t.Context(), dir, src, publish.Options{})
-			if !problem.Is(err, problem.Invalid) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "cannot ") || strings.Contains(err.Error(), "\n") {
-				t.Errorf("got  %s: %v\nwant %s", problem.KindOf(err), err, c.want)
+			if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "cannot ") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got  %s: %v\nwant %s", errkind.KindOf(err), err, c.want)
 			}
 			if now := tree(t, dir); !slices.Equal(now, before) {
 				t.Errorf("the repository has changed: %v", now)
@@ -270,163 +276,7 @@ func TestSubpackages(t *testing.T) {
 	}
 }
 
-func TestInit(t *testing.T) {
-	dir := initRepo(t)
-	for name, mode := range map[string]fs.FileMode{"": fs.ModeDir | 0o700, "root.pem": 0o600, "targets.pem": 0o600, "snapshot.pem": 0o600, "timestamp.pem": 0o600} {
-		fi, err := os.Stat(filepath.Join(dir+".keys", name))
-		if err != nil || fi.Mode() != mode {
-			t.Errorf("%s: %v, %v", name, fi, err)
-		}
-	}
-	for _, path := range tree(t, dir) {
-		if strings.HasSuffix(path, ".pem") {
-			t.Errorf("%s lies in the repository", path)
-		}
-	}
-	key, err := os.ReadFile(dir + ".keys/root.pem")
-	must(t, err)
-	if err := publish.Init(t.Context(), dir, publish.InitOptions{}); !problem.Is(err, problem.Exists) {
-		t.Error(err)
-	}
-	if again, _ := os.ReadFile(dir + ".keys/root.pem"); string(again) != string(key) {
-		t.Error("the key was replaced")
-	}
-	must(t, os.Symlink(dir, dir+".link"))
-	for _, keys := range []string{dir, dir + "/keys", dir + "/a/../b", dir + ".link/keys"} {
-		if err := publish.Init(t.Context(), dir+"/../repository", publish.InitOptions{Common: publish.Common{Keys: keys}}); !problem.Is(err, problem.Invalid) {
-			t.Errorf("keys in %s: %v", keys, err)
-		}
-	}
-	if err := open(t, dir).Update(t.Context()); err != nil {
-		t.Errorf("an empty repository: %v", err)
-	}
-}
-
-// A killed Init is repeated with the keys that it has made.
-func TestInitAgain(t *testing.T) {
-	dir := initRepo(t)
-	root, err := os.ReadFile(dir + "/root.json")
-	must(t, err)
-	must(t, os.Remove(dir+"/metadata/timestamp.json"))
-	must(t, os.Remove(dir+"/metadata/1.targets.json"))
-	must(t, os.Remove(dir+".keys/root.json"))
-	must(t, publish.Init(t.Context(), dir, publish.InitOptions{}))
-	must(t, open(t, dir).Update(t.Context()))
-	c, err := repo.Open(repo.Config{Name: "x", URL: dir, Root: root}, t.TempDir())
-	must(t, err)
-	must(t, c.Update(t.Context()))
-}
-
-func TestKeysMustBePrivate(t *testing.T) {
-	dir := initRepo(t)
-	must(t, os.Chmod(dir+".keys/targets.pem", 0o644))
-	_, err := publish.Publish(t.Context(), dir, source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n"}), publish.Options{})
-	if err == nil || !strings.Contains(err.Error(), "targets.pem: others can read it: its mode must be 0600") {
-		t.Error(err)
-	}
-	must(t, open(t, dir).Update(t.Context()))
-}
-
-// Whoever can write to the web server gets nothing signed.
-func TestTamperedRepositoryIsNotSigned(t *testing.T) {
-	src := source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n"})
-	other := initRepo(t)
-	for _, name := range []string{"metadata/timestamp.json", "metadata/1.snapshot.json", "metadata/1.targets.json", "metadata/2.root.json"} {
-		dir := initRepo(t)
-		from := name
-		if name == "metadata/2.root.json" {
-			from = "root.json"
-		}
-		data, err := os.ReadFile(filepath.Join(other, from))
-		must(t, err)
-		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o644))
-		_, err = publish.Publish(t.Context(), dir, src, publish.Options{})
-		if !problem.Is(err, problem.Untrusted) || !strings.Contains(err.Error(), "somebody else has changed") {
-			t.Errorf("%s: %v", name, err)
-		}
-		if err := publish.Resign(t.Context(), dir, publish.ResignOptions{}); !problem.Is(err, problem.Untrusted) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	_, err := publish.Publish(t.Context(), t.TempDir(), src, publish.Options{})
-	if !problem.Is(err, problem.Invalid) || problem.HintOf(err) == "" {
-		t.Errorf("no repository: %v", err)
-	}
-}
-
-func TestResign(t *testing.T) {
-	dir := initRepo(t)
-	c := open(t, dir)
-	must(t, c.Update(t.Context()))
-	// The timestamp's key is all that a cron job needs.
-	for _, role := range []string{"root", "targets", "snapshot"} {
-		must(t, os.Rename(dir+".keys/"+role+".pem", dir+"."+role))
-	}
-	before, err := os.ReadFile(dir + "/metadata/timestamp.json")
-	must(t, err)
-	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{}))
-	after, err := os.ReadFile(dir + "/metadata/timestamp.json")
-	must(t, err)
-	if string(before) == string(after) {
-		t.Error("nothing has changed")
-	}
-	must(t, c.Update(t.Context()))
-	if err := publish.Resign(t.Context(), dir, publish.ResignOptions{All: true}); err == nil {
-		t.Error("all was signed without keys")
-	}
-	must(t, c.Update(t.Context()))
-	for _, role := range []string{"root", "targets", "snapshot"} {
-		must(t, os.Rename(dir+"."+role, dir+".keys/"+role+".pem"))
-	}
-	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{All: true, Common: publish.Common{Expires: publish.Expiry{Timestamp: -time.Hour}}}))
-	if err := c.Update(t.Context()); !problem.Is(err, problem.Untrusted) {
-		t.Errorf("expired: %v", err)
-	}
-	for range 70 {
-		must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{All: true}))
-	}
-	if n := len(tree(t, dir+"/metadata")); n > 2*64+5 {
-		t.Errorf("%d files of metadata", n)
-	}
-	must(t, c.Update(t.Context()))
-}
-
-// A rotation that is killed behind its new root is finished by the next one, and
-// nobody notices.
-func TestRotateKilled(t *testing.T) {
-	dir := initRepo(t)
-	keys := dir + ".keys/"
-	anchor, err := os.ReadFile(keys + "root.json")
-	must(t, err)
-	c := open(t, dir)
-	must(t, publish.Rotate(t.Context(), dir, publish.RotateOptions{}))
-	must(t, c.Update(t.Context()))
-	for i, role := range publish.Roles {
-		must(t, os.Rename(keys+role+".pem", keys+role+".pem.new"))
-		if i > 0 { // killed between two keys
-			must(t, os.Rename(keys+role+".pem.old", keys+role+".pem"))
-		}
-	}
-	must(t, os.WriteFile(keys+"root.json", anchor, 0o644))
-	_, err = publish.Publish(t.Context(), dir, source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n"}), publish.Options{})
-	must(t, err)
-	must(t, c.Update(t.Context()))
-	must(t, publish.Rotate(t.Context(), dir, publish.RotateOptions{Roles: []string{"timestamp"}}))
-	must(t, c.Update(t.Context()))
-	if _, err := c.Channel(t.Context(), "a", "stable"); err != nil {
-		t.Error(err)
-	}
-	left, err := filepath.Glob(keys + "*.new")
-	if len(left) != 0 || err != nil {
-		t.Errorf("left: %v, %v", left, err)
-	}
-	if err := publish.Rotate(t.Context(), dir, publish.RotateOptions{Roles: []string{"x"}}); !problem.Is(err, problem.Usage) {
-		t.Error(err)
-	}
-}
-
-// Publishers wait for each other, and a reader who comes at any moment sees a
-// whole repository.
+// Publishers wait for each other, and a reader sees a whole repository at any time.
 func TestManyAtOnce(t *testing.T) {
 	dir := initRepo(t)
 	const publishers, versions = 3, 6
@@ -507,26 +357,26 @@ func TestCancel(t *testing.T) {
 			t.Errorf("total %d", total)
 		}
 	}})
-	if !problem.Is(err, problem.Interrupted) {
+	if !errkind.Is(err, errkind.Interrupted) {
 		t.Error(err)
 	}
 	if now := tree(t, dir); !slices.Equal(now, before) {
 		t.Errorf("the repository has changed: %v", now)
 	}
-	// While somebody else has the lock, too.
+	// The same while another process has the lock.
 	f, err := os.Open(dir)
 	must(t, err)
 	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
 	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := publish.Resign(ctx, dir, publish.ResignOptions{}); !problem.Is(err, problem.Interrupted) {
+	if err := publish.Resign(ctx, dir, publish.ResignOptions{}); !errkind.Is(err, errkind.Interrupted) {
 		t.Error(err)
 	}
 	f.Close()
 	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{}))
 }
 
-// What a killed publisher has left does not get into the way.
+// Files of a killed publisher do not prevent the next publication.
 func TestLeftovers(t *testing.T) {
 	dir := initRepo(t)
 	must(t, os.MkdirAll(dir+"/.publish/x", 0o755))
@@ -574,4 +424,30 @@ func BenchmarkPublish(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestRefusesWhatCannotBeExported: the packager gets an error in a desktop file, with the
+// line, before any machine gets the package.
+func TestRefusesWhatCannotBeExported(t *testing.T) {
+	dir := initRepo(t)
+	for name, c := range map[string]struct{ content, want string }{
+		"space behind the header": {"[Desktop Entry] \nType=Application\nName=x\nExec=x\n", "share/x.desktop: line 1"},
+		"another program":         {"[Desktop Entry]\nType=Application\nName=x\nExec=xdg-open %u\n", `line 4: Exec=xdg-open %u: "xdg-open" is no application of the package`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := source(t, map[string]string{"bin/x*": "x", "share/x.desktop": c.content,
+				"lull.yaml": "name: x\nversion: 1\napps: [{name: x, command: bin/x, desktop: share/x.desktop}]\n"})
+			_, err := publish.Publish(t.Context(), dir, src, publish.Options{})
+			if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+	for _, name := range []string{"org.x.Maps", "org.x.maps"} {
+		src := source(t, map[string]string{"lull.yaml": "name: " + name + "\nversion: 1\n", "f": "x"})
+		_, err := publish.Publish(t.Context(), dir, src, publish.Options{})
+		if refused := name == "org.x.maps"; refused != errkind.Is(err, errkind.Conflict) || !refused && err != nil {
+			t.Errorf("publish %s: %v", name, err)
+		}
+	}
 }

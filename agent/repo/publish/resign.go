@@ -9,29 +9,41 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // ResignOptions are the options of Resign.
 type ResignOptions struct {
 	Common
-	All bool // targets and snapshot as well as the timestamp
+	All  bool // targets, with their bins, and snapshot as well as the timestamp
+	Bins bool // list the packages in bins, if they are not; see Split
 }
 
-// Resign signs the timestamp anew, so that it does not expire; nothing else
-// changes. It needs the timestamp's key only, unless All is set.
+// Resign re-signs the timestamp, so that it does not expire. It changes no other file. It
+// needs the timestamp's key only, unless All is set. A lost or damaged timestamp is rebuilt
+// from the newest signed state.
 func Resign(ctx context.Context, dir string, o ResignOptions) error {
-	return o.change(ctx, dir, "sign %s anew", func(s *state) error {
+	return o.change(ctx, dir, "sign %s anew", true, func(s *state) error {
+		if o.Bins && !s.binned() {
+			return s.split()
+		}
 		if o.All {
+			s.renew = true
+			for _, role := range s.usedBins() {
+				if _, err := s.bin(role); err != nil {
+					return err
+				}
+				s.touch(role)
+			}
 			return s.writeAll()
 		}
 		return s.writeTimestamp()
 	})
 }
 
-// change runs do on a repository's verified state, under its lock.
-func (c Common) change(ctx context.Context, dir, what string, do func(*state) error) error {
+// change runs do on a repository's verified state, while it holds the lock.
+func (c Common) change(ctx context.Context, dir, what string, rebuild bool, do func(*state) error) error {
 	keys, now, err := c.open(dir)
 	if err != nil {
 		return err
@@ -41,12 +53,12 @@ func (c Common) change(ctx context.Context, dir, what string, do func(*state) er
 		return err
 	}
 	defer release()
-	s, err := load(dir, keys, c.Expires, now)
+	s, err := load(dir, keys, c.Expires, now, rebuild)
 	if err != nil {
 		return err
 	}
 	if err := do(s); err != nil {
-		return problem.New(problem.KindOf(err), "cannot "+what+": %w", dir, err)
+		return errkind.New(errkind.KindOf(err), "cannot "+what+": %w", dir, err)
 	}
 	return nil
 }
@@ -57,24 +69,23 @@ type RotateOptions struct {
 	Roles []string // default: all
 }
 
-// Rotate replaces keys by new ones and publishes a root that says so. Readers
-// notice nothing: for the change all metadata carries both signatures. The
-// previous keys remain in files ending in ".old".
+// Rotate replaces keys by new ones and publishes a root that names them. Readers see no
+// error: for the change all metadata has both signatures. The previous keys remain in files
+// ending in ".old".
 func Rotate(ctx context.Context, dir string, o RotateOptions) error {
 	if len(o.Roles) == 0 {
 		o.Roles = Roles
 	}
 	for _, role := range o.Roles {
 		if !slices.Contains(Roles, role) {
-			return problem.New(problem.Usage, "cannot rotate the key of %.40q: there is no such role", role)
+			return errkind.New(errkind.Usage, "cannot rotate the key of %.40q: there is no such role", role)
 		}
 	}
-	return o.change(ctx, dir, "rotate the keys of %s", func(s *state) error { return s.rotate(o.Roles) })
+	return o.change(ctx, dir, "rotate the keys of %s", false, func(s *state) error { return s.rotate(o.Roles) })
 }
 
 func (s *state) rotate(roles []string) error {
-	// A rotation that was killed after its root was published only has to be
-	// finished.
+	// A rotation that was killed after its root was published must only be finished.
 	if err := s.adopt(); err != nil {
 		return err
 	}
@@ -125,7 +136,7 @@ func (s *state) rotate(roles []string) error {
 	return s.adopt()
 }
 
-// adopt moves new keys that the root already names to their place.
+// adopt moves new keys that the root already names to their final paths.
 func (s *state) adopt() error {
 	for _, role := range Roles {
 		k, err := s.keys.read(s.keys.next(role))

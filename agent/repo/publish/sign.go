@@ -12,25 +12,25 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/durable"
-	"github.com/lull/lull/agent/problem"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/repo"
 )
 
-// keepVersions is how many old versions of targets and snapshot stay, for
-// readers that have just read an older timestamp.
+// keepVersions is the number of old versions of targets and snapshot that are kept for
+// readers of an older timestamp.
 const keepVersions = 64
 
-// Expiry is how long signatures are good for, by role. Zero means the default:
-// ten years for the root, a year for the rest. A negative span makes metadata
-// that has expired already, for tests.
+// Expiry is the lifetime of signatures, by role. Zero means the default: ten years for the
+// root, a year for the rest. A negative duration makes expired metadata, for tests.
 type Expiry struct {
 	Root, Targets, Snapshot, Timestamp time.Duration
 }
 
 const year = 365 * 24 * time.Hour
 
-// until returns the moment at which metadata of a role signed at now expires.
+// until returns the expiry of metadata of a role that is signed at now.
 func (e Expiry) until(role string, now time.Time) time.Time {
 	span := map[string]time.Duration{
 		metadata.ROOT: e.Root, metadata.TARGETS: e.Targets, metadata.SNAPSHOT: e.Snapshot, metadata.TIMESTAMP: e.Timestamp,
@@ -44,8 +44,8 @@ func (e Expiry) until(role string, now time.Time) time.Time {
 	return now.Add(span).UTC().Truncate(time.Second)
 }
 
-// state is the metadata of a repository, verified against the root in the
-// folder of the keys. Its methods run under the repository's lock.
+// state is the metadata of a repository, verified against the root in the directory of the
+// keys. Its methods run while the repository's lock is held.
 type state struct {
 	dir    string
 	keys   keyFolder
@@ -57,6 +57,11 @@ type state struct {
 	snapshot  *metadata.Metadata[metadata.SnapshotType]
 	timestamp *metadata.Metadata[metadata.TimestampType]
 
+	bins  map[string]*metadata.Metadata[metadata.TargetsType] // the bins that were read, by role
+	dirty map[string]bool                                     // the roles of the changed bins
+
+	renew bool // sign also unchanged metadata
+
 	extra map[string]key // during a rotation: a second key that signs
 }
 
@@ -66,19 +71,29 @@ func numbered(version int64, role string) string {
 	return strconv.FormatInt(version, 10) + "." + role + ".json"
 }
 
-// anchor is our own copy of the newest root.
+// anchor is the path of the trusted copy of the newest root.
 func (k keyFolder) anchor() string { return filepath.Join(string(k), "root.json") }
 
-// load reads what readers of the repository see now. That it has expired does
-// not matter: it is about to be signed again.
-func load(dir string, keys keyFolder, expiry Expiry, now time.Time) (*state, error) {
+// load reads the current state, as readers of the repository do. It accepts expired metadata,
+// which is about to be re-signed. With rebuild it rebuilds a lost or damaged timestamp.
+func load(dir string, keys keyFolder, expiry Expiry, now time.Time, rebuild bool) (*state, error) {
 	s := &state{dir: dir, keys: keys, expiry: expiry, now: now}
 	fail := func(role string, err error) (*state, error) {
 		if errors.As(err, new(*os.PathError)) {
-			return nil, problem.New(problem.Invalid, "cannot open the repository %s: %w", dir, err).
-				WithHint("lull repo init makes a repository and its keys")
+			hint := "lull repo init makes a repository and its keys"
+			if role != metadata.ROOT {
+				hint = "lull repo resign mends a timestamp that is damaged or lost; the rest has to come from a copy of the repository"
+			}
+			return nil, errkind.New(errkind.Invalid, "cannot open the repository %s: %w", dir, err).WithHint("%s", hint)
 		}
-		return nil, problem.New(problem.Untrusted, "cannot sign anything in %s: somebody else has changed its %s metadata: %w", dir, role, err)
+		if errors.As(err, new(damaged)) {
+			return nil, errkind.New(errkind.Invalid, "cannot open the repository %s: its %s metadata is damaged: %w", dir, role, err).
+				WithHint("lull repo resign makes it again from the newest state that was signed")
+		}
+		if errors.As(err, new(*errkind.Error)) {
+			return nil, err
+		}
+		return nil, errkind.New(errkind.Untrusted, "cannot sign anything in %s: somebody else has changed its %s metadata: %w", dir, role, err)
 	}
 	var err error
 	if s.root, err = metadata.Root().FromFile(keys.anchor()); err != nil {
@@ -87,7 +102,12 @@ func load(dir string, keys keyFolder, expiry Expiry, now time.Time) (*state, err
 	if err := s.followRoots(); err != nil {
 		return fail(metadata.ROOT, err)
 	}
-	if s.timestamp, err = metadata.Timestamp().FromFile(s.path("timestamp.json")); err == nil {
+	if s.timestamp, err = metadata.Timestamp().FromFile(s.path("timestamp.json")); err != nil {
+		if !rebuild {
+			return fail(metadata.TIMESTAMP, damaged{err})
+		}
+		err = s.rebuildTimestamp()
+	} else {
 		err = s.root.VerifyDelegate(metadata.TIMESTAMP, s.timestamp)
 	}
 	if err != nil {
@@ -112,8 +132,8 @@ func load(dir string, keys keyFolder, expiry Expiry, now time.Time) (*state, err
 	return s, nil
 }
 
-// followRoots goes on from our copy of the root to a newer one that a rotation
-// has published before it was killed.
+// followRoots continues from the trusted copy of the root to a newer one that an interrupted
+// rotation has published.
 func (s *state) followRoots() error {
 	for {
 		version := s.root.Signed.Version + 1
@@ -132,7 +152,7 @@ func (s *state) followRoots() error {
 			return err
 		}
 		if next.Signed.Version != version {
-			return fmt.Errorf("version %d stands in the file of version %d", next.Signed.Version, version)
+			return fmt.Errorf("the file of version %[2]d has version %[1]d", next.Signed.Version, version)
 		}
 		if err := s.writeRoot(data, version); err != nil {
 			return err
@@ -159,7 +179,7 @@ func signed[T metadata.Roles](s *state, role string, m *metadata.Metadata[T]) ([
 	return m.ToBytes(false)
 }
 
-// describe is how metadata names other metadata.
+// describe returns the entry for a file in other metadata.
 func describe(version int64, data []byte) *metadata.MetaFiles {
 	f := metadata.MetaFile(version)
 	sum := digest.Of(data)
@@ -168,8 +188,11 @@ func describe(version int64, data []byte) *metadata.MetaFiles {
 	return f
 }
 
-// writeTargets publishes s.targets as its next version.
+// writeTargets publishes the changed bins, and s.targets as its next version.
 func (s *state) writeTargets() error {
+	if changed, err := s.writeBins(); err != nil || !changed {
+		return err
+	}
 	s.targets.Signed.Version++
 	s.targets.Signed.Expires = s.expiry.until(metadata.TARGETS, s.now)
 	data, err := signed(s, metadata.TARGETS, s.targets)
@@ -192,19 +215,32 @@ func (s *state) writeSnapshot() error {
 	return durable.WriteFile(s.path(numbered(s.snapshot.Signed.Version, metadata.SNAPSHOT)), data, 0o644)
 }
 
-// writeTimestamp is the rename that makes all the rest count.
+// writeTimestamp publishes the timestamp. Its rename puts all other files in force.
 func (s *state) writeTimestamp() error {
 	s.timestamp.Signed.Version++
-	s.timestamp.Signed.Expires = s.expiry.until(metadata.TIMESTAMP, s.now)
+	// Readers take this for a lower bound of the time. It never decreases. Otherwise,
+	// after a clock was ahead once, all later metadata would be expired.
+	at := s.now
+	if before, err := time.Parse(time.RFC3339, fmt.Sprint(s.timestamp.Signed.UnrecognizedFields[repo.SignedAt])); err == nil && before.After(at) {
+		at = before
+	}
+	if s.timestamp.Signed.UnrecognizedFields == nil {
+		s.timestamp.Signed.UnrecognizedFields = map[string]any{}
+	}
+	s.timestamp.Signed.UnrecognizedFields[repo.SignedAt] = at.UTC().Format(time.RFC3339)
+	s.timestamp.Signed.Expires = s.expiry.until(metadata.TIMESTAMP, at)
 	data, err := signed(s, metadata.TIMESTAMP, s.timestamp)
 	if err != nil {
+		return err
+	}
+	if err := s.keys.noteSigned(s); err != nil {
 		return err
 	}
 	return durable.WriteFile(s.path("timestamp.json"), data, 0o644)
 }
 
-// writeAll publishes new versions of all but the root, in the order in which no
-// reader is left without what a name leads to.
+// writeAll publishes new versions of all metadata but the root. Its order ensures that a
+// reader finds every file that another one names.
 func (s *state) writeAll() error {
 	for _, write := range []func() error{s.writeTargets, s.writeSnapshot, s.writeTimestamp} {
 		if err := write(); err != nil {
@@ -215,9 +251,18 @@ func (s *state) writeAll() error {
 	return nil
 }
 
-// prune deletes versions that no reader can be at any more. What it cannot
-// delete does no harm.
+// prune deletes versions that are too old for any reader. A version that cannot be deleted
+// does no harm.
 func (s *state) prune() {
+	if s.binned() {
+		s.pruneBins()
+		for role, version := range map[string]int64{metadata.TARGETS: s.targets.Signed.Version, metadata.SNAPSHOT: s.snapshot.Signed.Version} {
+			if version > keepVersions {
+				os.Remove(s.path(numbered(version-keepVersions, role)))
+			}
+		}
+		return // reading such a large directory would take longer than all else
+	}
 	entries, err := os.ReadDir(filepath.Join(s.dir, "metadata"))
 	if err != nil {
 		return
@@ -235,8 +280,8 @@ func (s *state) prune() {
 	}
 }
 
-// writeRoot publishes a root: under its number, as the copy for people, and as
-// our own.
+// writeRoot publishes a root: under its number, as the copy for people, and as the trusted
+// copy.
 func (s *state) writeRoot(data []byte, version int64) error {
 	for _, path := range []string{s.path(numbered(version, metadata.ROOT)), s.keys.anchor(), filepath.Join(s.dir, "root.json")} {
 		if err := durable.WriteFile(path, data, 0o644); err != nil {

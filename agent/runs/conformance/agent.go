@@ -7,7 +7,7 @@ import (
 	"runtime"
 	"testing"
 
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 // ReleaseAgent returns the path of a lull-release-agent for tests: that in
@@ -19,7 +19,7 @@ func ReleaseAgent(t *testing.T) string {
 			return path
 		}
 	}
-	need.Program(t, "cc")
+	require.Program(t, "cc")
 	_, self, _, _ := runtime.Caller(0)
 	out := filepath.Join(t.TempDir(), "lull-release-agent")
 	build := filepath.Join(filepath.Dir(self), "..", "..", "..", "cmd", "lull-release-agent", "build.sh")

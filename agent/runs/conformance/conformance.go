@@ -2,7 +2,7 @@
 // any test binary (`go test -c`) and run wherever the tracker works: scope, for
 // example, in a container that systemd has booted.
 //
-// It needs root, cat and nothing else. Whatever it starts ends with the test.
+// It needs root, cat and nothing else. All processes that it starts end with the test.
 package conformance
 
 import (
@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/cgroup"
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/runs"
 )
 
@@ -27,10 +27,13 @@ type Options struct {
 	Short bool        // fewer runs in the tests of many
 	Polls bool        // the tracker looks once a second
 	UID   uint32      // as whom launch starts applications
+
+	Session         uint32 // applications run below this user's manager; 0 if below none
+	SessionServices bool   // services too
 }
 
 // Conformance runs all tests. New makes a tracker on the run directory of
-// o.Ctl; it is called again after the one before was closed. Launch starts a
+// o.Ctl; it is called repeatedly, each time after the former one was closed. Launch starts a
 // process in a run.
 func Conformance(t *testing.T, New func(*testing.T) runs.Tracker, launch LaunchFunc, o Options) {
 	for _, c := range []struct {
@@ -115,7 +118,7 @@ func (s *suite) begin(l Launch) *Proc {
 	return p
 }
 
-// busy is what the tracker says now.
+// busy is the tracker's answer now.
 func (s *suite) busy(instance string) []int {
 	s.Helper()
 	ps, err := s.tr.Busy(instance)
@@ -159,14 +162,16 @@ func (s *suite) await(what string, ok func() bool) {
 				return
 			}
 		case <-deadline:
-			s.Fatalf("no event has told that %s", what)
+			s.Fatalf("no event has reported that %s", what)
 		}
 	}
 }
 
 // quiet takes the hints that there are, so that the next one is about what
-// comes next.
+// comes next. They come to an end.
 func (s *suite) quiet() {
+	s.Helper()
+	end := time.After(patience)
 	calm := 100 * time.Millisecond
 	if s.o.Polls {
 		calm = 1500 * time.Millisecond
@@ -176,6 +181,8 @@ func (s *suite) quiet() {
 		case <-s.tr.Changes():
 		case <-time.After(calm):
 			return
+		case <-end:
+			s.Fatal("hints keep coming, although nothing happens")
 		}
 	}
 }
@@ -248,8 +255,8 @@ func firstAndLast(s *suite) {
 	s.awaitVacant(app)
 }
 
-// events tells the end of each run, of an application and of a service, by a
-// hint that came after it, without anybody having asked.
+// events checks that the end of each run, of an application and of a service,
+// is reported by a hint after it, without a query.
 func events(s *suite) {
 	a, b, d := s.start(app, ""), s.start(app, ""), s.start(app, "daemon")
 	for _, p := range []*Proc{a, d, b} {
@@ -318,9 +325,23 @@ func services(s *suite) {
 	s.await("the other daemon has ended", func() bool { return len(s.service(app, "")) == 0 })
 }
 
+func (s *suite) kill(instance, service string) error {
+	if s.o.SessionServices {
+		return s.tr.KillSession(instance, service)
+	}
+	return s.tr.KillService(instance, service)
+}
+
 func (s *suite) service(instance, service string) []int {
 	s.Helper()
-	ps, err := s.tr.ServiceProcs(instance, service)
+	read, never := s.tr.ServiceProcs, s.tr.SessionProcs
+	if s.o.SessionServices {
+		read, never = never, read
+	}
+	if ps, err := never(instance, service); err != nil || len(ps) > 0 {
+		s.Errorf("service %q of %s runs where it does not: %v, %v", service, instance, ps, err)
+	}
+	ps, err := read(instance, service)
 	s.no(err)
 	return pids(ps)
 }
@@ -348,14 +369,14 @@ func killService(s *suite) {
 	if n := len(s.service(app, "daemon")); n < 2 {
 		s.Fatalf("the daemon has %d processes", n)
 	}
-	s.no(s.tr.KillService(app, "daemon"))
+	s.no(s.kill(app, "daemon"))
 	s.wantService(app, "daemon")
 	s.wantService(app, "kept", k)
 	s.want(app, a)
-	s.no(s.tr.KillService(app, ""))
+	s.no(s.kill(app, ""))
 	s.wantService(app, "")
 	s.want(app, a)
-	s.no(s.tr.KillService(app, "")) // nobody is left
+	s.no(s.kill(app, "")) // no process is left
 	d.End()
 	k.End()
 	a.End()

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/runs/transient"
+	"github.com/lull/lull/agent/lib/scopes"
 )
 
 // helperEnv makes the test binary one of the processes below instead of
@@ -50,21 +50,21 @@ func leaderless() {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	// Not RawSyscall: the runtime must know that this thread does not come back.
+	// Not RawSyscall: the runtime must learn that this thread does not come back.
 	syscall.Syscall(syscall.SYS_EXIT, 0, 0, 0)
 }
 
 // scopeEnv names the scope that a process of ScopedByUser makes for itself.
 const scopeEnv = "LULL_CONFORMANCE_SCOPE"
 
-// scoped asks the user's systemd for a scope, as the launcher does, says so, and
-// becomes the command that its arguments are.
+// scoped asks the user's systemd for a scope, as the launcher does, reports
+// it, and becomes the command of its arguments.
 func scoped() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	m, err := transient.User(ctx)
+	m, err := scopes.User(ctx)
 	if err == nil {
-		err = m.Start(ctx, transient.Scope{
+		err = m.Start(ctx, scopes.Scope{
 			Name: os.Getenv(scopeEnv), Description: "a test of lull", Slice: "app.slice", PIDs: []uint32{uint32(os.Getpid())},
 		})
 	}
@@ -82,7 +82,7 @@ func scoped() {
 	os.Exit(1)
 }
 
-// forks has children that no polite signal ends, once it is told to.
+// forks has children that no polite signal ends, on request.
 func forks() {
 	b := make([]byte, 3)
 	if _, err := io.ReadFull(os.Stdin, b); err != nil {
@@ -90,7 +90,7 @@ func forks() {
 	}
 	for range 3 {
 		cmd := exec.Command("sh", "-c", "trap '' TERM INT HUP; read end")
-		cmd.Stdin = os.Stdin // if nobody kills them, they end with the test
+		cmd.Stdin = os.Stdin // if they are not killed, they end with the test
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		if err := cmd.Start(); err != nil {
 			fmt.Println(err)
@@ -112,7 +112,7 @@ func stateOf(status string) []string {
 	return nil
 }
 
-// waitFor waits for something about which nobody tells.
+// waitFor waits for a change that makes no event.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {

@@ -15,10 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lull/lull/agent/digest"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/runname"
+	"github.com/lull/lull/agent/lib/scopes"
 	"github.com/lull/lull/agent/runs"
-	"github.com/lull/lull/agent/runs/runname"
-	"github.com/lull/lull/agent/runs/transient"
 )
 
 // Launch is a launch to make.
@@ -27,7 +27,7 @@ type Launch struct {
 	Package  digest.Digest
 	Service  string   // "" for the application
 	Command  []string // ends when its standard input does; default: cat
-	UID      uint32   // of an application; 0: root
+	UID      uint32   // of an application; 0 means root
 	Unreaped bool     // stays a zombie after its end, until Reap
 }
 
@@ -194,10 +194,10 @@ func Scoped(t *testing.T, _ runs.Tracker, l Launch) *Proc {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	m, err := transient.System(ctx)
+	m, err := scopes.System(ctx)
 	if err == nil {
 		defer m.Close()
-		err = m.Start(ctx, transient.Scope{
+		err = m.Start(ctx, scopes.Scope{
 			Name:        runname.Scope(l.Instance, l.Package, runname.Random()),
 			Description: "a test of lull",
 			PIDs:        []uint32{uint32(p.PID)},
@@ -211,9 +211,9 @@ func Scoped(t *testing.T, _ runs.Tracker, l Launch) *Proc {
 	return p
 }
 
-// ScopedByUser is Scoped for an ordinary user who has a systemd of his own, with
-// or without a session: his processes make their scopes themselves. Others, whom
-// a test names, have none.
+// ScopedByUser is Scoped for an ordinary user who has a systemd manager, with
+// or without a session: the user's processes make their scopes themselves.
+// Others, whom a test names, have none.
 func ScopedByUser(uid uint32) LaunchFunc {
 	return func(t *testing.T, tr runs.Tracker, l Launch) *Proc {
 		if l.Service != "" || l.UID != 0 {
@@ -266,7 +266,7 @@ func unit(t *testing.T, l Launch) *Proc {
 	if p.PID == 0 {
 		return p
 	}
-	// The unit's process is not our child; systemd says who it is.
+	// The unit's process is not our child; systemd has its PID.
 	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		out, err := exec.Command("systemctl", "show", "--property=MainPID", "--value", name).Output()

@@ -2,12 +2,13 @@
 // the trackers it may be compiled into any test binary and run where the manager
 // works: that of systemd, for example, in a container.
 //
-// What is started is real: lull-run, on a root with an installed package, tracked
-// by a real tracker. It needs a shell, and whatever it starts ends with the test.
+// The started programs are real: lull-run, on a root with an installed package, tracked
+// by a real tracker. It needs a shell, and all processes that it starts end with the test.
 package conformance
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
 )
@@ -26,8 +27,8 @@ import (
 type Options struct {
 	New      func(services.Launcher) services.Manager
 	Tracker  runs.Options
-	User     string // whom a service may run as; "": the manager knows one user only
-	Restarts bool   // a service that crashes is started again
+	User     string // as whom a service may run; empty if the manager supports one user only
+	Restarts bool   // a service that crashes is restarted
 }
 
 // Conformance runs all tests.
@@ -44,6 +45,8 @@ func Conformance(t *testing.T, o Options) {
 		{"AgentRestart", agentRestart},
 		{"Crash", crash},
 		{"CrashAtOnce", crashAtOnce},
+		{"Settles", settles},
+		{"Ready", ready},
 		{"CrashWithoutInstance", crashWithoutInstance},
 		{"CannotStart", cannotStart},
 		{"Waits", waits},
@@ -128,8 +131,8 @@ func (s *suite) procs(u services.Unit) []int {
 	return pids
 }
 
-// await waits until ok, and looks when the tracker says that something has
-// happened, and now and then: systemd's own states make no event for us.
+// await waits until ok, and checks on each hint of the tracker, and now and
+// then: systemd's own states make no event for us.
 func (s *suite) await(what string, ok func() bool) {
 	s.Helper()
 	deadline := time.After(patience)
@@ -165,7 +168,7 @@ func startAndStop(s *suite) {
 	s.says(app, "polite runs")
 	s.no(s.m.Start(s.limit(), u)) // it runs already
 	if pids := s.procs(u); !slices.Contains(pids, pid) || strings.Count(s.log(app), "polite runs\n") != 1 {
-		s.Errorf("it was started again: %v, %s", pids, s.log(app))
+		s.Errorf("it was restarted: %v, %s", pids, s.log(app))
 	}
 	env, err := os.ReadFile("/proc/" + itoa(pid) + "/environ")
 	s.no(err)
@@ -204,7 +207,7 @@ func stopSignal(s *suite) {
 // not before.
 func boundedStop(s *suite) {
 	u := s.unit(app, "stubborn")
-	u.StopTimeout = meta.Duration(time.Second)
+	u.StopTimeout = manifest.Duration(time.Second)
 	s.start(u)
 	s.says(app, "stubborn runs")
 	began := time.Now()
@@ -219,7 +222,7 @@ func boundedStop(s *suite) {
 // forks: what a service leaves behind goes with it.
 func forks(s *suite) {
 	u := s.unit(app, "forks")
-	u.StopTimeout = meta.Duration(time.Second)
+	u.StopTimeout = manifest.Duration(time.Second)
 	s.start(u)
 	s.says(app, "forks runs")
 	if pids := s.procs(u); len(pids) < 3 {
@@ -231,7 +234,7 @@ func forks(s *suite) {
 func twoInstances(s *suite) {
 	a, b := s.unit(app, "polite"), s.unit(other, "polite")
 	c := s.unit(app, "stubborn")
-	c.StopTimeout = meta.Duration(time.Second)
+	c.StopTimeout = manifest.Duration(time.Second)
 	s.start(a)
 	pid := s.start(b)
 	s.start(c)
@@ -253,6 +256,17 @@ func agentRestart(s *suite) {
 	s.no(s.m.Close())
 	s.m = s.o.New(s.launcher)
 	s.state(u, services.Active)
+	if s.m.Name() == "direct" { // a launcher may ask the second what the first has not replied to
+		for _, c := range []struct {
+			pid      int
+			instance string
+			want     bool
+		}{{pid, app, true}, {pid, other, false}, {os.Getpid(), app, false}} {
+			if got := s.m.Expects(c.pid, c.instance, "polite"); got != c.want {
+				s.Errorf("process %d is expected as the service of %s: %v, want %v", c.pid, c.instance, got, c.want)
+			}
+		}
+	}
 	if again := s.start(u); again != pid {
 		s.Errorf("process %d instead of %d", again, pid)
 	}
@@ -281,13 +295,13 @@ func crash(s *suite) {
 			return err == nil && state == services.Failed
 		})
 		if again := s.start(u); again == pid {
-			s.Errorf("process %d is there again", pid)
+			s.Errorf("process %d is back", pid)
 		}
 	}
 	s.stop(u)
 }
 
-// crashAtOnce: nobody starts for ever what does not run.
+// crashAtOnce: a service that does not run is not restarted for ever.
 func crashAtOnce(s *suite) {
 	u := s.unit(app, "crashes")
 	err := s.m.Start(s.limit(), u) // it may be noticed here, or later
@@ -302,8 +316,70 @@ func crashAtOnce(s *suite) {
 	s.stop(u)
 }
 
+// settles: one that stays up does, one that ends does not, whether it is restarted or not.
+func settles(s *suite) {
+	polite := s.unit(app, "polite")
+	pid := s.start(polite)
+	if err := s.m.Settle(s.limit(), polite, 100*time.Millisecond); err != nil {
+		s.Errorf("one that stays up: %v", err)
+	}
+	result := make(chan error, 1)
+	go func() { result <- s.m.Settle(s.limit(), polite, time.Hour) }()
+	for _, p := range append(s.procs(polite), pid) {
+		if err := syscall.Kill(p, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			s.Fatal(err)
+		}
+	}
+	if err := <-result; err == nil || !strings.Contains(err.Error(), "cannot keep service polite of "+app+" running: it has ended") {
+		s.Errorf("one that is killed: %v", err)
+	}
+	s.stop(polite)
+	crashes := s.unit(app, "crashes")
+	if err := s.m.Start(s.limit(), crashes); err == nil {
+		if err = s.m.Settle(s.limit(), crashes, time.Hour); err == nil {
+			s.Error("one that ends has settled")
+		}
+	}
+	s.stop(crashes)
+}
+
+// ready: the start of a service that reports when it is ready lasts until it has, and
+// fails if it ends before, or not in time; nothing of it runs then.
+func ready(s *suite) {
+	u := s.unit(app, "reports")
+	started := make(chan error, 1)
+	go func() { started <- s.m.Start(s.limit(), u) }()
+	s.says(app, "reports runs")
+	select {
+	case err := <-started:
+		s.Fatalf("it has started before it was ready: %v", err)
+	default:
+	}
+	s.no(os.WriteFile(s.goFile(), nil, 0o644))
+	s.no(<-started)
+	s.state(u, services.Active)
+	s.no(s.m.Settle(s.limit(), u, 0))
+	s.stop(u)
+
+	ends := s.unit(app, "unready")
+	if err := s.m.Start(s.limit(), ends); err == nil || !strings.Contains(err.Error(), "unready of "+app+": it ended before it was ready: exit status 7") {
+		s.Errorf("one that ends before: %v", err)
+	}
+	s.stop(ends)
+
+	s.no(os.Remove(s.goFile()))
+	ctx, cancel := context.WithCancel(s.limit())
+	go func() { started <- s.m.Start(ctx, u) }()
+	s.await("it runs again", func() bool { return strings.Count(s.log(app), "reports runs\n") == 2 })
+	cancel()
+	if err := <-started; err == nil {
+		s.Error("one that never reports has started")
+	}
+	s.stop(u)
+}
+
 // crashWithoutInstance: the revision that is current when a service crashes is
-// gone, as after a removal that nobody has finished.
+// gone, as after an incomplete removal.
 func crashWithoutInstance(s *suite) {
 	u := s.unit(app, "polite")
 	s.start(u)
@@ -335,7 +411,7 @@ func cannotStart(s *suite) {
 	}
 }
 
-// waits: a service waits for a critical section, and gives up when it is told to;
+// waits: a service waits for a critical section, and gives up on request;
 // while an application has to wait, it starts.
 func waits(s *suite) {
 	u := s.unit(app, "polite")

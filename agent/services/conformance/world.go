@@ -15,15 +15,15 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/launch"
-	"github.com/lull/lull/agent/meta"
-	"github.com/lull/lull/agent/problem"
-	"github.com/lull/lull/agent/runctl"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/launchconf"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/dbus/bustest"
-	"github.com/lull/lull/e2e/need"
+	"github.com/lull/lull/e2e/require"
 )
 
 // The instances, one of which is another key of the other.
@@ -33,9 +33,12 @@ const (
 )
 
 // names are the services of the package.
-var names = []string{"polite", "stubborn", "forks", "crashes", "missing"}
+var names = []string{"polite", "stubborn", "forks", "crashes", "missing", "reports", "unready"}
 
-// program is all of them; its first argument says which.
+// reports are those that report when they are ready.
+var reports = map[string]bool{"reports": true, "unready": true}
+
+// program is all of them; its first argument selects one.
 const program = `#!/bin/sh
 say() { echo "$name $*" >>"$LULL_COMMON/log"; }
 name=$1
@@ -49,6 +52,11 @@ esac
 say is "$(id -un)"
 say runs
 [ $name != crashes ] || kill -SEGV $$
+[ $name != unready ] || exit 7
+if [ $name = reports ]; then
+	until [ -e "$LULL_COMMON/go" ]; do sleep 0.05; done
+	systemd-notify --ready
+fi
 while :; do sleep 1000 & wait; done
 `
 
@@ -84,9 +92,9 @@ func newWorld(t *testing.T, o Options) *world {
 		Path: lullRun(t, dir), Args: []string{"--root", w.root, "--run-dir", ctl.RunDir()}, Tracks: tracker,
 	}
 
-	l := &meta.Launch{Name: "org.lull-test.services", Version: "1"}
+	l := &manifest.Launch{Name: "org.lull-test.services", Version: "1"}
 	for _, name := range names {
-		l.Services = append(l.Services, meta.Service{Name: name, Command: []string{"bin/svc", name}})
+		l.Services = append(l.Services, manifest.Service{Name: name, Command: []string{"bin/svc", name}, Ready: w.unit(app, name).Ready})
 	}
 	l.Service("missing").Command = []string{"bin/none"}
 	b, err := l.Encode()
@@ -105,11 +113,11 @@ func newWorld(t *testing.T, o Options) *world {
 		no(os.Symlink("../../packages/"+pkg.String(), filepath.Join(w.root, "revisions", instance, "1")))
 		no(os.Symlink("../revisions/"+instance+"/1", filepath.Join(w.root, "current", instance)))
 	}
-	settings := launch.Settings{Tracker: tracker.Name(), Root: w.root}
+	settings := launchconf.Settings{Tracker: tracker.Name(), Root: w.root}
 	if tracker.Name() != "scope" {
 		settings.Bus = w.agent(t)
 	}
-	no(launch.WriteSettings(ctl.RunDir(), settings))
+	no(launchconf.Write(ctl.RunDir(), settings))
 	return w
 }
 
@@ -133,13 +141,17 @@ func lullRun(t *testing.T, dir string) string {
 }
 
 func (w *world) unit(instance, name string) services.Unit {
-	return services.Unit{Instance: instance, Service: meta.Service{Name: name}}
+	u := services.Unit{Instance: instance, Service: manifest.Service{Name: name}}
+	if reports[name] {
+		u.Ready = manifest.ReadyNotify
+	}
+	return u
 }
 
 // remove takes an instance away.
 func (w *world) remove(instance string) { os.Remove(filepath.Join(w.root, "current", instance)) }
 
-// give has a user own the data, and returns what statusIDs is to say of him.
+// give has a user own the data, and returns the expected statusIDs.
 func (w *world) give(instance, name string) string {
 	u, err := user.Lookup(name)
 	if err != nil {
@@ -183,7 +195,7 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // of its own; it returns the address.
 func (w *world) agent(t *testing.T) string {
 	t.Helper()
-	need.Program(t, "dbus-daemon")
+	require.Program(t, "dbus-daemon")
 	address := bustest.Start(t)
 	conn, err := dbus.Connect(address)
 	if err != nil {
@@ -221,7 +233,10 @@ func (p *placer) JoinRun(sender dbus.Sender, instance, pkg, service string) (str
 		group, err = p.tracker.Place(instance, d, service, int(pid), -1)
 	}
 	if err != nil {
-		return "", dbus.NewError(problem.Prefix+string(problem.KindOf(err)), []any{err.Error(), ""})
+		return "", dbus.NewError(errkind.Prefix+string(errkind.KindOf(err)), []any{err.Error()})
 	}
 	return group, nil
 }
+
+// goFile is what the service that reports when it is ready waits for.
+func (w *world) goFile() string { return filepath.Join(w.root, "data", app, "common", "go") }

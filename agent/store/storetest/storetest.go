@@ -16,8 +16,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/lull/lull/agent/digest"
-	"github.com/lull/lull/agent/meta"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/store"
 )
 
@@ -68,20 +68,20 @@ func (r *Repo) Package(t testing.TB, s Spec) digest.Digest {
 }
 
 // Meta adds the content of a package and returns its meta.
-func (r *Repo) Meta(s Spec) *meta.Meta {
-	m := &meta.Meta{Launch: meta.Launch{Name: s.Name, Version: s.Version, Subpackages: s.Subs}}
+func (r *Repo) Meta(s Spec) *manifest.Meta {
+	m := &manifest.Meta{Launch: manifest.Launch{Name: s.Name, Version: s.Version, Subpackages: s.Subs}}
 	if m.Version == "" {
 		m.Version = "1"
 	}
 	for path, content := range s.Files {
-		e := meta.Entry{Path: path, Blob: r.Add([]byte(content)), Size: int64(len(content))}
+		e := manifest.Entry{Path: path, Blob: r.Add([]byte(content)), Size: int64(len(content))}
 		if n := len(path) - 1; path[n] == '*' {
 			e.Path, e.Exec = path[:n], true
 		}
 		m.Entries = append(m.Entries, e)
 	}
 	for path, target := range s.Links {
-		m.Entries = append(m.Entries, meta.Entry{Path: path, Type: meta.TypeSymlink, Symlink: target})
+		m.Entries = append(m.Entries, manifest.Entry{Path: path, Type: manifest.TypeSymlink, Symlink: target})
 	}
 	return m
 }
@@ -115,7 +115,7 @@ func (r *Repo) Content(d digest.Digest) []byte {
 	return r.blobs[d]
 }
 
-// Fetches says how often a blob has been delivered.
+// Fetches returns how often a blob has been delivered.
 func (r *Repo) Fetches(d digest.Digest) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -157,7 +157,7 @@ func (r *Repo) put(s *store.Store, pkg digest.Digest) error {
 		return err
 	}
 	defer i.Close()
-	m, err := meta.Parse(r.Content(pkg))
+	m, err := manifest.Parse(r.Content(pkg))
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (r *Repo) put(s *store.Store, pkg digest.Digest) error {
 	return nil
 }
 
-// Open opens a store in a scratch folder.
+// Open opens a store in a scratch directory.
 func Open(t testing.TB) *store.Store {
 	t.Helper()
 	s, err := store.Open(filepath.Join(t.TempDir(), "root"))
@@ -213,7 +213,7 @@ func Keys(t testing.TB, s *store.Store) map[store.Key]bool {
 // or packages/.
 func Clean(t testing.TB, s *store.Store) {
 	t.Helper()
-	findings, _, err := s.Verify(context.Background(), nil)
+	findings, _, err := s.Verify(context.Background(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,4 +245,26 @@ func Replace(t testing.TB, path string, content []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Metas writes the metas of that many packages, of twenty files each, into the store, and
+// returns their hashes.
+func Metas(t testing.TB, s *store.Store, prefix string, count int) (list []digest.Digest) {
+	t.Helper()
+	for p := range count {
+		m := &manifest.Meta{Launch: manifest.Launch{Name: fmt.Sprintf("%s%d", prefix, p), Version: "1"}}
+		for i := range 20 {
+			m.Entries = append(m.Entries, manifest.Entry{Path: fmt.Sprintf("f%02d", i), Blob: digest.Of(fmt.Appendf(nil, "%s %d %d", prefix, p, i)), Size: 10})
+		}
+		data, err := m.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pkg := digest.Of(data)
+		if err := os.WriteFile(s.BlobPath(store.MetaKey(pkg)), data, 0o444); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, pkg)
+	}
+	return list
 }

@@ -12,7 +12,7 @@ func (g *gen) client() error {
 	}
 	g.f("// %sProxy calls the interface of an object of %s. Errors are problems.", g.base, g.i.dest)
 	g.f("type %sProxy struct { remote }\n", g.base)
-	g.f("// New%sProxy makes one. It does not talk to the bus.", g.base)
+	g.f("// New%sProxy returns a proxy. It does not call the bus.", g.base)
 	g.f("func New%sProxy(conn *dbus.Conn, path dbus.ObjectPath) %sProxy {", g.base, g.base)
 	g.f("return %sProxy{remote{conn, %q, path, %sInterface}}\n}\n", g.base, g.i.dest, g.base)
 	for _, m := range g.i.Methods {
@@ -23,7 +23,7 @@ func (g *gen) client() error {
 	if len(g.i.Properties) == 0 {
 		return nil
 	}
-	g.f("// Properties asks for all properties at once.")
+	g.f("// Properties reads all properties in one call.")
 	g.f("func (p %sProxy) Properties(ctx context.Context) (%sProperties, error) {", g.base, g.base)
 	g.f("return getAll[%sProperties](ctx, p.remote, info%s)\n}\n", g.base, g.base)
 	for _, prop := range g.i.Properties {
@@ -32,7 +32,7 @@ func (g *gen) client() error {
 			return err
 		}
 		name := exported(prop.Name)
-		g.f("// Get%s asks for one property.", name)
+		g.f("// Get%s reads one property.", name)
 		g.f("func (p %sProxy) Get%s(ctx context.Context) (v %s, err error) {", g.base, name, v.goType)
 		g.f("err = p.get(ctx, %q, &v)\nreturn v, err\n}\n", prop.Name)
 	}
@@ -101,7 +101,7 @@ func (g *gen) signals() error {
 			refs = append(refs, "&"+field)
 		}
 		g.f("func (s %s) body() []any { return []any{%s} }\n", name, strings.Join(bodies, ", "))
-		g.f("// Parse%s reads sig, or says that it is something else.", name)
+		g.f("// Parse%s decodes sig. It returns false for any other signal.", name)
 		g.f("func Parse%s(sig *dbus.Signal) (s %s, ok bool) {", name, name)
 		g.f("if sig.Name != s.SignalName() { return s, false }")
 		for n, v := range in {

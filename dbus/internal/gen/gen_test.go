@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// What is committed is what the XML yields.
+// The committed files are the XML's output.
 func TestGeneratedFilesAreUpToDate(t *testing.T) {
 	dir := t.TempDir()
 	files, err := filepath.Glob("../../*.xml")
@@ -91,6 +91,6 @@ func TestMistakesAreNamed(t *testing.T) {
 		}
 	}
 	if err := run(t.TempDir(), os.DevNull); err == nil {
-		t.Error("a folder without XML is a mistake")
+		t.Error("a directory without XML is a mistake")
 	}
 }

@@ -45,7 +45,7 @@ func (g *gen) file() (string, error) {
 
 var emitsNames = map[string]string{"": "emitsValue", "true": "emitsValue", "invalidates": "emitsInvalidate", "false": "emitsNothing", "const": "emitsConst"}
 
-// info writes what the runtime knows of the interface.
+// info writes the runtime's description of the interface.
 func (g *gen) info() error {
 	g.f("var info%s = &ifaceInfo{", g.base)
 	g.f("name: %sInterface,", g.base)
@@ -117,7 +117,7 @@ func (g *gen) server() error {
 	if len(g.i.Methods) == 0 {
 		return nil
 	}
-	g.f("// %s is what a server implements. Methods are called in parallel.", g.base)
+	g.f("// %s is implemented by a server. Methods are called in parallel.", g.base)
 	g.f("type %s interface {", g.base)
 	for _, m := range g.i.Methods {
 		in, out, err := g.args(m)
@@ -150,7 +150,7 @@ func (g *gen) properties() error {
 		g.f("%s %s%s", exported(p.Name), v.goType, doc)
 	}
 	g.f("}\n")
-	g.f("// Apply takes over what a PropertiesChanged signal or a GetAll says.")
+	g.f("// Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.")
 	g.f("func (p *%sProperties) Apply(values map[string]dbus.Variant) error {", g.base)
 	g.f("return applyProperties(p, info%s, values)\n}\n", g.base)
 	return nil
@@ -175,7 +175,7 @@ func (g *gen) export() error {
 	if props {
 		params, set = append(params, "values "+g.base+"Properties"), append(set, "e.values = values")
 	}
-	g.f("// Export%s makes one.", g.base)
+	g.f("// Export%s returns a new %sExport.", g.base, g.base)
 	g.f("func Export%s(%s) *%sExport {", g.base, strings.Join(params, ", "), g.base)
 	g.f("e := &%sExport{}", g.base)
 	g.f("%s", strings.Join(set, "\n"))

@@ -1,6 +1,6 @@
 // Command gen writes the Go glue for the interfaces in dbus/*.xml, and their
-// documentation, docs/dbus.md. It runs in the folder dbus, by go generate; the
-// output is a function of the XML alone.
+// documentation, docs/dbus.md. go generate runs it in the directory dbus. The
+// output depends on the XML only.
 package main
 
 import (
@@ -79,7 +79,7 @@ func run(dir, to string) error {
 		return err
 	}
 	if len(files) == 0 {
-		return fmt.Errorf("there are no XML files in %s: run me in the folder dbus", dir)
+		return fmt.Errorf("there are no XML files in %s: run gen in the directory dbus", dir)
 	}
 	slices.Sort(files)
 	var all []iface

@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// page is the documentation in Markdown, docs/dbus.md. What holds for all of it
-// stands in the comments at the head of the files, and is taken from there.
+// page is the documentation in Markdown, docs/dbus.md. The text that
+// applies to a whole file comes from the comments at the head of the file.
 func page(sources map[string][]byte, files []string) (string, error) {
 	var b strings.Builder
-	b.WriteString("# The bus interface\n\n<!-- Made of dbus/*.xml by `go generate ./dbus`. Change it there. -->\n\n" +
-		"This is everything that lull says and hears on D-Bus. `busctl introspect org.lull.Agent1 /org/lull/Agent1` shows it\n" +
-		"live, and so does `busctl --user introspect org.lull.Session1 /org/lull/Session1`. What a type like `a{sv}` means\n" +
-		"stands in the [D-Bus specification](https://dbus.freedesktop.org/doc/dbus-specification.html#type-system).\n" +
-		"Properties tell of their changes by `PropertiesChanged`, unless something else is said.\n")
+	b.WriteString("# The bus interface\n\n<!-- Generated from dbus/*.xml by `go generate ./dbus`. Do not edit. -->\n\n" +
+		"This page describes the D-Bus interfaces of lull. `busctl introspect org.lull.Agent1 /org/lull/Agent1` and\n" +
+		"`busctl --user introspect org.lull.Session1 /org/lull/Session1` show them on a running system. The\n" +
+		"[D-Bus specification](https://dbus.freedesktop.org/doc/dbus-specification.html#type-system) explains types such as\n" +
+		"`a{sv}`. Unless noted otherwise, changes of properties are signalled with `PropertiesChanged`.\n")
 	for _, f := range files {
 		var n node
 		if err := xml.Unmarshal(sources[f], &n); err != nil {
@@ -43,31 +43,31 @@ var (
 func (i *iface) write(b *strings.Builder) {
 	fmt.Fprintf(b, "\n### %s\n\n%s\n", i.Name, cell(annotated(i.Annotations, docAnnotation)))
 	if len(i.Methods) > 0 {
-		b.WriteString("\n| method | what it does |\n| --- | --- |\n")
+		b.WriteString("\n| method | description |\n| --- | --- |\n")
 		for _, m := range i.Methods {
 			fmt.Fprintf(b, "| `%s` | %s |\n", m.signature(), cell(m.text()))
 		}
 	}
 	if len(i.Signals) > 0 {
-		b.WriteString("\n| signal | what it tells |\n| --- | --- |\n")
+		b.WriteString("\n| signal | description |\n| --- | --- |\n")
 		for _, s := range i.Signals {
 			fmt.Fprintf(b, "| `%s` | %s |\n", s.signature(), cell(s.text()))
 		}
 	}
 	if len(i.Properties) > 0 {
-		b.WriteString("\n| property | type | what it is |\n| --- | --- | --- |\n")
+		b.WriteString("\n| property | type | description |\n| --- | --- | --- |\n")
 		for _, p := range i.Properties {
 			text := annotated(p.Annotations, docAnnotation)
 			switch annotated(p.Annotations, emitsAnnotation) {
 			case "const":
 				text = join(text, "It does not change.")
 			case "false":
-				text = join(text, "Its changes are not told.")
+				text = join(text, "Changes are not signalled.")
 			case "invalidates":
-				text = join(text, "Of a change only its name is told.")
+				text = join(text, "The change signal contains the name only, not the value.")
 			}
 			if p.Access != "read" {
-				text = join(text, "It can be written.")
+				text = join(text, "It is writable.")
 			}
 			if s := fields(p.Annotations); s != "" {
 				text = join(text, s)
@@ -95,22 +95,22 @@ func (m *member) signature() string {
 	return s
 }
 
-// text is what is said of a method or signal and of its arguments.
+// text describes a method or signal and its arguments.
 func (m *member) text() string {
 	text := annotated(m.Annotations, docAnnotation)
 	for _, a := range m.Args {
 		if doc := annotated(a.Annotations, docAnnotation); doc != "" {
 			text = join(text, "`"+a.Name+"`: "+doc)
 		}
-		told := strings.Contains(text, "Options: ") || strings.Contains(text, "Keys: ")
-		if f := fields(a.Annotations); f != "" && !(told && annotated(a.Annotations, dictAnnotation) != "") {
+		listed := strings.Contains(text, "Options: ") || strings.Contains(text, "Keys: ")
+		if f := fields(a.Annotations); f != "" && !(listed && annotated(a.Annotations, dictAnnotation) != "") {
 			text = join(text, "`"+a.Name+"`: "+f)
 		}
 	}
 	return text
 }
 
-// fields tells what is in a structure or dictionary.
+// fields describes the fields of a structure, or the keys of a dictionary.
 func fields(as []annotation) string {
 	for _, kind := range []string{structAnnotation, dictAnnotation} {
 		if name, rest, ok := strings.Cut(annotated(as, kind), " "); ok {
@@ -124,7 +124,7 @@ func fields(as []annotation) string {
 	return ""
 }
 
-// join puts sentences after each other.
+// join appends the sentence b to a.
 func join(a, b string) string {
 	if a == "" {
 		return b
@@ -135,7 +135,7 @@ func join(a, b string) string {
 	return a + " " + b
 }
 
-// cell makes text fit for a table.
+// cell escapes text for a table.
 func cell(s string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "|", `\|`), "<", "&lt;")
 }

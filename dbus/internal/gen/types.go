@@ -57,7 +57,7 @@ func one(sig string) (first, rest string, err error) {
 	return sig[:1], sig[1:], nil
 }
 
-// valid says whether sig is one complete type.
+// valid returns an error unless sig is one complete type.
 func valid(sig string) error {
 	first, rest, err := one(sig)
 	if err == nil && rest != "" {

@@ -1,5 +1,5 @@
 /*
- * An application that runs until its standard input is closed. It says R when
+ * An application that runs until its standard input is closed. It prints R when
  * it runs, and the time of CLOCK_MONOTONIC when it ends.
  */
 #include <time.h>

@@ -1,8 +1,8 @@
 /*
  * The least that a launch into a scope of its own takes: it asks the user's
- * systemd, waits until that has done it, and executes a program. It is told
- * what to send, in a file: all but its own process id and the unit's last
- * eight characters, for which there are places.
+ * systemd, waits until that has done it, and executes a program. A file has
+ * the message: all but its own process id and the unit's last eight
+ * characters, for which there are places.
  *
  * usage: scope REQUEST OFFSET-OF-PID OFFSET-OF-NAME PROGRAM
  */

@@ -1,6 +1,6 @@
 /*
  * watcher EVENTS FILE: waits by inotify until the cgroup with this cgroup.events
- * is not populated any more, and writes FILE. It says R when it watches.
+ * is not populated any more, and writes FILE. It prints R when it watches.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -24,7 +24,7 @@ int main(int argc, char **argv)
 		fd = open(argv[1], O_RDONLY | O_CLOEXEC);
 		n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 		if (n < 0)
-			break; /* the group is gone: nobody is in it */
+			break; /* the group is gone, and its processes */
 		close(fd);
 		text[n] = 0;
 		if (strstr(text, "populated 0"))

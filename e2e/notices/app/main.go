@@ -4,7 +4,7 @@
 //
 //	app VERSION       runs until "quit" is written; other lines are run by a shell
 //	app hook          asks the application to quit, unless there is a file "unsaved"
-//	app gate FIFO     waits until somebody has written into FIFO
+//	app gate FIFO     waits until a line is written into FIFO
 package main
 
 import (

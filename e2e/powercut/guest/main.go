@@ -16,21 +16,21 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/e2e/powercut/check"
 	"github.com/lull/lull/e2e/powercut/ledger"
-	"github.com/lull/lull/e2e/powercut/look"
 )
 
 func main() {
-	err := errors.New("say keep, take FOLDER, or look ROOT RUN")
+	err := errors.New("usage: keep, take DIRECTORY, or look ROOT RUN")
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "keep":
 		err = keep(os.Getenv("LULL_DATA"), os.Getenv("LULL_COMMON"))
 	case len(os.Args) == 3 && os.Args[1] == "take":
 		err = take(os.Args[2])
 	case len(os.Args) == 4 && os.Args[1] == "look":
-		var r *look.Report
-		if r, err = look.Look(os.Args[2], os.Args[3]); err == nil {
+		var r *check.Report
+		if r, err = check.Look(os.Args[2], os.Args[3]); err == nil {
 			err = json.NewEncoder(os.Stdout).Encode(r)
 		}
 	}
@@ -44,7 +44,7 @@ func main() {
 // there must not be too many.
 const pace = 300 * time.Millisecond
 
-// keep takes the ledger over, steps it until it is told to end, and seals it.
+// keep takes the ledger over, steps it until it is asked to end, and seals it.
 func keep(dir, common string) error {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
@@ -54,7 +54,7 @@ func keep(dir, common string) error {
 	}
 	s, err := open(dir, revision)
 	if err != nil {
-		// Where the next look at the disk finds it, too.
+		// In a place where the next check of the disk finds it, too.
 		return errors.Join(err, durable.WriteFile(filepath.Join(common, "broken"), fmt.Appendf(nil, "revision %d: %v\n", revision, err), 0o644))
 	}
 	tick := time.NewTicker(pace)

@@ -1,10 +1,10 @@
-// Package ledger is data that can tell whether it is whole. A ledger is a folder
+// Package ledger is data that can prove its integrity. A ledger is a directory
 // with a few dozen files. Step n replaces one of them, and all content follows
 // from n: from the youngest file follows what every other one has to be. A mix
 // of two states, a file of an earlier state, or half a file shows.
 //
-// Whoever has a ledger open steps it, one process at a time. Every step is on
-// stable storage when it returns.
+// A writer steps a ledger, one process at a time. Every step is on stable
+// storage when it returns.
 package ledger
 
 import (
@@ -18,7 +18,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/lull/lull/agent/durable"
+	"github.com/lull/lull/agent/lib/durable"
 )
 
 const (
@@ -29,13 +29,13 @@ const (
 	born    = "born"
 )
 
-// State is what a ledger says about itself.
+// State is the record of a ledger about itself.
 type State struct {
 	Ready  bool // it was begun completely
 	Step   int
-	Sealed int // the step at which it was closed; -1: it is open
+	Sealed int // the step at which it was closed; -1 if it is open
 	Born   int // the step at which the revision took it over
-	By     int // that revision; 0: none
+	By     int // that revision; 0 if none
 }
 
 // content is what a file holds after step n: a line that names it, and filling.
@@ -85,7 +85,7 @@ func Step(dir string, n int) error {
 	return durable.WriteFile(filepath.Join(dir, name(n%files)), content(n, n%files), 0o644)
 }
 
-// Seal says that nothing will change any more.
+// Seal marks the ledger as final.
 func Seal(dir string, n int) error {
 	return durable.WriteFile(filepath.Join(dir, sealed), []byte(strconv.Itoa(n)), 0o644)
 }
@@ -104,7 +104,7 @@ func TakeOver(dir string, n, revision int) error {
 	return durable.WriteFile(filepath.Join(dir, born), fmt.Appendf(nil, "%d %d", n, revision), 0o644)
 }
 
-// Read reads a whole ledger; an error says what is not whole.
+// Read reads a whole ledger; an error names the damage.
 func Read(dir string) (State, error) {
 	s := State{Sealed: -1}
 	if _, err := os.Stat(filepath.Join(dir, ready)); errors.Is(err, fs.ErrNotExist) {

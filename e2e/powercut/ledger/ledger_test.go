@@ -43,7 +43,7 @@ func TestLedger(t *testing.T) {
 	for _, path := range append(paths, more...) {
 		good, err := os.ReadFile(path)
 		if err != nil || len(good) == 0 {
-			continue // a folder, or a mark
+			continue // a directory, or a mark
 		}
 		var file int
 		older := []byte("older")
@@ -54,7 +54,7 @@ func TestLedger(t *testing.T) {
 			"older": older, "half": good[:len(good)/2], "zero": make([]byte, len(good)), "empty": {},
 		} {
 			if filepath.Base(path) == sealed && what == "half" {
-				continue // may be a whole number again
+				continue // may be a whole number
 			}
 			if err := os.WriteFile(path, bad, 0o644); err != nil {
 				t.Fatal(err)

@@ -38,7 +38,7 @@ type Disk struct {
 	hook    func(Event, Counts) bool
 }
 
-// Event is what a hook is told of.
+// Event is the argument of a hook.
 type Event int
 
 // A hook is called before a write or a flush takes effect.
@@ -47,10 +47,10 @@ const (
 	Flush
 )
 
-// Counts say what has happened since the power was last switched on.
+// Counts are the events since the power was last switched on.
 type Counts struct{ Writes, Flushes int }
 
-// Fate says what becomes of pending writes when the power is cut.
+// Fate decides about pending writes when the power is cut.
 type Fate int
 
 // The fates of pending writes.
@@ -89,23 +89,24 @@ func (d *Disk) Close() error { return d.base.Close() }
 // Size is in bytes.
 func (d *Disk) Size() int64 { return d.size }
 
-// Hook has f called before every write and flush. If it returns true, the power
-// is cut right there: neither that one nor any later one counts or is answered,
-// so that nobody goes on as if it had been done.
+// Hook registers f, which is called before every write and flush. If it
+// returns true, the power is cut right there: neither that one nor any later
+// one counts or is answered, so that no program goes on as if it had been
+// done.
 func (d *Disk) Hook(f func(Event, Counts) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.hook = f
 }
 
-// Counts says how many writes and flushes there were since the power is on.
+// Counts returns the number of writes and flushes since the power is on.
 func (d *Disk) Counts() Counts {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.counts
 }
 
-// PowerOff takes the power away: from now on nothing that arrives counts or is
+// PowerOff cuts the power: from now on no request counts or is
 // answered.
 func (d *Disk) PowerOff() {
 	d.mu.Lock()
@@ -114,7 +115,7 @@ func (d *Disk) PowerOff() {
 }
 
 // PowerOn switches the disk on again after the pending writes met their fate;
-// it says how many there were. After a shutdown in peace, none is pending.
+// it returns their number. After a clean shutdown, none is pending.
 func (d *Disk) PowerOn(fate Fate, rng *rand.Rand) (pending int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -272,7 +273,7 @@ func (d *Disk) flush() error {
 	return nil
 }
 
-// happens says whether something that has arrived counts. The caller holds mu.
+// happens reports whether an arrived request counts. The caller holds mu.
 func (d *Disk) happens(e Event) bool {
 	if !d.off && d.hook != nil && d.hook(e, d.counts) {
 		d.off = true
@@ -280,7 +281,7 @@ func (d *Disk) happens(e Event) bool {
 	return !d.off
 }
 
-// Save writes what is stable into a file, for a look at it.
+// Save writes the stable content into a file, for inspection.
 func (d *Disk) Save(path string) error {
 	f, err := os.Create(path)
 	if err != nil {

@@ -71,7 +71,7 @@ func TestFates(t *testing.T) {
 			check(t, d, 2*pageSize-2, "old!")
 			check(t, d, 20*pageSize, "\x00\x00\x00\x00")
 		}
-		// Whatever has survived is there for good.
+		// Surviving writes are permanent.
 		b := make([]byte, d.Size())
 		if _, err := d.ReadAt(b, 0); err != nil {
 			t.Fatal(err)

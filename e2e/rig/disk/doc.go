@@ -7,10 +7,10 @@
 //   - the base is a file that is only read; what is written stays in memory
 //   - a write is pending until the machine asks for a flush; then it is stable
 //   - to cut is to forget pending writes: all, none, or any of them, and a
-//     write may be torn between two physical blocks, as real disks do all of that
+//     write may be torn between two physical blocks, as on real disks
 //
-// So whatever software has not flushed before it relied on it gets lost here
-// sooner or later, which killing an emulator alone never shows: the host still
+// So writes that software relied on without a flush get lost here sooner or
+// later, which killing an emulator alone never shows: the host still
 // has every write that the guest's kernel has sent.
 //
 // A Disk may be used from everywhere. One goroutine serves each connection; the

@@ -88,7 +88,7 @@ func (s *Server) accept() {
 		s.mu.Unlock()
 		go func() {
 			defer s.wg.Done()
-			// A peer that is killed is gone; there is nobody to tell.
+			// A killed peer is gone; there is no one to notify.
 			_ = serve(s.disk, c)
 			s.mu.Lock()
 			delete(s.conns, c)
@@ -169,7 +169,7 @@ func perform(d *Disk, r io.Reader, cmd uint16, off int64, n int) (data []byte, e
 	return nil, errors.New("unknown command")
 }
 
-// negotiate tells the peer what the disk is.
+// negotiate sends the peer the properties of the disk.
 func negotiate(d *Disk, rw *bufio.ReadWriter) (ready bool, err error) {
 	put := func(values ...any) {
 		for _, v := range values {

@@ -49,7 +49,11 @@ func initialize() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"virtio_pci", "virtio_blk", "virtio_console", options["lull.data"]} {
+	modules := []string{"virtio_pci", "virtio_blk", "virtio_console", options["lull.data"]}
+	if _, minimal := options["lull.minimal"]; minimal {
+		modules = append(modules, "overlay")
+	}
+	for _, name := range modules {
 		if err := loadModule(name); err != nil {
 			return err
 		}
@@ -117,7 +121,7 @@ func mount(source, fstype, target string, flags uintptr, options string) error {
 	return nil
 }
 
-// loadModule loads a module and what it needs. What has no list is built in.
+// loadModule loads a module and its dependencies. One without a list is built in.
 func loadModule(name string) error {
 	list, err := os.ReadFile("/modules/" + name + ".list")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -284,7 +288,7 @@ func mountCgroup(version string) error {
 	return mount("cgroup", "cgroup", "/sys/fs/cgroup/freezer", 0, "freezer")
 }
 
-// reap serves in a child, because process 1 has to collect everybody's.
+// reap serves in a child, because process 1 has to reap all orphans.
 func reap() error {
 	for _, m := range []struct{ fstype, target string }{{"devpts", "/dev/pts"}, {"tmpfs", "/dev/shm"}, {"tmpfs", "/tmp"}} {
 		if err := mount(m.fstype, m.fstype, m.target, 0, ""); err != nil {
@@ -306,7 +310,7 @@ func reap() error {
 			return err
 		}
 		if pid == cmd.Process.Pid {
-			return fmt.Errorf("whatever served the rig has ended: %v", status)
+			return fmt.Errorf("the server of the rig has ended: %v", status)
 		}
 	}
 }

@@ -30,7 +30,7 @@ type command struct {
 	ended chan struct{}
 }
 
-// path is where commands are looked for.
+// path is the search path of commands.
 const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/libexec/lull"
 
 // serve reads the port until the machine ends.
@@ -52,7 +52,7 @@ func serve() error {
 	for {
 		line, err := r.ReadBytes('\n')
 		if err != nil {
-			return fmt.Errorf("cannot hear the rig: %w", err)
+			return fmt.Errorf("cannot read from the rig: %w", err)
 		}
 		var m wire.Message
 		if err := json.Unmarshal(line, &m); err != nil {
@@ -84,7 +84,7 @@ func (s *server) send(m wire.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.port.Write(append(b, '\n')); err != nil {
-		fmt.Fprintln(os.Stderr, "guest: cannot tell the rig:", err)
+		fmt.Fprintln(os.Stderr, "guest: cannot write to the rig:", err)
 	}
 }
 
@@ -93,7 +93,7 @@ func (s *server) handle(m wire.Message) {
 	switch {
 	case m.Kind == wire.Start:
 		s.commands[m.ID] = s.start(m)
-	case c == nil: // could not be started, which the rig has been told
+	case c == nil: // could not be started, which was reported to the rig
 	case m.Kind == wire.Input:
 		select {
 		case c.input <- m.Data:
@@ -152,7 +152,7 @@ func (s *server) start(m wire.Message) *command {
 		select {
 		case <-copied:
 		case <-time.After(linger):
-			// It has left somebody behind who still holds its output.
+			// It has left a process behind that still holds its output.
 		}
 		end := wire.Message{Kind: wire.Exit, ID: m.ID, Code: cmd.ProcessState.ExitCode()}
 		if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() < 0 {

@@ -1,10 +1,10 @@
-// Package wire is what the rig and its program in a virtual machine say to
-// each other over a serial port: one JSON object a line.
+// Package wire is the protocol between the rig and its program in a virtual
+// machine over a serial port: one JSON object a line.
 //
 // The rig sends Start with an ID of its choice, then Input, EOF and Signal with
 // that ID; the guest answers with Out and Err, any number, and one Exit. Hello
-// is the first that a guest says. Everything is of one machine's life: nothing
-// is taken up again after a boot.
+// is the first message of a guest. Everything is of one machine's life:
+// nothing is resumed after a boot.
 package wire
 
 // The kinds of messages.

@@ -1,0 +1,73 @@
+package convert
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+)
+
+// SourceFile is the lull.yaml of a package source.
+const SourceFile = "lull.yaml"
+
+// maxSourceFile bounds the lull.yaml of an input, in bytes.
+const maxSourceFile = 1 << 20
+
+// WriteSource makes a package source from the directory with the result of Run: it writes a
+// lull.yaml, unless the input is already a source.
+func (d *Description) WriteSource(dir string) error {
+	path := filepath.Join(dir, SourceFile)
+	if !d.Source {
+		return os.WriteFile(path, LullYAML(&d.Launch), 0o644)
+	}
+	fi, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return err
+	case !fi.Mode().IsRegular(), fi.Size() > maxSourceFile:
+		return errkind.New(errkind.Invalid, "cannot use %s: want a regular file of at most %d bytes", SourceFile, maxSourceFile)
+	}
+	return nil
+}
+
+// LullYAML writes the launch part of a manifest as a lull.yaml. Each text is a JSON
+// string, which YAML 1.2 reads as itself (section 1.3).
+func LullYAML(l *manifest.Launch) []byte {
+	var b strings.Builder
+	put := func(indent, key, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "%s%s: %s\n", indent, key, quoted(value))
+		}
+	}
+	put("", "name", l.Name)
+	put("", "version", l.Version)
+	put("", "title", l.Title)
+	put("", "summary", l.Summary)
+	put("", "icon", l.Icon)
+	put("", "notes", l.Notes)
+	if len(l.Apps) > 0 {
+		b.WriteString("apps:\n")
+	}
+	for _, a := range l.Apps {
+		put("  - ", "name", a.Name)
+		var words []string
+		for _, w := range a.Command {
+			words = append(words, quoted(w))
+		}
+		fmt.Fprintf(&b, "    command: [%s]\n", strings.Join(words, ", "))
+		put("    ", "desktop", a.Desktop)
+	}
+	return []byte(b.String())
+}
+
+func quoted(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic("internal error: a string has no JSON: " + err.Error())
+	}
+	return string(b)
+}

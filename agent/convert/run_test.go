@@ -1,0 +1,230 @@
+package convert_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lull/lull/agent/convert"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/e2e/require"
+)
+
+// program builds the converter in a directory where every user can start it.
+func program(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lull-convert-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "go", "build", "-o", dir, "github.com/lull/lull/cmd/lull-convert")
+	return filepath.Join(dir, "lull-convert")
+}
+
+func run(t *testing.T, argv ...string) {
+	t.Helper()
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, out)
+	}
+}
+
+// tree makes a directory with files: path → content. Those of bin and AppRun are executable.
+func tree(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "root")
+	for p, content := range files {
+		perm := os.FileMode(0o644)
+		if strings.Contains(p, "bin/") || strings.Contains(p, "AppRun") || strings.Contains(p, "DEBIAN/post") {
+			perm = 0o755
+		}
+		full := filepath.Join(dir, p)
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(full, []byte(content), perm); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func convertFile(t *testing.T, program, file string) (*convert.Description, string, error) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "package")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d, err := convert.Run(context.Background(), dir, []*os.File{f}, convert.Options{Program: program})
+	return d, dir, err
+}
+
+const entry = "[Desktop Entry]\nType=Application\nName=Notes\nComment=Write notes\nExec=notes %F\nIcon=org.example.notes\nX-AppImage-Version=1.5\n"
+
+// TestRun converts real files of each format, made by the usual tools.
+func TestRun(t *testing.T) {
+	for _, tool := range []string{"mksquashfs", "dpkg-deb", "xz", "zstd", "bzip2"} {
+		require.Program(t, tool)
+	}
+	prog := program(t)
+	shared := map[string]string{
+		"usr/bin/notes": "#!/bin/sh\n", "usr/share/applications/org.example.notes.desktop": entry,
+		"usr/share/icons/hicolor/64x64/apps/org.example.notes.png": "png",
+		"usr/share/metainfo/org.example.notes.metainfo.xml": "<component><id>org.example.notes</id><name>Notes</name><name xml:lang='de'>Notizen</name>" +
+			"<releases><release version='1.5'><description><p>Faster.</p><ul><li>Safer</li></ul></description></release></releases></component>",
+	}
+	with := func(more map[string]string) map[string]string {
+		all := map[string]string{}
+		for _, m := range []map[string]string{shared, more} {
+			for k, v := range m {
+				all[k] = v
+			}
+		}
+		return all
+	}
+	root := tree(t, shared)
+	out := t.TempDir()
+	files := map[string]string{} // file → version
+	for ext, flag := range map[string]string{"tar": "--no-auto-compress", "tar.gz": "-z", "tar.xz": "-J", "tar.bz2": "-j", "tar.zst": "--zstd"} {
+		file := filepath.Join(out, "notes-1.5-linux-x86_64."+ext)
+		run(t, "tar", "-C", root, flag, "-cf", file, "usr")
+		files[file] = "1.5"
+	}
+	debian := tree(t, with(map[string]string{
+		"DEBIAN/control":  "Package: notes\nVersion: 1:1.5-2\nArchitecture: all\nMaintainer: A <a@example.org>\nDepends: libc6 (>= 2.34), python3\nDescription: notes\n more\n",
+		"DEBIAN/postinst": "#!/bin/sh\nadduser --system notes\nupdate-alternatives --install /usr/bin/editor editor /usr/bin/notes 1\n",
+	}))
+	file := filepath.Join(out, "notes.deb")
+	run(t, "dpkg-deb", "--root-owner-group", "-b", debian, file)
+	files[file] = "1:1.5-2"
+	image := tree(t, with(map[string]string{"AppRun": "#!/bin/sh\n", "notes.desktop": entry}))
+	for _, compressor := range []string{"zstd", "xz", "gzip"} {
+		disk := filepath.Join(out, compressor)
+		run(t, "mksquashfs", image, disk, "-comp", compressor, "-root-owned", "-quiet", "-no-progress")
+		squashfs, err := os.ReadFile(disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stub, err := os.ReadFile(prog) // any program is sufficient
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(stub[8:], "AI\x02")
+		file := filepath.Join(out, "Notes-"+compressor+".AppImage")
+		if err := os.WriteFile(file, append(stub, squashfs...), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		files[file] = "1.5"
+	}
+	for file, version := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			d, dir, err := convertFile(t, prog, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := d.Launch
+			wantName := "org.example.notes"
+			if strings.HasSuffix(file, ".AppImage") {
+				wantName = "notes"
+			}
+			if l.Name != wantName || l.Version != version || l.Title != "Notes" || l.Summary != "Write notes" ||
+				l.Icon != "usr/share/icons/hicolor/64x64/apps/org.example.notes.png" || l.Notes != "Faster.\n- Safer" {
+				t.Errorf("derived %+v", l)
+			}
+			if len(l.Apps) != 1 || l.Apps[0].Name != "notes" || l.Apps[0].Desktop == "" {
+				t.Errorf("derived the apps %+v", l.Apps)
+			}
+			fi, err := os.Stat(filepath.Join(dir, l.Apps[0].Command[0]))
+			if err != nil || fi.Mode().Perm() != 0o755 {
+				t.Errorf("the program: %v, %v", fi, err)
+			}
+			if strings.HasSuffix(file, ".deb") && (!slices.Equal(d.Needs, []string{"libc6 (>= 2.34)", "python3"}) ||
+				!slices.Equal(d.Scripts, []string{"postinst (it would add a user, register an alternative)"})) {
+				t.Errorf("needs %q, scripts %q", d.Needs, d.Scripts)
+			}
+			second, copied, err := convertFile(t, prog, file)
+			if err != nil || !reflect.DeepEqual(second, d) || hashes(t, copied) != hashes(t, dir) {
+				t.Errorf("the second conversion differs: %+v, %v", second, err)
+			}
+		})
+	}
+}
+
+// hashes lists the files of a tree with their modes and digests.
+func hashes(t *testing.T, dir string) string {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", "find . -printf '%P %y %m %l\n' | sort && find . -type f -exec sha256sum {} + | sort")
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if err != nil || len(out) == 0 {
+		t.Fatalf("%v: %q", err, out)
+	}
+	return string(out)
+}
+
+// TestRights reads, from inside, the rights of a program that root starts as the converter.
+func TestRights(t *testing.T) {
+	require.Root(t)
+	dir, err := os.MkdirTemp("", "lull-convert-") // every user can start a program there
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	prog := filepath.Join(dir, "spy")
+	script := "#!/bin/sh\necho \"$(/usr/bin/id -u):$(/usr/bin/id -G) $(/usr/bin/env | /bin/grep -cv '^PWD=\\|^_=\\|^SHLVL=\\|^OLDPWD=') $(/bin/grep -c : /proc/net/dev)\" >&2\nexit 1\n"
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(prog, []byte(script), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = convertFile(t, prog, file)
+	if err == nil || err.Error() != "cannot convert 65519:65519 0 1" { // its user and groups, no environment, only the interface lo
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestInterrupted: a cancelled conversion ends the converter.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f, err := os.Open(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := convert.Run(ctx, t.TempDir(), []*os.File{f}, convert.Options{Program: program(t)}); !errkind.Is(err, errkind.Interrupted) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestRunRefuses: a file that cannot be converted has one error, which names it.
+func TestRunRefuses(t *testing.T) {
+	prog := program(t)
+	for name, content := range map[string]string{"text.txt": "hello", "empty.deb": "", "cut.zip": "PK\x03\x04", "cut.deb": "!<arch>\n", "program": "\x7fELF"} {
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, dir, err := convertFile(t, prog, file); err == nil || !strings.HasPrefix(err.Error(), "cannot convert "+name+": ") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %v", name, err)
+		} else if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+			t.Errorf("%s: left %v, %v", name, left, err)
+		}
+	}
+}

@@ -1,0 +1,58 @@
+package convert_test
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/lull/lull/agent/convert"
+)
+
+func discard(_ int, _ int64, r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }
+
+func TestReceive(t *testing.T) {
+	var b bytes.Buffer
+	w := convert.NewWriter(&b)
+	if n, err := w.Content(strings.NewReader("hello"), 5); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if err := w.Done(&convert.Description{Remarks: []string{"x"}}); err != nil {
+		t.Fatal(err)
+	}
+	whole := b.String()
+	d, err := convert.Receive(strings.NewReader(whole), discard)
+	if err != nil || len(d.Remarks) != 1 {
+		t.Fatal(d, err)
+	}
+	for i := range len(whole) {
+		if _, err := convert.Receive(strings.NewReader(whole[:i]), discard); err == nil {
+			t.Errorf("a stream that ends after %d of %d bytes is accepted", i, len(whole))
+		}
+	}
+	const head = "lull-convert 2\n"
+	for name, s := range map[string]string{
+		"more":          whole + "x",
+		"another":       "lull-convert 2\n",
+		"negative":      head + "content -1\n",
+		"sign":          head + "content +1\nx",
+		"too large":     head + "content 99999999999999\n",
+		"unknown":       head + "file 1\nx",
+		"a long header": head + strings.Repeat("c", 1000),
+		"unknown key":   head + "done 7\n{\"a\":1}",
+		"a huge end":    head + "done 999999999999\n",
+	} {
+		if _, err := convert.Receive(strings.NewReader(s), discard); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func FuzzReceive(f *testing.F) {
+	f.Add([]byte("lull-convert 2\ncontent 1\nxdone 2\n{}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if d, err := convert.Receive(bytes.NewReader(b), discard); (d == nil) == (err == nil) {
+			t.Errorf("got %v and %v", d, err)
+		}
+	})
+}

@@ -1,0 +1,152 @@
+package unpack
+
+import (
+	"archive/tar"
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"pault.ag/go/debian/control"
+	"pault.ag/go/debian/deb"
+)
+
+// maxControl bounds the control archive of a Debian package, in bytes. It limits its scripts
+// and lists of files.
+const maxControl = 32 << 20
+
+// maintainerScripts are the scripts of deb-postinst(5) and its siblings.
+var maintainerScripts = []string{"preinst", "postinst", "prerm", "postrm", "config"}
+
+// effects are commands of maintainer scripts, with their effects.
+var effects = []struct{ command, effect string }{
+	{"adduser", "add a user"}, {"useradd", "add a user"}, {"addgroup", "add a group"}, {"groupadd", "add a group"},
+	{"update-alternatives", "register an alternative"}, {"dpkg-divert", "divert a file of another package"},
+	{"setcap", "give file capabilities"}, {"chmod u+s", "make a file set-user-id"}, {"chmod 47", "make a file set-user-id"},
+	{"dpkg-statoverride", "change owners or modes"}, {"systemctl", "start or enable a service"}, {"deb-systemd-invoke", "start or enable a service"},
+	{"apt-key", "trust a signing key"}, {"/etc/apt/", "configure a package source"}, {"debconf", "ask questions"}, {"db_input", "ask questions"},
+	{"ldconfig", "register libraries"}, {"update-rc.d", "enable a service"},
+}
+
+// debian reads a Debian package (deb(5)).
+func (t *Tree) debian(in io.ReaderAt) error {
+	archive, err := deb.LoadAr(in)
+	if err != nil {
+		return err
+	}
+	members := 0
+	var described bool
+	for {
+		m, err := archive.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if members++; members > 64 || m.Size < 0 {
+			return errors.New("it is no Debian package: it has too many parts")
+		}
+		switch {
+		case strings.HasPrefix(m.Name, "control.tar"):
+			if err := t.control(m); err != nil {
+				return err
+			}
+			described = true
+		case strings.HasPrefix(m.Name, "data.tar"):
+			if !described {
+				return errors.New("it is no Debian package: no control archive before its files")
+			}
+			return t.tarball(m.Data, extension(m.Name))
+		}
+	}
+	return errors.New("it is no Debian package: it has no files")
+}
+
+func extension(name string) string {
+	if ext := filepath.Ext(name); ext != ".tar" {
+		return ext
+	}
+	return ""
+}
+
+// control reads the control archive: the control file, and the maintainer scripts,
+// which never run.
+func (t *Tree) control(m *deb.ArEntry) error {
+	plain, err := deb.DecompressorFor(extension(m.Name))(m.Data)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	r := tar.NewReader(io.LimitReader(plain, maxControl))
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("its control archive: %w", err)
+		}
+		name := path.Clean(h.Name)
+		if name != "control" && !slices.Contains(maintainerScripts, name) || h.Size > maxKept {
+			continue
+		}
+		content, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		if name != "control" {
+			t.script(name, string(content))
+			continue
+		}
+		if err := t.fields(content); err != nil {
+			return fmt.Errorf("its control file: %w", err)
+		}
+	}
+	if t.Control == nil {
+		return errors.New("it has no control file")
+	}
+	return nil
+}
+
+// fields reads the control file. The first package describes the whole.
+func (t *Tree) fields(content []byte) error {
+	r, err := control.NewParagraphReader(bufio.NewReader(strings.NewReader(string(content))), nil)
+	if err != nil {
+		return err
+	}
+	p, err := r.Next()
+	if err != nil {
+		return err
+	}
+	for _, key := range []string{"Pre-Depends", "Depends"} {
+		for need := range strings.SplitSeq(p.Values[key], ",") {
+			if need = strings.Join(strings.Fields(need), " "); need != "" && !slices.Contains(t.Needs, need) {
+				t.Needs = append(t.Needs, need)
+			}
+		}
+	}
+	if t.Control == nil {
+		t.Control = p.Values
+	}
+	return nil
+}
+
+// script records a maintainer script and its omitted effects.
+func (t *Tree) script(name, content string) {
+	var would []string
+	for _, e := range effects {
+		if strings.Contains(content, e.command) && !slices.Contains(would, e.effect) {
+			would = append(would, e.effect)
+		}
+	}
+	text := name
+	if len(would) > 0 {
+		text += " (it would " + strings.Join(would, ", ") + ")"
+	}
+	t.Scripts = append(t.Scripts, text)
+}

@@ -1,0 +1,16 @@
+// Package unpack reads archives of other packagers: Debian packages, tarballs, zip
+// files and AppImages of type 2. It runs in the converter alone, without privileges.
+//
+// Words: a tree is the union of the contents of all inputs; a later input replaces files of
+// an earlier one. A remark is a line for people about content that was made harmless.
+//
+// Refused, with the path: names that are absolute, have "..", are not UTF-8 or too
+// long; entries below a symlink or below a file; more entries, bytes or depth than the
+// bounds allow. Made harmless, with a remark: devices, fifos and sockets (left out),
+// set-user-id bits, file capabilities (dropped), symlinks that leave the package (left
+// out, or made relative where the target is in the package), two names that differ by
+// case only (kept).
+//
+// A Tree belongs to one goroutine. Contents go to the stream while they are read; only
+// small files that describe the package are kept in memory.
+package unpack

@@ -1,0 +1,264 @@
+package exports
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/lull/lull/agent/exports/desktopentry"
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+)
+
+// file is a file to export.
+type file struct {
+	name    string // relative to exports/
+	content []byte
+	perm    os.FileMode
+	mimes   []string // of a desktop file
+}
+
+func (e *Exports) put(f file) error {
+	if old, err := os.ReadFile(e.path(f.name)); err == nil && bytes.Equal(old, f.content) {
+		return nil
+	}
+	return durable.WriteFile(e.path(f.name), f.content, f.perm)
+}
+
+// Wrapper returns the name of an application's wrapper. It is the instance itself for the
+// application that `lull run` starts, so that it keeps its name when the package gains
+// another one. Otherwise it is <instance>.<application>.
+func Wrapper(instance string, m *manifest.Launch, app string) string {
+	if app == m.DefaultApp() {
+		return instance
+	}
+	return instance + "." + app
+}
+
+// WrapperPath returns the path of the wrapper of an application.
+func (e *Exports) WrapperPath(instance string, m *manifest.Launch, app string) string {
+	return e.path(filepath.Join(binDir, Wrapper(instance, m, app)))
+}
+
+// DesktopID returns the exported name of an application's desktop file, without ".desktop",
+// or "" if it has none. It is the package's own name of it. Portals, startup notification and
+// D-Bus activation depend on that name. A keyed instance appends its key, and has no bus
+// names.
+func DesktopID(instance string, a *manifest.App) string {
+	if a == nil || a.Desktop == "" {
+		return ""
+	}
+	return stem(instance, a.Desktop, ".desktop")
+}
+
+// stem returns the name of a package's file without ext, and with the key of the instance.
+func stem(instance, file, ext string) string {
+	name := strings.TrimSuffix(path.Base(file), ext)
+	if _, key := manifest.SplitInstance(instance); key != "" {
+		name += "_" + key
+	}
+	return name
+}
+
+// plan returns the exports of a package as an instance. Problems are those of the package's
+// files, of kind Invalid; files with a problem are left out of files. An err is a read error.
+func (e *Exports) plan(instance string, m *manifest.Launch, dir string) (files []file, problems, err error) {
+	p := planner{Exports: e, instance: instance, m: m, dir: dir}
+	for i := range m.Apps {
+		p.app(&m.Apps[i])
+	}
+	if isFile(m.Icon) {
+		p.add(iconDir+"/"+filepath.Base(e.IconPath(instance, m)), "the icon", m.Icon, func(b []byte) ([]byte, error) { return b, nil })
+	}
+	return p.files, errors.Join(p.problems...), errors.Join(p.errs...)
+}
+
+type planner struct {
+	*Exports
+	instance string
+	m        *manifest.Launch
+	dir      string
+
+	files    []file
+	problems []error
+	errs     []error
+}
+
+func (p *planner) app(a *manifest.App) {
+	p.files = append(p.files, file{name: filepath.Join(binDir, Wrapper(p.instance, p.m, a.Name)), content: p.wrapper(a.Name), perm: 0o755})
+	if a.Desktop != "" {
+		name := filepath.Join(appDir, DesktopID(p.instance, a)+".desktop")
+		p.add(name, "the desktop file", a.Desktop, func(b []byte) ([]byte, error) { return p.desktop(a, b) })
+	}
+	if a.Autostart != "" {
+		name := filepath.Join(autostartDir, stem(p.instance, a.Autostart, ".desktop")+".desktop")
+		p.add(name, "the autostart file", a.Autostart, func(b []byte) ([]byte, error) { return p.desktop(a, b) })
+	}
+	if p.hasBusName(a) {
+		p.add(filepath.Join(dbusDir, a.DBusName+".service"), "the D-Bus service file", a.DBusService, func(b []byte) ([]byte, error) { return p.busService(a, b) })
+	}
+}
+
+// hasBusName reports whether the application is started by its name on the session bus. A
+// name has one owner, so keyed instances have none.
+func (p *planner) hasBusName(a *manifest.App) bool {
+	_, key := manifest.SplitInstance(p.instance)
+	return a.DBusService != "" && key == ""
+}
+
+// add adds a file of the package, changed, to the files to export.
+func (p *planner) add(name, what, from string, change func([]byte) ([]byte, error)) {
+	content, err := readInside(p.dir, from)
+	var refused *refusedError
+	switch {
+	case errors.As(err, &refused), errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		p.errs = append(p.errs, fmt.Errorf("cannot export %s of %s: %w", what, p.instance, err))
+		return
+	default:
+		content, err = change(content)
+	}
+	if err != nil {
+		p.problems = append(p.problems, errkind.New(errkind.Invalid, "cannot export %s of %s: %s: %w", what, p.instance, from, err))
+		return
+	}
+	f := file{name: name, content: content, perm: 0o644}
+	if isDesktopFile(name) {
+		if d, err := desktopentry.Parse(content, desktopentry.Main); err == nil {
+			f.mimes = desktopentry.List(d.Value(desktopentry.Main, "MimeType"))
+		}
+	}
+	p.files = append(p.files, f)
+}
+
+func (p *planner) wrapper(app string) []byte {
+	return fmt.Appendf(nil, "#!%s --wrapper\ninstance=%s\napp=%s\nroot=%s\nrun-dir=%s\n",
+		p.launcher, p.instance, app, p.root, p.runDir)
+}
+
+// desktop rewrites a package's desktop file. Exec leads to the wrappers, Icon to the exported
+// icon. TryExec, which names a file inside the package, is dropped. DBusActivatable is
+// dropped, too, if the bus cannot start the application.
+func (p *planner) desktop(a *manifest.App, content []byte) ([]byte, error) {
+	f, err := desktopentry.Parse(content, desktopentry.Main)
+	if err == nil {
+		err = f.CheckApplication()
+	}
+	if err == nil {
+		err = f.RewriteExec(func(program string) (string, error) { return p.find(a, program) })
+	}
+	if err != nil {
+		return nil, err
+	}
+	if icon := p.IconPath(p.instance, p.m); icon != "" {
+		f.Set(desktopentry.Main, "Icon", icon)
+	}
+	f.Drop(desktopentry.Main, "TryExec")
+	if f.Value(desktopentry.Main, "DBusActivatable") != "" && (!p.hasBusName(a) || a.DBusName != DesktopID(p.instance, a)) {
+		f.Drop(desktopentry.Main, "DBusActivatable")
+		if f.Value(desktopentry.Main, "Exec") == "" {
+			return nil, errors.New("it has DBusActivatable without Exec, and the app has no dbus-service of that name")
+		}
+	}
+	f.Set(desktopentry.Main, "X-Lull-Instance", p.instance)
+	return f.Bytes(), nil
+}
+
+// busService rewrites a package's D-Bus service file. SystemdService would name a missing
+// unit.
+func (p *planner) busService(a *manifest.App, content []byte) ([]byte, error) {
+	f, err := desktopentry.Parse(content, desktopentry.DBusService)
+	if err != nil {
+		return nil, err
+	}
+	if name := f.Value(desktopentry.DBusService, "Name"); name != a.DBusName {
+		return nil, fmt.Errorf("its Name is %.255q, and the app's dbus-name %q", name, a.DBusName)
+	}
+	if f.Value(desktopentry.DBusService, "Exec") == "" {
+		return nil, errors.New("it has no Exec")
+	}
+	if err := f.RewriteExec(func(program string) (string, error) { return p.find(a, program) }); err != nil {
+		return nil, err
+	}
+	for _, key := range []string{"SystemdService", "User", "AssumedAppArmorLabel"} {
+		f.Drop(desktopentry.DBusService, key)
+	}
+	return f.Bytes(), nil
+}
+
+// find returns the wrapper of the application in an Exec line of a: by its name or by the
+// name of its program. An absolute path outside of the directories of commands is a program
+// of the package, and means a itself.
+func (p *planner) find(a *manifest.App, program string) (string, error) {
+	base := path.Base(program)
+	names := func(o *manifest.App) bool { return o.Name == base || path.Base(o.Command[0]) == base }
+	if names(a) {
+		return p.WrapperPath(p.instance, p.m, a.Name), nil
+	}
+	for i := range p.m.Apps {
+		if o := &p.m.Apps[i]; names(o) {
+			return p.WrapperPath(p.instance, p.m, o.Name), nil
+		}
+	}
+	if dir := path.Base(path.Dir(program)); path.IsAbs(program) && dir != "bin" && dir != "sbin" {
+		return p.WrapperPath(p.instance, p.m, a.Name), nil
+	}
+	return "", fmt.Errorf("%.200q is no application of the package", program)
+}
+
+// isFile reports whether an icon is a file of the package, not the name of one in a theme.
+func isFile(icon string) bool {
+	switch path.Ext(icon) {
+	case ".png", ".svg", ".xpm": // the formats of the icon theme specification
+		return true
+	}
+	return strings.Contains(icon, "/")
+}
+
+// IconPath returns the path of the exported icon, or the name in the theme, or "" for a
+// package without one.
+func (e *Exports) IconPath(instance string, m *manifest.Launch) string {
+	if !isFile(m.Icon) {
+		return m.Icon
+	}
+	ext := path.Ext(m.Icon)
+	if ext == "" {
+		ext = ".png"
+	}
+	return e.path(filepath.Join(iconDir, instance+ext))
+}
+
+// maxExported bounds an icon, in bytes; desktopentry.MaxFile bounds the other files.
+const maxExported = 4 << 20
+
+// refusedError means a file that cannot be exported, independent of the disk's state.
+type refusedError struct{ text string }
+
+func (r *refusedError) Error() string { return r.text }
+
+// readInside reads a file of a package without leaving it.
+func readInside(dir, name string) ([]byte, error) {
+	r, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	fi, err := r.Stat(name)
+	if err != nil {
+		if errno := syscall.Errno(0); !errors.As(err, &errno) {
+			return nil, &refusedError{"it leads out of the package"} // an error of os.Root, not of the kernel
+		}
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > maxExported {
+		return nil, &refusedError{fmt.Sprintf("it is not a regular file of at most %d bytes", maxExported)}
+	}
+	return r.ReadFile(name)
+}

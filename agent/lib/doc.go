@@ -1,0 +1,12 @@
+// Package lib has no code: it is the directory of what all programs share. The agent,
+// the helper, the launcher and the command line import the packages below it, with the
+// rights that each program has of its own. They need no privileges, keep no state
+// between calls unless their comment names it, and import nothing of this module but
+// each other.
+//
+// By floors; each imports lower ones alone:
+//
+//	accounts, cgroup, copytree, dialer, digest, errkind, faultpoint, inotify,
+//	messages, printable, sessionclass, texts, wallclock, words; durable,
+//	launchconf, manifest, runctl, runname, scopes; storeid, units
+package lib

@@ -1,0 +1,427 @@
+package manager
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/storeid"
+	"github.com/lull/lull/agent/lib/wallclock"
+	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/policy"
+)
+
+// Looking is how a person requests newer versions; the zero value is a scheduled check.
+type Looking struct {
+	Asked bool // by a person: backoff and conditions are ignored
+	Now   bool // a rollout that has not reached this machine is ignored, too
+}
+
+// Check reads the repositories of the instances in parallel, and starts a refresh for each
+// instance that has a newer version and is among only. With only nil it reads all
+// repositories and refreshes the instances with automatic refreshes. The started refreshes
+// are returned beside the error, which is only about the requested instances and their
+// repositories.
+func (m *Manager) Check(ctx context.Context, only []string, how Looking) ([]plan.Refresh, error) {
+	if err := m.mayChange("refresh " + cmp.Or(strings.Join(only, ", "), "what is installed")); err != nil {
+		m.repos.NoteCheck(only == nil, err, err)
+		return nil, err
+	}
+	if err := m.known(only); err != nil {
+		return nil, err
+	}
+	names := only
+	if only == nil {
+		all, err := m.links.Instances()
+		if err != nil {
+			return nil, err
+		}
+		names = slices.DeleteFunc(slices.Clone(all), func(n string) bool { return !m.Policy().For(n).AutoRefresh })
+	}
+	names = slices.Compact(slices.Sorted(slices.Values(names)))
+	from, other := m.sources(ctx, names)
+	if only == nil {
+		for _, r := range m.repos.Names() {
+			from[r] = append(from[r], nil...) // read, even if no instance comes from it
+		}
+	}
+	// An unreadable repository delays no other: refreshes start as soon as their repository
+	// has answered.
+	var mu sync.Mutex // guards started, unread and other
+	var started []plan.Refresh
+	var unread []error
+	var wg sync.WaitGroup
+	for repository, instances := range from {
+		wg.Go(func() {
+			client, err := m.readFor(ctx, repository, instances, how)
+			var list []plan.Refresh
+			var failed []error
+			if err == nil {
+				list, failed = m.startOffers(ctx, instances, client, how)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			started, other = append(started, list...), append(other, failed...)
+			if err != nil {
+				unread = append(unread, err)
+			}
+		})
+	}
+	wg.Wait()
+	err := joinSorted(append(unread, other...))
+	m.repos.NoteCheck(only == nil, err, joinSorted(other))
+	return started, err
+}
+
+// joinSorted joins errors in an order that does not depend on timing.
+func joinSorted(errs []error) error {
+	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
+
+// sources groups instances by their repository.
+func (m *Manager) sources(ctx context.Context, names []string) (from map[string][]string, errs []error) {
+	from = map[string][]string{}
+	for _, n := range names {
+		inst, err := m.state.Instance(n)
+		if err == nil {
+			err = m.repositoryOf(ctx, &inst)
+		}
+		if err != nil {
+			m.Log.Warn("cannot look for a newer version", "instance", n, "error", err)
+			errs = append(errs, err)
+			continue
+		}
+		from[inst.Repository] = append(from[inst.Repository], n)
+	}
+	return from, errs
+}
+
+// readFor reads the repository of some instances. If it cannot be reached, and a person
+// requested it, they are rechecked when the network comes up.
+func (m *Manager) readFor(ctx context.Context, repository string, instances []string, how Looking) (*repo.Client, error) {
+	client, err := m.repos.Read(ctx, repository, !how.Asked)
+	switch {
+	case err == nil:
+		m.repos.Unwant(instances)
+	case how.Asked && errkind.Is(err, errkind.Unavailable):
+		m.repos.Want(instances)
+	}
+	return client, err
+}
+
+// startOffers starts the refreshes that one repository offers for the instances.
+func (m *Manager) startOffers(ctx context.Context, instances []string, client *repo.Client, how Looking) (started []plan.Refresh, errs []error) {
+	m.prepare(ctx, instances, client)
+	for _, n := range instances {
+		r, err := m.checkOne(ctx, n, client, how)
+		if err != nil {
+			errs = append(errs, err)
+			m.Log.Warn("cannot look for a newer version", "instance", n, "error", err)
+		}
+		if r != nil {
+			started = append(started, *r)
+		}
+	}
+	return started, errs
+}
+
+// prepare fetches, in parallel, the data that the choice for the instances needs.
+func (m *Manager) prepare(ctx context.Context, instances []string, client *repo.Client) {
+	var list []repo.Listing
+	for _, n := range instances {
+		if inst, err := m.state.Instance(n); err == nil {
+			base, _ := manifest.SplitInstance(n)
+			list = append(list, repo.Listing{Name: base, Channel: inst.Channel})
+		}
+	}
+	if len(list) > 1 {
+		client.Prepare(ctx, list)
+	}
+}
+
+// RefreshTogether reads the repositories of the instances and starts an atomic group of
+// refreshes of those that have a newer version.
+func (m *Manager) RefreshTogether(ctx context.Context, names []string, how Looking) ([]plan.Refresh, error) {
+	if err := m.known(names); err != nil {
+		return nil, err
+	}
+	from, errs := m.sources(ctx, slices.Compact(slices.Sorted(slices.Values(names))))
+	var mu sync.Mutex // guards offers and errs
+	offers := map[string]*refresh.Request{}
+	var wg sync.WaitGroup
+	for repository, instances := range from {
+		wg.Go(func() {
+			client, err := m.readFor(ctx, repository, instances, how)
+			if err != nil {
+				instances = nil
+			}
+			found, failed := map[string]*refresh.Request{}, []error{err}
+			for _, n := range instances {
+				c, err := m.offer(ctx, n, client, how)
+				found[n], failed = c.request, append(failed, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			maps.Copy(offers, found)
+			errs = append(errs, slices.DeleteFunc(failed, func(err error) bool { return err == nil })...)
+		})
+	}
+	wg.Wait()
+	if err := joinSorted(errs); err != nil {
+		return nil, err
+	}
+	var requests []refresh.Request
+	for i, n := range names {
+		if q := offers[n]; q != nil && !slices.Contains(names[:i], n) {
+			requests = append(requests, *q)
+		}
+	}
+	if len(requests) == 0 {
+		return nil, nil
+	}
+	return m.engine.SubmitTogether(ctx, requests)
+}
+
+// known returns an error unless all of the instances are installed. A broken link is
+// repaired.
+func (m *Manager) known(names []string) error {
+	for _, n := range names {
+		if _, err := m.Package(n); err == nil {
+			continue
+		} else if mended, _ := m.engine.Mend(n); !mended {
+			return err
+		}
+		if _, err := m.Package(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOne starts a refresh if there is an offer, and returns the refresh under way. A newer
+// version of one member does not break up a waiting atomic group. A refresh to a halted
+// version is given up.
+func (m *Manager) checkOne(ctx context.Context, name string, client *repo.Client, how Looking) (*plan.Refresh, error) {
+	c, err := m.offer(ctx, name, client, how)
+	if err != nil {
+		return m.underWay(name), err
+	}
+	if !how.Now {
+		m.giveUpHalted(ctx, name, c.offers)
+	}
+	if old := m.underWay(name); c.request == nil || !how.Asked && old != nil && old.Group != "" {
+		return old, nil
+	}
+	r, err := m.engine.Submit(ctx, *c.request)
+	switch {
+	case errkind.Is(err, errkind.Exists):
+		return m.underWay(name), nil
+	case errkind.Is(err, errkind.Busy) && !how.Asked:
+		m.later.add(name, m.engine.Of)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// giveUpHalted cancels a refresh to a version that its publisher has halted since, unless the
+// refresh was requested regardless of rollouts. One in its critical section goes on.
+func (m *Manager) giveUpHalted(ctx context.Context, name string, offers repo.Offers) {
+	old := m.underWay(name)
+	if old == nil || old.Early {
+		return
+	}
+	i := slices.IndexFunc(offers, func(o repo.Offer) bool { return o.Package == old.Package && o.Halted != nil })
+	if i < 0 {
+		return
+	}
+	log := m.Log.With("instance", name, "version", old.ToVersion, "reason", offers[i].Halted.Reason)
+	if err := m.engine.Cancel(ctx, old.ID); err != nil {
+		log.Warn("the publisher has halted a version, and its refresh goes on", "error", err)
+		return
+	}
+	log.Info("the publisher has halted a version: its refresh is given up")
+}
+
+// The reasons to withhold a newer version.
+const (
+	WithheldReverted = "reverted" // it was reverted
+	WithheldFailed   = "failed"   // its health check failed; it is retried later
+	WithheldRollout  = "rollout"  // it has not reached this machine
+	WithheldHalted   = "halted"   // its publisher has ended its rollout
+)
+
+// choice is what the channel of an instance offers to it.
+type choice struct {
+	request  *refresh.Request // nil if the instance has the newest version that it may have
+	pointer  *repo.Pointer    // of request, or of the withheld version
+	withheld string           // why the newest version is withheld; empty if it is not
+	newest   *repo.Pointer    // the withheld version
+	offers   repo.Offers
+}
+
+// offer chooses between the versions that the channel of an instance offers: the newest
+// permitted one, down to the current one. So a machine outside of a rollout keeps the version
+// before, and a machine that has a version keeps it. A reverted version is not offered again.
+// A version that failed its health check is not offered before its time, unless a person
+// requests it.
+func (m *Manager) offer(ctx context.Context, name string, client *repo.Client, how Looking) (c choice, err error) {
+	inst, err := m.state.Instance(name)
+	if err != nil {
+		return c, err
+	}
+	base, _ := manifest.SplitInstance(name)
+	if c.offers, err = client.Offers(ctx, base, inst.Channel); err != nil {
+		return c, m.missing(client, base, err)
+	}
+	_, cur, err := m.links.Read(name)
+	if err != nil {
+		return c, err
+	}
+	for i := range c.offers {
+		o := &c.offers[i]
+		if o.Package == cur {
+			break
+		}
+		why := m.withholds(&inst, o, how, client.Time())
+		if why == "" {
+			c.request = &refresh.Request{Kind: plan.Update, Instance: name, Package: o.Package,
+				Version: o.Version, Urgency: string(o.Urgency), Published: o.Published, Notes: o.Notes, Now: how.Asked, Early: how.Now}
+			c.pointer = &o.Pointer
+			break
+		}
+		if c.withheld == "" {
+			c.withheld, c.newest = why, &o.Pointer
+		}
+	}
+	if c.pointer == nil {
+		c.pointer = c.newest
+	}
+	if c.pointer == nil {
+		return c, m.repos.Without(client.Name(), base) // no package could be made of a newer version
+	}
+	return c, nil
+}
+
+// withholds returns why an instance does not get an offer; "" means that it does.
+func (m *Manager) withholds(inst *state.Instance, o *repo.Offer, how Looking, at time.Time) string {
+	switch {
+	case slices.Contains(inst.Refused, o.Package):
+		return WithheldReverted
+	case !how.Asked && inst.Backoff != nil && inst.Backoff.Package == o.Package && backsOff(inst.Backoff, wallclock.Now()):
+		return WithheldFailed
+	case how.Now:
+		return ""
+	}
+	return m.outside(o, at)
+}
+
+// outside returns why an offer does not reach this machine; "" means that it does.
+func (m *Manager) outside(o *repo.Offer, at time.Time) string {
+	switch {
+	case o.Halted != nil:
+		return WithheldHalted
+	case !o.Reaches(m.machineID(), at):
+		return WithheldRollout
+	}
+	return ""
+}
+
+// Withheld is a newer version that a refresh leaves out.
+type Withheld struct {
+	Instance, Version, Why string
+}
+
+// Withheld lists the versions that refreshes of the instances leave out, by the last answers
+// of the repositories; nil means all installed instances.
+func (m *Manager) Withheld(ctx context.Context, names []string) (list []Withheld, err error) {
+	if names == nil {
+		if names, err = m.links.Instances(); err != nil {
+			return nil, err
+		}
+	}
+	for _, n := range names {
+		inst, err := m.state.Instance(n)
+		if err != nil {
+			return nil, err
+		}
+		client, err := m.repos.Client(inst.Repository)
+		base, _ := manifest.SplitInstance(n)
+		if err != nil || !client.Lists(base, inst.Channel) {
+			continue
+		}
+		c, err := m.offer(ctx, n, client, Looking{Asked: true})
+		if err != nil || c.withheld == "" {
+			continue // the refresh has reported the error
+		}
+		list = append(list, Withheld{n, c.newest.Version, c.withheld})
+	}
+	return list, nil
+}
+
+// backsOff reports whether it is too early for another try. A delay that was computed with a
+// wrong clock ends when the clock is right.
+func backsOff(b *state.Backoff, now time.Time) bool {
+	return policy.ClockAfter().Lasts(b.Until.Add(-b.Delay), b.Until, now)
+}
+
+func (m *Manager) underWay(name string) *plan.Refresh {
+	if r, ok := m.engine.Of(name); ok && r.Kind == plan.Update {
+		return &r
+	}
+	return nil
+}
+
+// machineID returns an ID that stays the same on a machine, for rollouts to a share of the
+// machines.
+func (m *Manager) machineID() string {
+	m.bucket.Do(func() {
+		m.bucketID = findMachineID("/etc/machine-id", filepath.Join(m.Root, storeid.RolloutFile), m.warnBucket)
+	})
+	return m.bucketID
+}
+
+func (m *Manager) warnBucket(err error) {
+	m.Log.Warn("which share of the machines this one is in cannot be kept, so it changes with each start", "error", err)
+}
+
+// findMachineID reads the machine-id, or makes one in the file kept.
+func findMachineID(system, kept string, warn func(error)) string {
+	valid := func(path string) (string, bool) {
+		b, err := os.ReadFile(path)
+		id := string(bytes.TrimSpace(b))
+		raw, derr := hex.DecodeString(id)
+		return id, err == nil && derr == nil && len(raw) == 16
+	}
+	if id, ok := valid(system); ok {
+		return id
+	}
+	if id, ok := valid(kept); ok {
+		return id
+	}
+	var raw [16]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	id := hex.EncodeToString(raw[:])
+	if err := durable.WriteFile(kept, []byte(id+"\n"), 0o600); err != nil {
+		warn(err)
+	}
+	return id
+}

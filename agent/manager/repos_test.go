@@ -1,0 +1,469 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/repo/publish"
+	"github.com/lull/lull/agent/repositories"
+)
+
+// newRepository makes a repository with the packages "NAME VERSION".
+func newRepository(t *testing.T, o publish.Options, packages ...string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "repo")
+	if err := publish.Init(t.Context(), dir, publish.InitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range packages {
+		publishTo(t, dir, p, o)
+	}
+	return dir
+}
+
+func publishTo(t *testing.T, dir, pkg string, o publish.Options) {
+	t.Helper()
+	src := t.TempDir()
+	name, version, _ := strings.Cut(pkg, " ")
+	if err := os.WriteFile(filepath.Join(src, "lull.yaml"), fmt.Appendf(nil, "name: %s\nversion: %q\n", name, version), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(src, "from"), []byte(dir), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := publish.Publish(t.Context(), dir, src, o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rootOf(t *testing.T, dir string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "root.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (m *Manager) mustAdd(t *testing.T, name, url, dir string) {
+	t.Helper()
+	if err := m.AddRepository(t.Context(), name, url, rootOf(t, dir)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRepositories covers an administrator's changes of repositories, and their effects. All
+// of it uses one manager, because a machine can have only one of its tracker.
+func TestRepositories(t *testing.T) {
+	m := newManager(t, "schedule: {check: 0}\n")
+
+	t.Run("a broken file leaves out one repository", func(t *testing.T) {
+		good := newRepository(t, publish.Options{}, "calc 1")
+		m.mustAdd(t, "good", good, good)
+		bad := filepath.Join(m.reposDir(), "bad.yaml")
+		for _, text := range []string{"url: /x\n  root: r\n", "", "url: /x\nroot: nowhere\n", "url: /x\nroot: bad.yaml\n", "\x00"} {
+			write(t, bad, text)
+			if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), bad) {
+				t.Errorf("%q: %v", text, err)
+			}
+			if err := m.ConfigError(); err == nil || !strings.Contains(err.Error(), bad) || m.PolicyError() != nil {
+				t.Errorf("%q: %v, %v", text, err, m.PolicyError())
+			}
+			if from, err := m.chooseRepository(t.Context(), "calc", "", "stable"); from != "good" || err != nil {
+				t.Errorf("%q: the good one: %q, %v", text, from, err)
+			}
+			if _, err := m.repos.Client("bad"); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), bad) {
+				t.Errorf("%q: the bad one: %v", text, err)
+			}
+			if c := verdict(t, m, "repository bad"); c.State != checkFail || !strings.Contains(c.Seen, "left out") {
+				t.Errorf("%q: the doctor says %+v", text, c)
+			}
+		}
+		if err := os.Remove(bad); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Reload(); err != nil || m.ConfigError() != nil {
+			t.Error(err, m.ConfigError())
+		}
+	})
+
+	t.Run("a name that is taken keeps its root of trust", func(t *testing.T) {
+		other := newRepository(t, publish.Options{}, "calc 2")
+		before := m.repos.ConfigOf("good").Root
+		err := m.AddRepository(t.Context(), "good", other, rootOf(t, other))
+		if !errkind.Is(err, errkind.Exists) || errkind.HintOf(err) == "" {
+			t.Errorf("%v", err)
+		}
+		if r := m.repos.ConfigOf("good"); string(r.Root) != string(before) {
+			t.Error("the root of trust was replaced")
+		}
+	})
+
+	t.Run("passwords", func(t *testing.T) {
+		dir := newRepository(t, publish.Options{}, "secretive 1")
+		var seen atomic.Value
+		files := http.FileServer(http.Dir(dir))
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			user, password, _ := r.BasicAuth()
+			seen.Store(user + " " + password)
+			files.ServeHTTP(w, r)
+		}))
+		defer s.Close()
+		url := strings.Replace(s.URL, "http://", "http://ann:s3cret@", 1)
+		m.mustAdd(t, "private", url, dir)
+		if _, err := m.repos.Read(t.Context(), "private", false); err != nil || seen.Load() != "ann s3cret" {
+			t.Errorf("%v, the server saw %v", err, seen.Load())
+		}
+		for _, name := range []string{"private.yaml", "private.credentials"} {
+			fi, err := os.Stat(filepath.Join(m.reposDir(), name))
+			if err != nil || fi.Mode().Perm() != 0o600 {
+				t.Errorf("%s: %v, %v", name, fi, err)
+			}
+		}
+		inspected, err := m.Inspect()
+		if err != nil || strings.Contains(string(inspected), "s3cret") || strings.Contains(fmt.Sprintf("%+v", m.repos.State()), "s3cret") {
+			t.Errorf("the password is shown: %v", err)
+		}
+		s.Close()
+		_, err = m.repos.Read(t.Context(), "private", false)
+		if err == nil || strings.Contains(err.Error(), "s3cret") || strings.Contains(fmt.Sprintf("%+v", m.Doctor()), "s3cret") {
+			t.Errorf("the password is shown: %v", err)
+		}
+		if h := m.health(t, "private"); h.Error == "" || h.Failed.IsZero() || h.Read.IsZero() {
+			t.Errorf("%+v", h)
+		}
+		if err := m.RemoveRepository("private"); err != nil {
+			t.Error(err)
+		}
+		left, err := filepath.Glob(filepath.Join(m.reposDir(), "private*"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("%q is left, %v", left, err)
+		}
+		if err := m.RemoveRepository("private"); !errkind.Is(err, errkind.NotFound) {
+			t.Error(err)
+		}
+	})
+
+	t.Run("another address", func(t *testing.T) {
+		dir := newRepository(t, publish.Options{}, "mover 1")
+		m.mustAdd(t, "moving", dir, dir)
+		s := httptest.NewServer(http.FileServer(http.Dir(dir)))
+		defer s.Close()
+		if err := m.SetRepositoryURL(t.Context(), "moving", s.URL); err != nil {
+			t.Fatal(err)
+		}
+		if h := m.health(t, "moving"); h.Address != s.URL {
+			t.Errorf("%+v", h)
+		}
+		other := newRepository(t, publish.Options{}, "mover 2")
+		if err := m.SetRepositoryURL(t.Context(), "moving", other); err == nil {
+			t.Error("another repository is taken for it")
+		}
+		if h := m.health(t, "moving"); h.Address != s.URL {
+			t.Errorf("%+v", h)
+		}
+		if err := m.RemoveRepository("moving"); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("two offer a name", func(t *testing.T) {
+		a, b := newRepository(t, publish.Options{}, "editor 1"), newRepository(t, publish.Options{}, "editor 2", "only 1")
+		m.mustAdd(t, "va", a, a)
+		m.mustAdd(t, "vb", b, b)
+		_, err := m.Install(t.Context(), "editor", "", "", "", false)
+		if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "va and vb") || errkind.HintOf(err) == "" {
+			t.Errorf("an ambiguous name: %v", err)
+		}
+		if from, err := m.chooseRepository(t.Context(), "editor", "vb", "stable"); from != "vb" || err != nil {
+			t.Errorf("%q, %v", from, err)
+		}
+		if from, err := m.chooseRepository(t.Context(), "only", "", "stable"); from != "vb" || err != nil {
+			t.Errorf("%q, %v", from, err)
+		}
+		// A repository that is unreadable now has offered it before.
+		if err := os.Rename(a, a+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.chooseRepository(t.Context(), "editor", "", "stable"); !errkind.Is(err, errkind.Invalid) {
+			t.Errorf("an ambiguous name, of which one is away: %v", err)
+		}
+		// A request to one repository is answered from there or not at all.
+		if dir, lease, _, err := m.Resolve(t.Context(), "editor", "vb", "", "test", 0, nil); err != nil {
+			t.Error(err)
+		} else {
+			dir.Close()
+			lease.Close()
+		}
+		if _, _, _, err := m.Resolve(t.Context(), "editor", "va", "", "test", 0, nil); !errkind.Is(err, errkind.Unavailable) {
+			t.Errorf("from va, which is away: %v", err)
+		}
+		for _, name := range []string{"va", "vb"} {
+			if err := m.RemoveRepository(name); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+
+	t.Run("a slow repository holds up no other", func(t *testing.T) {
+		dir := newRepository(t, publish.Options{}, "slow 1")
+		good := newRepository(t, publish.Options{}, "quick 1")
+		var drips atomic.Bool
+		ended := make(chan struct{}, 8)
+		files := http.FileServer(http.Dir(dir))
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !drips.Load() {
+				files.ServeHTTP(w, r)
+				return
+			}
+			defer func() { ended <- struct{}{} }()
+			w.Header().Set("Content-Length", "4000")
+			_, _ = w.Write([]byte(" "))
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}))
+		defer s.Close()
+		m.mustAdd(t, "drip", s.URL, dir)
+		m.mustAdd(t, "quick", good, good)
+		drips.Store(true)
+		if from, err := m.chooseRepository(t.Context(), "quick", "", "stable"); from != "quick" || err != nil {
+			t.Errorf("%q, %v", from, err)
+		}
+		select {
+		case <-ended:
+			t.Error("the slow one was waited for")
+		default:
+		}
+		if h := m.health(t, "drip"); h.Checking.IsZero() {
+			t.Errorf("it does not say that it is being read: %+v", h)
+		}
+		<-ended // by its own deadline
+		for m.health(t, "drip").Error == "" {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if h := m.health(t, "drip"); !h.Checking.IsZero() && h.Failed.IsZero() || !strings.Contains(h.Error, "stands still") && !strings.Contains(h.Error, "too slow") {
+			t.Errorf("%+v", h)
+		}
+		if c := verdict(t, m, "repository drip"); c.State != checkFail {
+			t.Errorf("the doctor says %+v", c)
+		}
+		for _, name := range []string{"drip", "quick"} {
+			if err := m.RemoveRepository(name); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+
+	t.Run("rollout", func(t *testing.T) {
+		none := 0
+		dir := newRepository(t, publish.Options{Rollout: &none}, "rolling 1")
+		m.mustAdd(t, "rolling", dir, dir)
+		if _, err := m.Install(t.Context(), "rolling", "", "", "", false); !errkind.Is(err, errkind.Held) || !strings.Contains(err.Error(), "rolled out") {
+			t.Errorf("a rollout of nothing is installed: %v", err)
+		}
+		if p, err := m.offered(t.Context(), "rolling", "rolling", "stable", true); err != nil || p.Version != "1" {
+			t.Errorf("%v, %v", p, err)
+		}
+	})
+
+	t.Run("a local repository that is replaced", func(t *testing.T) {
+		top := t.TempDir()
+		dir := newRepository(t, publish.Options{}, "placed 1")
+		next := newRepository(t, publish.Options{}, "placed 2")
+		path := filepath.Join(top, "link", "repo")
+		if err := errors.Join(os.Mkdir(filepath.Join(top, "real"), 0o755), os.Symlink("real", filepath.Join(top, "link")), os.Rename(dir, path), os.Rename(dir+".keys", path+".keys")); err != nil {
+			t.Fatal(err)
+		}
+		m.mustAdd(t, "placed", path, path)
+		var changed, moved chan struct{}
+		watch := func() func() {
+			changed, moved = make(chan struct{}, 1), make(chan struct{}, 1)
+			return m.repos.WatchLocal(changed, moved)
+		}
+		for _, c := range []struct {
+			name string
+			do   func() error
+			on   *chan struct{}
+		}{
+			{"published to", func() error { publishTo(t, path, "placed 3", publish.Options{}); return nil }, &changed},
+			{"moved away", func() error { return os.Rename(path, path+".old") }, &moved},
+			{"another one in its place", func() error { return os.Rename(next, path) }, &moved},
+			{"its metadata replaced", func() error {
+				return errors.Join(os.Rename(path+"/metadata", path+"/metadata.old"), os.Mkdir(path+"/metadata", 0o755))
+			}, &moved},
+			{"the directory above moved", func() error { return os.Rename(filepath.Join(top, "real"), filepath.Join(top, "real2")) }, &moved},
+			{"the link leads elsewhere", func() error {
+				return errors.Join(os.Symlink("real2", filepath.Join(top, "l")), os.Rename(filepath.Join(top, "l"), filepath.Join(top, "link")))
+			}, &moved},
+		} {
+			stop := watch()
+			if err := c.do(); err != nil {
+				t.Fatal(c.name, err)
+			}
+			select {
+			case <-*c.on:
+			case <-time.After(time.Minute):
+				t.Errorf("%s: it is not noticed", c.name)
+			}
+			stop()
+		}
+	})
+
+	t.Run("the last good policy", func(t *testing.T) {
+		hash := digest.Of([]byte("x")).String()
+		write(t, m.policyFile(), "defaults: {keep-revisions: 7}\nschedule: {check: 0}\n")
+		write(t, filepath.Join(m.Conf, "system.yaml"), "base: ["+hash+"]\n")
+		if err := m.Reload(); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{"defaults: {keep-revisions: many}\n", "\x00", "defaults:\n x\n y: z\n"} {
+			write(t, m.policyFile(), text)
+			write(t, filepath.Join(m.Conf, "system.yaml"), text)
+			p, err := m.firstPolicy()
+			if !errkind.Is(err, errkind.BadPolicy) || p.For("x").KeepRevisions != 7 {
+				t.Errorf("%q: %v, %v", text, p.For("x"), err)
+			}
+			if f, err := m.firstSystem(); !errkind.Is(err, errkind.BadPolicy) || len(f.Base) != 1 || f.Base[0].String() != hash {
+				t.Errorf("%q: %v, %v", text, f, err)
+			}
+			if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || m.Policy().For("x").KeepRevisions != 7 {
+				t.Errorf("%q: %v", text, err)
+			}
+		}
+		// Without earlier files nothing is done automatically, and packages that may belong
+		// to the system are not collected.
+		if err := os.Remove(filepath.Join(m.Root, lastGoodFile)); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := m.firstPolicy(); err == nil || p.For("x").AutoRefresh || p.GC.AfterRefresh {
+			t.Errorf("%v, %v", p.For("x"), err)
+		}
+		if _, err := m.firstSystem(); err == nil || len(m.doubtfulSystem()) != 1 || !m.doubtfulSystem()[0].Package.IsZero() {
+			t.Errorf("%v, %v", m.doubtfulSystem(), err)
+		}
+		for _, f := range []string{m.policyFile(), filepath.Join(m.Conf, "system.yaml")} {
+			if err := os.Remove(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := m.Reload(); err != nil || m.doubtfulSystem() != nil {
+			t.Error(err, m.doubtfulSystem())
+		}
+	})
+}
+
+func (m *Manager) health(t *testing.T, name string) repositories.Health {
+	t.Helper()
+	all := m.repos.State().All
+	i := slices.IndexFunc(all, func(h repositories.Health) bool { return h.Name == name })
+	if i < 0 {
+		t.Fatalf("there is no repository %s", name)
+	}
+	return all[i]
+}
+
+// After a failure the next check comes in minutes, and later the more failures there are.
+func TestScheduleAfterFailures(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for _, c := range []struct {
+		failures    int
+		every, wait time.Duration
+		least, most time.Duration
+	}{
+		{1, 6 * time.Hour, 0, time.Minute, 3 * time.Minute},
+		{2, 6 * time.Hour, 0, 2 * time.Minute, 6 * time.Minute},
+		{5, 6 * time.Hour, 0, 16 * time.Minute, 48 * time.Minute},
+		{100, 6 * time.Hour, 0, 3 * time.Hour, 9 * time.Hour},
+		{1, time.Minute, 0, 30 * time.Second, 90 * time.Second},
+		{1, 6 * time.Hour, 24 * time.Hour, 24 * time.Hour, 27 * time.Hour},
+	} {
+		for range 200 {
+			s := afterFailure(now, c.failures, c.every, c.wait)
+			if d := s.at.Sub(now); d < c.least || d > c.most || s.over(now) || !s.over(s.at) {
+				t.Fatalf("%+v: in %v", c, d)
+			}
+		}
+	}
+	if s := afterFailure(now, 1, 0, time.Hour); !s.at.IsZero() {
+		t.Errorf("never: %v", s)
+	}
+}
+
+// When the network comes up an overdue check follows soon, but not on all machines at once. A
+// check that is not overdue waits for its time.
+func TestScheduleWhenTheNetworkComes(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	due := after(now, 6*time.Hour)
+	if s := onNetwork(now, now.Add(-time.Hour), 6*time.Hour, false, due); s != due {
+		t.Errorf("not overdue: %v", s)
+	}
+	if s := onNetwork(now, now.Add(-time.Hour), 0, true, schedule{}); !s.at.IsZero() {
+		t.Errorf("never: %v", s)
+	}
+	apart := map[time.Duration]bool{}
+	for range 200 {
+		for _, s := range []schedule{onNetwork(now, now.Add(-7*time.Hour), 6*time.Hour, false, due), onNetwork(now, now, 6*time.Hour, true, due)} {
+			d := s.at.Sub(now)
+			if d < 0 || d > networkSpread {
+				t.Fatalf("overdue: in %v", d)
+			}
+			apart[d.Truncate(3*time.Minute)] = true
+		}
+	}
+	if len(apart) < 8 {
+		t.Errorf("machines come in %d groups", len(apart))
+	}
+	soon := schedule{now, time.Minute}
+	if s := onNetwork(now, now, time.Hour, true, soon); s.at.After(soon.at) {
+		t.Errorf("what is due sooner is put off: %v", s)
+	}
+}
+
+// A machine without a machine-id keeps its identity over a restart, and differs from all
+// others of its kind.
+func TestBucketWithoutMachineID(t *testing.T) {
+	warn := func(err error) { t.Error(err) }
+	ids := map[string]bool{}
+	for range 8 {
+		dir := t.TempDir()
+		for _, system := range []string{"", "uninitialized\n", "\n"} {
+			if system != "" {
+				write(t, dir+"/machine-id", system)
+			}
+			id := findMachineID(dir+"/machine-id", dir+"/kept", warn)
+			ids[id] = true
+			if len(id) != 32 {
+				t.Errorf("%q", id)
+			}
+		}
+		write(t, dir+"/machine-id", "0123456789abcdef0123456789abcdef\n")
+		if id := findMachineID(dir+"/machine-id", dir+"/kept", warn); id != "0123456789abcdef0123456789abcdef" {
+			t.Errorf("%q", id)
+		}
+	}
+	if len(ids) != 8 {
+		t.Errorf("8 machines have %d identities", len(ids))
+	}
+	warned := 0
+	if findMachineID("/nowhere/a", "/nowhere/b", func(error) { warned++ }); warned != 1 {
+		t.Errorf("warned %d times", warned)
+	}
+}

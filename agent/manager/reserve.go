@@ -1,0 +1,30 @@
+package manager
+
+// A reserve is small beside its file system, and smaller yet in a user's own home.
+const (
+	reserveShare   = 20      // at most one part in this many of the file system
+	ownReserveMost = 8 << 20 // bytes, for a user's own agent
+)
+
+// reserve returns how large the reserve should be, in bytes: as policy wants it, bounded by
+// the size of the file system.
+func (m *Manager) reserve() int64 {
+	bytes := m.Policy().GC.Reserve
+	if m.User {
+		bytes = min(bytes, ownReserveMost)
+	}
+	if space, err := m.store.Space(); err == nil && space.Total > 0 {
+		bytes = min(bytes, space.Total/reserveShare)
+	}
+	return bytes
+}
+
+// unmadeReserve returns how much the file of the reserve lacks, in bytes. The space of the
+// file is not free any more, and must not be counted twice.
+func (m *Manager) unmadeReserve() int64 {
+	want, have, err := m.store.Reserve()
+	if err != nil {
+		return want
+	}
+	return max(want-have, 0)
+}

@@ -1,3 +1,0 @@
-package messages
-
-//go:generate go run ./catalog ../../units/lull.catalog

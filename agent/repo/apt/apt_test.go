@@ -1,0 +1,317 @@
+package apt
+
+import (
+	"bytes"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"github.com/lull/lull/agent/repo"
+)
+
+func TestParseLine(t *testing.T) {
+	arch := Architecture()
+	for _, c := range []struct {
+		line, signedBy, problem string
+		want                    repo.Apt
+	}{
+		{line: "deb https://example.org/debian stable main", want: repo.Apt{URL: "https://example.org/debian", Suite: "stable", Components: []string{"main"}}},
+		{line: " deb  [ arch=" + arch + " signed-by=/k.asc ]  http://h/ a/b x y ", signedBy: "/k.asc", want: repo.Apt{URL: "http://h/", Suite: "a/b", Components: []string{"x", "y"}}},
+		{line: "deb file:///srv/flat ./", want: repo.Apt{URL: "file:///srv/flat", Suite: "./", Components: []string{}}},
+		{line: "deb https://h/ pool/ main", problem: "is a path"},
+		{line: "deb https://h/ stable", problem: "no component"},
+		{line: "deb https://h/", problem: "no suite"},
+		{line: "deb-src https://h/ stable main", problem: "begin with deb"},
+		{line: "deb [arch=vax] https://h/ stable main", problem: "it is for vax"},
+		{line: "deb [trusted=yes] https://h/ stable main", problem: "always verified"},
+		{line: "deb [magic=1] https://h/ stable main", problem: "unknown"},
+		{line: "deb [arch=" + arch + " https://h/ stable main", problem: "no end"},
+		{line: "deb ftp://h/ stable main", problem: "want http"},
+		{line: "deb h stable main", problem: "no url"},
+		{line: "deb https://h/ ../x main", problem: "no suite"},
+		{line: "deb https://h/ stable ../../etc", problem: "no component"},
+	} {
+		got, signedBy, err := ParseLine(c.line)
+		switch {
+		case c.problem != "":
+			if err == nil || !strings.Contains(err.Error(), c.problem) {
+				t.Errorf("%q: want %q, got %v", c.line, c.problem, err)
+			}
+		case err != nil || signedBy != c.signedBy || got.URL != c.want.URL || got.Suite != c.want.Suite || !slices.Equal(got.Components, c.want.Components):
+			t.Errorf("%q: %+v, %q, %v", c.line, got, signedBy, err)
+		}
+	}
+}
+
+func TestParsePackage(t *testing.T) {
+	for _, c := range []struct{ text, name, packages string }{
+		{"jq", "jq", "jq"}, {"x=g++-12,libc6", "x", "g++-12 libc6"},
+		{"", "", ""}, {"x=", "", ""}, {"x=A", "", ""}, {"x=a,", "", ""}, {"../x", "", ""}, {"x=" + strings.Repeat("ab,", 40) + "ab", "", ""},
+	} {
+		name, packages, err := ParsePackage(c.text)
+		if name != c.name || strings.Join(packages, " ") != c.packages || (err == nil) != (c.name != "") {
+			t.Errorf("%q: %q %q %v", c.text, name, packages, err)
+		}
+	}
+}
+
+const hash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+// releaseText is a release with fields in place of its own.
+func releaseText(replace map[string]string) string {
+	fields := map[string]string{"Suite": "stable", "Codename": "bookworm", "Date": "Sat, 28 Nov 2026 02:53:00 UTC",
+		"Architectures": "all amd64", "SHA256": "\n " + hash + " 0 main/binary-" + Architecture() + "/Packages.gz\n " + hash + " 0 main/binary-all/Packages.gz"}
+	maps.Copy(fields, replace)
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(fields)) {
+		b.WriteString(strings.Replace(k+": "+fields[k], ": \n", ":\n", 1) + "\n")
+	}
+	return b.String()
+}
+
+func TestParseRelease(t *testing.T) {
+	for _, c := range []struct {
+		replace map[string]string
+		problem string
+	}{
+		{nil, ""},
+		{map[string]string{"Date": "Sat,  8 Nov 2026 02:53:00 GMT"}, ""},
+		{map[string]string{"Date": "Sat, 28 Nov 2026 02:53:00 +0000"}, ""},
+		{map[string]string{"Date": "2026-11-28"}, "date"},
+		{map[string]string{"Date": "Sat, 28 Nov 2026 02:53:00 PST"}, "date"},
+		{map[string]string{"Valid-Until": "soon"}, "its end"},
+		{map[string]string{"SHA256": ""}, "no SHA-256"},
+		{map[string]string{"SHA256": "\n " + hash + " -1 x"}, "damaged"},
+		{map[string]string{"SHA256": "\n 12 1 x"}, "damaged"},
+		{map[string]string{"SHA256": "\n " + hash + " 1"}, "damaged"},
+		{map[string]string{"Suite": "stable\nSuite: testing"}, "twice"},
+		{map[string]string{"Architectures": "x\nno field"}, "is no field"},
+	} {
+		_, err := parseRelease([]byte(releaseText(c.replace)))
+		if c.problem == "" && err != nil || c.problem != "" && (err == nil || !strings.Contains(err.Error(), c.problem)) {
+			t.Errorf("%v: want %q, got %v", c.replace, c.problem, err)
+		}
+	}
+	r, err := parseRelease([]byte(releaseText(nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if paths, err := r.indexPaths("stable", []string{"main"}, Architecture()); err != nil || len(paths) != 2 {
+		t.Errorf("%v, %v", paths, err)
+	}
+	if _, err := r.indexPaths("stable", []string{"main", "contrib"}, Architecture()); err == nil {
+		t.Error("a missing list is not noticed")
+	}
+	// Without "all" among its architectures, the list of packages for all architectures
+	// belongs to another repository (security.debian.org has one that is not kept up).
+	if r, err = parseRelease([]byte(releaseText(map[string]string{"Architectures": "amd64"}))); err != nil {
+		t.Fatal(err)
+	}
+	if paths, err := r.indexPaths("stable", []string{"main"}, Architecture()); err != nil || len(paths) != 1 {
+		t.Errorf("%v, %v", paths, err)
+	}
+}
+
+func TestUsable(t *testing.T) {
+	now := time.Date(2026, 11, 29, 0, 0, 0, 0, time.UTC)
+	r := Release{Suite: "stable", Codename: "bookworm", Date: now.Add(-time.Hour), ValidUntil: now.Add(time.Hour)}
+	for _, c := range []struct {
+		suite    string
+		accepted time.Time
+		at       time.Time
+		problem  string
+	}{
+		{"stable", time.Time{}, now, ""},
+		{"bookworm", r.Date, now, ""},
+		{"pool/", r.Date, now, ""},
+		{"testing", time.Time{}, now, "of the suite"},
+		{"stable", r.Date.Add(time.Second), now, "rolled back"},
+		{"stable", time.Time{}, now.Add(2 * time.Hour), "expired"},
+		{"stable", time.Time{}, now.Add(-48 * time.Hour), "future"},
+	} {
+		err := r.usable(c.suite, c.accepted, c.at)
+		if c.problem == "" && err != nil || c.problem != "" && (err == nil || !strings.Contains(err.Error(), c.problem)) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// signer makes a key with a lifetime in days; zero means that it never expires.
+func signer(t testing.TB, at time.Time, days uint32) *openpgp.Entity {
+	t.Helper()
+	e, err := openpgp.NewEntity("Vendor", "", "vendor@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, KeyLifetimeSecs: days * 86400, Time: func() time.Time { return at }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func public(t testing.TB, armoured bool, list ...*openpgp.Entity) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	for _, e := range list {
+		w := io.WriteCloser(nopCloser{&b})
+		var err error
+		if armoured {
+			w, err = armor.Encode(&b, openpgp.PublicKeyType, nil)
+		}
+		if err == nil {
+			err = e.Serialize(w)
+		}
+		if err == nil {
+			err = w.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if armoured {
+			b.WriteString("\n")
+		}
+	}
+	return b.Bytes()
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
+
+func sign(t testing.TB, text string, at time.Time, list ...*openpgp.Entity) []byte {
+	t.Helper()
+	var keys []*packet.PrivateKey
+	for _, e := range list {
+		keys = append(keys, e.PrivateKey)
+	}
+	var b bytes.Buffer
+	w, err := clearsign.EncodeMulti(&b, keys, &packet.Config{Time: func() time.Time { return at }})
+	if err == nil {
+		_, err = io.WriteString(w, text)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(b.Bytes(), '\n')
+}
+
+// TestVerify: one good signature of a trusted key is required and enough, beside any other
+// signatures.
+func TestVerify(t *testing.T) {
+	then, now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 11, 29, 0, 0, 0, 0, time.UTC)
+	good, other, short := signer(t, then, 0), signer(t, then, 0), signer(t, then, 30)
+	for _, armoured := range []bool{true, false} {
+		keys, err := ReadKeys(public(t, armoured, good, short))
+		if err != nil || len(keys) != 2 {
+			t.Fatalf("%d keys, %v", len(keys), err)
+		}
+		for _, c := range []struct {
+			by      []*openpgp.Entity
+			problem string
+		}{
+			{[]*openpgp.Entity{good}, ""},
+			{[]*openpgp.Entity{other, good}, ""},
+			{[]*openpgp.Entity{short, good}, ""},
+			{[]*openpgp.Entity{other}, "is trusted"},
+			{[]*openpgp.Entity{short}, "has expired"},
+		} {
+			text, err := verify(sign(t, releaseText(nil), then, c.by...), keys, now)
+			switch {
+			case c.problem == "" && (err != nil || string(text) != releaseText(nil)):
+				t.Errorf("%q, %v", text, err)
+			case c.problem != "" && (err == nil || !strings.Contains(err.Error(), c.problem)):
+				t.Errorf("want %q, got %v", c.problem, err)
+			}
+		}
+		signed := sign(t, releaseText(nil), then, good)
+		for name, bad := range map[string][]byte{
+			"changed": bytes.Replace(signed, []byte("stable"), []byte("Stable"), 1), "before": append([]byte("x\n"), signed...), "behind": append(slices.Clone(signed), "x\n"...),
+			"twice": append(slices.Clone(signed), signed...), "cut": signed[:len(signed)-60], "empty": nil, "page": []byte("<html>"), "plain": []byte(releaseText(nil)),
+		} {
+			if text, err := verify(bad, keys, now); err == nil {
+				t.Errorf("%s: %q", name, text)
+			}
+		}
+	}
+}
+
+func TestReadKeys(t *testing.T) {
+	e := signer(t, time.Now(), 0)
+	var private bytes.Buffer
+	if err := e.SerializePrivate(&private, nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, bad := range map[string][]byte{"private": private.Bytes(), "empty": nil, "text": []byte("key"), "cut": public(t, true, e)[:200], "large": make([]byte, MaxKeys+1)} {
+		if keys, err := ReadKeys(bad); err == nil {
+			t.Errorf("%s: %d keys", name, len(keys))
+		}
+	}
+}
+
+func TestNewest(t *testing.T) {
+	entry := func(name, version, arch, more string) string {
+		return "Package: " + name + "\nVersion: " + version + "\nArchitecture: " + arch + "\nDescription: x\n y\n .\nFilename: pool/" + name + ".deb\nSize: 1\nSHA256: " + hash + "\n" + more + "\n"
+	}
+	arch := Architecture()
+	found := map[string]Package{}
+	index := entry("a", "1.9", arch, "") + "\n" + entry("a", "1.10", arch, "") + entry("a", "9", "vax", "") + entry("b", "1", "all", "") + entry("c", "1", arch, "")
+	if err := newest(strings.NewReader(index), arch, map[string]bool{"a": true, "b": true}, found); err != nil {
+		t.Fatal(err)
+	}
+	if len(found) != 2 || found["a"].Version != "1.10" || found["b"].Path != "pool/b.deb" {
+		t.Errorf("%+v", found)
+	}
+	for _, c := range [][2]string{
+		{"Filename: pool/a.deb", "Filename: ../../etc/shadow"}, {"Filename: pool/a.deb", "Filename: /etc/shadow"}, {"Filename: pool/a.deb", "Filename: a b"},
+		{"Size: 1", "Size: -1"}, {"Size: 1", "Size: 99999999999999"}, {"SHA256: ", "SHA512: "}, {"Version: 1", "Version: 1:a:b_"}, {"Size: 1", "no field"},
+	} {
+		bad := strings.Replace(entry("a", "1", arch, ""), c[0], c[1], 1)
+		if err := newest(strings.NewReader(bad), arch, map[string]bool{"a": true}, map[string]Package{}); err == nil {
+			t.Errorf("%q is taken", c[1])
+		}
+	}
+}
+
+// FuzzRelease: any input in place of a release is an error, unless it is signed.
+func FuzzRelease(f *testing.F) {
+	then := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	e := signer(f, then, 0)
+	keys, err := ReadKeys(public(f, true, e))
+	if err != nil {
+		f.Fatal(err)
+	}
+	signed := sign(f, releaseText(nil), then, e)
+	f.Add(signed)
+	f.Add([]byte(releaseText(nil)))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if text, err := verify(data, keys, then.AddDate(0, 1, 0)); err == nil && string(text) != releaseText(nil) {
+			t.Errorf("accepted %q", text)
+		}
+		_, _ = parseRelease(data)
+		_, _ = ReadKeys(data)
+	})
+}
+
+// FuzzIndex: a list of packages is an error or yields usable paths.
+func FuzzIndex(f *testing.F) {
+	f.Add("Package: a\nVersion: 1\nArchitecture: all\nFilename: pool/a.deb\nSize: 1\nSHA256: " + hash + "\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		found := map[string]Package{}
+		if newest(strings.NewReader(text), "amd64", map[string]bool{"a": true}, found) != nil {
+			return
+		}
+		for _, p := range found {
+			if strings.HasPrefix(p.Path, "/") || strings.Contains("/"+p.Path+"/", "/../") || p.Size <= 0 {
+				t.Errorf("%+v", p)
+			}
+		}
+	})
+}

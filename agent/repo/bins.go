@@ -1,0 +1,232 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+
+	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
+)
+
+// A repository with many packages lists its pointers in hash bins (TUF specification, 4.5:
+// succinct_roles). The snapshot names the version of each bin. A bin is fetched when one of
+// its pointers is needed and the local version differs. So the data that a machine reads
+// depends on its installed packages. A bin that the snapshot does not name is empty.
+
+const (
+	maxBin     = 4 << 20
+	maxBinBits = 14
+)
+
+// Bins returns the role that lists a pointer. "" means that there are no bins and the targets
+// list it. Error Untrusted: the delegation is not in the form that this package uses.
+func Bins(targets *metadata.TargetsType, path string) (role string, err error) {
+	d := targets.Delegations
+	if d == nil {
+		return "", nil
+	}
+	s := d.SuccinctRoles
+	if s == nil || s.BitLength < 1 || s.BitLength > maxBinBits || strings.ContainsAny(s.NamePrefix, "/.\x00") || s.NamePrefix == "" {
+		return "", errkind.New(errkind.Untrusted, "the targets delegate in an unknown way")
+	}
+	return s.GetRolesForTarget(path)[0].Name, nil
+}
+
+// target returns the entry of a path in set; nil means that it is not listed.
+func (c *Client) target(ctx context.Context, set *trustedmetadata.TrustedMetadata, path string) (*metadata.TargetFiles, error) {
+	targets := set.Targets[metadata.TARGETS]
+	role, err := Bins(&targets.Signed, path)
+	if err != nil {
+		return nil, c.untrusted(metadata.TARGETS, err.Error(), err)
+	}
+	if role == "" {
+		return targets.Signed.Targets[path], nil
+	}
+	bin, err := c.bin(ctx, set, role)
+	if err != nil || bin == nil {
+		return nil, err
+	}
+	return bin.Targets[path], nil
+}
+
+// bin returns a bin of the version that the snapshot names; nil means that it is empty.
+func (c *Client) bin(ctx context.Context, set *trustedmetadata.TrustedMetadata, role string) (*metadata.TargetsType, error) {
+	at := set.Snapshot.Signed.Meta[role+".json"]
+	if at == nil {
+		return nil, nil
+	}
+	bin := c.heldBin(set, role)
+	if bin == nil || bin.Version != at.Version {
+		var err error
+		if bin, err = c.fetchBin(ctx, set, role, at); err != nil {
+			return nil, err
+		}
+	}
+	if now := c.time(); bin.IsExpired(now) {
+		return nil, c.expired(role, bin.Expires)
+	}
+	return bin, nil
+}
+
+// heldBin returns a bin that was fetched before, of any version, or nil.
+func (c *Client) heldBin(set *trustedmetadata.TrustedMetadata, role string) *metadata.TargetsType {
+	c.mu.Lock()
+	bin := c.bins[role]
+	c.mu.Unlock()
+	if bin != nil {
+		return bin
+	}
+	data, err := os.ReadFile(c.binPath(role))
+	if err != nil {
+		return nil
+	}
+	if bin, err = parseBin(set, role, data); err != nil {
+		c.log.Info("cached metadata cannot be used, and is fetched again", "file", c.binPath(role), "error", err)
+		return nil
+	}
+	c.holdBin(role, bin)
+	return bin
+}
+
+func (c *Client) binPath(role string) string {
+	return filepath.Join(c.state, "bins", filepath.Base(role)+".json")
+}
+
+// maxHeldBins bounds the bins in memory: the others are on disk.
+const maxHeldBins = 64
+
+func (c *Client) holdBin(role string, bin *metadata.TargetsType) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.bins) >= maxHeldBins || c.bins == nil {
+		c.bins = map[string]*metadata.TargetsType{}
+	}
+	c.bins[role] = bin
+}
+
+// parseBin reads a bin that is signed as the targets in set want it.
+func parseBin(set *trustedmetadata.TrustedMetadata, role string, data []byte) (bin *metadata.TargetsType, err error) {
+	err = guard(func() error {
+		m, err := metadata.Targets().FromBytes(data)
+		if err == nil {
+			err = set.Targets[metadata.TARGETS].VerifyDelegate(role, m)
+		}
+		if err == nil && m.Signed.Delegations != nil {
+			err = errors.New("a bin delegates further")
+		}
+		if err == nil {
+			bin = &m.Signed
+		}
+		return err
+	})
+	return bin, err
+}
+
+// fetchBin fetches a bin from the first place that has it.
+func (c *Client) fetchBin(ctx context.Context, set *trustedmetadata.TrustedMetadata, role string, at *metadata.MetaFiles) (bin *metadata.TargetsType, err error) {
+	path := fmt.Sprintf("metadata/%d.%s.json", at.Version, role)
+	for _, p := range c.order(false) {
+		var data []byte
+		data, err = p.get(ctx, path, maxBin)
+		switch {
+		case errors.As(err, new(tooLarge)):
+			err = c.untrusted(role, "it is too large", err)
+		case err != nil:
+			err = c.unavailable("read the "+role+" metadata of", err)
+		default:
+			bin, err = c.acceptBin(set, role, at, data)
+		}
+		if err == nil || ctx.Err() != nil {
+			return bin, err
+		}
+		c.passOver(p, err)
+	}
+	return nil, err
+}
+
+// acceptBin checks a bin that was fetched, and keeps it.
+func (c *Client) acceptBin(set *trustedmetadata.TrustedMetadata, role string, at *metadata.MetaFiles, data []byte) (*metadata.TargetsType, error) {
+	if err := at.VerifyLengthHashes(data); err != nil {
+		return nil, c.untrusted(role, "it is not what the repository has signed for", err)
+	}
+	bin, err := parseBin(set, role, data)
+	if err != nil {
+		return nil, c.untrusted(role, "its signature is wrong, or it is garbage: "+err.Error(), err)
+	}
+	if bin.Version != at.Version {
+		return nil, c.untrusted(role, fmt.Sprintf("it was rolled back or mixed up: version %d, want %d", bin.Version, at.Version), errBehind)
+	}
+	if err := durable.MkdirAll(filepath.Join(c.state, "bins"), 0o700); err != nil {
+		return nil, errkind.New(errkind.KindOf(err), "cannot remember the metadata of repository %q: %w", c.cfg.Name, err)
+	}
+	if err := durable.WriteFile(c.binPath(role), data, 0o600); err != nil {
+		return nil, errkind.New(errkind.KindOf(err), "cannot remember the metadata of repository %q: %w", c.cfg.Name, err)
+	}
+	c.holdBin(role, bin)
+	return bin, nil
+}
+
+// requestsAtOnce bounds the concurrent requests for files.
+const requestsAtOnce = 8
+
+// side runs do with the numbers below n, concurrently, and returns the first error.
+func side(n int, do func(int) error) error {
+	var wg sync.WaitGroup
+	errs, turns := make([]error, n), make(chan struct{}, requestsAtOnce)
+	for i := range n {
+		turns <- struct{}{}
+		wg.Go(func() {
+			errs[i] = do(i)
+			<-turns
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Prepare fetches the files that Offers needs for some channels, concurrently. Offers reports
+// failures.
+func (c *Client) Prepare(ctx context.Context, list []Listing) {
+	_ = side(len(list), func(i int) error {
+		_, _ = c.Offers(ctx, list[i].Name, list[i].Channel)
+		return nil
+	})
+}
+
+// allTargets returns the complete list of the repository, with each bin.
+func (c *Client) allTargets(ctx context.Context, set *trustedmetadata.TrustedMetadata) ([]map[string]*metadata.TargetFiles, error) {
+	targets := &set.Targets[metadata.TARGETS].Signed
+	if first, err := Bins(targets, ""); err != nil {
+		return nil, c.untrusted(metadata.TARGETS, err.Error(), err)
+	} else if first == "" {
+		return []map[string]*metadata.TargetFiles{targets.Targets}, nil
+	}
+	var roles []string
+	for _, role := range targets.Delegations.SuccinctRoles.GetRoles() {
+		if set.Snapshot.Signed.Meta[role+".json"] != nil {
+			roles = append(roles, role)
+		}
+	}
+	all := make([]map[string]*metadata.TargetFiles, len(roles))
+	err := side(len(roles), func(i int) error {
+		bin, err := c.bin(ctx, set, roles[i])
+		if err == nil {
+			all[i] = bin.Targets
+		}
+		return err
+	})
+	return all, err
+}

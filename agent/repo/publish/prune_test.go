@@ -1,0 +1,69 @@
+package publish_test
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/repo/publish"
+)
+
+// TestPrune: content that no channel and no kept package needs is deleted, and no other. It
+// can be re-published.
+func TestPrune(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "repo")
+	if err := publish.Init(t.Context(), dir, publish.InitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	put := func(name, version string) digest.Digest {
+		t.Helper()
+		src := t.TempDir()
+		for file, text := range map[string]string{"lull.yaml": "name: " + name + "\nversion: \"" + version + "\"\n", "own": name + version, "shared": "shared"} {
+			if err := os.WriteFile(filepath.Join(src, file), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := publish.Publish(t.Context(), dir, src, publish.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Package
+	}
+	blobs := func() (n int) {
+		t.Helper()
+		list, err := filepath.Glob(filepath.Join(dir, "blobs", "*.zst"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	prune := func(wantChannels, wantBlobs, left int, kept []digest.Digest, names ...string) {
+		t.Helper()
+		offered := map[string]digest.Digest{}
+		p, err := publish.Prune(t.Context(), dir, publish.PruneOptions{Kept: kept, Offered: func(name, channel string, pkg digest.Digest) bool {
+			offered[name+"@"+channel] = pkg
+			return slices.Contains(names, name)
+		}})
+		if err != nil || p.Channels != wantChannels || p.Blobs != wantBlobs || blobs() != left {
+			t.Errorf("pruned %+v, %v, asked for %v, left %d blobs; want %d channels, %d blobs, %d left", p, err, slices.Sorted(maps.Keys(offered)), blobs(), wantChannels, wantBlobs, left)
+		}
+	}
+	a1, a2, b1 := put("a", "1"), put("a", "2"), put("b", "1")
+	if n := blobs(); n != 7 { // three manifests, three own files, and a shared one
+		t.Fatalf("%d blobs are published", n)
+	}
+	prune(0, 0, 7, []digest.Digest{a1, a2, b1}, "a", "b")
+	prune(0, 2, 5, nil, "a", "b")                // version 1 of a
+	prune(1, 0, 5, []digest.Digest{b1, a1}, "a") // b is kept by a revision; a1 is not in the repository any more
+	prune(0, 2, 3, nil, "a")
+	prune(1, 3, 0, nil)
+	if list, err := os.ReadDir(filepath.Join(dir, "channels")); err != nil || len(list) != 0 {
+		t.Errorf("channels has %v, %v", list, err)
+	}
+	if again := put("a", "1"); again != a1 || blobs() != 3 {
+		t.Errorf("published again: %v, %d blobs", again, blobs())
+	}
+}

@@ -1,0 +1,139 @@
+package repositories
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/lib/inotify"
+)
+
+// stepGone has the events after which the path of a file or directory on the way to a
+// repository no longer leads to it.
+const stepGone = unix.IN_MOVE_SELF | unix.IN_DELETE_SELF | unix.IN_DONT_FOLLOW
+
+// WatchLocal watches the repositories in local directories. It sends on changed after a
+// publication, which replaces the timestamp last, and on moved if a path leads elsewhere,
+// so that other watches are needed. Both channels have capacity 1.
+func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
+	w, err := inotify.New()
+	if err != nil {
+		r.Log.Warn("local repositories are checked by schedule only", "error", err)
+		return nil
+	}
+	metadata := map[int]bool{}           // watches of directories with a timestamp
+	missing := map[int]map[string]bool{} // watches of directories that lack a name
+	r.mu.Lock()
+	dirs := map[string]string{}
+	for name, c := range r.clients {
+		if dir := c.client.Watch(); dir != "" && c.Apt == nil { // a replica changes while it is read
+			dirs[name] = dir
+		}
+	}
+	r.mu.Unlock()
+	for name, dir := range dirs {
+		err := watchWay(w, dir, func(watch int, lacks string) {
+			if lacks == "" {
+				metadata[watch] = true
+				return
+			}
+			if missing[watch] == nil {
+				missing[watch] = map[string]bool{}
+			}
+			missing[watch][lacks] = true
+		})
+		if err != nil {
+			r.Log.Warn("a local repository is checked by schedule only", "repository", name, "error", err)
+		}
+	}
+	done := make(chan struct{})
+	tell := func(c chan<- struct{}) {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+	go func() {
+		defer close(done)
+		for {
+			events, err := w.Read()
+			if err != nil {
+				return // closed
+			}
+			for _, e := range events {
+				switch {
+				case e.Overflow(), e.Mask&(unix.IN_MOVE_SELF|unix.IN_DELETE_SELF|unix.IN_UNMOUNT) != 0, missing[e.Watch][e.Name]:
+					tell(moved)
+				case metadata[e.Watch] && strings.HasPrefix(e.Name, "timestamp"):
+					tell(changed)
+				}
+			}
+		}
+	}()
+	return func() { w.Close(); <-done }
+}
+
+// watchWay watches dir for new files, and each directory and symlink of its path for moves
+// and deletion. If a name of the path is missing, it watches the last existing directory for
+// that name. It calls added with the watch of dir, or with the watch of that directory and
+// the missing name.
+func watchWay(w *inotify.Watcher, dir string, added func(watch int, lacks string)) error {
+	const puts = unix.IN_MOVED_TO | unix.IN_CLOSE_WRITE | unix.IN_ONLYDIR | unix.IN_MASK_ADD
+	at, links := "/", 0
+	rest := strings.Split(strings.Trim(filepath.Clean(dir), "/"), "/")
+	for len(rest) > 0 {
+		name := rest[0]
+		rest = rest[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		step := filepath.Join(at, name)
+		fi, err := os.Lstat(step)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.IsDir() && fi.Mode()&fs.ModeSymlink == 0 {
+			watch, err := w.Add(at, unix.IN_MOVED_TO|unix.IN_CREATE|unix.IN_ONLYDIR|unix.IN_MASK_ADD)
+			if err != nil {
+				return err
+			}
+			added(watch, name)
+			// It may have been created before the watch.
+			if fi, err := os.Lstat(step); err == nil && (fi.IsDir() || fi.Mode()&fs.ModeSymlink != 0) {
+				return watchWay(w, dir, added)
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := w.Add(step, stepGone|unix.IN_MASK_ADD); err != nil {
+			return err
+		}
+		if fi.IsDir() {
+			at = step
+			continue
+		}
+		target, err := os.Readlink(step)
+		if err != nil {
+			return err
+		}
+		if links++; links > 40 {
+			return &os.PathError{Op: "watch", Path: dir, Err: unix.ELOOP}
+		}
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	watch, err := w.Add(at, puts)
+	if err == nil {
+		added(watch, "")
+	}
+	return err
+}

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lull/lull/agent/convert"
+	"github.com/lull/lull/agent/convert/check"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/repo/publish"
+	"github.com/lull/lull/cmd/lull/output"
+)
+
+// conversion has the flags of a verb that makes packages from files.
+type conversion struct {
+	show, check            bool
+	overlay, name, version string
+}
+
+func (c *conversion) add(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&c.show, "show", false, "print the lull.yaml that is derived of a file, and publish nothing")
+	cmd.Flags().BoolVar(&c.check, "check", false, "print what of a package will not work on this machine, and publish nothing")
+	cmd.Flags().StringVar(&c.overlay, "with", "", "`file` like a lull.yaml, whose keys replace those of the package's")
+	cmd.Flags().StringVar(&c.name, "name", "", "`name` of a package that is made of a file")
+	cmd.Flags().StringVar(&c.version, "version", "", "`version` of a package that is made of a file")
+}
+
+// converts reports whether a package must be made from the sources. One directory with a
+// lull.yaml needs no conversion.
+func converts(sources []string) bool {
+	fi, err := os.Stat(sources[0])
+	if len(sources) > 1 || err != nil || !fi.IsDir() {
+		return len(sources) > 1 || err == nil
+	}
+	_, err = os.Lstat(filepath.Join(sources[0], convert.SourceFile))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+func isRegular(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().IsRegular()
+}
+
+// scratch is a package source that was made from files.
+type scratch struct {
+	dir, tree string
+	found     *convert.Description
+}
+
+func (s *scratch) remove() { os.RemoveAll(s.dir) }
+
+// named makes an error name the source instead of the scratch directory.
+func (s *scratch) named(err error, source string) error {
+	if s == nil || err == nil {
+		return err
+	}
+	text := strings.NewReplacer(s.tree+"/", "", s.tree, output.OneLine(source)).Replace(err.Error())
+	if text == err.Error() {
+		return err
+	}
+	return &errkind.Error{Kind: errkind.KindOf(err), Text: text, Hint: errkind.HintOf(err), Err: err}
+}
+
+// converted makes a package source from files and directories, and prints the remarks about
+// it.
+func (a *app) converted(ctx context.Context, sources []string, c conversion) (_ *scratch, err error) {
+	program, err := converter()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "lull-convert-")
+	if err != nil {
+		return nil, err
+	}
+	s := &scratch{dir: dir, tree: filepath.Join(dir, "package")}
+	defer func() {
+		if err != nil {
+			s.remove()
+		}
+	}()
+	var files []*os.File
+	for _, source := range sources {
+		f, err := s.open(source)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		files = append(files, f)
+	}
+	if err := os.Mkdir(s.tree, 0o755); err != nil {
+		return nil, err
+	}
+	s.found, err = convert.Run(ctx, s.tree, files, convert.Options{Program: program, Name: c.name, Version: c.version})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.found.WriteSource(s.tree); err != nil {
+		return nil, err
+	}
+	for _, r := range s.found.Remarks {
+		a.Warn(r, "")
+	}
+	for _, script := range s.found.Scripts {
+		a.Warn(output.T("the maintainer script %s does not run", script), "")
+	}
+	if len(s.found.Needs) > 0 {
+		a.Warn(output.T("it needs these packages of its distribution, which are not in it: %s", strings.Join(s.found.Needs, ", ")), "")
+	}
+	return s, nil
+}
+
+// open opens a source. A directory is opened as a tar archive.
+func (s *scratch) open(source string) (*os.File, error) {
+	f, err := openInput(source)
+	if err != nil {
+		return nil, output.Error(errkind.Invalid, "cannot convert %s: %w", output.OneLine(source), err)
+	}
+	if fi, err := f.Stat(); err != nil || !fi.IsDir() {
+		return f, err
+	}
+	defer f.Close()
+	path, err := filepath.Abs(source)
+	if err != nil {
+		return nil, err
+	}
+	into, err := os.MkdirTemp(s.dir, "directory-")
+	if err != nil {
+		return nil, err
+	}
+	archive, err := os.OpenFile(filepath.Join(into, filepath.Base(path)+directorySuffix), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = writeTar(archive, source)
+	if err == nil {
+		_, err = archive.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		archive.Close()
+		return nil, output.Error(errkind.Invalid, "cannot convert %s: %w", output.OneLine(source), err)
+	}
+	return archive, nil
+}
+
+// showConverted prints the lull.yaml that is derived from files.
+func (a *app) showConverted(ctx context.Context, sources []string, c conversion) error {
+	if !converts(sources) {
+		return output.Error(errkind.Usage, "cannot show %s: no package can be made of it", output.OneLine(sources[0]))
+	}
+	s, err := a.converted(ctx, sources, c)
+	if err != nil {
+		return err
+	}
+	defer s.remove()
+	b, err := os.ReadFile(filepath.Join(s.tree, convert.SourceFile))
+	if err != nil {
+		return err
+	}
+	text := string(b)
+	if a.JSON {
+		return a.WriteJSON(derivedJSON{output.One, text})
+	}
+	for l := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+		if err := a.SayWhole(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkPackage prints the parts of a package that will not work on this machine. A finding is
+// an error.
+func (a *app) checkPackage(ctx context.Context, sources []string, c conversion) error {
+	tree := sources[0]
+	var s *scratch
+	if converts(sources) {
+		var err error
+		s, err = a.converted(ctx, sources, c)
+		if err != nil {
+			return err
+		}
+		defer s.remove()
+		tree = s.tree
+	}
+	launch, err := publish.Describe(tree, c.overlay)
+	if err != nil {
+		return output.Doing("check "+output.OneLine(sources[0]), s.named(err, sources[0]))
+	}
+	found, err := check.Tree(tree, "/", launch)
+	if err != nil {
+		return output.Doing("check "+output.OneLine(sources[0]), s.named(err, sources[0]))
+	}
+	doc := checkedJSON{output.One, []faultJSON{}}
+	for _, f := range found {
+		doc.Findings = append(doc.Findings, faultJSON(f))
+		if a.JSON {
+			continue
+		}
+		if err := a.SayWhole(output.OneLine(f.String())); err != nil {
+			return err
+		}
+	}
+	switch {
+	case a.JSON:
+		err = a.WriteJSON(doc)
+	case len(found) == 0:
+		err = a.Say(output.T("nothing was found that will not work on this machine"))
+	}
+	if err == nil && len(found) > 0 {
+		err = output.Error(errkind.Failed, "cannot say that %s will work: see above", output.OneLine(sources[0]))
+	}
+	return err
+}
+
+// converter finds lull-convert: beside the launcher.
+func converter() (string, error) {
+	path, err := launcher()
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(filepath.Dir(path), "lull-convert")
+	if _, err := os.Stat(path); err != nil {
+		return "", output.Error(errkind.NotFound, "cannot find the converter: %w", err).WithHint("it belongs beside lull-run")
+	}
+	return path, nil
+}
+
+// derivedJSON is what `lull publish --show` writes.
+type derivedJSON struct {
+	output.Document
+	Source string `json:"lull-yaml"`
+}
+
+// checkedJSON is what `lull publish --check` writes.
+type checkedJSON struct {
+	output.Document
+	Findings []faultJSON `json:"findings"`
+}
+
+// faultJSON is something that will not work. No line means that there is none.
+type faultJSON struct {
+	Path string `json:"path"`
+	Line int    `json:"line,omitempty"`
+	Text string `json:"text"`
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lull/lull/agent/lib/errkind"
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/dbus/bustest"
+)
+
+func TestStatesOfTheAgent(t *testing.T) {
+	const nobodyAsks = `<policy context="mandatory"><deny send_interface="org.lull.Agent1.Manager"/></policy>`
+	address := bustest.StartWith(t, "session", nobodyAsks)
+	a := &app{bus: address}
+	defer func() {
+		for _, f := range a.closers {
+			f()
+		}
+	}()
+	ask := func() (*agent, error) {
+		t.Helper()
+		ag, err := a.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = ag.manager.Doctor(t.Context())
+		return ag, err
+	}
+	ag, err := ask()
+	if state := agentState(t.Context(), ag, time.Second, err); err == nil || state != agentNotRunning {
+		t.Errorf("without an agent: %s, %v", state, err)
+	}
+	server, err := bus.Serve(t.Context(), address, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if err := server.RequestName(bus.AgentName); err != nil {
+		t.Fatal(err)
+	}
+	ag, err = ask()
+	if state := agentState(t.Context(), ag, time.Second, err); state != agentRefuses {
+		t.Errorf("where the bus lets nobody ask: %s, %v", state, err)
+	}
+	late := errkind.New(errkind.Unavailable, "cannot reach the agent: it does not answer")
+	if state := agentState(t.Context(), ag, time.Minute, late); state != agentSlow {
+		t.Errorf("where it answers a ping only: %s", state)
+	}
+	if state := agentState(t.Context(), ag, time.Minute, nil); state != agentSlow {
+		t.Errorf("after a minute: %s", state)
+	}
+	if state := agentState(t.Context(), ag, time.Millisecond, nil); state != agentAnswers {
+		t.Errorf("after a millisecond: %s", state)
+	}
+	if state := agentState(t.Context(), nil, 0, late); state != agentNoBus {
+		t.Errorf("without a bus: %s", state)
+	}
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/agent/lib/errkind"
+	bus "github.com/lull/lull/dbus"
+)
+
+// An error is about the requested instances, and hides no success.
+func TestRefreshErrorsBelongToWhatWasAskedFor(t *testing.T) {
+	f := startAgent(t)
+	for _, name := range []string{"good", "dead", "dead2"} {
+		f.add(t, bus.PackageProperties{Instance: name, Version: "1"})
+	}
+	f.play(func(verb, name string) (dbus.ObjectPath, error) {
+		if strings.HasPrefix(name, "dead") {
+			return "", errkind.New(errkind.Unavailable, "cannot read repository \"gone\"")
+		}
+		return f.begin("1", bus.RefreshProperties{Kind: verb, Instance: name, State: "preparing", FromVersion: "1", ToVersion: "2"},
+			func(p *bus.RefreshProperties) { p.State = "done" })
+	})
+	for _, args := range [][]string{{"refresh"}, {"refresh", "good", "dead", "dead2"}} {
+		code, out, errs := f.lull(t.Context(), args...)
+		if code != 69 || !strings.Contains(out, "good is refreshed from 1 to 2\n") || errs != "lull: cannot read repository \"gone\"\n" {
+			t.Errorf("%q: %d\n%s%s", args, code, out, errs)
+		}
+	}
+	if code, out, errs := f.lull(t.Context(), "refresh", "good"); code != 0 || errs != "" || !strings.Contains(out, "good is refreshed from 1 to 2\n") {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+}
+
+func TestRefreshSaysWhatIsLeftOut(t *testing.T) {
+	f := startAgent(t)
+	f.add(t, bus.PackageProperties{Instance: "a", Version: "1"})
+	f.play(func(string, string) (dbus.ObjectPath, error) { return "", nil })
+	f.withholds(bus.WithheldVersion{Instance: "a", Version: "2", Why: "reverted"}, bus.WithheldVersion{Instance: "b", Version: "3", Why: "rollout"})
+	code, out, errs := f.lull(t.Context(), "refresh", "a")
+	if code != 0 || errs != "" || out != "a 2 is left out: you went back from it; a later version is offered again\neverything else is up to date\n" {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	if _, out, _ := f.lull(t.Context(), "refresh"); !strings.Contains(out, "b 3 is left out: it is being rolled out") {
+		t.Error(out)
+	}
+	if _, out, _ := f.lull(t.Context(), "refresh", "--now"); out != "everything is up to date\n" {
+		t.Error(out)
+	}
+}
+
+// An install that is interrupted while the agent resolves the package continues, and the
+// command reports that.
+func TestInterruptedInstall(t *testing.T) {
+	f := startAgent(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	release := make(chan struct{})
+	f.play(func(string, string) (dbus.ObjectPath, error) {
+		cancel()
+		<-release
+		return "", errkind.New(errkind.Failed, "cannot x")
+	})
+	code, _, errs := f.lull(ctx, "install", "slow")
+	close(release)
+	if code != 1 || !strings.Contains(errs, "lull: cannot wait for the installation of slow: interrupted\nhint: it continues in the background") {
+		t.Errorf("%d %s", code, errs)
+	}
+}
+
+// Each command reports immediately that the configuration is broken.
+func TestBrokenConfigurationIsSaid(t *testing.T) {
+	f := startAgent(t)
+	f.add(t, notes())
+	f.manager.Update(func(p *bus.ManagerProperties) {
+		p.PolicyError = "/etc/lull/repos.d/a.yaml:2: cannot x"
+		p.RepositoryStates = []bus.RepositoryStateOf{{Name: "a", Error: "/etc/lull/repos.d/a.yaml:2: cannot x", LeftOut: true},
+			{Name: "b", URL: "https://b/", Checking: micro(monday), Error: "cannot y", Failed: micro(monday)}}
+	})
+	const said = "lull: not all of the configuration can be used: /etc/lull/repos.d/a.yaml:2: cannot x\nhint: "
+	for _, args := range [][]string{{"list"}, {"repo", "list"}, {"pending"}} {
+		code, out, errs := f.lull(t.Context(), args...)
+		if code != 0 || strings.Count(errs, said) != 1 || strings.Contains(out, said) {
+			t.Errorf("%q: %d\n%s%s", args, code, out, errs)
+		}
+	}
+	_, out, _ := f.lull(t.Context(), "repo", "list")
+	for _, want := range []string{"left out: ", "checking since "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing:\n%s", want, out)
+		}
+	}
+	if _, out, errs := f.lull(t.Context(), "status"); errs != "" || !strings.Contains(strings.Join(strings.Fields(out), " "), "Policy: not all of it can be used: /etc/lull/repos.d/a.yaml:2: cannot x") {
+		t.Errorf("status: %s%s", out, errs)
+	}
+}
+
+func TestRepoVerbs(t *testing.T) {
+	f := startAgent(t)
+	p := notes()
+	p.Repository = "main"
+	f.add(t, p)
+	f.repositories(map[string]string{"main": "https://x/"})
+	f.manager.Update(func(p *bus.ManagerProperties) {
+		p.RepositoryStates = []bus.RepositoryStateOf{{Name: "main", URL: "https://x/", Read: micro(monday)}}
+	})
+	code, out, errs := f.lull(t.Context(), "repo", "show", "main")
+	if code != 0 || errs != "" || !strings.Contains(out, "org.example.notes") || !strings.Contains(out, "https://x/") {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errs = f.lull(t.Context(), "repo", "set-url", "main", "https://ann@y/", "--password-file="+file)
+	if code != 0 || strings.Contains(out+errs, "secret") || f.repositories(nil)["main"] != "https://ann:secret@y/" {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	code, out, errs = f.lull(t.Context(), "repo", "remove", "main")
+	if code != 0 || !strings.Contains(out, "org.example.notes came from it, and gets no updates") || len(f.repositories(nil)) != 0 {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	f.manager.Update(func(p *bus.ManagerProperties) { p.RepositoryStates = nil })
+	if code, _, errs := f.lull(t.Context(), "repo", "show", "main"); code != 1 || !strings.Contains(errs, "from which org.example.notes came: it is not known any more") {
+		t.Errorf("%d %s", code, errs)
+	}
+	f.manager.Update(func(p *bus.ManagerProperties) {
+		p.RepositoryStates = []bus.RepositoryStateOf{{Name: "mine", URL: "https://x/"}}
+	})
+	if code, out, errs := f.lull(t.Context(), "repo", "remove", "mime"); code != 0 || out != "repository mime is not known; did you mean mine?\n" {
+		t.Errorf("%d %s%s", code, out, errs)
+	}
+	f.manager.Update(func(p *bus.ManagerProperties) { p.PolicyError = "" })
+}

@@ -1,0 +1,180 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/dbus/bustest"
+)
+
+func TestCallsOfOneUserAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimits()
+		as := func(uid uint32) func() (uint32, error) { return func() (uint32, error) { return uid, nil } }
+		hold := make(chan struct{})
+		var running, most, refused atomic.Int32
+		for i := range 1000 {
+			go func() {
+				leave, err := l.enter(fmt.Sprintf(":1.%d", i%7), 0, as(4001))
+				if err != nil {
+					if !errkind.Is(err, errkind.LimitsExceeded) {
+						t.Error(err)
+					}
+					refused.Add(1)
+					return
+				}
+				most.Store(max(most.Load(), running.Add(1)))
+				<-hold
+				running.Add(-1)
+				leave()
+			}()
+		}
+		synctest.Wait()
+		if running.Load() != maxRunning || refused.Load() != 1000-maxRunning-maxQueued {
+			t.Errorf("%d run, %d are refused", running.Load(), refused.Load())
+		}
+		if _, err := l.enter(":1.1", largeSize+1, as(4001)); !errkind.Is(err, errkind.LimitsExceeded) {
+			t.Errorf("a large call beyond the limit: %v", err)
+		}
+		leave, err := l.enter(":1.1000", 0, as(4002)) // another user, at once
+		if err != nil {
+			t.Fatal(err)
+		}
+		leave()
+		var large int
+		for range 10 {
+			if _, err := l.enter(":1.1001", largeSize+1, as(4003)); err == nil {
+				large++
+			}
+		}
+		if large != maxLarge {
+			t.Errorf("%d large calls run", large)
+		}
+		close(hold)
+		synctest.Wait()
+		if most.Load() > maxRunning || len(l.users) != 1 || len(l.senders) != 0 {
+			t.Errorf("at most %d ran; left are %v, %v", most.Load(), l.users, l.senders)
+		}
+		if _, err := l.enter(":1.1", 0, func() (uint32, error) { return 0, errors.New("gone") }); err == nil || len(l.senders) != 0 {
+			t.Errorf("a caller that is not known: %v, %v", err, l.senders)
+		}
+	})
+}
+
+// TestFlight: however many ask, one reading runs and one is prepared, and each gets
+// what was read after it had asked.
+func TestFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f Flight[int32]
+		var state, reads atomic.Int32
+		turn := make(chan struct{})
+		read := func() (int32, error) {
+			reads.Add(1)
+			v := state.Load()
+			<-turn
+			return v, nil
+		}
+		var wg sync.WaitGroup
+		ask := func(want int32) {
+			wg.Go(func() {
+				if v, err := f.Do(read); v < want || err != nil {
+					t.Errorf("%d, %v; asked at %d", v, err, want)
+				}
+			})
+		}
+		state.Store(1)
+		ask(1)
+		synctest.Wait()
+		state.Store(2)
+		for range 1000 {
+			ask(2)
+		}
+		synctest.Wait()
+		turn <- struct{}{}
+		synctest.Wait()
+		turn <- struct{}{}
+		wg.Wait()
+		if reads.Load() != 2 {
+			t.Errorf("%d readings", reads.Load())
+		}
+		if _, err := f.Do(func() (int32, error) { panic("ouch") }); err == nil {
+			t.Error("a panic is no error")
+		}
+	})
+}
+
+// TestManyNamesTakeFewRules: a bus takes 512 match rules of a connection.
+func TestManyNamesTakeFewRules(t *testing.T) {
+	address := bustest.StartWith(t, "session", `<limit name="max_match_rules_per_connection">128</limit>`)
+	conn, err := Dial(t.Context(), address, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	n := NewNames(conn)
+	defer n.Close()
+	other, err := Dial(t.Context(), address, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := make(chan string, 1000)
+	var stops []func()
+	for i := range 400 {
+		name := fmt.Sprintf("org.lull.Test%d", i)
+		if _, err := other.RequestName(name, 0); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			stop, err := n.Watch(t.Context(), name, func(owner string) {
+				if owner == "" {
+					left <- name
+				}
+			})
+			if err != nil {
+				t.Fatalf("name %d: %v", i, err)
+			}
+			stops = append(stops, stop)
+		}
+	}
+	other.Close()
+	for range 800 {
+		<-left
+	}
+	for _, stop := range stops {
+		stop()
+	}
+	if len(n.narrow)+len(n.wide)+len(n.watching)+len(n.watches) > 0 {
+		t.Errorf("left are %v %v %v", n.narrow, n.wide, n.watching)
+	}
+}
+
+// TestFlightRests: callers in a loop have a reading run a quarter of the time at most;
+// a call after the rest is served at once.
+func TestFlightRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f Flight[int]
+		read := func() (int, error) {
+			time.Sleep(100 * time.Millisecond)
+			return 0, nil
+		}
+		began := time.Now()
+		for range 5 {
+			f.Do(read)
+		}
+		if took := time.Since(began); took != 1700*time.Millisecond {
+			t.Errorf("five readings of 100 ms took %v", took)
+		}
+		time.Sleep(time.Second)
+		began = time.Now()
+		f.Do(read)
+		if took := time.Since(began); took != 100*time.Millisecond {
+			t.Errorf("one alone took %v", took)
+		}
+	})
+}

@@ -1,0 +1,186 @@
+package catalog_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/e2e/require"
+	"github.com/lull/lull/e2e/rig"
+)
+
+func TestMain(m *testing.M) { rig.Main(m.Run) }
+
+const (
+	name  = "org.lull.listed"
+	limit = time.Minute
+	extra = 300_000 // bytes that version 2 has more
+)
+
+func publish(t *testing.T, w *rig.World, repository, channel, version string) {
+	t.Helper()
+	dir := w.Path("v" + version)
+	for path, text := range map[string]string{
+		"lull.yaml": fmt.Sprintf("name: %s\nversion: %q\nsummary: is listed\napps: [{name: app, command: bin/app}]\n", name, version),
+		"bin/app":   "#!/bin/sh\nexec sleep 100000\n",
+		"big":       strings.Repeat(version, extra),
+	} {
+		path = filepath.Join(dir, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.MustLull("publish", "--repo", repository, "--channel", channel, dir)
+}
+
+// TestListAndSwitch asks for what exists, for updates with their sizes and for the past,
+// and switches the channel; one repository of two is broken all the while.
+func TestListAndSwitch(t *testing.T) {
+	require.Freezer(t)
+	require.Program(t, "dbus-daemon", "setpriv")
+	w := rig.New(t, rig.Options{Tracker: "poll"})
+	w.Configure("policy.yaml", "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	other := w.Path("other")
+	w.MustLull("repo", "init", w.Repo)
+	w.MustLull("repo", "init", other)
+	publish(t, w, w.Repo, "stable", "1")
+	w.StartAgent()
+	w.MustLull("repo", "add", "local", w.Repo)
+	w.MustLull("repo", "add", "other", other)
+	w.MustLull("install", name)
+	conn := w.Bus.Connect()
+	m := bus.NewManagerProxy(conn, bus.AgentPath)
+	ctx := t.Context()
+	if err := os.RemoveAll(other); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, w, w.Repo, "stable", "2")
+	publish(t, w, w.Repo, "beta", "3")
+
+	trees := func() int { l, _ := filepath.Glob(filepath.Join(w.Store, "packages", "*")); return len(l) }
+	before := trees()
+	updates, failed, err := m.ListUpdates(ctx, nil, bus.ListUpdatesOptions{Read: true})
+	if err != nil || len(failed) != 0 || len(updates) != 1 {
+		t.Fatalf("%+v %+v %v", updates, failed, err)
+	}
+	if u := updates[0]; u.Instance != name || u.FromVersion != "1" || u.Version != "2" || u.Channel != "stable" || u.Repository != "local" ||
+		u.Fetch < extra || u.Fetch > extra+10_000 || u.Write < u.Fetch || u.Size < u.Fetch || u.Withheld != "" || u.Urgency == "" || u.Published == 0 {
+		t.Errorf("%+v", u)
+	}
+	if updates, failed, err = m.ListUpdates(ctx, []string{name, "org.lull.none"}, bus.ListUpdatesOptions{}); err != nil || len(updates) != 1 ||
+		updates[0].Version != "2" || len(failed) != 1 || failed[0].Name != "org.lull.none" || failed[0].Error != "org.lull.Error.NotFound" {
+		t.Errorf("%+v %+v %v", updates, failed, err)
+	}
+	available, failed, err := m.ListAvailable(ctx, bus.ListAvailableOptions{Read: true})
+	if err != nil || len(available) != 2 || available[0].Channel+available[0].Version != "beta3" || available[1].Channel+available[1].Version != "stable2" ||
+		!available[1].Offered || fmt.Sprint(available[1].Installed) != "["+name+"]" || len(available[0].Installed) != 0 {
+		t.Errorf("%+v %v", available, err)
+	}
+	if len(failed) != 1 || failed[0].Name != "other" || failed[0].Error != "org.lull.Error.Unavailable" || failed[0].Text == "" {
+		t.Errorf("%+v", failed)
+	}
+	if trees() != before {
+		t.Errorf("asking has fetched %d packages", trees()-before)
+	}
+	if all, err := bus.ManagedObjects(ctx, conn, bus.AgentName, bus.AgentPath); err != nil || all[bus.RefreshPath("2")] != nil {
+		t.Errorf("asking has started a refresh: %v", err)
+	}
+
+	follow := func(channel, want string) {
+		t.Helper()
+		if err := m.Switch(ctx, name, bus.SwitchOptions{Channel: channel}); err != nil {
+			t.Fatal(err)
+		}
+		if updates, _, err := m.ListUpdates(ctx, nil, bus.ListUpdatesOptions{}); err != nil || len(updates) != 1 || updates[0].Version != want {
+			t.Errorf("%+v %v", updates, err)
+		}
+		w.MustLull("refresh", name)
+		api, _ := w.Bus.Watch().Package(name)
+		if api.Str("Version") != want || api.Str("Channel") != channel {
+			t.Errorf("%s: %s from %s", channel, api.Str("Version"), api.Str("Channel"))
+		}
+	}
+	follow("beta", "3")
+	follow("stable", "2") // which is older
+	for i := range 20 {   // the reply comes once the properties show it
+		channel := []string{"beta", "stable"}[i%2]
+		if err := m.Switch(ctx, name, bus.SwitchOptions{Channel: channel}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := bus.NewPackageProxy(conn, bus.PackagePath(name)).GetChannel(ctx); err != nil || got != channel {
+			t.Errorf("after the reply it follows %q, want %q: %v", got, channel, err)
+		}
+	}
+	for _, opt := range []bus.SwitchOptions{{Channel: "none"}, {Repository: "none"}, {Repository: "other"}, {}} {
+		err := m.Switch(ctx, name, opt)
+		if err == nil {
+			t.Errorf("%+v is taken", opt)
+		}
+	}
+	if p, _ := w.Bus.Watch().Package(name); p.Str("Channel") != "stable" || p.Str("Repository") != "local" {
+		t.Errorf("it follows %s of %s", p.Str("Channel"), p.Str("Repository"))
+	}
+
+	past := func() string {
+		t.Helper()
+		list, err := m.History(ctx, bus.HistoryOptions{Instance: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s []string
+		for _, r := range list {
+			if r.Ended == 0 || r.ID == "" {
+				t.Errorf("%+v", r)
+			}
+			s = append(s, fmt.Sprint(r.Kind, " ", r.FromVersion, ">", r.ToVersion, " ", r.Result))
+		}
+		return strings.Join(s, ", ")
+	}
+	const want = "install >1 done, refresh 1>3 done, refresh 3>2 done"
+	if got := past(); got != want {
+		t.Errorf("%s", got)
+	}
+	w.Agent().Crash()
+	w.StartAgent()
+	if got := past(); got != want {
+		t.Errorf("after a crash: %s", got)
+	}
+	all, err := bus.ManagedObjects(ctx, conn, bus.AgentName, bus.AgentPath)
+	if err != nil || all[bus.RefreshPath("3")] == nil {
+		t.Errorf("the result of the last refresh is not there: %v", err)
+	}
+	// One instance is postponed, one does not exist: each has its own result.
+	app := w.User.StartLull(nil, "run", name)
+	w.Until("it runs", limit, func() (bool, string) {
+		p, _ := w.Bus.Watch().Package(name)
+		return fmt.Sprint(p.Props["Running"].Value()) == "true", app.Log()
+	})
+	publish(t, w, w.Repo, "stable", "4")
+	api := w.Bus.Watch()
+	each := []string{"org.lull.none", name}
+	if _, err := m.RefreshEach(ctx, each, bus.RefreshEachOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.Until("it waits", limit, func() (bool, string) {
+		o, _ := api.Refresh(name, "4")
+		return o.Str("State") == "waiting", fmt.Sprint(o.Props)
+	})
+	results, err := m.RefreshEach(ctx, each, bus.RefreshEachOptions{})
+	if err != nil || len(results) != 2 || results[0].Instance != name || results[0].Refresh == "" || results[0].ErrorName != "org.lull.Error.Busy" ||
+		!strings.Contains(results[0].Error, "1 process is running") || results[1].ErrorName != "org.lull.Error.NotFound" || results[1].Refresh != "" {
+		t.Errorf("%+v %v", results, err)
+	}
+	app.Kill()
+	err = m.RestartNow(ctx, name)
+	var e dbus.Error
+	if !errors.As(err, &e) || e.Name != "org.lull.Error.NotFound" {
+		t.Errorf("RestartNow of what does not run: %v", err)
+	}
+}

@@ -1,0 +1,112 @@
+package container_test
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// makeFiles makes two versions of a tar archive.
+const makeFiles = `
+mkdir -p /srv/files/tree/bin
+for v in 1 2; do
+	printf '#!/bin/sh\necho "tool %%s"\n' $v >/srv/files/tree/bin/tool
+	chmod 755 /srv/files/tree/bin/tool
+	tar -C /srv/files/tree -czf /srv/files/tool-$v.0.tar.gz .
+done
+cp /srv/files/tool-1.0.tar.gz /srv/files/endless-1.0.tar.gz`
+
+const converterPath = "/usr/libexec/lull/lull-convert"
+
+// spies reports whether this program was started in the place of the converter.
+func spies() bool { return os.Args[0] == converterPath }
+
+// spy is a converter that reports what it can see, as the error of the conversion. One
+// of an endless file does not end.
+func spy() {
+	if strings.HasPrefix(os.Args[len(os.Args)-1], "endless") {
+		time.Sleep(time.Hour)
+	}
+	var files []string
+	err := filepath.WalkDir("/", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case path == "/proc", path == "/sys", path == "/dev":
+			return fs.SkipDir
+		case path == "/run/systemd/journal": // sockets that it cannot connect to
+			return fs.SkipDir
+		case err == nil && !d.IsDir():
+			files = append(files, path)
+		}
+		return nil
+	})
+	fmt.Fprintf(os.Stderr, "files %q %v; ", files, err)
+	fmt.Fprintf(os.Stderr, "root %v; ", unix.Getuid() == 0 || unix.Getgid() == 0)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	err = unix.Capget(&header, &caps[0])
+	fmt.Fprintf(os.Stderr, "capabilities %d %v; ", caps[0].Effective|caps[1].Effective|caps[0].Permitted|caps[1].Permitted, err)
+	for _, family := range []int{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK} {
+		if _, err := unix.Socket(family, unix.SOCK_DGRAM, 0); err == nil {
+			fmt.Fprintf(os.Stderr, "sockets of family %d; ", family)
+		}
+	}
+	fmt.Fprintf(os.Stderr, "writes %v; ", os.WriteFile("/x", nil, 0o600) == nil || os.Mkdir("/tmp", 0o700) == nil)
+	fmt.Fprintf(os.Stderr, "environment %v; ", os.Getenv("NOTIFY_SOCKET")+os.Getenv("DBUS_SYSTEM_BUS_ADDRESS"))
+	fmt.Fprintf(os.Stderr, "mounts %v\n", unix.Mount("none", "/", "tmpfs", 0, "") == nil)
+	os.Exit(1)
+}
+
+// TestFiles: below the sandbox of the real unit, a file is converted by a unit of its own
+// without privileges, installed, and refreshed. That unit sees only its program,
+// and ends with the caller and with the agent.
+func TestFiles(t *testing.T) {
+	here(t)
+	installed(t)
+	try(t, "lull repo remove local") // of a test before
+	sh(t, makeFiles)
+	if out := sh(t, "lull install /srv/files/tool-1.0.tar.gz && lull run tool"); !strings.Contains(out, "tool 1.0 is installed") || !strings.HasSuffix(out, "tool 1") {
+		t.Errorf("%s", out)
+	}
+	if out := sh(t, "lull install /srv/files/tool-2.0.tar.gz && lull run tool"); !strings.Contains(out, "from 1.0 to 2.0") || !strings.HasSuffix(out, "tool 2") {
+		t.Errorf("%s", out)
+	}
+	if o := try(t, "lull install /etc/passwd"); o.code != 65 || !strings.Contains(o.text, "cannot convert passwd: the format is unknown") {
+		t.Errorf("%+v", o)
+	}
+	// The agent of a user has a repository of its own.
+	user := as("tester")
+	sh(t, "%[1]ssystemctl --user daemon-reload && %[1]ssystemctl --user start lulld", user)
+	if out := sh(t, "%[1]slull --user install /srv/files/tool-1.0.tar.gz && %[1]slull --user run tool", user); !strings.HasSuffix(out, "tool 1") {
+		t.Errorf("%s", out)
+	}
+	sh(t, "test $(stat -c %%a:%%U ~tester/.local/state/lull/local.keys) = 700:tester")
+	sh(t, "%[1]slull --user remove --purge tool; %[1]ssystemctl --user stop lulld", user)
+
+	const scratch = `find /var/lib/lull -maxdepth 1 -name '.file-*'`
+	if out := sh(t, scratch); out != "" {
+		t.Errorf("there is left %s", out)
+	}
+
+	sh(t, "mv %[1]s %[1]s.kept; cp /proc/%[2]d/exe %[1]s; chmod 755 %[1]s", converterPath, os.Getpid())
+	defer sh(t, "mv %[1]s.kept %[1]s", converterPath)
+	want := fmt.Sprintf("cannot convert files [%q] <nil>; root false; capabilities 0 <nil>; writes false; environment ; mounts false", converterPath)
+	if o := try(t, "lull install /srv/files/tool-1.0.tar.gz"); o.code != 65 || !strings.Contains(o.text, want) {
+		t.Errorf("want %s, got %+v", want, o)
+	}
+
+	const endless = "systemd-run --quiet --collect --unit=endless lull install /srv/files/endless-1.0.tar.gz && timeout 60 sh -c 'until systemctl list-units -q \"lull-convert-*\" | grep -q activating; do :; done'"
+	const gone = `timeout 60 sh -c 'until [ -z "$(systemctl list-units -q --all "lull-convert-*")" ] && [ -z "$(` + `find /var/lib/lull -maxdepth 1 -name .file-\*` + `)" ]; do :; done'`
+	sh(t, endless)
+	sh(t, "systemctl stop endless")
+	sh(t, gone)
+	sh(t, endless)
+	sh(t, "systemctl kill --kill-whom=main --signal=KILL lulld")
+	sh(t, gone)
+	sh(t, "lull remove --purge tool && lull repo remove local")
+}

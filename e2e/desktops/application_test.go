@@ -1,0 +1,251 @@
+package desktops_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	app     = "org.lull.marks"
+	desktop = app + ".desktop"
+
+	// patience is how long anything may take on a busy machine.
+	patience = time.Minute
+)
+
+// programDir is where a container has the application's program, and repo its
+// repository.
+const programDir, repo = "/opt/marks", "/srv/repo"
+
+// publish publishes version n of the application, n being 1, 2, ….
+func publish(t *testing.T, n int, flags ...string) {
+	t.Helper()
+	dir := t.TempDir()
+	program, err := os.ReadFile(programDir + "/marks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{
+		"lull.yaml": fmt.Sprintf("name: %s\nversion: \"%d\"\ntitle: Marks\nsummary: Tells when it starts and when it ends\n", app, n) +
+			"apps:\n- {name: marks, command: [bin/marks], desktop: share/applications/" + desktop + ", autostart: etc/xdg/autostart/" + desktop + "}\n" +
+			"- {name: bells, command: [bin/marks, --bus, " + ours.bells() + "], desktop: share/applications/" + ours.bells() + ".desktop, dbus-name: " + ours.bells() +
+			", dbus-service: share/dbus-1/services/" + ours.bells() + ".service}\ndata: {versioned: true}\n",
+		"share/applications/" + desktop:                      entryText("Marks", "marks"),
+		"etc/xdg/autostart/" + desktop:                       entryText("Marks", "marks"),
+		"share/applications/" + ours.bells() + ".desktop":    entryText("Bells", "bells", "DBusActivatable=true\n"),
+		"share/dbus-1/services/" + ours.bells() + ".service": serviceText(ours.bells(), "bells"),
+		"version":   fmt.Sprintln(n),
+		"bin/marks": string(program),
+	} {
+		path = filepath.Join(dir, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lull(t, append([]string{"publish", "--repo", repo, dir}, flags...)...)
+}
+
+// lull runs the command line as root; it must succeed.
+func lull(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("lull", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("lull %q: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// refresh forces a refresh of the application, and returns the exit status: 0 when
+// it is done or there is none, 75 while it waits for the application.
+func refresh(t *testing.T, flags ...string) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "lull", append([]string{"refresh", app}, flags...)...).CombinedOutput()
+	if ctx.Err() != nil {
+		objects, _ := exec.Command("busctl", "--json=short", "call", "org.lull.Agent1", "/org/lull/Agent1", "org.freedesktop.DBus.ObjectManager", "GetManagedObjects").CombinedOutput()
+		t.Fatalf("lull refresh does not end:\n%s\n%s\n%s", out, lull(t, "status"), objects)
+	}
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit) && exit.ExitCode() == 75:
+		return 75
+	}
+	t.Fatalf("lull refresh: %v\n%s", err, out)
+	return -1
+}
+
+// rushed opens the application n times and forces a refresh shortly after each
+// click, and another one when it runs. Each click starts it once; while it runs it
+// is known to run, the second refresh waits for it, and the package that it
+// has come from stays current, so that nothing is refreshed while it runs. The
+// last half happens with all processors busy. Function open returns the name
+// of what it has done.
+func rushed(t *testing.T, m *marks, n int, open func(i int) (how string)) {
+	t.Helper()
+	began := time.Now()
+	where, ways, escaped, before := map[string]int{}, map[string]int{}, 0, 0
+	for i := range n {
+		if i == n/2 {
+			defer busy(t)()
+		}
+		publish(t, 2*i+2)
+		how := open(i)
+		time.Sleep(delays[i/max(len(ways), 1)%len(delays)]) // what varies is the moment of the refresh
+		first := refresh(t)
+		at := m.next(fmt.Sprintf("launch %d, %s, starts", i, how))
+		publish(t, 2*i+3)
+		second := refresh(t)
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", at.pid))
+		current, err2 := filepath.EvalSymlinks("/var/lib/lull/current/" + app)
+		if err := errors.Join(err, err2); err != nil || at.what != "start" {
+			t.Fatalf("launch %d, %s: %v %v", i, how, at, err)
+		}
+		pending := lull(t, "pending", "--json")
+		if second != 75 || !strings.HasPrefix(exe, current+"/") || !strings.Contains(pending, strconv.Itoa(at.pid)) {
+			escaped++
+			t.Errorf("launch %d, %s: %v in %s has escaped: it runs %s, current is %s, lull refresh exits with %d, then with %d; pending: %s",
+				i, how, at, unitOf(at.pid), exe, current, first, second, pending)
+		}
+		if at.version == strconv.Itoa(2*i+1) {
+			before++
+		}
+		where[unitOf(at.pid)]++
+		ways[how]++
+		if err := syscall.Kill(at.pid, syscall.SIGTERM); err != nil {
+			t.Fatalf("launch %d, %s: %v: %v", i, how, at, err)
+		}
+		if end := m.next(fmt.Sprintf("launch %d, %s, ends", i, how)); end.what != "end" || end.pid != at.pid {
+			t.Fatalf("launch %d, %s: %v after %v", i, how, end, at)
+		}
+		if status := refresh(t, "--wait"); status != 0 {
+			t.Fatalf("launch %d, %s: the refresh that waits for the end exits with %d", i, how, status)
+		}
+		m.none(fmt.Sprintf("after launch %d, %s", i, how))
+		if escaped > 3 {
+			break
+		}
+	}
+	t.Logf("%d launches in %v: each started once, %d escaped; %d began before the first refresh; they ran in %v; opened by %v",
+		n, time.Since(began).Round(time.Second), escaped, before, where, ways)
+}
+
+// busy keeps every processor busy until stop is called.
+func busy(t *testing.T) (stop func()) {
+	t.Helper()
+	var all []*exec.Cmd
+	for range runtime.NumCPU() {
+		cmd := exec.Command("sh", "-c", "while :; do :; done")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, cmd)
+	}
+	return func() {
+		for _, cmd := range all {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	}
+}
+
+// delays are how long after the click a refresh is forced.
+var delays = []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond}
+
+// unitOf is the kind of unit that a process is in.
+func unitOf(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return err.Error()
+	}
+	unit := filepath.Base(strings.TrimSpace(string(b)))
+	return numbers.ReplaceAllString(hexes.ReplaceAllString(unit, "HEX"), "N")
+}
+
+// mark is a line of the application's.
+type mark struct {
+	what, version string
+	pid           int
+}
+
+// marks receives the reports of applications.
+type marks struct {
+	t    *testing.T
+	line chan string
+	term *terminal // whose output is printed when there is no mark; may be nil
+}
+
+// listen makes the FIFO.
+func listen(t *testing.T) *marks {
+	t.Helper()
+	const path = "/run/marks"
+	if err := errors.Join(syscall.Mkfifo(path, 0o622), os.Chmod(path, 0o622)); err != nil {
+		t.Fatal(err)
+	}
+	// Open for writing as well, so that it never ends.
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &marks{t: t, line: make(chan string, 4096)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for s := bufio.NewScanner(f); s.Scan(); {
+			m.line <- s.Text()
+		}
+	}()
+	t.Cleanup(func() {
+		f.Close()
+		<-done
+		os.Remove(path)
+	})
+	return m
+}
+
+// next waits for the next mark.
+func (m *marks) next(what string) mark {
+	m.t.Helper()
+	select {
+	case line := <-m.line:
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			m.t.Fatalf("the application says %q", line)
+		}
+		pid, _ := strconv.Atoi(f[2])
+		return mark{f[0], f[1], pid}
+	case <-time.After(patience):
+		said := ""
+		if m.term != nil {
+			said = m.term.rest()
+		}
+		m.t.Fatalf("waited in vain: %s\n%s", what, said)
+		return mark{}
+	}
+}
+
+// none fails if there is one more mark.
+func (m *marks) none(when string) {
+	m.t.Helper()
+	select {
+	case line := <-m.line:
+		m.t.Errorf("%s: the application says %q", when, line)
+	default:
+	}
+}
+
+func (m mark) String() string { return fmt.Sprintf("%s of version %s as %d", m.what, m.version, m.pid) }

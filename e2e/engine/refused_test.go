@@ -1,0 +1,88 @@
+package engine_test
+
+import (
+	"testing"
+
+	"github.com/lull/lull/e2e/rig"
+)
+
+// TestRefusedCommandsChangeNothing: a refresh waits, and goes on waiting while
+// commands are refused or find that there is nothing to do.
+func TestRefusedCommandsChangeNothing(t *testing.T) {
+	s := set(t, "")
+	s.publish(app("org.lull.one", "1", ""), map[string]string{"app": forever})
+	s.publish(app("org.lull.two", "1", ""), map[string]string{"app": forever})
+	s.begin()
+	s.MustLull("install", "org.lull.one", "org.lull.two")
+	run, before := s.waiting("org.lull.one", "2", func() {
+		s.publish(app("org.lull.one", "2", ""), map[string]string{"app": forever})
+	})
+	unchanged := func(what string) {
+		t.Helper()
+		now, _ := s.api.Refresh("org.lull.one", "2")
+		if now.Path != before.Path || now.Str("State") != "waiting" {
+			t.Errorf("after %s: %s is %s, was %s waiting", what, now.Path, now.Str("State"), before.Path)
+		}
+	}
+	s.says("org.lull.one is already installed", "install", "org.lull.one")
+	unchanged("install of what is installed")
+	s.says("org.lull.one is already installed", "install", "--channel", "stable", "org.lull.one")
+	unchanged("install from the same channel")
+	s.refused(65, "cannot install org.lull.one from channel edge: it is installed already, from channel stable", "install", "--channel", "edge", "org.lull.one")
+	unchanged("install from another channel")
+	s.refused(1, "cannot revert org.lull.one: revision 99 is not kept", "revert", "--revision", "99", "org.lull.one")
+	unchanged("revert to a revision that is not kept")
+	s.refused(1, "cannot hold tomorrow: it is not installed", "hold", "org.lull.one", "tomorrow")
+	unchanged("a hold that is refused")
+	s.says("org.lull.none is not installed; did you mean org.lull.one?", "remove", "org.lull.none")
+	s.refused(1, "cannot find org.lull.none: it is not installed", "refresh", "--atomic", "org.lull.one", "org.lull.none")
+	unchanged("refreshing it together with what is not installed")
+
+	s.MustLull("hold", "--until", "2090-01-01", "org.lull.two")
+	var held rig.Object
+	s.Until("the hold is shown", limit, func() (bool, string) {
+		held, _ = s.api.Package("org.lull.two")
+		return held.Num("HeldUntil") != 0, held.Props["Holds"].String()
+	})
+	s.MustLull("hold", "--until", "2090-01-01", "org.lull.two")
+	again, _ := s.api.Package("org.lull.two")
+	if held.Props["Holds"].String() != again.Props["Holds"].String() {
+		t.Errorf("holding it again changed the hold: %v, %v", held.Props["Holds"], again.Props["Holds"])
+	}
+	s.MustLull("unhold", "org.lull.two")
+	s.says("org.lull.two is not held any longer", "unhold", "org.lull.two")
+
+	run.Stop()
+	s.state("org.lull.one", "2", "done")
+
+	// A removal that waits is given up by an installation: that keeps it installed.
+	run, _ = s.waiting("org.lull.one", "3", func() {
+		s.publish(app("org.lull.one", "3", ""), map[string]string{"app": forever})
+	})
+	s.MustLull("remove", "--no-wait", "org.lull.one")
+	s.says("org.lull.one is already installed", "install", "org.lull.one")
+	run.Stop()
+	if _, there := s.api.Package("org.lull.one"); !there {
+		t.Error("it was removed")
+	}
+	if o, under := s.api.Refresh("org.lull.one", ""); under && o.Str("Kind") == "remove" && o.Str("State") != "cancelled" {
+		t.Errorf("the removal is %s", o.Str("State"))
+	}
+}
+
+// TestRemoveDuringInstall: an installation is under way and goes on.
+func TestRemoveDuringInstall(t *testing.T) {
+	s := set(t, "")
+	s.publish(app("org.lull.one", "1", ""), map[string]string{"app": forever})
+	env, reached, open := s.gate()
+	s.begin(env, "LULL_FAULT=refresh.fetch.before:gate")
+	install := s.Admin.StartLull(nil, "install", "org.lull.one")
+	reached()
+	s.refused(75, "cannot remove org.lull.one: it is being installed", "remove", "org.lull.one")
+	s.refused(1, "cannot revert org.lull.one: it is not installed", "revert", "org.lull.one")
+	open()
+	if code, err := install.Wait(t.Context(), limit); err != nil || code != 0 {
+		t.Errorf("the installation ended with %d %v: %s", code, err, install.Log())
+	}
+	s.says("org.lull.one is removed", "remove", "org.lull.one")
+}

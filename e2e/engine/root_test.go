@@ -1,0 +1,298 @@
+package engine_test
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/lull/lull/agent/lib/storeid"
+	"github.com/lull/lull/e2e/require"
+	"github.com/lull/lull/e2e/rig"
+)
+
+const kept = "org.lull.kept"
+
+// versioned publishes a version of an application that prints it and what it finds in its
+// data, and has a service with data.
+func (s *scene) versioned(version string) {
+	s.t.Helper()
+	s.publish(app(kept, version, service+"data: {versioned: true}\n"), map[string]string{
+		"app":    "echo version " + version,
+		"daemon": "[ -e $LULL_DATA/first ] || echo $LULL_REVISION >$LULL_DATA/first\n" + forever,
+	})
+}
+
+// TestFormat: a root that a newer lull has changed is refused before any
+// change, and works with its former number.
+func TestFormat(t *testing.T) {
+	s := set(t, "")
+	s.versioned("1")
+	s.begin()
+	s.MustLull("install", kept)
+	s.StopAgent()
+	path := filepath.Join(s.Store, storeid.FormatFile)
+	if b, err := os.ReadFile(path); err != nil || string(b) != "1\n" {
+		t.Fatalf("the format is %q, %v", b, err)
+	}
+	for text, want := range map[string]string{
+		"2\n":      "a newer lull has changed it to format 2, and this one reads formats up to 1",
+		"4000\n":   "a newer lull has changed it to format 4000",
+		"0\n":      "its file format has no number of a format",
+		"":         "its file format has no number of a format",
+		"one\n":    "its file format has no number of a format",
+		"1\x00\n1": "its file format has no number of a format",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		before := snapshot(t, s.Store)
+		p, err := s.TryAgent()
+		if err == nil {
+			t.Fatalf("%q: the agent serves", text)
+		}
+		if code, err := p.Wait(t.Context(), limit); err != nil || code != 65 || !strings.Contains(p.Log(), want) {
+			t.Errorf("%q: status %d, %v\n%s", text, code, err, p.Log())
+		}
+		if r := s.Lull("system", "prepare-image", "--root", s.Store); r.Code != 65 || !strings.Contains(r.Stderr, want) {
+			t.Errorf("%q: prepare-image: %v", text, r)
+		}
+		if after := snapshot(t, s.Store); after != before {
+			t.Errorf("%q: the root has changed from\n%s\nto\n%s", text, before, after)
+		}
+		if r := s.User.Lull("run", kept); r.Code != 0 || r.Stdout != "version 1\n" {
+			t.Errorf("%q: a launch meanwhile: %v", text, r)
+		}
+	}
+	if err := os.Remove(path); err != nil { // as a lull from before the file has left it
+		t.Fatal(err)
+	}
+	s.StartAgent()
+	s.MustLull("verify")
+	if b, err := os.ReadFile(path); err != nil || string(b) != "1\n" {
+		t.Errorf("the format is %q, %v", b, err)
+	}
+}
+
+// snapshot lists all of a directory: types, modes, sizes, times and targets.
+func snapshot(t *testing.T, root string) string {
+	t.Helper()
+	var text strings.Builder
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		target, _ := os.Readlink(path)
+		fmt.Fprintln(&text, strings.TrimPrefix(path, root), fi.Mode(), fi.Size(), fi.ModTime().UnixNano(), target)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
+}
+
+// TestCloned: of a prepared image each clone makes an identity, and has the applications
+// and the data of the image.
+func TestCloned(t *testing.T) {
+	s := set(t, "")
+	s.versioned("1")
+	s.begin()
+	s.MustLull("install", kept)
+	image := s.Store
+	s.refused(75, "cannot prepare "+image+": its agent runs", "system", "prepare-image", "--root", image)
+	first, err := storeid.Read(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.StopAgent()
+	if err := os.WriteFile(filepath.Join(image, storeid.RolloutFile), []byte("0123456789abcdef0123456789abcdef\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.says("removed store.json and rollout-id in "+image+": it is ready to be cloned", "system", "prepare-image", "--root", image)
+	s.says(image+" has no identity: it is ready to be cloned", "system", "prepare-image", "--root", image)
+	s.refused(1, "cannot prepare "+s.Path("none")+": it is not there", "system", "prepare-image", "--root", s.Path("none"))
+
+	ids := map[string]bool{first.ID: true}
+	for _, clone := range []string{"clone-1", "clone-2"} {
+		s.Store = s.Path(clone)
+		s.Admin.Must("cp", "-a", image, s.Store)
+		s.StartAgent()
+		id, err := storeid.Read(s.Store)
+		if err != nil || ids[id.ID] || id.Adopt[kept] != 1 {
+			t.Errorf("%s has the identity %+v, %v", clone, id, err)
+		}
+		ids[id.ID] = true
+		if _, err := os.Stat(filepath.Join(s.Store, storeid.RolloutFile)); err == nil {
+			t.Errorf("%s has the number for rollouts of the image", clone)
+		}
+		s.MustLull("verify")
+		if r := s.User.Lull("run", kept); r.Stdout != "version 1\n" {
+			t.Errorf("%s: %v", clone, r)
+		}
+		s.StopAgent()
+	}
+}
+
+// TestCopiedWhileServed copies the root while the agent runs and changes it in the middle of the
+// copy, in each order: a restored root has an application of one version with its data.
+func TestCopiedWhileServed(t *testing.T) {
+	links := []string{"current", "revisions", "exports", "data", "store.json", "format"}
+	content, records := []string{"packages", "blobs"}, []string{"state.db"}
+	for name, c := range map[string]struct {
+		before, after []string
+		torn          bool // the first half of state.db from before, the second from after
+	}{
+		"links, then packages":          {before: append(links, records...), after: content},
+		"packages, then links":          {before: append(content, records...), after: links},
+		"links, then packages, records": {before: links, after: append(content, records...)},
+		"no records":                    {before: links, after: content},
+		"half of the records":           {before: links, after: content, torn: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := set(t, "defaults: {keep-revisions: 1}\n")
+			s.versioned("1")
+			s.begin()
+			s.MustLull("install", kept)
+			first := filepath.Join(s.Store, "data", kept)
+			s.UntilFile("the service has data", limit, filepath.Join(first, "1", "first"), func(text string) (bool, string) { return text == "1\n", text })
+			copied := s.Path("copied")
+			if err := os.Mkdir(copied, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			add := func(parts []string) {
+				s.Admin.Must("sh", append([]string{"-c", `cd "$0" && to=$1 && shift && tar -c "$@" | tar -x -C "$to" --same-owner -p`, s.Store, copied}, parts...)...)
+			}
+			add(c.before)
+			half := func() []byte {
+				b, err := os.ReadFile(filepath.Join(s.Store, "state.db"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return b
+			}
+			old := half()
+			for _, v := range []string{"2", "3"} {
+				s.versioned(v)
+				s.MustLull("refresh", kept)
+			}
+			s.MustLull("gc")
+			add(c.after)
+			if c.torn {
+				now := half()
+				if err := os.WriteFile(filepath.Join(copied, "state.db"), append(old[:len(old)/2], now[len(old)/2:]...), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.StopAgent()
+			s.Store = copied
+			s.StartAgent()
+			s.whole()
+			s.versioned("4")
+			s.MustLull("refresh", kept)
+			s.whole()
+		})
+	}
+}
+
+// whole waits until what is installed is resident, checks the store, and runs the
+// application: it has its version, and its service the data of the first one.
+func (s *scene) whole() {
+	s.t.Helper()
+	var version string
+	s.Until("the application runs", limit, func() (bool, string) {
+		p, _ := s.api.Package(kept)
+		version = p.Str("Version")
+		r := s.User.Lull("run", kept)
+		return r.Code == 0 && version != "" && r.Stdout == "version "+version+"\n", r.String() + s.Agent().Log()
+	})
+	s.MustLull("verify")
+	found, err := filepath.Glob(filepath.Join(s.Store, "data", kept, "[0-9]*", "first"))
+	if err != nil || len(found) == 0 {
+		s.t.Errorf("version %s has no data: %v", version, err)
+	}
+	for _, path := range found {
+		if b, err := os.ReadFile(path); err != nil || string(b) != "1\n" {
+			s.t.Errorf("%s is of revision %q, %v", path, b, err)
+		}
+	}
+}
+
+// TestMovedStore: copied to another file system, with and without hard links, and behind a
+// symbolic link in the old place, the store is what it was. On FUSE the doctor names what
+// is worse there, and refreshes work.
+func TestMovedStore(t *testing.T) {
+	for name, c := range map[string]struct {
+		copy   []string
+		fuse   bool
+		doctor string
+	}{
+		"with hard links":    {[]string{"cp", "-a"}, false, "ok    vacancy"},
+		"without hard links": {[]string{"cp", "-r", "--no-dereference", "--preserve=mode,ownership,timestamps"}, false, "ok    vacancy"},
+		"to FUSE":            {[]string{"cp", "-a"}, true, "warn  vacancy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := set(t, "")
+			s.versioned("1")
+			s.begin()
+			s.MustLull("install", kept)
+			s.UntilFile("the service has data", limit, filepath.Join(s.Store, "data", kept, "1", "first"), func(text string) (bool, string) { return text == "1\n", text })
+			s.StopAgent()
+			disk := rig.SmallDisk(t, 64<<20)
+			if c.fuse {
+				disk = bindFUSE(t, disk)
+			}
+			s.Admin.Must(c.copy[0], append(c.copy[1:], s.Store+"/.", disk+"/lull")...)
+			old := s.Store
+			if err := os.RemoveAll(old); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(disk+"/lull", old); err != nil {
+				t.Fatal(err)
+			}
+			s.StartAgent()
+			if text := s.Lull("doctor").Text(); !strings.Contains(text, c.doctor) {
+				t.Errorf("no %q in\n%s", c.doctor, text)
+			}
+			s.whole()
+			s.versioned("2")
+			s.MustLull("refresh", kept)
+			s.whole()
+			s.MustLull("gc")
+			s.MustLull("verify")
+			s.MustLull("remove", kept) // ends its service
+			s.StopAgent()
+		})
+	}
+}
+
+// bindFUSE shows a directory through a file system in user space.
+func bindFUSE(t *testing.T, dir string) (mounted string) {
+	t.Helper()
+	require.Program(t, "bindfs", "fusermount3")
+	mounted, err := os.MkdirTemp("", "lull-fuse-") // readable for users, unlike t.TempDir
+	if err == nil {
+		err = os.Chmod(mounted, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(mounted) })
+	if out, err := exec.Command("bindfs", "-o", "allow_other", dir, mounted).CombinedOutput(); err != nil {
+		t.Fatalf("bindfs: %v\n%s", err, out)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(mounted, syscall.MNT_DETACH); err != nil {
+			t.Errorf("cannot unmount: %v", err)
+		}
+	})
+	return mounted
+}

@@ -1,0 +1,128 @@
+package files_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/e2e/require"
+	"github.com/lull/lull/e2e/rig"
+)
+
+func TestMain(m *testing.M) { rig.Main(m.Run) }
+
+const (
+	limit = 60 * time.Second
+	quiet = "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\ndefaults: {auto-refresh: false}\n"
+	notes = "notes" // the name of the package of tarball
+)
+
+// scene is a world with an agent.
+type scene struct {
+	*rig.World
+	t   *testing.T
+	api *rig.API
+}
+
+func set(t *testing.T, o rig.Options, env ...string) *scene {
+	t.Helper()
+	require.Root(t)
+	require.NotShort(t) // it builds the programs
+	require.Program(t, "dbus-daemon", "setpriv", "tar")
+	o.Tags = "faultpoint"
+	if !o.Rootless {
+		require.Unified(t)
+		o.Tracker = "subtree"
+	}
+	w := rig.New(t, o)
+	w.Configure("policy.yaml", quiet)
+	s := &scene{World: w, t: t, api: w.Bus.Watch()}
+	w.Watch(w.Store)
+	s.StartAgent(env...)
+	return s
+}
+
+// tarball makes a tar archive with a program, which prints its version, and files by path.
+func (s *scene) tarball(version string, more map[string]string) string {
+	s.t.Helper()
+	return s.archive("notes-"+version+".tar.gz", fmt.Sprintf("#!/bin/sh\necho notes %s\n[ $# = 0 ] || exec \"$@\"\n", version), more)
+}
+
+func (s *scene) archive(name, program string, more map[string]string) string {
+	s.t.Helper()
+	dir, err := os.MkdirTemp(s.Path(), "tree-")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	files := map[string]string{"bin/notes": program}
+	for path, text := range more {
+		files[path] = text
+	}
+	for path, text := range files {
+		full := filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := os.WriteFile(full, []byte(text), 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	file := filepath.Join(s.Path(), name)
+	if out, err := exec.Command("tar", "-C", dir, "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "-caf", file, ".").CombinedOutput(); err != nil {
+		s.t.Fatalf("%v: %s", err, out)
+	}
+	return file
+}
+
+// runs has the application print its version.
+func (s *scene) runs(version string) {
+	s.t.Helper()
+	if r := s.User.Lull("run", notes); r.Code != 0 || r.Stdout != "notes "+version+"\n" {
+		s.t.Errorf("version %s does not run: %v", version, r)
+	}
+}
+
+// refused has a command end with a status and an error.
+func (s *scene) refused(code int, text string, args ...string) {
+	s.t.Helper()
+	if r := s.Lull(args...); r.Code != code || !strings.Contains(r.Stderr, text) {
+		s.t.Errorf("lull %s: want %d and %q, got %v", strings.Join(args, " "), code, text, r)
+	}
+}
+
+// clean reports an error unless the root has no scratch directory, once what is under way
+// has ended.
+func (s *scene) clean() {
+	s.t.Helper()
+	var left []string
+	s.Until("the scratch directories are gone", limit, func() (bool, string) {
+		left, _ = filepath.Glob(filepath.Join(s.Store, ".file-*"))
+		return len(left) == 0, strings.Join(left, ", ")
+	})
+}
+
+// pruned waits until the repository of the machine is empty.
+func (s *scene) pruned() {
+	s.t.Helper()
+	if s.blobs() > 0 {
+		s.Watch(filepath.Join(s.Store, "local", "blobs"))
+	}
+	s.Until("the repository is pruned", limit, func() (bool, string) {
+		n := s.blobs()
+		return n == 0, fmt.Sprintf("%d blobs", n)
+	})
+}
+
+// blobs counts the blobs of the repository of the machine.
+func (s *scene) blobs() int {
+	s.t.Helper()
+	list, err := filepath.Glob(filepath.Join(s.Store, "local", "blobs", "*"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return len(list)
+}

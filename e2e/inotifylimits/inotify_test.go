@@ -1,0 +1,137 @@
+package inotifylimits_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/e2e/require"
+	"github.com/lull/lull/e2e/rig"
+)
+
+func TestMain(m *testing.M) { rig.Main(m.Run) }
+
+const (
+	name  = "org.lull.scarce"
+	limit = 60 * time.Second
+)
+
+// publish publishes a version whose application runs until its input ends.
+func publish(t *testing.T, w *rig.World, version int) {
+	t.Helper()
+	dir := w.Path(fmt.Sprint("v", version))
+	for path, text := range map[string]string{
+		"lull.yaml": fmt.Sprintf("name: %s\nversion: \"%d\"\nsummary: is tested\napps: [{name: app, command: bin/app}]\n", name, version),
+		"bin/app":   fmt.Sprintf("#!/bin/sh\necho $$ > \"$LULL_USER_COMMON/pid\"\necho version %d\nexec cat\n", version),
+	} {
+		path = filepath.Join(dir, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.MustLull("publish", "--repo", w.Repo, dir)
+}
+
+// TestInotify runs the agent in a user namespace of its own that allows it no
+// inotify instance, or instances with few watches (user_namespaces(7)): it
+// polls for the missing events, reports that, and a refresh is applied all the
+// same, at the end of the application and not before. Outside of the namespace
+// it can read only processes of its own user, so that the administrator runs
+// the application; that of another user it knows by the tether, and cannot
+// name.
+func TestInotify(t *testing.T) {
+	require.Freezer(t)
+	require.Unified(t)
+	require.Program(t, "dbus-daemon", "setpriv", "unshare")
+	for _, c := range []struct {
+		name, tracker, limit string
+		n                    int
+		seen                 string
+		tied                 bool // the user is none of the namespace, so that the agent has the tether alone
+	}{
+		{"subtree without instances", "subtree", "instances", 0, "subtree, exits noticed by cgroup.procs is read every 1s (no inotify: cannot use inotify: too many open files)", false},
+		{"the tether alone", "subtree", "instances", 0, "subtree, exits noticed by cgroup.procs is read every 1s (no inotify: cannot use inotify: too many open files)", true},
+		{"subtree without watches", "subtree", "watches", 0, "subtree, exits noticed by cgroup.procs is read every 1s (no inotify: ", false},
+		{"subtree with one watch", "subtree", "watches", 1, "; what could not be watched is read every 1s (watch ", false},
+		{"freezer without instances", "freezer", "instances", 0, "freezer, exits noticed by cgroup.procs is read every 1s (no release agent: ", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			limited := fmt.Sprintf(`echo %d > /proc/sys/user/max_inotify_%s && exec "$@"`, c.n, c.limit)
+			w := rig.New(t, rig.Options{Tracker: c.tracker, Below: []string{
+				"unshare", "--user", "--map-root-user", "sh", "-c", limited, "sh",
+			}})
+			w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
+			w.MustLull("repo", "init", w.Repo)
+			publish(t, w, 1)
+			w.StartAgent()
+			api := w.Bus.Watch()
+			w.MustLull("repo", "add", "local", w.Repo)
+			w.MustLull("install", name)
+
+			who := w.Admin
+			if c.tied {
+				who = w.User
+			}
+			app, end := start(w, who)
+			var pid int
+			w.UntilFile("the application runs", limit, filepath.Join(who.Home, ".local/share/lull", name, "common/pid"), func(text string) (bool, string) {
+				if app.Ended() {
+					t.Fatalf("%s", app.Log())
+				}
+				pid, _ = strconv.Atoi(strings.TrimSpace(text))
+				return pid > 0, text
+			})
+			if r := w.Lull("doctor"); !strings.Contains(r.Stdout, "warn  tracker") || !strings.Contains(r.Stdout, c.seen) || !strings.Contains(r.Stdout, "max_user_watches") {
+				t.Errorf("the doctor does not say %q:\n%v", c.seen, r)
+			}
+			publish(t, w, 2)
+			if r := w.Lull("refresh", name); r.Code != 75 || !c.tied && !strings.Contains(r.Stderr, strconv.Itoa(pid)) {
+				t.Errorf("%v", r)
+			}
+			end()
+			w.Until("the refresh is done", limit, func() (bool, string) {
+				o, ok := api.Refresh(name, "2")
+				return ok && o.Str("State") == "done", o.Str("State") + " " + o.Str("ErrorText")
+			})
+			again, end := start(w, who)
+			w.Until("the next launch is version 2", limit, func() (bool, string) {
+				return strings.Contains(again.Log(), "version 2\n"), again.Log()
+			})
+			end()
+			w.Until("it has ended", limit, func() (bool, string) {
+				left := w.Markers()
+				return len(left) == 0, fmt.Sprint(left)
+			})
+			if r := w.Lull("refresh", name); r.Code != 0 {
+				t.Errorf("%v", r)
+			}
+			w.MustLull("remove", name)
+		})
+	}
+}
+
+// start launches the application; end closes its input and waits for its end.
+func start(w *rig.World, who *rig.Actor) (p *rig.Proc, end func()) {
+	r, in, err := os.Pipe()
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+	w.Cleanup(func() { in.Close() })
+	p = who.StartLull(func(c *exec.Cmd) { c.Stdin = r }, "run", name)
+	r.Close()
+	return p, func() {
+		w.Helper()
+		in.Close()
+		if _, err := p.Wait(w.Context(), limit); err != nil {
+			syscall.Kill(p.PID, syscall.SIGKILL)
+			w.Fatalf("%v", err)
+		}
+	}
+}

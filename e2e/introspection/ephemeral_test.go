@@ -1,0 +1,30 @@
+package introspection_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/lull/lull/e2e/sample"
+)
+
+// TestEphemeralShowsItsDownload: on a terminal a bar shows how much of the
+// package is fetched; afterwards the application has the terminal for itself.
+func TestEphemeralShowsItsDownload(t *testing.T) {
+	s := set(t, "gc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	sample.Write(s, s.Path(sample.V1), sample.V1)
+	sample.Ballast(s, s.Path(sample.V1), 3_000_000)
+	s.publish(s.Path(sample.V1))
+	s.start()
+	s.gate.close()
+	p := s.Admin.OnScreen("run", "--ephemeral", sample.Name)
+	s.Until("a part of it is shown", limit, func() (bool, string) {
+		said := p.Log()
+		return strings.Contains(said, "MB of ") && strings.Contains(said, sample.Name), said
+	})
+	s.gate.open()
+	s.Until("it runs", limit, func() (bool, string) { return strings.Contains(p.Log(), "notes 1.0 is running"), p.Log() })
+	if _, after, _ := strings.Cut(p.Log(), "is running"); strings.Contains(after, "MB of ") {
+		t.Errorf("the bar goes on: %q", p.Log())
+	}
+	p.Stop()
+}

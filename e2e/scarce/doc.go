@@ -1,2 +1,0 @@
-// Package scarce runs the agent where the kernel gives it less than it asks for.
-package scarce

@@ -1,0 +1,230 @@
+package system_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/lull/lull/agent/lib/errkind"
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/e2e/require"
+	"github.com/lull/lull/e2e/rig"
+)
+
+// job waits until a job is in a state, and returns it.
+func (s *scene) job(path dbus.ObjectPath, state string) (p bus.JobProperties) {
+	s.t.Helper()
+	job := bus.NewJobProxy(s.Bus.Connect(), path)
+	s.Until("job "+string(path)+" is "+state, limit, func() (bool, string) {
+		var err error
+		p, err = job.Properties(s.t.Context())
+		return err == nil && p.State == state, p.State + " " + p.ErrorText
+	})
+	return p
+}
+
+// called runs gdbus or busctl and returns the path that it prints.
+func (s *scene) called(argv ...string) dbus.ObjectPath {
+	s.t.Helper()
+	out, err := exec.CommandContext(s.t.Context(), argv[0], argv[1:]...).CombinedOutput()
+	_, path, _ := strings.Cut(string(out), "/org/lull")
+	path, _, _ = strings.Cut(path, "'")
+	path, _, _ = strings.Cut(path, "\"")
+	if err != nil || path == "" {
+		s.t.Fatalf("%q: %v\n%s", argv, err, out)
+	}
+	return dbus.ObjectPath("/org/lull" + path)
+}
+
+func (s *scene) busctl(iface, method string, args ...string) dbus.ObjectPath {
+	s.t.Helper()
+	return s.called(append([]string{"busctl", "--address=" + s.Bus.Address, "call", rig.AgentName, rig.AgentPath, rig.AgentName + "." + iface, method}, args...)...)
+}
+
+// kind checks the kind of an error.
+func (s *scene) kind(err error, kind errkind.Kind) {
+	s.t.Helper()
+	if !errkind.Is(err, kind) {
+		s.t.Errorf("got %v, want the error %s", err, kind)
+	}
+}
+
+// TestResolveJob: a package is fetched by a job, which shows the progress, belongs to the
+// connection that has started it, can be cancelled, and protects its result until it is
+// taken or the caller has left.
+func TestResolveJob(t *testing.T) {
+	require.Program(t, "busctl", "gdbus")
+	s := set(t, 0, rig.Options{})
+	const name = "org.test.paint"
+	hash := s.publish(s.write(name, "1", 0.1, "", nil))
+	g := s.gate()
+	s.start()
+	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
+	ctx := t.Context()
+	conn, other := s.Bus.Connect(), s.Bus.Connect()
+	m := bus.NewManagerProxy(conn, bus.AgentPath)
+	hold := func() (reached, open chan struct{}) { return g.hold("blobs/" + s.blobOf(name, "1")) }
+
+	reached, open := hold()
+	path, err := m.StartResolve(ctx, name, bus.ResolveOptions{})
+	s.no(err)
+	<-reached
+	s.Until("the job shows the size", limit, func() (bool, string) {
+		p, err := bus.NewJobProxy(other, path).Properties(ctx)
+		return err == nil && p.BytesTotal > 100_000, p.State
+	})
+	if p := s.job(path, "running"); p.Kind != "resolve" || p.Subject != name || p.User != 0 || p.Started == 0 || p.Hash != "" {
+		t.Errorf("%+v", p)
+	}
+	job := bus.NewJobProxy(conn, path)
+	_, _, err = job.Take(ctx)
+	s.kind(err, errkind.Busy)
+	_, _, err = bus.NewJobProxy(other, path).Take(ctx)
+	s.kind(err, errkind.NotPermitted)
+	stranger := s.Ordinary("games").Run("busctl", "--address="+s.Bus.Address, "call", rig.AgentName, string(path), bus.JobInterface, "Cancel")
+	if stranger.Code == 0 || !strings.Contains(stranger.Stderr, "cannot") {
+		t.Errorf("another user cancels it: %v", stranger)
+	}
+	s.job(path, "running")
+	s.no(bus.NewJobProxy(other, path).Cancel(ctx)) // it is of the same user
+	if p := s.job(path, "cancelled"); p.ErrorName != errkind.Prefix+string(errkind.Interrupted) || p.ErrorText == "" {
+		t.Errorf("%+v", p)
+	}
+	_, _, err = job.Take(ctx)
+	s.kind(err, errkind.Interrupted)
+	close(open)
+
+	path, err = m.StartResolve(ctx, name, bus.ResolveOptions{})
+	s.no(err)
+	if p := s.job(path, "done"); p.Hash != hash || p.Version != "1" || p.BytesDone != p.BytesTotal || p.ErrorName != "" {
+		t.Errorf("%+v", p)
+	}
+	s.MustLull("gc")
+	s.has(true, hash) // not taken yet
+	fds, err := bus.DialFDs(ctx, s.Bus.Address, true)
+	s.no(err)
+	defer fds.Close()
+	path, err = bus.NewManagerProxy(fds, bus.AgentPath).StartResolve(ctx, name, bus.ResolveOptions{})
+	s.no(err)
+	s.job(path, "done")
+	job = bus.NewJobProxy(fds, path)
+	dir, lease, err := job.Take(ctx)
+	s.no(err)
+	if _, err := os.Stat(fmt.Sprintf("/proc/self/fd/%d/version", dir.Fd())); err != nil {
+		t.Error(err)
+	}
+	dir.Close()
+	_, _, err = job.Take(ctx)
+	s.kind(err, errkind.NotFound)
+	s.no(conn.Close()) // and with it what was not taken
+	s.MustLull("gc")
+	s.has(true, hash)
+	s.no(fds.Close())
+	s.MustLull("gc")
+	s.has(true, hash) // the lease is no matter of the connection
+	lease.Close()
+	s.Until("the package is collected", limit, func() (bool, string) { s.MustLull("gc"); return !s.resident(hash), "it is there" })
+
+	// gdbus leaves the bus after its call, and the job ends with it.
+	reached, open = hold()
+	path = s.called("gdbus", "call", "--address="+s.Bus.Address, "--dest="+rig.AgentName, "--object-path="+rig.AgentPath,
+		"--method="+rig.AgentName+".Manager.StartResolve", name, "{}")
+	s.job(path, "cancelled")
+	close(open)
+	select {
+	case <-reached: // or it was cancelled before
+	default:
+	}
+	if _, err := bus.NewManagerProxy(other, bus.AgentPath).StartResolve(ctx, "Not A Name", bus.ResolveOptions{}); err != nil {
+		t.Errorf("a failure of the work is that of the job: %v", err)
+	}
+	s.has(false, hash)
+}
+
+// TestJobs: the store is verified, repaired and collected, a retained package resolved and
+// a system committed by jobs that go on when their caller has left the bus. Their
+// documentation is in the live introspection, and Ctrl-C reports the continuing work.
+func TestJobs(t *testing.T) {
+	require.Program(t, "busctl", "gdbus")
+	s := set(t, 0, rig.Options{})
+	two := s.update(update{version: "2", baseMB: 0.1, silent: true})
+	g := s.gate()
+	s.start()
+	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
+	s.says("system 2 is staged: it takes effect when the machine starts again\n", "system", "stage", osName)
+	s.reboot("second")
+
+	path := s.busctl("Space", "StartVerify", "a{sv}", "0")
+	if p := s.job(path, "done"); p.Kind != "verify" || p.Checked < 4 || len(p.Findings) != 0 || p.BytesTotal == 0 || p.BytesDone != p.BytesTotal {
+		t.Errorf("%+v", p)
+	}
+	introspected := s.Admin.Must("busctl", "--address="+s.Bus.Address, "introspect", "--xml-interface", rig.AgentName, string(path)).Stdout
+	for _, want := range []string{"running, done, failed or cancelled.", "Number of the job", "org.lull.Error.LimitsExceeded", "Returns the result of Manager.StartResolve once"} {
+		if !strings.Contains(introspected, want) {
+			t.Errorf("the live introspection lacks %q", want)
+		}
+	}
+
+	// A broken file is found, and repaired; what repairs it goes on without its caller.
+	blob := s.blobOf("org.test.base", "2")
+	file := filepath.Join(s.Store, "blobs", blob[:2], blob)
+	if _, err := os.Stat(file); err != nil {
+		file += "x"
+	}
+	s.no(os.Chmod(file, 0o644))
+	s.no(os.WriteFile(file, []byte("broken"), 0o644))
+	if p := s.job(s.busctl("Space", "StartVerify", "a{sv}", "0"), "done"); len(p.Findings) == 0 || p.Findings[0].Repaired {
+		t.Errorf("%+v", p)
+	}
+	reached, open := g.hold("blobs/" + blob)
+	command := s.Admin.StartLull(nil, "verify", "--repair")
+	<-reached
+	command.Signal(syscall.SIGINT)
+	s.ends(command, 1, "lull: cannot repair the store: interrupted\nhint: the repair goes on; `lull verify` waits for its end and checks again\n")
+	close(open)
+	repair := s.api.Objects("Job")
+	if len(repair) == 0 {
+		t.Fatal("there is no job")
+	}
+	for _, o := range repair {
+		if o.Str("Kind") == "repair" {
+			if p := s.job(dbus.ObjectPath(o.Path), "done"); len(p.Findings) == 0 || !p.Findings[0].Repaired {
+				t.Errorf("%+v", p)
+			}
+		}
+	}
+	if r := s.MustLull("verify"); !strings.Contains(r.Stdout, "no problems found") {
+		t.Errorf("%v", r)
+	}
+
+	// A sick system is not committed; a well one is, without the caller of the job.
+	s.no(os.WriteFile(s.Path("sick"), nil, 0o644))
+	if p := s.job(s.busctl("System", "StartCommit"), "failed"); p.Kind != "commit" || p.ErrorText == "" {
+		t.Errorf("%+v", p)
+	}
+	s.is("booted", "", "2")
+	s.no(os.Remove(s.Path("sick")))
+	s.job(s.busctl("System", "StartCommit"), "done")
+	s.is("idle", "2", "")
+
+	// The updater's retained packages are resolved, and collected later.
+	one := s.publish(s.write("org.test.other", "1", 0, "", nil))
+	if c := s.api.Call("Retained.Set", []string{one}); c.Err != nil {
+		t.Fatal(c.Err)
+	}
+	s.job(s.busctl("Retained", "StartResolve", "sa{sv}", one, "0"), "done")
+	s.has(true, one, two.base[0])
+	if c := s.api.Call("Retained.Clear"); c.Err != nil {
+		t.Fatal(c.Err)
+	}
+	if p := s.job(s.busctl("Space", "StartCollect", "a{sv}", "0"), "done"); p.FreedPackages == 0 || p.FreedBlobs == 0 || p.FreedBytes == 0 {
+		t.Errorf("%+v", p)
+	}
+	s.has(false, one)
+}

@@ -1,0 +1,126 @@
+package launch
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+
+	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/userd/userdata"
+)
+
+// userData makes the directories of the user's data,
+//
+//	~/.local/share/lull/<instance>/<rev>   of this revision
+//	~/.local/share/lull/<instance>/common  of all
+//
+// and brings the data of the revision before over, if this one has none yet; package
+// userdata has the rules. A package without versioned data has only the second.
+func (l *launch) userData(ctx context.Context) (data, common string, err error) {
+	home, why, err := userdata.Home()
+	if err != nil {
+		return "", "", within(err, "it has no place for its data")
+	}
+	if why != "" {
+		l.say(journal.PriWarning, fmt.Sprintf("the data of %s is below %s, because %s", l.Instance, home, why), "")
+	}
+	p := userdata.Of(l.Root, home, l.Instance)
+	show := progress{out: l.Stderr, name: l.Instance}
+	hooks := userdata.Hooks{Waits: func() {
+		if isTerminal(l.Stderr) {
+			fmt.Fprintf(l.Stderr, "lull: %s waits: its data is being brought over\n", l.Instance)
+		}
+	}}
+	if isTerminal(l.Stderr) {
+		hooks.Progress = show.show
+	}
+	common, err = p.MakeCommon(ctx, hooks)
+	if err != nil {
+		show.end()
+		return "", "", within(err, "it has no place for its data")
+	}
+	if !l.versions {
+		show.end()
+		return common, common, nil
+	}
+	d, err := p.Enter(ctx, l.rev, hooks)
+	show.end()
+	if err != nil {
+		return "", "", err
+	}
+	l.sayMissing(ctx, p, d)
+	if d.Note != nil {
+		l.say(journal.PriWarning, fmt.Sprintf("the data of %s can be used, but %v", l.Instance, d.Note), "")
+	}
+	return d.Dir, common, nil
+}
+
+// maxNamed bounds how many missing files a message names.
+const maxNamed = 3
+
+// sayMissing reports what the copy of the data lacks, and where it is.
+func (l *launch) sayMissing(ctx context.Context, p userdata.Place, d userdata.Data) {
+	if d.MissingCount == 0 {
+		return
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of the files of %s could not be copied from the data of the version before:", d.MissingCount, l.Instance)
+	for i, m := range d.Missing {
+		if i == maxNamed {
+			break
+		}
+		fmt.Fprintf(&b, " %q (%s);", filepath.Join(p.Base, m.In, m.Path), m.Why)
+	}
+	if more := d.MissingCount - maxNamed; more > 0 {
+		fmt.Fprintf(&b, " and %d more;", more)
+	}
+	fmt.Fprintf(&b, " they stay there, and lull doctor lists them")
+	l.say(journal.PriWarning, b.String(), messages.DataMissing)
+	if l.Service == "" && len(d.Missing) > 0 {
+		first := d.Missing[0]
+		l.showMissing(ctx, d.MissingCount, first.Path, filepath.Join(p.Base, first.In))
+	}
+}
+
+// progress is a line that is drawn over itself.
+type progress struct {
+	out   *os.File
+	name  string
+	last  time.Time
+	drawn bool
+}
+
+const redraw = 100 * time.Millisecond
+
+func (p *progress) show(done, total int64) {
+	if now := time.Now(); now.Sub(p.last) >= redraw {
+		p.last, p.drawn = now, true
+		fmt.Fprintf(p.out, "\r\x1b[Klull: bringing the data of %s over: %s", p.name, fraction(done, total))
+	}
+}
+
+func (p *progress) end() {
+	if p.drawn {
+		fmt.Fprint(p.out, "\r\x1b[K")
+	}
+}
+
+func fraction(done, total int64) string {
+	if total <= 0 {
+		return megabytes(done)
+	}
+	return fmt.Sprintf("%d%% of %s", min(done, total)*100/total, megabytes(total))
+}
+
+func megabytes(n int64) string {
+	if n < 10_000_000 {
+		return strconv.FormatFloat(float64(n)/1e6, 'f', 1, 64) + " MB"
+	}
+	return strconv.FormatInt(n/1_000_000, 10) + " MB"
+}
