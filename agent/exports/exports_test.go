@@ -69,7 +69,7 @@ func files(t *testing.T, root string) string {
 func mapsPackage(t *testing.T) (*manifest.Launch, string) {
 	t.Helper()
 	pkg := t.TempDir()
-	write(t, pkg+"/share/org.gnome.Maps.desktop", "[Desktop Entry]\nType=Application\nName=Maps\nTryExec=maps\nExec=env A=b maps --new %U\nIcon=maps\n"+
+	write(t, pkg+"/share/org.gnome.Maps.desktop", "[Desktop Entry]\nType=Application\nName=Maps\nName[de]=Karten\nTryExec=maps\nExec=env A=b maps --new %U\nIcon=maps\n"+
 		"MimeType=application/gpx+xml;x-scheme-handler/geo;\nDBusActivatable=true\nActions=export;\n\n[Desktop Action export]\nName=Export\nExec=/usr/bin/export-map\n")
 	write(t, pkg+"/share/org.gnome.Maps.service", "[D-BUS Service]\nName=org.gnome.Maps\nExec=/usr/bin/maps --gapplication-service\nSystemdService=maps.service\n")
 	write(t, pkg+"/etc/maps-watch.desktop", entry("maps --watch"))
@@ -95,7 +95,7 @@ func TestExports(t *testing.T) {
 	bin := root + "/exports/bin/"
 	for file, want := range map[string]string{
 		"bin/org.gnome.Maps": "#!/usr/libexec/lull/lull-run --wrapper\ninstance=org.gnome.Maps\napp=maps\nroot=" + root + "\nrun-dir=/run/x\n",
-		"share/applications/org.gnome.Maps.desktop": "[Desktop Entry]\nX-Lull-Instance=org.gnome.Maps\nType=Application\nName=Maps\nExec=env A=b " + bin + "org.gnome.Maps --new %U\n" +
+		"share/applications/org.gnome.Maps.desktop": "[Desktop Entry]\nX-Lull-Instance=org.gnome.Maps\nType=Application\nName=Maps\nName[de]=Karten\nTryExec=" + bin + "org.gnome.Maps\nExec=env A=b " + bin + "org.gnome.Maps --new %U\n" +
 			"Icon=" + root + "/exports/share/icons/org.gnome.Maps.svg\nMimeType=application/gpx+xml;x-scheme-handler/geo;\nDBusActivatable=true\nActions=export;\n\n" +
 			"[Desktop Action export]\nName=Export\nExec=" + bin + "org.gnome.Maps.export\n",
 		"share/dbus-1/services/org.gnome.Maps.service": "[D-BUS Service]\nName=org.gnome.Maps\nExec=" + bin + "org.gnome.Maps --gapplication-service\n",
@@ -145,6 +145,60 @@ func TestWrapperKeepsItsName(t *testing.T) {
 	}{{one, "x", "org.x"}, {two, "x", "org.x"}, {two, "y", "org.x.y"}} {
 		if got := Wrapper("org.x", c.m, c.app); got != c.want {
 			t.Errorf("the wrapper of %s is %s, want %s", c.app, got, c.want)
+		}
+	}
+}
+
+// TestExecOfThePackage: the programs, directories and bus names of a package, as its desktop file
+// has them.
+func TestExecOfThePackage(t *testing.T) {
+	pkg := t.TempDir()
+	for _, p := range []string{"/usr/bin/app", "/usr/libexec/app/app", "/usr/libexec/app/helper", "/usr/share/app/x"} {
+		write(t, pkg+p, "#!/bin/sh\n")
+	}
+	if err := os.Symlink("../libexec/app/app", pkg+"/usr/bin/other"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, pkg+"/org.x.App.service", "[D-BUS Service]\nName=org.x.App\nExec=/usr/bin/app\n")
+	l := &manifest.Launch{Name: "org.x", Apps: []manifest.App{
+		{Name: "app", Command: []string{"usr/bin/app"}, Desktop: "x.desktop", DBusName: "org.x.App", DBusService: "org.x.App.service"},
+		{Name: "second", Command: []string{"usr/libexec/app/app"}}}}
+	for lines, want := range map[string]string{
+		"Exec=/usr/bin/app":                                      "Exec=BIN/org.x",
+		"Exec=/usr/libexec/app/app":                              "Exec=BIN/org.x.second",
+		"Exec=/usr/bin/other":                                    "Exec=BIN/org.x.second", // a link to it
+		"Exec=/opt/app/run":                                      "Exec=BIN/org.x",
+		"Exec=/usr/libexec/app/helper":                           "error: line 4: Exec=/usr/libexec/app/helper: \"/usr/libexec/app/helper\" is a program of the package without an application",
+		"Exec=gapplication launch org.x.App":                     "Exec=BIN/org.x",
+		"Exec=gapplication launch org.y":                         "error: line 4: Exec=gapplication launch org.y: \"org.y\" is the bus name of no application",
+		"TryExec=/usr/bin/other\nExec=app":                       "TryExec=BIN/org.x.second\nExec=BIN/org.x",
+		"TryExec=/usr/libexec/app/helper\nExec=app":              "Exec=BIN/org.x",
+		"TryExec=python3\nExec=app":                              "TryExec=python3\nExec=BIN/org.x",
+		"Path=/usr/share/app\nExec=app":                          "Path=ROOT/current/org.x/usr/share/app\nExec=BIN/org.x",
+		"Path=/tmp\nExec=app":                                    "Path=/tmp\nExec=BIN/org.x",
+		"Icon=app\nIcon[de]=app-de\nExec=app":                    "Icon=theme\nExec=BIN/org.x",
+		"Exec=app\nActions=a;\n\n[Desktop Action a]\nExec=other": "error: line 8: Exec=other: \"other\" is no application",
+	} {
+		root := t.TempDir()
+		write(t, pkg+"/x.desktop", "[Desktop Entry]\nType=Application\nName=x\n"+lines+"\n")
+		l.Icon = ""
+		if strings.Contains(lines, "Icon") {
+			l.Icon = "theme"
+		}
+		e := open(t, root)
+		err := e.Claim("org.x", l, pkg)
+		if text, refused := strings.CutPrefix(want, "error: "); refused || err != nil {
+			if !refused || err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("%s\ngot %v, want %s", lines, err, want)
+			}
+			continue
+		}
+		if err := e.Write("org.x", l, pkg); err != nil {
+			t.Fatal(err)
+		}
+		_, got, _ := strings.Cut(read(t, root+"/exports/share/applications/x.desktop"), "Name=x\n")
+		if want := strings.NewReplacer("BIN", root+"/exports/bin", "ROOT", root).Replace(want) + "\n"; got != want {
+			t.Errorf("%s\ngot  %swant %s", lines, got, want)
 		}
 	}
 }
@@ -253,7 +307,7 @@ func TestOddFilesAreTheirPackagesAlone(t *testing.T) {
 		"a long line":           entry("x") + "Comment=" + long + "\n",
 		"no desktop file":       "\x7fELF\x01\x02\x03",
 		"empty":                 "",
-		"a foreign program":     entry("sh -c x"),
+		"a foreign program":     entry("sh -c y"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			root, pkg := t.TempDir(), t.TempDir()

@@ -70,7 +70,12 @@ func stem(instance, file, ext string) string {
 // plan returns the exports of a package as an instance. Problems are those of the package's
 // files, of kind Invalid; files with a problem are left out of files. An err is a read error.
 func (e *Exports) plan(instance string, m *manifest.Launch, dir string) (files []file, problems, err error) {
-	p := planner{Exports: e, instance: instance, m: m, dir: dir}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer root.Close()
+	p := planner{Exports: e, instance: instance, m: m, pkg: root}
 	for i := range m.Apps {
 		p.app(&m.Apps[i])
 	}
@@ -84,7 +89,7 @@ type planner struct {
 	*Exports
 	instance string
 	m        *manifest.Launch
-	dir      string
+	pkg      *os.Root // of the package
 
 	files    []file
 	problems []error
@@ -115,7 +120,7 @@ func (p *planner) hasBusName(a *manifest.App) bool {
 
 // add adds a file of the package, changed, to the files to export.
 func (p *planner) add(name, what, from string, change func([]byte) ([]byte, error)) {
-	content, err := readInside(p.dir, from)
+	content, err := readInside(p.pkg, from)
 	var refused *refusedError
 	switch {
 	case errors.As(err, &refused), errors.Is(err, fs.ErrNotExist):
@@ -143,24 +148,26 @@ func (p *planner) wrapper(app string) []byte {
 		p.launcher, p.instance, app, p.root, p.runDir)
 }
 
-// desktop rewrites a package's desktop file. Exec leads to the wrappers, Icon to the exported
-// icon. TryExec, which names a file inside the package, is dropped. DBusActivatable is
-// dropped, too, if the bus cannot start the application.
+// desktop rewrites a package's desktop file. Exec and TryExec lead to the wrappers, Icon to the
+// exported icon, and Path to the package. DBusActivatable is dropped if the bus cannot start
+// the application.
 func (p *planner) desktop(a *manifest.App, content []byte) ([]byte, error) {
 	f, err := desktopentry.Parse(content, desktopentry.Main)
 	if err == nil {
 		err = f.CheckApplication()
 	}
 	if err == nil {
-		err = f.RewriteExec(func(program string) (string, error) { return p.find(a, program) })
+		err = f.RewriteExec(p.programs(a))
 	}
 	if err != nil {
 		return nil, err
 	}
 	if icon := p.IconPath(p.instance, p.m); icon != "" {
+		f.DropLocalised(desktopentry.Main, "Icon")
 		f.Set(desktopentry.Main, "Icon", icon)
 	}
-	f.Drop(desktopentry.Main, "TryExec")
+	p.tryExec(a, f)
+	p.workDir(f)
 	if f.Value(desktopentry.Main, "DBusActivatable") != "" && (!p.hasBusName(a) || a.DBusName != DesktopID(p.instance, a)) {
 		f.Drop(desktopentry.Main, "DBusActivatable")
 		if f.Value(desktopentry.Main, "Exec") == "" {
@@ -184,33 +191,13 @@ func (p *planner) busService(a *manifest.App, content []byte) ([]byte, error) {
 	if f.Value(desktopentry.DBusService, "Exec") == "" {
 		return nil, errors.New("it has no Exec")
 	}
-	if err := f.RewriteExec(func(program string) (string, error) { return p.find(a, program) }); err != nil {
+	if err := f.RewriteExec(p.programs(a)); err != nil {
 		return nil, err
 	}
 	for _, key := range []string{"SystemdService", "User", "AssumedAppArmorLabel"} {
 		f.Drop(desktopentry.DBusService, key)
 	}
 	return f.Bytes(), nil
-}
-
-// find returns the wrapper of the application in an Exec line of a: by its name or by the
-// name of its program. An absolute path outside of the directories of commands is a program
-// of the package, and means a itself.
-func (p *planner) find(a *manifest.App, program string) (string, error) {
-	base := path.Base(program)
-	names := func(o *manifest.App) bool { return o.Name == base || path.Base(o.Command[0]) == base }
-	if names(a) {
-		return p.WrapperPath(p.instance, p.m, a.Name), nil
-	}
-	for i := range p.m.Apps {
-		if o := &p.m.Apps[i]; names(o) {
-			return p.WrapperPath(p.instance, p.m, o.Name), nil
-		}
-	}
-	if dir := path.Base(path.Dir(program)); path.IsAbs(program) && dir != "bin" && dir != "sbin" {
-		return p.WrapperPath(p.instance, p.m, a.Name), nil
-	}
-	return "", fmt.Errorf("%.200q is no application of the package", program)
 }
 
 // isFile reports whether an icon is a file of the package, not the name of one in a theme.
@@ -244,12 +231,7 @@ type refusedError struct{ text string }
 func (r *refusedError) Error() string { return r.text }
 
 // readInside reads a file of a package without leaving it.
-func readInside(dir, name string) ([]byte, error) {
-	r, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
+func readInside(r *os.Root, name string) ([]byte, error) {
 	fi, err := r.Stat(name)
 	if err != nil {
 		if errno := syscall.Errno(0); !errors.As(err, &errno) {

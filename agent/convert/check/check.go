@@ -330,7 +330,8 @@ func (c *checker) apps() {
 			c.icon(a.Desktop, lineOf(content, "Icon"), icon)
 		}
 		first := ""
-		err = f.RewriteExec(func(program string) (string, error) { first = cmp.Or(first, program); return program, nil })
+		find := func(program string) (string, error) { first = cmp.Or(first, program); return program, nil }
+		err = f.RewriteExec(desktopentry.Programs{Find: find, Named: find})
 		if err != nil {
 			c.find(a.Desktop, lineOf(content, "Exec"), "its Exec cannot be rewritten: %s", err)
 		}

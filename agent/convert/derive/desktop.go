@@ -71,7 +71,7 @@ func (d *deriver) desktopApp(n *unpack.Node) (a manifest.App, f *desktopentry.Fi
 	first := ""
 	try, err := desktopentry.Parse(n.Kept, desktopentry.Main) // RewriteExec changes it
 	if err == nil {
-		err = try.RewriteExec(func(program string) (string, error) {
+		err = try.RewriteExec(desktopentry.Programs{Find: func(program string) (string, error) {
 			if first == "" {
 				first = program
 			}
@@ -79,7 +79,7 @@ func (d *deriver) desktopApp(n *unpack.Node) (a manifest.App, f *desktopentry.Fi
 				return program, nil
 			}
 			return "", fmt.Errorf("%.200q is not in the package", program)
-		})
+		}})
 	}
 	switch {
 	case err != nil:

@@ -89,6 +89,12 @@ func TestRewriteExec(t *testing.T) {
 		}
 		return "", errors.New("unknown program " + program)
 	}
+	named := func(name string) (string, error) {
+		if name == "org.x.App" {
+			return "/exports/bin/app", nil
+		}
+		return "", errors.New("unknown bus name " + name)
+	}
 	for _, c := range []struct{ value, want string }{
 		{"app", "/exports/bin/app"},
 		{"app --new %F", "/exports/bin/app --new %F"},
@@ -102,7 +108,22 @@ func TestRewriteExec(t *testing.T) {
 		{"env --split-string=app", "error: env with the option"},
 		{"env A=b", "error: env names no program"},
 		{"env", "error: env names no program"},
-		{"sh -c 'app %F'", "error: unknown program sh"},
+		{`"/opt/My\sApp/app" %U`, "/exports/bin/app %U"},
+		{`"/opt/My App/\\app" %U`, `error: unknown program /opt/My App/\app`},
+		{`app "a\\\\b \\"c" 'd"e'`, `/exports/bin/app "a\\\\b \\"c" 'd"e'`},
+		{"sh -c 'app %F'", "sh -c '/exports/bin/app %F'"},
+		{`env A=b /bin/sh -c "LANG=C exec /usr/bin/app \\"\\$@\\"" sh %U`, `env A=b /bin/sh -c "LANG=C exec /exports/bin/app \\"\\$@\\"" sh %U`},
+		{"sh -c other", "error: unknown program other"},
+		{"sh -c odd", `error: cannot be written in a script`},
+		{"sh -c 'app; other'", "error: more than one command"},
+		{"sh -c '$APP x'", `error: the program "$APP" of its script`},
+		{"sh -c 'exec '", "error: its script names no program"},
+		{"sh app", "error: unknown program sh"},
+		{"gapplication launch org.x.App %U", "/exports/bin/app %U"},
+		{"env A=b gapplication launch org.x.App", "env A=b /exports/bin/app"},
+		{"gapplication action org.x.App new-window", "gapplication action org.x.App new-window"},
+		{"gapplication launch org.y", "error: unknown bus name org.y"},
+		{"gapplication list-apps", "error: this use of gapplication"},
 		{`app "open`, "error: a quote is not closed"},
 		{`"" app`, "error: names no program"},
 	} {
@@ -110,7 +131,7 @@ func TestRewriteExec(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = f.RewriteExec(find)
+		err = f.RewriteExec(Programs{find, named})
 		got := f.Value(Main, "Exec")
 		if err != nil {
 			got = "error: " + err.Error()
@@ -128,6 +149,7 @@ func TestRewriteExec(t *testing.T) {
 // second rewrite changes nothing.
 func FuzzRewrite(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte("[Desktop Entry]\nExec=sh -c \"exec a \\\\\"x\"\n[Desktop Action q]\nExec=gapplication launch a.b %U\n"))
 	f.Add([]byte("[Desktop Entry]\nExec=env A='b c' \"x y\" %U\n[Desktop Action q]\nExec=\\\"x\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		file, err := Parse(content, Main)
@@ -135,7 +157,8 @@ func FuzzRewrite(f *testing.F) {
 			return
 		}
 		find := func(string) (string, error) { return "/exports/bin/x", nil }
-		if file.RewriteExec(find) != nil {
+		programs := Programs{find, find}
+		if file.RewriteExec(programs) != nil {
 			return
 		}
 		first := string(file.Bytes())
@@ -143,7 +166,7 @@ func FuzzRewrite(f *testing.F) {
 		if err != nil {
 			t.Fatalf("the rewritten file is refused: %v\n%q", err, first)
 		}
-		if err := again.RewriteExec(find); err != nil {
+		if err := again.RewriteExec(programs); err != nil {
 			t.Fatalf("the rewritten Exec is refused: %v\n%q", err, first)
 		}
 		if second := string(again.Bytes()); second != first {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -20,16 +21,26 @@ func (f *File) CheckApplication() error {
 	return nil
 }
 
+// Programs finds the programs of Exec lines.
+type Programs struct {
+	// Find returns the path that replaces the name of a program in a line.
+	Find func(program string) (string, error)
+	// Named returns the path of the program with a name on the session bus. Nil means
+	// that there are none.
+	Named func(busName string) (string, error)
+}
+
 // RewriteExec replaces the program of each Exec line, of the entry, of its actions and of a
-// D-Bus service. find returns the path that replaces the name of a program in the line. The
-// rest of the line remains as it is written. An error names the line.
-func (f *File) RewriteExec(find func(program string) (string, error)) error {
+// D-Bus service. A program after env, or in a script of one command after sh -c, counts as
+// the program of its line, and so does the one that gapplication(1) starts. The rest of the
+// line remains as it is written. An error names the line.
+func (f *File) RewriteExec(p Programs) error {
 	for i := range f.lines {
 		l := &f.lines[i]
 		if l.key != "Exec" || l.group != Main && l.group != DBusService && !strings.HasPrefix(l.group, action) {
 			continue
 		}
-		value, err := rewriteExec(l.text, l.group != DBusService, find)
+		value, err := p.rewrite(l.text, l.group != DBusService)
 		if err != nil {
 			return fmt.Errorf("line %d: Exec=%.200s: %w", l.number, l.text, err)
 		}
@@ -38,9 +49,9 @@ func (f *File) RewriteExec(find func(program string) (string, error)) error {
 	return nil
 }
 
-// rewriteExec is RewriteExec for one value. Field codes, which begin with '%', exist if codes
-// is set; D-Bus service files have none.
-func rewriteExec(value string, codes bool, find func(string) (string, error)) (string, error) {
+// rewrite is RewriteExec for one value. Field codes, which begin with '%', exist if codes is
+// set; D-Bus service files have none.
+func (p Programs) rewrite(value string, codes bool) (string, error) {
 	words, err := splitExec(value)
 	if err != nil {
 		return "", err
@@ -48,58 +59,137 @@ func rewriteExec(value string, codes bool, find func(string) (string, error)) (s
 	if words, err = skipEnv(words); err != nil {
 		return "", err
 	}
-	to, err := find(words[0].text)
+	first, last := words[0], words[0]
+	var to string
+	switch base := path.Base(first.text); {
+	case slices.Contains(shells, base) && len(words) > 2 && words[1].text == "-c":
+		return p.script(value, words[2])
+	case base == "gapplication":
+		if to, last, err = p.gapplication(words); to == "" && err == nil {
+			return value, nil
+		}
+	default:
+		to, err = p.Find(first.text)
+	}
 	if err != nil {
 		return "", err
 	}
 	if codes {
 		to = strings.ReplaceAll(to, "%", "%%")
 	}
-	return value[:words[0].from] + quote(to) + value[words[0].to:], nil
+	return value[:first.from] + quote(to) + value[last.to:], nil
 }
 
-// word is an argument and its position in the line.
+// shells are the programs that run a script after -c.
+var shells = []string{"sh", "bash", "dash"}
+
+// script rewrites the only command of a script in the word w of value.
+func (p Programs) script(value string, w word) (string, error) {
+	from, to, err := command(w.text)
+	if err != nil {
+		return "", err
+	}
+	program, err := p.Find(w.text[from:to])
+	switch {
+	case err != nil:
+		return "", err
+	case strings.IndexFunc(program, func(r rune) bool { return !isPlain(r) }) >= 0:
+		return "", fmt.Errorf("the path %.200q cannot be written in a script", program)
+	}
+	return value[:w.at[from]] + program + value[w.at[to-1]+1:], nil
+}
+
+// command returns the position of the program in a script of one command.
+func command(script string) (from, to int, err error) {
+	if strings.ContainsAny(script, ";&|`()<>\n") {
+		return 0, 0, errors.New("a script with more than one command cannot be rewritten")
+	}
+	for {
+		from = to + len(script[to:]) - len(strings.TrimLeft(script[to:], " \t"))
+		to = from
+		for to < len(script) && script[to] != ' ' && script[to] != '\t' {
+			to++
+		}
+		name := script[from:to]
+		switch {
+		case name == "":
+			return 0, 0, errors.New("its script names no program")
+		case strings.IndexFunc(name, func(r rune) bool { return r != '=' && !isPlain(r) }) >= 0:
+			return 0, 0, fmt.Errorf("the program %.80q of its script cannot be rewritten", name)
+		case name != "exec" && !strings.Contains(name, "="):
+			return from, to, nil
+		}
+	}
+}
+
+// isPlain reports whether a character means itself for a shell and in an Exec line.
+func isPlain(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./+,:@", r)
+}
+
+// gapplication returns the program that gapplication(1) starts, and the last word of the line
+// that names it. No program and no error means that the line can stay as it is.
+func (p Programs) gapplication(words []word) (program string, last word, err error) {
+	if len(words) < 3 || p.Named == nil || words[1].text != "launch" && words[1].text != "action" {
+		return "", last, errors.New("this use of gapplication cannot be rewritten")
+	}
+	program, err = p.Named(words[2].text)
+	if words[1].text == "action" {
+		return "", last, err
+	}
+	return program, words[2], err
+}
+
+// word is an argument. From and to are its position in the line, and at that of each byte of
+// text.
 type word struct {
 	text     string
 	from, to int
+	at       []int
 }
 
-// splitExec splits a line at blanks outside of quotes. Double quotes are the specification's.
-// Single ones are accepted in the same way as by GLib and KDE.
+// splitExec splits a line at blanks outside of quotes. It resolves the escapes of strings
+// first and those of quotes second, as "The Exec key" demands. Double quotes are the
+// specification's. Single ones are accepted in the same way as by GLib and KDE.
 func splitExec(value string) ([]word, error) {
+	plain, at := unescape(value)
 	var words []word
-	var text strings.Builder
+	w := word{from: -1}
+	var text []byte
 	var open byte
-	from := -1
-	end := func(at int) {
-		if from >= 0 {
-			words = append(words, word{text.String(), from, at})
-		}
-		text.Reset()
-		from = -1
+	put := func(i int) {
+		text = append(text, plain[i])
+		w.at = append(w.at, at[i+1]-1)
 	}
-	for i := 0; i < len(value); i++ {
-		c := value[i]
-		if open == 0 && (c == ' ' || c == '\t') {
+	end := func(i int) {
+		if w.from >= 0 {
+			w.text, w.to = string(text), at[i]
+			words = append(words, w)
+		}
+		w, text = word{from: -1}, nil
+	}
+	for i := 0; i < len(plain); i++ {
+		c := plain[i]
+		if open == 0 && (c == ' ' || c == '\t' || c == '\n') {
 			end(i)
 			continue
 		}
-		if from < 0 {
-			from = i
+		if w.from < 0 {
+			w.from = at[i]
 		}
 		switch {
-		case c == '\\' && open != '\'' && i+1 < len(value):
+		case c == '\\' && open != '\'' && i+1 < len(plain) && (open == 0 || strings.IndexByte("\"`$\\", plain[i+1]) >= 0):
 			i++
-			text.WriteByte(value[i])
+			put(i)
 		case c == open:
 			open = 0
 		case open == 0 && (c == '"' || c == '\''):
 			open = c
 		default:
-			text.WriteByte(c)
+			put(i)
 		}
 	}
-	end(len(value))
+	end(len(plain))
 	switch {
 	case open != 0:
 		return nil, errors.New("a quote is not closed")
@@ -107,6 +197,26 @@ func splitExec(value string) ([]word, error) {
 		return nil, errors.New("it names no program")
 	}
 	return words, nil
+}
+
+// unescape resolves the escapes of a string value ("Possible value types"). At has the
+// position in value of each byte of the result, and the length of value at its end. Unknown
+// escapes remain.
+func unescape(value string) (plain string, at []int) {
+	b := make([]byte, 0, len(value))
+	at = make([]int, 0, len(value)+1)
+	for i := 0; i < len(value); i++ {
+		at = append(at, i)
+		c := value[i]
+		if c == '\\' && i+1 < len(value) {
+			if e := strings.IndexByte(`sntr\`, value[i+1]); e >= 0 {
+				i++
+				c = " \n\t\r\\"[e]
+			}
+		}
+		b = append(b, c)
+	}
+	return string(b), append(at, len(value))
 }
 
 // skipEnv returns the words from the program that env(1) starts, or all words if the program

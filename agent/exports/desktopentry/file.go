@@ -176,6 +176,17 @@ func (f *File) Drop(group, key string) {
 	f.lines = kept
 }
 
+// DropLocalised removes the localised forms of a key.
+func (f *File) DropLocalised(group, key string) {
+	kept := f.lines[:0]
+	for _, l := range f.lines {
+		if l.group != group || !strings.HasPrefix(l.key, key+"[") {
+			kept = append(kept, l)
+		}
+	}
+	f.lines = kept
+}
+
 // Bytes returns the content of the file.
 func (f *File) Bytes() []byte {
 	var out bytes.Buffer
