@@ -8,5 +8,6 @@
 //
 //	accounts, cgroup, copytree, dialer, digest, errkind, faultpoint, inotify,
 //	messages, printable, sessionclass, texts, wallclock, words; durable,
-//	launchconf, manifest, runctl, runname, scopes; storeid, units
+//	launchconf, manifest, runctl, runname, scopes; environment,
+//	storeid, units
 package lib

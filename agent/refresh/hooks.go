@@ -8,7 +8,9 @@ import (
 	"strconv"
 
 	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/environment"
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/agent/refresh/plan"
@@ -39,7 +41,7 @@ func (e *Engine) runHook(ctx context.Context, r *plan.Refresh, pkg digest.Digest
 	text, err := e.Services.Run(ctx, services.Hook{
 		Instance: r.Instance, Name: hook, Package: pkg, User: services.User(m.Services),
 		Argv: append([]string{filepath.Join(dir, argv[0])}, argv[1:]...),
-		Env: []string{
+		Env: environment.Apply([]string{
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 			"LULL_HOOK=" + hook,
 			"LULL_INSTANCE=" + r.Instance,
@@ -47,7 +49,7 @@ func (e *Engine) runHook(ctx context.Context, r *plan.Refresh, pkg digest.Digest
 			"LULL_PACKAGE_DIR=" + dir,
 			"LULL_DATA=" + data,
 			"LULL_COMMON=" + common,
-		},
+		}, m.Environment, map[string]string{manifest.PlacePackage: dir, manifest.PlaceData: data, manifest.PlaceCommon: common}),
 	})
 	e.Log.Info("a hook has run", messages.Key, messages.HookRan, "instance", r.Instance, "refresh", r.ID, "hook", hook, "output", text, "error", err)
 	switch {

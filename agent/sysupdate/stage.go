@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/environment"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/faultpoint"
 	"github.com/lull/lull/agent/lib/manifest"
@@ -315,10 +316,10 @@ func (s *System) hook(ctx context.Context, pkg digest.Digest, hook, version stri
 	text, err := s.RunHook(ctx, services.Hook{
 		Instance: l.Name, Name: "system-" + hook, Package: pkg, User: services.User(l.Services),
 		Argv: append([]string{filepath.Join(dir, argv[0])}, argv[1:]...),
-		Env: append([]string{
+		Env: environment.Apply(append([]string{
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 			"LULL_HOOK=" + hook, "LULL_PACKAGE_DIR=" + dir, "LULL_SYSTEM_VERSION=" + version,
-		}, env...),
+		}, env...), l.Environment, map[string]string{manifest.PlacePackage: dir}),
 	})
 	s.Log.Info("a hook has run", messages.Key, messages.HookRan, "package", l.Name, "system", version, "hook", hook, "output", text, "error", err)
 	switch {

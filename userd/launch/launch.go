@@ -86,6 +86,7 @@ type launch struct {
 	rev      uint32
 	pkg      digest.Digest
 	versions bool // the package keeps data per revision
+	vars     map[string]manifest.Variable
 	ofUser   bool // what is launched works on the user's data
 	notifies bool // a service that reports to systemd by itself when it is ready
 	command  []string
@@ -412,7 +413,7 @@ func (l *launch) read() error {
 	if err != nil {
 		return damaged("package %s of revision %d: %w", l.pkg.Short(), l.rev, err)
 	}
-	l.versions, l.title = m.Data.Versioned, m.Shown()
+	l.versions, l.title, l.vars = m.Data.Versioned, m.Shown(), m.Environment
 	l.command, err = l.choose(m)
 	return err
 }
@@ -461,52 +462,4 @@ func (l *launch) choose(m *manifest.Launch) ([]string, error) {
 		names[i] = m.Apps[i].Name
 	}
 	return nil, errkind.New(errkind.NotFound, "it has no application %q", l.App).WithHint("it has %s", strings.Join(names, ", "))
-}
-
-// prepare makes the user's directories and the environment.
-func (l *launch) prepare(ctx context.Context) ([]string, error) {
-	system := filepath.Join(l.Root, "data", l.Instance)
-	data := filepath.Join(system, "common")
-	if l.versions {
-		data = filepath.Join(system, strconv.FormatUint(uint64(l.rev), 10))
-	}
-	set := []string{
-		"LULL_INSTANCE=" + l.Instance,
-		"LULL_REVISION=" + strconv.FormatUint(uint64(l.rev), 10),
-		"LULL_PACKAGE_DIR=" + l.packageDir(),
-		"LULL_DATA=" + data,
-		"LULL_COMMON=" + filepath.Join(system, "common"),
-	}
-	if l.App != "" {
-		set = append(set, "LULL_APP="+l.App)
-	}
-	if l.Bus != "system" { // where lull finds the agent
-		set = append(set, "LULL_BUS="+l.Bus)
-	}
-	if l.ofUser { // a service of the agent's has LULL_DATA, and perhaps no home
-		userData, userCommon, err := l.userData(ctx)
-		if err != nil {
-			return nil, err
-		}
-		set = append(set, "LULL_USER_DATA="+userData, "LULL_USER_COMMON="+userCommon)
-	}
-	return l.environment(set), nil
-}
-
-// environment is that of this process, with other places.
-func (l *launch) environment(set []string) []string {
-	env := make([]string, 0, len(set)+64)
-	for _, v := range os.Environ() {
-		name, _, _ := strings.Cut(v, "=")
-		if !ours[name] && (l.Service == "" || l.notifies || name != "NOTIFY_SOCKET") {
-			env = append(env, v)
-		}
-	}
-	return append(env, set...)
-}
-
-// ours are the variables of this launch, which replace inherited ones.
-var ours = map[string]bool{
-	"LULL_INSTANCE": true, "LULL_REVISION": true, "LULL_PACKAGE_DIR": true, "LULL_DATA": true, "LULL_COMMON": true,
-	"LULL_USER_DATA": true, "LULL_USER_COMMON": true, "LULL_APP": true, launchconf.ExecFDEnv: true,
 }

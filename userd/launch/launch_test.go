@@ -464,7 +464,7 @@ func TestSmallImports(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	allowed := []string{
-		"github.com/lull/lull/cmd/lull-run", "github.com/lull/lull/agent/lib/launchconf", "github.com/lull/lull/userd/launch", "github.com/lull/lull/agent/lib/cgroup",
+		"github.com/lull/lull/cmd/lull-run", "github.com/lull/lull/agent/lib/launchconf", "github.com/lull/lull/agent/lib/environment", "github.com/lull/lull/userd/launch", "github.com/lull/lull/agent/lib/cgroup",
 		"github.com/lull/lull/agent/lib/copytree", "github.com/lull/lull/agent/lib/digest", "github.com/lull/lull/agent/lib/faultpoint",
 		"github.com/lull/lull/agent/lib/messages", "github.com/lull/lull/agent/lib/manifest", "github.com/lull/lull/agent/lib/printable", "github.com/lull/lull/agent/lib/errkind", "github.com/lull/lull/agent/lib/runctl",
 		"github.com/lull/lull/agent/lib/inotify", "github.com/lull/lull/agent/lib/runname", "github.com/lull/lull/agent/lib/scopes",

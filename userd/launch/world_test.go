@@ -45,6 +45,8 @@ cgroup() { while IFS= read -r line; do echo "cgroup $line"; done </proc/self/cgr
 case "$1" in
 tell) env | grep ^LULL_ | sort; cgroup; shift; echo "args $#"; for a; do echo "arg $a"; done ;;
 fds) for fd in /proc/$$/fd/*; do echo "${fd##*/}"; done ;;
+env) env | sort ;;
+nest) shift; exec "$@" ;;
 exit) exit "$2" ;;
 wait) echo "revision $LULL_REVISION"; read line ;;
 save) echo "$2" >>"$LULL_USER_DATA/file" ;;
@@ -60,6 +62,7 @@ type world struct {
 	ctl        *runctl.Dir
 	settings   launchconf.Settings
 	env        []string // more of launchers
+	vars       map[string]manifest.Variable
 }
 
 func newWorld(t *testing.T) *world {
@@ -102,9 +105,10 @@ func (w *world) add(rev, from uint32, versioned bool) digest.Digest {
 	w.Helper()
 	l := &manifest.Launch{
 		Name: "org.lull-test.launch", Version: fmt.Sprint(rev), Data: manifest.Data{Versioned: versioned},
-		Apps:     []manifest.App{{Name: "first", Command: []string{"bin/app", "exit", "3"}}, {Name: app, Command: []string{"bin/app"}}},
-		Hooks:    map[string][]string{manifest.HookRefreshPending: {"bin/app", "tell", "the hook"}},
-		Services: []manifest.Service{{Name: "daemon", Command: []string{"bin/app", "wait"}}},
+		Apps:        []manifest.App{{Name: "first", Command: []string{"bin/app", "exit", "3"}}, {Name: app, Command: []string{"bin/app"}}},
+		Hooks:       map[string][]string{manifest.HookRefreshPending: {"bin/app", "tell", "the hook"}},
+		Services:    []manifest.Service{{Name: "daemon", Command: []string{"bin/app", "wait"}}, {Name: "env", Command: []string{"bin/app", "env"}}},
+		Environment: w.vars,
 	}
 	b, err := l.Encode()
 	w.no(err)

@@ -86,6 +86,9 @@ func checkLaunch(l *Launch) error {
 	if err := checkWishes(l.Refresh); err != nil {
 		return err
 	}
+	if err := checkEnvironment(l.Environment); err != nil {
+		return err
+	}
 	for _, a := range l.Apps {
 		if err := checkCommand(l, a.Command); err != nil {
 			return fmt.Errorf("app %s: %w", a.Name, err)

@@ -93,6 +93,9 @@ func (d *decoder) member(key string, withEntries bool) {
 			return
 		}
 		d.array(d.entry)
+	case "environment":
+		l.Environment = map[string]Variable{}
+		d.object(func(name string) { l.Environment[name] = d.variable(name) })
 	case "format":
 		if n := d.number(); n == Format2 {
 			l.Format = Format2
@@ -143,6 +146,22 @@ func (d *decoder) wish(key string) {
 	default:
 		d.fail("unknown key %q in refresh", key)
 	}
+}
+
+func (d *decoder) variable(name string) (v Variable) {
+	d.object(func(key string) {
+		switch key {
+		case "append":
+			v.Append = d.texts()
+		case "prepend":
+			v.Prepend = d.texts()
+		case "value":
+			v.Value = d.text()
+		default:
+			d.fail("unknown key %q in the variable %.140q", key, name)
+		}
+	})
+	return v
 }
 
 func (d *decoder) known(key, where, want string) bool {

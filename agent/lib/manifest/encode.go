@@ -146,6 +146,20 @@ func writeMeta(b []byte, l *Launch, entries []Entry, spill func([]byte) []byte) 
 		}
 		w.b = append(w.b, ']')
 	}
+	if len(l.Environment) > 0 {
+		w.key("environment")
+		e := object(w.b)
+		for _, name := range slices.Sorted(maps.Keys(l.Environment)) {
+			v := l.Environment[name]
+			e.key(name)
+			o := object(e.b)
+			o.list("append", v.Append)
+			o.list("prepend", v.Prepend)
+			o.text("value", v.Value)
+			e.b = o.end()
+		}
+		w.b = e.end()
+	}
 	w.number("format", int64(l.Format))
 	if len(l.Hooks) > 0 {
 		w.key("hooks")

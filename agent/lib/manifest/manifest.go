@@ -78,7 +78,8 @@ type Launch struct {
 	Format      int                      `json:"format,omitempty" yaml:"format,omitempty"` // 0 or Format2
 	Apps        []App                    `json:"apps,omitempty" yaml:"apps,omitempty"`
 	Services    []Service                `json:"services,omitempty" yaml:"services,omitempty"`
-	Hooks       map[string][]string      `json:"hooks,omitempty" yaml:"hooks,omitempty"` // hook → command
+	Hooks       map[string][]string      `json:"hooks,omitempty" yaml:"hooks,omitempty"`             // hook → command
+	Environment map[string]Variable      `json:"environment,omitempty" yaml:"environment,omitempty"` // name → variable, of all programs
 	Data        Data                     `json:"data,omitzero" yaml:"data,omitempty"`
 	Refresh     Wishes                   `json:"refresh,omitzero" yaml:"refresh,omitempty"`
 	Subpackages map[string]digest.Digest `json:"subpackages,omitempty" yaml:"subpackages,omitempty"`

@@ -28,8 +28,12 @@ func full() *Meta {
 				Autostart: "share/maps.desktop", DBusName: "org.example.Maps", DBusService: "share/org.example.Maps.service"}},
 			Services: []Service{{Name: "tiles", Command: []string{"bin/tiles"}, Scope: ScopeUser, RefreshMode: ModeEndure, Ready: ReadyNotify, StopSignal: "SIGINT", StopTimeout: Duration(90 * time.Second)}, {Name: "d", Command: []string{".lull/sub/runtime/bin/d"}, User: "maps"}},
 			Hooks:    map[string][]string{HookHealth: {"bin/maps", "--check"}, HookPreRefresh: {"bin/tiles"}},
-			Data:     Data{Versioned: true},
-			Refresh:  Wishes{Mode: WishEndure, RefreshPending: WishBlock, MaxPostponement: Duration(36 * time.Hour)},
+			Environment: map[string]Variable{
+				"MAPS_HOME":     {Value: "${package}/share/maps"},
+				"XDG_DATA_DIRS": {Prepend: []string{"${package}/usr/share", "${user_data}/share"}, Append: []string{"/opt/maps"}},
+			},
+			Data:    Data{Versioned: true},
+			Refresh: Wishes{Mode: WishEndure, RefreshPending: WishBlock, MaxPostponement: Duration(36 * time.Hour)},
 
 			Subpackages: map[string]digest.Digest{"runtime": digest.Of([]byte("r")), "fonts": digest.Of([]byte("f"))},
 		},
@@ -192,6 +196,18 @@ func TestRefused(t *testing.T) {
 		{"wish of a mode", func(m *Meta) { m.Refresh.Mode = "kill" }, `refresh: mode "kill": want wait, side-by-side or endure`},
 		{"wish of refresh-pending", func(m *Meta) { m.Refresh.RefreshPending = "ask" }, `refresh: refresh-pending "ask": want allow or block`},
 		{"wish of a postponement", func(m *Meta) { m.Refresh.MaxPostponement = Duration(MaxWish + 1) }, `refresh: max-postponement 2160h0m0.000000001s: want at most 90 days`},
+		{"too many variables", func(m *Meta) {
+			for i := range 64 {
+				m.Environment[fmt.Sprintf("X%d", i)] = Variable{Value: "x"}
+			}
+		}, `environment: 66 variables, where 64 are allowed`},
+		{"long environment", func(m *Meta) {
+			for i := range 3 {
+				m.Environment[fmt.Sprintf("X%d", i)] = Variable{Value: strings.Repeat("x", 8<<10)}
+			}
+		}, `where 16384 are allowed`},
+		{"variable", func(m *Meta) { m.Environment["A-B"] = Variable{Value: "x"} }, `environment: "A-B": want a name of letters`},
+		{"variable without value", func(m *Meta) { m.Environment["A"] = Variable{Append: nil, Value: "", Prepend: nil} }, `environment: A: it has no value`},
 		{"hook", func(m *Meta) { m.Hooks["boot"] = []string{"bin/maps"} }, `unknown hook "boot"`},
 		{"format", func(m *Meta) { m.Format = 3 }, `format 3: want 1 or 2`},
 		{"two hooks that ask to quit", func(m *Meta) {
@@ -212,7 +228,7 @@ func TestRefused(t *testing.T) {
 			if !errkind.Is(err, errkind.Invalid) {
 				t.Errorf("the error is of kind %s", errkind.KindOf(err))
 			}
-			if c.what == "subpackage hash" {
+			if c.what == "subpackage hash" || c.what == "variable without value" {
 				return // cannot be written down
 			}
 			// Parse has the same checks, for bytes from any source.

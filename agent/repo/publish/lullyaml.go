@@ -29,6 +29,7 @@ type source struct {
 	Apps        []app                    `yaml:"apps"`
 	Services    []service                `yaml:"services"`
 	Hooks       map[string]command       `yaml:"hooks"`
+	Environment map[string]variable      `yaml:"environment"`
 	Data        data                     `yaml:"data"`
 	Refresh     wishes                   `yaml:"refresh"`
 	Subpackages map[string]digest.Digest `yaml:"subpackages"`
@@ -59,6 +60,36 @@ type wishes struct {
 	RefreshPending  string              `yaml:"refresh-pending-behavior"`
 	OldPending      string              `yaml:"refresh-pending"` // its former name
 	MaxPostponement strictyaml.Duration `yaml:"max-postponement"`
+}
+
+// variable is a value, or has elements that are added to a list.
+type variable manifest.Variable
+
+// UnmarshalYAML implements strictyaml.Unmarshaler.
+func (v *variable) UnmarshalYAML(decode func(any) error) error {
+	if decode(&v.Value) == nil {
+		return nil
+	}
+	var lists struct {
+		Prepend elements `yaml:"prepend"`
+		Append  elements `yaml:"append"`
+	}
+	err := decode(&lists)
+	v.Prepend, v.Append = lists.Prepend, lists.Append
+	return err
+}
+
+// elements are a list, or one element.
+type elements []string
+
+// UnmarshalYAML implements strictyaml.Unmarshaler.
+func (e *elements) UnmarshalYAML(decode func(any) error) error {
+	var one string
+	if decode(&one) == nil {
+		*e = elements{one}
+		return nil
+	}
+	return decode((*[]string)(e))
 }
 
 // data is versioned by default.
@@ -209,6 +240,15 @@ func parseSource(name string, content []byte, overlay string) (*manifest.Meta, e
 			Name: v.Name, Scope: v.Scope, Command: clean(v.Command), RefreshMode: v.RefreshMode, Ready: v.Ready,
 			StopSignal: v.StopSignal, StopTimeout: manifest.Duration(v.StopTimeout), User: v.User,
 		})
+	}
+	for name, v := range s.Environment {
+		if part, err := manifest.CheckVariable(name, manifest.Variable(v)); err != nil {
+			return nil, doc.Errorf(strings.TrimSuffix("environment."+name+"."+part, "."), "cannot use the environment variable %s", err)
+		}
+		if m.Environment == nil {
+			m.Environment = map[string]manifest.Variable{}
+		}
+		m.Environment[name] = manifest.Variable(v)
 	}
 	for hook, c := range s.Hooks {
 		if m.Hooks == nil {

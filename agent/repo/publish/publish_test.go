@@ -107,6 +107,13 @@ services:
   user: nobody
 hooks:
   health: bin/index --check
+environment:
+  EDITOR_HOME: ${package}/share
+  XDG_DATA_DIRS: {prepend: "${package}/share"}
+  LD_LIBRARY_PATH:
+    append:
+    - ${package}/lib
+    - ${data}/lib
 data:
   versioned: false
 refresh:
@@ -147,7 +154,11 @@ func TestPublish(t *testing.T) {
 		},
 		Services: []manifest.Service{{Name: "index", Scope: "system", Command: []string{"bin/index"}, RefreshMode: "endure", Ready: "notify", StopSignal: "SIGINT", StopTimeout: manifest.Duration(90 * time.Second), User: "nobody"}},
 		Hooks:    map[string][]string{"health": {"bin/index", "--check"}},
-		Refresh:  manifest.Wishes{Mode: manifest.WishSideBySide, RefreshPending: manifest.WishBlock, MaxPostponement: manifest.Duration(30 * 24 * time.Hour)},
+		Environment: map[string]manifest.Variable{
+			"EDITOR_HOME": {Value: "${package}/share"}, "XDG_DATA_DIRS": {Prepend: []string{"${package}/share"}},
+			"LD_LIBRARY_PATH": {Append: []string{"${package}/lib", "${data}/lib"}},
+		},
+		Refresh: manifest.Wishes{Mode: manifest.WishSideBySide, RefreshPending: manifest.WishBlock, MaxPostponement: manifest.Duration(30 * 24 * time.Hour)},
 	}
 	if !reflect.DeepEqual(m.Launch, want) {
 		t.Errorf("got  %+v\nwant %+v", m.Launch, want)
@@ -197,20 +208,25 @@ func TestBadSources(t *testing.T) {
 		spoil func(src string) error
 		want  string
 	}{
-		"no name":        {"version: 1\n", nil, "lull.yaml: cannot publish without name and version"},
-		"empty file":     {"", nil, "lull.yaml: cannot publish without name and version"},
-		"bad name":       {"name: Big Name\nversion: 1\n", nil, `lull.yaml:1: cannot use "Big Name" as a package name`},
-		"unknown key":    {head + "entries: []\n", nil, `lull.yaml:3: cannot use the key "entries"`},
-		"shell":          {head + "apps:\n- name: a\n  command: bin/a | tee log\n", nil, "lull.yaml:5: cannot use this as apps[0].command: a shell would be needed for it"},
-		"open quote":     {head + "apps:\n- name: a\n  command: bin/a 'b\n", nil, "lull.yaml:5: cannot use this as apps[0].command: a quote is not closed"},
-		"empty command":  {head + "apps:\n- name: a\n  command: ''\n", nil, "lull.yaml:5: cannot use this as apps[0].command: it is empty"},
-		"no command":     {head + "apps:\n- name: a\n", nil, `lull.yaml:4: cannot use the app "a" without a command`},
-		"absent program": {head + "apps:\n- name: a\n  command: bin/none\n", nil, `command "bin/none" is not in the package`},
-		"absolute":       {head + "apps:\n- name: a\n  command: /bin/sh\n", nil, `command "/bin/sh": the path is absolute`},
-		"not executable": {head + "apps:\n- name: a\n  command: file\n", nil, `command "file" is not executable`},
-		"subpackage":     {head + "subpackages:\n  x: 12\n", nil, `lull.yaml:4: cannot use "12" as subpackages.x`},
-		"no subpackage":  {head + "subpackages:\n  x: " + strings.Repeat("a", 64) + "\n", nil, "cannot use package " + strings.Repeat("a", 64) + ", which is not (whole) in the repository"},
-		"fifo":           {head, func(src string) error { return unix.Mkfifo(src+"/d/x", 0o644) }, "/d/x: it is a fifo"},
+		"no name":           {"version: 1\n", nil, "lull.yaml: cannot publish without name and version"},
+		"empty file":        {"", nil, "lull.yaml: cannot publish without name and version"},
+		"bad name":          {"name: Big Name\nversion: 1\n", nil, `lull.yaml:1: cannot use "Big Name" as a package name`},
+		"unknown key":       {head + "entries: []\n", nil, `lull.yaml:3: cannot use the key "entries"`},
+		"shell":             {head + "apps:\n- name: a\n  command: bin/a | tee log\n", nil, "lull.yaml:5: cannot use this as apps[0].command: a shell would be needed for it"},
+		"open quote":        {head + "apps:\n- name: a\n  command: bin/a 'b\n", nil, "lull.yaml:5: cannot use this as apps[0].command: a quote is not closed"},
+		"empty command":     {head + "apps:\n- name: a\n  command: ''\n", nil, "lull.yaml:5: cannot use this as apps[0].command: it is empty"},
+		"no command":        {head + "apps:\n- name: a\n", nil, `lull.yaml:4: cannot use the app "a" without a command`},
+		"absent program":    {head + "apps:\n- name: a\n  command: bin/none\n", nil, `command "bin/none" is not in the package`},
+		"absolute":          {head + "apps:\n- name: a\n  command: /bin/sh\n", nil, `command "/bin/sh": the path is absolute`},
+		"not executable":    {head + "apps:\n- name: a\n  command: file\n", nil, `command "file" is not executable`},
+		"subpackage":        {head + "subpackages:\n  x: 12\n", nil, `lull.yaml:4: cannot use "12" as subpackages.x`},
+		"placeholder":       {head + "environment:\n  A: ${home}/x\n", nil, "lull.yaml:4: cannot use the environment variable A: unknown placeholder ${home}"},
+		"element":           {head + "environment:\n  A:\n    append:\n    - /x\n    - ${home}/x\n", nil, "lull.yaml:7: cannot use the environment variable A: unknown placeholder ${home}"},
+		"one element":       {head + "environment:\n  A:\n    prepend: x\n", nil, `lull.yaml:5: cannot use the environment variable A: "x" is not an absolute path`},
+		"variable":          {head + "environment:\n  LULL_X: x\n", nil, "lull.yaml:4: cannot use the environment variable LULL_X: packages cannot set"},
+		"key of a variable": {head + "environment:\n  A: {add: x}\n", nil, `lull.yaml:4: cannot use the key "add" in environment.A: known are prepend, append`},
+		"no subpackage":     {head + "subpackages:\n  x: " + strings.Repeat("a", 64) + "\n", nil, "cannot use package " + strings.Repeat("a", 64) + ", which is not (whole) in the repository"},
+		"fifo":              {head, func(src string) error { return unix.Mkfifo(src+"/d/x", 0o644) }, "/d/x: it is a fifo"},
 		"socket": {head, func(src string) error {
 			l, err := net.Listen("unix", src+"/d/x")
 			if err == nil {
