@@ -309,7 +309,7 @@ func TestProperties(t *testing.T) {
 	defer sub.Close()
 
 	p := bus.ExportPackage(bus.PackageProperties{Instance: "org.x.App", Version: "1"})
-	p.Live(func(v *bus.PackageProperties) {
+	p.Live(func(_ *bus.Reading, v *bus.PackageProperties) {
 		v.Processes = []bus.Process{{PID: 1, UID: 2, Command: "a\x00b"}}
 		v.Version = "not announced"
 	})

@@ -197,7 +197,7 @@ func (c *call) property(object map[string]Interface, signature string) ([]any, e
 	}
 	all := map[string]dbus.Variant{}
 	if p := i.properties(); p != nil {
-		all = p.variants(i.info())
+		all = p.variants(&Reading{}, i.info())
 	}
 	if c.method == "GetAll" {
 		return []any{all}, nil

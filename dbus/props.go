@@ -27,7 +27,21 @@ type propInfo struct {
 type propSource interface {
 	attach(*Server, dbus.ObjectPath, *ifaceInfo)
 	detach(dbus.ObjectPath)
-	variants(*ifaceInfo) map[string]dbus.Variant
+	variants(*Reading, *ifaceInfo) map[string]dbus.Variant
+}
+
+// Reading is one query of properties: of one interface, or of all objects by
+// GetManagedObjects.
+type Reading struct {
+	once   sync.Once
+	shared any
+}
+
+// Shared returns the result of the first compute of this reading, so that objects that are
+// read together need one pass over what they all show.
+func (r *Reading) Shared(compute func() any) any {
+	r.once.Do(func() { r.shared = compute() })
+	return r.shared
 }
 
 // Props holds the properties of one interface of one object; T is one of the
@@ -35,11 +49,13 @@ type propSource interface {
 type Props[T any] struct {
 	mu     sync.Mutex
 	values T               // guarded by mu
-	live   func(*T)        // guarded by mu
+	live   liveFunc[T]     // guarded by mu
 	server *Server         // guarded by mu; nil while not exported
 	path   dbus.ObjectPath // guarded by mu
 	info   *ifaceInfo      // guarded by mu
 }
+
+type liveFunc[T any] func(*Reading, *T)
 
 // Values returns a copy of the properties as last set. Slices in it are shared
 // and must not be changed.
@@ -83,7 +99,7 @@ func (p *Props[T]) Set(values T) { p.Update(func(t *T) { *t = values }) }
 
 // Live registers f, which computes at each read the properties whose changes are not
 // announced with their value. Changes that f makes to other properties are ignored.
-func (p *Props[T]) Live(f func(*T)) {
+func (p *Props[T]) Live(f func(*Reading, *T)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.live = f
@@ -103,13 +119,13 @@ func (p *Props[T]) detach(path dbus.ObjectPath) {
 	}
 }
 
-func (p *Props[T]) variants(info *ifaceInfo) map[string]dbus.Variant {
+func (p *Props[T]) variants(r *Reading, info *ifaceInfo) map[string]dbus.Variant {
 	p.mu.Lock()
 	values, live := p.values, p.live
 	p.mu.Unlock()
 	fresh := values
 	if live != nil {
-		live(&fresh)
+		live(r, &fresh)
 	}
 	a, b := reflect.ValueOf(values), reflect.ValueOf(fresh)
 	m := make(map[string]dbus.Variant, len(info.props))
@@ -151,21 +167,21 @@ func (interfacesRemoved) SignalName() string { return objectManagerInterface + "
 func (s interfacesRemoved) body() []any      { return []any{s.path, s.interfaces} }
 
 // objectProperties is the entry of one object in the object manager.
-func objectProperties(object map[string]Interface) map[string]map[string]dbus.Variant {
+func objectProperties(r *Reading, object map[string]Interface) map[string]map[string]dbus.Variant {
 	m := make(map[string]map[string]dbus.Variant, len(object))
 	for name, i := range object {
 		m[name] = map[string]dbus.Variant{}
 		if p := i.properties(); p != nil {
-			m[name] = p.variants(i.info())
+			m[name] = p.variants(r, i.info())
 		}
 	}
 	return m
 }
 
 func (s *Server) managedProperties() (Objects, error) {
-	m := Objects{}
+	m, r := Objects{}, &Reading{}
 	for path, object := range s.managed() {
-		m[path] = objectProperties(object)
+		m[path] = objectProperties(r, object)
 	}
 	return m, nil
 }

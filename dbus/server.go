@@ -182,7 +182,7 @@ func (s *Server) Export(path dbus.ObjectPath, interfaces ...Interface) error {
 			return err
 		}
 	}
-	return s.Emit(manager, interfacesAdded{path, objectProperties(object)})
+	return s.Emit(manager, interfacesAdded{path, objectProperties(&Reading{}, object)})
 }
 
 // Unexport removes the object at path. A missing object is not an error.

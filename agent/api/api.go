@@ -186,7 +186,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 		Version: version, Root: m.Root, RunDir: m.RunDir, Tracker: m.Tracker.Name(), TrackerEvents: m.Tracker.Events(),
 	})
 	s.space = bus.ExportSpace(spaceObject{s}, bus.SpaceProperties{})
-	s.space.Live(s.liveSpace)
+	s.space.Live(func(_ *bus.Reading, p *bus.SpaceProperties) { s.liveSpace(p) })
 	s.retained = bus.ExportRetained(retainedObject{s}, bus.RetainedProperties{})
 	s.system = bus.ExportSystem(systemObject{s}, bus.SystemProperties{})
 	s.updateSpace()
@@ -199,7 +199,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 		return nil, err
 	}
 	w := newObjects(s)
-	w.packages("")
+	w.packages(map[string]bool{"": true})
 	s.restoreMonitors()
 	if err := server.RequestName(bus.AgentName); err != nil {
 		return nil, err
@@ -250,12 +250,7 @@ func (s *Service) run(w *objects) {
 			s.helpers.tell(s, r)
 		}
 		// Before the ends: a client that has seen one finds the package as it is then.
-		if n.packages[""] {
-			n.packages = map[string]bool{"": true}
-		}
-		for name := range n.packages {
-			w.packages(name)
-		}
+		w.packages(n.packages)
 		for _, r := range n.ended {
 			w.refresh(r)
 			s.helpers.tell(s, r)

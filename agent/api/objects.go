@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
@@ -47,29 +50,31 @@ func newObjects(s *Service) *objects {
 	return w
 }
 
-// packages brings the object of an instance, or with "" all, up to date. The service's
+// packages brings the objects of instances up to date; "" among them means all. The service's
 // goroutine calls it: it reads the disk and asks the tracker and systemd,
 // which may take long, and no other goroutine waits for that.
-func (w *objects) packages(name string) {
-	if name != "" {
-		w.show(name)
+func (w *objects) packages(changed map[string]bool) {
+	if len(changed) == 0 {
 		return
 	}
-	names, err := w.s.m.Packages()
-	if err != nil {
-		w.s.log.Error("cannot list what is installed", "error", err)
-		return
+	names := slices.Collect(maps.Keys(changed))
+	if changed[""] {
+		installed, err := w.s.m.Packages()
+		if err != nil {
+			w.s.log.Error("cannot list what is installed", "error", err)
+			return
+		}
+		names = slices.Concat(installed, slices.Collect(maps.Keys(w.instances)))
 	}
-	for _, n := range names {
-		w.show(n)
-	}
-	for n := range w.instances {
-		w.show(n)
+	slices.Sort(names)
+	running := w.s.m.Running() // one pass for all
+	for _, n := range slices.Compact(names) {
+		w.show(n, running)
 	}
 }
 
-func (w *objects) show(name string) {
-	p, err := w.s.m.Package(name)
+func (w *objects) show(name string, running *refresh.Snapshot) {
+	p, err := w.s.m.PackageIn(name, running)
 	export := w.instances[name]
 	switch {
 	case errkind.Is(err, errkind.NotFound):
@@ -80,17 +85,19 @@ func (w *objects) show(name string) {
 	case err != nil:
 		w.s.log.Error("cannot show a package on the bus", "instance", name, "error", err)
 	case export != nil:
-		export.Set(w.packageProperties(p))
+		export.Set(w.packageProperties(p, running))
 	default:
-		export = bus.ExportPackage(w.packageProperties(p))
-		export.Live(func(v *bus.PackageProperties) {
-			if p, err := w.s.m.Package(name); err == nil {
-				v.Processes = processes(p.Processes)
-				v.Services = w.services(p) // systemd announces to the agent neither a restart nor a failure
-			}
-		})
+		export = bus.ExportPackage(w.packageProperties(p, running))
 		w.instances[name] = export
 		w.failed(w.s.server.Export(bus.PackagePath(name), export))
+		// After its announcement, which shows what has just been read.
+		export.Live(func(r *bus.Reading, v *bus.PackageProperties) {
+			now := r.Shared(func() any { return w.s.m.Running() }).(*refresh.Snapshot)
+			if p, err := w.s.m.PackageIn(name, now); err == nil {
+				v.Processes = processes(p.Processes)
+				v.Services = w.services(p, now) // systemd announces to the agent neither a restart nor a failure
+			}
+		})
 	}
 }
 
@@ -103,7 +110,7 @@ func (w *objects) failed(err error) {
 // serviceTimeout bounds the question to systemd about a package's services.
 const serviceTimeout = 5 * time.Second
 
-func (w *objects) packageProperties(p *manager.Package) bus.PackageProperties {
+func (w *objects) packageProperties(p *manager.Package, running *refresh.Snapshot) bus.PackageProperties {
 	v := bus.PackageProperties{
 		Instance: p.Instance.Instance, Name: p.Launch.Name, Title: p.Launch.Shown(), Summary: p.Launch.Summary,
 		Version: p.Launch.Version, Revision: p.Current.Number, Hash: p.Current.Package.String(),
@@ -114,7 +121,7 @@ func (w *objects) packageProperties(p *manager.Package) bus.PackageProperties {
 	for _, a := range p.Launch.Apps {
 		v.Apps = append(v.Apps, a.Name)
 	}
-	v.Services = w.services(p)
+	v.Services = w.services(p, running)
 	for _, r := range p.Revisions {
 		v.Revisions = append(v.Revisions, bus.RevisionInfo{Revision: r.Number, Hash: r.Package.String(), Version: r.Version,
 			Since: micro(r.Made), State: revisionState(r, p.Current.Number)})
@@ -134,10 +141,10 @@ func (w *objects) packageProperties(p *manager.Package) bus.PackageProperties {
 	return v
 }
 
-func (w *objects) services(p *manager.Package) (list []bus.ServiceState) {
+func (w *objects) services(p *manager.Package, running *refresh.Snapshot) (list []bus.ServiceState) {
 	ctx, cancel := context.WithTimeout(w.s.ctx, serviceTimeout)
 	defer cancel()
-	for i, st := range w.s.m.ServiceStates(ctx, p.Instance.Instance, p.Launch) {
+	for i, st := range w.s.m.ServiceStates(ctx, p.Instance.Instance, p.Launch, running) {
 		list = append(list, bus.ServiceState{Name: p.Launch.Services[i].Name, State: st})
 	}
 	return list

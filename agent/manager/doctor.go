@@ -167,7 +167,7 @@ func (m *Manager) checkServices(add func(name, state, seen, advice string)) {
 	if err != nil {
 		return // checkInstances reports it
 	}
-	failed := 0
+	failed, running := 0, m.Running()
 	for _, name := range names {
 		_, pkg, err := m.links.Read(name)
 		if err != nil {
@@ -177,7 +177,7 @@ func (m *Manager) checkServices(add func(name, state, seen, advice string)) {
 		if err != nil {
 			continue
 		}
-		for i, st := range m.ServiceStates(ctx, name, l) {
+		for i, st := range m.ServiceStates(ctx, name, l, running) {
 			if st == services.Failed {
 				failed++
 				add("services", checkFail, fmt.Sprintf("service %s of %s has failed", l.Services[i].Name, name),

@@ -226,7 +226,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		}(m.watcher)
 	}
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
-	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.settle(), m.identify(), m.publishInstalled(), m.engine.ShutDoors(), m.makeLocks())
+	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.settle(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
 }
 
 // lockReplaced logs that a program that is no launcher had a launch lock.

@@ -32,6 +32,30 @@ func (m *Manager) Packages() ([]string, error) { return m.links.Instances() }
 
 // Package describes an instance. Kind NotFound means that it has no current revision.
 func (m *Manager) Package(name string) (*Package, error) {
+	return m.describe(name, func(name string) ([]runs.Process, error) {
+		list, err := m.engine.Running(name)
+		if err != nil {
+			m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", name, "error", err)
+		}
+		return list, err
+	})
+}
+
+// PackageIn is Package with the processes of a snapshot, for callers that describe many.
+func (m *Manager) PackageIn(name string, running *refresh.Snapshot) (*Package, error) {
+	return m.describe(name, running.Of)
+}
+
+// Running reads in one pass what runs of all instances.
+func (m *Manager) Running() *refresh.Snapshot {
+	s, err := m.engine.Snapshot()
+	if err != nil {
+		m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
+	}
+	return s
+}
+
+func (m *Manager) describe(name string, running func(instance string) ([]runs.Process, error)) (*Package, error) {
 	if err := manifest.ValidInstance(name); err != nil {
 		return nil, err
 	}
@@ -56,20 +80,19 @@ func (m *Manager) Package(name string) (*Package, error) {
 	if r, ok := m.engine.Of(name); ok {
 		p.Refresh = &r
 	}
-	if p.Processes, err = m.engine.Running(name); err != nil {
-		m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", name, "error", err)
-	}
+	// An error was logged by the reader of the processes.
+	p.Processes, _ = running(name)
 	return p, nil
 }
 
 // ServiceStates returns the states of the services of an instance. One of users' sessions is
 // active if it runs in any session.
-func (m *Manager) ServiceStates(ctx context.Context, name string, l *manifest.Launch) []string {
+func (m *Manager) ServiceStates(ctx context.Context, name string, l *manifest.Launch, running *refresh.Snapshot) []string {
 	var list []string
 	for _, s := range l.Services {
 		if s.Scope == manifest.ScopeUser && m.services.Scope() != manifest.ScopeUser {
 			st := services.Inactive
-			if procs, err := m.Tracker.SessionProcs(name, s.Name); err != nil || len(procs) > 0 {
+			if procs, err := running.Session(name, s.Name); err != nil || len(procs) > 0 {
 				st = services.Active
 			}
 			list = append(list, st)
@@ -161,11 +184,12 @@ func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (plan.Ref
 	return m.engine.Submit(ctx, refresh.Request{Kind: plan.Revert, Instance: name, To: rev})
 }
 
-// publishInstalled passes the installed revisions to their index. Of two callers, the second
-// must read what the first has not seen, and publish it after the first.
-func (m *Manager) publishInstalled() error {
+// publishInstalled passes the installed revisions to their index, and reports a change of one
+// instance, or of all with "". Of two callers, the second must read what the first has not
+// seen, and publish it after the first.
+func (m *Manager) publishInstalled(instance string) error {
 	err := m.tellInstalled()
-	m.observer.PackageChanged("")
+	m.observer.PackageChanged(instance)
 	return err
 }
 

@@ -106,7 +106,7 @@ func TestWhatIsInstalledIsProtected(t *testing.T) {
 					return nil
 				})
 				if err == nil {
-					err = m.publishInstalled()
+					err = m.publishInstalled("")
 				}
 				if err != nil {
 					t.Error(err)

@@ -55,9 +55,10 @@ type World struct {
 	Repository func(name string) (*repo.Client, error)
 	Policy     func() *policy.Policy
 	Alarm      func() wallclock.Alarm // for deadlines and the ends of holds
-	// Installed is called when the set of installed revisions has changed, before content
+	// Installed is called when the installed revisions of an instance have changed ("" means of
+	// any), before content
 	// that only the change protects may be collected.
-	Installed func() error
+	Installed func(instance string) error
 	// Writable returns why the root cannot be changed; nil means that it can. The component
 	// that makes it writable calls Wake.
 	Writable func() error
@@ -315,7 +316,7 @@ func (e *Engine) newRecord(q Request) (plan.Refresh, error) {
 	if _, _, err := e.Links.Read(q.Instance); err != nil {
 		// The links may have been changed by hand.
 		if mended, err := e.settle(q.Instance); mended && err == nil {
-			if err := e.Installed(); err != nil {
+			if err := e.Installed(q.Instance); err != nil {
 				return plan.Refresh{}, err
 			}
 		}

@@ -43,7 +43,7 @@ func (e *Engine) Settle() error {
 			e.Log.Error("cannot remove exported files that no instance owns", messages.Key, messages.NotMended, "error", err)
 		}
 	}
-	return e.Installed()
+	return e.Installed("")
 }
 
 // journal returns the records of unfinished refreshes, and drops the others.
@@ -90,7 +90,7 @@ func (e *Engine) Mend(name string) (bool, error) {
 	}
 	defer release()
 	mended, err := e.settle(name)
-	return mended, errors.Join(err, e.Installed())
+	return mended, errors.Join(err, e.Installed(name))
 }
 
 // settle compares the record, the links and the directories of an instance. The record

@@ -101,7 +101,7 @@ func (e *Engine) prune(instance string, cur uint32) error {
 			return err
 		}
 	}
-	return errors.Join(e.pruneData(instance, kept), e.remember(instance), e.Installed())
+	return errors.Join(e.pruneData(instance, kept), e.remember(instance), e.Installed(instance))
 }
 
 // superseded lists the revisions that policy no longer keeps: of those that have been
@@ -135,7 +135,7 @@ func (e *Engine) forget(r *plan.Refresh) error {
 			return err
 		}
 	}
-	return errors.Join(e.State.RemoveInstance(r.Instance, left), e.remember(r.Instance), e.removeMarkers(r.Instance), e.Installed())
+	return errors.Join(e.State.RemoveInstance(r.Instance, left), e.remember(r.Instance), e.removeMarkers(r.Instance), e.Installed(r.Instance))
 }
 
 // removeMarkers removes the run-control files of an instance that is gone. If a launcher

@@ -76,7 +76,7 @@ func undoResolve(_ context.Context, t *task) error {
 	if err == nil && r.Kind == plan.Install {
 		err = errors.Join(t.e.State.RemoveInstance(r.Instance, r.DataFrom), t.e.removeMarkers(r.Instance))
 	}
-	return errors.Join(err, t.e.Installed())
+	return errors.Join(err, t.e.Installed(r.Instance))
 }
 
 // doFetch fetches the missing content. The revision that resolve has recorded protects the
@@ -91,7 +91,7 @@ func doFetch(ctx context.Context, t *task) error {
 	}
 	ctx, stop := t.whileMayFetch(ctx)
 	defer stop()
-	if err := t.e.Installed(); err != nil {
+	if err := t.e.Installed(r.Instance); err != nil {
 		return err
 	}
 	client, err := t.e.Repository(r.Repository)

@@ -148,6 +148,40 @@ func (e *Engine) Running(instance string) ([]runs.Process, error) {
 	return Join(procs, tied[instance]), nil
 }
 
+// Snapshot is what Running would return of each instance, read in one pass. It is not for
+// decisions.
+type Snapshot struct {
+	runs *runs.Snapshot
+	tied map[string][]Tied
+	err  error
+}
+
+// Snapshot reads what runs of all instances. Beside an error, the methods of the snapshot
+// return that error.
+func (e *Engine) Snapshot() (*Snapshot, error) {
+	s := &Snapshot{}
+	if s.runs, s.err = e.Tracker.Snapshot(); s.err == nil && e.Vacancy != nil {
+		s.tied, s.err = e.Tethered()
+	}
+	return s, s.err
+}
+
+// Of lists the processes of an instance's application, as Running does.
+func (s *Snapshot) Of(instance string) ([]runs.Process, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	return Join(s.runs.Of(instance), s.tied[instance]), nil
+}
+
+// Session lists the processes of a service in users' sessions.
+func (s *Snapshot) Session(instance, service string) ([]runs.Process, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	return s.runs.Session(instance, service), nil
+}
+
 // Join adds the processes with a tether to those of runs.
 func Join(procs []runs.Process, tied []Tied) []runs.Process {
 	for _, p := range tied {

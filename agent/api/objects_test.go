@@ -1,0 +1,132 @@
+package api
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/current"
+	"github.com/lull/lull/agent/lib/runctl"
+	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/store/storetest"
+	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/dbus/bustest"
+	"github.com/lull/lull/e2e/isolate"
+	"github.com/lull/lull/e2e/require"
+)
+
+func TestMain(m *testing.M) { os.Exit(isolate.Main(isolate.Unified, m.Run)) }
+
+// passes counts the readings of a tracker.
+type passes struct {
+	runs.Tracker
+	snapshots, single atomic.Int64
+}
+
+func (p *passes) Snapshot() (*runs.Snapshot, error) {
+	p.snapshots.Add(1)
+	return p.Tracker.Snapshot()
+}
+
+func (p *passes) Busy(instance string) ([]runs.Process, error) {
+	p.single.Add(1)
+	return p.Tracker.Busy(instance)
+}
+
+// TestOnePass: the cgroups are read once for all packages, at the start, at a change of all
+// and at each GetManagedObjects, and once for a single package.
+func TestOnePass(t *testing.T) {
+	require.Unified(t)
+	const count = 20
+	root, run := t.TempDir(), t.TempDir()
+	install(t, root, count)
+	ctl, err := runctl.Create(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracker, err := runs.Choose(runs.Options{RunDir: run, Want: "subtree", Log: slog.Default()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tracker.Close()
+	counted := &passes{Tracker: tracker}
+	o := NewObserver(func() {})
+	m, err := manager.New(manager.Config{Root: root, Conf: t.TempDir(), RunDir: run, Launcher: "/bin/true", Runctl: ctl, Tracker: counted, Log: slog.Default()}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	server, err := bus.Serve(t.Context(), bustest.Start(t), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	server.Manage(bus.AgentPath)
+	s := &Service{m: m, server: server, auth: authz.New(server.Conn(), 0), log: slog.Default(), ctx: t.Context()}
+	w := newObjects(s)
+	for _, c := range []struct {
+		what string
+		do   func()
+	}{
+		{"the start", func() { w.packages(map[string]bool{"": true}) }},
+		{"a change of all", func() { w.packages(map[string]bool{"": true, "org.lull.p3": true}) }},
+		{"a change of some", func() { w.packages(map[string]bool{"org.lull.p1": true, "org.lull.p3": true}) }},
+		{"a client's list", func() {
+			all, err := bus.ManagedObjects(t.Context(), server.Conn(), server.Conn().Names()[0], bus.AgentPath)
+			if err != nil || len(all) != count {
+				t.Errorf("%d objects: %v", len(all), err)
+			}
+		}},
+	} {
+		counted.snapshots.Store(0)
+		counted.single.Store(0)
+		c.do()
+		if n, single := counted.snapshots.Load(), counted.single.Load(); n != 1 || single != 0 {
+			t.Errorf("%s: the cgroups were read %d times for all, %d times for one", c.what, n, single)
+		}
+	}
+}
+
+// install makes current one revision of each of several packages.
+func install(t *testing.T, root string, count int) {
+	s, err := store.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, err := current.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := state.Open(filepath.Join(root, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	r := storetest.New()
+	for i := range count {
+		name := fmt.Sprintf("org.lull.p%d", i)
+		pkg := r.Package(t, storetest.Spec{Name: name})
+		r.Put(t, s, pkg)
+		err := links.Add(name, 1, pkg, 0)
+		if err == nil {
+			err = links.Swap(name, 1)
+		}
+		if err == nil {
+			err = db.UpdateInstance(name, func(i *state.Instance) error {
+				i.Last, i.Revisions = 1, []state.Revision{{Number: 1, Package: pkg, Version: "1", Made: time.Now()}}
+				return nil
+			})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
