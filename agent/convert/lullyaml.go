@@ -52,14 +52,34 @@ func LullYAML(l *manifest.Launch) []byte {
 	if len(l.Apps) > 0 {
 		b.WriteString("apps:\n")
 	}
+	command := func(words []string) {
+		var list []string
+		for _, w := range words {
+			list = append(list, quoted(w))
+		}
+		fmt.Fprintf(&b, "    command: [%s]\n", strings.Join(list, ", "))
+	}
 	for _, a := range l.Apps {
 		put("  - ", "name", a.Name)
-		var words []string
-		for _, w := range a.Command {
-			words = append(words, quoted(w))
-		}
-		fmt.Fprintf(&b, "    command: [%s]\n", strings.Join(words, ", "))
+		command(a.Command)
 		put("    ", "desktop", a.Desktop)
+		put("    ", "autostart", a.Autostart)
+		put("    ", "dbus-name", a.DBusName)
+		put("    ", "dbus-service", a.DBusService)
+	}
+	if len(l.Services) > 0 {
+		b.WriteString("services:\n")
+	}
+	for _, s := range l.Services {
+		put("  - ", "name", s.Name)
+		put("    ", "scope", s.Scope)
+		command(s.Command)
+		put("    ", "ready", s.Ready)
+		put("    ", "user", s.User)
+		put("    ", "stop-signal", s.StopSignal)
+		if s.StopTimeout != 0 {
+			put("    ", "stop-timeout", s.StopTimeout.String())
+		}
 	}
 	return []byte(b.String())
 }

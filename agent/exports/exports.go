@@ -5,7 +5,11 @@
 //	share/applications/         desktop files, under the names that the packages give them
 //	share/applications/mimeinfo.cache  which of them open which MIME type
 //	share/dbus-1/services/      D-Bus session services
-//	share/icons/                icons
+//	share/icons/                icons of packages
+//	share/icons/hicolor/        icons of the theme, in all sizes
+//	share/man/                  manual pages
+//	share/metainfo/             AppStream metadata
+//	share/gnome-shell/search-providers/, share/thumbnailers/
 //	etc/xdg/autostart/          desktop files that are started at log-in
 //	owners/<instance>           the files that belong to an instance, one a line
 //
@@ -20,7 +24,7 @@
 // instance that wants the same file, before a refresh changes anything.
 //
 // Write replaces files by rename, one by one, and removes the files that the new revision
-// lacks at the very end; it can be repeated. Each instance has one writer at a time.
+// lacks, and directories that are empty then, at the very end; it can be repeated. Each instance has one writer at a time.
 // Instances do not wait for each other, except for the writing of mimeinfo.cache.
 package exports
 
@@ -33,6 +37,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
@@ -46,19 +51,26 @@ const (
 	dbusDir      = "share/dbus-1/services"
 	iconDir      = "share/icons"
 	autostartDir = "etc/xdg/autostart"
+	themeDir     = "share/icons/hicolor"
+	manDir       = "share/man"
+	metainfoDir  = "share/metainfo"
+	searchDir    = "share/gnome-shell/search-providers"
+	thumbnailDir = "share/thumbnailers"
 	ownersDir    = "owners"
 )
 
-// exported are the directories whose files have owners.
-var exported = []string{binDir, appDir, dbusDir, iconDir, autostartDir}
+// exported are the directories whose files have owners, also those in directories below them.
+var exported = []string{binDir, appDir, dbusDir, iconDir, autostartDir, manDir, metainfoDir, searchDir, thumbnailDir}
 
 // Exports are the exports of one agent.
 type Exports struct {
 	root     string // the agent's root
 	runDir   string
 	launcher string // absolute path of lull-run
+	system   []string
 
-	cache sync.Mutex // held while mimeinfo.cache is written, so that the newest content remains
+	dirs  sync.RWMutex // written while empty directories are removed, read while files are added
+	cache sync.Mutex   // held while mimeinfo.cache is written, so that the newest content remains
 
 	mu     sync.Mutex
 	owners map[string]string   // file, relative to exports/ → instance
@@ -69,7 +81,7 @@ type Exports struct {
 // Open makes missing directories, removes temporary files of a crash from them, and reads the
 // claims.
 func Open(root, runDir, launcher string) (*Exports, error) {
-	e := &Exports{root: root, runDir: runDir, launcher: launcher,
+	e := &Exports{root: root, runDir: runDir, launcher: launcher, system: systemDirs,
 		owners: map[string]string{}, known: map[string]bool{}, mimes: map[string][]string{}}
 	for _, d := range append([]string{ownersDir}, exported...) {
 		if err := errors.Join(durable.MkdirAll(e.path(d), 0o755), durable.Tidy(e.path(d))); err != nil {
@@ -93,9 +105,26 @@ func (e *Exports) Recorded(instance string) bool {
 // Check returns an error if a package cannot be exported as instance, with the file and line:
 // it is no desktop file, or its Exec cannot be rewritten. Dir has the package's files.
 func Check(instance string, m *manifest.Launch, dir string) error {
-	e := &Exports{launcher: "/usr/libexec/lull/lull-run"}
+	e := &Exports{launcher: "/usr/libexec/lull/lull-run", system: systemDirs}
 	_, problems, err := e.plan(instance, m, dir)
 	return errors.Join(err, problems)
+}
+
+// LeftOut is a file at a usual place that is not exported.
+type LeftOut struct {
+	Path string // in the package
+	Why  error
+}
+
+// Unexported lists the files at usual places of a package that are not exported as instance,
+// on a machine without other packages.
+func Unexported(instance string, m *manifest.Launch, dir string) ([]LeftOut, error) {
+	e := &Exports{launcher: "/usr/libexec/lull/lull-run"}
+	p, err := e.planned(instance, m, dir)
+	if err != nil {
+		return nil, err
+	}
+	return p.left, nil
 }
 
 // Claim reserves the files of a package for an instance, in addition to its present ones.
@@ -115,18 +144,28 @@ func (e *Exports) Claim(instance string, m *manifest.Launch, dir string) error {
 		}
 	}
 	for _, f := range files {
-		if owner, ok := e.owners[f.name]; ok && owner != instance {
+		if owner, ok := e.owners[f.name]; ok && owner != instance && !f.optional {
 			e.mu.Unlock()
 			return errkind.New(errkind.Conflict, "cannot export the %s of %s: %s has it already", what(f.name), instance, owner).
 				WithHint("remove %s first, or install the package beside it: lull install %s_KEY", owner, m.Name)
 		}
 	}
+	e.ownLocked(instance, files)
+	e.mu.Unlock()
+	return e.record(instance)
+}
+
+// ownLocked claims the files that belong to no other instance, and returns them.
+func (e *Exports) ownLocked(instance string, files []file) []file {
+	files = slices.DeleteFunc(files, func(f file) bool {
+		owner, taken := e.owners[f.name]
+		return taken && owner != instance
+	})
 	for _, f := range files {
 		e.owners[f.name] = instance
 	}
 	e.known[instance] = true
-	e.mu.Unlock()
-	return e.record(instance)
+	return files
 }
 
 // what describes an exported file for people.
@@ -170,14 +209,7 @@ func (e *Exports) Write(instance string, m *manifest.Launch, dir string) error {
 		return err
 	}
 	e.mu.Lock()
-	files = slices.DeleteFunc(files, func(f file) bool {
-		owner, taken := e.owners[f.name]
-		return taken && owner != instance
-	})
-	for _, f := range files {
-		e.owners[f.name] = instance
-	}
-	e.known[instance] = true
+	files = e.ownLocked(instance, files)
 	e.mu.Unlock()
 	if err := e.record(instance); err != nil {
 		return err
@@ -185,7 +217,7 @@ func (e *Exports) Write(instance string, m *manifest.Launch, dir string) error {
 	want := map[string]bool{}
 	for _, f := range files {
 		want[f.name] = true
-		if err := e.put(f); err != nil {
+		if err := e.write(f); err != nil {
 			return err
 		}
 	}
@@ -237,7 +269,29 @@ func (e *Exports) prune(instance string, want map[string]bool) error {
 		e.setMimesLocked(name, nil)
 	}
 	e.mu.Unlock()
-	return errors.Join(errors.Join(errs...), e.writeMimes(), e.drop(instance, gone))
+	errs = append(errs, e.removeEmpty(gone), e.writeMimes(), e.drop(instance, gone))
+	return errors.Join(errs...)
+}
+
+// removeEmpty removes the directories of removed files that have no files left. The
+// directories in exported stay.
+func (e *Exports) removeEmpty(gone []string) error {
+	e.dirs.Lock()
+	defer e.dirs.Unlock()
+	var errs []error
+	for _, name := range gone {
+		for dir := filepath.Dir(name); !slices.Contains(exported, dir) && dir != "."; dir = filepath.Dir(dir) {
+			err := durable.Remove(e.path(dir))
+			if errors.Is(err, syscall.ENOTEMPTY) {
+				break
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // owned lists the files of an instance, sorted.

@@ -3,6 +3,7 @@ package exports
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,9 +57,9 @@ func (e *Exports) load() error {
 	return nil
 }
 
-// valid reports whether name is a file directly below one of the exported directories.
+// valid reports whether name is a file below one of the exported directories.
 func valid(name string) bool {
-	return slices.Contains(exported, filepath.Dir(name)) && filepath.Clean(name) == name
+	return filepath.Clean(name) == name && slices.ContainsFunc(exported, func(dir string) bool { return strings.HasPrefix(name, dir+"/") })
 }
 
 // record writes the claims of an instance.
@@ -89,19 +90,26 @@ func (e *Exports) drop(instance string, names []string) error {
 // Sweep removes exported files that no instance owns: those of a crash, or of a version
 // without owners. The caller has written every installed instance before.
 func (e *Exports) Sweep() error {
+	var gone []string
 	var errs []error
 	for _, dir := range exported {
-		entries, err := os.ReadDir(e.path(dir))
-		errs = append(errs, err)
-		for _, d := range entries {
-			name := filepath.Join(dir, d.Name())
+		errs = append(errs, filepath.WalkDir(e.path(dir), func(p string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			name, err := filepath.Rel(e.path("."), p)
+			if err != nil {
+				return err
+			}
 			e.mu.Lock()
 			_, owned := e.owners[name]
 			e.mu.Unlock()
 			if !owned && name != mimeCache {
-				errs = append(errs, durable.Remove(e.path(name)))
+				gone = append(gone, name)
+				return durable.Remove(p)
 			}
-		}
+			return nil
+		}))
 	}
-	return errors.Join(append(errs, e.writeMimes())...)
+	return errors.Join(append(errs, e.removeEmpty(gone), e.writeMimes())...)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -19,15 +20,21 @@ import (
 
 // file is a file to export.
 type file struct {
-	name    string // relative to exports/
-	content []byte
-	perm    os.FileMode
-	mimes   []string // of a desktop file
+	name     string // relative to exports/
+	content  []byte
+	perm     os.FileMode
+	mimes    []string // of a desktop file
+	optional bool     // left out if another instance has it
 }
 
-func (e *Exports) put(f file) error {
+func (e *Exports) write(f file) error {
 	if old, err := os.ReadFile(e.path(f.name)); err == nil && bytes.Equal(old, f.content) {
 		return nil
+	}
+	e.dirs.RLock() // no directory is removed meanwhile
+	defer e.dirs.RUnlock()
+	if err := durable.MkdirAll(filepath.Dir(e.path(f.name)), 0o755); err != nil {
+		return err
 	}
 	return durable.WriteFile(e.path(f.name), f.content, f.perm)
 }
@@ -67,22 +74,33 @@ func stem(instance, file, ext string) string {
 	return name
 }
 
-// plan returns the exports of a package as an instance. Problems are those of the package's
-// files, of kind Invalid; files with a problem are left out of files. An err is a read error.
+// plan returns the exports of a package as an instance. Problems are those of the files that
+// lull.yaml names, of kind Invalid; files with a problem are left out of files. An err is a
+// read error.
 func (e *Exports) plan(instance string, m *manifest.Launch, dir string) (files []file, problems, err error) {
-	root, err := os.OpenRoot(dir)
+	p, err := e.planned(instance, m, dir)
 	if err != nil {
 		return nil, nil, err
 	}
+	return p.files, errors.Join(p.problems...), errors.Join(p.errs...)
+}
+
+func (e *Exports) planned(instance string, m *manifest.Launch, dir string) (*planner, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
 	defer root.Close()
-	p := planner{Exports: e, instance: instance, m: m, pkg: root}
+	p := &planner{Exports: e, instance: instance, m: m, pkg: root, themed: map[string]bool{}}
+	p.icons()
 	for i := range m.Apps {
 		p.app(&m.Apps[i])
 	}
 	if isFile(m.Icon) {
 		p.add(iconDir+"/"+filepath.Base(e.IconPath(instance, m)), "the icon", m.Icon, func(b []byte) ([]byte, error) { return b, nil })
 	}
-	return p.files, errors.Join(p.problems...), errors.Join(p.errs...)
+	p.usualFiles()
+	return p, nil
 }
 
 type planner struct {
@@ -92,19 +110,23 @@ type planner struct {
 	pkg      *os.Root // of the package
 
 	files    []file
+	themed   map[string]bool // names of exported icons of the theme
+	usuals   int             // files at usual places
+	bytes    int             // of these
 	problems []error
 	errs     []error
+	left     []LeftOut
 }
 
 func (p *planner) app(a *manifest.App) {
 	p.files = append(p.files, file{name: filepath.Join(binDir, Wrapper(p.instance, p.m, a.Name)), content: p.wrapper(a.Name), perm: 0o755})
 	if a.Desktop != "" {
 		name := filepath.Join(appDir, DesktopID(p.instance, a)+".desktop")
-		p.add(name, "the desktop file", a.Desktop, func(b []byte) ([]byte, error) { return p.desktop(a, b) })
+		p.add(name, "the desktop file", a.Desktop, func(b []byte) ([]byte, error) { return p.desktop(a, DesktopID(p.instance, a), b) })
 	}
 	if a.Autostart != "" {
 		name := filepath.Join(autostartDir, stem(p.instance, a.Autostart, ".desktop")+".desktop")
-		p.add(name, "the autostart file", a.Autostart, func(b []byte) ([]byte, error) { return p.desktop(a, b) })
+		p.add(name, "the autostart file", a.Autostart, func(b []byte) ([]byte, error) { return p.desktop(a, "", b) })
 	}
 	if p.hasBusName(a) {
 		p.add(filepath.Join(dbusDir, a.DBusName+".service"), "the D-Bus service file", a.DBusService, func(b []byte) ([]byte, error) { return p.busService(a, b) })
@@ -117,6 +139,14 @@ func (p *planner) hasBusName(a *manifest.App) bool {
 	_, key := manifest.SplitInstance(p.instance)
 	return a.DBusService != "" && key == ""
 }
+
+// activatable reports whether the session bus starts an application under a name.
+func (p *planner) activatable(name string) bool {
+	return slices.ContainsFunc(p.m.Apps, func(a manifest.App) bool { return a.DBusName == name && p.hasBusName(&a) })
+}
+
+// stem returns the exported name of a file of the package without ext.
+func (p *planner) stem(file, ext string) string { return stem(p.instance, file, ext) }
 
 // add adds a file of the package, changed, to the files to export.
 func (p *planner) add(name, what, from string, change func([]byte) ([]byte, error)) {
@@ -134,13 +164,19 @@ func (p *planner) add(name, what, from string, change func([]byte) ([]byte, erro
 		p.problems = append(p.problems, errkind.New(errkind.Invalid, "cannot export %s of %s: %s: %w", what, p.instance, from, err))
 		return
 	}
-	f := file{name: name, content: content, perm: 0o644}
-	if isDesktopFile(name) {
-		if d, err := desktopentry.Parse(content, desktopentry.Main); err == nil {
-			f.mimes = desktopentry.List(d.Value(desktopentry.Main, "MimeType"))
-		}
+	p.files = append(p.files, file{name: name, content: content, perm: 0o644, mimes: mimesOf(name, content)})
+}
+
+// mimesOf returns the MIME types of an exported desktop file.
+func mimesOf(name string, content []byte) []string {
+	if !isDesktopFile(name) {
+		return nil
 	}
-	p.files = append(p.files, f)
+	d, err := desktopentry.Parse(content, desktopentry.Main)
+	if err != nil {
+		return nil
+	}
+	return desktopentry.List(d.Value(desktopentry.Main, "MimeType"))
 }
 
 func (p *planner) wrapper(app string) []byte {
@@ -150,8 +186,8 @@ func (p *planner) wrapper(app string) []byte {
 
 // desktop rewrites a package's desktop file. Exec and TryExec lead to the wrappers, Icon to the
 // exported icon, and Path to the package. DBusActivatable is dropped if the bus cannot start
-// the application.
-func (p *planner) desktop(a *manifest.App, content []byte) ([]byte, error) {
+// the name id. A is the app that names the file, or nil.
+func (p *planner) desktop(a *manifest.App, id string, content []byte) ([]byte, error) {
 	f, err := desktopentry.Parse(content, desktopentry.Main)
 	if err == nil {
 		err = f.CheckApplication()
@@ -162,13 +198,13 @@ func (p *planner) desktop(a *manifest.App, content []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if icon := p.IconPath(p.instance, p.m); icon != "" {
+	if icon := p.IconPath(p.instance, p.m); icon != "" && !p.themed[f.Value(desktopentry.Main, "Icon")] {
 		f.DropLocalised(desktopentry.Main, "Icon")
 		f.Set(desktopentry.Main, "Icon", icon)
 	}
-	p.tryExec(a, f)
+	p.tryExec(a, f, desktopentry.Main)
 	p.workDir(f)
-	if f.Value(desktopentry.Main, "DBusActivatable") != "" && (!p.hasBusName(a) || a.DBusName != DesktopID(p.instance, a)) {
+	if f.Value(desktopentry.Main, "DBusActivatable") != "" && !p.activatable(id) {
 		f.Drop(desktopentry.Main, "DBusActivatable")
 		if f.Value(desktopentry.Main, "Exec") == "" {
 			return nil, errors.New("it has DBusActivatable without Exec, and the app has no dbus-service of that name")

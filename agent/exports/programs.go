@@ -13,12 +13,20 @@ import (
 	"github.com/lull/lull/agent/lib/manifest"
 )
 
-// programs finds the wrappers for the Exec lines of a.
+// programs finds the wrappers for the Exec lines of a, or of no app in particular if a is nil.
 func (p *planner) programs(a *manifest.App) desktopentry.Programs {
 	return desktopentry.Programs{
 		Find:  func(program string) (string, error) { return p.find(a, program) },
 		Named: p.named,
 	}
+}
+
+// programOf returns the path of an app's program, or "/" if the app has no command.
+func programOf(a *manifest.App) string {
+	if len(a.Command) == 0 {
+		return "/"
+	}
+	return a.Command[0]
 }
 
 // find returns the wrapper of the application in an Exec line of a: by the path of its
@@ -30,10 +38,10 @@ func (p *planner) find(a *manifest.App, program string) (string, error) {
 	if path.IsAbs(program) {
 		inside = path.Clean(program)[1:]
 	}
-	exact := func(o *manifest.App) bool { return inside != "" && o.Command[0] == inside }
-	names := func(o *manifest.App) bool { return o.Name == base || path.Base(o.Command[0]) == base }
+	exact := func(o *manifest.App) bool { return inside != "" && programOf(o) == inside }
+	names := func(o *manifest.App) bool { return o.Name == base || path.Base(programOf(o)) == base }
 	for _, matches := range []func(*manifest.App) bool{exact, names} {
-		if matches(a) {
+		if a != nil && matches(a) {
 			return p.WrapperPath(p.instance, p.m, a.Name), nil
 		}
 		for i := range p.m.Apps {
@@ -47,13 +55,13 @@ func (p *planner) find(a *manifest.App, program string) (string, error) {
 	}
 	if fi, err := p.pkg.Stat(inside); err == nil && fi.Mode().IsRegular() {
 		for i := range p.m.Apps {
-			if o, err := p.pkg.Stat(p.m.Apps[i].Command[0]); err == nil && os.SameFile(fi, o) {
+			if o, err := p.pkg.Stat(programOf(&p.m.Apps[i])); err == nil && os.SameFile(fi, o) {
 				return p.WrapperPath(p.instance, p.m, p.m.Apps[i].Name), nil
 			}
 		}
 		return "", fmt.Errorf("%.200q is a program of the package without an application", program)
 	}
-	if dir := path.Base(path.Dir(program)); dir != "bin" && dir != "sbin" {
+	if dir := path.Base(path.Dir(program)); a != nil && dir != "bin" && dir != "sbin" {
 		return p.WrapperPath(p.instance, p.m, a.Name), nil
 	}
 	return "", fmt.Errorf("%.200q is no application of the package", program)
@@ -71,16 +79,16 @@ func (p *planner) named(busName string) (string, error) {
 
 // tryExec makes TryExec name a wrapper, or drops it if it names a file of the package. A
 // program of the system stays.
-func (p *planner) tryExec(a *manifest.App, f *desktopentry.File) {
-	program := f.Value(desktopentry.Main, "TryExec")
+func (p *planner) tryExec(a *manifest.App, f *desktopentry.File, group string) {
+	program := f.Value(group, "TryExec")
 	if program == "" {
 		return
 	}
 	_, err := p.pkg.Lstat(strings.TrimPrefix(path.Clean(program), "/"))
 	if to, ferr := p.find(a, program); ferr == nil {
-		f.Set(desktopentry.Main, "TryExec", strings.ReplaceAll(to, `\`, `\\`))
+		f.Set(group, "TryExec", strings.ReplaceAll(to, `\`, `\\`))
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		f.Drop(desktopentry.Main, "TryExec")
+		f.Drop(group, "TryExec")
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/exports/desktopentry"
 	"github.com/lull/lull/agent/lib/manifest"
 )
@@ -113,6 +114,13 @@ func Tree(dir, host string, launch *manifest.Launch) ([]Finding, error) {
 		}
 	}
 	c.apps()
+	left, err := exports.Unexported(launch.Name, launch, dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range left {
+		c.find(l.Path, 0, "it is not exported: %s", l.Why)
+	}
 	slices.SortStableFunc(c.list, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Line, b.Line)) })
 	if len(c.list) > maxFindings {
 		more := len(c.list) - maxFindings

@@ -10,6 +10,7 @@
 package derive
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"regexp"
@@ -43,13 +44,20 @@ func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 	d.component()
 	d.desktops()
 	d.programs()
-	l := manifest.Launch{Apps: d.apps, Data: manifest.Data{Versioned: true}}
+	if t.App == nil {
+		d.busNames()
+		d.autostarts()
+		d.units()
+	}
+	l := manifest.Launch{Services: d.services, Data: manifest.Data{Versioned: true}}
 	fileName, fileVersion := splitFile(o.File)
 	main := d.main()
 	var err error
 	if l.Name, err = name(o.Name, d, main, fileName); err != nil {
 		return l, err
 	}
+	d.first(l.Name)
+	l.Apps = d.apps
 	if l.Version, err = version(o.Version, d, main, fileVersion); err != nil {
 		return l, err
 	}
@@ -66,11 +74,6 @@ func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 	if l.Notes = d.releaseNotes(); l.Notes == "" {
 		l.Notes = d.changelog()
 	}
-	for _, p := range t.Paths() {
-		if n := t.Nodes[p]; n.Kept != nil && strings.HasSuffix(p, ".service") {
-			t.Remark("%s: services are not derived; --with FILE can describe it", p)
-		}
-	}
 	return l, nil
 }
 
@@ -79,6 +82,9 @@ type deriver struct {
 	stream *component // nil without AppStream metadata
 	list   []*desktop
 	apps   []manifest.App
+	others []string // programs that desktop files name, paths in the package
+
+	services []manifest.Service
 }
 
 // desktop is a desktop file whose program is in the package.
@@ -104,6 +110,20 @@ func (d *deriver) main() *desktop {
 		found = f
 	}
 	return found
+}
+
+// first puts the app that names the package first, so that its command keeps its name when
+// the package gains another app.
+func (d *deriver) first(name string) {
+	slices.SortStableFunc(d.apps, func(a, b manifest.App) int {
+		rank := func(a manifest.App) int {
+			if a.Desktop != "" && label(strings.TrimSuffix(path.Base(a.Desktop), ".desktop")) == name || a.Name == name {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Compare(rank(a), rank(b))
+	})
 }
 
 // label makes a package name from a text, or "" if no valid character remains.

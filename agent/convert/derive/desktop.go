@@ -23,14 +23,15 @@ var appName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$`)
 
 // desktops makes an app from each desktop file whose program is in the package.
 func (d *deriver) desktops() {
-	paths := d.tree.Paths()
+	paths := slices.DeleteFunc(d.tree.Paths(), func(p string) bool { return !strings.HasSuffix(p, ".desktop") })
 	// Of several desktop files for one program, the one of the AppStream component
-	// counts, else the one with the shortest name: the others start a part of it.
+	// counts, else the one in the menus with the shortest name: the others start a part of
+	// it.
 	slices.SortStableFunc(paths, func(a, b string) int {
 		return cmp.Or(cmp.Compare(d.rank(a), d.rank(b)), cmp.Compare(len(a), len(b)))
 	})
 	for _, p := range paths {
-		if !strings.HasSuffix(p, ".desktop") || d.tree.App != nil && p != d.tree.Chosen || d.tree.App == nil && path.Dir(p) == "." {
+		if strings.HasSuffix(path.Dir(p), "xdg/autostart") || d.tree.App != nil && p != d.tree.Chosen || d.tree.App == nil && path.Dir(p) == "." {
 			continue
 		}
 		n := d.tree.Resolve(p)
@@ -43,8 +44,10 @@ func (d *deriver) desktops() {
 			continue
 		}
 		if d.hasApp(app.Name) {
-			d.tree.Remark("%s: this menu entry is left out: another one starts %s", p, app.Name)
-			continue
+			if d.tree.App != nil || !slices.Contains(menuDirs, path.Dir(p)) {
+				d.tree.Remark("%s: this menu entry is left out: another one starts %s", p, app.Name)
+			}
+			continue // exported from its usual place
 		}
 		app.Desktop = n.Path
 		d.list = append(d.list, &desktop{n.Path, file})
@@ -52,10 +55,19 @@ func (d *deriver) desktops() {
 	}
 }
 
-// rank orders desktop files: 0 for that of the AppStream component, else 1.
+// menuDirs are the directories whose desktop files are exported without an app of their own.
+var menuDirs = []string{"usr/share/applications", "share/applications", "usr/local/share/applications"}
+
+// rank orders desktop files: 0 for that of the AppStream component, 1 for one in the menus, 2
+// for others.
 func (d *deriver) rank(p string) int {
 	if d.stream != nil && strings.TrimSuffix(path.Base(p), ".desktop") == strings.TrimSuffix(d.stream.ID, ".desktop") {
 		return 0
+	}
+	if n := d.tree.Resolve(p); n != nil && n.Kept != nil {
+		if f, err := desktopentry.Parse(n.Kept, desktopentry.Main); err == nil && f.Value(desktopentry.Main, "NoDisplay") == "true" {
+			return 2
+		}
 	}
 	return 1
 }
@@ -69,6 +81,7 @@ func (d *deriver) desktopApp(n *unpack.Node) (a manifest.App, f *desktopentry.Fi
 		return a, nil, err
 	}
 	first := ""
+	var programs []string
 	try, err := desktopentry.Parse(n.Kept, desktopentry.Main) // RewriteExec changes it
 	if err == nil {
 		err = try.RewriteExec(desktopentry.Programs{Find: func(program string) (string, error) {
@@ -76,9 +89,16 @@ func (d *deriver) desktopApp(n *unpack.Node) (a manifest.App, f *desktopentry.Fi
 				first = program
 			}
 			if d.tree.App != nil || d.find(program) != "" {
+				programs = append(programs, d.find(program))
 				return program, nil
 			}
 			return "", fmt.Errorf("%.200q is not in the package", program)
+		}, Named: func(busName string) (string, error) {
+			program, err := d.named(busName)
+			if first == "" && err == nil {
+				first = "/" + program
+			}
+			return program, err
 		}})
 	}
 	switch {
@@ -94,6 +114,9 @@ func (d *deriver) desktopApp(n *unpack.Node) (a manifest.App, f *desktopentry.Fi
 	}
 	if !appName.MatchString(a.Name) {
 		return a, nil, fmt.Errorf("its program %.80q cannot be the name of a command", a.Name)
+	}
+	if d.tree.App == nil {
+		d.others = append(d.others, programs...)
 	}
 	return a, f, nil
 }
@@ -176,7 +199,7 @@ func (d *deriver) programs() {
 			found = append(found, p)
 		}
 	}
-	for _, p := range found {
+	for _, p := range append(found, d.others...) {
 		base := path.Base(p)
 		switch {
 		case d.hasApp(base) || d.started(p):

@@ -225,13 +225,13 @@ func describes(p string) bool {
 	dir, base := path.Dir(p), path.Base(p)
 	switch {
 	case strings.HasSuffix(base, ".desktop"):
-		return dir == "." || strings.HasSuffix(dir, "share/applications")
+		return dir == "." || strings.HasSuffix(dir, "share/applications") || strings.HasSuffix(dir, "xdg/autostart")
 	case strings.HasSuffix(base, ".metainfo.xml"), strings.HasSuffix(base, ".appdata.xml"):
 		return true
 	case strings.HasPrefix(base, "changelog.Debian"):
 		return true
 	case strings.HasSuffix(base, ".service"):
-		return strings.Contains(dir, "systemd/")
+		return strings.Contains(dir, "systemd/") || strings.HasSuffix(dir, "dbus-1/services")
 	}
 	return false
 }

@@ -30,14 +30,14 @@ type Programs struct {
 	Named func(busName string) (string, error)
 }
 
-// RewriteExec replaces the program of each Exec line, of the entry, of its actions and of a
-// D-Bus service. A program after env, or in a script of one command after sh -c, counts as
+// RewriteExec replaces the program of each Exec line, of the entry, of its actions, of a D-Bus
+// service and of a thumbnailer. A program after env, or in a script of one command after sh -c, counts as
 // the program of its line, and so does the one that gapplication(1) starts. The rest of the
 // line remains as it is written. An error names the line.
 func (f *File) RewriteExec(p Programs) error {
 	for i := range f.lines {
 		l := &f.lines[i]
-		if l.key != "Exec" || l.group != Main && l.group != DBusService && !strings.HasPrefix(l.group, action) {
+		if l.key != "Exec" || l.group != Main && l.group != DBusService && l.group != Thumbnailer && !strings.HasPrefix(l.group, action) {
 			continue
 		}
 		value, err := p.rewrite(l.text, l.group != DBusService)

@@ -29,6 +29,7 @@ const (
 const (
 	Main        = "Desktop Entry"
 	DBusService = "D-BUS Service"
+	Thumbnailer = "Thumbnailer Entry"
 	action      = "Desktop Action "
 )
 
