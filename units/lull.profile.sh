@@ -1,14 +1,18 @@
-# Installed as /etc/profile.d/lull.sh: the same as environment.d does, for log-ins without systemd.
-case ":$PATH:" in
-*:/var/lib/lull/exports/bin:*) ;;
-*) PATH="$PATH:/var/lib/lull/exports/bin" ;;
-esac
-case ":${XDG_DATA_DIRS:-}:" in
-*:/var/lib/lull/exports/share:*) ;;
-*) XDG_DATA_DIRS="${XDG_DATA_DIRS:-/usr/local/share:/usr/share}:/var/lib/lull/exports/share" ;;
-esac
-case ":${XDG_CONFIG_DIRS:-}:" in
-*:/var/lib/lull/exports/etc/xdg:*) ;;
-*) XDG_CONFIG_DIRS="${XDG_CONFIG_DIRS:-/etc/xdg}:/var/lib/lull/exports/etc/xdg" ;;
-esac
+# Installed as /etc/profile.d/lull.sh: the same as environment.d does, for log-ins without systemd. The applications of the
+# system's agent come before those of the user's own.
+for lull_exports in /var/lib/lull/exports ${HOME:+"${XDG_STATE_HOME:-$HOME/.local/state}/lull/exports"}; do
+	case ":$PATH:" in
+	*:"$lull_exports/bin":*) ;;
+	*) PATH="$PATH:$lull_exports/bin" ;;
+	esac
+	case ":${XDG_DATA_DIRS:-}:" in
+	*:"$lull_exports/share":*) ;;
+	*) XDG_DATA_DIRS="${XDG_DATA_DIRS:-/usr/local/share:/usr/share}:$lull_exports/share" ;;
+	esac
+	case ":${XDG_CONFIG_DIRS:-}:" in
+	*:"$lull_exports/etc/xdg":*) ;;
+	*) XDG_CONFIG_DIRS="${XDG_CONFIG_DIRS:-/etc/xdg}:$lull_exports/etc/xdg" ;;
+	esac
+done
+unset lull_exports
 export PATH XDG_DATA_DIRS XDG_CONFIG_DIRS
