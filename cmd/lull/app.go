@@ -202,7 +202,7 @@ func (a *app) command() *cobra.Command {
 		{groupApps, []*cobra.Command{a.searchCmd(), a.infoCmd(), a.changelogCmd(), a.installCmd(), a.removeCmd(), a.switchCmd(), a.runCmd(), a.listCmd(), a.openCmd()}},
 		{groupRefresh, []*cobra.Command{a.refreshCmd(), a.revertCmd(), a.pendingCmd(), a.historyCmd(), a.holdCmd(), a.unholdCmd(), a.monitorCmd()}},
 		{groupSpace, []*cobra.Command{a.duCmd(), a.gcCmd(), a.whyCmd(), a.verifyCmd()}},
-		{groupPublish, []*cobra.Command{a.repoCmd(), a.publishCmd(), a.channelCmd()}},
+		{groupPublish, []*cobra.Command{a.repoCmd(), a.newCmd(), a.tryCmd(), a.publishCmd(), a.channelCmd()}},
 		{groupSystem, []*cobra.Command{a.statusCmd(), a.systemCmd(), a.doctorCmd(), a.inspectCmd(), a.policyCmd(), a.completionCmd(), a.versionCmd(), a.commandsCmd()}},
 	} {
 		for _, v := range g.verbs {

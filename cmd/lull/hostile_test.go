@@ -65,6 +65,8 @@ func filled[T any](change func(*T)) T {
 var others = map[string]string{
 	"lull": "help", "lull repo": "help", "lull channel": "help", "lull system": "help", "lull completion": "texts of this program", "lull commands": "texts of this program",
 	"lull run":       "the launcher, userd/launch",
+	"lull try":       "the launcher, userd/launch",
+	"lull new":       "writes files",
 	"lull repo init": "writes files", "lull repo resign": "writes files", "lull repo rotate": "writes files", "lull publish": "writes files",
 	"lull channel halt": "writes files", "lull channel promote": "writes files", "lull channel resume": "writes files", "lull channel show": "reads files",
 	"lull policy check": "reads files", "lull policy explain": "reads files", "lull system prepare-image": "removes files",

@@ -33,7 +33,7 @@ var documents = map[string]any{
 	"lull changelog": changelogJSON{}, "lull channel halt": channelJSON{}, "lull channel promote": channelJSON{},
 	"lull channel resume": channelJSON{}, "lull channel show": channelJSON{}, "lull commands": commandsJSON{}, "lull doctor": doctorJSON{}, "lull du": duJSON{}, "lull gc": gcJSON{},
 	"lull history": historyJSON{}, "lull hold": holdsJSON{}, "lull info": infoJSON{}, "lull inspect": map[string]any{}, "lull install": refreshesJSON{},
-	"lull list": listJSON{}, "lull monitor": eventJSON{}, "lull open": openJSON{}, "lull pending": pendingsJSON{}, "lull policy": policyJSON{},
+	"lull list": listJSON{}, "lull monitor": eventJSON{}, "lull new": newJSON{}, "lull open": openJSON{}, "lull pending": pendingsJSON{}, "lull policy": policyJSON{},
 	"lull policy check": policyCheckJSON{}, "lull policy explain": explainedJSON{}, "lull policy reload": output.Document{}, "lull publish": publishedJSON{},
 	"lull publish --check": checkedJSON{}, "lull publish --show": derivedJSON{}, "lull refresh": refreshesJSON{}, "lull refresh --list": updatesJSON{}, "lull remove": refreshesJSON{},
 	"lull repo add": repoChangedJSON{}, "lull repo init": repoInitJSON{}, "lull repo list": repoListJSON{}, "lull repo remove": repoChangedJSON{},
@@ -45,7 +45,7 @@ var documents = map[string]any{
 }
 
 // writesNone are the commands without a document, with the reason.
-var writesNone = map[string]string{"lull": "help", "lull repo": "help", "lull channel": "help", "lull system": "help", "lull completion": "a script", "lull run": "the application's output"}
+var writesNone = map[string]string{"lull": "help", "lull repo": "help", "lull channel": "help", "lull system": "help", "lull completion": "a script", "lull run": "the application's output", "lull try": "the application's output"}
 
 // definition is the name of a document in the file.
 func definition(command string) string {
@@ -324,7 +324,7 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 		{"lull channel resume", "channel resume org.example.thing --repo " + repository}, {"lull channel promote", "channel promote org.example.thing --rollout 1%@0h,100%@2d --repo " + repository},
 		{"lull repo rotate", "repo rotate " + repository}, {"lull system prepare-image", "--root " + store + " system prepare-image"}, {"lull system prepare-image", "--root " + store + " system prepare-image"},
 	}
-	tried := map[string]bool{"lull publish --check": true, "lull publish --show": true} // by TestScriptsOffline, which has the converter
+	tried := map[string]bool{"lull publish --check": true, "lull publish --show": true, "lull new": true} // by TestScriptsOffline, which has the converter
 	for _, full := range []bool{true, false} {
 		f := startAgent(t)
 		if full {
