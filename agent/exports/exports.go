@@ -7,6 +7,7 @@
 //	share/dbus-1/services/      D-Bus session services
 //	share/icons/                icons of packages
 //	share/icons/hicolor/        icons of the theme, in all sizes
+//	share/mime/                 MIME types, and mime.cache of all of them
 //	share/man/                  manual pages
 //	share/metainfo/             AppStream metadata
 //	share/gnome-shell/search-providers/, share/thumbnailers/
@@ -25,7 +26,7 @@
 //
 // Write replaces files by rename, one by one, and removes the files that the new revision
 // lacks, and directories that are empty then, at the very end; it can be repeated. Each instance has one writer at a time.
-// Instances do not wait for each other, except for the writing of mimeinfo.cache.
+// Instances do not wait for each other, except for the writing of mimeinfo.cache and mime.cache.
 package exports
 
 import (
@@ -60,7 +61,7 @@ const (
 )
 
 // exported are the directories whose files have owners, also those in directories below them.
-var exported = []string{binDir, appDir, dbusDir, iconDir, autostartDir, manDir, metainfoDir, searchDir, thumbnailDir}
+var exported = []string{binDir, appDir, dbusDir, iconDir, autostartDir, manDir, metainfoDir, searchDir, thumbnailDir, mimeDir}
 
 // Exports are the exports of one agent.
 type Exports struct {
@@ -73,16 +74,17 @@ type Exports struct {
 	cache sync.Mutex   // held while mimeinfo.cache is written, so that the newest content remains
 
 	mu     sync.Mutex
-	owners map[string]string   // file, relative to exports/ → instance
-	known  map[string]bool     // instances with a file in owners/
-	mimes  map[string][]string // desktop file → MIME types
+	owners map[string]string    // file, relative to exports/ → instance
+	known  map[string]bool      // instances with a file in owners/
+	mimes  map[string][]string  // desktop file → MIME types
+	shared map[string]*mimeType // file of a MIME type → its content
 }
 
 // Open makes missing directories, removes temporary files of a crash from them, and reads the
 // claims.
 func Open(root, runDir, launcher string) (*Exports, error) {
 	e := &Exports{root: root, runDir: runDir, launcher: launcher, system: systemDirs,
-		owners: map[string]string{}, known: map[string]bool{}, mimes: map[string][]string{}}
+		owners: map[string]string{}, known: map[string]bool{}, mimes: map[string][]string{}, shared: map[string]*mimeType{}}
 	for _, d := range append([]string{ownersDir}, exported...) {
 		if err := errors.Join(durable.MkdirAll(e.path(d), 0o755), durable.Tidy(e.path(d))); err != nil {
 			return nil, err
@@ -224,6 +226,7 @@ func (e *Exports) Write(instance string, m *manifest.Launch, dir string) error {
 	e.mu.Lock()
 	for _, f := range files {
 		e.setMimesLocked(f.name, f.mimes)
+		e.setTypeLocked(f.name, f.content)
 	}
 	e.mu.Unlock()
 	return e.prune(instance, want)
@@ -267,6 +270,7 @@ func (e *Exports) prune(instance string, want map[string]bool) error {
 	e.mu.Lock()
 	for _, name := range gone {
 		e.setMimesLocked(name, nil)
+		e.setTypeLocked(name, nil)
 	}
 	e.mu.Unlock()
 	errs = append(errs, e.removeEmpty(gone), e.writeMimes(), e.drop(instance, gone))

@@ -27,10 +27,13 @@ func (e *Exports) setMimesLocked(name string, types []string) {
 	}
 }
 
-// writeMimes updates mimeinfo.cache.
+// writeMimes updates mimeinfo.cache and mime.cache.
 func (e *Exports) writeMimes() error {
 	e.cache.Lock()
 	defer e.cache.Unlock()
+	if err := e.writeTypes(); err != nil {
+		return err
+	}
 	content := e.mimeInfo()
 	old, err := os.ReadFile(e.path(mimeCache))
 	if err == nil && bytes.Equal(old, content) || os.IsNotExist(err) && content == nil {

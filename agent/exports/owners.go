@@ -40,7 +40,7 @@ func (e *Exports) load() error {
 		}
 	}
 	for name := range e.owners {
-		if !isDesktopFile(name) {
+		if !isDesktopFile(name) && !isType(name) {
 			continue
 		}
 		content, err := os.ReadFile(e.path(name))
@@ -49,6 +49,10 @@ func (e *Exports) load() error {
 		}
 		if err != nil {
 			return err
+		}
+		e.setTypeLocked(name, content)
+		if !isDesktopFile(name) {
+			continue
 		}
 		if f, err := desktopentry.Parse(content, desktopentry.Main); err == nil {
 			e.mimes[filepath.Base(name)] = desktopentry.List(f.Value(desktopentry.Main, "MimeType"))
@@ -104,7 +108,7 @@ func (e *Exports) Sweep() error {
 			e.mu.Lock()
 			_, owned := e.owners[name]
 			e.mu.Unlock()
-			if !owned && name != mimeCache {
+			if !owned && name != mimeCache && name != typesCache {
 				gone = append(gone, name)
 				return durable.Remove(p)
 			}

@@ -91,7 +91,8 @@ func (e *Exports) planned(instance string, m *manifest.Launch, dir string) (*pla
 		return nil, err
 	}
 	defer root.Close()
-	p := &planner{Exports: e, instance: instance, m: m, pkg: root, themed: map[string]bool{}}
+	p := &planner{Exports: e, instance: instance, m: m, pkg: root, themed: map[string]bool{}, types: map[string]bool{}}
+	p.mimeTypes()
 	p.icons()
 	for i := range m.Apps {
 		p.app(&m.Apps[i])
@@ -111,6 +112,7 @@ type planner struct {
 
 	files    []file
 	themed   map[string]bool // names of exported icons of the theme
+	types    map[string]bool // names of the icons of its MIME types
 	usuals   int             // files at usual places
 	bytes    int             // of these
 	problems []error

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -19,7 +17,7 @@ import (
 )
 
 // Files at usual places are exported without being named in lull.yaml: further desktop files,
-// icons of the theme hicolor, manual pages, AppStream metadata, search providers and
+// icons of the theme hicolor, MIME types, manual pages, AppStream metadata, search providers and
 // thumbnailers. A file that cannot be exported is left out and refuses nothing: its name
 // belongs to another instance or to the system, it is not the package's, or the file is
 // damaged.
@@ -176,9 +174,10 @@ func (p *planner) icons() {
 			if !iconSize.MatchString(size) {
 				continue
 			}
-			for _, u := range p.list(theme+"/"+size+"/apps", ".png", ".svg", ".xpm") {
+			for _, u := range append(p.list(theme+"/"+size+"/apps", iconExts...), p.list(theme+"/"+size+"/mimetypes", iconExts...)...) {
+				context := path.Base(u.dir)
 				icon := strings.TrimSuffix(u.name, path.Ext(u.name))
-				if !named[icon] && !p.own(icon) {
+				if context == "apps" && !named[icon] && !p.own(icon) || context == "mimetypes" && !p.types[icon] {
 					continue
 				}
 				if _, known := free[icon]; !known {
@@ -189,20 +188,22 @@ func (p *planner) icons() {
 					continue
 				}
 				before := len(p.files)
-				p.put(filepath.Join(themeDir, size, "apps", u.name), u, image(path.Ext(u.name)))
+				p.put(filepath.Join(themeDir, size, context, u.name), u, image(path.Ext(u.name)))
 				p.themed[icon] = p.themed[icon] || len(p.files) > before
 			}
 		}
 	}
 }
 
+// iconExts are the formats of the icon theme specification.
+var iconExts = []string{".png", ".svg", ".xpm"}
+
 // iconIsFree reports whether neither the system nor another instance has an icon of that name
 // in the theme, in any size.
 func (p *planner) iconIsFree(icon string) bool {
-	exts := []string{".png", ".svg", ".xpm"}
 	for _, dir := range p.system {
-		for _, ext := range exts {
-			if found, err := filepath.Glob(filepath.Join(dir, "icons/hicolor/*/apps", icon+ext)); err != nil || found != nil {
+		for _, ext := range iconExts {
+			if found, err := filepath.Glob(filepath.Join(dir, "icons/hicolor/*/*", icon+ext)); err != nil || found != nil {
 				return false
 			}
 		}
@@ -278,10 +279,8 @@ func (p *planner) metainfo(name string) func([]byte) ([]byte, error) {
 		if id := strings.TrimSuffix(strings.TrimSpace(c.ID), ".desktop"); !p.own(id) {
 			return nil, fmt.Errorf("its component %.80q is not the package's", id)
 		}
-		for _, dir := range p.system {
-			if _, err := os.Lstat(filepath.Join(dir, "metainfo", name)); !errors.Is(err, fs.ErrNotExist) {
-				return nil, errors.New("the system has a file of that name")
-			}
+		if p.systemHas("metainfo/" + name) {
+			return nil, errors.New("the system has a file of that name")
 		}
 		return b, nil
 	}
