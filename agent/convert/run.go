@@ -24,6 +24,9 @@ type Options struct {
 	Name    string // of the package; "" to derive it
 	Version string // likewise
 	Start   Start  // nil means Child
+	// Unattended leaves out what a user has to confirm: bus names, autostart files and
+	// services.
+	Unattended bool
 }
 
 // Start starts the converter and returns when it has ended. The caller closes the files.
@@ -56,7 +59,7 @@ func Run(ctx context.Context, dir string, files []*os.File, o Options) (*Descrip
 	if in != files[0] {
 		defer in.Close()
 	}
-	argv := append([]string{o.Program, "--name=" + o.Name, "--version=" + o.Version, "--"}, args...)
+	argv := append([]string{o.Program, "--name=" + o.Name, "--version=" + o.Version, "--unattended=" + strconv.FormatBool(o.Unattended), "--"}, args...)
 	start := o.Start
 	if start == nil {
 		start = Child

@@ -380,7 +380,7 @@ func (m *Replicas) make(ctx context.Context, c *apt.Client, repository, name str
 		}
 		inputs = append(inputs, fetched{to, p.SHA256})
 	}
-	src, err := m.Convert(ctx, inputs, Options{Name: name, Version: of[0].Version})
+	src, err := m.Convert(ctx, inputs, Options{Name: name, Version: of[0].Version, Unattended: true})
 	if err != nil {
 		return err
 	}

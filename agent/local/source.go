@@ -25,6 +25,9 @@ type Options struct {
 	Name     string // of the package; "" to derive it
 	Version  string // likewise
 	LullYAML string // text whose keys replace the derived ones
+	// Unattended means that no user can confirm rights: bus names, autostart files and
+	// services are not derived.
+	Unattended bool `json:",omitempty"`
 }
 
 // Source is a package source that was made from uploads.
@@ -86,7 +89,7 @@ func (s *Source) make(ctx context.Context, l *Store, files []*os.File, o Options
 	if err := os.Mkdir(s.tree, 0o755); err != nil {
 		return err
 	}
-	run := convert.Options{Program: l.Converter, Name: o.Name, Version: o.Version}
+	run := convert.Options{Program: l.Converter, Name: o.Name, Version: o.Version, Unattended: o.Unattended}
 	if l.Confine != nil {
 		root := filepath.Join(s.dir, "root")
 		if err := os.Mkdir(root, 0o755); err != nil {

@@ -38,6 +38,7 @@ func run(args []string, stdout io.Writer) error {
 	var o derive.Options
 	flags.StringVar(&o.Name, "name", "", "")
 	flags.StringVar(&o.Version, "version", "", "")
+	flags.BoolVar(&o.Unattended, "unattended", false, "")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

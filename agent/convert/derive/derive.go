@@ -29,6 +29,9 @@ type Options struct {
 	File    string // name of the first input, without directories
 	Name    string // "" to derive it
 	Version string // likewise
+	// Unattended leaves out what a user has to confirm: bus names, autostart files and
+	// services.
+	Unattended bool
 }
 
 // The bounds of derived values.
@@ -40,11 +43,11 @@ const (
 
 // Launch derives the launch part of the manifest. It adds remarks to the tree.
 func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
-	d := &deriver{tree: t}
+	d := &deriver{tree: t, unattended: o.Unattended}
 	d.component()
 	d.desktops()
 	d.programs()
-	if t.App == nil {
+	if t.App == nil && !o.Unattended {
 		d.busNames()
 		d.autostarts()
 		d.units()
@@ -78,6 +81,8 @@ func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 }
 
 type deriver struct {
+	unattended bool
+
 	tree   *unpack.Tree
 	stream *component // nil without AppStream metadata
 	list   []*desktop

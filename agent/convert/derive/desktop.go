@@ -219,11 +219,21 @@ func (d *deriver) started(p string) bool {
 }
 
 // iconDirs are the directories of icons, the best first: themes' sizes, then pixmaps.
-var iconDirs = []string{
-	"usr/share/icons/hicolor/scalable/apps", "usr/share/icons/hicolor/512x512/apps", "usr/share/icons/hicolor/256x256/apps",
-	"usr/share/icons/hicolor/128x128/apps", "usr/share/icons/hicolor/96x96/apps", "usr/share/icons/hicolor/64x64/apps",
-	"usr/share/icons/hicolor/48x48/apps", "usr/share/pixmaps", ".", "usr/share/icons/hicolor/32x32/apps",
-}
+var iconDirs = func() (dirs []string) {
+	for _, d := range []string{"scalable", "512x512", "256x256", "128x128", "96x96", "64x64", "48x48", "pixmaps", ".", "32x32"} {
+		for _, share := range []string{"usr/share", "share"} {
+			switch d {
+			case ".":
+				dirs = append(dirs, d)
+			case "pixmaps":
+				dirs = append(dirs, share+"/pixmaps")
+			default:
+				dirs = append(dirs, share+"/icons/hicolor/"+d+"/apps")
+			}
+		}
+	}
+	return dirs
+}()
 
 // icon returns the icon of a desktop file: a path in the package, else the theme's name.
 func (d *deriver) icon(icon string) string {

@@ -50,6 +50,9 @@ func (d *deriver) busNames() {
 
 // named returns the program that the session bus starts under a name, a path in the package.
 func (d *deriver) named(name string) (string, error) {
+	if d.unattended {
+		return "", fmt.Errorf("the bus name %.255q has to be confirmed", name)
+	}
 	for _, p := range d.files("dbus-1/services", name+".service") {
 		if found, program, err := d.busService(d.tree.Resolve(p)); err == nil && found == name {
 			return program, nil

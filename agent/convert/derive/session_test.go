@@ -17,6 +17,11 @@ import (
 // programs.
 func launch(t *testing.T, files map[string]string) (manifest.Launch, string) {
 	t.Helper()
+	return launchAs(t, Options{File: "thing_1_all.deb"}, files)
+}
+
+func launchAs(t *testing.T, o Options, files map[string]string) (manifest.Launch, string) {
+	t.Helper()
 	tree := unpack.NewTree(convert.NewWriter(io.Discard), unpack.DefaultLimits)
 	tree.Control = map[string]string{"Package": "thing", "Version": "1"}
 	for _, p := range slices.Sorted(maps.Keys(files)) {
@@ -29,11 +34,29 @@ func launch(t *testing.T, files map[string]string) (manifest.Launch, string) {
 		}
 	}
 	tree.Finish()
-	l, err := Launch(tree, Options{File: "thing_1_all.deb"})
+	l, err := Launch(tree, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l, strings.Join(tree.Remarks(), "\n")
+}
+
+// TestUnattended: nothing is derived that a user has to confirm.
+func TestUnattended(t *testing.T) {
+	l, remarks := launchAs(t, Options{File: "thing_1_all.deb", Unattended: true}, map[string]string{
+		"usr/bin/thing": "x",
+		"usr/share/applications/org.x.Thing.desktop":    desktopFile + "thing\n",
+		"usr/share/applications/org.x.Bus.desktop":      desktopFile + "gapplication launch org.x.Thing\n",
+		"usr/share/dbus-1/services/org.x.Thing.service": service("org.x.Thing", "/usr/bin/thing"),
+		"etc/xdg/autostart/thing.desktop":               desktopFile + "thing\n",
+		"lib/systemd/system/thing.service":              "[Service]\nExecStart=/usr/bin/thing\n[Install]\nWantedBy=multi-user.target\n",
+	})
+	if a := l.Apps[0]; len(l.Apps) != 1 || a.Desktop == "" || a.DBusName != "" || a.Autostart != "" || len(l.Services) != 0 {
+		t.Errorf("derived are %+v, %+v", l.Apps, l.Services)
+	}
+	if want := `the bus name "org.x.Thing" has to be confirmed`; !strings.Contains(remarks, want) {
+		t.Errorf("the remarks are %s", remarks)
+	}
 }
 
 const desktopFile = "[Desktop Entry]\nType=Application\nName=Thing\nExec="
