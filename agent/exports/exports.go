@@ -10,7 +10,7 @@
 //	share/mime/                 MIME types, and mime.cache of all of them
 //	share/man/                  manual pages
 //	share/metainfo/             AppStream metadata
-//	share/gnome-shell/search-providers/, share/thumbnailers/
+//	share/gnome-shell/search-providers/, share/thumbnailers/, share/bash-completion/completions/
 //	etc/xdg/autostart/          desktop files that are started at log-in
 //	owners/<instance>           the files that belong to an instance, one a line
 //
@@ -57,11 +57,13 @@ const (
 	metainfoDir  = "share/metainfo"
 	searchDir    = "share/gnome-shell/search-providers"
 	thumbnailDir = "share/thumbnailers"
-	ownersDir    = "owners"
+
+	completionDir = "share/bash-completion/completions"
+	ownersDir     = "owners"
 )
 
 // exported are the directories whose files have owners, also those in directories below them.
-var exported = []string{binDir, appDir, dbusDir, iconDir, autostartDir, manDir, metainfoDir, searchDir, thumbnailDir, mimeDir}
+var exported = []string{binDir, appDir, dbusDir, iconDir, autostartDir, manDir, metainfoDir, searchDir, thumbnailDir, mimeDir, completionDir}
 
 // Exports are the exports of one agent.
 type Exports struct {

@@ -17,7 +17,7 @@ import (
 )
 
 // Files at usual places are exported without being named in lull.yaml: further desktop files,
-// icons of the theme hicolor, MIME types, manual pages, AppStream metadata, search providers and
+// icons of the theme hicolor, MIME types, completions, manual pages, AppStream metadata, search providers and
 // thumbnailers. A file that cannot be exported is left out and refuses nothing: its name
 // belongs to another instance or to the system, it is not the package's, or the file is
 // damaged.
@@ -90,7 +90,7 @@ func (p *planner) put(name string, u usual, change func([]byte) ([]byte, error))
 	case p.usuals == maxUsual || p.bytes+len(content) > maxUsualBytes:
 		err = fmt.Errorf("the package has more than %d such files, or %d bytes of them", maxUsual, maxUsualBytes)
 	case slices.ContainsFunc(p.files, func(f file) bool { return f.name == name }):
-		err = errors.New("the package has another file of that name")
+		return // the first one counts
 	}
 	if err != nil {
 		p.leave(u.path(), err)
@@ -113,6 +113,7 @@ func (p *planner) usualFiles() {
 	}
 	for _, share := range shareDirs {
 		p.manuals(share + "/man")
+		p.completions(share + "/bash-completion/completions")
 		for _, dir := range []string{share + "/metainfo", share + "/appdata"} {
 			for _, u := range p.list(dir, ".metainfo.xml", ".appdata.xml") {
 				p.put(filepath.Join(metainfoDir, u.name), u, p.metainfo(u.name))
@@ -264,6 +265,34 @@ func (p *planner) section(dir, sub string) {
 		}
 		p.put(filepath.Join(manDir, sub, u.name), u, func(b []byte) ([]byte, error) { return b, nil })
 	}
+}
+
+// completions adds completions for the shell bash. That of a program is made that of the
+// command which starts it.
+func (p *planner) completions(dir string) {
+	for _, u := range p.list(dir, "") {
+		for i := range p.m.Apps {
+			a := &p.m.Apps[i]
+			if a.Name != u.name && path.Base(programOf(a)) != u.name {
+				continue
+			}
+			command := Wrapper(p.instance, p.m, a.Name)
+			p.put(filepath.Join(completionDir, command), u, func([]byte) ([]byte, error) {
+				return completion(filepath.Join(p.root, "current", p.instance, u.path()), u.name, command), nil
+			})
+			break
+		}
+	}
+}
+
+// completion is a script that loads a completion file of a package, and uses the completion of
+// program for command, too.
+func completion(file, program, command string) []byte {
+	script := "# The completion of " + program + " for the command " + command + ".\n. '" + strings.ReplaceAll(file, "'", `'\''`) + "' || return\n"
+	if program != command {
+		script += "if __lull=$(complete -p -- " + program + " 2>/dev/null); then\n\teval \"${__lull% *} " + command + "\"\nfi\nunset __lull\n"
+	}
+	return []byte(script)
 }
 
 // metainfo checks AppStream metadata: the id of the component has to be the package's.

@@ -46,6 +46,8 @@ func viewer(t *testing.T) (*manifest.Launch, string) {
 	write(t, share+"metainfo/org.x.Viewer.metainfo.xml", meta("org.x.Viewer"))
 	write(t, share+"metainfo/org.y.metainfo.xml", meta("org.y"))
 	write(t, share+"metainfo/org.z.metainfo.xml", "<component>")
+	write(t, share+"bash-completion/completions/viewer", "_viewer() { COMPREPLY=(--page); }\ncomplete -o nospace -F _viewer viewer\n")
+	write(t, share+"bash-completion/completions/ls", "complete -W x ls\n")
 	search := "[Shell Search Provider]\nDesktopId=org.x.Viewer.desktop\nBusName=org.x.Viewer\nObjectPath=/org/x/Viewer\nVersion=2\n"
 	write(t, share+"gnome-shell/search-providers/viewer.ini", search)
 	write(t, share+"gnome-shell/search-providers/other.ini", strings.Replace(search, "org.x.Viewer\n", "org.y\n", 1))
@@ -60,7 +62,7 @@ func viewer(t *testing.T) (*manifest.Launch, string) {
 }
 
 // wantUsual are the exported files at usual places, apart from those of the viewer's apps.
-const wantUsual = "share/applications/viewer-pdf.desktop share/gnome-shell/search-providers/viewer.ini " +
+const wantUsual = "share/applications/viewer-pdf.desktop share/bash-completion/completions/org.x.Viewer share/gnome-shell/search-providers/viewer.ini " +
 	"share/icons/hicolor/16x16/apps/viewer.png share/icons/hicolor/48x48@2/apps/viewer.png share/icons/hicolor/scalable/apps/viewer.png share/icons/hicolor/symbolic/apps/viewer-symbolic.svg " +
 	"share/man/de/man1/viewer.1 share/man/man1/viewer.1 share/metainfo/org.x.Viewer.metainfo.xml share/thumbnailers/viewer.thumbnailer"
 
@@ -250,6 +252,12 @@ func TestProgramsFindUsualFiles(t *testing.T) {
 	output("xdg-mime", "default", "viewer-pdf.desktop", "application/pdf")
 	if out := output("xdg-mime", "query", "default", "application/pdf"); out != "viewer-pdf.desktop" {
 		t.Errorf("xdg-mime has the default application %q", out)
+	}
+	if err := errors.Join(os.MkdirAll(root+"/current", 0o755), os.Symlink(pkg, root+"/current/"+m.Name)); err != nil {
+		t.Fatal(err)
+	}
+	if out := output("bash", "-c", ". "+share+"/bash-completion/completions/org.x.Viewer; complete -p org.x.Viewer; _viewer; echo $COMPREPLY$__lull"); out != "complete -o nospace -F _viewer org.x.Viewer\n--page" {
+		t.Errorf("bash has the completion %q", out)
 	}
 	if out := output("man", "-w", "viewer"); out != share+"/man/man1/viewer.1" {
 		t.Errorf("man finds %q", out)
