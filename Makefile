@@ -60,6 +60,7 @@ build: ## build all programs into bin/ (BIN=FOLDER, TAGS=faultpoint)
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w $(VERSIONS)' -o $(BIN)/ ./cmd/...
 	CC='$(CC)' sh cmd/lull-release-agent/build.sh $(BIN)/lull-release-agent
+	CC='$(CC)' sh cmd/lull-layout/build.sh $(BIN)/lull-layout
 
 demo: deps-demo build ## show a running application being refreshed, in a scratch folder (two minutes)
 	@LULL_BIN='$(abspath $(BIN))' $(GO) run ./e2e/demo

@@ -82,7 +82,7 @@ func TestEveryFileHasAPlace(t *testing.T) {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"lull", "lulld", "lull-userd", "lull-run", "lull-convert", "lull-release-agent"} {
+	for _, name := range []string{"lull", "lulld", "lull-userd", "lull-run", "lull-convert", "lull-layout", "lull-release-agent"} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho completion\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -87,6 +87,7 @@ type launch struct {
 	pkg      digest.Digest
 	versions bool // the package keeps data per revision
 	vars     map[string]manifest.Variable
+	layout   map[string]string
 	ofUser   bool // what is launched works on the user's data
 	notifies bool // a service that reports to systemd by itself when it is ready
 	command  []string
@@ -220,10 +221,17 @@ func (l *launch) joinThenPrepare(ctx context.Context) (env []string, err error) 
 // exec becomes the program.
 func (l *launch) exec(env []string, execFD int) error {
 	path := filepath.Join(l.packageDir(), l.command[0])
+	argv := append([]string{path}, append(l.command[1:len(l.command):len(l.command)], l.Args...)...)
+	if len(l.layout) > 0 {
+		var err error
+		if argv, err = l.throughLayout(path, argv); err != nil {
+			return err
+		}
+	}
 	if err := l.ready(path); err != nil {
 		return err
 	}
-	argv := append([]string{path}, append(l.command[1:len(l.command):len(l.command)], l.Args...)...)
+	path = argv[0]
 	if err := unix.Exec(path, argv, env); err != nil {
 		return cannotExecute(path, err)
 	}
@@ -413,7 +421,7 @@ func (l *launch) read() error {
 	if err != nil {
 		return damaged("package %s of revision %d: %w", l.pkg.Short(), l.rev, err)
 	}
-	l.versions, l.title, l.vars = m.Data.Versioned, m.Shown(), m.Environment
+	l.versions, l.title, l.vars, l.layout = m.Data.Versioned, m.Shown(), m.Environment, m.Layout
 	l.command, err = l.choose(m)
 	return err
 }

@@ -63,6 +63,7 @@ type world struct {
 	settings   launchconf.Settings
 	env        []string // more of launchers
 	vars       map[string]manifest.Variable
+	layout     map[string]string
 }
 
 func newWorld(t *testing.T) *world {
@@ -108,7 +109,7 @@ func (w *world) add(rev, from uint32, versioned bool) digest.Digest {
 		Apps:        []manifest.App{{Name: "first", Command: []string{"bin/app", "exit", "3"}}, {Name: app, Command: []string{"bin/app"}}},
 		Hooks:       map[string][]string{manifest.HookRefreshPending: {"bin/app", "tell", "the hook"}},
 		Services:    []manifest.Service{{Name: "daemon", Command: []string{"bin/app", "wait"}}, {Name: "env", Command: []string{"bin/app", "env"}}},
-		Environment: w.vars,
+		Environment: w.vars, Layout: w.layout,
 	}
 	b, err := l.Encode()
 	w.no(err)

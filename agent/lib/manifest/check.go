@@ -89,6 +89,9 @@ func checkLaunch(l *Launch) error {
 	if err := checkEnvironment(l.Environment); err != nil {
 		return err
 	}
+	if err := checkLayout(l.Layout); err != nil {
+		return err
+	}
 	for _, a := range l.Apps {
 		if err := checkCommand(l, a.Command); err != nil {
 			return fmt.Errorf("app %s: %w", a.Name, err)
@@ -416,6 +419,11 @@ func checkPaths(l *Launch, t tree) error {
 	for _, s := range l.Services {
 		if err := t.program(s.Command[0]); err != nil {
 			return fmt.Errorf("service %s: %w", s.Name, err)
+		}
+	}
+	for at, part := range l.Layout {
+		if !t.has(part) {
+			return fmt.Errorf("layout: %s: %q is not in the package", at, part)
 		}
 	}
 	for hook, command := range l.Hooks {

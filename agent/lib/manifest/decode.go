@@ -107,6 +107,9 @@ func (d *decoder) member(key string, withEntries bool) {
 		d.object(func(key string) { l.Hooks[key] = d.texts() })
 	case "icon":
 		l.Icon = d.text()
+	case "layout":
+		l.Layout = map[string]string{}
+		d.object(func(at string) { l.Layout[at] = d.text() })
 	case "name":
 		l.Name = d.text()
 	case "notes":

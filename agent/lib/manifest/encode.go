@@ -170,6 +170,14 @@ func writeMeta(b []byte, l *Launch, entries []Entry, spill func([]byte) []byte) 
 		w.b = h.end()
 	}
 	w.text("icon", l.Icon)
+	if len(l.Layout) > 0 {
+		w.key("layout")
+		o := object(w.b)
+		for _, at := range slices.Sorted(maps.Keys(l.Layout)) {
+			o.text(at, l.Layout[at])
+		}
+		w.b = o.end()
+	}
 	w.text("name", l.Name)
 	w.text("notes", l.Notes)
 	if l.Refresh != (Wishes{}) {

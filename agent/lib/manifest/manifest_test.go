@@ -28,6 +28,7 @@ func full() *Meta {
 				Autostart: "share/maps.desktop", DBusName: "org.example.Maps", DBusService: "share/org.example.Maps.service"}},
 			Services: []Service{{Name: "tiles", Command: []string{"bin/tiles"}, Scope: ScopeUser, RefreshMode: ModeEndure, Ready: ReadyNotify, StopSignal: "SIGINT", StopTimeout: Duration(90 * time.Second)}, {Name: "d", Command: []string{".lull/sub/runtime/bin/d"}, User: "maps"}},
 			Hooks:    map[string][]string{HookHealth: {"bin/maps", "--check"}, HookPreRefresh: {"bin/tiles"}},
+			Layout:   map[string]string{"/opt/maps": "share", "/usr/share/maps/x.desktop": "share/maps.desktop"},
 			Environment: map[string]Variable{
 				"MAPS_HOME":     {Value: "${package}/share/maps"},
 				"XDG_DATA_DIRS": {Prepend: []string{"${package}/usr/share", "${user_data}/share"}, Append: []string{"/opt/maps"}},
@@ -196,6 +197,8 @@ func TestRefused(t *testing.T) {
 		{"wish of a mode", func(m *Meta) { m.Refresh.Mode = "kill" }, `refresh: mode "kill": want wait, side-by-side or endure`},
 		{"wish of refresh-pending", func(m *Meta) { m.Refresh.RefreshPending = "ask" }, `refresh: refresh-pending "ask": want allow or block`},
 		{"wish of a postponement", func(m *Meta) { m.Refresh.MaxPostponement = Duration(MaxWish + 1) }, `refresh: max-postponement 2160h0m0.000000001s: want at most 90 days`},
+		{"layout", func(m *Meta) { m.Layout["/etc/maps"] = "share" }, `layout: /etc/maps: a package can have a place in`},
+		{"part of a layout", func(m *Meta) { m.Layout["/opt/x"] = "shar" }, `layout: /opt/x: "shar" is not in the package`},
 		{"too many variables", func(m *Meta) {
 			for i := range 64 {
 				m.Environment[fmt.Sprintf("X%d", i)] = Variable{Value: "x"}

@@ -30,6 +30,7 @@ type source struct {
 	Services    []service                `yaml:"services"`
 	Hooks       map[string]command       `yaml:"hooks"`
 	Environment map[string]variable      `yaml:"environment"`
+	Layout      map[string]string        `yaml:"layout"`
 	Data        data                     `yaml:"data"`
 	Refresh     wishes                   `yaml:"refresh"`
 	Subpackages map[string]digest.Digest `yaml:"subpackages"`
@@ -249,6 +250,16 @@ func parseSource(name string, content []byte, overlay string) (*manifest.Meta, e
 			m.Environment = map[string]manifest.Variable{}
 		}
 		m.Environment[name] = manifest.Variable(v)
+	}
+	for at, part := range s.Layout {
+		part = filepath.Clean(part)
+		if err := manifest.CheckLayout(at, part); err != nil {
+			return nil, doc.Errorf("layout."+at, "cannot use the layout %s", err)
+		}
+		if m.Layout == nil {
+			m.Layout = map[string]string{}
+		}
+		m.Layout[at] = part
 	}
 	for hook, c := range s.Hooks {
 		if m.Hooks == nil {

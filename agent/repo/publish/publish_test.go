@@ -107,6 +107,8 @@ services:
   user: nobody
 hooks:
   health: bin/index --check
+layout:
+  /opt/Editor: ./share
 environment:
   EDITOR_HOME: ${package}/share
   XDG_DATA_DIRS: {prepend: "${package}/share"}
@@ -154,6 +156,7 @@ func TestPublish(t *testing.T) {
 		},
 		Services: []manifest.Service{{Name: "index", Scope: "system", Command: []string{"bin/index"}, RefreshMode: "endure", Ready: "notify", StopSignal: "SIGINT", StopTimeout: manifest.Duration(90 * time.Second), User: "nobody"}},
 		Hooks:    map[string][]string{"health": {"bin/index", "--check"}},
+		Layout:   map[string]string{"/opt/Editor": "share"},
 		Environment: map[string]manifest.Variable{
 			"EDITOR_HOME": {Value: "${package}/share"}, "XDG_DATA_DIRS": {Prepend: []string{"${package}/share"}},
 			"LD_LIBRARY_PATH": {Append: []string{"${package}/lib", "${data}/lib"}},
@@ -220,6 +223,8 @@ func TestBadSources(t *testing.T) {
 		"absolute":          {head + "apps:\n- name: a\n  command: /bin/sh\n", nil, `command "/bin/sh": the path is absolute`},
 		"not executable":    {head + "apps:\n- name: a\n  command: file\n", nil, `command "file" is not executable`},
 		"subpackage":        {head + "subpackages:\n  x: 12\n", nil, `lull.yaml:4: cannot use "12" as subpackages.x`},
+		"layout":            {head + "layout:\n  /opt/x: file\n  /etc/x: file\n", nil, "lull.yaml:5: cannot use the layout /etc/x: a package can have a place in /opt"},
+		"part of a layout":  {head + "layout:\n  /opt/x: none\n", nil, `layout: /opt/x: "none" is not in the package`},
 		"placeholder":       {head + "environment:\n  A: ${home}/x\n", nil, "lull.yaml:4: cannot use the environment variable A: unknown placeholder ${home}"},
 		"element":           {head + "environment:\n  A:\n    append:\n    - /x\n    - ${home}/x\n", nil, "lull.yaml:7: cannot use the environment variable A: unknown placeholder ${home}"},
 		"one element":       {head + "environment:\n  A:\n    prepend: x\n", nil, `lull.yaml:5: cannot use the environment variable A: "x" is not an absolute path`},

@@ -1,0 +1,94 @@
+package manifest
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+)
+
+// MaxLayout bounds the number of paths in a layout. Each is a mount for each launch.
+const MaxLayout = 32
+
+// layoutParents are the directories in which packages can have a place of their own. The
+// directory around that place is read-only for the program, so it must be one that programs do
+// not write to: /etc and /var are not among them.
+var layoutParents = []string{
+	"/opt", "/usr/games", "/usr/lib", "/usr/lib/*-linux-gnu*", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/share",
+	"/usr/share/games", "/usr/local/etc", "/usr/local/games", "/usr/local/lib", "/usr/local/libexec", "/usr/local/share",
+}
+
+// layoutCommon are directories there that many packages share: to hide one breaks programs.
+var layoutCommon = []string{
+	"/usr/lib/*-linux-gnu*", "/usr/lib/firmware", "/usr/lib/locale", "/usr/lib/modules", "/usr/lib/python3*", "/usr/lib/ssl",
+	"/usr/lib/systemd", "/usr/lib/tmpfiles.d", "/usr/lib/udev", "/usr/share/X11", "/usr/share/applications", "/usr/share/ca-certificates",
+	"/usr/share/dbus-1", "/usr/share/dconf", "/usr/share/fontconfig", "/usr/share/fonts", "/usr/share/games", "/usr/share/glib-2.0",
+	"/usr/share/glvnd", "/usr/share/icons", "/usr/share/locale", "/usr/share/mime", "/usr/share/perl5", "/usr/share/pixmaps",
+	"/usr/share/polkit-1", "/usr/share/sounds", "/usr/share/terminfo", "/usr/share/themes", "/usr/share/vulkan",
+	"/usr/share/wayland-sessions", "/usr/share/xml", "/usr/share/xsessions", "/usr/share/zoneinfo",
+	"/usr/lib/*-linux-gnu*/dri", "/usr/lib/*-linux-gnu*/gio", "/usr/lib/*-linux-gnu*/girepository-1.0", "/usr/lib/*-linux-gnu*/gconv",
+	"/usr/lib/*-linux-gnu*/gtk-*", "/usr/lib/*-linux-gnu*/gdk-pixbuf-2.0", "/usr/lib/*-linux-gnu*/qt[56]",
+}
+
+// CheckLayout checks one path of a layout: a path of the host, and the part of the package
+// that a program finds there.
+func CheckLayout(at, part string) error {
+	if err := checkText(at, maxPath, ""); err != nil {
+		return err
+	}
+	switch {
+	case !strings.HasPrefix(at, "/"), path.Clean(at) != at:
+		return fmt.Errorf("%.300q: want an absolute path without '.', '..' and a '/' at its end", at)
+	case strings.ContainsAny(at, `,:\`):
+		return fmt.Errorf("%.300q: a path with ',', ':' or '\\' cannot be mounted", at)
+	case slices.ContainsFunc(strings.Split(at, "/"), func(c string) bool { return len(c) > maxComponent }):
+		return fmt.Errorf("%.300q: a component has more than %d bytes", at, maxComponent)
+	case slices.ContainsFunc(layoutCommon, func(pattern string) bool { return matches(pattern, at) }):
+		return fmt.Errorf("%s: other programs' files are there, too; name a directory in it", at)
+	}
+	// With a common directory as a parent, any name in it will do: the package has it alone.
+	own := false
+	for dir := path.Dir(at); dir != "/"; dir = path.Dir(dir) {
+		own = own || slices.ContainsFunc(layoutParents, func(pattern string) bool { return matches(pattern, dir) })
+	}
+	if !own {
+		return fmt.Errorf("%s: a package can have a place in %s", at, strings.Join(layoutParents, ", "))
+	}
+	if err := checkPath(part); err != nil {
+		return fmt.Errorf("%s: part %q: %w", at, part, err)
+	}
+	return nil
+}
+
+func matches(pattern, p string) bool { ok, _ := path.Match(pattern, p); return ok }
+
+func checkLayout(layout map[string]string) error {
+	if len(layout) > MaxLayout {
+		return fmt.Errorf("layout: %d paths, where %d are allowed", len(layout), MaxLayout)
+	}
+	sorted := slices.Sorted(maps.Keys(layout))
+	for _, at := range sorted {
+		if err := CheckLayout(at, layout[at]); err != nil {
+			return fmt.Errorf("layout: %w", err)
+		}
+		for dir := path.Dir(at); dir != "/"; dir = path.Dir(dir) {
+			if _, both := layout[dir]; both {
+				return fmt.Errorf("layout: %s is below %s", at, dir)
+			}
+		}
+	}
+	return nil
+}
+
+// has reports whether a file, directory or symlink of the package has that path.
+func (t tree) has(path string) bool {
+	_, found := slices.BinarySearchFunc(t, path, func(e Entry, p string) int { return strings.Compare(e.Path, p) })
+	if found || t.throughSymlink(path) {
+		return true
+	}
+	// Directories have no entry of their own unless they are empty. Names that sort between
+	// a directory and its entries, as "a-b", are skipped.
+	i, _ := slices.BinarySearchFunc(t, path+"/", func(e Entry, p string) int { return strings.Compare(e.Path, p) })
+	return i < len(t) && strings.HasPrefix(t[i].Path, path+"/")
+}

@@ -1,0 +1,203 @@
+package launch
+
+import (
+	"bufio"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+)
+
+// layoutProgram is the program that mounts a layout, beside this one; cmd/lull-layout
+// describes its operations.
+const layoutProgram = "lull-layout"
+
+// throughLayout returns the command that mounts the package's layout and executes path with
+// argv. The parts of the package are bind mounts: processes use the same inodes as without a
+// layout, so that vacancy, strays and `lull why` find them. Only the empty directories to
+// mount them at, which the host lacks, come from an overlay over the directory around them.
+func (l *launch) throughLayout(path string, argv []string) ([]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	helper := filepath.Join(filepath.Dir(self), layoutProgram)
+	if _, err := os.Stat(helper); err != nil {
+		return nil, errkind.New(errkind.Unavailable, "it has a layout, and %s is missing: %w", helper, err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	operations, err := layoutOperations(l.layout, l.packageDir(), mountPoints(string(mounts)))
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat([]string{helper, l.Instance}, operations, []string{"--", path}, argv), nil
+}
+
+// missing are the paths of a layout that are not on the host, below the nearest directory
+// that is.
+type missing struct {
+	dir   string            // of the host, without symlinks
+	paths map[string]string // relative to dir; "dir" or "file"
+}
+
+// maxMounts bounds the file systems mounted in a directory that gets a place for a package.
+const maxMounts = 64
+
+// layoutOperations lists the operations of lull-layout. mounted are the mount points of the host.
+func layoutOperations(layout map[string]string, packageDir string, mounted []string) (operations []string, err error) {
+	var binds []string
+	places := map[string]*missing{}
+	for _, at := range slices.Sorted(maps.Keys(layout)) {
+		part := filepath.Join(packageDir, layout[at])
+		fi, err := os.Stat(part)
+		if err != nil {
+			return nil, unread(err)
+		}
+		binds = append(binds, "bind", part, at)
+		kind := map[bool]string{true: "dir", false: "file"}[fi.IsDir()]
+		switch on, err := os.Stat(at); {
+		case err == nil && on.IsDir() != fi.IsDir():
+			return nil, errkind.New(errkind.Failed, "its layout has a %s at %s, where this machine has none", kind, at)
+		case err == nil:
+			continue
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
+		}
+		dir, rest := filepath.Dir(at), filepath.Base(at)
+		for {
+			if _, err := os.Stat(dir); err == nil || dir == "/" {
+				break
+			}
+			dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest)
+		}
+		if dir, err = filepath.EvalSymlinks(dir); err != nil {
+			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
+		}
+		if dir == "/" || strings.ContainsAny(dir, `,:\`) {
+			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: nothing can be added to %s for %s", dir, at)
+		}
+		if places[dir] == nil {
+			places[dir] = &missing{dir, map[string]string{}}
+		}
+		places[dir].paths[rest] = kind
+	}
+	if len(places) > 0 {
+		if operations, err = scratch(outermost(places), filepath.Join(packageDir, manifest.Reserved), mounted); err != nil {
+			return nil, err
+		}
+	}
+	return append(operations, binds...), nil
+}
+
+// outermost merges places that are below others: an overlay merges directories at any depth,
+// and one overlay on another may be more than the kernel stacks.
+func outermost(places map[string]*missing) (list []*missing) {
+	for _, dir := range slices.Sorted(maps.Keys(places)) { // a directory before those below it
+		p := places[dir]
+		i := slices.IndexFunc(list, func(m *missing) bool { return strings.HasPrefix(dir, m.dir+"/") })
+		if i < 0 {
+			list = append(list, p)
+			continue
+		}
+		rest := strings.TrimPrefix(dir, list[i].dir+"/")
+		for path, kind := range p.paths {
+			list[i].paths[filepath.Join(rest, path)] = kind
+		}
+	}
+	return list
+}
+
+// scratch lists the operations that make the places in a scratch directory and merge them
+// into the host's directories. An overlay does not show what is mounted in the directory
+// below it; these mounts are kept in the scratch and bound again.
+func scratch(list []*missing, scratch string, mounted []string) (operations []string, err error) {
+	operations = []string{"scratch", scratch}
+	for i, m := range list {
+		top := strconv.Itoa(i)
+		made := map[string]bool{}
+		mkdir := func(dir string) {
+			for _, d := range above(dir) {
+				if d = filepath.Join(top, d); !made[d] {
+					made[d] = true
+					operations = append(operations, "dir", d)
+				}
+			}
+		}
+		mkdir(".")
+		for _, path := range slices.Sorted(maps.Keys(m.paths)) {
+			if m.paths[path] == "dir" {
+				mkdir(path)
+				continue
+			}
+			mkdir(filepath.Dir(path))
+			operations = append(operations, "file", filepath.Join(top, path))
+		}
+		var inside []string
+		for _, point := range mounted {
+			// A bind mount is recursive and brings those below along.
+			if strings.HasPrefix(point, m.dir+"/") && !slices.ContainsFunc(inside, func(p string) bool { return strings.HasPrefix(point, p+"/") }) {
+				inside = append(inside, point)
+			}
+		}
+		if len(inside) > maxMounts {
+			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %d file systems are mounted below %s, where %d can be kept", len(inside), m.dir, maxMounts)
+		}
+		kept := "kept" + top
+		if len(inside) > 0 {
+			operations = append(operations, "dir", kept, "bind", m.dir, kept)
+		}
+		operations = append(operations, "merge", top, m.dir)
+		for _, point := range inside {
+			operations = append(operations, "bind", filepath.Join(kept, strings.TrimPrefix(point, m.dir+"/")), point)
+		}
+	}
+	return append(operations, "done", scratch), nil
+}
+
+// above lists a relative directory and those above it, the uppermost first.
+func above(dir string) (list []string) {
+	for ; dir != "."; dir = filepath.Dir(dir) {
+		list = append(list, dir)
+	}
+	list = append(list, ".")
+	slices.Reverse(list)
+	return list
+}
+
+// mountPoints reads the mount points of proc_pid_mountinfo(5), sorted, each once.
+func mountPoints(text string) (points []string) {
+	lines := bufio.NewScanner(strings.NewReader(text))
+	for lines.Scan() {
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 {
+			points = append(points, unescaped(fields[4]))
+		}
+	}
+	slices.Sort(points)
+	return slices.Compact(points)
+}
+
+// unescaped replaces the octal numbers of spaces, tabs, newlines and backslashes.
+func unescaped(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

@@ -1,0 +1,269 @@
+package launch
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/vacancy"
+	"github.com/lull/lull/e2e/require"
+)
+
+func TestLayoutOperations(t *testing.T) {
+	dir := t.TempDir()
+	host, pkg := filepath.Join(dir, "host"), filepath.Join(dir, "pkg")
+	for _, d := range []string{host + "/opt/mounted/deep", host + "/there", host + "/opt/inner", pkg + "/part"} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range []string{pkg + "/file", host + "/conf"} {
+		if err := os.WriteFile(f, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("opt", host+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	mounted := []string{"/", host, host + "/opt", host + "/opt/mounted", host + "/opt/mounted/deep", host + "/optional"}
+	for what, c := range map[string]struct {
+		layout map[string]string
+		want   string
+	}{
+		"directory that is there": {map[string]string{host + "/there": "part"}, "bind PKG/part HOST/there"},
+		"directory that is missing": {map[string]string{host + "/there/a/b": "part"},
+			"scratch PKG/.lull dir 0 dir 0/a dir 0/a/b merge 0 HOST/there done PKG/.lull bind PKG/part HOST/there/a/b"},
+		"file that is missing": {map[string]string{host + "/there/a/f": "file"},
+			"scratch PKG/.lull dir 0 dir 0/a file 0/a/f merge 0 HOST/there done PKG/.lull bind PKG/file HOST/there/a/f"},
+		"mounts, and a symlink": {map[string]string{host + "/link/app": "part", host + "/opt/inner/app": "part"},
+			"scratch PKG/.lull dir 0 dir 0/app dir 0/inner dir 0/inner/app dir kept0 bind HOST/opt kept0 merge 0 HOST/opt " +
+				"bind kept0/mounted HOST/opt/mounted done PKG/.lull bind PKG/part HOST/link/app bind PKG/part HOST/opt/inner/app"},
+		"directory where a file is": {map[string]string{host + "/conf": "part"}, "its layout has a dir at HOST/conf, where this machine has none"},
+		"below a file":              {map[string]string{host + "/conf/x": "part"}, "its layout cannot be mounted: stat HOST/conf/x: not a directory"},
+		"part that is missing":      {map[string]string{host + "/there": "none"}, "its installation is damaged: stat PKG/none: no such file or directory"},
+	} {
+		list, err := layoutOperations(c.layout, pkg, mounted)
+		got := strings.Join(list, " ")
+		if err != nil {
+			got = err.Error()
+		}
+		if got = strings.NewReplacer(host, "HOST", pkg, "PKG").Replace(got); got != c.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", what, got, c.want)
+		}
+	}
+	many := make([]string, 0, maxMounts+1)
+	for i := range maxMounts + 1 {
+		many = append(many, host+"/there/"+itoa(i))
+	}
+	if _, err := layoutOperations(map[string]string{host + "/there/a": "part"}, pkg, many); err == nil || !strings.Contains(err.Error(), "65 file systems are mounted") {
+		t.Error(err)
+	}
+	if got := mountPoints("22 1 0:1 / /a\\040b rw - x x rw\n23 22 0:2 / / rw - x x rw\n24 22 0:2 / / rw - x x rw\nx\n"); !slices.Equal(got, []string{"/", "/a b"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// buildLayout builds lull-layout into a directory that has the launcher, too, and returns the
+// launcher.
+func buildLayout(t *testing.T) string {
+	t.Helper()
+	require.Program(t, "cc")
+	dir := t.TempDir()
+	_, self, _, _ := runtime.Caller(0)
+	build := filepath.Join(filepath.Dir(self), "../../cmd/lull-layout/build.sh")
+	if text, err := exec.Command("sh", build, filepath.Join(dir, layoutProgram)).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	test, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	launcher := filepath.Join(dir, "lull-run")
+	if err := os.Link(test, launcher); err != nil {
+		b, rerr := os.ReadFile(test)
+		if rerr != nil || os.WriteFile(launcher, b, 0o755) != nil {
+			t.Fatal(err, rerr)
+		}
+	}
+	return launcher
+}
+
+// TestLayout: a program finds parts of its package where it was compiled to look, with the
+// same user, process and inodes, and the host has nothing of that.
+func TestLayout(t *testing.T) {
+	require.Program(t, "cc")
+	launcher := buildLayout(t)
+	for _, who := range []string{"this user", "nobody"} {
+		t.Run(who, func(t *testing.T) {
+			w := newWorld(t)
+			w.layout = map[string]string{"/opt/lull-test.layout": "opt", "/usr/share/lull-test.layout/deep": "share", "/usr/lib/lull-test.layout/line": "share/text"}
+			w.untracked()
+			dir := filepath.Join(w.root, "packages", w.install(1, 0, false).String())
+			w.no(os.MkdirAll(filepath.Join(dir, "share"), 0o755))
+			w.no(os.MkdirAll(filepath.Join(dir, "opt"), 0o755))
+			w.no(os.WriteFile(filepath.Join(dir, "share/text"), []byte("from the package\n"), 0o644))
+			source := filepath.Join(t.TempDir(), "x.c")
+			w.no(os.WriteFile(source, []byte(prefixed), 0o644))
+			program := filepath.Join(dir, "opt/program")
+			if out, err := exec.Command("cc", "-o", program, source).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			cmd := w.command(app, "nest", "/opt/lull-test.layout/program")
+			cmd.Path = launcher
+			if who == "nobody" {
+				if os.Getuid() != 0 {
+					t.Skip("needs root, to be another user")
+				}
+				open(t, w.root)
+				w.no(os.Chown(w.home, 65534, 65534))
+				w.no(os.Chmod(filepath.Dir(launcher), 0o755))
+				open(t, launcher)
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+			}
+			in, err := cmd.StdinPipe()
+			w.no(err)
+			out, err := cmd.StdoutPipe()
+			w.no(err)
+			var stderr strings.Builder
+			cmd.Stderr = &stderr
+			w.no(cmd.Start())
+			l := &live{cmd: cmd, in: in, ended: make(chan struct{})}
+			b := make([]byte, 4096)
+			n, err := io.ReadAtLeast(out, b, 1)
+			if err != nil && strings.Contains(stderr.String(), "user namespace") {
+				t.Skip(stderr.String())
+			}
+			uid := "0 0"
+			if who == "nobody" {
+				uid = "65534 65534"
+			} else if os.Getuid() != 0 {
+				uid = itoa(os.Getuid()) + " " + itoa(os.Getgid())
+			}
+			if got, want := string(b[:n]), "from the package from the package "+uid+"\n"; err != nil || got != want {
+				t.Errorf("got %q, %v, %s; want %q", got, err, stderr.String(), want)
+			}
+			// The kernel and /proc show the files of the package.
+			inodes, err := vacancy.FilesOf(cmd.Process.Pid)
+			w.no(err)
+			var st unix.Stat_t
+			w.no(unix.Stat(program, &st))
+			if !slices.ContainsFunc(slices.Collect(keys(inodes)), func(in vacancy.Inode) bool { return in.Ino == st.Ino }) {
+				t.Errorf("the process has %v, and not the inode %d", inodes, st.Ino)
+			}
+			f, err := os.Open(program)
+			w.no(err)
+			defer f.Close()
+			if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != unix.EAGAIN {
+				t.Errorf("a lease of a file that runs: %v", err)
+			}
+			mounts, err := os.ReadFile("/proc/" + itoa(cmd.Process.Pid) + "/mountinfo")
+			if w.no(err); !strings.Contains(string(mounts), filepath.Join(dir, "opt")+" /opt/lull-test.layout ") {
+				t.Errorf("the mount is not there:\n%s", mounts)
+			}
+			if _, err := os.Lstat("/opt/lull-test.layout"); !os.IsNotExist(err) {
+				t.Errorf("the host has it: %v", err)
+			}
+			in.Close()
+			go func() { cmd.Wait(); close(l.ended) }()
+			<-l.ended
+		})
+	}
+}
+
+func keys(m map[vacancy.Inode]bool) func(func(vacancy.Inode) bool) {
+	return func(yield func(vacancy.Inode) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// open lets all users read a tree, and pass the directories above it.
+func open(t *testing.T, root string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.Type() == os.ModeSymlink {
+			return err
+		}
+		return os.Chmod(p, 0o755)
+	})
+	for dir := filepath.Dir(root); err == nil && dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// prefixed is a program with compiled-in paths.
+const prefixed = `#include <stdio.h>
+#include <unistd.h>
+static void show(const char *path)
+{
+	char line[100];
+	FILE *f = fopen(path, "r");
+	if (f && fgets(line, sizeof(line), f))
+		for (char *c = line; *c && *c != '\n'; c++)
+			putchar(*c);
+	putchar(' ');
+}
+int main(void)
+{
+	show("/usr/share/lull-test.layout/deep/text");
+	show("/usr/lib/lull-test.layout/line");
+	printf("%d %d\n", getuid(), getgid());
+	fflush(stdout);
+	return getchar() == 'x';
+}
+`
+
+// TestLayoutRefused: the error names the package and the cause.
+func TestLayoutRefused(t *testing.T) {
+	launcher := buildLayout(t)
+	w := newWorld(t)
+	w.layout = map[string]string{"/opt/lull-test.layout": "bin"}
+	w.untracked()
+	w.install(1, 0, false)
+	for _, c := range []struct {
+		what string
+		make func(*exec.Cmd)
+		want string
+	}{
+		{"no helper", func(cmd *exec.Cmd) {}, "lull-layout is missing"},
+		{"limit of the kernel", func(cmd *exec.Cmd) {
+			if os.Getuid() != 0 {
+				return
+			}
+			open(t, w.root)
+			open(t, launcher)
+			w.no(os.RemoveAll(w.home)) // root's launch has made directories in it
+			w.no(os.Mkdir(w.home, 0o755))
+			w.no(os.Chown(w.home, 65534, 65534))
+			// The limit of a user namespace of its own binds those below it.
+			limit := `echo 0 >/proc/sys/user/max_mnt_namespaces && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" "$@"`
+			cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", limit, launcher}, cmd.Args[1:]...)
+			ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: 65534, HostID: 65534, Size: 1}}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true}
+		}, "hint: mount namespaces are forbidden: sysctl user.max_mnt_namespaces=10000 allows them"},
+	} {
+		cmd := w.command(app, "exit", "0")
+		c.make(cmd)
+		if strings.HasPrefix(c.what, "limit") && cmd.Args[0] != "sh" {
+			t.Log("not root: the limit is not tested")
+			continue
+		}
+		if r := w.end(cmd); r.code != 69 || !strings.Contains(r.stderr, c.want) || !strings.Contains(r.stderr, "cannot run "+app) {
+			t.Errorf("%s: status %d: %s%s", c.what, r.code, r.out, r.stderr)
+		}
+	}
+}
