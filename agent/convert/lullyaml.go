@@ -3,8 +3,10 @@ package convert
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lull/lull/agent/lib/errkind"
@@ -80,6 +82,34 @@ func LullYAML(l *manifest.Launch) []byte {
 		if s.StopTimeout != 0 {
 			put("    ", "stop-timeout", s.StopTimeout.String())
 		}
+	}
+	if len(l.Environment) > 0 {
+		b.WriteString("environment:\n")
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Environment)) {
+		v := l.Environment[name]
+		if v.Value != "" {
+			put("  ", name, v.Value)
+			continue
+		}
+		fmt.Fprintf(&b, "  %s:\n", name)
+		for _, list := range []struct {
+			key   string
+			items []string
+		}{{"prepend", v.Prepend}, {"append", v.Append}} {
+			if len(list.items) > 0 {
+				fmt.Fprintf(&b, "    %s:\n", list.key)
+			}
+			for _, item := range list.items {
+				fmt.Fprintf(&b, "      - %s\n", quoted(item))
+			}
+		}
+	}
+	if len(l.Layout) > 0 {
+		b.WriteString("layout:\n")
+	}
+	for _, at := range slices.Sorted(maps.Keys(l.Layout)) {
+		put("  ", quoted(at), l.Layout[at])
 	}
 	return []byte(b.String())
 }

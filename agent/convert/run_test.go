@@ -228,3 +228,59 @@ func TestRunRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestPlaces: the lull.yaml of a converted package names the directories in which its programs
+// look for parts, and the places that are compiled into them.
+func TestPlaces(t *testing.T) {
+	require.Program(t, "dpkg-deb")
+	prog := program(t)
+	files := map[string]string{
+		"DEBIAN/control":                                         "Package: thing\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: thing\n",
+		"usr/bin/thing":                                          "#!/bin/sh\nexec cat /usr/share/thing/data \"$HOME/usr/share/unused/x\"\n",
+		"usr/share/thing/data":                                   "x",
+		"usr/share/unused/data":                                  "x /usr/share/unused/y",
+		"usr/share/doc/thing/example.py":                         "'/usr/share/unused/x'\n",
+		"usr/share/locale/de/LC_MESSAGES/t.mo":                   "x",
+		"usr/lib/x86_64-linux-gnu/libthing.so.1":                 "\x7fELF" + strings.Repeat("\x00", 32<<10-8) + "/opt/Thing/lib/x.so\x00",
+		"usr/lib/x86_64-linux-gnu/girepository-1.0/T-1.typelib":  "x",
+		"usr/lib/x86_64-linux-gnu/qt6/plugins/imageformats/t.so": "x",
+		"usr/lib/python3/dist-packages/thing/__init__.py":        "P = '/usr/lib/thing'\n",
+		"usr/lib/thing/helper":                                   "x",
+		"usr/lib/other/helper":                                   "x",
+		"opt/Thing/lib/x.so":                                     "x",
+	}
+	file := filepath.Join(t.TempDir(), "thing.deb")
+	run(t, "dpkg-deb", "--root-owner-group", "-b", tree(t, files), file)
+	d, _, err := convertFile(t, prog, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(convert.LullYAML(&d.Launch))
+	_, got, _ = strings.Cut(got, "environment:\n")
+	want := `  GI_TYPELIB_PATH:
+    prepend:
+      - "${package}/usr/lib/x86_64-linux-gnu/girepository-1.0"
+  LD_LIBRARY_PATH:
+    prepend:
+      - "${package}/usr/lib/x86_64-linux-gnu"
+  PATH:
+    prepend:
+      - "${package}/usr/bin"
+  PYTHONPATH:
+    prepend:
+      - "${package}/usr/lib/python3/dist-packages"
+  QT_PLUGIN_PATH:
+    prepend:
+      - "${package}/usr/lib/x86_64-linux-gnu/qt6/plugins"
+  XDG_DATA_DIRS:
+    prepend:
+      - "${package}/usr/share"
+layout:
+  "/opt/Thing": "opt/Thing"
+  "/usr/lib/thing": "usr/lib/thing"
+  "/usr/share/thing": "usr/share/thing"
+`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}

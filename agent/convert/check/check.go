@@ -295,13 +295,27 @@ func matches(patterns []string, p string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool { ok, _ := path.Match(pattern, p); return ok })
 }
 
+// listed returns the directories of the package in a list of its environment.
+func (c *checker) listed(name string) (dirs []string) {
+	v := c.launch.Environment[name]
+	for _, text := range slices.Concat(v.Prepend, v.Append, strings.Split(v.Value, ":")) {
+		if dir, ok := strings.CutPrefix(text, "${"+manifest.PlacePackage+"}/"); ok {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
 // ownPaths collects the own directories, unless the host has them, too.
 func (c *checker) ownPaths() {
 	for d := range c.dirs {
+		if _, there := c.launch.Layout["/"+d]; there {
+			continue
+		}
 		if matches(shared, path.Dir(d)) && !matches(common, d) && path.Dir(d) != "." && !c.onHost("/"+d) {
 			c.own = append(c.own, "/"+d)
 		}
-		if path.Dir(d) == pythonModules && !c.onHost("/"+d) && !strings.HasSuffix(d, "-info") {
+		if path.Dir(d) == pythonModules && !c.onHost("/"+d) && !strings.HasSuffix(d, "-info") && !slices.Contains(c.listed("PYTHONPATH"), pythonModules) {
 			c.modules = append(c.modules, d)
 		}
 	}

@@ -100,6 +100,9 @@ func (c *checker) hasLibrary(p, lib string, b *binary) bool {
 	if strings.Contains(lib, "/") {
 		return c.onHost(lib)
 	}
+	if slices.ContainsFunc(c.listed("LD_LIBRARY_PATH"), func(dir string) bool { return c.has(path.Join(dir, lib)) }) {
+		return true
+	}
 	for _, way := range b.ways {
 		if in, ok := inside(p, way); ok && c.has(path.Join(in, lib)) || strings.HasPrefix(way, "/") && c.onHost(path.Join(way, lib)) {
 			return true

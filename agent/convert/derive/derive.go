@@ -74,6 +74,7 @@ func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 	if l.Summary == "" {
 		l.Summary = d.summary()
 	}
+	d.places(&l)
 	if l.Notes = d.releaseNotes(); l.Notes == "" {
 		l.Notes = d.changelog()
 	}

@@ -40,6 +40,8 @@ type Tree struct {
 	Control map[string]string // of the first Debian package; nil without one
 	App     *Node             // the AppRun of an AppImage, or nil
 	Chosen  string            // the desktop file of an AppImage, a path
+	// Mentions are absolute paths below /usr and /opt in programs, libraries and scripts.
+	Mentions map[string]bool
 
 	out     *convert.Writer
 	limits  Limits
@@ -60,7 +62,7 @@ var DefaultLimits = Limits{Bytes: convert.MaxBytes, Entries: convert.MaxEntries}
 
 // NewTree returns an empty tree whose contents go to out.
 func NewTree(out *convert.Writer, l Limits) *Tree {
-	return &Tree{Nodes: map[string]*Node{}, out: out, limits: l}
+	return &Tree{Nodes: map[string]*Node{}, Mentions: map[string]bool{}, out: out, limits: l}
 }
 
 // Remark adds a line for people.
@@ -201,9 +203,11 @@ func (t *Tree) File(name string, mode fs.FileMode, size int64, r io.Reader) erro
 	if describes(p) && size <= maxKept && t.kept+size <= maxKeptAll {
 		r = io.TeeReader(r, &keep)
 	}
-	if n.Content, err = t.out.Content(r, size); err != nil {
+	found := t.mentionsIn(p)
+	if n.Content, err = t.out.Content(io.TeeReader(r, found), size); err != nil {
 		return fmt.Errorf("%s: %w", p, err)
 	}
+	found.end()
 	if keep.Len() > 0 {
 		n.Kept = keep.Bytes()
 		t.kept += size

@@ -1,0 +1,106 @@
+package derive
+
+import (
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/lull/lull/agent/lib/manifest"
+)
+
+// library matches the triplet of a directory of libraries, which depends on the machine.
+const library = "*-linux-gnu*"
+
+// listed are the lists of directories in which programs look for parts, and the directories of
+// a package of Debian that belong to them. A directory counts if it has an entry that
+// matches contents.
+var listed = []struct{ name, dir, contents string }{
+	{"PATH", "usr/bin", "*"},
+	{"PATH", "usr/games", "*"},
+	{"LD_LIBRARY_PATH", "usr/lib/" + library, "*.so*"},
+	{"LD_LIBRARY_PATH", "usr/lib", "*.so*"},
+	{"LD_LIBRARY_PATH", "usr/lib64", "*.so*"},
+	{"LD_LIBRARY_PATH", "lib/" + library, "*.so*"},
+	{"LD_LIBRARY_PATH", "usr/local/lib", "*.so*"},
+	{"XDG_DATA_DIRS", "usr/share", "*"},
+	{"XDG_DATA_DIRS", "usr/local/share", "*"},
+	{"XDG_CONFIG_DIRS", "etc/xdg", "*"},
+	{"GI_TYPELIB_PATH", "usr/lib/" + library + "/girepository-1.0", "*.typelib"},
+	{"GST_PLUGIN_PATH", "usr/lib/" + library + "/gstreamer-1.0", "*.so"},
+	{"QT_PLUGIN_PATH", "usr/lib/" + library + "/qt5/plugins", "*"},
+	{"QT_PLUGIN_PATH", "usr/lib/" + library + "/qt6/plugins", "*"},
+	{"QML2_IMPORT_PATH", "usr/lib/" + library + "/qt5/qml", "*"},
+	{"QML_IMPORT_PATH", "usr/lib/" + library + "/qt6/qml", "*"},
+	{"PYTHONPATH", "usr/lib/python3/dist-packages", "*"},
+	{"PERL5LIB", "usr/share/perl5", "*"},
+}
+
+// silent are entries of usr/share that no program looks for by XDG_DATA_DIRS.
+var silent = []string{"bug", "doc", "doc-base", "info", "lintian", "man", "menu", "perl5"}
+
+// places derives the environment and the layout by which programs find the parts of their
+// package. An AppImage has a program for that.
+func (d *deriver) places(l *manifest.Launch) {
+	if d.tree.App != nil {
+		return
+	}
+	found := map[string]bool{} // dir and contents
+	var layout []string
+	for _, p := range d.tree.Paths() {
+		dir := path.Dir(p)
+		for _, e := range listed {
+			if matches(e.dir, dir) && matches(e.contents, path.Base(p)) && (dir != "usr/share" || !slices.Contains(silent, path.Base(p))) {
+				found[e.name+" "+dir] = true
+			}
+		}
+		if n := d.tree.Nodes[p]; n.Type == manifest.TypeDir && d.mentioned(p) {
+			layout = append(layout, p)
+		}
+	}
+	for _, e := range listed {
+		for _, key := range slices.Sorted(maps.Keys(found)) {
+			name, dir, _ := strings.Cut(key, " ")
+			if name != e.name || !matches(e.dir, dir) {
+				continue
+			}
+			if l.Environment == nil {
+				l.Environment = map[string]manifest.Variable{}
+			}
+			v := l.Environment[name]
+			v.Prepend = append(v.Prepend, "${package}/"+dir)
+			l.Environment[name] = v
+			delete(found, key)
+		}
+	}
+	for _, p := range layout {
+		if len(l.Layout) == manifest.MaxLayout {
+			d.tree.Remark("%s: programs look for it at /%s, and the layout has %d paths already", p, p, manifest.MaxLayout)
+			continue
+		}
+		if l.Layout == nil {
+			l.Layout = map[string]string{}
+		}
+		l.Layout["/"+p] = p
+	}
+}
+
+// placesOfPackages are the directories in which packages of Debian have a directory of their own.
+var placesOfPackages = []string{"opt", "usr/lib", "usr/lib/" + library, "usr/libexec", "usr/share", "usr/share/games", "usr/local/lib", "usr/local/libexec", "usr/local/share"}
+
+// mentioned reports whether a directory is the package's own one and a program of the package
+// has its absolute path.
+func (d *deriver) mentioned(dir string) bool {
+	if !slices.ContainsFunc(placesOfPackages, func(pattern string) bool { return matches(pattern, path.Dir(dir)) }) ||
+		path.Dir(dir) == "usr/share" && slices.Contains(silent, path.Base(dir)) || manifest.CheckLayout("/"+dir, dir) != nil {
+		return false
+	}
+	for m := range d.tree.Mentions {
+		if rest, ok := strings.CutPrefix(m, "/"+dir); ok && (rest == "" || rest[0] == '/') {
+			return true
+		}
+	}
+	return false
+}
+
+func matches(pattern, p string) bool { ok, _ := path.Match(pattern, p); return ok }

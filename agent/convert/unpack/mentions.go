@@ -1,0 +1,96 @@
+package unpack
+
+import (
+	"bytes"
+	"path"
+	"slices"
+	"strings"
+)
+
+// The bounds of the absolute paths that are collected from programs.
+const (
+	maxMentions    = 20_000
+	maxMention     = 255 // bytes; longer ones are cut off
+	mentionOverlap = maxMention + 1
+)
+
+const elfMagic = "\x7fELF"
+
+// mentionPrefixes begin paths at which a program may look for parts of its package.
+var mentionPrefixes = [][]byte{[]byte("/usr/"), []byte("/opt/")}
+
+// codeExtensions are those of files that programs read as code.
+var codeExtensions = []string{".py", ".pl", ".pm", ".rb", ".lua", ".tcl", ".sh", ".conf"}
+
+// mentions collects the absolute paths in the content of a program, library or script, which
+// is written to it in pieces.
+type mentions struct {
+	tree  *Tree
+	code  bool   // the extension is that of code
+	begun bool   // the type of the file is known
+	skip  bool   // it is another type of file
+	cut   bool   // tail is not the whole content: its first byte has been scanned with the one before
+	tail  []byte // the end of what was written, which may be the beginning of a path
+}
+
+func (t *Tree) mentionsIn(p string) *mentions {
+	skip := strings.HasPrefix(p, "usr/share/doc/") || strings.HasPrefix(p, "usr/share/man/") || strings.HasPrefix(p, "usr/share/lintian/")
+	return &mentions{tree: t, code: slices.Contains(codeExtensions, path.Ext(p)), skip: skip}
+}
+
+// Write implements io.Writer.
+func (m *mentions) Write(b []byte) (int, error) {
+	if m.skip {
+		return len(b), nil
+	}
+	n, all := len(b), append(m.tail, b...)
+	if !m.begun {
+		if m.begun = len(all) >= len(elfMagic); !m.begun {
+			m.tail = all
+			return n, nil
+		}
+		m.skip = !m.code && !bytes.HasPrefix(all, []byte(elfMagic)) && !bytes.HasPrefix(all, []byte("#!"))
+	}
+	m.scan(all, false)
+	cut := max(0, len(all)-mentionOverlap)
+	m.cut = m.cut || cut > 0
+	m.tail = append([]byte(nil), all[cut:]...)
+	return n, nil
+}
+
+// end scans what may have been incomplete.
+func (m *mentions) end() {
+	if m.begun && !m.skip {
+		m.scan(m.tail, true)
+	}
+}
+
+// scan collects the paths of a text. Unless it is the last one, a path that reaches its end
+// is left to the next call.
+func (m *mentions) scan(text []byte, last bool) {
+	for _, prefix := range mentionPrefixes {
+		for from := 0; ; {
+			at := bytes.Index(text[from:], prefix)
+			if at < 0 {
+				break
+			}
+			at += from
+			end := at + len(prefix)
+			for end < len(text) && end-at < maxMention && pathByte(text[end]) {
+				end++
+			}
+			from = end
+			if at == 0 && m.cut || at > 0 && (pathByte(text[at-1]) || text[at-1] == '}' || text[at-1] == '$') || end == len(text) && end-at < maxMention && !last {
+				continue // a part of a longer path, or incomplete
+			}
+			if found := string(text[at:end]); len(m.tree.Mentions) < maxMentions {
+				m.tree.Mentions[strings.TrimRight(found, "/.")] = true
+			}
+		}
+	}
+}
+
+// pathByte reports whether a byte continues a path.
+func pathByte(b byte) bool {
+	return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || strings.IndexByte("._-+/@", b) >= 0
+}
