@@ -241,7 +241,7 @@ func TestPlaces(t *testing.T) {
 		"usr/share/unused/data":                                  "x /usr/share/unused/y",
 		"usr/share/doc/thing/example.py":                         "'/usr/share/unused/x'\n",
 		"usr/share/locale/de/LC_MESSAGES/t.mo":                   "x",
-		"usr/lib/x86_64-linux-gnu/libthing.so.1":                 "\x7fELF" + strings.Repeat("\x00", 32<<10-8) + "/opt/Thing/lib/x.so\x00",
+		"usr/lib/x86_64-linux-gnu/libthing.so.1":                 "\x7fELF" + strings.Repeat("\x00", 32<<10-8) + "/opt/Thing/lib/x.so\x00/usr/share/locale\x00",
 		"usr/lib/x86_64-linux-gnu/girepository-1.0/T-1.typelib":  "x",
 		"usr/lib/x86_64-linux-gnu/qt6/plugins/imageformats/t.so": "x",
 		"usr/lib/python3/dist-packages/thing/__init__.py":        "P = '/usr/lib/thing'\n",
@@ -278,6 +278,7 @@ func TestPlaces(t *testing.T) {
 layout:
   "/opt/Thing": "opt/Thing"
   "/usr/lib/thing": "usr/lib/thing"
+  "/usr/share/locale": "usr/share/locale"
   "/usr/share/thing": "usr/share/thing"
 `
 	if got != want {

@@ -12,7 +12,7 @@
  *	scratch DIR       mount a tmpfs at DIR and go there
  *	dir PATH          make an empty directory
  *	file PATH         make an empty file
- *	merge PATH DIR    show the entries of PATH, in the scratch, also in DIR
+ *	merge PATH DIR    show the entries of PATH also in DIR
  *	done DIR          unmount the tmpfs and go back
  *	bind FROM TO      show FROM at TO, with what is mounted below it
  *

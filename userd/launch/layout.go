@@ -53,9 +53,11 @@ type missing struct {
 // maxMounts bounds the file systems mounted in a directory that gets a place for a package.
 const maxMounts = 64
 
-// layoutOperations lists the operations of lull-layout. mounted are the mount points of the host.
+// layoutOperations lists the operations of lull-layout. mounted are the mount points of the
+// host. The package's files in a merged directory have other inodes there, so such
+// directories have no programs.
 func layoutOperations(layout map[string]string, packageDir string, mounted []string) (operations []string, err error) {
-	var binds []string
+	var merges, binds []string
 	places := map[string]*missing{}
 	for _, at := range slices.Sorted(maps.Keys(layout)) {
 		part := filepath.Join(packageDir, layout[at])
@@ -63,16 +65,24 @@ func layoutOperations(layout map[string]string, packageDir string, mounted []str
 		if err != nil {
 			return nil, unread(err)
 		}
-		binds = append(binds, "bind", part, at)
 		kind := map[bool]string{true: "dir", false: "file"}[fi.IsDir()]
 		switch on, err := os.Stat(at); {
 		case err == nil && on.IsDir() != fi.IsDir():
 			return nil, errkind.New(errkind.Failed, "its layout has a %s at %s, where this machine has none", kind, at)
+		case err == nil && manifest.MergesLayout(at):
+			if strings.ContainsAny(part, `,:\`) {
+				return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: the path %s has ',', ':' or '\\'", part)
+			}
+			// An overlay over the directory around it, below, would hide this mount.
+			merges, mounted = append(merges, "merge", part, at), append(mounted, at)
+			continue
 		case err == nil:
+			binds = append(binds, "bind", part, at)
 			continue
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
 		}
+		binds = append(binds, "bind", part, at)
 		dir, rest := filepath.Dir(at), filepath.Base(at)
 		for {
 			if _, err := os.Stat(dir); err == nil || dir == "/" {
@@ -96,7 +106,7 @@ func layoutOperations(layout map[string]string, packageDir string, mounted []str
 			return nil, err
 		}
 	}
-	return append(operations, binds...), nil
+	return slices.Concat(merges, operations, binds), nil
 }
 
 // outermost merges places that are below others: an overlay merges directories at any depth,

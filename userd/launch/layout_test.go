@@ -104,7 +104,7 @@ func TestLayout(t *testing.T) {
 	for _, who := range []string{"this user", "nobody"} {
 		t.Run(who, func(t *testing.T) {
 			w := newWorld(t)
-			w.layout = map[string]string{"/opt/lull-test.layout": "opt", "/usr/share/lull-test.layout/deep": "share", "/usr/lib/lull-test.layout/line": "share/text"}
+			w.layout = map[string]string{"/opt/lull-test.layout": "opt", "/usr/share/locale": "share", "/usr/share/lull-test.layout/deep": "share", "/usr/lib/lull-test.layout/line": "share/text"}
 			w.untracked()
 			dir := filepath.Join(w.root, "packages", w.install(1, 0, false).String())
 			w.no(os.MkdirAll(filepath.Join(dir, "share"), 0o755))
@@ -147,7 +147,7 @@ func TestLayout(t *testing.T) {
 			} else if os.Getuid() != 0 {
 				uid = itoa(os.Getuid()) + " " + itoa(os.Getgid())
 			}
-			if got, want := string(b[:n]), "from the package from the package "+uid+"\n"; err != nil || got != want {
+			if got, want := string(b[:n]), "from the package from the package from the package "+uid+"\n"; err != nil || got != want {
 				t.Errorf("got %q, %v, %s; want %q", got, err, stderr.String(), want)
 			}
 			// The kernel and /proc show the files of the package.
@@ -221,6 +221,7 @@ int main(void)
 {
 	show("/usr/share/lull-test.layout/deep/text");
 	show("/usr/lib/lull-test.layout/line");
+	show("/usr/share/locale/text");
 	printf("%d %d\n", getuid(), getgid());
 	fflush(stdout);
 	return getchar() == 'x';

@@ -54,7 +54,7 @@ func (d *deriver) places(l *manifest.Launch) {
 				found[e.name+" "+dir] = true
 			}
 		}
-		if n := d.tree.Nodes[p]; n.Type == manifest.TypeDir && d.mentioned(p) {
+		if n := d.tree.Nodes[p]; n.Type == manifest.TypeDir && (d.mentioned(p) || p == translations && d.tree.Mentions["/"+p]) {
 			layout = append(layout, p)
 		}
 	}
@@ -88,11 +88,14 @@ func (d *deriver) places(l *manifest.Launch) {
 // placesOfPackages are the directories in which packages of Debian have a directory of their own.
 var placesOfPackages = []string{"opt", "usr/lib", "usr/lib/" + library, "usr/libexec", "usr/share", "usr/share/games", "usr/local/lib", "usr/local/libexec", "usr/local/share"}
 
+// translations is the directory of gettext's catalogs, a path that is compiled into programs.
+const translations = "usr/share/locale"
+
 // mentioned reports whether a directory is the package's own one and a program of the package
 // has its absolute path.
 func (d *deriver) mentioned(dir string) bool {
 	if !slices.ContainsFunc(placesOfPackages, func(pattern string) bool { return matches(pattern, path.Dir(dir)) }) ||
-		path.Dir(dir) == "usr/share" && slices.Contains(silent, path.Base(dir)) || manifest.CheckLayout("/"+dir, dir) != nil {
+		path.Dir(dir) == "usr/share" && slices.Contains(silent, path.Base(dir)) || manifest.MergesLayout("/"+dir) || manifest.CheckLayout("/"+dir, dir) != nil {
 		return false
 	}
 	for m := range d.tree.Mentions {

@@ -31,6 +31,13 @@ var layoutCommon = []string{
 	"/usr/lib/*-linux-gnu*/gtk-*", "/usr/lib/*-linux-gnu*/gdk-pixbuf-2.0", "/usr/lib/*-linux-gnu*/qt[56]",
 }
 
+// mergedLayout are directories whose entries are added to those of the host. Programs have no
+// other way to find their translations (bindtextdomain(3)).
+var mergedLayout = []string{"/usr/share/locale"}
+
+// MergesLayout reports whether a path of a layout shows the entries of the host, too.
+func MergesLayout(at string) bool { return slices.Contains(mergedLayout, at) }
+
 // CheckLayout checks one path of a layout: a path of the host, and the part of the package
 // that a program finds there.
 func CheckLayout(at, part string) error {
@@ -44,7 +51,7 @@ func CheckLayout(at, part string) error {
 		return fmt.Errorf("%.300q: a path with ',', ':' or '\\' cannot be mounted", at)
 	case slices.ContainsFunc(strings.Split(at, "/"), func(c string) bool { return len(c) > maxComponent }):
 		return fmt.Errorf("%.300q: a component has more than %d bytes", at, maxComponent)
-	case slices.ContainsFunc(layoutCommon, func(pattern string) bool { return matches(pattern, at) }):
+	case !MergesLayout(at) && slices.ContainsFunc(layoutCommon, func(pattern string) bool { return matches(pattern, at) }):
 		return fmt.Errorf("%s: other programs' files are there, too; name a directory in it", at)
 	}
 	// With a common directory as a parent, any name in it will do: the package has it alone.

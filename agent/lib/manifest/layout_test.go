@@ -11,6 +11,7 @@ func TestLayout(t *testing.T) {
 	for _, c := range []struct{ at, part, text string }{
 		{"/opt/App", "opt/App", ""}, {"/usr/share/app", "share", ""}, {"/usr/lib/x86_64-linux-gnu/app", "lib", ""},
 		{"/usr/share/perl5/App", "x", ""}, {"/usr/share/glib-2.0/schemas/org.example.app.gschema.xml", "x", ""}, {"/usr/lib/app/sub", "x", ""},
+		{"/usr/share/locale", "usr/share/locale", ""}, {"/usr/share/locale/de", "x", ""},
 		{"opt/App", "x", "want an absolute path"}, {"/opt/App/", "x", "want an absolute path"}, {"/opt/../etc", "x", "want an absolute path"},
 		{"/", "x", "a package can have a place in /opt"}, {"/opt", "x", "a package can have a place in"}, {"/usr", "x", "a package can have a place in"},
 		{"/usr/share", "x", "a package can have a place in"}, {"/usr/bin/app", "x", "a package can have a place in"}, {"/etc/app", "x", "a package can have a place in"},

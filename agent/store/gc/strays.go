@@ -238,7 +238,7 @@ func (l *lookout) texts(path string, used map[digest.Digest]bool) error {
 
 // namespace reads the mounts of the process, proc_pid_mountinfo(5). A package
 // that is mounted elsewhere appears in the fourth field, the root of the mount within its
-// file system. It is reported once for each namespace, with the first process in it.
+// file system, or among the options of an overlay. It is reported once for each namespace, with the first process in it.
 func (l *lookout) namespace(dir string, used map[digest.Digest]bool) error {
 	ns, err := os.Readlink(dir + "ns/mnt")
 	if err != nil || l.seen[ns] {
@@ -250,6 +250,14 @@ func (l *lookout) namespace(dir string, used map[digest.Digest]bool) error {
 	}
 	l.seen[ns] = true
 	for line := range strings.Lines(string(b)) {
+		if _, overlay, ok := strings.Cut(line, " - overlay "); ok {
+			for rest := overlay; ; {
+				if _, rest, ok = strings.Cut(rest, l.prefix); !ok {
+					break
+				}
+				l.path(l.prefix+rest, used)
+			}
+		}
 		fields := strings.Fields(line)
 		if len(fields) < 5 || fields[2] != l.device {
 			continue

@@ -51,6 +51,11 @@ func TestStrays(t *testing.T) {
 			unshare := require.Program(t, "unshare")
 			return exec.Command(unshare, "-m", "--propagation", "private", sh, "-c", `mount --bind "$0" /mnt && exec cat`, dir)
 		}},
+		{"overlay", func(t *testing.T, dir string) *exec.Cmd {
+			require.Root(t)
+			unshare := require.Program(t, "unshare")
+			return exec.Command(unshare, "-m", "--propagation", "private", sh, "-c", `mount -t overlay x -o ro,lowerdir="$0":/mnt /mnt && exec cat`, dir)
+		}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			w := newWorld(t)
