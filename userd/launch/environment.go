@@ -38,19 +38,21 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 	if l.Bus != "system" { // where lull finds the agent
 		set = append(set, "LULL_BUS="+l.Bus)
 	}
+	vars := l.vars
 	if l.ofUser { // a service of the agent's has LULL_DATA, and perhaps no home
 		userData, userCommon, err := l.userData(ctx)
 		if err != nil {
 			return nil, err
 		}
 		set = append(set, "LULL_USER_DATA="+userData, "LULL_USER_COMMON="+userCommon)
+		vars = l.withSchemas(ctx, userCommon)
 	}
-	return l.environment(set), nil
+	return l.environment(set, vars), nil
 }
 
-// environment is that of this process, with other places and the package's variables, and
+// environment is that of this process, with other places and these variables, and
 // without those of another package whose program has started this launch.
-func (l *launch) environment(set []string) []string {
+func (l *launch) environment(set []string, vars map[string]manifest.Variable) []string {
 	env := make([]string, 0, len(set)+64)
 	for _, v := range environment.OfHost(os.Environ()) {
 		name, _, _ := strings.Cut(v, "=")
@@ -66,7 +68,7 @@ func (l *launch) environment(set []string) []string {
 			}
 		}
 	}
-	return environment.Apply(append(env, set...), l.vars, dirs)
+	return environment.Apply(append(env, set...), vars, dirs)
 }
 
 // ours are the variables of this launch, which replace inherited ones.

@@ -119,7 +119,7 @@ func run(ctx context.Context, o *Options) (err error) {
 		return err
 	}
 	if o.Package != "" {
-		env, err := l.fromPackage()
+		env, err := l.fromPackage(ctx)
 		if err != nil {
 			return err
 		}

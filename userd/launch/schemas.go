@@ -1,0 +1,141 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+
+	"github.com/lull/lull/agent/lib/manifest"
+)
+
+const (
+	schemaVariable = "GSETTINGS_SCHEMA_DIR"
+	schemaFile     = "gschemas.compiled"
+	schemaTimeout  = 10 * time.Second
+)
+
+// withSchemas returns the package's variables with the directories of its compiled GSettings
+// schemas. Packages of distributions have the sources alone: the distribution compiles those
+// of all packages together. A program without its schemas aborts. They are compiled at the
+// first launch of a package, as the user, below a directory of the user's common data, so
+// that the package's hash does not depend on the compiler. A failure is a message: the
+// program may not need them.
+func (l *launch) withSchemas(ctx context.Context, common string) map[string]manifest.Variable {
+	sources := l.schemaSources()
+	if len(sources) == 0 {
+		return l.vars
+	}
+	cache := filepath.Join(common, ".lull", "schemas-"+l.pkg.Short())
+	if _, err := os.Lstat(cache); err != nil {
+		if err := compileSchemas(ctx, sources, cache); err != nil {
+			l.say(journal.PriWarning, fmt.Sprintf("the settings schemas of %s cannot be compiled: %v", l.Instance, err), "")
+			return l.vars
+		}
+	}
+	vars := maps.Clone(l.vars)
+	v := vars[schemaVariable]
+	for i := range sources {
+		dir := filepath.Join(cache, fmt.Sprint(i))
+		v.Prepend = append(slices.Clip(v.Prepend), strings.ReplaceAll(dir, "$", "$$"))
+	}
+	vars[schemaVariable] = v
+	return vars
+}
+
+// schemaSources returns the directories of the package with schemas that are not compiled,
+// by the directories that it adds to XDG_DATA_DIRS.
+func (l *launch) schemaSources() (dirs []string) {
+	v := l.vars["XDG_DATA_DIRS"]
+	for _, text := range slices.Concat(v.Prepend, v.Append) {
+		inside, ok := strings.CutPrefix(text, "${"+manifest.PlacePackage+"}/")
+		if !ok {
+			continue
+		}
+		dir := filepath.Join(l.packageDir(), inside, "glib-2.0", "schemas")
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // it has none
+		}
+		has := func(match func(string) bool) bool {
+			return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return match(e.Name()) })
+		}
+		if !has(func(name string) bool { return name == schemaFile }) && has(func(name string) bool { return strings.HasSuffix(name, ".gschema.xml") }) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// compileSchemas compiles each source into a numbered directory of the cache, which appears
+// when it is complete. Caches of other packages beside it are removed: a program that has
+// read them keeps them open.
+func compileSchemas(ctx context.Context, sources []string, cache string) error {
+	compiler, err := schemaCompiler()
+	if err != nil {
+		return err
+	}
+	above := filepath.Dir(cache)
+	if err := os.MkdirAll(above, 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(above, "new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	ctx, cancel := context.WithTimeout(ctx, schemaTimeout)
+	defer cancel()
+	for i, source := range sources {
+		to := filepath.Join(tmp, fmt.Sprint(i))
+		if err := os.Mkdir(to, 0o700); err != nil {
+			return err
+		}
+		cmd := exec.CommandContext(ctx, compiler, "--targetdir="+to, source)
+		cmd.WaitDelay = time.Second
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %.300s", compiler, err, strings.TrimSpace(string(out)))
+		}
+		if _, err := os.Lstat(filepath.Join(to, schemaFile)); err != nil {
+			return fmt.Errorf("%s: %w", compiler, err)
+		}
+	}
+	old, err := filepath.Glob(filepath.Join(above, "schemas-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range old {
+		if dir == cache {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(tmp, cache); err != nil && !errors.Is(err, os.ErrExist) { // another launch was faster
+		return err
+	}
+	return nil
+}
+
+// schemaCompiler finds the compiler of the host: in PATH, or beside GLib's library.
+func schemaCompiler() (string, error) {
+	const name = "glib-compile-schemas"
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	found, _ := filepath.Glob("/usr/lib/*/glib-2.0/" + name)
+	if len(found) == 0 {
+		return "", err
+	}
+	return found[0], nil
+}
