@@ -30,10 +30,10 @@ func TestReceive(t *testing.T) {
 			t.Errorf("a stream that ends after %d of %d bytes is accepted", i, len(whole))
 		}
 	}
-	const head = "lull-convert 3\n"
+	const head = "lull-convert 4\n"
 	for name, s := range map[string]string{
 		"more":          whole + "x",
-		"another":       "lull-convert 3\n",
+		"another":       "lull-convert 1\n",
 		"negative":      head + "content -1\n",
 		"sign":          head + "content +1\nx",
 		"too large":     head + "content 99999999999999\n",
@@ -49,7 +49,7 @@ func TestReceive(t *testing.T) {
 }
 
 func FuzzReceive(f *testing.F) {
-	f.Add([]byte("lull-convert 3\ncontent 1\nxdone 2\n{}"))
+	f.Add([]byte("lull-convert 4\ncontent 1\nxdone 2\n{}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if d, err := convert.Receive(bytes.NewReader(b), discard); (d == nil) == (err == nil) {
 			t.Errorf("got %v and %v", d, err)
