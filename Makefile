@@ -65,17 +65,7 @@ build: ## build all programs into bin/ (BIN=FOLDER, TAGS=faultpoint)
 demo: deps-demo build ## show a running application being refreshed, in a scratch folder (two minutes)
 	@LULL_BIN='$(abspath $(BIN))' $(GO) run ./e2e/demo
 
-# What waits most of the time (for a process to end, for a lock that only one test
-# may have) goes side by side, the longest first, and machines, which are emulated,
-# beside it. Root file systems that the cache does not have are made meanwhile.
-MACHINES := /e2e/machine$$|/e2e/powercut$$
-LONGEST  := /e2e/kill$$|/e2e/badinput$$|/e2e/container$$
-define run-tests
-	@$(GO) run ./e2e/rig/roots & roots=$$!; set -x; export LULL_BIN='$(abspath $(BIN))'; all=$$($(GO) list $(1)); \
-	nice -n 5 $(GO) test -p 1 -timeout 80m $$(echo "$$all" | grep -E '$(MACHINES)') & machines=$$!; \
-	$(GO) test -p 3 -timeout 80m $$(echo "$$all" | grep -E '$(LONGEST)') $$(echo "$$all" | grep -vE '$(MACHINES)|$(LONGEST)'); code=$$?; \
-	wait $$machines || code=1; wait $$roots; exit $$code
-endef
+run-tests = @GO='$(GO)' LULL_BIN='$(abspath $(BIN))' sh .ci/tests $(1)
 
 test: deps build ## run all tests
 	$(call run-tests,./...)
@@ -125,7 +115,7 @@ vuln:
 # The race detector makes everything several times slower: it is for the
 # packages, not for the stories, whose programs are built without it.
 race:
-	CGO_ENABLED=1 $(GO) test -race -short -p 2 -timeout 20m $$($(GO) list ./... | grep -v /e2e/)
+	@CGO_ENABLED=1 GO='$(GO)' FLAGS='-race -short -p 2 -timeout 20m' sh .ci/tests $$($(GO) list ./... | grep -v /e2e/)
 
 clean-tree:
 	@if git rev-parse --git-dir >/dev/null 2>&1 && test -n "$$(git status --porcelain)"; then \

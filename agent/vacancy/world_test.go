@@ -163,13 +163,16 @@ func executes(t *testing.T, path string, wrapper ...string) *holder {
 	must(t, cmd.Start())
 	h := &holder{t, cmd, nil}
 	t.Cleanup(h.end)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		in, err := inodeOf(path)
 		must(t, err)
 		o, err := Scan(t.Context(), 0, Query{Files: map[Inode]bool{in: true}})
 		must(t, err)
-		if len(o.Holders) > 0 || time.Now().After(deadline) {
+		if len(o.Holders) > 0 {
 			return h
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%q has not executed %s within two minutes", argv, path)
 		}
 	}
 }
