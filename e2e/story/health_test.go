@@ -48,7 +48,7 @@ func TestUnhealthyRevisionIsUndone(t *testing.T) {
 	require.Program(t, "dbus-daemon", "setpriv", "cc")
 	require.Lock(t, "freezer")
 	w := rig.New(t, rig.Options{Tracker: "freezer"})
-	w.Configure("policy.yaml", "defaults: {hook-time-limit: 1s}\nschedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
+	w.Configure("policy.yaml", "defaults: {hook-time-limit: 10s}\nschedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
 	for v := 1; v <= 5; v++ {
 		writeHooked(t, w.Path(fmt.Sprint("v", v)), v)
 	}
@@ -62,7 +62,7 @@ func TestUnhealthyRevisionIsUndone(t *testing.T) {
 	w.MustLull("refresh", hooked)
 
 	w.MustLull("publish", "--repo", w.Repo, w.Path("v3"))
-	w.Until("version 3 was undone", 30*time.Second, func() (bool, string) {
+	w.Until("version 3 was undone", 2*time.Minute, func() (bool, string) {
 		o, ok := api.Refresh(hooked, "3")
 		return ok && o.Str("State") == "undone", o.Str("State") + " " + o.Str("ErrorText")
 	})
@@ -111,10 +111,10 @@ health of 3 in 4
 
 	// A failed version blocks only itself: a newer one is tried at once, and by itself.
 	for _, next := range []struct{ version, end, text string }{
-		{"4", "undone", "the health hook of 4 did not end within 1 s"}, {"5", "done", ""},
+		{"4", "undone", "the health hook of 4 did not end within 10 s"}, {"5", "done", ""},
 	} {
 		w.MustLull("publish", "--repo", w.Repo, w.Path("v"+next.version))
-		w.Until("version "+next.version+" was tried", 30*time.Second, func() (bool, string) {
+		w.Until("version "+next.version+" was tried", 2*time.Minute, func() (bool, string) {
 			o, ok := api.Refresh(hooked, next.version)
 			return ok && o.Str("State") == next.end && strings.Contains(o.Str("ErrorText"), next.text), o.Str("State") + " " + o.Str("ErrorText")
 		})
