@@ -208,7 +208,7 @@ func (d *desktopScene) start() {
 
 // remembered has the helper find that it showed the revision that long ago.
 func (d *desktopScene) remembered(ago time.Duration, revision uint32) {
-	newMemory(d.session, slog.Default()).write(map[string]notify.Memory{"firefox": {Revision: revision, Shown: time.Now().Add(-ago)}})
+	newMemory("", d.session, slog.Default()).write(map[string]notify.Memory{"firefox": {Revision: revision, Shown: time.Now().Add(-ago)}})
 }
 
 // waiting is a refresh that has waited so long and will wait so much longer.

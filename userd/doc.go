@@ -4,6 +4,10 @@
 // user's part of a refresh: the user's data and services. It has the rights of
 // its user and no others.
 //
+// It serves two agents: the system's, and the user's own (lulld --user) on the session bus.
+// Each has a side: a connection, a core and jobs in its directories. The edges of the desktop
+// and of the session are shared, and give each event to the side that it concerns.
+//
 // Its parts are edges around a pure core (package notify): relay is the agent
 // on its bus, desktop the notification server on the session bus, session is
 // logind, fullscreen and windows the X server, restart ends and starts

@@ -16,17 +16,17 @@ var errIdle = errors.New("nothing is pending")
 
 // idler ends a helper that has had nothing to do for a while: no notice is on
 // the screen or waits for the user to return, no order of the agent is under
-// way, and the file does not exist by which the agent announces that work may
+// way, and the files do not exist by which the agents announce that work may
 // come. It checks when something has happened, and once after that, so that it
 // costs nothing at rest.
 //
-// The file starts the helper, through the path unit: while it exists the
-// helper would be restarted at once, and without it the helper is not needed.
-// So it never matters whether the agent has changed its mind meanwhile.
+// The files start the helper, through the path unit: while one exists the
+// helper would be restarted at once, and without them the helper is not needed.
+// So it never matters whether an agent has changed its mind meanwhile.
 //
 // Its methods may be called from several goroutines and do not block.
 type idler struct {
-	file  string // empty means that it never ends, because nothing would restart it
+	files []string // none means that it never ends, because nothing would restart it
 	after time.Duration
 	end   func()
 	// server looks up whether there is a notification server, and calls then
@@ -35,17 +35,17 @@ type idler struct {
 
 	mu    sync.Mutex // guards what follows
 	timer *time.Timer
-	shown map[string]bool // instances with a notice
-	owed  map[string]bool // instances whose update may still have to be announced
+	shown map[[2]string]bool // agents and instances with a notice
+	owed  map[[2]string]bool // the same, whose update may still have to be announced
 	away  bool
 	quiet bool // do not disturb
 	full  bool // a window fills the screen
 	jobs  int  // of the agent's orders, under way
 }
 
-func newIdler(file string, after time.Duration, server func(none func()), end func()) *idler {
-	i := &idler{file: file, after: after, server: server, end: end, shown: map[string]bool{}, owed: map[string]bool{}}
-	if file != "" {
+func newIdler(files []string, after time.Duration, server func(none func()), end func()) *idler {
+	i := &idler{files: files, after: after, server: server, end: end, shown: map[[2]string]bool{}, owed: map[[2]string]bool{}}
+	if len(files) > 0 {
 		i.timer = time.AfterFunc(after, i.look)
 	}
 	return i
@@ -61,15 +61,16 @@ func (i *idler) note(change func()) {
 	}
 }
 
-func (i *idler) event(e notify.Event) {
+// event sees an event of the desktop or the session, or one of an agent.
+func (i *idler) event(agent string, e notify.Event) {
 	i.note(func() {
 		switch e := e.(type) {
 		case notify.Closed:
-			delete(i.shown, e.Instance)
+			delete(i.shown, [2]string{e.Agent, e.Instance})
 		case notify.Invoked:
-			delete(i.shown, e.Instance)
+			delete(i.shown, [2]string{e.Agent, e.Instance})
 		case notify.Updated:
-			i.owed[e.Done.Instance] = true
+			i.owed[[2]string{agent, e.Done.Instance}] = true
 		case notify.Locked:
 			i.away = e.Yes
 		case notify.Disturb:
@@ -85,10 +86,11 @@ func (i *idler) desktop(command any) {
 	i.note(func() {
 		switch c := command.(type) {
 		case notify.Show:
-			i.shown[c.Notice.Instance] = true
-			delete(i.owed, c.Notice.Instance)
+			k := [2]string{c.Notice.Agent, c.Notice.Instance}
+			i.shown[k] = true
+			delete(i.owed, k)
 		case notify.Close:
-			delete(i.shown, c.Instance)
+			delete(i.shown, [2]string{c.Agent, c.Instance})
 		}
 	})
 }
@@ -128,9 +130,12 @@ func (i *idler) look() {
 
 // leave ends the helper, unless it would be back at once.
 func (i *idler) leave() {
-	if _, err := os.Stat(i.file); errors.Is(err, os.ErrNotExist) {
-		i.end()
+	for _, file := range i.files {
+		if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+			return
+		}
 	}
+	i.end()
 }
 
 // close stops the time.

@@ -26,7 +26,11 @@ func TestIdle(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				over := make(chan struct{}, 8)
-				i := newIdler(path, after, func(none func()) {
+				var files []string
+				if path != "" {
+					files = []string{path + ".own", path}
+				}
+				i := newIdler(files, after, func(none func()) {
 					if name == "no server" {
 						none()
 					}
@@ -50,7 +54,7 @@ func TestIdle(t *testing.T) {
 		}
 	})
 	with("nobody would start it again", "", func(i *idler, ended func() bool) {
-		i.event(notify.Tick{})
+		i.event("", notify.Tick{})
 		if ended() {
 			t.Error("it ends")
 		}
@@ -61,7 +65,7 @@ func TestIdle(t *testing.T) {
 		if ended() {
 			t.Error("it ends beneath a notice")
 		}
-		i.event(notify.Closed{Instance: "a"})
+		i.event("", notify.Closed{Instance: "a"})
 		if !ended() {
 			t.Error("it stays without a notice")
 		}
@@ -73,12 +77,12 @@ func TestIdle(t *testing.T) {
 		}
 	})
 	with("news for somebody who is away", file, func(i *idler, ended func() bool) {
-		i.event(notify.Locked{Yes: true})
-		i.event(notify.Updated{Done: notify.Done{Instance: "a"}})
+		i.event("", notify.Locked{Yes: true})
+		i.event("", notify.Updated{Done: notify.Done{Instance: "a"}})
 		if ended() {
 			t.Error("it ends with the news")
 		}
-		i.event(notify.Locked{})
+		i.event("", notify.Locked{})
 		i.desktop(show)
 		i.desktop(notify.Close{Instance: "a"})
 		if !ended() {
@@ -109,7 +113,7 @@ func TestIdle(t *testing.T) {
 		if ended() {
 			t.Error("it looks without a cause")
 		}
-		i.event(notify.Finished{Instance: "a"})
+		i.event("", notify.Finished{Instance: "a"})
 		if !ended() {
 			t.Error("it stays when nothing is pending any more")
 		}

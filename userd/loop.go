@@ -4,14 +4,14 @@ import (
 	"context"
 
 	"github.com/lull/lull/agent/lib/wallclock"
-	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
 )
 
 // edges are where effects go. None of them blocks.
 type edges struct {
 	agent    func(notify.Effect) // notify.Ask, notify.Answer
-	desktop  func(any)           // notify.Show, notify.Close, desktop.…
+	desktop  func(any)           // notify.Show, notify.Close
+	present  func(yes bool)      // the agent has come or gone
 	quit     func(notify.Pending)
 	offered  func() // has LogOutOffered sent
 	logOut   func()
@@ -36,9 +36,9 @@ func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, ne
 		}
 		switch event.(type) {
 		case notify.AgentUp:
-			e.desktop(desktop.AgentPresent{Yes: true})
+			e.present(true)
 		case notify.AgentDown:
-			e.desktop(desktop.AgentPresent{Yes: false})
+			e.present(false)
 		}
 		now := wallclock.Now()
 		for _, effect := range core.Step(now, event) {

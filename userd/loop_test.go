@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/lib/wallclock"
-	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/notify"
 )
 
@@ -33,6 +32,7 @@ func TestRemindersOverTwoWeeks(t *testing.T) {
 						events <- notify.Listed{List: []notify.Pending{p}}
 					}
 				},
+				present: func(bool) {},
 				desktop: func(c any) {
 					if s, ok := c.(notify.Show); ok {
 						shown = append(shown, fmt.Sprintf("%v %d", time.Since(start), s.Notice.Urgency))
@@ -76,11 +76,8 @@ func TestLoopPassesEffectsOn(t *testing.T) {
 						did = append(did, "answer "+f.Action)
 					}
 				},
-				desktop: func(c any) {
-					if a, ok := c.(desktop.AgentPresent); ok {
-						did = append(did, fmt.Sprint("agent ", a.Yes))
-					}
-				},
+				desktop:  func(any) {},
+				present:  func(yes bool) { did = append(did, fmt.Sprint("agent ", yes)) },
 				quit:     func(p notify.Pending) { did = append(did, "quit "+p.Instance) },
 				launch:   func(i string) { did = append(did, "launch "+i) },
 				forget:   func(i string) { did = append(did, "forget "+i) },

@@ -44,9 +44,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		flags.PrintDefaults()
 	}
 	bus := flags.String("bus", os.Getenv("LULL_BUS"), "`address` of the agent's bus, or \"system\" or \"session\" (LULL_BUS; default system)")
-	sessionBus := flags.String("session-bus", os.Getenv("LULL_SESSION_BUS"), "`address` of the session bus (LULL_SESSION_BUS; default that of the session)")
+	session := flags.String("session-bus", os.Getenv("LULL_SESSION_BUS"), "`address` of the session bus (LULL_SESSION_BUS; default that of the session)")
 	logindBus := flags.String("logind-bus", "", "`address` of logind's bus, or \"system\" (default: the agent's bus, or the system bus)")
-	unless := flags.String("exit-unless", "", "exit when there is nothing to do and this `file` does not exist (default: never exit). A program that watches the file must restart the helper, as lull-userd.path does")
+	var unless []string
+	flags.Func("exit-unless", "exit when there is nothing to do and this `file` does not exist (default: never exit). It may be given several times. A program that watches the files must restart the helper, as lull-userd.path does", func(file string) error {
+		unless = append(unless, file)
+		return nil
+	})
 	after := flags.Duration("exit-after", 30*time.Second, "with --exit-unless: after how long without anything to do")
 	readyFD := flags.Int("ready-fd", -1, "`descriptor` to write READY to, and close, when serving")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
@@ -79,9 +83,12 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if *after <= 0 {
 		return fail(exitUsage, fmt.Errorf("cannot use %s for --exit-after: want more than nothing", *after))
 	}
-	o := Options{ExitUnless: *unless, ExitAfter: *after, Ready: ready, Version: ownVersion(), Log: logger(stderr, l)}
+	o := Options{ExitUnless: unless, ExitAfter: *after, Ready: ready, Version: ownVersion(), Log: logger(stderr, l)}
 	o.Display = display()
-	o.Bus, o.SessionBus, o.LogindBus = addresses(*bus, *sessionBus, *logindBus)
+	o.Bus, o.SessionBus, o.LogindBus = addresses(*bus, *session, *logindBus)
+	if own := sessionBus(o.SessionBus); busSocket(own) != busSocket(o.Bus) {
+		o.OwnBus = own
+	}
 	if err := Run(ctx, o); err != nil {
 		return fail(exitFailed, err)
 	}

@@ -21,7 +21,7 @@ type memory struct {
 	log  *slog.Logger
 }
 
-func newMemory(session string, log *slog.Logger) memory {
+func newMemory(agent, session string, log *slog.Logger) memory {
 	dir := os.Getenv("XDG_RUNTIME_DIR")
 	if dir == "" {
 		return memory{"", log}
@@ -30,7 +30,7 @@ func newMemory(session string, log *slog.Logger) memory {
 	if s := busSocket(session); s != "path="+filepath.Join(dir, "bus") { // another session of this user
 		name = fmt.Sprintf("notices-%x.json", sha256.Sum256([]byte(s)))[:len("notices-")+16] + ".json"
 	}
-	return memory{filepath.Join(dir, "lull-userd", name), log}
+	return memory{filepath.Join(dir, "lull-userd", agent, name), log}
 }
 
 // read returns the state that was written last. An unreadable file counts as

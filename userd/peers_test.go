@@ -209,7 +209,7 @@ func (w *world) helper() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Run(ctx, Options{Bus: w.system, SessionBus: w.session, LogindBus: w.system, Ready: wr, Version: "test",
+		done <- Run(ctx, Options{Bus: w.system, OwnBus: w.session, SessionBus: w.session, LogindBus: w.system, Ready: wr, Version: "test",
 			Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	}()
 	w.stop = sync.OnceValue(func() error {
@@ -263,21 +263,27 @@ type agent struct {
 
 func (w *world) startAgent(pending ...bus.PendingRefresh) *agent {
 	w.t.Helper()
+	w.agent = w.startAgentOn(w.system, "/its", pending...)
+	return w.agent
+}
+
+// startAgentOn starts an agent on a bus, with its directories below dir.
+func (w *world) startAgentOn(address, dir string, pending ...bus.PendingRefresh) *agent {
+	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	s, err := bus.Serve(ctx, w.system, true)
+	s, err := bus.Serve(ctx, address, true)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { s.Close() })
 	a := &agent{t: w.t, server: s, pending: pending, answers: make(chan string, 16)}
-	if err := s.Export(bus.AgentPath, bus.ExportManager(a, bus.ManagerProperties{Root: "/its/root", RunDir: "/its/run"}), bus.ExportHelper()); err != nil {
+	if err := s.Export(bus.AgentPath, bus.ExportManager(a, bus.ManagerProperties{Root: dir + "/root", RunDir: dir + "/run"}), bus.ExportHelper()); err != nil {
 		w.t.Fatal(err)
 	}
 	if err := s.RequestName(bus.AgentName); err != nil {
 		w.t.Fatal(err)
 	}
-	w.agent = a
 	return a
 }
 

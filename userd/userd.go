@@ -12,29 +12,22 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/godbus/dbus/v5"
 
-	"github.com/lull/lull/agent/lib/texts"
-	"github.com/lull/lull/agent/lib/wallclock"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/userd/agentclient"
 	"github.com/lull/lull/userd/desktop"
 	"github.com/lull/lull/userd/fullscreen"
-	"github.com/lull/lull/userd/logout"
-	"github.com/lull/lull/userd/migrate"
 	"github.com/lull/lull/userd/notify"
-	"github.com/lull/lull/userd/pendinghook"
-	"github.com/lull/lull/userd/restart"
-	"github.com/lull/lull/userd/services"
 	"github.com/lull/lull/userd/session"
-	"github.com/lull/lull/userd/sessionjobs"
 )
 
 // Options are those of the command line.
 type Options struct {
-	Bus        string // of the agent; empty means the system bus
-	SessionBus string // empty means that of the environment
-	LogindBus  string // empty means the system bus
-	Display    string // of X; empty if none
-	ExitUnless string // the helper exits when it has nothing to do and this file does not exist; empty means never
+	Bus        string   // of the agent; empty means the system bus
+	OwnBus     string   // of the user's own agent beside it; empty means that none is served
+	SessionBus string   // empty means that of the environment
+	LogindBus  string   // empty means the system bus
+	Display    string   // of X; empty if none
+	ExitUnless []string // the helper exits when it has nothing to do and none of these files exists; empty means never
 	ExitAfter  time.Duration
 	Ready      *os.File
 	Version    string
@@ -50,70 +43,55 @@ func Run(ctx context.Context, o Options) error {
 	var screen *desktop.Desktop
 	idle := newIdler(o.ExitUnless, o.ExitAfter, func(none func()) { screen.Do(desktop.Call{Do: noServer(none)}) }, func() { cancel(errIdle) })
 	defer idle.close()
-	var agent *agentclient.Relay
-	report := &reporter{tell: func(list []bus.HelperSession) { agent.SetSessions(list) }}
-	events := make(chan notify.Event)
+	var sides []*side
+	report := &reporter{tell: func(list []bus.HelperSession) { sessions(sides)(list) }}
+	// event is for events of the desktop and of the session.
 	event := func(e notify.Event) {
-		idle.event(e)
-		if d, ok := e.(notify.Disturb); ok {
-			report.disturb(d.No)
+		idle.event("", e)
+		switch e := e.(type) {
+		case notify.Disturb:
+			report.disturb(e.No)
+		case notify.LaunchWaits:
+			sideOf(sides, e.Instance).take(ctx, e)
+			return
+		case notify.DataIncomplete:
+			sideOf(sides, e.Instance).take(ctx, e)
+			return
 		}
-		select {
-		case events <- e:
-		case <-ctx.Done():
+		for _, d := range sides {
+			d.take(ctx, e)
 		}
 	}
+	common := shared{Options: o, screen: func() *desktop.Desktop { return screen }, idle: idle, present: &presence{}}
+	addSide := func(name, address string) {
+		var d *side
+		d = newSide(name, address, common, func(e notify.Event) {
+			idle.event(name, e)
+			d.take(ctx, e)
+		})
+		sides = append(sides, d)
+	}
+	addSide(systemAgent, o.Bus)
+	if o.OwnBus != "" {
+		addSide(ownAgent, o.OwnBus)
+	}
+	defer func() {
+		for _, d := range sides {
+			d.close()
+		}
+	}()
 	connected, err := desktop.Connect(ctx, desktop.Options{Address: o.SessionBus, Version: o.Version, Log: o.Log}, event)
 	if err != nil {
 		return err
 	}
 	screen = connected
-	units := services.New()
-	defer units.Close()
-	worker := sessionjobs.New(counted{units, idle}, counted{migrate.Hands{}, idle}, func(order sessionjobs.Order, err error) { agent.Do(agentclient.WorkDone{Order: order, Err: err}) }, o.Log)
-	agent = agentclient.New(agentclient.Options{Address: o.Bus, Log: o.Log, Version: o.Version, Here: here(sessionBus(o.SessionBus)), Look: restart.Look, App: restart.App, Work: func(order sessionjobs.Order) {
-		idle.ordered()
-		worker.Give(order)
-	}}, event)
-	kids := newChildren(func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
-	ends := kids.again
-	hooks := pendinghook.New(func() []string { return launcherEnv(agent.Places(), o) }, o.Log)
-	defer ends.Close()
-	mem := newMemory(sessionBus(o.SessionBus), o.Log)
-	core := notify.New(notify.DefaultSchedule, time.Local, mem.read())
-	core.Texts = texts.FromEnvironment("lull-userd")
 
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer cancel(nil)
-	parts.Go(func() {
-		loop(ctx, core, events, wallclock.New, edges{
-			agent:   func(f notify.Effect) { agent.Do(f) },
-			desktop: func(c any) { idle.desktop(c); screen.Do(c) },
-			quit: func(p notify.Pending) {
-				screen.Do(desktop.Call{Do: func(ctx context.Context, conn *dbus.Conn) { ends.Quit(ctx, conn, p) }})
-			},
-			offered: func() {
-				screen.Do(desktop.Call{Do: func(ctx context.Context, conn *dbus.Conn) {
-					event(notify.LogOutOffered{Yes: logout.Offered(ctx, conn)})
-				}})
-			},
-			logOut: func() {
-				screen.Do(desktop.Call{Do: func(ctx context.Context, conn *dbus.Conn) {
-					if err := logout.Ask(ctx, conn); err != nil {
-						o.Log.Warn("the desktop cannot be asked to log out", "error", err)
-					}
-				}})
-			},
-			hook:     hooks.Put,
-			launch:   kids.launch.Put,
-			forget:   ends.Forget,
-			remember: mem.write,
-		})
-	})
-	parts.Go(func() { kids.run(ctx) })
-	parts.Go(func() { hooks.Run(ctx) })
-	parts.Go(func() { worker.Run(ctx) })
+	for _, d := range sides {
+		d.run(ctx, &parts, common)
+	}
 	parts.Go(func() {
 		if err := screen.Run(ctx); err != nil {
 			cancel(err)
@@ -155,9 +133,11 @@ func Run(ctx context.Context, o Options) error {
 	await(ctx, known)
 	await(ctx, seen)
 
-	answered := make(chan struct{})
-	parts.Go(func() { _ = agent.Run(ctx, sync.OnceFunc(func() { close(answered) })) })
-	await(ctx, answered)
+	for _, d := range sides {
+		answered := make(chan struct{})
+		parts.Go(func() { _ = d.agent.Run(ctx, sync.OnceFunc(func() { close(answered) })) })
+		await(ctx, answered)
+	}
 	if ctx.Err() == nil {
 		o.Log.Info("ready")
 		if err := sayReady(o.Ready); err != nil {
@@ -211,9 +191,9 @@ func sayReady(f *os.File) error {
 }
 
 // launcherEnv has the variables that lead the launcher to the agent's directories.
-func launcherEnv(p agentclient.Places, o Options) []string {
+func launcherEnv(p agentclient.Places, address string) []string {
 	var env []string
-	for name, value := range map[string]string{"LULL_ROOT": p.Root, "LULL_RUN_DIR": p.RunDir, "LULL_BUS": o.Bus} {
+	for name, value := range map[string]string{"LULL_ROOT": p.Root, "LULL_RUN_DIR": p.RunDir, "LULL_BUS": address} {
 		if value != "" {
 			env = append(env, name+"="+value)
 		}

@@ -147,6 +147,66 @@ func TestRestartNowStartsTheApplicationAgain(t *testing.T) {
 	}
 }
 
+// TestTwoAgents: one helper serves the system's agent and the user's own. Both have an
+// instance of one name, and each answer, restart and withdrawal goes to the right one, also
+// after the user has logged out and in.
+func TestTwoAgents(t *testing.T) {
+	w := newWorld(t)
+	w.dunst()
+	dir := t.TempDir()
+	out := filepath.Join(dir, "out")
+	launcher := filepath.Join(dir, "launcher")
+	script := "#!/bin/sh\necho $1 $LULL_ROOT $LULL_RUN_DIR $LULL_BUS > " + out + ".new && mv " + out + ".new " + out + "\n"
+	if err := os.WriteFile(launcher, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("LULL_LAUNCHER", launcher)
+	both := func(p bus.SessionProperties) bool { return len(p.Notices) == 2 }
+	system := w.startAgent(refresh("r1", "firefox", "Firefox", "153"))
+	own := w.startAgentOn(w.session, "/own", refresh("r1", "firefox", "Firefox", "154"))
+	w.helper()
+	p := w.until("both are shown", both)
+	w.displayed("2")
+	if a, b := p.Notices[0], p.Notices[1]; a.Instance != "firefox" || b.Instance != "firefox" || a.ID == b.ID {
+		t.Errorf("%+v", p.Notices)
+	}
+	if err := w.stop(); err != nil { // log-out
+		t.Fatal(err)
+	}
+	w.displayed("0")
+	w.helper()
+	w.until("both are shown again", both)
+
+	system.set()
+	system.say(bus.HelperWithdrawn{ID: "r1", Reason: "exited"})
+	w.until("the system's is gone", one)
+	w.press("Restart now")
+	own.answered("r1 restart-now")
+	own.set()
+	own.say(bus.HelperWithdrawn{ID: "r1", Reason: "exited"})
+	own.say(bus.HelperUpdated{Refresh: bus.UpdatedRefresh{ID: "r1", Instance: "firefox", Name: "Firefox", ToVersion: "154"}})
+	w.until("it says so", func(p bus.SessionProperties) bool {
+		return one(p) && p.Notices[0].Text == "Firefox was updated. It is now version 154. It is starting again."
+	})
+	var b []byte
+	for stop := time.Now().Add(10 * time.Second); time.Now().Before(stop) && b == nil; time.Sleep(5 * time.Millisecond) {
+		b, _ = os.ReadFile(out)
+	}
+	if want := "firefox /own/root /own/run " + w.session + "\n"; string(b) != want {
+		t.Errorf("the launcher was called with %q, want %q", b, want)
+	}
+
+	// Either may go.
+	system.server.Close()
+	w.startAgent(refresh("r2", "gimp", "GIMP", "3"))
+	w.until("the next one is heard", func(p bus.SessionProperties) bool { return p.AgentPresent && both(p) })
+	own.server.Close()
+	w.until("one agent is left", func(p bus.SessionProperties) bool { return p.AgentPresent })
+	if len(system.answers) > 0 {
+		t.Errorf("the system's agent got %q", <-system.answers)
+	}
+}
+
 func TestHelperRestarts(t *testing.T) {
 	w := newWorld(t)
 	w.dunst()

@@ -60,8 +60,8 @@ type Desktop struct {
 	peer      peer      // the notification server
 	startedAt time.Time // when the bus was last asked to start one
 
-	wanted map[string]notify.Notice // by instance
-	posted map[string]*posting      // by instance
+	wanted map[string]notify.Notice // by key
+	posted map[string]*posting      // by key
 
 	names    *bus.Names
 	launches map[string]func() // by name on the bus: ends the watch, nil before there is one
@@ -102,6 +102,9 @@ func Connect(ctx context.Context, o Options, event func(notify.Event)) (*Desktop
 	}
 	return d, nil
 }
+
+// key identifies the one notice of an instance. Two agents may have an instance of one name.
+func key(agent, instance string) string { return agent + "/" + instance }
 
 // Do has a command carried out. It does not block.
 func (d *Desktop) Do(c any) { d.commands.Put(c) }
@@ -185,10 +188,11 @@ type loop struct {
 func (l *loop) command(c any) {
 	switch c := c.(type) {
 	case notify.Show:
-		l.wanted[c.Notice.Instance] = c.Notice
+		l.wanted[key(c.Notice.Agent, c.Notice.Instance)] = c.Notice
 	case notify.Close:
-		delete(l.wanted, c.Instance)
-		if p := l.posted[c.Instance]; p != nil {
+		k := key(c.Agent, c.Instance)
+		delete(l.wanted, k)
+		if p := l.posted[k]; p != nil {
 			p.obsolete = !c.Keep
 		}
 	case AgentPresent:
@@ -266,9 +270,9 @@ func (l *loop) call(f func(context.Context) func()) {
 // publish sets the property of the shown notices.
 func (l *loop) publish() {
 	notices := []bus.Notice{}
-	for _, instance := range l.instances() {
-		if p := l.posted[instance]; p != nil && p.up {
-			notices = append(notices, bus.Notice{Refresh: p.notice.Refresh, Instance: instance, ID: p.id, Text: text(p.notice)})
+	for _, k := range l.keys() {
+		if p := l.posted[k]; p != nil && p.up {
+			notices = append(notices, bus.Notice{Refresh: p.notice.Refresh, Instance: p.notice.Instance, ID: p.id, Text: text(p.notice)})
 		}
 	}
 	l.export.Update(func(p *bus.SessionProperties) {

@@ -237,13 +237,13 @@ func (l *loop) about(s *dbus.Signal) {
 	switch {
 	case !ok:
 	case isAction && s.Name == serverName+".ActionInvoked":
-		instance, p := l.find(id)
+		_, p := l.find(id)
 		if p == nil || !slices.ContainsFunc(p.notice.Buttons, func(b notify.Button) bool { return b.Action == action }) {
 			return
 		}
-		l.event(notify.Invoked{Instance: instance, Action: action})
+		l.event(notify.Invoked{Agent: p.notice.Agent, Instance: p.notice.Instance, Action: action})
 	case isReason && s.Name == serverName+".NotificationClosed":
-		instance, p := l.find(id)
+		k, p := l.find(id)
 		if p == nil {
 			return
 		}
@@ -253,26 +253,26 @@ func (l *loop) about(s *dbus.Signal) {
 			return
 		}
 		p.up = false
-		if w, ok := l.wanted[instance]; ok && w.Serial == p.notice.Serial {
-			delete(l.wanted, instance)
+		if w, ok := l.wanted[k]; ok && w.Serial == p.notice.Serial {
+			delete(l.wanted, k)
 		}
-		l.event(notify.Closed{Instance: instance, Serial: p.notice.Serial})
+		l.event(notify.Closed{Agent: p.notice.Agent, Instance: p.notice.Instance, Serial: p.notice.Serial})
 	}
 }
 
 func (l *loop) find(id uint32) (string, *posting) {
-	for instance, p := range l.posted {
+	for k, p := range l.posted {
 		if p.id == id && id != 0 {
-			return instance, p
+			return k, p
 		}
 	}
 	return "", nil
 }
 
-func (l *loop) instances() []string {
+func (l *loop) keys() []string {
 	all := maps.Clone(l.wanted)
-	for instance := range l.posted {
-		all[instance] = notify.Notice{}
+	for k := range l.posted {
+		all[k] = notify.Notice{}
 	}
 	return slices.Sorted(maps.Keys(all))
 }
@@ -293,14 +293,14 @@ func (l *loop) reconcile() {
 		l.close(id)
 		return
 	}
-	for _, instance := range l.instances() {
-		w, wanted := l.wanted[instance]
-		p := l.posted[instance]
+	for _, k := range l.keys() {
+		w, wanted := l.wanted[k]
+		p := l.posted[k]
 		switch {
 		case wanted && (p == nil || p.notice.Serial != w.Serial):
 			if p != nil && p.up && p.id != 0 && w.Alert {
 				// Some servers, as GNOME's, show a replaced notice in their list only.
-				delete(l.posted, instance)
+				delete(l.posted, k)
 				l.close(p.id)
 				return
 			}
@@ -308,11 +308,11 @@ func (l *loop) reconcile() {
 			return
 		case wanted || p == nil: // as it should be, or refused for now
 		case p.id == 0:
-			delete(l.posted, instance)
+			delete(l.posted, k)
 		case p.up || p.obsolete:
 			p.up = false
 			if p.obsolete {
-				delete(l.posted, instance)
+				delete(l.posted, k)
 			}
 			l.close(p.id)
 			return
@@ -442,10 +442,11 @@ func (l *loop) postedAs(n notify.Notice, p *posting, replaced, id uint32, err er
 	} else if p != nil && p.id != 0 && p.id != id && !p.up {
 		l.peer.stray = append(l.peer.stray, p.id) // is in a history
 	}
-	if other, q := l.find(id); err == nil && q != nil && other != n.Instance {
+	k := key(n.Agent, n.Instance)
+	if other, q := l.find(id); err == nil && q != nil && other != k {
 		delete(l.posted, other) // a server that gives an id twice
 	}
-	l.posted[n.Instance] = fresh
+	l.posted[k] = fresh
 }
 
 func (l *loop) retry() <-chan time.Time {
@@ -458,8 +459,8 @@ func (l *loop) retry() <-chan time.Time {
 // again drops the refusals.
 func (l *loop) again() {
 	l.peer.retry = nil
-	for instance, p := range l.posted {
-		if p.id == 0 && p.notice.Serial == l.wanted[instance].Serial {
+	for k, p := range l.posted {
+		if p.id == 0 && p.notice.Serial == l.wanted[k].Serial {
 			p.notice.Serial = 0
 		}
 	}

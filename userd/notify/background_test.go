@@ -76,7 +76,7 @@ func TestLogOut(t *testing.T) {
 		t.Fatalf("not offered, or as a new notice: %+v", n)
 	}
 	p.log = nil
-	p.event(Invoked{"firefox", LogOut})
+	p.event(Invoked{Instance: "firefox", Action: LogOut})
 	p.did("answer r1 when-closed", "log out", "close firefox")
 	if f := firefox(); has(newPlayer(t, nil).offer().ready(f).screen["firefox"]) {
 		t.Error("offered for a program with a window")

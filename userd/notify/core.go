@@ -456,7 +456,7 @@ func (c *Core) take(instance string, s *slot, keep bool) {
 	}
 	s.live = nil
 	c.down(instance)
-	c.do(Close{instance, keep})
+	c.do(Close{Instance: instance, Keep: keep})
 }
 
 // timeouts does the work that is due by now.

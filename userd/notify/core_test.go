@@ -117,7 +117,7 @@ func (p *player) after(d time.Duration) { p.until(p.now.Add(d)) }
 func (p *player) closeByHand(instance string) {
 	n := p.screen[instance]
 	delete(p.screen, instance)
-	p.event(Closed{instance, n.Serial})
+	p.event(Closed{Instance: instance, Serial: n.Serial})
 }
 
 // did compares what was done since the last call, without the questions.
@@ -204,7 +204,7 @@ func TestReminders(t *testing.T) {
 			p := newPlayer(t, nil).ready(q)
 			p.did("show ready firefox")
 			if c.answer != "" {
-				p.event(Invoked{"firefox", c.answer})
+				p.event(Invoked{Instance: "firefox", Action: c.answer})
 			}
 			p.log = nil
 			var got []int
@@ -265,7 +265,7 @@ func TestNewRevisionWhileUp(t *testing.T) {
 
 func TestNewRevisionSoonAfterIsNoNewNotice(t *testing.T) {
 	p := newPlayer(t, nil).ready(firefox())
-	p.event(Invoked{"firefox", Later})
+	p.event(Invoked{Instance: "firefox", Action: Later})
 	p.log = nil
 	p.after(time.Hour)
 	q := firefox()
@@ -277,7 +277,7 @@ func TestNewRevisionSoonAfterIsNoNewNotice(t *testing.T) {
 	p.did("show ready firefox")
 
 	q.ID, q.ToRevision, q.Urgency = "r3", 4, security
-	p.event(Invoked{"firefox", Later})
+	p.event(Invoked{Instance: "firefox", Action: Later})
 	p.log = nil
 	p.pending = []Pending{q}
 	p.event(Changed{})
@@ -333,7 +333,7 @@ func TestQuietFromTheStart(t *testing.T) {
 
 func TestShowAll(t *testing.T) {
 	p := newPlayer(t, nil).ready(firefox())
-	p.event(Invoked{"firefox", WhenClosed})
+	p.event(Invoked{Instance: "firefox", Action: WhenClosed})
 	p.did("show ready firefox", "answer r1 when-closed", "close firefox")
 	p.event(ShowAll{})
 	p.did("show ready firefox")
@@ -399,7 +399,7 @@ func TestHelperRestarted(t *testing.T) {
 	again.ready(firefox())
 	again.did("show ready firefox") // it was up, and must be re-posted
 
-	p.event(Invoked{"firefox", WhenClosed})
+	p.event(Invoked{Instance: "firefox", Action: WhenClosed})
 	again = newPlayer(t, p.memory)
 	again.ready(firefox())
 	again.after(24 * time.Hour * 5)
@@ -413,8 +413,8 @@ func TestClosedOfAnEarlierNotice(t *testing.T) {
 	q.ToVersion, q.ToRevision = "154", 3
 	p.pending = []Pending{q}
 	p.event(Changed{})
-	p.event(Closed{"firefox", old})
-	p.event(Closed{"nobody", 1})
+	p.event(Closed{Instance: "firefox", Serial: old})
+	p.event(Closed{Instance: "nobody", Serial: 1})
 	p.log = nil
 	p.pending = nil
 	p.event(Changed{})
@@ -456,7 +456,7 @@ func TestAnyOrder(t *testing.T) {
 			case 8:
 				p.closeByHand("firefox")
 			case 9:
-				p.event(Invoked{"firefox", rapid.SampledFrom([]string{RestartNow, WhenClosed, Later, Default}).Draw(rt, "action")})
+				p.event(Invoked{Instance: "firefox", Action: rapid.SampledFrom([]string{RestartNow, WhenClosed, Later, Default}).Draw(rt, "action")})
 				user = true
 			case 10:
 				p.event(Finished{"firefox", "failed"})

@@ -104,16 +104,16 @@ func TestShutdownWarning(t *testing.T) {
 	p.event(ShuttingDown{})
 	p.event(ShuttingDown{})
 	p.did("close ")
-	p.event(Invoked{"", NextStart}) // of a notice that is not true any more
+	p.event(Invoked{Instance: "", Action: NextStart}) // of a notice that is not true any more
 	p.did()
 	p.event(ShuttingDown{[]string{"a", "b"}, 100 * time.Second})
 	if n := p.screen[""]; n.Body != "2 applications are being updated. The computer goes on shutting down by itself when that is done, in about 2 minutes." {
 		t.Errorf("%+v", n)
 	}
 	p.did("show down ")
-	p.event(Invoked{"", Default}) // it is finished now, as it would be without an answer
+	p.event(Invoked{Instance: "", Action: Default}) // it is finished now, as it would be without an answer
 	p.did("close ")
-	p.event(Invoked{"", NextStart}) // from the history of notices
+	p.event(Invoked{Instance: "", Action: NextStart}) // from the history of notices
 	p.did("answer  next-start")
 }
 

@@ -11,7 +11,7 @@ func TestRestartNow(t *testing.T) {
 	q := firefox()
 	q.Processes = append(q.Processes, Process{PID: 43})
 	p.pending = []Pending{q} // one more since
-	p.event(Invoked{"firefox", RestartNow})
+	p.event(Invoked{Instance: "firefox", Action: RestartNow})
 	p.did("show ready firefox", "answer r1 restart-now", "close firefox", "quit firefox 2")
 	p.after(3 * time.Second)
 	p.pending = nil
@@ -27,7 +27,7 @@ func TestRestartNow(t *testing.T) {
 
 func TestRestartThatStaysOpen(t *testing.T) {
 	p := newPlayer(t, nil).ready(firefox())
-	p.event(Invoked{"firefox", RestartNow})
+	p.event(Invoked{Instance: "firefox", Action: RestartNow})
 	p.log = nil
 	p.after(14 * time.Second)
 	p.did()
@@ -38,11 +38,11 @@ func TestRestartThatStaysOpen(t *testing.T) {
 	}
 	p.after(23 * time.Hour)
 	p.did() // once
-	p.event(Invoked{"firefox", RestartNow})
+	p.event(Invoked{Instance: "firefox", Action: RestartNow})
 	p.did("answer r1 restart-now", "close firefox", "quit firefox 1")
 	p.after(time.Minute)
 	p.did("show open firefox")
-	p.event(Invoked{"firefox", WhenClosed}) // no restart
+	p.event(Invoked{Instance: "firefox", Action: WhenClosed}) // no restart
 	p.did("forget firefox", "answer r1 when-closed", "close firefox")
 	p.pending = nil
 	p.event(Withdrawn{"r1", "exited"})
@@ -69,7 +69,7 @@ func TestRestartAlwaysComesBack(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlayer(t, nil).ready(firefox())
-			p.event(Invoked{"firefox", RestartNow})
+			p.event(Invoked{Instance: "firefox", Action: RestartNow})
 			p.pending = nil
 			p.event(Withdrawn{"r1", "exited"})
 			p.log = nil
@@ -81,7 +81,7 @@ func TestRestartAlwaysComesBack(t *testing.T) {
 	for _, reason := range []string{"held", "reverted", "cancelled", "failed"} {
 		t.Run(reason, func(t *testing.T) {
 			p := newPlayer(t, nil).ready(firefox())
-			p.event(Invoked{"firefox", RestartNow})
+			p.event(Invoked{Instance: "firefox", Action: RestartNow})
 			p.log, p.pending = nil, nil
 			p.event(Withdrawn{"r1", reason})
 			p.did("launch firefox")
@@ -91,7 +91,7 @@ func TestRestartAlwaysComesBack(t *testing.T) {
 
 func TestRestartOvertaken(t *testing.T) {
 	p := newPlayer(t, nil).ready(firefox())
-	p.event(Invoked{"firefox", RestartNow})
+	p.event(Invoked{Instance: "firefox", Action: RestartNow})
 	p.pending = nil
 	p.event(Withdrawn{"r1", "exited"})
 	p.log = nil
@@ -108,15 +108,15 @@ func TestStaleButtons(t *testing.T) {
 	p.event(Withdrawn{"r1", "exited"})
 	p.log = nil
 	for _, action := range []string{RestartNow, WhenClosed, Later, Default, "nonsense"} {
-		p.event(Invoked{"firefox", action})
-		p.event(Invoked{"nobody", action})
+		p.event(Invoked{Instance: "firefox", Action: action})
+		p.event(Invoked{Instance: "nobody", Action: action})
 	}
 	p.did()
 	p = newPlayer(t, nil).ready(firefox())
 	p.closeByHand("firefox") // expired: its buttons still work in the history
 	p.log = nil
-	p.event(Invoked{"firefox", "nonsense"})
+	p.event(Invoked{Instance: "firefox", Action: "nonsense"})
 	p.did()
-	p.event(Invoked{"firefox", RestartNow})
+	p.event(Invoked{Instance: "firefox", Action: RestartNow})
 	p.did("answer r1 restart-now", "keep firefox", "quit firefox 1")
 }

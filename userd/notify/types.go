@@ -85,6 +85,7 @@ type Notice struct {
 	Serial       uint64 // distinguishes this content from earlier ones of the instance
 	Kind         Kind
 	Refresh      string // id
+	Agent        string // whose instance it is; the core leaves it to its caller
 	Instance     string // "" with Down
 	App          string // the name of the application
 	Summary      string
@@ -143,11 +144,15 @@ type (
 type (
 	// Closed: a notice has left the screen, by time or by hand.
 	Closed struct {
+		Agent    string // as in the notice
 		Instance string
 		Serial   uint64
 	}
 	// Invoked: a button was pressed.
-	Invoked struct{ Instance, Action string }
+	Invoked struct {
+		Agent            string // as in the notice
+		Instance, Action string
+	}
 	// Disturb reports whether the notification server may be disturbed.
 	Disturb struct{ No bool }
 	// Locked reports whether the screen is locked, or the session in the
@@ -210,6 +215,7 @@ type (
 	// Close takes the instance's notice down. With Keep it is still true, and
 	// its buttons work where the server has a history.
 	Close struct {
+		Agent    string // as in the notice
 		Instance string
 		Keep     bool
 	}
