@@ -51,7 +51,7 @@ NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 VERSIONS := -X main.version=$(VERSION) -X github.com/lull/lull/userd.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e model hardening stress week powercut bench check race lint vuln clean-tree fuzz install packages docs desktops arm64 nightly deps deps-bench deps-demo deps-arm64 clean
+.PHONY: help build demo test e2e model hardening stress week powercut bench check race lint vuln clean-tree fuzz install install-user packages docs desktops arm64 nightly deps deps-bench deps-demo deps-arm64 clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -142,6 +142,9 @@ fuzz: ## fuzz everything that parses (S=60 seconds in all)
 
 install: build ## install everything below DESTDIR (PREFIX=/usr)
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' BIN='$(BIN)' ASK='$(ASK)' GO='$(GO)' units/install
+
+install-user: build ## install for the calling user alone, without root (docs/rootless.md)
+	@BIN='$(BIN)' units/install-user
 
 # Times in packages are those of the source, so that the same source makes the same packages.
 packages: build ## make .deb and .rpm in dist/ (VERSION=0.1.0, DIST=FOLDER)

@@ -68,7 +68,7 @@ func busName(address string, system bool) string {
 
 func busHint(address string, system bool) string {
 	if address == "" && !system && os.Getenv("DBUS_SESSION_BUS_ADDRESS") == "" {
-		return "there is no session bus here; set DBUS_SESSION_BUS_ADDRESS or use --session-bus"
+		return "this user has no session bus: it begins with a log-in, and stays without one after `loginctl enable-linger`; --session-bus names another"
 	}
 	return "is the message bus (dbus-daemon or dbus-broker) running?"
 }

@@ -13,6 +13,39 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
+// TestInstallUser: what a user installs without root is below the home directory, and names
+// only programs there.
+func TestInstallUser(t *testing.T) {
+	home, bin := t.TempDir(), t.TempDir()
+	for _, name := range []string{"lull", "lulld", "lull-userd", "lull-run", "lull-convert", "lull-release-agent"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho $0\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // also over an earlier one
+		cmd := exec.Command("env", "-i", "HOME="+home, "PATH="+os.Getenv("PATH"), "BIN="+bin, "./install-user")
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "enable --now lulld.service lull-userd.path") {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	programs := filepath.Join(home, ".local/lib/lull")
+	if at, err := filepath.EvalSymlinks(filepath.Join(home, ".local/bin/lull")); err != nil || at != filepath.Join(programs, "lull") {
+		t.Errorf("lull is %s: %v", at, err)
+	}
+	for file, want := range map[string]string{
+		".config/systemd/user/lulld.service":                     "ExecStart=" + programs + "/lulld --user\n",
+		".config/systemd/user/lull-userd.service":                "ExecStart=" + programs + "/lull-userd ",
+		".config/systemd/user/lull-userd.path":                   "PathExists=%t/lull/wanted\n",
+		".config/environment.d/60-lull.conf":                     "/lull/exports/bin",
+		".local/share/dbus-1/services/org.lull.Session1.service": "Exec=" + programs + "/lull-userd\n",
+	} {
+		b, err := os.ReadFile(filepath.Join(home, file))
+		if err != nil || !strings.Contains(string(b), want) || strings.Contains(string(b), "/usr/libexec") || strings.Contains(string(b), "=/usr/bin/lull ") {
+			t.Errorf("%s: %v\n%s", file, err, b)
+		}
+	}
+}
+
 func TestMain(m *testing.M) { rig.Main(m.Run) }
 
 func output(t *testing.T, dir string, argv ...string) string {

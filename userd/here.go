@@ -3,8 +3,9 @@ package userd
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
+
+	"github.com/lull/lull/agent/lib/dialer"
 )
 
 // here reports whether a process belongs to the session whose bus is own, as
@@ -32,10 +33,7 @@ func here(own string) func(pid uint32) bool {
 // the environment.
 func sessionBus(address string) string {
 	if address == "" {
-		address = os.Getenv("DBUS_SESSION_BUS_ADDRESS")
-	}
-	if address == "" {
-		address = "unix:path=" + filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "bus")
+		address = dialer.SessionAddress()
 	}
 	return address
 }

@@ -117,10 +117,7 @@ func addresses(agent, session, logind string) (string, string, string) {
 	case ofSession && session != "":
 		agent = session
 	case ofSession:
-		agent = os.Getenv("DBUS_SESSION_BUS_ADDRESS")
-		if agent == "" {
-			agent = "unix:path=" + os.Getenv("XDG_RUNTIME_DIR") + "/bus"
-		}
+		agent = sessionBus("")
 	case agent == "system":
 		agent = ""
 	}

@@ -136,7 +136,7 @@ func (a *app) checks(checks []bus.Check, widest int) error {
 
 // policyFiles checks the most frequent obstacle to the start of an agent.
 func (a *app) policyFiles() bus.Check {
-	dir := output.Either(a.config, usualConfig)
+	dir := a.configDir()
 	if _, err := policy.Load(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.d")); err != nil {
 		return bus.Check{Name: "policy", State: "fail", Seen: err.Error(), Advice: output.T("lulld does not start with it; %s", errkind.HintOf(err))}
 	}

@@ -16,8 +16,21 @@ import (
 	"github.com/lull/lull/policy"
 )
 
-// usualConfig is the default directory of the administrator's files.
-const usualConfig = "/etc/lull"
+// configDir returns the directory of policy.yaml and repos.d: with --user, that of the
+// user's own agent.
+func (a *app) configDir() string {
+	if a.config != "" {
+		return a.config
+	}
+	if !a.user {
+		return "/etc/lull"
+	}
+	dir, err := os.UserConfigDir() // $XDG_CONFIG_HOME, or ~/.config
+	if err != nil {
+		dir = os.Getenv("XDG_CONFIG_HOME") // as lulld takes it
+	}
+	return filepath.Join(dir, "lull")
+}
 
 func (a *app) policyCmd() *cobra.Command {
 	cmd := &cobra.Command{
@@ -86,7 +99,7 @@ checks those that the agent reads. It exits with status 78 if one is broken.`,
 		RunE: func(_ *cobra.Command, files []string) error {
 			whole := func() error { return nil }
 			if len(files) == 0 {
-				dir := output.Either(a.config, usualConfig)
+				dir := a.configDir()
 				whole = func() error { // found only in the whole set
 					_, err := policy.Load(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.d"))
 					return err
@@ -157,7 +170,7 @@ whether they are in force.`,
 		Example: "  lull policy explain org.example.Editor",
 		Args:    args(0, 1),
 		RunE: func(_ *cobra.Command, words []string) error {
-			dir := output.Either(a.config, usualConfig)
+			dir := a.configDir()
 			p, err := policy.Load(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.d"))
 			if err != nil {
 				return output.Doing("explain the policy", err)

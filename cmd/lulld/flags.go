@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -61,10 +62,12 @@ func defaults(o *agent.Options) error {
 		}
 		root = filepath.Join(xdg("XDG_STATE_HOME", filepath.Join(home, ".local/state")), "lull")
 		config = filepath.Join(xdg("XDG_CONFIG_HOME", filepath.Join(home, ".config")), "lull")
-		runDir = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "lull")
-		if o.RunDir == "" && os.Getenv("XDG_RUNTIME_DIR") == "" {
-			return errkind.New(errkind.Usage, "cannot find a run directory: XDG_RUNTIME_DIR is not set").WithHint("give --run-dir")
+		runtimeDir := xdg("XDG_RUNTIME_DIR", filepath.Join("/run/user", strconv.Itoa(os.Geteuid()))) // su and cron leave it out
+		if _, err := os.Stat(runtimeDir); o.RunDir == "" && err != nil {
+			return errkind.New(errkind.Usage, "cannot find a run directory: %w", err).
+				WithHint("log in, or let `loginctl enable-linger` keep the user's services running without a session; or give --run-dir")
 		}
+		runDir = filepath.Join(runtimeDir, "lull")
 	}
 	self, err := os.Executable()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/lull/lull/agent/lib/errkind"
@@ -152,8 +153,12 @@ func (o *Options) complete() (launchconf.Settings, error) {
 		o.RunDir = DefaultRunDir
 		if o.User {
 			dir := os.Getenv("XDG_RUNTIME_DIR")
-			if dir == "" {
-				return launchconf.Settings{}, errkind.New(errkind.Unavailable, "XDG_RUNTIME_DIR is not set, so the agent of this user cannot be found")
+			if dir == "" { // su and cron leave it out
+				dir = filepath.Join("/run/user", strconv.Itoa(os.Geteuid()))
+			}
+			if _, err := os.Stat(dir); err != nil {
+				return launchconf.Settings{}, errkind.New(errkind.Unavailable, "this user has no session, and so no agent of its own: %w", err).
+					WithHint("log in, or let `loginctl enable-linger` keep the user's services running without a session")
 			}
 			o.RunDir = filepath.Join(dir, "lull")
 		}

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
@@ -57,9 +58,7 @@ func openAny(address string, system bool, pass Passing, user func(string) (uint3
 		}
 	}
 	if address == "" {
-		if address = os.Getenv("DBUS_SESSION_BUS_ADDRESS"); address == "" {
-			address = "unix:path=" + os.Getenv("XDG_RUNTIME_DIR") + "/bus"
-		}
+		address = SessionAddress()
 	}
 	var errs []error
 	for one := range strings.SplitSeq(address, ";") {
@@ -70,6 +69,19 @@ func openAny(address string, system bool, pass Passing, user func(string) (uint3
 		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// SessionAddress returns the address of the session bus: that of the environment, else the
+// bus of the user's systemd, whose directory su and cron leave out of the environment.
+func SessionAddress() string {
+	if address := os.Getenv("DBUS_SESSION_BUS_ADDRESS"); address != "" {
+		return address
+	}
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if dir == "" {
+		dir = "/run/user/" + strconv.Itoa(os.Geteuid())
+	}
+	return "unix:path=" + dir + "/bus"
 }
 
 func open(address string, pass Passing, user func(string) (uint32, error), opts []dbus.ConnOption) (*dbus.Conn, error) {
