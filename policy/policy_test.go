@@ -49,7 +49,7 @@ func TestDefaults(t *testing.T) {
 	if want := (Schedule{6 * time.Hour, []time.Duration{7 * day, day, 2 * time.Hour}, Windows{}}); !reflect.DeepEqual(p.Schedule, want) {
 		t.Errorf("got %+v", p.Schedule)
 	}
-	if want := (GC{Watermark{Percent: 5}, 64 << 20, true, 0}); p.GC != want {
+	if want := (GC{Watermark{Percent: 5}, 64e6, true, 0}); p.GC != want {
 		t.Errorf("got %+v", p.GC)
 	}
 	if !p.Inhibit.Block {

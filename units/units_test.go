@@ -13,6 +13,14 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
+// TestSandboxes: the exposure of the system's units, as systemd counts it in tenths, stays low.
+func TestSandboxes(t *testing.T) {
+	require.Program(t, "systemd-analyze")
+	for unit, most := range map[string]string{"lulld.service": "40", "lull-boot.service": "20", "lull-system-commit.service": "20"} {
+		output(t, ".", "systemd-analyze", "security", "--offline=yes", "--threshold="+most, unit)
+	}
+}
+
 // TestInstallUser: what a user installs without root is below the home directory, and names
 // only programs there.
 func TestInstallUser(t *testing.T) {

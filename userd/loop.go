@@ -41,6 +41,7 @@ func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, ne
 			e.present(false)
 		}
 		now := wallclock.Now()
+		core.Zone = now.Location() // it may have changed
 		for _, effect := range core.Step(now, event) {
 			switch f := effect.(type) {
 			case notify.Ask, notify.Answer, notify.Follow:

@@ -270,6 +270,7 @@ func (m *Manager) Start() error {
 	m.wg.Go(m.followSpace)
 	m.wg.Go(m.followMarkers)
 	m.wg.Go(m.followMetrics)
+	m.followZone(wallclock.ZoneFile, m.conditionsChanged)
 	m.wg.Go(func() {
 		if err := m.endConversions(); err != nil {
 			m.Log.Warn("cannot end what was left of a conversion", "error", err)

@@ -104,7 +104,7 @@ func (m *Manager) sources(ctx context.Context, names []string) (from map[string]
 			err = m.repositoryOf(ctx, &inst)
 		}
 		if err != nil {
-			m.Log.Warn("cannot look for a newer version", "instance", n, "error", err)
+			m.Log.Debug("cannot look for a newer version", "instance", n, "error", err) // part of the result
 			errs = append(errs, err)
 			continue
 		}

@@ -37,14 +37,20 @@ func (m *Manager) followRepositories() {
 		}
 		stop = w
 	}
+	shown := "" // the last error in the journal, which is not repeated by each check
 	check := func() {
 		_, err := m.Check(m.ctx, nil, Looking{})
 		if m.ctx.Err() != nil {
 			return
 		}
+		text := ""
 		if err != nil {
+			text = err.Error()
+		}
+		if text != shown && text != "" {
 			m.Log.Warn("cannot check all repositories", "error", err)
 		}
+		shown = text
 		if failed, wait := m.repos.Unread(); failed {
 			failures++
 			set(afterFailure(wallclock.Now(), failures, every(), wait))

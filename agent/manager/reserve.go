@@ -2,8 +2,8 @@ package manager
 
 // A reserve is small beside its file system, and smaller yet in a user's own home.
 const (
-	reserveShare   = 20      // at most one part in this many of the file system
-	ownReserveMost = 8 << 20 // bytes, for a user's own agent
+	reserveShare   = 20  // at most one part in this many of the file system
+	ownReserveMost = 8e6 // bytes, for a user's own agent
 )
 
 // reserve returns how large the reserve should be, in bytes: as policy wants it, bounded by

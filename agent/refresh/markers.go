@@ -67,7 +67,8 @@ func (e *Engine) Police(instance string) (done bool, err error) {
 		err = e.Runctl.ClearInhibited(instance)
 	}
 	if running {
-		e.Log.Warn("removing a marker that belongs to no run", messages.Key, messages.MarkerRemoved, "instance", instance)
+		// Ordinary: the run has ended while this was checked, before its tracker has removed it.
+		e.Log.Info("removing a marker that belongs to no run", "instance", instance)
 		err = errors.Join(err, e.Runctl.ClearRunning(instance))
 	}
 	return err == nil, err

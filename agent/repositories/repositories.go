@@ -269,7 +269,9 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 	default:
 		err = client.Update(ctx)
 	}
+	news := true // the first failure of its kind since the last success
 	r.noteReading(name, client, func(last *reading) {
+		news = last.err == nil || err == nil || last.err.Error() != err.Error()
 		if last.busy--; last.busy == 0 {
 			last.checking = time.Time{}
 		}
@@ -284,7 +286,11 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 		}
 	})
 	if err != nil {
-		r.Log.Warn("cannot read a repository", messages.Key, messages.RepositoryUnreadable, "repository", name, "error", err)
+		level := slog.LevelDebug
+		if news && !errkind.Is(err, errkind.Interrupted) {
+			level = slog.LevelWarn
+		}
+		r.Log.Log(ctx, level, "cannot read a repository", messages.Key, messages.RepositoryUnreadable, "repository", name, "error", err)
 		return nil, err
 	}
 	return client, nil

@@ -198,6 +198,11 @@ func TestSize(t *testing.T) {
 			t.Errorf("%s: %s reads back as %v, %v", in, Size(got), again, err)
 		}
 	}
+	for in, want := range map[int64]string{0: "0B", 64e6: "64MB", 64 << 20: "64MiB", 1000: "1kB", 1024: "1KiB", 1 << 40: "1TiB", 999: "999B", 1234567: "1234567B"} {
+		if got := Size(in).String(); got != want {
+			t.Errorf("%d: got %s, want %s", in, got, want)
+		}
+	}
 	for _, in := range []string{"", "MiB", "-1", "1.5GB", "1K", "1mib", "8388608TiB", "9223372036854775808", "1  B"} {
 		if got, err := ParseSize(in); err == nil {
 			t.Errorf("%q: got %v", in, got)

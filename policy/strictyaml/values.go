@@ -140,12 +140,16 @@ func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // Want describes the spelling.
 func (Size) Want() string { return "a size such as 64MiB or 2GB" }
 
-// String writes s exactly, in the largest binary unit that divides it.
+// String writes s exactly, in the unit that needs the fewest digits: 64MB, 2GiB.
 func (s Size) String() string {
-	for i := 3; i >= 0; i-- {
-		if u := sizeUnits[i]; s != 0 && int64(s)%u.size == 0 {
-			return strconv.FormatInt(int64(s)/u.size, 10) + u.name
+	n, unit := strconv.FormatInt(int64(s), 10), "B"
+	for _, u := range sizeUnits {
+		if s == 0 || int64(s)%u.size != 0 {
+			continue
+		}
+		if shorter := strconv.FormatInt(int64(s)/u.size, 10); len(shorter) < len(n) {
+			n, unit = shorter, u.name
 		}
 	}
-	return strconv.FormatInt(int64(s), 10) + "B"
+	return n + unit
 }

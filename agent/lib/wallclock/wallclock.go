@@ -29,8 +29,8 @@ type Alarm interface {
 }
 
 // Now is the wall-clock time without Go's monotonic reading, for what is kept
-// longer than the machine stays awake.
-func Now() time.Time { return time.Now().Round(0) }
+// longer than the machine stays awake. It is in the time zone of the machine.
+func Now() time.Time { return time.Now().Round(0).In(Zone()) }
 
 // New returns an alarm of the kernel's, or where there is none to be had, of
 // package time.
