@@ -29,6 +29,7 @@ var infoJob = &ifaceInfo{
 		{"BytesTotal", emitsValue},
 		{"Hash", emitsValue},
 		{"Version", emitsValue},
+		{"Warning", emitsValue},
 		{"Checked", emitsValue},
 		{"Findings", emitsInvalidate},
 		{"FreedBlobs", emitsValue},
@@ -67,6 +68,7 @@ type JobProperties struct {
 	BytesTotal    uint64    // Uncompressed bytes to fetch (resolve), as far as known, or bytes to read (verify, repair); 0 if not known
 	Hash          string    // Result of resolve: hash of the package
 	Version       string    // Result of resolve: version of the package
+	Warning       string    // Result of resolve: why no repository could be read, so that the last known version, which is present, is the result; otherwise empty
 	Checked       uint32    // Result of verify and repair: number of blobs read
 	Findings      []Finding // Result of verify and repair: hash or path, problem, whether it was repaired. Also present if the job has failed. The change signal contains the name only, not the value.
 	FreedBlobs    uint32    // Result of collect: number of blobs removed
@@ -210,6 +212,12 @@ func (p JobProxy) GetHash(ctx context.Context) (v string, err error) {
 // GetVersion reads one property.
 func (p JobProxy) GetVersion(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "Version", &v)
+	return v, err
+}
+
+// GetWarning reads one property.
+func (p JobProxy) GetWarning(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "Warning", &v)
 	return v, err
 }
 

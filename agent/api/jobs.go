@@ -322,13 +322,16 @@ func (o managerObject) StartResolve(c bus.Caller, name string, opt bus.ResolveOp
 	}
 	path, err := s.startJob(c, authz.Resolve, "resolve", name, (*busJob).endWithCaller, func(ctx context.Context, j *busJob) (func(*bus.JobProperties), error) {
 		holder := fmt.Sprintf("ephemeral run of %s, user %s", name, accounts.Name(cred.UID))
-		dir, lease, version, err := s.m.Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, j.progress)
+		got, err := s.m.Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, j.progress)
 		if err != nil {
 			slot.Cancel()
 			return nil, err
 		}
-		r := &resolved{dir, lease, slot, holder}
-		hash := lease.Package().String()
+		r := &resolved{got.Dir, got.Lease, slot, holder}
+		hash, warning := got.Lease.Package().String(), ""
+		if got.Offline != nil {
+			warning = got.Offline.Error()
+		}
 		j.mu.Lock()
 		gone := j.gone
 		if !gone {
@@ -339,7 +342,7 @@ func (o managerObject) StartResolve(c bus.Caller, name string, opt bus.ResolveOp
 			r.drop()
 			return nil, errkind.New(errkind.Interrupted, "cannot fetch %s: the caller has left the bus", name)
 		}
-		return func(p *bus.JobProperties) { p.Hash, p.Version = hash, version }, nil
+		return func(p *bus.JobProperties) { p.Hash, p.Version, p.Warning = hash, got.Version, warning }, nil
 	})
 	if err != nil {
 		slot.Cancel()

@@ -222,15 +222,15 @@ func (o managerObject) Resolve(c bus.Caller, name string, opt bus.ResolveOptions
 	}
 	defer stop()
 	holder := fmt.Sprintf("ephemeral run of %s, user %s", name, accounts.Name(cred.UID))
-	dir, lease, version, err := o.s.m.Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, nil)
+	r, err := o.s.m.Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, nil)
 	if err != nil {
 		return nil, nil, "", "", err
 	}
-	if end, err = slot.Grant(lease, holder, cred.PID); err != nil {
-		dir.Close()
+	if end, err = slot.Grant(r.Lease, holder, cred.PID); err != nil {
+		r.Dir.Close()
 		return nil, nil, "", "", err
 	}
-	return o.s.asSeenBy(cred.PID, dir), end, lease.Package().String(), version, nil
+	return o.s.asSeenBy(cred.PID, r.Dir), end, r.Lease.Package().String(), r.Version, nil
 }
 
 // commandOf is the kernel's name of a process.

@@ -18,12 +18,12 @@ import (
 // then the package of that name in the cache and the base index.
 //
 // progress, which may be nil, is called with the bytes that are there and the bytes to fetch.
-func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder string, pid int, progress func(done, total int64)) (dir *os.File, lease *index.Lease, version string, err error) {
+func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder string, pid int, progress func(done, total int64)) (r Resolved, err error) {
 	if err := manifest.ValidName(name); err != nil {
-		return nil, nil, "", err
+		return r, err
 	}
 	if err := m.mayChange("fetch " + name); err != nil {
-		return nil, nil, "", err
+		return r, err
 	}
 	if channel == "" {
 		channel = "stable"
@@ -33,7 +33,7 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 	only := repository
 	if only == "" {
 		if only, err = m.boundRepository(name); err != nil {
-			return nil, nil, "", err
+			return r, err
 		}
 	}
 	repository, err = m.chooseRepository(ctx, name, only, channel)
@@ -46,31 +46,41 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 	if err != nil {
 		none := only == "" && len(m.repos.Names()) == 0
 		if !errkind.Is(err, errkind.Unavailable) && !none {
-			return nil, nil, "", err
+			return r, err
 		}
 		pkg, version, there := m.offline(ctx, name, only, channel)
 		if !there {
-			return nil, nil, "", err
+			return r, err
 		}
 		m.Log.Info("no repository can be reached: what is there serves", "package", name, "version", version, "error", err)
-		dir, lease, err = m.Open(pkg.String(), holder, pid)
-		return dir, lease, version, err
+		r.Version, r.Offline = version, err
+		r.Dir, r.Lease, err = m.Open(pkg.String(), holder, pid)
+		return r, err
 	}
 	defer func() {
 		if m.belowWatermark() {
 			m.space.want()
 		}
 	}()
-	lease = m.indices.Lease(offer.Package, holder, pid) // before it is requested
+	r.Version = offer.Version
+	r.Lease = m.indices.Lease(offer.Package, holder, pid) // before it is requested
 	err = m.resolver.Resolve(ctx, offer.Package, from, holder, progress)
 	if err == nil {
-		dir, err = m.store.OpenPackage(offer.Package)
+		r.Dir, err = m.store.OpenPackage(offer.Package)
 	}
 	if err != nil {
-		lease.Close()
-		return nil, nil, "", err
+		r.Lease.Close()
+		return Resolved{}, err
 	}
-	return dir, lease, offer.Version, nil
+	return r, nil
+}
+
+// Resolved is a package that is resident and leased. The caller closes both.
+type Resolved struct {
+	Dir     *os.File
+	Lease   *index.Lease
+	Version string
+	Offline error // why no repository was read, so that this is the last known offer; nil if one was
 }
 
 // offline finds a package that can be used while no repository can be reached. only names the

@@ -220,8 +220,8 @@ func (m *Manager) ResolveFiles(ctx context.Context, uploads []*local.Upload, o l
 		return nil, nil, l, err
 	}
 	defer m.pruneLocal(m.ctx)
-	dir, lease, _, err = m.Resolve(ctx, src.Launch.Name, local.Name, onceChannel, holder, pid, nil)
-	return dir, lease, src.Launch, err
+	r, err := m.Resolve(ctx, src.Launch.Name, local.Name, onceChannel, holder, pid, nil)
+	return r.Dir, r.Lease, src.Launch, err
 }
 
 // mayInstallFile returns an error if the instance of a package made of files has another

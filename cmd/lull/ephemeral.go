@@ -101,6 +101,9 @@ func (a *app) fetchEphemeral(ctx context.Context, ag *agent, what, channel strin
 	if err != nil || lease != nil {
 		return dir, lease, hash, err
 	}
+	if p.Warning != "" {
+		a.Warn(output.T("the version that is here is run: %s", p.Warning), "")
+	}
 	asking, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	dir, lease, err = bus.NewJobProxy(ag.conn, path).Take(asking)

@@ -27,7 +27,10 @@ being refreshed, which takes a moment, it waits and reports it.
 
 With --ephemeral it need not be installed: what the channel offers is fetched and
 run, with data of its own that is deleted at the end. The package gives its space
-back when something else wants it. Then APP may be a file, as for ` + "`lull install`" + `.`,
+back when something else wants it. Then APP may be a file, as for ` + "`lull install`" + `.
+Without a network the version that is here is run. The command ends as the program
+did: with its status, or by the same signal. It needs the right org.lull.resolve,
+which asks an ordinary user for a password; ` + "`lull --user`" + ` needs none.`,
 		Example:           "  lull run org.example.notes notes.txt\n  lull run --app notes-export org.example.notes\n  lull run --ephemeral org.example.notes@edge",
 		Args:              args(1, -1),
 		ValidArgsFunction: a.completeOneInstance,

@@ -205,8 +205,8 @@ func TestEphemeralOffline(t *testing.T) {
 	if err := os.Rename(s.Repo, s.Repo+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if r := s.Lull("run", "--ephemeral", "org.lull.one"); r.Code != 0 || !strings.Contains(r.Stdout, "version 1\n") {
-		t.Errorf("it does not run without its repository: %v", r)
+	if r := s.Lull("run", "--ephemeral", "org.lull.one"); r.Code != 0 || !strings.Contains(r.Stdout, "version 1\n") || !strings.Contains(r.Stderr, "the version that is here is run: ") {
+		t.Errorf("it does not run without its repository, or does not report it: %v", r)
 	}
 	// The packages that the image names for use without the network are there.
 	if r := s.Lull("run", "--ephemeral", "org.lull.one@edge"); r.Code == 0 {
