@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -233,6 +234,9 @@ func (d *DB) update(fn func(*bbolt.Tx) error) error {
 		err = d.judge(guard(func() error { return d.db.Update(fn) }))
 	}
 	d.mu.RUnlock()
+	if errors.Is(err, errUnchanged) {
+		return nil
+	}
 	if errors.As(err, new(*panicked)) {
 		d.mu.Lock()
 		d.broken = err
@@ -240,6 +244,9 @@ func (d *DB) update(fn func(*bbolt.Tx) error) error {
 	}
 	return err
 }
+
+// errUnchanged ends an update that would write what is there: a commit flushes the file twice.
+var errUnchanged = errors.New("nothing has changed")
 
 // judge decides how to handle damage that is found only now.
 func (d *DB) judge(err error) error {
@@ -327,11 +334,19 @@ func (d *DB) put(bucket []byte, key string, v any) error {
 	if err != nil {
 		return err
 	}
-	err = d.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put([]byte(key), b) })
+	err = d.update(func(tx *bbolt.Tx) error { return put(tx.Bucket(bucket), []byte(key), b) })
 	if err != nil {
 		return fmt.Errorf("cannot record %s %s: %w", bucket, strconv.Quote(key), err)
 	}
 	return nil
+}
+
+// put writes a value, unless it is there.
+func put(b *bbolt.Bucket, key, value []byte) error {
+	if old := b.Get(key); old != nil && bytes.Equal(old, value) {
+		return errUnchanged
+	}
+	return b.Put(key, value)
 }
 
 func (d *DB) get(bucket []byte, key string, v any) (found bool, err error) {
@@ -349,7 +364,13 @@ func (d *DB) get(bucket []byte, key string, v any) (found bool, err error) {
 }
 
 func (d *DB) remove(bucket []byte, key string) error {
-	return d.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Delete([]byte(key)) })
+	return d.update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucket)
+		if b.Get([]byte(key)) == nil {
+			return errUnchanged
+		}
+		return b.Delete([]byte(key))
+	})
 }
 
 func all[T any](d *DB, bucket []byte) (list []T, err error) {

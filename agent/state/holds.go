@@ -46,6 +46,9 @@ func (d *DB) RemoveHolds(instance string) error {
 		for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 			keys = append(keys, bytes.Clone(k))
 		}
+		if len(keys) == 0 {
+			return errUnchanged
+		}
 		for _, k := range keys {
 			if err := tx.Bucket(bucketHolds).Delete(k); err != nil {
 				return err

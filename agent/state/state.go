@@ -159,7 +159,7 @@ func (d *DB) UpdateInstance(name string, fn func(*Instance) error) error {
 		if err != nil {
 			return err
 		}
-		return b.Put([]byte(name), v)
+		return put(b, []byte(name), v)
 	})
 }
 

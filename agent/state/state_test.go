@@ -134,3 +134,35 @@ func TestNumbersOutliveRemoval(t *testing.T) {
 		t.Fatal("the hold is still there", h, err)
 	}
 }
+
+// TestUnchanged: what is written already is not flushed again.
+func TestUnchanged(t *testing.T) {
+	d, _ := open(t)
+	flushes := func(what string, want bool, do func() error) {
+		t.Helper()
+		stats := d.db.Stats()
+		before := stats.TxStats.GetWrite()
+		if err := do(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		stats = d.db.Stats()
+		if got := stats.TxStats.GetWrite() > before; got != want {
+			t.Errorf("%s: written is %v", what, got)
+		}
+	}
+	set := func(last uint32) func() error {
+		return func() error { return d.UpdateInstance("a", func(i *Instance) error { i.Last = last; return nil }) }
+	}
+	flushes("a new record", true, set(1))
+	flushes("the same", false, set(1))
+	flushes("another", true, set(2))
+	flushes("a journal entry", true, func() error { return d.PutRefresh("1", "x") })
+	flushes("the same entry", false, func() error { return d.PutRefresh("1", "x") })
+	flushes("another entry", true, func() error { return d.PutRefresh("1", "y") })
+	flushes("its removal", true, func() error { return d.RemoveRefresh("1") })
+	flushes("its removal again", false, func() error { return d.RemoveRefresh("1") })
+	flushes("no holds", false, func() error { return d.RemoveHolds("a") })
+	if i, err := d.Instance("a"); err != nil || i.Last != 2 {
+		t.Errorf("%+v, %v", i, err)
+	}
+}
