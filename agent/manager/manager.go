@@ -202,7 +202,6 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.resolver = resolve.New(m.store, m.indices)
 	m.costs = cost.New(m.store)
 	m.resolver.Collect = m.collectForSpace
-	m.resolver.Reserve = m.unmadeReserve
 	m.resolver.Progressed = m.observer.TransfersChanged
 	if err = m.setReserve(); err != nil {
 		return nil, err

@@ -18,13 +18,3 @@ func (m *Manager) reserve() int64 {
 	}
 	return bytes
 }
-
-// unmadeReserve returns how much the file of the reserve lacks, in bytes. The space of the
-// file is not free any more, and must not be counted twice.
-func (m *Manager) unmadeReserve() int64 {
-	want, have, err := m.store.Reserve()
-	if err != nil {
-		return want
-	}
-	return max(want-have, 0)
-}

@@ -46,7 +46,8 @@ func (j *job) admit(missing []store.Want, links int) error {
 // shortage is the error with the needed and the free space.
 type shortage struct {
 	need, free   int64
-	reserve      int64 // bytes that are free and not to be used
+	reserve      int64 // bytes that are free and not to be used: what the file of the reserve lacks
+	kept         int64 // bytes of that file, which are not free
 	files, inode int64 // wanted; free
 }
 
@@ -60,8 +61,11 @@ func (s *shortage) lacks(plan *gc.Plan) int64 {
 
 func (s *shortage) refuse(name string, plan *gc.Plan) error {
 	free := humanize.Bytes(uint64(max(0, s.free+s.reserve))) + " free"
-	if s.reserve > 0 {
+	switch {
+	case s.reserve > 0:
 		free += ", of which " + humanize.Bytes(uint64(s.reserve)) + " are a reserve (gc.reserve in the policy)"
+	case s.kept > 0:
+		free += " beside a reserve of " + humanize.Bytes(uint64(s.kept)) + " (gc.reserve in the policy)"
 	}
 	text := fmt.Sprintf("%s needed, %s, %s can be freed", humanize.Bytes(uint64(s.need)), free, humanize.Bytes(uint64(plan.Bytes)))
 	if s.inode >= 0 && s.files > s.inode {
@@ -89,10 +93,13 @@ func (j *job) short(missing []store.Want, links int) (*shortage, error) {
 	j.r.mu.Lock()
 	defer j.r.mu.Unlock()
 	s := &shortage{need: need, free: space.Free - j.r.pledged, files: int64(len(missing)), inode: space.Files}
-	if j.r.Reserve != nil {
-		s.reserve = j.r.Reserve()
-		s.free -= s.reserve
+	// The space of the file is not free any more, and must not be counted twice.
+	var want int64
+	if want, s.kept, err = j.r.store.Reserve(); err != nil {
+		return nil, err
 	}
+	s.reserve = max(want-s.kept, 0)
+	s.free -= s.reserve
 	if s.need > s.free || s.inode >= 0 && s.files > s.inode {
 		return s, nil
 	}

@@ -53,9 +53,6 @@ type Resolver struct {
 	Collect func(ctx context.Context) error
 	// Parallel is the number of blobs that are fetched at the same time; 0 means 8.
 	Parallel int
-	// Reserve returns how many of the free bytes must stay free: the part of the
-	// store's reserve that its file does not hold. nil means none.
-	Reserve func() int64
 	// Progressed, which may be nil, is called when the transfers have changed beyond
 	// their beginning and end, twice a second at the most, from any goroutine. It must
 	// not block.

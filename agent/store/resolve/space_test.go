@@ -53,6 +53,32 @@ func (w *world) sized(t *testing.T, name string, n int) digest.Digest {
 	return w.r.Package(t, storetest.Spec{Name: name, Files: files})
 }
 
+// TestReserveIsCountedOnce: the file of the reserve takes its space already, so that all of the
+// free space can be used. Without the file, its size stays free. The error names the reserve.
+func TestReserveIsCountedOnce(t *testing.T) {
+	w := small(t, 8<<20)
+	if err := w.s.SetReserve(2 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if want, have, err := w.s.Reserve(); err != nil || want != have {
+		t.Fatalf("%d of %d, %v", have, want, err)
+	}
+	fits, large := w.sized(t, "fits", 5<<20), w.sized(t, "large", 7<<20)
+	refused := func(text string) {
+		t.Helper()
+		err := w.res.Resolve(context.Background(), large, w.r, "test", nil)
+		if !errkind.Is(err, errkind.NoSpace) || !strings.Contains(err.Error(), text) {
+			t.Errorf("%v\nwant %s", err, text)
+		}
+	}
+	refused(" free beside a reserve of 2.1 MB (gc.reserve in the policy), ")
+	w.resolve(t, fits)
+	if _, err := w.s.ReleaseReserve(); err != nil {
+		t.Fatal(err)
+	}
+	refused(" free, of which 2.1 MB are a reserve (gc.reserve in the policy), ")
+}
+
 func TestAdmission(t *testing.T) {
 	w := small(t, 2<<20)
 	one, two := w.sized(t, "one", 1<<20), w.sized(t, "two", 1500<<10)
