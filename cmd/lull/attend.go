@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/lull/lull/agent/lib/errkind"
@@ -68,7 +69,10 @@ func leave(code int) {
 	switch s {
 	case syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP:
 		signal.Reset(s)
-		_ = syscall.Kill(os.Getpid(), s)
+		// To this thread, which it reaches before the call returns. A signal to the process may
+		// reach another thread after the exit below, and a shell would go on with its loop.
+		runtime.LockOSThread()
+		_ = syscall.Tgkill(os.Getpid(), syscall.Gettid(), s)
 	}
 	os.Exit(128 + int(s)) // the signal may be ignored
 }

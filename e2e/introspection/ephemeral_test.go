@@ -2,6 +2,7 @@ package introspection_test
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/lull/lull/e2e/sample"
@@ -27,4 +28,32 @@ func TestEphemeralShowsItsDownload(t *testing.T) {
 		t.Errorf("the bar goes on: %q", p.Log())
 	}
 	p.Stop()
+}
+
+// TestEphemeralInterrupted: Ctrl-C while a package is fetched ends a loop of runs.
+func TestEphemeralInterrupted(t *testing.T) {
+	s := set(t, "gc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	sample.Write(s, s.Path(sample.V1), sample.V1)
+	sample.Ballast(s, s.Path(sample.V1), 3_000_000)
+	s.publish(s.Path(sample.V1))
+	s.start()
+	s.gate.close()
+	for range 5 { // the end by a signal must not depend on which thread gets it
+		p := s.Admin.Start("bash", "-c", `for i in 1 2 3; do echo "begins $i"; lull run --ephemeral `+sample.Name+`; echo "status $?"; done`)
+		s.Until("it fetches", limit, func() (bool, string) {
+			return len(rows(t, s.api.Property("", "Space.Transfers"))) > 0, p.Log()
+		})
+		if err := syscall.Kill(-p.PID, syscall.SIGINT); err != nil { // as a terminal does
+			t.Fatal(err)
+		}
+		if _, err := p.Wait(t.Context(), limit); err != nil {
+			t.Fatalf("the loop goes on: %v: %s", err, p.Log())
+		}
+		if log := p.Log(); strings.Contains(log, "begins 2") || strings.Contains(log, "status ") {
+			t.Errorf("the loop went on after Ctrl-C: %s", log)
+		}
+		s.Until("the transfer is over", limit, func() (bool, string) {
+			return len(rows(t, s.api.Property("", "Space.Transfers"))) == 0, p.Log()
+		})
+	}
 }
