@@ -63,6 +63,9 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 		}
 	}()
 	r.Version = offer.Version
+	if err := m.repos.Failed(repository); errkind.Is(err, errkind.Unavailable) {
+		r.Offline = err // its last answer has counted
+	}
 	r.Lease = m.indices.Lease(offer.Package, holder, pid) // before it is requested
 	err = m.resolver.Resolve(ctx, offer.Package, from, holder, progress)
 	if err == nil {
@@ -80,7 +83,7 @@ type Resolved struct {
 	Dir     *os.File
 	Lease   *index.Lease
 	Version string
-	Offline error // why no repository was read, so that this is the last known offer; nil if one was
+	Offline error // why the repository was not read, so that this is the last known offer; nil if it was
 }
 
 // offline finds a package that can be used while no repository can be reached. only names the

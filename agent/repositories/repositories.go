@@ -320,6 +320,17 @@ func first(without map[string]error) error {
 	return err
 }
 
+// Failed returns why the last reading of a repository failed; nil means that it succeeded, or
+// that there was none.
+func (r *Set) Failed(name string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last := r.reads[name]; last != nil {
+		return last.err
+	}
+	return nil
+}
+
 // Without returns the reason why a package of a source of apt could not be followed at the
 // last read. Nil means that it could.
 func (r *Set) Without(repository, name string) error {

@@ -120,8 +120,37 @@ func TestEphemeralKilled(t *testing.T) {
 	}
 }
 
-// TestEphemeralEnds: the command ends as its program did, after cleaning up; a signal
-// while it fetches ends it by that signal.
+// TestEphemeralOutlivesTheAgent: a run keeps its package while the agent restarts, is killed,
+// and collects afterwards.
+func TestEphemeralOutlivesTheAgent(t *testing.T) {
+	s := set(t, 64*mib, 0)
+	s.publish("org.lull.one", "1", mib)
+	s.trust()
+	p, end := s.stay("org.lull.one")
+	s.Until("it runs", limit, func() (bool, string) { return strings.Contains(p.Log(), fmt.Sprint(mib)), p.Log() })
+	for _, leave := range []func(){s.StopAgent, func() { s.Agent().Crash() }} {
+		leave()
+		s.StartAgent()
+		s.MustLull("gc")
+		if left := s.packages(); len(left) != 1 {
+			t.Fatalf("what is left while it runs: %q", left)
+		}
+		if open := s.open(); len(open) != 1 || open[0] != "ephemeral run of org.lull.one, user root" {
+			t.Errorf("open: %q", open)
+		}
+	}
+	end.Close()
+	if code, err := p.Wait(t.Context(), limit); err != nil || code != 0 {
+		t.Errorf("it ended with %d, %v: %s", code, err, p.Log())
+	}
+	s.Until("the lease has ended", limit, func() (bool, string) { o := s.open(); return len(o) == 0, fmt.Sprint(o) })
+	s.MustLull("gc")
+	if left := s.packages(); len(left) != 0 {
+		t.Errorf("what is left: %q", left)
+	}
+}
+
+// TestEphemeralEnds: the command ends as its program did, after cleaning up.
 func TestEphemeralEnds(t *testing.T) {
 	s := set(t, 64*mib, 0)
 	s.publish("org.lull.one", "1", mib)
