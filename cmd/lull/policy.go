@@ -104,12 +104,19 @@ checks those that the agent reads. It exits with status 78 if one is broken.`,
 					_, err := policy.Load(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.d"))
 					return err
 				}
-				files = []string{filepath.Join(dir, "policy.yaml")}
+				main := filepath.Join(dir, "policy.yaml")
+				if _, err := os.Lstat(main); !errors.Is(err, fs.ErrNotExist) {
+					files = []string{main}
+				}
 				more, err := filepath.Glob(filepath.Join(dir, "policy.d", "*.yaml"))
 				if err != nil {
 					return output.Error(errkind.Failed, "cannot list %s: %w", dir, err)
 				}
-				files = append(files, more...)
+				if files = append(files, more...); len(files) == 0 && !a.JSON {
+					if err := a.Say(output.T("%s has no policy files, so the defaults apply", dir)); err != nil {
+						return err
+					}
+				}
 			}
 			if err := a.policyCheck(files); err != nil {
 				return err

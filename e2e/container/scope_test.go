@@ -44,6 +44,7 @@ var inside = []struct {
 	{"./e2e/container", "^(TestSessionClasses|TestWeakLocks)$", false},
 	{"./e2e/container", "^(TestMovedApplications|TestMovers|TestStrangers)$", false},
 	{"./e2e/container", "^(TestLogOut|TestSystemUnits|TestUserManagers)$", false},
+	{"./e2e/container", "^(TestRootless)$", true},
 	{"./e2e/container", "^(TestInstalled|TestFiles|TestApt|TestRights)$", false}, // last: what they install stays
 }
 
