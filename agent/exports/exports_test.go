@@ -164,20 +164,23 @@ func TestExecOfThePackage(t *testing.T) {
 		{Name: "app", Command: []string{"usr/bin/app"}, Desktop: "x.desktop", DBusName: "org.x.App", DBusService: "org.x.App.service"},
 		{Name: "second", Command: []string{"usr/libexec/app/app"}}}}
 	for lines, want := range map[string]string{
-		"Exec=/usr/bin/app":                                      "Exec=BIN/org.x",
-		"Exec=/usr/libexec/app/app":                              "Exec=BIN/org.x.second",
-		"Exec=/usr/bin/other":                                    "Exec=BIN/org.x.second", // a link to it
-		"Exec=/opt/app/run":                                      "Exec=BIN/org.x",
-		"Exec=/usr/libexec/app/helper":                           "error: line 4: Exec=/usr/libexec/app/helper: \"/usr/libexec/app/helper\" is a program of the package without an application",
-		"Exec=gapplication launch org.x.App":                     "Exec=BIN/org.x",
-		"Exec=gapplication launch org.y":                         "error: line 4: Exec=gapplication launch org.y: \"org.y\" is the bus name of no application",
-		"TryExec=/usr/bin/other\nExec=app":                       "TryExec=BIN/org.x.second\nExec=BIN/org.x",
-		"TryExec=/usr/libexec/app/helper\nExec=app":              "Exec=BIN/org.x",
-		"TryExec=python3\nExec=app":                              "TryExec=python3\nExec=BIN/org.x",
-		"Path=/usr/share/app\nExec=app":                          "Path=ROOT/current/org.x/usr/share/app\nExec=BIN/org.x",
-		"Path=/tmp\nExec=app":                                    "Path=/tmp\nExec=BIN/org.x",
-		"Icon=app\nIcon[de]=app-de\nExec=app":                    "Icon=theme\nExec=BIN/org.x",
-		"Exec=app\nActions=a;\n\n[Desktop Action a]\nExec=other": "error: line 8: Exec=other: \"other\" is no application",
+		"Exec=/usr/bin/app":               "Exec=BIN/org.x",
+		"Exec=/usr/libexec/app/app":       "Exec=BIN/org.x.second",
+		"Exec=/usr/bin/other":             "Exec=BIN/org.x.second", // a link to it
+		"Exec=/opt/app/run":               "Exec=BIN/org.x",
+		"Exec=/usr/libexec/app/helper %u": "Exec=BIN/org.x %u", // which the app starts
+		"Exec=/usr/libexec/app/helper\n[Desktop Action a]\nName=a\nExec=/usr/libexec/app/helper -n": "Exec=BIN/org.x\n[Desktop Action a]\nName=a\nExec=BIN/org.x -n",
+		"Exec=app\n[Desktop Action a]\nName=a\nExec=/usr/libexec/app/helper":                        "error: line 7: Exec=/usr/libexec/app/helper: \"/usr/libexec/app/helper\" is a program of the package without an application",
+		"Exec=gapplication launch org.x.App":                                                        "Exec=BIN/org.x",
+		"Exec=gapplication launch org.y":                                                            "error: line 4: Exec=gapplication launch org.y: \"org.y\" is the bus name of no application",
+		"TryExec=/usr/bin/other\nExec=app":                                                          "TryExec=BIN/org.x.second\nExec=BIN/org.x",
+		"TryExec=/usr/libexec/app/helper\nExec=app":                                                 "TryExec=BIN/org.x\nExec=BIN/org.x",
+		"TryExec=usr/share/app/x\nExec=app":                                                         "Exec=BIN/org.x",
+		"TryExec=python3\nExec=app":                                                                 "TryExec=python3\nExec=BIN/org.x",
+		"Path=/usr/share/app\nExec=app":                                                             "Path=ROOT/current/org.x/usr/share/app\nExec=BIN/org.x",
+		"Path=/tmp\nExec=app":                                                                       "Path=/tmp\nExec=BIN/org.x",
+		"Icon=app\nIcon[de]=app-de\nExec=app":                                                       "Icon=theme\nExec=BIN/org.x",
+		"Exec=app\nActions=a;\n\n[Desktop Action a]\nExec=other":                                    "error: line 8: Exec=other: \"other\" is no application",
 	} {
 		root := t.TempDir()
 		write(t, pkg+"/x.desktop", "[Desktop Entry]\nType=Application\nName=x\n"+lines+"\n")

@@ -1,6 +1,7 @@
 package exports
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,10 +16,12 @@ import (
 
 // programs finds the wrappers for the Exec lines of a, or of no app in particular if a is nil.
 func (p *planner) programs(a *manifest.App) desktopentry.Programs {
-	return desktopentry.Programs{
-		Find:  func(program string) (string, error) { return p.find(a, program) },
-		Named: p.named,
+	first := ""
+	find := func(program string) (string, error) {
+		first = cmp.Or(first, program)
+		return p.find(a, program, program == first)
 	}
+	return desktopentry.Programs{Find: find, Named: p.named}
 }
 
 // programOf returns the path of an app's program, or "/" if the app has no command.
@@ -30,10 +33,11 @@ func programOf(a *manifest.App) string {
 }
 
 // find returns the wrapper of the application in an Exec line of a: by the path of its
-// program, by its name, or by the name of its program. An absolute path outside of the
-// directories of commands that the package does not have means a itself. It is the place
-// where the package is usually installed.
-func (p *planner) find(a *manifest.App, program string) (string, error) {
+// program, by its name, or by the name of its program. Another absolute path outside of the
+// directories of commands means a itself: the place where the package is usually installed,
+// or a program that the command of a starts. If the package has the program, that holds for
+// the main one of the file alone, because an action may start a helper.
+func (p *planner) find(a *manifest.App, program string, main bool) (string, error) {
 	base, inside := path.Base(program), ""
 	if path.IsAbs(program) {
 		inside = path.Clean(program)[1:]
@@ -59,7 +63,9 @@ func (p *planner) find(a *manifest.App, program string) (string, error) {
 				return p.WrapperPath(p.instance, p.m, p.m.Apps[i].Name), nil
 			}
 		}
-		return "", fmt.Errorf("%.200q is a program of the package without an application", program)
+		if !main {
+			return "", fmt.Errorf("%.200q is a program of the package without an application", program)
+		}
 	}
 	if dir := path.Base(path.Dir(program)); a != nil && dir != "bin" && dir != "sbin" {
 		return p.WrapperPath(p.instance, p.m, a.Name), nil
@@ -85,7 +91,7 @@ func (p *planner) tryExec(a *manifest.App, f *desktopentry.File, group string) {
 		return
 	}
 	_, err := p.pkg.Lstat(strings.TrimPrefix(path.Clean(program), "/"))
-	if to, ferr := p.find(a, program); ferr == nil {
+	if to, ferr := p.find(a, program, true); ferr == nil {
 		f.Set(group, "TryExec", strings.ReplaceAll(to, `\`, `\\`))
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		f.Drop(group, "TryExec")
