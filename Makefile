@@ -35,8 +35,8 @@ TEST_NEEDS := $(DEMO_NEEDS) git:git ps:procps dbus-run-session:dbus-daemon notif
 	gsettings:libglib2.0-bin gio:libglib2.0-bin desktop-file-validate:desktop-file-utils xdg-mime:xdg-utils update-mime-database:shared-mime-info man:man-db /usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml:gsettings-desktop-schemas \
 	/usr/libexec/dconf-service:dconf-service /usr/lib/x86_64-linux-gnu/gio/modules/libdconfsettings.so:dconf-gsettings-backend \
 	mksquashfs:squashfs-tools mandoc:mandoc groff:groff-base lintian:lintian rpm:rpm appstreamcli:appstream \
-	gpg:gpg gpg-agent:gpg-agent apt-ftparchive:apt-utils
-BENCH_NEEDS := $(TEST_NEEDS) zstd:zstd ostree:ostree nix-store:nix-bin casync:casync nginx:nginx-light
+	gpg:gpg gpg-agent:gpg-agent apt-ftparchive:apt-utils nginx:nginx-light
+BENCH_NEEDS := $(TEST_NEEDS) zstd:zstd ostree:ostree nix-store:nix-bin casync:casync
 ARM64_NEEDS := $(TEST_NEEDS) aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
 
 # Linters, at these versions, come through the module proxy.

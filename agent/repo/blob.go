@@ -19,9 +19,9 @@ import (
 // described in zstd's contrib/seekable_format.
 const FrameSize = 4 << 20
 
-// maxWindow is the largest zstd window, and so about the most memory, that one
+// MaxWindow is the largest zstd window, and so about the most memory, that one
 // open blob may ask for.
-const maxWindow = 8 << 20
+const MaxWindow = 8 << 20
 
 // BlobPath returns the path of a blob in a repository.
 func BlobPath(d digest.Digest) string { return "blobs/" + d.String() + ".zst" }
@@ -119,7 +119,7 @@ func (d *decoders) decoder() (*zstd.Decoder, error) {
 		return dec, nil
 	}
 	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxWindow(maxWindow))
+		zstd.WithDecoderMaxWindow(MaxWindow))
 }
 
 func (d *decoders) release(dec *zstd.Decoder) {

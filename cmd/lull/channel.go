@@ -18,12 +18,12 @@ func (a *app) channelCmd() *cobra.Command {
 		Use:   "channel",
 		Short: "Show and change what the channels of a repository offer",
 		Long: `Works on a repository that you sign, without the packages' sources and without an
-agent. Copy the repository to its server afterwards: a change reaches each machine
-with its next check.`,
+agent. If it is a directory, copy it to its server afterwards: a change reaches each
+machine with its next check.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.channelShowCmd(), a.channelHaltCmd(), a.channelResumeCmd(), a.channelPromoteCmd())
+	cmd.AddCommand(a.channelListCmd(), a.channelShowCmd(), a.channelHaltCmd(), a.channelResumeCmd(), a.channelPromoteCmd(), a.channelRemoveCmd())
 	return cmd
 }
 
@@ -35,7 +35,7 @@ type channelFlags struct {
 
 func (f *channelFlags) add(cmd *cobra.Command) {
 	f.signing.add(cmd)
-	cmd.Flags().StringVar(&f.repository, "repo", "", "`directory` of the repository")
+	cmd.Flags().StringVar(&f.repository, "repo", "", "`directory` of the repository, or s3://BUCKET/PREFIX")
 	cmd.Flags().StringVar(&f.channel, "channel", "stable", "`name` of the channel")
 	_ = cmd.MarkFlagDirname("repo")
 }
@@ -48,7 +48,7 @@ func (f *channelFlags) options(name string) (publish.ChannelOptions, error) {
 	if f.repository == "" {
 		return publish.ChannelOptions{}, output.Error(errkind.Usage, "cannot change a channel: no repository is named").WithHint("--repo names its directory")
 	}
-	common, err := f.common()
+	common, err := f.common(f.repository)
 	return publish.ChannelOptions{Common: common, Name: name, Channel: f.channel, Version: f.version}, err
 }
 
@@ -209,15 +209,7 @@ func (a *app) showOffers(list repo.Offers) error {
 	if a.JSON {
 		doc := channelJSON{Document: output.One, Name: list[0].Name, Channel: list[0].Channel, Offers: []channelVersionJSON{}}
 		for i := range list {
-			o := &list[i]
-			j := channelVersionJSON{Release: o.Version, Package: o.Package.String(), Urgency: string(o.Urgency), Published: o.Published, Percent: o.Percent(now), Rollout: repo.FormatSteps(o.Steps)}
-			if len(o.Steps) > 0 {
-				j.Start = &o.Start
-			}
-			if o.Halted != nil {
-				j.Halted, j.Reason = &o.Halted.At, o.Halted.Reason
-			}
-			doc.Offers = append(doc.Offers, j)
+			doc.Offers = append(doc.Offers, versionOf(&list[i], now))
 		}
 		return a.WriteJSON(doc)
 	}

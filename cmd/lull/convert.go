@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -32,15 +31,20 @@ func (c *conversion) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.version, "version", "", "`version` of a package that is made of a file")
 }
 
-// converts reports whether a package must be made from the sources. One directory with a
-// lull.yaml needs no conversion.
+// converts reports whether a package must be made from the sources. Directories with a
+// lull.yaml need no conversion.
 func converts(sources []string) bool {
-	fi, err := os.Stat(sources[0])
-	if len(sources) > 1 || err != nil || !fi.IsDir() {
-		return len(sources) > 1 || err == nil
+	if !slices.ContainsFunc(sources, func(s string) bool { return !isSource(s) }) {
+		return false
 	}
-	_, err = os.Lstat(filepath.Join(sources[0], convert.SourceFile))
-	return errors.Is(err, fs.ErrNotExist)
+	_, err := os.Stat(sources[0])
+	return len(sources) > 1 || err == nil
+}
+
+// isSource reports whether path is a directory with a lull.yaml.
+func isSource(path string) bool {
+	_, err := os.Lstat(filepath.Join(path, convert.SourceFile))
+	return err == nil
 }
 
 func isRegular(path string) bool {

@@ -10,6 +10,7 @@ import (
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
+	"github.com/lull/lull/agent/repo/publish/bucket"
 	"github.com/lull/lull/cmd/lull/output"
 )
 
@@ -17,20 +18,38 @@ import (
 type signing struct{ keys, expires string }
 
 func (s *signing) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.keys, "keys", "", "`directory` of the keys, if not REPOSITORY.keys")
+	cmd.Flags().StringVar(&s.keys, "keys", "", "`directory` of the keys, if not REPOSITORY.keys; a bucket needs it")
 	cmd.Flags().StringVar(&s.expires, "expires", "", "`time` for which signatures are good, if not a year: 30d, 12w")
 }
 
 // common returns the options for the publishing package. The root key keeps its own, longer
 // lifetime.
-func (s *signing) common() (publish.Common, error) {
-	c := publish.Common{Keys: s.keys}
+func (s *signing) common(repository string) (c publish.Common, err error) {
+	c.Keys = s.keys
+	if c.Storage, err = storageOf(repository); err != nil {
+		return c, err
+	}
+	if c.Storage != nil && s.keys == "" {
+		return c, output.Error(errkind.Usage, "cannot use the repository %s: no directory of its keys is named", repository).WithHint("--keys names it")
+	}
 	if s.expires == "" {
 		return c, nil
 	}
 	d, err := output.ParseDuration(s.expires)
 	c.Expires = publish.Expiry{Targets: d, Snapshot: d, Timestamp: d}
 	return c, err
+}
+
+// storageOf returns the bucket that an address names. Nil means a directory.
+func storageOf(repository string) (publish.Storage, error) {
+	if !strings.HasPrefix(repository, bucket.Scheme) {
+		return nil, nil
+	}
+	b, err := bucket.Open(repository)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // maxSources bounds the files that become one package.
@@ -42,10 +61,16 @@ func (a *app) publishCmd() *cobra.Command {
 	var allowKeys []string
 	var made conversion
 	cmd := &cobra.Command{
-		Use:   "publish FOLDER|FILE... --repo REPOSITORY",
-		Short: "Put a package into a repository",
-		Long: `Publishes the package in FOLDER, which has a lull.yaml beside its files. The
-repository is a directory that any web server can serve. No agent is needed.
+		Use:   "publish FOLDER...|FILE... --repo REPOSITORY",
+		Short: "Put packages into a repository",
+		Long: `Publishes the package in FOLDER, which has a lull.yaml beside its files. Several
+FOLDERs are published with one set of signatures: others see all of them or none.
+The repository is a directory that any web server can serve, or s3://BUCKET/PREFIX
+in an object store. No agent is needed.
+
+Server, region and credentials of an object store are those of Amazon's tools:
+AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a
+profile. Two publishers at once do not disturb each other.
 
 Of a FILE (.deb, .tar, .tar.gz, .tar.xz, .tar.zst, .tar.bz2, .zip, an AppImage of
 type 2, or a directory without lull.yaml) a package is made first: see
@@ -62,6 +87,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
   lull publish ./notes --repo ./repo
   lull publish ./notes --repo ./repo --channel edge --urgency security
   lull publish ./notes --repo ./repo --rollout 1%@0h,10%@6h,100%@2d
+  lull publish ./notes ./maps --repo s3://packages/main --keys ./keys
   lull publish --show ./Thing-1.2-x86_64.AppImage
   lull publish --check ./thing_1.2_amd64.deb
   lull publish ./thing_1.2_amd64.deb ./libthing_1.0_amd64.deb --repo ./repo`,
@@ -74,7 +100,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 				return a.checkPackage(cmd.Context(), words, made)
 			}
 			switch {
-			case len(words) == 2 && repository == "" && !isRegular(words[1]):
+			case len(words) == 2 && repository == "" && !isRegular(words[1]) && !isSource(words[1]):
 				repository, words = words[1], words[:1]
 			case repository == "":
 				return output.Error(errkind.Usage, "cannot publish: no repository is named").WithHint("use it as `%s`", usageLine(cmd.UseLine()))
@@ -86,7 +112,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 				}
 				return output.Error(errkind.Usage, "cannot understand the urgency %q", urgency).WithHint("it is %s", strings.Join(all, ", "))
 			}
-			common, err := s.common()
+			common, err := s.common(repository)
 			if err != nil {
 				return err
 			}
@@ -96,24 +122,27 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 					return err
 				}
 			}
-			source := words[0]
+			sources := words
 			var dir *scratch
 			if converts(words) {
 				if dir, err = a.converted(cmd.Context(), words, made); err != nil {
 					return err
 				}
 				defer dir.remove()
-				source = dir.tree
+				sources = []string{dir.tree}
 			}
-			r, err := publish.Publish(cmd.Context(), repository, source, o)
+			if len(sources) > 1 && made.overlay != "" {
+				return output.Error(errkind.Usage, "cannot publish several packages with --with: it is for one")
+			}
+			results, err := publish.PublishAll(cmd.Context(), repository, sources, o)
 			if err != nil {
 				return output.Doing("publish "+words[0], dir.named(err, words[0]))
 			}
-			return a.published(r)
+			return a.published(results)
 		},
 	}
 	s.add(cmd)
-	cmd.Flags().StringVar(&repository, "repo", "", "`directory` of the repository")
+	cmd.Flags().StringVar(&repository, "repo", "", "`directory` of the repository, or s3://BUCKET/PREFIX")
 	cmd.Flags().StringVar(&channel, "channel", "stable", "`name` of the channel")
 	cmd.Flags().StringVar(&urgency, "urgency", string(repo.UrgencyMedium), "how soon people should have it: low, medium, high, security")
 	cmd.Flags().StringVar(&notes, "notes", "", "`text` that describes what is new, if not that of lull.yaml")
@@ -124,9 +153,19 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 	return cmd
 }
 
-// publishedJSON is what `lull publish --json` writes.
+// publishedJSON is what `lull publish --json` writes for one package.
 type publishedJSON struct {
 	output.Document
+	publishedPackage
+}
+
+// publishedListJSON is what `lull publish --json` writes for several packages.
+type publishedListJSON struct {
+	output.Document
+	Packages []publishedPackage `json:"packages"`
+}
+
+type publishedPackage struct {
 	Name        string         `json:"name"`
 	Package     string         `json:"package"`
 	Release     string         `json:"release"`
@@ -153,21 +192,47 @@ type omissionJSON struct {
 	Why  string `json:"why,omitempty"`
 }
 
-func (a *app) published(r *publish.Result) error {
+func (a *app) published(results []*publish.Result) error {
+	if a.JSON && len(results) == 1 {
+		return a.WriteJSON(publishedJSON{output.One, packageOf(results[0])})
+	}
 	if a.JSON {
-		doc := publishedJSON{
-			Document: output.One, Name: r.Name, Package: r.Package.String(), Release: r.Version, Channel: r.Channel,
-			Blobs: r.Blobs, NewBlobs: r.NewBlobs, Bytes: r.Bytes, NewBytes: r.NewBytes, Files: r.Files, FileBytes: r.FileBytes,
-			Largest: []fileJSON{}, Executables: append([]string{}, r.Executables...), LeftOut: []omissionJSON{}, Private: append([]string{}, r.Private...),
-		}
-		for _, f := range r.Largest {
-			doc.Largest = append(doc.Largest, fileJSON(f))
-		}
-		for _, o := range r.Omitted {
-			doc.LeftOut = append(doc.LeftOut, omissionJSON(o))
+		doc := publishedListJSON{Document: output.One}
+		for _, r := range results {
+			doc.Packages = append(doc.Packages, packageOf(r))
 		}
 		return a.WriteJSON(doc)
 	}
+	var private []string
+	for _, r := range results {
+		if err := a.describePublished(r); err != nil {
+			return err
+		}
+		private = append(private, r.Private...)
+	}
+	if len(private) > 0 {
+		slices.Sort(private)
+		a.Warn(output.T("the repository is published, but only its owner can read %s", some(slices.Compact(private))), output.T("chmod 755 lets a web server of another user read it"))
+	}
+	return nil
+}
+
+func packageOf(r *publish.Result) publishedPackage {
+	p := publishedPackage{
+		Name: r.Name, Package: r.Package.String(), Release: r.Version, Channel: r.Channel,
+		Blobs: r.Blobs, NewBlobs: r.NewBlobs, Bytes: r.Bytes, NewBytes: r.NewBytes, Files: r.Files, FileBytes: r.FileBytes,
+		Largest: []fileJSON{}, Executables: append([]string{}, r.Executables...), LeftOut: []omissionJSON{}, Private: append([]string{}, r.Private...),
+	}
+	for _, f := range r.Largest {
+		p.Largest = append(p.Largest, fileJSON(f))
+	}
+	for _, o := range r.Omitted {
+		p.LeftOut = append(p.LeftOut, omissionJSON(o))
+	}
+	return p
+}
+
+func (a *app) describePublished(r *publish.Result) error {
 	lines := []string{output.T("%s %s is published in channel %s: %s, %d new (%s)",
 		r.Name, r.Version, r.Channel, output.Count(r.Blobs, "file", "files"), r.NewBlobs, output.Size(uint64(max(0, r.NewBytes))))}
 	lines = append(lines, output.T("  taken: %s, %s", output.Count(r.Files, "file", "files"), output.Size(uint64(max(0, r.FileBytes)))))
@@ -193,9 +258,6 @@ func (a *app) published(r *publish.Result) error {
 		if err := a.Say(l); err != nil {
 			return err
 		}
-	}
-	if len(r.Private) > 0 {
-		a.Warn(output.T("the repository is published, but only its owner can read %s", some(r.Private)), output.T("chmod 755 lets a web server of another user read it"))
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func (a *app) repoCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoShowCmd(), a.repoSetURLCmd(), a.repoRemoveCmd(), a.repoResignCmd(), a.repoRotateCmd())
+	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoShowCmd(), a.repoSetURLCmd(), a.repoRemoveCmd(), a.repoResignCmd(), a.repoRotateCmd(), a.repoCheckCmd(), a.repoPruneCmd())
 	return cmd
 }
 
@@ -30,15 +30,16 @@ func (a *app) repoInitCmd() *cobra.Command {
 	var s signing
 	var useKeys bool
 	cmd := &cobra.Command{
-		Use:   "init FOLDER",
+		Use:   "init REPOSITORY",
 		Short: "Make an empty repository and its keys",
-		Long: `Makes an empty repository and, beside it in FOLDER.keys, the keys that sign it.
-Keep the keys away from the web server. The root.json in the repository is what
-others trust.`,
-		Example: "  lull repo init ./repo",
-		Args:    args(1, 1),
+		Long: `Makes an empty repository, a directory or s3://BUCKET/PREFIX, and, beside it in
+REPOSITORY.keys or in --keys, the keys that sign it. Keep the keys away from the web
+server. The root.json in the repository is what others trust.`,
+		Example: `  lull repo init ./repo
+  lull repo init s3://packages/main --keys ./keys`,
+		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, words []string) error {
-			common, err := s.common()
+			common, err := s.common(words[0])
 			if err != nil {
 				return err
 			}
@@ -46,7 +47,7 @@ others trust.`,
 				return err
 			}
 			keys := output.Either(s.keys, filepath.Clean(words[0])+".keys")
-			root, err := os.ReadFile(filepath.Join(words[0], "root.json"))
+			root, err := os.ReadFile(filepath.Join(keys, "root.json"))
 			if err != nil {
 				return err
 			}
@@ -80,7 +81,7 @@ func (a *app) repoResignCmd() *cobra.Command {
 	var s signing
 	var all, bins bool
 	cmd := &cobra.Command{
-		Use:   "resign FOLDER",
+		Use:   "resign REPOSITORY",
 		Short: "Sign a repository again, before its signatures expire",
 		Long: `Signs the timestamp of a repository again, so that it does not expire. One that is
 lost or damaged is made again from the newest state that was signed.
@@ -89,7 +90,7 @@ lost or damaged is made again from the newest state that was signed.
 that list their packages, and publishing takes the same time at any size.`,
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, words []string) error {
-			common, err := s.common()
+			common, err := s.common(words[0])
 			if err != nil {
 				return err
 			}
@@ -109,7 +110,7 @@ func (a *app) repoRotateCmd() *cobra.Command {
 	var s signing
 	var roles []string
 	cmd := &cobra.Command{
-		Use:   "rotate FOLDER",
+		Use:   "rotate REPOSITORY",
 		Short: "Replace the keys of a repository by new ones",
 		Long: `Replaces keys by new ones, as when one may have been seen by others. Those who
 trust the repository follow by themselves. The old keys stay beside the new ones
@@ -118,7 +119,7 @@ in files that end in .old.`,
   lull repo rotate ./repo --role timestamp`,
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, words []string) error {
-			common, err := s.common()
+			common, err := s.common(words[0])
 			if err != nil {
 				return err
 			}

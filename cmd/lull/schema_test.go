@@ -38,6 +38,7 @@ var documents = map[string]any{
 	"lull publish --check": checkedJSON{}, "lull publish --show": derivedJSON{}, "lull refresh": refreshesJSON{}, "lull refresh --list": updatesJSON{}, "lull remove": refreshesJSON{},
 	"lull repo add": repoChangedJSON{}, "lull repo init": repoInitJSON{}, "lull repo list": repoListJSON{}, "lull repo remove": repoChangedJSON{},
 	"lull repo resign": signedJSON{}, "lull repo rotate": signedJSON{}, "lull repo set-url": repoChangedJSON{}, "lull repo show": repoShowJSON{},
+	"lull publish A B": publishedListJSON{}, "lull channel list": channelListJSON{}, "lull channel remove": channelRemovedJSON{}, "lull repo check": repoCheckJSON{}, "lull repo prune": repoPruneJSON{},
 	"lull revert": refreshesJSON{}, "lull search": searchJSON{}, "lull status": statusJSON{}, "lull status APP": packageStatusJSON{},
 	"lull switch": packageStatusJSON{}, "lull system commit": systemJSON{}, "lull system prepare-image": preparedImageJSON{},
 	"lull system rollback": systemJSON{}, "lull system stage": systemJSON{}, "lull system status": systemJSON{}, "lull unhold": holdsJSON{},
@@ -299,6 +300,7 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 	broken := write("broken.yaml", "no-such-key: 1\n")
 	source := filepath.Dir(write("package/lull.yaml", "name: org.example.thing\nversion: \"1\"\napps: [{name: thing, command: [bin/thing]}]\n"))
 	write("package/bin/thing", "#!/bin/sh\n")
+	other := filepath.Dir(write("other/lull.yaml", "name: org.example.other\nversion: \"1\"\n"))
 	if err := os.Chmod(filepath.Join(source, "bin/thing"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -320,6 +322,8 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 		{"lull repo remove", "repo remove main"}, {"lull repo remove", "repo remove main"},
 		{"lull policy check", "policy check " + policy}, {"lull policy check", "policy check " + broken}, {"lull policy explain", "--config " + dir + " --root " + store + " policy explain " + app},
 		{"lull repo init", "repo init " + repository}, {"lull publish", "publish " + source + " --repo " + repository}, {"lull repo resign", "repo resign " + repository},
+		{"lull publish A B", "publish " + source + " " + other + " --repo " + repository}, {"lull channel list", "channel list --repo " + repository}, {"lull channel remove", "channel remove org.example.other --repo " + repository},
+		{"lull repo check", "repo check " + repository}, {"lull repo prune", "repo prune --dry-run " + repository},
 		{"lull channel halt", "channel halt org.example.thing --reason slow --repo " + repository}, {"lull channel show", "channel show org.example.thing --repo " + repository},
 		{"lull channel resume", "channel resume org.example.thing --repo " + repository}, {"lull channel promote", "channel promote org.example.thing --rollout 1%@0h,100%@2d --repo " + repository},
 		{"lull repo rotate", "repo rotate " + repository}, {"lull system prepare-image", "--root " + store + " system prepare-image"}, {"lull system prepare-image", "--root " + store + " system prepare-image"},

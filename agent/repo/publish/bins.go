@@ -5,14 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/repo"
 )
 
@@ -38,7 +35,7 @@ func (s *state) bin(role string) (*metadata.Metadata[metadata.TargetsType], erro
 	b.Signed.Version = 0 // it is published as its next version
 	if at := s.snapshot.Signed.Meta[role+".json"]; at != nil {
 		var err error
-		if b, err = metadata.Targets().FromFile(s.path(numbered(at.Version, role))); err == nil {
+		if b, err = metadataAt(s, metadata.Targets(), numbered(at.Version, role)); err == nil {
 			err = s.targets.VerifyDelegate(role, b)
 		}
 		if err == nil && b.Signed.Version != at.Version {
@@ -171,17 +168,14 @@ func (s *state) writeBins() (changed bool, err error) {
 	}
 	for _, role := range slices.Sorted(maps.Keys(s.dirty)) {
 		b := s.bins[role]
-		b.Signed.Version++
 		b.Signed.Expires = s.expiry.until(metadata.TARGETS, s.now)
-		b.ClearSignatures()
-		if _, err := b.Sign(k.signer); err != nil {
-			return false, err
-		}
-		data, err := b.ToBytes(false)
-		if err != nil {
-			return false, err
-		}
-		if err := durable.WriteFile(s.path(numbered(b.Signed.Version, role)), data, 0o644); err != nil {
+		if _, err := s.create(role, &b.Signed.Version, func() ([]byte, error) {
+			b.ClearSignatures()
+			if _, err := b.Sign(k.signer); err != nil {
+				return nil, err
+			}
+			return b.ToBytes(false)
+		}); err != nil {
 			return false, err
 		}
 		// Its length and hash would make the snapshot ten times as large.
@@ -191,17 +185,6 @@ func (s *state) writeBins() (changed bool, err error) {
 	// lifetime.
 	life := s.expiry.until(metadata.TARGETS, s.now).Sub(s.now)
 	return s.renew || s.targets.Signed.Version == 0 || s.targets.Signed.Expires.Sub(s.now) < life/2, nil
-}
-
-// pruneBins deletes the versions of the changed bins that are too old for any reader. One
-// publication makes at most one version of a bin.
-func (s *state) pruneBins() {
-	for role := range s.dirty {
-		if old := s.bins[role].Signed.Version - keepVersions; old > 0 {
-			os.Remove(s.path(numbered(old, role)))
-		}
-	}
-	s.dirty = nil
 }
 
 // split lists the packages of a repository in hash bins. Versions of lull that do not read
@@ -234,19 +217,18 @@ func (s *state) split() error {
 const namesDir = "names"
 
 func (s *state) noteName(name string) error {
-	path := filepath.Join(s.dir, namesDir, strings.ToLower(name))
-	if data, err := os.ReadFile(path); err == nil && string(data) == name {
+	path := namePath(name)
+	if data, err := s.read(path); err == nil && string(data) == name {
 		return nil
 	}
-	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, []byte(name), 0o644) // a lost file costs the warning, which readers repeat
+	return s.store.Put(s.ctx, Object{Path: path, Data: []byte(name)})
 }
+
+func namePath(name string) string { return namesDir + "/" + strings.ToLower(name) }
 
 // notedTwin is caseTwin for a repository with bins.
 func (s *state) notedTwin(name string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(s.dir, namesDir, strings.ToLower(name)))
+	data, err := s.read(namePath(name))
 	if errors.Is(err, fs.ErrNotExist) || string(data) == name {
 		return "", nil
 	}
@@ -254,8 +236,9 @@ func (s *state) notedTwin(name string) (string, error) {
 		return "", err
 	}
 	// It may have been removed since.
-	if _, err := os.Lstat(filepath.Join(s.dir, "channels", string(data))); errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+	twin := string(data)
+	if none, err := s.none("channels/" + twin + "/"); err != nil || none {
+		return "", err
 	}
-	return string(data), nil
+	return twin, nil
 }

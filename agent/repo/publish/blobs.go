@@ -13,59 +13,39 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/lull/lull/agent/lib/digest"
-	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/repo"
 )
 
 // batch is a set of new blobs of a repository: compressed files in a directory of their own,
-// which commit flushes together and moves into place.
+// which commit stages together.
 type batch struct {
-	repo, tmp string
-	seen      sync.Map     // digest.Digest → struct{}: present or in progress
-	bytes     atomic.Int64 // compressed, new
+	store Storage
+	tmp   string
+	seen  sync.Map     // digest.Digest → struct{}: present or in progress
+	bytes atomic.Int64 // compressed, new
+
+	reported int // blobs in fresh that a Result counts
 
 	mu    sync.Mutex
 	fresh []digest.Digest
 }
 
-// scratch is the directory of unfinished blobs. Only the holder of the repository's lock uses
-// it.
-const scratch = ".publish"
-
-func newBatch(dir string) (*batch, error) {
-	b := &batch{repo: dir, tmp: filepath.Join(dir, scratch)}
-	if err := os.RemoveAll(b.tmp); err != nil { // left by a killed publisher
-		return nil, err
-	}
-	return b, os.Mkdir(b.tmp, 0o755)
+func newBatch(store Storage) (*batch, error) {
+	tmp, err := store.Scratch()
+	return &batch{store: store, tmp: tmp}, err
 }
 
 func (b *batch) close() { os.RemoveAll(b.tmp) }
 
-func (b *batch) blobPath(d digest.Digest) string {
-	return filepath.Join(b.repo, filepath.FromSlash(repo.BlobPath(d)))
-}
-
-// served is the mode of all files of a repository, independent of the publisher's umask: a
-// web server of another user reads them.
-const served = 0o644
-
 // wanted reports whether the blob must be written. It returns true to one caller only.
-func (b *batch) wanted(d digest.Digest) (bool, error) {
+func (b *batch) wanted(ctx context.Context, d digest.Digest) (bool, error) {
 	if _, again := b.seen.LoadOrStore(d, struct{}{}); again {
 		return false, nil
 	}
-	path := b.blobPath(d)
-	fi, err := os.Lstat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return true, nil
-	}
-	if err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&served != served {
-		err = os.Chmod(path, served)
-	}
-	return false, err
+	kept, err := b.store.Keep(ctx, repo.BlobPath(d))
+	return !kept, err
 }
 
 // compressor belongs to one worker.
@@ -98,7 +78,7 @@ func (b *batch) add(ctx context.Context, path string, e *manifest.Entry, c *comp
 			return changed(path)
 		}
 		e.Blob = digest.Of(c.content[:n])
-		return b.addBytes(e.Blob, c.content[:n], c)
+		return b.addBytes(ctx, e.Blob, c.content[:n], c)
 	}
 	var n int64
 	if e.Blob, n, err = digest.Read(contextReader{ctx, f}); err != nil {
@@ -107,7 +87,7 @@ func (b *batch) add(ctx context.Context, path string, e *manifest.Entry, c *comp
 	if n != size {
 		return changed(path)
 	}
-	if wanted, err := b.wanted(e.Blob); err != nil || !wanted {
+	if wanted, err := b.wanted(ctx, e.Blob); err != nil || !wanted {
 		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -121,8 +101,8 @@ func (b *batch) add(ctx context.Context, path string, e *manifest.Entry, c *comp
 }
 
 // addBytes adds content to the batch.
-func (b *batch) addBytes(d digest.Digest, content []byte, c *compressor) error {
-	wanted, err := b.wanted(d)
+func (b *batch) addBytes(ctx context.Context, d digest.Digest, content []byte, c *compressor) error {
+	wanted, err := b.wanted(ctx, d)
 	if err != nil || !wanted {
 		return err
 	}
@@ -181,29 +161,23 @@ func (b *batch) done(d digest.Digest, packed int) {
 	b.fresh = append(b.fresh, d)
 }
 
-// commit moves the batch into the repository. A name in blobs/ means a whole blob on stable
-// storage, so the content is flushed first.
-func (b *batch) commit() error {
-	if len(b.fresh) == 0 {
-		return nil
-	}
-	if err := durable.SyncFS(b.tmp); err != nil {
-		return err
-	}
+// commit stages the batch. A name in blobs/ means a whole blob on stable storage, so the
+// storage flushes the content first.
+func (b *batch) commit(ctx context.Context) error {
 	for _, d := range b.fresh {
-		if err := durable.Move(filepath.Join(b.tmp, d.String()), b.blobPath(d)); err != nil {
+		if err := b.store.Put(ctx, Object{Path: repo.BlobPath(d), From: filepath.Join(b.tmp, d.String())}); err != nil {
 			return err
 		}
 	}
-	return durable.SyncDir(filepath.Join(b.repo, "blobs"))
+	return nil
 }
 
 // readMeta reads a manifest that is in the repository.
-func readMeta(dir string, pkg digest.Digest) (*manifest.Meta, int64, error) {
+func readMeta(ctx context.Context, store Storage, pkg digest.Digest) (*manifest.Meta, int64, error) {
 	fail := func(err error) (*manifest.Meta, int64, error) {
 		return nil, 0, errkind.New(errkind.Invalid, "cannot use package %s, which is not (whole) in the repository: %w", pkg, err)
 	}
-	f, err := os.Open(filepath.Join(dir, filepath.FromSlash(repo.BlobPath(pkg))))
+	f, err := store.Open(ctx, repo.BlobPath(pkg))
 	if err != nil {
 		return fail(err)
 	}
@@ -229,11 +203,11 @@ func readMeta(dir string, pkg digest.Digest) (*manifest.Meta, int64, error) {
 
 // addClosure adds to sizes the manifest m, of size bytes and digest pkg, its content and that
 // of its subpackages, all of which must be in the repository.
-func (b *batch) addClosure(sizes map[digest.Digest]int64, pkg digest.Digest, m *manifest.Meta, size int64) error {
+func (b *batch) addClosure(ctx context.Context, sizes map[digest.Digest]int64, pkg digest.Digest, m *manifest.Meta, size int64) error {
 	sizes[pkg] = size
 	for _, blob := range m.Blobs() {
 		sizes[blob.Digest] = blob.Size
-		if wanted, err := b.wanted(blob.Digest); err != nil {
+		if wanted, err := b.wanted(ctx, blob.Digest); err != nil {
 			return err
 		} else if wanted {
 			return errkind.New(errkind.Invalid, "cannot use package %s: its blob %s is not in the repository", pkg, blob.Digest)
@@ -243,11 +217,11 @@ func (b *batch) addClosure(sizes map[digest.Digest]int64, pkg digest.Digest, m *
 		if _, known := sizes[sub]; known {
 			continue
 		}
-		sm, size, err := readMeta(b.repo, sub)
+		sm, size, err := readMeta(ctx, b.store, sub)
 		if err != nil {
 			return err
 		}
-		if err := b.addClosure(sizes, sub, sm, size); err != nil {
+		if err := b.addClosure(ctx, sizes, sub, sm, size); err != nil {
 			return err
 		}
 	}

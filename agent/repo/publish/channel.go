@@ -4,15 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/lull/lull/agent/lib/digest"
-	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/repo"
@@ -28,6 +25,11 @@ func (s *state) offers(name, channel string) (repo.Offers, error) {
 	if err != nil || t == nil {
 		return nil, err
 	}
+	return s.offersOf(name, channel, t)
+}
+
+// offersOf is offers with the target of the channel. It may be used from any goroutine.
+func (s *state) offersOf(name, channel string, t *metadata.TargetFiles) (repo.Offers, error) {
 	file, err := repo.OffersOf(t.Custom)
 	if err != nil {
 		return nil, err
@@ -36,7 +38,7 @@ func (s *state) offers(name, channel string) (repo.Offers, error) {
 	if file != nil {
 		path, sum = repo.OffersPath(name, channel, file.SHA256), file.SHA256
 	}
-	data, err := os.ReadFile(filepath.Join(s.dir, path))
+	data, err := s.read(path)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +56,7 @@ func (s *state) offers(name, channel string) (repo.Offers, error) {
 }
 
 func pointerFile(name, channel string, t *metadata.TargetFiles) string {
-	return filepath.Join("channels", name, t.Hashes["sha256"].String()+"."+channel+".json")
+	return "channels/" + name + "/" + t.Hashes["sha256"].String() + "." + channel + ".json"
 }
 
 // before returns the offers that remain after a new one, because machines may have to return
@@ -95,15 +97,11 @@ func (s *state) writeOffers(list repo.Offers) error {
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(s.dir, "channels", p.Name)
-	if err := durable.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	sum := digest.Of(data)
 	target := metadata.TargetFile()
 	target.Length = int64(len(data))
 	target.Hashes["sha256"] = metadata.HexBytes(sum[:])
-	if err := durable.WriteFile(filepath.Join(s.dir, pointerFile(p.Name, p.Channel, target)), data, 0o644); err != nil {
+	if err := s.store.Put(s.ctx, Object{Path: pointerFile(p.Name, p.Channel, target), Data: data}); err != nil {
 		return err
 	}
 	if len(list) > 1 || len(list[0].Steps) > 0 || list[0].Halted != nil {
@@ -112,7 +110,7 @@ func (s *state) writeOffers(list repo.Offers) error {
 			return err
 		}
 		file := repo.OffersFile{SHA256: digest.Of(data), Length: int64(len(data))}
-		if err := durable.WriteFile(filepath.Join(s.dir, repo.OffersPath(p.Name, p.Channel, file.SHA256)), data, 0o644); err != nil {
+		if err := s.store.Put(s.ctx, Object{Path: repo.OffersPath(p.Name, p.Channel, file.SHA256), Data: data}); err != nil {
 			return err
 		}
 		custom, err := repo.CustomOf(file)
@@ -134,7 +132,7 @@ func (s *state) files(name, channel string) ([]string, error) {
 	list := []string{pointerFile(name, channel, t)}
 	file, err := repo.OffersOf(t.Custom)
 	if file != nil {
-		list = append(list, filepath.FromSlash(repo.OffersPath(name, channel, file.SHA256)))
+		list = append(list, repo.OffersPath(name, channel, file.SHA256))
 	}
 	return list, err
 }
@@ -280,22 +278,15 @@ func (o *ChannelOptions) with(ctx context.Context, dir, what string, do func(*st
 	if err := errors.Join(manifest.ValidName(o.Name), repo.ValidChannel(o.Channel)); err != nil {
 		return nil, err
 	}
-	keys, now, err := o.open(dir)
+	var list repo.Offers
+	err := o.transact(ctx, dir, false, func(s *state) (err error) {
+		if list, err = do(s); err != nil {
+			return errkind.New(errkind.KindOf(err), "cannot %s channel %q of %s: %w", what, o.Channel, o.Name, err).WithHint("%s", errkind.HintOf(err))
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
-	}
-	release, err := lock(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	s, err := load(dir, keys, o.Expires, now, false)
-	if err != nil {
-		return nil, err
-	}
-	list, err := do(s)
-	if err != nil {
-		return nil, errkind.New(errkind.KindOf(err), "cannot %s channel %q of %s: %w", what, o.Channel, o.Name, err).WithHint("%s", errkind.HintOf(err))
 	}
 	return list, nil
 }

@@ -12,7 +12,12 @@
 // that puts them in force. A run that is killed in between leaves files without references.
 // The next run repeats its work.
 //
-// A publisher holds a lock (flock) on the repository's directory, and others wait. The
-// functions keep no state between calls and may be called from any goroutine. They block on
-// the disk and on that lock until their context ends.
+// A repository is in a directory of this machine or in another Storage. In a directory, a
+// publisher holds a lock (flock), and others wait. In storage that publishers on several
+// machines share, the creation of the next snapshot decides between them, and the others
+// start from it. So the commit point of a publication there is its snapshot: the next
+// publisher writes a timestamp that a killed one has not written.
+//
+// The functions keep no state between calls and may be called from any goroutine. They block
+// on the storage and on that lock until their context ends.
 package publish

@@ -10,137 +10,16 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 
-	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/lib/digest"
-	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/repo"
 )
-
-// Common are the options that all operations share. The zero value is valid.
-type Common struct {
-	Keys    string // directory of the keys; default: the repository's path and ".keys"
-	Expires Expiry
-	Now     time.Time // default: the time
-}
-
-func (c Common) open(dir string) (keyFolder, time.Time, error) {
-	now := c.Now
-	if now.IsZero() {
-		now = time.Now()
-	}
-	keys, err := keysOf(dir, c.Keys)
-	return keys, now.UTC().Truncate(time.Second), err
-}
-
-// InitOptions are the options of Init.
-type InitOptions struct {
-	Common
-	UseKeys bool // existing keys sign the new repository
-}
-
-// Init makes an empty repository and its keys. Administrators configure the root.json in it
-// as their root of trust. Error Exists: there are metadata, channels or, without UseKeys,
-// keys. The next Init finishes one that was killed.
-func Init(ctx context.Context, dir string, o InitOptions) error {
-	keys, now, err := o.open(dir)
-	if err != nil {
-		return err
-	}
-	if err := mayInit(dir, keys, o.UseKeys); err != nil {
-		return err
-	}
-	for _, sub := range []string{"metadata", "channels", "blobs"} {
-		if err := durable.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			return errkind.New(errkind.KindOf(err), "cannot make the repository %s: %w", dir, err)
-		}
-	}
-	release, err := lock(ctx, dir)
-	if err != nil {
-		return err
-	}
-	defer release()
-	s := &state{dir: dir, keys: keys, expiry: o.Expires, now: now}
-	if err := mayInit(dir, keys, o.UseKeys); err != nil { // with the lock held
-		return err
-	}
-	err = durable.MkdirAll(string(keys), 0o700)
-	if err == nil {
-		err = durable.WriteFile(keys.unfinished(), nil, 0o600)
-	}
-	if err == nil {
-		err = s.init()
-	}
-	if err == nil {
-		err = durable.Remove(keys.unfinished())
-	}
-	if err != nil {
-		return errkind.New(errkind.KindOf(err), "cannot make the repository %s: %w", dir, err)
-	}
-	return nil
-}
-
-// unfinished is a file that exists while Init runs.
-func (k keyFolder) unfinished() string { return filepath.Join(string(k), ".init") }
-
-// mayInit returns an error of kind Exists if Init would replace existing files.
-func mayInit(dir string, keys keyFolder, useKeys bool) error {
-	if _, err := os.Lstat(keys.unfinished()); err == nil {
-		return nil // it was never published to
-	}
-	refuse := func(what, hint string) error {
-		return errkind.New(errkind.Exists, "cannot make the repository %s: it is there already: %s", dir, what).WithHint("%s", hint)
-	}
-	for _, sub := range []string{"metadata", "channels"} {
-		entries, err := os.ReadDir(filepath.Join(dir, sub))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return errkind.New(errkind.KindOf(err), "cannot make the repository %s: %w", dir, err)
-		}
-		if len(entries) > 0 {
-			return refuse(sub+" is not empty", "lull repo resign mends a repository whose timestamp is damaged or lost")
-		}
-	}
-	for _, role := range Roles {
-		if _, err := os.Lstat(keys.path(role)); err == nil && !useKeys {
-			return refuse("there are keys in "+string(keys), "--use-keys signs the new repository with them")
-		}
-	}
-	return nil
-}
-
-func (s *state) init() error {
-	s.root = metadata.Root(s.expiry.until(metadata.ROOT, s.now))
-	for _, role := range Roles {
-		k, err := s.keys.read(s.keys.path(role))
-		if errors.Is(err, fs.ErrNotExist) {
-			k, err = s.keys.create(s.keys.path(role))
-		}
-		if err != nil {
-			return err
-		}
-		if err := s.root.Signed.AddKey(k.public, role); err != nil {
-			return err
-		}
-	}
-	data, err := signed(s, metadata.ROOT, s.root)
-	if err != nil {
-		return err
-	}
-	if err := s.writeRoot(data, 1); err != nil {
-		return err
-	}
-	// Each is published as its next version, 1.
-	s.targets, s.snapshot, s.timestamp = metadata.Targets(), metadata.Snapshot(), metadata.Timestamp()
-	s.targets.Signed.Version, s.snapshot.Signed.Version, s.timestamp.Signed.Version = 0, 0, 0
-	return s.writeAll()
-}
 
 // Options are the options of Publish.
 type Options struct {
@@ -209,58 +88,154 @@ func (r *Result) describe(entries []manifest.Entry, omitted []Omission) {
 // Error Invalid: the source has a file or setting that a package must not have; the text
 // names it.
 func Publish(ctx context.Context, dir, srcDir string, o Options) (*Result, error) {
+	list, err := PublishAll(ctx, dir, []string{srcDir}, o)
+	if err != nil {
+		return nil, err
+	}
+	return list[0], nil
+}
+
+// PublishAll publishes several package sources with one set of signatures: readers see all of
+// them or none. Error Conflict: two of them have the same name.
+func PublishAll(ctx context.Context, dir string, srcDirs []string, o Options) ([]*Result, error) {
 	if o.Channel == "" {
 		o.Channel = "stable"
 	}
 	if o.Urgency == "" {
 		o.Urgency = repo.UrgencyMedium
 	}
-	if o.Workers <= 0 {
-		o.Workers = min(2, runtime.NumCPU())
-	}
 	if err := repo.ValidChannel(o.Channel); err != nil {
 		return nil, err
 	}
-	keys, now, err := o.open(dir)
+	store, keys, _, err := o.open(dir)
 	if err != nil {
 		return nil, err
 	}
-	m, l, err := readSource(srcDir, keys, o)
-	if err != nil {
-		return nil, err
+	if o.Workers <= 0 {
+		o.Workers = min(2, runtime.NumCPU())
+		if store.Shared() {
+			o.Workers = remoteWorkers
+		}
 	}
-	release, err := lock(ctx, dir)
-	if err != nil {
-		return nil, err
+	p := &publication{o: o, sources: make([]packageSource, len(srcDirs))}
+	for i, srcDir := range srcDirs {
+		if p.sources[i], err = readSource(srcDir, keys, o); err != nil {
+			return nil, err
+		}
+		for _, other := range p.sources[:i] {
+			if strings.EqualFold(other.m.Name, p.sources[i].m.Name) {
+				return nil, errkind.New(errkind.Conflict, "cannot publish %s: %s has the same name, %s", srcDir, other.dir, other.m.Name)
+			}
+		}
 	}
-	defer release()
-	s, err := load(dir, keys, o.Expires, now, false)
-	if err != nil {
-		return nil, err
+	defer p.close()
+	if err := o.transact(ctx, dir, false, p.publish); err != nil {
+		return nil, cannot(srcDirs[0], err)
 	}
-	b, err := newBatch(dir)
-	if err != nil {
-		return nil, cannot(srcDir, err)
+	var results []*Result
+	for _, src := range p.sources {
+		if d, ok := store.(*directory); ok {
+			if src.result.Private, err = privateDirs(d.dir, src.m.Name); err != nil {
+				return nil, err
+			}
+		}
+		results = append(results, src.result)
 	}
-	defer b.close()
-	m.Entries = l.entries
-	if err := b.addFiles(ctx, srcDir, m.Entries, o); err != nil {
-		return nil, cannot(srcDir, err)
+	return results, nil
+}
+
+// remoteWorkers is the default of Options.Workers if each blob takes a request.
+const remoteWorkers = 8
+
+// publication is a publication of several sources.
+type publication struct {
+	o       Options
+	sources []packageSource
+	batch   *batch // nil before the blobs are made
+}
+
+// packageSource is a source that was read.
+type packageSource struct {
+	dir    string
+	m      *manifest.Meta
+	l      *lister
+	result *Result
+}
+
+func (p *publication) close() {
+	if p.batch != nil {
+		p.batch.close()
+		p.batch = nil
 	}
-	res, err := b.finish(m)
-	if err != nil {
-		return nil, cannot(srcDir, err)
+}
+
+// publish makes the blobs, which it does once, and signs the pointers.
+func (p *publication) publish(s *state) (err error) {
+	defer func() {
+		if !errors.Is(err, errLost) {
+			p.close() // with the lock held
+		}
+	}()
+	if p.batch == nil {
+		if err := p.addBlobs(s); err != nil {
+			return err
+		}
 	}
-	res.Channel = o.Channel
-	res.describe(l.entries, l.omitted)
-	if err := ctx.Err(); err != nil {
-		return nil, cannot(srcDir, err)
+	for i := range p.sources {
+		src := &p.sources[i]
+		if err := s.ctx.Err(); err != nil {
+			return cannot(src.dir, err)
+		}
+		if err := s.point(src.m, src.result, p.o); err != nil {
+			return cannot(src.dir, err)
+		}
 	}
-	if err := s.point(m, res, o); err != nil {
-		return nil, cannot(srcDir, err)
+	return s.writeAll()
+}
+
+func (p *publication) addBlobs(s *state) (err error) {
+	if p.batch, err = newBatch(s.store); err != nil {
+		return err
 	}
-	res.Private, err = privateDirs(dir, res.Name)
-	return res, err
+	if s.store.Shared() {
+		if err := p.keepOffered(s); err != nil {
+			return err
+		}
+	}
+	for i := range p.sources {
+		src := &p.sources[i]
+		src.m.Entries = src.l.entries
+		if err := p.batch.addFiles(s.ctx, src.dir, src.m.Entries, p.o); err != nil {
+			return cannot(src.dir, err)
+		}
+		if src.result, err = p.batch.finish(s.ctx, src.m); err != nil {
+			return cannot(src.dir, err)
+		}
+		src.result.Channel = p.o.Channel
+		src.result.describe(src.l.entries, src.l.omitted)
+	}
+	return p.batch.commit(s.ctx)
+}
+
+// keepOffered marks the blobs of the offered versions as present. No prune deletes them, and
+// a request for each of them would take long.
+func (p *publication) keepOffered(s *state) error {
+	offered := map[digest.Digest]bool{}
+	for _, src := range p.sources {
+		list, err := s.offers(src.m.Name, p.o.Channel)
+		if err != nil {
+			return cannot(src.dir, err)
+		}
+		for _, o := range list {
+			if err := closure(s.ctx, s.store, o.Package, offered, true); err != nil {
+				return cannot(src.dir, err)
+			}
+		}
+	}
+	for d := range offered {
+		p.batch.seen.Store(d, struct{}{})
+	}
+	return nil
 }
 
 // privateDirs lists the directories of a repository, and those above it, that neither a group
@@ -290,30 +265,30 @@ func privateDirs(dir, name string) (private []string, err error) {
 	return private, nil
 }
 
-func readSource(srcDir string, keys keyFolder, o Options) (*manifest.Meta, *lister, error) {
+func readSource(srcDir string, keys keyFolder, o Options) (src packageSource, err error) {
 	path := filepath.Join(srcDir, SourceFile)
 	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, errkind.New(errkind.Invalid, "cannot publish %s: it has no %s", srcDir, SourceFile)
+		return src, errkind.New(errkind.Invalid, "cannot publish %s: it has no %s", srcDir, SourceFile)
 	}
 	if err != nil {
-		return nil, nil, cannot(srcDir, err)
+		return src, cannot(srcDir, err)
 	}
 	m, err := parseSource(path, content, o.Overlay)
 	if err != nil {
-		return nil, nil, errkind.New(errkind.Invalid, "%w", err)
+		return src, errkind.New(errkind.Invalid, "%w", err)
 	}
 	l := &lister{src: srcDir, keys: keys}
 	for _, path := range o.AllowKey {
 		l.allow = append(l.allow, filepath.ToSlash(filepath.Clean(path)))
 	}
 	if err := l.walk(); err != nil {
-		return nil, nil, cannot(srcDir, err)
+		return src, cannot(srcDir, err)
 	}
 	if err := exports.Check(m.Name, &m.Launch, srcDir); err != nil {
-		return nil, nil, errkind.New(errkind.Invalid, "cannot publish %s: %w", srcDir, err)
+		return src, errkind.New(errkind.Invalid, "cannot publish %s: %w", srcDir, err)
 	}
-	return m, l, nil
+	return packageSource{dir: srcDir, m: m, l: l}, nil
 }
 
 // cannot makes an error public. It does so once only.
@@ -388,8 +363,8 @@ func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.
 	return g.Wait()
 }
 
-// finish adds the manifest and moves all blobs into the repository.
-func (b *batch) finish(m *manifest.Meta) (*Result, error) {
+// finish adds the manifest of a source.
+func (b *batch) finish(ctx context.Context, m *manifest.Meta) (*Result, error) {
 	data, err := m.Encode()
 	if err != nil {
 		return nil, err
@@ -400,27 +375,25 @@ func (b *batch) finish(m *manifest.Meta) (*Result, error) {
 	}
 	defer c.enc.Close()
 	pkg := digest.Of(data)
-	if err := b.addBytes(pkg, data, c); err != nil {
+	if err := b.addBytes(ctx, pkg, data, c); err != nil {
 		return nil, err
 	}
 	sizes := map[digest.Digest]int64{}
-	if err := b.addClosure(sizes, pkg, m, int64(len(data))); err != nil {
-		return nil, err
-	}
-	if err := b.commit(); err != nil {
+	if err := b.addClosure(ctx, sizes, pkg, m, int64(len(data))); err != nil {
 		return nil, err
 	}
 	res := &Result{
 		Name: m.Name, Package: pkg, Version: m.Version,
-		Blobs: len(sizes), NewBlobs: len(b.fresh), NewBytes: b.bytes.Load(),
+		Blobs: len(sizes), NewBlobs: len(b.fresh) - b.reported, NewBytes: b.bytes.Swap(0),
 	}
+	b.reported = len(b.fresh)
 	for _, size := range sizes {
 		res.Bytes += size
 	}
 	return res, nil
 }
 
-// point writes the pointer, and the metadata that signs it.
+// point stages the pointer of a package.
 func (s *state) point(m *manifest.Meta, res *Result, o Options) error {
 	twin, err := s.caseTwin(m.Name)
 	if err != nil {
@@ -448,7 +421,7 @@ func (s *state) point(m *manifest.Meta, res *Result, o Options) error {
 	if err != nil {
 		return err
 	}
-	return s.setOffers(append(repo.Offers{next}, before(list, &next, s.now)...))
+	return s.writeOffers(append(repo.Offers{next}, before(list, &next, s.now)...))
 }
 
 // caseTwin returns a package of the repository whose name differs from name by case only, or

@@ -77,16 +77,16 @@ func (s *state) rebuildTimestamp() error {
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(filepath.Join(s.dir, "metadata"))
-	if err != nil {
-		return err
-	}
 	var versions []int64
-	for _, e := range entries {
-		number, found := strings.CutSuffix(e.Name(), "."+metadata.SNAPSHOT+".json")
+	err = s.store.List(s.ctx, "metadata/", func(path string, _ Info) error {
+		number, found := strings.CutSuffix(strings.TrimPrefix(path, "metadata/"), "."+metadata.SNAPSHOT+".json")
 		if v, err := strconv.ParseInt(number, 10, 64); found && err == nil {
 			versions = append(versions, v)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	slices.Sort(versions)
 	var first error
@@ -127,7 +127,7 @@ func (s *state) signAgain() error {
 // wholeSnapshot checks a version of the snapshot and the targets that it names. It returns
 // their version and the snapshot's bytes.
 func (s *state) wholeSnapshot(version int64) (targets int64, data []byte, err error) {
-	data, err = os.ReadFile(s.path(numbered(version, metadata.SNAPSHOT)))
+	data, err = s.read(numbered(version, metadata.SNAPSHOT))
 	if err != nil {
 		return 0, nil, err
 	}
@@ -142,7 +142,7 @@ func (s *state) wholeSnapshot(version int64) (targets int64, data []byte, err er
 	if at == nil || snapshot.Signed.Version != version {
 		return 0, nil, fmt.Errorf("version %d of the snapshot is not complete", version)
 	}
-	list, err := metadata.Targets().FromFile(s.path(numbered(at.Version, metadata.TARGETS)))
+	list, err := metadataAt(s, metadata.Targets(), numbered(at.Version, metadata.TARGETS))
 	if err == nil {
 		err = s.root.VerifyDelegate(metadata.TARGETS, list)
 	}
@@ -150,7 +150,7 @@ func (s *state) wholeSnapshot(version int64) (targets int64, data []byte, err er
 		err = fmt.Errorf("version %d of the targets is not complete", at.Version)
 	}
 	if err == nil {
-		whole := &state{dir: s.dir, snapshot: snapshot, targets: list}
+		whole := &state{ctx: s.ctx, store: s.store, dir: s.dir, snapshot: snapshot, targets: list}
 		_, err = whole.targetPaths()
 	}
 	return at.Version, data, err
@@ -162,7 +162,7 @@ var versionPattern = regexp.MustCompile(`"version":\s*(\d{1,15})`)
 
 // versionInRuins returns the highest version in the remains of the timestamp, or 0.
 func (s *state) versionInRuins() (version int64) {
-	data, err := os.ReadFile(s.path("timestamp.json"))
+	data, err := s.read(timestampPath)
 	if err != nil {
 		return 0
 	}

@@ -44,23 +44,12 @@ func Resign(ctx context.Context, dir string, o ResignOptions) error {
 
 // change runs do on a repository's verified state, while it holds the lock.
 func (c Common) change(ctx context.Context, dir, what string, rebuild bool, do func(*state) error) error {
-	keys, now, err := c.open(dir)
-	if err != nil {
-		return err
-	}
-	release, err := lock(ctx, dir)
-	if err != nil {
-		return err
-	}
-	defer release()
-	s, err := load(dir, keys, c.Expires, now, rebuild)
-	if err != nil {
-		return err
-	}
-	if err := do(s); err != nil {
-		return errkind.New(errkind.KindOf(err), "cannot "+what+": %w", dir, err)
-	}
-	return nil
+	return c.transact(ctx, dir, rebuild, func(s *state) error {
+		if err := do(s); err != nil {
+			return errkind.New(errkind.KindOf(err), "cannot "+what+": %w", dir, err).WithHint("%s", errkind.HintOf(err))
+		}
+		return nil
+	})
 }
 
 // RotateOptions are the options of Rotate.

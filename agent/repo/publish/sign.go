@@ -1,16 +1,16 @@
 package publish
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/durable"
@@ -47,7 +47,9 @@ func (e Expiry) until(role string, now time.Time) time.Time {
 // state is the metadata of a repository, verified against the root in the directory of the
 // keys. Its methods run while the repository's lock is held.
 type state struct {
-	dir    string
+	ctx    context.Context // of the operation that the state was loaded for
+	store  Storage
+	dir    string // the repository's address, for messages
 	keys   keyFolder
 	expiry Expiry
 	now    time.Time
@@ -63,12 +65,32 @@ type state struct {
 	renew bool // sign also unchanged metadata
 
 	extra map[string]key // during a rotation: a second key that signs
+
+	tag     string   // of the timestamp that was read, or ""
+	created []string // metadata that no other metadata names yet
 }
 
-func (s *state) path(name string) string { return filepath.Join(s.dir, "metadata", name) }
+// timestampPath is the path of the file that readers request first.
+const timestampPath = "metadata/timestamp.json"
 
+// numbered returns the path of a version of a role's metadata.
 func numbered(version int64, role string) string {
-	return strconv.FormatInt(version, 10) + "." + role + ".json"
+	return "metadata/" + strconv.FormatInt(version, 10) + "." + role + ".json"
+}
+
+// read returns a file of the repository.
+func (s *state) read(path string) ([]byte, error) {
+	data, _, err := s.store.Read(s.ctx, path)
+	return data, err
+}
+
+// metadataAt reads a file of metadata into m.
+func metadataAt[T metadata.Roles](s *state, m *metadata.Metadata[T], path string) (*metadata.Metadata[T], error) {
+	data, err := s.read(path)
+	if err != nil {
+		return nil, err
+	}
+	return m.FromBytes(data)
 }
 
 // anchor is the path of the trusted copy of the newest root.
@@ -76,10 +98,13 @@ func (k keyFolder) anchor() string { return filepath.Join(string(k), "root.json"
 
 // load reads the current state, as readers of the repository do. It accepts expired metadata,
 // which is about to be re-signed. With rebuild it rebuilds a lost or damaged timestamp.
-func load(dir string, keys keyFolder, expiry Expiry, now time.Time, rebuild bool) (*state, error) {
-	s := &state{dir: dir, keys: keys, expiry: expiry, now: now}
+//
+// In storage that publishers share, the newest snapshot counts, even if no timestamp names it
+// yet: its publisher was killed, or is about to write the timestamp.
+func load(ctx context.Context, store Storage, dir string, keys keyFolder, expiry Expiry, now time.Time, rebuild bool) (*state, error) {
+	s := &state{ctx: ctx, store: store, dir: dir, keys: keys, expiry: expiry, now: now}
 	fail := func(role string, err error) (*state, error) {
-		if errors.As(err, new(*os.PathError)) {
+		if errors.As(err, new(*fs.PathError)) {
 			hint := "lull repo init makes a repository and its keys"
 			if role != metadata.ROOT {
 				hint = "lull repo resign mends a timestamp that is damaged or lost; the rest has to come from a copy of the repository"
@@ -102,7 +127,11 @@ func load(dir string, keys keyFolder, expiry Expiry, now time.Time, rebuild bool
 	if err := s.followRoots(); err != nil {
 		return fail(metadata.ROOT, err)
 	}
-	if s.timestamp, err = metadata.Timestamp().FromFile(s.path("timestamp.json")); err != nil {
+	data, tag, err := store.Read(ctx, timestampPath)
+	if s.tag = tag; err == nil {
+		s.timestamp, err = metadata.Timestamp().FromBytes(data)
+	}
+	if err != nil {
 		if !rebuild {
 			return fail(metadata.TIMESTAMP, damaged{err})
 		}
@@ -113,17 +142,12 @@ func load(dir string, keys keyFolder, expiry Expiry, now time.Time, rebuild bool
 	if err != nil {
 		return fail(metadata.TIMESTAMP, err)
 	}
-	if at := s.timestamp.Signed.Meta["snapshot.json"]; at == nil {
-		err = errors.New("it names no snapshot")
-	} else if s.snapshot, err = metadata.Snapshot().FromFile(s.path(numbered(at.Version, metadata.SNAPSHOT))); err == nil {
-		err = s.root.VerifyDelegate(metadata.SNAPSHOT, s.snapshot)
-	}
-	if err != nil {
+	if err := s.readSnapshot(); err != nil {
 		return fail(metadata.SNAPSHOT, err)
 	}
 	if at := s.snapshot.Signed.Meta["targets.json"]; at == nil {
 		err = errors.New("it names no targets")
-	} else if s.targets, err = metadata.Targets().FromFile(s.path(numbered(at.Version, metadata.TARGETS))); err == nil {
+	} else if s.targets, err = metadataAt(s, metadata.Targets(), numbered(at.Version, metadata.TARGETS)); err == nil {
 		err = s.root.VerifyDelegate(metadata.TARGETS, s.targets)
 	}
 	if err != nil {
@@ -132,12 +156,46 @@ func load(dir string, keys keyFolder, expiry Expiry, now time.Time, rebuild bool
 	return s, nil
 }
 
+// readSnapshot reads the snapshot that the timestamp names or, in shared storage, a newer one.
+func (s *state) readSnapshot() (err error) {
+	at := s.timestamp.Signed.Meta["snapshot.json"]
+	if at == nil {
+		return errors.New("it names no snapshot")
+	}
+	if s.snapshot, err = metadataAt(s, metadata.Snapshot(), numbered(at.Version, metadata.SNAPSHOT)); err == nil {
+		err = s.root.VerifyDelegate(metadata.SNAPSHOT, s.snapshot)
+	}
+	for err == nil && s.store.Shared() {
+		version := s.snapshot.Signed.Version + 1
+		data, err := s.read(numbered(version, metadata.SNAPSHOT))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		next, err := metadata.Snapshot().FromBytes(data)
+		if err == nil {
+			err = s.root.VerifyDelegate(metadata.SNAPSHOT, next)
+		}
+		if err == nil && next.Signed.Version != version {
+			err = fmt.Errorf("the file of version %[2]d has version %[1]d", next.Signed.Version, version)
+		}
+		if err != nil {
+			return err
+		}
+		s.snapshot = next
+		s.timestamp.Signed.Meta["snapshot.json"] = describe(version, data)
+	}
+	return err
+}
+
 // followRoots continues from the trusted copy of the root to a newer one that an interrupted
 // rotation has published.
 func (s *state) followRoots() error {
 	for {
 		version := s.root.Signed.Version + 1
-		data, err := os.ReadFile(s.path(numbered(version, metadata.ROOT)))
+		data, err := s.read(numbered(version, metadata.ROOT))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -154,7 +212,7 @@ func (s *state) followRoots() error {
 		if next.Signed.Version != version {
 			return fmt.Errorf("the file of version %[2]d has version %[1]d", next.Signed.Version, version)
 		}
-		if err := s.writeRoot(data, version); err != nil {
+		if err := s.noteRoot(data); err != nil {
 			return err
 		}
 		s.root = next
@@ -193,17 +251,48 @@ func (s *state) writeTargets() error {
 	if changed, err := s.writeBins(); err != nil || !changed {
 		return err
 	}
-	s.targets.Signed.Version++
 	s.targets.Signed.Expires = s.expiry.until(metadata.TARGETS, s.now)
-	data, err := signed(s, metadata.TARGETS, s.targets)
+	data, err := s.create(metadata.TARGETS, &s.targets.Signed.Version, func() ([]byte, error) {
+		return signed(s, metadata.TARGETS, s.targets)
+	})
 	if err != nil {
 		return err
 	}
 	s.snapshot.Signed.Meta["targets.json"] = describe(s.targets.Signed.Version, data)
-	return durable.WriteFile(s.path(numbered(s.targets.Signed.Version, metadata.TARGETS)), data, 0o644)
+	return nil
 }
 
-// writeSnapshot publishes s.snapshot as its next version.
+// maxSkipped bounds the versions that publishers which did not finish have left in a row.
+const maxSkipped = 1000
+
+// create writes the next version of a role's metadata, which make returns. It skips versions
+// that exist: no snapshot names them.
+func (s *state) create(role string, version *int64, make func() ([]byte, error)) ([]byte, error) {
+	for range maxSkipped {
+		*version++
+		data, err := make()
+		if err != nil {
+			return nil, err
+		}
+		path := numbered(*version, role)
+		err = s.store.Create(s.ctx, Object{Path: path, Data: data})
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			s.created = append(s.created, path)
+		}
+		return data, err
+	}
+	return nil, fmt.Errorf("there are %d unused versions of the %s metadata", maxSkipped, role)
+}
+
+// errLost means that another publisher has created the next snapshot. The change has to be
+// made again, on the other one's state.
+var errLost = errors.New("another publisher was faster")
+
+// writeSnapshot publishes s.snapshot as its next version. In shared storage this decides
+// between publishers. Error errLost: another one has published that version.
 func (s *state) writeSnapshot() error {
 	s.snapshot.Signed.Version++
 	s.snapshot.Signed.Expires = s.expiry.until(metadata.SNAPSHOT, s.now)
@@ -212,11 +301,53 @@ func (s *state) writeSnapshot() error {
 		return err
 	}
 	s.timestamp.Signed.Meta["snapshot.json"] = describe(s.snapshot.Signed.Version, data)
-	return durable.WriteFile(s.path(numbered(s.snapshot.Signed.Version, metadata.SNAPSHOT)), data, 0o644)
+	err = s.store.Create(s.ctx, Object{Path: numbered(s.snapshot.Signed.Version, metadata.SNAPSHOT), Data: data})
+	if errors.Is(err, fs.ErrExist) {
+		_ = s.store.Remove(s.ctx, s.created) // what remains is skipped
+		return errLost
+	}
+	if err == nil {
+		err = s.store.Flush(s.ctx)
+	}
+	return err
 }
 
-// writeTimestamp publishes the timestamp. Its rename puts all other files in force.
+// writeTimestamp publishes the timestamp, which puts all other files in force. If another
+// publisher has replaced it since it was read, by one of the same state or a later one, its
+// timestamp stays.
 func (s *state) writeTimestamp() error {
+	for {
+		data, err := s.nextTimestamp()
+		if err != nil {
+			return err
+		}
+		if err := s.keys.noteSigned(s); err != nil {
+			return err
+		}
+		err = s.store.Swap(s.ctx, Object{Path: timestampPath, Data: data}, s.tag)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if data, s.tag, err = s.store.Read(s.ctx, timestampPath); err != nil {
+			return err
+		}
+		other, err := metadata.Timestamp().FromBytes(data)
+		if err == nil {
+			err = s.root.VerifyDelegate(metadata.TIMESTAMP, other)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot use the timestamp that another publisher has written: %w", err)
+		}
+		if at := other.Signed.Meta["snapshot.json"]; at != nil && at.Version >= s.snapshot.Signed.Version {
+			return nil
+		}
+		other.Signed.Meta = s.timestamp.Signed.Meta
+		s.timestamp = other
+	}
+}
+
+// nextTimestamp returns the next version of the timestamp, signed.
+func (s *state) nextTimestamp() ([]byte, error) {
 	s.timestamp.Signed.Version++
 	// Readers take this for a lower bound of the time. It never decreases. Otherwise,
 	// after a clock was ahead once, all later metadata would be expired.
@@ -229,14 +360,7 @@ func (s *state) writeTimestamp() error {
 	}
 	s.timestamp.Signed.UnrecognizedFields[repo.SignedAt] = at.UTC().Format(time.RFC3339)
 	s.timestamp.Signed.Expires = s.expiry.until(metadata.TIMESTAMP, at)
-	data, err := signed(s, metadata.TIMESTAMP, s.timestamp)
-	if err != nil {
-		return err
-	}
-	if err := s.keys.noteSigned(s); err != nil {
-		return err
-	}
-	return durable.WriteFile(s.path("timestamp.json"), data, 0o644)
+	return signed(s, metadata.TIMESTAMP, s.timestamp)
 }
 
 // writeAll publishes new versions of all metadata but the root. Its order ensures that a
@@ -251,42 +375,55 @@ func (s *state) writeAll() error {
 	return nil
 }
 
-// prune deletes versions that are too old for any reader. A version that cannot be deleted
-// does no harm.
+// prune deletes versions that are too old for any reader. One publication makes about one
+// version of a role. A version that is not deleted does no harm.
 func (s *state) prune() {
-	if s.binned() {
-		s.pruneBins()
-		for role, version := range map[string]int64{metadata.TARGETS: s.targets.Signed.Version, metadata.SNAPSHOT: s.snapshot.Signed.Version} {
-			if version > keepVersions {
-				os.Remove(s.path(numbered(version-keepVersions, role)))
-			}
-		}
-		return // reading such a large directory would take longer than all else
+	versions := map[string]int64{metadata.TARGETS: s.targets.Signed.Version, metadata.SNAPSHOT: s.snapshot.Signed.Version}
+	for role := range s.dirty {
+		versions[role] = s.bins[role].Signed.Version
 	}
-	entries, err := os.ReadDir(filepath.Join(s.dir, "metadata"))
-	if err != nil {
-		return
-	}
-	newest := map[string]int64{
-		metadata.TARGETS: s.targets.Signed.Version, metadata.SNAPSHOT: s.snapshot.Signed.Version,
-	}
-	for _, e := range entries {
-		number, rest, _ := strings.Cut(e.Name(), ".")
-		version, err := strconv.ParseInt(number, 10, 64)
-		top, known := newest[strings.TrimSuffix(rest, ".json")]
-		if err == nil && known && version <= top-keepVersions {
-			os.Remove(s.path(e.Name()))
+	var old []string
+	for role, version := range versions {
+		if version > keepVersions {
+			old = append(old, numbered(version-keepVersions, role))
 		}
 	}
+	s.dirty, s.created = nil, nil
+	_ = s.store.Remove(s.ctx, old)
 }
 
 // writeRoot publishes a root: under its number, as the copy for people, and as the trusted
-// copy.
+// copy. Error Conflict: another publisher has published another one.
 func (s *state) writeRoot(data []byte, version int64) error {
-	for _, path := range []string{s.path(numbered(version, metadata.ROOT)), s.keys.anchor(), filepath.Join(s.dir, "root.json")} {
-		if err := durable.WriteFile(path, data, 0o644); err != nil {
-			return fmt.Errorf("cannot write the root: %w", err)
-		}
+	err := s.store.Create(s.ctx, Object{Path: numbered(version, metadata.ROOT), Data: data})
+	if errors.Is(err, fs.ErrExist) {
+		return errkind.New(errkind.Conflict, "another publisher has published version %d of the root", version)
+	}
+	if err == nil {
+		err = s.store.Flush(s.ctx)
+	}
+	if err == nil {
+		err = s.noteRoot(data)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the root: %w", err)
 	}
 	return nil
+}
+
+// noteRoot writes the copies of a published root. Keys on a read-only file system keep their
+// older copy, from which each publisher continues.
+func (s *state) noteRoot(data []byte) error {
+	err := s.store.Put(s.ctx, Object{Path: "root.json", Data: data})
+	if err == nil {
+		err = s.store.Flush(s.ctx)
+	}
+	if err != nil {
+		return err
+	}
+	err = durable.WriteFile(s.keys.anchor(), data, 0o644)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
 }

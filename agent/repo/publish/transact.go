@@ -1,0 +1,62 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/lull/lull/agent/lib/errkind"
+)
+
+// Common are the options that all operations share. The zero value is valid.
+type Common struct {
+	Keys    string // directory of the keys; default: the repository's path and ".keys"
+	Expires Expiry
+	Now     time.Time // default: the time
+	Storage Storage   // default: the directory that the repository's address names
+}
+
+func (c Common) open(dir string) (Storage, keyFolder, time.Time, error) {
+	now := c.Now
+	if now.IsZero() {
+		now = time.Now()
+	}
+	now = now.UTC().Truncate(time.Second)
+	if c.Storage == nil {
+		keys, err := keysOf(dir, c.Keys)
+		return newDirectory(dir), keys, now, err
+	}
+	if c.Keys == "" {
+		return nil, "", now, errkind.New(errkind.Usage, "cannot use the repository %s: no directory of its keys is named", dir)
+	}
+	return c.Storage, keyFolder(c.Keys), now, nil
+}
+
+// maxLost bounds how often an operation starts again because other publishers were faster.
+const maxLost = 100
+
+// transact runs do on the verified state of a repository, while its lock is held. In shared
+// storage another publisher may be faster. Then do runs again, on the other one's state.
+func (c Common) transact(ctx context.Context, dir string, rebuild bool, do func(*state) error) error {
+	store, keys, now, err := c.open(dir)
+	if err != nil {
+		return err
+	}
+	release, err := store.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	for range maxLost {
+		s, err := load(ctx, store, dir, keys, c.Expires, now, rebuild)
+		if err == nil {
+			if err = do(s); err != nil {
+				store.Discard()
+			}
+		}
+		if !errors.Is(err, errLost) {
+			return err
+		}
+	}
+	return errkind.New(errkind.Busy, "cannot change the repository %s: other publishers were faster %d times", dir, maxLost)
+}

@@ -1,0 +1,86 @@
+package publishing
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lull/lull/agent/repo/publish"
+	"github.com/lull/lull/e2e/require"
+	"github.com/lull/lull/e2e/rig"
+)
+
+// shown returns the configuration that the documentation shows.
+func shown(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(rig.Module(), "docs", "repository.md"))
+	must(t, err)
+	_, rest, ok := strings.Cut(string(data), "\n    server {\n")
+	block, _, end := strings.Cut(rest, "\n    }\n")
+	if !ok || !end {
+		t.Fatal("docs/repository.md shows no server")
+	}
+	return "server {\n" + block + "\n}\n"
+}
+
+// TestNginx: a directory behind nginx, with the configuration of the documentation, can be
+// read, and is served with headers for caches and compressed.
+func TestNginx(t *testing.T) {
+	nginx := require.Program(t, "nginx")
+	dir := filepath.Join(t.TempDir(), "repo")
+	must(t, publish.Init(t.Context(), dir, publish.InitOptions{}))
+	src := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(src, "lull.yaml"), []byte("name: org.example.a\nversion: \"1\"\n"), 0o644))
+	_, err := publish.Publish(t.Context(), dir, src, publish.Options{})
+	must(t, err)
+	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{Bins: true}))
+
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	address := socket.Addr().String()
+	must(t, socket.Close())
+	server := shown(t)
+	for from, to := range map[string]string{"listen 80;": "listen " + address + ";", "root /srv/lull/repo;": "root " + dir + ";"} {
+		if strings.Count(server, from) != 1 {
+			t.Fatalf("the documentation shows no %q", from)
+		}
+		server = strings.Replace(server, from, to, 1)
+	}
+	at := t.TempDir()
+	conf := fmt.Sprintf("daemon off; pid %[1]s/pid; error_log %[1]s/log; user root;\nevents {}\nhttp {\naccess_log off;\nclient_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;\n%[2]s}\n", at, server)
+	must(t, os.WriteFile(filepath.Join(at, "conf"), []byte(conf), 0o644))
+	cmd := exec.Command(nginx, "-c", filepath.Join(at, "conf"))
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	})
+	awaitServer(t, "http://"+address)
+	if got := fmt.Sprint(offered(t, "http://"+address, filepath.Join(dir, "root.json"))); got != "map[org.example.a:1]" {
+		t.Errorf("offered: %s", got)
+	}
+	for path, want := range map[string]string{
+		"metadata/timestamp.json": "200 public, max-age=60 application/json", "root.json": "200 public, max-age=60 application/json", "metadata/2.snapshot.json": "200 public, max-age=31536000, immutable application/json",
+		"names/org.example.a": "200 public, max-age=60 text/plain", "metadata/99.root.json": "404  text/html", ".publish/x": "404  text/html",
+	} {
+		r, err := http.Get("http://" + address + "/" + path)
+		must(t, err)
+		r.Body.Close()
+		if got := fmt.Sprint(r.StatusCode, " ", r.Header.Get("Cache-Control"), " ", r.Header.Get("Content-Type")); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	blobs, err := filepath.Glob(filepath.Join(dir, "blobs", "*"))
+	must(t, err)
+	r, err := http.Get("http://" + address + "/blobs/" + filepath.Base(blobs[0]))
+	must(t, err)
+	r.Body.Close()
+	if r.Header.Get("Content-Type") != "application/zstd" {
+		t.Errorf("a blob: %v", r.Header)
+	}
+}

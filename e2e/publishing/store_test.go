@@ -1,0 +1,259 @@
+package publishing
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/e2e/require"
+	"github.com/lull/lull/e2e/rig"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+const gatewayVersion = "v1.8.0"
+
+// gateway returns the program of the object store. It is built once for each user.
+func gateway(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	must(t, err)
+	dir := filepath.Join(cache, "lull", "versitygw-"+gatewayVersion)
+	program := filepath.Join(dir, "versitygw")
+	require.Lock(t, "versitygw")
+	if _, err := os.Stat(program); err == nil {
+		return program
+	}
+	cmd := exec.Command("go", "install", "github.com/versity/versitygw/cmd/versitygw@"+gatewayVersion)
+	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		require.Missing(t, "needs the Versity S3 Gateway, which cannot be built: %v: %s", err, out)
+	}
+	return program
+}
+
+// program returns the command line of lull.
+func program(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("LULL_BIN"); dir != "" {
+		return filepath.Join(dir, "lull")
+	}
+	to := filepath.Join(t.TempDir(), "lull")
+	rig.GoBuild(t, "./cmd/lull", to, nil)
+	return to
+}
+
+// store is a running object store with an empty bucket, packages, that everybody can read.
+type store struct {
+	*testing.T
+	url, lull, keys string
+}
+
+const policy = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::packages/*"]}]}`
+
+func startStore(t *testing.T) *store {
+	t.Helper()
+	server := gateway(t)
+	s := &store{T: t, lull: program(t), keys: filepath.Join(t.TempDir(), "keys")}
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	host := socket.Addr().String()
+	must(t, socket.Close())
+	s.url = "http://" + host
+	var log bytes.Buffer
+	cmd := exec.Command(server, "--port", host, "--access", "publisher", "--secret", "not-a-secret", "--quiet", "posix", t.TempDir())
+	cmd.Stdout, cmd.Stderr = &log, &log
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+	t.Setenv("AWS_ENDPOINT_URL", s.url)
+	t.Setenv("AWS_ACCESS_KEY_ID", "publisher")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
+	awaitServer(t, s.url)
+	makeBucket(t, host)
+	return s
+}
+
+// awaitServer waits until a server accepts connections.
+func awaitServer(t *testing.T, url string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var d net.Dialer
+	for {
+		c, err := d.DialContext(ctx, "tcp", strings.TrimPrefix(url, "http://"))
+		if err == nil {
+			c.Close()
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("%s does not answer: %v", url, err)
+		}
+		time.Sleep(20 * time.Millisecond) // the program reports its start by no event
+	}
+}
+
+func (s *store) source(name, version string) string {
+	s.Helper()
+	dir := s.TempDir()
+	must(s.T, os.WriteFile(filepath.Join(dir, "lull.yaml"), fmt.Appendf(nil, "name: %s\nversion: %q\n", name, version), 0o644))
+	for i := range 20 {
+		must(s.T, os.WriteFile(filepath.Join(dir, fmt.Sprint("file", i)), fmt.Append(nil, name, version, i), 0o644))
+	}
+	return dir
+}
+
+// command returns a command that has no terminal, as in continuous integration.
+func (s *store) command(ctx context.Context, arguments ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.lull, append(arguments, "--keys", s.keys)...)
+	cmd.Env = append(os.Environ(), "HOME=/nonexistent")
+	return cmd
+}
+
+func (s *store) run(arguments ...string) (string, error) {
+	s.Helper()
+	out, err := s.command(s.Context(), arguments...).CombinedOutput()
+	return string(out), err
+}
+
+func (s *store) must(arguments ...string) string {
+	s.Helper()
+	out, err := s.run(arguments...)
+	if err != nil {
+		s.Fatalf("lull %s: %v: %s", strings.Join(arguments, " "), err, out)
+	}
+	return out
+}
+
+// offered reads the repository as a machine does, and all its blobs.
+func (s *store) offered() map[string]string {
+	s.Helper()
+	return offered(s.T, s.url+"/packages/main", filepath.Join(s.keys, "root.json"))
+}
+
+func offered(t *testing.T, url, trust string) map[string]string {
+	t.Helper()
+	root, err := os.ReadFile(trust)
+	must(t, err)
+	c, err := repo.Open(repo.Config{Name: "main", URL: url, Root: root}, t.TempDir())
+	must(t, err)
+	defer c.Close()
+	must(t, c.Update(t.Context()))
+	list, err := c.Listings(t.Context())
+	must(t, err)
+	found := map[string]string{}
+	for _, l := range list {
+		p, err := c.Channel(t.Context(), l.Name, l.Channel)
+		must(t, err)
+		r, err := c.Blob(t.Context(), p.Package, 0)
+		must(t, err)
+		_, err = io.Copy(io.Discard, r)
+		must(t, errors.Join(err, r.Close()))
+		found[l.Name] = p.Version
+	}
+	return found
+}
+
+// TestObjectStore: a repository lives in a bucket, from its first key on. Several publishers at
+// once lose nothing, and one that is killed at any time leaves a state that others continue.
+func TestObjectStore(t *testing.T) {
+	s := startStore(t)
+	const address = "s3://packages/main"
+	s.must("repo", "init", address)
+	s.must("publish", s.source("org.example.a", "1"), s.source("org.example.b", "1"), "--repo", address)
+	if got := fmt.Sprint(s.offered()); got != "map[org.example.a:1 org.example.b:1]" {
+		t.Errorf("offered: %s", got)
+	}
+	for path, cache := range map[string]string{"metadata/timestamp.json": "public, max-age=60", "metadata/2.snapshot.json": "public, max-age=31536000, immutable"} {
+		r, err := http.Get(s.url + "/packages/main/" + path)
+		must(t, err)
+		r.Body.Close()
+		if r.Header.Get("Cache-Control") != cache || r.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s: %v", path, r.Header)
+		}
+	}
+
+	t.Run("at once", func(t *testing.T) {
+		var all sync.WaitGroup
+		for i := range 4 {
+			src := s.source(fmt.Sprint("org.example.many", i), "1")
+			all.Go(func() {
+				if out, err := s.run("publish", src, "--repo", address); err != nil {
+					t.Errorf("%d: %v: %s", i, err, out)
+				}
+			})
+		}
+		all.Wait()
+		got := s.offered()
+		for i := range 4 {
+			if got[fmt.Sprint("org.example.many", i)] != "1" {
+				t.Errorf("offered: %v", got)
+			}
+		}
+	})
+
+	t.Run("killed", func(t *testing.T) {
+		begun := time.Now()
+		s.must("publish", s.source("org.example.c", "0"), "--repo", address)
+		whole := time.Since(begun)
+		for i := 1; i <= 8; i++ {
+			ctx, cancel := context.WithTimeout(t.Context(), whole*time.Duration(i)/8)
+			killed := s.command(ctx, "publish", s.source("org.example.c", fmt.Sprint(i)), "--repo", address).Run()
+			cancel()
+			before := s.offered()["org.example.c"]
+			if killed == nil && before != fmt.Sprint(i) {
+				t.Errorf("published %d, but %s is offered", i, before)
+			}
+			s.must("publish", s.source("org.example.d", fmt.Sprint(i)), "--repo", address)
+			if got := s.offered(); got["org.example.d"] != fmt.Sprint(i) || got["org.example.a"] != "1" {
+				t.Errorf("after a publisher was killed: %v", got)
+			}
+		}
+	})
+
+	out, err := s.command(t.Context(), "channel", "halt", "org.example.a", "--repo", address, "--reason", "slow").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "halted") {
+		t.Errorf("halt: %v: %s", err, out)
+	}
+	s.must("repo", "resign", address, "--all")
+	if out := s.must("channel", "list", "--repo", address); !strings.Contains(out, "org.example.b ") {
+		t.Errorf("listed: %s", out)
+	}
+	s.must("channel", "remove", "org.example.b", "--repo", address)
+	s.must("repo", "prune", address, "--grace", "2d")
+	s.must("repo", "check", address)
+	s.must("repo", "rotate", address)
+	s.must("publish", s.source("org.example.a", "2"), "--repo", address)
+	if got := s.offered()["org.example.a"]; got != "2" {
+		t.Errorf("offered after a rotation: %s", got)
+	}
+	if out, err := s.run("repo", "init", address); err == nil || !strings.Contains(out, "it is there already") {
+		t.Errorf("a second init: %v: %s", err, out)
+	}
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+	if out, err := s.run("publish", s.source("org.example.a", "3"), "--repo", address); err == nil || strings.Count(out, "\n") > 2 {
+		t.Errorf("a wrong secret: %v: %s", err, out)
+	}
+}
