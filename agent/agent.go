@@ -7,7 +7,7 @@
 //
 //	lib; authz, conditions, current, exports, footprint, locks, logging, logind,
 //	metrics, state, store, vacancy; convert, metricsfile, repo, runs; local, repositories,
-//	services; refresh, sysupdate; manager; api
+//	services; refresh, sysupdate; doctor; manager; api
 package agent
 
 import (

@@ -21,6 +21,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/lib/faultpoint"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/manager"
@@ -56,7 +57,7 @@ type Service struct {
 
 	// Expensive readings.
 	inspecting bus.Flight[string]
-	doctoring  bus.Flight[[]manager.Check]
+	doctoring  bus.Flight[[]doctor.Check]
 	planning   bus.Flight[*gc.Plan]
 	measuring  bus.Flight[manager.SpaceState]
 	expensive  turns

@@ -10,6 +10,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/lib/accounts"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/manager"
@@ -392,7 +393,7 @@ func (o managerObject) Doctor(c bus.Caller) ([]bus.Check, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := o.s.doctoring.Do(func() ([]manager.Check, error) { return o.s.m.Doctor(), nil })
+	own, err := o.s.doctoring.Do(func() ([]doctor.Check, error) { return o.s.m.Doctor().Examine(o.s.ctx), nil })
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/policy"
 )
 
@@ -95,9 +96,6 @@ type Unmet struct {
 	Seen      string           `json:"seen"` // what is so instead, in words
 }
 
-// clockTime is how a moment is written for people.
-const clockTime = "2006-01-02 15:04"
-
 // Unmet returns those of the conditions that are not fulfilled, and when that
 // may change without a signal; zero means that changes are signalled. With all
 // fulfilled, that is when the first of them ends by the clock.
@@ -127,7 +125,7 @@ func (s State) Unmet(required policy.Conditions, windows policy.Windows, now tim
 			if !open {
 				seen := "none opens"
 				if !change.IsZero() {
-					seen = "the next one opens " + change.Format(clockTime)
+					seen = "the next one opens " + change.Format(wallclock.Layout)
 				}
 				list = append(list, Unmet{c, seen})
 			}

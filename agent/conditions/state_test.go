@@ -7,6 +7,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/policy"
 )
 
@@ -59,7 +60,7 @@ func TestUnmet(t *testing.T) {
 		list, again := c.state.Unmet(c.required, c.windows, c.at)
 		when := "never"
 		if !again.IsZero() {
-			when = again.Format(clockTime)
+			when = again.Format(wallclock.Layout)
 		}
 		if fmt.Sprint(list) != c.unmet || when != c.again {
 			t.Errorf("%s: %v, again %s\nwant %s, again %s", c.name, list, when, c.unmet, c.again)

@@ -7,22 +7,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // verdict returns the doctor's check of that name.
-func verdict(t *testing.T, m *Manager, name string) Check {
+func verdict(t *testing.T, m *Manager, name string) doctor.Check {
 	t.Helper()
-	for _, c := range m.Doctor() {
+	for _, c := range m.Doctor().Examine(t.Context()) {
 		if c.Name == name {
-			if (c.State == checkOK) != (c.Advice == "") {
+			if (c.State == doctor.OK) != (c.Advice == "") {
 				t.Errorf("%+v: there is advice when something is wrong, and then only", c)
 			}
 			return c
 		}
 	}
 	t.Fatalf("the doctor does not look at %s", name)
-	return Check{}
+	return doctor.Check{}
 }
 
 // The doctor checks the policy in use and the policy in the files.
@@ -47,9 +48,9 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 			t.Errorf("%+v, want %s %s", c, state, seen)
 		}
 	}
-	expect(checkOK, m.Conf)
+	expect(doctor.OK, m.Conf)
 	write("policy.d/10.yaml", "schedule: {check: 1h}\n", time.Now().Add(time.Minute))
-	expect(checkWarn, "have changed since they were read")
+	expect(doctor.Warn, "have changed since they were read")
 	write("policy.d/10.yaml", "schedule: {check: 1h}\n", time.Now().Add(-time.Minute))
 	if err := os.Chtimes(filepath.Join(m.Conf, "policy.d"), time.Time{}, time.Now().Add(-time.Minute)); err != nil {
 		t.Fatal(err)
@@ -57,7 +58,7 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 	if err := m.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	expect(checkOK, m.Conf)
+	expect(doctor.OK, m.Conf)
 	if m.Policy().Schedule.Check != time.Hour {
 		t.Errorf("the schedule is %v", m.Policy().Schedule.Check)
 	}
@@ -65,7 +66,7 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 	if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), "10.yaml:1: ") || m.PolicyError() == nil {
 		t.Errorf("%v, %v", err, m.PolicyError())
 	}
-	expect(checkFail, "10.yaml:1: ")
+	expect(doctor.Fail, "10.yaml:1: ")
 	if m.Policy().Schedule.Check != time.Hour {
 		t.Errorf("a policy that is refused holds: %v", m.Policy().Schedule.Check)
 	}
@@ -75,7 +76,7 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 // too small.
 func TestDoctorLooksAtTheReserve(t *testing.T) {
 	m := newManager(t, "gc: {reserve: 0}\n")
-	if c := verdict(t, m, "reserve"); c.State != checkOK || c.Seen != "none, as policy says" {
+	if c := verdict(t, m, "reserve"); c.State != doctor.OK || c.Seen != "none, as policy says" {
 		t.Errorf("%+v", c)
 	}
 	if err := os.WriteFile(m.policyFile(), []byte("gc: {reserve: 1MiB}\n"), 0o644); err != nil {
@@ -84,32 +85,19 @@ func TestDoctorLooksAtTheReserve(t *testing.T) {
 	if err := m.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	if c := verdict(t, m, "reserve"); c.State != checkOK || c.Seen != "1.0 MB" {
+	if c := verdict(t, m, "reserve"); c.State != doctor.OK || c.Seen != "1.0 MB" {
 		t.Errorf("%+v", c)
 	}
 	if err := os.Truncate(filepath.Join(m.Root, "reserve"), 1<<19); err != nil {
 		t.Fatal(err)
 	}
-	if c := verdict(t, m, "reserve"); c.State != checkWarn || c.Seen != "524 kB of 1.0 MB" {
+	if c := verdict(t, m, "reserve"); c.State != doctor.Warn || c.Seen != "524 kB of 1.0 MB" {
 		t.Errorf("%+v", c)
 	}
 }
 
 func TestDoctorLooksAtCgroups(t *testing.T) {
-	if c := verdict(t, newManager(t), "cgroups"); c.State != checkOK || !strings.HasPrefix(c.Seen, "v") {
+	if c := verdict(t, newManager(t), "cgroups"); c.State != doctor.OK || !strings.HasPrefix(c.Seen, "v") {
 		t.Errorf("%+v", c)
-	}
-}
-
-func TestCgroupMode(t *testing.T) {
-	const gone = ", which systemd has no more from 258 on"
-	for paths, want := range map[[2]string]string{
-		{"/sys/fs/cgroup", ""}:                               "v2",
-		{"/sys/fs/cgroup/unified", "/sys/fs/cgroup/freezer"}: "v2 and v1" + gone,
-		{"", "/sys/fs/cgroup/freezer"}:                       "v1" + gone,
-	} {
-		if got := cgroupMode(paths[0], paths[1]); got != want {
-			t.Errorf("%q: %q", paths, got)
-		}
 	}
 }

@@ -6,14 +6,12 @@ import (
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/policy"
 	"github.com/lull/lull/policy/strictyaml"
 )
-
-// clockTime is the format of times in errors.
-const clockTime = "2006-01-02 15:04"
 
 // usualHold is the default duration of a hold.
 const usualHold = 7 * 24 * time.Hour
@@ -46,10 +44,10 @@ func (m *Manager) UserHoldEnd(name, owner string, until time.Time) (time.Time, e
 			WithHint("user-hold-security in the policy lets users do so")
 	case !end.After(now):
 		return end, errkind.New(errkind.NotPermitted, "cannot hold %s any longer as user %s: the update to %s has been ready since %s, and users may hold it for %s",
-			name, owner, r.ToVersion, r.Since.Local().Format(clockTime), strictyaml.Duration(min(s.UserHold, s.MaxPostponement))).
+			name, owner, r.ToVersion, r.Since.Local().Format(wallclock.Layout), strictyaml.Duration(min(s.UserHold, s.MaxPostponement))).
 			WithHint("an administrator may hold it for longer")
 	case end.Before(until):
-		return end, errkind.New(errkind.NotPermitted, "cannot hold %s until %s as user %s: users may hold it until %s", name, until.Local().Format(clockTime), owner, end.Local().Format(clockTime)).
+		return end, errkind.New(errkind.NotPermitted, "cannot hold %s until %s as user %s: users may hold it until %s", name, until.Local().Format(wallclock.Layout), owner, end.Local().Format(wallclock.Layout)).
 			WithHint("without --for and --until it is held for as long as that; an administrator may hold it for longer")
 	}
 	return end, nil
@@ -78,7 +76,7 @@ func (m *Manager) Hold(name string, h state.Hold) (time.Time, error) {
 	}
 	switch {
 	case policy.ClockAfter().Wrong(now):
-		return h.Until, errkind.New(errkind.Failed, "cannot hold %s: the clock of this machine says %s, so no end can be reckoned", name, now.Local().Format(clockTime)).
+		return h.Until, errkind.New(errkind.Failed, "cannot hold %s: the clock of this machine says %s, so no end can be reckoned", name, now.Local().Format(wallclock.Layout)).
 			WithHint("set the clock first: timedatectl set-ntp true")
 	case !h.Until.After(now):
 		return h.Until, errkind.New(errkind.Invalid, "cannot hold %s until %s: that is over", name, h.Until.Local().Format(time.DateTime))

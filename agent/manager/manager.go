@@ -23,6 +23,7 @@ import (
 
 	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/current"
+	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/manifest"
@@ -41,6 +42,7 @@ import (
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/cost"
+	"github.com/lull/lull/agent/store/gc"
 	"github.com/lull/lull/agent/store/index"
 	"github.com/lull/lull/agent/store/leases"
 	"github.com/lull/lull/agent/store/resolve"
@@ -106,6 +108,7 @@ type Manager struct {
 	metrics  *metricsfile.File
 	costs    *cost.Costs
 	watcher  *conditions.Watcher // nil if nothing is known
+	doctor   *doctor.Doctor
 	wanted   wanted
 
 	ctx    context.Context
@@ -224,9 +227,41 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			}
 		}(m.watcher)
 	}
+	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
 	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.settle(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
 }
+
+// newDoctor returns a doctor for what the manager has.
+func (m *Manager) newDoctor() *doctor.Doctor {
+	return &doctor.Doctor{
+		Root: m.Root, RunDir: m.RunDir, Launcher: m.Launcher, User: m.User,
+		Files:   doctor.Files{Dir: m.Conf, Policy: m.policyFile(), Dropins: m.dropins(), Repositories: m.reposDir()},
+		Tracker: m.Tracker, Logind: m.Logind, Runctl: m.Runctl, Links: m.links, Store: m.store, State: m.state,
+		Engine: m.engine, Services: m.services, Repositories: m.repos,
+		Policy: m.Policy,
+		PolicyRead: func() (time.Time, error) {
+			r := m.policyRead.Load()
+			return r.at, r.err
+		},
+		SystemList: func() error {
+			_, err := parseSystem(m.systemFile())
+			return err
+		},
+		System: m.System, Conditions: m.Conditions, Writable: m.writable,
+		Running: m.Running, ServiceStates: m.ServiceStates,
+		Collected: func() gc.Result {
+			result, _ := m.LastCollection()
+			return result
+		},
+		Metrics: func() doctor.Metrics {
+			return doctor.Metrics{Path: m.metricsPath(), Failure: m.metrics.Failure()}
+		},
+	}
+}
+
+// Doctor returns what checks the preconditions of refreshes.
+func (m *Manager) Doctor() *doctor.Doctor { return m.doctor }
 
 // lockReplaced logs that a program that is no launcher had a launch lock.
 func (m *Manager) lockReplaced(instance string, pids []int) {

@@ -103,15 +103,3 @@ func (m *Manager) runMetrics() *metrics.Runs {
 	}
 	return count
 }
-
-// checkMetrics is the doctor's check of the metrics.
-func (m *Manager) checkMetrics(add func(name, state, seen, advice string)) {
-	path, failure := m.metricsPath(), m.metrics.Failure()
-	switch {
-	case path == "":
-	case failure != "":
-		add("metrics", checkWarn, failure, "metrics.textfile in the policy names the file; its folder has to be there, and no symbolic link on the way to it")
-	default:
-		add("metrics", checkOK, "written to "+path, "")
-	}
-}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/lib/errkind"
 )
 
@@ -15,10 +16,14 @@ func TestMetricsOfPolicy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing", "lull.prom")
 	m := newManager(t, "metrics: {textfile: "+path+"}\n")
 	seen := func() (state, text string) {
-		m.checkMetrics(func(name, s, seen, advice string) { state, text = s, seen })
+		for _, c := range m.Doctor().Examine(t.Context()) {
+			if c.Name == "metrics" {
+				state, text = c.State, c.Seen
+			}
+		}
 		return state, text
 	}
-	if state, text := seen(); state != checkOK || text != "written to "+path {
+	if state, text := seen(); state != doctor.OK || text != "written to "+path {
 		t.Errorf("before a write the doctor reports %s: %s", state, text)
 	}
 	set := func(text string) error {
@@ -33,7 +38,7 @@ func TestMetricsOfPolicy(t *testing.T) {
 	}
 	m.Worked = m.cancel // after the first write
 	m.followMetrics()
-	if state, text := seen(); state != checkWarn || !strings.HasPrefix(text, "cannot write the metrics in "+path+": ") {
+	if state, text := seen(); state != doctor.Warn || !strings.HasPrefix(text, "cannot write the metrics in "+path+": ") {
 		t.Errorf("without the directory the doctor reports %s: %s", state, text)
 	}
 	if err := set(""); err != nil || m.metricsPath() != "" {

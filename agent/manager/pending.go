@@ -1,16 +1,9 @@
 package manager
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/lib/errkind"
@@ -53,7 +46,7 @@ func (m *Manager) Pending(uid uint32, all bool) (list []Pending) {
 		if !all {
 			r.WaitingFor = ofUser(r.WaitingFor, uid)
 		}
-		r.WaitingFor = stillThere(r.WaitingFor)
+		r.WaitingFor = runs.StillThere(r.WaitingFor)
 		if len(r.WaitingFor) > 0 || waitsOtherwise(r) {
 			list = append(list, m.Describe(r))
 		}
@@ -63,28 +56,6 @@ func (m *Manager) Pending(uid uint32, all bool) (list []Pending) {
 
 // waitsOtherwise reports whether a refresh waits for something other than processes.
 func waitsOtherwise(r plan.Refresh) bool { return r.Held || len(r.Unmet) > 0 }
-
-// stillThere leaves out the processes that have ended since they were found: the kernel only
-// reports the end of the last one of a run.
-func stillThere(procs []runs.Process) (list []runs.Process) {
-	for _, p := range procs {
-		if p.PID == 0 || lives(p) {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-// lives reports whether a process exists and, judged by its user, is still the same one. An
-// unreadable one counts as existing.
-func lives(p runs.Process) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return false
-	}
-	text := string(b)
-	return err != nil || strings.Contains(text, fmt.Sprintf("\nUid:\t%d\t", p.UID)) && !strings.Contains(text, "\nState:\tZ")
-}
 
 func ofUser(procs []runs.Process, uid uint32) (list []runs.Process) {
 	for _, p := range procs {

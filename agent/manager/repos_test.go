@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo/publish"
@@ -93,7 +94,7 @@ func TestRepositories(t *testing.T) {
 			if _, err := m.repos.Client("bad"); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), bad) {
 				t.Errorf("%q: the bad one: %v", text, err)
 			}
-			if c := verdict(t, m, "repository bad"); c.State != checkFail || !strings.Contains(c.Seen, "left out") {
+			if c := verdict(t, m, "repository bad"); c.State != doctor.Fail || !strings.Contains(c.Seen, "left out") {
 				t.Errorf("%q: the doctor says %+v", text, c)
 			}
 		}
@@ -144,7 +145,7 @@ func TestRepositories(t *testing.T) {
 		}
 		s.Close()
 		_, err = m.repos.Read(t.Context(), "private", false)
-		if err == nil || strings.Contains(err.Error(), "s3cret") || strings.Contains(fmt.Sprintf("%+v", m.Doctor()), "s3cret") {
+		if err == nil || strings.Contains(err.Error(), "s3cret") || strings.Contains(fmt.Sprintf("%+v", m.Doctor().Examine(t.Context())), "s3cret") {
 			t.Errorf("the password is shown: %v", err)
 		}
 		if h := m.health(t, "private"); h.Error == "" || h.Failed.IsZero() || h.Read.IsZero() {
@@ -262,7 +263,7 @@ func TestRepositories(t *testing.T) {
 		if h := m.health(t, "drip"); !h.Checking.IsZero() && h.Failed.IsZero() || !strings.Contains(h.Error, "stands still") && !strings.Contains(h.Error, "too slow") {
 			t.Errorf("%+v", h)
 		}
-		if c := verdict(t, m, "repository drip"); c.State != checkFail {
+		if c := verdict(t, m, "repository drip"); c.State != doctor.Fail {
 			t.Errorf("the doctor says %+v", c)
 		}
 		for _, name := range []string{"drip", "quick"} {

@@ -126,7 +126,7 @@ func (m *Manager) Collect(ctx context.Context, free int64) (gc.Result, error) {
 		m.Log.Warn("processes use packages outside any run, which stay as long as they do", messages.Key, messages.Strays, "processes", result.Strays)
 	}
 	if len(result.Unread) > 0 && !m.User {
-		m.Log.Warn("processes cannot be read, and what they use is not kept by that", "processes", unreadText(result.Unread))
+		m.Log.Warn("processes cannot be read, and what they use is not kept by that", "processes", gc.UnreadNames(result.Unread))
 	}
 	m.observer.SpaceChanged()
 	m.tidyLocal(ctx)

@@ -214,19 +214,3 @@ func (f lazySource) Blob(ctx context.Context, d digest.Digest, offset int64) (io
 	}
 	return src.Blob(ctx, d, offset)
 }
-
-// checkSystem is the doctor's check of system updates.
-func (m *Manager) checkSystem(add func(name, state, seen, advice string)) {
-	switch st := m.System(); {
-	case st.State == sysupdate.Booted:
-		add("system", checkWarn, "system "+st.Booted.Version+" is booted and not committed; nothing is collected",
-			"lull system commit keeps it, lull system rollback goes back")
-	case st.Err != nil:
-		add("system", checkWarn, st.Err.Error(), errkind.HintOf(st.Err))
-	case st.State == sysupdate.Interrupted:
-		add("system", checkWarn, "staging "+st.Asked+" was interrupted",
-			"lull system stage goes on where it has stopped, lull system rollback gives it up")
-	case st.Committed != nil:
-		add("system", checkOK, "system "+st.Committed.Version+" is committed", "")
-	}
-}

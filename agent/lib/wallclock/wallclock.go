@@ -28,6 +28,9 @@ type Alarm interface {
 	Close()
 }
 
+// Layout is how texts for people write a time, see time.Time.Format.
+const Layout = "2006-01-02 15:04"
+
 // Now is the wall-clock time without Go's monotonic reading, for what is kept
 // longer than the machine stays awake. It is in the time zone of the machine.
 func Now() time.Time { return time.Now().Round(0).In(Zone()) }

@@ -90,6 +90,22 @@ type Unread struct {
 	Err     error
 }
 
+// maxNamedUnread bounds how many processes a text names.
+const maxNamedUnread = 8
+
+// UnreadNames names processes: "process 12 (cat, user 1000) and 3 more".
+func UnreadNames(list []Unread) string {
+	var names []string
+	for _, u := range list[:min(len(list), maxNamedUnread)] {
+		names = append(names, fmt.Sprintf("process %d (%s, user %d)", u.PID, u.Command, u.UID))
+	}
+	text := strings.Join(names, ", ")
+	if more := len(list) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
 // process reads one process. A process that ends meanwhile uses no package any more.
 func (l *lookout) process(pid int) {
 	dir := fmt.Sprintf("/proc/%d/", pid)

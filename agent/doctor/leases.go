@@ -1,4 +1,4 @@
-package manager
+package doctor
 
 import (
 	"os"
@@ -15,32 +15,32 @@ const fuseAdvice = "keep the store on a local file system (ext4, XFS, btrfs, tmp
 
 // checkLeases tests whether the kernel can prove that a package is unused, by leases of files
 // in the store and in the run directory.
-func (m *Manager) checkLeases(add func(name, state, seen, advice string)) {
+func (d *Doctor) checkLeases(add func(name, state, seen, advice string)) {
 	const advice = "the refreshes read /proc instead, which is slower, and can miss what starts outside of lull at that moment; " +
 		"set fs.leases-enable to 1, and keep the store on a local file system (ext4, XFS, btrfs, tmpfs)"
-	for _, dir := range []string{m.Runctl.Path(), filepath.Join(m.Root, "trash")} {
+	for _, dir := range []string{d.Runctl.Path(), filepath.Join(d.Root, "trash")} {
 		if _, err := os.Stat(dir); err != nil {
 			continue
 		}
 		if err := vacancy.Probe(dir); err != nil {
-			if m.writable() != nil {
+			if d.Writable() != nil {
 				continue // the root is read-only, which is another check
 			}
-			add("vacancy", checkWarn, "degraded: "+err.Error(), advice)
+			add("vacancy", Warn, "degraded: "+err.Error(), advice)
 			return
 		}
 		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); err != nil || dir == m.Runctl.Path() {
+		if err := unix.Statfs(dir, &st); err != nil || dir == d.Runctl.Path() {
 			continue
 		}
 		switch st.Type {
 		case unix.OVERLAYFS_SUPER_MAGIC:
-			add("vacancy", checkWarn, "degraded: "+m.Root+" is on an overlay, whose leases do not detect every use", advice)
+			add("vacancy", Warn, "degraded: "+d.Root+" is on an overlay, whose leases do not detect every use", advice)
 			return
 		case unix.FUSE_SUPER_MAGIC:
-			add("vacancy", checkWarn, "degraded: "+m.Root+" is on FUSE, whose leases detect only uses by this mount", fuseAdvice)
+			add("vacancy", Warn, "degraded: "+d.Root+" is on FUSE, whose leases detect only uses by this mount", fuseAdvice)
 			return
 		}
 	}
-	add("vacancy", checkOK, "proved by leases of the kernel", "")
+	add("vacancy", OK, "proved by leases of the kernel", "")
 }

@@ -1,4 +1,4 @@
-package manager
+package doctor
 
 import (
 	"os"
@@ -10,49 +10,51 @@ import (
 	"github.com/lull/lull/e2e/require"
 )
 
-// TestDoctorLooksAtThePlace: a store on a noexec mount, below a home, and behind a
+// TestPlace: a store on a noexec mount, below a home, and behind a
 // symbolic link.
-func TestDoctorLooksAtThePlace(t *testing.T) {
+func TestPlace(t *testing.T) {
 	require.Root(t)
-	m := newManager(t, "schedule: {check: 0}\n")
+	d := &Doctor{Root: t.TempDir()}
 	expect := func(state, seen string) {
 		t.Helper()
-		if c := verdict(t, m, "place"); c.State != state || !strings.Contains(c.Seen, seen) {
-			t.Errorf("%+v, want %s %s", c, state, seen)
-		}
+		d.checkPlace(func(_, got, text, advice string) {
+			if got != state || !strings.Contains(text, seen) || (got == OK) != (advice == "") {
+				t.Errorf("the doctor reports %s: %s (%s), want %s: %s", got, text, advice, state, seen)
+			}
+		})
 	}
-	root := m.Root
-	expect(checkOK, root)
+	root := d.Root
+	expect(OK, root)
 
 	top := t.TempDir()
 	home := filepath.Join(top, "home")
 	if err := os.MkdirAll(home+"/lull", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	m.Root = home + "/lull"
-	expect(checkOK, m.Root)
+	d.Root = home + "/lull"
+	expect(OK, d.Root)
 	if err := os.Chown(home, 1234, 1234); err != nil {
 		t.Fatal(err)
 	}
-	expect(checkWarn, "below "+home+", which belongs to user 1234")
-	m.User = true
-	expect(checkOK, m.Root)
-	m.User = false
+	expect(Warn, "below "+home+", which belongs to user 1234")
+	d.User = true
+	expect(OK, d.Root)
+	d.User = false
 
 	link := filepath.Join(top, "link")
 	if err := os.Symlink(home+"/lull", link); err != nil {
 		t.Fatal(err)
 	}
-	m.Root = link
-	expect(checkWarn, link+", by a symbolic link "+home+"/lull is below "+home)
+	d.Root = link
+	expect(Warn, link+", by a symbolic link "+home+"/lull is below "+home)
 	if err := os.Chown(home, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	expect(checkOK, link+", by a symbolic link "+home+"/lull")
+	expect(OK, link+", by a symbolic link "+home+"/lull")
 	if err := os.Chmod(home, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	expect(checkWarn, "which everybody can write to")
+	expect(Warn, "which everybody can write to")
 
 	if err := syscall.Mount("lull-test", home, "tmpfs", syscall.MS_NOEXEC, "size=64k"); err != nil {
 		t.Fatal(err)
@@ -61,6 +63,6 @@ func TestDoctorLooksAtThePlace(t *testing.T) {
 	if err := os.Mkdir(home+"/lull", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	expect(checkFail, "mounted noexec")
-	m.Root = root
+	expect(Fail, "mounted noexec")
+	d.Root = root
 }

@@ -1,4 +1,4 @@
-package manager
+package runs
 
 import (
 	"os"
@@ -6,8 +6,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/lull/lull/agent/runs"
 )
 
 // Processes that have ended since the runs were read, and others with a reused PID, are not
@@ -31,11 +29,11 @@ func TestStillThere(t *testing.T) {
 	gone.Process.Kill()
 	gone.Wait()
 	zombie.Process.Kill()
-	hidden := runs.Process{UID: uid, Command: "elsewhere"} // in an invisible PID namespace
-	list := []runs.Process{{PID: lives.Process.Pid, UID: uid}, {PID: gone.Process.Pid, UID: uid}, {PID: zombie.Process.Pid, UID: uid},
+	hidden := Process{UID: uid, Command: "elsewhere"} // in an invisible PID namespace
+	list := []Process{{PID: lives.Process.Pid, UID: uid}, {PID: gone.Process.Pid, UID: uid}, {PID: zombie.Process.Pid, UID: uid},
 		{PID: lives.Process.Pid, UID: uid + 1}, hidden}
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		got := stillThere(list)
+		got := StillThere(list)
 		if len(got) == 2 && got[0] == list[0] && got[1] == hidden {
 			break
 		}

@@ -1,4 +1,4 @@
-package manager
+package doctor
 
 import (
 	"fmt"
@@ -11,31 +11,31 @@ import (
 
 // checkPlace checks the location of the store: whether programs can be executed there, and
 // whether another user could replace it.
-func (m *Manager) checkPlace(add func(name, state, seen, advice string)) {
+func (d *Doctor) checkPlace(add func(name, state, seen, advice string)) {
 	const name = "place"
-	real, err := filepath.EvalSymlinks(m.Root)
+	real, err := filepath.EvalSymlinks(d.Root)
 	if err != nil {
-		add(name, checkFail, err.Error(), "see that "+m.Root+" can be read")
+		add(name, Fail, err.Error(), "see that "+d.Root+" can be read")
 		return
 	}
-	seen := m.Root
-	if real != filepath.Clean(m.Root) {
-		seen = fmt.Sprintf("%s, by a symbolic link %s", m.Root, real)
+	seen := d.Root
+	if real != filepath.Clean(d.Root) {
+		seen = fmt.Sprintf("%s, by a symbolic link %s", d.Root, real)
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(real, &st); err == nil && st.Flags&unix.ST_NOEXEC != 0 {
-		add(name, checkFail, seen+" is on a file system that is mounted noexec", "mount it without noexec, or move the store: no application can start there")
+		add(name, Fail, seen+" is on a file system that is mounted noexec", "mount it without noexec, or move the store: no application can start there")
 		return
 	}
-	if m.User {
-		add(name, checkOK, seen, "")
+	if d.User {
+		add(name, OK, seen, "")
 		return
 	}
 	// Also by the path as given: the owner of a directory on the way can rename its entries.
-	for _, path := range []string{real, m.Root} {
+	for _, path := range []string{real, d.Root} {
 		for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
 			if why := othersCanChange(dir); why != "" {
-				add(name, checkWarn, fmt.Sprintf("%s is below %s, %s", seen, dir, why),
+				add(name, Warn, fmt.Sprintf("%s is below %s, %s", seen, dir, why),
 					"move the store to where only root can rename what is in it, as /var/lib/lull: that user can put other programs in its place")
 				return
 			}
@@ -44,7 +44,7 @@ func (m *Manager) checkPlace(add func(name, state, seen, advice string)) {
 			}
 		}
 	}
-	add(name, checkOK, seen, "")
+	add(name, OK, seen, "")
 }
 
 // othersCanChange returns which users other than root can rename the entries of a directory;

@@ -1,4 +1,4 @@
-package manager
+package doctor
 
 import (
 	"fmt"
@@ -9,19 +9,19 @@ import (
 )
 
 // checkConditions reports what is known of the conditions that policy can require.
-func (m *Manager) checkConditions(add func(name, state, seen, advice string)) {
-	s := m.Conditions()
+func (d *Doctor) checkConditions(add func(name, state, seen, advice string)) {
+	s := d.Conditions()
 	seen := fmt.Sprintf("power: %s, network: %s, sessions: %s", s.Power, s.Network, s.Use())
-	if m.requires(policy.Mains) && s.Power == conditions.Unknown || m.requires(policy.Unmetered) && s.Network == conditions.Unknown ||
-		m.requires(policy.Idle) && s.Use() == conditions.Unknown {
+	if d.requires(policy.Mains) && s.Power == conditions.Unknown || d.requires(policy.Unmetered) && s.Network == conditions.Unknown ||
+		d.requires(policy.Idle) && s.Use() == conditions.Unknown {
 		seen += "; what is unknown keeps no refresh waiting"
 	}
-	add("conditions", checkOK, seen, "")
+	add("conditions", OK, seen, "")
 }
 
 // requires reports whether any package's policy has a condition.
-func (m *Manager) requires(c policy.Condition) bool {
-	p := m.Policy()
+func (d *Doctor) requires(c policy.Condition) bool {
+	p := d.Policy()
 	has := func(s policy.Settings) bool {
 		return slices.Contains(s.FetchRequires, c) || slices.Contains(s.RefreshRequires, c)
 	}

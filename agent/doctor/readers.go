@@ -1,10 +1,11 @@
-package manager
+package doctor
 
 import (
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 )
@@ -14,8 +15,8 @@ const maxNamedReaders = 8
 
 // checkReaders names the processes that delay a refresh although they do not run the
 // application: they have files of its package open, as a backup or an indexer does.
-func (m *Manager) checkReaders(r plan.Refresh, add func(name, state, seen, advice string)) {
-	list := stillThere(r.Readers)
+func (d *Doctor) checkReaders(r plan.Refresh, add func(name, state, seen, advice string)) {
+	list := runs.StillThere(r.Readers)
 	if len(list) == 0 {
 		return
 	}
@@ -23,14 +24,14 @@ func (m *Manager) checkReaders(r plan.Refresh, add func(name, state, seen, advic
 	if len(list) > 1 {
 		verb = "have files of its package open and do not run it"
 	}
-	add("refreshes", checkWarn, fmt.Sprintf("the refresh of %s to %s waits for %s, which %s", r.Instance, r.ToVersion, named(list), verb),
-		fmt.Sprintf("it goes on when they are closed, and in any case at %s; exclude %s from backups and from indexing", r.Deadline.Local().Format(clockTime), m.Root))
+	add("refreshes", Warn, fmt.Sprintf("the refresh of %s to %s waits for %s, which %s", r.Instance, r.ToVersion, named(list), verb),
+		fmt.Sprintf("it goes on when they are closed, and in any case at %s; exclude %s from backups and from indexing", r.Deadline.Local().Format(wallclock.Layout), d.Root))
 }
 
 // checkStrays names the processes outside any run that are the only reason why the last
 // collection has kept packages, if they still exist.
-func (m *Manager) checkStrays(add func(name, state, seen, advice string)) {
-	result, _ := m.LastCollection()
+func (d *Doctor) checkStrays(add func(name, state, seen, advice string)) {
+	result := d.Collected()
 	uses := map[int][]string{}
 	var pids []int
 	for _, u := range result.StrayUses {
@@ -38,7 +39,7 @@ func (m *Manager) checkStrays(add func(name, state, seen, advice string)) {
 			continue
 		}
 		what := u.Package.Short()
-		if l, err := m.store.Launch(u.Package); err == nil {
+		if l, err := d.Store.Launch(u.Package); err == nil {
 			what = l.Name + " " + l.Version
 		}
 		if !slices.Contains(pids, u.PID) {
@@ -46,9 +47,9 @@ func (m *Manager) checkStrays(add func(name, state, seen, advice string)) {
 		}
 		uses[u.PID] = append(uses[u.PID], what)
 	}
-	for _, p := range stillThere(runs.Describe(pids)) {
+	for _, p := range runs.StillThere(runs.Describe(pids)) {
 		list := uses[p.PID]
-		add("space", checkWarn, fmt.Sprintf("%s keeps what nothing else needs: %s", p, strings.Join(list[:min(len(list), maxNamedReaders)], ", ")),
+		add("space", Warn, fmt.Sprintf("%s keeps what nothing else needs: %s", p, strings.Join(list[:min(len(list), maxNamedReaders)], ", ")),
 			"it goes with the first collection after the process has closed its files, or ended (lull gc)")
 	}
 }

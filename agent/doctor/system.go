@@ -1,0 +1,34 @@
+package doctor
+
+import (
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/sysupdate"
+)
+
+// checkSystem checks system updates.
+func (d *Doctor) checkSystem(add func(name, state, seen, advice string)) {
+	switch st := d.System(); {
+	case st.State == sysupdate.Booted:
+		add("system", Warn, "system "+st.Booted.Version+" is booted and not committed; nothing is collected",
+			"lull system commit keeps it, lull system rollback goes back")
+	case st.Err != nil:
+		add("system", Warn, st.Err.Error(), errkind.HintOf(st.Err))
+	case st.State == sysupdate.Interrupted:
+		add("system", Warn, "staging "+st.Asked+" was interrupted",
+			"lull system stage goes on where it has stopped, lull system rollback gives it up")
+	case st.Committed != nil:
+		add("system", OK, "system "+st.Committed.Version+" is committed", "")
+	}
+}
+
+// checkMetrics checks that the metrics are written.
+func (d *Doctor) checkMetrics(add func(name, state, seen, advice string)) {
+	m := d.Metrics()
+	switch {
+	case m.Path == "":
+	case m.Failure != "":
+		add("metrics", Warn, m.Failure, "metrics.textfile in the policy names the file; its folder has to be there, and no symbolic link on the way to it")
+	default:
+		add("metrics", OK, "written to "+m.Path, "")
+	}
+}
