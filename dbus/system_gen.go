@@ -29,6 +29,7 @@ var infoSystem = &ifaceInfo{
 		{"BootedHash", emitsValue},
 		{"Staged", emitsValue},
 		{"StagedHash", emitsValue},
+		{"Running", emitsValue},
 		{"BytesDone", emitsValue},
 		{"BytesTotal", emitsValue},
 		{"ErrorName", emitsValue},
@@ -49,23 +50,25 @@ type System interface {
 	// committed.
 	Stage(caller Caller, update string, options StageOptions) (err error)
 	// Commit: Privileged. Runs the health hooks of the booted system's base packages and, if they
-	// succeed, makes the system permanent. Returns on completion; StartCommit returns immediately. A
-	// call for a system that is already committed succeeds. Error Busy: the update is not booted yet;
-	// NotFound: there is no update.
+	// succeed, the commit hook of its update, and makes the system permanent. If a health hook fails,
+	// the system is rolled back. Returns on completion; StartCommit returns immediately. A call for a
+	// system that is already committed succeeds. Error Busy: the update is not booted yet, or the
+	// machine runs another system; NotFound: there is no update.
 	Commit(caller Caller) (err error)
 	// StartCommit: Privileged. Works like Commit, but returns immediately. The job reports the end. If
 	// the job is cancelled before the system is permanent, the system remains booted and is not
 	// committed. Error LimitsExceeded: 32 jobs of the caller's user run.
 	StartCommit(caller Caller) (job dbus.ObjectPath, err error)
-	// Rollback: Privileged. Discards the update that is staged or being staged, or replaces the booted
-	// system with the committed one. Error NotFound: there is neither.
+	// Rollback: Privileged. Runs the rollback hook of the update, and discards the update that is
+	// staged or being staged, or replaces the booted system with the committed one. Error NotFound:
+	// there is neither.
 	Rollback(caller Caller) (err error)
 }
 
 // SystemProperties are the properties of SystemInterface.
 type SystemProperties struct {
 	State             string // idle, staging, interrupted (a step failed or was aborted), staged (until the next boot) or booted (and not committed)
-	Step              string // While staging or interrupted: resolve, images, install or set
+	Step              string // While staging or interrupted: resolve, images, install, set or activate
 	Asked             string // The staged update as the caller specified it
 	Committed         string // Version of the committed system; empty for the system of the machine's image
 	CommittedHash     string // Hash of the update package that installed the committed system
@@ -73,6 +76,7 @@ type SystemProperties struct {
 	BootedHash        string // Hash of the update package that installed the booted system
 	Staged            string // Version of the system that is staged or being staged; also empty until it is known
 	StagedHash        string // Hash of the update package that installs the staged system
+	Running           string // Version of the system that the machine has started with, by the booted hook of the update, lull.system= on the kernel's command line or IMAGE_VERSION of os-release; empty if none of these states it
 	BytesDone         uint64 // Bytes of BytesTotal that are already present
 	BytesTotal        uint64 // Bytes that the current step fetches, as far as known; the number grows with each package
 	ErrorName         string // Name of the error that interrupted the update; empty after a restart of the agent
@@ -152,9 +156,10 @@ func (p SystemProxy) Stage(ctx context.Context, update string, options StageOpti
 }
 
 // Commit: Privileged. Runs the health hooks of the booted system's base packages and, if they
-// succeed, makes the system permanent. Returns on completion; StartCommit returns immediately. A
-// call for a system that is already committed succeeds. Error Busy: the update is not booted yet;
-// NotFound: there is no update.
+// succeed, the commit hook of its update, and makes the system permanent. If a health hook fails,
+// the system is rolled back. Returns on completion; StartCommit returns immediately. A call for a
+// system that is already committed succeeds. Error Busy: the update is not booted yet, or the
+// machine runs another system; NotFound: there is no update.
 func (p SystemProxy) Commit(ctx context.Context) (err error) {
 	err = p.call(ctx, "Commit", nil)
 	return
@@ -168,8 +173,9 @@ func (p SystemProxy) StartCommit(ctx context.Context) (job dbus.ObjectPath, err 
 	return
 }
 
-// Rollback: Privileged. Discards the update that is staged or being staged, or replaces the booted
-// system with the committed one. Error NotFound: there is neither.
+// Rollback: Privileged. Runs the rollback hook of the update, and discards the update that is
+// staged or being staged, or replaces the booted system with the committed one. Error NotFound:
+// there is neither.
 func (p SystemProxy) Rollback(ctx context.Context) (err error) {
 	err = p.call(ctx, "Rollback", nil)
 	return
@@ -231,6 +237,12 @@ func (p SystemProxy) GetStaged(ctx context.Context) (v string, err error) {
 // GetStagedHash reads one property.
 func (p SystemProxy) GetStagedHash(ctx context.Context) (v string, err error) {
 	err = p.get(ctx, "StagedHash", &v)
+	return v, err
+}
+
+// GetRunning reads one property.
+func (p SystemProxy) GetRunning(ctx context.Context) (v string, err error) {
+	err = p.get(ctx, "Running", &v)
 	return v, err
 }
 

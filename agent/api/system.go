@@ -36,7 +36,7 @@ func (o systemObject) Rollback(c bus.Caller) error { return o.may(c, o.s.m.Rollb
 func (s *Service) updateSystem() {
 	s.system.Update(func(p *bus.SystemProperties) {
 		st := s.m.System()
-		*p = bus.SystemProperties{State: st.State, Step: st.Step, Asked: st.Asked, BytesDone: uint64(max(st.Done, 0)), BytesTotal: uint64(max(st.Total, 0))}
+		*p = bus.SystemProperties{State: st.State, Step: st.Step, Asked: st.Asked, Running: st.Running, BytesDone: uint64(max(st.Done, 0)), BytesTotal: uint64(max(st.Total, 0))}
 		set := func(from *sysupdate.Set, version, hash *string) {
 			if from != nil {
 				*version, *hash = from.Version, from.Update.String()

@@ -8,6 +8,8 @@ import (
 // checkSystem checks system updates.
 func (d *Doctor) checkSystem(add func(name, state, seen, advice string)) {
 	switch st := d.System(); {
+	case st.State == sysupdate.Booted && st.Running != "" && st.Running != st.Booted.Version:
+		add("system", Warn, "system "+st.Booted.Version+" is in effect, and the machine runs system "+st.Running, "lull system rollback goes back")
 	case st.State == sysupdate.Booted:
 		add("system", Warn, "system "+st.Booted.Version+" is booted and not committed; nothing is collected",
 			"lull system commit keeps it, lull system rollback goes back")
@@ -16,6 +18,9 @@ func (d *Doctor) checkSystem(add func(name, state, seen, advice string)) {
 	case st.State == sysupdate.Interrupted:
 		add("system", Warn, "staging "+st.Asked+" was interrupted",
 			"lull system stage goes on where it has stopped, lull system rollback gives it up")
+	case st.Committed != nil && st.Running != "" && st.Running != st.Committed.Version:
+		add("system", Warn, "system "+st.Committed.Version+" is committed, and the machine runs system "+st.Running,
+			"restart the machine; lull system status shows the systems")
 	case st.Committed != nil:
 		add("system", OK, "system "+st.Committed.Version+" is committed", "")
 	}

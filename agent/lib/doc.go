@@ -8,6 +8,6 @@
 //
 //	accounts, cgroup, copytree, dialer, digest, errkind, faultpoint, inotify,
 //	messages, printable, sessionclass, texts, wallclock, words; durable,
-//	launchconf, manifest, runctl, runname, scopes; environment,
+//	launchconf, manifest, runctl, runname, scopes, sysmanifest; environment,
 //	storeid, units
 package lib

@@ -41,7 +41,7 @@ func (e *Engine) runHook(ctx context.Context, r *plan.Refresh, pkg digest.Digest
 	text, err := e.Services.Run(ctx, services.Hook{
 		Instance: r.Instance, Name: hook, Package: pkg, User: services.User(m.Services),
 		Argv: append([]string{filepath.Join(dir, argv[0])}, argv[1:]...),
-		Env: environment.Apply([]string{
+		Env: environment.Apply(append([]string{
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 			"LULL_HOOK=" + hook,
 			"LULL_INSTANCE=" + r.Instance,
@@ -49,7 +49,7 @@ func (e *Engine) runHook(ctx context.Context, r *plan.Refresh, pkg digest.Digest
 			"LULL_PACKAGE_DIR=" + dir,
 			"LULL_DATA=" + data,
 			"LULL_COMMON=" + common,
-		}, m.Environment, map[string]string{manifest.PlacePackage: dir, manifest.PlaceData: data, manifest.PlaceCommon: common}),
+		}, manifest.SubpackageEnv(dir, m)...), m.Environment, map[string]string{manifest.PlacePackage: dir, manifest.PlaceData: data, manifest.PlaceCommon: common}),
 	})
 	e.Log.Info("a hook has run", messages.Key, messages.HookRan, "instance", r.Instance, "refresh", r.ID, "hook", hook, "output", text, "error", err)
 	switch {

@@ -46,12 +46,8 @@ func (s *System) settle() error {
 			return err
 		}
 	}
-	if st := rec.Stage; st != nil && st.Step == stepStaged && st.Boot != s.boot {
-		if err := s.take(rec); err != nil {
-			return err
-		}
-	}
-	return errors.Join(s.tidyLink(), s.link(), s.tidy())
+	err := s.follow()
+	return errors.Join(err, s.tidyLink(), s.link(), s.tidy())
 }
 
 // tidyLink removes what a crash has left of a link that was being made.
@@ -76,7 +72,7 @@ func (s *System) take(rec record) error {
 		return errors.Join(named(&st, err), s.put(rec))
 	}
 	set := st.Set
-	if err := s.put(record{Committed: rec.Committed, Booted: &set}); err != nil {
+	if err := s.put(record{Committed: rec.Committed, Booted: &set, From: &st, Left: rec.Left}); err != nil {
 		return err
 	}
 	s.Log.Warn("the machine has started with a new system; nothing is collected until it is committed or rolled back", messages.Key, messages.SystemBooted, "version", set.Version)
@@ -102,17 +98,30 @@ func (s *System) Commit(ctx context.Context) error {
 	default:
 		return errkind.New(errkind.NotFound, "cannot commit: there is no system update").WithHint("lull system stage NAME begins one")
 	}
+	if running := s.Status().Running; running != "" && running != rec.Booted.Version {
+		return errkind.New(errkind.Busy, "cannot commit system %s: the machine runs system %s", rec.Booted.Version, running).
+			WithHint("lull system rollback goes back to %s", rec.before())
+	}
 	err := s.link() // if the start of the agent could not
 	if err == nil {
-		err = s.healthy(ctx, &rec)
+		err = s.complete(rec.Booted)
 	}
 	if err != nil {
+		return err
+	}
+	if err := s.healthy(ctx, &rec); err != nil {
+		if ctx.Err() != nil || s.ctx.Err() != nil {
+			return err // the hook was stopped, not the system found to be broken
+		}
+		return s.giveUp(rec, err)
+	}
+	if err := s.ofUpdate(ctx, rec.From, manifest.HookCommit); err != nil {
 		return err
 	}
 	if err := faultpoint.Hit("system.commit.checked"); err != nil {
 		return err
 	}
-	if err := s.put(record{Committed: rec.Booted}); err != nil {
+	if err := s.put(record{Committed: rec.Booted, Left: rec.Left}); err != nil {
 		return err
 	}
 	s.Log.Info("the system is committed", messages.Key, messages.SystemCommitted, "version", rec.Booted.Version)
@@ -124,26 +133,41 @@ func (s *System) Commit(ctx context.Context) error {
 
 // healthy checks whether the booted set works.
 func (s *System) healthy(ctx context.Context, rec *record) error {
-	err := s.complete(rec.Booted)
 	for _, pkg := range rec.Booted.Base {
-		if err != nil {
-			break
+		if err := s.hook(ctx, pkg, manifest.HookHealth, rec.Booted.Version); err != nil {
+			return err
 		}
-		err = s.hook(ctx, pkg, manifest.HookHealth, rec.Booted.Version)
 	}
-	var p *errkind.Error
-	if errors.As(err, &p) && p.Hint == "" {
-		before := "what the machine came with"
-		if rec.Committed != nil {
-			before = "system " + rec.Committed.Version
-		}
-		return p.WithHint("lull system rollback goes back to %s", before)
+	return nil
+}
+
+// giveUp rolls a set back that does not work.
+func (s *System) giveUp(rec record, cause error) error {
+	if err := s.rollBack(rec); err != nil {
+		return errkind.New(errkind.Failed, "%w; %w", cause, err).WithHint("lull system rollback retries it")
 	}
-	return err
+	return errkind.New(errkind.Failed, "%w; it is rolled back to %s", cause, rec.before()).WithHint("restart the machine, which runs %s until then", rec.Booted.Version)
+}
+
+// before is what people call the system that is kept beside the booted one.
+func (r *record) before() string {
+	if r.Committed == nil {
+		return "what the machine came with"
+	}
+	return "system " + r.Committed.Version
+}
+
+// ofUpdate runs a hook of an update that is resident.
+func (s *System) ofUpdate(ctx context.Context, st *stage, hook string) error {
+	if st == nil || !st.Keeps || !s.Store.HasPackage(st.Update) {
+		return nil
+	}
+	return s.hook(ctx, st.Update, hook, st.Version)
 }
 
 // Rollback gives up what is not committed: a set on its way or staged is dropped, a
-// booted one gives way to the committed one. Kind NotFound: there is neither.
+// booted one gives way to the committed one. The update's rollback hook undoes what its
+// other hooks did; if it fails, nothing changes. Kind NotFound: there is neither.
 func (s *System) Rollback() error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
@@ -153,7 +177,22 @@ func (s *System) Rollback() error {
 		return errors.Join(errkind.New(errkind.NotFound, "cannot roll back: no system update is staged, or booted and not committed").
 			WithHint("what is committed stays; lull system stage brings another version, also an older one"), s.link())
 	}
-	if err := s.put(record{Committed: rec.Committed}); err != nil {
+	return s.rollBack(rec)
+}
+
+func (s *System) rollBack(rec record) error {
+	st := rec.From
+	if rec.Stage != nil && rec.Stage.Step != StepResolve && rec.Stage.Step != StepImages {
+		st = rec.Stage // its pre-refresh hook has run, or begun to
+	}
+	if err := s.ofUpdate(s.ctx, st, manifest.HookRollback); err != nil {
+		return err
+	}
+	next := record{Committed: rec.Committed, Left: rec.Left}
+	if rec.Booted != nil {
+		next.Left = &left{*rec.Booted, s.boot}
+	}
+	if err := s.put(next); err != nil {
 		return err
 	}
 	s.Log.Info("an update of the system was rolled back", messages.Key, messages.SystemRolledBack)
@@ -286,7 +325,7 @@ func (s *System) tidy() error {
 			keep[set.Update.String()] = true
 		}
 	}
-	if rec.Stage != nil && rec.Stage.Step == stepStaged {
+	if rec.Stage != nil && (rec.Stage.Step == stepStaged || rec.Stage.Step == StepActivate) {
 		keep[rec.Stage.Update.String()] = true
 	}
 	entries, err := os.ReadDir(filepath.Join(s.Root, setsDir))

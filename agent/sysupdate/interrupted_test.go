@@ -184,6 +184,7 @@ func TestAnyHistory(t *testing.T) {
 		if state != Idle {
 			m.no(m.Rollback())
 		}
+		m.reboot() // from what was rolled back while it ran
 		m.collectAll()
 		for v, list := range sets {
 			m.has(v == committed, list[0])

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lull/lull/agent/lib/digest"
@@ -14,6 +17,7 @@ import (
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/lib/printable"
+	"github.com/lull/lull/agent/lib/sysmanifest"
 	"github.com/lull/lull/agent/services"
 )
 
@@ -62,6 +66,9 @@ func (s *System) Stage(u Update) error {
 		return s.begin()
 	case rec.Committed != nil && rec.Committed.Update == u.Package && st == nil:
 		return nil
+	case st != nil && st.Keeps && st.Step != StepImages:
+		return errkind.New(errkind.Busy, "cannot stage %s: hooks of %s have run", u.Asked, st).
+			WithHint("lull system rollback undoes them, and gives it up")
 	}
 	if err := faultpoint.Hit("system.stage"); err != nil {
 		return err
@@ -135,6 +142,8 @@ var steps = map[string]func(*System, context.Context, stage) (stage, error){
 	StepImages:  (*System).doImages,
 	StepInstall: (*System).doInstall,
 	StepSet:     (*System).doSet,
+
+	StepActivate: (*System).doActivate,
 }
 
 // work does what is left to do.
@@ -183,6 +192,7 @@ func (s *System) doResolve(ctx context.Context, st stage) (stage, error) {
 		return st, errkind.New(errkind.Invalid, "cannot use %s %s as a system update: it has images, and no %s hook that installs them", l.Name, l.Version, manifest.HookPreRefresh)
 	}
 	st.Name, st.Version, st.Images, st.Base, st.Cache = l.Name, m.Version, m.Images, m.Base, m.Cache
+	st.Keeps = slices.ContainsFunc(slices.Collect(maps.Keys(l.Hooks)), manifest.IsSystemHook)
 	st.Step = StepImages
 	return st, nil
 }
@@ -239,7 +249,20 @@ func (s *System) doSet(ctx context.Context, st stage) (stage, error) {
 		return st, err
 	}
 	st.Step, st.Boot = stepStaged, s.boot
+	if l, err := s.Store.Launch(st.Update); st.Keeps && (err != nil || len(l.Hooks[manifest.HookActivate]) > 0) {
+		st.Step = StepActivate
+	}
 	return st, faultpoint.Hit("system.set.listed")
+}
+
+// doActivate has the machine start with the set next time.
+func (s *System) doActivate(ctx context.Context, st stage) (stage, error) {
+	if err := s.complete(&st.Set); err != nil {
+		return st, err
+	}
+	err := s.hook(ctx, st.Update, manifest.HookActivate, st.Version)
+	st.Step, st.Boot = stepStaged, s.boot
+	return st, err
 }
 
 // collect makes room. Its failure is no reason to stop: there may be enough.
@@ -286,6 +309,25 @@ func (s *System) progress(done, total int64) {
 	s.Changed()
 }
 
+// manifest reads the system.json of a resident update.
+func (s *System) manifest(update digest.Digest) (m sysmanifest.Manifest, err error) {
+	path := filepath.Join(s.Store.PackageDir(update), sysmanifest.Name)
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return m, errkind.New(errkind.Invalid, "cannot use package %s as a system update: it has no %s", update.Short(), sysmanifest.Name)
+	case err != nil:
+		return m, err
+	case !fi.Mode().IsRegular() || fi.Size() > sysmanifest.MaxSize:
+		return m, errkind.New(errkind.Invalid, "cannot use package %s as a system update: its %s is no file of at most %d bytes", update.Short(), sysmanifest.Name, sysmanifest.MaxSize)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return m, err
+	}
+	return sysmanifest.Parse(text)
+}
+
 // complete reports which package of a set is missing.
 func (s *System) complete(set *Set) error {
 	for _, pkg := range set.all() {
@@ -301,13 +343,19 @@ func (s *System) complete(set *Set) error {
 // its services. It has no data directory: it belongs to a system, not to an
 // instance.
 func (s *System) hook(ctx context.Context, pkg digest.Digest, hook, version string, env ...string) error {
+	_, err := s.runHook(ctx, pkg, hook, version, env...)
+	return err
+}
+
+// runHook is hook with the output, which is at most a few KiB.
+func (s *System) runHook(ctx context.Context, pkg digest.Digest, hook, version string, env ...string) (string, error) {
 	l, err := s.Store.Launch(pkg)
 	if err != nil {
-		return err
+		return "", err
 	}
 	argv := l.Hooks[hook]
 	if len(argv) == 0 {
-		return nil
+		return "", nil
 	}
 	limit := s.HookLimit(l.Name)
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -319,16 +367,16 @@ func (s *System) hook(ctx context.Context, pkg digest.Digest, hook, version stri
 		Env: environment.Apply(append([]string{
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 			"LULL_HOOK=" + hook, "LULL_PACKAGE_DIR=" + dir, "LULL_SYSTEM_VERSION=" + version,
-		}, env...), l.Environment, map[string]string{manifest.PlacePackage: dir}),
+		}, slices.Concat(manifest.SubpackageEnv(dir, l), env)...), l.Environment, map[string]string{manifest.PlacePackage: dir}),
 	})
 	s.Log.Info("a hook has run", messages.Key, messages.HookRan, "package", l.Name, "system", version, "hook", hook, "output", text, "error", err)
 	switch {
 	case err == nil:
-		return nil
+		return text, nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return errkind.New(errkind.Failed, "cannot use system %s: the %s hook of %s did not end within %s", version, hook, l.Name, printable.Duration(limit))
+		return "", errkind.New(errkind.Failed, "cannot use system %s: the %s hook of %s did not end within %s", version, hook, l.Name, printable.Duration(limit))
 	case text != "":
 		err = fmt.Errorf("%w: %s", err, text)
 	}
-	return errkind.New(errkind.Failed, "cannot use system %s: the %s hook of %s failed: %w", version, hook, l.Name, err)
+	return "", errkind.New(errkind.Failed, "cannot use system %s: the %s hook of %s failed: %w", version, hook, l.Name, err)
 }

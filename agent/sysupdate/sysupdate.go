@@ -2,7 +2,7 @@
 // RFC-0170 of Fuchsia do it, and owns the three indices that belong to systems:
 // base, cache and retained.
 //
-// Words: an update is a package whose tree holds system.json (see Manifest). Its
+// Words: an update is a package whose tree holds system.json (see agent/lib/sysmanifest). Its
 // images are intermediate packages: the update's pre-refresh hook writes them
 // to their destination (a boot partition, a device), and then they are no
 // longer needed. Its set is the base and cache packages of the next system. A
@@ -42,13 +42,10 @@
 package sysupdate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -77,7 +74,9 @@ const (
 	StepImages  = "images"
 	StepInstall = "install"
 	StepSet     = "set"
-	stepStaged  = "staged"
+	// StepActivate is a step of updates that have an activate hook.
+	StepActivate = "activate"
+	stepStaged   = "staged"
 )
 
 // stage is an update on its way. A value is never changed: a step returns another.
@@ -89,7 +88,8 @@ type stage struct {
 	Images     []digest.Digest `json:"images,omitempty"`
 	Step       string          `json:"step"`
 	Tight      bool            `json:"tight,omitempty"`
-	Boot       string          `json:"boot,omitempty"` // the boot during which it was staged
+	Keeps      bool            `json:"keeps,omitempty"` // the update has hooks that run after staging, and so it stays until the decision
+	Boot       string          `json:"boot,omitempty"`  // the boot during which it was staged
 }
 
 // String is what people call it.
@@ -104,7 +104,16 @@ func (st *stage) String() string {
 type record struct {
 	Committed *Set   `json:"committed,omitempty"` // nil means the factory set alone
 	Booted    *Set   `json:"booted,omitempty"`
+	From      *stage `json:"from,omitempty"` // as which Booted was staged
 	Stage     *stage `json:"stage,omitempty"`
+	Left      *left  `json:"left,omitempty"`
+}
+
+// left is a set that was rolled back while the machine ran it. It is protected until the
+// machine runs another one.
+type left struct {
+	Set
+	Boot string `json:"boot"` // in which it was rolled back
 }
 
 // retained is the index that belongs to a record.
@@ -113,13 +122,16 @@ func (r *record) retained() (list []digest.Digest) {
 	switch {
 	case r.Booted != nil:
 		list = r.Booted.all()
+		if r.From != nil && r.From.Keeps {
+			list = append(list, r.From.Update)
+		}
 	case st == nil:
 	case st.Step == StepResolve:
 		list = []digest.Digest{st.Update}
 	case st.Step == StepImages, st.Step == StepInstall:
 		list = append(list, st.Update)
 		list = append(list, st.Images...)
-	case st.Tight:
+	case st.Tight && !st.Keeps:
 		list = st.all()
 	default:
 		list = append(st.all(), st.Update)
@@ -135,10 +147,19 @@ func (r *record) inEffect() *Set {
 	return r.Committed
 }
 
+// leaving is the set that was rolled back and is still running, or nil.
+func (r *record) leaving() *Set {
+	if r.Left == nil {
+		return nil
+	}
+	return &r.Left.Set
+}
+
 // World is what a System works with.
 type World struct {
 	Root       string
-	BootID     string // file whose text differs in each boot; empty means the kernel's
+	BootID     string // file whose text differs in each boot; empty means the kernel's, and the start of process 1
+	Machine    string // directory with the proc and etc of the machine; empty means /
 	State      *state.DB
 	Store      *store.Store
 	Indices    *index.Indices
@@ -168,8 +189,9 @@ type System struct {
 	rec         record
 	factory     Set
 	run         *run
-	failed      error // why staging, or settling, has stopped
-	done, total int64 // bytes of the step
+	failed      error  // why staging, or settling, has stopped
+	done, total int64  // bytes of the step
+	running     string // version of the system that the machine runs, as far as it is known
 }
 
 // run is staging under way.
@@ -178,18 +200,14 @@ type run struct {
 	ended  chan struct{}
 }
 
-// kernelBootID is described in proc_sys_kernel_random(5).
-const kernelBootID = "/proc/sys/kernel/random/boot_id"
-
 // Load reads the record and updates the indices. Nothing is changed on disk:
 // see Settle.
 func Load(w World) (*System, error) {
 	s := &System{World: w}
-	id, err := os.ReadFile(cmp.Or(w.BootID, kernelBootID))
-	if err != nil {
+	var err error
+	if s.boot, err = w.identify(); err != nil {
 		return nil, errkind.New(errkind.Failed, "cannot identify this boot: %w", err)
 	}
-	s.boot = strings.TrimSpace(string(id))
 	found, err := w.State.System(&s.rec)
 	if err == nil && !found {
 		s.rec.Committed, err = s.recall()
@@ -256,7 +274,7 @@ func (s *System) tellLocked() error {
 	rec, factory := s.rec, s.factory
 	s.mu.Unlock()
 	base, cache := rootsOf(factory.Base, ""), rootsOf(factory.Cache, "")
-	for _, set := range []*Set{rec.Committed, rec.Booted} {
+	for _, set := range []*Set{rec.Committed, rec.Booted, rec.leaving()} {
 		if set != nil {
 			base = append(base, rootsOf(set.Base, "system "+set.Version)...)
 			cache = append(cache, rootsOf(set.Cache, "system "+set.Version)...)
@@ -369,14 +387,15 @@ type Status struct {
 	Asked     string // what was asked to be staged
 	Done      int64  // bytes of this step that are here
 	Total     int64  // bytes of this step, as far as it is known
-	Err       error  // why it is interrupted
+	Running   string // version that the machine runs; "" means that it is not known
+	Err       error  // why it is interrupted, or why the staged set is not in effect
 }
 
 // Status returns the current state.
 func (s *System) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Status{State: Idle, Committed: s.rec.Committed, Booted: s.rec.Booted, Err: s.failed}
+	st := Status{State: Idle, Committed: s.rec.Committed, Booted: s.rec.Booted, Running: s.running, Err: s.failed}
 	if g := s.rec.Stage; g != nil {
 		st.Staged, st.Asked, st.Step, st.State = &g.Set, g.Asked, g.Step, Interrupted
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,7 @@ type machine struct {
 	repo    *storetest.Repo
 	root    string
 	boot    string
+	files   string // of the machine: proc, etc
 	ix      *index.Indices
 	store   *store.Store
 	state   *state.DB
@@ -48,7 +50,7 @@ type machine struct {
 func newMachine(t testing.TB) *machine {
 	t.Helper()
 	dir := t.TempDir()
-	m := &machine{t: t, repo: storetest.New(), root: filepath.Join(dir, "root"), boot: filepath.Join(dir, "boot-id")}
+	m := &machine{t: t, repo: storetest.New(), root: filepath.Join(dir, "root"), boot: filepath.Join(dir, "boot-id"), files: filepath.Join(dir, "machine")}
 	m.no(os.Mkdir(m.root, 0o755))
 	m.no(os.WriteFile(m.boot, []byte("first\n"), 0o644))
 	m.start()
@@ -74,7 +76,7 @@ func (m *machine) start() {
 	m.ix = index.New()
 	res := resolve.New(m.store, m.ix)
 	m.System, err = Load(World{
-		Root: m.root, BootID: m.boot, State: m.state, Store: m.store, Indices: m.ix, Resolver: res, RunHook: runHook,
+		Root: m.root, BootID: m.boot, Machine: m.files, State: m.state, Store: m.store, Indices: m.ix, Resolver: res, RunHook: runHook,
 		Repository: func(name string) (resolve.Source, error) {
 			if name != "local" && name != "mirror" {
 				return nil, errkind.New(errkind.NotFound, "cannot find repository %q", name)
@@ -118,6 +120,16 @@ func (m *machine) stop() {
 
 func (m *machine) restart() { m.t.Helper(); m.stop(); m.start() }
 
+// cmdline sets the kernel's command line of the next boot.
+func (m *machine) cmdline(text string) { m.write("proc/cmdline", text) }
+
+func (m *machine) write(path, text string) {
+	m.t.Helper()
+	path = filepath.Join(m.files, path)
+	m.no(os.MkdirAll(filepath.Dir(path), 0o755))
+	m.no(os.WriteFile(path, []byte(text), 0o644))
+}
+
 // reboot starts the agent in another boot.
 func (m *machine) reboot() {
 	m.t.Helper()
@@ -131,7 +143,19 @@ func (m *machine) reboot() {
 // pkg publishes a package with a file of its own.
 func (m *machine) pkg(name, version string, hooks map[string]string) digest.Digest {
 	m.t.Helper()
+	return m.pkgOf(name, version, hooks, nil)
+}
+
+// pkgWith publishes a package with further files.
+func (m *machine) pkgWith(name, version string, files map[string]string) digest.Digest {
+	m.t.Helper()
+	return m.pkgOf(name, version, nil, files)
+}
+
+func (m *machine) pkgOf(name, version string, hooks, files map[string]string) digest.Digest {
+	m.t.Helper()
 	spec := storetest.Spec{Name: name, Version: version, Files: map[string]string{"content": strings.Repeat(name+" "+version+"\n", 100)}}
+	maps.Copy(spec.Files, files)
 	for hook, script := range hooks {
 		spec.Files["hooks/"+hook+"*"] = "#!/bin/sh\n" + script
 	}

@@ -34,7 +34,7 @@ func (c *conversion) add(cmd *cobra.Command) {
 // converts reports whether a package must be made from the sources. Directories with a
 // lull.yaml need no conversion.
 func converts(sources []string) bool {
-	if !slices.ContainsFunc(sources, func(s string) bool { return !isSource(s) }) {
+	if isSource(sources[0]) && (len(sources) == 1 || areSources(sources)) {
 		return false
 	}
 	_, err := os.Stat(sources[0])
@@ -45,6 +45,11 @@ func converts(sources []string) bool {
 func isSource(path string) bool {
 	_, err := os.Lstat(filepath.Join(path, convert.SourceFile))
 	return err == nil
+}
+
+// areSources reports whether all of several words are directories with a lull.yaml.
+func areSources(words []string) bool {
+	return len(words) > 1 && !slices.ContainsFunc(words, func(dir string) bool { return !isSource(dir) })
 }
 
 func isRegular(path string) bool {

@@ -3,16 +3,19 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
@@ -22,6 +25,7 @@ import (
 // as long as a process of the application has it open.
 func (a *app) runEphemeral(ctx context.Context, name string, words []string) (err error) {
 	what, channel, _ := strings.Cut(words[0], "@")
+	inside := ""
 	path, err := launcher()
 	if err != nil {
 		return err
@@ -36,6 +40,11 @@ func (a *app) runEphemeral(ctx context.Context, name string, words []string) (er
 	var dir, lease *os.File
 	var hash string
 	file := isFile(words[0])
+	if _, err := os.Lstat(words[0]); file && errors.Is(err, fs.ErrNotExist) && isSubpackage(what) {
+		file = false
+		what, inside, _ = strings.Cut(what, "/")
+		inside = "/" + inside
+	}
 	if file {
 		dir, lease, hash, what, err = ag.resolveFile(ctx, words[0])
 	} else {
@@ -78,9 +87,14 @@ func (a *app) runEphemeral(ctx context.Context, name string, words []string) (er
 	if name != "" {
 		argv = append(argv, "--app="+name)
 	}
-	c := exec.Command(path, append(append(argv, "--", what), words[1:]...)...)
+	c := exec.Command(path, append(append(argv, "--", what+inside), words[1:]...)...)
 	c.ExtraFiles = []*os.File{lease}
 	return a.attend(c)
+}
+
+// isSubpackage reports whether a word looks like PACKAGE/SUBPACKAGE.
+func isSubpackage(word string) bool {
+	return !slices.ContainsFunc(strings.Split(word, "/"), func(name string) bool { return manifest.ValidName(name) != nil })
 }
 
 // fetchEphemeral requests the download from the agent. On a terminal it shows the progress. A

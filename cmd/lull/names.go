@@ -188,6 +188,10 @@ func (s *snapshot) named(typed string) (string, error) {
 // stored resolves a name to an instance by the content of the store, for commands without an
 // agent. An unknown name remains unchanged.
 func (a *app) stored(typed string) (string, error) {
+	if name, more, inside := strings.Cut(typed, "/"); inside && name != "" {
+		name, err := a.stored(name)
+		return name + "/" + more, err
+	}
 	root, err := a.store()
 	if err != nil {
 		return typed, nil // the launch reports it

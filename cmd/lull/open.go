@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,13 +18,16 @@ import (
 )
 
 func (a *app) openCmd() *cobra.Command {
-	var wait bool
+	var wait, ephemeral bool
 	cmd := &cobra.Command{
 		Use:   "open PACKAGE[/SUBPACKAGE] [-- COMMAND...]",
 		Short: "Pin a package while you inspect it",
 		Long: `Opens a package, by its hash or as the current one of an application, and keeps
 it from being collected: until COMMAND has ended, which runs in the package's
 directory, or until the end of the input.
+
+With --ephemeral the package need not be installed: PACKAGE is a name, perhaps with
+@CHANNEL behind it, and what the channel offers is fetched.
 
 With --wait-closed it opens nothing, and returns when the package is not open
 any more: no application of it runs, and no client holds it.`,
@@ -47,9 +51,11 @@ any more: no application of it runs, and no client holds it.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
-			dir, lease, hash, err := ag.open(ctx, words[0])
-			cancel()
+			open := ag.open
+			if ephemeral {
+				open = a.fetchAndOpen(ag)
+			}
+			dir, lease, hash, err := open(cmd.Context(), words[0])
 			if err != nil {
 				return err
 			}
@@ -66,12 +72,17 @@ any more: no application of it runs, and no client holds it.`,
 		},
 	}
 	cmd.Flags().BoolVar(&wait, "wait-closed", false, "wait until no process has it open")
+	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "open it without installing it")
+	cmd.MarkFlagsMutuallyExclusive("wait-closed", "ephemeral")
 	return cmd
 }
 
 // open opens a package, by its hash or as the current one of an application.
 func (ag *agent) open(ctx context.Context, what string) (dir, lease *os.File, hash string, err error) {
-	if _, err := digest.Parse(what); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	first, _, _ := strings.Cut(what, "/")
+	if _, err := digest.Parse(first); err != nil {
 		s, err := ag.snapshot(ctx)
 		if err == nil {
 			what, err = s.named(what)
@@ -81,6 +92,21 @@ func (ag *agent) open(ctx context.Context, what string) (dir, lease *os.File, ha
 		}
 	}
 	return ag.manager.Open(ctx, what)
+}
+
+// fetchAndOpen opens a package that need not be installed, PACKAGE[/SUBPACKAGE][@CHANNEL].
+func (a *app) fetchAndOpen(ag *agent) func(context.Context, string) (dir, lease *os.File, hash string, err error) {
+	return func(ctx context.Context, what string) (dir, lease *os.File, hash string, err error) {
+		what, channel, _ := strings.Cut(what, "@")
+		what, inside, sub := strings.Cut(what, "/")
+		dir, lease, hash, err = a.fetchEphemeral(ctx, ag, what, channel)
+		if err != nil || !sub {
+			return dir, lease, hash, err
+		}
+		defer lease.Close()
+		dir.Close()
+		return ag.open(ctx, hash+"/"+inside)
+	}
 }
 
 // waitClosed returns when the package is not in the open index any more. Leases outlive the

@@ -87,6 +87,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
   lull publish ./notes --repo ./repo
   lull publish ./notes --repo ./repo --channel edge --urgency security
   lull publish ./notes --repo ./repo --rollout 1%@0h,10%@6h,100%@2d
+  lull publish ./runtime ./notes --repo ./repo
   lull publish ./notes ./maps --repo s3://packages/main --keys ./keys
   lull publish --show ./Thing-1.2-x86_64.AppImage
   lull publish --check ./thing_1.2_amd64.deb
@@ -116,11 +117,14 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 			if err != nil {
 				return err
 			}
-			o := publish.Options{Common: common, Channel: channel, Urgency: repo.Urgency(urgency), Notes: notes, AllowKey: allowKeys, Overlay: made.overlay}
+			o := publish.Options{Common: common, Channel: channel, Urgency: repo.Urgency(urgency), Notes: notes, AllowKey: allowKeys, Overlay: made.overlay, Nested: true}
 			if cmd.Flags().Changed("rollout") {
 				if o.Rollout, o.Steps, err = parseRollout(rollout); err != nil {
 					return err
 				}
+			}
+			if areSources(words) && (made.overlay != "" || len(allowKeys) > 0) {
+				return output.Error(errkind.Usage, "cannot publish several packages with --with or --allow-key").WithHint("these are for one package; publish it by itself")
 			}
 			sources := words
 			var dir *scratch
@@ -130,9 +134,6 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 				}
 				defer dir.remove()
 				sources = []string{dir.tree}
-			}
-			if len(sources) > 1 && made.overlay != "" {
-				return output.Error(errkind.Usage, "cannot publish several packages with --with: it is for one")
 			}
 			results, err := publish.PublishAll(cmd.Context(), repository, sources, o)
 			if err != nil {
@@ -180,6 +181,33 @@ type publishedPackage struct {
 	Executables []string       `json:"executables"`
 	LeftOut     []omissionJSON `json:"left-out"`
 	Private     []string       `json:"private-directories"`
+	Subpackages []referredJSON `json:"subpackages,omitempty"`
+	System      *newSystemJSON `json:"system,omitempty"`
+}
+
+// referredJSON is a package that another one contains, or that a system consists of.
+type referredJSON struct {
+	Name    string `json:"name,omitempty"` // of a subpackage in its package
+	From    string `json:"from"`           // the reference of the source
+	Package string `json:"package"`
+	Title   string `json:"title"` // name and version of the package
+	Bytes   int64  `json:"bytes"` // with its subpackages
+}
+
+// newSystemJSON is the system that an update brings.
+type newSystemJSON struct {
+	Version string         `json:"version"`
+	Images  []referredJSON `json:"images"`
+	Base    []referredJSON `json:"base"`
+	Cache   []referredJSON `json:"cache"`
+}
+
+func referred(list []publish.Reference) []referredJSON {
+	out := make([]referredJSON, 0, len(list))
+	for _, r := range list {
+		out = append(out, referredJSON{r.Name, r.From, r.Package.String(), r.Title, r.Bytes})
+	}
+	return out
 }
 
 type fileJSON struct {
@@ -229,6 +257,10 @@ func packageOf(r *publish.Result) publishedPackage {
 	for _, o := range r.Omitted {
 		p.LeftOut = append(p.LeftOut, omissionJSON(o))
 	}
+	p.Subpackages = referred(r.Subpackages)
+	if s := r.System; s != nil {
+		p.System = &newSystemJSON{s.Version, referred(s.Images), referred(s.Base), referred(s.Cache)}
+	}
 	return p
 }
 
@@ -254,12 +286,43 @@ func (a *app) describePublished(r *publish.Result) error {
 		}
 		lines = append(lines, output.T("  left out: %s", some(names)))
 	}
+	for _, p := range r.Subpackages {
+		lines = append(lines, output.T("  subpackage %[1]s: %[2]s", p.Name, referredText(p)))
+	}
+	if r.System != nil {
+		lines = append(lines, systemLines(r)...)
+	}
 	for _, l := range lines {
 		if err := a.Say(l); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func referredText(r publish.Reference) string {
+	return output.T("%[1]s (%[2]s), package %[3]s", output.OneLine(r.Title), output.Size(uint64(max(0, r.Bytes))), r.Package.Short())
+}
+
+// systemLines describe the system that an update brings, and the next steps of its maker.
+func systemLines(r *publish.Result) []string {
+	s := r.System
+	lines := []string{output.T("  system %s:", s.Version)}
+	for _, part := range []struct {
+		key  string
+		list []publish.Reference
+	}{{"images", s.Images}, {"base", s.Base}, {"cache", s.Cache}} {
+		for _, p := range part.list {
+			lines = append(lines, fmt.Sprintf("    %s: %s", part.key, referredText(p)))
+		}
+	}
+	lines = append(lines,
+		output.T("  next, on a machine: lull system stage %[1]s@%[2]s, then restart it", r.Name, r.Channel),
+		output.T("  next, in an image with this system: system.yaml with these packages, see lull-system.yaml(5)"))
+	if s.Unchecked {
+		lines = append(lines, output.T("  no base package has a health hook: lull system commit checks nothing"))
+	}
+	return lines
 }
 
 // some joins the first of many names, for one line.

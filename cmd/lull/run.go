@@ -20,10 +20,11 @@ func (a *app) runCmd() *cobra.Command {
 	var name string
 	var ephemeral bool
 	cmd := &cobra.Command{
-		Use:   "run APP[@CHANNEL] [ARGS...]",
+		Use:   "run APP[/SUBPACKAGE][@CHANNEL] [ARGS...]",
 		Short: "Run an application",
 		Long: `Runs an application, the same way as its entry in the menu does. While it is
-being refreshed, which takes a moment, it waits and reports it.
+being refreshed, which takes a moment, it waits and reports it. APP/SUBPACKAGE runs
+an application of a subpackage, as a part of APP and with its data.
 
 With --ephemeral it need not be installed: what the channel offers is fetched and
 run, with data of its own that is deleted at the end. The package gives its space

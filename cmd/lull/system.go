@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"os/exec"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -189,6 +192,14 @@ func (a *app) systemStatusCmd() *cobra.Command {
 
 // systemFields describes the state, and the next step.
 func systemFields(p bus.SystemProperties) [][2]string {
+	fields := systemStateFields(p)
+	if effect := output.Either(p.Booted, p.Committed); p.Running != "" && effect != "" && p.Running != effect {
+		fields = append(fields, [2]string{"Running", output.T("%s, since the machine has started", p.Running)})
+	}
+	return fields
+}
+
+func systemStateFields(p bus.SystemProperties) [][2]string {
 	committed := output.Either(p.Committed, output.T("as the machine came"))
 	next := output.Either(p.Staged, p.Asked)
 	switch p.State {
@@ -204,6 +215,7 @@ func systemFields(p bus.SystemProperties) [][2]string {
 		return [][2]string{
 			{"In effect", committed},
 			{"Next", output.T("%s, staged: it takes effect when the machine starts again", next)},
+			{"Because", p.ErrorText},
 			{"To drop it", "lull system rollback"},
 		}
 	case "staging":
@@ -239,16 +251,28 @@ func (ag *agent) systemText(ctx context.Context) string {
 }
 
 func (a *app) systemCommitCmd() *cobra.Command {
-	return &cobra.Command{
+	var unattended bool
+	cmd := &cobra.Command{
 		Use:   "commit",
 		Short: "Keep the system that the machine has started with",
 		Long: `Keeps the system that the machine has started with, if the health hooks of its base
-packages pass. What only the system before it needed may be collected then.`,
+packages pass. What only the system before it needed may be collected then. If a
+health hook fails, the system is rolled back.
+
+With --unattended, as lull-system-commit.service calls it, nobody has looked whether
+the machine works. It then keeps a system only if the machine states which system
+it has started, and if boot-complete.target requires a unit, so that it has waited
+for something.`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ag, err := a.dial(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if unattended {
+				if err := a.mayCommit(cmd.Context(), ag); err != nil {
+					return err
+				}
 			}
 			commit := jobCalls{ag.system().StartCommit, func(ctx context.Context) (bus.JobProperties, error) {
 				return bus.JobProperties{}, ag.system().Commit(ctx)
@@ -260,6 +284,38 @@ packages pass. What only the system before it needed may be collected then.`,
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+	cmd.Flags().BoolVar(&unattended, "unattended", false, "only if the machine itself shows that it works")
+	return cmd
+}
+
+// mayCommit reports why a booted system cannot be committed without a person's decision.
+func (a *app) mayCommit(ctx context.Context, ag *agent) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	p, err := ag.system().Properties(ctx)
+	if err != nil || p.State != "booted" {
+		return err
+	}
+	if p.Running == "" {
+		return output.Error(errkind.Busy, "cannot commit system %s unattended: the machine does not state which system it has started", p.Booted).
+			WithHint("lull-system.yaml(5) describes how; `lull system commit` keeps it by hand")
+	}
+	units, err := requiredUnits(ctx)
+	if err == nil && len(units) == 0 {
+		err = output.Error(errkind.Busy, "cannot commit system %s unattended: boot-complete.target requires no unit, so that nothing shows that the machine works", p.Booted).
+			WithHint("`systemctl add-requires boot-complete.target UNIT...` in the image; `lull system commit` keeps it by hand")
+	}
+	return err
+}
+
+// requiredUnits lists the units that the machine's boot-complete.target requires.
+func requiredUnits(ctx context.Context) ([]string, error) {
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=Requires", "--value", "boot-complete.target").Output()
+	if err != nil {
+		return nil, output.Error(errkind.Unavailable, "cannot determine what boot-complete.target requires: %w", err)
+	}
+	units := strings.Fields(string(out))
+	return slices.DeleteFunc(units, func(u string) bool { return u == "sysinit.target" }), nil // its own file has that
 }
 
 func (a *app) systemRollbackCmd() *cobra.Command {
@@ -310,6 +366,7 @@ type systemJSON struct {
 	State             string     `json:"state"`
 	Step              string     `json:"step,omitempty"`
 	Asked             string     `json:"asked,omitempty"`
+	Running           string     `json:"running,omitempty"` // version that the machine has started with
 	Committed         *setJSON   `json:"committed"`
 	Booted            *setJSON   `json:"booted"`
 	Staged            *setJSON   `json:"staged"`
@@ -332,7 +389,7 @@ func toSystemJSON(p bus.SystemProperties) systemJSON {
 		return &setJSON{version, hash}
 	}
 	v := systemJSON{
-		Document: output.One, State: p.State, Step: p.Step, Asked: p.Asked, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal,
+		Document: output.One, State: p.State, Step: p.Step, Asked: p.Asked, Running: p.Running, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal,
 		Committed: set(p.Committed, p.CommittedHash), Booted: set(p.Booted, p.BootedHash), Staged: set(p.Staged, p.StagedHash),
 		CollectionRefused: p.CollectionRefused,
 	}

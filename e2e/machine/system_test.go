@@ -35,10 +35,12 @@ func publishSystem(t *testing.T, files, repo string) {
 		return r.Package
 	}
 	base := publish(osBase, "hooks: {health: [bin/health]}\n", map[string]string{"bin/health": "#!/bin/sh\necho \"system $LULL_SYSTEM_VERSION is looked at\"\n"})
-	publish(osUpdate, "", map[string]string{"system.json": fmt.Sprintf(`{"version":"7","base":[%q]}`, base)})
+	publish(osUpdate, "hooks: {booted: [bin/booted]}\n", map[string]string{"system.json": fmt.Sprintf(`{"version":"7","base":[%q]}`, base),
+		"bin/booted": "#!/bin/sh\necho \"$LULL_SYSTEM_VERSION\"\n"})
 }
 
 func systemStaged(s *scene) {
+	s.sh("systemctl add-requires boot-complete.target lulld.service")
 	s.sh("lull system stage %s", osUpdate)
 	// A system that is not in effect yet cannot be committed.
 	if r := s.VM.Run("systemctl", "start", "lull-system-commit"); r.Code != 0 {

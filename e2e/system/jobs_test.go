@@ -208,8 +208,11 @@ func TestJobs(t *testing.T) {
 	if p := s.job(s.busctl("System", "StartCommit"), "failed"); p.Kind != "commit" || p.ErrorText == "" {
 		t.Errorf("%+v", p)
 	}
-	s.is("booted", "", "2")
+	s.is("idle", "", "") // it is rolled back
 	s.no(os.Remove(s.Path("sick")))
+	s.MustLull("system", "stage", osName)
+	s.reboot("of system 2 again")
+	s.is("booted", "", "2")
 	s.job(s.busctl("System", "StartCommit"), "done")
 	s.is("idle", "2", "")
 

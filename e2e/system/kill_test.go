@@ -223,6 +223,10 @@ func (p *play) settled() {
 		stays, goes, version = p.two, p.one, "2"
 	}
 	p.is("idle", version, "")
+	if p.boots && !p.keeps {
+		p.reboot("of system 1 again") // until then it runs what was rolled back
+		p.is("idle", version, "")
+	}
 	p.MustLull("gc")
 	p.has(true, slices.Concat(stays.base, stays.cache)...)
 	p.has(false, slices.Concat(goes.base, goes.cache, p.two.images, []string{p.one.hash, p.two.hash})...)

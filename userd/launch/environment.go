@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,7 +29,7 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 	set := []string{
 		"LULL_INSTANCE=" + l.Instance,
 		"LULL_REVISION=" + strconv.FormatUint(uint64(l.rev), 10),
-		"LULL_PACKAGE_DIR=" + l.packageDir(),
+		"LULL_PACKAGE_DIR=" + l.dirOf(l.ran),
 		"LULL_DATA=" + data,
 		"LULL_COMMON=" + filepath.Join(system, "common"),
 	}
@@ -56,7 +57,7 @@ func (l *launch) environment(set []string, vars map[string]manifest.Variable) []
 	env := make([]string, 0, len(set)+64)
 	for _, v := range environment.OfHost(os.Environ()) {
 		name, _, _ := strings.Cut(v, "=")
-		if !ours[name] && (l.Service == "" || l.notifies || name != "NOTIFY_SOCKET") {
+		if !ours[name] && !strings.HasPrefix(name, manifest.SubpackagePrefix) && (l.Service == "" || l.notifies || name != "NOTIFY_SOCKET") {
 			env = append(env, v)
 		}
 	}
@@ -68,7 +69,7 @@ func (l *launch) environment(set []string, vars map[string]manifest.Variable) []
 			}
 		}
 	}
-	return environment.Apply(append(env, set...), vars, dirs)
+	return environment.Apply(slices.Concat(env, set, l.subs), vars, dirs)
 }
 
 // ours are the variables of this launch, which replace inherited ones.

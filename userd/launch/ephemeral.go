@@ -25,7 +25,7 @@ func (l *launch) fromPackage(ctx context.Context) (env []string, err error) {
 	set := []string{
 		"LULL_INSTANCE=" + l.Instance,
 		"LULL_REVISION=0",
-		"LULL_PACKAGE_DIR=" + l.packageDir(),
+		"LULL_PACKAGE_DIR=" + l.dirOf(l.ran),
 	}
 	for _, place := range [][2]string{{"LULL_DATA", "data"}, {"LULL_COMMON", "common"}, {"LULL_USER_DATA", "user-data"}, {"LULL_USER_COMMON", userCommon}} {
 		dir := filepath.Join(l.Folder, place[1])

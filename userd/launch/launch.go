@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,9 +86,11 @@ type launch struct {
 	tether   int // descriptor; -1 means that there is none
 	rev      uint32
 	pkg      digest.Digest
-	versions bool // the package keeps data per revision
+	ran      digest.Digest // package of the program: pkg, or a subpackage of it
+	subs     []string      // LULL_SUBPACKAGE_ variables of that package
 	vars     map[string]manifest.Variable
 	layout   map[string]string
+	versions bool // the package keeps data per revision
 	ofUser   bool // what is launched works on the user's data
 	notifies bool // a service that reports to systemd by itself when it is ready
 	command  []string
@@ -220,7 +223,7 @@ func (l *launch) joinThenPrepare(ctx context.Context) (env []string, err error) 
 
 // exec becomes the program.
 func (l *launch) exec(env []string, execFD int) error {
-	path := filepath.Join(l.packageDir(), l.command[0])
+	path := filepath.Join(l.dirOf(l.ran), l.command[0])
 	argv := append([]string{path}, append(l.command[1:len(l.command):len(l.command)], l.Args...)...)
 	if len(l.layout) > 0 {
 		var err error
@@ -375,7 +378,9 @@ func (l *launch) installed() bool {
 	return err == nil
 }
 
-func (l *launch) packageDir() string { return filepath.Join(l.Root, "packages", l.pkg.String()) }
+func (l *launch) dirOf(pkg digest.Digest) string {
+	return filepath.Join(l.Root, "packages", pkg.String())
+}
 
 func (l *launch) revision(rev uint32) string {
 	return filepath.Join(l.Root, "revisions", l.Instance, strconv.FormatUint(uint64(rev), 10))
@@ -408,22 +413,47 @@ func (l *launch) locate() error {
 	return nil
 }
 
-// read reads the package's launch.json.
+// read reads the package's launch.json, and then those of the subpackages on the way to the
+// one whose program is launched. That one's program works on the data of the instance.
 func (l *launch) read() error {
-	b, err := os.ReadFile(filepath.Join(l.packageDir(), manifest.Reserved, "launch.json"))
+	m, err := l.manifestOf(l.pkg)
+	if err != nil {
+		return err
+	}
+	l.ran, l.versions, l.title = l.pkg, m.Data.Versioned, m.Shown()
+	for _, name := range l.Inside {
+		sub, there := m.Subpackages[name]
+		if !there {
+			err := errkind.New(errkind.NotFound, "%s has no subpackage %.80q", m.Name, name)
+			if len(m.Subpackages) > 0 {
+				err = err.WithHint("it has %s", strings.Join(slices.Sorted(maps.Keys(m.Subpackages)), ", "))
+			}
+			return err
+		}
+		l.ran = sub
+		if m, err = l.manifestOf(sub); err != nil {
+			return err
+		}
+	}
+	l.subs, l.vars, l.layout = manifest.SubpackageEnv(l.dirOf(l.ran), m), m.Environment, m.Layout
+	l.command, err = l.choose(m)
+	return err
+}
+
+// manifestOf reads the launch.json of a package.
+func (l *launch) manifestOf(pkg digest.Digest) (*manifest.Launch, error) {
+	b, err := os.ReadFile(filepath.Join(l.dirOf(pkg), manifest.Reserved, "launch.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return damaged("package %s of revision %d is not there", l.pkg.Short(), l.rev)
+		return nil, damaged("package %s of revision %d is not there", pkg.Short(), l.rev)
 	}
 	if err != nil {
-		return unread(err)
+		return nil, unread(err)
 	}
 	m, err := manifest.ParseLaunch(b)
 	if err != nil {
-		return damaged("package %s of revision %d: %w", l.pkg.Short(), l.rev, err)
+		return nil, damaged("package %s of revision %d: %w", pkg.Short(), l.rev, err)
 	}
-	l.versions, l.title, l.vars, l.layout = m.Data.Versioned, m.Shown(), m.Environment, m.Layout
-	l.command, err = l.choose(m)
-	return err
+	return m, nil
 }
 
 // unread is the error about a part of the installation that cannot be read.

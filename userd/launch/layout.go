@@ -36,7 +36,7 @@ func (l *launch) throughLayout(path string, argv []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	operations, err := layoutOperations(l.layout, l.packageDir(), mountPoints(string(mounts)))
+	operations, err := layoutOperations(l.layout, l.dirOf(l.ran), mountPoints(string(mounts)))
 	if err != nil {
 		return nil, err
 	}

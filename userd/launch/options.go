@@ -28,10 +28,11 @@ type Options struct {
 	Bus      string // of the agent: "system", "session", an address; empty means the agent's default
 	User     bool   // the agent is rootless
 	Instance string
-	App      string // empty means the one named like the package, or the first
-	Service  string // empty for an application
-	Session  bool   // the service belongs to a user's session
-	Hook     string // empty if it is no hook of the package
+	Inside   []string // names of subpackages, from the package of the instance downwards
+	App      string   // empty means the one named like the package, or the first
+	Service  string   // empty for an application
+	Session  bool     // the service belongs to a user's session
+	Hook     string   // empty if it is no hook of the package
 	Args     []string
 
 	// Package is the hash of a package that is not installed as Instance, and
@@ -43,11 +44,14 @@ type Options struct {
 
 // Usage is the help text of lull-run.
 const Usage = `usage: lull-run [--root DIR] [--run-dir DIR] [--bus ADDRESS] [--user]
-                [--app NAME | --service NAME [--session] | --hook NAME] INSTANCE [ARGUMENT]...
-       lull-run --package HASH --folder DIR [--root DIR] [--app NAME] NAME [ARGUMENT]...
+                [--app NAME | --service NAME [--session] | --hook NAME] INSTANCE[/SUBPACKAGE] [ARGUMENT]...
+       lull-run --package HASH --folder DIR [--root DIR] [--app NAME] NAME[/SUBPACKAGE] [ARGUMENT]...
        lull-run --wrapper FILE [ARGUMENT]...
        lull-run --after-fd FD PROGRAM [ARGUMENT]...
 `
+
+// maxInside bounds how deep a subpackage is that a command line names.
+const maxInside = 16
 
 // ErrHelp reports that only the usage was requested.
 var ErrHelp = errors.New("help was asked for")
@@ -94,6 +98,15 @@ func ParseArgs(args []string) (Options, error) {
 		return o, errkind.New(errkind.Usage, "cannot run %s: --package and --folder need each other, and exclude --service", f.Arg(0))
 	}
 	o.Instance, o.Args = f.Arg(0), f.Args()[1:]
+	if names := strings.SplitN(o.Instance, "/", maxInside+2); manifest.ValidInstance(names[0]) == nil {
+		o.Instance, o.Inside = names[0], names[1:]
+	}
+	if len(o.Inside) > 0 && (o.Service != "" || o.Hook != "") {
+		return o, errkind.New(errkind.Usage, "cannot run %s: --service and --hook are for the package itself", f.Arg(0))
+	}
+	if len(o.Inside) > maxInside {
+		return o, errkind.New(errkind.Usage, "cannot run %.160s: it names more than %d subpackages", f.Arg(0), maxInside)
+	}
 	return o, nil
 }
 

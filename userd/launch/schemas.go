@@ -60,7 +60,7 @@ func (l *launch) schemaSources() (dirs []string) {
 		if !ok {
 			continue
 		}
-		dir := filepath.Join(l.packageDir(), inside, "glib-2.0", "schemas")
+		dir := filepath.Join(l.dirOf(l.ran), inside, "glib-2.0", "schemas")
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue // it has none

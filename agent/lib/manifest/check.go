@@ -75,7 +75,7 @@ func checkLaunch(l *Launch) error {
 	}
 	for _, hook := range slices.Sorted(maps.Keys(l.Hooks)) {
 		switch hook {
-		case HookRefreshPending, HookQuit, HookPreRefresh, HookPostRefresh, HookHealth:
+		case HookRefreshPending, HookQuit, HookPreRefresh, HookPostRefresh, HookHealth, HookActivate, HookBooted, HookCommit, HookRollback:
 		default:
 			return fmt.Errorf("unknown hook %.80q", hook)
 		}

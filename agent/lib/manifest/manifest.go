@@ -57,6 +57,23 @@ const (
 	HookHealth         = "health"
 )
 
+// The further hooks of an update of the system.
+const (
+	HookActivate = "activate"
+	HookBooted   = "booted"
+	HookCommit   = "commit"
+	HookRollback = "rollback"
+)
+
+// IsSystemHook reports whether only an update of the system can have a hook.
+func IsSystemHook(hook string) bool {
+	switch hook {
+	case HookActivate, HookBooted, HookCommit, HookRollback:
+		return true
+	}
+	return false
+}
+
 // Format2 is the format in which a refresh-pending hook runs when a refresh becomes pending.
 // Packages of the first format have no format in their manifest.
 const Format2 = 2

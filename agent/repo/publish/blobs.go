@@ -21,12 +21,13 @@ import (
 // batch is a set of new blobs of a repository: compressed files in a directory of their own,
 // which commit stages together.
 type batch struct {
-	store Storage
-	tmp   string
-	seen  sync.Map     // digest.Digest → struct{}: present or in progress
-	bytes atomic.Int64 // compressed, new
+	store    Storage
+	tmp      string
+	replaced map[string]string // path in the source → file that is published in its place
+	seen     sync.Map          // digest.Digest → struct{}: present or in progress
+	bytes    atomic.Int64      // compressed, new
 
-	reported int // blobs in fresh that a Result counts
+	reported, staged int // blobs in fresh that a Result counts, and that were staged
 
 	mu    sync.Mutex
 	fresh []digest.Digest
@@ -164,7 +165,8 @@ func (b *batch) done(d digest.Digest, packed int) {
 // commit stages the batch. A name in blobs/ means a whole blob on stable storage, so the
 // storage flushes the content first.
 func (b *batch) commit(ctx context.Context) error {
-	for _, d := range b.fresh {
+	for ; b.staged < len(b.fresh); b.staged++ {
+		d := b.fresh[b.staged]
 		if err := b.store.Put(ctx, Object{Path: repo.BlobPath(d), From: filepath.Join(b.tmp, d.String())}); err != nil {
 			return err
 		}
@@ -209,7 +211,11 @@ func (b *batch) addClosure(ctx context.Context, sizes map[digest.Digest]int64, p
 		sizes[blob.Digest] = blob.Size
 		if wanted, err := b.wanted(ctx, blob.Digest); err != nil {
 			return err
-		} else if wanted {
+		} else if !wanted {
+			continue
+		}
+		// It is missing, or so old that a publisher would write it again.
+		if _, err := b.store.Stat(ctx, repo.BlobPath(blob.Digest)); err != nil {
 			return errkind.New(errkind.Invalid, "cannot use package %s: its blob %s is not in the repository", pkg, blob.Digest)
 		}
 	}

@@ -3,12 +3,13 @@ package publish
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
-	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/policy/strictyaml"
@@ -19,21 +20,21 @@ const SourceFile = "lull.yaml"
 
 // source is a lull.yaml: the manifest in the form that people write.
 type source struct {
-	Format      int                      `yaml:"format"`
-	Name        string                   `yaml:"name"`
-	Version     string                   `yaml:"version"`
-	Title       string                   `yaml:"title"`
-	Summary     string                   `yaml:"summary"`
-	Icon        string                   `yaml:"icon"`
-	Notes       string                   `yaml:"notes"`
-	Apps        []app                    `yaml:"apps"`
-	Services    []service                `yaml:"services"`
-	Hooks       map[string]command       `yaml:"hooks"`
-	Environment map[string]variable      `yaml:"environment"`
-	Layout      map[string]string        `yaml:"layout"`
-	Data        data                     `yaml:"data"`
-	Refresh     wishes                   `yaml:"refresh"`
-	Subpackages map[string]digest.Digest `yaml:"subpackages"`
+	Format      int                 `yaml:"format"`
+	Name        string              `yaml:"name"`
+	Version     string              `yaml:"version"`
+	Title       string              `yaml:"title"`
+	Summary     string              `yaml:"summary"`
+	Icon        string              `yaml:"icon"`
+	Notes       string              `yaml:"notes"`
+	Apps        []app               `yaml:"apps"`
+	Services    []service           `yaml:"services"`
+	Hooks       map[string]command  `yaml:"hooks"`
+	Environment map[string]variable `yaml:"environment"`
+	Layout      map[string]string   `yaml:"layout"`
+	Data        data                `yaml:"data"`
+	Refresh     wishes              `yaml:"refresh"`
+	Subpackages map[string]string   `yaml:"subpackages"` // references, see reference.go
 }
 
 type app struct {
@@ -164,16 +165,23 @@ func Describe(srcDir, overlay string) (*manifest.Launch, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := parseSource(path, content, overlay)
+	d, err := parseSource(path, content, overlay)
 	if err != nil {
 		return nil, errkind.New(errkind.Invalid, "%w", err)
 	}
-	return &m.Launch, nil
+	return &d.Launch, nil
+}
+
+// description is what a lull.yaml describes. The manifest gets its subpackages later, when
+// the references are resolved.
+type description struct {
+	*manifest.Meta
+	references map[string]reference // by the name of the subpackage
 }
 
 // parseSource reads a lull.yaml; name is for messages. Keys of the overlay, a file of the
 // same form or "", replace those of the lull.yaml.
-func parseSource(name string, content []byte, overlay string) (*manifest.Meta, error) {
+func parseSource(name string, content []byte, overlay string) (*description, error) {
 	var s source
 	doc, err := strictyaml.Parse(name, content)
 	if err == nil {
@@ -216,7 +224,7 @@ func parseSource(name string, content []byte, overlay string) (*manifest.Meta, e
 	}
 	m := &manifest.Meta{Launch: manifest.Launch{
 		Format: s.Format, Name: s.Name, Version: s.Version, Title: s.Title, Summary: s.Summary, Icon: s.Icon,
-		Notes: strings.TrimSpace(s.Notes), Subpackages: s.Subpackages,
+		Notes:   strings.TrimSpace(s.Notes),
 		Data:    manifest.Data{Versioned: s.Data.Versioned == nil || *s.Data.Versioned},
 		Refresh: manifest.Wishes{Mode: s.Refresh.Mode, RefreshPending: s.Refresh.RefreshPending, MaxPostponement: manifest.Duration(s.Refresh.MaxPostponement)},
 	}}
@@ -267,5 +275,23 @@ func parseSource(name string, content []byte, overlay string) (*manifest.Meta, e
 		}
 		m.Hooks[hook] = clean(c)
 	}
-	return m, nil
+	d := &description{Meta: m, references: map[string]reference{}}
+	variables := map[string]string{} // of subpackages
+	for _, sub := range slices.Sorted(maps.Keys(s.Subpackages)) {
+		err := manifest.ValidName(sub)
+		variable := manifest.SubpackageVariable(sub)
+		if other := variables[variable]; other != "" && err == nil {
+			err = fmt.Errorf("its variable would be that of %s, %s", other, variable)
+		}
+		variables[variable] = sub
+		var r reference
+		if err == nil {
+			r, err = parseReference(s.Subpackages[sub])
+		}
+		if err != nil {
+			return nil, doc.Errorf("subpackages."+sub, "cannot use the subpackage %.80q: %s", sub, err)
+		}
+		d.references[sub] = r
+	}
+	return d, nil
 }

@@ -29,6 +29,7 @@ type Options struct {
 	Notes    string       // default: those of the lull.yaml
 	AllowKey []string     // files, relative to the source, that may be published although they are private keys
 	Overlay  string       // file whose keys replace those of the lull.yaml; "" means none
+	Nested   bool         // subpackages may be named by the path of their source, anywhere on this machine
 	Rollout  *int         // percent of the machines; default: 100
 	Steps    []repo.Step  // rollout by time, from now on; replaces Rollout
 	Workers  int          // default: 2, or 1 on a machine with one processor
@@ -52,6 +53,9 @@ type Result struct {
 	Executables []string   // paths, sorted
 	Omitted     []Omission // paths that were left out, sorted
 	Private     []string   // directories of the repository that only their owner can read
+
+	Subpackages []Reference // sorted by name
+	System      *System     // nil means that it is no update of the system
 }
 
 // File is a file of a package.
@@ -117,6 +121,11 @@ func PublishAll(ctx context.Context, dir string, srcDirs []string, o Options) ([
 			o.Workers = remoteWorkers
 		}
 	}
+	if len(srcDirs) > 1 {
+		if srcDirs, err = Order(srcDirs); err != nil {
+			return nil, err
+		}
+	}
 	p := &publication{o: o, sources: make([]packageSource, len(srcDirs))}
 	for i, srcDir := range srcDirs {
 		if p.sources[i], err = readSource(srcDir, keys, o); err != nil {
@@ -147,17 +156,10 @@ func PublishAll(ctx context.Context, dir string, srcDirs []string, o Options) ([
 // remoteWorkers is the default of Options.Workers if each blob takes a request.
 const remoteWorkers = 8
 
-// publication is a publication of several sources.
-type publication struct {
-	o       Options
-	sources []packageSource
-	batch   *batch // nil before the blobs are made
-}
-
 // packageSource is a source that was read.
 type packageSource struct {
 	dir    string
-	m      *manifest.Meta
+	m      *description
 	l      *lister
 	result *Result
 }
@@ -169,52 +171,49 @@ func (p *publication) close() {
 	}
 }
 
-// publish makes the blobs, which it does once, and signs the pointers.
+// publish puts the sources into the repository and signs the pointers. After another
+// publisher was faster it runs again: the references of the sources may have changed.
 func (p *publication) publish(s *state) (err error) {
 	defer func() {
 		if !errors.Is(err, errLost) {
 			p.close() // with the lock held
 		}
 	}()
+	p.s, p.nested = s, map[string]*Result{}
 	if p.batch == nil {
-		if err := p.addBlobs(s); err != nil {
+		if p.batch, err = newBatch(s.store); err != nil {
 			return err
+		}
+		if s.store.Shared() {
+			if err := p.keepOffered(s); err != nil {
+				return err
+			}
 		}
 	}
 	for i := range p.sources {
 		src := &p.sources[i]
-		if err := s.ctx.Err(); err != nil {
+		p.nested[resolved(src.dir)] = nil
+		p.blobs, p.written = 0, 0
+		if src.result != nil { // of the attempt before
+			p.blobs, p.written = src.result.NewBlobs, src.result.NewBytes
+		}
+		if src.result, err = p.put(s.ctx, src.dir, src.m, src.l, 0); err != nil {
+			return err
+		}
+		src.result.Channel = p.o.Channel
+		src.result.NewBlobs += p.blobs
+		src.result.NewBytes += p.written
+		if err := s.point(src.m.Meta, src.result, p.o); err != nil {
 			return cannot(src.dir, err)
 		}
-		if err := s.point(src.m, src.result, p.o); err != nil {
-			return cannot(src.dir, err)
+		p.nested[resolved(src.dir)] = src.result
+		if i < len(p.sources)-1 { // the next one may refer to it
+			if err := s.store.Flush(s.ctx); err != nil {
+				return cannot(src.dir, err)
+			}
 		}
 	}
 	return s.writeAll()
-}
-
-func (p *publication) addBlobs(s *state) (err error) {
-	if p.batch, err = newBatch(s.store); err != nil {
-		return err
-	}
-	if s.store.Shared() {
-		if err := p.keepOffered(s); err != nil {
-			return err
-		}
-	}
-	for i := range p.sources {
-		src := &p.sources[i]
-		src.m.Entries = src.l.entries
-		if err := p.batch.addFiles(s.ctx, src.dir, src.m.Entries, p.o); err != nil {
-			return cannot(src.dir, err)
-		}
-		if src.result, err = p.batch.finish(s.ctx, src.m); err != nil {
-			return cannot(src.dir, err)
-		}
-		src.result.Channel = p.o.Channel
-		src.result.describe(src.l.entries, src.l.omitted)
-	}
-	return p.batch.commit(s.ctx)
 }
 
 // keepOffered marks the blobs of the offered versions as present. No prune deletes them, and
@@ -236,6 +235,37 @@ func (p *publication) keepOffered(s *state) error {
 		p.batch.seen.Store(d, struct{}{})
 	}
 	return nil
+}
+
+// put stages the blobs of a source, and before it those of the sources that it contains.
+func (p *publication) put(ctx context.Context, srcDir string, d *description, l *lister, depth int) (*Result, error) {
+	subpackages, err := p.resolve(ctx, srcDir, d, depth)
+	if err != nil {
+		return nil, cannot(srcDir, err)
+	}
+	b := p.batch
+	b.replaced = nil
+	sys, err := p.resolveSystem(ctx, srcDir, d, l, b)
+	if err != nil {
+		return nil, cannot(srcDir, err)
+	}
+	d.Entries = l.entries
+	if err := b.addFiles(ctx, srcDir, d.Entries, p.o); err != nil {
+		return nil, cannot(srcDir, err)
+	}
+	res, err := b.finish(ctx, d.Meta)
+	if err == nil {
+		err = b.commit(ctx)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, cannot(srcDir, err)
+	}
+	res.Subpackages, res.System = subpackages, sys
+	res.describe(l.entries, l.omitted)
+	return res, nil
 }
 
 // privateDirs lists the directories of a repository, and those above it, that neither a group
@@ -279,6 +309,11 @@ func readSource(srcDir string, keys keyFolder, o Options) (src packageSource, er
 		return src, errkind.New(errkind.Invalid, "%w", err)
 	}
 	l := &lister{src: srcDir, keys: keys}
+	for _, r := range m.references {
+		if r.path != "" && filepath.IsLocal(r.path) {
+			l.nested = append(l.nested, filepath.ToSlash(r.path))
+		}
+	}
 	for _, path := range o.AllowKey {
 		l.allow = append(l.allow, filepath.ToSlash(filepath.Clean(path)))
 	}
@@ -335,7 +370,11 @@ func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.
 			}
 			defer c.enc.Close()
 			for e := range work {
-				if err := b.add(ctx, filepath.Join(srcDir, filepath.FromSlash(e.Path)), e, c); err != nil {
+				path := b.replaced[e.Path]
+				if path == "" {
+					path = filepath.Join(srcDir, filepath.FromSlash(e.Path))
+				}
+				if err := b.add(ctx, path, e, c); err != nil {
 					return err
 				}
 				select {

@@ -222,7 +222,7 @@ func TestBadSources(t *testing.T) {
 		"absent program":    {head + "apps:\n- name: a\n  command: bin/none\n", nil, `command "bin/none" is not in the package`},
 		"absolute":          {head + "apps:\n- name: a\n  command: /bin/sh\n", nil, `command "/bin/sh": the path is absolute`},
 		"not executable":    {head + "apps:\n- name: a\n  command: file\n", nil, `command "file" is not executable`},
-		"subpackage":        {head + "subpackages:\n  x: 12\n", nil, `lull.yaml:4: cannot use "12" as subpackages.x`},
+		"subpackage":        {head + "subpackages:\n  x: a/b\n", nil, `lull.yaml:4: cannot use the subpackage "x": "a/b" is neither the hash`},
 		"layout":            {head + "layout:\n  /opt/x: file\n  /etc/x: file\n", nil, "lull.yaml:5: cannot use the layout /etc/x: a package can have a place in /opt"},
 		"part of a layout":  {head + "layout:\n  /opt/x: none\n", nil, `layout: /opt/x: "none" is not in the package`},
 		"placeholder":       {head + "environment:\n  A: ${home}/x\n", nil, "lull.yaml:4: cannot use the environment variable A: unknown placeholder ${home}"},

@@ -16,7 +16,7 @@ import (
 // Omission is a path of the source that is left out of the package.
 type Omission struct {
 	Path string // relative, with slashes
-	Why  string // "a repository", or "" for a path that an ignore file or the default list names
+	Why  string // "a repository", "a subpackage", or "" for a path that an ignore file or the default list names
 }
 
 // lister walks a package source.
@@ -25,6 +25,7 @@ type lister struct {
 	keys   keyFolder // of the repository that is published to
 	allow  []string  // private keys that may be published
 	ignore ignoreRules
+	nested []string // directories that are subpackages, relative, with slashes
 
 	entries []manifest.Entry // without blob and size for files
 	dirs    []string         // all directories that were entered, parents first
@@ -81,6 +82,8 @@ func (l *lister) visit(full string, d fs.DirEntry, err error) error {
 		return filepath.SkipDir
 	case d.IsDir() && isRepository(full):
 		return omit("a repository")
+	case d.IsDir() && slices.Contains(l.nested, rel):
+		return omit("a subpackage")
 	}
 	e, err := entryOf(full, rel, d)
 	if err != nil {

@@ -54,10 +54,11 @@ var stepWords = map[string]string{
 	"verify":         Mark("checking"),
 	"collect":        Mark("collecting"),
 
-	"system-resolve": Mark("looking for what is needed"),
-	"system-images":  Mark("downloading what installs it"),
-	"system-install": Mark("installing images"),
-	"system-set":     Mark("downloading the system"),
+	"system-resolve":  Mark("looking for what is needed"),
+	"system-images":   Mark("downloading what installs it"),
+	"system-install":  Mark("installing images"),
+	"system-set":      Mark("downloading the system"),
+	"system-activate": Mark("activating the system"),
 }
 
 // downloads reports whether a step counts bytes.

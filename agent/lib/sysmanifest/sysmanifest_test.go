@@ -1,4 +1,4 @@
-package sysupdate
+package sysmanifest
 
 import (
 	"strings"
@@ -10,11 +10,11 @@ import (
 func TestManifest(t *testing.T) {
 	a, b := strings.Repeat("a", 64), strings.Repeat("b", 64)
 	good := `{"version":"2026.11","images":["` + a + `"],"base":["` + a + `","` + b + `"],"cache":["` + b + `"]}`
-	m, err := ParseManifest([]byte(good))
+	m, err := Parse([]byte(good))
 	if err != nil || m.Version != "2026.11" || len(m.Images) != 1 || len(m.Base) != 2 || len(m.Cache) != 1 || m.Base[1].String() != b {
 		t.Errorf("%+v, %v", m, err)
 	}
-	if _, err := ParseManifest([]byte("{\n\t\"cache\": [\"" + a + "\"],\n\t\"version\": \"1\"\n}\n")); err != nil {
+	if _, err := Parse([]byte("{\n\t\"cache\": [\"" + a + "\"],\n\t\"version\": \"1\"\n}\n")); err != nil {
 		t.Error(err)
 	}
 	for text, want := range map[string]string{
@@ -27,15 +27,15 @@ func TestManifest(t *testing.T) {
 		`{"version":1,"base":[]}`:                "version: json",
 		`{"version":"1","base":["xyz"]}`:         "base: ",
 		`{"version":"1","base":["` + a + `","` + a + `"]}`:           "base names a package twice",
-		`{"version":"1","base":["` + strings.Repeat("0", 64) + `"]}`: "base names a package of zeros",
+		`{"version":"1","base":["` + strings.Repeat("0", 64) + `"]}`: "base: it names a package of zeros",
 		`{"version":"1","version":"2","base":["` + a + `"]}`:         `the key "version" is there twice`,
 		`{"Version":"1","base":["` + a + `"]}`:                       `the key "Version" is not known: want version, images, base, cache`,
 		`{"version":"1","base":["` + a + `"],"note":""}`:             `the key "note" is not known`,
 		good + `{}`:        "there is something behind its end",
 		good[:len(good)-1]: "EOF",
-		`{"version":"1","base":["` + a + `"]` + strings.Repeat(" ", maxManifest) + `}`: "it is larger than 1048576 bytes",
+		`{"version":"1","base":["` + a + `"]` + strings.Repeat(" ", MaxSize) + `}`: "it is larger than 1048576 bytes",
 	} {
-		_, err := ParseManifest([]byte(text))
+		_, err := Parse([]byte(text))
 		if errkind.KindOf(err) != errkind.Invalid || !strings.HasPrefix(err.Error(), "cannot use system.json: ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.120s: got %v, want %q", text, err, want)
 		}
@@ -46,7 +46,7 @@ func TestManifest(t *testing.T) {
 func FuzzManifest(f *testing.F) {
 	f.Add([]byte(`{"version":"1","images":[],"base":["` + strings.Repeat("a", 64) + `"],"cache":[]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		m, err := ParseManifest(text)
+		m, err := Parse(text)
 		if err != nil {
 			if errkind.KindOf(err) != errkind.Invalid {
 				t.Errorf("%v", err)
