@@ -173,11 +173,15 @@ func (w *objects) refresh(r plan.Refresh) {
 	w.addLocked(r)
 }
 
-// update brings the object of a refresh up to date for a caller who may read it at once. It
-// reads the refresh under the lock, so that it never replaces what is newer.
+// update brings the object of a refresh up to date for a caller who may read it at once.
 func (w *objects) update(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.updateLocked(id)
+}
+
+// updateLocked reads the refresh under the lock, so that it never replaces what is newer.
+func (w *objects) updateLocked(id string) {
 	e := w.refreshes[id]
 	for _, r := range w.s.m.Refreshes() {
 		if r.ID == id && e != nil {
@@ -186,12 +190,15 @@ func (w *objects) update(id string) {
 	}
 }
 
-// ensure makes the object of a refresh before its path is handed out.
+// ensure makes the object of a refresh before its path is handed out, or brings it up to
+// date: the caller may read it before the next change is announced.
 func (w *objects) ensure(r plan.Refresh) dbus.ObjectPath {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.refreshes[r.ID] == nil {
 		w.addLocked(r)
+	} else {
+		w.updateLocked(r.ID)
 	}
 	return bus.RefreshPath(r.ID)
 }

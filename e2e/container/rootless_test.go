@@ -26,6 +26,14 @@ func TestRootless(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := &ownUser{T: t}
+	t.Cleanup(func() { // other tests have this user too
+		if t.Failed() {
+			stop := u.shell(context.Background(), "systemctl --user disable --now lulld.service lull-userd.path lull-userd.service")
+			if out, err := stop.CombinedOutput(); err != nil {
+				t.Logf("%v: %v\n%s", stop, err, out)
+			}
+		}
+	})
 	for _, line := range u.commands(string(b), "From nothing to a refreshed application") {
 		switch {
 		case line == "make install-user": // the container has no make and no Go

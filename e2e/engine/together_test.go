@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -78,5 +79,28 @@ func TestAskedInTheSection(t *testing.T) {
 	release()
 	if code, err := follows.Wait(t.Context(), limit); err != nil || code != 0 || !strings.Contains(follows.Log(), "is refreshed from 1 to 2") {
 		t.Errorf("got %d, %v, want that it is refreshed:\n%s", code, err, follows.Log())
+	}
+}
+
+// TestAskedAfterTheExit: whoever closes an application and then requests its refresh does not
+// read that it still runs.
+func TestAskedAfterTheExit(t *testing.T) {
+	const name = "org.lull.closed"
+	s := set(t, "")
+	version := 1
+	publish := func() {
+		s.publish(app(name, strconv.Itoa(version), ""), map[string]string{"app": forever})
+	}
+	publish()
+	s.begin()
+	s.MustLull("install", name)
+	for range 12 {
+		version++
+		run, _ := s.waiting(name, strconv.Itoa(version), publish)
+		run.Kill()
+		if r := s.Lull("refresh", name); r.Code != 0 {
+			t.Errorf("version %d: got %v, want that it is refreshed", version, r)
+		}
+		s.state(name, strconv.Itoa(version), "done")
 	}
 }
