@@ -80,6 +80,13 @@ var scenes = []scene{
 		{"gc-resolve-p99", "resident resolve during it, 99th percentile", "ms", "", 2},
 		{"agent-start", "start of the agent with 1,000,000 blobs", "ms", "", 1000},
 	}},
+	{name: "ephemeral", play: playEphemeral, rows: []row{
+		{"ephemeral", "a resident package run, 10,000 to choose from", "ms", "the same with two packages", 1.2},
+	}},
+	{name: "many", systemd: true, play: playMany, rows: []row{
+		{"list-200", "lull list, 200 packages and 800 cgroups", "ms", "the same with one package", 2},
+		{"refresh-tiny", "CPU of the agent for a tiny refresh, the same", "ms", "the same with one package", 1.3},
+	}},
 	{name: "delivery", play: playDelivery, rows: []row{
 		{"check-idle-requests", "a check without news, of 10,000 packages", "requests", "", 1},
 		{"check-idle-bytes", "the same, request and response on nginx", "bytes", "", 500},

@@ -38,12 +38,12 @@ const (
 // playDelivery has machines read a repository of 10,000 packages behind nginx, and
 // publishes into one of 100,000.
 func playDelivery(tb rig.TB) results {
-	r := newShelf(tb, 10_000)
+	r := newShelf(tb, 10_000, true)
 	n := r.serve()
 	got := results{}
 	r.idle(n, got)
 	r.changed(n, got)
-	got["publish-100k"] = newShelf(tb, 100_000).publications()
+	got["publish-100k"] = newShelf(tb, 100_000, true).publications()
 	return got
 }
 
@@ -64,7 +64,8 @@ func (r *shelf) must(err error) {
 	}
 }
 
-func newShelf(tb rig.TB, size int) *shelf {
+// newShelf makes one, with its list in one file or in bins.
+func newShelf(tb rig.TB, size int, bins bool) *shelf {
 	r := &shelf{tb, filepath.Join(tempDir(tb), "repo"), size}
 	r.must(publish.Init(tb.Context(), r.dir, publish.InitOptions{}))
 	meta := func(name string) string { return filepath.Join(r.dir, "metadata", name) }
@@ -94,7 +95,7 @@ func newShelf(tb rig.TB, size int) *shelf {
 	signAs(r, metadata.TARGETS, targets, meta("2.targets.json"))
 	signAs(r, metadata.SNAPSHOT, snapshot, meta("2.snapshot.json"))
 	signAs(r, metadata.TIMESTAMP, timestamp, meta("timestamp.json"))
-	r.must(publish.Resign(tb.Context(), r.dir, publish.ResignOptions{Bins: true}))
+	r.must(publish.Resign(tb.Context(), r.dir, publish.ResignOptions{Bins: bins}))
 	return r
 }
 

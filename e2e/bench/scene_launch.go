@@ -99,8 +99,10 @@ func besideLaunch(tb rig.TB, got results) {
 
 // starter returns what measures one start of a program as the user, in
 // milliseconds until it has ended.
-func (s *stage) starter(argv ...string) func() float64 {
-	cmd := s.User.Command(argv[0], argv[1:]...)
+func (s *stage) starter(argv ...string) func() float64 { return s.starterOf(s.User, argv...) }
+
+func (s *stage) starterOf(who *rig.Actor, argv ...string) func() float64 {
+	cmd := who.Command(argv[0], argv[1:]...)
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		s.Fatalf("%v", err)
