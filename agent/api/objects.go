@@ -42,10 +42,11 @@ type objects struct {
 
 	mu        sync.Mutex // guards what follows
 	refreshes map[string]*bus.RefreshExport
+	ended     map[string]bool // those of which the end was announced
 }
 
 func newObjects(s *Service) *objects {
-	w := &objects{s: s, instances: map[string]*bus.PackageExport{}, refreshes: map[string]*bus.RefreshExport{}}
+	w := &objects{s: s, instances: map[string]*bus.PackageExport{}, refreshes: map[string]*bus.RefreshExport{}, ended: map[string]bool{}}
 	s.objects = w
 	return w
 }
@@ -209,7 +210,9 @@ func (w *objects) addLocked(r plan.Refresh) {
 	w.failed(w.s.server.Export(bus.RefreshPath(r.ID), e))
 }
 
-// finished announces an end and drops refreshes that are history.
+// finished announces an end and drops refreshes that are history. Where many end at once, the
+// engine may drop one before its end was announced: its object stays until then, because
+// callers follow it.
 func (w *objects) finished(r plan.Refresh) {
 	text := ""
 	if r.Failure != nil {
@@ -222,9 +225,13 @@ func (w *objects) finished(r plan.Refresh) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.refreshes[r.ID] != nil {
+		w.ended[r.ID] = true
+	}
 	for id := range w.refreshes {
-		if !known[id] {
+		if !known[id] && w.ended[id] {
 			delete(w.refreshes, id)
+			delete(w.ended, id)
 			w.failed(w.s.server.Unexport(bus.RefreshPath(id)))
 		}
 	}

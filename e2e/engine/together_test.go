@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -102,5 +103,26 @@ func TestAskedAfterTheExit(t *testing.T) {
 			t.Errorf("version %d: got %v, want that it is refreshed", version, r)
 		}
 		s.state(name, strconv.Itoa(version), "done")
+	}
+}
+
+// TestManyAtOnce: one command follows more refreshes than the agent keeps records of, and all
+// of them end within moments.
+func TestManyAtOnce(t *testing.T) {
+	s := set(t, "")
+	var names []string
+	for i := range 60 {
+		names = append(names, fmt.Sprintf("org.lull.many%02d", i))
+		s.publish(app(names[i], "1", ""), map[string]string{"app": "true"})
+	}
+	s.begin()
+	if r := s.Lull(append([]string{"install"}, names...)...); r.Code != 0 || strings.Count(r.Stdout, " is installed\n") != len(names) {
+		t.Errorf("got %v, want that all %d are installed", r, len(names))
+	}
+	for _, name := range names {
+		s.publish(app(name, "2", ""), map[string]string{"app": "true"})
+	}
+	if r := s.Lull("refresh"); r.Code != 0 {
+		t.Errorf("got %v, want that all are refreshed", r)
 	}
 }
