@@ -128,7 +128,7 @@ func (s *store) source(name, version string) string {
 // command returns a command that has no terminal, as in continuous integration.
 func (s *store) command(ctx context.Context, arguments ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.lull, append(arguments, "--keys", s.keys)...)
-	cmd.Env = append(os.Environ(), "HOME=/nonexistent")
+	cmd.Env = append(os.Environ(), "HOME=/nonexistent", "TMPDIR="+s.TempDir()) // what is killed leaves its scratch
 	return cmd
 }
 

@@ -100,7 +100,7 @@ func TestKilledRig(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self, "-test.run=^TestKilledRig$")
-	cmd.Env = append(os.Environ(), "LULL_TEST_HANG=1")
+	cmd.Env = append(os.Environ(), "LULL_TEST_HANG=1", "TMPDIR="+t.TempDir())
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
