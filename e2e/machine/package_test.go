@@ -145,7 +145,7 @@ func removed(s *scene) {
 		s.whole(name, false)
 	}
 	s.userHasNotes("1.0", "2.0", "3.0", "4.0")
-	s.sh("rm -rf /etc/systemd/system/lull*.service.d") // from earlier scenes
+	s.sh("rm -rf /etc/systemd/system/lull*.service.d /etc/systemd/system/boot-complete.target.requires") // from earlier scenes
 	s.finished(s.Start("dpkg", "--purge", "lull"))
 	if left := s.sh("ls -d /var/lib/lull /etc/lull /etc/profile.d/lull.sh /run/lull 2>/dev/null || true; find /etc/systemd /var/lib/systemd -name '*lull*' ! -path '*/linger/*' || true"); left != "" {
 		s.Errorf("after the purge these are left:\n%s", left)
