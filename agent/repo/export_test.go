@@ -13,7 +13,7 @@ import (
 func (c *Client) Hurry() {
 	for _, at := range c.places {
 		if w, ok := at.source.(*web); ok {
-			p := patience{stall: time.Second, grace: 10 * time.Second, rate: 1}
+			p := patience{stall: 3 * time.Second, grace: 10 * time.Second, rate: 1}
 			w.retry = backoff{tries: 4, first: time.Millisecond, most: 4 * time.Millisecond, metadata: p, blobs: p}
 		}
 	}
