@@ -83,8 +83,8 @@ func TestAskedInTheSection(t *testing.T) {
 	}
 }
 
-// TestAskedAfterTheExit: whoever closes an application and then requests its refresh does not
-// read that it still runs.
+// TestAskedAfterTheExit: an application is closed, and its refresh is requested at once. The
+// answer is not that it still runs.
 func TestAskedAfterTheExit(t *testing.T) {
 	const name = "org.lull.closed"
 	s := set(t, "")
