@@ -58,7 +58,7 @@ func TestCompressedOnTheWire(t *testing.T) {
 		kind    errkind.Kind
 		want    string
 	}{
-		"a bomb":     {make([]byte, 64<<20), errkind.Untrusted, "it is too large"},
+		"a bomb":     {make([]byte, 4<<20), errkind.Untrusted, "it is too large"},
 		"a web page": {[]byte(portal), errkind.Unavailable, "a web page came back instead"},
 		"garbage":    {[]byte("garbage"), errkind.Untrusted, "it is garbage"},
 	} {
