@@ -176,7 +176,7 @@ func connectLogind(o Options) *logind.Logind {
 	return l
 }
 
-// ready tells whoever waits: the service manager, and a test by a descriptor.
+// ready notifies the service manager, and a test by a descriptor.
 func ready(fd int) error {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		return fmt.Errorf("cannot tell the service manager that lulld is ready: %w", err)
@@ -267,7 +267,7 @@ const MemoryTarget = 48 << 20
 
 // Processors is how many the runtime of a process with an agent should have. Most of
 // what the agent does is to wait for the file system. A thread in a system call keeps
-// its processor, in the runtime's sense, until somebody takes it away, which may take
-// ten milliseconds: with one for each CPU, and as many threads that make or delete
-// files, nobody would be left to answer a call.
+// its processor, in the runtime's sense, until the runtime's monitor retakes it, after up
+// to ten milliseconds: with one for each CPU, and as many threads that make or delete
+// files, none would be left to answer a call.
 func Processors() int { return max(4*runtime.NumCPU(), 8) }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/e2e/require"
 )
 
 // stageNext commits version 1, stages version 2 and returns a package of each.
@@ -210,9 +211,7 @@ func TestBootOfContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for a process namespace")
-	}
+	require.Root(t) // for a process namespace
 	again, err := w.identify()
 	if err != nil || again != here {
 		t.Errorf("this boot is %q and %q (%v)", here, again, err)
