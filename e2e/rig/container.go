@@ -44,6 +44,10 @@ type Container struct {
 const containerScript = `set -e
 for group in $GROUPS_TO_JOIN; do echo $$ > "$group/cgroup.procs"; done
 mount -t tmpfs -o mode=0755 lull-run /run
+if test -n "$KEEP"; then
+	mkdir -p "$KEEP/upper" "$KEEP/work" "$KEEP/root"
+	mount -t overlay -o "lowerdir=$ROOTFS,upperdir=$KEEP/upper,workdir=$KEEP/work" lull-root "$KEEP/root"
+fi
 exec systemd-nspawn "$@"
 `
 
@@ -57,6 +61,9 @@ type ContainerOptions struct {
 	// ReadOnly are directories of the host that it sees at the same places or, as
 	// HOST:INSIDE, at others.
 	ReadOnly []string
+	// Keep is a directory for the container's changes, which another boot continues
+	// with. If it is empty they are dropped.
+	Keep string
 }
 
 // Boot starts a container of the default suite with the unified cgroup hierarchy
@@ -68,7 +75,7 @@ func Boot(tb TB, unified bool, ro ...string) *Container {
 }
 
 // BootContainer starts a container and returns when its systemd has started all
-// that it starts at boot. Its changes are dropped.
+// that it starts at boot.
 func BootContainer(tb TB, o ContainerOptions) *Container {
 	tb.Helper()
 	o.Suite = cmp.Or(o.Suite, suite.For(!o.Hybrid))
@@ -89,14 +96,17 @@ func BootContainer(tb TB, o ContainerOptions) *Container {
 	tb.Cleanup(func() { conn.Close() })
 
 	args := []string{"--mount", "--propagation=private", "--", "sh", "-c", containerScript, "sh",
-		"--directory=" + rootfs, "--volatile=overlay", "--machine=" + filepath.Base(dir), "--register=no", "--keep-unit",
+		"--directory=" + cmp.Or(kept(o.Keep), rootfs), "--machine=" + filepath.Base(dir), "--register=no", "--keep-unit",
 		"--notify-ready=yes", "--boot", "--private-network", "--console=pipe", "--link-journal=no", "--resolv-conf=off",
 		"--timezone=off", "--kill-signal=SIGRTMIN+3"}
+	if o.Keep == "" {
+		args = append(args, "--volatile=overlay")
+	}
 	for _, path := range o.ReadOnly {
 		args = append(args, "--bind-ro="+path)
 	}
 	cmd := exec.Command("unshare", args...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "NOTIFY_SOCKET=" + dir + "/notify", "GROUPS_TO_JOIN=" + strings.Join(groups, " ")}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "NOTIFY_SOCKET=" + dir + "/notify", "GROUPS_TO_JOIN=" + strings.Join(groups, " "), "KEEP=" + o.Keep, "ROOTFS=" + rootfs}
 	if !o.Hybrid {
 		cmd.Env = append(cmd.Env, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	}
@@ -105,6 +115,14 @@ func BootContainer(tb TB, o ContainerOptions) *Container {
 	tb.Cleanup(c.powerOff)
 	c.awaitBoot(conn)
 	return c
+}
+
+// kept is where a container that keeps its changes has its root.
+func kept(dir string) string {
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, "root")
 }
 
 // awaitBoot reads the notifications of systemd-nspawn: its leader, and that it is ready.
@@ -193,6 +211,16 @@ func (c *Container) unit(limit time.Duration, flags, env, argv []string) Result 
 		c.tb.Fatalf("cannot run %s in the container: %v\n%s", argv[0], err, tail(r.Text(), 40))
 	}
 	return r
+}
+
+// AwaitOff waits until the container has gone off by itself.
+func (c *Container) AwaitOff(limit time.Duration) {
+	c.tb.Helper()
+	select {
+	case <-c.proc.Done():
+	case <-time.After(limit):
+		c.tb.Fatalf("the container has not gone off within %v:\n%s", limit, tail(c.proc.Log(), 20))
+	}
 }
 
 // powerOff shuts the container down in peace.
