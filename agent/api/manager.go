@@ -96,7 +96,7 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 	for _, r := range list {
 		paths = append(paths, o.s.objects.ensure(r))
 		if opt.SideBySide {
-			if _, ok := o.s.m.Beside(r.ID); ok {
+			if o.s.m.Beside(r.ID) {
 				o.s.objects.update(r.ID)
 			}
 		} else if err == nil && !opt.NoWait {

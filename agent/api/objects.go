@@ -275,7 +275,7 @@ func (o refreshObject) Retry(c bus.Caller) error {
 	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
 		return err
 	}
-	_, err := o.s.m.Retry(o.s.ctx, o.id)
+	err := o.s.m.Retry(o.s.ctx, o.id)
 	if err == nil {
 		o.s.objects.update(o.id)
 	}

@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/lull/lull/agent/conditions"
-	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/policy"
 )
 
@@ -54,5 +53,6 @@ func (m *Manager) Now(id string) { m.engine.Now(id) }
 // section. It reports whether the machine shuts down.
 func (m *Manager) LeaveToBoot() bool { return m.engine.LeaveToBoot() }
 
-// Beside makes a refresh switch under running applications, this once.
-func (m *Manager) Beside(id string) (plan.Refresh, bool) { return m.engine.Beside(id) }
+// Beside makes a refresh switch under running applications, this once. It reports false
+// if the refresh has ended.
+func (m *Manager) Beside(id string) bool { return m.engine.Beside(id) }

@@ -493,9 +493,7 @@ func (m *Manager) noteEnd(r plan.Refresh) {
 func (m *Manager) Cancel(ctx context.Context, id string) error { return m.engine.Cancel(ctx, id) }
 
 // Retry makes a stuck refresh retry its undoing.
-func (m *Manager) Retry(ctx context.Context, id string) (plan.Refresh, error) {
-	return m.engine.Retry(ctx, id)
-}
+func (m *Manager) Retry(ctx context.Context, id string) error { return m.engine.Retry(ctx, id) }
 
 // Newcomer returns the initial work of a session whose helper has just registered.
 func (m *Manager) Newcomer() ([]refresh.Work, error) { return m.engine.Newcomer() }

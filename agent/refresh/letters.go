@@ -101,45 +101,45 @@ func (e *Engine) look(ctx context.Context, t *task) plan.Refresh {
 }
 
 // Beside makes a refresh switch under running applications, as with the mode side-by-side,
-// this once: running applications keep their revision. It returns the refresh as it is then,
-// no longer waiting for them; ok is false if it has ended.
-func (e *Engine) Beside(id string) (r plan.Refresh, ok bool) {
+// this once: running applications keep their revision. It returns when the refresh no longer
+// waits for them, or false if it has ended.
+func (e *Engine) Beside(id string) bool {
 	taken := make(chan struct{})
 	if t := e.mail(id, letter{Event: plan.Event{Type: plan.BesideAsked}, taken: taken}); t != nil {
 		select {
 		case <-taken:
-			return t.snapshot(), true
+			return true
 		case <-t.done:
 		case <-e.ctx.Done():
 		}
 	}
-	return plan.Refresh{}, false
+	return false
 }
 
 // Retry makes a stuck refresh retry its undoing. It returns when that is under way.
-func (e *Engine) Retry(ctx context.Context, id string) (plan.Refresh, error) {
+func (e *Engine) Retry(ctx context.Context, id string) error {
 	e.mu.Lock()
 	t := e.tasks[id]
 	e.mu.Unlock()
 	if t == nil {
-		return plan.Refresh{}, errkind.New(errkind.NotFound, "cannot retry refresh %s: it is not under way", id)
+		return errkind.New(errkind.NotFound, "cannot retry refresh %s: it is not under way", id)
 	}
 	if r := t.snapshot(); r.State() != plan.Stuck {
-		return r, errkind.New(errkind.Failed, "cannot retry the %s of %s: it is not stuck", r.Kind, r.Instance)
+		return errkind.New(errkind.Failed, "cannot retry the %s of %s: it is not stuck", r.Kind, r.Instance)
 	}
 	taken := make(chan struct{})
 	select {
 	case t.mail <- letter{Event: plan.Event{Type: plan.RetryAsked}, taken: taken}:
 	case <-t.done:
 	case <-ctx.Done():
-		return t.snapshot(), context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	select {
 	case <-taken:
 	case <-t.done:
 	case <-ctx.Done():
 	}
-	return t.snapshot(), nil
+	return nil
 }
 
 // Told records that a user was shown a notice about a refresh, so that the same user is
