@@ -12,6 +12,7 @@ import (
 
 	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/e2e/require"
 )
 
 // speaker runs the command as a process, with a language of its own.
@@ -81,6 +82,7 @@ var english = regexp.MustCompile(`(?i)\b(the|are|of|with|until|waits|held|runnin
 // TestGerman: all texts for people are German, fit, and have the same exit status as in
 // English; --json has the same document in all languages.
 func TestGerman(t *testing.T) {
+	require.NotShort(t) // hundreds of commands, each in a process of its own
 	s := germanAgent(t)
 	for _, line := range append(append([]string{}, reading...), mistakes...) {
 		for _, width := range []int{60, 80} {

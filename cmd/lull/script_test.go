@@ -12,6 +12,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	bus "github.com/lull/lull/dbus"
+	"github.com/lull/lull/e2e/require"
 )
 
 // TestMain makes this program the command lull in scripts.
@@ -79,6 +80,7 @@ func TestScriptsOffline(t *testing.T) {
 
 // Verbs that call an agent: each script has one of its own, whose state it changes.
 func TestScriptsAgent(t *testing.T) {
+	require.NotShort(t) // hundreds of commands, each in a process of its own
 	scripts, err := filepath.Glob("testdata/agent/*.txt")
 	if err != nil || len(scripts) == 0 {
 		t.Fatal(scripts, err)

@@ -58,13 +58,13 @@ func newTally() *tally {
 	return &tally{where: map[string]int{}, how: map[string]int{}, seen: map[string]int{}, tried: map[string]int{}}
 }
 
-// TestPowerCuts makes 32 cuts, or LULL_POWERCUT; `make powercut` makes 60.
+// TestPowerCuts makes 16 cuts, or LULL_POWERCUT; `make powercut` makes 60.
 func TestPowerCuts(t *testing.T) {
 	require.QEMU(t)
 	require.NotShort(t)
 	require.Program(t, "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "cc")
 	t.Parallel()
-	n := 32
+	n := 16
 	if s := os.Getenv("LULL_POWERCUT"); s != "" {
 		var err error
 		if n, err = strconv.Atoi(s); err != nil {
@@ -94,7 +94,7 @@ func TestPowerCuts(t *testing.T) {
 		}
 	}
 	t.Logf("%d different fault points, %d cuts with unflushed writes", len(y.tried), y.pending)
-	if n >= 32 && y.pending == 0 {
+	if n >= 16 && y.pending == 0 {
 		t.Error("there was nothing to lose at any cut")
 	}
 	counts = fmt.Sprintf("powercut: %d cuts, %d lost, %d unclean", y.cuts, len(y.lost), len(y.unclean))
