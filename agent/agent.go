@@ -6,8 +6,8 @@
 // alone:
 //
 //	lib; authz, conditions, current, exports, footprint, locks, logging, logind,
-//	metrics, state, store, vacancy; convert, metricsfile, repo, runs; local, repositories,
-//	services; refresh, sysupdate; doctor; manager; api
+//	metrics, state, store, vacancy; convert, metricsfile, repo, runs, space; local,
+//	repositories, services; refresh, sysupdate; doctor; manager; api
 package agent
 
 import (

@@ -27,6 +27,7 @@ import (
 	"github.com/lull/lull/agent/manager"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/space"
 	"github.com/lull/lull/agent/store/gc"
 	bus "github.com/lull/lull/dbus"
 )
@@ -59,7 +60,7 @@ type Service struct {
 	inspecting bus.Flight[string]
 	doctoring  bus.Flight[[]doctor.Check]
 	planning   bus.Flight[*gc.Plan]
-	measuring  bus.Flight[manager.SpaceState]
+	measuring  bus.Flight[space.Measure]
 	expensive  turns
 
 	wg   sync.WaitGroup // of monitors that end, of jobs and of uploads

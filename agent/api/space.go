@@ -16,7 +16,7 @@ import (
 type spaceObject struct{ s *Service }
 
 func (o spaceObject) Plan(bus.Caller) ([]bus.PlannedBlob, []bus.PackageUsage, uint64, error) {
-	plan, err := o.s.planning.Do(func() (*gc.Plan, error) { return o.s.m.Plan(o.s.ctx) })
+	plan, err := o.s.planning.Do(func() (*gc.Plan, error) { return o.s.m.Space().Plan(o.s.ctx) })
 	if err != nil {
 		return nil, nil, 0, err
 	}
@@ -52,7 +52,7 @@ func (o spaceObject) collect(ctx context.Context, opt bus.CollectOptions) (blobs
 			return 0, 0, 0, err
 		}
 	}
-	r, err := o.s.m.Collect(ctx, int64(min(opt.Free, 1<<62)))
+	r, err := o.s.m.Space().Collect(ctx, int64(min(opt.Free, 1<<62)))
 	return uint32(r.Blobs), uint32(r.Packages), uint64(r.Bytes), err
 }
 
@@ -77,13 +77,13 @@ const maxUnread = 64
 
 // liveSpace measures on each query.
 func (s *Service) liveSpace(p *bus.SpaceProperties) {
-	st, err := s.measuring.Do(s.m.Space)
+	st, err := s.measuring.Do(s.m.Space().Measure)
 	if err != nil {
 		s.log.Error("cannot measure the store", "error", err)
 		return
 	}
 	p.Free, p.Used, p.Blobs = uint64(max(st.Free, 0)), uint64(st.Used), uint32(st.Blobs)
-	result, _ := s.m.LastCollection()
+	result, _ := s.m.Space().Last()
 	p.LastCollectionUnread = []bus.Process{}
 	for _, u := range result.Unread[:min(len(result.Unread), maxUnread)] {
 		p.LastCollectionUnread = append(p.LastCollectionUnread, bus.Process{PID: uint32(u.PID), UID: u.UID, Command: u.Command})
@@ -107,7 +107,7 @@ func (s *Service) updateSpace() (roots int) {
 	}
 	set := func(name string) []string { return slices.Compact(by[name]) } // sorted by package
 	transfers := s.transfers()
-	result, at := s.m.LastCollection()
+	result, at := s.m.Space().Last()
 	s.space.Update(func(p *bus.SpaceProperties) {
 		p.Base, p.Cache, p.Retained = set(index.BaseIndex), set(index.CacheIndex), set(index.RetainedIndex)
 		p.Writing, p.Installed, p.Open = set(index.WritingIndex), set(index.InstalledIndex), open

@@ -58,8 +58,8 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 		return r, err
 	}
 	defer func() {
-		if m.belowWatermark() {
-			m.space.want()
+		if m.space.BelowWatermark() {
+			m.space.Want()
 		}
 	}()
 	r.Version = offer.Version

@@ -113,7 +113,7 @@ func (m *Manager) Inspect() ([]byte, error) {
 		v.Refreshes = append(v.Refreshes, refreshView{r, r.State(), r.WaitingFor, r.Unmet, r.Deadline, r.BytesDone, r.BytesTotal})
 	}
 	var last gc.Result
-	if last, v.Collected = m.LastCollection(); !v.Collected.IsZero() {
+	if last, v.Collected = m.space.Last(); !v.Collected.IsZero() {
 		v.Collection = &collection{last.Blobs, last.Packages, last.Bytes, last.Strays}
 	}
 	return json.MarshalIndent(v, "", "  ")

@@ -177,7 +177,7 @@ func (m *Manager) Reload() error {
 	m.engine.Wake("")
 	m.nudge()
 	m.metrics.Touch()
-	aerr = errors.Join(aerr, m.setReserve(), m.prune(), m.publishInstalled(""))
+	aerr = errors.Join(aerr, m.space.SetReserve(), m.prune(), m.publishInstalled(""))
 	refused := joinConfig(perr, serr)
 	all := joinConfig(perr, serr, rerr)
 	m.policyRead.Store(&reading{at: at, err: refused})

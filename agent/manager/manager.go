@@ -19,13 +19,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/lib/runctl"
@@ -39,6 +38,7 @@ import (
 	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/space"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/cost"
@@ -122,7 +122,7 @@ type Manager struct {
 	repos    *repositories.Set
 	files    files
 	replicas *local.Replicas
-	space    space
+	space    *space.Keeper
 	later    later
 	asleep   atomic.Bool   // the root could not be written at the start: see wake
 	bucket   sync.Once     // guards the writing of bucketID
@@ -206,10 +206,11 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.costs = cost.New(m.store)
 	m.resolver.Collect = m.collectForSpace
 	m.resolver.Progressed = m.observer.TransfersChanged
-	if err = m.setReserve(); err != nil {
+	m.space = space.New(space.Config{Store: m.store, Indices: m.indices, Policy: m.Policy, User: c.User, Log: c.Log,
+		MayCollect: m.mayCollect, Collected: m.collected})
+	if err = m.space.SetReserve(); err != nil {
 		return nil, err
 	}
-	m.space.wanted = make(chan struct{}, 1)
 	if err = m.loadSystem(); err != nil {
 		return nil, err
 	}
@@ -251,7 +252,7 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 		System: m.System, Conditions: m.Conditions, Writable: m.writable,
 		Running: m.Running, ServiceStates: m.ServiceStates,
 		Collected: func() gc.Result {
-			result, _ := m.LastCollection()
+			result, _ := m.space.Last()
 			return result
 		},
 		Metrics: func() doctor.Metrics {
@@ -259,6 +260,12 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 		},
 	}
 }
+
+// Space returns what collects and measures.
+func (m *Manager) Space() *space.Keeper { return m.space }
+
+// Roots lists what the indices protect.
+func (m *Manager) Roots() []index.Root { return m.indices.Snapshot() }
 
 // Doctor returns what checks the preconditions of refreshes.
 func (m *Manager) Doctor() *doctor.Doctor { return m.doctor }
@@ -301,7 +308,7 @@ func (m *Manager) Start() error {
 	m.wg.Go(m.followRuns)
 	m.wg.Go(m.followLogind)
 	m.wg.Go(m.followRepositories)
-	m.wg.Go(m.followSpace)
+	m.wg.Go(func() { m.space.Follow(m.ctx) })
 	m.wg.Go(m.followMarkers)
 	m.wg.Go(m.followMetrics)
 	m.followZone(wallclock.ZoneFile, m.conditionsChanged)
@@ -341,12 +348,29 @@ func (m *Manager) Policy() *policy.Policy { return m.policy.Load() }
 // policy is in force; nil means that they were not.
 func (m *Manager) PolicyError() error { return m.policyRead.Load().err }
 
-// setReserve makes the reserve as large as policy requires, if it can be written.
-func (m *Manager) setReserve() error {
-	if err := m.store.SetReserve(m.reserve()); !errors.Is(err, unix.EROFS) {
+// collectForSpace collects for a resolve that has hit a full disk.
+func (m *Manager) collectForSpace(ctx context.Context) error {
+	if err := m.system.MayCollect(); err != nil {
+		return errkind.New(errkind.Busy, "cannot make room on the disk: %w", err).WithHint("%s", errkind.HintOf(err))
+	}
+	m.indices.Evict()
+	_, err := m.space.Collect(ctx, 0)
+	return err
+}
+
+// collected reports a collection, and applies its rules to what was made of files.
+func (m *Manager) collected(ctx context.Context, result gc.Result, began time.Time, err error) {
+	m.metrics.Collected(result, began, err)
+	m.observer.SpaceChanged()
+	m.tidyLocal(ctx)
+}
+
+// mayCollect returns why nothing may be collected; nil means that it may.
+func (m *Manager) mayCollect() error {
+	if err := m.mayChange("collect"); err != nil {
 		return err
 	}
-	return nil
+	return m.system.MayCollect()
 }
 
 // prune applies keep-revisions to all installed instances.
@@ -484,8 +508,8 @@ func (m *Manager) noteEnd(r plan.Refresh) {
 			m.Log.Error("cannot remember that a revision failed", "instance", r.Instance, "error", err)
 		}
 	}
-	if m.Policy().GC.AfterRefresh || m.belowWatermark() {
-		m.space.want()
+	if m.Policy().GC.AfterRefresh || m.space.BelowWatermark() {
+		m.space.Want()
 	}
 }
 

@@ -63,7 +63,7 @@ func (m *Manager) loadSystem() error {
 	m.system, err = sysupdate.Load(sysupdate.World{
 		Root: m.Root, BootID: m.BootID, State: m.state, Store: m.store, Indices: m.indices, Resolver: m.resolver, RunHook: m.services.Run,
 		Repository: m.source, Log: m.Log, Changed: m.observer.SystemChanged,
-		Collect:   func(ctx context.Context) error { _, err := m.Collect(ctx, 0); return err },
+		Collect:   func(ctx context.Context) error { _, err := m.space.Collect(ctx, 0); return err },
 		HookLimit: func(pkg string) time.Duration { return m.Policy().For(pkg).HookTimeLimit },
 	})
 	if err != nil {
@@ -167,8 +167,8 @@ func (m *Manager) decideSystem(what string, do func() error) error {
 	if err == nil {
 		err = do()
 	}
-	if err == nil && (m.Policy().GC.AfterRefresh || m.belowWatermark()) {
-		m.space.want()
+	if err == nil && (m.Policy().GC.AfterRefresh || m.space.BelowWatermark()) {
+		m.space.Want()
 	}
 	return err
 }

@@ -1,0 +1,80 @@
+package manager
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/store/gc"
+	"github.com/lull/lull/agent/store/index"
+)
+
+// Open protects a package, by hash or as the current one of an instance, until
+// the lease is closed. PACKAGE/NAME is a subpackage, also of a subpackage.
+func (m *Manager) Open(what, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
+	first, rest, more := strings.Cut(what, "/")
+	if _, err := digest.Parse(first); err != nil && manifest.ValidInstance(first) != nil {
+		return nil, nil, errkind.New(errkind.Invalid, "cannot open %.160q: %.80q is neither a package hash nor an instance", what, first)
+	}
+	dir, lease, err = m.openPackage(first, holder, pid)
+	for err == nil && more {
+		var name string
+		name, rest, more = strings.Cut(rest, "/")
+		above := lease
+		dir.Close()
+		if dir, lease, err = m.openSub(above.Package(), name, holder, pid); err != nil {
+			err = fmt.Errorf("cannot open %.160q: %w", what, err)
+		}
+		above.Close()
+	}
+	return dir, lease, err
+}
+
+// openSub opens a subpackage by its name. The caller holds the package that contains it.
+func (m *Manager) openSub(pkg digest.Digest, name, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
+	l, err := m.store.Launch(pkg)
+	if err != nil {
+		return nil, nil, err
+	}
+	sub, there := l.Subpackages[name]
+	if !there {
+		e := errkind.New(errkind.NotFound, "%s has no subpackage %.80q", l.Name, name)
+		if len(l.Subpackages) > 0 {
+			e = e.WithHint("it has %s", strings.Join(slices.Sorted(maps.Keys(l.Subpackages)), ", "))
+		}
+		return nil, nil, e
+	}
+	return m.openPackage(sub.String(), holder, pid)
+}
+
+func (m *Manager) openPackage(what, holder string, pid int) (dir *os.File, lease *index.Lease, err error) {
+	pkg, err := digest.Parse(what)
+	if err != nil {
+		if _, pkg, err = m.links.Read(what); err != nil {
+			return nil, nil, err
+		}
+	}
+	lease = m.indices.Lease(pkg, holder, pid) // before residency is checked
+	dir, err = m.store.OpenPackage(pkg)
+	if err != nil {
+		lease.Close()
+		return nil, nil, err
+	}
+	return dir, lease, nil
+}
+
+// Why lists the chains that keep something: an instance (its current package), a hash, the
+// first 16 digits of a package's hash, or a path below the root.
+func (m *Manager) Why(what string) ([]gc.Chain, error) {
+	if manifest.ValidInstance(what) == nil {
+		if _, pkg, err := m.links.Read(what); err == nil {
+			what = pkg.String()
+		}
+	}
+	return gc.Why(m.store, m.indices.Snapshot(), what)
+}

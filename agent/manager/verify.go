@@ -1,0 +1,100 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/vacancy"
+)
+
+// Finding is a problem in the store, and whether it was repaired.
+type Finding struct {
+	store.Finding
+	Repaired bool
+}
+
+// Verify re-reads the whole store and, with repair, fetches broken content. The first error
+// of a repair is returned beside all findings.
+func (m *Manager) Verify(ctx context.Context, repair bool, progress func(done, total int64)) (list []Finding, checked int, err error) {
+	if repair {
+		if err := m.mayChange("repair the store"); err != nil {
+			return nil, 0, err
+		}
+	}
+	var found []store.Finding
+	// Content that is being removed is not broken. A repair may need a collection.
+	m.space.Undisturbed(func() { found, checked, err = m.store.Verify(ctx, progress, m.sealed) })
+	for _, f := range found {
+		list = append(list, Finding{Finding: f})
+	}
+	defer func() {
+		// After the repair of the store, which may have been enough for an instance.
+		more, ierr := m.verifyInstances(ctx, repair)
+		list, err = append(list, more...), errors.Join(err, ierr)
+	}()
+	if err != nil || !repair || len(list) == 0 {
+		return list, checked, err
+	}
+	// All broken content is removed before anything is fetched. After that it is also known
+	// what a package lacks beyond its findings, because its meta could not be read.
+	condemned := make([]error, len(list))
+	for i, f := range list {
+		condemned[i] = m.store.Condemn(f.Finding)
+	}
+	mended := map[digest.Digest]error{} // by package
+	for i := range list {
+		f := &list[i]
+		ferr := condemned[i]
+		for _, pkg := range f.needing() {
+			if _, done := mended[pkg]; !done {
+				mended[pkg] = m.repairPackage(ctx, pkg)
+				err = errors.Join(err, mended[pkg])
+			}
+			ferr = errors.Join(ferr, mended[pkg])
+		}
+		f.Repaired = ferr == nil
+		err = errors.Join(err, condemned[i])
+	}
+	return list, checked, err
+}
+
+// sealed reads an inode whose lease a refresh has.
+func (m *Manager) sealed(dev, ino uint64, read func(io.ReaderAt)) bool {
+	return m.engine.Vacancy != nil && m.engine.Vacancy.Read(vacancy.Inode{Dev: dev, Ino: ino}, read)
+}
+
+// needing lists the packages that a finding concerns.
+func (f *Finding) needing() []digest.Digest {
+	if len(f.Packages) > 0 || f.Package.IsZero() {
+		return f.Packages
+	}
+	return []digest.Digest{f.Package}
+}
+
+// repairPackage rebuilds the package's tree, with missing content from the first repository
+// that has it.
+func (m *Manager) repairPackage(ctx context.Context, pkg digest.Digest) error {
+	err := m.resolver.Repair(ctx, pkg, nowhere{}, "repair", nil)
+	for _, a := range m.repos.State().Addresses {
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		var client *repo.Client
+		if client, err = m.repos.Client(a[0]); err == nil {
+			err = m.resolver.Repair(ctx, pkg, client, "repair", nil)
+		}
+	}
+	return err
+}
+
+// nowhere is the source for packages that lack nothing.
+type nowhere struct{}
+
+func (nowhere) Blob(_ context.Context, d digest.Digest, _ int64) (io.ReadCloser, error) {
+	return nil, errkind.New(errkind.NotFound, "cannot fetch blob %s: no repository has it", d.Short())
+}
