@@ -7,7 +7,7 @@
 //
 //	lib; authz, conditions, current, exports, footprint, locks, logging, logind,
 //	metrics, state, store, vacancy; convert, metricsfile, repo, runs, space; local,
-//	repositories, services; refresh, sysupdate; doctor; manager; api
+//	repositories, services; refresh, schedule, sysupdate; doctor; manager; api
 package agent
 
 import (

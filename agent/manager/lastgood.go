@@ -175,7 +175,7 @@ func (m *Manager) Reload() error {
 		aerr = m.system.SetFactory(sets.Base, sets.Cache)
 	}
 	m.engine.Wake("")
-	m.nudge()
+	m.checker.Changed()
 	m.metrics.Touch()
 	aerr = errors.Join(aerr, m.space.SetReserve(), m.prune(), m.publishInstalled(""))
 	refused := joinConfig(perr, serr)

@@ -37,6 +37,7 @@ import (
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/schedule"
 	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/space"
 	"github.com/lull/lull/agent/state"
@@ -123,11 +124,10 @@ type Manager struct {
 	files    files
 	replicas *local.Replicas
 	space    *space.Keeper
-	later    later
+	checker  *schedule.Checker
 	asleep   atomic.Bool   // the root could not be written at the start: see wake
 	bucket   sync.Once     // guards the writing of bucketID
 	bucketID string        // see machineID
-	rewatch  chan struct{} // capacity 1: the set of repositories or the schedule has changed
 	outdated chan struct{} // closed: see Outdated
 	alive    chan struct{} // a receive proves that changes of runs are followed
 
@@ -144,7 +144,7 @@ type reading struct {
 
 // New opens everything below the root. It starts nothing: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, metrics: newMetrics(c.Version), rewatch: make(chan struct{}, 1), later: newLater(), alive: make(chan struct{}), outdated: make(chan struct{})}
+	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), outdated: make(chan struct{})}
 	m.observer = shown{observer, m}
 	m.files = m.newFiles()
 	m.replicas = &local.Replicas{Local: m.files.local, Convert: m.convert, Log: c.Log}
@@ -228,6 +228,13 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			}
 		}(m.watcher)
 	}
+	m.checker = schedule.New(schedule.Config{Repositories: m.repos, Log: c.Log,
+		Every:     func() time.Duration { return m.Policy().Schedule.Check },
+		Installed: func(instance string) bool { _, _, err := m.links.Read(instance); return err == nil },
+		Check: func(ctx context.Context, instances []string) error {
+			_, err := m.Check(ctx, instances, Looking{Asked: instances != nil})
+			return err
+		}})
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
 	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.settle(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
@@ -266,6 +273,9 @@ func (m *Manager) Space() *space.Keeper { return m.space }
 
 // Roots lists what the indices protect.
 func (m *Manager) Roots() []index.Root { return m.indices.Snapshot() }
+
+// Repositories returns which repositories there are and how they were read last.
+func (m *Manager) Repositories() repositories.State { return m.repos.State() }
 
 // Doctor returns what checks the preconditions of refreshes.
 func (m *Manager) Doctor() *doctor.Doctor { return m.doctor }
@@ -307,7 +317,7 @@ func (m *Manager) Start() error {
 	m.wg.Go(m.followMounts)
 	m.wg.Go(m.followRuns)
 	m.wg.Go(m.followLogind)
-	m.wg.Go(m.followRepositories)
+	m.wg.Go(func() { m.checker.Follow(m.ctx) })
 	m.wg.Go(func() { m.space.Follow(m.ctx) })
 	m.wg.Go(m.followMarkers)
 	m.wg.Go(m.followMetrics)
@@ -380,14 +390,6 @@ func (m *Manager) prune() error {
 		err = errors.Join(err, m.engine.Prune(n))
 	}
 	return err
-}
-
-// nudge makes the repository loop recheck its schedule and its watches.
-func (m *Manager) nudge() {
-	select {
-	case m.rewatch <- struct{}{}:
-	default:
-	}
 }
 
 // followRuns passes on starts and ends of runs.
@@ -476,7 +478,7 @@ func (m *Manager) refreshChanged(r plan.Refresh) {
 		m.noteEnd(r)
 		m.runsChanged(r.Instance)
 		m.observer.RefreshChanged(r)
-		m.later.ended(r.Instance)
+		m.checker.Ended(r.Instance)
 		return
 	}
 	m.observer.RefreshChanged(r)

@@ -112,7 +112,7 @@ func (m *Manager) wake() {
 		m.wg.Go(m.startServices)
 	}
 	m.engine.Wake("")
-	m.nudge()
+	m.checker.Changed()
 }
 
 // resume restores lost state and resumes the interrupted refreshes.

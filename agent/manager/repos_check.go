@@ -234,7 +234,7 @@ func (m *Manager) checkOne(ctx context.Context, name string, client *repo.Client
 	case errkind.Is(err, errkind.Exists):
 		return m.underWay(name), nil
 	case errkind.Is(err, errkind.Busy) && !how.Asked:
-		m.later.add(name, m.engine.Of)
+		m.checker.Later(name, m.isUnderWay)
 	}
 	if err != nil {
 		return nil, err
@@ -388,6 +388,11 @@ func (m *Manager) underWay(name string) *plan.Refresh {
 		return &r
 	}
 	return nil
+}
+
+func (m *Manager) isUnderWay(name string) bool {
+	r, ok := m.engine.Of(name)
+	return ok && r.End == ""
 }
 
 // machineID returns an ID that stays the same on a machine, for rollouts to a share of the

@@ -128,7 +128,7 @@ func (m *Manager) SetRepositoryURL(ctx context.Context, name, url string) error 
 
 // repositoriesEdited makes the loop and the bus follow a change of the set.
 func (m *Manager) repositoriesEdited() {
-	m.nudge()
+	m.checker.Changed()
 	m.observer.RepositoriesChanged()
 	m.observer.PolicyChanged()
 }

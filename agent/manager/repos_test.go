@@ -381,63 +381,6 @@ func (m *Manager) health(t *testing.T, name string) repositories.Health {
 	return all[i]
 }
 
-// After a failure the next check comes in minutes, and later the more failures there are.
-func TestScheduleAfterFailures(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	for _, c := range []struct {
-		failures    int
-		every, wait time.Duration
-		least, most time.Duration
-	}{
-		{1, 6 * time.Hour, 0, time.Minute, 3 * time.Minute},
-		{2, 6 * time.Hour, 0, 2 * time.Minute, 6 * time.Minute},
-		{5, 6 * time.Hour, 0, 16 * time.Minute, 48 * time.Minute},
-		{100, 6 * time.Hour, 0, 3 * time.Hour, 9 * time.Hour},
-		{1, time.Minute, 0, 30 * time.Second, 90 * time.Second},
-		{1, 6 * time.Hour, 24 * time.Hour, 24 * time.Hour, 27 * time.Hour},
-	} {
-		for range 200 {
-			s := afterFailure(now, c.failures, c.every, c.wait)
-			if d := s.at.Sub(now); d < c.least || d > c.most || s.over(now) || !s.over(s.at) {
-				t.Fatalf("%+v: in %v", c, d)
-			}
-		}
-	}
-	if s := afterFailure(now, 1, 0, time.Hour); !s.at.IsZero() {
-		t.Errorf("never: %v", s)
-	}
-}
-
-// When the network comes up an overdue check follows soon, but not on all machines at once. A
-// check that is not overdue waits for its time.
-func TestScheduleWhenTheNetworkComes(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	due := after(now, 6*time.Hour)
-	if s := onNetwork(now, now.Add(-time.Hour), 6*time.Hour, false, due); s != due {
-		t.Errorf("not overdue: %v", s)
-	}
-	if s := onNetwork(now, now.Add(-time.Hour), 0, true, schedule{}); !s.at.IsZero() {
-		t.Errorf("never: %v", s)
-	}
-	apart := map[time.Duration]bool{}
-	for range 200 {
-		for _, s := range []schedule{onNetwork(now, now.Add(-7*time.Hour), 6*time.Hour, false, due), onNetwork(now, now, 6*time.Hour, true, due)} {
-			d := s.at.Sub(now)
-			if d < 0 || d > networkSpread {
-				t.Fatalf("overdue: in %v", d)
-			}
-			apart[d.Truncate(3*time.Minute)] = true
-		}
-	}
-	if len(apart) < 8 {
-		t.Errorf("machines come in %d groups", len(apart))
-	}
-	soon := schedule{now, time.Minute}
-	if s := onNetwork(now, now, time.Hour, true, soon); s.at.After(soon.at) {
-		t.Errorf("what is due sooner is put off: %v", s)
-	}
-}
-
 // A machine without a machine-id keeps its identity over a restart, and differs from all
 // others of its kind.
 func TestBucketWithoutMachineID(t *testing.T) {

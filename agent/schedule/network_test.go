@@ -1,4 +1,4 @@
-package manager
+package schedule
 
 import (
 	"os/exec"

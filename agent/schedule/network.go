@@ -1,4 +1,4 @@
-package manager
+package schedule
 
 import (
 	"errors"
@@ -12,10 +12,10 @@ import (
 
 // watchNetwork reports when a default route appears, as when the network comes up.
 // rtnetlink(7) reports it regardless of the network's manager. Events are hints.
-func (m *Manager) watchNetwork() (came <-chan struct{}, stop func()) {
+func (c *Checker) watchNetwork() (came <-chan struct{}, stop func()) {
 	came, stop, err := defaultRoutes()
 	if err != nil {
-		m.Log.Warn("the coming of the network is not noticed: repositories that could not be reached are tried by schedule only", "error", err)
+		c.Log.Warn("the coming of the network is not noticed: repositories that could not be reached are tried by schedule only", "error", err)
 		return nil, func() {}
 	}
 	return came, stop

@@ -1,4 +1,4 @@
-package manager
+package schedule
 
 import (
 	"math/rand/v2"
@@ -8,28 +8,28 @@ import (
 // jitter spreads ten thousand machines over a tenth of the interval.
 func jitter(d time.Duration) time.Duration { return d - d/20 + rand.N(d/10+1) }
 
-// schedule is the next time of a periodic action.
-type schedule struct {
+// alarm is the next time of a periodic action.
+type alarm struct {
 	at   time.Time     // zero means never
 	most time.Duration // the longest time that may be left
 }
 
-// after returns a schedule that is due when about the time every has passed.
-func after(now time.Time, every time.Duration) schedule {
+// after returns an alarm that is due when about the time every has passed.
+func after(now time.Time, every time.Duration) alarm {
 	if every <= 0 {
-		return schedule{}
+		return alarm{}
 	}
 	d := jitter(every)
-	return schedule{now.Add(d), d}
+	return alarm{now.Add(d), d}
 }
 
 // settling is about how long an overdue check waits after a start: the network may not be up
 // yet, and there is enough other work.
 const settling = 10 * time.Minute
 
-// next returns a schedule that is due when about the time every has passed since last, but
+// next returns an alarm that is due when about the time every has passed since last, but
 // not at once. Without a last time, or with one in the future, it counts from now.
-func next(now, last time.Time, every time.Duration) schedule {
+func next(now, last time.Time, every time.Duration) alarm {
 	s := after(now, every)
 	if every <= 0 || last.IsZero() || last.After(now) {
 		return s
@@ -38,12 +38,12 @@ func next(now, last time.Time, every time.Duration) schedule {
 	if due.Before(soonest) {
 		due = soonest
 	}
-	return schedule{due, due.Sub(now)}
+	return alarm{due, due.Sub(now)}
 }
 
 // over reports whether it is due. A clock that was set back, so that more time is left than
 // possible, makes it due too.
-func (s schedule) over(now time.Time) bool {
+func (s alarm) over(now time.Time) bool {
 	left := s.at.Sub(now)
 	return !s.at.IsZero() && (left <= 0 || left > s.most)
 }
@@ -52,35 +52,35 @@ func (s schedule) over(now time.Time) bool {
 // network; each further failure doubles it.
 const firstRetry = 2 * time.Minute
 
-// afterFailure returns a schedule that is due sooner than every, after so many failures in a
+// afterFailure returns an alarm that is due sooner than every, after so many failures in a
 // row, counted from 1. It is not due before wait has passed, which a server has requested.
 // The delay is varied by up to a half: machines that lost their network together do not
 // return together.
-func afterFailure(now time.Time, failures int, every, wait time.Duration) schedule {
+func afterFailure(now time.Time, failures int, every, wait time.Duration) alarm {
 	if every <= 0 {
-		return schedule{}
+		return alarm{}
 	}
 	d := min(firstRetry<<min(failures-1, 16), every)
 	d = d/2 + rand.N(d+1)
 	if wait > 0 {
 		d = max(d, wait+rand.N(wait/10+1))
 	}
-	return schedule{now.Add(d), d}
+	return alarm{now.Add(d), d}
 }
 
 // networkSpread is the time over which machines are spread whose network comes up together,
 // as after a power cut.
 const networkSpread = 30 * time.Minute
 
-// onNetwork returns the schedule after the network has come up. A check that is overdue, or
+// onNetwork returns the alarm after the network has come up. A check that is overdue, or
 // has failed for want of network, is due a while later than now; otherwise due stays.
-func onNetwork(now, last time.Time, every time.Duration, failed bool, due schedule) schedule {
+func onNetwork(now, last time.Time, every time.Duration, failed bool, due alarm) alarm {
 	overdue := failed || !last.IsZero() && now.Sub(last) > every
 	if every <= 0 || !overdue {
 		return due
 	}
 	d := rand.N(min(networkSpread, every) + 1)
-	if s := (schedule{now.Add(d), d}); due.at.IsZero() || s.at.Before(due.at) {
+	if s := (alarm{now.Add(d), d}); due.at.IsZero() || s.at.Before(due.at) {
 		return s
 	}
 	return due

@@ -1,0 +1,94 @@
+package schedule
+
+import (
+	"testing"
+	"time"
+)
+
+// The next check of the repositories is due by the time of the last one, also after a
+// restart.
+func TestNext(t *testing.T) {
+	now := time.Date(2030, 5, 6, 12, 0, 0, 0, time.UTC)
+	const every = 6 * time.Hour
+	for _, c := range []struct {
+		name        string
+		last        time.Time
+		every       time.Duration
+		least, most time.Duration // from now
+	}{
+		{"never yet", time.Time{}, every, every - every/20, every + every/20},
+		{"just now", now, every, every - every/20, every + every/20},
+		{"an hour ago", now.Add(-time.Hour), every, 5*time.Hour - every/20, 5*time.Hour + every/20},
+		{"overdue", now.Add(-48 * time.Hour), every, 9 * time.Minute, 11 * time.Minute},
+		{"nearly due", now.Add(-every), every, 9 * time.Minute, every/20 + 11*time.Minute},
+		{"to come", now.Add(time.Hour), every, every - every/20, every + every/20},
+		{"more often than it settles", now.Add(-time.Hour), time.Minute, 57 * time.Second, 63 * time.Second},
+	} {
+		for range 100 {
+			s := next(now, c.last, c.every)
+			if d := s.at.Sub(now); d < c.least || d > c.most || s.over(now) || !s.over(s.at) {
+				t.Fatalf("%s: in %v", c.name, d)
+			}
+		}
+	}
+	if s := next(now, now, 0); !s.at.IsZero() || s.over(now.Add(1000*time.Hour)) {
+		t.Errorf("never: %v", s)
+	}
+}
+
+// After a failure the next check comes in minutes, and later the more failures there are.
+func TestScheduleAfterFailures(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for _, c := range []struct {
+		failures    int
+		every, wait time.Duration
+		least, most time.Duration
+	}{
+		{1, 6 * time.Hour, 0, time.Minute, 3 * time.Minute},
+		{2, 6 * time.Hour, 0, 2 * time.Minute, 6 * time.Minute},
+		{5, 6 * time.Hour, 0, 16 * time.Minute, 48 * time.Minute},
+		{100, 6 * time.Hour, 0, 3 * time.Hour, 9 * time.Hour},
+		{1, time.Minute, 0, 30 * time.Second, 90 * time.Second},
+		{1, 6 * time.Hour, 24 * time.Hour, 24 * time.Hour, 27 * time.Hour},
+	} {
+		for range 200 {
+			s := afterFailure(now, c.failures, c.every, c.wait)
+			if d := s.at.Sub(now); d < c.least || d > c.most || s.over(now) || !s.over(s.at) {
+				t.Fatalf("%+v: in %v", c, d)
+			}
+		}
+	}
+	if s := afterFailure(now, 1, 0, time.Hour); !s.at.IsZero() {
+		t.Errorf("never: %v", s)
+	}
+}
+
+// When the network comes up an overdue check follows soon, but not on all machines at once. A
+// check that is not overdue waits for its time.
+func TestScheduleWhenTheNetworkComes(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	due := after(now, 6*time.Hour)
+	if s := onNetwork(now, now.Add(-time.Hour), 6*time.Hour, false, due); s != due {
+		t.Errorf("not overdue: %v", s)
+	}
+	if s := onNetwork(now, now.Add(-time.Hour), 0, true, alarm{}); !s.at.IsZero() {
+		t.Errorf("never: %v", s)
+	}
+	apart := map[time.Duration]bool{}
+	for range 200 {
+		for _, s := range []alarm{onNetwork(now, now.Add(-7*time.Hour), 6*time.Hour, false, due), onNetwork(now, now, 6*time.Hour, true, due)} {
+			d := s.at.Sub(now)
+			if d < 0 || d > networkSpread {
+				t.Fatalf("overdue: in %v", d)
+			}
+			apart[d.Truncate(3*time.Minute)] = true
+		}
+	}
+	if len(apart) < 8 {
+		t.Errorf("machines come in %d groups", len(apart))
+	}
+	soon := alarm{now, time.Minute}
+	if s := onNetwork(now, now, time.Hour, true, soon); s.at.After(soon.at) {
+		t.Errorf("what is due sooner is put off: %v", s)
+	}
+}
