@@ -6,7 +6,7 @@
 // alone:
 //
 //	lib; authz, conditions, current, exports, footprint, locks, logging, logind,
-//	metrics, state, store, vacancy; convert, metricsfile, repo, runs, space; local,
+//	metrics, settings, state, store, vacancy; convert, metricsfile, repo, runs, space; local,
 //	repositories, services; refresh, schedule, sysupdate; doctor; manager; api
 package agent
 

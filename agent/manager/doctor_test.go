@@ -63,8 +63,8 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 		t.Errorf("the schedule is %v", m.Policy().Schedule.Check)
 	}
 	write("policy.d/10.yaml", "schedule: {check: soon}\n", time.Now().Add(-time.Minute))
-	if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), "10.yaml:1: ") || m.PolicyError() == nil {
-		t.Errorf("%v, %v", err, m.PolicyError())
+	if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), "10.yaml:1: ") || m.refused() == nil {
+		t.Errorf("%v, %v", err, m.refused())
 	}
 	expect(doctor.Fail, "10.yaml:1: ")
 	if m.Policy().Schedule.Check != time.Hour {
@@ -79,7 +79,7 @@ func TestDoctorLooksAtTheReserve(t *testing.T) {
 	if c := verdict(t, m, "reserve"); c.State != doctor.OK || c.Seen != "none, as policy says" {
 		t.Errorf("%+v", c)
 	}
-	if err := os.WriteFile(m.policyFile(), []byte("gc: {reserve: 1MiB}\n"), 0o644); err != nil {
+	if err := os.WriteFile(m.settings.PolicyFile(), []byte("gc: {reserve: 1MiB}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Reload(); err != nil {

@@ -39,6 +39,7 @@ import (
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/schedule"
 	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/settings"
 	"github.com/lull/lull/agent/space"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
@@ -49,7 +50,6 @@ import (
 	"github.com/lull/lull/agent/store/resolve"
 	"github.com/lull/lull/agent/sysupdate"
 	"github.com/lull/lull/agent/vacancy"
-	"github.com/lull/lull/policy"
 )
 
 // Config has the locations and dependencies of a Manager.
@@ -104,7 +104,7 @@ type Manager struct {
 	resolver *resolve.Resolver
 	engine   *refresh.Engine
 	system   *sysupdate.System
-	policy   atomic.Pointer[policy.Policy]
+	settings *settings.Settings
 	observer Observer
 	metrics  *metricsfile.File
 	costs    *cost.Costs
@@ -131,15 +131,7 @@ type Manager struct {
 	outdated chan struct{} // closed: see Outdated
 	alive    chan struct{} // a receive proves that changes of runs are followed
 
-	reloading     sync.Mutex  // one at a time; also held while repos.d is written
-	systemUnknown atomic.Bool // see doubtfulSystem
-	policyRead    atomic.Pointer[reading]
-}
-
-// reading is the result of the last reading of the policy.
-type reading struct {
-	at  time.Time
-	err error // the earlier policy stays in force
+	reloading sync.Mutex // one at a time; also held while repos.d is written
 }
 
 // New opens everything below the root. It starts nothing: see Start.
@@ -148,14 +140,12 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.observer = shown{observer, m}
 	m.files = m.newFiles()
 	m.replicas = &local.Replicas{Local: m.files.local, Convert: m.convert, Log: c.Log}
-	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: m.reposDir(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
+	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
 		Replica: func(name string) (string, []byte, error) { return m.replicas.Make(m.ctx, name) },
 		Follow:  m.replicas.Follow, Unfollow: m.replicas.Remove})
 	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	p, refused := m.firstPolicy()
-	m.policyRead.Store(&reading{at: time.Now(), err: refused})
-	m.policy.Store(p)
+	m.settings = settings.Open(c.Conf, c.Root, c.Log)
 	if m.store, err = store.Open(c.Root); err != nil {
 		return nil, err
 	}
@@ -185,7 +175,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		m.services = services.NewDirect(launcher, c.User, m.runsChanged, c.Log)
 	}
 	m.indices = index.New()
-	m.indices.KeepRecent(p.GC.KeepRecent)
+	m.indices.KeepRecent(m.Policy().GC.KeepRecent)
 	m.indices.AddProvider(m.runRoots)
 	m.indices.AddProvider(m.doubtfulSystem)
 	m.indices.OnChange(func(name string) {
@@ -217,7 +207,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.engine = refresh.NewEngine(refresh.World{
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
 		Runctl: c.Runctl, Tracker: c.Tracker, Vacancy: vacancy.NewLeases(), Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
-		Repository: m.repos.Client, Policy: m.policy.Load, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
+		Repository: m.repos.Client, Policy: m.Policy, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
 		Writable: m.writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
 	})
 	if c.Conditions != nil {
@@ -244,19 +234,12 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 func (m *Manager) newDoctor() *doctor.Doctor {
 	return &doctor.Doctor{
 		Root: m.Root, RunDir: m.RunDir, Launcher: m.Launcher, User: m.User,
-		Files:   doctor.Files{Dir: m.Conf, Policy: m.policyFile(), Dropins: m.dropins(), Repositories: m.reposDir()},
+		Files:   doctor.Files{Dir: m.Conf, Policy: m.settings.PolicyFile(), Dropins: m.settings.Dropins(), Repositories: m.settings.Repositories()},
 		Tracker: m.Tracker, Logind: m.Logind, Runctl: m.Runctl, Links: m.links, Store: m.store, State: m.state,
 		Engine: m.engine, Services: m.services, Repositories: m.repos,
-		Policy: m.Policy,
-		PolicyRead: func() (time.Time, error) {
-			r := m.policyRead.Load()
-			return r.at, r.err
-		},
-		SystemList: func() error {
-			_, err := parseSystem(m.systemFile())
-			return err
-		},
-		System: m.System, Conditions: m.Conditions, Writable: m.writable,
+		Policy: m.Policy, PolicyRead: m.settings.Refused,
+		SystemList: func() error { _, err := m.settings.ParseSystem(); return err },
+		System:     m.System, Conditions: m.Conditions, Writable: m.writable,
 		Running: m.Running, ServiceStates: m.ServiceStates,
 		Collected: func() gc.Result {
 			result, _ := m.space.Last()
@@ -299,10 +282,6 @@ func (m *Manager) makeLocks() error {
 	}
 	return err
 }
-
-func (m *Manager) policyFile() string { return filepath.Join(m.Conf, "policy.yaml") }
-func (m *Manager) dropins() string    { return filepath.Join(m.Conf, "policy.d") }
-func (m *Manager) reposDir() string   { return filepath.Join(m.Conf, "repos.d") }
 
 // Start resumes the work of an earlier agent and begins to follow changes. The bus must be
 // served by now: services are started through launchers that call back.
@@ -350,13 +329,6 @@ func (m *Manager) Close() error {
 
 // Leases returns the leases of clients.
 func (m *Manager) Leases() *leases.Dir { return m.leases }
-
-// Policy returns the policy in force.
-func (m *Manager) Policy() *policy.Policy { return m.policy.Load() }
-
-// PolicyError returns why the policy files were refused at the last reading, so that an older
-// policy is in force; nil means that they were not.
-func (m *Manager) PolicyError() error { return m.policyRead.Load().err }
 
 // collectForSpace collects for a resolve that has hit a full disk.
 func (m *Manager) collectForSpace(ctx context.Context) error {

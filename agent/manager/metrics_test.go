@@ -28,7 +28,7 @@ func TestMetricsOfPolicy(t *testing.T) {
 	}
 	set := func(text string) error {
 		t.Helper()
-		if err := os.WriteFile(m.policyFile(), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(m.settings.PolicyFile(), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return m.Reload()

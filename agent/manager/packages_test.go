@@ -68,10 +68,20 @@ func TestCannotBegin(t *testing.T) {
 // newManager opens a manager with a deaf observer; it is not started. conf is its policy.
 func newManager(t testing.TB, conf ...string) *Manager {
 	t.Helper()
+	files := map[string]string{}
+	for _, text := range conf {
+		files["policy.yaml"] = text
+	}
+	return newManagerWith(t, files)
+}
+
+// newManagerWith makes a manager with the files in its configuration directory.
+func newManagerWith(t testing.TB, files map[string]string) *Manager {
+	t.Helper()
 	require.Unified(t)
 	dir, run, etc := t.TempDir(), t.TempDir(), t.TempDir()
-	for _, text := range conf {
-		if err := os.WriteFile(filepath.Join(etc, "policy.yaml"), []byte(text), 0o644); err != nil {
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -120,4 +130,10 @@ func TestWhatIsInstalledIsProtected(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// refused returns what was refused when the files were read last.
+func (m *Manager) refused() error {
+	_, err := m.settings.Refused()
+	return err
 }

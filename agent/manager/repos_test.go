@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/doctor"
-	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/agent/repositories"
@@ -79,14 +78,14 @@ func TestRepositories(t *testing.T) {
 	t.Run("a broken file leaves out one repository", func(t *testing.T) {
 		good := newRepository(t, publish.Options{}, "calc 1")
 		m.mustAdd(t, "good", good, good)
-		bad := filepath.Join(m.reposDir(), "bad.yaml")
+		bad := filepath.Join(m.settings.Repositories(), "bad.yaml")
 		for _, text := range []string{"url: /x\n  root: r\n", "", "url: /x\nroot: nowhere\n", "url: /x\nroot: bad.yaml\n", "\x00"} {
 			write(t, bad, text)
 			if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), bad) {
 				t.Errorf("%q: %v", text, err)
 			}
-			if err := m.ConfigError(); err == nil || !strings.Contains(err.Error(), bad) || m.PolicyError() != nil {
-				t.Errorf("%q: %v, %v", text, err, m.PolicyError())
+			if err := m.ConfigError(); err == nil || !strings.Contains(err.Error(), bad) || m.refused() != nil {
+				t.Errorf("%q: %v, %v", text, err, m.refused())
 			}
 			if from, err := m.chooseRepository(t.Context(), "calc", "", "stable"); from != "good" || err != nil {
 				t.Errorf("%q: the good one: %q, %v", text, from, err)
@@ -134,7 +133,7 @@ func TestRepositories(t *testing.T) {
 			t.Errorf("%v, the server saw %v", err, seen.Load())
 		}
 		for _, name := range []string{"private.yaml", "private.credentials"} {
-			fi, err := os.Stat(filepath.Join(m.reposDir(), name))
+			fi, err := os.Stat(filepath.Join(m.settings.Repositories(), name))
 			if err != nil || fi.Mode().Perm() != 0o600 {
 				t.Errorf("%s: %v, %v", name, fi, err)
 			}
@@ -154,7 +153,7 @@ func TestRepositories(t *testing.T) {
 		if err := m.RemoveRepository("private"); err != nil {
 			t.Error(err)
 		}
-		left, err := filepath.Glob(filepath.Join(m.reposDir(), "private*"))
+		left, err := filepath.Glob(filepath.Join(m.settings.Repositories(), "private*"))
 		if err != nil || len(left) > 0 {
 			t.Errorf("%q is left, %v", left, err)
 		}
@@ -327,48 +326,21 @@ func TestRepositories(t *testing.T) {
 			stop()
 		}
 	})
+}
 
-	t.Run("the last good policy", func(t *testing.T) {
-		hash := digest.Of([]byte("x")).String()
-		write(t, m.policyFile(), "defaults: {keep-revisions: 7}\nschedule: {check: 0}\n")
-		write(t, filepath.Join(m.Conf, "system.yaml"), "base: ["+hash+"]\n")
-		if err := m.Reload(); err != nil {
-			t.Fatal(err)
-		}
-		for _, text := range []string{"defaults: {keep-revisions: many}\n", "\x00", "defaults:\n x\n y: z\n"} {
-			write(t, m.policyFile(), text)
-			write(t, filepath.Join(m.Conf, "system.yaml"), text)
-			p, err := m.firstPolicy()
-			if !errkind.Is(err, errkind.BadPolicy) || p.For("x").KeepRevisions != 7 {
-				t.Errorf("%q: %v, %v", text, p.For("x"), err)
-			}
-			if f, err := m.firstSystem(); !errkind.Is(err, errkind.BadPolicy) || len(f.Base) != 1 || f.Base[0].String() != hash {
-				t.Errorf("%q: %v, %v", text, f, err)
-			}
-			if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || m.Policy().For("x").KeepRevisions != 7 {
-				t.Errorf("%q: %v", text, err)
-			}
-		}
-		// Without earlier files nothing is done automatically, and packages that may belong
-		// to the system are not collected.
-		if err := os.Remove(filepath.Join(m.Root, lastGoodFile)); err != nil {
-			t.Fatal(err)
-		}
-		if p, err := m.firstPolicy(); err == nil || p.For("x").AutoRefresh || p.GC.AfterRefresh {
-			t.Errorf("%v, %v", p.For("x"), err)
-		}
-		if _, err := m.firstSystem(); err == nil || len(m.doubtfulSystem()) != 1 || !m.doubtfulSystem()[0].Package.IsZero() {
-			t.Errorf("%v, %v", m.doubtfulSystem(), err)
-		}
-		for _, f := range []string{m.policyFile(), filepath.Join(m.Conf, "system.yaml")} {
-			if err := os.Remove(f); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := m.Reload(); err != nil || m.doubtfulSystem() != nil {
-			t.Error(err, m.doubtfulSystem())
-		}
-	})
+// TestUnknownSystem: while the list of the system's packages was never read, any package may
+// belong to the system.
+func TestUnknownSystem(t *testing.T) {
+	m := newManagerWith(t, map[string]string{"system.yaml": "base: x\n"})
+	if roots := m.doubtfulSystem(); len(roots) != 1 || !roots[0].Package.IsZero() {
+		t.Errorf("the roots are %v, want one without a package", roots)
+	}
+	if err := os.Remove(m.settings.SystemFile()); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Reload(); err != nil || m.doubtfulSystem() != nil {
+		t.Errorf("after a reload: %v, %v, want neither error nor doubt", err, m.doubtfulSystem())
+	}
 }
 
 func (m *Manager) health(t *testing.T, name string) repositories.Health {

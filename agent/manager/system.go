@@ -2,11 +2,7 @@ package manager
 
 import (
 	"context"
-	"errors"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,52 +11,11 @@ import (
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/store/resolve"
 	"github.com/lull/lull/agent/sysupdate"
-	"github.com/lull/lull/policy/strictyaml"
 )
-
-// systemFile is the content of system.yaml, which the builder of a system image writes:
-// package hashes. Base packages are the system itself, and cache packages must be available
-// offline; neither is ever collected. A package that is not resident yet is protected from
-// the moment it is.
-type systemFile struct {
-	Base  []digest.Digest `yaml:"base" json:"base"`
-	Cache []digest.Digest `yaml:"cache" json:"cache"`
-}
-
-// readSystem reads system.yaml; a missing file names nothing. An error of kind BadPolicy
-// names file and line.
-func (m *Manager) readSystem() (systemFile, error) {
-	f, err := parseSystem(m.systemFile())
-	if err == nil {
-		m.keepLastGood(func(g *lastGood) { g.System = &f })
-	}
-	return f, err
-}
-
-func (m *Manager) systemFile() string { return filepath.Join(m.Conf, "system.yaml") }
-
-func parseSystem(path string) (f systemFile, err error) {
-	b, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		err = nil
-	case err == nil:
-		err = strictyaml.Decode(path, b, &f)
-	}
-	if err != nil {
-		return systemFile{}, errkind.New(errkind.BadPolicy, "%w", err)
-	}
-	return f, nil
-}
 
 // loadSystem puts the durable sets into the indices before it returns.
 func (m *Manager) loadSystem() error {
-	f, refused := m.firstSystem()
-	if refused != nil {
-		m.policyRead.Store(&reading{at: time.Now(), err: joinConfig(m.PolicyError(), refused)})
-	}
-	var err error
-	m.system, err = sysupdate.Load(sysupdate.World{
+	system, err := sysupdate.Load(sysupdate.World{
 		Root: m.Root, BootID: m.BootID, State: m.state, Store: m.store, Indices: m.indices, Resolver: m.resolver, RunHook: m.services.Run,
 		Repository: m.source, Log: m.Log, Changed: m.observer.SystemChanged,
 		Collect:   func(ctx context.Context) error { _, err := m.space.Collect(ctx, 0); return err },
@@ -69,7 +24,9 @@ func (m *Manager) loadSystem() error {
 	if err != nil {
 		return err
 	}
-	return m.system.SetFactory(f.Base, f.Cache)
+	m.system = system
+	sets, _ := m.settings.System()
+	return m.system.SetFactory(sets.Base, sets.Cache)
 }
 
 // settleSystem puts a set into effect that was staged in an earlier boot. A failure does not
