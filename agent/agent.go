@@ -67,6 +67,7 @@ const restAfter = 5 * time.Second
 
 // Run is the agent until ctx ends or the bus is lost.
 func Run(ctx context.Context, o Options) (err error) {
+	errkind.RememberSentences()
 	for _, p := range []*string{&o.Root, &o.RunDir, &o.Config, &o.Launcher, &o.ReleaseAgent} {
 		if *p == "" {
 			continue

@@ -49,6 +49,7 @@ var infoManager = &ifaceInfo{
 		"Switch":              "sa{sv}",
 		"RestartNow":          "s",
 		"Inspect":             "",
+		"Sentences":           "as",
 		"Doctor":              "",
 		"Reload":              "",
 	},
@@ -299,6 +300,13 @@ type Manager interface {
 	// Inspect: Returns the complete state of the agent as JSON: indices with holders, runs, refreshes,
 	// transfers.
 	Inspect(caller Caller) (json string, err error)
+	// Sentences: For programs that translate. Returns how texts of the agent were made: errors, hints,
+	// the findings of Doctor. Each of them has the message, in English and with the verbs of Go's
+	// package fmt, and the texts that replace the verbs. A text that replaces a verb, or the end of a
+	// text after a colon, can be a sentence itself; it is in the result as well. Texts that the agent
+	// does not remember are missing: it remembers the latest 1024 since its start, and none of more
+	// than 2 KiB.
+	Sentences(caller Caller, texts []string) (sentences []Sentence, err error)
 	// Doctor: Checks the system. Returns for each check its name, the result ok|warn|fail, the finding
 	// and the advice.
 	Doctor(caller Caller) (checks []Check, err error)
@@ -711,6 +719,16 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 		return nil, e.impl.RestartNow(c, a0)
 	case "Inspect":
 		r0, err := e.impl.Inspect(c)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0}, nil
+	case "Sentences":
+		var a0 []string
+		if err := store(body, &a0); err != nil {
+			return nil, badArguments("Sentences: %v", err)
+		}
+		r0, err := e.impl.Sentences(c, a0)
 		if err != nil {
 			return nil, err
 		}
@@ -1150,6 +1168,17 @@ func (p ManagerProxy) RestartNow(ctx context.Context, instance string) (err erro
 // transfers.
 func (p ManagerProxy) Inspect(ctx context.Context) (json string, err error) {
 	err = p.call(ctx, "Inspect", nil, &json)
+	return
+}
+
+// Sentences: For programs that translate. Returns how texts of the agent were made: errors, hints,
+// the findings of Doctor. Each of them has the message, in English and with the verbs of Go's
+// package fmt, and the texts that replace the verbs. A text that replaces a verb, or the end of a
+// text after a colon, can be a sentence itself; it is in the result as well. Texts that the agent
+// does not remember are missing: it remembers the latest 1024 since its start, and none of more
+// than 2 KiB.
+func (p ManagerProxy) Sentences(ctx context.Context, texts []string) (sentences []Sentence, err error) {
+	err = p.call(ctx, "Sentences", []any{texts}, &sentences)
 	return
 }
 

@@ -37,6 +37,13 @@ type ListFailure struct {
 	Text  string
 }
 
+// Sentence is a structure on the bus.
+type Sentence struct {
+	Text    string
+	Message string
+	Parts   []string
+}
+
 // Check is a structure on the bus.
 type Check struct {
 	Name   string

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -27,7 +26,7 @@ func (s *Service) peers(uid uint32) []doctor.Check {
 
 // checkBus: where systemd is, the bus should be able to start the agent.
 func (s *Service) checkBus(ctx context.Context) doctor.Check {
-	c := doctor.Check{Name: "bus", State: doctor.OK, Seen: bus.AgentName + " is " + s.server.Conn().Names()[0]}
+	c := doctor.Check{Name: "bus", State: doctor.OK, Seen: errkind.Text("%s is %s", bus.AgentName, s.server.Conn().Names()[0])}
 	if s.m.User || !units.Booted() {
 		return c
 	}
@@ -35,12 +34,12 @@ func (s *Service) checkBus(ctx context.Context) doctor.Check {
 	err := s.server.Conn().BusObject().CallWithContext(ctx, "org.freedesktop.DBus.ListActivatableNames", 0).Store(&names)
 	switch {
 	case err != nil:
-		c.State, c.Seen, c.Advice = doctor.Fail, err.Error(), "see that the message bus runs: systemctl status dbus"
+		c.State, c.Seen, c.Advice = doctor.Fail, err.Error(), errkind.Text("see that the message bus runs: systemctl status dbus")
 	case slices.Contains(names, bus.AgentName):
-		c.Seen += ", and started when it is called"
+		c.Seen = errkind.Text("%s, and started when it is called", c.Seen)
 	default:
-		c.State, c.Seen = doctor.Warn, "it does not start lulld when it is called"
-		c.Advice = bus.AgentName + ".service belongs into /usr/share/dbus-1/system-services"
+		c.State, c.Seen = doctor.Warn, errkind.Text("it does not start lulld when it is called")
+		c.Advice = errkind.Text("%s belongs into /usr/share/dbus-1/system-services", bus.AgentName+".service")
 	}
 	return c
 }
@@ -48,7 +47,7 @@ func (s *Service) checkBus(ctx context.Context) doctor.Check {
 func (s *Service) checkPolkit(ctx context.Context) doctor.Check {
 	c := doctor.Check{Name: "polkit", State: doctor.OK}
 	if s.m.User {
-		c.Seen = "is not asked: " + accounts.Name(uint32(os.Getuid())) + " alone may do everything"
+		c.Seen = errkind.Text("is not asked: %s alone may do everything", accounts.Name(uint32(os.Getuid())))
 		return c
 	}
 	unknown, err := s.auth.Unknown(ctx)
@@ -56,10 +55,10 @@ func (s *Service) checkPolkit(ctx context.Context) doctor.Check {
 	case err != nil:
 		c.State, c.Seen, c.Advice = doctor.Warn, err.Error(), errkind.HintOf(err)
 	case len(unknown) > 0:
-		c.State, c.Seen = doctor.Fail, "unknown actions: "+strings.Join(unknown, ", ")
-		c.Advice = "org.lull.policy belongs into /usr/share/polkit-1/actions; without it users may do nothing"
+		c.State, c.Seen = doctor.Fail, errkind.Text("unknown actions: %s", strings.Join(unknown, ", "))
+		c.Advice = errkind.Text("org.lull.policy belongs into /usr/share/polkit-1/actions; without it users may do nothing")
 	default:
-		c.Seen = "decides about users"
+		c.Seen = errkind.Text("decides about users")
 	}
 	return c
 }
@@ -71,19 +70,19 @@ func (s *Service) checkHelper(uid uint32) doctor.Check {
 		users[h.uid] = true
 	}
 	s.helpers.mu.Unlock()
-	c := doctor.Check{Name: "helper", State: doctor.OK, Seen: fmt.Sprintf("has registered for %d users", len(users))}
+	c := doctor.Check{Name: "helper", State: doctor.OK, Seen: errkind.Text("has registered for %d users", len(users))}
 	switch {
 	case users[uid]:
-		c.Seen = "lull-userd has registered for you"
+		c.Seen = errkind.Text("lull-userd has registered for you")
 	case uid != 0 && !s.m.HelpersWanted():
-		c.Seen = "no lull-userd has registered for you; none is needed while nothing is pending"
+		c.Seen = errkind.Text("no lull-userd has registered for you; none is needed while nothing is pending")
 	case uid != 0:
-		c.State, c.Seen = doctor.Warn, "no lull-userd has registered for you"
-		c.Advice = "systemctl --user start lull-userd, and enable it, which has it started whenever something is pending; without it there are no notices, and your data is brought over at the first launch"
+		c.State, c.Seen = doctor.Warn, errkind.Text("no lull-userd has registered for you")
+		c.Advice = errkind.Text("systemctl --user start lull-userd, and enable it, which has it started whenever something is pending; without it there are no notices, and your data is brought over at the first launch")
 	case len(users) == 1:
-		c.Seen = "has registered for one user"
+		c.Seen = errkind.Text("has registered for one user")
 	case len(users) == 0:
-		c.Seen = "none has registered; each user's systemd starts one when something is pending"
+		c.Seen = errkind.Text("none has registered; each user's systemd starts one when something is pending")
 	}
 	return c
 }

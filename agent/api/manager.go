@@ -404,6 +404,18 @@ func (o managerObject) Doctor(c bus.Caller) ([]bus.Check, error) {
 	return list, nil
 }
 
+func (o managerObject) Sentences(_ bus.Caller, texts []string) ([]bus.Sentence, error) {
+	list := []bus.Sentence{}
+	for text, s := range errkind.Sentences(texts) {
+		parts := s.Parts
+		if parts == nil {
+			parts = []string{}
+		}
+		list = append(list, bus.Sentence{Text: text, Message: s.Message, Parts: parts})
+	}
+	return list, nil
+}
+
 func (o managerObject) Reload(c bus.Caller) error {
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err

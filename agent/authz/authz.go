@@ -36,16 +36,16 @@ const (
 
 // what has a description of each action.
 var what = map[string]string{
-	Install:      "install or remove packages",
-	InstallFile:  "install packages from files",
-	Resolve:      "fetch packages",
-	Refresh:      "refresh packages",
-	Revert:       "revert packages or cancel refreshes",
-	Hold:         "hold refreshes",
-	HoldOthers:   "hold refreshes for long, or end the holds of others",
-	GC:           "collect or verify the store",
-	SystemUpdate: "update the system",
-	Configure:    "change repositories or reload the configuration",
+	Install:      errkind.Mark("install or remove packages"),
+	InstallFile:  errkind.Mark("install packages from files"),
+	Resolve:      errkind.Mark("fetch packages"),
+	Refresh:      errkind.Mark("refresh packages"),
+	Revert:       errkind.Mark("revert packages or cancel refreshes"),
+	Hold:         errkind.Mark("hold refreshes"),
+	HoldOthers:   errkind.Mark("hold refreshes for long, or end the holds of others"),
+	GC:           errkind.Mark("collect or verify the store"),
+	SystemUpdate: errkind.Mark("update the system"),
+	Configure:    errkind.Mark("change repositories or reload the configuration"),
 }
 
 // Actions returns all actions.
@@ -176,9 +176,15 @@ func absent(err error) bool {
 	return false
 }
 
-func words(action string) string {
+// deed is what an action permits.
+type deed string
+
+// Word implements errkind.Word.
+func (d deed) Word() string { return string(d) }
+
+func words(action string) deed {
 	if w, ok := what[action]; ok {
-		return w
+		return deed(w)
 	}
-	return fmt.Sprintf("do %q", action)
+	return deed(fmt.Sprintf("do %q", action))
 }

@@ -5,17 +5,17 @@ import (
 	"strings"
 
 	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // cgroupMode names the mounted versions of cgroups, by their paths. A machine with v1 must
 // change before an upgrade of systemd: 258 refuses to boot with it.
 func cgroupMode(unified, freezer string) string {
-	const gone = ", which systemd has no more from 258 on"
 	switch {
 	case unified == "":
-		return "v1" + gone
+		return errkind.Text("v1, which systemd has no more from 258 on")
 	case freezer != "":
-		return "v2 and v1" + gone
+		return errkind.Text("v2 and v1, which systemd has no more from 258 on")
 	}
 	return "v2"
 }
@@ -26,8 +26,7 @@ func (d *Doctor) checkCgroups(add func(name, state, seen, advice string)) {
 		_, err = d.Tracker.Runs()
 	}
 	if err != nil {
-		add("cgroups", Fail, err.Error(), "applications count as running, and nothing is collected, as long as this is so; "+
-			"see that /sys/fs/cgroup is mounted and that lulld may read it")
+		add("cgroups", Fail, err.Error(), errkind.Text("applications count as running, and nothing is collected, as long as this is so; see that /sys/fs/cgroup is mounted and that lulld may read it"))
 		return
 	}
 	mode := cgroupMode(layout.Unified, layout.Freezer)
@@ -36,12 +35,12 @@ func (d *Doctor) checkCgroups(add func(name, state, seen, advice string)) {
 		for _, u := range unread {
 			who = append(who, fmt.Sprintf("user %d (%v)", u.UID, u.Err))
 		}
-		add("cgroups", Warn, mode+"; cannot read the groups of "+strings.Join(who, ", "),
-			"the user counts as running every application, and refreshes wait for that user until the deadline; systemctl stop user@UID.service ends it")
+		add("cgroups", Warn, errkind.Text("%s; cannot read the groups of %s", mode, strings.Join(who, ", ")),
+			errkind.Text("the user counts as running every application, and refreshes wait for that user until the deadline; systemctl stop user@UID.service ends it"))
 		return
 	}
 	if d.Tracker.Name() != "scope" && !d.User {
-		add("cgroups", OK, mode+"; services that belong to users' sessions need systemd with v2", "")
+		add("cgroups", OK, errkind.Text("%s; services that belong to users' sessions need systemd with v2", mode), "")
 		return
 	}
 	add("cgroups", OK, mode, "")

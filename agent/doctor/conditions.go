@@ -1,20 +1,20 @@
 package doctor
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/lull/lull/agent/conditions"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/policy"
 )
 
 // checkConditions reports what is known of the conditions that policy can require.
 func (d *Doctor) checkConditions(add func(name, state, seen, advice string)) {
 	s := d.Conditions()
-	seen := fmt.Sprintf("power: %s, network: %s, sessions: %s", s.Power, s.Network, s.Use())
+	seen := errkind.Text("power: %s, network: %s, sessions: %s", s.Power, s.Network, s.Use())
 	if d.requires(policy.Mains) && s.Power == conditions.Unknown || d.requires(policy.Unmetered) && s.Network == conditions.Unknown ||
 		d.requires(policy.Idle) && s.Use() == conditions.Unknown {
-		seen += "; what is unknown keeps no refresh waiting"
+		seen = errkind.Text("%s; what is unknown keeps no refresh waiting", seen)
 	}
 	add("conditions", OK, seen, "")
 }

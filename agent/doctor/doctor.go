@@ -5,7 +5,6 @@ package doctor
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/current"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/lib/wallclock"
@@ -97,18 +97,18 @@ func (d *Doctor) Examine(ctx context.Context) (list []Check) {
 	add := func(name, state, seen, advice string) { list = append(list, Check{name, state, seen, advice}) }
 
 	if !d.Tracker.Polls() {
-		add("tracker", OK, d.Tracker.Name()+", exits noticed by "+d.Tracker.Events(), "")
+		add("tracker", OK, errkind.Text("%s, exits noticed by %s", d.Tracker.Name(), manner(d.Tracker.Events())), "")
 	} else {
-		add("tracker", Warn, d.Tracker.Name()+", exits noticed by "+d.Tracker.Events(),
-			"the kernel cannot tell lull of every exit, so it has to look; raise fs.inotify.max_user_instances or max_user_watches if inotify is short")
+		add("tracker", Warn, errkind.Text("%s, exits noticed by %s", d.Tracker.Name(), manner(d.Tracker.Events())),
+			errkind.Text("the kernel cannot tell lull of every exit, so it has to look; raise fs.inotify.max_user_instances or max_user_watches if inotify is short"))
 	}
 	d.checkCgroups(add)
 	d.checkLeases(add)
 	d.checkServices(ctx, add)
 	if d.Logind != nil && d.Logind.Available() {
-		add("logind", OK, fmt.Sprintf("present, delays a shutdown by at most %s", d.Logind.MaxDelay()), "")
+		add("logind", OK, errkind.Text("present, delays a shutdown by at most %s", d.Logind.MaxDelay()), "")
 	} else {
-		add("logind", Warn, "absent", "a shutdown cannot be held off during a refresh; the refresh survives it all the same")
+		add("logind", Warn, errkind.Text("absent"), errkind.Text("a shutdown cannot be held off during a refresh; the refresh survives it all the same"))
 	}
 	d.checkPolicy(add)
 	d.checkState(add)
@@ -127,6 +127,22 @@ func (d *Doctor) Examine(ctx context.Context) (list []Check) {
 	d.checkStrays(add)
 	d.checkMetrics(add)
 	return list
+}
+
+// manner is how a tracker notices exits.
+type manner string
+
+// Word implements errkind.Word.
+func (m manner) Word() string {
+	switch m {
+	case "cgroup.events and inotify":
+		return errkind.Mark("cgroup.events and inotify")
+	case "cgroup.events of systemd's scopes and inotify":
+		return errkind.Mark("cgroup.events of systemd's scopes and inotify")
+	case "release agent and inotify":
+		return errkind.Mark("release agent and inotify")
+	}
+	return string(m)
 }
 
 // serviceTimeout bounds the queries to systemd.
@@ -153,13 +169,13 @@ func (d *Doctor) checkServices(ctx context.Context, add func(name, state, seen, 
 		for i, st := range d.ServiceStates(ctx, name, l, running) {
 			if st == services.Failed {
 				failed++
-				add("services", Fail, fmt.Sprintf("service %s of %s has failed", l.Services[i].Name, name),
-					fmt.Sprintf("the journal has its last words; lull revert %s goes back to the revision before", name))
+				add("services", Fail, errkind.Text("service %s of %s has failed", l.Services[i].Name, name),
+					errkind.Text("the journal has its last words; lull revert %s goes back to the revision before", name))
 			}
 		}
 	}
 	if failed == 0 {
-		add("services", OK, "run by "+map[string]string{"systemd": "systemd", "direct": "lulld itself"}[d.Services.Name()], "")
+		add("services", OK, map[string]string{"systemd": errkind.Text("run by systemd"), "direct": errkind.Text("run by lulld itself")}[d.Services.Name()], "")
 	}
 }
 
@@ -171,8 +187,8 @@ func (d *Doctor) checkRefreshes(add func(name, state, seen, advice string)) {
 	}
 	for _, i := range instances {
 		if b := i.Backoff; b != nil && b.Reason != "" && len(i.Revisions) > 0 {
-			add("refreshes", Warn, fmt.Sprintf("the update of %s to %s was undone: %s", i.Instance, b.Version, b.Reason),
-				fmt.Sprintf("it is tried again at %s; lull refresh %s tries now", b.Until.Local().Format(wallclock.Layout), i.Instance))
+			add("refreshes", Warn, errkind.Text("the update of %s to %s was undone: %s", i.Instance, b.Version, b.Reason),
+				errkind.Text("it is tried again at %s; lull refresh %s tries now", b.Until.Local().Format(wallclock.Layout), i.Instance))
 		}
 	}
 	for _, r := range d.Engine.All() {
@@ -182,9 +198,9 @@ func (d *Doctor) checkRefreshes(add func(name, state, seen, advice string)) {
 		if r.State() != plan.Stuck {
 			continue
 		}
-		seen := r.Stuck.Text + "; the revision before is in use"
+		seen := errkind.Text("%s; the revision before is in use", r.Stuck.Text)
 		if r.Barred {
-			seen = r.Stuck.Text + "; launches wait, because the revision before cannot be made current"
+			seen = errkind.Text("%s; launches wait, because the revision before cannot be made current", r.Stuck.Text)
 		}
 		add("refreshes", Fail, seen, r.Stuck.Hint)
 	}
@@ -194,12 +210,12 @@ func (d *Doctor) checkReserve(add func(name, state, seen, advice string)) {
 	want, have, err := d.Store.Reserve()
 	switch {
 	case err != nil:
-		add("reserve", Fail, err.Error(), "see that "+d.Root+" can be read")
+		add("reserve", Fail, err.Error(), errkind.Text("see that %s can be read", d.Root))
 	case have < want:
-		add("reserve", Warn, fmt.Sprintf("%s of %s", humanize.Bytes(uint64(have)), humanize.Bytes(uint64(want))),
-			"there is not enough room for it: lull gc --dry-run shows what can go; it is made again when there is, and without it a full disk cannot be collected")
+		add("reserve", Warn, errkind.Text("%s of %s", humanize.Bytes(uint64(have)), humanize.Bytes(uint64(want))),
+			errkind.Text("there is not enough room for it: lull gc --dry-run shows what can go; it is made again when there is, and without it a full disk cannot be collected"))
 	case want == 0:
-		add("reserve", OK, "none, as policy says", "")
+		add("reserve", OK, errkind.Text("none, as policy says"), "")
 	default:
 		add("reserve", OK, humanize.Bytes(uint64(have)), "")
 	}
@@ -207,7 +223,7 @@ func (d *Doctor) checkReserve(add func(name, state, seen, advice string)) {
 
 func (d *Doctor) checkLauncher(add func(name, state, seen, advice string)) {
 	if fi, err := os.Stat(d.Launcher); err != nil || fi.Mode()&0o111 == 0 {
-		add("launcher", Fail, "not found at "+d.Launcher, "install lull-run or give --launcher to lulld")
+		add("launcher", Fail, errkind.Text("not found at %s", d.Launcher), errkind.Text("install lull-run or give --launcher to lulld"))
 		return
 	}
 	add("launcher", OK, d.Launcher, "")
@@ -221,12 +237,12 @@ func (d *Doctor) checkDisk(add func(name, state, seen, advice string)) {
 		blobs, used, err = d.Store.Usage()
 	}
 	if err != nil {
-		add("disk", Fail, err.Error(), "see that "+d.Root+" is mounted and can be read")
+		add("disk", Fail, err.Error(), errkind.Text("see that %s is mounted and can be read", d.Root))
 		return
 	}
-	seen := fmt.Sprintf("%s free, %s in %d blobs", humanize.Bytes(uint64(max(disk.Free, 0))), humanize.Bytes(uint64(used)), blobs)
+	seen := errkind.Text("%s free, %s in %d blobs", humanize.Bytes(uint64(max(disk.Free, 0))), humanize.Bytes(uint64(used)), blobs)
 	if disk.Free < d.Policy().GC.Watermark.Of(disk.Total) {
-		add("disk", Warn, seen, "less is free than gc.watermark in the policy asks for; lull gc --dry-run shows what can go")
+		add("disk", Warn, seen, errkind.Text("less is free than gc.watermark in the policy asks for; lull gc --dry-run shows what can go"))
 		return
 	}
 	add("disk", OK, seen, "")

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/store/gc"
 )
 
@@ -11,6 +12,6 @@ func (d *Doctor) checkUnread(add func(name, state, seen, advice string)) {
 	if len(result.Unread) == 0 || d.User {
 		return
 	}
-	add("processes", Warn, gc.UnreadNames(result.Unread)+" cannot be read: what they use is not kept by that",
-		"see why they do not let themselves be read; a package that such a process uses outside any run may be collected")
+	add("processes", Warn, errkind.Text("%s cannot be read: what they use is not kept by that", gc.UnreadNames(result.Unread)),
+		errkind.Text("see why they do not let themselves be read; a package that such a process uses outside any run may be collected"))
 }

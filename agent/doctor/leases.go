@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/vacancy"
 )
 
@@ -15,9 +16,10 @@ const fuseAdvice = "keep the store on a local file system (ext4, XFS, btrfs, tmp
 
 // checkLeases tests whether the kernel can prove that a package is unused, by leases of files
 // in the store and in the run directory.
+const leasesAdvice = "the refreshes read /proc instead, which is slower, and can miss what starts outside of lull at that moment; " +
+	"set fs.leases-enable to 1, and keep the store on a local file system (ext4, XFS, btrfs, tmpfs)"
+
 func (d *Doctor) checkLeases(add func(name, state, seen, advice string)) {
-	const advice = "the refreshes read /proc instead, which is slower, and can miss what starts outside of lull at that moment; " +
-		"set fs.leases-enable to 1, and keep the store on a local file system (ext4, XFS, btrfs, tmpfs)"
 	for _, dir := range []string{d.Runctl.Path(), filepath.Join(d.Root, "trash")} {
 		if _, err := os.Stat(dir); err != nil {
 			continue
@@ -26,7 +28,7 @@ func (d *Doctor) checkLeases(add func(name, state, seen, advice string)) {
 			if d.Writable() != nil {
 				continue // the root is read-only, which is another check
 			}
-			add("vacancy", Warn, "degraded: "+err.Error(), advice)
+			add("vacancy", Warn, errkind.Text("degraded: %s", err.Error()), errkind.Text(leasesAdvice))
 			return
 		}
 		var st unix.Statfs_t
@@ -35,12 +37,12 @@ func (d *Doctor) checkLeases(add func(name, state, seen, advice string)) {
 		}
 		switch st.Type {
 		case unix.OVERLAYFS_SUPER_MAGIC:
-			add("vacancy", Warn, "degraded: "+d.Root+" is on an overlay, whose leases do not detect every use", advice)
+			add("vacancy", Warn, errkind.Text("degraded: %s is on an overlay, whose leases do not detect every use", d.Root), errkind.Text(leasesAdvice))
 			return
 		case unix.FUSE_SUPER_MAGIC:
-			add("vacancy", Warn, "degraded: "+d.Root+" is on FUSE, whose leases detect only uses by this mount", fuseAdvice)
+			add("vacancy", Warn, errkind.Text("degraded: %s is on FUSE, whose leases detect only uses by this mount", d.Root), errkind.Text(fuseAdvice))
 			return
 		}
 	}
-	add("vacancy", OK, "proved by leases of the kernel", "")
+	add("vacancy", OK, errkind.Text("proved by leases of the kernel"), "")
 }

@@ -1,11 +1,11 @@
 package doctor
 
 import (
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
+	"github.com/lull/lull/agent/lib/errkind"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,16 +15,16 @@ func (d *Doctor) checkPlace(add func(name, state, seen, advice string)) {
 	const name = "place"
 	real, err := filepath.EvalSymlinks(d.Root)
 	if err != nil {
-		add(name, Fail, err.Error(), "see that "+d.Root+" can be read")
+		add(name, Fail, err.Error(), errkind.Text("see that %s can be read", d.Root))
 		return
 	}
 	seen := d.Root
 	if real != filepath.Clean(d.Root) {
-		seen = fmt.Sprintf("%s, by a symbolic link %s", d.Root, real)
+		seen = errkind.Text("%s, by a symbolic link %s", d.Root, real)
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(real, &st); err == nil && st.Flags&unix.ST_NOEXEC != 0 {
-		add(name, Fail, seen+" is on a file system that is mounted noexec", "mount it without noexec, or move the store: no application can start there")
+		add(name, Fail, errkind.Text("%s is on a file system that is mounted noexec", seen), errkind.Text("mount it without noexec, or move the store: no application can start there"))
 		return
 	}
 	if d.User {
@@ -35,8 +35,8 @@ func (d *Doctor) checkPlace(add func(name, state, seen, advice string)) {
 	for _, path := range []string{real, d.Root} {
 		for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
 			if why := othersCanChange(dir); why != "" {
-				add(name, Warn, fmt.Sprintf("%s is below %s, %s", seen, dir, why),
-					"move the store to where only root can rename what is in it, as /var/lib/lull: that user can put other programs in its place")
+				add(name, Warn, errkind.Text("%s is below %s, %s", seen, dir, why),
+					errkind.Text("move the store to where only root can rename what is in it, as /var/lib/lull: that user can put other programs in its place"))
 				return
 			}
 			if dir == "/" {
@@ -60,9 +60,9 @@ func othersCanChange(dir string) string {
 	}
 	switch {
 	case st.Uid != 0:
-		return fmt.Sprintf("which belongs to user %d", st.Uid)
+		return errkind.Text("which belongs to user %d", st.Uid)
 	case fi.Mode().Perm()&0o002 != 0 && fi.Mode()&fs.ModeSticky == 0:
-		return "which everybody can write to"
+		return errkind.Text("which everybody can write to")
 	}
 	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
@@ -24,8 +25,8 @@ func (d *Doctor) checkReaders(r plan.Refresh, add func(name, state, seen, advice
 	if len(list) > 1 {
 		verb = "have files of its package open and do not run it"
 	}
-	add("refreshes", Warn, fmt.Sprintf("the refresh of %s to %s waits for %s, which %s", r.Instance, r.ToVersion, named(list), verb),
-		fmt.Sprintf("it goes on when they are closed, and in any case at %s; exclude %s from backups and from indexing", r.Deadline.Local().Format(wallclock.Layout), d.Root))
+	add("refreshes", Warn, errkind.Text("the refresh of %s to %s waits for %s, which %s", r.Instance, r.ToVersion, named(list), verb),
+		errkind.Text("it goes on when they are closed, and in any case at %s; exclude %s from backups and from indexing", r.Deadline.Local().Format(wallclock.Layout), d.Root))
 }
 
 // checkStrays names the processes outside any run that are the only reason why the last
@@ -49,8 +50,8 @@ func (d *Doctor) checkStrays(add func(name, state, seen, advice string)) {
 	}
 	for _, p := range runs.StillThere(runs.Describe(pids)) {
 		list := uses[p.PID]
-		add("space", Warn, fmt.Sprintf("%s keeps what nothing else needs: %s", p, strings.Join(list[:min(len(list), maxNamedReaders)], ", ")),
-			"it goes with the first collection after the process has closed its files, or ended (lull gc)")
+		add("space", Warn, errkind.Text("%s keeps what nothing else needs: %s", p, strings.Join(list[:min(len(list), maxNamedReaders)], ", ")),
+			errkind.Text("it goes with the first collection after the process has closed its files, or ended (lull gc)"))
 	}
 }
 

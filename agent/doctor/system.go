@@ -9,20 +9,20 @@ import (
 func (d *Doctor) checkSystem(add func(name, state, seen, advice string)) {
 	switch st := d.System(); {
 	case st.State == sysupdate.Booted && st.Running != "" && st.Running != st.Booted.Version:
-		add("system", Warn, "system "+st.Booted.Version+" is in effect, and the machine runs system "+st.Running, "lull system rollback goes back")
+		add("system", Warn, errkind.Text("system %s is in effect, and the machine runs system %s", st.Booted.Version, st.Running), errkind.Text("lull system rollback goes back"))
 	case st.State == sysupdate.Booted:
-		add("system", Warn, "system "+st.Booted.Version+" is booted and not committed; nothing is collected",
-			"lull system commit keeps it, lull system rollback goes back")
+		add("system", Warn, errkind.Text("system %s is booted and not committed; nothing is collected", st.Booted.Version),
+			errkind.Text("lull system commit keeps it, lull system rollback goes back"))
 	case st.Err != nil:
 		add("system", Warn, st.Err.Error(), errkind.HintOf(st.Err))
 	case st.State == sysupdate.Interrupted:
-		add("system", Warn, "staging "+st.Asked+" was interrupted",
-			"lull system stage goes on where it has stopped, lull system rollback gives it up")
+		add("system", Warn, errkind.Text("staging %s was interrupted", st.Asked),
+			errkind.Text("lull system stage goes on where it has stopped, lull system rollback gives it up"))
 	case st.Committed != nil && st.Running != "" && st.Running != st.Committed.Version:
-		add("system", Warn, "system "+st.Committed.Version+" is committed, and the machine runs system "+st.Running,
-			"restart the machine; lull system status shows the systems")
+		add("system", Warn, errkind.Text("system %s is committed, and the machine runs system %s", st.Committed.Version, st.Running),
+			errkind.Text("restart the machine; lull system status shows the systems"))
 	case st.Committed != nil:
-		add("system", OK, "system "+st.Committed.Version+" is committed", "")
+		add("system", OK, errkind.Text("system %s is committed", st.Committed.Version), "")
 	}
 }
 
@@ -32,8 +32,8 @@ func (d *Doctor) checkMetrics(add func(name, state, seen, advice string)) {
 	switch {
 	case m.Path == "":
 	case m.Failure != "":
-		add("metrics", Warn, m.Failure, "metrics.textfile in the policy names the file; its folder has to be there, and no symbolic link on the way to it")
+		add("metrics", Warn, m.Failure, errkind.Text("metrics.textfile in the policy names the file; its folder has to be there, and no symbolic link on the way to it"))
 	default:
-		add("metrics", OK, "written to "+m.Path, "")
+		add("metrics", OK, errkind.Text("written to %s", m.Path), "")
 	}
 }

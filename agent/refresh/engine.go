@@ -341,7 +341,9 @@ func (e *Engine) describe(r *plan.Refresh) error {
 		return errkind.New(errkind.Exists, "cannot install %s: it is installed already", r.Instance).
 			WithHint("lull refresh %s looks for a newer version", r.Instance)
 	case !errkind.Is(err, errkind.NotFound) && err != nil:
-		return &errkind.Error{Kind: errkind.KindOf(err), Text: fmt.Sprintf("cannot %s %s: %v", r.Kind, r.Instance, err), Hint: errkind.HintOf(err), Err: err}
+		failed := errkind.New(errkind.KindOf(err), "cannot %s %s: %w", r.Kind, r.Instance, err)
+		failed.Hint = errkind.HintOf(err)
+		return failed
 	case r.Kind == plan.Install:
 		old, err := e.State.Instance(r.Instance)
 		if err == nil {

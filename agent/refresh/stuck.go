@@ -120,8 +120,10 @@ func (t *task) writeOldExports() error {
 func (t *task) undoFailed(err error) error {
 	text := err.Error()
 	if cause, ok := strings.CutPrefix(text, "cannot "); ok {
-		text = "could not " + cause
+		text = errkind.SameSentence("could not "+cause, text)
 	}
-	return &errkind.Error{Kind: errkind.KindOf(err), Text: fmt.Sprintf("cannot undo the %s of %s: %s", t.r.Kind, t.instance, text), Err: err,
-		Hint: fmt.Sprintf("lull refresh --retry %s undoes it when the cause has gone", t.instance)}
+	failed := errkind.New(errkind.KindOf(err), "cannot undo the %s of %s: %s", t.r.Kind, t.instance, text).
+		WithHint("lull refresh --retry %s undoes it when the cause has gone", t.instance)
+	failed.Err = err
+	return failed
 }

@@ -381,9 +381,11 @@ func (t *task) named(err error) error {
 		return err
 	}
 	if cause, ok := strings.CutPrefix(text, "cannot "); ok {
-		text = "could not " + cause
+		text = errkind.SameSentence("could not "+cause, text)
 	}
-	return &errkind.Error{Kind: errkind.KindOf(err), Text: what + ": " + text, Hint: errkind.HintOf(err), Err: err}
+	named := errkind.New(errkind.KindOf(err), "cannot %s %s: %s", t.r.Kind, t.r.Instance, text)
+	named.Hint, named.Err = errkind.HintOf(err), err
+	return named
 }
 
 var errStopping = errors.New("the agent is stopping")

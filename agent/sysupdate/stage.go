@@ -123,17 +123,19 @@ func (s *System) begin() error {
 func named(st *stage, err error) error {
 	text := err.Error()
 	if cause, ok := strings.CutPrefix(text, "cannot "); ok {
-		text = "could not " + cause
+		text = errkind.SameSentence("could not "+cause, text)
 	}
 	hint := errkind.HintOf(err)
 	switch {
 	case hint != "":
 	case errkind.Is(err, errkind.Invalid):
-		hint = "it must be re-published; lull system rollback drops this one"
+		hint = errkind.Text("it must be re-published; lull system rollback drops this one")
 	default:
-		hint = "lull system stage goes on where it has stopped, lull system rollback gives it up"
+		hint = errkind.Text("lull system stage goes on where it has stopped, lull system rollback gives it up")
 	}
-	return &errkind.Error{Kind: errkind.KindOf(err), Text: fmt.Sprintf("cannot stage %s: %s", st, text), Hint: hint, Err: err}
+	named := errkind.New(errkind.KindOf(err), "cannot stage %s: %s", st, text)
+	named.Hint, named.Err = hint, err
+	return named
 }
 
 // steps do one step each and return what is recorded behind it.

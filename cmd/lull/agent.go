@@ -48,8 +48,27 @@ func (a *app) dialWith(ctx context.Context, dial func(context.Context, string, b
 	}
 	a.closers = append(a.closers, func() { conn.Close() })
 	ag := &agent{conn, bus.NewManagerProxy(conn, bus.AgentPath), bus.NewSpaceProxy(conn, bus.AgentPath), a.statusCommand()}
+	a.AskSentences = func(text string) map[string]errkind.Sentence { return ag.sentences(text) }
 	a.sayBroken(ctx, ag)
 	return ag, nil
+}
+
+// sentenceTime bounds the question how a text was made. Without an answer it stays English.
+const sentenceTime = 2 * time.Second
+
+// sentences asks the agent how a text was made, for its translation.
+func (ag *agent) sentences(text string) map[string]errkind.Sentence {
+	ctx, cancel := context.WithTimeout(context.Background(), sentenceTime)
+	defer cancel()
+	list, err := ag.manager.Sentences(ctx, []string{text})
+	if err != nil { // an older agent, or none any more
+		return nil
+	}
+	known := map[string]errkind.Sentence{}
+	for _, s := range list {
+		known[s.Text] = errkind.Sentence{Message: s.Message, Parts: s.Parts}
+	}
+	return known
 }
 
 // sayBroken warns once, beside any other output, about the administrator's files that cannot
@@ -64,7 +83,7 @@ func (a *app) sayBroken(ctx context.Context, ag *agent) {
 	if err != nil || text == "" {
 		return
 	}
-	a.Warn(output.T("not all of the configuration can be used: %s", text),
+	a.Warn(output.T("not all of the configuration can be used: %s", a.Foreign(text)),
 		output.T("the previous configuration stays in force; `lull policy check` lists what is wrong, `lull policy reload` reads it again"))
 }
 

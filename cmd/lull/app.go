@@ -45,6 +45,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 			a.closers[i]()
 		}
 	}()
+	if output.Translates() {
+		errkind.RememberSentences()
+	}
 	root := a.command()
 	if len(args) > 0 && args[0] == cobra.ShellCompRequestCmd { // a shell shows the completions
 		translate(root)

@@ -88,9 +88,9 @@ func (a *app) doctor(ctx context.Context) error {
 
 // checkNames are the names of the agent's checks.
 var checkNames = []string{
-	output.Mark("agent"), output.Mark("bus"), output.Mark("cgroups"), output.Mark("conditions"), output.Mark("disk"), output.Mark("helper"),
-	output.Mark("launcher"), output.Mark("logind"), output.Mark("policy"), output.Mark("polkit"), output.Mark("processes"),
-	output.Mark("refreshes"), output.Mark("repositories"), output.Mark("reserve"), output.Mark("services"), output.Mark("system list"), output.Mark("tracker"),
+	output.Mark("agent"), output.Mark("bus"), output.Mark("cgroups"), output.Mark("clock"), output.Mark("conditions"), output.Mark("disk"), output.Mark("helper"), output.Mark("installed"),
+	output.Mark("launcher"), output.Mark("logind"), output.Mark("markers"), output.Mark("metrics"), output.Mark("place"), output.Mark("policy"), output.Mark("polkit"), output.Mark("processes"),
+	output.Mark("refreshes"), output.Mark("repositories"), output.Mark("reserve"), output.Mark("root"), output.Mark("space"), output.Mark("state"), output.Mark("services"), output.Mark("system list"), output.Mark("tracker"),
 	output.Mark("vacancy"),
 }
 
@@ -118,13 +118,13 @@ func (a *app) checks(checks []bus.Check, widest int) error {
 			state = a.Paint(col, state)
 		}
 		before := state + "  " + name + strings.Repeat(" ", widest-output.Columns(name)) + "  "
-		for _, part := range output.Wrap(output.OneLine(c.Seen), a.Beside(beside)) {
+		for _, part := range output.Wrap(output.OneLine(a.Foreign(c.Seen)), a.Beside(beside)) {
 			b.WriteString(before + part + "\n")
 			before = strings.Repeat(" ", beside)
 		}
 		if c.Advice != "" && c.State != "ok" {
 			before = strings.Repeat(" ", beside) + "→ "
-			for _, part := range output.Wrap(output.OneLine(c.Advice), a.Beside(beside+2)) {
+			for _, part := range output.Wrap(output.OneLine(a.Foreign(c.Advice)), a.Beside(beside+2)) {
 				b.WriteString(before + part + "\n")
 				before = strings.Repeat(" ", beside+2)
 			}

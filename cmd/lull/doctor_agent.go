@@ -8,7 +8,6 @@ import (
 
 	"github.com/lull/lull/agent/lib/dialer"
 	"github.com/lull/lull/agent/lib/errkind"
-	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
@@ -114,11 +113,11 @@ func (a *app) agentCheck(ctx context.Context, ag *agent, took time.Duration, err
 		c.Seen = output.T("runs%s, but does not answer: it is stopped or stuck", pid)
 		c.Advice = output.T("%[1]s shows what it does; %[2]s restart lulld ends it and starts another", unit, ctl)
 	case agentSlow:
-		c.Seen = output.T("runs%s, but took %s for its checks", pid, printable.Duration(took))
+		c.Seen = output.T("runs%s, but took %s for its checks", pid, output.Duration(took))
 		if err == nil {
 			c.State = "warn"
 		} else {
-			c.Seen = output.T("runs%s, but has not finished its checks within %s", pid, printable.Duration(took))
+			c.Seen = output.T("runs%s, but has not finished its checks within %s", pid, output.Duration(took))
 		}
 		c.Advice = output.T("the machine or its disk is very busy, or something that it asks (systemd, logind, polkit) is slow; %s may show which", unit)
 	case agentRefuses:

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/dbus/bustest"
 )
@@ -12,7 +13,7 @@ import (
 func TestStatesOfTheAgent(t *testing.T) {
 	const nobodyAsks = `<policy context="mandatory"><deny send_interface="org.lull.Agent1.Manager"/></policy>`
 	address := bustest.StartWith(t, "session", nobodyAsks)
-	a := &app{bus: address}
+	a := &app{bus: address, Printer: &output.Printer{}}
 	defer func() {
 		for _, f := range a.closers {
 			f()

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lull/lull/agent/lib/errkind"
-	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
@@ -135,7 +134,7 @@ func (a *app) history(list []bus.EndedRefresh) error {
 		}
 		rows = append(rows, row)
 		if c.Error != "" {
-			below[i] = append(below[i], output.Wrap(output.OneLine(c.Error), a.Beside(2))...)
+			below[i] = append(below[i], output.Wrap(output.OneLine(a.Foreign(c.Error)), a.Beside(2))...)
 		}
 		if undo := a.undoCommand(c); undo != nil {
 			below[i] = append(below[i], output.T("undo: %s", strings.Join(undo, " ")))
@@ -202,7 +201,7 @@ func took(c bus.EndedRefresh) string {
 	if began.IsZero() || ended.Before(began) {
 		return "-"
 	}
-	return printable.Duration(ended.Sub(began))
+	return output.Duration(ended.Sub(began))
 }
 
 // historyJSON is what `lull history` writes, the youngest change first.

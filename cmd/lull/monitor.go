@@ -238,7 +238,7 @@ func (w *watcher) agentChanged(c bus.Changed) error {
 				text += ", " + now.Step
 			}
 			if now.ErrorText != "" {
-				text += ": " + now.ErrorText
+				text += ": " + w.app.Foreign(now.ErrorText)
 			}
 			return w.say(c.Path, eventJSON{Event: "system", Result: now.State, Error: now.ErrorText, text: text})
 		}
@@ -256,7 +256,7 @@ func (w *watcher) tellRefresh(path dbus.ObjectPath, r *bus.RefreshProperties) er
 	if r.ToVersion != "" {
 		text = output.T("%[1]s to %[2]s", text, r.ToVersion)
 	}
-	text += ": " + output.StepText(*r)
+	text += ": " + w.app.StepText(*r)
 	switch {
 	case r.Step == "fetch" && r.State != "waiting" && r.BytesTotal > 0:
 		text += fmt.Sprintf(" %d%%", min(100, 100*(r.BytesDone/1024)/max(1, r.BytesTotal/1024)))

@@ -105,14 +105,14 @@ func indented(pairs [][2]string) (out [][2]string) {
 }
 
 // stuckFields describes why a refresh is stuck and how to proceed.
-func stuckFields(r bus.RefreshProperties) [][2]string {
+func (a *app) stuckFields(r bus.RefreshProperties) [][2]string {
 	inUse := output.T("the version before is in use until then")
 	if r.FromVersion != "" {
 		inUse = output.T("version %s is in use until then", r.FromVersion)
 	}
 	return [][2]string{
-		{"Stuck", r.ErrorText},
-		{"", r.ErrorHint},
+		{"Stuck", a.Foreign(r.ErrorText)},
+		{"", a.Foreign(r.ErrorHint)},
 		{"", inUse},
 	}
 }
@@ -150,7 +150,7 @@ func (a *app) pending(pending []bus.PendingRefresh, stuck []bus.RefreshPropertie
 		if err := a.Say(fmt.Sprintf("%s  %s → %s", r.Instance, output.Either(r.FromVersion, "?"), output.Either(r.ToVersion, "?"))); err != nil {
 			return err
 		}
-		if err := a.Fields(indented(stuckFields(r))); err != nil {
+		if err := a.Fields(indented(a.stuckFields(r))); err != nil {
 			return err
 		}
 	}

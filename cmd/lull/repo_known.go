@@ -27,19 +27,19 @@ func repositoriesOf(m bus.ManagerProperties) (list []repositoryJSON) {
 	return list
 }
 
-// words describes the last read of a repository.
-func (r repositoryJSON) words(now time.Time) string {
+// words describes the last read of a repository; failure is its error in the language.
+func (r repositoryJSON) words(now time.Time, failure string) string {
 	switch {
 	case r.LeftOut:
-		return output.T("left out: %s", r.Error)
+		return output.T("left out: %s", failure)
 	case r.Checking != nil && r.Error != "":
-		return output.T("checking since %[1]s; before: %[2]s", output.Ago(*r.Checking, now), r.Error)
+		return output.T("checking since %[1]s; before: %[2]s", output.Ago(*r.Checking, now), failure)
 	case r.Checking != nil:
 		return output.T("checking since %s", output.Ago(*r.Checking, now))
 	case r.Error != "" && r.Failed != nil:
-		return output.T("failed %[1]s: %[2]s", output.Ago(*r.Failed, now), r.Error)
+		return output.T("failed %[1]s: %[2]s", output.Ago(*r.Failed, now), failure)
 	case r.Error != "":
-		return r.Error
+		return failure
 	case r.Read != nil:
 		return output.T("read %s", output.Ago(*r.Read, now))
 	}
@@ -66,7 +66,7 @@ func (a *app) repoListCmd() *cobra.Command {
 				}
 				rows := make([][]string, len(repositories))
 				for i, r := range repositories {
-					rows[i] = []string{r.Name, r.URL, r.words(a.Now())}
+					rows[i] = []string{r.Name, r.URL, r.words(a.Now(), a.Foreign(r.Error))}
 				}
 				return a.Table([]output.Column{{Title: "NAME", Least: 8}, {Title: "ADDRESS", Least: 20}, {Title: "STATE", Least: 12}}, rows)
 			})
@@ -124,7 +124,7 @@ func (a *app) showRepository(r repositoryJSON, installed []string) error {
 	return a.Fields([][2]string{
 		{"Name", r.Name},
 		{"Address", output.Either(r.URL, output.T("unknown"))},
-		{"State", output.Either(r.words(a.Now()), output.T("not read yet"))},
+		{"State", output.Either(r.words(a.Now(), a.Foreign(r.Error)), output.T("not read yet"))},
 		{"Last success", last},
 		{"Installed", output.Either(output.List(installed), output.T("nothing"))},
 	})

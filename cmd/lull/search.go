@@ -122,7 +122,7 @@ func offerState(o bus.AvailablePackage) string {
 // unread warns of repositories or applications that could not be listed.
 func (a *app) unread(failed []bus.ListFailure) {
 	for _, f := range failed {
-		a.Warn(output.T("cannot list %[1]s: %[2]s", f.Name, f.Text), "")
+		a.Warn(output.T("cannot list %[1]s: %[2]s", f.Name, a.Foreign(f.Text)), "")
 	}
 }
 

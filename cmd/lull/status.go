@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
@@ -129,7 +128,7 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 		{"Refreshes", refreshes},
 	}
 	for _, r := range s.stuck() {
-		pairs = append(pairs, stuckFields(r)...)
+		pairs = append(pairs, a.stuckFields(r)...)
 	}
 	for _, p := range s.packages {
 		pairs = append(pairs, a.undoneFields(p)...)
@@ -149,7 +148,7 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 		{"Repositories", output.Either(strings.Join(names, ", "), output.T("none; `lull repo add` makes one known"))},
 		{"Disk", output.T("%s used, %s free", output.Size(space.Used), output.Size(space.Free))},
 		{"Machine", machineText(m)},
-		{"Tracking", output.Either(m.Tracker, output.T("none")) + ", " + output.Either(m.TrackerEvents, output.T("no events"))},
+		{"Tracking", output.Either(m.Tracker, output.T("none")) + ", " + output.Either(output.AgentWord(m.TrackerEvents), output.T("no events"))},
 		{"Agent", output.T("lulld %[1]s, store in %[2]s", m.Version, m.Root)},
 	}...))
 }
@@ -258,7 +257,7 @@ func (a *app) undoneFields(p bus.PackageProperties) [][2]string {
 	}
 	return [][2]string{
 		{"Undone", fmt.Sprintf("%s %s → %s, %s", p.Instance, p.Version, p.UndoneVersion, output.Ago(output.FromBus(p.UndoneAt), a.Now()))},
-		{"", p.UndoneReason},
+		{"", a.Foreign(p.UndoneReason)},
 		{"", output.T("tried again %s; lull refresh %s tries now", output.Day(output.FromBus(p.NextTry), a.Now()), p.Instance)},
 	}
 }
@@ -275,13 +274,13 @@ func holdText(until uint64, by, reason string, now time.Time) string {
 func (a *app) refreshFields(ctx context.Context, ag *agent, s *snapshot, r bus.RefreshProperties) [][2]string {
 	label := map[string]string{"remove": output.Mark("Removal"), "revert": output.Mark("Revert"), "install": output.Mark("Install")}[r.Kind]
 	label = output.Either(label, output.Mark("Refresh"))
-	text := output.StepText(r)
+	text := a.StepText(r)
 	if r.ToVersion != "" && r.Kind != "remove" {
 		text = output.T("to %[1]s: %[2]s", r.ToVersion, text)
 	}
 	pairs := [][2]string{{label, text}}
 	if r.State == output.Stuck {
-		pairs = stuckFields(r)
+		pairs = a.stuckFields(r)
 	}
 	if r.State == "waiting" {
 		pairs = append(pairs,
@@ -298,7 +297,7 @@ func takesWords(r bus.RefreshProperties) string {
 	if r.Estimate == 0 {
 		return ""
 	}
-	text := output.T("about %s from then on", printable.Duration(time.Duration(r.Estimate)*time.Microsecond))
+	text := output.T("about %s from then on", output.Duration(time.Duration(r.Estimate)*time.Microsecond))
 	if r.BytesToCopy > 0 {
 		text += output.T(", with %s of its data to copy", output.Size(r.BytesToCopy))
 	}

@@ -183,7 +183,7 @@ func (a *app) systemStatusCmd() *cobra.Command {
 				if a.JSON {
 					return a.WriteJSON(toSystemJSON(p))
 				}
-				return a.Fields(systemFields(p))
+				return a.Fields(a.systemFields(p))
 			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -191,15 +191,15 @@ func (a *app) systemStatusCmd() *cobra.Command {
 }
 
 // systemFields describes the state, and the next step.
-func systemFields(p bus.SystemProperties) [][2]string {
-	fields := systemStateFields(p)
+func (a *app) systemFields(p bus.SystemProperties) [][2]string {
+	fields := a.systemStateFields(p)
 	if effect := output.Either(p.Booted, p.Committed); p.Running != "" && effect != "" && p.Running != effect {
 		fields = append(fields, [2]string{"Running", output.T("%s, since the machine has started", p.Running)})
 	}
 	return fields
 }
 
-func systemStateFields(p bus.SystemProperties) [][2]string {
+func (a *app) systemStateFields(p bus.SystemProperties) [][2]string {
 	committed := output.Either(p.Committed, output.T("as the machine came"))
 	next := output.Either(p.Staged, p.Asked)
 	switch p.State {
@@ -209,13 +209,13 @@ func systemStateFields(p bus.SystemProperties) [][2]string {
 			{"Before", output.T("%s, kept whole until then", committed)},
 			{"To keep it", "lull system commit"},
 			{"To go back", "lull system rollback"},
-			{"Collection", p.CollectionRefused},
+			{"Collection", a.Foreign(p.CollectionRefused)},
 		}
 	case "staged":
 		return [][2]string{
 			{"In effect", committed},
 			{"Next", output.T("%s, staged: it takes effect when the machine starts again", next)},
-			{"Because", p.ErrorText},
+			{"Because", a.Foreign(p.ErrorText)},
 			{"To drop it", "lull system rollback"},
 		}
 	case "staging":
@@ -228,13 +228,13 @@ func systemStateFields(p bus.SystemProperties) [][2]string {
 		return [][2]string{
 			{"In effect", committed},
 			{"Next", output.T("%[1]s, interrupted while %[2]s", next, output.StepText(systemProgress(p)))},
-			{"Because", p.ErrorText},
-			{"Hint", p.ErrorHint},
+			{"Because", a.Foreign(p.ErrorText)},
+			{"Hint", a.Foreign(p.ErrorHint)},
 			{"To go on", "lull system stage"},
 			{"To drop it", "lull system rollback"},
 		}
 	}
-	return [][2]string{{"In effect", committed}, {"Next", output.T("nothing is staged")}, {"Because", p.ErrorText}}
+	return [][2]string{{"In effect", committed}, {"Next", output.T("nothing is staged")}, {"Because", a.Foreign(p.ErrorText)}}
 }
 
 // systemText describes a system update in a line, if there is one. A failure is ignored.

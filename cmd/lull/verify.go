@@ -65,7 +65,7 @@ func (a *app) verified(checked uint32, findings []bus.Finding) error {
 			broken++
 		}
 		if !a.JSON {
-			if err := a.Say(fmt.Sprintf("%s  %s: %s", state, f.What, f.Problem)); err != nil {
+			if err := a.Say(fmt.Sprintf("%s  %s: %s", state, f.What, a.Foreign(f.Problem))); err != nil {
 				return err
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"sort"
 	"strings"
 	"unicode"
+
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Error is one problem of a file. Its text is "FILE:LINE: cannot …", without
@@ -30,7 +32,7 @@ func newError(file string, line int, format string, args ...any) *Error {
 			return r
 		}
 		return '\uFFFD'
-	}, fmt.Sprintf(format, args...))
+	}, errkind.Text(format, args...))
 	return &Error{file, line, text}
 }
 

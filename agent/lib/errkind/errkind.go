@@ -56,13 +56,14 @@ func (e *Error) Unwrap() error { return e.Err }
 // New makes an error of kind k. A %w among the verbs is kept as its cause.
 func New(k Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
+	remember(err.Error(), format, args)
 	return &Error{Kind: k, Text: err.Error(), Err: errors.Unwrap(err)}
 }
 
 // WithHint returns a copy of e that carries advice.
 func (e *Error) WithHint(format string, args ...any) *Error {
 	c := *e
-	c.Hint = fmt.Sprintf(format, args...)
+	c.Hint = Text(format, args...)
 	return &c
 }
 

@@ -24,6 +24,7 @@ import (
 
 //go:generate go run ./pot -program lull-userd ../../../userd ../../../userd/notify ../../../userd/desktop
 //go:generate go run ./pot -program lull ../../../cmd/lull ../../../cmd/lull/output
+//go:generate go run ./pot -program lulld ../../../agent ../../../agent/conditions ../../../agent/api ../../../agent/authz ../../../agent/convert ../../../agent/current ../../../agent/doctor ../../../agent/exports ../../../agent/lib/manifest ../../../agent/lib/runctl ../../../agent/lib/sysmanifest ../../../agent/local ../../../agent/logind ../../../agent/manager ../../../agent/metrics ../../../agent/refresh ../../../agent/refresh/plan ../../../agent/repo ../../../agent/repo/apt ../../../agent/repo/publish ../../../agent/repo/publish/bucket ../../../agent/repositories ../../../agent/services ../../../agent/state ../../../agent/store ../../../agent/store/cost ../../../agent/store/gc ../../../agent/store/leases ../../../agent/store/resolve ../../../agent/sysupdate ../../../dbus ../../../policy ../../../policy/strictyaml
 
 //go:embed po/*/*.po
 var files embed.FS

@@ -18,6 +18,18 @@ import (
 var programs = map[string][]string{
 	"lull-userd": {"../../../userd", "../../../userd/notify", "../../../userd/desktop"},
 	"lull":       {"../../../cmd/lull", "../../../cmd/lull/output"},
+	"lulld":      agentDirs(),
+}
+
+// agentDirs are the directories whose errors reach people by the bus or by the command.
+func agentDirs() (dirs []string) {
+	b, err := os.ReadFile("texts.go")
+	if err != nil {
+		return nil
+	}
+	_, line, _ := strings.Cut(string(b), "//go:generate go run ./pot -program lulld ")
+	line, _, _ = strings.Cut(line, "\n")
+	return strings.Fields(line)
 }
 
 func TestListsAreFresh(t *testing.T) {
@@ -38,7 +50,7 @@ func TestListsAreFresh(t *testing.T) {
 // and nothing else is.
 func TestTranslationsAreComplete(t *testing.T) {
 	for program, dirs := range programs {
-		list, err := extract.Messages(dirs)
+		list, err := extract.Messages(program, dirs)
 		if err != nil {
 			t.Fatal(err)
 		}

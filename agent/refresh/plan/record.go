@@ -22,6 +22,19 @@ const (
 	Remove  Kind = "remove"
 )
 
+// Word implements errkind.Word.
+func (k Kind) Word() string {
+	switch k {
+	case Install:
+		return errkind.Mark("install")
+	case Update:
+		return errkind.Mark("refresh")
+	case Revert:
+		return errkind.Mark("revert")
+	}
+	return errkind.Mark("remove")
+}
+
 // Step is one stage of a refresh.
 type Step string
 

@@ -79,7 +79,7 @@ func (s *state) mayInit(useKeys bool) error {
 	for _, sub := range []string{"metadata", "channels"} {
 		empty, err := s.empty(sub)
 		if err == nil && !empty {
-			return refuse(sub+" is not empty", "lull repo resign mends a repository whose timestamp is damaged or lost")
+			return refuse(errkind.Text("%s is not empty", sub), errkind.Text("lull repo resign mends a repository whose timestamp is damaged or lost"))
 		}
 		if err != nil {
 			return errkind.New(errkind.KindOf(err), "cannot make the repository %s: %w", s.dir, err)
@@ -87,7 +87,7 @@ func (s *state) mayInit(useKeys bool) error {
 	}
 	for _, role := range Roles {
 		if _, err := os.Lstat(s.keys.path(role)); err == nil && !useKeys {
-			return refuse("there are keys in "+string(s.keys), "--use-keys signs the new repository with them")
+			return refuse(errkind.Text("there are keys in %s", s.keys), errkind.Text("--use-keys signs the new repository with them"))
 		}
 	}
 	return nil

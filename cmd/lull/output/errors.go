@@ -19,14 +19,21 @@ func (a *Printer) PrintError(err error) {
 		return
 	}
 	text := err.Error()
-	switch {
-	case isWhole(err), strings.HasPrefix(text, "internal error:"):
-	case !strings.HasPrefix(text, "cannot "):
-		text = T("cannot do that: %s", text)
-	case !language().English(): // the details are in English: the kind comes before them
-		text = Marked(kindTexts[errkind.KindOf(err)]) + ": " + text
+	shown, whole := text, isWhole(err)
+	if Translates() {
+		var inOurs bool
+		shown, inOurs = a.foreign(text, maxNested)
+		whole = whole || inOurs
 	}
-	a.Warn(text, errkind.HintOf(err))
+	switch {
+	case whole, strings.HasPrefix(text, "internal error:"):
+		text = shown
+	case !strings.HasPrefix(text, "cannot "):
+		text = T("cannot do that: %s", shown)
+	case !language().English(): // the details are in English: the kind comes before them
+		text = Marked(kindTexts[errkind.KindOf(err)]) + ": " + shown
+	}
+	a.Warn(text, a.Foreign(errkind.HintOf(err)))
 }
 
 // kindTexts describe the kinds of errors whose text is not translated: those of the agent and

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Printer holds the outputs of a command, and their format.
@@ -22,6 +24,11 @@ type Printer struct {
 	Now            func() time.Time
 
 	JSON bool // documents for programs instead of text
+
+	// AskSentences asks the agent how a text was made, and its parts. It may be nil.
+	AskSentences func(text string) map[string]errkind.Sentence
+	asked        map[string]bool // texts that the agent was asked about
+	told         map[string]errkind.Sentence
 
 	Width    int  // columns of the terminal on Stdout; 0 means none
 	ErrWidth int  // the same of Stderr

@@ -4,6 +4,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/dustin/go-humanize"
@@ -87,8 +88,16 @@ func Count[I int | uint32 | uint64](n I, one, many string) string {
 
 // Size formats a number of bytes for people.
 func Size(n uint64) string {
-	return strings.Replace(humanize.Bytes(n), ".", choice(Mark("decimal separator|.")), 1)
+	return Decimal(humanize.Bytes(n))
 }
+
+// Decimal writes a number with a decimal point, which a unit follows, as the language does.
+func Decimal(number string) string {
+	return strings.Replace(number, ".", choice(Mark("decimal separator|.")), 1)
+}
+
+// Duration returns a length of time, see printable.Duration.
+func Duration(d time.Duration) string { return Decimal(printable.Duration(d)) }
 
 // UserName returns the name of a user, or the user's number.
 func UserName(uid uint32) string {

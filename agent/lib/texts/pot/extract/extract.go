@@ -8,6 +8,9 @@
 //     commands or of a column;
 //   - the first of two strings in a [2]string: the label of a line.
 //
+// In the agent, whose errors the command line translates:
+//   - the text of errkind.New and WithHint, the arguments of errkind.Text and errkind.Mark.
+//
 // It reads source files and changes nothing.
 package extract
 
@@ -32,10 +35,10 @@ type Message struct {
 	Places    []string // file names, sorted
 }
 
-// Messages finds those in the Go files, tests left out, of the directories.
-func Messages(dirs []string) ([]Message, error) {
+// Messages finds those of a program in the Go files, tests left out, of the directories.
+func Messages(program string, dirs []string) ([]Message, error) {
 	found := map[[2]string]map[string]bool{}
-	err := walk(dirs, func(s *source) error {
+	err := walk(dirs, program == "lulld", func(s *source) error {
 		return s.messages(func(m [2]string) {
 			if found[m] == nil {
 				found[m] = map[string]bool{}
@@ -58,13 +61,15 @@ func Messages(dirs []string) ([]Message, error) {
 
 // source is one parsed file.
 type source struct {
-	place string // its name, with its directory's
-	fset  *token.FileSet
-	file  *ast.File
-	cobra bool // it defines commands
+	place  string // its name, with its directory's
+	fset   *token.FileSet
+	file   *ast.File
+	cobra  bool // it defines commands
+	calls  map[string]call
+	errors bool // the messages are those of errors alone
 }
 
-func walk(dirs []string, visit func(*source) error) error {
+func walk(dirs []string, errors bool, visit func(*source) error) error {
 	for _, dir := range dirs {
 		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
@@ -84,7 +89,7 @@ func walk(dirs []string, visit func(*source) error) error {
 				return err
 			}
 			place := filepath.Join(filepath.Base(filepath.Dir(whole)), filepath.Base(whole))
-			if err := visit(&source{place, fset, file, imports(file, "github.com/spf13/cobra")}); err != nil {
+			if err := visit(&source{place, fset, file, imports(file, "github.com/spf13/cobra"), callsOf(file, errors), errors}); err != nil {
 				return err
 			}
 		}
@@ -105,6 +110,28 @@ type call struct {
 var calls = map[string]call{
 	"T": {[]int{0}, true}, "N": {[]int{0, 1}, true}, "Mark": {[]int{0}, true},
 	"Error": {[]int{1}, true}, "WithHint": {[]int{0}, true}, "Count": {[]int{1, 2}, true}, "Doing": {[]int{0}, false},
+}
+
+// errorCalls are those of the agent, which translates nothing itself.
+var errorCalls = map[string]call{
+	"errkind.New": {[]int{1}, false}, "errkind.Text": {[]int{0}, false}, "errkind.Mark": {[]int{0}, true}, "WithHint": {[]int{0}, false},
+}
+
+// policyCalls are those of the packages that read YAML, which name the place first.
+var policyCalls = map[string]call{
+	"errkind.New": errorCalls["errkind.New"], "WithHint": errorCalls["WithHint"],
+	"fail": {[]int{1}, false}, "failf": {[]int{1}, false}, "refuse": {[]int{1}, false}, "Errorf": {[]int{1}, false},
+}
+
+// callsOf returns the calls whose arguments are messages in a file.
+func callsOf(file *ast.File, errors bool) map[string]call {
+	switch {
+	case errors && (file.Name.Name == "policy" || file.Name.Name == "strictyaml"):
+		return policyCalls
+	case errors:
+		return errorCalls
+	}
+	return calls
 }
 
 // flagCall matches the methods of pflag.FlagSet that define a flag.
@@ -136,13 +163,24 @@ func isPair(e ast.Expr) bool {
 	return ok && n.Value == "2" && name(a.Elt) == "string"
 }
 
+// function is the name by which a call is found among those of the file.
+func (s *source) function(c *ast.CallExpr) string {
+	f := name(c.Fun)
+	if sel, ok := c.Fun.(*ast.SelectorExpr); ok {
+		if _, known := s.calls[name(sel.X)+"."+f]; known {
+			return name(sel.X) + "." + f
+		}
+	}
+	return f
+}
+
 // messagesIn returns the expressions in one node that are messages; strict means that they
 // have to be constants.
 func (s *source) messagesIn(n ast.Node) (found []ast.Expr, strict bool) {
 	switch n := n.(type) {
 	case *ast.CallExpr:
-		f := name(n.Fun)
-		if c, ok := calls[f]; ok && len(n.Args) > c.at[len(c.at)-1] {
+		f := s.function(n)
+		if c, ok := s.calls[f]; ok && len(n.Args) > c.at[len(c.at)-1] {
 			for _, i := range c.at {
 				found = append(found, n.Args[i])
 			}
@@ -152,6 +190,9 @@ func (s *source) messagesIn(n ast.Node) (found []ast.Expr, strict bool) {
 			return n.Args[len(n.Args)-1:], true
 		}
 	case *ast.CompositeLit:
+		if s.errors {
+			return nil, false
+		}
 		if isPair(n.Type) && len(n.Elts) > 0 {
 			return n.Elts[:1], false
 		}
@@ -216,6 +257,7 @@ func passedOn(f *ast.FuncDecl, e ast.Expr) bool {
 }
 
 func (s *source) messages(add func([2]string)) (err error) {
+	calls := s.calls
 	known := s.constants()
 	var within *ast.FuncDecl
 	ast.Inspect(s.file, func(n ast.Node) bool {
@@ -244,7 +286,7 @@ func (s *source) messages(add func([2]string)) (err error) {
 				}
 			}
 		}
-		if c, ok := n.(*ast.CallExpr); ok && len(read) == 2 && len(calls[name(c.Fun)].at) == 2 {
+		if c, ok := n.(*ast.CallExpr); ok && len(read) == 2 && len(calls[s.function(c)].at) == 2 {
 			add([2]string{read[0], read[1]})
 			return true
 		}
@@ -320,7 +362,7 @@ msgstr ""
 
 // POT is the list of the messages of a program in the format of gettext.
 func POT(program string, dirs []string) ([]byte, error) {
-	list, err := Messages(dirs)
+	list, err := Messages(program, dirs)
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ var (
 // Unmarked lists the literals that look like text for people and are no messages: those of
 // several words, and single words that are arguments of a function that prints.
 func Unmarked(dirs []string) (list []Literal, err error) {
-	err = walk(dirs, func(s *source) error {
+	err = walk(dirs, false, func(s *source) error {
 		known := s.constants()
 		skip := map[ast.Expr]bool{} // messages, and what is never shown
 		printed := map[ast.Expr]bool{}
