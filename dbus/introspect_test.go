@@ -150,6 +150,35 @@ func TestBusctlReadsIt(t *testing.T) {
 	}
 }
 
+// The same call by two libraries: GLib's, which GNOME's programs use, and one that reads
+// and writes the protocol itself. Each prints the error's name and text.
+const (
+	byGio = `
+import sys
+from gi.repository import Gio, GLib
+address, name, path, interface = sys.argv[1:]
+flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
+bus = Gio.DBusConnection.new_for_address_sync(address, flags, None, None)
+try:
+    bus.call_sync(name, path, interface, "Install", GLib.Variant("(sa{sv})", ("x", {})), None, 0, 30000, None)
+except GLib.Error as e:
+    error = Gio.DBusError.get_remote_error(e)
+    Gio.DBusError.strip_remote_error(e)
+    print(error + ": " + e.message)
+`
+	byDBusNext = `
+import asyncio, sys
+from dbus_next import Message
+from dbus_next.aio import MessageBus
+address, name, path, interface = sys.argv[1:]
+async def main():
+    bus = await MessageBus(bus_address=address).connect()
+    r = await bus.call(Message(name, path, interface, "Install", signature="sa{sv}", body=["x", {}]))
+    print(r.error_name + ": " + r.body[0], r.signature)
+asyncio.run(main())
+`
+)
+
 // TestEveryClientShowsErrors: name, text and hint reach those who use the usual
 // programs and libraries, which show one string.
 func TestEveryClientShowsErrors(t *testing.T) {
@@ -159,16 +188,22 @@ func TestEveryClientShowsErrors(t *testing.T) {
 		return "", errkind.New(errkind.Held, "cannot install x: it is held").WithHint("lull unhold x")
 	}
 	w.agent.mu.Unlock()
+	const python = "/usr/bin/python3"
+	for _, library := range []string{"gi", "dbus_next"} {
+		require.File(t, "/usr/lib/python3/dist-packages/"+library)
+	}
 	path, method := string(bus.AgentPath), bus.ManagerInterface+".Install"
 	for want, argv := range map[string][]string{
-		"Call failed: cannot install x: it is held\nhint: lull unhold x":         {"busctl", "--address=" + w.address, "call", bus.AgentName, path, bus.ManagerInterface, "Install", "sa{sv}", "x", "0"},
-		"org.lull.Error.Held: cannot install x: it is held\nhint: lull unhold x": {"gdbus", "call", "--address=" + w.address, "--dest=" + bus.AgentName, "--object-path=" + path, "--method=" + method, "x", "{}"},
+		"Call failed: cannot install x: it is held\nhint: lull unhold x":             {"busctl", "--address=" + w.address, "call", bus.AgentName, path, bus.ManagerInterface, "Install", "sa{sv}", "x", "0"},
+		"org.lull.Error.Held: cannot install x: it is held\nhint: lull unhold x":     {"gdbus", "call", "--address=" + w.address, "--dest=" + bus.AgentName, "--object-path=" + path, "--method=" + method, "x", "{}"},
+		"org.lull.Error.Held: cannot install x: it is held\nhint: lull unhold x\n":   {python, "-c", byGio, w.address, bus.AgentName, path, bus.ManagerInterface},
+		"org.lull.Error.Held: cannot install x: it is held\nhint: lull unhold x s\n": {python, "-c", byDBusNext, w.address, bus.AgentName, path, bus.ManagerInterface},
 	} {
 		require.Program(t, argv[0])
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
 		cancel()
-		if err == nil || !strings.Contains(string(out), want) {
+		if (err == nil) != (argv[0] == python) || !strings.Contains(string(out), want) {
 			t.Errorf("%s: %v\n%s", argv[0], err, out)
 		}
 	}
