@@ -35,6 +35,7 @@ var infoSpace = &ifaceInfo{
 		{"LastCollection", emitsValue},
 		{"LastCollectionBytes", emitsValue},
 		{"LastCollectionUnread", emitsNothing},
+		{"LastCollectionStrays", emitsNothing},
 	},
 }
 
@@ -77,6 +78,7 @@ type SpaceProperties struct {
 	LastCollection       uint64        // When the last collection ended
 	LastCollectionBytes  uint64        // Number of bytes that the last collection freed
 	LastCollectionUnread []Process     // Processes whose use of the store the last collection could not determine, at most 64
+	LastCollectionStrays []PackageUse  // Packages that the last collection kept only because a process outside any run uses them, with the process, at most 64
 }
 
 // Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.
@@ -302,5 +304,11 @@ func (p SpaceProxy) GetLastCollectionBytes(ctx context.Context) (v uint64, err e
 // GetLastCollectionUnread reads one property.
 func (p SpaceProxy) GetLastCollectionUnread(ctx context.Context) (v []Process, err error) {
 	err = p.get(ctx, "LastCollectionUnread", &v)
+	return v, err
+}
+
+// GetLastCollectionStrays reads one property.
+func (p SpaceProxy) GetLastCollectionStrays(ctx context.Context) (v []PackageUse, err error) {
+	err = p.get(ctx, "LastCollectionStrays", &v)
 	return v, err
 }

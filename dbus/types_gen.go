@@ -124,6 +124,15 @@ type Process struct {
 	Command string
 }
 
+// PackageUse is a structure on the bus.
+type PackageUse struct {
+	Hash    string
+	Name    string
+	Version string
+	Holder  string
+	PID     uint32
+}
+
 // SessionService is a structure on the bus.
 type SessionService struct {
 	Name        string

@@ -72,8 +72,11 @@ func (o spaceObject) verify(ctx context.Context, opt bus.VerifyOptions, progress
 	return uint32(checked), list, err
 }
 
-// maxUnread bounds LastCollectionUnread.
-const maxUnread = 64
+// maxUnread and maxStrays bound LastCollectionUnread and LastCollectionStrays.
+const (
+	maxUnread = 64
+	maxStrays = 64
+)
 
 // liveSpace measures on each query.
 func (s *Service) liveSpace(p *bus.SpaceProperties) {
@@ -87,6 +90,10 @@ func (s *Service) liveSpace(p *bus.SpaceProperties) {
 	p.LastCollectionUnread = []bus.Process{}
 	for _, u := range result.Unread[:min(len(result.Unread), maxUnread)] {
 		p.LastCollectionUnread = append(p.LastCollectionUnread, bus.Process{PID: uint32(u.PID), UID: u.UID, Command: u.Command})
+	}
+	p.LastCollectionStrays = []bus.PackageUse{}
+	for _, u := range s.m.Space().StrayUses(maxStrays) {
+		p.LastCollectionStrays = append(p.LastCollectionStrays, bus.PackageUse{Hash: u.Package.String(), Name: u.Name, Version: u.Version, Holder: u.Holder, PID: uint32(u.PID)})
 	}
 }
 

@@ -184,6 +184,32 @@ func (k *Keeper) Last() (gc.Result, time.Time) {
 	return k.last, k.at
 }
 
+// StrayUse is a package that a process outside any run uses.
+type StrayUse struct {
+	index.Root
+	Name, Version string
+}
+
+// StrayUses returns the uses that were the only reason for the last collection to keep
+// packages, at most limit.
+func (k *Keeper) StrayUses(limit int) (list []StrayUse) {
+	result, _ := k.Last()
+	for _, r := range result.StrayUses {
+		if r.PID == 0 || r.Package.IsZero() {
+			continue
+		}
+		if len(list) == limit {
+			break
+		}
+		u := StrayUse{Root: r}
+		if l, err := k.Store.Launch(r.Package); err == nil {
+			u.Name, u.Version = l.Name, l.Version
+		}
+		list = append(list, u)
+	}
+	return list
+}
+
 // Measure is the state of the disk.
 type Measure struct {
 	Free, Total int64 // bytes of the file system, as root sees it

@@ -118,15 +118,22 @@ func (a *app) du(ctx context.Context, packages []bus.PackageUsage, users []packa
 			return err
 		}
 	}
-	for _, u := range users {
-		if err := a.Say(output.T("%s %s is in use by %s (PID %d)", u.Name, u.Version, u.Holder, u.PID)); err != nil {
-			return err
-		}
+	if err := a.sayUsers(users); err != nil {
+		return err
 	}
 	if err := a.Say(output.T("%s, %s used, %s can be freed", output.Count(len(packages), "package", "packages"), output.Size(used), output.Size(freeable))); err != nil {
 		return err
 	}
 	return a.dataTable(data)
+}
+
+func (a *app) sayUsers(users []packageUserJSON) error {
+	for _, u := range users {
+		if err := a.Say(output.T("%s %s is in use by %s (PID %d)", u.Name, u.Version, u.Holder, u.PID)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) usages(packages []bus.PackageUsage) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/dustin/go-humanize"
@@ -21,7 +22,8 @@ func (a *app) gcCmd() *cobra.Command {
 		Short: "Remove unused packages",
 		Long: `Takes away packages and files that nothing needs: not installed, not kept for
 ` + "`lull revert`" + `, not running, not open, not being downloaded. Nothing stops for it.
-Superseded data of applications goes too, in your own home alone.`,
+Superseded data of applications goes too, in your own home alone. What stays only
+because a process uses it is named, with that process.`,
 		Example: `  lull gc --dry-run      what would go
   lull gc --free 500MB   stop when so much is freed`,
 		Args: args(0, 0),
@@ -57,10 +59,18 @@ Superseded data of applications goes too, in your own home alone.`,
 				return err
 			}
 			blobs, packages, bytes := p.FreedBlobs, p.FreedPackages, p.FreedBytes
-			if a.JSON {
-				return a.WriteJSON(gcJSON{output.One, uint64(blobs), uint64(packages), bytes, own, nil})
+			strays, err := ag.space.GetLastCollectionStrays(cmd.Context())
+			if err != nil && !bus.IsUnknown(err) { // an older agent does not report them
+				return err
 			}
-			if err := a.Say(gcText(false, uint64(blobs), uint64(packages), bytes)); err != nil {
+			var users []packageUserJSON
+			for _, u := range strays {
+				users = append(users, packageUserJSON(u))
+			}
+			if a.JSON {
+				return a.WriteJSON(gcJSON{output.One, uint64(blobs), uint64(packages), bytes, own, users, nil})
+			}
+			if err := errors.Join(a.Say(gcText(false, uint64(blobs), uint64(packages), bytes)), a.sayUsers(users)); err != nil {
 				return err
 			}
 			return a.sayUnread(cmd.Context(), ag)
@@ -91,11 +101,12 @@ func (a *app) sayUnread(ctx context.Context, ag *agent) error {
 
 type gcJSON struct {
 	output.Document
-	Blobs    uint64   `json:"blobs"`
-	Packages uint64   `json:"packages"`
-	Bytes    uint64   `json:"bytes"`
-	UserData uint64   `json:"user-data-bytes"`
-	Plan     *gcPlanJ `json:"plan,omitempty"`
+	Blobs    uint64            `json:"blobs"`
+	Packages uint64            `json:"packages"`
+	Bytes    uint64            `json:"bytes"`
+	UserData uint64            `json:"user-data-bytes"`
+	Users    []packageUserJSON `json:"in-use-by,omitempty"`
+	Plan     *gcPlanJ          `json:"plan,omitempty"`
 }
 
 type gcPlanJ struct {
@@ -131,6 +142,10 @@ func (a *app) gcPlan(ctx context.Context, ag *agent) error {
 			going = append(going, p)
 		}
 	}
+	users, err := packageUsers(ctx, ag, packages)
+	if err != nil {
+		return err
+	}
 	own, err := a.superseded(ctx)
 	if err != nil {
 		return err
@@ -140,7 +155,7 @@ func (a *app) gcPlan(ctx context.Context, ag *agent) error {
 		for _, b := range blobs {
 			plan.Blobs = append(plan.Blobs, blobJSON(b))
 		}
-		return a.WriteJSON(gcJSON{output.One, uint64(len(blobs)), uint64(len(going)), bytes, own, plan})
+		return a.WriteJSON(gcJSON{output.One, uint64(len(blobs)), uint64(len(going)), bytes, own, users, plan})
 	}
 	if len(going) > 0 {
 		if err := a.usages(going); err != nil {
@@ -155,5 +170,5 @@ func (a *app) gcPlan(ctx context.Context, ag *agent) error {
 	if own > 0 {
 		text += output.T("; and %s of superseded data in your home", output.Size(own))
 	}
-	return a.Say(text)
+	return errors.Join(a.Say(text), a.sayUsers(users))
 }

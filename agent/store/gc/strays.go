@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lull/lull/agent/lib/accounts"
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/index"
@@ -110,17 +111,13 @@ func UnreadNames(list []Unread) string {
 func (l *lookout) process(pid int) {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	used := map[digest.Digest]bool{}
-	user := l.user(dir)
+	user, known := l.user(dir)
 	err := errors.Join(
 		l.link(dir+"exe", used), l.link(dir+"cwd", used), l.link(dir+"root", used),
 		l.descriptors(dir+"fd", used), l.texts(dir+"maps", used), l.texts(dir+"cmdline", used), l.namespace(dir, used),
 	)
 	comm, _ := os.ReadFile(dir + "comm")
 	name := strings.TrimSpace(string(comm))
-	holder := "stray process " + name
-	if user > 0 {
-		holder += fmt.Sprintf(" of user %d", user)
-	}
 	switch {
 	case err == nil:
 	case errors.Is(err, fs.ErrPermission), user > 0:
@@ -129,6 +126,16 @@ func (l *lookout) process(pid int) {
 		l.unread = append(l.unread, Unread{pid, user, name, err})
 	default:
 		l.found = append(l.found, index.Root{Index: index.OpenIndex, Holder: fmt.Sprintf("process %d (%v)", pid, err), PID: pid})
+	}
+	if len(used) == 0 {
+		return
+	}
+	holder := "stray process " + name
+	if known {
+		holder += " of user " + accounts.Name(user)
+	}
+	if exe, err := os.Readlink(dir + "exe"); err == nil {
+		holder += ", executing " + strings.TrimSuffix(exe, " (deleted)")
 	}
 	for pkg := range used {
 		l.found = append(l.found, index.Root{Index: index.OpenIndex, Package: pkg, Holder: holder, PID: pid})
@@ -206,22 +213,22 @@ func (l *lookout) above(path string, used map[digest.Digest]bool) error {
 	return nil
 }
 
-// user returns the real user of a process, or 0 if it is unknown. The owner of the
+// user returns the real user of a process. known is false if it cannot be read. The owner of the
 // directory in /proc does not serve: it is root for a process that cannot be dumped.
-func (l *lookout) user(dir string) uint32 {
+func (l *lookout) user(dir string) (user uint32, known bool) {
 	b, err := os.ReadFile(dir + "status")
 	if err != nil {
-		return 0
+		return 0, false
 	}
 	for line := range strings.Lines(string(b)) {
 		if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
 			uid, _, _ := strings.Cut(strings.TrimSpace(rest), "\t")
 			if n, err := strconv.ParseUint(uid, 10, 32); err == nil {
-				return uint32(n)
+				return uint32(n), true
 			}
 		}
 	}
-	return 0
+	return 0, false
 }
 
 func (l *lookout) descriptors(dir string, used map[digest.Digest]bool) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -80,15 +81,19 @@ func TestStrays(t *testing.T) {
 			if _, err := bufio.NewReader(out).ReadByte(); err != nil {
 				t.Fatal(err)
 			}
+			me, err := user.Current()
+			if err != nil {
+				t.Fatal(err)
+			}
 			p := w.plan(t)
 			if !slices.ContainsFunc(p.Strays, func(r index.Root) bool {
-				return r.Package == pkg && r.PID == cmd.Process.Pid && r.Holder == "stray process cat"
+				return r.Package == pkg && r.PID == cmd.Process.Pid && strings.HasPrefix(r.Holder, "stray process cat of user "+me.Username+", executing /")
 			}) {
 				t.Errorf("strays: %v", p.Strays)
 			}
 			chains, err := Why(w.s, nil, pkg.String())
 			if err != nil || !slices.ContainsFunc(chains, func(c Chain) bool {
-				return c.Index == index.OpenIndex && c.PID == cmd.Process.Pid && c.Holder == "stray process cat"
+				return c.Index == index.OpenIndex && c.PID == cmd.Process.Pid && strings.HasPrefix(c.Holder, "stray process cat of user "+me.Username+", executing /")
 			}) {
 				t.Errorf("why: %v, %v", chains, err)
 			}
@@ -166,7 +171,7 @@ sys.stdin.read()
 				t.Errorf("kept: %v, want %v; strays %v", kept, c.keeps, p.Strays)
 			}
 			if c.keeps && !slices.ContainsFunc(p.Strays, func(r index.Root) bool {
-				return r.PID == cmd.Process.Pid && r.Holder == "stray process python3 of user 65534"
+				return r.PID == cmd.Process.Pid && strings.HasPrefix(r.Holder, "stray process python3 of user nobody, executing /")
 			}) {
 				t.Errorf("strays: %v", p.Strays)
 			}
