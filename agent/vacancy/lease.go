@@ -28,11 +28,11 @@ type Leases struct {
 
 // entry is an open inode, with at the most one lease.
 type entry struct {
-	fd     int
-	mapped error // why a lease does not see mappings; nil means that it does
-	refs   int   // seals that have it open
-	leases int   // seals that have taken its lease
-	since  time.Time
+	fd       int
+	unproved error // why a lease proves nothing, or not enough; nil means that it does
+	refs     int   // seals that have it open
+	leases   int   // seals that have taken its lease
+	since    time.Time
 }
 
 // NewLeases returns an empty set.
@@ -172,7 +172,7 @@ func (l *Leases) add(path string, flags int) (*File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	f.entry = &entry{fd: own, refs: 1, mapped: seesMappings(own)}
+	f.entry = &entry{fd: own, refs: 1, unproved: unproved(own)}
 	l.open[f.Inode] = f.entry
 	return f, nil
 }
@@ -181,13 +181,24 @@ func (l *Leases) add(path string, flags int) (*File, error) {
 // file below, so that a lease sees executions and descriptors only.
 var errOverlay = errors.New("the file system is an overlay, whose leases do not see mappings")
 
-func seesMappings(fd int) error {
+// errRemote is about a file of a network file system. Its leases are up to the server: NFS 4
+// denies one whenever the server has not delegated the file, although no process uses it.
+var errRemote = errors.New("a network file system has leases that prove nothing")
+
+// remote are the network file systems, see statfs(2).
+var remote = []int64{unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.V9FS_MAGIC}
+
+// unproved returns why a granted lease of a file does not prove that no process uses it.
+func unproved(fd int) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil {
 		return err
 	}
-	if st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+	switch {
+	case st.Type == unix.OVERLAYFS_SUPER_MAGIC:
 		return errOverlay
+	case slices.Contains(remote, int64(uint32(st.Type))):
+		return errRemote
 	}
 	return nil
 }
@@ -269,8 +280,8 @@ func (s *Seal) Take() Result {
 			r.Denied = append(r.Denied, f)
 		case err != nil:
 			r.Refused, r.Cause = append(r.Refused, f), err
-		case f.entry.mapped != nil: // the lease holds all the same
-			r.Refused, r.Cause = append(r.Refused, f), f.entry.mapped
+		case f.entry.unproved != nil: // the lease holds all the same
+			r.Refused, r.Cause = append(r.Refused, f), f.entry.unproved
 		}
 	}
 	return r
@@ -293,6 +304,9 @@ func (l *Leases) takeLocked(f *File) error {
 		e.leases++
 		f.taken = true
 		return nil
+	}
+	if errors.Is(e.unproved, errRemote) {
+		return errRemote
 	}
 	_, err := unix.FcntlInt(uintptr(e.fd), unix.F_SETLEASE, unix.F_WRLCK)
 	switch err {
@@ -408,6 +422,9 @@ func Probe(dir string) error {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
+	if err := unproved(int(f.Fd())); errors.Is(err, errRemote) {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 		return fmt.Errorf("cannot take a lease in %s: %w", dir, err)
 	}

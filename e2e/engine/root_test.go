@@ -228,17 +228,23 @@ func (s *scene) whole() {
 
 // TestMovedStore: copied to another file system, with and without hard links, and behind a
 // symbolic link in the old place, the store is what it was. On FUSE the doctor names what
-// is worse there, and refreshes work.
+// is worse there, and refreshes work. LULL_STORE_ON is a directory of a further file system.
 func TestMovedStore(t *testing.T) {
-	for name, c := range map[string]struct {
+	type move struct {
 		copy   []string
 		fuse   bool
+		disk   string
 		doctor string
-	}{
-		"with hard links":    {[]string{"cp", "-a"}, false, "ok    vacancy"},
-		"without hard links": {[]string{"cp", "-r", "--no-dereference", "--preserve=mode,ownership,timestamps"}, false, "ok    vacancy"},
-		"to FUSE":            {[]string{"cp", "-a"}, true, "warn  vacancy"},
-	} {
+	}
+	moves := map[string]move{
+		"with hard links":    {copy: []string{"cp", "-a"}, doctor: "ok    vacancy"},
+		"without hard links": {copy: []string{"cp", "-r", "--no-dereference", "--preserve=mode,ownership,timestamps"}, doctor: "ok    vacancy"},
+		"to FUSE":            {copy: []string{"cp", "-a"}, fuse: true, doctor: "warn  vacancy"},
+	}
+	if dir := os.Getenv("LULL_STORE_ON"); dir != "" {
+		moves["to "+dir] = move{copy: []string{"cp", "-a"}, disk: dir, doctor: "vacancy"}
+	}
+	for name, c := range moves {
 		t.Run(name, func(t *testing.T) {
 			s := set(t, "")
 			s.versioned("1")
@@ -246,7 +252,10 @@ func TestMovedStore(t *testing.T) {
 			s.MustLull("install", kept)
 			s.UntilFile("the service has data", limit, filepath.Join(s.Store, "data", kept, "1", "first"), func(text string) (bool, string) { return text == "1\n", text })
 			s.StopAgent()
-			disk := rig.SmallDisk(t, 64<<20)
+			disk := c.disk
+			if disk == "" {
+				disk = rig.SmallDisk(t, 64<<20)
+			}
 			if c.fuse {
 				disk = bindFUSE(t, disk)
 			}
@@ -259,9 +268,11 @@ func TestMovedStore(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.StartAgent()
-			if text := s.Lull("doctor").Text(); !strings.Contains(text, c.doctor) {
+			text := s.Lull("doctor").Text()
+			if !strings.Contains(text, c.doctor) {
 				t.Errorf("no %q in\n%s", c.doctor, text)
 			}
+			t.Log(text)
 			s.whole()
 			s.versioned("2")
 			s.MustLull("refresh", kept)
