@@ -51,7 +51,7 @@ NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 VERSIONS := -X main.version=$(VERSION) -X github.com/lull/lull/userd.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e model hardening stress week powercut bench check quick-check race vuln clean-tree fuzz install install-user packages docs desktops arm64 nightly deps deps-bench deps-demo deps-arm64 clean
+.PHONY: help build demo test e2e model hardening stress week powercut bench check quick-check race vuln clean-tree fuzz install install-user packages docs desktops arm64 skew nightly deps deps-bench deps-demo deps-arm64 clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,6 +122,12 @@ clean-tree:
 
 desktops: deps build ## open and refresh an application on GNOME, Plasma and sway; pictures in docs/pictures (LAUNCHES=30)
 	LULL_BIN='$(abspath $(BIN))' LULL_DESKTOPS=1 LULL_LAUNCHES=$(LAUNCHES) LULL_PICTURES='$(abspath docs/pictures)' $(GO) test -count=1 -timeout 6h -v ./e2e/desktops
+
+skew: deps build ## programs of an earlier version (OLD=REVISION, by default of a week ago) and of this one together
+	@old=$$(mktemp -d) && trap 'rm -rf "$$old"' EXIT && \
+	rev='$(OLD)' && rev=$${rev:-$$(git rev-list -1 --before=7.days HEAD)} && git archive "$$rev" | tar -x -C "$$old" && \
+	$(MAKE) --no-print-directory -C "$$old" build BIN="$$old/bin" && \
+	LULL_BIN='$(abspath $(BIN))' LULL_OLD="$$old/bin" $(GO) test -count=1 -timeout 1h -v ./e2e/skew
 
 arm64: deps-arm64 build ## make the packages for arm64 in dist/, and run them under emulation
 	$(MAKE) --no-print-directory packages GOARCH=arm64 CC=aarch64-linux-gnu-gcc BIN='$(DIST)/arm64' ASK='$(BIN)'
