@@ -43,6 +43,7 @@ var infoManager = &ifaceInfo{
 		"RemoveRepository":    "s",
 		"SetRepositoryURL":    "ss",
 		"Withheld":            "as",
+		"ListInstalled":       "",
 		"ListAvailable":       "a{sv}",
 		"ListUpdates":         "asa{sv}",
 		"History":             "a{sv}",
@@ -257,6 +258,11 @@ type Manager interface {
 	// user reverted from this version), rollout (the rollout has not reached this machine) or halted
 	// (the publisher has ended the rollout).
 	Withheld(caller Caller, instances []string) (versions []WithheldVersion, err error)
+	// ListInstalled: Lists the installed packages by instance, and the current refreshes, for callers
+	// that show a list. It is much cheaper than GetManagedObjects. The fields are the properties of
+	// the package of that name; running is up to date when the change of Running was announced;
+	// failed-services (as) are the names of the services whose state is failed.
+	ListInstalled(caller Caller) (packages []InstalledPackage, refreshes []dbus.ObjectPath, err error)
 	// ListAvailable: Lists the packages that the repositories offer, one row per repository, name and
 	// channel. Starts no refresh. Options: read (b: read the repositories now, which requires the
 	// right to refresh; otherwise the last read is used), repository (s: list only this repository).
@@ -657,6 +663,12 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, err
 		}
 		return []any{r0}, nil
+	case "ListInstalled":
+		r0, r1, err := e.impl.ListInstalled(c)
+		if err != nil {
+			return nil, err
+		}
+		return []any{r0, r1}, nil
 	case "ListAvailable":
 		var a0 map[string]dbus.Variant
 		if err := store(body, &a0); err != nil {
@@ -1086,6 +1098,15 @@ func (p ManagerProxy) SetRepositoryURL(ctx context.Context, name string, url str
 // (the publisher has ended the rollout).
 func (p ManagerProxy) Withheld(ctx context.Context, instances []string) (versions []WithheldVersion, err error) {
 	err = p.call(ctx, "Withheld", []any{instances}, &versions)
+	return
+}
+
+// ListInstalled: Lists the installed packages by instance, and the current refreshes, for callers
+// that show a list. It is much cheaper than GetManagedObjects. The fields are the properties of the
+// package of that name; running is up to date when the change of Running was announced;
+// failed-services (as) are the names of the services whose state is failed.
+func (p ManagerProxy) ListInstalled(ctx context.Context) (packages []InstalledPackage, refreshes []dbus.ObjectPath, err error) {
+	err = p.call(ctx, "ListInstalled", nil, &packages, &refreshes)
 	return
 }
 

@@ -30,6 +30,23 @@ type WithheldVersion struct {
 	Why      string
 }
 
+// InstalledPackage is a structure on the bus.
+type InstalledPackage struct {
+	Instance       string
+	Title          string
+	Summary        string
+	Version        string
+	Revision       uint32
+	Channel        string
+	Apps           []string
+	Running        bool
+	Refresh        dbus.ObjectPath
+	HeldUntil      uint64
+	UndoneVersion  string
+	NextTry        uint64
+	FailedServices []string
+}
+
 // ListFailure is a structure on the bus.
 type ListFailure struct {
 	Name  string

@@ -10,6 +10,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/manager"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
@@ -38,15 +39,20 @@ func processes(list []runs.Process) []bus.Process {
 type objects struct {
 	s *Service
 
-	instances map[string]*bus.PackageExport // the service's goroutine owns it
-
 	mu        sync.Mutex // guards what follows
+	instances map[string]*shown
 	refreshes map[string]*bus.RefreshExport
 	ended     map[string]bool // those of which the end was announced
 }
 
+// shown is the object of an instance.
+type shown struct {
+	*bus.PackageExport
+	launch *manifest.Launch // nil if it has no services
+}
+
 func newObjects(s *Service) *objects {
-	w := &objects{s: s, instances: map[string]*bus.PackageExport{}, refreshes: map[string]*bus.RefreshExport{}, ended: map[string]bool{}}
+	w := &objects{s: s, instances: map[string]*shown{}, refreshes: map[string]*bus.RefreshExport{}, ended: map[string]bool{}}
 	s.objects = w
 	return w
 }
@@ -65,41 +71,69 @@ func (w *objects) packages(changed map[string]bool) {
 			w.s.log.Error("cannot list what is installed", "error", err)
 			return
 		}
+		w.mu.Lock()
 		names = slices.Concat(installed, slices.Collect(maps.Keys(w.instances)))
+		w.mu.Unlock()
 	}
 	slices.Sort(names)
-	running := w.s.m.Running() // one pass for all
+	running := w.s.m.Shown() // one pass for all
 	for _, n := range slices.Compact(names) {
 		w.show(n, running)
 	}
 }
 
+// show brings the object of one instance up to date. Only the service's goroutine adds and
+// removes these objects.
 func (w *objects) show(name string, running *refresh.Snapshot) {
 	p, err := w.s.m.PackageIn(name, running)
-	export := w.instances[name]
+	w.mu.Lock()
+	o := w.instances[name]
+	w.mu.Unlock()
 	switch {
 	case errkind.Is(err, errkind.NotFound):
-		if export != nil {
-			delete(w.instances, name)
+		if o != nil {
+			w.put(name, nil)
 			w.failed(w.s.server.Unexport(bus.PackagePath(name)))
 		}
 	case err != nil:
 		w.s.log.Error("cannot show a package on the bus", "instance", name, "error", err)
-	case export != nil:
-		export.Set(w.packageProperties(p, running))
+	case o != nil:
+		w.put(name, &shown{o.PackageExport, withServices(p)})
+		o.Set(w.packageProperties(p, running))
 	default:
-		export = bus.ExportPackage(w.packageProperties(p, running))
-		w.instances[name] = export
-		w.failed(w.s.server.Export(bus.PackagePath(name), export))
-		// After its announcement, which shows what has just been read.
-		export.Live(func(r *bus.Reading, v *bus.PackageProperties) {
+		o = &shown{bus.ExportPackage(w.packageProperties(p, running)), withServices(p)}
+		w.put(name, o)
+		w.failed(w.s.server.Export(bus.PackagePath(name), o.PackageExport))
+		// After its announcement, which shows what has just been read. A reading of the bus
+		// reads no file of a package.
+		o.Live(func(r *bus.Reading, v *bus.PackageProperties) {
 			now := r.Shared(func() any { return w.s.m.Running() }).(*refresh.Snapshot)
-			if p, err := w.s.m.PackageIn(name, now); err == nil {
-				v.Processes = processes(p.Processes)
-				v.Services = w.services(p, now) // systemd announces to the agent neither a restart nor a failure
+			procs, _ := now.Of(name) // an error was logged by the reader
+			v.Processes = processes(procs)
+			w.mu.Lock()
+			o := w.instances[name]
+			w.mu.Unlock()
+			if o != nil && o.launch != nil {
+				v.Services = w.services(name, o.launch, now) // systemd announces to the agent neither a restart nor a failure
 			}
 		})
 	}
+}
+
+// put records the object of an instance; nil removes it.
+func (w *objects) put(name string, o *shown) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.instances[name] = o; o == nil {
+		delete(w.instances, name)
+	}
+}
+
+func withServices(p *manager.Package) *manifest.Launch {
+	if len(p.Launch.Services) == 0 {
+		return nil
+	}
+	return p.Launch
 }
 
 func (w *objects) failed(err error) {
@@ -122,7 +156,7 @@ func (w *objects) packageProperties(p *manager.Package, running *refresh.Snapsho
 	for _, a := range p.Launch.Apps {
 		v.Apps = append(v.Apps, a.Name)
 	}
-	v.Services = w.services(p, running)
+	v.Services = w.services(p.Instance.Instance, p.Launch, running)
 	for _, r := range p.Revisions {
 		v.Revisions = append(v.Revisions, bus.RevisionInfo{Revision: r.Number, Hash: r.Package.String(), Version: r.Version,
 			Since: micro(r.Made), State: revisionState(r, p.Current.Number)})
@@ -142,11 +176,11 @@ func (w *objects) packageProperties(p *manager.Package, running *refresh.Snapsho
 	return v
 }
 
-func (w *objects) services(p *manager.Package, running *refresh.Snapshot) (list []bus.ServiceState) {
+func (w *objects) services(name string, l *manifest.Launch, running *refresh.Snapshot) (list []bus.ServiceState) {
 	ctx, cancel := context.WithTimeout(w.s.ctx, serviceTimeout)
 	defer cancel()
-	for i, st := range w.s.m.ServiceStates(ctx, p.Instance.Instance, p.Launch, running) {
-		list = append(list, bus.ServiceState{Name: p.Launch.Services[i].Name, State: st})
+	for i, st := range w.s.m.ServiceStates(ctx, name, l, running) {
+		list = append(list, bus.ServiceState{Name: l.Services[i].Name, State: st})
 	}
 	return list
 }

@@ -1,6 +1,9 @@
 package manager
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/lull/lull/agent/lib/launchconf"
 )
 
@@ -9,13 +12,9 @@ import (
 // an agent.
 func (m *Manager) tellLaunchersLocked() error {
 	s := launchconf.Settings{Bus: m.Bus, Tracker: m.Tracker.Name(), Root: m.Root}
-	instances, err := m.state.Instances()
-	if err != nil {
-		return err
-	}
-	for _, i := range instances {
-		if m.Policy().For(i.Instance).AllowUntracked {
-			s.AllowUntracked = append(s.AllowUntracked, i.Instance)
+	for _, name := range slices.Sorted(maps.Keys(m.told)) {
+		if m.Policy().For(name).AllowUntracked {
+			s.AllowUntracked = append(s.AllowUntracked, name)
 		}
 	}
 	return launchconf.Write(m.RunDir, s)

@@ -119,6 +119,7 @@ type Manager struct {
 	// telling is held from reading the state until its content is passed to the indices and
 	// launchers: a slower goroutine must not pass on an older state.
 	telling sync.Mutex
+	told    map[string][]index.Root // by instance; guarded by telling; nil until all are read
 
 	repos    *repositories.Set
 	files    files
@@ -254,8 +255,10 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 // Space returns what collects and measures.
 func (m *Manager) Space() *space.Keeper { return m.space }
 
-// Roots lists what the indices protect.
-func (m *Manager) Roots() []index.Root { return m.indices.Snapshot() }
+// Roots lists what the indices protect. The runs among them may be those of Shown.
+func (m *Manager) Roots() []index.Root {
+	return m.indices.SnapshotWith(m.rootsIn(m.engine.Shown()))
+}
 
 // Repositories returns which repositories there are and how they were read last.
 func (m *Manager) Repositories() repositories.State { return m.repos.State() }

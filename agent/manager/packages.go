@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/lull/lull/agent/lib/errkind"
@@ -49,6 +50,16 @@ func (m *Manager) PackageIn(name string, running *refresh.Snapshot) (*Package, e
 // Running reads in one pass what runs of all instances.
 func (m *Manager) Running() *refresh.Snapshot {
 	s, err := m.engine.Snapshot()
+	if err != nil {
+		m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
+	}
+	return s
+}
+
+// Shown is Running for callers that show it after each change: one pass serves those of a
+// short time.
+func (m *Manager) Shown() *refresh.Snapshot {
+	s, err := m.engine.Shown()
 	if err != nil {
 		m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
 	}
@@ -185,40 +196,64 @@ func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (plan.Ref
 }
 
 // publishInstalled passes the installed revisions to their index, and reports a change of one
-// instance, or of all with "". Of two callers, the second must read what the first has not
+// instance, or of all with "", whose record is re-read. Of two callers, the second must read what the first has not
 // seen, and publish it after the first.
 func (m *Manager) publishInstalled(instance string) error {
-	err := m.tellInstalled()
+	err := m.tellInstalled(instance)
 	m.observer.PackageChanged(instance)
 	return err
 }
 
-func (m *Manager) tellInstalled() error {
+func (m *Manager) tellInstalled(instance string) error {
 	m.telling.Lock()
 	defer m.telling.Unlock()
-	instances, err := m.state.Instances()
-	if err != nil {
+	if err := m.readInstalledLocked(instance); err != nil {
 		return err
 	}
-	var roots []index.Root
+	m.indices.SetInstalled(slices.Concat(slices.Collect(maps.Values(m.told))...))
+	return m.tellLaunchersLocked()
+}
+
+// readInstalledLocked reads which packages an instance keeps, or all instances with "".
+func (m *Manager) readInstalledLocked(instance string) error {
+	var instances []state.Instance
+	if instance == "" || m.told == nil {
+		all, err := m.state.Instances()
+		if err != nil {
+			return err
+		}
+		instances, m.told = all, map[string][]index.Root{}
+	} else {
+		one, err := m.state.Instance(instance)
+		if err != nil && !errkind.Is(err, errkind.NotFound) {
+			return err
+		}
+		delete(m.told, instance)
+		if err == nil {
+			instances = append(instances, one)
+		}
+	}
 	for _, i := range instances {
+		var roots []index.Root
 		for _, v := range i.Revisions {
 			roots = append(roots, index.Root{Package: v.Package, Holder: revisionName(i.Instance, v.Number)})
 		}
+		m.told[i.Instance] = roots
 	}
-	m.indices.SetInstalled(roots)
-	return m.tellLaunchersLocked()
+	return nil
 }
 
 // runRoots returns the packages of live runs, for the open index. If the runs are unknown,
 // any package may run: a root without a package represents that doubt.
-func (m *Manager) runRoots() []index.Root {
-	list, err := m.Tracker.Runs()
-	var roots []index.Root
+func (m *Manager) runRoots() []index.Root { return m.rootsIn(m.engine.Snapshot()) }
+
+// rootsIn is runRoots of a snapshot.
+func (m *Manager) rootsIn(s *refresh.Snapshot, err error) (roots []index.Root) {
 	if err != nil {
 		m.Log.Error("cannot tell what runs, so nothing can be collected", messages.Key, messages.RunsUnreadable, "error", err)
 		return []index.Root{{Holder: "perhaps a run, which cannot be told"}}
 	}
+	list, tied := s.Runs()
 	for _, r := range list {
 		root := index.Root{Holder: "run of " + r.Instance}
 		if r.Service != "" {
@@ -240,17 +275,7 @@ func (m *Manager) runRoots() []index.Root {
 		}
 		roots = append(roots, root)
 	}
-	return append(roots, m.tiedRoots(list)...)
-}
-
-// tiedRoots returns the packages of processes that have a tether, wherever they were moved,
-// unless they are in one of the runs.
-func (m *Manager) tiedRoots(list []runs.Run) (roots []index.Root) {
-	tied, err := m.engine.Tethered()
-	if err != nil {
-		m.Log.Error("cannot tell what runs, so nothing can be collected", messages.Key, messages.RunsUnreadable, "error", err)
-		return []index.Root{{Holder: "perhaps an application, which cannot be told"}}
-	}
+	// Processes that have a tether, wherever they were moved.
 	for instance, procs := range tied {
 		for _, p := range procs {
 			if inRun(list, instance, p) {

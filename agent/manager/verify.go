@@ -79,6 +79,7 @@ func (f *Finding) needing() []digest.Digest {
 // repairPackage rebuilds the package's tree, with missing content from the first repository
 // that has it.
 func (m *Manager) repairPackage(ctx context.Context, pkg digest.Digest) error {
+	defer m.engine.ForgetTrees()
 	err := m.resolver.Repair(ctx, pkg, nowhere{}, "repair", nil)
 	for _, a := range m.repos.State().Addresses {
 		if err == nil || ctx.Err() != nil {

@@ -77,8 +77,9 @@ type Engine struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	sealables sealables
-	tied      tiedCache
+	sealables  sealables
+	neighbours neighbours
+	tied       tiedCache
 
 	mu      sync.Mutex // guards the fields below; held for memory access only
 	tasks   map[string]*task

@@ -1,8 +1,6 @@
 package refresh
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -53,7 +51,7 @@ func (k *sealables) put(s sealable) {
 // files whose content is also in another instance's current package. They are one inode, so
 // that a lease would be denied because of that instance's processes, and would delay them.
 func (e *Engine) sealableFiles(instance string, pkg digest.Digest) ([]string, error) {
-	others, err := e.othersTrees(instance)
+	others, err := e.neighbourTrees(instance)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +64,8 @@ func (e *Engine) sealableFiles(instance string, pkg digest.Digest) ([]string, er
 	}
 	var files []string
 	linked := false // has more names than those in blobs/ and in this tree
-	for _, tree := range e.trees(pkg) {
+	trees, _ := e.trees(pkg)
+	for _, tree := range trees {
 		if slices.Contains(others, tree) {
 			continue
 		}
@@ -80,19 +79,27 @@ func (e *Engine) sealableFiles(instance string, pkg digest.Digest) ([]string, er
 		files = append(files, list...)
 	}
 	if linked && len(others) > 0 {
-		shared := e.inTrees(others)
-		files = slices.DeleteFunc(files, func(path string) bool { return links(path) > 2 && shared[inode(path)] })
+		candidates := map[vacancy.Inode]bool{}
+		for _, path := range files {
+			if links(path) > 2 {
+				candidates[inode(path)] = true
+			}
+		}
+		shared := e.inNeighbours(instance, candidates)
+		files = slices.DeleteFunc(files, func(path string) bool { return shared[inode(path)] })
 	}
 	e.sealables.put(sealable{pkg: pkg, others: key.String(), files: files})
 	return files, nil
 }
 
-// trees returns a package and its subpackages, each once.
-func (e *Engine) trees(pkg digest.Digest) []digest.Digest {
-	list := []digest.Digest{pkg}
+// trees returns a package and its subpackages, each once. Whole is false if the manifest of
+// one cannot be read.
+func (e *Engine) trees(pkg digest.Digest) (list []digest.Digest, whole bool) {
+	list, whole = []digest.Digest{pkg}, true
 	for i := 0; i < len(list); i++ {
 		m, err := e.Store.Launch(list[i])
 		if err != nil {
+			whole = false
 			continue // without a tree no file is executed from it
 		}
 		for _, sub := range m.Subpackages {
@@ -101,39 +108,7 @@ func (e *Engine) trees(pkg digest.Digest) []digest.Digest {
 			}
 		}
 	}
-	return list
-}
-
-// othersTrees returns the trees that the other instances run from, sorted.
-func (e *Engine) othersTrees(instance string) (list []digest.Digest, err error) {
-	names, err := e.Links.Instances()
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		if name == instance {
-			continue
-		}
-		if _, pkg, err := e.Links.Read(name); err == nil {
-			list = append(list, e.trees(pkg)...)
-		}
-	}
-	slices.SortFunc(list, digest.Digest.Compare)
-	return slices.Compact(list), nil
-}
-
-// inTrees returns the inodes of trees that have several names.
-func (e *Engine) inTrees(trees []digest.Digest) map[vacancy.Inode]bool {
-	set := map[vacancy.Inode]bool{}
-	for _, tree := range trees {
-		_ = filepath.WalkDir(e.Store.PackageDir(tree), func(path string, d os.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() && links(path) > 2 {
-				set[inode(path)] = true
-			}
-			return nil // nothing runs from an unreadable tree
-		})
-	}
-	return set
+	return list, whole
 }
 
 func links(path string) uint64 {

@@ -89,6 +89,7 @@ func (e *Engine) Mend(name string) (bool, error) {
 		return false, errkind.New(errkind.Busy, "cannot put %s right: a %s of it is under way", name, old.snapshot().Kind)
 	}
 	defer release()
+	e.neighbours.forget(name) // its link may have been changed by hand
 	mended, err := e.settle(name)
 	return mended, errors.Join(err, e.Installed(name))
 }
@@ -135,13 +136,13 @@ func (e *Engine) settle(name string) (mended bool, err error) {
 	if curErr != nil {
 		if cur = lastGood(inst.Revisions); cur != 0 {
 			e.Log.Error("making current what was so last", messages.Key, messages.Mended, "instance", name, "revision", cur, "because", curErr)
-			if err := e.Links.Swap(name, cur); err != nil {
+			if err := e.swap(name, cur); err != nil {
 				return false, err
 			}
 			mended = true
 		} else if !errkind.Is(curErr, errkind.NotFound) {
 			e.Log.Error("what is current belongs to no revision and is taken away", messages.Key, messages.Mended, "instance", name, "because", curErr)
-			if err := e.Links.Drop(name); err != nil {
+			if err := e.drop(name); err != nil {
 				return false, err
 			}
 			mended = true

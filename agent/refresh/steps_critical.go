@@ -301,7 +301,7 @@ func doLink(_ context.Context, t *task) error {
 			return err
 		}
 		defer t.unseal()
-		return t.e.Links.Drop(r.Instance)
+		return t.e.drop(r.Instance)
 	}
 	m, err := t.e.Store.Launch(r.Package)
 	if err != nil {
@@ -316,7 +316,7 @@ func doLink(_ context.Context, t *task) error {
 	if err := t.intact(); err != nil {
 		return err
 	}
-	if err := t.e.Links.Swap(r.Instance, r.To); err != nil {
+	if err := t.e.swap(r.Instance, r.To); err != nil {
 		return err
 	}
 	t.unseal()
@@ -332,7 +332,7 @@ func doLink(_ context.Context, t *task) error {
 func undoLink(_ context.Context, t *task) error {
 	r := &t.r
 	if r.From == 0 {
-		return errors.Join(t.e.Links.Drop(r.Instance), t.e.Exports.Remove(r.Instance))
+		return errors.Join(t.e.drop(r.Instance), t.e.Exports.Remove(r.Instance))
 	}
 	if rev, _, err := t.e.Links.Read(r.Instance); err != nil || rev != r.From {
 		// After a reboot a user may have started the new revision before the agent was up.

@@ -68,7 +68,7 @@ func (t *task) goBack(ctx context.Context) error {
 	case r.From == 0 && errkind.Is(err, errkind.NotFound), err == nil && rev == r.From:
 		return nil
 	case r.From == 0:
-		return t.e.Links.Drop(r.Instance)
+		return t.e.drop(r.Instance)
 	}
 	if r.Kind != plan.Remove {
 		if !t.mayReplaceRunning(t.settings()) {
@@ -100,7 +100,7 @@ func (t *task) linkOld() error {
 	if err := t.e.tie(t.r.Instance, pkg); err != nil {
 		return err
 	}
-	return t.e.Links.Swap(t.r.Instance, t.r.From)
+	return t.e.swap(t.r.Instance, t.r.From)
 }
 
 // writeOldExports exports the previous revision.

@@ -89,14 +89,17 @@ type tiedCache struct {
 	mu        sync.Mutex // guards the fields below; held for memory access only
 	found     map[string][]Tied
 	at        time.Time
+	shown     *Snapshot // the last one without an error
+	shownAt   time.Time
 	forgotten int
 }
 
-// ForgetTied drops the cached result of Tethered, because a process has started or ended.
+// ForgetTied drops the cached results of Tethered and Shown, because a process has started or
+// ended.
 func (e *Engine) ForgetTied() {
 	e.tied.mu.Lock()
 	defer e.tied.mu.Unlock()
-	e.tied.at = time.Time{}
+	e.tied.at, e.tied.shownAt = time.Time{}, time.Time{}
 	e.tied.forgotten++
 }
 
@@ -165,6 +168,31 @@ func (e *Engine) Snapshot() (*Snapshot, error) {
 	}
 	return s, s.err
 }
+
+// Shown is Snapshot for callers that bring many objects up to date one after the other: the
+// result may be as old as tiedFor, unless ForgetTied was called since.
+func (e *Engine) Shown() (*Snapshot, error) {
+	e.tied.mu.Lock()
+	s, at, count := e.tied.shown, e.tied.shownAt, e.tied.forgotten
+	e.tied.mu.Unlock()
+	if time.Since(at) < tiedFor {
+		return s, nil
+	}
+	s, err := e.Snapshot()
+	if err != nil {
+		return s, err
+	}
+	e.tied.mu.Lock()
+	defer e.tied.mu.Unlock()
+	if e.tied.forgotten == count {
+		e.tied.shown, e.tied.shownAt = s, time.Now()
+	}
+	return s, nil
+}
+
+// Runs lists the runs, and by instance the processes that have a tether. The snapshot must
+// have been made without an error.
+func (s *Snapshot) Runs() ([]runs.Run, map[string][]Tied) { return s.runs.Runs(), s.tied }
 
 // Of lists the processes of an instance's application, as Running does.
 func (s *Snapshot) Of(instance string) ([]runs.Process, error) {

@@ -59,12 +59,7 @@ func (b *base) Runs() ([]Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := make([]Run, 0, len(found))
-	for g, ps := range found {
-		list = append(list, Run{Instance: g.instance, PackagePrefix: g.prefix, Service: g.service, Session: g.session, UID: g.uid, Cgroup: g.cgroup, Processes: ps})
-	}
-	slices.SortFunc(list, func(a, b Run) int { return cmp.Compare(a.Cgroup, b.Cgroup) })
-	return list, nil
+	return newSnapshot(found, nil).Runs(), nil
 }
 
 // Snapshot implements Tracker.
@@ -85,6 +80,18 @@ func newSnapshot(found map[group][]Process, unread []Unread) *Snapshot {
 		s.found[g.instance][g] = ps
 	}
 	return s
+}
+
+// Runs is what Tracker.Runs would have returned.
+func (s *Snapshot) Runs() []Run {
+	list := []Run{}
+	for _, groups := range s.found {
+		for g, ps := range groups {
+			list = append(list, Run{Instance: g.instance, PackagePrefix: g.prefix, Service: g.service, Session: g.session, UID: g.uid, Cgroup: g.cgroup, Processes: ps})
+		}
+	}
+	slices.SortFunc(list, func(a, b Run) int { return cmp.Compare(a.Cgroup, b.Cgroup) })
+	return list
 }
 
 // Unread implements Tracker.

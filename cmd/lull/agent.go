@@ -153,6 +153,45 @@ func (ag *agent) snapshot(ctx context.Context) (*snapshot, error) {
 	return s, nil
 }
 
+// overview is snapshot for callers that need of each package only its names, version, revision,
+// channel and state, and of its services those that have failed. It is much cheaper: the bus
+// carries no names of properties, and the agent reads no processes.
+func (ag *agent) overview(ctx context.Context) (*snapshot, error) {
+	list, refreshes, err := ag.manager.ListInstalled(ctx)
+	if bus.IsUnknown(err) || len(refreshes) > fewRefreshes {
+		return ag.snapshot(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &snapshot{refreshes: map[dbus.ObjectPath]bus.RefreshProperties{}}
+	for _, l := range list {
+		p := bus.PackageProperties{
+			Instance: l.Instance, Title: l.Title, Summary: l.Summary, Version: l.Version, Revision: l.Revision, Channel: l.Channel,
+			Apps: l.Apps, Running: l.Running, Refresh: l.Refresh, HeldUntil: l.HeldUntil, UndoneVersion: l.UndoneVersion, NextTry: l.NextTry,
+		}
+		for _, name := range l.FailedServices {
+			p.Services = append(p.Services, bus.ServiceState{Name: name, State: "failed"})
+		}
+		s.packages = append(s.packages, p)
+	}
+	for _, path := range refreshes {
+		r, err := bus.NewRefreshProxy(ag.conn, path).Properties(ctx)
+		if errkind.Is(err, errkind.NotFound) {
+			continue // it has ended
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.refreshes[path] = r
+	}
+	return s, nil
+}
+
+// fewRefreshes is the number of refreshes up to which asking for each is cheaper than asking
+// for all objects.
+const fewRefreshes = 16
+
 // find returns one instance.
 func (s *snapshot) find(instance string) (bus.PackageProperties, error) {
 	for _, p := range s.packages {

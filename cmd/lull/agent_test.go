@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"os"
 	"path/filepath"
@@ -282,6 +283,31 @@ func (f *fakeAgent) Doctor(bus.Caller) ([]bus.Check, error) {
 func (f *fakeAgent) Inspect(bus.Caller) (string, error) {
 	f.at("Inspect")
 	return cmp.Or(f.inspects, `{"runs":[],"indices":{}}`), nil
+}
+
+// ListInstalled lists what the objects show.
+func (f *fakeAgent) ListInstalled(c bus.Caller) (list []bus.InstalledPackage, refreshes []dbus.ObjectPath, err error) {
+	f.at("ListInstalled")
+	all, err := bus.ManagedObjects(context.Background(), f.server.Conn(), bus.AgentName, bus.AgentPath)
+	for path, object := range all {
+		if object[bus.RefreshInterface] != nil {
+			refreshes = append(refreshes, path)
+		}
+		var v bus.PackageProperties
+		if object[bus.PackageInterface] == nil || v.Apply(object[bus.PackageInterface]) != nil {
+			continue
+		}
+		p := bus.InstalledPackage{Instance: v.Instance, Title: v.Title, Summary: v.Summary, Version: v.Version, Revision: v.Revision, Channel: v.Channel,
+			Apps: v.Apps, Running: v.Running, Refresh: v.Refresh, HeldUntil: v.HeldUntil, UndoneVersion: v.UndoneVersion, NextTry: v.NextTry}
+		for _, s := range v.Services {
+			if s.State == "failed" {
+				p.FailedServices = append(p.FailedServices, s.Name)
+			}
+		}
+		list = append(list, p)
+	}
+	slices.SortFunc(list, func(a, b bus.InstalledPackage) int { return cmp.Compare(a.Instance, b.Instance) })
+	return list, refreshes, err
 }
 
 // withholds sets the omitted versions.

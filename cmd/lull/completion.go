@@ -48,7 +48,7 @@ func (a *app) completeInstances(cmd *cobra.Command, named []string, _ string) ([
 	defer cancel()
 	var found []cobra.Completion
 	err := a.ask(ctx, func(ctx context.Context, ag *agent) error {
-		s, err := ag.snapshot(ctx)
+		s, err := ag.overview(ctx)
 		if err != nil {
 			return err
 		}

@@ -90,7 +90,7 @@ its own refreshes, as its user might: during a presentation or a backup, say.`,
 					}
 					names = []string{own}
 				}
-				known, err := ag.snapshot(ctx)
+				known, err := ag.overview(ctx)
 				if err != nil {
 					return err
 				}

@@ -19,7 +19,11 @@ func (a *app) listCmd() *cobra.Command {
 		Args:  args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
-				s, err := ag.snapshot(ctx)
+				read := ag.overview
+				if a.JSON {
+					read = ag.snapshot
+				}
+				s, err := read(ctx)
 				if err != nil {
 					return err
 				}

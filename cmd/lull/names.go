@@ -154,7 +154,7 @@ func (a *app) instances(ctx context.Context, typed []string) (names []string, er
 		return nil, nil
 	}
 	err = a.ask(ctx, func(ctx context.Context, ag *agent) error {
-		s, err := ag.snapshot(ctx)
+		s, err := ag.overview(ctx)
 		if err != nil {
 			return err
 		}

@@ -83,7 +83,7 @@ func (ag *agent) open(ctx context.Context, what string) (dir, lease *os.File, ha
 	defer cancel()
 	first, _, _ := strings.Cut(what, "/")
 	if _, err := digest.Parse(first); err != nil {
-		s, err := ag.snapshot(ctx)
+		s, err := ag.overview(ctx)
 		if err == nil {
 			what, err = s.named(what)
 		}

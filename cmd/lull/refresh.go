@@ -102,7 +102,7 @@ func (ag *agent) refresh(ctx context.Context, names []string, o bus.RefreshOptio
 		return paths, goesOn(ctx, output.T("refresh of %s", strings.Join(names, ", ")), names, err)
 	}
 	if len(names) == 0 {
-		s, err := ag.snapshot(ctx)
+		s, err := ag.overview(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -204,7 +204,7 @@ func (a *app) retryRefreshes(ctx context.Context, w waitFlags, names []string) e
 		return output.Error(errkind.Usage, "cannot retry: no application is named").WithHint("`lull pending` shows what is stuck")
 	}
 	out, err := a.follow(ctx, w.until(), func(ctx context.Context, ag *agent) (paths []dbus.ObjectPath, err error) {
-		s, err := ag.snapshot(ctx)
+		s, err := ag.overview(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -269,7 +269,7 @@ func (a *app) cancelRefreshes(ctx context.Context, names []string) error {
 		return output.Error(errkind.Usage, "cannot cancel: no application is named").WithHint("`lull pending` shows what waits")
 	}
 	return a.change(ctx, func(ctx context.Context, ag *agent) error {
-		s, err := ag.snapshot(ctx)
+		s, err := ag.overview(ctx)
 		if err != nil {
 			return err
 		}

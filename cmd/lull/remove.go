@@ -55,7 +55,7 @@ What users have made with it stays in their home directories.`,
 // notInstalled returns the error about a missing instance, with similar names.
 func notInstalled(ctx context.Context, ag *agent, name string) string {
 	text := output.T("%s is not installed", name)
-	s, err := ag.snapshot(ctx)
+	s, err := ag.overview(ctx)
 	if err != nil {
 		return text // its absence is certain
 	}

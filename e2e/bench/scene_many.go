@@ -10,12 +10,17 @@ import (
 
 // playMany lists and refreshes a tiny package with one and with 200 packages installed, the
 // latter beside 800 cgroups in the user's session. The tracker is scope, which finds runs by
-// their names in the whole tree of a user.
+// their names in the whole tree of a user. The repository is the same throughout.
 func playMany(tb rig.TB) results {
 	const name, installed, groups, refreshes = "org.lull.tiny", 200, 800, 20
 	program := filepath.Join(programs(tb), "empty")
 	s := setStage(tb, rig.Options{Rootless: true})
 	s.publish(name, "0", program, "")
+	var more []string // in the repository from the beginning: what is measured is what is installed
+	for i := range installed - 1 {
+		more = append(more, fmt.Sprintf("org.lull.more%03d", i))
+		s.publish(more[i], "1", program, "")
+	}
 	s.install(name)
 	list := s.starter("lull", "--user", "list")
 	version := 0
@@ -29,11 +34,6 @@ func playMany(tb rig.TB) results {
 	}
 	one := inTurns(5, 50, list)
 	cpuOne := inTurns(3, refreshes, refresh)
-	var more []string
-	for i := range installed - 1 {
-		more = append(more, fmt.Sprintf("org.lull.more%03d", i))
-		s.publish(more[i], "1", program, "")
-	}
 	s.MustLull(append([]string{"install"}, more...)...)
 	few := inTurns(5, 50, list)
 	cpuFew := inTurns(3, refreshes, refresh)

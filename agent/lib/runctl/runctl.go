@@ -62,6 +62,9 @@ type Dir struct {
 	failed map[string]uint64    // attempts that failed, by instance; guarded by mu
 	seen   map[holder]time.Time // since when processes were found to have a lock; guarded by mu
 
+	tethering sync.Mutex
+	tethers   map[string]Tether // by file name, whose status was read; guarded by tethering
+
 	launchers *Launchers // nil means that every lock counts
 
 	marking sync.Mutex        // orders changes of .inhibited by this process

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +56,7 @@ func (d *Dir) CreateTether(instance, prefix string) error {
 	if err := unix.Lstat(path, &st); err == nil && st.Mode == unix.S_IFREG|0o644 {
 		return nil // no open: closing it would look like the end of an application
 	}
+	defer d.forgetTether(path)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
 	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP) {
 		if err = remove(path); err == nil {
@@ -113,7 +115,8 @@ func raise(fd int) (int, error) {
 	return high, nil
 }
 
-// Tethers lists the tether files of an instance; of all, where instance is "".
+// Tethers lists the tether files of an instance; of all, where instance is "". It reads the
+// directory, and the status of files that are new to it: only this process makes any.
 func (d *Dir) Tethers(instance string) ([]Tether, error) {
 	entries, err := os.ReadDir(d.ctl)
 	if err != nil {
@@ -125,16 +128,41 @@ func (d *Dir) Tethers(instance string) ([]Tether, error) {
 		if !ok || instance != "" && name != instance {
 			continue
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(d.TetherPath(name, prefix), &st); err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
+		t, err := d.tether(e.Name(), name, prefix)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("cannot read the tether of %s: %w", name, err)
 		}
-		list = append(list, Tether{Instance: name, Prefix: prefix, Dev: st.Dev, Ino: st.Ino})
+		list = append(list, t)
 	}
 	return list, nil
+}
+
+func (d *Dir) tether(file, instance, prefix string) (Tether, error) {
+	d.tethering.Lock()
+	defer d.tethering.Unlock()
+	if t, known := d.tethers[file]; known {
+		return t, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(d.TetherPath(instance, prefix), &st); err != nil {
+		return Tether{}, err
+	}
+	if d.tethers == nil {
+		d.tethers = map[string]Tether{}
+	}
+	t := Tether{Instance: instance, Prefix: prefix, Dev: st.Dev, Ino: st.Ino}
+	d.tethers[file] = t
+	return t, nil
+}
+
+// forgetTether must be called after a tether file was made or removed.
+func (d *Dir) forgetTether(path string) {
+	d.tethering.Lock()
+	defer d.tethering.Unlock()
+	delete(d.tethers, filepath.Base(path))
 }
 
 // RemoveTether removes a tether file. The caller has made sure that no process has it
@@ -143,6 +171,7 @@ func (d *Dir) RemoveTether(instance, prefix string) error {
 	if err := check(instance); err != nil {
 		return err
 	}
+	defer d.forgetTether(d.TetherPath(instance, prefix))
 	return remove(d.TetherPath(instance, prefix))
 }
 

@@ -211,6 +211,20 @@ func (x *Indices) SnapshotAt() ([]Root, uint64) {
 	open := ask(providers)
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	return x.snapshotLocked(open), generation
+}
+
+// SnapshotWith is Snapshot with open roots in place of those of the providers. It is for
+// callers that show the roots, not for decisions.
+func (x *Indices) SnapshotWith(open []Root) []Root {
+	open = named(nil, open)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.snapshotLocked(open)
+}
+
+// snapshotLocked adds all other roots to open, which it may change.
+func (x *Indices) snapshotLocked(open []Root) []Root {
 	for l := range x.leases {
 		open = append(open, Root{Index: OpenIndex, Package: l.pkg, Holder: l.holder, PID: l.pid})
 	}
@@ -233,18 +247,24 @@ func (x *Indices) SnapshotAt() ([]Root, uint64) {
 			roots = append(roots, x.set[name]...)
 		}
 	}
-	return roots, generation
+	return roots
 }
 
 // ask lists the roots of providers.
 func ask(providers []func() []Root) (open []Root) {
 	for _, f := range providers {
-		for _, r := range f() {
-			if r.Index == "" {
-				r.Index = OpenIndex
-			}
-			open = append(open, r)
+		open = named(open, f())
+	}
+	return open
+}
+
+// named appends roots that are of the open index unless they name another.
+func named(open, more []Root) []Root {
+	for _, r := range more {
+		if r.Index == "" {
+			r.Index = OpenIndex
 		}
+		open = append(open, r)
 	}
 	return open
 }
@@ -291,6 +311,9 @@ func (x *Indices) lessLocked(pkg digest.Digest) {
 
 // Of lists the roots of one index.
 func (x *Indices) Of(index string) []Root {
+	if index != OpenIndex && index != WritingIndex {
+		return slices.DeleteFunc(x.SnapshotWith(nil), func(r Root) bool { return r.Index != index })
+	}
 	return slices.DeleteFunc(x.Snapshot(), func(r Root) bool { return r.Index != index })
 }
 
