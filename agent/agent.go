@@ -5,7 +5,7 @@
 // which is the packager's too, and convert/converter, which has no privileges. By floors, each of which imports lower ones
 // alone:
 //
-//	lib; authz, conditions, current, exports, footprint, locks, logging, logind,
+//	lib; delta; authz, conditions, current, exports, footprint, locks, logging, logind,
 //	metrics, settings, state, store, vacancy; convert, metricsfile, repo, runs, space; local,
 //	repositories, services; refresh, schedule, sysupdate; doctor; manager; api
 package agent

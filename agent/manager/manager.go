@@ -197,6 +197,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.costs = cost.New(m.store)
 	m.resolver.Collect = m.collectForSpace
 	m.resolver.Progressed = m.observer.TransfersChanged
+	m.resolver.DeltaUsed = m.countDelta
 	m.space = space.New(space.Config{Store: m.store, Indices: m.indices, Policy: m.Policy, User: c.User, Log: c.Log,
 		MayCollect: m.mayCollect, Collected: m.collected})
 	if err = m.space.SetReserve(); err != nil {

@@ -55,6 +55,14 @@ func (m *Manager) countSection(k plan.Kind, d time.Duration) {
 	m.metrics.SectionEnded(string(k), d)
 }
 
+// countDelta counts a delta pack, which err made useless.
+func (m *Manager) countDelta(err error) {
+	m.metrics.DeltaUsed(err != nil)
+	if err != nil {
+		m.Log.Debug("cannot use a delta; whole blobs are fetched", "error", err)
+	}
+}
+
 // followMetrics maintains the file until Close.
 func (m *Manager) followMetrics() {
 	m.metrics.Follow(m.ctx, metricsfile.Sources{

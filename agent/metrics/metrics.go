@@ -82,6 +82,7 @@ type Metrics struct {
 	registry    *prometheus.Registry
 	refreshes   *prometheus.CounterVec
 	sections    *prometheus.HistogramVec
+	deltas      *prometheus.CounterVec
 	collections prometheus.Counter
 	failures    prometheus.Counter
 	freedBytes  prometheus.Counter
@@ -107,6 +108,8 @@ func New(version string, start time.Time, kinds, results []string) *Metrics {
 		sections: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lull_critical_section_seconds",
 			Help:    "How long launches of an application were held off by a critical section.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}, []string{"kind"}),
+		deltas: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lull_deltas_total",
+			Help: "Delta packs that were used instead of whole blobs, or that failed, so that whole blobs were fetched."}, []string{"result"}),
 		collections: counter("lull_collections_total", "Collections that have ended, those that failed among them."),
 		failures:    counter("lull_collection_failures_total", "Collections that have failed."),
 		freedBytes:  counter("lull_collection_freed_bytes_total", "Bytes that collections have freed."),
@@ -120,12 +123,27 @@ func New(version string, start time.Time, kinds, results []string) *Metrics {
 			m.refreshes.WithLabelValues(k, r)
 		}
 	}
-	m.registry.MustRegister(m.refreshes, m.sections, m.collections, m.failures, m.freedBytes, m.freedBlobs, gauges{m})
+	for _, r := range deltaResults {
+		m.deltas.WithLabelValues(r)
+	}
+	m.registry.MustRegister(m.refreshes, m.sections, m.deltas, m.collections, m.failures, m.freedBytes, m.freedBlobs, gauges{m})
 	return m
 }
 
 // Refreshed counts the end of a refresh.
 func (m *Metrics) Refreshed(kind, result string) { m.refreshes.WithLabelValues(kind, result).Inc() }
+
+// deltaResults are the values of the label of lull_deltas_total.
+var deltaResults = [...]string{"used", "failed"}
+
+// DeltaUsed counts a delta pack.
+func (m *Metrics) DeltaUsed(failed bool) {
+	result := deltaResults[0]
+	if failed {
+		result = deltaResults[1]
+	}
+	m.deltas.WithLabelValues(result).Inc()
+}
 
 // HeldOff counts a critical section that has ended.
 func (m *Metrics) HeldOff(kind string, d time.Duration) {

@@ -57,6 +57,7 @@ func parse(t interface{ Fatalf(string, ...any) }, text []byte) map[string]*dto.M
 
 func TestText(t *testing.T) {
 	m, s := full()
+	m.DeltaUsed(true)
 	text, err := m.Text(s)
 	if err != nil {
 		t.Fatal(err)
@@ -93,6 +94,7 @@ func TestText(t *testing.T) {
 		{1.7e9 + 4, "lull_refresh_undone_timestamp_seconds", []string{"instance", "org.y", "version", "3"}},
 		{1.7e9 + 3, "lull_refresh_last_success_timestamp_seconds", nil},
 		{2, "lull_refreshes_total", []string{"kind", "refresh", "result", "done"}}, {0, "lull_refreshes_total", []string{"kind", "install", "result", "undone"}},
+		{0, "lull_deltas_total", []string{"result", "used"}}, {1, "lull_deltas_total", []string{"result", "failed"}},
 		{1.7e9 + 1.5, "lull_repository_last_success_timestamp_seconds", []string{"repository", "local"}},
 		{.03, "lull_critical_section_seconds", []string{"kind", "refresh"}},
 		{5, "lull_runs", []string{"type", "application"}}, {1, "lull_runs", []string{"type", "service"}},

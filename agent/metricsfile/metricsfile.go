@@ -84,6 +84,12 @@ func (f *File) RefreshEnded(kind, result string, at time.Time, replaced bool) {
 // SectionEnded counts a critical section that has ended.
 func (f *File) SectionEnded(kind string, d time.Duration) { f.metrics.HeldOff(kind, d) }
 
+// DeltaUsed counts a delta pack that was used, or that failed.
+func (f *File) DeltaUsed(failed bool) {
+	f.metrics.DeltaUsed(failed)
+	f.Touch()
+}
+
 // Collected counts a collection that began at start.
 func (f *File) Collected(r gc.Result, start time.Time, err error) {
 	f.StoreChanged()

@@ -16,6 +16,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
+	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
@@ -366,6 +367,23 @@ func (c *Client) offers(ctx context.Context, name, channel string, t *metadata.T
 	defer c.mu.Unlock()
 	c.rememberLocked(sum, list)
 	return slices.Clone(list), nil
+}
+
+// Deltas returns the packs that the offers of a package name, as far as they were read. It
+// sends no request.
+func (c *Client) Deltas(pkg digest.Digest) []delta.Offer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, known := range []map[digest.Digest]Offers{c.pointers, c.earlier} {
+		for _, list := range known {
+			for _, o := range list {
+				if o.Package == pkg && len(o.Deltas) > 0 {
+					return slices.Clone(o.Deltas)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // parseOnly reads the pointer of a channel that has one offer.

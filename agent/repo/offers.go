@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
 )
@@ -41,6 +42,8 @@ type Offer struct {
 	Steps []Step `json:"steps,omitempty"`
 	// Halted is set while no further machine gets the version.
 	Halted *Halt `json:"halted,omitempty"`
+	// Deltas are packs that make the package from older ones, at most delta.MaxOffers.
+	Deltas []delta.Offer `json:"deltas,omitempty"`
 }
 
 // Step is a share of the machines, and the time from which it applies.
@@ -149,6 +152,14 @@ func (list Offers) validate() error {
 		}
 		if h := o.Halted; h != nil && (!wholeSeconds(h.At) || len(h.Reason) > MaxReason || !text(h.Reason)) {
 			return errkind.New(errkind.Invalid, "cannot use the offers: the halt of version %q has no valid time or reason", o.Version)
+		}
+		if len(o.Deltas) > delta.MaxOffers {
+			return errkind.New(errkind.Invalid, "cannot use the offers: version %q has %d deltas", o.Version, len(o.Deltas))
+		}
+		for _, d := range o.Deltas {
+			if err := d.Validate(); err != nil {
+				return errkind.New(errkind.Invalid, "cannot use the offers: version %q: %w", o.Version, err)
+			}
 		}
 	}
 	return nil

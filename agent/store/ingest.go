@@ -179,6 +179,26 @@ func (i *Ingest) Forget(k Key) error {
 	return nil
 }
 
+// ForgetOthers drops all blobs but those that need selects.
+func (i *Ingest) ForgetOthers(need func(Key) bool) error {
+	var others []Key
+	i.mu.Lock()
+	for _, list := range []map[Key]int64{i.done, i.partial} {
+		for k := range list {
+			if !need(k) {
+				others = append(others, k)
+			}
+		}
+	}
+	i.mu.Unlock()
+	for _, k := range others {
+		if err := i.Forget(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Writer takes the bytes of one blob, behind Offset. It belongs to one
 // goroutine.
 type Writer struct {

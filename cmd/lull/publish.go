@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
@@ -59,6 +60,7 @@ func (a *app) publishCmd() *cobra.Command {
 	var s signing
 	var repository, channel, urgency, notes, rollout string
 	var allowKeys []string
+	var deltasFrom int
 	var made conversion
 	cmd := &cobra.Command{
 		Use:   "publish FOLDER...|FILE... --repo REPOSITORY",
@@ -79,6 +81,9 @@ the lull.yaml that was derived, and --with replaces parts of it. Maintainer scri
 of a .deb never run; they are named. --check prints what will not work on this
 machine: libraries, interpreters and icons that are not there, paths that are
 compiled in, desktop files that cannot be exported. It exits with status 1 then.
+
+For machines that have one of the last versions of the channel, the differences from
+it are published as well, if they are smaller: see --deltas-from.
 
 Version control, backups of editors, files with credentials, and repositories
 do not travel; nor do files that FOLDER/.lullignore lists, in the syntax of
@@ -117,7 +122,10 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 			if err != nil {
 				return err
 			}
-			o := publish.Options{Common: common, Channel: channel, Urgency: repo.Urgency(urgency), Notes: notes, AllowKey: allowKeys, Overlay: made.overlay, Nested: true}
+			if deltasFrom < 0 || deltasFrom > delta.MaxOffers {
+				return output.Error(errkind.Usage, "cannot make deltas from %d versions", deltasFrom).WithHint("use 0 to %d", delta.MaxOffers)
+			}
+			o := publish.Options{Common: common, DeltasFrom: deltasFrom, Channel: channel, Urgency: repo.Urgency(urgency), Notes: notes, AllowKey: allowKeys, Overlay: made.overlay, Nested: true}
 			if cmd.Flags().Changed("rollout") {
 				if o.Rollout, o.Steps, err = parseRollout(rollout); err != nil {
 					return err
@@ -149,6 +157,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 	cmd.Flags().StringVar(&notes, "notes", "", "`text` that describes what is new, if not that of lull.yaml")
 	cmd.Flags().StringVar(&rollout, "rollout", "100%", "`share` of the machines that get it, or shares by time: 1%@0h,10%@6h,100%@2d")
 	cmd.Flags().StringArrayVar(&allowKeys, "allow-key", nil, "publish the file `PATH` of the package although it is a private key")
+	cmd.Flags().IntVar(&deltasFrom, "deltas-from", 3, "make deltas from the last `N` versions of the channel; 0 makes none")
 	made.add(cmd)
 	_ = cmd.MarkFlagDirname("repo")
 	return cmd
@@ -183,6 +192,14 @@ type publishedPackage struct {
 	Private     []string       `json:"private-directories"`
 	Subpackages []referredJSON `json:"subpackages,omitempty"`
 	System      *newSystemJSON `json:"system,omitempty"`
+	Deltas      []deltaJSON    `json:"deltas,omitempty"`
+}
+
+// deltaJSON is a pack of the differences from an earlier version.
+type deltaJSON struct {
+	From     string `json:"from"`     // package
+	Size     int64  `json:"size"`     // bytes to fetch
+	Replaces int64  `json:"replaces"` // bytes to fetch without it
 }
 
 // referredJSON is a package that another one contains, or that a system consists of.
@@ -258,6 +275,9 @@ func packageOf(r *publish.Result) publishedPackage {
 		p.LeftOut = append(p.LeftOut, omissionJSON(o))
 	}
 	p.Subpackages = referred(r.Subpackages)
+	for _, d := range r.Deltas {
+		p.Deltas = append(p.Deltas, deltaJSON{d.From.String(), d.Size, d.Replaces})
+	}
 	if s := r.System; s != nil {
 		p.System = &newSystemJSON{s.Version, referred(s.Images), referred(s.Base), referred(s.Cache)}
 	}
@@ -285,6 +305,9 @@ func (a *app) describePublished(r *publish.Result) error {
 			names = append(names, o.Path)
 		}
 		lines = append(lines, output.T("  left out: %s", some(names)))
+	}
+	for _, d := range r.Deltas {
+		lines = append(lines, output.T("  delta from package %[1]s: %[2]s instead of %[3]s", d.From.Short(), output.Size(uint64(d.Size)), output.Size(uint64(d.Replaces))))
 	}
 	for _, p := range r.Subpackages {
 		lines = append(lines, output.T("  subpackage %[1]s: %[2]s", p.Name, referredText(p)))

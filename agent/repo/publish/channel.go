@@ -104,7 +104,7 @@ func (s *state) writeOffers(list repo.Offers) error {
 	if err := s.store.Put(s.ctx, Object{Path: pointerFile(p.Name, p.Channel, target), Data: data}); err != nil {
 		return err
 	}
-	if len(list) > 1 || len(list[0].Steps) > 0 || list[0].Halted != nil {
+	if len(list) > 1 || len(list[0].Steps) > 0 || list[0].Halted != nil || len(list[0].Deltas) > 0 {
 		data, err := list.Encode()
 		if err != nil {
 			return err

@@ -60,7 +60,7 @@ func Check(ctx context.Context, dir string, o CheckOptions) (Checked, error) {
 	if err != nil {
 		return Checked{}, err
 	}
-	c := &checking{o: o, needed: map[string]bool{}}
+	c := &checking{o: o, needed: map[string]bool{}, packs: map[digest.Digest]int64{}}
 	if o.From != nil {
 		o.Storage = &mending{Storage: store, c: c}
 		o.Keys = cmp.Or(o.Keys, dir+".keys")
@@ -74,8 +74,9 @@ func Check(ctx context.Context, dir string, o CheckOptions) (Checked, error) {
 type checking struct {
 	o      CheckOptions
 	store  Storage
-	tmp    string          // for blobs of the copy
-	needed map[string]bool // paths of blobs and offers
+	tmp    string                  // for blobs of the copy
+	needed map[string]bool         // paths of blobs and offers
+	packs  map[digest.Digest]int64 // deltas that are offered, and their sizes
 
 	mu     sync.Mutex // guards result during the check of the blobs
 	result Checked
@@ -103,7 +104,7 @@ func (c *checking) run(s *state) (err error) {
 			return err
 		}
 	}
-	blobs := map[digest.Digest]int64{}
+	blobs := c.packs
 	for _, pkg := range slices.SortedFunc(mapKeys(packages), func(a, b digest.Digest) int { return bytes.Compare(a[:], b[:]) }) {
 		if err := c.pkg(s, pkg, blobs); err != nil {
 			return err
@@ -171,6 +172,9 @@ func (c *checking) channel(s *state, name, channel string, packages map[digest.D
 	}
 	for _, o := range list {
 		packages[o.Package] = true
+		for _, d := range o.Deltas {
+			c.packs[d.Pack] = d.Size
+		}
 	}
 	return nil
 }

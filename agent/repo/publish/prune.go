@@ -3,6 +3,7 @@ package publish
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"path"
@@ -105,9 +106,14 @@ func (r *pruning) run() error {
 	if err != nil {
 		return err
 	}
+	notes, err := r.unusedNotes()
+	if err != nil {
+		return err
+	}
 	if err := r.stillCurrent(); err != nil {
 		return err
 	}
+	unused = append(unused, notes...)
 	r.result.Others = len(unused) + len(old)
 	if r.o.DryRun {
 		return nil
@@ -160,6 +166,9 @@ func (r *pruning) channels() (offered []digest.Digest, changed bool, err error) 
 		}
 		for _, offer := range kept {
 			offered = append(offered, offer.Package)
+			for _, d := range offer.Deltas {
+				r.needed[d.Pack] = true
+			}
 		}
 	}
 	return offered, changed, nil
@@ -171,6 +180,7 @@ type former struct {
 	published time.Time // of its newest version
 	modified  time.Time
 	packages  []digest.Digest
+	packs     []digest.Digest
 }
 
 // formerOffers returns the packages of the files whose grace has not ended, and the other
@@ -181,7 +191,8 @@ func (r *pruning) formerOffers() (packages []digest.Digest, unused []string, err
 		f := former{path: p, modified: i.Modified}
 		key := p
 		if r.o.Grace > 0 {
-			f.published, f.packages = r.readFormer(p)
+			f = r.readFormer(p)
+			f.path, f.modified = p, i.Modified
 			parts := strings.SplitN(path.Base(p), ".", 3) // hash, channel, the rest
 			key = path.Dir(p)
 			if len(parts) == 3 {
@@ -205,6 +216,9 @@ func (r *pruning) formerOffers() (packages []digest.Digest, unused []string, err
 			case r.files[f.path]:
 			case r.o.Grace > 0 && (f.modified.After(since) || next > 0 && list[i+next].published.After(since)):
 				packages = append(packages, f.packages...)
+				for _, pack := range f.packs {
+					r.needed[pack] = true
+				}
 			default:
 				unused = append(unused, f.path)
 			}
@@ -215,23 +229,27 @@ func (r *pruning) formerOffers() (packages []digest.Digest, unused []string, err
 }
 
 // readFormer reads a file below channels. One that is damaged has no packages.
-func (r *pruning) readFormer(path string) (published time.Time, packages []digest.Digest) {
-	data, err := r.read(path)
+func (s *state) readFormer(path string) (f former) {
+	data, err := s.read(path)
 	if err != nil {
-		return published, nil
+		return f
 	}
 	list, err := repo.ParseOffers(data)
 	if err != nil {
 		p, err := repo.ParsePointer(data)
 		if err != nil {
-			return published, nil
+			return f
 		}
 		list = repo.Offers{{Pointer: *p}}
 	}
 	for _, o := range list {
-		packages = append(packages, o.Package)
+		f.packages = append(f.packages, o.Package)
+		for _, d := range o.Deltas {
+			f.packs = append(f.packs, d.Pack)
+		}
 	}
-	return list[0].Published, packages
+	f.published = list[0].Published
+	return f
 }
 
 // closure adds a package, its blobs and its subpackages to needed. With missing, a package
@@ -270,6 +288,26 @@ func (r *pruning) unusedBlobs() (list []string, err error) {
 		list = append(list, path)
 		r.result.Blobs++
 		r.result.Bytes += i.Size
+		return nil
+	})
+	return list, err
+}
+
+// unusedNotes returns the notes of deltas that no offer names.
+func (r *pruning) unusedNotes() (list []string, err error) {
+	since := r.now.Add(-r.o.Grace)
+	err = r.store.List(r.ctx, deltasDir, func(path string, i Info) error {
+		if r.o.Grace > 0 && i.Modified.After(since) {
+			return nil
+		}
+		data, err := r.read(path)
+		if err != nil {
+			return err
+		}
+		var n note
+		if json.Unmarshal(data, &n) != nil || n.Offer == nil || !r.needed[n.Offer.Pack] {
+			list = append(list, path)
+		}
 		return nil
 	})
 	return list, err

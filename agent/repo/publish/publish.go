@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
@@ -34,6 +35,9 @@ type Options struct {
 	Steps    []repo.Step  // rollout by time, from now on; replaces Rollout
 	Workers  int          // default: 2, or 1 on a machine with one processor
 	Progress func(done, total int)
+	// DeltasFrom is the number of earlier versions of the channel from which packs of
+	// differences are made; at most delta.MaxOffers.
+	DeltasFrom int
 }
 
 // Result is the result of Publish.
@@ -46,6 +50,7 @@ type Result struct {
 	NewBlobs int   // new in the repository
 	Bytes    int64 // of all blobs, uncompressed
 	NewBytes int64 // written, compressed
+	Deltas   []delta.Offer
 
 	Files       int        // regular files of the source
 	FileBytes   int64      // their size
@@ -203,6 +208,9 @@ func (p *publication) publish(s *state) (err error) {
 		src.result.Channel = p.o.Channel
 		src.result.NewBlobs += p.blobs
 		src.result.NewBytes += p.written
+		if src.result.Deltas, err = p.deltas(s, src.m.Name, p.o.Channel, src.result.Package); err != nil {
+			return cannot(src.dir, err)
+		}
 		if err := s.point(src.m.Meta, src.result, p.o); err != nil {
 			return cannot(src.dir, err)
 		}
@@ -452,7 +460,7 @@ func (s *state) point(m *manifest.Meta, res *Result, o Options) error {
 	if o.Rollout != nil {
 		p.Rollout.Percent = *o.Rollout
 	}
-	next := repo.Offer{Pointer: *p}
+	next := repo.Offer{Pointer: *p, Deltas: res.Deltas}
 	if len(o.Steps) > 0 {
 		next.Start, next.Steps = s.now, o.Steps
 	}

@@ -8,7 +8,8 @@
 // a resolve as it is shown while it is under way.
 //
 // Order: the package is registered in the writing index before anything else;
-// manifests come first, as they name the rest; every key is registered
+// a pack of differences from a resident package comes first, if the source has one, and
+// failing that, manifests, as they name the rest; every key is registered
 // before the store is asked for it; where most is resident, the trees are begun,
 // which shows what is missing; then content, in parallel; one flush; names; the
 // trees. A resolve that fails keeps what it has fetched in the store's tmp/, where
@@ -57,6 +58,8 @@ type Resolver struct {
 	// their beginning and end, twice a second at the most, from any goroutine. It must
 	// not block.
 	Progressed func()
+	// DeltaUsed, which may be nil, is called after a pack was used, or could not be.
+	DeltaUsed func(error)
 
 	store   *store.Store
 	indices *index.Indices
@@ -163,6 +166,7 @@ type job struct {
 	stage  func(digest.Digest, metas) (*store.Staging, []store.Want, error) // nil if there are no trees
 	ingest *store.Ingest
 	claims []*group // made by us, not yet published
+	tried  bool     // a pack
 
 	mu          sync.Mutex // guards what follows, and calls of progress
 	title       string     // name and version of the package; "" until its meta is there
@@ -213,6 +217,9 @@ func (j *job) run() (err error) {
 
 func (j *job) attempt() (err error) {
 	defer j.release()
+	if err := j.fromDelta(); err != nil {
+		return err
+	}
 	metas, err := j.metas()
 	if err != nil {
 		return err
@@ -222,6 +229,9 @@ func (j *job) attempt() (err error) {
 	}
 	wants := wanted(metas)
 	j.register(wants)
+	if err := j.dropOthers(metas, wants); err != nil {
+		return err
+	}
 	trees, missing, err := j.begin(metas, wants)
 	defer func() {
 		if trees != nil {
@@ -258,6 +268,18 @@ func (j *job) attempt() (err error) {
 		}
 	}
 	return trees.Finish()
+}
+
+// dropOthers drops what earlier resolves have fetched and the package does not need: a pack.
+func (j *job) dropOthers(metas metas, wants []store.Want) error {
+	need := make(map[store.Key]bool, len(metas)+len(wants))
+	for pkg := range metas {
+		need[store.MetaKey(pkg)] = true
+	}
+	for _, w := range wants {
+		need[w.Key] = true
+	}
+	return j.ingest.ForgetOthers(func(k store.Key) bool { return need[k] })
 }
 
 // begin finds the missing blobs, and begins the trees if most is resident:

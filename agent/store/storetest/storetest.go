@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/store"
@@ -27,6 +28,9 @@ type Repo struct {
 	Before func(ctx context.Context, d digest.Digest, offset int64) error
 	// Mangle, if set, changes what is delivered.
 	Mangle func(d digest.Digest, r io.Reader) io.Reader
+
+	// Packs are the packs that make a package.
+	Packs map[digest.Digest][]delta.Offer
 
 	mu      sync.Mutex
 	blobs   map[digest.Digest][]byte
@@ -106,6 +110,56 @@ func (r *Repo) Blob(ctx context.Context, d digest.Digest, offset int64) (io.Read
 		out = r.Mangle(d, out)
 	}
 	return io.NopCloser(out), nil
+}
+
+// Deltas implements resolve.DeltaSource.
+func (r *Repo) Deltas(pkg digest.Digest) []delta.Offer { return r.Packs[pkg] }
+
+// Delta adds the pack from one package to another, of the files whose paths are the same.
+func (r *Repo) Delta(t testing.TB, from, to digest.Digest) delta.Offer {
+	t.Helper()
+	old, made := r.parsed(t, from), r.parsed(t, to)
+	o := delta.Offer{From: from}
+	meta := delta.File{Digest: from, Size: int64(len(r.Content(from)))}
+	pairs := []delta.Pair{{New: delta.File{Digest: to, Size: int64(len(r.Content(to)))}, Old: &meta}}
+	for _, e := range made.Entries {
+		pair := delta.Pair{New: delta.File{Digest: e.Blob, Size: e.Size, Exec: e.Exec}}
+		known := !e.IsFile()
+		for _, x := range old.Entries {
+			known = known || x.Blob == e.Blob
+			if x.Path == e.Path && x.IsFile() {
+				pair.Old = &delta.File{Digest: x.Blob, Size: x.Size, Exec: x.Exec}
+			}
+		}
+		if !known {
+			pairs = append(pairs, pair)
+		}
+	}
+	for _, p := range pairs {
+		o.Content += p.New.Size
+	}
+	var b bytes.Buffer
+	err := delta.Encode(t.Context(), &b, pairs, func(f delta.File) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(r.Content(f.Digest))), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Pack, o.Size, o.Replaces = r.Add(b.Bytes()), int64(b.Len()), max(o.Content, int64(b.Len()+1))
+	if r.Packs == nil {
+		r.Packs = map[digest.Digest][]delta.Offer{}
+	}
+	r.Packs[to] = append(r.Packs[to], o)
+	return o
+}
+
+func (r *Repo) parsed(t testing.TB, pkg digest.Digest) *manifest.Meta {
+	t.Helper()
+	m, err := manifest.Parse(r.Content(pkg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // Content is what a blob holds.

@@ -1,0 +1,400 @@
+package delta
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"io"
+	"math"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Pack is an opened pack. It belongs to one goroutine.
+type Pack struct {
+	r      io.ReaderAt
+	header *header
+	start  int64 // of the streams
+}
+
+// Open reads the header of a pack of size bytes. Error ErrMalformed: it is no pack.
+func Open(r io.ReaderAt, size int64) (*Pack, error) {
+	h, start, err := readHeader(r, size)
+	if err != nil {
+		return nil, err
+	}
+	at := start
+	for i := range h.groups {
+		for _, n := range h.groups[i].streams {
+			if at += n; at > size {
+				return nil, malformed("its streams are cut off")
+			}
+		}
+	}
+	if at != size {
+		return nil, malformed("something follows it")
+	}
+	return &Pack{r, h, start}, nil
+}
+
+// Files returns the new files, in the order in which Decode writes them.
+func (p *Pack) Files() (files []File) {
+	for i := range p.header.groups {
+		files = append(files, p.header.groups[i].new...)
+	}
+	return files
+}
+
+// Source returns the content of old files. The result is closed if it is an io.Closer.
+type Source func(File) (io.ReaderAt, error)
+
+// Sink takes the content of a new file. Writes are in order; Close follows the last one. To
+// skip a file, it returns nil.
+type Sink func(File) (io.WriteCloser, error)
+
+// Decode writes the new files of a pack. Errors: ErrMalformed; those of old and new. Old
+// files that have changed make other content, which the caller detects by its hash.
+func (p *Pack) Decode(ctx context.Context, old Source, new Sink) error {
+	at := p.start
+	for i := range p.header.groups {
+		g := &p.header.groups[i]
+		d := &decoder{ctx: ctx, r: p.r, group: g, at: at, sink: new}
+		if err := d.decode(old); err != nil {
+			return err
+		}
+		for _, n := range g.streams {
+			at += n
+		}
+	}
+	return nil
+}
+
+// numbers is a stream of numbers.
+type numbers struct {
+	*bufio.Reader
+	dec *zstd.Decoder
+}
+
+func (n *numbers) close() { n.dec.Close() }
+
+// decoder decodes one group.
+type decoder struct {
+	ctx   context.Context
+	r     io.ReaderAt
+	group *groupHeader
+	at    int64 // of the first stream
+	sink  Sink
+
+	*predictor
+	raw      [streams]*numbers
+	gap, run uint64 // equal units, and different ones after them
+
+	next int            // new file that is written next
+	left int64          // bytes that it lacks
+	out  io.WriteCloser // nil if it is skipped
+	buf  []byte         // not yet written
+}
+
+func (d *decoder) decode(old Source) error {
+	var files []*file
+	defer func() {
+		for _, f := range files {
+			if c, ok := f.r.(io.Closer); ok {
+				c.Close()
+			}
+		}
+	}()
+	for _, f := range d.group.old {
+		r, err := old(f)
+		if err != nil {
+			return err
+		}
+		o, err := openFile(r, f.Size)
+		if err != nil {
+			if c, ok := r.(io.Closer); ok {
+				c.Close()
+			}
+			return err
+		}
+		files = append(files, o)
+	}
+	oldList := newList(files)
+	var made []*file
+	for i := range d.group.layouts {
+		made = append(made, &file{layout: d.group.layouts[i]})
+	}
+	d.predictor = newPredictor(oldList, newList(made), nil)
+	var spans []match
+	err := d.operations(streamShift+1, func(_ int64, m match) error {
+		if m.n >= d.group.least {
+			if len(spans) == spanLimit {
+				return malformed("too many matches predict")
+			}
+			spans = append(spans, m)
+		}
+		return nil
+	}, func(int64) error { return nil })
+	if err != nil {
+		return err
+	}
+	d.spans = spansOf(spans)
+	d.buf = make([]byte, 0, 256<<10)
+	err = d.write()
+	if d.out != nil {
+		d.out.Close()
+	}
+	return err
+}
+
+// open opens the first n streams.
+func (d *decoder) open(n int) (err error) {
+	at := d.at
+	for i := range n {
+		size := d.group.streams[i]
+		dec, err := zstd.NewReader(io.NewSectionReader(d.r, at, size), zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return err
+		}
+		d.raw[i] = &numbers{bufio.NewReaderSize(dec, 16<<10), dec}
+		at += size
+	}
+	return nil
+}
+
+func (d *decoder) close() {
+	for i, s := range d.raw {
+		if s != nil {
+			s.close()
+			d.raw[i] = nil
+		}
+	}
+}
+
+// operations opens the first n streams, and calls literals and then do for each operation.
+func (d *decoder) operations(n int, do func(literals int64, m match) error, literals func(n int64) error) error {
+	defer d.close()
+	if err := d.open(n); err != nil {
+		return err
+	}
+	if n == streams {
+		if err := d.nextRun(); err != nil {
+			return err
+		}
+	}
+	total, old := d.new.size(), d.predictor.old
+	at, shift := int64(0), int64(0)
+	for i := 0; ; i++ {
+		if i%1024 == 0 && d.ctx.Err() != nil {
+			return d.ctx.Err()
+		}
+		skip, err := binary.ReadUvarint(d.raw[streamLiteral])
+		if err != nil {
+			return malformed("an operation is missing")
+		}
+		length, err := binary.ReadUvarint(d.raw[streamLength])
+		if err != nil || skip > uint64(total-at) || length > uint64(total-at)-skip {
+			return malformed("an operation is longer than its files")
+		}
+		if err := literals(int64(skip)); err != nil {
+			return err
+		}
+		at += int64(skip)
+		if length == 0 {
+			if at != total {
+				return malformed("its operations end before its files")
+			}
+			return nil
+		}
+		change, err := binary.ReadVarint(d.raw[streamShift])
+		if err != nil {
+			return malformed("an operation is missing")
+		}
+		shift += change
+		from := at + shift
+		if from < 0 || from > old.size() || int64(length) > old.size()-from || shift > maxGroup || shift < -maxGroup {
+			return malformed("a match is outside of the old files")
+		}
+		of, nf := old.find(from), d.new.find(at)
+		if from+int64(length) > old.starts[of+1] || at+int64(length) > d.new.starts[nf+1] {
+			return malformed("a match crosses the end of a file")
+		}
+		if err := do(int64(skip), match{uint32(from), uint32(at), uint32(length)}); err != nil {
+			return err
+		}
+		at += int64(length)
+	}
+}
+
+// write writes the new files.
+func (d *decoder) write() error {
+	w := &walker{predictor: d.predictor, blocks: blocks{old: d.predictor.old}, plain: d.plain}
+	var b [8]byte
+	w.field = func(_ int64, r reference, v []byte) error {
+		target := r.kind.target(v, r.oldAt, r.oldBase)
+		to := d.predict(r.of, r.nf, target)
+		differs, err := d.differs()
+		if err != nil {
+			return err
+		}
+		if differs {
+			wrong, err := binary.ReadVarint(d.raw[streamFields])
+			if err != nil {
+				return malformed("a field is missing")
+			}
+			to += wrong
+			d.learn(r.of, r.nf, target, to)
+		}
+		r.kind.put(b[:], to, r.newAt, r.newBase)
+		return d.emit(b[:r.kind.size()])
+	}
+	err := d.operations(streams, func(_ int64, m match) error { return w.walk(m) }, d.literals)
+	if err != nil {
+		return err
+	}
+	if err := d.drain(); err != nil {
+		return err
+	}
+	return d.border()
+}
+
+// literals copies n literals.
+func (d *decoder) literals(n int64) error {
+	for n > 0 {
+		if err := d.room(); err != nil {
+			return err
+		}
+		part := d.buf[len(d.buf):min(cap(d.buf), len(d.buf)+int(n))]
+		if _, err := io.ReadFull(d.raw[streamContent], part); err != nil {
+			return malformed("literals are missing")
+		}
+		d.buf = d.buf[:len(d.buf)+len(part)]
+		n -= int64(len(part))
+	}
+	return nil
+}
+
+// plain writes bytes of old, corrected.
+func (d *decoder) plain(_ int64, old []byte) error {
+	for len(old) > 0 {
+		if d.gap > 0 {
+			n := int(min(d.gap, uint64(len(old))))
+			if err := d.emit(old[:n]); err != nil {
+				return err
+			}
+			d.gap -= uint64(n)
+			old = old[n:]
+			continue
+		}
+		if _, err := d.differs(); err != nil {
+			return err
+		}
+		c, err := d.raw[streamBytes].ReadByte()
+		if err != nil {
+			return malformed("a byte is missing")
+		}
+		if err := d.emit([]byte{old[0] + c}); err != nil {
+			return err
+		}
+		old = old[1:]
+	}
+	return nil
+}
+
+// differs takes one unit, and reports whether it differs.
+func (d *decoder) differs() (bool, error) {
+	if d.gap > 0 {
+		d.gap--
+		return false, nil
+	}
+	if d.run--; d.run == 0 {
+		return true, d.nextRun()
+	}
+	return true, nil
+}
+
+// nextRun reads the place of the next differences.
+func (d *decoder) nextRun() error {
+	gap, err := binary.ReadUvarint(d.raw[streamGap])
+	if err == io.EOF {
+		d.gap, d.run = math.MaxUint64, 0
+		return nil
+	}
+	if err != nil {
+		return malformed("a difference is missing")
+	}
+	run, err := binary.ReadUvarint(d.raw[streamRun])
+	if err != nil || run > maxGroup {
+		return malformed("a difference is missing")
+	}
+	d.gap, d.run = gap, run+1
+	return nil
+}
+
+// emit appends bytes to the output.
+func (d *decoder) emit(b []byte) error {
+	for len(b) > 0 {
+		if err := d.room(); err != nil {
+			return err
+		}
+		n := min(len(b), cap(d.buf)-len(d.buf))
+		d.buf = append(d.buf, b[:n]...)
+		b = b[n:]
+	}
+	return nil
+}
+
+func (d *decoder) room() error {
+	if len(d.buf) < cap(d.buf) {
+		return nil
+	}
+	return d.drain()
+}
+
+// drain writes the buffer to the files that it belongs to.
+func (d *decoder) drain() error {
+	if err := d.ctx.Err(); err != nil {
+		return err
+	}
+	b := d.buf
+	for len(b) > 0 {
+		if err := d.border(); err != nil {
+			return err
+		}
+		n := min(int64(len(b)), d.left)
+		if d.out != nil {
+			if _, err := d.out.Write(b[:n]); err != nil {
+				return err
+			}
+		}
+		d.left -= n
+		b = b[n:]
+	}
+	d.buf = d.buf[:0]
+	return nil
+}
+
+// border closes a complete file, and opens the next one that is not empty, unless there is
+// none.
+func (d *decoder) border() error {
+	for d.left == 0 {
+		if d.out != nil {
+			out := d.out
+			d.out = nil
+			if err := out.Close(); err != nil {
+				return err
+			}
+		}
+		if d.next == len(d.group.new) {
+			return nil
+		}
+		var err error
+		f := d.group.new[d.next]
+		d.next++
+		d.left = f.Size
+		if d.out, err = d.sink(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,316 @@
+package delta
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"slices"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/lull/lull/agent/lib/digest"
+)
+
+// Pair is a new file, and the old one that it resembles.
+type Pair struct {
+	New File
+	Old *File // nil means none
+}
+
+// MaxFile is the largest file, in bytes, that a pair may have. Encode needs about six times
+// the size of the larger file in memory, or of groupSize.
+const MaxFile = 512 << 20
+
+// groupSize is how many bytes of new files are coded together, unless one file is larger.
+const groupSize = 160 << 20
+
+// Encode writes a pack that makes the new files of pairs from the old ones. Open returns the
+// content of a file. Equal arguments make equal packs.
+func Encode(ctx context.Context, w io.Writer, pairs []Pair, open func(File) (io.ReadCloser, error)) error {
+	// Most of the memory is a few large arrays: a heap twice as large is not needed.
+	defer debug.SetGCPercent(debug.SetGCPercent(15))
+	var h header
+	var packed [][]byte
+	for len(pairs) > 0 {
+		if len(h.groups) > 0 {
+			debug.FreeOSMemory() // of the group before
+		}
+		n := groupOf(pairs)
+		e := &encoder{ctx: ctx, open: open}
+		g, s, err := e.group(pairs[:n])
+		if err != nil {
+			return err
+		}
+		h.groups = append(h.groups, *g)
+		packed = append(packed, s...)
+		pairs = pairs[n:]
+	}
+	z, err := newCompressor(maxWindow)
+	if err != nil {
+		return err
+	}
+	b := z.EncodeAll(h.encode(), nil)
+	out := append([]byte(magic), binary.LittleEndian.AppendUint32(nil, uint32(len(b)))...)
+	for _, part := range append([][]byte{out, b}, packed...) {
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newCompressor(window int) (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression),
+		zstd.WithWindowSize(window), zstd.WithEncoderCRC(false))
+}
+
+// tablePasses is how often tables are matched. Later passes know where the addresses in
+// tables that refer to tables are.
+const tablePasses = 2
+
+// groupOf returns how many of the pairs are coded together.
+func groupOf(pairs []Pair) int {
+	oldSize, newSize := int64(0), int64(0)
+	for i, p := range pairs {
+		newSize += p.New.Size
+		if p.Old != nil {
+			oldSize += p.Old.Size
+		}
+		if i > 0 && max(oldSize, newSize) > groupSize {
+			return i
+		}
+	}
+	return len(pairs)
+}
+
+// encoder codes one group.
+type encoder struct {
+	ctx  context.Context
+	open func(File) (io.ReadCloser, error)
+
+	content []byte // of new
+	raw     [streams][]byte
+	gap     uint64 // equal units
+	run     uint64 // different units after them
+}
+
+func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
+	g := &groupHeader{}
+	index := map[File]int{}
+	pairOf := make([]int, 0, len(pairs))
+	for _, p := range pairs {
+		g.new = append(g.new, p.New)
+		at := -1
+		if p.Old != nil {
+			var known bool
+			if at, known = index[*p.Old]; !known {
+				at = len(g.old)
+				index[*p.Old] = at
+				g.old = append(g.old, *p.Old)
+			}
+		}
+		pairOf = append(pairOf, at)
+	}
+	oldContent, oldList, err := e.load(g.old)
+	if err != nil {
+		return nil, nil, err
+	}
+	newContent, newList, err := e.load(g.new)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, f := range newList.files {
+		g.layouts = append(g.layouts, layout{size: f.size, loads: f.loads, search: f.search})
+	}
+	e.content = newContent
+	matches := e.matches(oldList, newList, oldContent, pairOf)
+	if err := e.ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	spans, least := predicting(matches)
+	g.least = least
+	if err := e.residual(newPredictor(oldList, newList, spans), matches); err != nil {
+		return nil, nil, err
+	}
+	packed := make([][]byte, streams)
+	for i, raw := range e.raw {
+		window := 1 << 20
+		if i == streamContent {
+			window = maxWindow
+		}
+		z, err := newCompressor(window)
+		if err != nil {
+			return nil, nil, err
+		}
+		packed[i] = z.EncodeAll(raw, nil)
+		g.streams[i] = int64(len(packed[i]))
+	}
+	return g, packed, e.ctx.Err()
+}
+
+// load reads files into memory, and checks their hashes.
+func (e *encoder) load(files []File) ([]byte, *list, error) {
+	total := int64(0)
+	for _, f := range files {
+		if f.Size < 0 || f.Size > MaxFile {
+			return nil, nil, fmt.Errorf("a file of %d bytes is too large for a delta", f.Size)
+		}
+		total += f.Size
+	}
+	content := make([]byte, total)
+	var opened []*file
+	off := int64(0)
+	for _, f := range files {
+		if err := e.ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		part := content[off : off+f.Size : off+f.Size]
+		off += f.Size
+		r, err := e.open(f)
+		if err != nil {
+			return nil, nil, err
+		}
+		_, err = io.ReadFull(r, part)
+		r.Close()
+		if err == nil && digest.Of(part) != f.Digest {
+			err = fmt.Errorf("the content of %s is another one", f.Digest)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		o, err := openFile(bytes.NewReader(part), f.Size)
+		if err != nil {
+			return nil, nil, err
+		}
+		opened = append(opened, o)
+	}
+	return content, newList(opened), nil
+}
+
+// matches finds all matches, in the order of new.
+func (e *encoder) matches(oldList, newList *list, oldContent []byte, pairOf []int) []match {
+	if oldList.size() == 0 {
+		return nil
+	}
+	old, new := newSide(oldList, oldContent), newSide(newList, e.content)
+	found := findMatches(old, new, false)
+	var tables []match
+	for range tablePasses {
+		spans, _ := predicting(append(slices.Clone(found), tables...))
+		predictTables(newPredictor(oldList, newList, spans), old, new, pairOf)
+		tables = findMatches(old, new, true)
+	}
+	found = append(found, tables...)
+	slices.SortFunc(found, func(a, b match) int { return cmp.Compare(a.new, b.new) })
+	return found
+}
+
+// predicting returns the spans of the matches that predict, at most spanLimit, and the least
+// size of those.
+func predicting(matches []match) (spans []match, least uint32) {
+	for least = 24; ; least *= 2 {
+		n := 0
+		for _, m := range matches {
+			if m.n >= least {
+				n++
+			}
+		}
+		if n <= spanLimit {
+			break
+		}
+	}
+	for _, m := range matches {
+		if m.n >= least {
+			spans = append(spans, m)
+		}
+	}
+	return spansOf(spans), least
+}
+
+// residual fills the streams.
+func (e *encoder) residual(p *predictor, matches []match) error {
+	w := &walker{predictor: p, blocks: blocks{old: p.old}, plain: e.plain}
+	w.field = func(n int64, r reference, v []byte) error {
+		target := r.kind.target(v, r.oldAt, r.oldBase)
+		actual := r.kind.target(e.content[n:], r.newAt, r.newBase)
+		predicted := p.predict(r.of, r.nf, target)
+		wrong := wrongBy(r.kind, actual, predicted)
+		if wrong == 0 {
+			e.equal(1)
+			return nil
+		}
+		p.learn(r.of, r.nf, target, predicted+wrong)
+		e.differ()
+		e.raw[streamFields] = binary.AppendVarint(e.raw[streamFields], wrong)
+		return nil
+	}
+	end, shift := int64(0), int64(0)
+	for i, m := range matches {
+		if i%4096 == 0 && e.ctx.Err() != nil {
+			return e.ctx.Err()
+		}
+		e.operation(int64(m.new)-end, int64(m.n))
+		s := int64(m.old) - int64(m.new)
+		e.raw[streamShift] = binary.AppendVarint(e.raw[streamShift], s-shift)
+		shift = s
+		e.raw[streamContent] = append(e.raw[streamContent], e.content[end:m.new]...)
+		if err := w.walk(m); err != nil {
+			return err
+		}
+		end = int64(m.new) + int64(m.n)
+	}
+	e.operation(int64(len(e.content))-end, 0)
+	e.raw[streamContent] = append(e.raw[streamContent], e.content[end:]...)
+	e.flush()
+	return nil
+}
+
+// wrongBy returns what is to be added to a predicted target. Only the bits that the field
+// has count.
+func wrongBy(kind fieldKind, actual, predicted int64) int64 {
+	if kind == fieldAbs {
+		return actual - predicted
+	}
+	return int64(int32(actual - predicted))
+}
+
+func (e *encoder) operation(literals, length int64) {
+	e.raw[streamLiteral] = binary.AppendUvarint(e.raw[streamLiteral], uint64(literals))
+	e.raw[streamLength] = binary.AppendUvarint(e.raw[streamLength], uint64(length))
+}
+
+func (e *encoder) plain(n int64, old []byte) error {
+	new := e.content[n : n+int64(len(old))]
+	for i := 0; i < len(old); {
+		if k := common(old[i:], new[i:]); k > 0 {
+			e.equal(uint64(k))
+			i += k
+			continue
+		}
+		e.differ()
+		e.raw[streamBytes] = append(e.raw[streamBytes], new[i]-old[i])
+		i++
+	}
+	return nil
+}
+
+func (e *encoder) equal(units uint64) {
+	if e.run > 0 {
+		e.flush()
+	}
+	e.gap += units
+}
+
+func (e *encoder) differ() { e.run++ }
+
+func (e *encoder) flush() {
+	if e.run > 0 {
+		e.raw[streamGap] = binary.AppendUvarint(e.raw[streamGap], e.gap)
+		e.raw[streamRun] = binary.AppendUvarint(e.raw[streamRun], e.run-1)
+	}
+	e.gap, e.run = 0, 0
+}

@@ -1,0 +1,321 @@
+package delta
+
+import (
+	"encoding/binary"
+	"io"
+)
+
+// fieldKind is how a field expresses an address.
+type fieldKind uint8
+
+const (
+	fieldRel    fieldKind = iota // 32 bits, relative to the end of the field
+	fieldSelf                    // 32 bits, relative to the field
+	fieldBack                    // 32 bits, the distance back from the field
+	fieldSearch                  // 32 bits, relative to .eh_frame_hdr
+	fieldName                    // 32 bits, relative to .dynstr
+	fieldSym                     // 32 bits, the number of an entry of .dynsym
+	fieldAbs                     // 64 bits, absolute
+)
+
+const symSize = 24 // bytes of an Elf64_Sym
+
+func (k fieldKind) size() int {
+	if k == fieldAbs {
+		return 8
+	}
+	return 4
+}
+
+// target returns the address that a field refers to, with its bytes, its own address, and
+// the address that its kind is relative to.
+func (k fieldKind) target(b []byte, at, base int64) int64 {
+	if k == fieldAbs {
+		return int64(binary.LittleEndian.Uint64(b))
+	}
+	v := int64(int32(binary.LittleEndian.Uint32(b)))
+	switch k {
+	case fieldRel:
+		return at + 4 + v
+	case fieldSelf:
+		return at + v
+	case fieldBack:
+		return at - v
+	case fieldSym:
+		return base + v*symSize
+	}
+	return base + v
+}
+
+// put is the inverse of target.
+func (k fieldKind) put(b []byte, target, at, base int64) {
+	switch k {
+	case fieldAbs:
+		binary.LittleEndian.PutUint64(b, uint64(target))
+		return
+	case fieldRel:
+		target -= at + 4
+	case fieldSelf:
+		target -= at
+	case fieldBack:
+		target = at - target
+	case fieldSym:
+		target = (target - base) / symSize
+	default:
+		target -= base
+	}
+	binary.LittleEndian.PutUint32(b, uint32(target))
+}
+
+// base returns the address that fields of a kind are relative to.
+func (l *layout) base(k fieldKind) int64 {
+	switch k {
+	case fieldSearch:
+		return l.search
+	case fieldName:
+		return l.names
+	case fieldSym:
+		return l.syms
+	}
+	return 0
+}
+
+// field is the place of a reference.
+type field struct {
+	off  uint32 // in the data that was searched
+	kind fieldKind
+}
+
+// Blocks of a file are searched for fields one by one, in any order, with some bytes before,
+// so that a search has found the borders of instructions, and after, for the fields that
+// cross the end.
+const (
+	blockSize = 4 << 10
+	lookBack  = 64
+	lookAhead = 24
+)
+
+// file is an old or new file that can be searched for fields.
+type file struct {
+	layout
+	r       io.ReaderAt
+	unwinds []unwind
+}
+
+// unwind has the fields of an .eh_frame region, which only a reading from its beginning finds.
+type unwind struct {
+	region
+	self, back []uint64 // bits: offsets of fields in the region
+}
+
+func openFile(r io.ReaderAt, size int64) (*file, error) {
+	f := &file{layout: readLayout(r, size), r: r}
+	for _, reg := range f.regions {
+		if reg.kind == regionUnwind {
+			u, err := readUnwind(r, reg)
+			if err != nil {
+				return nil, err
+			}
+			f.unwinds = append(f.unwinds, u)
+		}
+	}
+	return f, nil
+}
+
+// fields appends the fields of data, which is at off in the file.
+func (f *file) fields(fields []field, off int64, data []byte) []field {
+	end := off + int64(len(data))
+	for i := range f.regions {
+		reg := &f.regions[i]
+		from, to := max(reg.off, off), min(reg.end, end)
+		if from >= to {
+			continue
+		}
+		b := data[from-off : to-off]
+		switch reg.kind {
+		case regionCode:
+			if at, ok := f.addr(from); ok {
+				fields = f.codeFields(fields, from-off, at, b)
+			}
+		case regionUnwind:
+			for u := range f.unwinds {
+				if f.unwinds[u].region == *reg {
+					fields = f.unwinds[u].fields(fields, off, from, to)
+				}
+			}
+		case regionSearch:
+			for p := align(from, reg.off, 4); p+4 <= to; p += 4 {
+				fields = append(fields, field{uint32(p - off), fieldSearch})
+			}
+		case regionRela:
+			fields = f.relaFields(fields, reg, off, from, b)
+		case regionSyms:
+			for p := align(from-symSize+1, reg.off, symSize); p < to; p += symSize {
+				if p >= from && p+4 <= to {
+					fields = append(fields, field{uint32(p - off), fieldName})
+				}
+				if p+8 >= from && p+16 <= to && f.mapped(int64(binary.LittleEndian.Uint64(b[p+8-from:]))) {
+					fields = append(fields, field{uint32(p + 8 - off), fieldAbs})
+				}
+			}
+		case regionWords:
+			for p := (from + 7) &^ 7; p+8 <= to; p += 8 {
+				if v := int64(binary.LittleEndian.Uint64(b[p-from:])); v >= f.wordLo && f.mapped(v) {
+					fields = append(fields, field{uint32(p - off), fieldAbs})
+				}
+			}
+		}
+	}
+	return fields
+}
+
+// align returns the first offset from p on that is a multiple of n after start.
+func align(p, start, n int64) int64 {
+	if p <= start {
+		return start
+	}
+	return start + (p-start+n-1)/n*n
+}
+
+// relaFields finds the offset and, of R_X86_64_RELATIVE, the addend of relocations.
+func (f *file) relaFields(fields []field, reg *region, off, from int64, b []byte) []field {
+	to := from + int64(len(b))
+	for p := align(from-23, reg.off, 24); p < to; p += 24 {
+		if p >= from && p+8 <= to {
+			fields = append(fields, field{uint32(p - off), fieldAbs})
+		}
+		// Without the whole entry, its type is unknown.
+		switch {
+		case p+8 < from || p+24 > to:
+		case binary.LittleEndian.Uint32(b[p+8-from:]) == relocRel:
+			fields = append(fields, field{uint32(p + 16 - off), fieldAbs})
+		default:
+			fields = append(fields, field{uint32(p + 12 - off), fieldSym})
+		}
+	}
+	return fields
+}
+
+// What a byte may be, in code.
+const (
+	isCall   = 1 + iota // opcode of CALL or JMP, rel32
+	isEscape            // 0F: the second byte of Jcc rel32 follows
+	isModRM             // ModRM of an operand relative to RIP
+)
+
+var codeBytes = func() (t [256]uint8) {
+	t[0xe8], t[0xe9], t[0x0f] = isCall, isCall, isEscape
+	for reg := range 8 {
+		t[reg<<3|5] = isModRM
+	}
+	return t
+}()
+
+// withModRM are the opcodes of one byte that a ModRM byte follows.
+var withModRM = func() (t [256]bool) {
+	for op := 0; op < 0x40; op += 8 {
+		t[op], t[op+1], t[op+2], t[op+3] = true, true, true, true
+	}
+	for _, op := range []int{0x63, 0x69, 0x6b, 0x80, 0x81, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8b, 0x8d, 0x8f,
+		0xc0, 0xc1, 0xc6, 0xc7, 0xd0, 0xd1, 0xd2, 0xd3, 0xd8, 0xd9, 0xda, 0xdb, 0xdc, 0xdd, 0xde, 0xdf, 0xf6, 0xf7, 0xfe, 0xff} {
+		t[op] = true
+	}
+	return t
+}()
+
+// codeFields finds displacements of 32 bits in instructions, without decoding them: a
+// pattern of bytes counts if the address is in the file. A wrong one costs little, since its
+// prediction is corrected as any other.
+func (f *file) codeFields(fields []field, off, at int64, b []byte) []field {
+	for i := 0; i+5 <= len(b); i++ {
+		p := i + 1
+		data := false
+		switch codeBytes[b[i]] {
+		case 0:
+			continue
+		case isCall:
+		case isEscape:
+			if b[i+1]&0xf0 != 0x80 || i+6 > len(b) {
+				continue
+			}
+			p = i + 2
+		case isModRM:
+			if i == 0 || !withModRM[b[i-1]] && (i < 2 || b[i-2] != 0x0f && (i < 3 || b[i-3] != 0xc5 && (i < 4 || b[i-4] != 0xc4))) {
+				continue
+			}
+			data = true
+		}
+		target := at + int64(p) + 4 + int64(int32(binary.LittleEndian.Uint32(b[p:])))
+		if target >= f.codeLo && target < f.code || data && f.mapped(target) {
+			fields = append(fields, field{uint32(off + int64(p)), fieldRel})
+			i = p + 3
+		}
+	}
+	return fields
+}
+
+// readUnwind finds the fields of .eh_frame: see the Linux Standard Base, "Exception Frames".
+// At the first malformed entry it ends.
+func readUnwind(r io.ReaderAt, reg region) (unwind, error) {
+	b := make([]byte, reg.end-reg.off)
+	u := unwind{region: reg, self: make([]uint64, (len(b)+63)/64), back: make([]uint64, (len(b)+63)/64)}
+	if err := readFull(r, b, reg.off); err != nil {
+		return u, err
+	}
+	lsda := map[int]bool{} // CIE → whether its FDEs have a pointer of 32 bits
+	for p := 0; p+8 <= len(b); {
+		n := int(binary.LittleEndian.Uint32(b[p:]))
+		if n < 4 || n > len(b)-p-4 {
+			break
+		}
+		id := p + 4
+		entry := b[p+4 : p+4+n]
+		back := int(binary.LittleEndian.Uint32(entry))
+		switch {
+		case back == 0:
+			if len(lsda) < maxHeaders {
+				lsda[p] = hasLSDA(entry)
+			}
+		case back <= id && n >= 12:
+			u.back[id/64] |= 1 << (id % 64)
+			u.self[(id+4)/64] |= 1 << ((id + 4) % 64)
+			if n >= 17 && lsda[id-back] && entry[12] == 4 {
+				u.self[(id+13)/64] |= 1 << ((id + 13) % 64)
+			}
+		}
+		p += 4 + n
+	}
+	return u, nil
+}
+
+// hasLSDA reports whether the FDEs of a CIE have a relative pointer of 32 bits as their only
+// augmentation.
+func hasLSDA(cie []byte) bool {
+	if len(cie) < 16 || cie[4] != 1 {
+		return false
+	}
+	for i := 5; i < 12; i++ {
+		switch cie[i] {
+		case 'L':
+			return true
+		case 0:
+			return false
+		}
+	}
+	return false
+}
+
+func (u *unwind) fields(fields []field, off, from, to int64) []field {
+	for p := from - u.off; p+4 <= to-u.off; p++ {
+		word, bit := p/64, uint64(1)<<(p%64)
+		switch {
+		case u.self[word]|u.back[word] == 0:
+			p |= 63
+		case u.back[word]&bit != 0:
+			fields = append(fields, field{uint32(u.region.off + p - off), fieldBack})
+		case u.self[word]&bit != 0:
+			fields = append(fields, field{uint32(u.region.off + p - off), fieldSelf})
+		}
+	}
+	return fields
+}

@@ -1,0 +1,30 @@
+package delta
+
+import (
+	"errors"
+
+	"github.com/lull/lull/agent/lib/digest"
+)
+
+// MaxOffers is the most packs that one version of a package has.
+const MaxOffers = 16
+
+// maxContent bounds the content of a pack, in bytes.
+const maxContent = 1 << 40
+
+// Offer is a pack that makes a package from an older one. Publishers sign it.
+type Offer struct {
+	From     digest.Digest `json:"from"`     // the older package
+	Pack     digest.Digest `json:"pack"`     // the blob that is the pack
+	Size     int64         `json:"size"`     // bytes of the pack
+	Content  int64         `json:"content"`  // bytes of the blobs that it makes
+	Replaces int64         `json:"replaces"` // bytes of the same blobs as the repository has them, compressed
+}
+
+// Validate returns an error if an offer makes no sense.
+func (o Offer) Validate() error {
+	if o.From.IsZero() || o.Pack.IsZero() || o.Size <= 0 || o.Content <= 0 || o.Content > maxContent || o.Size >= o.Replaces || o.Replaces > maxContent {
+		return errors.New("a delta has no valid hashes or sizes")
+	}
+	return nil
+}

@@ -1,0 +1,153 @@
+package publish_test
+
+import (
+	"bytes"
+	"io"
+	"math/rand"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/lull/lull/agent/delta"
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/repo/publish"
+)
+
+// version is a source whose large file differs from that of the other versions in a few bytes.
+func version(t *testing.T, n string) string {
+	b := make([]byte, 200<<10)
+	rand.New(rand.NewSource(1)).Read(b)
+	content := string(b[:50<<10]) + "version " + n + string(b[50<<10:])
+	return source(t, map[string]string{"lull.yaml": "name: app\nversion: \"" + n + "\"\n", "big": content, "same": "same"})
+}
+
+// decoded returns the files of a pack, made from a repository's blobs.
+func decoded(t *testing.T, c *repo.Client, o delta.Offer) map[digest.Digest][]byte {
+	t.Helper()
+	blob := func(d digest.Digest) []byte {
+		r, err := c.Blob(t.Context(), d, 0)
+		must(t, err)
+		defer r.Close()
+		b, err := io.ReadAll(r)
+		must(t, err)
+		return b
+	}
+	pack := blob(o.Pack)
+	if int64(len(pack)) != o.Size || digest.Of(pack) != o.Pack {
+		t.Errorf("the pack has %d bytes, want %d", len(pack), o.Size)
+	}
+	p, err := delta.Open(bytes.NewReader(pack), o.Size)
+	must(t, err)
+	made := map[digest.Digest][]byte{}
+	must(t, p.Decode(t.Context(),
+		func(f delta.File) (io.ReaderAt, error) { return bytes.NewReader(blob(f.Digest)), nil },
+		func(f delta.File) (io.WriteCloser, error) {
+			return &buffer{done: func(b []byte) { made[f.Digest] = b }}, nil
+		}))
+	return made
+}
+
+type buffer struct {
+	bytes.Buffer
+	done func([]byte)
+}
+
+func (b *buffer) Close() error { b.done(b.Bytes()); return nil }
+
+// TestDeltas: packs lead to a new version from the last ones of its channel, in an order and
+// with content that do not depend on how often they are made.
+func TestDeltas(t *testing.T) {
+	dir := initRepo(t)
+	now := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	put := func(n string, from int) *publish.Result {
+		t.Helper()
+		now = now.Add(time.Hour)
+		r, err := publish.Publish(t.Context(), dir, version(t, n), publish.Options{DeltasFrom: from, Common: publish.Common{Now: now}})
+		must(t, err)
+		return r
+	}
+	one, two := put("1", 3), put("2", 3)
+	if len(one.Deltas) != 0 || len(two.Deltas) != 1 || two.Deltas[0].From != one.Package {
+		t.Fatalf("deltas %v, %v", one.Deltas, two.Deltas)
+	}
+	put("3", 0)
+	four := put("4", 2)
+	if len(four.Deltas) != 2 || four.Deltas[1].From != two.Package {
+		t.Errorf("deltas %v", four.Deltas)
+	}
+	c := open(t, dir)
+	must(t, c.Update(t.Context()))
+	_, err := c.Offers(t.Context(), "app", "stable")
+	must(t, err)
+	signed := c.Deltas(four.Package)
+	if len(signed) != 2 || signed[0] != four.Deltas[0] {
+		t.Fatalf("signed %v, want %v", signed, four.Deltas)
+	}
+	m := readMeta(t, c, four.Package)
+	for _, o := range signed {
+		if o.Size > 5000 || o.Replaces < 200<<10 {
+			t.Errorf("%d bytes instead of %d", o.Size, o.Replaces)
+		}
+		made := decoded(t, c, o)
+		if len(made) != 2 || made[four.Package] == nil {
+			t.Errorf("%d files", len(made))
+		}
+		for d, b := range made {
+			if digest.Of(b) != d {
+				t.Errorf("%s is wrong", d)
+			}
+		}
+	}
+	if len(m.Entries) != 2 {
+		t.Errorf("entries %v", m.Entries)
+	}
+	checked, err := publish.Check(t.Context(), dir, publish.CheckOptions{})
+	must(t, err)
+	if len(checked.Faults) > 0 {
+		t.Errorf("faults %v", checked.Faults)
+	}
+	// The notes save the work.
+	notes, err := filepath.Glob(filepath.Join(dir, "deltas", "*"))
+	must(t, err)
+	if len(notes) != 3 {
+		t.Errorf("%d notes", len(notes))
+	}
+	if again := put("4", 2); again.Deltas[0] != four.Deltas[0] || again.NewBlobs != 0 {
+		t.Errorf("again %v, %d new blobs", again.Deltas, again.NewBlobs)
+	}
+	for _, n := range notes {
+		must(t, os.Remove(n))
+	}
+	if again := put("4", 2); again.Deltas[0] != four.Deltas[0] || again.Deltas[1] != four.Deltas[1] {
+		t.Errorf("made again: %v, want %v", again.Deltas, four.Deltas)
+	}
+	// What is offered stays.
+	_, err = publish.Prune(t.Context(), dir, publish.PruneOptions{Common: publish.Common{Now: now}})
+	must(t, err)
+	c = open(t, dir)
+	must(t, c.Update(t.Context()))
+	list, err := c.Offers(t.Context(), "app", "stable")
+	must(t, err)
+	for _, o := range list[0].Deltas {
+		r, err := c.Blob(t.Context(), o.Pack, 0)
+		must(t, err)
+		r.Close()
+	}
+	checked, err = publish.Check(t.Context(), dir, publish.CheckOptions{})
+	must(t, err)
+	if len(checked.Faults) > 0 {
+		t.Errorf("faults after a prune: %v", checked.Faults)
+	}
+	if len(list[0].Deltas) != 2 {
+		t.Errorf("offers %v", list)
+	}
+	missing := filepath.Join(dir, repo.BlobPath(list[0].Deltas[0].Pack))
+	must(t, os.Remove(missing))
+	checked, err = publish.Check(t.Context(), dir, publish.CheckOptions{})
+	must(t, err)
+	if len(checked.Faults) != 1 {
+		t.Errorf("faults without a pack: %v", checked.Faults)
+	}
+}
