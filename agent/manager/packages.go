@@ -140,7 +140,7 @@ func (m *Manager) Install(ctx context.Context, name, key, repository, channel st
 			if err := sameSource(old, repository, channel); err != nil {
 				return plan.Refresh{}, err
 			}
-			return m.engine.Submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance})
+			return m.submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance})
 		}
 	}
 	if channel == "" {
@@ -157,8 +157,19 @@ func (m *Manager) Install(ctx context.Context, name, key, repository, channel st
 	if err != nil {
 		return plan.Refresh{}, err
 	}
-	return m.engine.Submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance, Repository: repository, Channel: channel,
+	return m.submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance, Repository: repository, Channel: channel,
 		Package: p.Package, Version: p.Version, Urgency: string(p.Urgency), Published: p.Published, Notes: p.Notes, Early: now})
+}
+
+// submit starts a refresh. Links that cannot be read may have been changed by hand, and are
+// repaired first; the engine reports whether that has helped.
+func (m *Manager) submit(ctx context.Context, q refresh.Request) (plan.Refresh, error) {
+	if _, _, err := m.links.Read(q.Instance); err != nil {
+		if _, err := m.engine.Mend(q.Instance); err != nil && !errkind.Is(err, errkind.Busy) {
+			m.Log.Warn("cannot repair an instance", messages.Key, messages.NotMended, "instance", q.Instance, "error", err)
+		}
+	}
+	return m.engine.Submit(ctx, q)
 }
 
 // sameSource returns an error if an installed instance follows another source than the
@@ -181,7 +192,7 @@ func (m *Manager) Remove(ctx context.Context, name string, purge bool) (plan.Ref
 	if err := m.mayChange("remove " + name); err != nil {
 		return plan.Refresh{}, err
 	}
-	return m.engine.Submit(ctx, refresh.Request{Kind: plan.Remove, Instance: name, Purge: purge})
+	return m.submit(ctx, refresh.Request{Kind: plan.Remove, Instance: name, Purge: purge})
 }
 
 // Revert starts the return to an earlier revision; 0 means the previous one.
@@ -192,7 +203,7 @@ func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (plan.Ref
 	if err := m.mayChange("revert " + name); err != nil {
 		return plan.Refresh{}, err
 	}
-	return m.engine.Submit(ctx, refresh.Request{Kind: plan.Revert, Instance: name, To: rev})
+	return m.submit(ctx, refresh.Request{Kind: plan.Revert, Instance: name, To: rev})
 }
 
 // publishInstalled passes the installed revisions to their index, and reports a change of one

@@ -314,14 +314,6 @@ func (q Request) record() plan.Refresh {
 
 // newRecord returns the record of a feasible request. The caller has claimed the instance.
 func (e *Engine) newRecord(q Request) (plan.Refresh, error) {
-	if _, _, err := e.Links.Read(q.Instance); err != nil {
-		// The links may have been changed by hand.
-		if mended, err := e.settle(q.Instance); mended && err == nil {
-			if err := e.Installed(q.Instance); err != nil {
-				return plan.Refresh{}, err
-			}
-		}
-	}
 	r := q.record()
 	r.Began = wallclock.Now()
 	if err := e.describe(&r); err != nil {
