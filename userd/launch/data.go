@@ -11,6 +11,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/userd/userdata"
 )
@@ -25,16 +26,16 @@ import (
 func (l *launch) userData(ctx context.Context) (data, common string, err error) {
 	home, why, err := userdata.Home()
 	if err != nil {
-		return "", "", within(err, "it has no place for its data")
+		return "", "", within(err, errkind.Text("it has no place for its data"))
 	}
 	if why != "" {
-		l.say(journal.PriWarning, fmt.Sprintf("the data of %s is below %s, because %s", l.Instance, home, why), "")
+		l.say(journal.PriWarning, errkind.Text("the data of %s is below %s, because %s", l.Instance, home, why), "")
 	}
 	p := userdata.Of(l.Root, home, l.Instance)
 	show := progress{out: l.Stderr, name: l.Instance}
 	hooks := userdata.Hooks{Waits: func() {
 		if isTerminal(l.Stderr) {
-			fmt.Fprintf(l.Stderr, "lull: %s waits: its data is being brought over\n", l.Instance)
+			fmt.Fprintf(l.Stderr, "lull: %s\n", translated(errkind.Text("%s waits: its data is being brought over", l.Instance)))
 		}
 	}}
 	if isTerminal(l.Stderr) {
@@ -43,7 +44,7 @@ func (l *launch) userData(ctx context.Context) (data, common string, err error) 
 	common, err = p.MakeCommon(ctx, hooks)
 	if err != nil {
 		show.end()
-		return "", "", within(err, "it has no place for its data")
+		return "", "", within(err, errkind.Text("it has no place for its data"))
 	}
 	if !l.versions {
 		show.end()
@@ -56,7 +57,7 @@ func (l *launch) userData(ctx context.Context) (data, common string, err error) 
 	}
 	l.sayMissing(ctx, p, d)
 	if d.Note != nil {
-		l.say(journal.PriWarning, fmt.Sprintf("the data of %s can be used, but %v", l.Instance, d.Note), "")
+		l.say(journal.PriWarning, errkind.Text("the data of %s can be used, but %v", l.Instance, d.Note), "")
 	}
 	return d.Dir, common, nil
 }
@@ -69,19 +70,19 @@ func (l *launch) sayMissing(ctx context.Context, p userdata.Place, d userdata.Da
 	if d.MissingCount == 0 {
 		return
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d of the files of %s could not be copied from the data of the version before:", d.MissingCount, l.Instance)
+	var list strings.Builder
 	for i, m := range d.Missing {
 		if i == maxNamed {
 			break
 		}
-		fmt.Fprintf(&b, " %q (%s);", filepath.Join(p.Base, m.In, m.Path), m.Why)
+		fmt.Fprintf(&list, " %q (%s);", filepath.Join(p.Base, m.In, m.Path), m.Why)
 	}
-	if more := d.MissingCount - maxNamed; more > 0 {
-		fmt.Fprintf(&b, " and %d more;", more)
+	more := ""
+	if n := d.MissingCount - maxNamed; n > 0 {
+		more = errkind.Text(" and %d more;", n)
 	}
-	fmt.Fprintf(&b, " they stay there, and lull doctor lists them")
-	l.say(journal.PriWarning, b.String(), messages.DataMissing)
+	l.say(journal.PriWarning, errkind.Text("%d of the files of %s could not be copied from the data of the version before:%s%s they stay there, and lull doctor lists them",
+		d.MissingCount, l.Instance, list.String(), more), messages.DataMissing)
 	if l.Service == "" && len(d.Missing) > 0 {
 		first := d.Missing[0]
 		l.showMissing(ctx, d.MissingCount, first.Path, filepath.Join(p.Base, first.In))
@@ -101,7 +102,7 @@ const redraw = 100 * time.Millisecond
 func (p *progress) show(done, total int64) {
 	if now := time.Now(); now.Sub(p.last) >= redraw {
 		p.last, p.drawn = now, true
-		fmt.Fprintf(p.out, "\r\x1b[Klull: bringing the data of %s over: %s", p.name, fraction(done, total))
+		fmt.Fprintf(p.out, "\r\x1b[Klull: %s", translated(errkind.Text("bringing the data of %s over: %s", p.name, fraction(done, total))))
 	}
 }
 
@@ -115,7 +116,7 @@ func fraction(done, total int64) string {
 	if total <= 0 {
 		return megabytes(done)
 	}
-	return fmt.Sprintf("%d%% of %s", min(done, total)*100/total, megabytes(total))
+	return errkind.Text("%d%% of %s", min(done, total)*100/total, megabytes(total))
 }
 
 func megabytes(n int64) string {

@@ -31,12 +31,12 @@ func whyNotExecuted(path string, err error) (cause, hint string) {
 	case errors.Is(err, unix.EACCES):
 		for _, file := range []string{path, interpreterOf(path)} {
 			if on := noexec(file); on != "" {
-				return file + " is on a file system that is mounted noexec", "mount " + on + " without noexec, or have the store elsewhere (lulld --root)"
+				return errkind.Text("%s is on a file system that is mounted noexec", file), errkind.Text("mount %s without noexec, or have the store elsewhere (lulld --root)", on)
 			}
 		}
 		in := interpreterOf(path)
 		if fi, serr := os.Stat(in); in != "" && serr == nil && (!fi.Mode().IsRegular() || unix.Access(in, unix.X_OK) != nil) {
-			return "its interpreter " + in + " cannot be executed", ""
+			return errkind.Text("its interpreter %s cannot be executed", in), ""
 		}
 	case errors.Is(err, unix.ENOENT):
 		in := interpreterOf(path)
@@ -44,14 +44,14 @@ func whyNotExecuted(path string, err error) (cause, hint string) {
 			break
 		}
 		if name, crlf := strings.CutSuffix(in, "\r"); crlf {
-			return "its first line ends with a carriage return, so that the kernel uses an interpreter called \"" + name + "\\r\"",
-				"the script has the line ends of Windows; its packager has to convert it"
+			return errkind.Text("its first line ends with a carriage return, so that the kernel uses an interpreter called \"%s\\r\"", name),
+				errkind.Text("the script has the line ends of Windows; its packager has to convert it")
 		}
 		if _, serr := os.Stat(in); serr != nil {
-			return "its interpreter " + in + " is not there", "install what has " + in + "; or its packager has to include it"
+			return errkind.Text("its interpreter %s is not there", in), errkind.Text("install what has %s; or its packager has to include it", in)
 		}
 	case errors.Is(err, unix.ENOEXEC):
-		return "it is no program for this machine, and no script that begins with \"#!\"", ""
+		return errkind.Text("it is no program for this machine, and no script that begins with \"#!\""), ""
 	}
 	return "", ""
 }

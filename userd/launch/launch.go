@@ -32,6 +32,7 @@ func Main(ctx context.Context, args []string) int {
 		fmt.Fprintf(os.Stderr, "lull: %s\n", printable.Line(err.Error()))
 		return errkind.ExitCode(err)
 	}
+	speak()
 	o, err := ParseArgs(args)
 	if errors.Is(err, ErrHelp) {
 		fmt.Print(Usage)
@@ -41,9 +42,9 @@ func Main(ctx context.Context, args []string) int {
 		o.Stderr = os.Stderr
 		err = Run(ctx, o)
 	}
-	fmt.Fprintf(os.Stderr, "lull: %s\n", printable.Line(err.Error()))
+	fmt.Fprintf(os.Stderr, "lull: %s\n", printable.Line(translated(err.Error())))
 	if hint := errkind.HintOf(err); hint != "" {
-		fmt.Fprintf(os.Stderr, "hint: %s\n", printable.Line(hint))
+		fmt.Fprintln(os.Stderr, printable.Line(translated(errkind.Text("hint: %s", hint))))
 	}
 	return errkind.ExitCode(err)
 }
@@ -67,7 +68,7 @@ func execAfter(fd string, argv []string) error {
 // Run launches and does not return, except with the reason why it could not.
 // Kinds: NotFound, Unavailable (it cannot be tracked), Invalid, and others.
 func Run(ctx context.Context, o Options) error {
-	return within(run(ctx, &o), "cannot run "+o.Instance)
+	return within(run(ctx, &o), errkind.Text("cannot run %s", o.Instance))
 }
 
 // within puts an error into its context and keeps its kind and its advice.

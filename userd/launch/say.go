@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/lib/dialer"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/agent/lib/runctl"
@@ -21,17 +22,17 @@ import (
 func why(instance, word string) string {
 	switch word {
 	case runctl.RefreshPending:
-		return fmt.Sprintf("%s waits: a refresh is pending, and policy starts nothing new until it is done", instance)
+		return errkind.Text("%s waits: a refresh is pending, and policy starts nothing new until it is done", instance)
 	case runctl.RefreshStarting:
-		return fmt.Sprintf("%s waits: it has been refreshed and is being checked", instance)
+		return errkind.Text("%s waits: it has been refreshed and is being checked", instance)
 	}
-	return fmt.Sprintf("%s waits: it is being refreshed", instance)
+	return errkind.Text("%s waits: it is being refreshed", instance)
 }
 
 func (l *launch) sayWaiting(word string) { l.say(journal.PriInfo, why(l.Instance, word), "") }
 
 func (l *launch) sayUntracked(err error) {
-	l.say(journal.PriWarning, fmt.Sprintf("%s runs untracked, as policy allows: %v", l.Instance, err), messages.Untracked)
+	l.say(journal.PriWarning, errkind.Text("%s runs untracked, as policy allows: %v", l.Instance, err), messages.Untracked)
 }
 
 // noteElsewhere notes in the journal why the launch stays where it is: nothing is wrong
@@ -41,17 +42,16 @@ func (l *launch) noteElsewhere(err error) {
 	_ = l.note(journal.PriInfo, fmt.Sprintf("%s runs without a run of its own: %v", l.Instance, err), "")
 }
 
-// say prints a message on the terminal, if there is one, and always writes it
-// to the journal; without a journal to the system log, without either to the
+// say prints a message on the terminal, if there is one, in the language of its user, and
+// always writes it to the journal in English; without a journal to the system log, without either to the
 // standard error.
 func (l *launch) say(priority journal.Priority, text string, id messages.ID) {
-	text = printable.Line(text)
 	terminal := isTerminal(l.Stderr)
 	if terminal {
-		fmt.Fprintf(l.Stderr, "lull: %s\n", text)
+		fmt.Fprintf(l.Stderr, "lull: %s\n", printable.Line(translated(text)))
 	}
-	if err := l.note(priority, text, id); err != nil && !terminal && l.Stderr != nil {
-		fmt.Fprintf(l.Stderr, "lull: %s\n", text)
+	if err := l.note(priority, printable.Line(text), id); err != nil && !terminal && l.Stderr != nil {
+		fmt.Fprintf(l.Stderr, "lull: %s\n", printable.Line(translated(text)))
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 
+	"github.com/lull/lull/agent/lib/errkind"
+
 	"github.com/lull/lull/agent/lib/manifest"
 )
 
@@ -37,7 +39,7 @@ func (l *launch) withSchemas(ctx context.Context, common string) map[string]mani
 	cache := filepath.Join(common, ".lull", "schemas-"+l.pkg.Short())
 	if _, err := os.Lstat(cache); err != nil {
 		if err := compileSchemas(ctx, sources, cache); err != nil {
-			l.say(journal.PriWarning, fmt.Sprintf("the settings schemas of %s cannot be compiled: %v", l.Instance, err), "")
+			l.say(journal.PriWarning, errkind.Text("the settings schemas of %s cannot be compiled: %v", l.Instance, err), "")
 			return l.vars
 		}
 	}

@@ -193,3 +193,48 @@ func Ends(text string) (ends []string) {
 	}
 	return ends
 }
+
+// Translation has what Translate needs.
+type Translation struct {
+	Message func(message string) string        // a message in the language, or itself
+	Of      func(text string) (Sentence, bool) // how a text was made
+	Amount  func(text string) (string, bool)   // a size or length of time in the language; may be nil
+}
+
+// maxNested bounds how many sentences are within each other.
+const maxNested = 8
+
+// Translate returns a text, its arguments and their arguments in the language, as far as it
+// is known how they were made; ours reports whether the text begins in the language.
+func (t Translation) Translate(text string) (shown string, ours bool) {
+	return t.within(text, maxNested)
+}
+
+func (t Translation) within(text string, depth int) (string, bool) {
+	if depth == 0 {
+		return text, false
+	}
+	if t.Amount != nil {
+		if shown, ok := t.Amount(text); ok {
+			return shown, false
+		}
+	}
+	if s, ok := t.Of(text); ok {
+		message := t.Message(s.Message)
+		ours, first := message != s.Message, true
+		shown := s.Fill(message, func(part string) string {
+			part, inOurs := t.within(part, depth-1)
+			ours = ours || first && inOurs && strings.HasPrefix(message, "%")
+			first = false
+			return part
+		})
+		return shown, ours
+	}
+	for _, end := range Ends(text) {
+		if _, ok := t.Of(end); ok {
+			shown, _ := t.within(end, depth-1)
+			return strings.TrimSuffix(text, end) + shown, false
+		}
+	}
+	return text, false
+}

@@ -16,15 +16,16 @@ package texts
 import (
 	"embed"
 	"fmt"
-	"os"
-	"strings"
 
 	"github.com/leonelquinteros/gotext"
+
+	"github.com/lull/lull/agent/lib/texts/po"
 )
 
 //go:generate go run ./pot -program lull-userd ../../../userd ../../../userd/notify ../../../userd/desktop
 //go:generate go run ./pot -program lull ../../../cmd/lull ../../../cmd/lull/output
 //go:generate go run ./pot -program lulld ../../../agent ../../../agent/conditions ../../../agent/api ../../../agent/authz ../../../agent/convert ../../../agent/current ../../../agent/doctor ../../../agent/exports ../../../agent/lib/manifest ../../../agent/lib/runctl ../../../agent/lib/sysmanifest ../../../agent/local ../../../agent/logind ../../../agent/manager ../../../agent/metrics ../../../agent/refresh ../../../agent/refresh/plan ../../../agent/repo ../../../agent/repo/apt ../../../agent/repo/publish ../../../agent/repo/publish/bucket ../../../agent/repositories ../../../agent/services ../../../agent/state ../../../agent/store ../../../agent/store/cost ../../../agent/store/gc ../../../agent/store/leases ../../../agent/store/resolve ../../../agent/sysupdate ../../../dbus ../../../policy ../../../policy/strictyaml
+//go:generate go run ./pot -program lull-run ../../../userd/launch ../../../userd/userdata ../../../agent/lib/launchconf ../../../agent/lib/manifest ../../../agent/lib/runctl ../../../agent/lib/scopes ../../../agent/lib/storeid
 
 //go:embed po/*/*.po
 var files embed.FS
@@ -37,22 +38,11 @@ type Texts struct{ po *gotext.Po }
 // language is named as a locale is: de, de_AT, de_DE.UTF-8@euro. "C" and "POSIX" are
 // English.
 func For(program string, languages ...string) Texts {
-	for _, l := range languages {
-		l, _, _ = strings.Cut(l, "@")
-		l, _, _ = strings.Cut(l, ".")
-		short, _, _ := strings.Cut(l, "_")
-		for _, name := range []string{l, short} {
-			switch {
-			case name == "en", name == "C", name == "POSIX":
-				return Texts{}
-			case name == "" || strings.ContainsAny(name, "/."):
-				continue
-			}
-			if b, err := files.ReadFile("po/" + program + "/" + name + ".po"); err == nil {
-				po := gotext.NewPo()
-				po.Parse(b)
-				return Texts{po}
-			}
+	for _, name := range po.Names(languages) {
+		if b, err := files.ReadFile("po/" + program + "/" + name + ".po"); err == nil {
+			catalog := gotext.NewPo()
+			catalog.Parse(b)
+			return Texts{catalog}
 		}
 	}
 	return Texts{}
@@ -61,17 +51,7 @@ func For(program string, languages ...string) Texts {
 // FromEnvironment returns the messages of a program in the language of this process, by
 // the rules of gettext(3): LANGUAGE counts unless the locale is C.
 func FromEnvironment(program string) Texts {
-	locale := ""
-	for _, name := range []string{"LC_ALL", "LC_MESSAGES", "LANG"} {
-		if locale = os.Getenv(name); locale != "" {
-			break
-		}
-	}
-	switch base, _, _ := strings.Cut(locale, "."); base {
-	case "", "C", "POSIX":
-		return Texts{}
-	}
-	return For(program, append(strings.Split(os.Getenv("LANGUAGE"), ":"), locale)...)
+	return For(program, po.Languages()...)
 }
 
 // English reports whether the messages are as the code has them.

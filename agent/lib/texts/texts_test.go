@@ -18,16 +18,17 @@ import (
 var programs = map[string][]string{
 	"lull-userd": {"../../../userd", "../../../userd/notify", "../../../userd/desktop"},
 	"lull":       {"../../../cmd/lull", "../../../cmd/lull/output"},
-	"lulld":      agentDirs(),
+	"lulld":      agentDirs("lulld"),
+	"lull-run":   agentDirs("lull-run"),
 }
 
-// agentDirs are the directories whose errors reach people by the bus or by the command.
-func agentDirs() (dirs []string) {
+// agentDirs are the directories whose errors are messages of a program.
+func agentDirs(program string) (dirs []string) {
 	b, err := os.ReadFile("texts.go")
 	if err != nil {
 		return nil
 	}
-	_, line, _ := strings.Cut(string(b), "//go:generate go run ./pot -program lulld ")
+	_, line, _ := strings.Cut(string(b), "//go:generate go run ./pot -program "+program+" ")
 	line, _, _ = strings.Cut(line, "\n")
 	return strings.Fields(line)
 }

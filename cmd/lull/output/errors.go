@@ -22,7 +22,7 @@ func (a *Printer) PrintError(err error) {
 	shown, whole := text, isWhole(err)
 	if Translates() {
 		var inOurs bool
-		shown, inOurs = a.foreign(text, maxNested)
+		shown, inOurs = a.foreign(text)
 		whole = whole || inOurs
 	}
 	switch {

@@ -2,7 +2,6 @@ package output
 
 import (
 	"regexp"
-	"strings"
 	"sync"
 
 	"github.com/lull/lull/agent/lib/errkind"
@@ -35,16 +34,13 @@ func (a *Printer) StepText(p bus.RefreshProperties) string {
 // quantity matches a size or a length of time that the agent has written.
 var quantity = regexp.MustCompile(`^\d+\.\d+ ([kMGTPE]?B|s)$`)
 
-// maxNested bounds how many sentences are within each other.
-const maxNested = 8
-
 // Foreign returns a text of the agent in the language, as far as it is known how the text was
 // made.
 func (a *Printer) Foreign(text string) string {
 	if !Translates() || text == "" {
 		return text
 	}
-	shown, _ := a.foreign(text, maxNested)
+	shown, _ := a.foreign(text)
 	return shown
 }
 
@@ -73,32 +69,16 @@ func (a *Printer) sentence(text string) (errkind.Sentence, bool) {
 }
 
 // foreign also reports whether the text begins in the language.
-func (a *Printer) foreign(text string, depth int) (string, bool) {
-	if depth == 0 {
-		return text, false
-	}
-	if quantity.MatchString(text) {
-		return Decimal(text), false
-	}
-	if s, ok := a.sentence(text); ok {
-		message := agentTexts().Message(s.Message)
-		if !utf8Locale() {
-			message = letters.Replace(message)
-		}
-		ours, first := message != s.Message, true
-		shown := s.Fill(message, func(part string) string {
-			part, inOurs := a.foreign(part, depth-1)
-			ours = ours || first && inOurs && strings.HasPrefix(message, "%")
-			first = false
-			return part
-		})
-		return shown, ours
-	}
-	for _, end := range errkind.Ends(text) {
-		if _, ok := a.sentence(end); ok {
-			shown, _ := a.foreign(end, depth-1)
-			return strings.TrimSuffix(text, end) + shown, false
-		}
-	}
-	return text, false
+func (a *Printer) foreign(text string) (string, bool) {
+	return errkind.Translation{
+		Of: a.sentence,
+		Message: func(message string) string {
+			message = agentTexts().Message(message)
+			if !utf8Locale() {
+				message = letters.Replace(message)
+			}
+			return message
+		},
+		Amount: func(text string) (string, bool) { return Decimal(text), quantity.MatchString(text) },
+	}.Translate(text)
 }

@@ -38,7 +38,7 @@ type Message struct {
 // Messages finds those of a program in the Go files, tests left out, of the directories.
 func Messages(program string, dirs []string) ([]Message, error) {
 	found := map[[2]string]map[string]bool{}
-	err := walk(dirs, program == "lulld", func(s *source) error {
+	err := walk(dirs, program == "lulld" || program == "lull-run", func(s *source) error {
 		return s.messages(func(m [2]string) {
 			if found[m] == nil {
 				found[m] = map[string]bool{}
