@@ -50,14 +50,15 @@ func (c *children) run(ctx context.Context) {
 			return
 		case <-c.launch.C():
 			for _, instance := range c.launch.Take() {
-				p, err := c.again.Launch(instance, c.env()...)
+				started, err := c.again.Launch(instance, c.env()...)
 				if err != nil {
 					c.log.Warn("cannot restart an application", "instance", instance, "error", err)
-					continue
 				}
-				c.log.Info("restarted an application", "instance", instance, "pid", p.Pid)
-				living[p.Pid] = instance
-				_ = p.Release() // reaped by number, below
+				for _, p := range started {
+					c.log.Info("restarted an application", "instance", instance, "pid", p.Pid)
+					living[p.Pid] = instance
+					_ = p.Release() // reaped by number, below
+				}
 			}
 		case <-c.hooks.C():
 			for _, h := range c.hooks.Take() {

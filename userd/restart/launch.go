@@ -36,37 +36,51 @@ func Launcher() (string, error) {
 // ErrOpen reports that the application has not ended and is not started twice.
 var ErrOpen = errors.New("it is still open")
 
-// Launch restarts the instance's application, in a session of its own,
-// unless it has not ended; more is added to its environment. The process that
-// it returns is the caller's to reap.
-func (a *Again) Launch(instance string, more ...string) (*os.Process, error) {
+// Launch restarts the applications of the instance that ran, each in a session of its own,
+// unless one has not ended; more is added to their environment. The caller reaps the
+// processes that it returns, also with an error.
+func (a *Again) Launch(instance string, more ...string) (started []*os.Process, err error) {
 	a.mu.Lock()
 	r := a.runs[instance]
 	delete(a.runs, instance)
 	a.mu.Unlock()
 	defer r.release()
-	args := []string{instance}
+	apps := []place{{}}
 	if r != nil {
 		if slices.ContainsFunc(r.pidfds, alive) {
 			return nil, fmt.Errorf("cannot restart %s: %w", instance, ErrOpen)
 		}
-		if r.app != "" {
-			args = []string{"--app", r.app, instance}
+		if len(r.apps) > 0 {
+			apps = r.apps
 		}
+	}
+	for _, p := range apps {
+		process, err2 := p.start(instance, more)
+		if err2 != nil {
+			err = errors.Join(err, fmt.Errorf("cannot restart %s: %w", instance, err2))
+			continue
+		}
+		started = append(started, process)
+	}
+	return started, err
+}
+
+// start starts an application where it ran before.
+func (p place) start(instance string, more []string) (*os.Process, error) {
+	args := []string{instance}
+	if p.app != "" {
+		args = []string{"--app", p.app, instance}
 	}
 	cmd, err := launcher(args...)
 	if err != nil {
 		return nil, err
 	}
-	if r != nil {
-		cmd.Env = append(cmd.Env, r.env...) // the last one counts
-		if st, err := os.Stat(r.dir); err == nil && st.IsDir() {
-			cmd.Dir = r.dir
-		}
+	cmd.Env = append(append(cmd.Env, p.env...), more...) // the last one counts
+	if st, err := os.Stat(p.dir); err == nil && st.IsDir() {
+		cmd.Dir = p.dir
 	}
-	cmd.Env = append(cmd.Env, more...)
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("cannot restart %s: %w", instance, err)
+		return nil, err
 	}
 	return cmd.Process, nil
 }
@@ -104,38 +118,56 @@ var kept = []string{
 	"LANG", "LANGUAGE", "GTK_IM_MODULE", "QT_IM_MODULE", "XMODIFIERS",
 }
 
-// remember records where an application runs, to start the new one there: its
-// desktop, its directory, and its name in the package. The environment of this
-// process may lack the desktop: it can have been started before.
-func (r *run) remember(pid int) {
+// placeOf returns where an application runs, to start the new one there: its desktop, its
+// directory, and its name in the package. The environment of this process may lack the
+// desktop: it can have been started before. ok is false if the process cannot be read.
+func placeOf(pid int) (p place, ok bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
-		return
+		return place{}, false
 	}
-	out := []string{}
 	for entry := range strings.SplitSeq(string(b), "\x00") {
 		name, _, _ := strings.Cut(entry, "=")
 		if slices.Contains(kept, name) || strings.HasPrefix(name, "LC_") {
-			out = append(out, entry)
+			p.env = append(p.env, entry)
 		}
 		if name == "LULL_APP" {
-			r.app = entry[len("LULL_APP="):]
+			p.app = entry[len("LULL_APP="):]
 		}
 	}
-	r.env = out
 	// Not one in the package's tree: the next one has another.
 	if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err == nil && !strings.Contains(dir, "/packages/") {
-		r.dir = dir
+		p.dir = dir
 	}
+	return p, true
+}
+
+// maxApps bounds how many applications of one package are restarted.
+const maxApps = 16
+
+// remember records where an application runs. Of the processes of one application the first
+// counts.
+func (r *run) remember(pid int) {
+	p, ok := placeOf(pid)
+	if ok && len(r.apps) < maxApps && !slices.ContainsFunc(r.apps, func(q place) bool { return q.app == p.app }) {
+		r.apps = append(r.apps, p)
+	}
+}
+
+// env is what leads to the desktop of the first application.
+func (r *run) env() []string {
+	if len(r.apps) == 0 {
+		return nil
+	}
+	return r.apps[0].env
 }
 
 // Desktop returns the environment that leads to the desktop of the application that p
 // waits for, as NAME=VALUE; nil if none of its processes can be read.
 func Desktop(p notify.Pending) []string {
 	for _, q := range p.Processes {
-		var r run
-		if r.remember(int(q.PID)); r.env != nil {
-			return r.env
+		if p, ok := placeOf(int(q.PID)); ok {
+			return p.env
 		}
 	}
 	return nil

@@ -29,11 +29,16 @@ type Again struct {
 // run is what was asked to quit of one instance.
 type run struct {
 	pidfds []int
-	how    string   // it was asked; "" if no process was
-	hook   int      // pidfd of the hook that asks instead; 0 if none
-	env    []string // of the application, what a new one needs of it
-	app    string   // its name in the package; empty if unknown
-	dir    string   // its working directory; empty if unknown
+	how    string  // it was asked; "" if no process was
+	hook   int     // pidfd of the hook that asks instead; 0 if none
+	apps   []place // where its applications ran, each once
+}
+
+// place is where an application of the package ran.
+type place struct {
+	app string   // its name in the package; empty if unknown
+	env []string // what a new one needs of its environment
+	dir string   // its working directory; empty if unknown
 }
 
 // New makes one that remembers nothing. Hooks are started with more in their
@@ -65,9 +70,7 @@ func (a *Again) Quit(ctx context.Context, conn *dbus.Conn, p notify.Pending) {
 		o.pidfd = fd
 		r.pidfds = append(r.pidfds, fd)
 		own = append(own, o)
-		if r.env == nil {
-			r.remember(int(q.PID))
-		}
+		r.remember(int(q.PID))
 	}
 	a.mu.Lock()
 	old := a.runs[p.Instance]
@@ -132,7 +135,7 @@ func (a *Again) ask(ctx context.Context, conn *dbus.Conn, r, old *run, p notify.
 // DISPLAY would start an Xwayland.
 func (r *run) display() string {
 	env := map[string]string{}
-	for _, e := range r.env {
+	for _, e := range r.env() {
 		name, value, _ := strings.Cut(e, "=")
 		env[name] = value
 	}
@@ -152,7 +155,7 @@ func (a *Again) askByHook(r, old *run, p notify.Pending) {
 	}
 	cmd, err := launcher("--hook", quitHook, p.Instance)
 	if err == nil {
-		cmd.Env = append(cmd.Env, r.env...)
+		cmd.Env = append(cmd.Env, r.env()...)
 		cmd.Env = append(append(cmd.Env, a.more()...), "LULL_HOOK="+quitHook, "LULL_NEW_VERSION="+p.ToVersion)
 		err = cmd.Start()
 	}

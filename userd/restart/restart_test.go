@@ -196,11 +196,11 @@ func TestSIGTERM(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("LULL_LAUNCHER", launcher)
-	proc, err := a.Launch("lulltest-term", "LULL_ROOT=/there")
-	if err != nil {
-		t.Fatal(err)
+	procs, err := a.Launch("lulltest-term", "LULL_ROOT=/there")
+	if err != nil || len(procs) != 1 {
+		t.Fatal(procs, err)
 	}
-	if state, err := proc.Wait(); err != nil || !state.Success() {
+	if state, err := procs[0].Wait(); err != nil || !state.Success() {
 		t.Fatal(state, err)
 	}
 	b, err := os.ReadFile(out)
@@ -326,14 +326,57 @@ func TestHookAsks(t *testing.T) {
 	}
 	<-p.done
 	again, err := a.Launch("lulltest-hook", "LULL_ROOT=/there")
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(again) != 1 {
+		t.Fatal(again, err)
 	}
-	if _, err := again.Wait(); err != nil {
+	if _, err := again[0].Wait(); err != nil {
 		t.Fatal(err)
 	}
 	want := "--hook quit lulltest-hook /there 153 in /\n--app second lulltest-hook /there  in " + dir + "\n"
 	if b, err := os.ReadFile(out); string(b) != want {
 		t.Errorf("got  %q %v\nwant %q", b, err, want)
+	}
+}
+
+// TestEachApplication: of a package of which several applications run, each is restarted, once.
+func TestEachApplication(t *testing.T) {
+	dir := t.TempDir()
+	launcher := filepath.Join(dir, "launcher")
+	if err := os.WriteFile(launcher, []byte("#!/bin/sh\necho \"$*\" \"$DISPLAY\" >>"+dir+"/out\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("LULL_LAUNCHER", launcher)
+	a, r := newAgain(t), &run{}
+	for _, app := range []string{"one", "two", "two"} {
+		cmd := exec.Command("cat")
+		cmd.Env = []string{"LULL_APP=" + app, "DISPLAY=:" + app}
+		in, err := cmd.StdinPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.remember(cmd.Process.Pid)
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.runs["lulltest-each"] = r
+	procs, err := a.Launch("lulltest-each")
+	if err != nil || len(procs) != 2 {
+		t.Fatal(procs, err)
+	}
+	for _, p := range procs {
+		if _, err := p.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "out"))
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	slices.Sort(lines)
+	if want := []string{"--app one lulltest-each :one", "--app two lulltest-each :two"}; err != nil || !slices.Equal(lines, want) {
+		t.Errorf("the launcher was called with %q, %v, want %q", lines, err, want)
 	}
 }
