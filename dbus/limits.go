@@ -156,15 +156,39 @@ func sizeOfValue(v reflect.Value) (n int) {
 
 // Flight shares one run of an expensive read among all callers that wait for it to begin:
 // at most one runs and one is prepared, for any number of callers. Each caller gets a
-// value that was read after its call. Between two runs there is a rest of restFactor
-// times the length of the first, up to maxRest, so that callers in a loop leave most of a
-// processor to others. The zero value is ready.
+// value that was read after its call. Its pace keeps runs apart. The zero value is ready, and
+// has a pace of its own.
 type Flight[T any] struct {
 	mu      sync.Mutex
-	running bool          // guarded by mu
-	ended   time.Time     // guarded by mu: of the last run
-	took    time.Duration // guarded by mu: by the last run
-	next    *batch[T]     // guarded by mu: those that the run after this one serves
+	running bool      // guarded by mu
+	next    *batch[T] // guarded by mu: those that the run after this one serves
+	pace    *Pace     // guarded by mu
+}
+
+// NewFlight returns a flight whose runs take turns with those of other flights of the pace.
+func NewFlight[T any](pace *Pace) Flight[T] { return Flight[T]{pace: pace} }
+
+// Pace lets one run at a time begin. Between two runs there is a rest of restFactor times the
+// length of the first, up to maxRest, so that callers in a loop leave most of a processor to
+// others, however many kinds of reads they call.
+type Pace struct {
+	turn  chan struct{} // full while a run has its turn, which guards what follows
+	ended time.Time     // of the last run
+	took  time.Duration // by the last run
+}
+
+// NewPace returns a pace for several flights.
+func NewPace() *Pace { return &Pace{turn: make(chan struct{}, 1)} }
+
+// run calls f after the rest, and counts how long it takes.
+func (p *Pace) run(f func()) {
+	p.turn <- struct{}{}
+	defer func() { <-p.turn }()
+	time.Sleep(time.Until(p.ended.Add(min(restFactor*p.took, maxRest))))
+	began := time.Now()
+	f()
+	p.ended = time.Now()
+	p.took = p.ended.Sub(began)
 }
 
 const (
@@ -200,23 +224,22 @@ func (f *Flight[T]) run(read func() (T, error)) {
 	for {
 		f.mu.Lock()
 		f.running = f.next != nil
-		running, rest := f.running, time.Until(f.ended.Add(min(restFactor*f.took, maxRest)))
+		if f.pace == nil {
+			f.pace = NewPace()
+		}
+		running, pace := f.running, f.pace
 		f.mu.Unlock()
 		if !running {
 			return
 		}
-		time.Sleep(rest)
-		f.mu.Lock()
-		b := f.next
-		f.next = nil
-		f.mu.Unlock()
-		began := time.Now()
-		b.value, b.err = guarded(read)
-		f.mu.Lock()
-		f.ended = time.Now()
-		f.took = f.ended.Sub(began)
-		f.mu.Unlock()
-		close(b.done)
+		pace.run(func() {
+			f.mu.Lock()
+			b := f.next
+			f.next = nil
+			f.mu.Unlock()
+			b.value, b.err = guarded(read)
+			close(b.done)
+		})
 	}
 }
 

@@ -154,6 +154,35 @@ func TestManyNamesTakeFewRules(t *testing.T) {
 	}
 }
 
+// TestFlightsOfOnePace: callers in a loop of three kinds of readings leave as much of the time
+// to others as those of one.
+func TestFlightsOfOnePace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pace := NewPace()
+		a, b, c := NewFlight[int](pace), NewFlight[int](pace), NewFlight[int](pace)
+		var busy, most atomic.Int32
+		read := func() (int, error) {
+			most.Store(max(most.Load(), busy.Add(1)))
+			time.Sleep(100 * time.Millisecond)
+			busy.Add(-1)
+			return 0, nil
+		}
+		var wg sync.WaitGroup
+		began := time.Now()
+		for _, f := range []*Flight[int]{&a, &b, &c} {
+			wg.Go(func() {
+				for range 5 {
+					f.Do(read)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(began); took != 15*400*time.Millisecond-300*time.Millisecond || most.Load() != 1 {
+			t.Errorf("fifteen readings of 100 ms took %v, %d beside each other", took, most.Load())
+		}
+	})
+}
+
 // TestFlightRests: callers in a loop have a reading run a quarter of the time at most;
 // a call after the rest is served at once.
 func TestFlightRests(t *testing.T) {

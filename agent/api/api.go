@@ -56,7 +56,7 @@ type Service struct {
 	sessions *sessions
 	busID    string // of the bus, "" if unknown
 
-	// Expensive readings.
+	// Expensive readings. The first three share a pace: no program needs them often.
 	inspecting bus.Flight[string]
 	doctoring  bus.Flight[[]doctor.Check]
 	planning   bus.Flight[*gc.Plan]
@@ -173,6 +173,8 @@ func (o Observer) ConditionsChanged() { o.q.put(func() { o.q.machine = true }) }
 // waits for that.
 func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observer, auth *authz.Authorizer, version string, log *slog.Logger) (*Service, error) {
 	s := &Service{m: m, server: server, auth: auth, names: bus.NewNames(server.Conn()), log: log, ctx: ctx, queue: o.q, sessions: o.x, expensive: make(turns, 2), done: make(chan struct{})}
+	pace := bus.NewPace()
+	s.inspecting, s.doctoring, s.planning = bus.NewFlight[string](pace), bus.NewFlight[[]doctor.Check](pace), bus.NewFlight[*gc.Plan](pace)
 	o.x.mu.Lock()
 	o.x.s = s
 	o.x.mu.Unlock()
