@@ -165,7 +165,7 @@ func (s *snapshot) state(p bus.PackageProperties, now time.Time) string {
 	case under && r.State == "waiting" && r.Kind == "remove":
 		return output.T("running, will be removed")
 	case under && r.State == "waiting" && r.Kind == "refresh" && held(p, now):
-		return output.T("%[1]s waits, held until %[2]s", r.ToVersion, output.Day(output.FromBus(p.HeldUntil), now))
+		return output.T("%[1]s waits, held until %[2]s by %[3]s", r.ToVersion, output.Day(output.FromBus(p.HeldUntil), now), output.Either(p.HeldBy, "?"))
 	case under && r.State == "waiting" && p.Running:
 		return output.T("running, %s waits", r.ToVersion)
 	case under && r.State == "waiting":
@@ -177,9 +177,9 @@ func (s *snapshot) state(p bus.PackageProperties, now time.Time) string {
 	case p.UndoneVersion != "":
 		return output.T("%[1]s was undone, tried again %[2]s", p.UndoneVersion, output.Day(output.FromBus(p.NextTry), now))
 	case held(p, now) && p.Running:
-		return output.T("running, held until %s", output.Day(output.FromBus(p.HeldUntil), now))
+		return output.T("running, held until %[1]s by %[2]s", output.Day(output.FromBus(p.HeldUntil), now), output.Either(p.HeldBy, "?"))
 	case held(p, now):
-		return output.T("held until %s", output.Day(output.FromBus(p.HeldUntil), now))
+		return output.T("held until %[1]s by %[2]s", output.Day(output.FromBus(p.HeldUntil), now), output.Either(p.HeldBy, "?"))
 	case p.Running:
 		return output.T("running")
 	}

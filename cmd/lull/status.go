@@ -139,6 +139,7 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 		}
 	}
 	pairs = append(pairs, a.waitingFields(ctx, ag, s)...)
+	pairs = append(pairs, [2]string{"Held", s.holdsText(a.Now())})
 	pairs = append(pairs, [2]string{"System", ag.systemText(ctx)})
 	if m.PolicyError != "" {
 		pairs = append(pairs, [2]string{"Policy", output.T("not all of it can be used: %s", m.PolicyError)})
@@ -151,6 +152,28 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 		{"Tracking", output.Either(m.Tracker, output.T("none")) + ", " + output.Either(output.AgentWord(m.TrackerEvents), output.T("no events"))},
 		{"Agent", output.T("lulld %[1]s, store in %[2]s", m.Version, m.Root)},
 	}...))
+}
+
+// holdsText counts the applications that are held and describes their hold, if it is the same
+// one.
+func (s *snapshot) holdsText(now time.Time) string {
+	var list []bus.PackageProperties
+	same := true
+	for _, p := range s.packages {
+		if held(p, now) {
+			list = append(list, p)
+			first := list[0]
+			same = same && p.HeldUntil == first.HeldUntil && p.HeldBy == first.HeldBy
+		}
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	count := output.Count(len(list), "application", "applications")
+	if !same {
+		return output.T("%s; see `lull list`", count)
+	}
+	return output.T("%[1]s until %[2]s by %[3]s", count, output.Day(output.FromBus(list[0].HeldUntil), now), output.Either(list[0].HeldBy, "?"))
 }
 
 // maxWaiting bounds the waiting refreshes that the overview shows one by one.

@@ -78,7 +78,7 @@ func TestListSays(t *testing.T) {
 	want := `APPLICATION                       VERSION  REV  CHANNEL  STATE
 org.example.application-number-0  0.0        0  stable   -
 org.example.application-number-1  1.0        1  stable   running, 2.0~beta3+rea…
-org.example.application-number-2  2.0        2  stable   held until 15 June
+org.example.application-number-2  2.0        2  stable   held until 15 June by ?
 `
 	if out.String() != want {
 		t.Errorf("got\n%swant\n%s", out, want)
@@ -316,5 +316,36 @@ fail  repositories  cannot read repository local:
 `
 	if err != nil || out.String() != want {
 		t.Errorf("%v\n%swant\n%s", err, out.String(), want)
+	}
+}
+
+// TestHoldsText: the overview has who holds how many applications, until when.
+func TestHoldsText(t *testing.T) {
+	now := time.Date(2026, 6, 13, 12, 0, 0, 0, time.UTC)
+	s := many(3)
+	if got := s.holdsText(now); !strings.HasPrefix(got, "1 application until ") {
+		t.Errorf("of one: %q", got)
+	}
+	for path, p := range s.packages {
+		p.HeldUntil, p.HeldBy = uint64(now.Add(time.Hour).UnixMicro()), "ann"
+		s.packages[path] = p
+	}
+	if got := s.holdsText(now); !strings.HasPrefix(got, "3 applications until ") || !strings.HasSuffix(got, " by ann") {
+		t.Errorf("of one hold of all: %q", got)
+	}
+	for path, p := range s.packages {
+		p.HeldBy = "bob"
+		s.packages[path] = p
+		break
+	}
+	if got := s.holdsText(now); got != "3 applications; see `lull list`" {
+		t.Errorf("of two holds: %q", got)
+	}
+	for path, p := range s.packages {
+		p.HeldUntil = 0
+		s.packages[path] = p
+	}
+	if got := s.holdsText(now); got != "" {
+		t.Errorf("of none: %q", got)
 	}
 }
