@@ -9,10 +9,11 @@ import (
 	"github.com/lull/lull/agent/lib/accounts"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/offers"
 	bus "github.com/lull/lull/dbus"
 )
 
-func failures(list []manager.Failed) []bus.ListFailure {
+func failures(list []offers.Failed) []bus.ListFailure {
 	out := []bus.ListFailure{}
 	for _, f := range list {
 		out = append(out, bus.ListFailure{Name: f.Name, Error: errkind.Prefix + string(errkind.KindOf(f.Err)), Text: f.Err.Error()})
@@ -28,7 +29,7 @@ func (o managerObject) ListAvailable(c bus.Caller, opt bus.ListAvailableOptions)
 	} else { // a slow repository keeps none of the other expensive readings waiting
 		defer o.s.expensive.take()()
 	}
-	list, failed, err := o.s.m.Available(o.s.ctx, opt.Repository, opt.Read)
+	list, failed, err := o.s.m.Offers().Available(o.s.ctx, opt.Repository, opt.Read)
 	out := []bus.AvailablePackage{}
 	for _, a := range list {
 		out = append(out, bus.AvailablePackage{Repository: a.Repository, Name: a.Name, Channel: a.Channel, Version: a.Version,
@@ -49,7 +50,7 @@ func (o managerObject) ListUpdates(c bus.Caller, instances []string, opt bus.Lis
 	if len(instances) == 0 {
 		instances = nil
 	}
-	list, failed, err := o.s.m.Updates(o.s.ctx, instances, opt.Read)
+	list, failed, err := o.s.m.Offers().Updates(o.s.ctx, instances, opt.Read)
 	out := []bus.AvailableUpdate{}
 	for _, u := range list {
 		v := bus.AvailableUpdate{Instance: u.Instance, Repository: u.Repository, Channel: u.Channel, FromVersion: u.FromVersion,

@@ -13,7 +13,7 @@ import (
 	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/lib/accounts"
 	"github.com/lull/lull/agent/lib/errkind"
-	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/offers"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
 	bus "github.com/lull/lull/dbus"
@@ -88,7 +88,7 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 	if opt.Atomic {
 		start = o.s.m.RefreshTogether
 	}
-	list, err := start(o.asked(c), instances, manager.Looking{Asked: true, Now: opt.Now})
+	list, err := start(o.asked(c), instances, offers.Mode{Asked: true, Now: opt.Now})
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func (o managerObject) Check(c bus.Caller) ([]dbus.ObjectPath, error) {
 	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
 		return nil, err
 	}
-	list, err := o.s.m.Check(o.asked(c), nil, manager.Looking{})
+	list, err := o.s.m.Check(o.asked(c), nil, offers.Mode{})
 	var paths []dbus.ObjectPath
 	for _, r := range list {
 		paths = append(paths, o.s.objects.ensure(r))
@@ -373,7 +373,7 @@ func (o managerObject) Withheld(c bus.Caller, instances []string) ([]bus.Withhel
 	if len(instances) == 0 {
 		instances = nil
 	}
-	list, err := o.s.m.Withheld(o.s.ctx, instances)
+	list, err := o.s.m.Offers().Withheld(o.s.ctx, instances)
 	var out []bus.WithheldVersion
 	for _, w := range list {
 		out = append(out, bus.WithheldVersion(w))

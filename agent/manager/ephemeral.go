@@ -32,16 +32,16 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 	var from *repo.Client
 	only := repository
 	if only == "" {
-		if only, err = m.boundRepository(name); err != nil {
+		if only, err = m.offers.Bound(name); err != nil {
 			return r, err
 		}
 	}
-	repository, err = m.chooseRepository(ctx, name, only, channel)
+	repository, err = m.offers.Choose(ctx, name, only, channel)
 	if err == nil {
 		from, err = m.repos.Client(repository)
 	}
 	if err == nil {
-		offer, err = m.offered(ctx, name, repository, channel, false)
+		offer, err = m.offers.Offered(ctx, name, repository, channel, false)
 	}
 	if err != nil {
 		none := only == "" && len(m.repos.Names()) == 0
@@ -99,7 +99,7 @@ func (m *Manager) offline(ctx context.Context, name, only, channel string) (pkg 
 		if err != nil {
 			continue
 		}
-		if offer, err := m.reaching(name, list, client.Time()); err == nil && m.store.HasPackage(offer.Package) {
+		if offer, err := m.offers.Reaching(name, list, client.Time()); err == nil && m.store.HasPackage(offer.Package) {
 			offers[offer.Package] = offer.Version
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/lib/units"
 	"github.com/lull/lull/agent/local"
+	"github.com/lull/lull/agent/offers"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/agent/state"
@@ -265,7 +266,7 @@ func (m *Manager) refreshFromFile(ctx context.Context, p FilePackage) (plan.Refr
 	if err != nil {
 		return plan.Refresh{}, err
 	}
-	started, err := m.Check(ctx, []string{p.Instance}, Looking{Asked: true, Now: true})
+	started, err := m.Check(ctx, []string{p.Instance}, offers.Mode{Asked: true, Now: true})
 	if err != nil {
 		return plan.Refresh{}, err
 	}

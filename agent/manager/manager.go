@@ -33,6 +33,7 @@ import (
 	"github.com/lull/lull/agent/local"
 	"github.com/lull/lull/agent/logind"
 	"github.com/lull/lull/agent/metricsfile"
+	"github.com/lull/lull/agent/offers"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/repositories"
@@ -122,13 +123,12 @@ type Manager struct {
 	told    map[string][]index.Root // by instance; guarded by telling; nil until all are read
 
 	repos    *repositories.Set
+	offers   *offers.Offers
 	files    files
 	replicas *local.Replicas
 	space    *space.Keeper
 	checker  *schedule.Checker
 	asleep   atomic.Bool   // the root could not be written at the start: see wake
-	bucket   sync.Once     // guards the writing of bucketID
-	bucketID string        // see machineID
 	outdated chan struct{} // closed: see Outdated
 	alive    chan struct{} // a receive proves that changes of runs are followed
 
@@ -220,11 +220,20 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			}
 		}(m.watcher)
 	}
+	m.offers = offers.New(m.ctx, offers.Config{Root: c.Root, Repositories: m.repos, State: m.state, Links: m.links, Costs: m.costs, Log: c.Log,
+		Installed: func(instance string) (state.Instance, string, error) {
+			p, err := m.Package(instance)
+			if err != nil {
+				return state.Instance{}, "", err
+			}
+			return p.Instance, p.Current.Version, nil
+		},
+		UnderWay: m.underWay})
 	m.checker = schedule.New(schedule.Config{Repositories: m.repos, Log: c.Log,
 		Every:     func() time.Duration { return m.Policy().Schedule.Check },
 		Installed: func(instance string) bool { _, _, err := m.links.Read(instance); return err == nil },
 		Check: func(ctx context.Context, instances []string) error {
-			_, err := m.Check(ctx, instances, Looking{Asked: instances != nil})
+			_, err := m.Check(ctx, instances, offers.Mode{Asked: instances != nil})
 			return err
 		}})
 	m.doctor = m.newDoctor()
@@ -263,6 +272,9 @@ func (m *Manager) Roots() []index.Root {
 
 // Repositories returns which repositories there are and how they were read last.
 func (m *Manager) Repositories() repositories.State { return m.repos.State() }
+
+// Offers returns what chooses between the offers of the repositories.
+func (m *Manager) Offers() *offers.Offers { return m.offers }
 
 // Doctor returns what checks the preconditions of refreshes.
 func (m *Manager) Doctor() *doctor.Doctor { return m.doctor }
@@ -325,6 +337,7 @@ func (m *Manager) Close() error {
 	m.closeWanted()
 	m.system.Close()
 	m.wg.Wait()
+	m.offers.Wait()
 	if m.watcher != nil {
 		m.watcher.Close()
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/lib/errkind"
-	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/state"
@@ -193,22 +192,6 @@ func (m *Manager) mendInstance(ctx context.Context, name string) error {
 	}
 	m.observer.PackageChanged(name)
 	return m.engine.CheckInstance(name)
-}
-
-// repositoryOf determines the repository of an instance. A record that was restored from the
-// links alone lacks it; then it is the first repository that offers the package.
-func (m *Manager) repositoryOf(ctx context.Context, inst *state.Instance) error {
-	if inst.Repository != "" {
-		return nil
-	}
-	name, _ := manifest.SplitInstance(inst.Instance)
-	repository, err := m.chooseRepository(ctx, name, "", inst.Channel)
-	if err != nil {
-		return err
-	}
-	m.Log.Warn("an instance comes from a repository again", messages.Key, messages.Mended, "instance", inst.Instance, "repository", repository, "channel", inst.Channel)
-	inst.Repository = repository
-	return m.state.UpdateInstance(inst.Instance, func(i *state.Instance) error { i.Repository = repository; return nil })
 }
 
 // verifyInstances checks the links and data, which the store does not know.

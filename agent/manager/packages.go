@@ -149,11 +149,11 @@ func (m *Manager) Install(ctx context.Context, name, key, repository, channel st
 	if err := m.mayChange("install " + instance); err != nil {
 		return plan.Refresh{}, err
 	}
-	repository, err := m.chooseRepository(ctx, name, repository, channel)
+	repository, err := m.offers.Choose(ctx, name, repository, channel)
 	if err != nil {
 		return plan.Refresh{}, err
 	}
-	p, err := m.offered(ctx, name, repository, channel, now)
+	p, err := m.offers.Offered(ctx, name, repository, channel, now)
 	if err != nil {
 		return plan.Refresh{}, err
 	}

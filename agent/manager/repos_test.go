@@ -87,7 +87,7 @@ func TestRepositories(t *testing.T) {
 			if err := m.ConfigError(); err == nil || !strings.Contains(err.Error(), bad) || m.refused() != nil {
 				t.Errorf("%q: %v, %v", text, err, m.refused())
 			}
-			if from, err := m.chooseRepository(t.Context(), "calc", "", "stable"); from != "good" || err != nil {
+			if from, err := m.offers.Choose(t.Context(), "calc", "", "stable"); from != "good" || err != nil {
 				t.Errorf("%q: the good one: %q, %v", text, from, err)
 			}
 			if _, err := m.repos.Client("bad"); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), bad) {
@@ -193,17 +193,17 @@ func TestRepositories(t *testing.T) {
 		if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "va and vb") || errkind.HintOf(err) == "" {
 			t.Errorf("an ambiguous name: %v", err)
 		}
-		if from, err := m.chooseRepository(t.Context(), "editor", "vb", "stable"); from != "vb" || err != nil {
+		if from, err := m.offers.Choose(t.Context(), "editor", "vb", "stable"); from != "vb" || err != nil {
 			t.Errorf("%q, %v", from, err)
 		}
-		if from, err := m.chooseRepository(t.Context(), "only", "", "stable"); from != "vb" || err != nil {
+		if from, err := m.offers.Choose(t.Context(), "only", "", "stable"); from != "vb" || err != nil {
 			t.Errorf("%q, %v", from, err)
 		}
 		// A repository that is unreadable now has offered it before.
 		if err := os.Rename(a, a+".away"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := m.chooseRepository(t.Context(), "editor", "", "stable"); !errkind.Is(err, errkind.Invalid) {
+		if _, err := m.offers.Choose(t.Context(), "editor", "", "stable"); !errkind.Is(err, errkind.Invalid) {
 			t.Errorf("an ambiguous name, of which one is away: %v", err)
 		}
 		// A request to one repository is answered from there or not at all.
@@ -244,7 +244,7 @@ func TestRepositories(t *testing.T) {
 		m.mustAdd(t, "drip", s.URL, dir)
 		m.mustAdd(t, "quick", good, good)
 		drips.Store(true)
-		if from, err := m.chooseRepository(t.Context(), "quick", "", "stable"); from != "quick" || err != nil {
+		if from, err := m.offers.Choose(t.Context(), "quick", "", "stable"); from != "quick" || err != nil {
 			t.Errorf("%q, %v", from, err)
 		}
 		select {
@@ -279,7 +279,7 @@ func TestRepositories(t *testing.T) {
 		if _, err := m.Install(t.Context(), "rolling", "", "", "", false); !errkind.Is(err, errkind.Held) || !strings.Contains(err.Error(), "rolled out") {
 			t.Errorf("a rollout of nothing is installed: %v", err)
 		}
-		if p, err := m.offered(t.Context(), "rolling", "rolling", "stable", true); err != nil || p.Version != "1" {
+		if p, err := m.offers.Offered(t.Context(), "rolling", "rolling", "stable", true); err != nil || p.Version != "1" {
 			t.Errorf("%v, %v", p, err)
 		}
 	})
@@ -351,35 +351,4 @@ func (m *Manager) health(t *testing.T, name string) repositories.Health {
 		t.Fatalf("there is no repository %s", name)
 	}
 	return all[i]
-}
-
-// A machine without a machine-id keeps its identity over a restart, and differs from all
-// others of its kind.
-func TestBucketWithoutMachineID(t *testing.T) {
-	warn := func(err error) { t.Error(err) }
-	ids := map[string]bool{}
-	for range 8 {
-		dir := t.TempDir()
-		for _, system := range []string{"", "uninitialized\n", "\n"} {
-			if system != "" {
-				write(t, dir+"/machine-id", system)
-			}
-			id := findMachineID(dir+"/machine-id", dir+"/kept", warn)
-			ids[id] = true
-			if len(id) != 32 {
-				t.Errorf("%q", id)
-			}
-		}
-		write(t, dir+"/machine-id", "0123456789abcdef0123456789abcdef\n")
-		if id := findMachineID(dir+"/machine-id", dir+"/kept", warn); id != "0123456789abcdef0123456789abcdef" {
-			t.Errorf("%q", id)
-		}
-	}
-	if len(ids) != 8 {
-		t.Errorf("8 machines have %d identities", len(ids))
-	}
-	warned := 0
-	if findMachineID("/nowhere/a", "/nowhere/b", func(error) { warned++ }); warned != 1 {
-		t.Errorf("warned %d times", warned)
-	}
 }

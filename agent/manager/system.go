@@ -68,10 +68,10 @@ func (m *Manager) lookUp(ctx context.Context, what, repository string) (pkg dige
 	if manifest.ValidName(name) != nil {
 		return pkg, "", errkind.New(errkind.Invalid, "cannot look for a system update %.80q: want NAME, NAME@CHANNEL or the hash of a package", what)
 	}
-	if from, err = m.chooseRepository(ctx, name, repository, channel); err != nil {
+	if from, err = m.offers.Choose(ctx, name, repository, channel); err != nil {
 		return pkg, "", err
 	}
-	p, err := m.offered(ctx, name, from, channel, false)
+	p, err := m.offers.Offered(ctx, name, from, channel, false)
 	if err != nil {
 		return pkg, "", err
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/offers"
 	"github.com/lull/lull/agent/repo/publish"
 )
 
@@ -21,7 +22,7 @@ func TestRetryAfterAnyFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, stamp, "{}")
-	if _, err := m.Check(t.Context(), nil, Looking{}); !errkind.Is(err, errkind.Untrusted) {
+	if _, err := m.Check(t.Context(), nil, offers.Mode{}); !errkind.Is(err, errkind.Untrusted) {
 		t.Fatalf("the look ends with %v", err)
 	}
 	if unreachable, _ := m.repos.Unreachable(); unreachable {
@@ -31,7 +32,7 @@ func TestRetryAfterAnyFailure(t *testing.T) {
 		t.Errorf("%v, %v", failed, wait)
 	}
 	write(t, stamp, string(good))
-	if _, err := m.Check(t.Context(), nil, Looking{}); err != nil {
+	if _, err := m.Check(t.Context(), nil, offers.Mode{}); err != nil {
 		t.Fatal(err)
 	}
 	if failed, _ := m.repos.Unread(); failed {

@@ -1,44 +1,28 @@
 package manager
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
-	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
-	"github.com/lull/lull/agent/lib/storeid"
-	"github.com/lull/lull/agent/lib/wallclock"
+	"github.com/lull/lull/agent/offers"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/repo"
-	"github.com/lull/lull/agent/state"
-	"github.com/lull/lull/policy"
 )
-
-// Looking is how a person requests newer versions; the zero value is a scheduled check.
-type Looking struct {
-	Asked bool // by a person: backoff and conditions are ignored
-	Now   bool // a rollout that has not reached this machine is ignored, too
-}
 
 // Check reads the repositories of the instances in parallel, and starts a refresh for each
 // instance that has a newer version and is among only. With only nil it reads all
 // repositories and refreshes the instances with automatic refreshes. The started refreshes
 // are returned beside the error, which is only about the requested instances and their
 // repositories.
-func (m *Manager) Check(ctx context.Context, only []string, how Looking) ([]plan.Refresh, error) {
+func (m *Manager) Check(ctx context.Context, only []string, how offers.Mode) ([]plan.Refresh, error) {
 	if err := m.mayChange("refresh " + cmp.Or(strings.Join(only, ", "), "what is installed")); err != nil {
 		m.repos.NoteCheck(only == nil, err, err)
 		return nil, err
@@ -101,7 +85,7 @@ func (m *Manager) sources(ctx context.Context, names []string) (from map[string]
 	for _, n := range names {
 		inst, err := m.state.Instance(n)
 		if err == nil {
-			err = m.repositoryOf(ctx, &inst)
+			err = m.offers.RepositoryOf(ctx, &inst)
 		}
 		if err != nil {
 			m.Log.Debug("cannot look for a newer version", "instance", n, "error", err) // part of the result
@@ -115,7 +99,7 @@ func (m *Manager) sources(ctx context.Context, names []string) (from map[string]
 
 // readFor reads the repository of some instances. If it cannot be reached, and a person
 // requested it, they are rechecked when the network comes up.
-func (m *Manager) readFor(ctx context.Context, repository string, instances []string, how Looking) (*repo.Client, error) {
+func (m *Manager) readFor(ctx context.Context, repository string, instances []string, how offers.Mode) (*repo.Client, error) {
 	client, err := m.repos.Read(ctx, repository, !how.Asked)
 	switch {
 	case err == nil:
@@ -127,7 +111,7 @@ func (m *Manager) readFor(ctx context.Context, repository string, instances []st
 }
 
 // startOffers starts the refreshes that one repository offers for the instances.
-func (m *Manager) startOffers(ctx context.Context, instances []string, client *repo.Client, how Looking) (started []plan.Refresh, errs []error) {
+func (m *Manager) startOffers(ctx context.Context, instances []string, client *repo.Client, how offers.Mode) (started []plan.Refresh, errs []error) {
 	m.prepare(ctx, instances, client)
 	for _, n := range instances {
 		r, err := m.checkOne(ctx, n, client, how)
@@ -158,7 +142,7 @@ func (m *Manager) prepare(ctx context.Context, instances []string, client *repo.
 
 // RefreshTogether reads the repositories of the instances and starts an atomic group of
 // refreshes of those that have a newer version.
-func (m *Manager) RefreshTogether(ctx context.Context, names []string, how Looking) ([]plan.Refresh, error) {
+func (m *Manager) RefreshTogether(ctx context.Context, names []string, how offers.Mode) ([]plan.Refresh, error) {
 	if err := m.known(names); err != nil {
 		return nil, err
 	}
@@ -174,8 +158,8 @@ func (m *Manager) RefreshTogether(ctx context.Context, names []string, how Looki
 			}
 			found, failed := map[string]*refresh.Request{}, []error{err}
 			for _, n := range instances {
-				c, err := m.offer(ctx, n, client, how)
-				found[n], failed = c.request, append(failed, err)
+				c, err := m.offers.For(ctx, n, client, how)
+				found[n], failed = c.Request, append(failed, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -218,18 +202,18 @@ func (m *Manager) known(names []string) error {
 // checkOne starts a refresh if there is an offer, and returns the refresh under way. A newer
 // version of one member does not break up a waiting atomic group. A refresh to a halted
 // version is given up.
-func (m *Manager) checkOne(ctx context.Context, name string, client *repo.Client, how Looking) (*plan.Refresh, error) {
-	c, err := m.offer(ctx, name, client, how)
+func (m *Manager) checkOne(ctx context.Context, name string, client *repo.Client, how offers.Mode) (*plan.Refresh, error) {
+	c, err := m.offers.For(ctx, name, client, how)
 	if err != nil {
 		return m.underWay(name), err
 	}
 	if !how.Now {
-		m.giveUpHalted(ctx, name, c.offers)
+		m.giveUpHalted(ctx, name, c.Offers)
 	}
-	if old := m.underWay(name); c.request == nil || !how.Asked && old != nil && old.Group != "" {
+	if old := m.underWay(name); c.Request == nil || !how.Asked && old != nil && old.Group != "" {
 		return old, nil
 	}
-	r, err := m.engine.Submit(ctx, *c.request)
+	r, err := m.engine.Submit(ctx, *c.Request)
 	switch {
 	case errkind.Is(err, errkind.Exists):
 		return m.underWay(name), nil
@@ -261,128 +245,6 @@ func (m *Manager) giveUpHalted(ctx context.Context, name string, offers repo.Off
 	log.Info("the publisher has halted a version: its refresh is given up")
 }
 
-// The reasons to withhold a newer version.
-const (
-	WithheldReverted = "reverted" // it was reverted
-	WithheldFailed   = "failed"   // its health check failed; it is retried later
-	WithheldRollout  = "rollout"  // it has not reached this machine
-	WithheldHalted   = "halted"   // its publisher has ended its rollout
-)
-
-// choice is what the channel of an instance offers to it.
-type choice struct {
-	request  *refresh.Request // nil if the instance has the newest version that it may have
-	pointer  *repo.Pointer    // of request, or of the withheld version
-	withheld string           // why the newest version is withheld; empty if it is not
-	newest   *repo.Pointer    // the withheld version
-	offers   repo.Offers
-}
-
-// offer chooses between the versions that the channel of an instance offers: the newest
-// permitted one, down to the current one. So a machine outside of a rollout keeps the version
-// before, and a machine that has a version keeps it. A reverted version is not offered again.
-// A version that failed its health check is not offered before its time, unless a person
-// requests it.
-func (m *Manager) offer(ctx context.Context, name string, client *repo.Client, how Looking) (c choice, err error) {
-	inst, err := m.state.Instance(name)
-	if err != nil {
-		return c, err
-	}
-	base, _ := manifest.SplitInstance(name)
-	if c.offers, err = client.Offers(ctx, base, inst.Channel); err != nil {
-		return c, m.missing(client, base, err)
-	}
-	_, cur, err := m.links.Read(name)
-	if err != nil {
-		return c, err
-	}
-	for i := range c.offers {
-		o := &c.offers[i]
-		if o.Package == cur {
-			break
-		}
-		why := m.withholds(&inst, o, how, client.Time())
-		if why == "" {
-			c.request = &refresh.Request{Kind: plan.Update, Instance: name, Package: o.Package,
-				Version: o.Version, Urgency: string(o.Urgency), Published: o.Published, Notes: o.Notes, Now: how.Asked, Early: how.Now}
-			c.pointer = &o.Pointer
-			break
-		}
-		if c.withheld == "" {
-			c.withheld, c.newest = why, &o.Pointer
-		}
-	}
-	if c.pointer == nil {
-		c.pointer = c.newest
-	}
-	if c.pointer == nil {
-		return c, m.repos.Without(client.Name(), base) // no package could be made of a newer version
-	}
-	return c, nil
-}
-
-// withholds returns why an instance does not get an offer; "" means that it does.
-func (m *Manager) withholds(inst *state.Instance, o *repo.Offer, how Looking, at time.Time) string {
-	switch {
-	case slices.Contains(inst.Refused, o.Package):
-		return WithheldReverted
-	case !how.Asked && inst.Backoff != nil && inst.Backoff.Package == o.Package && backsOff(inst.Backoff, wallclock.Now()):
-		return WithheldFailed
-	case how.Now:
-		return ""
-	}
-	return m.outside(o, at)
-}
-
-// outside returns why an offer does not reach this machine; "" means that it does.
-func (m *Manager) outside(o *repo.Offer, at time.Time) string {
-	switch {
-	case o.Halted != nil:
-		return WithheldHalted
-	case !o.Reaches(m.machineID(), at):
-		return WithheldRollout
-	}
-	return ""
-}
-
-// Withheld is a newer version that a refresh leaves out.
-type Withheld struct {
-	Instance, Version, Why string
-}
-
-// Withheld lists the versions that refreshes of the instances leave out, by the last answers
-// of the repositories; nil means all installed instances.
-func (m *Manager) Withheld(ctx context.Context, names []string) (list []Withheld, err error) {
-	if names == nil {
-		if names, err = m.links.Instances(); err != nil {
-			return nil, err
-		}
-	}
-	for _, n := range names {
-		inst, err := m.state.Instance(n)
-		if err != nil {
-			return nil, err
-		}
-		client, err := m.repos.Client(inst.Repository)
-		base, _ := manifest.SplitInstance(n)
-		if err != nil || !client.Lists(base, inst.Channel) {
-			continue
-		}
-		c, err := m.offer(ctx, n, client, Looking{Asked: true})
-		if err != nil || c.withheld == "" {
-			continue // the refresh has reported the error
-		}
-		list = append(list, Withheld{n, c.newest.Version, c.withheld})
-	}
-	return list, nil
-}
-
-// backsOff reports whether it is too early for another try. A delay that was computed with a
-// wrong clock ends when the clock is right.
-func backsOff(b *state.Backoff, now time.Time) bool {
-	return policy.ClockAfter().Lasts(b.Until.Add(-b.Delay), b.Until, now)
-}
-
 func (m *Manager) underWay(name string) *plan.Refresh {
 	if r, ok := m.engine.Of(name); ok && r.Kind == plan.Update {
 		return &r
@@ -393,40 +255,4 @@ func (m *Manager) underWay(name string) *plan.Refresh {
 func (m *Manager) isUnderWay(name string) bool {
 	r, ok := m.engine.Of(name)
 	return ok && r.End == ""
-}
-
-// machineID returns an ID that stays the same on a machine, for rollouts to a share of the
-// machines.
-func (m *Manager) machineID() string {
-	m.bucket.Do(func() {
-		m.bucketID = findMachineID("/etc/machine-id", filepath.Join(m.Root, storeid.RolloutFile), m.warnBucket)
-	})
-	return m.bucketID
-}
-
-func (m *Manager) warnBucket(err error) {
-	m.Log.Warn("which share of the machines this one is in cannot be kept, so it changes with each start", "error", err)
-}
-
-// findMachineID reads the machine-id, or makes one in the file kept.
-func findMachineID(system, kept string, warn func(error)) string {
-	valid := func(path string) (string, bool) {
-		b, err := os.ReadFile(path)
-		id := string(bytes.TrimSpace(b))
-		raw, derr := hex.DecodeString(id)
-		return id, err == nil && derr == nil && len(raw) == 16
-	}
-	if id, ok := valid(system); ok {
-		return id
-	}
-	if id, ok := valid(kept); ok {
-		return id
-	}
-	var raw [16]byte
-	_, _ = rand.Read(raw[:]) // never fails
-	id := hex.EncodeToString(raw[:])
-	if err := durable.WriteFile(kept, []byte(id+"\n"), 0o600); err != nil {
-		warn(err)
-	}
-	return id
 }

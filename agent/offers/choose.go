@@ -1,4 +1,4 @@
-package manager
+package offers
 
 import (
 	"context"
@@ -8,40 +8,42 @@ import (
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/state"
 )
 
 // otherAnswers is how long, after one repository has offered a package, the answers of the
 // others are awaited. For a repository that has not answered by then, its last answer counts.
 const otherAnswers = time.Second
 
-// chooseRepository returns the repository that a package comes from: the named one, else the
+// Choose returns the repository that a package comes from: the named one, else the
 // one that the name is bound to, else the only one that offers it. Kind Invalid means that
 // several offer it, and none of them is chosen silently.
-func (m *Manager) chooseRepository(ctx context.Context, name, repository, channel string) (string, error) {
+func (o *Offers) Choose(ctx context.Context, name, repository, channel string) (string, error) {
 	if err := repo.ValidChannel(channel); err != nil {
 		return "", err
 	}
 	if repository == "" {
 		var err error
-		if repository, err = m.boundRepository(name); err != nil {
+		if repository, err = o.Bound(name); err != nil {
 			return "", err
 		}
 	}
 	if repository != "" {
-		client, err := m.repos.Read(ctx, repository, false)
+		client, err := o.Repositories.Read(ctx, repository, false)
 		if err != nil {
 			return "", err
 		}
 		_, err = client.Channel(ctx, name, channel)
-		return repository, m.missing(client, name, err)
+		return repository, o.missing(client, name, err)
 	}
-	names := m.repos.Names()
+	names := o.Repositories.Names()
 	if len(names) == 0 {
-		_, err := m.repos.Client("")
+		_, err := o.Repositories.Client("")
 		return "", err
 	}
-	found, errs := m.whoOffers(ctx, names, name, channel)
+	found, errs := o.whoOffers(ctx, names, name, channel)
 	switch {
 	case len(found) == 1:
 		return found[0], nil
@@ -65,7 +67,7 @@ func (m *Manager) chooseRepository(ctx context.Context, name, repository, channe
 // whoOffers reads repositories in parallel and returns those that offer the package, sorted,
 // and the errors of the others. Once one offers it the others are not waited for: a bad
 // repository delays no other.
-func (m *Manager) whoOffers(ctx context.Context, names []string, name, channel string) (found []string, errs []error) {
+func (o *Offers) whoOffers(ctx context.Context, names []string, name, channel string) (found []string, errs []error) {
 	type answer struct {
 		repository string
 		err        error
@@ -74,11 +76,11 @@ func (m *Manager) whoOffers(ctx context.Context, names []string, name, channel s
 	for _, n := range names {
 		// The result of a reading that is not waited for is still useful, so it goes on until
 		// its own deadline.
-		m.wg.Go(func() {
-			client, err := m.repos.Read(m.ctx, n, false)
+		o.wg.Go(func() {
+			client, err := o.Repositories.Read(o.ctx, n, false)
 			if err == nil {
-				_, err = client.Channel(m.ctx, name, channel)
-				err = m.missing(client, name, err)
+				_, err = client.Channel(o.ctx, name, channel)
+				err = o.missing(client, name, err)
 			}
 			answers <- answer{n, err}
 		})
@@ -91,7 +93,7 @@ func (m *Manager) whoOffers(ctx context.Context, names []string, name, channel s
 			waiting = slices.DeleteFunc(waiting, func(n string) bool { return n == a.repository })
 			if a.err != nil {
 				errs = append(errs, a.err)
-				if !errkind.Is(a.err, errkind.NotFound) && m.repos.Lists(a.repository, name, channel) {
+				if !errkind.Is(a.err, errkind.NotFound) && o.Repositories.Lists(a.repository, name, channel) {
 					found = append(found, a.repository)
 				}
 				continue
@@ -103,7 +105,7 @@ func (m *Manager) whoOffers(ctx context.Context, names []string, name, channel s
 			}
 		case <-enough:
 			for _, n := range waiting {
-				if m.repos.Lists(n, name, channel) {
+				if o.Repositories.Lists(n, name, channel) {
 					found = append(found, n)
 				}
 			}
@@ -117,17 +119,17 @@ func (m *Manager) whoOffers(ctx context.Context, names []string, name, channel s
 }
 
 // missing returns why a package of an apt source is missing, in place of err.
-func (m *Manager) missing(client *repo.Client, name string, err error) error {
-	if why := m.repos.Without(client.Name(), name); why != nil && errkind.Is(err, errkind.NotFound) {
+func (o *Offers) missing(client *repo.Client, name string, err error) error {
+	if why := o.Repositories.Without(client.Name(), name); why != nil && errkind.Is(err, errkind.NotFound) {
 		return why
 	}
 	return err
 }
 
-// boundRepository returns the repository that the installed instances of a name come from; ""
+// Bound returns the repository that the installed instances of a name come from; ""
 // if there is none, or if they come from several.
-func (m *Manager) boundRepository(name string) (string, error) {
-	instances, err := m.state.Instances()
+func (o *Offers) Bound(name string) (string, error) {
+	instances, err := o.State.Instances()
 	if err != nil {
 		return "", err
 	}
@@ -145,10 +147,10 @@ func (m *Manager) boundRepository(name string) (string, error) {
 	return bound, nil
 }
 
-// offered returns the newest version of a channel that reaches this machine. Kind Held means
+// Offered returns the newest version of a channel that reaches this machine. Kind Held means
 // that none does. With now the newest one counts all the same.
-func (m *Manager) offered(ctx context.Context, name, repository, channel string, now bool) (*repo.Pointer, error) {
-	client, err := m.repos.Client(repository)
+func (o *Offers) Offered(ctx context.Context, name, repository, channel string, now bool) (*repo.Pointer, error) {
+	client, err := o.Repositories.Client(repository)
 	if err != nil {
 		return nil, err
 	}
@@ -159,13 +161,13 @@ func (m *Manager) offered(ctx context.Context, name, repository, channel string,
 	if now {
 		return &list[0].Pointer, nil
 	}
-	return m.reaching(name, list, client.Time())
+	return o.Reaching(name, list, client.Time())
 }
 
-// reaching returns the newest offer that reaches this machine at a time.
-func (m *Manager) reaching(name string, list repo.Offers, at time.Time) (*repo.Pointer, error) {
+// Reaching returns the newest offer that reaches this machine at a time.
+func (o *Offers) Reaching(name string, list repo.Offers, at time.Time) (*repo.Pointer, error) {
 	for i := range list {
-		if m.outside(&list[i], at) == "" {
+		if o.outside(&list[i], at) == "" {
 			return &list[i].Pointer, nil
 		}
 	}
@@ -180,4 +182,20 @@ func (m *Manager) reaching(name string, list repo.Offers, at time.Time) (*repo.P
 	}
 	return nil, errkind.New(errkind.Held, "cannot install %s: version %s is being rolled out, and has not reached this machine", name, newest.Version).
 		WithHint("--now installs it all the same")
+}
+
+// RepositoryOf determines the repository of an instance. A record that was restored from the
+// links alone lacks it; then it is the first repository that offers the package.
+func (o *Offers) RepositoryOf(ctx context.Context, inst *state.Instance) error {
+	if inst.Repository != "" {
+		return nil
+	}
+	name, _ := manifest.SplitInstance(inst.Instance)
+	repository, err := o.Choose(ctx, name, "", inst.Channel)
+	if err != nil {
+		return err
+	}
+	o.Log.Warn("an instance comes from a repository again", messages.Key, messages.Mended, "instance", inst.Instance, "repository", repository, "channel", inst.Channel)
+	inst.Repository = repository
+	return o.State.UpdateInstance(inst.Instance, func(i *state.Instance) error { i.Repository = repository; return nil })
 }
