@@ -12,9 +12,9 @@ const MaxOffers = 16
 // maxContent bounds the content of a pack, in bytes.
 const maxContent = 1 << 40
 
-// Offer is a pack that makes a package from an older one. Publishers sign it.
+// Offer is a pack that makes a package from an older one, or from nothing. Publishers sign it.
 type Offer struct {
-	From     digest.Digest `json:"from"`     // the older package
+	From     digest.Digest `json:"from"`     // the older package; zero means that none is needed
 	Pack     digest.Digest `json:"pack"`     // the blob that is the pack
 	Size     int64         `json:"size"`     // bytes of the pack
 	Content  int64         `json:"content"`  // bytes of the blobs that it makes
@@ -23,7 +23,7 @@ type Offer struct {
 
 // Validate returns an error if an offer makes no sense.
 func (o Offer) Validate() error {
-	if o.From.IsZero() || o.Pack.IsZero() || o.Size <= 0 || o.Content <= 0 || o.Content > maxContent || o.Size >= o.Replaces || o.Replaces > maxContent {
+	if o.Pack.IsZero() || o.Size <= 0 || o.Content <= 0 || o.Content > maxContent || o.Size >= o.Replaces || o.Replaces > maxContent {
 		return errors.New("a delta has no valid hashes or sizes")
 	}
 	return nil

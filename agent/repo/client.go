@@ -370,8 +370,11 @@ func (c *Client) offers(ctx context.Context, name, channel string, t *metadata.T
 }
 
 // Deltas returns the packs that the offers of a package name, as far as they were read. It
-// sends no request.
+// sends no request. A local repository has none: to copy whole blobs costs less.
 func (c *Client) Deltas(pkg digest.Digest) []delta.Offer {
+	if c.local() != "" {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, known := range []map[digest.Digest]Offers{c.pointers, c.earlier} {

@@ -61,6 +61,7 @@ func (a *app) publishCmd() *cobra.Command {
 	var repository, channel, urgency, notes, rollout string
 	var allowKeys []string
 	var deltasFrom int
+	var wholePack bool
 	var made conversion
 	cmd := &cobra.Command{
 		Use:   "publish FOLDER...|FILE... --repo REPOSITORY",
@@ -122,10 +123,10 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 			if err != nil {
 				return err
 			}
-			if deltasFrom < 0 || deltasFrom > delta.MaxOffers {
-				return output.Error(errkind.Usage, "cannot make deltas from %d versions", deltasFrom).WithHint("use 0 to %d", delta.MaxOffers)
+			if deltasFrom < 0 || deltasFrom >= delta.MaxOffers {
+				return output.Error(errkind.Usage, "cannot make deltas from %d versions", deltasFrom).WithHint("use 0 to %d", delta.MaxOffers-1)
 			}
-			o := publish.Options{Common: common, DeltasFrom: deltasFrom, Channel: channel, Urgency: repo.Urgency(urgency), Notes: notes, AllowKey: allowKeys, Overlay: made.overlay, Nested: true}
+			o := publish.Options{Common: common, DeltasFrom: deltasFrom, WholePack: wholePack, Channel: channel, Urgency: repo.Urgency(urgency), Notes: notes, AllowKey: allowKeys, Overlay: made.overlay, Nested: true}
 			if cmd.Flags().Changed("rollout") {
 				if o.Rollout, o.Steps, err = parseRollout(rollout); err != nil {
 					return err
@@ -158,6 +159,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 	cmd.Flags().StringVar(&rollout, "rollout", "100%", "`share` of the machines that get it, or shares by time: 1%@0h,10%@6h,100%@2d")
 	cmd.Flags().StringArrayVar(&allowKeys, "allow-key", nil, "publish the file `PATH` of the package although it is a private key")
 	cmd.Flags().IntVar(&deltasFrom, "deltas-from", 3, "make deltas from the last `N` versions of the channel; 0 makes none")
+	cmd.Flags().BoolVar(&wholePack, "whole-pack", false, "also offer all files as one pack, for machines that have none of them")
 	made.add(cmd)
 	_ = cmd.MarkFlagDirname("repo")
 	return cmd
@@ -197,7 +199,7 @@ type publishedPackage struct {
 
 // deltaJSON is a pack of the differences from an earlier version.
 type deltaJSON struct {
-	From     string `json:"from"`     // package
+	From     string `json:"from"`     // package; "" means that the pack has all files
 	Size     int64  `json:"size"`     // bytes to fetch
 	Replaces int64  `json:"replaces"` // bytes to fetch without it
 }
@@ -276,7 +278,11 @@ func packageOf(r *publish.Result) publishedPackage {
 	}
 	p.Subpackages = referred(r.Subpackages)
 	for _, d := range r.Deltas {
-		p.Deltas = append(p.Deltas, deltaJSON{d.From.String(), d.Size, d.Replaces})
+		from := ""
+		if !d.From.IsZero() {
+			from = d.From.String()
+		}
+		p.Deltas = append(p.Deltas, deltaJSON{from, d.Size, d.Replaces})
 	}
 	if s := r.System; s != nil {
 		p.System = &newSystemJSON{s.Version, referred(s.Images), referred(s.Base), referred(s.Cache)}
@@ -307,6 +313,10 @@ func (a *app) describePublished(r *publish.Result) error {
 		lines = append(lines, output.T("  left out: %s", some(names)))
 	}
 	for _, d := range r.Deltas {
+		if d.From.IsZero() {
+			lines = append(lines, output.T("  pack of all files: %[1]s instead of %[2]s", output.Size(uint64(d.Size)), output.Size(uint64(d.Replaces))))
+			continue
+		}
 		lines = append(lines, output.T("  delta from package %[1]s: %[2]s instead of %[3]s", d.From.Short(), output.Size(uint64(d.Size)), output.Size(uint64(d.Replaces))))
 	}
 	for _, p := range r.Subpackages {

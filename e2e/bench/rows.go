@@ -87,6 +87,11 @@ var scenes = []scene{
 		{"list-200", "lull list, 200 packages and 800 cgroups", "ms", "the same with one package", 2},
 		{"refresh-tiny", "CPU of the agent for a tiny refresh, the same", "ms", "the same with one package", 1.3},
 	}},
+	{name: "delta", play: playDelta, rows: []row{
+		{"delta-libreoffice", "libreoffice-core, a security update", "bytes", "best of ostree, zstd, xdelta3, bsdiff", 0.2},
+		{"delta-kernel", "a cloud kernel, three builds later", "bytes", "best of ostree, zstd, xdelta3, bsdiff", 0.7},
+		{"delta-firefox", "firefox-esr, 140 to 153", "bytes", "best of ostree, zstd, xdelta3, bsdiff", 1},
+	}},
 	{name: "delivery", play: playDelivery, rows: []row{
 		{"check-idle-requests", "a check without news, of 10,000 packages", "requests", "", 1},
 		{"check-idle-bytes", "the same, request and response on nginx", "bytes", "", 500},

@@ -31,22 +31,25 @@ type note struct {
 }
 
 // deltas makes packs from the last versions of a channel to a package, whose blobs are in
-// place. Without a version before there is none. A version that is not whole in the
+// place, and one of all blobs. A version that is not whole in the
 // repository any more is passed over.
-func (p *publication) deltas(s *state, name, channel string, pkg digest.Digest) ([]delta.Offer, error) {
-	if p.o.DeltasFrom == 0 {
-		return nil, nil
-	}
-	earlier, err := s.earlier(name, channel, pkg, min(p.o.DeltasFrom, delta.MaxOffers))
-	if err != nil || len(earlier) == 0 {
+func (p *publication) deltas(s *state, res *Result) ([]delta.Offer, error) {
+	earlier, err := s.earlier(res.Name, res.Channel, res.Package, min(p.o.DeltasFrom, delta.MaxOffers-1))
+	if err != nil {
 		return nil, err
+	}
+	if p.o.WholePack {
+		earlier = append(earlier, digest.Digest{})
+	}
+	if len(earlier) == 0 {
+		return nil, nil
 	}
 	if err := s.store.Flush(s.ctx); err != nil { // blobs are read
 		return nil, err
 	}
 	var offers []delta.Offer
 	for _, from := range earlier {
-		n, err := p.delta(s, from, pkg)
+		n, err := p.delta(s, from, res.Package)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -63,6 +66,9 @@ func (p *publication) deltas(s *state, name, channel string, pkg digest.Digest) 
 // earlier returns the last packages that a channel has offered, other than pkg, the newest
 // first.
 func (s *state) earlier(name, channel string, pkg digest.Digest, most int) (list []digest.Digest, err error) {
+	if most <= 0 {
+		return nil, nil
+	}
 	var files []former
 	prefix := "channels/" + name + "/"
 	err = s.store.List(s.ctx, prefix, func(p string, _ Info) error {
@@ -126,9 +132,11 @@ func (p *publication) delta(s *state, from, to digest.Digest) (note, error) {
 }
 
 func (p *publication) makeDelta(s *state, from, to digest.Digest) (n note, err error) {
-	old, err := s.contentOf(from)
-	if err != nil {
-		return n, err
+	var old []located
+	if !from.IsZero() {
+		if old, err = s.contentOf(from); err != nil {
+			return n, err
+		}
 	}
 	made, err := s.contentOf(to)
 	if err != nil {
@@ -253,7 +261,8 @@ var versions = regexp.MustCompile(`[0-9]+`)
 
 // pairsOf pairs the files that only the newer package has with those of the older one: of
 // the same path, of one that differs by numbers alone, or, if it is the only one, of the same
-// name. Files that are too large are left out.
+// name. Files that are too large are left out. Without an older package, similar files are
+// beside each other.
 func pairsOf(old, made []located) (pairs []delta.Pair) {
 	have := map[digest.Digest]bool{}
 	var byPath, byNumber, byName = map[string]*delta.File{}, map[string]*delta.File{}, map[string]*delta.File{}
@@ -270,6 +279,13 @@ func pairsOf(old, made []located) (pairs []delta.Pair) {
 			f = nil
 		}
 		byName[path.Base(p)] = f
+	}
+	if len(old) == 0 && len(made) > 0 {
+		rest := slices.Clone(made[1:]) // after the manifest
+		slices.SortStableFunc(rest, func(a, b located) int {
+			return cmp.Or(cmp.Compare(path.Ext(a.path), path.Ext(b.path)), cmp.Compare(path.Base(a.path), path.Base(b.path)), cmp.Compare(a.path, b.path))
+		})
+		made = append(made[:1:1], rest...)
 	}
 	for _, x := range made {
 		if have[x.file.Digest] || x.file.Size > delta.MaxFile {

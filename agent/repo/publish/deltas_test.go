@@ -2,8 +2,11 @@ package publish_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"math/rand"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,6 +59,43 @@ type buffer struct {
 
 func (b *buffer) Close() error { b.done(b.Bytes()); return nil }
 
+// served opens a repository by HTTP.
+func served(t *testing.T, dir string) *repo.Client {
+	t.Helper()
+	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	t.Cleanup(server.Close)
+	root, err := os.ReadFile(filepath.Join(dir, "root.json"))
+	must(t, err)
+	c, err := repo.Open(repo.Config{Name: "main", URL: server.URL, Root: root}, t.TempDir())
+	must(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// TestWholePack: one pack has all files of a package with its subpackages.
+func TestWholePack(t *testing.T) {
+	dir := initRepo(t)
+	files := map[string]string{"lull.yaml": "name: app\nversion: \"1\"\n"}
+	for i := range 200 {
+		files[fmt.Sprintf("d/f%d", i)] = fmt.Sprintf("the content of file %d, which is like that of the others", i)
+	}
+	r, err := publish.Publish(t.Context(), dir, source(t, files), publish.Options{WholePack: true})
+	must(t, err)
+	if len(r.Deltas) != 1 || !r.Deltas[0].From.IsZero() {
+		t.Fatalf("deltas %v", r.Deltas)
+	}
+	c := served(t, dir)
+	must(t, c.Update(t.Context()))
+	_, err = c.Offers(t.Context(), "app", "stable")
+	must(t, err)
+	if signed := c.Deltas(r.Package); len(signed) != 1 || len(decoded(t, c, signed[0])) != 201 {
+		t.Errorf("signed %v", signed)
+	}
+	if local := open(t, dir); len(local.Deltas(r.Package)) > 0 {
+		t.Error("a local repository offers packs")
+	}
+}
+
 // TestDeltas: packs lead to a new version from the last ones of its channel, in an order and
 // with content that do not depend on how often they are made.
 func TestDeltas(t *testing.T) {
@@ -77,7 +117,7 @@ func TestDeltas(t *testing.T) {
 	if len(four.Deltas) != 2 || four.Deltas[1].From != two.Package {
 		t.Errorf("deltas %v", four.Deltas)
 	}
-	c := open(t, dir)
+	c := served(t, dir)
 	must(t, c.Update(t.Context()))
 	_, err := c.Offers(t.Context(), "app", "stable")
 	must(t, err)

@@ -36,8 +36,10 @@ type Options struct {
 	Workers  int          // default: 2, or 1 on a machine with one processor
 	Progress func(done, total int)
 	// DeltasFrom is the number of earlier versions of the channel from which packs of
-	// differences are made; at most delta.MaxOffers.
+	// differences are made; fewer than delta.MaxOffers.
 	DeltasFrom int
+	// WholePack makes a pack of all blobs, for machines that have none of them.
+	WholePack bool
 }
 
 // Result is the result of Publish.
@@ -208,7 +210,7 @@ func (p *publication) publish(s *state) (err error) {
 		src.result.Channel = p.o.Channel
 		src.result.NewBlobs += p.blobs
 		src.result.NewBytes += p.written
-		if src.result.Deltas, err = p.deltas(s, src.m.Name, p.o.Channel, src.result.Package); err != nil {
+		if src.result.Deltas, err = p.deltas(s, src.result); err != nil {
 			return cannot(src.dir, err)
 		}
 		if err := s.point(src.m.Meta, src.result, p.o); err != nil {

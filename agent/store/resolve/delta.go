@@ -20,8 +20,8 @@ type DeltaSource interface {
 	Deltas(pkg digest.Digest) []delta.Offer
 }
 
-// fromDelta makes the missing blobs from a pack and the blobs of an older package, if that
-// is fewer bytes to fetch. A pack that fails is not used again: what is missing then is
+// fromDelta makes the missing blobs from a pack and the blobs of an older package, or from a
+// pack of all blobs, if that is fewer bytes to fetch. A pack that fails is not used again: what is missing then is
 // fetched as whole blobs. The error is that of a context that is done.
 func (j *job) fromDelta() error {
 	src, ok := j.src.(DeltaSource)
@@ -45,11 +45,11 @@ func (j *job) fromDelta() error {
 	return nil
 }
 
-// chooseDelta returns the smallest pack from a resident package, if the blobs that are
-// missing are larger.
+// chooseDelta returns the smallest pack from a resident package or from nothing, if the blobs
+// that are missing are larger.
 func (j *job) chooseDelta(offers []delta.Offer) (best delta.Offer, ok bool) {
 	for _, o := range offers {
-		if o.Validate() == nil && j.r.store.HasPackage(o.From) && (!ok || o.Size < best.Size) {
+		if o.Validate() == nil && (o.From.IsZero() || j.r.store.HasPackage(o.From)) && (!ok || o.Size < best.Size) {
 			best, ok = o, true
 		}
 	}
@@ -59,13 +59,21 @@ func (j *job) chooseDelta(offers []delta.Offer) (best delta.Offer, ok bool) {
 	if j.ingest.Has(packKey(best)) {
 		return best, true // fetched by a resolve that was interrupted
 	}
-	meta := store.MetaKey(j.pkg)
-	j.register([]store.Want{{Key: meta}})
-	m, err := j.ingest.Meta(j.pkg)
-	if err != nil {
-		return best, true
+	var wants []store.Want
+	if best.From.IsZero() { // other packages may have most of it
+		metas, err := j.metas()
+		if err != nil {
+			return best, false
+		}
+		wants = wanted(metas)
+	} else {
+		j.register([]store.Want{{Key: store.MetaKey(j.pkg)}})
+		m, err := j.ingest.Meta(j.pkg)
+		if err != nil {
+			return best, true
+		}
+		wants = store.Wants(m)
 	}
-	wants := store.Wants(m)
 	j.register(wants)
 	missing, err := j.missing(wants)
 	if err != nil {

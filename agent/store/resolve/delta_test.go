@@ -90,6 +90,35 @@ func TestDelta(t *testing.T) {
 	}
 }
 
+// TestWholePack: a pack of all blobs brings a package to a store that has none of them.
+func TestWholePack(t *testing.T) {
+	v := newVersions(t)
+	v.s, v.ix = storetest.Open(t), index.New()
+	v.open()
+	v.offer = v.r.Delta(t, digest.Digest{}, v.two)
+	before := v.r.Total()
+	v.resolve(t)
+	if n := v.r.Total() - before; n != 2 || v.r.Fetches(v.offer.Pack) != 1 {
+		t.Errorf("%d requests, want those for the manifest and the pack", n)
+	}
+	if len(v.results) != 1 || v.results[0] != nil {
+		t.Errorf("results %v", v.results)
+	}
+}
+
+// TestWholePackUnused: with most of the blobs, the others are fetched one by one.
+func TestWholePackUnused(t *testing.T) {
+	v := newVersions(t)
+	almost := v.r.Package(t, storetest.Spec{Name: "app", Version: "2", Files: map[string]string{"big": string(v.big), "run*": string(v.exe)}})
+	v.r.Packs = nil
+	v.offer = v.r.Delta(t, digest.Digest{}, v.two)
+	v.r.Put(t, v.s, almost)
+	v.resolve(t)
+	if v.r.Fetches(v.offer.Pack) > 0 {
+		t.Error("the pack was fetched")
+	}
+}
+
 // TestDeltaUnused: without the older version, or with most of the blobs, a pack is not
 // fetched.
 func TestDeltaUnused(t *testing.T) {

@@ -115,13 +115,17 @@ func (r *Repo) Blob(ctx context.Context, d digest.Digest, offset int64) (io.Read
 // Deltas implements resolve.DeltaSource.
 func (r *Repo) Deltas(pkg digest.Digest) []delta.Offer { return r.Packs[pkg] }
 
-// Delta adds the pack from one package to another, of the files whose paths are the same.
+// Delta adds the pack from one package, or from nothing, to another, of the files whose paths
+// are the same.
 func (r *Repo) Delta(t testing.TB, from, to digest.Digest) delta.Offer {
 	t.Helper()
-	old, made := r.parsed(t, from), r.parsed(t, to)
+	old, made := new(manifest.Meta), r.parsed(t, to)
 	o := delta.Offer{From: from}
-	meta := delta.File{Digest: from, Size: int64(len(r.Content(from)))}
-	pairs := []delta.Pair{{New: delta.File{Digest: to, Size: int64(len(r.Content(to)))}, Old: &meta}}
+	pairs := []delta.Pair{{New: delta.File{Digest: to, Size: int64(len(r.Content(to)))}}}
+	if !from.IsZero() {
+		old = r.parsed(t, from)
+		pairs[0].Old = &delta.File{Digest: from, Size: int64(len(r.Content(from)))}
+	}
 	for _, e := range made.Entries {
 		pair := delta.Pair{New: delta.File{Digest: e.Blob, Size: e.Size, Exec: e.Exec}}
 		known := !e.IsFile()
