@@ -107,6 +107,9 @@ var RPM = Set{Name: "rpm", Packages: []string{"rpm"}}
 // files: those of desktops, and of a command line.
 var Everyday = Set{Name: "everyday", Packages: []string{"cron", "at", "tmux", "screen", "plocate", "localsearch", "baloo6"}}
 
+// Xfce is Xfce's session manager, on an X server that has no screen.
+var Xfce = Set{Name: "xfce", Packages: []string{"xfce4-session", "xfwm4", "dbus-x11"}}
+
 // GNOME is GNOME Shell without a display manager.
 var GNOME = Set{Name: "gnome", Packages: []string{
 	"gnome-shell", "mutter", "gsettings-desktop-schemas", "gnome-settings-daemon-common", "adwaita-icon-theme", "dbus-x11", "fonts-dejavu-core", "librsvg2-common",
@@ -126,4 +129,4 @@ var Sway = Set{Name: "sway", Packages: []string{
 }}
 
 // Sets are all of them.
-var Sets = []Set{Base, RPM, Everyday, GNOME, Plasma, Sway}
+var Sets = []Set{Base, RPM, Everyday, Xfce, GNOME, Plasma, Sway}
