@@ -32,6 +32,8 @@ func TestMachine(t *testing.T) {
 				{"a shutdown is refused by name", refused},
 				{"logind is away", logindAway},
 				{"the clock jumps", clockJumps},
+				{"the machine is suspended", suspended},
+				{"the clock jumps in a critical section", clockInSection},
 				{"a system update is staged", systemStaged},
 				{"shutdown waits for a critical section alone", shutdownWaits},
 				{"boot refreshes what is prepared", bootRefreshes},

@@ -33,6 +33,7 @@ type app struct {
 var apps = []app{
 	{name: "org.lull.slow", grace: 10 * time.Second}, // a critical section that takes a moment
 	{name: "org.lull.heavy", grace: 5 * time.Minute}, // one that may take longer than logind waits
+	{name: asleep, grace: 5 * time.Minute},
 	{name: "org.lull.plain"},
 	{name: "org.lull.well"},
 	{name: "org.lull.sick"},

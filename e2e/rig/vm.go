@@ -29,6 +29,7 @@ const (
 // VMOptions choose what a machine is like.
 type VMOptions struct {
 	Suite    suite.Suite // default: suite.Default, or with CgroupV1 the last suite that has it
+	Set      suite.Set   // what it has beyond the base; default: suite.Base
 	CgroupV1 bool        // the machine has cgroup v1 hierarchies only, else v2 only
 	Minimal  bool        // process 1 is a program of the rig that only mounts and runs commands, else it is systemd
 	Tags     string      // build tags of lull's binaries
@@ -92,7 +93,7 @@ func StartVM(tb TB, opts VMOptions) *VM {
 	if err != nil {
 		tb.Fatalf("cannot make a machine: %v", err)
 	}
-	vm := &VM{tb: tb, opts: opts, dir: dir, img: image(tb, opts.Suite), life: life{TB: tb}}
+	vm := &VM{tb: tb, opts: opts, dir: dir, img: image(tb, opts.Suite, opts.Set), life: life{TB: tb}}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
 	GoBuild(tb, "./e2e/rig/guest", vm.path("guest"), nil)
 	err = writeInitrd(vm.path("initrd"), vm.path("guest"), vm.img.modules())
@@ -127,6 +128,9 @@ func setDefaults(o *VMOptions) {
 		}
 	}
 	o.Suite = cmp.Or(o.Suite, suite.For(!o.CgroupV1))
+	if o.Set.Name == "" {
+		o.Set = suite.Base
+	}
 	def(&o.Memory, 512, 1024)
 	o.CPUs = cmp.Or(o.CPUs, 1)
 	if o.DataSize == 0 {
@@ -272,7 +276,7 @@ func (vm *VM) arguments() []string {
 	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-no-reboot",
 		"-machine", "q35,hpet=off", "-accel", "tcg,thread=single", "-cpu", "qemu64,+rdrand,-cx16", "-m", strconv.Itoa(vm.opts.Memory), "-smp", strconv.Itoa(vm.opts.CPUs),
 		"-kernel", vm.img.kernel(), "-initrd", vm.path("initrd"), "-append", vm.kernelOptions(),
-		"-serial", "file:" + vm.console(),
+		"-serial", "file:" + vm.console(), "-qmp", "unix:" + vm.path("qmp") + ",server=on,wait=off",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=link,path=" + vm.path("link"), "-device", "virtserialport,chardev=link,name=" + vmPort,
 	}
 	block := func(name, backend, more string) {

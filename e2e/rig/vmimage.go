@@ -60,13 +60,14 @@ func (m machineImage) modules() string { return filepath.Join(m.dir, "modules") 
 // made of.
 func Image(tb TB, s suite.Suite) {
 	tb.Helper()
-	image(tb, s)
+	image(tb, s, suite.Base)
 }
 
-// image returns the machine image of a suite, which is made once and kept.
-func image(tb TB, s suite.Suite) machineImage {
+// image returns the machine image of a suite and a set of packages, which is made once and
+// kept.
+func image(tb TB, s suite.Suite, set suite.Set) machineImage {
 	tb.Helper()
-	rootfs := Rootfs(tb, s, suite.Base)
+	rootfs := Rootfs(tb, s, set)
 	sum := sha256.Sum256([]byte(filepath.Base(rootfs) + kernelPackage + strings.Join(machineModules, ".list ") + machineSetup))
 	dir, err := suite.Keep(tb.Context(), tb.Logf, fmt.Sprintf("machine-%s-%s", s, hex.EncodeToString(sum[:6])), func(dir string) error {
 		return makeImage(tb, s, machineImage{dir}, rootfs)

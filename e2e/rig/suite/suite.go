@@ -107,6 +107,9 @@ var RPM = Set{Name: "rpm", Packages: []string{"rpm"}}
 // files: those of desktops, and of a command line.
 var Everyday = Set{Name: "everyday", Packages: []string{"cron", "at", "tmux", "screen", "plocate", "localsearch", "baloo6"}}
 
+// NFS has the kernel's server and client of the network file system.
+var NFS = Set{Name: "nfs", Packages: []string{"nfs-kernel-server", "nfs-common", "kmod"}}
+
 // Xfce is Xfce's session manager, on an X server that has no screen.
 var Xfce = Set{Name: "xfce", Packages: []string{"xfce4-session", "xfwm4", "dbus-x11"}}
 
@@ -129,4 +132,4 @@ var Sway = Set{Name: "sway", Packages: []string{
 }}
 
 // Sets are all of them.
-var Sets = []Set{Base, RPM, Everyday, Xfce, GNOME, Plasma, Sway}
+var Sets = []Set{Base, RPM, Everyday, NFS, Xfce, GNOME, Plasma, Sway}
