@@ -258,10 +258,10 @@ type Manager interface {
 	// user reverted from this version), rollout (the rollout has not reached this machine) or halted
 	// (the publisher has ended the rollout).
 	Withheld(caller Caller, instances []string) (versions []WithheldVersion, err error)
-	// ListInstalled: Lists the installed packages by instance, and the current refreshes, for callers
-	// that show a list. It is much cheaper than GetManagedObjects. The fields are the properties of
-	// the package of that name; running is up to date when the change of Running was announced;
-	// failed-services (as) are the names of the services whose state is failed.
+	// ListInstalled: Lists the installed packages by instance, and the refreshes that have not ended,
+	// for callers that show a list. It is much cheaper than GetManagedObjects. The fields are the
+	// properties of the package of that name; running is up to date when the change of Running was
+	// announced; failed-services (as) are the names of the services whose state is failed.
 	ListInstalled(caller Caller) (packages []InstalledPackage, refreshes []dbus.ObjectPath, err error)
 	// ListAvailable: Lists the packages that the repositories offer, one row per repository, name and
 	// channel. Starts no refresh. Options: read (b: read the repositories now, which requires the
@@ -1101,10 +1101,10 @@ func (p ManagerProxy) Withheld(ctx context.Context, instances []string) (version
 	return
 }
 
-// ListInstalled: Lists the installed packages by instance, and the current refreshes, for callers
-// that show a list. It is much cheaper than GetManagedObjects. The fields are the properties of the
-// package of that name; running is up to date when the change of Running was announced;
-// failed-services (as) are the names of the services whose state is failed.
+// ListInstalled: Lists the installed packages by instance, and the refreshes that have not ended,
+// for callers that show a list. It is much cheaper than GetManagedObjects. The fields are the
+// properties of the package of that name; running is up to date when the change of Running was
+// announced; failed-services (as) are the names of the services whose state is failed.
 func (p ManagerProxy) ListInstalled(ctx context.Context) (packages []InstalledPackage, refreshes []dbus.ObjectPath, err error) {
 	err = p.call(ctx, "ListInstalled", nil, &packages, &refreshes)
 	return

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/refresh"
+	"github.com/lull/lull/agent/refresh/plan"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -21,6 +22,15 @@ func (o managerObject) ListInstalled(bus.Caller) ([]bus.InstalledPackage, []dbus
 // failedService is the state of a service in Package.Services.
 const failedService = "failed"
 
+// over reports whether a state of a refresh is final.
+func over(state string) bool {
+	switch plan.State(state) {
+	case plan.Done, plan.Undone, plan.FailedEnd, plan.Cancelled:
+		return true
+	}
+	return false
+}
+
 // list describes all instances by name, and returns the paths of the current refreshes.
 func (w *objects) list() (list []bus.InstalledPackage, refreshes []dbus.ObjectPath) {
 	w.mu.Lock()
@@ -28,8 +38,10 @@ func (w *objects) list() (list []bus.InstalledPackage, refreshes []dbus.ObjectPa
 	for _, o := range w.instances {
 		all = append(all, o)
 	}
-	for id := range w.refreshes {
-		refreshes = append(refreshes, bus.RefreshPath(id))
+	for id, e := range w.refreshes {
+		if !over(e.Values().State) {
+			refreshes = append(refreshes, bus.RefreshPath(id))
+		}
 	}
 	w.mu.Unlock()
 	var running *refresh.Snapshot

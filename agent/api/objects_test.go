@@ -95,8 +95,11 @@ func TestOnePass(t *testing.T) {
 			}
 		}},
 		{"a list", 0, 0, func() {
+			for _, state := range []string{"waiting", "done", "undone", "failed", "cancelled"} {
+				w.refreshes[state] = bus.ExportRefresh(nil, bus.RefreshProperties{State: state})
+			}
 			list, refreshes := w.list()
-			if len(list) != count || len(refreshes) != 0 || list[0].Instance != "org.lull.p0" || list[0].Version != "1" || list[0].Refresh != "/" {
+			if len(list) != count || len(refreshes) != 1 || refreshes[0] != bus.RefreshPath("waiting") || list[0].Instance != "org.lull.p0" || list[0].Version != "1" || list[0].Refresh != "/" {
 				t.Errorf("%v, %v", list, refreshes)
 			}
 		}},

@@ -154,7 +154,8 @@ func (ag *agent) snapshot(ctx context.Context) (*snapshot, error) {
 }
 
 // overview is snapshot for callers that need of each package only its names, version, revision,
-// channel and state, and of its services those that have failed. It is much cheaper: the bus
+// channel and state, of its services those that have failed, and of the refreshes those that
+// have not ended. It is much cheaper: the bus
 // carries no names of properties, and the agent reads no processes.
 func (ag *agent) overview(ctx context.Context) (*snapshot, error) {
 	list, refreshes, err := ag.manager.ListInstalled(ctx)

@@ -290,7 +290,8 @@ func (f *fakeAgent) ListInstalled(c bus.Caller) (list []bus.InstalledPackage, re
 	f.at("ListInstalled")
 	all, err := bus.ManagedObjects(context.Background(), f.server.Conn(), bus.AgentName, bus.AgentPath)
 	for path, object := range all {
-		if object[bus.RefreshInterface] != nil {
+		var r bus.RefreshProperties
+		if object[bus.RefreshInterface] != nil && r.Apply(object[bus.RefreshInterface]) == nil && !output.Over(r.State) {
 			refreshes = append(refreshes, path)
 		}
 		var v bus.PackageProperties

@@ -53,7 +53,7 @@ func (a *app) applyPrepared(ctx context.Context, o preparedFlags, names []string
 	out, err := a.followWith(limited, f, func(ctx context.Context, ag *agent) ([]dbus.ObjectPath, error) {
 		ctx, cancel := context.WithTimeout(ctx, answerTime)
 		defer cancel()
-		s, err := ag.overview(ctx)
+		s, err := ag.snapshot(ctx)
 		if err != nil {
 			return nil, err
 		}
