@@ -80,12 +80,18 @@ func podman(s *stage, program string) (what string, start func() float64) {
 		return "podman cannot import an image here: " + firstOf(out), nil
 	}
 	s.Cleanup(func() { _, _ = tool("rmi", "--force", image) })
-	argv := []string{path, "run", "--rm", "--network=none", image, "/" + filepath.Base(program)}
-	if out, err := tool(argv[1:]...); err != nil {
-		return "podman cannot run a container here: " + firstOf(out), nil
-	}
 	version, _ := tool("--version")
-	return "podman run --rm (" + version + ")", s.starterOf(s.Admin, argv...)
+	// The preset limits are above those that a container of CI may set, and crun refuses a
+	// machine with both hierarchies of cgroups.
+	run := []string{"run", "--rm", "--network=none", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000", image, "/" + filepath.Base(program)}
+	out := ""
+	for _, runtime := range []string{"crun", "runc"} {
+		argv := append([]string{path, "--runtime=" + runtime}, run...)
+		if out, err = tool(argv[1:]...); err == nil {
+			return "podman run --rm (" + version + ", " + runtime + ")", s.starterOf(s.Admin, argv...)
+		}
+	}
+	return "podman cannot run a container here: " + firstOf(out), nil
 }
 
 // firstOf is the first line of a text.
