@@ -2,11 +2,13 @@ package cgroup
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -203,4 +205,33 @@ func TestMounts(t *testing.T) {
 		io.Copy(io.Discard, f)
 		f.Close()
 	}
+}
+
+// TestManyGroups lists more groups than one read of the directory returns.
+func TestManyGroups(t *testing.T) {
+	hierarchies(t, func(t *testing.T, _, dir string) {
+		const count = 300
+		var want []string
+		for i := range count {
+			name := fmt.Sprintf("%d-%s.scope", i, strings.Repeat("x", 100))
+			if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, name)
+		}
+		d, err := OpenDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		got, err := d.Groups(count)
+		slices.Sort(got)
+		slices.Sort(want)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%d groups of %d are listed: %v", len(got), count, err)
+		}
+		if _, err := d.Groups(count - 1); !errors.Is(err, ErrTooMany) {
+			t.Errorf("with a limit of one less: %v", err)
+		}
+	})
 }
