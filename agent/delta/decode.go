@@ -196,6 +196,9 @@ func (d *decoder) operations(n int, do func(literals int64, m match) error, lite
 		if err != nil || skip > uint64(total-at) || length > uint64(total-at)-skip {
 			return malformed("an operation is longer than its files")
 		}
+		if length > 0 && length < nearMatch { // each match may take the time of a block
+			return malformed("a match is too short")
+		}
 		if err := literals(int64(skip)); err != nil {
 			return err
 		}

@@ -138,7 +138,7 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 	}
 	packed := make([][]byte, streams)
 	for i, raw := range e.raw {
-		window := 1 << 20
+		window := 256 << 10
 		if i == streamContent {
 			window = maxWindow
 		}

@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bufio"
 	"encoding/binary"
 	"io"
 )
@@ -257,19 +258,21 @@ func (f *file) codeFields(fields []field, off, at int64, b []byte) []field {
 // readUnwind finds the fields of .eh_frame: see the Linux Standard Base, "Exception Frames".
 // At the first malformed entry it ends.
 func readUnwind(r io.ReaderAt, reg region) (unwind, error) {
-	b := make([]byte, reg.end-reg.off)
-	u := unwind{region: reg, self: make([]uint64, (len(b)+63)/64), back: make([]uint64, (len(b)+63)/64)}
-	if err := readFull(r, b, reg.off); err != nil {
-		return u, err
-	}
+	size := int(reg.end - reg.off)
+	u := unwind{region: reg, self: make([]uint64, (size+63)/64), back: make([]uint64, (size+63)/64)}
+	in := bufio.NewReaderSize(io.NewSectionReader(r, reg.off, int64(size)), 64<<10)
 	lsda := map[int]bool{} // CIE → whether its FDEs have a pointer of 32 bits
-	for p := 0; p+8 <= len(b); {
-		n := int(binary.LittleEndian.Uint32(b[p:]))
-		if n < 4 || n > len(b)-p-4 {
+	for p := 0; p+8 <= size; {
+		b, err := in.Peek(min(32, size-p))
+		if err != nil {
+			return u, err
+		}
+		n := int(binary.LittleEndian.Uint32(b))
+		if n < 4 || n > size-p-4 {
 			break
 		}
 		id := p + 4
-		entry := b[p+4 : p+4+n]
+		entry := b[4:min(len(b), 4+n)]
 		back := int(binary.LittleEndian.Uint32(entry))
 		switch {
 		case back == 0:
@@ -282,6 +285,9 @@ func readUnwind(r io.ReaderAt, reg region) (unwind, error) {
 			if n >= 17 && lsda[id-back] && entry[12] == 4 {
 				u.self[(id+13)/64] |= 1 << ((id + 13) % 64)
 			}
+		}
+		if _, err := in.Discard(4 + n); err != nil {
+			return u, err
 		}
 		p += 4 + n
 	}

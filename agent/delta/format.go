@@ -17,8 +17,9 @@ const magic = "LULLDLT1"
 const (
 	maxHeader = 16 << 20 // bytes, decompressed
 	maxFiles  = 1 << 17
+	maxGroups = 1 << 12
 	maxGroup  = 1 << 30 // bytes of the old or the new files of a group
-	maxWindow = 4 << 20 // of zstd
+	maxWindow = 8 << 20 // of zstd
 )
 
 // ErrMalformed is the error of a pack that no Encode has written.
@@ -168,7 +169,7 @@ func (p *parser) layout(size int64) layout {
 func parseHeader(b []byte) (*header, error) {
 	p := &parser{b: b}
 	h := new(header)
-	for range p.number(maxFiles) {
+	for range p.number(maxGroups) {
 		g := groupHeader{old: p.files(), new: p.files()}
 		for _, f := range g.new {
 			g.layouts = append(g.layouts, p.layout(f.Size))
@@ -176,6 +177,9 @@ func parseHeader(b []byte) (*header, error) {
 		g.least = uint32(p.number(maxGroup))
 		for i := range g.streams {
 			g.streams[i] = p.number(maxGroup)
+		}
+		if p.err == nil && len(g.new) == 0 {
+			p.err = malformed("a group makes no file")
 		}
 		if p.err != nil {
 			break

@@ -189,7 +189,7 @@ func (l *layout) addSection(typ uint32, flags uint64, addr, off, n int64, exec b
 		kind, off, n = regionSearch, off+12, (n-12)/8*8
 	case l.search != 0 && off > 0 && typ == shtUnwind, typ == shtProgbits && l.follows(addr):
 		kind = regionUnwind
-		if n > maxUnwind {
+		if n > maxUnwind || slices.ContainsFunc(l.regions, func(r region) bool { return r.kind == regionUnwind }) {
 			return
 		}
 	case !exec && flags&shfWrite == 0:

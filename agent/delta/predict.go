@@ -37,7 +37,7 @@ func (l *list) find(off int64) int {
 type match struct{ old, new, n uint32 }
 
 // spanLimit is the most matches that predict in one group.
-const spanLimit = 1 << 20
+const spanLimit = 1 << 19
 
 // spansOf turns matches into disjoint ranges of old, sorted. Of overlapping ones the longer
 // one has the place. It reuses the memory of the matches.

@@ -114,6 +114,12 @@ func (s *deltaScene) unpack(name, version string) (tree string, deb int64) {
 		s.Fatalf("%s is not in the mirror", version)
 	}
 	s.run(s.dir, "dpkg-deb", "--extract", debs[0], tree)
+	s.must(filepath.WalkDir(tree, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type() == fs.ModeSymlink { // lull refuses absolute ones
+			err = os.Remove(path)
+		}
+		return err
+	}))
 	return tree, s.size(debs[0])
 }
 
