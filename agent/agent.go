@@ -180,7 +180,7 @@ func connectLogind(o Options) *logind.Logind {
 // ready notifies the service manager, and a test by a descriptor.
 func ready(fd int) error {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		return fmt.Errorf("cannot tell the service manager that lulld is ready: %w", err)
+		return fmt.Errorf("cannot notify the service manager that lulld is ready: %w", err)
 	}
 	if fd < 0 {
 		return nil
@@ -219,7 +219,7 @@ func loop(ctx context.Context, o Options, m *manager.Manager, service *api.Servi
 			}
 			return errkind.New(errkind.Unavailable, "cannot go on: the bus is gone")
 		case <-m.Outdated():
-			return errkind.New(errkind.Unavailable, "cannot write %s, which the machine can by now: lulld has to start anew", o.Root)
+			return errkind.New(errkind.Unavailable, "cannot write %s, which the machine can by now: lulld must be restarted", o.Root)
 		case <-o.Reload:
 			_ = m.Reload() // the journal and the bus have its error
 		}
@@ -250,7 +250,7 @@ func feed(ctx context.Context, every time.Duration, alive func(context.Context) 
 func reloading(log *slog.Logger) (over func()) {
 	tell := func(state string) {
 		if _, err := daemon.SdNotify(false, state); err != nil {
-			log.Warn("cannot tell the service manager about a reload", "error", err)
+			log.Warn("cannot notify the service manager of a reload", "error", err)
 		}
 	}
 	var now unix.Timespec

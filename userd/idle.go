@@ -100,14 +100,14 @@ func (i *idler) ordered() { i.note(func() {}) }
 
 // counted are hands whose jobs keep the helper from ending.
 type counted struct {
-	sessionjobs.Hands
+	sessionjobs.Runner
 	idle *idler
 }
 
 func (c counted) Do(ctx context.Context, j sessionjobs.Job) error {
 	c.idle.note(func() { c.idle.jobs++ })
 	defer c.idle.note(func() { c.idle.jobs-- })
-	return c.Hands.Do(ctx, j)
+	return c.Runner.Do(ctx, j)
 }
 
 // look ends the helper if there is nothing to do.

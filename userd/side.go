@@ -41,7 +41,7 @@ type side struct {
 	kids   *children
 	hooks  *pendinghook.Runner
 	worker *sessionjobs.Worker
-	units  *services.Hands
+	units  *services.Runner
 }
 
 // shared are the parts of the helper that all sides use.
@@ -55,13 +55,13 @@ type shared struct {
 // newSide prepares the side of the agent at the address of a bus; empty means the system bus.
 func newSide(name, address string, s shared, event func(notify.Event)) *side {
 	d := &side{name: name, events: make(chan notify.Event), units: services.New()}
-	d.worker = sessionjobs.New(counted{d.units, s.idle}, counted{migrate.Hands{}, s.idle}, func(order sessionjobs.Order, err error) {
+	d.worker = sessionjobs.New(counted{d.units, s.idle}, counted{migrate.Runner{}, s.idle}, func(order sessionjobs.Order, err error) {
 		d.agent.Do(agentclient.WorkDone{Order: order, Err: err})
 	}, s.Log)
 	session := sessionBus(s.SessionBus)
 	d.agent = agentclient.New(agentclient.Options{Address: address, Log: s.Log, Version: s.Version, Here: here(session), Look: restart.Look, App: restart.App, Work: func(order sessionjobs.Order) {
 		s.idle.ordered()
-		d.worker.Give(order)
+		d.worker.Submit(order)
 	}}, event)
 	env := func() []string { return launcherEnv(d.agent.Places(), address) }
 	d.kids = newChildren(env, s.Log)

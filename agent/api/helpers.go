@@ -175,12 +175,12 @@ func (x *helper) tell(s *Service, r plan.Refresh) {
 			if !was || !reflect.DeepEqual(now, told) {
 				x.told[r.ID] = now
 				x.send(s, bus.HelperPending{Refresh: now})
-				s.wg.Go(func() { s.m.Told(r.ID, x.uid) })
+				s.wg.Go(func() { s.m.NoteNotified(r.ID, x.uid) })
 			}
 		} else if was {
 			x.withdraw(s, r.ID, waitReason(r))
 		}
-	case st == plan.Done && r.Kind == plan.Update && (was || slices.Contains(r.Told, x.uid)):
+	case st == plan.Done && r.Kind == plan.Update && (was || slices.Contains(r.Notified, x.uid)):
 		d := s.m.Describe(r)
 		delete(x.told, r.ID)
 		x.send(s, bus.HelperUpdated{Refresh: bus.UpdatedRefresh{ID: r.ID, Instance: r.Instance, Name: d.Launch.Shown(),

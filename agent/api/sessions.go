@@ -98,7 +98,7 @@ func (x *sessions) join(name string, uid uint32) (first bool) {
 // begin gives a helper what a session begins with.
 func (x *sessions) begin(name string, uid uint32) {
 	// Work that begins meanwhile is sent to this helper as well.
-	list, err := x.s.m.Newcomer()
+	list, err := x.s.m.InitialSessionWork()
 	if err != nil {
 		x.s.log.Error("cannot determine the work of a session", messages.Key, messages.SessionFailed, "uid", uid, "error", err)
 	}
@@ -123,7 +123,7 @@ func (x *sessions) leave(name string, uid uint32) {
 	}
 	first := u.helpers[0] == name
 	u.helpers = slices.DeleteFunc(u.helpers, func(n string) bool { return n == name })
-	heir := ""
+	successor := ""
 	switch {
 	case len(u.helpers) == 0:
 		delete(x.users, uid)
@@ -132,14 +132,14 @@ func (x *sessions) leave(name string, uid uint32) {
 			j.answer(refresh.Answer{UID: uid, Err: refresh.ErrNoHelper})
 		}
 	case first:
-		heir = u.helpers[0]
+		successor = u.helpers[0]
 		for _, j := range u.jobs {
 			x.sendLocked(u, j)
 		}
 	}
 	x.mu.Unlock()
-	if heir != "" {
-		x.begin(heir, uid)
+	if successor != "" {
+		x.begin(successor, uid)
 	}
 }
 

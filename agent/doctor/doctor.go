@@ -100,7 +100,7 @@ func (d *Doctor) Examine(ctx context.Context) (list []Check) {
 		add("tracker", OK, errkind.Text("%s, exits noticed by %s", d.Tracker.Name(), manner(d.Tracker.Events())), "")
 	} else {
 		add("tracker", Warn, errkind.Text("%s, exits noticed by %s", d.Tracker.Name(), manner(d.Tracker.Events())),
-			errkind.Text("the kernel cannot tell lull of every exit, so it has to look; raise fs.inotify.max_user_instances or max_user_watches if inotify is short"))
+			errkind.Text("the kernel cannot report every exit, so lull polls; raise fs.inotify.max_user_instances or max_user_watches if inotify is short"))
 	}
 	d.checkCgroups(add)
 	d.checkLeases(add)
@@ -188,7 +188,7 @@ func (d *Doctor) checkRefreshes(add func(name, state, seen, advice string)) {
 	for _, i := range instances {
 		if b := i.Backoff; b != nil && b.Reason != "" && len(i.Revisions) > 0 {
 			add("refreshes", Warn, errkind.Text("the update of %s to %s was undone: %s", i.Instance, b.Version, b.Reason),
-				errkind.Text("it is tried again at %s; lull refresh %s tries now", b.Until.Local().Format(wallclock.Layout), i.Instance))
+				errkind.Text("it is retried at %s; lull refresh %s tries now", b.Until.Local().Format(wallclock.Layout), i.Instance))
 		}
 	}
 	for _, r := range d.Engine.All() {

@@ -20,7 +20,7 @@ func (d *Doctor) checkRepositories(add func(name, state, seen, advice string)) {
 	case s.Unlisted != nil:
 		add("repositories", Fail, s.Unlisted.Error(), errkind.Text("see that %s can be read; lull policy reload reads it again", d.Files.Repositories))
 	case s.CheckError != "":
-		add("repositories", Fail, s.CheckError, errkind.Text("lull refresh looks again; updates do not arrive until this works"))
+		add("repositories", Fail, s.CheckError, errkind.Text("lull refresh retries; updates do not arrive until this works"))
 	case len(s.All) == 0:
 		add("repositories", Warn, errkind.Text("none"), errkind.Text("lull repo add NAME ADDRESS adds one"))
 	case s.LastCheck.IsZero():
@@ -44,7 +44,7 @@ func (d *Doctor) checkRepositories(add func(name, state, seen, advice string)) {
 			} else {
 				seen += "; last read " + humanize.Time(h.Read)
 			}
-			add(name, Fail, seen, errkind.Text("lull refresh looks again; updates from it do not arrive until this works"))
+			add(name, Fail, seen, errkind.Text("lull refresh retries; updates from it do not arrive until this works"))
 		}
 		if h.Exposed {
 			add(name, Warn, errkind.Text("every user can read its password"), errkind.Text("chmod 600 the file in %s, or put the password into a file that credentials: names", d.Files.Repositories))

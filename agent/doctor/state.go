@@ -73,7 +73,7 @@ func (d *Doctor) checkClock(add func(name, state, seen, advice string)) {
 	now := time.Now()
 	if policy.ClockAfter().Wrong(now) {
 		add("clock", Fail, errkind.Text("it says %s, which is past", now.Local().Format(wallclock.Layout)),
-			errkind.Text("set it: timedatectl set-ntp true; until then windows for postponement begin anew, and nothing can be held"))
+			errkind.Text("set it: timedatectl set-ntp true; until then windows for postponement start over, and nothing can be held"))
 		return
 	}
 	add("clock", OK, now.Local().Format(wallclock.Layout), "")

@@ -32,7 +32,7 @@ func (d *Doctor) checkMetrics(add func(name, state, seen, advice string)) {
 	switch {
 	case m.Path == "":
 	case m.Failure != "":
-		add("metrics", Warn, m.Failure, errkind.Text("metrics.textfile in the policy names the file; its folder has to be there, and no symbolic link on the way to it"))
+		add("metrics", Warn, m.Failure, errkind.Text("metrics.textfile in the policy names the file; its directory must exist, and no symbolic link on the way to it"))
 	default:
 		add("metrics", OK, errkind.Text("written to %s", m.Path), "")
 	}

@@ -440,7 +440,7 @@ func (m *Replicas) read(name string, source *repo.Apt) (*replica, error) {
 	}
 	if err != nil {
 		return nil, errkind.New(errkind.Failed, "cannot follow repository %q: cannot read %s: %w", name, path, err).
-			WithHint("`lull repo remove %s`, and `lull repo add`, begin anew", name)
+			WithHint("`lull repo remove %s`, and `lull repo add`, start over", name)
 	}
 	if st.Line != source.Line() {
 		return empty, nil

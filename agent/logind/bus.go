@@ -187,7 +187,7 @@ func (p *peer) retake(ctx context.Context) {
 
 func (p *peer) take(ctx context.Context, t take) error {
 	if p.owner == "" {
-		return unavailable(errors.New("nobody owns " + name))
+		return unavailable(errors.New("no process owns " + name))
 	}
 	if err := p.obtain(ctx, t.lock, t.block); err != nil {
 		return err

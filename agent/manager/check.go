@@ -189,7 +189,7 @@ func (m *Manager) known(names []string) error {
 	for _, n := range names {
 		if _, err := m.Package(n); err == nil {
 			continue
-		} else if mended, _ := m.engine.Mend(n); !mended {
+		} else if mended, _ := m.engine.Repair(n); !mended {
 			return err
 		}
 		if _, err := m.Package(n); err != nil {

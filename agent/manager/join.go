@@ -53,7 +53,7 @@ func (m *Manager) Join(ctx context.Context, instance, pkg, service string, uid u
 	if err := faultpoint.Hit("join.before"); err != nil {
 		return "", err
 	}
-	group, err := m.Tracker.Place(instance, have, service, pid, pidfd)
+	group, err := m.Tracker.Attach(instance, have, service, pid, pidfd)
 	if err == nil {
 		err = faultpoint.Hit("join.placed")
 	}

@@ -238,7 +238,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		}})
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
-	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.settle(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
+	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.reconcile(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
 }
 
 // newDoctor returns a doctor for what the manager has.
@@ -510,11 +510,11 @@ func (m *Manager) Cancel(ctx context.Context, id string) error { return m.engine
 // Retry makes a stuck refresh retry its undoing.
 func (m *Manager) Retry(ctx context.Context, id string) error { return m.engine.Retry(ctx, id) }
 
-// Newcomer returns the initial work of a session whose helper has just registered.
-func (m *Manager) Newcomer() ([]refresh.Work, error) { return m.engine.Newcomer() }
+// InitialSessionWork returns the initial work of a session whose helper has just registered.
+func (m *Manager) InitialSessionWork() ([]refresh.Work, error) { return m.engine.InitialSessionWork() }
 
 // Refreshes lists those under way and those that have just ended.
 func (m *Manager) Refreshes() []plan.Refresh { return m.engine.All() }
 
-// Told records that a user was notified of a refresh.
-func (m *Manager) Told(id string, uid uint32) { m.engine.Told(id, uid) }
+// NoteNotified records that a user was notified of a refresh.
+func (m *Manager) NoteNotified(id string, uid uint32) { m.engine.NoteNotified(id, uid) }

@@ -36,7 +36,7 @@ func (m *Manager) Package(name string) (*Package, error) {
 	return m.describe(name, func(name string) ([]runs.Process, error) {
 		list, err := m.engine.Running(name)
 		if err != nil {
-			m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", name, "error", err)
+			m.Log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", name, "error", err)
 		}
 		return list, err
 	})
@@ -51,7 +51,7 @@ func (m *Manager) PackageIn(name string, running *refresh.Snapshot) (*Package, e
 func (m *Manager) Running() *refresh.Snapshot {
 	s, err := m.engine.Snapshot()
 	if err != nil {
-		m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
+		m.Log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
 	}
 	return s
 }
@@ -61,7 +61,7 @@ func (m *Manager) Running() *refresh.Snapshot {
 func (m *Manager) Shown() *refresh.Snapshot {
 	s, err := m.engine.Shown()
 	if err != nil {
-		m.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
+		m.Log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
 	}
 	return s
 }
@@ -165,7 +165,7 @@ func (m *Manager) Install(ctx context.Context, name, key, repository, channel st
 // repaired first; the engine reports whether that has helped.
 func (m *Manager) submit(ctx context.Context, q refresh.Request) (plan.Refresh, error) {
 	if _, _, err := m.links.Read(q.Instance); err != nil {
-		if _, err := m.engine.Mend(q.Instance); err != nil && !errkind.Is(err, errkind.Busy) {
+		if _, err := m.engine.Repair(q.Instance); err != nil && !errkind.Is(err, errkind.Busy) {
 			m.Log.Warn("cannot repair an instance", messages.Key, messages.NotMended, "instance", q.Instance, "error", err)
 		}
 	}
@@ -261,8 +261,8 @@ func (m *Manager) runRoots() []index.Root { return m.rootsIn(m.engine.Snapshot()
 // rootsIn is runRoots of a snapshot.
 func (m *Manager) rootsIn(s *refresh.Snapshot, err error) (roots []index.Root) {
 	if err != nil {
-		m.Log.Error("cannot tell what runs, so nothing can be collected", messages.Key, messages.RunsUnreadable, "error", err)
-		return []index.Root{{Holder: "perhaps a run, which cannot be told"}}
+		m.Log.Error("cannot determine what runs, so nothing can be collected", messages.Key, messages.RunsUnreadable, "error", err)
+		return []index.Root{{Holder: "perhaps a run, which cannot be determined"}}
 	}
 	list, tied := s.Runs()
 	for _, r := range list {

@@ -77,7 +77,7 @@ func (m *Manager) Describe(r plan.Refresh) Pending {
 	}
 	if r.Held {
 		if holds, err := m.engine.Holds(r.Instance); err != nil {
-			m.Log.Warn("cannot tell who holds a refresh", "instance", r.Instance, "error", err)
+			m.Log.Warn("cannot read who holds a refresh", "instance", r.Instance, "error", err)
 		} else if len(holds) > 0 {
 			p.Hold = &holds[0]
 		}
@@ -155,7 +155,7 @@ func (m *Manager) Self(pid int) (instance, pkg string, err error) {
 		}
 		return instance, pkg, nil
 	}
-	return "", "", errkind.New(errkind.NotFound, "cannot tell which application asks: process %d is in no run of one", pid).
+	return "", "", errkind.New(errkind.NotFound, "cannot determine which application asks: process %d is in no run of one", pid).
 		WithHint("this works inside an application that lull run has started")
 }
 

@@ -117,7 +117,7 @@ func (m *Manager) wake() {
 
 // resume restores lost state and resumes the interrupted refreshes.
 func (m *Manager) resume() error {
-	if err := m.settle(); err != nil {
+	if err := m.reconcile(); err != nil {
 		return err
 	}
 	return m.resumeRefreshes()

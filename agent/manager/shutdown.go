@@ -36,7 +36,7 @@ func (m *Manager) tellBoot() error {
 		err = nil
 	}
 	if err != nil {
-		return errkind.New(errkind.KindOf(err), "cannot tell the boot about prepared refreshes: %w", err)
+		return errkind.New(errkind.KindOf(err), "cannot schedule prepared refreshes for the next start: %w", err)
 	}
 	return nil
 }

@@ -29,10 +29,10 @@ func (m *Manager) loadSystem() error {
 	return m.system.SetFactory(sets.Base, sets.Cache)
 }
 
-// settleSystem puts a set into effect that was staged in an earlier boot. A failure does not
+// reconcileSystem puts a set into effect that was staged in an earlier boot. A failure does not
 // keep the agent from serving: lull system status shows the reason.
-func (m *Manager) settleSystem() {
-	if err := m.system.Settle(); err != nil {
+func (m *Manager) reconcileSystem() {
+	if err := m.system.Reconcile(); err != nil {
 		m.Log.Error("cannot settle which system is in effect", "error", err)
 	}
 }

@@ -44,7 +44,7 @@ func (m *Manager) Verify(ctx context.Context, repair bool, progress func(done, t
 	// what a package lacks beyond its findings, because its meta could not be read.
 	condemned := make([]error, len(list))
 	for i, f := range list {
-		condemned[i] = m.store.Condemn(f.Finding)
+		condemned[i] = m.store.DropCorrupt(f.Finding)
 	}
 	mended := map[digest.Digest]error{} // by package
 	for i := range list {

@@ -47,10 +47,10 @@ func failed(what, path string, err error) error {
 		return nil
 	case errors.Is(err, unix.ELOOP):
 		return errkind.New(errkind.Failed, "cannot %s the metrics in %s: a symbolic link is on the way to it: %w", what, path, err).
-			WithHint("metrics.textfile in the policy names the file by the folders that it is really in")
+			WithHint("metrics.textfile in the policy names the file by the directories that it is really in")
 	}
 	return errkind.New(errkind.KindOf(err), "cannot %s the metrics in %s: %w", what, path, err).
-		WithHint("metrics.textfile in the policy names the file; its folder has to be there")
+		WithHint("metrics.textfile in the policy names the file; its directory must exist")
 }
 
 // tempName does not have the suffix that the collector expects. It is constant, so that a

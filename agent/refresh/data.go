@@ -109,8 +109,8 @@ func (e *Engine) checkData(name string, rev uint32, versioned bool) (missing str
 			if fi.Mode()&fs.ModeSymlink != 0 {
 				what = "symbolic link"
 			}
-			return "", errkind.New(errkind.Failed, "cannot use the data of %s: %s is a %s, and should be a folder", name, dir, what).
-				WithHint("put the folder back; or lull verify --repair moves aside what is there and makes an empty one")
+			return "", errkind.New(errkind.Failed, "cannot use the data of %s: %s is a %s, and should be a directory", name, dir, what).
+				WithHint("restore the directory; or lull verify --repair moves aside what is there and makes an empty one")
 		}
 	}
 	return "", nil
@@ -120,7 +120,7 @@ func (e *Engine) checkData(name string, rev uint32, versioned bool) (missing str
 func (e *Engine) highestData(name string) (highest uint32) {
 	entries, err := os.ReadDir(filepath.Join(e.Root, "data", name))
 	if err != nil {
-		return 0 // none, or not a directory; furnish checks it
+		return 0 // none, or not a directory; ensureDataAndExports checks it
 	}
 	for _, d := range entries {
 		if n, err := strconv.ParseUint(d.Name(), 10, 32); err == nil {
@@ -143,7 +143,7 @@ func (e *Engine) MoveDataAside(name string) error {
 			continue
 		}
 		aside := fmt.Sprintf("%s.aside-%d", dir, time.Now().UnixNano())
-		e.Log.Warn("moving aside what is no folder", messages.Key, messages.Mended, "instance", name, "path", dir, "to", aside)
+		e.Log.Warn("moving aside what is not a directory", messages.Key, messages.Mended, "instance", name, "path", dir, "to", aside)
 		if err := durable.Rename(dir, aside); err != nil {
 			return err
 		}

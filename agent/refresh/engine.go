@@ -114,7 +114,7 @@ func NewEngine(w World) *Engine {
 	return &Engine{World: w, ctx: ctx, cancel: cancel, tasks: map[string]*task{}, groups: map[string]*group{}, claimed: map[string]chan struct{}{}}
 }
 
-// Resume takes up the journal. It returns when every interrupted refresh is under way. Settle
+// Resume takes up the journal. It returns when every interrupted refresh is under way. Reconcile
 // must be called before.
 func (e *Engine) Resume() error {
 	records, err := e.journal()
@@ -332,7 +332,7 @@ func (e *Engine) describe(r *plan.Refresh) error {
 	switch {
 	case r.Kind == plan.Install && err == nil:
 		return errkind.New(errkind.Exists, "cannot install %s: it is installed already", r.Instance).
-			WithHint("lull refresh %s looks for a newer version", r.Instance)
+			WithHint("lull refresh %s checks for a newer version", r.Instance)
 	case !errkind.Is(err, errkind.NotFound) && err != nil:
 		failed := errkind.New(errkind.KindOf(err), "cannot %s %s: %w", r.Kind, r.Instance, err)
 		failed.Hint = errkind.HintOf(err)
@@ -397,7 +397,7 @@ func revertTarget(inst state.Instance, cur, want uint32) (state.Revision, error)
 // newTaskLocked makes the task of a record; goLocked starts it.
 func (e *Engine) newTaskLocked(r plan.Refresh) *task {
 	t := &task{e: e, id: r.ID, instance: r.Instance, group: e.groups[r.Group], r: r, persisted: r, published: r,
-		mail: make(chan letter, 4), wake: make(chan struct{}, 1), done: make(chan struct{})}
+		letters: make(chan letter, 4), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	e.tasks[r.ID] = t
 	return t
 }
@@ -435,7 +435,7 @@ func (e *Engine) Wake(instance string) {
 	defer e.mu.Unlock()
 	for _, t := range e.tasks {
 		if instance == "" || t.instance == instance {
-			t.poke()
+			t.nudge()
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (g *group) pokeOthers(id string) {
 		}
 	}
 	for _, t := range g.tasks(ids) {
-		t.poke()
+		t.nudge()
 	}
 }
 
@@ -104,8 +104,8 @@ func join(names []string) (s string) {
 	return s
 }
 
-// gate ends a member's wait step; alone is why this member itself cannot go on.
-func (g *group) gate(t *task, alone error) error {
+// reportReady ends a member's wait step; alone is why this member itself cannot go on.
+func (g *group) reportReady(t *task, alone error) error {
 	g.mu.Lock()
 	if err := g.failureLocked(t); err != nil {
 		g.mu.Unlock()
@@ -144,15 +144,15 @@ func (g *group) committed() bool {
 // stop records that the task of a member has ended. If it has not reached its final state,
 // the agent is stopping, and no member may wait for it.
 func (g *group) stop(t *task) {
-	g.leave(t)
+	g.withdraw(t)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.stopped = g.stopped || !g.ended[t.id]
 	g.noteLocked()
 }
 
-// leave records that a member is not ready any more.
-func (g *group) leave(t *task) {
+// withdraw records that a member is not ready any more.
+func (g *group) withdraw(t *task) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.ready[t.id] = false
@@ -160,9 +160,9 @@ func (g *group) leave(t *task) {
 	g.noteLocked()
 }
 
-// meet waits at gather or commit for the other members. Each of them arrives there, or
+// rendezvous waits at gather or commit for the other members. Each of them arrives there, or
 // reports that it will not, in bounded time.
-func (g *group) meet(ctx context.Context, t *task, where plan.Step) error {
+func (g *group) rendezvous(ctx context.Context, t *task, where plan.Step) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.at[t.id] = where
@@ -275,9 +275,9 @@ func (g *group) end(t *task) (last bool) {
 	return len(g.ended) == len(g.members)
 }
 
-func doGather(ctx context.Context, t *task) error { return t.group.meet(ctx, t, plan.Gather) }
+func doGather(ctx context.Context, t *task) error { return t.group.rendezvous(ctx, t, plan.Gather) }
 
-func doCommit(ctx context.Context, t *task) error { return t.group.meet(ctx, t, plan.Commit) }
+func doCommit(ctx context.Context, t *task) error { return t.group.rendezvous(ctx, t, plan.Commit) }
 
 // SubmitTogether starts an atomic group of refreshes: all of them take effect, or none. It
 // joins a group under way that does the same. Other refreshes of the instances are given up

@@ -35,7 +35,7 @@ func TestGroupCommits(t *testing.T) {
 		var passed atomic.Int32
 		for _, k := range e.tasks {
 			wg.Go(func() {
-				if g.meet(t.Context(), k, plan.Commit) == nil {
+				if g.rendezvous(t.Context(), k, plan.Commit) == nil {
 					passed.Add(1)
 				}
 			})

@@ -23,8 +23,8 @@ func (l letter) answer() {
 	}
 }
 
-// mail sends a letter to a refresh and returns its task; nil means that it has ended.
-func (e *Engine) mail(id string, l letter) *task {
+// send sends a letter to a refresh and returns its task; nil means that it has ended.
+func (e *Engine) send(id string, l letter) *task {
 	e.mu.Lock()
 	t := e.tasks[id]
 	e.mu.Unlock()
@@ -32,7 +32,7 @@ func (e *Engine) mail(id string, l letter) *task {
 		return nil
 	}
 	select {
-	case t.mail <- l:
+	case t.letters <- l:
 		return t
 	case <-t.done:
 		return nil
@@ -64,7 +64,7 @@ func (e *Engine) Cancel(ctx context.Context, id string) error {
 
 func (e *Engine) cancelAndWait(ctx context.Context, t *task) error {
 	select {
-	case t.mail <- letter{Event: plan.Event{Type: plan.CancelAsked}}:
+	case t.letters <- letter{Event: plan.Event{Type: plan.CancelAsked}}:
 	case <-t.done:
 		return nil
 	case <-ctx.Done():
@@ -74,7 +74,7 @@ func (e *Engine) cancelAndWait(ctx context.Context, t *task) error {
 }
 
 // Now makes a refresh continue without its conditions, because a user requested it.
-func (e *Engine) Now(id string) { e.mail(id, letter{Event: plan.Event{Type: plan.NowAsked}}) }
+func (e *Engine) Now(id string) { e.send(id, letter{Event: plan.Event{Type: plan.NowAsked}}) }
 
 // look acts as Now, and returns the refresh after a new check of what runs: the last process
 // may have ended since the previous check. A refresh that is not at its check is returned as
@@ -90,7 +90,7 @@ func (e *Engine) look(ctx context.Context, t *task) plan.Refresh {
 	}
 	looked := make(chan struct{})
 	// A group checks when all its members do.
-	if e.mail(t.id, letter{Event: plan.Event{Type: plan.NowAsked}, looked: looked}) != nil && r.Group == "" {
+	if e.send(t.id, letter{Event: plan.Event{Type: plan.NowAsked}, looked: looked}) != nil && r.Group == "" {
 		select {
 		case <-looked:
 		case <-t.done:
@@ -105,7 +105,7 @@ func (e *Engine) look(ctx context.Context, t *task) plan.Refresh {
 // waits for them, or false if it has ended.
 func (e *Engine) Beside(id string) bool {
 	taken := make(chan struct{})
-	if t := e.mail(id, letter{Event: plan.Event{Type: plan.BesideAsked}, taken: taken}); t != nil {
+	if t := e.send(id, letter{Event: plan.Event{Type: plan.BesideAsked}, taken: taken}); t != nil {
 		select {
 		case <-taken:
 			return true
@@ -129,7 +129,7 @@ func (e *Engine) Retry(ctx context.Context, id string) error {
 	}
 	taken := make(chan struct{})
 	select {
-	case t.mail <- letter{Event: plan.Event{Type: plan.RetryAsked}, taken: taken}:
+	case t.letters <- letter{Event: plan.Event{Type: plan.RetryAsked}, taken: taken}:
 	case <-t.done:
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -142,8 +142,8 @@ func (e *Engine) Retry(ctx context.Context, id string) error {
 	return nil
 }
 
-// Told records that a user was shown a notice about a refresh, so that the same user is
+// NoteNotified records that a user was shown a notice about a refresh, so that the same user is
 // notified of its end.
-func (e *Engine) Told(id string, uid uint32) {
-	e.mail(id, letter{Event: plan.Event{Type: plan.NoticeShown, UID: uid}})
+func (e *Engine) NoteNotified(id string, uid uint32) {
+	e.send(id, letter{Event: plan.Event{Type: plan.NoticeShown, UID: uid}})
 }

@@ -33,12 +33,12 @@ func (e *Engine) owns(instance, word string) bool {
 	return false
 }
 
-// Police removes the markers of an instance that belong to no refresh and no run: they were
+// RemoveStrayMarkers removes the markers of an instance that belong to no refresh and no run: they were
 // made by hand, or have outlived a journal. During a launch it keeps them and returns false;
 // the caller should retry at the end of that launch.
 //
 // The marker of a critical section that was removed or changed by hand is restored.
-func (e *Engine) Police(instance string) (done bool, err error) {
+func (e *Engine) RemoveStrayMarkers(instance string) (done bool, err error) {
 	restored, err := e.Runctl.RestoreInhibited(instance)
 	if err != nil {
 		return false, err
@@ -99,7 +99,7 @@ func (e *Engine) Marked() ([]string, error) {
 	return slices.Compact(list), errors.Join(err1, err2)
 }
 
-// StrayMarkers lists the markers that Police would remove.
+// StrayMarkers lists the markers that RemoveStrayMarkers would remove.
 func (e *Engine) StrayMarkers() (list []string, err error) {
 	names, err := e.Marked()
 	for _, name := range names {

@@ -79,16 +79,16 @@ func newParking(t *testing.T, policyText string) *parking {
 // wait runs the steps wait and inhibit until they are done or ctx ends, as the task of a new
 // agent does after it has taken the refresh from the journal.
 func (p *parking) wait(ctx context.Context) (through bool) {
-	k := &task{e: &Engine{World: p.world}, mail: make(chan letter), wake: make(chan struct{}, 1), instance: "notes", r: p.record}
+	k := &task{e: &Engine{World: p.world}, letters: make(chan letter), wake: make(chan struct{}, 1), instance: "notes", r: p.record}
 	defer k.closeAlarm()
 	defer func() {
 		// The new agent has only the content of the journal.
 		p.record = plan.Refresh{Kind: k.r.Kind, Instance: k.r.Instance, Step: plan.Wait, Since: k.r.Since}
 	}()
 	for {
-		ev, ok := k.carry(ctx, "test", plan.DoStep, steps[plan.Wait].do)
+		ev, ok := k.runStep(ctx, "test", plan.DoStep, steps[plan.Wait].do)
 		if ok && ev.Type == plan.StepDone {
-			ev, ok = k.carry(ctx, "test", plan.DoStep, steps[plan.Inhibit].do)
+			ev, ok = k.runStep(ctx, "test", plan.DoStep, steps[plan.Inhibit].do)
 		}
 		if !ok || ev.Type != plan.StepBusy {
 			return ok && ev.Type == plan.StepDone
@@ -191,14 +191,14 @@ func TestStillWaiting(t *testing.T) {
 	e := NewEngine(p.world)
 	ctx, stop := context.WithCancel(t.Context())
 	k := &task{e: e, id: "1", instance: "notes", r: p.record,
-		mail: make(chan letter), wake: make(chan struct{}, 1), done: make(chan struct{})}
+		letters: make(chan letter), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	k.r.ID, k.r.WaitingFor = "1", p.tracker.procs
 	k.show()
 	go k.run(ctx, plan.Event{Type: plan.StepBusy})
 	defer func() { stop(); <-k.done }()
 	steps := map[plan.Step]int{}
 	for steps[plan.Inhibit] < 100 || steps[plan.Wait] < 100 {
-		k.poke()
+		k.nudge()
 		r := k.snapshot()
 		steps[r.Step]++
 		if r.State() != plan.Waiting || len(r.WaitingFor) != 1 {
@@ -218,7 +218,7 @@ func TestLook(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	p.record.ID = "1"
 	k := e.newTaskLocked(p.record)
-	k.mail = make(chan letter) // so that a letter has been received when it is sent
+	k.letters = make(chan letter) // so that a letter has been received when it is sent
 	k.r.WaitingFor = p.tracker.procs
 	k.show()
 	go k.run(ctx, plan.Event{Type: plan.StepBusy})
@@ -235,9 +235,9 @@ func TestLook(t *testing.T) {
 	(<-looks) <- []runs.Process{{PID: 7}}
 	want(7, <-found)
 
-	k.poke()
+	k.nudge()
 	old, looked := <-looks, make(chan struct{})
-	e.mail("1", letter{Event: plan.Event{Type: plan.NowAsked}, looked: looked})
+	e.send("1", letter{Event: plan.Event{Type: plan.NowAsked}, looked: looked})
 	old <- []runs.Process{{PID: 8}}
 	(<-looks) <- []runs.Process{{PID: 9}}
 	<-looked

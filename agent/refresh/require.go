@@ -96,7 +96,7 @@ func (t *task) whileMayFetch(ctx context.Context) (_ context.Context, stop func(
 		<-over
 		cancel(nil)
 		if heard {
-			t.poke()
+			t.nudge()
 		}
 	}
 }

@@ -280,7 +280,7 @@ func (t *task) occupied(d *denial) error {
 	if d.tether != nil {
 		watched = []*vacancy.File{d.tether}
 	}
-	w, err := vacancy.WatchClosed(watched, t.poke)
+	w, err := vacancy.WatchClosed(watched, t.nudge)
 	if err != nil {
 		t.e.Log.Debug("cannot watch the files of a package, so it is looked at again and again", "instance", t.r.Instance, "error", err)
 	}

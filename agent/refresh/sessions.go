@@ -106,7 +106,7 @@ func (t *task) tell(phase Phase) {
 		w.Data = versioned && t.r.Kind != plan.Revert && !t.mayReplaceRunning(t.settings())
 	}
 	if err != nil {
-		t.e.Log.Error("cannot tell users' sessions what to do", messages.Key, messages.SessionFailed, "refresh", t.r.ID, "instance", t.r.Instance, "phase", phase, "error", err)
+		t.e.Log.Error("cannot notify users' sessions", messages.Key, messages.SessionFailed, "refresh", t.r.ID, "instance", t.r.Instance, "phase", phase, "error", err)
 		return
 	}
 	if t.e.Sessions != nil && (w.Data || len(w.Services) > 0) {
@@ -205,7 +205,7 @@ func (t *task) signal(run sessionRun) {
 func (t *task) killSessions(list []manifest.Service) {
 	left, err := t.e.sessionRuns(t.r.Instance, list)
 	if err != nil {
-		t.e.Log.Error("cannot tell which services are left in users' sessions", "instance", t.r.Instance, "error", err)
+		t.e.Log.Error("cannot determine which services are left in users' sessions", "instance", t.r.Instance, "error", err)
 	}
 	for _, run := range left {
 		t.e.Log.Warn("a service in a user's session does not stop and is killed", "instance", t.r.Instance, "service", run.service.Name,
@@ -267,9 +267,9 @@ func managerOf(cgroup string) (uid uint32, ok bool) {
 	return 0, false
 }
 
-// Newcomer returns the initial work of a session whose helper has just registered. With an
+// InitialSessionWork returns the initial work of a session whose helper has just registered. With an
 // error it returns the part that could be determined.
-func (e *Engine) Newcomer() (all []Work, err error) {
+func (e *Engine) InitialSessionWork() (all []Work, err error) {
 	instances, err := e.Links.Instances()
 	for _, name := range instances {
 		list, nerr := e.newcomerOf(name)

@@ -164,7 +164,7 @@ func (t *task) leftToBoot(ctx context.Context) (plan.Event, bool) {
 	for t.e.goingDown() {
 		select {
 		case <-t.wake:
-		case l := <-t.mail:
+		case l := <-t.letters:
 			t.r, _ = plan.Next(t.r, l.Event)
 			l.answer() // the event has no effect before the agent ends
 		case <-ctx.Done():

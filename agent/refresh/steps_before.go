@@ -127,7 +127,7 @@ func doStage(_ context.Context, t *task) error {
 	}
 	for _, s := range m.Services {
 		if t.e.ofSession(s) && t.e.Services.Name() != "systemd" {
-			return errkind.New(errkind.Invalid, "cannot use package %s %s: its service %s belongs to users' sessions, and with the tracker %s nobody starts it there",
+			return errkind.New(errkind.Invalid, "cannot use package %s %s: its service %s belongs to users' sessions, and with the tracker %s nothing starts it there",
 				m.Name, m.Version, s.Name, t.e.Tracker.Name()).WithHint("services of sessions need systemd with the unified cgroup hierarchy, where lulld uses the tracker scope")
 		}
 	}
@@ -192,7 +192,7 @@ func doWait(ctx context.Context, t *task) error {
 	if t.group == nil {
 		return err
 	}
-	return t.group.gate(t, err)
+	return t.group.reportReady(t, err)
 }
 
 // undoWait allows launches that policy has inhibited.
@@ -229,7 +229,7 @@ func (t *task) vacant() error {
 	if look := len(r.WaitingFor) == 0 || len(r.Unmet) > 0 || t.group != nil; look && !t.mayReplaceRunning(s) {
 		procs, err := t.e.Tracker.Busy(r.Instance)
 		if err != nil {
-			t.e.Log.Warn("cannot tell what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", r.Instance, "error", err)
+			t.e.Log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", r.Instance, "error", err)
 			return t.leave(&busyError{until: wallclock.Now().Add(unreadablePause)})
 		}
 		if procs = t.withoutDoubt(procs); len(procs) > 0 {

@@ -28,16 +28,16 @@ import (
 // doInhibit makes sure, under the exclusive lock, that no process runs, and inhibits
 // launches. A launcher joins its run under the shared lock, so there is no gap in between.
 func doInhibit(_ context.Context, t *task) error {
-	err := t.shut()
+	err := t.inhibitLaunches()
 	if err != nil && t.group != nil {
-		t.group.leave(t)
+		t.group.withdraw(t)
 	}
 	return err
 }
 
 func undoInhibit(_ context.Context, t *task) error {
 	t.releaseLock()
-	err := t.open()
+	err := t.allowLaunches()
 	if !t.r.Again && t.r.To != 0 {
 		// The journal also has inhibit after an agent has died during the copy.
 		err = errors.Join(err, t.discardCopy())
@@ -45,7 +45,7 @@ func undoInhibit(_ context.Context, t *task) error {
 	return err
 }
 
-func (t *task) shut() (err error) {
+func (t *task) inhibitLaunches() (err error) {
 	t.dropWatch()
 	t.scans = 0
 	if wallclock.Now().Before(t.after) {
@@ -434,7 +434,7 @@ func (t *task) settleServices(ctx context.Context, units []services.Unit) error 
 
 // doUninhibit allows launches.
 func doUninhibit(_ context.Context, t *task) error {
-	if err := t.open(); err != nil {
+	if err := t.allowLaunches(); err != nil {
 		return err
 	}
 	t.releaseLock()
@@ -446,9 +446,9 @@ func undoUninhibit(_ context.Context, t *task) error {
 	return t.e.Runctl.SetInhibited(t.r.Instance, runctl.RefreshInProgress)
 }
 
-// open removes the marker and records how long it was there, if it was that of a critical
+// allowLaunches removes the marker and records how long it was there, if it was that of a critical
 // section.
-func (t *task) open() error {
+func (t *task) allowLaunches() error {
 	word, err := t.e.Runctl.Inhibited(t.r.Instance)
 	if err != nil {
 		return err

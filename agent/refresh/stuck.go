@@ -57,7 +57,7 @@ func (t *task) allowOld(ctx context.Context) error {
 			warn("cannot start a service", t.e.Services.Start(ctx, u))
 		}
 	}
-	return t.open()
+	return t.allowLaunches()
 }
 
 // goBack restores the link from before the refresh, while no process may use the link.

@@ -26,7 +26,7 @@ type task struct {
 	id       string
 	instance string
 	group    *group        // nil if it goes by itself
-	mail     chan letter   // CancelAsked, NoticeShown, NowAsked, BesideAsked, RetryAsked
+	letters  chan letter   // CancelAsked, NoticeShown, NowAsked, BesideAsked, RetryAsked
 	wake     chan struct{} // capacity 1: something may have changed; never lost, never counted
 	done     chan struct{} // closed when the goroutine has ended
 
@@ -66,7 +66,7 @@ func (t *task) snapshot() plan.Refresh {
 	r := t.published
 	r.WaitingFor = slices.Clone(r.WaitingFor)
 	r.Readers = slices.Clone(r.Readers)
-	r.Told = slices.Clone(r.Told)
+	r.Notified = slices.Clone(r.Notified)
 	return r
 }
 
@@ -86,7 +86,7 @@ func (t *task) racing(e plan.Effect) bool {
 }
 
 // answerLooks releases the callers of Engine.look when the record shows the result of a
-// check. A step that was under way when they called may have checked before; poke makes it
+// check. A step that was under way when they called may have checked before; nudge makes it
 // repeat the check.
 func (t *task) answerLooks(e plan.Effect) {
 	switch {
@@ -102,8 +102,8 @@ func (t *task) answerLooks(e plan.Effect) {
 	t.looks, t.stale = nil, false
 }
 
-// poke wakes a parked refresh; it never blocks.
-func (t *task) poke() {
+// nudge wakes a parked refresh; it never blocks.
+func (t *task) nudge() {
 	select {
 	case t.wake <- struct{}{}:
 	default:
@@ -166,7 +166,7 @@ func (t *task) run(ctx context.Context, first plan.Event) {
 		if effect == plan.Park && atDoor {
 			// Remove the markers that were made while the task seemed about to inhibit
 			// launches.
-			if _, err := t.e.Police(t.instance); err != nil {
+			if _, err := t.e.RemoveStrayMarkers(t.instance); err != nil {
 				t.e.Log.Error("cannot remove a marker", "instance", t.instance, "error", err)
 			}
 		}
@@ -204,7 +204,7 @@ func (t *task) run(ctx context.Context, first plan.Event) {
 			}
 		case plan.Retry:
 			if ev.Type == plan.StepFailed {
-				t.e.Log.Error("a step of a refresh that must not fail has failed, and is tried again", messages.Key, messages.StepFailed, "refresh", t.r.ID, "instance", t.r.Instance,
+				t.e.Log.Error("a step of a refresh that must not fail has failed, and is retried", messages.Key, messages.StepFailed, "refresh", t.r.ID, "instance", t.r.Instance,
 					"step", t.r.Step, "undoing", t.r.Undo, "error", ev.Err)
 			}
 			wake := t.wake
@@ -264,13 +264,13 @@ func (t *task) perform(ctx context.Context, effect plan.Effect) (plan.Event, boo
 	if effect == plan.UndoStep {
 		name += ".undo"
 	}
-	return t.carry(ctx, name, effect, action)
+	return t.runStep(ctx, name, effect, action)
 }
 
-// carry runs an action and returns its outcome. While it runs, the record belongs to it:
+// runStep runs an action and returns its outcome. While it runs, the record belongs to it:
 // events that arrive meanwhile are kept and applied to the record afterwards, except that a
 // cancellation ends the action's context at once.
-func (t *task) carry(ctx context.Context, name string, effect plan.Effect, act action) (plan.Event, bool) {
+func (t *task) runStep(ctx context.Context, name string, effect plan.Effect, act action) (plan.Event, bool) {
 	stepCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	mayCancel := effect == plan.DoStep && !t.r.Step.InSection()
@@ -307,14 +307,14 @@ func (t *task) carry(ctx context.Context, name string, effect plan.Effect, act a
 		case <-leave:
 			leave = nil
 			cancel(errLeft)
-		case ev := <-t.mail:
+		case ev := <-t.letters:
 			if effect == plan.UndoStep || t.r.Step != plan.Wait && t.r.Step != plan.Inhibit {
 				ev.answer() // a step without a check may take minutes
 				ev.taken, ev.looked = nil, nil
 			}
 			learned = append(learned, ev)
 			if ev.Type == plan.NowAsked || ev.Type == plan.BesideAsked {
-				t.poke() // the step may have found that it has to wait, or be about to
+				t.nudge() // the step may have found that it has to wait, or be about to
 			}
 			if ev.Type == plan.CancelAsked && mayCancel {
 				cancel(errkind.New(errkind.Interrupted, "cannot go on with the %s of %s: it was cancelled", t.r.Kind, t.instance))
@@ -401,7 +401,7 @@ func (t *task) await(ctx context.Context) (plan.Event, bool) {
 		return plan.Event{Type: plan.Woken}, true
 	case <-rung:
 		return plan.Event{Type: plan.Woken}, true
-	case l := <-t.mail:
+	case l := <-t.letters:
 		t.taken = l.taken
 		if l.looked != nil {
 			t.looks = append(t.looks, l.looked)

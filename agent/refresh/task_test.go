@@ -15,17 +15,17 @@ import (
 // the step nor an event may overwrite what the other has written.
 func TestWhatIsLearnedDuringAStepIsKept(t *testing.T) {
 	k := &task{
-		e:    &Engine{World: World{Log: slog.New(slog.NewTextHandler(io.Discard, nil))}},
-		mail: make(chan letter), instance: "notes",
+		e:       &Engine{World: World{Log: slog.New(slog.NewTextHandler(io.Discard, nil))}},
+		letters: make(chan letter), instance: "notes",
 		r: plan.Refresh{Kind: plan.Update, Instance: "notes", Step: plan.Fetch},
 	}
 	started := make(chan struct{})
 	go func() {
 		<-started
-		k.mail <- letter{Event: plan.Event{Type: plan.NoticeShown, UID: 5}}
-		k.mail <- letter{Event: plan.Event{Type: plan.CancelAsked}}
+		k.letters <- letter{Event: plan.Event{Type: plan.NoticeShown, UID: 5}}
+		k.letters <- letter{Event: plan.Event{Type: plan.CancelAsked}}
 	}()
-	ev, ok := k.carry(t.Context(), "test", plan.DoStep, func(ctx context.Context, k *task) error {
+	ev, ok := k.runStep(t.Context(), "test", plan.DoStep, func(ctx context.Context, k *task) error {
 		k.r.To = 6
 		close(started)
 		<-ctx.Done() // the cancellation reaches it at once
@@ -35,7 +35,7 @@ func TestWhatIsLearnedDuringAStepIsKept(t *testing.T) {
 	if !ok || ev.Type != plan.StepFailed || !errkind.Is(ev.Err, errkind.Interrupted) {
 		t.Fatalf("%+v %v", ev, ok)
 	}
-	if k.r.To != 7 || !k.r.Cancel || !slices.Equal(k.r.Told, []uint32{5}) {
+	if k.r.To != 7 || !k.r.Cancel || !slices.Equal(k.r.Notified, []uint32{5}) {
 		t.Fatalf("something was lost: %+v", k.r)
 	}
 }

@@ -17,14 +17,14 @@ import (
 
 // base answers questions about runs from the groups that a lister finds.
 type base struct {
-	ctl    *runctl.Dir
-	log    *slog.Logger
-	find   finder
-	hints  *hints
-	known  map[string]bool // instances that this tracker has put a run of, guarded by the tracker's mutex
-	manner string          // Events
-	polls  bool            // from the start
-	blind  func() error    // why there are runs without a watch; nil if there are none
+	ctl      *runctl.Dir
+	log      *slog.Logger
+	find     finder
+	hints    *hints
+	known    map[string]bool // instances that this tracker has put a run of, guarded by the tracker's mutex
+	manner   string          // Events
+	polls    bool            // from the start
+	degraded func() error    // why there are runs without a watch; nil if there are none
 }
 
 // Events implements Tracker.
@@ -39,10 +39,10 @@ func (b *base) Events() string {
 func (b *base) Polls() bool { return b.polls || b.blindness() != nil }
 
 func (b *base) blindness() error {
-	if b.blind == nil {
+	if b.degraded == nil {
 		return nil
 	}
-	return b.blind()
+	return b.degraded()
 }
 
 // Changes implements Tracker.

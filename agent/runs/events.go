@@ -174,7 +174,7 @@ func newSubtree(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 		var p *populationEvents
 		if p, noWatch = cgroupEvents(o); noWatch == nil {
 			o.manner = "cgroup.events and inotify"
-			o.events, o.blind = p, p.blindness
+			o.events, o.degraded = p, p.blindness
 		}
 	}
 	if noWatch != nil {

@@ -203,8 +203,8 @@ func (o *ownedTracker) settleAll() error {
 	return nil
 }
 
-// Place implements Tracker.
-func (o *ownedTracker) Place(instance string, pkg digest.Digest, service string, pid, pidfd int) (string, error) {
+// Attach implements Tracker.
+func (o *ownedTracker) Attach(instance string, pkg digest.Digest, service string, pid, pidfd int) (string, error) {
 	if err := validRun(instance, service); err != nil {
 		return "", err
 	}

@@ -91,7 +91,7 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 		"a path in service": {app, "a/b", p.PID, pidfd(t, p.PID), errkind.Invalid},
 		"dots":              {"..", "", p.PID, pidfd(t, p.PID), errkind.Invalid},
 	} {
-		if group, err := tr.Place(c.instance, pkg, c.service, c.pid, c.fd); errkind.KindOf(err) != c.kind {
+		if group, err := tr.Attach(c.instance, pkg, c.service, c.pid, c.fd); errkind.KindOf(err) != c.kind {
 			t.Errorf("%s: %q, %v (%s), want %s", name, group, err, errkind.KindOf(err), c.kind)
 		}
 	}
@@ -105,7 +105,7 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 		t.Errorf("groups are left: %q", left)
 	}
 
-	group, err := tr.Place(app, pkg, "", p.PID, pidfd(t, p.PID))
+	group, err := tr.Attach(app, pkg, "", p.PID, pidfd(t, p.PID))
 	if err != nil || !strings.HasPrefix(group, "/lull/app/"+app+"/"+pkg.Short()+".") {
 		t.Errorf("got %q, %v", group, err)
 	}
@@ -113,7 +113,7 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 		t.Errorf("process %d is in %v, %v", p.PID, now, err)
 	}
 	// From one run to another, as when an application restarts itself.
-	again, err := tr.Place(app, pkg, "", p.PID, -1)
+	again, err := tr.Attach(app, pkg, "", p.PID, -1)
 	if err != nil || again == group {
 		t.Errorf("got %q, %v", again, err)
 	}
@@ -132,7 +132,7 @@ func TestPlaceAfterClose(t *testing.T) {
 	if err := errors.Join(tr.Close(), tr.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tr.Place(app, pkg, "", p.PID, -1); !errkind.Is(err, errkind.Unavailable) {
+	if _, err := tr.Attach(app, pkg, "", p.PID, -1); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("got %v", err)
 	}
 	if _, ok := <-tr.Changes(); ok {
@@ -326,7 +326,7 @@ func TestPlaceWhereOthersTidyUp(t *testing.T) {
 	}
 	p := conformance.Start(t, conformance.Launch{})
 	t.Cleanup(p.End)
-	if _, err := tr.Place(app, pkg, "", p.PID, -1); err != nil {
+	if _, err := tr.Attach(app, pkg, "", p.PID, -1); err != nil {
 		t.Fatal(err)
 	}
 	if ps, err := tr.Busy(app); err != nil || len(ps) != 1 {

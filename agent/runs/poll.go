@@ -13,7 +13,7 @@ import (
 const pollEvery = time.Second
 
 // poller polls the instances that source names, as long as there are any.
-// It sleeps until the next Place otherwise.
+// It sleeps until the next Attach otherwise.
 type poller struct {
 	also eventSource // additional events; nil if none
 	wake chan struct{}

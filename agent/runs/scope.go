@@ -83,11 +83,11 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 		s.polls = true
 		s.manner = fmt.Sprintf("systemd's scopes are polled every %v (no inotify: %v)", pollEvery, err)
 	} else {
-		s.blind = s.blindness
+		s.degraded = s.blindness
 	}
 	s.hints, s.marks = newHints(), newHints()
 	if err := s.lookAtAll(); err != nil {
-		s.deafen()
+		s.closeWatches()
 		s.hints.close()
 		s.marks.close()
 		return nil, err
@@ -267,9 +267,9 @@ func (s *scopeTracker) Busy(instance string) ([]Process, error) { return s.busy(
 // placePatience bounds the wait for systemd.
 const placePatience = 25 * time.Second
 
-// Place implements Tracker: for a launcher whose user has no systemd
+// Attach implements Tracker: for a launcher whose user has no systemd
 // manager, the system's makes the scope.
-func (s *scopeTracker) Place(instance string, pkg digest.Digest, service string, pid, pidfd int) (string, error) {
+func (s *scopeTracker) Attach(instance string, pkg digest.Digest, service string, pid, pidfd int) (string, error) {
 	if err := validRun(instance, service); err != nil {
 		return "", err
 	}
@@ -353,7 +353,7 @@ func (s *scopeTracker) Close() error {
 	s.closed = true
 	s.mu.Unlock()
 	close(s.stop)
-	err := s.deafen()
+	err := s.closeWatches()
 	s.marks.close()
 	s.wg.Wait()
 	s.hints.close()

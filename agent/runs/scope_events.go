@@ -89,8 +89,8 @@ func (s *scopeTracker) listen() error {
 	return nil
 }
 
-// deafen ends the events.
-func (s *scopeTracker) deafen() error {
+// closeWatches ends the events.
+func (s *scopeTracker) closeWatches() error {
 	if s.in == nil {
 		return nil
 	}

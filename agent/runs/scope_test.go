@@ -215,10 +215,10 @@ func TestScopePlaceNeedsSystemd(t *testing.T) {
 	tr, _ := open(t, m.options(false))
 	p := conformance.Start(t, conformance.Launch{})
 	t.Cleanup(p.End)
-	if _, err := tr.Place(app, pkg, "", p.PID, -1); !errkind.Is(err, errkind.Unavailable) {
+	if _, err := tr.Attach(app, pkg, "", p.PID, -1); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := tr.Place(app, pkg, "daemon", p.PID, -1); !errkind.Is(err, errkind.Invalid) {
+	if _, err := tr.Attach(app, pkg, "daemon", p.PID, -1); !errkind.Is(err, errkind.Invalid) {
 		t.Errorf("got %v", err)
 	}
 	if err := unix.Kill(p.PID, 0); err != nil {
@@ -259,7 +259,7 @@ func TestScopePlaceBySystemd(t *testing.T) {
 	tr, ctl := open(t, runs.Options{Want: "scope"})
 	p := conformance.Start(t, conformance.Launch{})
 	t.Cleanup(p.End)
-	group, err := tr.Place(app, pkg, "", p.PID, -1)
+	group, err := tr.Attach(app, pkg, "", p.PID, -1)
 	if err != nil || filepath.Dir(group) != "/system.slice" {
 		t.Fatalf("got %q, %v", group, err)
 	}

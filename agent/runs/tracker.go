@@ -24,7 +24,7 @@
 // stays true until the release, because launches join under the read lock.
 //
 // A Tracker may be used from several goroutines. Its own goroutines end in
-// Close. Place, Busy and what follows events exclude each other by one mutex
+// Close. Attach, Busy and what follows events exclude each other by one mutex
 // per tracker; nothing waits under it but for the kernel.
 package runs
 
@@ -121,11 +121,11 @@ type Tracker interface {
 	// Unread is among them with a process without PID. An error means that they
 	// cannot be known, which callers treat as busy.
 	Busy(instance string) ([]Process, error)
-	// Place puts a process into a new run of the instance, or of one of its
+	// Attach puts a process into a new run of the instance, or of one of its
 	// services, and returns the path of its group. Pidfd refers to the process
 	// and proves that pid is still the one that asked; -1 if the caller is its
-	// parent. The caller of Place, or the process, holds the instance's read lock.
-	Place(instance string, pkg digest.Digest, service string, pid, pidfd int) (cgroup string, err error)
+	// parent. The caller of Attach, or the process, holds the instance's read lock.
+	Attach(instance string, pkg digest.Digest, service string, pid, pidfd int) (cgroup string, err error)
 	// Unread lists the users whose groups cannot be read, or not within bounds.
 	Unread() ([]Unread, error)
 	// ServiceProcs lists the processes of a service; of all, where service is
@@ -190,13 +190,13 @@ func describe(pid int) (Process, error) {
 			uid, _, _ := strings.Cut(value, "\t")
 			n, err := strconv.ParseUint(uid, 10, 32)
 			if err != nil {
-				return p, fmt.Errorf("cannot understand the status of process %d: %w", pid, err)
+				return p, fmt.Errorf("cannot parse the status of process %d: %w", pid, err)
 			}
 			p.UID, found = uint32(n), true
 		}
 	}
 	if !found {
-		return p, fmt.Errorf("cannot understand the status of process %d: it names no user", pid)
+		return p, fmt.Errorf("cannot parse the status of process %d: it names no user", pid)
 	}
 	return p, nil
 }

@@ -349,7 +349,7 @@ func credential(u *user.User) (*syscall.Credential, error) {
 	for _, text := range append([]string{u.Uid, u.Gid}, groups...) {
 		n, err := strconv.ParseUint(text, 10, 32)
 		if err != nil {
-			return nil, fmt.Errorf("cannot understand the IDs of user %s: %w", u.Username, err)
+			return nil, fmt.Errorf("cannot parse the IDs of user %s: %w", u.Username, err)
 		}
 		ids = append(ids, uint32(n))
 	}

@@ -61,7 +61,7 @@ func (d *Direct) Run(ctx context.Context, h Hook) (output string, err error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	_, err = d.launcher.Tracks.Place(h.Instance, h.Package, group, cmd.Process.Pid, -1)
+	_, err = d.launcher.Tracks.Attach(h.Instance, h.Package, group, cmd.Process.Pid, -1)
 	if err == nil {
 		_, err = w.Write([]byte{1})
 	}

@@ -85,7 +85,7 @@ func (k *Keeper) Follow(ctx context.Context) {
 // tidy collects if anything has lost its protection since the last collection. If the disk is
 // too full it also removes recently used content.
 func (k *Keeper) tidy(ctx context.Context) error {
-	if !k.clean(k.Indices.Left()) {
+	if !k.clean(k.Indices.ReleaseCount()) {
 		if _, err := k.Collect(ctx, 0); err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func (k *Keeper) Collect(ctx context.Context, free int64) (gc.Result, error) {
 		}
 	}
 	began := time.Now()
-	left := k.Indices.Left()
+	left := k.Indices.ReleaseCount()
 	result, err := gc.Collect(ctx, k.Store, k.Indices, gc.Options{Free: free})
 	k.mu.Lock()
 	k.last, k.at = result, time.Now()

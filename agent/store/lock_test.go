@@ -107,7 +107,7 @@ func TestSecondAgent(t *testing.T) {
 	all := func() (bool, error) { return true, nil }
 	_, e1 := guest.Ingest(two)
 	_, e2 := guest.TakeTree(one, all)
-	_, _, e3 := guest.TakeAway(nil, nil, nil)
+	_, _, e3 := guest.Trash(nil, nil, nil)
 	_, _, e4 := guest.Restage(one, nil)
 	for i, err := range []error{e1, e2, e3, e4, guest.Materialise(digest.Of(nil)), guest.SetReserve(1), guest.DropBlob(store.MetaKey(one)), guest.DropIngest(one)} {
 		if !errkind.Is(err, errkind.Busy) {

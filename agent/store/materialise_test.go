@@ -96,7 +96,7 @@ func TestStage(t *testing.T) {
 		t.Fatal(err)
 	}
 	same := store.Key{Digest: digest.Of([]byte("same"))}
-	taken, _, err := s.TakeAway([]store.Key{same}, nil, func(store.Key) (bool, error) { return true, nil })
+	taken, _, err := s.Trash([]store.Key{same}, nil, func(store.Key) (bool, error) { return true, nil })
 	if err != nil || len(taken) != 1 {
 		t.Fatal(taken, err)
 	}

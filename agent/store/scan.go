@@ -192,7 +192,7 @@ func (s *Store) look(wants []Want) ([]Want, error) {
 
 // takeAllBack leaves out what the trash still has.
 func (s *Store) takeAllBack(missing []Want) []Want {
-	return slices.DeleteFunc(missing, func(w Want) bool { return s.takeBack(w.Key) })
+	return slices.DeleteFunc(missing, func(w Want) bool { return s.untrash(w.Key) })
 }
 
 // await returns when nothing is being taken away any more of what had been

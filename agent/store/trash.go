@@ -44,7 +44,7 @@ type TakenTree struct {
 	taken []Key          // blobs that lost their name and lie in the tree alone
 }
 
-// TakeAway moves blobs into the trash, a small batch in one go. It asks may
+// Trash moves blobs into the trash, a small batch in one go. It asks may
 // for each, under the write lock: no caller can find a blob resident between
 // answer and move. An error of may ends the batch. It returns those that are
 // in the
@@ -53,7 +53,7 @@ type TakenTree struct {
 // Those that also lie in tree, if it is not nil, only lose their name: they are
 // kept by the tree, can be taken back from there, and go with DiscardTree. That
 // is cheaper, and needs no space at all. They are returned as inTree.
-func (s *Store) TakeAway(batch []Key, tree *TakenTree, may func(Key) (bool, error)) (taken, inTree []Key, err error) {
+func (s *Store) Trash(batch []Key, tree *TakenTree, may func(Key) (bool, error)) (taken, inTree []Key, err error) {
 	if err := s.writable(); err != nil {
 		return nil, nil, err
 	}
@@ -109,8 +109,8 @@ func (s *Store) takeLocked(k Key, tree *TakenTree) (string, error) {
 	return place, nil
 }
 
-// takeBack makes a blob of the trash resident.
-func (s *Store) takeBack(k Key) bool {
+// untrash makes a blob of the trash resident.
+func (s *Store) untrash(k Key) bool {
 	s.residency.Lock()
 	defer s.residency.Unlock()
 	place, ok := s.trashed[k]
@@ -131,9 +131,9 @@ func (s *Store) takeBack(k Key) bool {
 	return true
 }
 
-// Discard deletes blobs in the trash and returns those that are gone: one may
+// Purge deletes blobs in the trash and returns those that are gone: one may
 // have been taken back.
-func (s *Store) Discard(keys []Key) (deleted []Key, err error) {
+func (s *Store) Purge(keys []Key) (deleted []Key, err error) {
 	var failed []Key
 	for _, k := range keys {
 		e := faultpoint.Hit("store.discard")
@@ -211,7 +211,7 @@ func (s *Store) takeTree(pkg digest.Digest, may func() (bool, error)) (string, e
 	return place, nil
 }
 
-// DiscardTree deletes a tree in the trash, and with it the blobs that TakeAway
+// DiscardTree deletes a tree in the trash, and with it the blobs that Trash
 // has left in it. It returns those of them that had not been taken back.
 func (s *Store) DiscardTree(t *TakenTree) (deleted []Key, err error) {
 	if err := faultpoint.Hit("store.discard.tree"); err != nil {

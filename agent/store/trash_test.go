@@ -27,7 +27,7 @@ func TestTrash(t *testing.T) {
 	if tree, err = s.TakeTree(one, func() (bool, error) { return true, nil }); err != nil || s.HasPackage(one) {
 		t.Errorf("TakeTree: %v, %v", tree, err)
 	}
-	taken, _, err := s.TakeAway([]store.Key{a, b, c, nobody}, nil, func(k store.Key) (bool, error) { return k != c, nil })
+	taken, _, err := s.Trash([]store.Key{a, b, c, nobody}, nil, func(k store.Key) (bool, error) { return k != c, nil })
 	if err != nil || len(taken) != 2 || s.Has(a) || !s.Has(c) {
 		t.Errorf("TakeAway: %v, %v", taken, err)
 	}
@@ -35,7 +35,7 @@ func TestTrash(t *testing.T) {
 	if absent, err := s.Absent([]store.Want{{a, -1}, {c, -1}, {nobody, -1}}); err != nil || len(absent) != 1 || absent[0].Key != nobody || !s.Has(a) {
 		t.Errorf("Absent: %v, %v", absent, err)
 	}
-	if deleted, err := s.Discard(taken); err != nil || len(deleted) != 1 || deleted[0] != b {
+	if deleted, err := s.Purge(taken); err != nil || len(deleted) != 1 || deleted[0] != b {
 		t.Errorf("Discard: %v, %v", deleted, err)
 	}
 	if s.Has(b) || !s.Has(a) {
@@ -43,7 +43,7 @@ func TestTrash(t *testing.T) {
 	}
 	// Blobs in the tree stay there, and are restored from there.
 	help := store.Key{Digest: digest.Of([]byte(""))}
-	taken, inTree, err := s.TakeAway([]store.Key{a, b, help, c}, tree, func(store.Key) (bool, error) { return true, nil })
+	taken, inTree, err := s.Trash([]store.Key{a, b, help, c}, tree, func(store.Key) (bool, error) { return true, nil })
 	if err != nil || len(taken) != 0 || len(inTree) != 3 || s.Has(a) {
 		t.Errorf("TakeAway: %v, %v, %v", taken, inTree, err)
 	}
@@ -60,7 +60,7 @@ func TestTrash(t *testing.T) {
 		t.Errorf("left in the trash: %v", left)
 	}
 	stop := errors.New("stop")
-	if taken, _, err := s.TakeAway([]store.Key{a}, nil, func(k store.Key) (bool, error) { return true, stop }); !errors.Is(err, stop) || len(taken) != 0 {
+	if taken, _, err := s.Trash([]store.Key{a}, nil, func(k store.Key) (bool, error) { return true, stop }); !errors.Is(err, stop) || len(taken) != 0 {
 		t.Errorf("TakeAway after an error: %v, %v", taken, err)
 	}
 }
@@ -84,7 +84,7 @@ func TestAskedWhileTaken(t *testing.T) {
 		},
 	} {
 		answer := make(chan error, 1)
-		_, _, err := s.TakeAway([]store.Key{same}, nil, func(store.Key) (bool, error) {
+		_, _, err := s.Trash([]store.Key{same}, nil, func(store.Key) (bool, error) {
 			go func() {
 				missing, err := ask()
 				if err == nil && len(missing) > 0 {

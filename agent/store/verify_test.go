@@ -95,7 +95,7 @@ func TestVerify(t *testing.T) {
 	// Repair, as the agent does it: condemn, re-fetch, rebuild.
 	packages := map[digest.Digest]bool{one: true, two: true, runtime: true}
 	for _, f := range findings {
-		if err := s.Condemn(f); err != nil {
+		if err := s.DropCorrupt(f); err != nil {
 			t.Error(err)
 		}
 	}

@@ -23,20 +23,20 @@ const (
 	setFile  = "system.json"
 )
 
-// Settle brings the disk in line with the record, before the agent serves
+// Reconcile brings the disk in line with the record, before the agent serves
 // requests: a set that was staged in an earlier boot is in effect now, the
 // link leads there, and directories of dropped sets are removed.
-func (s *System) Settle() error {
+func (s *System) Reconcile() error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	err := s.settle()
+	err := s.reconcile()
 	if err != nil {
 		return s.fail(err)
 	}
 	return nil
 }
 
-func (s *System) settle() error {
+func (s *System) reconcile() error {
 	rec := s.record()
 	if _, lost, err := s.State.Lost(); err != nil {
 		return err

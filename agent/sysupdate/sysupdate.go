@@ -201,7 +201,7 @@ type run struct {
 }
 
 // Load reads the record and updates the indices. Nothing is changed on disk:
-// see Settle.
+// see Reconcile.
 func Load(w World) (*System, error) {
 	s := &System{World: w}
 	var err error

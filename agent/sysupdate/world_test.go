@@ -90,7 +90,7 @@ func (m *machine) start() {
 	})
 	m.no(err)
 	m.no(m.SetFactory(m.factory, nil))
-	if m.settled = m.Settle(); !m.suffers {
+	if m.settled = m.Reconcile(); !m.suffers {
 		m.no(m.settled)
 	}
 }

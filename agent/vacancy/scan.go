@@ -223,7 +223,7 @@ func parseDevice(dev, ino string) (Inode, error) {
 	mi, err2 := strconv.ParseUint(minor, 16, 32)
 	n, err3 := strconv.ParseUint(ino, 10, 64)
 	if err := errors.Join(err1, err2, err3); err != nil {
-		return Inode{}, fmt.Errorf("cannot understand a mapping on %s: %w", dev, err)
+		return Inode{}, fmt.Errorf("cannot parse a mapping on %s: %w", dev, err)
 	}
 	return Inode{unix.Mkdev(uint32(ma), uint32(mi)), n}, nil
 }

@@ -89,7 +89,7 @@ func (a *app) runEphemeral(ctx context.Context, name string, words []string) (er
 	}
 	c := exec.Command(path, append(append(argv, "--", what+inside), words[1:]...)...)
 	c.ExtraFiles = []*os.File{lease}
-	return a.attend(c)
+	return a.runForeground(c)
 }
 
 // isSubpackage reports whether a word looks like PACKAGE/SUBPACKAGE.

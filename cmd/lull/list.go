@@ -175,7 +175,7 @@ func (s *snapshot) state(p bus.PackageProperties, now time.Time) string {
 	case under && !output.Over(r.State):
 		return output.StepText(r)
 	case p.UndoneVersion != "":
-		return output.T("%[1]s was undone, tried again %[2]s", p.UndoneVersion, output.Day(output.FromBus(p.NextTry), now))
+		return output.T("%[1]s was undone, retried %[2]s", p.UndoneVersion, output.Day(output.FromBus(p.NextTry), now))
 	case held(p, now) && p.Running:
 		return output.T("running, held until %[1]s by %[2]s", output.Day(output.FromBus(p.HeldUntil), now), output.Either(p.HeldBy, "?"))
 	case held(p, now):

@@ -186,7 +186,7 @@ func (a *app) within(path string, dir *os.File, hash string, words []string) err
 	c := exec.Command(words[0], words[1:]...)
 	c.Dir = fmt.Sprintf("/proc/self/fd/%d", dir.Fd()) // also where the path is hidden
 	c.Env = append(os.Environ(), "LULL_PACKAGE_DIR="+path, "LULL_PACKAGE="+hash, "PWD="+path)
-	return a.attend(c)
+	return a.runForeground(c)
 }
 
 // holdOpen keeps the lease until the input ends.

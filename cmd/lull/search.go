@@ -303,7 +303,7 @@ func updateState(u bus.AvailableUpdate) string {
 	case "reverted":
 		return output.T("left out: you went back from it")
 	case "failed":
-		return output.T("left out: it did not work, tried again later")
+		return output.T("left out: it did not work, retried later")
 	case "rollout":
 		return output.T("left out: being rolled out")
 	case "halted":

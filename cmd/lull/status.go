@@ -281,7 +281,7 @@ func (a *app) undoneFields(p bus.PackageProperties) [][2]string {
 	return [][2]string{
 		{"Undone", fmt.Sprintf("%s %s → %s, %s", p.Instance, p.Version, p.UndoneVersion, output.Ago(output.FromBus(p.UndoneAt), a.Now()))},
 		{"", a.Foreign(p.UndoneReason)},
-		{"", output.T("tried again %s; lull refresh %s tries now", output.Day(output.FromBus(p.NextTry), a.Now()), p.Instance)},
+		{"", output.T("retried %s; lull refresh %s tries now", output.Day(output.FromBus(p.NextTry), a.Now()), p.Instance)},
 	}
 }
 

@@ -305,12 +305,12 @@ func TestDoctorFits(t *testing.T) {
 	a, out, _ := quietApp(50)
 	err := a.checks([]bus.Check{
 		{Name: "disk", State: "ok", Seen: "1 GiB free", Advice: "is not shown"},
-		{Name: "repositories", State: "fail", Seen: "cannot read repository local: it cannot be reached", Advice: "lull refresh looks again; updates do not arrive until this works"},
+		{Name: "repositories", State: "fail", Seen: "cannot read repository local: it cannot be reached", Advice: "lull refresh retries; updates do not arrive until this works"},
 	}, output.Columns("repositories"))
 	want := `ok    disk          1 GiB free
 fail  repositories  cannot read repository local:
                     it cannot be reached
-                    → lull refresh looks again;
+                    → lull refresh retries;
                       updates do not arrive until
                       this works
 `

@@ -92,7 +92,7 @@ var writers = map[string]string{
 	"completionCmd": "texts of this program", "commandsCmd": "texts of this program",
 	"Prompt":    "texts of this program",
 	"followJob": "asks whether it is a terminal", "holdOpen": "a text of this program",
-	"attend": "hands them to another program",
+	"runForeground": "hands them to another program",
 }
 
 // TestOnlyWritersWrite: no command bypasses them.

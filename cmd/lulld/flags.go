@@ -30,10 +30,10 @@ func flags(args []string) (*agent.Options, error) {
 	}
 	f := c.Flags()
 	f.BoolVar(&o.User, "user", false, "serve this user alone, on the session bus")
-	f.StringVar(&o.Root, "root", "", "folder of the store (default /var/lib/lull; with --user ~/.local/state/lull)")
-	f.StringVar(&o.RunDir, "run-dir", "", "folder of what a reboot forgets (default /run/lull; with --user $XDG_RUNTIME_DIR/lull)")
+	f.StringVar(&o.Root, "root", "", "directory of the store (default /var/lib/lull; with --user ~/.local/state/lull)")
+	f.StringVar(&o.RunDir, "run-dir", "", "directory of what a reboot forgets (default /run/lull; with --user $XDG_RUNTIME_DIR/lull)")
 	f.StringVar(&o.BootID, "boot-id", "", "file by which a boot is told from the one before (default /proc/sys/kernel/random/boot_id)")
-	f.StringVar(&o.Config, "config", "", "folder of policy.yaml, policy.d and repos.d (default /etc/lull; with --user ~/.config/lull)")
+	f.StringVar(&o.Config, "config", "", "directory of policy.yaml, policy.d and repos.d (default /etc/lull; with --user ~/.config/lull)")
 	f.StringVar(&o.Bus, "bus", "", "address of the bus to serve on (default the system bus; with --user the session bus)")
 	f.StringVar(&o.LogindBus, "logind-bus", "", "address of the bus that logind is on (default as --bus; with --user the system bus)")
 	f.StringVar(&o.Tracker, "tracker", "auto", "how runs are tracked: auto, scope, freezer, subtree, poll")

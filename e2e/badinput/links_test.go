@@ -193,19 +193,19 @@ func TestData(t *testing.T) {
 			})
 			s.runs(sample.V2) // users' data is another thing
 			if c.kind == "" {
-				if log := s.Agent().Log(); !strings.Contains(log, "the system data of an instance is gone: it begins with an empty folder") || !strings.Contains(log, path) {
+				if log := s.Agent().Log(); !strings.Contains(log, "the system data of an instance is gone: it begins with an empty directory") || !strings.Contains(log, path) {
 					t.Errorf("it is not said that %s is gone:\n%s", path, log)
 				}
 				s.doctor("ok", "installed", "all whole", "")
 				return
 			}
-			text := "cannot use the data of " + app + ": " + path + " is a " + c.kind + ", and should be a folder"
-			hint := "put the folder back; or lull verify --repair moves aside what is there and makes an empty one"
+			text := "cannot use the data of " + app + ": " + path + " is a " + c.kind + ", and should be a directory"
+			hint := "restore the directory; or lull verify --repair moves aside what is there and makes an empty one"
 			s.doctor("fail", "installed", text, hint)
 			sample.Write(s, s.Path("3"), "3.0")
 			s.MustLull("publish", "--repo", s.Repo, s.Path("3"))
 			r := s.Lull("refresh", app)
-			if r.Code != 1 || !strings.Contains(r.Stderr, path+" is a "+c.kind+", and should be a folder\nhint: "+hint) {
+			if r.Code != 1 || !strings.Contains(r.Stderr, path+" is a "+c.kind+", and should be a directory\nhint: "+hint) {
 				t.Errorf("refresh: %v", r)
 			}
 			s.idle()

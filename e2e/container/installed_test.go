@@ -219,7 +219,7 @@ func readOnly(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	sh(t, "mount -o remount,rw /var/lib/lull")
-	journal(t, "which the machine can by now: lulld has to start anew")
+	journal(t, "which the machine can by now: lulld must be restarted")
 	sh(t, "timeout 40 bash -c 'until lull doctor 2>&1 | grep -q \"ok    root\"; do sleep 0.1; done'")
 }
 

@@ -183,8 +183,8 @@ func TestApplicationAsks(t *testing.T) {
 			t.Errorf("%v", cmd)
 		}
 	}
-	outside("lull: cannot tell which application asks: process", "pending", "--self")
-	outside("lull: cannot tell which application asks: process", "hold", "--self", "2h")
+	outside("lull: cannot determine which application asks: process", "pending", "--self")
+	outside("lull: cannot determine which application asks: process", "hold", "--self", "2h")
 	outside("is in no run of one", "hold", "--self")
 	if err := s.api.Call("Manager.CreateUpdateMonitor", map[string]dbus.Variant{}).Err; err == nil || !strings.Contains(err.Error(), "is in no run of one") {
 		t.Errorf("%v", err)

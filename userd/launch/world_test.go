@@ -259,7 +259,7 @@ func (a *fakeAgent) JoinRun(sender dbus.Sender, instance, pkg, service string) (
 	if err == nil {
 		var d digest.Digest
 		if d, err = digest.Parse(pkg); err == nil {
-			group, err = a.tracker.Place(instance, d, service, int(pid), -1)
+			group, err = a.tracker.Attach(instance, d, service, int(pid), -1)
 		}
 	}
 	if err != nil {

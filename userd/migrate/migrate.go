@@ -16,11 +16,11 @@ import (
 	"github.com/lull/lull/userd/userdata"
 )
 
-// Hands do the jobs of the data lane.
-type Hands struct{}
+// Runner do the jobs of the data lane.
+type Runner struct{}
 
-// Do implements sessionjobs.Hands.
-func (Hands) Do(ctx context.Context, j sessionjobs.Job) error {
+// Do implements sessionjobs.Runner.
+func (Runner) Do(ctx context.Context, j sessionjobs.Job) error {
 	home, _, err := userdata.Home()
 	if err != nil {
 		return err
@@ -35,14 +35,14 @@ func (Hands) Do(ctx context.Context, j sessionjobs.Job) error {
 	}
 	defer unlock()
 	switch j.Do {
-	case sessionjobs.Ahead:
+	case sessionjobs.CopyAhead:
 		return p.Precopy(ctx, j.To)
 	case sessionjobs.Discard:
 		return p.Sweep(0)
 	}
 	swept := p.Sweep(j.To)
 	// Without an ancestor the first launch makes an empty directory.
-	if err := p.Bring(ctx, j.To, nil, func() error { return stillCurrent(j) }); err != nil {
+	if err := p.Migrate(ctx, j.To, nil, func() error { return stillCurrent(j) }); err != nil {
 		return err
 	}
 	return errors.Join(swept, p.Prune(j.To))

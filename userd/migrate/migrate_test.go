@@ -46,17 +46,17 @@ func TestBring(t *testing.T) {
 		want    bool
 	}{{"2", true}, {"1", false}, {"3", false}} {
 		p, o := world(t, c.current)
-		if err := (Hands{}).Do(t.Context(), sessionjobs.Job{Order: o, Do: sessionjobs.Ahead}); err != nil || has(p) {
+		if err := (Runner{}).Do(t.Context(), sessionjobs.Job{Order: o, Do: sessionjobs.CopyAhead}); err != nil || has(p) {
 			t.Fatalf("a copy ahead: %v", err)
 		}
-		err := Hands{}.Do(t.Context(), sessionjobs.Job{Order: o, Do: sessionjobs.Bring})
+		err := Runner{}.Do(t.Context(), sessionjobs.Job{Order: o, Do: sessionjobs.Migrate})
 		if has(p) != c.want || (err == nil) != c.want {
 			t.Errorf("with revision %s current: there is data: %v, %v", c.current, has(p), err)
 		}
 		if err != nil && !strings.Contains(err.Error(), "not current any more") {
 			t.Error(err)
 		}
-		if err := (Hands{}).Do(t.Context(), sessionjobs.Job{Order: o, Do: sessionjobs.Discard}); err != nil {
+		if err := (Runner{}).Do(t.Context(), sessionjobs.Job{Order: o, Do: sessionjobs.Discard}); err != nil {
 			t.Error(err)
 		}
 		if left, _ := filepath.Glob(p.Base + "/.*partial*"); len(left) > 0 {
@@ -71,8 +71,8 @@ func TestNothingToDo(t *testing.T) {
 	if err := os.RemoveAll(p.Base); err != nil {
 		t.Fatal(err)
 	}
-	for _, do := range []sessionjobs.Action{sessionjobs.Ahead, sessionjobs.Bring, sessionjobs.Discard} {
-		if err := (Hands{}).Do(t.Context(), sessionjobs.Job{Order: o, Do: do}); err != nil {
+	for _, do := range []sessionjobs.Action{sessionjobs.CopyAhead, sessionjobs.Migrate, sessionjobs.Discard} {
+		if err := (Runner{}).Do(t.Context(), sessionjobs.Job{Order: o, Do: do}); err != nil {
 			t.Errorf("%v: %v", do, err)
 		}
 	}
@@ -91,7 +91,7 @@ func TestCalledOff(t *testing.T) {
 	defer unlock()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := (Hands{}).Do(ctx, sessionjobs.Job{Order: o, Do: sessionjobs.Bring}); !errors.Is(err, context.Canceled) {
+	if err := (Runner{}).Do(ctx, sessionjobs.Job{Order: o, Do: sessionjobs.Migrate}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 }

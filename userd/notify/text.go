@@ -182,9 +182,9 @@ func (c *Core) failed(p Pending) Notice {
 	n.Urgency = Normal
 	n.Summary = c.Texts.T("The update of %s did not work", n.App)
 	if v := clean(p.FromVersion, maxVersion); v != "" {
-		n.Body = c.Texts.T("It is version %s again, with all of its data. The update will be tried again later.", v)
+		n.Body = c.Texts.T("It is version %s again, with all of its data. The update will be retried later.", v)
 	} else {
-		n.Body = c.Texts.T("It is as it was before, with all of its data. The update will be tried again later.")
+		n.Body = c.Texts.T("It is as it was before, with all of its data. The update will be retried later.")
 	}
 	return n
 }

@@ -14,18 +14,18 @@ import (
 	"github.com/lull/lull/userd/sessionjobs"
 )
 
-// Hands do the jobs of the services lane.
-type Hands struct{ systemd *units.Manager }
+// Runner do the jobs of the services lane.
+type Runner struct{ systemd *units.Manager }
 
 // New uses the user's systemd, when it is needed.
-func New() *Hands { return &Hands{units.User()} }
+func New() *Runner { return &Runner{units.User()} }
 
 // Close ends the connection. Services go on.
-func (h *Hands) Close() error { return h.systemd.Close() }
+func (h *Runner) Close() error { return h.systemd.Close() }
 
 // Do implements sessionjobs.Hands. One service that fails does not keep the others from
 // their turn.
-func (h *Hands) Do(ctx context.Context, j sessionjobs.Job) error {
+func (h *Runner) Do(ctx context.Context, j sessionjobs.Job) error {
 	launcher, err := restart.Launcher()
 	if err != nil && j.Do == sessionjobs.Start {
 		return err

@@ -44,11 +44,11 @@ type Action int
 
 // The actions.
 const (
-	Stop    Action = iota // the services
-	Start                 // the services
-	Ahead                 // copy data ahead
-	Bring                 // bring data over, for good
-	Discard               // what was copied ahead
+	Stop      Action = iota // the services
+	Start                   // the services
+	CopyAhead               // copy data ahead
+	Migrate                 // bring data over, for good
+	Discard                 // what was copied ahead
 )
 
 // Lane is where jobs run one after the other; the lanes run beside each other.
@@ -150,7 +150,7 @@ func (m *Machine) given(o Order) (effects []Effect) {
 	case Enter:
 		// Whatever revision is current when launches are allowed, earlier orders no longer apply.
 		effects = m.drop(ServicesLane, func(j Job) bool { return j.Do == Start })
-		effects = append(effects, m.drop(DataLane, func(j Job) bool { return j.Do == Bring || j.Do == Ahead && j.ID != o.ID })...)
+		effects = append(effects, m.drop(DataLane, func(j Job) bool { return j.Do == Migrate || j.Do == CopyAhead && j.ID != o.ID })...)
 		if len(o.Services) > 0 {
 			m.put(Job{o, Stop, true})
 			return effects
@@ -170,9 +170,9 @@ func (m *Machine) given(o Order) (effects []Effect) {
 		m.noMore(o.ID)
 		// A copy ahead that runs is let end: broken off it would be worth nothing.
 		data := &m.lanes[DataLane]
-		data.queue = slices.DeleteFunc(data.queue, func(j Job) bool { return j.Do == Ahead && j.ID == o.ID })
+		data.queue = slices.DeleteFunc(data.queue, func(j Job) bool { return j.Do == CopyAhead && j.ID == o.ID })
 		if o.Data {
-			m.put(Job{o, Bring, len(o.Services) == 0})
+			m.put(Job{o, Migrate, len(o.Services) == 0})
 		} else {
 			m.put(Job{o, Start, true})
 		}
@@ -193,9 +193,9 @@ func (m *Machine) ended(ev Ended) (effects []Effect) {
 		m.full = j.To
 	}
 	switch {
-	case j.Do == Bring && !j.answers && ev.Err == nil:
+	case j.Do == Migrate && !j.answers && ev.Err == nil:
 		m.put(Job{j.Order, Start, true})
-	case j.answers || j.Do == Bring:
+	case j.answers || j.Do == Migrate:
 		effects = append(effects, Done{j.Order, ev.Err})
 	}
 	if j.Do == Stop && j.Data {
@@ -210,7 +210,7 @@ func (m *Machine) ahead(o Order, answers bool) []Effect {
 	if o.To == m.full {
 		return nil
 	}
-	m.put(Job{o, Ahead, answers})
+	m.put(Job{o, CopyAhead, answers})
 	return nil
 }
 

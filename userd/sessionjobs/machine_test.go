@@ -14,7 +14,7 @@ type script struct {
 	did []string
 }
 
-var actions = map[Action]string{Stop: "stop", Start: "start", Ahead: "ahead", Bring: "bring", Discard: "discard"}
+var actions = map[Action]string{Stop: "stop", Start: "start", CopyAhead: "ahead", Migrate: "bring", Discard: "discard"}
 
 func (s *script) step(ev Event) {
 	for _, e := range s.m.Step(ev) {

@@ -9,15 +9,15 @@ import (
 	"github.com/lull/lull/userd/queue"
 )
 
-// Hands do the jobs. They may be used from several goroutines, one job of a lane
+// Runner do the jobs. They may be used from several goroutines, one job of a lane
 // of an instance at a time, and block until the job is done.
-type Hands interface {
+type Runner interface {
 	Do(ctx context.Context, j Job) error
 }
 
 // Worker carries orders out.
 type Worker struct {
-	hands  map[Lane]Hands
+	hands  map[Lane]Runner
 	done   func(Order, error)
 	log    *slog.Logger
 	orders *queue.Box[Order]
@@ -25,12 +25,12 @@ type Worker struct {
 
 // New makes a worker; Run makes it work. It calls done, which must not block, with
 // the end of each order.
-func New(services, data Hands, done func(Order, error), log *slog.Logger) *Worker {
-	return &Worker{hands: map[Lane]Hands{ServicesLane: services, DataLane: data}, done: done, log: log, orders: queue.New[Order]()}
+func New(services, data Runner, done func(Order, error), log *slog.Logger) *Worker {
+	return &Worker{hands: map[Lane]Runner{ServicesLane: services, DataLane: data}, done: done, log: log, orders: queue.New[Order]()}
 }
 
-// Give has an order carried out. It does not block.
-func (w *Worker) Give(o Order) { w.orders.Put(o) }
+// Submit has an order carried out. It does not block.
+func (w *Worker) Submit(o Order) { w.orders.Put(o) }
 
 var errNewer = errors.New("the agent has sent a newer order")
 

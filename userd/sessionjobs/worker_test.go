@@ -31,7 +31,7 @@ func TestNothingAppearsTooEarly(t *testing.T) {
 					if running[at] != nil {
 						t.Fatalf("two jobs in lane %d: %+v, %+v", at, *running[at], e.Job)
 					}
-					if shut && (e.Do == Bring || e.Do == Start) {
+					if shut && (e.Do == Migrate || e.Do == Start) {
 						t.Fatalf("%+v begins while the door is shut", e.Job)
 					}
 					running[at], cancelled[at] = &e.Job, false
@@ -43,7 +43,7 @@ func TestNothingAppearsTooEarly(t *testing.T) {
 				}
 			}
 			for _, j := range running {
-				if j != nil && shut && !cancelled[j.Do.lane()] && (j.Do == Bring || j.Do == Start) {
+				if j != nil && shut && !cancelled[j.Do.lane()] && (j.Do == Migrate || j.Do == Start) {
 					t.Fatalf("%+v goes on while the door is shut", *j)
 				}
 			}
@@ -127,20 +127,20 @@ func TestWorker(t *testing.T) {
 		}
 	}
 	some := []Service{{Name: "x"}}
-	w.Give(Order{ID: "1", Phase: Precopy, Instance: "a", To: 2, Data: true})
-	w.Give(Order{Phase: Session, Instance: "b", To: 1, Services: some}) // another instance does not wait
+	w.Submit(Order{ID: "1", Phase: Precopy, Instance: "a", To: 2, Data: true})
+	w.Submit(Order{Phase: Session, Instance: "b", To: 1, Services: some}) // another instance does not wait
 	<-data.began
 	<-services.began
 	data.end <- errors.New("bad")
 	says("precopy: bad")
-	w.Give(Order{ID: "9", Phase: Enter, Instance: "b", Services: some}) // breaks the start off
+	w.Submit(Order{ID: "9", Phase: Enter, Instance: "b", Services: some}) // breaks the start off
 	if j := <-services.began; j.Do != Stop {
 		t.Errorf("%+v", j)
 	}
 	services.end <- nil
 	says("enter")
-	w.Give(Order{ID: "9", Phase: Finish, Instance: "b", To: 2, Data: true, Services: some})
-	if j := <-data.began; j.Do != Bring {
+	w.Submit(Order{ID: "9", Phase: Finish, Instance: "b", To: 2, Data: true, Services: some})
+	if j := <-data.began; j.Do != Migrate {
 		t.Errorf("%+v", j)
 	}
 	cancel() // with a job under way

@@ -149,10 +149,10 @@ func options(name string) copytree.Options {
 	return copytree.Options{Partial: "." + name + copytree.PartialSuffix}
 }
 
-// Bring gives a revision the ancestor's data, unless it has some or there is none.
+// Migrate gives a revision the ancestor's data, unless it has some or there is none.
 // With a commit function nothing appears when that returns an error; it is called
 // when all is copied. The caller holds the lock.
-func (p Place) Bring(ctx context.Context, rev uint32, progress func(done, total int64), commit func() error) error {
+func (p Place) Migrate(ctx context.Context, rev uint32, progress func(done, total int64), commit func() error) error {
 	s, err := p.scan()
 	if err != nil {
 		return err

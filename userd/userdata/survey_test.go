@@ -63,7 +63,7 @@ func TestSurvey(t *testing.T) {
 	m.forget(3)
 	unlock, err := m.Lock(t.Context(), nil)
 	no(t, err)
-	no(t, m.Bring(t.Context(), 5, nil, nil))
+	no(t, m.Migrate(t.Context(), 5, nil, nil))
 	unlock()
 	if freed, err := Clean(t.Context(), m.Root, m.home); err != nil || freed != 0 {
 		t.Errorf("freed %d, %v", freed, err)

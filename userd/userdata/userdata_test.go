@@ -113,21 +113,21 @@ func TestNothingAppearsBeforeItIsSure(t *testing.T) {
 	p := place(t, t.TempDir(), map[uint32]uint32{1: 0, 2: 1}, 1)
 	no(t, p.Precopy(t.Context(), 2))
 	off := errors.New("called off")
-	if err := p.Bring(t.Context(), 2, nil, func() error { return off }); !errors.Is(err, off) {
+	if err := p.Migrate(t.Context(), 2, nil, func() error { return off }); !errors.Is(err, off) {
 		t.Errorf("got %v", err)
 	}
 	if has(p, 2) {
 		t.Fatal("the folder is there")
 	}
 	no(t, os.WriteFile(dirOf(p, 1)+"/file", []byte("newer"), 0o600))
-	no(t, p.Bring(t.Context(), 2, nil, func() error { return nil }))
+	no(t, p.Migrate(t.Context(), 2, nil, func() error { return nil }))
 	if got := content(t, p, 2); got != "newer" {
 		t.Errorf("got %q", got)
 	}
 	if left := hidden(t, p); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
-	no(t, p.Bring(t.Context(), 2, nil, func() error { return off })) // nothing to do
+	no(t, p.Migrate(t.Context(), 2, nil, func() error { return off })) // nothing to do
 	no(t, p.Precopy(t.Context(), 2))
 }
 
@@ -164,7 +164,7 @@ func TestFullDisk(t *testing.T) {
 	no(t, os.WriteFile(dirOf(p, 1)+"/large", make([]byte, 700<<10), 0o600))
 	for name, f := range map[string]func() error{
 		"precopy": func() error { return p.Precopy(t.Context(), 2) },
-		"bring":   func() error { return p.Bring(t.Context(), 2, nil, nil) },
+		"bring":   func() error { return p.Migrate(t.Context(), 2, nil, nil) },
 	} {
 		err := f()
 		if !errkind.Is(err, errkind.NoSpace) || !strings.Contains(errkind.HintOf(err), "lull revert "+app) || !strings.Contains(err.Error(), "revision 1") {

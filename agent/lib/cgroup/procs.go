@@ -20,8 +20,8 @@ var errNoDevice error = unix.ENODEV
 // under it. Groups that keep changing are not vacant.
 const rounds = 1000
 
-// ErrRestless reports that a group changed too often to be read.
-var ErrRestless = errors.New("its groups come and go too fast to be read")
+// ErrUnstable reports that a group changed too often to be read.
+var ErrUnstable = errors.New("its groups come and go too fast to be read")
 
 // Procs returns the processes in the group dir and in all groups below it,
 // sorted. A group that is gone, by its parent's word, has none. A process that
@@ -59,7 +59,7 @@ func isUnsettled(err error) bool {
 }
 
 func (s scanner) top(dir string) ([]int, bool, error) {
-	last := ErrRestless
+	last := ErrUnstable
 	for range rounds {
 		if s.empty(dir) {
 			return nil, false, nil
@@ -132,7 +132,7 @@ again:
 		}
 		return pids, nil
 	}
-	return nil, ErrRestless
+	return nil, ErrUnstable
 }
 
 // vanished turns err into errVanished only if it means that and the parent no
@@ -290,7 +290,7 @@ func RemoveTree(dir string) error {
 			}
 		}
 	}
-	return &os.PathError{Op: "rmdir", Path: dir, Err: ErrRestless}
+	return &os.PathError{Op: "rmdir", Path: dir, Err: ErrUnstable}
 }
 
 // Join moves a process, with all its threads, into a group.

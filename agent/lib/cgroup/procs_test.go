@@ -185,7 +185,7 @@ func TestPopulated(t *testing.T) {
 		t.Errorf("got %v, %v, %v", got, gone, err)
 	}
 	f.files["/g/a"] = ""
-	if _, _, err := s.top("/g"); !errors.Is(err, ErrRestless) {
+	if _, _, err := s.top("/g"); !errors.Is(err, ErrUnstable) {
 		t.Errorf("populated, but by nobody: %v", err)
 	}
 }

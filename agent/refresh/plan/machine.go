@@ -111,8 +111,8 @@ func Next(r Refresh, ev Event) (Refresh, Effect) {
 		r.Undo, r.Parked = true, false
 		return r, UndoStep
 	case NoticeShown:
-		if !slices.Contains(r.Told, ev.UID) {
-			r.Told = append(slices.Clone(r.Told), ev.UID)
+		if !slices.Contains(r.Notified, ev.UID) {
+			r.Notified = append(slices.Clone(r.Notified), ev.UID)
 		}
 	case NowAsked, BesideAsked:
 		r.Now = true
@@ -257,7 +257,7 @@ func restarted(r Refresh, ev Event) (Refresh, Effect) {
 // wait for this purpose, it does not: see restarted.
 func MustPersist(old, r *Refresh) bool {
 	if (old.Stuck == nil) != (r.Stuck == nil) || old.Undo != r.Undo || old.Again != r.Again || old.Cancel != r.Cancel || old.End != r.End ||
-		old.To != r.To || old.Now != r.Now || !old.FetchSince.Equal(r.FetchSince) || !old.Since.Equal(r.Since) || !slices.Equal(old.Told, r.Told) {
+		old.To != r.To || old.Now != r.Now || !old.FetchSince.Equal(r.FetchSince) || !old.Since.Equal(r.Since) || !slices.Equal(old.Notified, r.Notified) {
 		return true
 	}
 	inSection := func(s Step) bool { return s == Wait || s.InSection() }

@@ -151,8 +151,8 @@ type Refresh struct {
 	// Asker is the user who requested it; nil means that the agent began it by itself.
 	Asker *Asker    `json:"asker,omitempty"`
 	Began time.Time `json:"began,omitzero"`
-	// Told lists the users who were shown a notice.
-	Told []uint32 `json:"told,omitempty"`
+	// Notified lists the users who were shown a notice.
+	Notified []uint32 `json:"told,omitempty"`
 
 	Step     Step      `json:"step"`
 	Undo     bool      `json:"undo,omitempty"`  // the direction has turned

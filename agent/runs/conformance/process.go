@@ -160,7 +160,7 @@ func (p *Proc) await(t *testing.T, text string) {
 	}
 }
 
-// Placed launches for trackers whose Place does it: freezer and subtree.
+// Placed launches for trackers whose Attach does it: freezer and subtree.
 func Placed(t *testing.T, tr runs.Tracker, l Launch) *Proc {
 	p := Start(t, l)
 	if p.PID == 0 {
@@ -173,7 +173,7 @@ func Placed(t *testing.T, tr runs.Tracker, l Launch) *Proc {
 		return dead()
 	}
 	defer unix.Close(fd)
-	if _, err := tr.Place(l.Instance, l.Package, l.Service, p.PID, fd); err != nil {
+	if _, err := tr.Attach(l.Instance, l.Package, l.Service, p.PID, fd); err != nil {
 		t.Error(err)
 		p.Kill()
 		return dead()

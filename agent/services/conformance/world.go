@@ -230,7 +230,7 @@ func (p *placer) JoinRun(sender dbus.Sender, instance, pkg, service string) (str
 	}
 	var group string
 	if err == nil {
-		group, err = p.tracker.Place(instance, d, service, int(pid), -1)
+		group, err = p.tracker.Attach(instance, d, service, int(pid), -1)
 	}
 	if err != nil {
 		return "", dbus.NewError(errkind.Prefix+string(errkind.KindOf(err)), []any{err.Error()})

@@ -297,7 +297,7 @@ func (x *execution) lot(lot []Victim, w waste) error {
 		size[v.Key] = v.Size
 	}
 	return x.fresh(func() error {
-		taken, inTree, err := x.s.TakeAway(keys, w.tree, x.guard.may)
+		taken, inTree, err := x.s.Trash(keys, w.tree, x.guard.may)
 		loose := waste{victims: map[store.Key]int64{}}
 		for _, k := range taken {
 			loose.victims[k] = size[k]
@@ -338,7 +338,7 @@ func (x *execution) delete() {
 		if w.tree != nil {
 			deleted, err = x.s.DiscardTree(w.tree)
 		} else {
-			deleted, err = x.s.Discard(slices.Collect(maps.Keys(w.victims)))
+			deleted, err = x.s.Purge(slices.Collect(maps.Keys(w.victims)))
 		}
 		x.mu.Lock()
 		x.failed = errors.Join(x.failed, err)

@@ -38,7 +38,7 @@ func Strays(ctx context.Context, s *store.Store, pkgs []digest.Digest) (strays [
 	if err := unix.Stat(root, &st); err != nil {
 		return nil, nil, &fs.PathError{Op: "stat", Path: root, Err: err}
 	}
-	l := lookout{
+	l := procScanner{
 		prefix: root + "/packages/",
 		device: fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)),
 		dev:    st.Dev,
@@ -72,7 +72,7 @@ func Strays(ctx context.Context, s *store.Store, pkgs []digest.Digest) (strays [
 	return l.found, l.unread, nil
 }
 
-type lookout struct {
+type procScanner struct {
 	prefix string                   // of the path of every package
 	device string                   // major:minor of the store
 	dev    uint64                   // the same
@@ -108,7 +108,7 @@ func UnreadNames(list []Unread) string {
 }
 
 // process reads one process. A process that ends meanwhile uses no package any more.
-func (l *lookout) process(pid int) {
+func (l *procScanner) process(pid int) {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	used := map[digest.Digest]bool{}
 	user, known := l.user(dir)
@@ -152,7 +152,7 @@ func gone(err error) error {
 }
 
 // path records the package that contains a path.
-func (l *lookout) path(path string, used map[digest.Digest]bool) {
+func (l *procScanner) path(path string, used map[digest.Digest]bool) {
 	rest, ok := strings.CutPrefix(path, l.prefix)
 	if !ok || len(rest) < 2*digest.Size {
 		return
@@ -162,7 +162,7 @@ func (l *lookout) path(path string, used map[digest.Digest]bool) {
 	}
 }
 
-func (l *lookout) link(path string, used map[digest.Digest]bool) error {
+func (l *procScanner) link(path string, used map[digest.Digest]bool) error {
 	target, err := os.Readlink(path)
 	l.path(target, used)
 	if errors.Is(err, unix.ENAMETOOLONG) {
@@ -178,7 +178,7 @@ const maxAbove = unix.PathMax
 // above finds the package that contains a directory whose path is too long to be read. It
 // goes up from parent to parent until it reaches a package's directory. Any other file
 // with such a path is not in a package, where paths are shorter.
-func (l *lookout) above(path string, used map[digest.Digest]bool) error {
+func (l *procScanner) above(path string, used map[digest.Digest]bool) error {
 	at, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
@@ -215,7 +215,7 @@ func (l *lookout) above(path string, used map[digest.Digest]bool) error {
 
 // user returns the real user of a process. known is false if it cannot be read. The owner of the
 // directory in /proc does not serve: it is root for a process that cannot be dumped.
-func (l *lookout) user(dir string) (user uint32, known bool) {
+func (l *procScanner) user(dir string) (user uint32, known bool) {
 	b, err := os.ReadFile(dir + "status")
 	if err != nil {
 		return 0, false
@@ -231,7 +231,7 @@ func (l *lookout) user(dir string) (user uint32, known bool) {
 	return 0, false
 }
 
-func (l *lookout) descriptors(dir string, used map[digest.Digest]bool) error {
+func (l *procScanner) descriptors(dir string, used map[digest.Digest]bool) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return gone(err)
@@ -246,7 +246,7 @@ func (l *lookout) descriptors(dir string, used map[digest.Digest]bool) error {
 
 // texts reads the mappings, proc_pid_maps(5), or the command line. Both have paths among
 // other text.
-func (l *lookout) texts(path string, used map[digest.Digest]bool) error {
+func (l *procScanner) texts(path string, used map[digest.Digest]bool) error {
 	b, err := os.ReadFile(path)
 	for {
 		i := bytes.Index(b, []byte(l.prefix))
@@ -262,7 +262,7 @@ func (l *lookout) texts(path string, used map[digest.Digest]bool) error {
 // namespace reads the mounts of the process, proc_pid_mountinfo(5). A package
 // that is mounted elsewhere appears in the fourth field, the root of the mount within its
 // file system, or among the options of an overlay. It is reported once for each namespace, with the first process in it.
-func (l *lookout) namespace(dir string, used map[digest.Digest]bool) error {
+func (l *procScanner) namespace(dir string, used map[digest.Digest]bool) error {
 	ns, err := os.Readlink(dir + "ns/mnt")
 	if err != nil || l.seen[ns] {
 		return gone(err)

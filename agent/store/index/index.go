@@ -269,10 +269,10 @@ func named(open, more []Root) []Root {
 	return open
 }
 
-// Left grows when a package may have lost its protection. While it is the same
+// ReleaseCount grows when a package may have lost its protection. While it is the same
 // as before a collection that removed everything possible, another collection
 // would find nothing.
-func (x *Indices) Left() uint64 {
+func (x *Indices) ReleaseCount() uint64 {
 	x.leaving.Lock() // an older answer of the providers must not replace a newer one
 	defer x.leaving.Unlock()
 	x.mu.Lock()

@@ -65,10 +65,10 @@ func TestRecentLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := New()
 		x.KeepRecent(time.Hour)
-		left := x.Left()
+		left := x.ReleaseCount()
 		grown := func(what string, want bool) {
 			t.Helper()
-			now := x.Left()
+			now := x.ReleaseCount()
 			if (now > left) != want {
 				t.Errorf("%s: from %d to %d", what, left, now)
 			}
@@ -76,7 +76,7 @@ func TestRecentLeft(t *testing.T) {
 		}
 		grown("nothing", false)
 		x.Lease(pkg("a"), "client", 1).Close()
-		left = x.Left()
+		left = x.ReleaseCount()
 		time.Sleep(59 * time.Minute)
 		grown("an hour is not over", false)
 		time.Sleep(time.Minute)

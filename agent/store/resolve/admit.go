@@ -110,8 +110,8 @@ func (j *job) short(missing []store.Want, links int) (*shortage, error) {
 	return nil, nil
 }
 
-// settle gives back what was pledged and not used.
-func (j *job) settle() {
+// releaseReservation gives back what was pledged and not used.
+func (j *job) releaseReservation() {
 	j.mu.Lock()
 	rest := j.pledged
 	j.pledged = 0

@@ -182,7 +182,7 @@ func TestHistories(t *testing.T) {
 				h.look()
 			},
 			"collect": func(t *rapid.T) {
-				h.left = h.ix.Left()
+				h.left = h.ix.ReleaseCount()
 				plan := h.plan(t)
 				res, err := gc.Execute(context.Background(), h.s, h.ix, plan, gc.Options{})
 				if err != nil || res.Bytes != plan.Bytes || res.Blobs != len(plan.Blobs) || res.Packages != len(plan.Trees) {
@@ -231,7 +231,7 @@ func TestHistories(t *testing.T) {
 				if writing := h.ix.Of(index.WritingIndex); len(writing) > 0 {
 					t.Fatalf("writing %v", writing)
 				}
-				if h.tidy && h.ix.Left() == h.left {
+				if h.tidy && h.ix.ReleaseCount() == h.left {
 					if plan := h.plan(t); len(plan.Blobs)+len(plan.Trees)+len(plan.Partials) > 0 {
 						t.Fatalf("nothing has lost its protection since the last collection, and yet it is to go: %+v", plan)
 					}

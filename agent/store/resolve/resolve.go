@@ -100,7 +100,7 @@ func (r *Resolver) Fetch(ctx context.Context, pkg digest.Digest, src Source, hol
 
 // Repair is Resolve for a package whose tree may exist but be broken: missing
 // blobs are fetched, and the tree is rebuilt in any case. See
-// store.Condemn.
+// store.DropCorrupt.
 func (r *Resolver) Repair(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64)) error {
 	return r.begin(ctx, pkg, src, holder, progress, (*job).repair)
 }
@@ -202,7 +202,7 @@ func (j *job) run() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, j.ingest.Close()) }()
-	defer j.settle()
+	defer j.releaseReservation()
 	err = j.attempt()
 	if errkind.Is(err, errkind.NoSpace) && j.r.Collect != nil && j.ctx.Err() == nil && !errors.Is(err, errRefused) {
 		if e := j.r.Collect(j.ctx); e != nil {

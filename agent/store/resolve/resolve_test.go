@@ -387,7 +387,7 @@ func TestLostBelow(t *testing.T) {
 			if !w.s.Has(libc) || w.r.Fetches(libc.Digest) != 2 {
 				t.Errorf("resident: %v, fetched %d times", w.s.Has(libc), w.r.Fetches(libc.Digest))
 			}
-			taken, _, err := w.s.TakeAway([]store.Key{libc}, nil, func(store.Key) (bool, error) { return true, nil })
+			taken, _, err := w.s.Trash([]store.Key{libc}, nil, func(store.Key) (bool, error) { return true, nil })
 			if err != nil || len(taken) != 1 {
 				t.Fatal(taken, err)
 			}
@@ -410,7 +410,7 @@ func TestRepair(t *testing.T) {
 	}
 	broken := map[digest.Digest]bool{}
 	for _, f := range findings {
-		if err := w.s.Condemn(f); err != nil {
+		if err := w.s.DropCorrupt(f); err != nil {
 			t.Error(err)
 		}
 		for _, pkg := range f.Packages {
@@ -434,7 +434,7 @@ func TestTakenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken, _, err := w.s.TakeAway([]store.Key{store.MetaKey(w.tool), {Digest: digest.Of([]byte("tool")), Exec: true}, {Digest: digest.Of([]byte("libc"))}}, nil, func(store.Key) (bool, error) { return true, nil })
+	taken, _, err := w.s.Trash([]store.Key{store.MetaKey(w.tool), {Digest: digest.Of([]byte("tool")), Exec: true}, {Digest: digest.Of([]byte("libc"))}}, nil, func(store.Key) (bool, error) { return true, nil })
 	if err != nil || len(taken) != 3 {
 		t.Fatal(taken, err)
 	}
@@ -443,7 +443,7 @@ func TestTakenBack(t *testing.T) {
 	if n := w.r.Total() - before; n != 0 {
 		t.Errorf("%d fetches", n)
 	}
-	if deleted, err := w.s.Discard(taken); err != nil || len(deleted) != 0 {
+	if deleted, err := w.s.Purge(taken); err != nil || len(deleted) != 0 {
 		t.Errorf("deleted %v, %v", deleted, err)
 	}
 	if _, err := w.s.DiscardTree(tree); err != nil {

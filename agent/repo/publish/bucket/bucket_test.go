@@ -217,7 +217,10 @@ func TestKilled(t *testing.T) {
 		ctx, kill := context.WithCancel(t.Context())
 		var requests atomic.Int64
 		var snapshot, timestamp atomic.Bool
+		var served sync.WaitGroup // a killed publisher does not wait for requests under way
 		w.through(func(s3 http.Handler, rw http.ResponseWriter, r *http.Request) {
+			served.Add(1)
+			defer served.Done()
 			if ctx.Err() != nil {
 				return
 			}
@@ -234,6 +237,7 @@ func TestKilled(t *testing.T) {
 		err := w.publish(ctx, src)
 		kill()
 		w.through(nil)
+		served.Wait()
 		if timestamp.Load() {
 			before[killed] = "1"
 		}

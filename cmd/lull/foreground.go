@@ -12,9 +12,9 @@ import (
 	"github.com/lull/lull/cmd/lull/output"
 )
 
-// attend runs a command to its end and returns how it ended. The command handles Ctrl-C; a
+// runForeground runs a command to its end and returns how it ended. The command handles Ctrl-C; a
 // request to end is forwarded to it.
-func (a *app) attend(c *exec.Cmd) error {
+func (a *app) runForeground(c *exec.Cmd) error {
 	c.Stdin, c.Stdout, c.Stderr = a.stdin, a.Stdout, a.Stderr
 	if err := c.Start(); err != nil {
 		return output.Error(errkind.Failed, "cannot run %s: %w", c.Args[0], err)

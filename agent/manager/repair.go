@@ -16,7 +16,7 @@ import (
 )
 
 // openState opens state.db. A damaged one is set aside, its intact content is taken over, and
-// settle restores the rest from the file system. The retained index cannot be restored:
+// reconcile restores the rest from the file system. The retained index cannot be restored:
 // unless it was intact, collections wait until its content is set explicitly.
 func (m *Manager) openState() (*state.DB, error) {
 	path := filepath.Join(m.Root, "state.db")
@@ -78,14 +78,14 @@ func (m *Manager) isFresh(path string) (bool, error) {
 	return len(known) == 0 && len(m.store.Packages()) == 0, err
 }
 
-// settle restores lost state, before any request is served.
-func (m *Manager) settle() error {
+// reconcile restores lost state, before any request is served.
+func (m *Manager) reconcile() error {
 	if m.state.ReadOnly() {
 		m.Log.Error("the root cannot be written: nothing can be installed or refreshed until it can", messages.Key, messages.ReadOnly, "root", m.Root)
 		return nil
 	}
-	m.settleSystem()
-	return errors.Join(m.engine.Settle(), m.dropHolds())
+	m.reconcileSystem()
+	return errors.Join(m.engine.Reconcile(), m.dropHolds())
 }
 
 // RetainNothing declares that the retained index was empty when it was lost.
@@ -105,7 +105,7 @@ func (m *Manager) RetainNothing() error {
 func (m *Manager) followMarkers() {
 	w, err := m.Runctl.Watch()
 	if err != nil {
-		m.Log.Warn("markers that are made by hand are looked for at the start only", "error", err)
+		m.Log.Warn("markers that are made by hand are removed at the start only", "error", err)
 		m.policeAll(map[string]bool{})
 		return
 	}
@@ -143,7 +143,7 @@ func (m *Manager) policeAll(busy map[string]bool) {
 }
 
 func (m *Manager) police(name string, busy map[string]bool) {
-	done, err := m.engine.Police(name)
+	done, err := m.engine.RemoveStrayMarkers(name)
 	if err != nil {
 		m.Log.Error("cannot remove a marker", "instance", name, "error", err)
 	}
@@ -163,15 +163,15 @@ func (m *Manager) fetchMissing() {
 		if _, pkg, err := m.links.Read(name); err != nil || m.store.HasPackage(pkg) || m.ctx.Err() != nil {
 			continue
 		}
-		if err := m.mendInstance(m.ctx, name); err != nil {
+		if err := m.repairInstance(m.ctx, name); err != nil {
 			m.Log.Error("what is current is not resident and cannot be fetched", messages.Key, messages.NotMended, "instance", name, "error", err)
 		}
 	}
 }
 
-// mendInstance repairs the links, the package and the data of an instance.
-func (m *Manager) mendInstance(ctx context.Context, name string) error {
-	if _, err := m.engine.Mend(name); err != nil {
+// repairInstance repairs the links, the package and the data of an instance.
+func (m *Manager) repairInstance(ctx context.Context, name string) error {
+	if _, err := m.engine.Repair(name); err != nil {
 		return err
 	}
 	_, pkg, err := m.links.Read(name)
@@ -211,7 +211,7 @@ func (m *Manager) verifyInstances(ctx context.Context, repair bool) (list []Find
 		f := Finding{}
 		f.What, f.Problem = filepath.Join("current", name), wrong.Error()
 		if repair {
-			rerr := errors.Join(m.engine.MoveDataAside(name), m.mendInstance(ctx, name))
+			rerr := errors.Join(m.engine.MoveDataAside(name), m.repairInstance(ctx, name))
 			if f.Repaired = rerr == nil; !f.Repaired {
 				err = errors.Join(err, fmt.Errorf("cannot repair %s: %w", name, rerr))
 			}

@@ -14,12 +14,12 @@ import (
 	"github.com/lull/lull/agent/lib/errkind"
 )
 
-// Condemn prepares the repair of a finding: a broken blob loses its name, so
+// DropCorrupt prepares the repair of a finding: a broken blob loses its name, so
 // that the next resolve fetches it, and a foreign file is deleted. A blob that
-// only has the wrong mode or owner is put right at once. Condemn all findings,
+// only has the wrong mode or owner is put right at once. DropCorrupt all findings,
 // then rebuild the trees of their Packages: a tree that is rebuilt in between has
 // what is condemned later.
-func (s *Store) Condemn(f Finding) error {
+func (s *Store) DropCorrupt(f Finding) error {
 	if err := s.writable(); err != nil {
 		return err
 	}

@@ -13,11 +13,11 @@ import (
 	"github.com/lull/lull/agent/state"
 )
 
-// Settle makes the records and the links agree. It runs first, for the case that a journal or
+// Reconcile makes the records and the links agree. It runs first, for the case that a journal or
 // the whole state.db was lost, or that the links were changed by hand. Instances with a
 // refresh in the journal are left to that refresh. An instance that cannot be settled is
 // logged and does not block others.
-func (e *Engine) Settle() error {
+func (e *Engine) Reconcile() error {
 	records, err := e.journal()
 	if err != nil {
 		return err
@@ -31,7 +31,7 @@ func (e *Engine) Settle() error {
 		if slices.ContainsFunc(records, func(r plan.Refresh) bool { return r.Instance == name }) {
 			continue
 		}
-		if _, err := e.settle(name); err != nil {
+		if _, err := e.reconcile(name); err != nil {
 			e.Log.Error("cannot put an instance right", messages.Key, messages.NotMended, "instance", name, "error", err)
 		}
 		if _, _, err := e.Links.Read(name); !errkind.Is(err, errkind.NotFound) && !e.Exports.Recorded(name) {
@@ -78,9 +78,9 @@ func (e *Engine) everybody() ([]string, error) {
 	return slices.Compact(names), errors.Join(err1, err2)
 }
 
-// Mend settles one instance, unless a refresh of it is under way, and reports whether there
+// Repair settles one instance, unless a refresh of it is under way, and reports whether there
 // was anything to do.
-func (e *Engine) Mend(name string) (bool, error) {
+func (e *Engine) Repair(name string) (bool, error) {
 	old, release, err := e.claim(e.ctx, name)
 	if err != nil {
 		return false, fmt.Errorf("cannot put %s right: %w", name, err)
@@ -90,14 +90,14 @@ func (e *Engine) Mend(name string) (bool, error) {
 	}
 	defer release()
 	e.neighbours.forget(name) // its link may have been changed by hand
-	mended, err := e.settle(name)
+	mended, err := e.reconcile(name)
 	return mended, errors.Join(err, e.Installed(name))
 }
 
-// settle compares the record, the links and the directories of an instance. The record
+// reconcile compares the record, the links and the directories of an instance. The record
 // decides about revisions, and the link about which of them is current. If one of them is
 // missing, the other is used instead. Only revisions that never became current are deleted.
-func (e *Engine) settle(name string) (mended bool, err error) {
+func (e *Engine) reconcile(name string) (mended bool, err error) {
 	inst, recorded, known, err := e.recall(name)
 	if err != nil {
 		return false, err
@@ -168,7 +168,7 @@ func (e *Engine) settle(name string) (mended bool, err error) {
 		}
 		return mended || len(dropped) > 0, err
 	}
-	return mended || finished, errors.Join(e.furnish(name, cur, mended || finished || !known || !e.Exports.Recorded(name)), e.remember(name))
+	return mended || finished, errors.Join(e.ensureDataAndExports(name, cur, mended || finished || !known || !e.Exports.Recorded(name)), e.remember(name))
 }
 
 func sameRecord(a, b *state.Instance) bool {
@@ -258,8 +258,8 @@ func lastGood(list []state.Revision) uint32 {
 	return reverted
 }
 
-// furnish creates the missing data directories of a revision, and with all set its exports.
-func (e *Engine) furnish(name string, rev uint32, all bool) error {
+// ensureDataAndExports creates the missing data directories of a revision, and with all set its exports.
+func (e *Engine) ensureDataAndExports(name string, rev uint32, all bool) error {
 	pkg, err := e.Links.Package(name, rev)
 	if err != nil {
 		return err
@@ -276,7 +276,7 @@ func (e *Engine) furnish(name string, rev uint32, all bool) error {
 		return err
 	}
 	if missing != "" {
-		e.Log.Error("the system data of an instance is gone: it begins with an empty folder", messages.Key, messages.Mended, "instance", name, "path", missing)
+		e.Log.Error("the system data of an instance is gone: it begins with an empty directory", messages.Key, messages.Mended, "instance", name, "path", missing)
 		if err := e.makeDataFolders(name, rev, m); err != nil {
 			return err
 		}
@@ -305,7 +305,7 @@ func (e *Engine) CheckInstance(name string) error {
 	missing, err := e.checkData(name, rev, m.Data.Versioned)
 	if err == nil && missing != "" {
 		err = errkind.New(errkind.NotFound, "cannot find the data of %s: %s is gone", name, missing).
-			WithHint("put it back from a backup; or lull verify --repair, or restarting lulld, makes an empty folder")
+			WithHint("put it back from a backup; or lull verify --repair, or restarting lulld, makes an empty directory")
 	}
 	return err
 }
@@ -316,7 +316,7 @@ func (e *Engine) Refurnish(name string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(e.furnish(name, rev, true), e.Tie(name), e.Runctl.CreateInstance(name))
+	return errors.Join(e.ensureDataAndExports(name, rev, true), e.Tie(name), e.Runctl.CreateInstance(name))
 }
 
 // remember keeps a copy of the record beside the links, to restore it when state.db is lost.
