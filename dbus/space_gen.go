@@ -74,7 +74,7 @@ type SpaceProperties struct {
 	Open                 []OpenPackage // Package hash, holder, pid
 	Installed            []string      // Hashes of current, pending and kept revisions
 	Recent               []string      // Hashes of packages that are no longer open. They are kept until space is needed or the time keep-recent of the policy has passed.
-	Transfers            []Transfer    // Current transfers, the oldest first: package hash; name and version, empty until known; holder; bytes transferred; bytes missing at the start; blobs still missing; start time. During a transfer, changes are signalled at most twice a second.
+	Transfers            []Transfer    // Current transfers, the oldest first: package hash; name and version, the name alone while a delta is transferred, empty until known; holder; bytes transferred; bytes missing at the start; blobs still missing; start time. During a transfer, changes are signalled at most twice a second.
 	LastCollection       uint64        // When the last collection ended
 	LastCollectionBytes  uint64        // Number of bytes that the last collection freed
 	LastCollectionUnread []Process     // Processes whose use of the store the last collection could not determine, at most 64

@@ -170,8 +170,8 @@ func (s *snapshot) state(p bus.PackageProperties, now time.Time) string {
 		return output.T("running, %s waits", r.ToVersion)
 	case under && r.State == "waiting":
 		return output.T("%s waits", r.ToVersion)
-	case under && r.State == output.Stuck: // `lull pending` has the reason
-		return output.StateText(r.State)
+	case under && r.State == output.Stuck:
+		return output.T("stuck: see lull pending")
 	case under && !output.Over(r.State):
 		return output.StepText(r)
 	case p.UndoneVersion != "":

@@ -74,7 +74,10 @@ func stuckAt(t *testing.T, s *scene, step string) {
 // isStuck checks all places that show it, and that a launch gets version 1.
 func (s *scene) isStuck(t *testing.T, name string) {
 	t.Helper()
-	for _, c := range [][]string{{"status", name}, {"status"}, {"pending"}, {"doctor"}, {"list"}} {
+	if r := s.Lull("list"); !strings.Contains(r.Stdout, "stuck: see lull pending") {
+		t.Errorf("it is not shown: %v", r)
+	}
+	for _, c := range [][]string{{"status", name}, {"status"}, {"pending"}, {"doctor"}} {
 		if r := s.Lull(c...); !strings.Contains(strings.Join(strings.Fields(r.Stdout), " "), "cannot undo the refresh of") {
 			t.Errorf("it is not shown: %v", r)
 		}

@@ -137,7 +137,7 @@ func TestFirefox(t *testing.T) {
 	}
 	created := profile(1, "times.json")
 
-	say("publish: %v", w.MustLull("publish", "--repo", w.Repo, "--urgency", "security", w.Path("src", versions[1])))
+	say("publish: %v", w.MustLull("publish", "--repo", w.Repo, "--urgency", "security", "--deltas-from", "0", w.Path("src", versions[1])))
 	w.Until("the refresh waits", 3*limit, func() (bool, string) {
 		o, _ := api.Refresh(firefox, versions[1])
 		return o.Str("State") == "waiting", o.Str("State") + " " + o.Str("Step") + " " + o.Str("ErrorText")

@@ -101,6 +101,10 @@ func (j *job) useDelta(o delta.Offer) (err error) {
 		if err := j.admit([]store.Want{pack, {Key: store.MetaKey(j.pkg), Size: o.Content}}, 0); err != nil {
 			return err
 		}
+		if old, err := j.r.store.Meta(o.From); err == nil {
+			j.named(old.Name) // the manifest is in the pack: the version is not known yet
+		}
+		j.lacks(1)
 		j.expect([]store.Want{pack})
 		if err := j.fetchOne(j.ctx, pack); err != nil {
 			return err
