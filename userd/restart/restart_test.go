@@ -351,8 +351,20 @@ func TestEachApplication(t *testing.T) {
 		cmd := exec.Command("cat")
 		cmd.Env = []string{"LULL_APP=" + app, "DISPLAY=:" + app}
 		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
 		if err == nil {
 			err = cmd.Start()
+		}
+		// The kernel shows the environment a moment after the end of execve(2): an answer
+		// proves that the program runs.
+		if err == nil {
+			_, err = io.WriteString(in, "x")
+		}
+		if err == nil {
+			_, err = io.ReadFull(out, make([]byte, 1))
 		}
 		if err != nil {
 			t.Fatal(err)
