@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"reflect"
@@ -136,15 +137,17 @@ func TestCall(t *testing.T) {
 		} else {
 			f.Close()
 		}
-		if !c.Interactive || name != "org.x.App" || o != (bus.InstallOptions{Channel: "edge"}) {
+		if c.Interactive != (o.Channel == "edge") || name != "org.x.App" || o.Now {
 			t.Errorf("interactive %v, %q, %+v", c.Interactive, name, o)
 		}
 		return bus.RefreshPath("7"), nil
 	}
 	w.agent.mu.Unlock()
-	path, err := w.proxy().Install(t.Context(), "org.x.App", bus.InstallOptions{Channel: "edge"})
-	if err != nil || path != "/org/lull/Agent1/refresh/_37" {
-		t.Fatalf("%q, %v", path, err)
+	for channel, ctx := range map[string]context.Context{"edge": t.Context(), "unattended": bus.Unattended(t.Context())} {
+		path, err := w.proxy().Install(ctx, "org.x.App", bus.InstallOptions{Channel: channel})
+		if err != nil || path != "/org/lull/Agent1/refresh/_37" {
+			t.Fatalf("%s: %q, %v", channel, path, err)
+		}
 	}
 }
 

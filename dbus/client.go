@@ -21,8 +21,17 @@ type remote struct {
 // Path returns the path of the remote object.
 func (r remote) Path() dbus.ObjectPath { return r.path }
 
+// unattended is the key of Unattended.
+type unattended struct{}
+
+// Unattended returns a context for calls during which no password may be requested: one that
+// needs a password is refused at once.
+func Unattended(ctx context.Context) context.Context {
+	return context.WithValue(ctx, unattended{}, true)
+}
+
 // call sends a method call and stores the results. The agent may ask the user
-// for a password on the way.
+// for a password on the way, unless the context is Unattended.
 func (r remote) call(ctx context.Context, method string, args []any, results ...any) error {
 	_, err := r.callAt(ctx, method, args, results...)
 	return err
@@ -31,8 +40,11 @@ func (r remote) call(ctx context.Context, method string, args []any, results ...
 // callAt is call, and returns the position of the reply among the messages that the
 // connection has received.
 func (r remote) callAt(ctx context.Context, method string, args []any, results ...any) (dbus.Sequence, error) {
-	// The library's own Call drops this flag.
-	msg := &dbus.Message{Type: dbus.TypeMethodCall, Flags: dbus.FlagAllowInteractiveAuthorization,
+	flags := dbus.FlagAllowInteractiveAuthorization // the library's own Call drops it
+	if ctx.Value(unattended{}) != nil {
+		flags = 0
+	}
+	msg := &dbus.Message{Type: dbus.TypeMethodCall, Flags: flags,
 		Headers: map[dbus.HeaderField]dbus.Variant{
 			dbus.FieldDestination: dbus.MakeVariant(r.dest),
 			dbus.FieldPath:        dbus.MakeVariant(r.path),

@@ -16,6 +16,7 @@ import (
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/cmd/lull/output"
+	bus "github.com/lull/lull/dbus"
 )
 
 // app is one run of the command: its input and outputs, and its global flags. One goroutine
@@ -241,6 +242,9 @@ func (a *app) noteRun(cmd *cobra.Command) {
 			case len(top) < 2:
 			case slices.Contains([]string{"status", "policy", "monitor", "doctor"}, top[1]):
 				a.saidBroken = true // it is part of their output
+			}
+			if a.noAsk {
+				cmd.SetContext(bus.Unattended(cmd.Context()))
 			}
 			if a.asksPassword(cmd, os.Geteuid()) {
 				a.closers = append(a.closers, a.startPasswordAgent(a.stdin.(*os.File)))
