@@ -192,7 +192,7 @@ func TestSystemPrograms(t *testing.T) {
 		last = b
 	}
 	if n == 0 {
-		t.Skip("this machine has no programs for x86-64")
+		require.Missing(t, "this machine has no programs for x86-64")
 	}
 	t.Logf("%d files", n)
 }

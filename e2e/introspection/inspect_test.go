@@ -134,7 +134,7 @@ func TestInspectIsTheBus(t *testing.T) {
 	// Now the server holds back.
 	sample.Write(s, s.Path(sample.V2), sample.V2)
 	sample.Ballast(s, s.Path(sample.V2), 3_000_000)
-	v2 := s.publish(s.Path(sample.V2))
+	v2 := s.publish(s.Path(sample.V2), "--deltas-from", "0") // whole blobs
 	s.gate.close()
 	before := time.Now()
 	refresh := s.Admin.StartLull(nil, "refresh", sample.Name)
@@ -147,7 +147,7 @@ func TestInspectIsTheBus(t *testing.T) {
 		t.Fatalf("under way: %+v, writing: %+v", v.Transfers, v.Indices["writing"])
 	}
 	x := v.Transfers[0]
-	if x.Package != v2 || x.Name != sample.Name || x.Holder == "" || x.Done == 0 || x.Done >= x.Total || x.Total < 3_000_000 ||
+	if x.Package != v2 || x.Name != sample.Name+" "+sample.V2 || x.Holder == "" || x.Done == 0 || x.Done >= x.Total || x.Total < 3_000_000 ||
 		x.Missing == 0 || x.Since.Before(before) || x.Since.After(time.Now()) {
 		t.Errorf("the transfer is %+v", x)
 	}

@@ -54,10 +54,10 @@ func (s *scene) start() {
 }
 
 // publish publishes a directory of the world and returns its hash.
-func (s *scene) publish(dir string) string {
+func (s *scene) publish(dir string, flags ...string) string {
 	s.t.Helper()
 	var p struct{ Package string }
-	s.decode(s.MustLull("publish", "--json", "--repo", s.Repo, dir), &p)
+	s.decode(s.MustLull(append([]string{"publish", "--json", "--repo", s.Repo, dir}, flags...)...), &p)
 	if len(p.Package) != 64 {
 		s.t.Fatalf("%q is no package hash", p.Package)
 	}

@@ -220,6 +220,9 @@ func TestDeltaInterrupted(t *testing.T) {
 			return r
 		}
 		return io.MultiReader(io.LimitReader(r, int64(half)), readerFunc(func([]byte) (int, error) {
+			if x := v.res.Transfers(); len(x) != 1 || x[0].Package != v.two || x[0].Name != "app" || x[0].Missing != 1 || x[0].Total != v.offer.Size {
+				t.Errorf("the transfers are %+v, want one of app, of 1 blob and %d bytes", x, v.offer.Size)
+			}
 			cancel()
 			return 0, context.Canceled
 		}))
