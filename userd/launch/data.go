@@ -46,11 +46,13 @@ func (l *launch) userData(ctx context.Context) (data, common string, err error) 
 		show.end()
 		return "", "", within(err, errkind.Text("it has no place for its data"))
 	}
-	if !l.versions {
-		show.end()
-		return common, common, nil
+	d := userdata.Data{Dir: common}
+	if l.data.Versioned {
+		d, err = p.Enter(ctx, l.rev, hooks)
 	}
-	d, err := p.Enter(ctx, l.rev, hooks)
+	if err == nil && l.data.XDG {
+		err = l.baseDirs(ctx, p, home, d.Dir, common, hooks)
+	}
 	show.end()
 	if err != nil {
 		return "", "", err

@@ -23,7 +23,7 @@ var placesOf = map[string]string{
 func (l *launch) prepare(ctx context.Context) ([]string, error) {
 	system := filepath.Join(l.Root, "data", l.Instance)
 	data := filepath.Join(system, "common")
-	if l.versions {
+	if l.data.Versioned {
 		data = filepath.Join(system, strconv.FormatUint(uint64(l.rev), 10))
 	}
 	set := []string{
@@ -46,7 +46,7 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		set = append(set, "LULL_USER_DATA="+userData, "LULL_USER_COMMON="+userCommon)
-		vars = l.withSchemas(ctx, userCommon)
+		vars = l.withBaseDirs(l.withSchemas(ctx, userCommon))
 	}
 	return l.environment(set, vars), nil
 }

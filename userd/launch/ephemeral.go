@@ -34,5 +34,11 @@ func (l *launch) fromPackage(ctx context.Context) (env []string, err error) {
 		}
 		set = append(set, place[0]+"="+dir)
 	}
-	return l.environment(set, l.withSchemas(ctx, filepath.Join(l.Folder, userCommon))), nil
+	common := filepath.Join(l.Folder, userCommon)
+	if l.data.XDG {
+		if err := l.baseDirsOf(ctx, filepath.Join(l.Folder, "user-data"), common); err != nil {
+			return nil, err
+		}
+	}
+	return l.environment(set, l.withBaseDirs(l.withSchemas(ctx, common))), nil
 }

@@ -91,9 +91,9 @@ type launch struct {
 	subs     []string      // LULL_SUBPACKAGE_ variables of that package
 	vars     map[string]manifest.Variable
 	layout   map[string]string
-	versions bool // the package keeps data per revision
-	ofUser   bool // what is launched works on the user's data
-	notifies bool // a service that reports to systemd by itself when it is ready
+	data     manifest.Data // how the package keeps data
+	ofUser   bool          // what is launched works on the user's data
+	notifies bool          // a service that reports to systemd by itself when it is ready
 	command  []string
 	title    string // of the application, for people
 
@@ -421,7 +421,7 @@ func (l *launch) read() error {
 	if err != nil {
 		return err
 	}
-	l.ran, l.versions, l.title = l.pkg, m.Data.Versioned, m.Shown()
+	l.ran, l.data, l.title = l.pkg, m.Data, m.Shown()
 	for _, name := range l.Inside {
 		sub, there := m.Subpackages[name]
 		if !there {

@@ -468,7 +468,7 @@ func TestSmallImports(t *testing.T) {
 		"github.com/lull/lull/agent/lib/copytree", "github.com/lull/lull/agent/lib/digest", "github.com/lull/lull/agent/lib/faultpoint",
 		"github.com/lull/lull/agent/lib/messages", "github.com/lull/lull/agent/lib/manifest", "github.com/lull/lull/agent/lib/printable", "github.com/lull/lull/agent/lib/errkind", "github.com/lull/lull/agent/lib/runctl",
 		"github.com/lull/lull/agent/lib/inotify", "github.com/lull/lull/agent/lib/runname", "github.com/lull/lull/agent/lib/scopes",
-		"github.com/lull/lull/userd/userdata", "github.com/lull/lull/agent/lib/durable", "github.com/lull/lull/agent/lib/storeid", "github.com/lull/lull/agent/lib/dialer", "github.com/lull/lull/agent/lib/words", "github.com/lull/lull/agent/lib/texts/po",
+		"github.com/lull/lull/userd/userdata", "github.com/lull/lull/userd/xdg", "github.com/lull/lull/agent/lib/durable", "github.com/lull/lull/agent/lib/storeid", "github.com/lull/lull/agent/lib/dialer", "github.com/lull/lull/agent/lib/words", "github.com/lull/lull/agent/lib/texts/po",
 		"github.com/godbus/dbus/v5", "github.com/coreos/go-systemd/v22/daemon", "github.com/coreos/go-systemd/v22/journal", "golang.org/x/sys/unix",
 	}
 	for dep := range strings.FieldsSeq(string(out)) {

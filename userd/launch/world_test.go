@@ -64,6 +64,8 @@ type world struct {
 	env        []string // more of launchers
 	vars       map[string]manifest.Variable
 	layout     map[string]string
+	xdg        bool
+	imports    []string
 }
 
 func newWorld(t *testing.T) *world {
@@ -105,7 +107,7 @@ func (w *world) install(rev, from uint32, versioned bool) digest.Digest {
 func (w *world) add(rev, from uint32, versioned bool) digest.Digest {
 	w.Helper()
 	l := &manifest.Launch{
-		Name: "org.lull-test.launch", Version: fmt.Sprint(rev), Data: manifest.Data{Versioned: versioned},
+		Name: "org.lull-test.launch", Version: fmt.Sprint(rev), Data: manifest.Data{Versioned: versioned, XDG: w.xdg, Import: w.imports},
 		Apps:        []manifest.App{{Name: "first", Command: []string{"bin/app", "exit", "3"}}, {Name: app, Command: []string{"bin/app"}}},
 		Hooks:       map[string][]string{manifest.HookRefreshPending: {"bin/app", "tell", "the hook"}},
 		Services:    []manifest.Service{{Name: "daemon", Command: []string{"bin/app", "wait"}}, {Name: "env", Command: []string{"bin/app", "env"}}},

@@ -92,6 +92,9 @@ func checkLaunch(l *Launch) error {
 	if err := checkLayout(l.Layout); err != nil {
 		return err
 	}
+	if err := checkData(l); err != nil {
+		return err
+	}
 	for _, a := range l.Apps {
 		if err := checkCommand(l, a.Command); err != nil {
 			return fmt.Errorf("app %s: %w", a.Name, err)

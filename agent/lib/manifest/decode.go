@@ -82,11 +82,7 @@ func (d *decoder) member(key string, withEntries bool) {
 	case "apps":
 		d.array(d.app)
 	case "data":
-		d.object(func(key string) {
-			if d.known(key, "data", "versioned") {
-				l.Data.Versioned = d.truth()
-			}
-		})
+		d.object(d.data)
 	case "entries":
 		if !withEntries {
 			d.fail("the key %q does not belong here", key)
@@ -132,6 +128,20 @@ func (d *decoder) member(key string, withEntries bool) {
 	}
 }
 
+func (d *decoder) data(key string) {
+	data := &d.launch.Data
+	switch key {
+	case "import":
+		data.Import = d.texts()
+	case "versioned":
+		data.Versioned = d.truth()
+	case "xdg":
+		data.XDG = d.truth()
+	default:
+		d.fail("unknown key %q in data", key)
+	}
+}
+
 func (d *decoder) wish(key string) {
 	w := &d.launch.Refresh
 	switch key {
@@ -165,13 +175,6 @@ func (d *decoder) variable(name string) (v Variable) {
 		}
 	})
 	return v
-}
-
-func (d *decoder) known(key, where, want string) bool {
-	if key != want {
-		d.fail("unknown key %q in %s", key, where)
-	}
-	return key == want
 }
 
 func (d *decoder) app() {

@@ -133,10 +133,12 @@ func writeMeta(b []byte, l *Launch, entries []Entry, spill func([]byte) []byte) 
 		}
 		w.b = append(w.b, ']')
 	}
-	if l.Data != (Data{}) {
+	if !l.Data.IsZero() {
 		w.key("data")
 		d := object(w.b)
+		d.list("import", l.Data.Import)
 		d.flag("versioned", l.Data.Versioned)
+		d.flag("xdg", l.Data.XDG)
 		w.b = d.end()
 	}
 	if len(entries) > 0 {

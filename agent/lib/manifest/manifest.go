@@ -125,11 +125,6 @@ type Service struct {
 	User        string   `json:"user,omitempty" yaml:"user,omitempty"` // of a system service; empty: root
 }
 
-// Data is how the package's data is kept.
-type Data struct {
-	Versioned bool `json:"versioned,omitempty" yaml:"versioned,omitempty"` // one directory per revision
-}
-
 // The modes that a package may wish for, and what it may wish a launch to do while a
 // refresh waits. They are spelled as in the policy.
 const (

@@ -25,7 +25,7 @@ import (
 //go:generate go run ./pot -program lull-userd ../../../userd ../../../userd/notify ../../../userd/desktop
 //go:generate go run ./pot -program lull ../../../cmd/lull ../../../cmd/lull/output
 //go:generate go run ./pot -program lulld ../../../agent ../../../agent/conditions ../../../agent/api ../../../agent/authz ../../../agent/convert ../../../agent/current ../../../agent/doctor ../../../agent/exports ../../../agent/lib/manifest ../../../agent/lib/runctl ../../../agent/lib/sysmanifest ../../../agent/local ../../../agent/logind ../../../agent/manager ../../../agent/metrics ../../../agent/offers ../../../agent/refresh ../../../agent/refresh/plan ../../../agent/repo ../../../agent/repo/apt ../../../agent/repo/publish ../../../agent/repo/publish/bucket ../../../agent/repositories ../../../agent/schedule ../../../agent/services ../../../agent/settings ../../../agent/space ../../../agent/state ../../../agent/store ../../../agent/store/cost ../../../agent/store/gc ../../../agent/store/leases ../../../agent/store/resolve ../../../agent/sysupdate ../../../dbus ../../../policy ../../../policy/strictyaml
-//go:generate go run ./pot -program lull-run ../../../userd/launch ../../../userd/userdata ../../../agent/lib/launchconf ../../../agent/lib/manifest ../../../agent/lib/runctl ../../../agent/lib/scopes ../../../agent/lib/storeid
+//go:generate go run ./pot -program lull-run ../../../userd/launch ../../../userd/userdata ../../../userd/xdg ../../../agent/lib/launchconf ../../../agent/lib/manifest ../../../agent/lib/runctl ../../../agent/lib/scopes ../../../agent/lib/storeid
 
 //go:embed po/*/*.po
 var files embed.FS

@@ -94,9 +94,28 @@ func (e *elements) UnmarshalYAML(decode func(any) error) error {
 	return decode((*[]string)(e))
 }
 
-// data is versioned by default.
+// data is versioned by default. The word xdg stands for {xdg: true}.
 type data struct {
-	Versioned *bool `yaml:"versioned"`
+	Versioned *bool    `yaml:"versioned"`
+	XDG       bool     `yaml:"xdg"`
+	Import    []string `yaml:"import"` // nil means the default
+}
+
+// UnmarshalYAML implements strictyaml.Unmarshaler.
+func (d *data) UnmarshalYAML(decode func(any) error) error {
+	var word string
+	if decode(&word) == nil {
+		if word != "xdg" {
+			return fmt.Errorf("%.40q is unknown: want xdg, or keys", word)
+		}
+		*d = data{XDG: true}
+		return nil
+	}
+	type keys data
+	var k keys
+	err := decode(&k)
+	*d = data(k)
+	return err
 }
 
 // command is a list of words, or a string that is split into words at spaces, with a shell's
@@ -225,7 +244,7 @@ func parseSource(name string, content []byte, overlay string) (*description, err
 	m := &manifest.Meta{Launch: manifest.Launch{
 		Format: s.Format, Name: s.Name, Version: s.Version, Title: s.Title, Summary: s.Summary, Icon: s.Icon,
 		Notes:   strings.TrimSpace(s.Notes),
-		Data:    manifest.Data{Versioned: s.Data.Versioned == nil || *s.Data.Versioned},
+		Data:    manifest.Data{Versioned: s.Data.Versioned == nil || *s.Data.Versioned, XDG: s.Data.XDG, Import: s.Data.Import},
 		Refresh: manifest.Wishes{Mode: s.Refresh.Mode, RefreshPending: s.Refresh.RefreshPending, MaxPostponement: manifest.Duration(s.Refresh.MaxPostponement)},
 	}}
 	clean := func(c command) []string {
@@ -268,6 +287,17 @@ func parseSource(name string, content []byte, overlay string) (*description, err
 			m.Layout = map[string]string{}
 		}
 		m.Layout[at] = part
+	}
+	if !s.Data.XDG && len(s.Data.Import) > 0 {
+		return nil, doc.Errorf("data.import", "cannot use data.import without xdg: true")
+	}
+	for i, p := range s.Data.Import {
+		if err := manifest.CheckImport(p); err != nil {
+			return nil, doc.Errorf(fmt.Sprintf("data.import[%d]", i), "cannot import %s", err)
+		}
+	}
+	if s.Data.XDG && s.Data.Import == nil {
+		m.Data.Import = manifest.DefaultImport(&m.Launch)
 	}
 	for hook, c := range s.Hooks {
 		if m.Hooks == nil {

@@ -202,6 +202,31 @@ func TestDataIsVersionedByDefault(t *testing.T) {
 	}
 }
 
+// TestXDGData: the word xdg is short for the key. Without import, the names of the package are
+// where an existing profile may be.
+func TestXDGData(t *testing.T) {
+	dir := initRepo(t)
+	const head = "name: org.example.pad\nversion: 1\ntitle: Pad\napps:\n- name: pad\n  command: bin/pad\n"
+	for _, c := range []struct {
+		yaml string
+		want manifest.Data
+	}{
+		{"data: xdg\n", manifest.Data{Versioned: true, XDG: true, Import: strings.Fields("config/org.example.pad config/org.example.pad.conf config/org.example.padrc " +
+			"data/org.example.pad state/org.example.pad config/pad config/pad.conf config/padrc data/pad state/pad config/Pad config/Pad.conf config/Padrc data/Pad state/Pad")}},
+		{"data: {xdg: true, versioned: false, import: [config/notes]}\n", manifest.Data{XDG: true, Import: []string{"config/notes"}}},
+		{"data: {xdg: true, import: []}\n", manifest.Data{Versioned: true, XDG: true}},
+		{"data:\n", manifest.Data{Versioned: true}},
+	} {
+		src := source(t, map[string]string{"lull.yaml": head + c.yaml, "bin/pad": "#!/bin/sh\n"})
+		must(t, os.Chmod(src+"/bin/pad", 0o755))
+		res, err := publish.Publish(t.Context(), dir, src, publish.Options{})
+		must(t, err)
+		if got := readMeta(t, open(t, dir), res.Package).Data; got.XDG != c.want.XDG || got.Versioned != c.want.Versioned || !slices.Equal(got.Import, c.want.Import) {
+			t.Errorf("%q: %+v", c.yaml, got)
+		}
+	}
+}
+
 func TestBadSources(t *testing.T) {
 	const head = "name: org.example.a\nversion: 1\n"
 	dir := initRepo(t)
@@ -230,6 +255,10 @@ func TestBadSources(t *testing.T) {
 		"one element":       {head + "environment:\n  A:\n    prepend: x\n", nil, `lull.yaml:5: cannot use the environment variable A: "x" is not an absolute path`},
 		"variable":          {head + "environment:\n  LULL_X: x\n", nil, "lull.yaml:4: cannot use the environment variable LULL_X: packages cannot set"},
 		"key of a variable": {head + "environment:\n  A: {add: x}\n", nil, `lull.yaml:4: cannot use the key "add" in environment.A: known are prepend, append`},
+		"word of data":      {head + "data: home\n", nil, `lull.yaml:3: cannot use this as data: "home" is unknown: want xdg, or keys`},
+		"key of data":       {head + "data:\n  xgd: true\n", nil, `lull.yaml:4: cannot use the key "xgd" in data: known are`},
+		"import":            {head + "data:\n  xdg: true\n  import:\n  - config/a\n  - config/dconf\n", nil, `lull.yaml:7: cannot import "config/dconf": config/dconf belongs to the desktop`},
+		"import of nothing": {head + "data:\n  import: [config/a]\n", nil, `lull.yaml:4: cannot use data.import without xdg: true`},
 		"no subpackage":     {head + "subpackages:\n  x: " + strings.Repeat("a", 64) + "\n", nil, "cannot use package " + strings.Repeat("a", 64) + ", which is not (whole) in the repository"},
 		"fifo":              {head, func(src string) error { return unix.Mkfifo(src+"/d/x", 0o644) }, "/d/x: it is a fifo"},
 		"socket": {head, func(src string) error {
