@@ -59,11 +59,13 @@ const (
 	thumbnailDir = "share/thumbnailers"
 
 	completionDir = "share/bash-completion/completions"
+	zshDir        = "share/zsh/site-functions"
+	fishDir       = "share/fish/vendor_completions.d"
 	ownersDir     = "owners"
 )
 
 // exported are the directories whose files have owners, also those in directories below them.
-var exported = []string{binDir, appDir, dbusDir, iconDir, autostartDir, manDir, metainfoDir, searchDir, thumbnailDir, mimeDir, completionDir}
+var exported = []string{binDir, appDir, dbusDir, iconDir, autostartDir, manDir, metainfoDir, searchDir, thumbnailDir, mimeDir, completionDir, zshDir, fishDir}
 
 // Exports are the exports of one agent.
 type Exports struct {

@@ -113,7 +113,7 @@ func (p *planner) usualFiles() {
 	}
 	for _, share := range shareDirs {
 		p.manuals(share + "/man")
-		p.completions(share + "/bash-completion/completions")
+		p.completions(share)
 		for _, dir := range []string{share + "/metainfo", share + "/appdata"} {
 			for _, u := range p.list(dir, ".metainfo.xml", ".appdata.xml") {
 				p.put(filepath.Join(metainfoDir, u.name), u, p.metainfo(u.name))
@@ -265,34 +265,6 @@ func (p *planner) section(dir, sub string) {
 		}
 		p.put(filepath.Join(manDir, sub, u.name), u, func(b []byte) ([]byte, error) { return b, nil })
 	}
-}
-
-// completions adds completions for the shell bash. That of a program is made that of the
-// command which starts it.
-func (p *planner) completions(dir string) {
-	for _, u := range p.list(dir, "") {
-		for i := range p.m.Apps {
-			a := &p.m.Apps[i]
-			if a.Name != u.name && path.Base(programOf(a)) != u.name {
-				continue
-			}
-			command := Wrapper(p.instance, p.m, a.Name)
-			p.put(filepath.Join(completionDir, command), u, func([]byte) ([]byte, error) {
-				return completion(filepath.Join(p.root, "current", p.instance, u.path()), u.name, command), nil
-			})
-			break
-		}
-	}
-}
-
-// completion is a script that loads a completion file of a package, and uses the completion of
-// program for command, too.
-func completion(file, program, command string) []byte {
-	script := "# The completion of " + program + " for the command " + command + ".\n. '" + strings.ReplaceAll(file, "'", `'\''`) + "' || return\n"
-	if program != command {
-		script += "if __lull=$(complete -p -- " + program + " 2>/dev/null); then\n\teval \"${__lull% *} " + command + "\"\nfi\nunset __lull\n"
-	}
-	return []byte(script)
 }
 
 // metainfo checks AppStream metadata: the id of the component has to be the package's.

@@ -48,6 +48,11 @@ func viewer(t *testing.T) (*manifest.Launch, string) {
 	write(t, share+"metainfo/org.z.metainfo.xml", "<component>")
 	write(t, share+"bash-completion/completions/viewer", "_viewer() { COMPREPLY=(--page); }\ncomplete -o nospace -F _viewer viewer\n")
 	write(t, share+"bash-completion/completions/ls", "complete -W x ls\n")
+	write(t, share+"zsh/vendor-completions/_viewer", "#compdef viewer\n_viewer() { print $service $words[1] $@ }\n[[ $funcstack[1] == _viewer ]] && _viewer \"$@\"\n")
+	write(t, share+"zsh/vendor-completions/_ls", "#compdef ls\n")
+	write(t, share+"zsh/site-functions/viewer", "x")
+	write(t, share+"fish/vendor_completions.d/viewer.fish", "complete -c viewer -l page -d 'a page'\n")
+	write(t, share+"fish/vendor_completions.d/ls.fish", "complete -c ls -l page\n")
 	search := "[Shell Search Provider]\nDesktopId=org.x.Viewer.desktop\nBusName=org.x.Viewer\nObjectPath=/org/x/Viewer\nVersion=2\n"
 	write(t, share+"gnome-shell/search-providers/viewer.ini", search)
 	write(t, share+"gnome-shell/search-providers/other.ini", strings.Replace(search, "org.x.Viewer\n", "org.y\n", 1))
@@ -62,9 +67,9 @@ func viewer(t *testing.T) (*manifest.Launch, string) {
 }
 
 // wantUsual are the exported files at usual places, apart from those of the viewer's apps.
-const wantUsual = "share/applications/viewer-pdf.desktop share/bash-completion/completions/org.x.Viewer share/gnome-shell/search-providers/viewer.ini " +
+const wantUsual = "share/applications/viewer-pdf.desktop share/bash-completion/completions/org.x.Viewer share/fish/vendor_completions.d/org.x.Viewer.fish share/gnome-shell/search-providers/viewer.ini " +
 	"share/icons/hicolor/16x16/apps/viewer.png share/icons/hicolor/48x48@2/apps/viewer.png share/icons/hicolor/scalable/apps/viewer.png share/icons/hicolor/symbolic/apps/viewer-symbolic.svg " +
-	"share/man/de/man1/viewer.1 share/man/man1/viewer.1 share/metainfo/org.x.Viewer.metainfo.xml share/thumbnailers/viewer.thumbnailer"
+	"share/man/de/man1/viewer.1 share/man/man1/viewer.1 share/metainfo/org.x.Viewer.metainfo.xml share/thumbnailers/viewer.thumbnailer share/zsh/site-functions/_org.x.Viewer"
 
 // TestUsualPlaces: what is the package's is exported, the rest is left out with the reason, and
 // a removal leaves no file and no directory.
@@ -221,7 +226,7 @@ func TestUsualBounds(t *testing.T) {
 
 // TestProgramsFindUsualFiles: the programs of the system accept the files, and find them.
 func TestProgramsFindUsualFiles(t *testing.T) {
-	require.Program(t, "desktop-file-validate", "appstreamcli", "gio", "xdg-mime", "man")
+	require.Program(t, "desktop-file-validate", "appstreamcli", "gio", "xdg-mime", "man", "zsh", "fish")
 	root := t.TempDir()
 	m, pkg := viewer(t)
 	e := open(t, root)
@@ -258,6 +263,13 @@ func TestProgramsFindUsualFiles(t *testing.T) {
 	}
 	if out := output("bash", "-c", ". "+share+"/bash-completion/completions/org.x.Viewer; complete -p org.x.Viewer; _viewer; echo $COMPREPLY$__lull"); out != "complete -o nospace -F _viewer org.x.Viewer\n--page" {
 		t.Errorf("bash has the completion %q", out)
+	}
+	// compinit finds the function, and calls it with the words of the command line.
+	if out := output("zsh", "-fc", "fpath=("+share+"/zsh/site-functions $fpath); autoload -Uz compinit && compinit -D -u; words=(org.x.Viewer a); $_comps[org.x.Viewer] b"); out != "viewer org.x.Viewer b" {
+		t.Errorf("zsh has the completion %q", out)
+	}
+	if out := output("fish", "-c", "complete --do-complete 'org.x.Viewer --p'"); out != "--page\ta page" {
+		t.Errorf("fish has the completion %q", out)
 	}
 	if out := output("man", "-w", "viewer"); out != share+"/man/man1/viewer.1" {
 		t.Errorf("man finds %q", out)
