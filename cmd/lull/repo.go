@@ -145,10 +145,11 @@ What is trusted is its root.json. Get that from its makers by a way that you
 trust; that of a local directory is taken from there. The SHA-256 of its keys is
 shown: compare it with what the makers state.
 
-With --apt, PACKAGEs of an apt repository are followed: LINE is one of a sources.list,
-with the signing key in signed-by or in --trust. New versions are found by the ordinary
-schedule, made into packages like a file that is installed, and refreshed like any other.
-PACKAGE is a name, or NAME=PACKAGE,PACKAGE... if several become one.
+With --apt, PACKAGEs of an apt repository are followed: LINE is one of a sources.list, or
+the path of a .sources file, with the signing key in signed-by or in --trust. New
+versions are found by the ordinary schedule, made into packages like a file that is
+installed, and refreshed like any other. PACKAGE is a name, or NAME=PACKAGE,PACKAGE...
+if several become one.
 
 A password is never part of the command, which every user of the machine can
 read: it comes from a file, or with --password-file=- from the terminal or from
@@ -156,7 +157,8 @@ standard input.`,
 		Example: `  lull repo add mine ./repo
   lull repo add example https://example.org/lull --trust root.json
   lull repo add inner https://reader@example.org/lull --trust root.json --password-file=-
-  lull repo add --apt 'deb [signed-by=vendor.asc] https://example.org/debian stable main' editor`,
+  lull repo add --apt 'deb [signed-by=vendor.asc] https://example.org/debian stable main' editor
+  lull repo add --apt ./vendor.sources editor`,
 		Args: args(1, 200),
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if source.line != "" {

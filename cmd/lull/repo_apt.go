@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/apt"
 	"github.com/lull/lull/cmd/lull/output"
 )
@@ -16,13 +19,32 @@ import (
 type aptFlags struct{ line, name string }
 
 func (f *aptFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.line, "apt", "", "follow packages of an apt repository: a `line` of a sources.list")
+	cmd.Flags().StringVar(&f.line, "apt", "", "follow packages of an apt repository: a `line` of a sources.list, or a .sources file")
 	cmd.Flags().StringVar(&f.name, "name", "", "with --apt: `name` of the repository, if not that of the first package")
+}
+
+// source reads the line of a source, or a .sources file. At most one of signedBy, a path, and
+// keys has a value.
+func (f *aptFlags) source() (source repo.Apt, signedBy string, keys []byte, err error) {
+	if strings.HasPrefix(strings.TrimSpace(f.line), "deb ") || filepath.Ext(f.line) != ".sources" {
+		source, signedBy, err = apt.ParseLine(f.line)
+		return source, signedBy, nil, err
+	}
+	file, err := openInput(f.line)
+	if err != nil {
+		return source, "", nil, output.Error(errkind.Invalid, "cannot read %s: %w", output.OneLine(f.line), err)
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, apt.MaxSources+1))
+	if err != nil {
+		return source, "", nil, output.Error(errkind.Invalid, "cannot read %s: %w", output.OneLine(f.line), err)
+	}
+	return apt.ParseSources(content)
 }
 
 // addApt follows packages of a source of apt.
 func (a *app) addApt(ctx context.Context, f aptFlags, trust, passwordFile string, packages []string) error {
-	source, signedBy, err := apt.ParseLine(f.line)
+	source, signedBy, keys, err := f.source()
 	if err != nil {
 		return err
 	}
@@ -41,11 +63,13 @@ func (a *app) addApt(ctx context.Context, f aptFlags, trust, passwordFile string
 		return output.Doing("add "+name, err)
 	}
 	key := output.Either(trust, signedBy)
-	if key == "" {
+	if key == "" && keys == nil {
 		return output.Error(errkind.Usage, "cannot add %s: no root of trust is given", name).
 			WithHint("get the signing key of the repository from its makers, and name it with --trust or signed-by")
 	}
-	keys, err := os.ReadFile(key)
+	if key != "" {
+		keys, err = os.ReadFile(key)
+	}
 	if err == nil {
 		_, err = apt.ReadKeys(keys)
 	}

@@ -283,3 +283,41 @@ func TestAptStalled(t *testing.T) {
 		t.Error("the replica outlives its repository")
 	}
 }
+
+// TestAptSources: a source is named by a .sources file with its key, and its server has
+// Release.gpg instead of InRelease.
+func TestAptSources(t *testing.T) {
+	s, v := set(t, rig.Options{}), newVendor(t)
+	v.deb(notes, "1.0", nil)
+	v.publish(release{detached: true})
+	key, err := os.ReadFile(v.key("old"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	indented := strings.ReplaceAll(strings.ReplaceAll(" "+strings.TrimSpace(string(key)), "\n", "\n "), "\n \n", "\n .\n")
+	sources := s.Path("vendor.sources")
+	text := "# the vendor's\nTypes: deb\nURIs: " + v.url + "\nSuites: stable\nComponents: main\nSigned-By:\n" + indented + "\n"
+	if err := os.WriteFile(sources, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.MustLull("repo", "add", "--apt", sources, notes)
+	s.MustLull("install", notes)
+	s.runs("1.0")
+	v.deb(notes, "1.1", nil)
+	v.publish(release{detached: true})
+	s.MustLull("refresh", notes)
+	s.runs("1.1")
+
+	v.deb(notes, "1.2", nil)
+	v.publish(release{detached: true, keys: []string{"new"}})
+	s.refused(65, "is trusted", "refresh", notes)
+	if err := os.Remove(filepath.Join(v.dir, "dists/stable/Release.gpg")); err != nil {
+		t.Fatal(err)
+	}
+	s.refused(65, "it is not signed", "refresh", notes)
+	if err := os.WriteFile(sources, []byte(strings.Replace(text, "Types: deb", "Types: deb-src", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.refused(65, "no enabled one of type deb", "repo", "add", "--name", "other", "--apt", sources, notes)
+	s.runs("1.1")
+}

@@ -173,6 +173,8 @@ type release struct {
 	valid time.Duration // after date; zero: for ever
 	suite string        // default: stable
 	keys  []string      // default: old
+	// detached puts the signature into Release.gpg, and makes no InRelease.
+	detached bool
 }
 
 var dateLine = regexp.MustCompile(`(?m)^Date: .*$`)
@@ -208,7 +210,7 @@ func (v *vendor) publish(r release) {
 	if err := f.Close(); err != nil {
 		v.t.Fatal(err)
 	}
-	for _, old := range []string{"InRelease", "Release"} {
+	for _, old := range []string{"InRelease", "Release", "Release.gpg"} {
 		if err := os.RemoveAll(filepath.Join(dir, old)); err != nil {
 			v.t.Fatal(err)
 		}
@@ -224,6 +226,9 @@ func (v *vendor) publish(r release) {
 		v.t.Fatal(err)
 	}
 	args := []string{"--clearsign", "--output", filepath.Join(dir, "InRelease")}
+	if r.detached {
+		args = []string{"--detach-sign", "--armor", "--output", filepath.Join(dir, "Release.gpg")}
+	}
 	for _, k := range r.keys {
 		v.key(k)
 		args = append(args, "--local-user", k)

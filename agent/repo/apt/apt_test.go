@@ -51,6 +51,37 @@ func TestParseLine(t *testing.T) {
 	}
 }
 
+func TestParseSources(t *testing.T) {
+	arch := Architecture()
+	for _, c := range []struct{ text, line, signedBy, keys, problem string }{
+		{text: "Types: deb deb-src\nURIs: https://h/d\nSuites: stable\nComponents: main\n contrib\nArchitectures: vax " + arch + "\nSigned-By: /k.gpg\n# more\nX-Other: y\n", line: "deb https://h/d stable main contrib", signedBy: "/k.gpg"},
+		{text: "Enabled: no\nTypes: deb\nURIs: https://x/\nSuites: a\n\nTypes: deb\nURIs: https://h/\nSuites: ./\n\nTypes: deb-src\nURIs: https://h/\nSuites: ./\n", line: "deb https://h/ ./"},
+		{text: "Types: deb\nURIs: https://h/\nSuites: s\nComponents: c\nSigned-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n AAAA\n", line: "deb https://h/ s c", keys: keyBegins + "\n\nAAAA\n"},
+		{text: "", problem: "no enabled one"},
+		{text: "Types: deb\nURIs: https://h/ https://i/\nSuites: s\nComponents: c\n", problem: "2 URIs and 1 suites"},
+		{text: "Types: deb\nURIs: https://h/\nSuites: s t\nComponents: c\n", problem: "1 URIs and 2 suites"},
+		{text: "Types: deb\nURIs: https://h/\nSuites: s\nComponents: c\n\nTypes: deb\nURIs: https://h/\nSuites: t\nComponents: c\n", problem: "has several"},
+		{text: "Types: deb\nURIs: https://h/\nSuites: s\nComponents: c\nTrusted: yes\n", problem: "always verified"},
+		{text: "Types: deb\nURIs: https://h/\nSuites: s\nComponents: c\nArchitectures: vax\n", problem: "it is for vax"},
+		{text: "Types: deb\nURIs: https://h/\nSuites: s\n", problem: "no component"},
+		{text: "Types: deb\nURIs: h\nSuites: s\nComponents: c\n", problem: "no url"},
+		{text: "Types: deb\nURIs: https://h/\nSuites: s\nComponents: c\nSigned-By: /a /b\n", problem: "several files"},
+		{text: "Types: deb\nTypes: deb\n", problem: "twice"},
+		{text: "deb https://h/ s c\n", problem: "no enabled one"},
+		{text: strings.Repeat("#\n", 1<<20), problem: "more than 1048576 bytes"},
+	} {
+		got, signedBy, keys, err := ParseSources([]byte(c.text))
+		switch {
+		case c.problem != "":
+			if err == nil || !strings.Contains(err.Error(), c.problem) {
+				t.Errorf("%.200q: want %q, got %v", c.text, c.problem, err)
+			}
+		case err != nil || got.Line() != c.line || signedBy != c.signedBy || string(keys) != c.keys:
+			t.Errorf("%q: %q, %q, %q, %v", c.text, got.Line(), signedBy, keys, err)
+		}
+	}
+}
+
 func TestParsePackage(t *testing.T) {
 	for _, c := range []struct{ text, name, packages string }{
 		{"jq", "jq", "jq"}, {"x=g++-12,libc6", "x", "g++-12 libc6"},
@@ -243,6 +274,48 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestVerifyDetached: the signatures of a Release file may be in a file beside it, in any form
+// that gpg writes.
+func TestVerifyDetached(t *testing.T) {
+	then, now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 11, 29, 0, 0, 0, 0, time.UTC)
+	good, other := signer(t, then, 0), signer(t, then, 0)
+	keys, err := ReadKeys(public(t, false, good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := []byte(releaseText(nil))
+	detached := func(armoured bool, by *openpgp.Entity) []byte {
+		sign := openpgp.DetachSign
+		if armoured {
+			sign = openpgp.ArmoredDetachSign
+		}
+		var b bytes.Buffer
+		if err := sign(&b, by, bytes.NewReader(text), &packet.Config{Time: func() time.Time { return then }}); err != nil {
+			t.Fatal(err)
+		}
+		return append(b.Bytes(), strings.Repeat("\n", map[bool]int{true: 1}[armoured])...)
+	}
+	for name, signatures := range map[string][]byte{
+		"armoured": detached(true, good), "binary": detached(false, good),
+		"two armoured": slices.Concat(detached(true, other), detached(true, good)), "two binary": slices.Concat(detached(false, other), detached(false, good)),
+	} {
+		if err := verifyDetached(text, signatures, keys, now); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := verifyDetached(bytes.Replace(text, []byte("stable"), []byte("Stable"), 1), signatures, keys, now); err == nil {
+			t.Errorf("%s: a changed release is accepted", name)
+		}
+	}
+	for name, bad := range map[string][]byte{
+		"another key": detached(true, other), "another binary key": detached(false, other), "cut": detached(true, good)[:120], "empty": nil, "page": []byte("<html>"),
+		"a key": public(t, true, good), "many": bytes.Repeat(detached(true, other), 70),
+	} {
+		if err := verifyDetached(text, bad, keys, now); err == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+}
+
 func TestReadKeys(t *testing.T) {
 	e := signer(t, time.Now(), 0)
 	var private bytes.Buffer
@@ -289,12 +362,22 @@ func FuzzRelease(f *testing.F) {
 		f.Fatal(err)
 	}
 	signed := sign(f, releaseText(nil), then, e)
+	var detached bytes.Buffer
+	if err := openpgp.ArmoredDetachSign(&detached, e, strings.NewReader(releaseText(nil)), &packet.Config{Time: func() time.Time { return then }}); err != nil {
+		f.Fatal(err)
+	}
 	f.Add(signed)
+	f.Add(detached.Bytes())
+	f.Add([]byte("Types: deb\nURIs: https://h/\nSuites: s\nComponents: c\nSigned-By: /k\n"))
 	f.Add([]byte(releaseText(nil)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if text, err := verify(data, keys, then.AddDate(0, 1, 0)); err == nil && string(text) != releaseText(nil) {
 			t.Errorf("accepted %q", text)
 		}
+		if err := verifyDetached([]byte("another release"), data, keys, then.AddDate(0, 1, 0)); err == nil {
+			t.Errorf("accepted %q", data)
+		}
+		_, _, _, _ = ParseSources(data)
 		_, _ = parseRelease(data)
 		_, _ = ReadKeys(data)
 	})

@@ -67,22 +67,33 @@ func (c *Client) untrusted(format string, args ...any) *errkind.Error {
 	return errkind.New(errkind.Untrusted, "cannot trust repository %q: "+format, append([]any{c.name}, args...)...)
 }
 
-// Release reads and verifies the InRelease file. Nil without an error means that the server
-// still has the file of the tag. accepted is the date of the release that was accepted last.
-// Kind Untrusted: verification fails. Kind Unavailable: it cannot be read.
+// Release reads and verifies the InRelease file, or, where a server has none, the files Release
+// and Release.gpg. Nil without an error means that the server still has the file of the tag.
+// accepted is the date of the release that was accepted last. Kind Untrusted: verification
+// fails. Kind Unavailable: it cannot be read.
 func (c *Client) Release(ctx context.Context, accepted time.Time, tag string) (r *Release, newTag string, err error) {
 	p := path.Join(c.release(), "InRelease")
 	data, newTag, changed, err := c.files.Get(ctx, p, maxRelease, tag)
+	detached := errkind.Is(err, errkind.NotFound)
+	if detached {
+		p = path.Join(c.release(), "Release")
+		data, newTag, changed, err = c.files.Get(ctx, p, maxRelease, tag)
+	}
 	switch {
 	case errkind.Is(err, errkind.NotFound):
-		return nil, "", errkind.New(errkind.Unavailable, "cannot read repository %q: it has no %s", c.name, p).
-			WithHint("check the url and the suite; a repository without InRelease cannot be followed")
+		return nil, "", errkind.New(errkind.Unavailable, "cannot read repository %q: it has no %s", c.name, path.Join(c.release(), "InRelease")).
+			WithHint("check the url and the suite; a repository without InRelease, or Release and Release.gpg, cannot be followed")
 	case err != nil:
 		return nil, "", c.unavailable(err)
 	case !changed:
 		return nil, newTag, nil
 	}
-	signed, err := verify(data, c.keys, c.time())
+	signed := data
+	if !detached {
+		signed, err = verify(data, c.keys, c.time())
+	} else if err = c.detached(ctx, p, data); errkind.Is(err, errkind.Unavailable) || errkind.Is(err, errkind.Interrupted) {
+		return nil, "", err
+	}
 	if err != nil {
 		return nil, "", c.untrusted("%s: %w", p, err).
 			WithHint("if its makers have a new key: `lull repo remove %s`, and `lull repo add` with that key", c.name)
@@ -94,6 +105,18 @@ func (c *Client) Release(ctx context.Context, accepted time.Time, tag string) (r
 		return nil, "", c.untrusted("%s: %w", p, err)
 	}
 	return r, newTag, nil
+}
+
+// detached verifies a Release file by the signatures beside it.
+func (c *Client) detached(ctx context.Context, p string, release []byte) error {
+	signatures, _, _, err := c.files.Get(ctx, p+".gpg", maxRelease, "")
+	if errkind.Is(err, errkind.NotFound) {
+		return errors.New("it is not signed")
+	}
+	if err != nil {
+		return c.unavailable(err)
+	}
+	return verifyDetached(release, signatures, c.keys, c.time())
 }
 
 func (c *Client) unavailable(err error) error {

@@ -97,7 +97,7 @@ func verify(inRelease []byte, keys openpgp.EntityList, now time.Time) (signed []
 		if len(bytes.TrimSpace(rest)) > 0 {
 			return errors.New("something follows its signature")
 		}
-		if err := verifyOne(block.Bytes, block.ArmoredSignature, keys, now); err != nil {
+		if err := verifyOne(block.Bytes, block.ArmoredSignature.Body, keys, now); err != nil {
 			return err
 		}
 		signed = block.Plaintext
@@ -106,10 +106,34 @@ func verify(inRelease []byte, keys openpgp.EntityList, now time.Time) (signed []
 	return signed, err
 }
 
+// signatureBegins begins signatures in the armoured form.
+const signatureBegins = "-----BEGIN PGP SIGNATURE-----"
+
+// verifyDetached checks the signatures of a Release file, which are in a file of their own,
+// armoured or not. As in verify, one good signature suffices. The error has no kind.
+func verifyDetached(text, signatures []byte, keys openpgp.EntityList, now time.Time) error {
+	return guard(func() error {
+		if !bytes.Contains(signatures, []byte(signatureBegins)) {
+			return verifyOne(text, bytes.NewReader(signatures), keys, now)
+		}
+		var failed error
+		for n, part := range strings.Split(string(signatures), signatureBegins)[1:] {
+			block, err := armor.Decode(strings.NewReader(signatureBegins + part))
+			if err != nil || block.Type != openpgp.SignatureType || n == maxSignatures {
+				return errors.New("its signature is damaged")
+			}
+			if failed = verifyOne(text, block.Body, keys, now); failed == nil {
+				return nil
+			}
+		}
+		return failed
+	})
+}
+
 // verifyOne checks the signatures one by one.
-func verifyOne(text []byte, signatures *armor.Block, keys openpgp.EntityList, now time.Time) error {
+func verifyOne(text []byte, signatures io.Reader, keys openpgp.EntityList, now time.Time) error {
 	config := &packet.Config{Time: func() time.Time { return now }}
-	packets := packet.NewReader(signatures.Body)
+	packets := packet.NewReader(signatures)
 	var failed error
 	var unknown []string
 	for n := 0; ; n++ {

@@ -1,7 +1,10 @@
 package apt
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"regexp"
 	"runtime"
@@ -75,6 +78,67 @@ func ParseLine(line string) (s repo.Apt, signedBy string, err error) {
 		return bad("%w", err)
 	}
 	return s, signedBy, nil
+}
+
+// MaxSources bounds a .sources file, in bytes.
+const MaxSources = 1 << 20
+
+// ParseSources reads a .sources file (sources.list(5), "deb822-style format") with one enabled
+// source of packages, which has one URI and one suite. Of signedBy, a path, and keys, embedded
+// ones, at most one has a value. Kind Invalid: the file cannot be followed.
+func ParseSources(content []byte) (s repo.Apt, signedBy string, keys []byte, err error) {
+	bad := func(format string, args ...any) (repo.Apt, string, []byte, error) {
+		return s, "", nil, errkind.New(errkind.Invalid, "cannot use the apt sources: "+format, args...).
+			WithHint("name a source by its line: deb [signed-by=KEY] URL SUITE COMPONENT")
+	}
+	if len(content) > MaxSources {
+		return bad("the file has more than %d bytes", MaxSources)
+	}
+	insecure := []string{"trusted", "allow-insecure", "allow-weak", "allow-downgrade-to-insecure", "check-valid-until", "check-date"}
+	f := newFields(bytes.NewReader(content), append([]string{"types", "uris", "suites", "components", "signed-by", "architectures", "enabled"}, insecure...)...)
+	var only map[string]string
+	for {
+		v, err := f.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		switch {
+		case err != nil:
+			return bad("%w", err)
+		case v["enabled"] != "" && !slices.Contains([]string{"yes", "true", "1", "on", "with", "enable"}, strings.ToLower(v["enabled"])), !slices.Contains(strings.Fields(v["types"]), "deb"):
+			continue
+		case only != nil:
+			return bad("the file has several")
+		}
+		only = v
+	}
+	if only == nil {
+		return bad("the file has no enabled one of type deb")
+	}
+	for _, key := range insecure {
+		if only[key] != "" {
+			return bad("the field %s is not possible: a source is always verified", key)
+		}
+	}
+	if archs := strings.Fields(only["architectures"]); len(archs) > 0 && !slices.Contains(archs, Architecture()) {
+		return bad("it is for %s, and this machine is %s", strings.Join(archs, " "), Architecture())
+	}
+	uris, suites := strings.Fields(only["uris"]), strings.Fields(only["suites"])
+	if len(uris) != 1 || len(suites) != 1 {
+		return bad("it has %d URIs and %d suites, and one of each is wanted", len(uris), len(suites))
+	}
+	s = repo.Apt{URL: uris[0], Suite: suites[0], Components: strings.Fields(only["components"])}
+	if err := Check(s); err != nil {
+		return bad("%w", err)
+	}
+	if signed := strings.TrimSpace(only["signed-by"]); strings.HasPrefix(signed, keyBegins) {
+		keys = []byte(strings.ReplaceAll(signed+"\n", "\n.\n", "\n\n"))
+	} else if paths := strings.Fields(signed); len(paths) > 1 {
+		return bad("its Signed-By names several files")
+	} else {
+		signedBy = signed
+	}
+	return s, signedBy, keys, nil
 }
 
 // Check returns an error unless a source has an address and a suite. A suite that ends
