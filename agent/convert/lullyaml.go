@@ -50,6 +50,7 @@ func LullYAML(l *manifest.Launch) []byte {
 	put("", "title", l.Title)
 	put("", "summary", l.Summary)
 	put("", "icon", l.Icon)
+	put("", "license", l.License)
 	put("", "notes", l.Notes)
 	if len(l.Apps) > 0 {
 		b.WriteString("apps:\n")

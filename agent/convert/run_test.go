@@ -84,7 +84,7 @@ func TestRun(t *testing.T) {
 	shared := map[string]string{
 		"usr/bin/notes": "#!/bin/sh\n", "usr/share/applications/org.example.notes.desktop": entry,
 		"usr/share/icons/hicolor/64x64/apps/org.example.notes.png": "png",
-		"usr/share/metainfo/org.example.notes.metainfo.xml": "<component><id>org.example.notes</id><name>Notes</name><name xml:lang='de'>Notizen</name>" +
+		"usr/share/metainfo/org.example.notes.metainfo.xml": "<component><id>org.example.notes</id><project_license>MIT</project_license><name>Notes</name><name xml:lang='de'>Notizen</name>" +
 			"<releases><release version='1.5'><description><p>Faster.</p><ul><li>Safer</li></ul></description></release></releases></component>",
 	}
 	with := func(more map[string]string) map[string]string {
@@ -142,7 +142,7 @@ func TestRun(t *testing.T) {
 				wantName = "notes"
 			}
 			if l.Name != wantName || l.Version != version || l.Title != "Notes" || l.Summary != "Write notes" ||
-				l.Icon != "usr/share/icons/hicolor/64x64/apps/org.example.notes.png" || l.Notes != "Faster.\n- Safer" {
+				l.Icon != "usr/share/icons/hicolor/64x64/apps/org.example.notes.png" || l.Notes != "Faster.\n- Safer" || l.License != "MIT" {
 				t.Errorf("derived %+v", l)
 			}
 			if len(l.Apps) != 1 || l.Apps[0].Name != "notes" || l.Apps[0].Desktop == "" {

@@ -21,11 +21,12 @@ func (a *app) installCmd() *cobra.Command {
 		Long: `Installs applications from the repositories that this machine knows.
 ` + "`lull repo add`" + ` makes a repository known. One that is installed already stays as it is.
 
-Of a FILE (.deb, .tar, .tar.gz, .tar.xz, .tar.zst, .tar.bz2, .zip, or an AppImage
-of type 2) a package is made and put into the repository local of this machine. A
-newer file of it is a refresh like any other: it waits while the application runs,
-and can be reverted. Several files become one package, which the first one names. A
-directory is a FILE too; it, or an archive, may have a lull.yaml at the top.
+Of a FILE (.deb, .tar, .tar.gz, .tar.xz, .tar.zst, .tar.bz2, .zip, an AppImage of
+type 2, or a container image) a package is made and put into the repository local of
+this machine. A newer file of it is a refresh like any other: it waits while the
+application runs, and can be reverted. Several files become one package, which the
+first one names. A directory is a FILE too; it, or an archive, may have a lull.yaml at
+the top.
 A word is a FILE if it has a slash, or is a file with one of these suffixes.
 Maintainer scripts of a .deb never run; they are named. Services, hooks and bus
 names have to be confirmed, on the terminal or by --yes.`,

@@ -76,7 +76,7 @@ AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a
 profile. Two publishers at once do not disturb each other.
 
 Of a FILE (.deb, .tar, .tar.gz, .tar.xz, .tar.zst, .tar.bz2, .zip, an AppImage of
-type 2, or a directory without lull.yaml) a package is made first: see
+type 2, a container image, or a directory without lull.yaml) a package is made first: see
 lull-convert(8). Several become one package, which the first one names. --show prints
 the lull.yaml that was derived, and --with replaces parts of it. Maintainer scripts
 of a .deb never run; they are named. --check prints what will not work on this

@@ -148,7 +148,8 @@ type infoJSON struct {
 	Name      string        `json:"name"`
 	Installed []packageJSON `json:"installed"`
 	Offers    []offerJSON   `json:"offers"`
-	Rights    []rightJSON   `json:"rights"` // of the installed ones
+	License   string        `json:"license,omitempty"` // of the first installed one that names one
+	Rights    []rightJSON   `json:"rights"`            // of the installed ones
 }
 
 func (a *app) info(ctx context.Context, ag *agent, typed string) error {
@@ -160,7 +161,7 @@ func (a *app) info(ctx context.Context, ag *agent, typed string) error {
 	if err != nil {
 		return err
 	}
-	doc := infoJSON{output.One, name, []packageJSON{}, []offerJSON{}, []rightJSON{}}
+	doc := infoJSON{Document: output.One, Name: name, Installed: []packageJSON{}, Offers: []offerJSON{}, Rights: []rightJSON{}}
 	pairs := [][2]string{{"Name", name}}
 	for _, p := range installed {
 		doc.Installed = append(doc.Installed, s.json(p, a.Now()))
@@ -184,6 +185,10 @@ func (a *app) info(ctx context.Context, ag *agent, typed string) error {
 		l, err := a.storedPackage(p.Hash)
 		if err != nil {
 			return err
+		}
+		if l != nil && doc.License == "" && l.License != "" {
+			doc.License = l.License
+			pairs = append(pairs, [2]string{"License", output.OneLine(l.License)})
 		}
 		rights := rightsOf(p.Instance, agentUser, l)
 		doc.Rights = append(doc.Rights, rights...)

@@ -4,7 +4,8 @@
 // The first source with a value counts, in this order: an option of the caller; for the name
 // the only desktop file, the AppStream component, the control file, the file's name; for the
 // version the control file, X-AppImage-Version, the newest AppStream release, the file's
-// name. A value that cannot be derived is an error that names the option.
+// name. Those of a container image come from its annotations, its reference, its labels and
+// the file's name. A value that cannot be derived is an error that names the option.
 //
 // All results are a function of the tree: the same tree yields the same result.
 package derive
@@ -44,10 +45,15 @@ const (
 // Launch derives the launch part of the manifest. It adds remarks to the tree.
 func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 	d := &deriver{tree: t, unattended: o.Unattended}
+	if t.Image != nil {
+		d.hostLibraries()
+	}
 	d.component()
 	d.desktops()
-	d.programs()
-	if t.App == nil && !o.Unattended {
+	if t.Image == nil {
+		d.programs()
+	}
+	if t.App == nil && t.Image == nil && !o.Unattended {
 		d.busNames()
 		d.autostarts()
 		d.units()
@@ -59,6 +65,10 @@ func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 	if l.Name, err = name(o.Name, d, main, fileName); err != nil {
 		return l, err
 	}
+	if t.Image != nil {
+		d.entrypoint(l.Name)
+		main = d.main()
+	}
 	d.first(l.Name)
 	l.Apps = d.apps
 	if l.Version, err = version(o.Version, d, main, fileVersion); err != nil {
@@ -68,13 +78,21 @@ func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 		l.Title, l.Summary = main.value("Name"), main.value("Comment")
 		l.Icon = d.icon(main.value("Icon"))
 	}
-	if l.Title == "" && d.stream != nil {
+	if l.Title == "" {
+		l.Title = d.annotation(imageTitle)
+	}
+	if l.Title == "" && d.stream != nil && t.Image == nil {
 		l.Title = line(d.stream.Name)
 	}
 	if l.Summary == "" {
 		l.Summary = d.summary()
 	}
+	l.License = d.license()
 	d.places(&l)
+	if t.Image != nil {
+		d.imageEnvironment(&l)
+		return l, nil // the other metadata belongs to its system
+	}
 	if l.Notes = d.releaseNotes(); l.Notes == "" {
 		l.Notes = d.changelog()
 	}
@@ -151,10 +169,14 @@ func name(asked string, d *deriver, main *desktop, file string) (string, error) 
 		return asked, manifest.ValidName(asked)
 	}
 	var candidates []string
+	if d.tree.Image != nil {
+		called, _ := d.reference()
+		candidates, main = []string{d.annotation(imageTitle), called}, nil
+	}
 	if main != nil {
 		candidates = append(candidates, main.id())
 	}
-	if d.stream != nil {
+	if d.stream != nil && d.tree.Image == nil {
 		candidates = append(candidates, strings.TrimSuffix(d.stream.ID, ".desktop"))
 	}
 	candidates = append(candidates, d.tree.Control["Package"], file)
@@ -168,10 +190,15 @@ func name(asked string, d *deriver, main *desktop, file string) (string, error) 
 
 func version(asked string, d *deriver, main *desktop, file string) (string, error) {
 	candidates := []string{asked, d.tree.Control["Version"]}
+	if d.tree.Image != nil {
+		// Labels come last: an image inherits those of the image below it.
+		_, tag := d.reference()
+		candidates = append(candidates, line(d.tree.Image.Annotations[imageVersion]), tag, line(d.tree.Image.Labels[imageVersion]))
+	}
 	if main != nil {
 		candidates = append(candidates, main.value("X-AppImage-Version"))
 	}
-	if r := d.newest(); r != nil {
+	if r := d.newest(); r != nil && d.tree.Image == nil {
 		candidates = append(candidates, r.Version)
 	}
 	candidates = append(candidates, file)
@@ -204,6 +231,9 @@ func splitFile(file string) (name, version string) {
 
 // summary returns the first line of the package's description.
 func (d *deriver) summary() string {
+	if text := d.annotation(imageDescription); text != "" || d.tree.Image != nil {
+		return text
+	}
 	if d.stream != nil && d.stream.Summary != "" {
 		return line(d.stream.Summary)
 	}

@@ -27,3 +27,30 @@ func TestLabel(t *testing.T) {
 		}
 	}
 }
+
+func TestCopyright(t *testing.T) {
+	const head = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: x\n"
+	for text, want := range map[string]string{
+		head + "\nFiles: *\nCopyright: a\nLicense: GPL-2+\n text\n\nFiles: debian/*\nLicense: MIT\n": "GPL-2+",
+		head + "\nFiles: x\nLicense: MIT\n\nFiles: y\nLicense: MIT\n":                                "MIT",
+		head + "\nFiles: x\nLicense: MIT\n\nFiles: y\nLicense: GPL-2\n":                              "",
+		head + "\nLicense: MIT\n text\n":                                                             "",
+		head + "\nFiles: *\n  x\nLicense: A\x1b[2J and\tB\n":                                         "A[2J and B",
+		"This package was debianized.\nLicense: GPL\n":                                               "",
+		"Format: x\n\nno field\n":                                                                    "",
+		"":                                                                                           "",
+	} {
+		if got := copyright([]byte(text)); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+func FuzzCopyright(f *testing.F) {
+	f.Add([]byte("Format: 1\n\nFiles: *\nLicense: GPL-2+\n text\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got := copyright(b); len(got) > maxLine {
+			t.Errorf("%d bytes", len(got))
+		}
+	})
+}

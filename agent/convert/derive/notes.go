@@ -16,6 +16,7 @@ type component struct {
 	ID      string
 	Name    string
 	Summary string
+	License string
 	release []release // the newest first, as the file has them
 }
 
@@ -34,6 +35,7 @@ type metainfo struct {
 	ID       string   `xml:"id"`
 	Name     []text   `xml:"name"`
 	Summary  []text   `xml:"summary"`
+	License  string   `xml:"project_license"`
 	Releases []struct {
 		Version     string `xml:"version,attr"`
 		Description struct {
@@ -54,7 +56,7 @@ func (d *deriver) component() {
 			d.tree.Remark("%s: this AppStream metadata cannot be read: %s", p, line(err.Error()))
 			continue
 		}
-		c := &component{ID: line(m.ID), Name: plain(m.Name), Summary: plain(m.Summary)}
+		c := &component{ID: line(m.ID), Name: plain(m.Name), Summary: plain(m.Summary), License: line(m.License)}
 		for _, r := range m.Releases {
 			c.release = append(c.release, release{line(r.Version), paragraphs(r.Description.Inner)})
 		}

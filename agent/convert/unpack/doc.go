@@ -1,8 +1,11 @@
 // Package unpack reads archives of other packagers: Debian packages, tarballs, zip
-// files and AppImages of type 2. It runs in the converter alone, without privileges.
+// files, AppImages of type 2 and container images. It runs in the converter alone, without
+// privileges.
 //
 // Words: a tree is the union of the contents of all inputs; a later input replaces files of
-// an earlier one. A remark is a line for people about content that was made harmless.
+// an earlier one. A remark is a line for people about content that was made harmless. A layer
+// is a tar archive of a container image: files over those of the layers before it, and
+// whiteouts, which remove files of the layers before it (OCI image specification).
 //
 // Refused, with the path: names that are absolute, have "..", are not UTF-8 or too
 // long; entries below a symlink or below a file; more entries, bytes or depth than the

@@ -45,13 +45,14 @@ func (t *Tree) unpack(in Input, size int64) (err error) {
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")), bytes.HasPrefix(head, []byte("PK\x05\x06")):
 		return t.zip(whole, size)
 	}
-	if ext := compression(head); ext != "" {
-		return t.tarball(whole, ext)
+	ext := compression(head)
+	if ext == "" && (len(head) < 262 || string(head[257:262]) != "ustar") {
+		return errors.New("the format is unknown: want a .deb, a tar archive, a zip file, an AppImage or a container image")
 	}
-	if len(head) >= 262 && string(head[257:262]) == "ustar" {
-		return t.tarball(whole, "")
+	if a := openArchive(whole, ext, t.limits); a != nil {
+		return t.image(a)
 	}
-	return errors.New("the format is unknown: want a .deb, a tar archive, a zip file or an AppImage")
+	return t.tarball(io.NewSectionReader(in, 0, size), ext)
 }
 
 // compression returns the format of a compressed file, by its first bytes.

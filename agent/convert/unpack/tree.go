@@ -30,6 +30,8 @@ type Node struct {
 	convert.Entry
 	Size int64
 	Kept []byte // the content of a file that describes the package, or nil
+
+	implied bool // a directory without an entry of its own
 }
 
 // Tree collects the entries of a package.
@@ -40,9 +42,15 @@ type Tree struct {
 	Control map[string]string // of the first Debian package; nil without one
 	App     *Node             // the AppRun of an AppImage, or nil
 	Chosen  string            // the desktop file of an AppImage, a path
+	Image   *Image            // the settings of a container image, or nil
 	// Mentions are absolute paths below /usr and /opt in programs, libraries and scripts.
 	Mentions map[string]bool
 
+	*account
+}
+
+// account is what a tree and the layers below it share.
+type account struct {
 	out     *convert.Writer
 	limits  Limits
 	bytes   int64
@@ -62,7 +70,7 @@ var DefaultLimits = Limits{Bytes: convert.MaxBytes, Entries: convert.MaxEntries}
 
 // NewTree returns an empty tree whose contents go to out.
 func NewTree(out *convert.Writer, l Limits) *Tree {
-	return &Tree{Nodes: map[string]*Node{}, Mentions: map[string]bool{}, out: out, limits: l}
+	return &Tree{Nodes: map[string]*Node{}, Mentions: map[string]bool{}, account: &account{out: out, limits: l}}
 }
 
 // Remark adds a line for people.
@@ -132,7 +140,7 @@ func (t *Tree) add(name string, n *Node) error {
 	for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
 		switch up := t.Nodes[dir]; {
 		case up == nil:
-			t.Nodes[dir] = &Node{Entry: convert.Entry{Path: dir, Type: manifest.TypeDir}}
+			t.Nodes[dir] = &Node{Entry: convert.Entry{Path: dir, Type: manifest.TypeDir}, implied: true}
 		case up.Type == manifest.TypeSymlink:
 			return fmt.Errorf("the path %.300q is below the symlink %q", p, dir)
 		case up.Type != manifest.TypeDir:
@@ -143,6 +151,7 @@ func (t *Tree) add(name string, n *Node) error {
 	switch {
 	case old == nil:
 	case old.Type == manifest.TypeDir && n.Type == manifest.TypeDir:
+		old.implied = old.implied && n.implied
 		return nil
 	case old.Type == manifest.TypeDir || n.Type == manifest.TypeDir:
 		return fmt.Errorf("the path %.300q is there twice, and only one of them is a directory", p)
@@ -232,7 +241,7 @@ func describes(p string) bool {
 		return dir == "." || strings.HasSuffix(dir, "share/applications") || strings.HasSuffix(dir, "xdg/autostart")
 	case strings.HasSuffix(base, ".metainfo.xml"), strings.HasSuffix(base, ".appdata.xml"):
 		return true
-	case strings.HasPrefix(base, "changelog.Debian"):
+	case strings.HasPrefix(base, "changelog.Debian"), base == "copyright" && strings.HasPrefix(dir, "usr/share/doc/"):
 		return true
 	case strings.HasSuffix(base, ".service"):
 		return strings.Contains(dir, "systemd/") || strings.HasSuffix(dir, "dbus-1/services")

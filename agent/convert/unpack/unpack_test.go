@@ -11,6 +11,7 @@ import (
 
 	"github.com/lull/lull/agent/convert"
 	"github.com/lull/lull/agent/convert/unpack"
+	"github.com/lull/lull/e2e/image"
 )
 
 // add unpacks one archive with small limits.
@@ -152,6 +153,10 @@ func FuzzAdd(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b.Bytes())
+	for _, l := range [][]byte{image.Layer(image.File("d/a"), image.Link("b", "d/a")), image.Layer(image.File(".wh.d"), image.File(".wh..wh..opq"), image.Symlink("d", "b"))} {
+		f.Add(image.Pack(image.Saved(image.Image{Layers: [][]byte{l, l}})))
+		f.Add(image.Pack(image.Layout(image.Image{Layers: [][]byte{l, l}, Plain: true})))
+	}
 	f.Add([]byte("!<arch>\ndebian-binary   0           0     0     100644  4         `\n2.0\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		tree, _ := add(content)

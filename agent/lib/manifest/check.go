@@ -48,7 +48,7 @@ func checkLaunch(l *Launch) error {
 	if l.Version == "" || len(l.Version) > 128 || strings.ContainsAny(l.Version, " /") {
 		return fmt.Errorf("version %.140q: want 1 to 128 characters without space and '/'", l.Version)
 	}
-	for _, line := range [][2]string{{"version", l.Version}, {"title", l.Title}, {"summary", l.Summary}, {"icon", l.Icon}} {
+	for _, line := range [][2]string{{"version", l.Version}, {"title", l.Title}, {"summary", l.Summary}, {"icon", l.Icon}, {"license", l.License}} {
 		if err := checkText(line[1], maxLine, ""); err != nil {
 			return fmt.Errorf("%s: %w", line[0], err)
 		}

@@ -106,6 +106,8 @@ func (d *decoder) member(key string, withEntries bool) {
 	case "layout":
 		l.Layout = map[string]string{}
 		d.object(func(at string) { l.Layout[at] = d.text() })
+	case "license":
+		l.License = d.text()
 	case "name":
 		l.Name = d.text()
 	case "notes":

@@ -180,6 +180,7 @@ func writeMeta(b []byte, l *Launch, entries []Entry, spill func([]byte) []byte) 
 		}
 		w.b = o.end()
 	}
+	w.text("license", l.License)
 	w.text("name", l.Name)
 	w.text("notes", l.Notes)
 	if l.Refresh != (Wishes{}) {

@@ -23,7 +23,7 @@ func full() *Meta {
 	return &Meta{
 		Launch: Launch{
 			Name: "org.example.maps", Version: "1:2.3~rc1", Title: "Maps", Summary: "Shows \"maps\" & <places>",
-			Notes: "New:\n\t- süß \\ fast", Icon: "share/icons/maps.svg",
+			Notes: "New:\n\t- süß \\ fast", Icon: "share/icons/maps.svg", License: "GPL-3.0-or-later AND MIT",
 			Apps: []App{{Name: "maps", Command: []string{"bin/maps", "--x", "%U"}, Desktop: "share/maps.desktop",
 				Autostart: "share/maps.desktop", DBusName: "org.example.Maps", DBusService: "share/org.example.Maps.service"}},
 			Services: []Service{{Name: "tiles", Command: []string{"bin/tiles"}, Scope: ScopeUser, RefreshMode: ModeEndure, Ready: ReadyNotify, StopSignal: "SIGINT", StopTimeout: Duration(90 * time.Second)}, {Name: "d", Command: []string{".lull/sub/runtime/bin/d"}, User: "maps"}},
@@ -266,7 +266,7 @@ func TestForm(t *testing.T) {
 		{"{\"name\":\"a\",\n\"version\":\"1\"}", `insignificant space at byte 12`},
 		{`{"version":"1","name":"a"}`, `the key "name" stands after "version"`},
 		{`{"name":"a","name":"a","version":"1"}`, `the key "name" is there twice`},
-		{`{"license":"MIT","name":"a","version":"1"}`, `unknown key "license"`},
+		{`{"licence":"MIT","name":"a","version":"1"}`, `unknown key "licence"`},
 		{`{"name":"a","version":1}`, `'1' at byte 22`},
 		{`{"name":"a","version":null}`, `'n' at byte 22`},
 		{`{"name":"\u0061","version":"1"}`, `an escape at byte 9`},

@@ -26,6 +26,7 @@ type source struct {
 	Title       string              `yaml:"title"`
 	Summary     string              `yaml:"summary"`
 	Icon        string              `yaml:"icon"`
+	License     string              `yaml:"license"`
 	Notes       string              `yaml:"notes"`
 	Apps        []app               `yaml:"apps"`
 	Services    []service           `yaml:"services"`
@@ -242,7 +243,7 @@ func parseSource(name string, content []byte, overlay string) (*description, err
 		s.Format = 0
 	}
 	m := &manifest.Meta{Launch: manifest.Launch{
-		Format: s.Format, Name: s.Name, Version: s.Version, Title: s.Title, Summary: s.Summary, Icon: s.Icon,
+		Format: s.Format, Name: s.Name, Version: s.Version, Title: s.Title, Summary: s.Summary, Icon: s.Icon, License: s.License,
 		Notes:   strings.TrimSpace(s.Notes),
 		Data:    manifest.Data{Versioned: s.Data.Versioned == nil || *s.Data.Versioned, XDG: s.Data.XDG, Import: s.Data.Import},
 		Refresh: manifest.Wishes{Mode: s.Refresh.Mode, RefreshPending: s.Refresh.RefreshPending, MaxPostponement: manifest.Duration(s.Refresh.MaxPostponement)},

@@ -84,6 +84,7 @@ const full = `
 name: org.example.editor
 version: 2.0-rc1
 title: Editor
+license: MIT
 summary: Edits text
 icon: share/icon.svg
 notes: |
@@ -149,7 +150,7 @@ func TestPublish(t *testing.T) {
 	}
 	m := readMeta(t, c, res.Package)
 	want := manifest.Launch{
-		Name: "org.example.editor", Version: "2.0-rc1", Title: "Editor", Summary: "Edits text", Icon: "share/icon.svg", Notes: "Faster.\nPrettier.",
+		Name: "org.example.editor", Version: "2.0-rc1", Title: "Editor", Summary: "Edits text", Icon: "share/icon.svg", License: "MIT", Notes: "Faster.\nPrettier.",
 		Apps: []manifest.App{
 			{Name: "editor", Command: []string{"bin/editor", "--new", "a b", "c d"}, Desktop: "share/editor.desktop", DBusName: "org.example.Editor"},
 			{Name: "viewer", Command: []string{"bin/editor", "--view $HOME"}},
