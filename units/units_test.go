@@ -16,7 +16,7 @@ import (
 // TestSandboxes: the exposure of the system's units, as systemd counts it in tenths, stays low.
 func TestSandboxes(t *testing.T) {
 	require.Program(t, "systemd-analyze")
-	for unit, most := range map[string]string{"lulld.service": "40", "lull-boot.service": "20", "lull-system-commit.service": "20"} {
+	for unit, most := range map[string]string{"lulld.service": "40", "lull-boot.service": "20", "lull-system-commit.service": "20", "lull-resign@.service": "20"} {
 		output(t, ".", "systemd-analyze", "security", "--offline=yes", "--threshold="+most, unit)
 	}
 }

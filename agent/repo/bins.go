@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -21,21 +23,59 @@ import (
 // its pointers is needed and the local version differs. So the data that a machine reads
 // depends on its installed packages. A bin that the snapshot does not name is empty.
 
+// The targets may also delegate names to keys of other publishers. The path patterns of such a
+// role are pointers of names and of prefixes of names. Pointers that the targets list
+// themselves take precedence, as in TUF.
+
+// The bounds of delegation.
 const (
-	maxBin     = 4 << 20
-	maxBinBits = 14
+	MaxDelegated      = 256     // roles
+	MaxDelegatedNames = 256     // path patterns of a role
+	MaxList           = 4 << 20 // bytes of the list of a role or a bin
+	maxBinBits        = 14
 )
 
-// Bins returns the role that lists a pointer. "" means that there are no bins and the targets
-// list it. Error Untrusted: the delegation is not in the form that this package uses.
-func Bins(targets *metadata.TargetsType, path string) (role string, err error) {
+var validRole = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// ValidRole reports whether names can be delegated to a role with this name.
+func ValidRole(name string) bool {
+	switch name {
+	case metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP:
+		return false
+	}
+	return validRole.MatchString(name)
+}
+
+// Role returns the delegated role that lists a pointer. "" means that the targets list it.
+// Error Untrusted: the delegation is not in a form that this package uses.
+func Role(targets *metadata.TargetsType, path string) (role string, err error) {
 	d := targets.Delegations
 	if d == nil {
 		return "", nil
 	}
+	unknown := errkind.New(errkind.Untrusted, "the targets delegate in an unknown way")
 	s := d.SuccinctRoles
-	if s == nil || s.BitLength < 1 || s.BitLength > maxBinBits || strings.ContainsAny(s.NamePrefix, "/.\x00") || s.NamePrefix == "" {
-		return "", errkind.New(errkind.Untrusted, "the targets delegate in an unknown way")
+	if s == nil {
+		if len(d.Roles) == 0 || len(d.Roles) > MaxDelegated {
+			return "", unknown
+		}
+		for _, r := range d.Roles {
+			if !r.Terminating || !ValidRole(r.Name) || len(r.PathHashPrefixes) > 0 || len(r.Paths) > MaxDelegatedNames {
+				return "", unknown
+			}
+			if covers, err := r.IsDelegatedPath(path); err != nil {
+				return "", unknown
+			} else if covers && role == "" {
+				role = r.Name
+			}
+		}
+		if targets.Targets[path] != nil {
+			return "", nil
+		}
+		return role, nil
+	}
+	if len(d.Roles) > 0 || s.BitLength < 1 || s.BitLength > maxBinBits || strings.ContainsAny(s.NamePrefix, "/.\x00") || s.NamePrefix == "" {
+		return "", unknown
 	}
 	return s.GetRolesForTarget(path)[0].Name, nil
 }
@@ -43,7 +83,7 @@ func Bins(targets *metadata.TargetsType, path string) (role string, err error) {
 // target returns the entry of a path in set; nil means that it is not listed.
 func (c *Client) target(ctx context.Context, set *trustedmetadata.TrustedMetadata, path string) (*metadata.TargetFiles, error) {
 	targets := set.Targets[metadata.TARGETS]
-	role, err := Bins(&targets.Signed, path)
+	role, err := Role(&targets.Signed, path)
 	if err != nil {
 		return nil, c.untrusted(metadata.TARGETS, err.Error(), err)
 	}
@@ -135,7 +175,7 @@ func (c *Client) fetchBin(ctx context.Context, set *trustedmetadata.TrustedMetad
 	path := fmt.Sprintf("metadata/%d.%s.json", at.Version, role)
 	for _, p := range c.order(false) {
 		var data []byte
-		data, err = p.get(ctx, path, maxBin)
+		data, err = p.get(ctx, path, MaxList)
 		switch {
 		case errors.As(err, new(tooLarge)):
 			err = c.untrusted(role, "it is too large", err)
@@ -209,24 +249,41 @@ func (c *Client) Prepare(ctx context.Context, list []Listing) {
 // allTargets returns the complete list of the repository, with each bin.
 func (c *Client) allTargets(ctx context.Context, set *trustedmetadata.TrustedMetadata) ([]map[string]*metadata.TargetFiles, error) {
 	targets := &set.Targets[metadata.TARGETS].Signed
-	if first, err := Bins(targets, ""); err != nil {
+	if _, err := Role(targets, ""); err != nil {
 		return nil, c.untrusted(metadata.TARGETS, err.Error(), err)
-	} else if first == "" {
-		return []map[string]*metadata.TargetFiles{targets.Targets}, nil
+	}
+	all := []map[string]*metadata.TargetFiles{targets.Targets}
+	if targets.Delegations == nil {
+		return all, nil
 	}
 	var roles []string
-	for _, role := range targets.Delegations.SuccinctRoles.GetRoles() {
-		if set.Snapshot.Signed.Meta[role+".json"] != nil {
-			roles = append(roles, role)
-		}
+	for _, r := range targets.Delegations.Roles {
+		roles = append(roles, r.Name)
 	}
-	all := make([]map[string]*metadata.TargetFiles, len(roles))
+	if s := targets.Delegations.SuccinctRoles; s != nil {
+		roles = s.GetRoles()
+	}
+	roles = slices.DeleteFunc(roles, func(role string) bool { return set.Snapshot.Signed.Meta[role+".json"] == nil })
+	lists := make([]map[string]*metadata.TargetFiles, len(roles))
 	err := side(len(roles), func(i int) error {
 		bin, err := c.bin(ctx, set, roles[i])
 		if err == nil {
-			all[i] = bin.Targets
+			lists[i] = bin.Targets
+		} else if targets.Delegations.SuccinctRoles == nil && errkind.Is(err, errkind.Untrusted) {
+			// Another publisher's key must not hide the packages of the others.
+			c.log.Warn("the names of a delegated role cannot be listed", "role", roles[i], "error", err)
+			err = nil
 		}
 		return err
 	})
+	for i, list := range lists {
+		own := map[string]*metadata.TargetFiles{}
+		for path, t := range list {
+			if role, err := Role(targets, path); err == nil && role == roles[i] {
+				own[path] = t
+			}
+		}
+		all = append(all, own)
+	}
 	return all, err
 }

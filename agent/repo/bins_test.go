@@ -59,7 +59,7 @@ func (f *fixture) binOf(name string) string {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	role, err := repo.Bins(&targets.Signed, repo.PointerPath(name, "stable"))
+	role, err := repo.Role(&targets.Signed, repo.PointerPath(name, "stable"))
 	if err != nil || role == "" {
 		f.t.Fatal(role, err)
 	}

@@ -260,7 +260,7 @@ func (c *Client) Lists(name, channel string) bool {
 		return false
 	}
 	path, targets := PointerPath(name, channel), &set.Targets[metadata.TARGETS].Signed
-	role, err := Bins(targets, path)
+	role, err := Role(targets, path)
 	if err == nil && role != "" {
 		targets = c.heldBin(set, role)
 	}

@@ -33,8 +33,8 @@ type channelFlags struct {
 	repository, channel, version string
 }
 
-func (f *channelFlags) add(cmd *cobra.Command) {
-	f.signing.add(cmd)
+func (f *channelFlags) add(a *app, cmd *cobra.Command) {
+	f.signing.add(a, cmd)
 	cmd.Flags().StringVar(&f.repository, "repo", "", "`directory` of the repository, or s3://BUCKET/PREFIX")
 	cmd.Flags().StringVar(&f.channel, "channel", "stable", "`name` of the channel")
 	_ = cmd.MarkFlagDirname("repo")
@@ -71,7 +71,7 @@ func (a *app) channelShowCmd() *cobra.Command {
 			return a.showOffers(list)
 		},
 	}
-	f.add(cmd)
+	f.add(a, cmd)
 	return cmd
 }
 
@@ -99,7 +99,7 @@ a version that is published later is not halted.`,
 			return a.showOffers(list)
 		},
 	}
-	f.add(cmd)
+	f.add(a, cmd)
 	f.addVersion(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "`text` that machines show and log")
 	return cmd
@@ -126,7 +126,7 @@ as the halt has lasted.`,
 			return a.showOffers(list)
 		},
 	}
-	f.add(cmd)
+	f.add(a, cmd)
 	f.addVersion(cmd)
 	return cmd
 }
@@ -161,7 +161,7 @@ just been published. --rollout is that of lull publish.`,
 			return a.showOffers(list)
 		},
 	}
-	f.add(cmd)
+	f.add(a, cmd)
 	f.addVersion(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "`channel` that the version is taken from")
 	cmd.Flags().StringVar(&rollout, "rollout", "100%", "`share` of the machines that get it, or shares by time")

@@ -55,11 +55,20 @@ func (a *app) withPassword(address, file string) (string, error) {
 	return u.String(), nil
 }
 
-// readPassword reads one line from a file, or for "-" from the terminal without echo, or else
-// from standard input.
-func (a *app) readPassword(file string) (string, error) {
-	var text []byte
+// asks reports whether a person is at the terminal.
+func (a *app) asks() bool {
 	in, isFile := a.stdin.(*os.File)
+	return isFile && term.IsTerminal(int(in.Fd()))
+}
+
+func (a *app) readPassword(file string) (string, error) {
+	return a.readSecret(file, output.T("Password: "))
+}
+
+// readSecret reads one line from a file, or for "-" from the terminal without echo, or else
+// from standard input.
+func (a *app) readSecret(file, prompt string) (string, error) {
+	var text []byte
 	switch {
 	case file != "-":
 		f, err := os.Open(file)
@@ -70,10 +79,10 @@ func (a *app) readPassword(file string) (string, error) {
 		if text, err = io.ReadAll(io.LimitReader(f, maxPassword+1)); err != nil {
 			return "", err
 		}
-	case isFile && term.IsTerminal(int(in.Fd())):
-		a.Prompt(output.T("Password: "))
+	case a.asks():
+		a.Prompt(prompt)
 		var err error
-		text, err = term.ReadPassword(int(in.Fd()))
+		text, err = term.ReadPassword(int(a.stdin.(*os.File).Fd()))
 		a.Prompt("\n")
 		if err != nil {
 			return "", err

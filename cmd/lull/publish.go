@@ -11,47 +11,8 @@ import (
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
-	"github.com/lull/lull/agent/repo/publish/bucket"
 	"github.com/lull/lull/cmd/lull/output"
 )
-
-// signing has the flags of every verb that signs.
-type signing struct{ keys, expires string }
-
-func (s *signing) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.keys, "keys", "", "`directory` of the keys, if not REPOSITORY.keys; a bucket needs it")
-	cmd.Flags().StringVar(&s.expires, "expires", "", "`time` for which signatures are good, if not a year: 30d, 12w")
-}
-
-// common returns the options for the publishing package. The root key keeps its own, longer
-// lifetime.
-func (s *signing) common(repository string) (c publish.Common, err error) {
-	c.Keys = s.keys
-	if c.Storage, err = storageOf(repository); err != nil {
-		return c, err
-	}
-	if c.Storage != nil && s.keys == "" {
-		return c, output.Error(errkind.Usage, "cannot use the repository %s: no directory of its keys is named", repository).WithHint("--keys names it")
-	}
-	if s.expires == "" {
-		return c, nil
-	}
-	d, err := output.ParseDuration(s.expires)
-	c.Expires = publish.Expiry{Targets: d, Snapshot: d, Timestamp: d}
-	return c, err
-}
-
-// storageOf returns the bucket that an address names. Nil means a directory.
-func storageOf(repository string) (publish.Storage, error) {
-	if !strings.HasPrefix(repository, bucket.Scheme) {
-		return nil, nil
-	}
-	b, err := bucket.Open(repository)
-	if err != nil {
-		return nil, err
-	}
-	return b, nil
-}
 
 // maxSources bounds the files that become one package.
 const maxSources = 64
@@ -151,7 +112,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 			return a.published(results)
 		},
 	}
-	s.add(cmd)
+	s.add(a, cmd)
 	cmd.Flags().StringVar(&repository, "repo", "", "`directory` of the repository, or s3://BUCKET/PREFIX")
 	cmd.Flags().StringVar(&channel, "channel", "stable", "`name` of the channel")
 	cmd.Flags().StringVar(&urgency, "urgency", string(repo.UrgencyMedium), "how soon people should have it: low, medium, high, security")
@@ -195,6 +156,7 @@ type publishedPackage struct {
 	Subpackages []referredJSON `json:"subpackages,omitempty"`
 	System      *newSystemJSON `json:"system,omitempty"`
 	Deltas      []deltaJSON    `json:"deltas,omitempty"`
+	Proposed    string         `json:"proposed,omitempty"` // the role whose list has it, until lull repo accept
 }
 
 // deltaJSON is a pack of the differences from an earlier version.
@@ -269,6 +231,7 @@ func packageOf(r *publish.Result) publishedPackage {
 		Name: r.Name, Package: r.Package.String(), Release: r.Version, Channel: r.Channel,
 		Blobs: r.Blobs, NewBlobs: r.NewBlobs, Bytes: r.Bytes, NewBytes: r.NewBytes, Files: r.Files, FileBytes: r.FileBytes,
 		Largest: []fileJSON{}, Executables: append([]string{}, r.Executables...), LeftOut: []omissionJSON{}, Private: append([]string{}, r.Private...),
+		Proposed: r.Proposed,
 	}
 	for _, f := range r.Largest {
 		p.Largest = append(p.Largest, fileJSON(f))
@@ -293,6 +256,9 @@ func packageOf(r *publish.Result) publishedPackage {
 func (a *app) describePublished(r *publish.Result) error {
 	lines := []string{output.T("%s %s is published in channel %s: %s, %d new (%s)",
 		r.Name, r.Version, r.Channel, output.Count(r.Blobs, "file", "files"), r.NewBlobs, output.Size(uint64(max(0, r.NewBytes))))}
+	if r.Proposed != "" {
+		lines = append(lines, output.T("  machines see it after lull repo accept REPOSITORY %s", r.Proposed))
+	}
 	lines = append(lines, output.T("  taken: %s, %s", output.Count(r.Files, "file", "files"), output.Size(uint64(max(0, r.FileBytes)))))
 	if len(r.Largest) > 0 {
 		var largest []string

@@ -22,20 +22,27 @@ func (a *app) repoCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoShowCmd(), a.repoSetURLCmd(), a.repoRemoveCmd(), a.repoResignCmd(), a.repoRotateCmd(), a.repoCheckCmd(), a.repoPruneCmd())
+	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoShowCmd(), a.repoSetURLCmd(), a.repoRemoveCmd(), a.repoResignCmd(), a.repoRotateCmd(), a.repoExportKeyCmd(), a.repoDelegateCmd(), a.repoUndelegateCmd(), a.repoAcceptCmd(), a.repoCheckCmd(), a.repoPruneCmd())
 	return cmd
 }
 
 func (a *app) repoInitCmd() *cobra.Command {
 	var s signing
 	var useKeys bool
+	var thresholds []string
 	cmd := &cobra.Command{
 		Use:   "init REPOSITORY",
 		Short: "Make an empty repository and its keys",
 		Long: `Makes an empty repository, a directory or s3://BUCKET/PREFIX, and, beside it in
 REPOSITORY.keys or in --keys, the keys that sign it. Keep the keys away from the web
-server. The root.json in the repository is what others trust.`,
+server. The root.json in the repository is what others trust.
+
+With --passphrase-file new keys are encrypted. A key that no file must contain is used
+through a program: write its command line, one argument in each line, into
+KEYS/ROLE.command and its public key into KEYS/ROLE.pub, and add --use-keys. The
+program gets the data to sign on standard input and writes the signature.`,
 		Example: `  lull repo init ./repo
+  lull repo init ./repo --passphrase-file=- --threshold root=2/3
   lull repo init s3://packages/main --keys ./keys`,
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, words []string) error {
@@ -43,7 +50,11 @@ server. The root.json in the repository is what others trust.`,
 			if err != nil {
 				return err
 			}
-			if err := publish.Init(cmd.Context(), words[0], publish.InitOptions{Common: common, UseKeys: useKeys}); err != nil {
+			counts, err := parseCounts(thresholds)
+			if err != nil {
+				return err
+			}
+			if err := publish.Init(cmd.Context(), words[0], publish.InitOptions{Common: common, UseKeys: useKeys, Counts: counts}); err != nil {
 				return err
 			}
 			keys := output.Either(s.keys, filepath.Clean(words[0])+".keys")
@@ -64,7 +75,8 @@ server. The root.json in the repository is what others trust.`,
 			return a.sayFingerprints(trusted)
 		},
 	}
-	s.add(cmd)
+	s.add(a, cmd)
+	cmd.Flags().StringSliceVar(&thresholds, "threshold", nil, "`ROLE=N/M`: a signature of the role needs N of its M keys")
 	cmd.Flags().BoolVar(&useKeys, "use-keys", false, "sign the new repository with keys that are there already")
 	return cmd
 }
@@ -100,7 +112,7 @@ that list their packages, and publishing takes the same time at any size.`,
 			return a.signed(words[0], output.T("%s is signed again", words[0]))
 		},
 	}
-	s.add(cmd)
+	s.add(a, cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "sign the list of packages, too, not only the timestamp")
 	cmd.Flags().BoolVar(&bins, "bins", false, "list the packages in 1,024 parts, which earlier versions of lull cannot read")
 	return cmd
@@ -129,7 +141,7 @@ in files that end in .old.`,
 			return a.signed(words[0], output.T("%s has new keys", words[0]))
 		},
 	}
-	s.add(cmd)
+	s.add(a, cmd)
 	cmd.Flags().StringSliceVar(&roles, "role", nil, "root, targets, snapshot or timestamp; default all")
 	return cmd
 }

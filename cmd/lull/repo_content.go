@@ -48,7 +48,7 @@ finish what they fetch. Nothing that a channel offers is removed.`,
 			return a.Say(output.T("%[1]s: %[2]s and %[3]s of offers and metadata removed (%[4]s)", words[0], blobs, others, size))
 		},
 	}
-	s.add(cmd)
+	s.add(a, cmd)
 	cmd.Flags().StringVar(&grace, "grace", "14d", "`time` for which a version stays after it was offered last: 14d, 12w")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only show what would be removed")
 	return cmd
@@ -200,7 +200,7 @@ removes its files later; until then lull publish restores the channel quickly.`,
 			return a.Say(output.T("%[1]s is not offered any more in %[2]s", words[0], strings.Join(removed, ", ")))
 		},
 	}
-	f.add(cmd)
+	f.add(a, cmd)
 	f.addVersion(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "remove it from all channels")
 	return cmd

@@ -37,7 +37,7 @@ var documents = map[string]any{
 	"lull policy check": policyCheckJSON{}, "lull policy explain": explainedJSON{}, "lull policy reload": output.Document{}, "lull publish": publishedJSON{},
 	"lull publish --check": checkedJSON{}, "lull publish --show": derivedJSON{}, "lull refresh": refreshesJSON{}, "lull refresh --list": updatesJSON{}, "lull remove": refreshesJSON{},
 	"lull repo add": repoChangedJSON{}, "lull repo init": repoInitJSON{}, "lull repo list": repoListJSON{}, "lull repo remove": repoChangedJSON{},
-	"lull repo resign": signedJSON{}, "lull repo rotate": signedJSON{}, "lull repo set-url": repoChangedJSON{}, "lull repo show": repoShowJSON{},
+	"lull repo resign": signedJSON{}, "lull repo rotate": signedJSON{}, "lull repo delegate": signedJSON{}, "lull repo undelegate": signedJSON{}, "lull repo accept": acceptedJSON{}, "lull repo export-key": exportedKeyJSON{}, "lull repo set-url": repoChangedJSON{}, "lull repo show": repoShowJSON{},
 	"lull publish A B": publishedListJSON{}, "lull channel list": channelListJSON{}, "lull channel remove": channelRemovedJSON{}, "lull repo check": repoCheckJSON{}, "lull repo prune": repoPruneJSON{},
 	"lull revert": refreshesJSON{}, "lull search": searchJSON{}, "lull status": statusJSON{}, "lull status APP": packageStatusJSON{},
 	"lull switch": packageStatusJSON{}, "lull system commit": systemJSON{}, "lull system prepare-image": preparedImageJSON{},
@@ -305,6 +305,10 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	repository, store := filepath.Join(dir, "repo"), filepath.Dir(write("store/store.json", `{"id":"0123456789abcdef0123456789abcdef"}`))
+	foreign, vendor := filepath.Dir(write("foreign/lull.yaml", "name: org.vendor.thing\nversion: \"1\"\n")), filepath.Join(dir, "vendor.keys")
+	if err := cmp.Or(os.Mkdir(vendor, 0o700), os.Symlink(repository+".keys/root.json", filepath.Join(vendor, "root.json"))); err != nil {
+		t.Fatal(err)
+	}
 	const app = "org.example.notes"
 	lines := []struct {
 		document, arguments string
@@ -322,6 +326,9 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 		{"lull repo remove", "repo remove main"}, {"lull repo remove", "repo remove main"},
 		{"lull policy check", "policy check " + policy}, {"lull policy check", "policy check " + broken}, {"lull policy explain", "--config " + dir + " --root " + store + " policy explain " + app},
 		{"lull repo init", "repo init " + repository}, {"lull publish", "publish " + source + " --repo " + repository}, {"lull repo resign", "repo resign " + repository},
+		{"lull repo export-key", "repo export-key vendor --keys " + vendor}, {"lull repo delegate", "repo delegate " + repository + " vendor org.vendor.* --key " + vendor + "/vendor.pub"},
+		{"lull publish", "publish " + foreign + " --repo " + repository + " --keys " + vendor}, {"lull repo accept", "repo accept " + repository + " vendor"},
+		{"lull repo undelegate", "repo undelegate " + repository + " vendor"},
 		{"lull publish A B", "publish " + source + " " + other + " --repo " + repository}, {"lull channel list", "channel list --repo " + repository}, {"lull channel remove", "channel remove org.example.other --repo " + repository},
 		{"lull repo check", "repo check " + repository}, {"lull repo prune", "repo prune --dry-run " + repository},
 		{"lull channel halt", "channel halt org.example.thing --reason slow --repo " + repository}, {"lull channel show", "channel show org.example.thing --repo " + repository},

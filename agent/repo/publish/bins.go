@@ -10,6 +10,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo"
 )
 
@@ -24,9 +25,13 @@ const binBits = 10
 const binPrefix = "bin"
 
 // binned reports whether the packages are listed in bins.
-func (s *state) binned() bool { return s.targets.Signed.Delegations != nil }
+func (s *state) binned() bool {
+	d := s.targets.Signed.Delegations
+	return d != nil && d.SuccinctRoles != nil
+}
 
-// bin returns the bin of a role. It reads each bin once.
+// bin returns the list of a delegated role: a bin, or that of other publishers. It reads each
+// one once.
 func (s *state) bin(role string) (*metadata.Metadata[metadata.TargetsType], error) {
 	if b := s.bins[role]; b != nil {
 		return b, nil
@@ -45,6 +50,12 @@ func (s *state) bin(role string) (*metadata.Metadata[metadata.TargetsType], erro
 			return nil, fmt.Errorf("cannot use the %s metadata: %w", role, err)
 		}
 	}
+	if s.delegated(role) != nil && s.proposes() {
+		var err error
+		if b, err = s.proposed(role, b); err != nil {
+			return nil, err
+		}
+	}
 	if s.bins == nil {
 		s.bins = map[string]*metadata.Metadata[metadata.TargetsType]{}
 	}
@@ -54,7 +65,9 @@ func (s *state) bin(role string) (*metadata.Metadata[metadata.TargetsType], erro
 
 // list returns the targets that contain a path, or that it belongs to.
 func (s *state) list(path string) (targets map[string]*metadata.TargetFiles, role string, err error) {
-	role, err = repo.Bins(&s.targets.Signed, path)
+	if role = s.proposing(path); role == "" {
+		role, err = repo.Role(&s.targets.Signed, path)
+	}
 	if err != nil || role == "" {
 		return s.targets.Signed.Targets, role, err
 	}
@@ -68,7 +81,10 @@ func (s *state) list(path string) (targets map[string]*metadata.TargetFiles, rol
 // target returns a target, or nil if there is none.
 func (s *state) target(path string) (*metadata.TargetFiles, error) {
 	targets, _, err := s.list(path)
-	return targets[path], err
+	if t := targets[path]; t != nil || err != nil {
+		return t, err
+	}
+	return s.targets.Signed.Targets[path], nil
 }
 
 // setTarget changes a target, or removes it if t is nil.
@@ -84,6 +100,8 @@ func (s *state) setTarget(path string, t *metadata.TargetFiles) error {
 	}
 	if role != "" {
 		s.touch(role)
+	} else {
+		s.renew = s.renew || s.targets.Signed.Delegations != nil
 	}
 	return nil
 }
@@ -95,14 +113,15 @@ func (s *state) touch(role string) {
 	s.dirty[role] = true
 }
 
-// usedBins are the roles of the bins that the snapshot names.
+// usedBins are the delegated roles that the snapshot names.
 func (s *state) usedBins() (roles []string) {
-	if !s.binned() {
+	d := s.targets.Signed.Delegations
+	if d == nil {
 		return nil
 	}
 	for name := range s.snapshot.Signed.Meta {
 		role := strings.TrimSuffix(name, ".json")
-		if s.targets.Signed.Delegations.SuccinctRoles.IsDelegatedRole(role) {
+		if d.SuccinctRoles != nil && d.SuccinctRoles.IsDelegatedRole(role) || s.delegated(role) != nil {
 			roles = append(roles, role)
 		}
 	}
@@ -118,25 +137,36 @@ func (s *state) targetPaths() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		paths = append(paths, slices.Collect(maps.Keys(b.Signed.Targets))...)
+		for path := range b.Signed.Targets {
+			if of, err := repo.Role(&s.targets.Signed, path); err != nil {
+				return nil, err
+			} else if of == role { // readers pass over others
+				paths = append(paths, path)
+			}
+		}
 	}
 	slices.Sort(paths)
 	return paths, nil
 }
 
-// binKey is the key that signs bins: that of the targets, during its rotation the next one.
-func (s *state) binKey() (key, error) {
-	if k, ok := s.extra[metadata.TARGETS]; ok {
-		return k, nil
+// delegate makes the targets delegate to bins that the keys of the targets sign: during a
+// rotation the next ones. All bins are re-signed if other keys have signed them, as after a
+// rotation, including an interrupted one.
+func (s *state) delegate() error {
+	role := s.root.Signed.Roles[metadata.TARGETS]
+	keys := map[string]*metadata.Key{}
+	for _, id := range role.KeyIDs {
+		keys[id] = s.root.Signed.Keys[id]
 	}
-	return s.keys.forRole(metadata.TARGETS, &s.root.Signed)
-}
-
-// delegate makes the targets delegate to bins that the key signs. All bins are re-signed if
-// another key has signed them, as after a rotation, including an interrupted one.
-func (s *state) delegate(k key) error {
+	if next := s.extra[metadata.TARGETS]; next != nil {
+		role, keys = &metadata.Role{Threshold: role.Threshold}, map[string]*metadata.Key{}
+		for _, k := range next {
+			role.KeyIDs = append(role.KeyIDs, k.id)
+			keys[k.id] = k.public
+		}
+	}
 	d := s.targets.Signed.Delegations
-	if d != nil && d.SuccinctRoles != nil && slices.Equal(d.SuccinctRoles.KeyIDs, []string{k.id}) {
+	if d != nil && d.SuccinctRoles != nil && slices.Equal(d.SuccinctRoles.KeyIDs, role.KeyIDs) && d.SuccinctRoles.Threshold == role.Threshold {
 		return nil
 	}
 	for _, role := range s.usedBins() {
@@ -147,31 +177,44 @@ func (s *state) delegate(k key) error {
 	}
 	s.renew = true
 	s.targets.Signed.Delegations = &metadata.Delegations{
-		Keys:          map[string]*metadata.Key{k.id: k.public},
-		SuccinctRoles: &metadata.SuccinctRoles{KeyIDs: []string{k.id}, Threshold: 1, BitLength: binBits, NamePrefix: binPrefix},
+		Keys:          keys,
+		SuccinctRoles: &metadata.SuccinctRoles{KeyIDs: role.KeyIDs, Threshold: role.Threshold, BitLength: binBits, NamePrefix: binPrefix},
 	}
 	return nil
 }
 
-// writeBins publishes the changed bins as their next versions. It reports whether the targets
-// must be re-signed.
+// binKeys returns the keys that sign the list of a delegated role.
+func (s *state) binKeys(role string) ([]key, error) {
+	if d := s.delegated(role); d != nil {
+		return s.keys.forRole(s.ctx, role, &metadata.Role{KeyIDs: d.KeyIDs, Threshold: d.Threshold})
+	}
+	if next := s.extra[metadata.TARGETS]; next != nil {
+		return next, nil
+	}
+	return s.keys.forRole(s.ctx, metadata.TARGETS, s.root.Signed.Roles[metadata.TARGETS])
+}
+
+// writeBins publishes the changed lists of delegated roles as their next versions. It reports
+// whether the targets must be re-signed.
 func (s *state) writeBins() (changed bool, err error) {
-	if !s.binned() {
+	if s.targets.Signed.Delegations == nil {
 		return true, nil
 	}
-	k, err := s.binKey()
-	if err != nil {
-		return false, err
-	}
-	if err := s.delegate(k); err != nil {
-		return false, err
+	if s.binned() {
+		if err := s.delegate(); err != nil {
+			return false, err
+		}
 	}
 	for _, role := range slices.Sorted(maps.Keys(s.dirty)) {
+		keys, err := s.binKeys(role)
+		if err != nil {
+			return false, err
+		}
 		b := s.bins[role]
 		b.Signed.Expires = s.expiry.until(metadata.TARGETS, s.now)
 		if _, err := s.create(role, &b.Signed.Version, func() ([]byte, error) {
 			b.ClearSignatures()
-			if _, err := b.Sign(k.signer); err != nil {
+			if err := signWith(b, keys); err != nil {
 				return nil, err
 			}
 			return b.ToBytes(false)
@@ -181,22 +224,21 @@ func (s *state) writeBins() (changed bool, err error) {
 		// Its length and hash would make the snapshot ten times as large.
 		s.snapshot.Signed.Meta[role+".json"] = metadata.MetaFile(b.Signed.Version)
 	}
-	// The targets contain only the delegation, and are re-signed after half of their
+	// Targets with bins contain only the delegation, and are re-signed after half of their
 	// lifetime.
 	life := s.expiry.until(metadata.TARGETS, s.now).Sub(s.now)
-	return s.renew || s.targets.Signed.Version == 0 || s.targets.Signed.Expires.Sub(s.now) < life/2, nil
+	return s.renew || s.targets.Signed.Version == 0 || s.binned() && s.targets.Signed.Expires.Sub(s.now) < life/2, nil
 }
 
 // split lists the packages of a repository in hash bins. Versions of lull that do not read
 // bins cannot read it afterwards.
 func (s *state) split() error {
-	k, err := s.binKey()
-	if err != nil {
-		return err
+	if len(s.delegatedRoles()) > 0 {
+		return errkind.New(errkind.Conflict, "a repository that delegates names cannot list its packages in parts")
 	}
 	listed := s.targets.Signed.Targets
 	s.targets.Signed.Targets = map[string]*metadata.TargetFiles{}
-	if err := s.delegate(k); err != nil {
+	if err := s.delegate(); err != nil {
 		return err
 	}
 	for path, t := range listed {

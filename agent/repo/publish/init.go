@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
@@ -17,6 +18,24 @@ import (
 type InitOptions struct {
 	Common
 	UseKeys bool // existing keys sign the new repository
+	// Counts has the number of keys of the roles that have several. The default is one.
+	Counts map[string]Count
+}
+
+// Count is how many keys a role has, and how many of them a signature needs.
+type Count struct{ Needed, Of int }
+
+// validCounts returns an error if no role can have such keys.
+func validCounts(counts map[string]Count) error {
+	for role, c := range counts {
+		if !slices.Contains(Roles, role) {
+			return errkind.New(errkind.Usage, "cannot make keys of %.40q: there is no such role", role)
+		}
+		if c.Needed < 1 || c.Needed > c.Of || c.Of > maxKeys {
+			return errkind.New(errkind.Usage, "cannot make keys of %s: %d of %d make no sense, at most %d are possible", role, c.Needed, c.Of, maxKeys)
+		}
+	}
+	return nil
 }
 
 // Init makes an empty repository and its keys. Administrators configure the root.json in it
@@ -24,6 +43,9 @@ type InitOptions struct {
 // keys. The next Init finishes one that was killed.
 func Init(ctx context.Context, dir string, o InitOptions) error {
 	store, keys, now, err := o.open(dir)
+	if err == nil {
+		err = validCounts(o.Counts)
+	}
 	if err != nil {
 		return err
 	}
@@ -48,13 +70,13 @@ func Init(ctx context.Context, dir string, o InitOptions) error {
 	}
 	err = s.clearUnfinished()
 	if err == nil {
-		err = durable.MkdirAll(string(keys), 0o700)
+		err = durable.MkdirAll(keys.dir, 0o700)
 	}
 	if err == nil {
 		err = durable.WriteFile(keys.unfinished(), nil, 0o600)
 	}
 	if err == nil {
-		err = s.init()
+		err = s.init(o.Counts)
 	}
 	if err == nil {
 		err = durable.Remove(keys.unfinished())
@@ -66,7 +88,7 @@ func Init(ctx context.Context, dir string, o InitOptions) error {
 }
 
 // unfinished is a file that exists while Init runs.
-func (k keyFolder) unfinished() string { return filepath.Join(string(k), ".init") }
+func (k keyFolder) unfinished() string { return filepath.Join(k.dir, ".init") }
 
 // mayInit returns an error of kind Exists if Init would replace existing files.
 func (s *state) mayInit(useKeys bool) error {
@@ -86,7 +108,7 @@ func (s *state) mayInit(useKeys bool) error {
 		}
 	}
 	for _, role := range Roles {
-		if _, err := os.Lstat(s.keys.path(role)); err == nil && !useKeys {
+		if s.keys.exists(role) && !useKeys {
 			return refuse(errkind.Text("there are keys in %s", s.keys), errkind.Text("--use-keys signs the new repository with them"))
 		}
 	}
@@ -134,19 +156,23 @@ func (s *state) clearUnfinished() error {
 	return err
 }
 
-func (s *state) init() error {
+func (s *state) init(counts map[string]Count) error {
 	s.root = metadata.Root(s.expiry.until(metadata.ROOT, s.now))
 	for _, role := range Roles {
-		k, err := s.keys.read(s.keys.path(role))
-		if errors.Is(err, fs.ErrNotExist) {
-			k, err = s.keys.create(s.keys.path(role))
+		count := counts[role]
+		for n := 1; n <= max(1, count.Of); n++ {
+			k, err := s.keys.open(s.ctx, stem(role, n))
+			if errors.Is(err, fs.ErrNotExist) {
+				k, err = s.keys.create(s.keys.path(stem(role, n)))
+			}
+			if err != nil {
+				return err
+			}
+			if err := s.root.Signed.AddKey(k.public, role); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
-		}
-		if err := s.root.Signed.AddKey(k.public, role); err != nil {
-			return err
-		}
+		s.root.Signed.Roles[role].Threshold = max(1, count.Needed)
 	}
 	data, err := signed(s, metadata.ROOT, s.root)
 	if err != nil {

@@ -106,7 +106,11 @@ func Remove(ctx context.Context, dir string, o RemoveOptions) (removed []string,
 // channelsOf returns the channels of a package, sorted.
 func (s *state) channelsOf(name string) (channels []string, err error) {
 	if !s.binned() {
-		for path := range s.targets.Signed.Targets {
+		paths, err := s.targetPaths()
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range paths {
 			if of, channel, ok := repo.SplitPointerPath(path); ok && of == name {
 				channels = append(channels, channel)
 			}

@@ -53,6 +53,7 @@ type Result struct {
 	Bytes    int64 // of all blobs, uncompressed
 	NewBytes int64 // written, compressed
 	Deltas   []delta.Offer
+	Proposed string // the role whose list has it, which awaits Accept; "" if machines see it
 
 	Files       int        // regular files of the source
 	FileBytes   int64      // their size
@@ -216,6 +217,7 @@ func (p *publication) publish(s *state) (err error) {
 		if err := s.point(src.m.Meta, src.result, p.o); err != nil {
 			return cannot(src.dir, err)
 		}
+		src.result.Proposed = s.proposing(repo.PointerPath(src.m.Name, p.o.Channel))
 		p.nested[resolved(src.dir)] = src.result
 		if i < len(p.sources)-1 { // the next one may refer to it
 			if err := s.store.Flush(s.ctx); err != nil {
@@ -483,7 +485,11 @@ func (s *state) caseTwin(name string) (string, error) {
 		}
 		return twin, err
 	}
-	for path := range s.targets.Signed.Targets {
+	paths, err := s.targetPaths()
+	if err != nil {
+		return "", err
+	}
+	for _, path := range paths {
 		if other, _, ok := repo.SplitPointerPath(path); ok && other != name && strings.EqualFold(other, name) {
 			return other, nil
 		}

@@ -35,7 +35,7 @@ type signedVersions struct {
 	Targets   int64 `json:"targets"`
 }
 
-func (k keyFolder) signed() string { return filepath.Join(string(k), "signed.json") }
+func (k keyFolder) signed() string { return filepath.Join(k.dir, "signed.json") }
 
 func (k keyFolder) readSigned() (v signedVersions, err error) {
 	data, err := os.ReadFile(k.signed())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -21,16 +22,28 @@ type ResignOptions struct {
 }
 
 // Resign re-signs the timestamp, so that it does not expire. It changes no other file. It
-// needs the timestamp's key only, unless All is set. A lost or damaged timestamp is rebuilt
+// needs the timestamp's key only, unless All is set. The timestamp keeps a lifetime that is
+// set here. A lost or damaged timestamp is rebuilt
 // from the newest signed state.
 func Resign(ctx context.Context, dir string, o ResignOptions) error {
 	return o.change(ctx, dir, "sign %s anew", true, func(s *state) error {
+		if life := o.Expires.Timestamp; life > 0 {
+			if s.timestamp.Signed.UnrecognizedFields == nil {
+				s.timestamp.Signed.UnrecognizedFields = map[string]any{}
+			}
+			s.timestamp.Signed.UnrecognizedFields[lifetimeField] = life.Seconds()
+		}
 		if o.Bins && !s.binned() {
 			return s.split()
 		}
 		if o.All {
 			s.renew = true
 			for _, role := range s.usedBins() {
+				if s.delegated(role) != nil {
+					if _, err := s.binKeys(role); err != nil {
+						continue // its owner signs it
+					}
+				}
 				if _, err := s.bin(role); err != nil {
 					return err
 				}
@@ -78,42 +91,45 @@ func (s *state) rotate(roles []string) error {
 	if err := s.adopt(); err != nil {
 		return err
 	}
-	old, err := s.keys.forRole(metadata.ROOT, &s.root.Signed)
+	signers, err := s.keys.forRole(s.ctx, metadata.ROOT, s.root.Signed.Roles[metadata.ROOT])
 	if err != nil {
 		return err
 	}
-	s.extra = map[string]key{}
+	s.extra = map[string][]key{}
 	for _, role := range roles {
-		k, err := s.keys.create(s.keys.next(role))
-		if err != nil {
-			return err
+		for n := range s.root.Signed.Roles[role].KeyIDs {
+			name := stem(role, n+1)
+			if _, err := os.Lstat(s.keys.commandPath(name)); err == nil {
+				return errkind.New(errkind.Conflict, "the key of %s belongs to the program in %s", name, s.keys.commandPath(name)).
+					WithHint("move that file away, and a new key takes its place; --role leaves other roles alone")
+			}
+			k, err := s.keys.create(s.keys.next(name))
+			if err != nil {
+				return err
+			}
+			s.extra[role] = append(s.extra[role], k)
 		}
-		s.extra[role] = k
 	}
 	if err := s.writeAll(); err != nil {
 		return err
 	}
-	for role, k := range s.extra {
+	for role, keys := range s.extra {
 		for _, id := range slices.Clone(s.root.Signed.Roles[role].KeyIDs) {
 			if err := s.root.Signed.RevokeKey(id, role); err != nil {
 				return err
 			}
 		}
-		if err := s.root.Signed.AddKey(k.public, role); err != nil {
-			return err
+		for _, k := range keys {
+			if err := s.root.Signed.AddKey(k.public, role); err != nil {
+				return err
+			}
 		}
 	}
 	s.root.Signed.Version++
 	s.root.Signed.Expires = s.expiry.until(metadata.ROOT, s.now)
 	s.root.ClearSignatures()
-	signers := []key{old}
-	if k, ok := s.extra[metadata.ROOT]; ok {
-		signers = append(signers, k)
-	}
-	for _, k := range signers {
-		if _, err := s.root.Sign(k.signer); err != nil {
-			return err
-		}
+	if err := signWith(s.root, append(signers, s.extra[metadata.ROOT]...)); err != nil {
+		return err
 	}
 	data, err := s.root.ToBytes(false)
 	if err != nil {
@@ -128,22 +144,27 @@ func (s *state) rotate(roles []string) error {
 // adopt moves new keys that the root already names to their final paths.
 func (s *state) adopt() error {
 	for _, role := range Roles {
-		k, err := s.keys.read(s.keys.next(role))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if !slices.Contains(s.root.Signed.Roles[role].KeyIDs, k.id) {
-			continue
-		}
-		if err := durable.Rename(s.keys.path(role), s.keys.path(role)+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("cannot put the old key aside: %w", err)
-		}
-		if err := durable.Rename(s.keys.next(role), s.keys.path(role)); err != nil {
-			return err
+		for n := 1; n <= maxKeys; n++ {
+			if err := s.adoptKey(role, stem(role, n)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func (s *state) adoptKey(role, name string) error {
+	k, err := s.keys.read(s.keys.next(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !slices.Contains(s.root.Signed.Roles[role].KeyIDs, k.id):
+		return nil
+	}
+	if err := durable.Rename(s.keys.path(name), s.keys.path(name)+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot put the old key aside: %w", err)
+	}
+	return durable.Rename(s.keys.next(name), s.keys.path(name))
 }

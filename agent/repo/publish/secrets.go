@@ -61,7 +61,7 @@ func refuseSecrets(src string, secrets []string) error {
 
 // holds reports whether a directory is the one with the keys of the repository.
 func (k keyFolder) holds(dir string) bool {
-	own, err := os.Stat(string(k))
+	own, err := os.Stat(k.dir)
 	if err != nil {
 		return false
 	}

@@ -64,7 +64,7 @@ type state struct {
 
 	renew bool // sign also unchanged metadata
 
-	extra map[string]key // during a rotation: a second key that signs
+	extra map[string][]key // during a rotation: the next keys, which sign, too
 
 	tag     string   // of the timestamp that was read, or ""
 	created []string // metadata that no other metadata names yet
@@ -94,7 +94,7 @@ func metadataAt[T metadata.Roles](s *state, m *metadata.Metadata[T], path string
 }
 
 // anchor is the path of the trusted copy of the newest root.
-func (k keyFolder) anchor() string { return filepath.Join(string(k), "root.json") }
+func (k keyFolder) anchor() string { return filepath.Join(k.dir, "root.json") }
 
 // load reads the current state, as readers of the repository do. It accepts expired metadata,
 // which is about to be re-signed. With rebuild it rebuilds a lost or damaged timestamp.
@@ -222,17 +222,12 @@ func (s *state) followRoots() error {
 // signed signs m for a role and returns its bytes.
 func signed[T metadata.Roles](s *state, role string, m *metadata.Metadata[T]) ([]byte, error) {
 	m.ClearSignatures()
-	k, err := s.keys.forRole(role, &s.root.Signed)
+	keys, err := s.keys.forRole(s.ctx, role, s.root.Signed.Roles[role])
 	if err != nil {
 		return nil, err
 	}
-	if _, err := m.Sign(k.signer); err != nil {
+	if err := signWith(m, append(keys, s.extra[role]...)); err != nil {
 		return nil, err
-	}
-	if k, ok := s.extra[role]; ok {
-		if _, err := m.Sign(k.signer); err != nil {
-			return nil, err
-		}
 	}
 	return m.ToBytes(false)
 }
@@ -359,13 +354,38 @@ func (s *state) nextTimestamp() ([]byte, error) {
 		s.timestamp.Signed.UnrecognizedFields = map[string]any{}
 	}
 	s.timestamp.Signed.UnrecognizedFields[repo.SignedAt] = at.UTC().Format(time.RFC3339)
-	s.timestamp.Signed.Expires = s.expiry.until(metadata.TIMESTAMP, at)
+	s.timestamp.Signed.Expires = s.lifetime().until(metadata.TIMESTAMP, at)
 	return signed(s, metadata.TIMESTAMP, s.timestamp)
 }
 
+// lifetimeField is the field of the timestamp with its lifetime in seconds, if Resign has set
+// one: each later publication keeps it.
+const lifetimeField = "x-lull-lifetime"
+
+// lifetime returns the lifetimes of signatures, with that of the timestamp.
+func (s *state) lifetime() Expiry {
+	e := s.expiry
+	if seconds, ok := s.timestamp.Signed.UnrecognizedFields[lifetimeField].(float64); ok && e.Timestamp == 0 && seconds >= 1 && seconds < 100*year.Seconds() {
+		e.Timestamp = time.Duration(seconds) * time.Second
+	}
+	return e
+}
+
 // writeAll publishes new versions of all metadata but the root. Its order ensures that a
-// reader finds every file that another one names.
+// reader finds every file that another one names. Without a key of the snapshot it ends with
+// the lists of delegated roles, for Accept.
 func (s *state) writeAll() error {
+	if s.proposes() {
+		foreign, err := s.writeBins()
+		if err != nil {
+			return err
+		}
+		if foreign {
+			return errkind.New(errkind.NotPermitted, "the keys in %s sign only names that are delegated to them", s.keys)
+		}
+		s.dirty, s.created = nil, nil
+		return s.store.Flush(s.ctx)
+	}
 	for _, write := range []func() error{s.writeTargets, s.writeSnapshot, s.writeTimestamp} {
 		if err := write(); err != nil {
 			return err

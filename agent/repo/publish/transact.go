@@ -2,9 +2,13 @@ package publish
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"time"
 
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+
+	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
 )
 
@@ -14,6 +18,15 @@ type Common struct {
 	Expires Expiry
 	Now     time.Time // default: the time
 	Storage Storage   // default: the directory that the repository's address names
+
+	// Passphrase returns the passphrase of the keys; its argument is true for a new one.
+	// Nil means that there is none.
+	Passphrase cryptoutils.PassFunc
+	// Encrypt makes new keys encrypted with the passphrase.
+	Encrypt bool
+	// Credentials is a directory with private keys that Keys lacks, such as that of the
+	// credentials of a systemd unit. "" means none.
+	Credentials string
 }
 
 func (c Common) open(dir string) (Storage, keyFolder, time.Time, error) {
@@ -22,14 +35,23 @@ func (c Common) open(dir string) (Storage, keyFolder, time.Time, error) {
 		now = time.Now()
 	}
 	now = now.UTC().Truncate(time.Second)
+	keys := c.keyFolder()
 	if c.Storage == nil {
-		keys, err := keysOf(dir, c.Keys)
+		var err error
+		keys.dir, err = keysOf(dir, c.Keys)
 		return newDirectory(dir), keys, now, err
 	}
 	if c.Keys == "" {
-		return nil, "", now, errkind.New(errkind.Usage, "cannot use the repository %s: no directory of its keys is named", dir)
+		return nil, keys, now, errkind.New(errkind.Usage, "cannot use the repository %s: no directory of its keys is named", dir)
 	}
-	return c.Storage, keyFolder(c.Keys), now, nil
+	return c.Storage, keys, now, nil
+}
+
+func (c Common) keyFolder() keyFolder {
+	return keyFolder{
+		dir: c.Keys, credentials: c.Credentials, passphrase: c.Passphrase, encrypt: c.Encrypt,
+		decrypted: map[digest.Digest]crypto.PrivateKey{},
+	}
 }
 
 // maxLost bounds how often an operation starts again because other publishers were faster.
