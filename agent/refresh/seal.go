@@ -105,45 +105,49 @@ func (t *task) serviceFiles() (set map[vacancy.Inode]bool, err error) {
 // serviceProcs returns the processes of all services of the instance, including those in
 // users' sessions, which are stopped in the section as well.
 func (t *task) serviceProcs() (procs []runs.Process, ofSessions map[int]bool, err error) {
-	if procs, err = t.e.Tracker.ServiceProcs(t.r.Instance, ""); err != nil {
+	running, err := t.e.Tracker.Services(t.r.Instance)
+	if err != nil {
 		return nil, nil, err
 	}
+	procs = running.Service(t.r.Instance, "")
 	list, _, err := t.oldSessionServices()
 	if err != nil {
 		return nil, nil, err
 	}
-	left, err := t.e.sessionRuns(t.r.Instance, list)
 	ofSessions = map[int]bool{}
-	for _, run := range left {
+	for _, run := range sessionRunsIn(running, list) {
 		procs = append(procs, run.processes...)
 		for _, p := range run.processes {
 			ofSessions[p.PID] = true
 		}
 	}
-	enduring, eerr := t.enduringProcs()
-	for _, p := range enduring {
+	for _, p := range t.enduringIn(running) {
 		if !slices.Contains(procs, p) {
 			procs = append(procs, p)
 			ofSessions[p.PID] = true
 		}
 	}
-	return procs, ofSessions, errors.Join(err, eerr)
+	return procs, ofSessions, nil
 }
 
 // enduringProcs returns the processes of the services that go on during the section.
 func (t *task) enduringProcs() (procs []runs.Process, err error) {
-	for _, name := range t.enduringServices() {
-		list, err := t.e.Tracker.ServiceProcs(t.r.Instance, name)
-		if err != nil {
-			return nil, err
-		}
-		ofSessions, err := t.e.Tracker.SessionProcs(t.r.Instance, name)
-		if err != nil {
-			return nil, err
-		}
-		procs = append(append(procs, list...), ofSessions...)
+	if len(t.enduringServices()) == 0 {
+		return nil, nil
 	}
-	return procs, nil
+	running, err := t.e.Tracker.Services(t.r.Instance)
+	if err != nil {
+		return nil, err
+	}
+	return t.enduringIn(running), nil
+}
+
+func (t *task) enduringIn(running *runs.Snapshot) (procs []runs.Process) {
+	for _, name := range t.enduringServices() {
+		procs = append(procs, running.Service(t.r.Instance, name)...)
+		procs = append(procs, running.Session(t.r.Instance, name)...)
+	}
+	return procs
 }
 
 // scan reads /proc for processes that use files, or the tether. It leaves out the processes

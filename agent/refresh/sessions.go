@@ -237,18 +237,24 @@ type sessionRun struct {
 
 // sessionRuns finds services by their cgroups, in sessions with and without a helper.
 func (e *Engine) sessionRuns(instance string, list []manifest.Service) (found []sessionRun, err error) {
-	all, err := e.Tracker.Runs()
+	if len(list) == 0 {
+		return nil, nil
+	}
+	running, err := e.Tracker.Services(instance)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range all {
+	return sessionRunsIn(running, list), nil
+}
+
+func sessionRunsIn(running *runs.Snapshot, list []manifest.Service) (found []sessionRun) {
+	for _, r := range running.Runs() {
 		i := slices.IndexFunc(list, func(s manifest.Service) bool { return s.Name == r.Service })
-		uid, ok := managerOf(r.Cgroup)
-		if r.Instance == instance && i >= 0 && ok {
+		if uid, ok := managerOf(r.Cgroup); i >= 0 && ok {
 			found = append(found, sessionRun{uid, list[i], r.Processes})
 		}
 	}
-	return found, nil
+	return found
 }
 
 // managerOf returns whose systemd manages a cgroup, from its path: cgroups of users are below

@@ -120,6 +120,18 @@ func (b *base) ServiceProcs(instance, service string) ([]Process, error) {
 	return list, err
 }
 
+// Services implements Tracker.
+func (b *base) Services(instance string) (*Snapshot, error) {
+	if err := valid(instance); err != nil {
+		return nil, err
+	}
+	found, unread, err := b.find(instance, true, func(g group) bool { return g.isSvc && g.instance == instance })
+	if err != nil {
+		return nil, fmt.Errorf("cannot determine which services of %s run: %w", instance, err)
+	}
+	return newSnapshot(found, unread), nil
+}
+
 // SessionProcs implements Tracker.
 func (b *base) SessionProcs(instance, service string) ([]Process, error) {
 	list, _, err := b.collect(instance, true, ofService(service, true))

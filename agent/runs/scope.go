@@ -1,6 +1,7 @@
 package runs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -126,6 +127,11 @@ const (
 	runOfDmon      // a service unit of ours
 )
 
+// mayHaveRole reports whether a group can have another role than ignored.
+func mayHaveRole(name []byte) bool {
+	return bytes.HasSuffix(name, []byte(".slice")) || runname.MayBe(name)
+}
+
 // roleOf returns the role of a group in a slice by its name.
 func roleOf(name string) role {
 	if strings.HasSuffix(name, ".slice") {
@@ -193,6 +199,9 @@ func (s *scopeTracker) mark(instance string) (changed bool) {
 		if !s.tied(instance)[instance] { // outside the lock: it reads all of /proc
 			break
 		}
+	}
+	if before, err := s.ctl.Running(instance); err == nil && !before {
+		return false // a run that has started meanwhile makes an event of its own
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -201,14 +201,14 @@ func (w *walk) slice(d *cgroup.Dir, path string, depth int) error {
 			return err
 		}
 	}
-	names, err := d.Groups(w.names)
+	names, count, err := d.GroupsLike(w.names, mayHaveRole)
 	if errors.Is(err, cgroup.ErrTooMany) {
 		return errMany
 	}
 	if err != nil {
 		return err
 	}
-	w.names -= len(names)
+	w.names -= count
 	if w.b.uid >= 0 && countSlices(names) > w.slices {
 		return errMany // before any of them is opened, and watched
 	}

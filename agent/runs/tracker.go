@@ -87,8 +87,8 @@ type Run struct {
 	Processes     []Process
 }
 
-// Snapshot is what ran of all instances at one time. It is not for decisions:
-// these ask Busy.
+// Snapshot is what ran at one time, of all instances or of the services of one. A decision
+// that an application does not run asks Busy instead.
 type Snapshot struct {
 	found  map[string]map[group][]Process // by instance
 	unread []Unread
@@ -102,6 +102,11 @@ func (s *Snapshot) Of(instance string) []Process {
 // Session is what SessionProcs would have returned.
 func (s *Snapshot) Session(instance, service string) []Process {
 	return flatten(s.found[instance], ofService(service, true))
+}
+
+// Service is what ServiceProcs would have returned.
+func (s *Snapshot) Service(instance, service string) []Process {
+	return flatten(s.found[instance], ofService(service, false))
 }
 
 // Tracker is described above.
@@ -132,6 +137,9 @@ type Tracker interface {
 	// "". It reads what the agent's own manager keeps: no name in the tree of a
 	// user counts.
 	ServiceProcs(instance, service string) ([]Process, error)
+	// Services reads the processes of all services of an instance, those of users'
+	// sessions among them, in one pass.
+	Services(instance string) (*Snapshot, error)
 	// KillService kills all processes of a service (of all, where service is
 	// "") and returns when none is left.
 	KillService(instance, service string) error

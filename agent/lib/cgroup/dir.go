@@ -94,12 +94,18 @@ func (d *Dir) Read(name string, limit int) ([]byte, error) {
 // Groups lists the groups directly below, in no order; more than limit are
 // ErrTooMany.
 func (d *Dir) Groups(limit int) ([]string, error) {
+	names, _, err := d.GroupsLike(limit, func([]byte) bool { return true })
+	return names, err
+}
+
+// GroupsLike lists those of the groups directly below whose names like accepts, in no order.
+// count is the number of all; more than limit are ErrTooMany.
+func (d *Dir) GroupsLike(limit int, like func(name []byte) bool) (names []string, count int, err error) {
 	fd, err := unix.Openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: ".", Err: err}
+		return nil, 0, &os.PathError{Op: "open", Path: ".", Err: err}
 	}
 	defer unix.Close(fd)
-	var names []string
 	var buf [16 << 10]byte // by hand: os.File.ReadDir takes several times as long, and this is most of a walk
 	for {
 		n, err := unix.Getdents(fd, buf[:])
@@ -107,21 +113,22 @@ func (d *Dir) Groups(limit int) ([]string, error) {
 			continue
 		}
 		if err != nil {
-			return nil, &os.PathError{Op: "readdir", Path: ".", Err: err}
+			return nil, 0, &os.PathError{Op: "readdir", Path: ".", Err: err}
 		}
 		if n <= 0 {
-			return names, nil
+			return names, count, nil
 		}
-		names = appendGroups(names, buf[:n])
-		if len(names) > limit {
-			return nil, ErrTooMany
+		names = appendGroups(names, buf[:n], &count, like)
+		if count > limit {
+			return nil, 0, ErrTooMany
 		}
 	}
 }
 
-// appendGroups appends the names of the directories among entries in the form of
-// getdents64(2): d_ino, d_off, d_reclen, d_type, d_name. cgroupfs always fills d_type.
-func appendGroups(names []string, entries []byte) []string {
+// appendGroups counts the directories among entries in the form of getdents64(2): d_ino,
+// d_off, d_reclen, d_type, d_name. It appends the names that like accepts. cgroupfs always
+// fills d_type.
+func appendGroups(names []string, entries []byte, count *int, like func(name []byte) bool) []string {
 	const header = 8 + 8 + 2 + 1
 	for len(entries) > header {
 		length := int(binary.NativeEndian.Uint16(entries[16:]))
@@ -131,7 +138,9 @@ func appendGroups(names []string, entries []byte) []string {
 		if entries[18] == unix.DT_DIR {
 			name, _, _ := bytes.Cut(entries[header:length], []byte{0})
 			if string(name) != "." && string(name) != ".." {
-				names = append(names, string(name))
+				if *count++; like(name) {
+					names = append(names, string(name))
+				}
 			}
 		}
 		entries = entries[length:]

@@ -17,6 +17,7 @@
 package runname
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
@@ -114,6 +115,12 @@ func ParseScope(unit string) (instance, prefix string, ok bool) {
 	}
 	instance, ok = unescape(escaped)
 	return instance, tail[:digest.ShortLen], ok
+}
+
+// MayBe reports whether a name can be one of a scope or of a service's unit. It is for
+// callers that skip most names of a long list.
+func MayBe(unit []byte) bool {
+	return bytes.HasPrefix(unit, []byte(scopePrefix)) || bytes.HasPrefix(unit, []byte(unitPrefix))
 }
 
 // ServiceUnit names the unit of a service.
