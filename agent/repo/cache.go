@@ -180,8 +180,12 @@ func (k *cache) check(set *trustedmetadata.TrustedMetadata, whole bool) string {
 }
 
 // keep writes the verified metadata of set, the marks before the files that they protect, and
-// the root before the roles that it vouches for.
-func (k *cache) keep(set *trustedmetadata.TrustedMetadata, got map[string][]byte) error {
+// the root before the roles that it vouches for. All files are flushed together. A crash may
+// leave old and new ones beside each other: then go-tuf drops those that do not fit the newest
+// root, and fetches them again.
+func (k *cache) keep(set *trustedmetadata.TrustedMetadata, got map[string][]byte) (err error) {
+	var b durable.Batch
+	defer func() { err = errors.Join(err, b.Discard()) }()
 	changed, v := false, versions(set)
 	if at := signedAt(set); !at.IsZero() && (at.After(k.marks.Seen) || !slices.Equal(keysOf(set, metadata.TIMESTAMP), k.marks.Keys[metadata.TIMESTAMP])) {
 		k.marks.Seen, changed = at, true
@@ -200,7 +204,7 @@ func (k *cache) keep(set *trustedmetadata.TrustedMetadata, got map[string][]byte
 		if err != nil {
 			return err
 		}
-		if err := durable.WriteFile(k.c.path("marks"), data, 0o600); err != nil {
+		if err := b.Add(k.c.path("marks"), data, 0o600); err != nil {
 			return err
 		}
 	}
@@ -222,11 +226,11 @@ func (k *cache) keep(set *trustedmetadata.TrustedMetadata, got map[string][]byte
 		if bytes.Equal(data, k.files[role]) {
 			continue
 		}
-		if err := durable.WriteFile(k.c.path(role), data, 0o600); err != nil {
+		if err := b.Add(k.c.path(role), data, 0o600); err != nil {
 			return err
 		}
 	}
-	return nil
+	return b.Commit()
 }
 
 // accepted returns the metadata of a role in set, as go-tuf writes it, or nil.
