@@ -10,6 +10,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
@@ -167,8 +168,9 @@ func (ag *agent) overview(ctx context.Context) (*snapshot, error) {
 	}
 	s := &snapshot{refreshes: map[dbus.ObjectPath]bus.RefreshProperties{}}
 	for _, l := range list {
+		name, _ := manifest.SplitInstance(l.Instance)
 		p := bus.PackageProperties{
-			Instance: l.Instance, Title: l.Title, Summary: l.Summary, Version: l.Version, Revision: l.Revision, Channel: l.Channel,
+			Instance: l.Instance, Name: name, Title: l.Title, Summary: l.Summary, Version: l.Version, Revision: l.Revision, Channel: l.Channel,
 			Apps: l.Apps, Running: l.Running, Refresh: l.Refresh, HeldUntil: l.HeldUntil, UndoneVersion: l.UndoneVersion, NextTry: l.NextTry,
 		}
 		for _, name := range l.FailedServices {
@@ -189,9 +191,51 @@ func (ag *agent) overview(ctx context.Context) (*snapshot, error) {
 	return s, nil
 }
 
-// fewRefreshes is the number of refreshes up to which asking for each is cheaper than asking
-// for all objects.
+// fewRefreshes is the number of refreshes, or of packages, up to which asking for each is
+// cheaper than asking for all objects.
 const fewRefreshes = 16
+
+// detailed is overview with all properties of the packages that want selects: few of many.
+func (ag *agent) detailed(ctx context.Context, want func(*snapshot) func(bus.PackageProperties) bool) (*snapshot, error) {
+	s, err := ag.overview(ctx)
+	if err != nil {
+		return nil, err
+	}
+	selects := want(s)
+	var wanted []int
+	for i, p := range s.packages {
+		if selects(p) {
+			wanted = append(wanted, i)
+		}
+	}
+	if len(wanted) > fewRefreshes {
+		return ag.snapshot(ctx)
+	}
+	for _, i := range wanted {
+		p, err := bus.NewPackageProxy(ag.conn, bus.PackagePath(s.packages[i].Instance)).Properties(ctx)
+		if errkind.Is(err, errkind.NotFound) {
+			return ag.snapshot(ctx) // it was removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.packages[i] = p
+	}
+	return s, nil
+}
+
+// thatIs selects the package that a typed name means, for detailed.
+func thatIs(typed string) func(*snapshot) func(bus.PackageProperties) bool {
+	return func(s *snapshot) func(bus.PackageProperties) bool {
+		name, _, err := resolve(typed, s.candidates())
+		return func(p bus.PackageProperties) bool { return err == nil && p.Instance == name }
+	}
+}
+
+// notable selects the packages with a hold or an undone update, for detailed.
+func notable(*snapshot) func(bus.PackageProperties) bool {
+	return func(p bus.PackageProperties) bool { return p.HeldUntil != 0 || p.UndoneVersion != "" }
+}
 
 // find returns one instance.
 func (s *snapshot) find(instance string) (bus.PackageProperties, error) {

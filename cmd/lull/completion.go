@@ -119,7 +119,7 @@ func (a *app) completeRevisions(_ *cobra.Command, named []string, _ string) ([]c
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	_ = a.ask(ctx, func(ctx context.Context, ag *agent) error {
-		s, err := ag.snapshot(ctx)
+		s, err := ag.detailed(ctx, thatIs(named[0]))
 		if err != nil {
 			return err
 		}

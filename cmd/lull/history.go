@@ -52,7 +52,7 @@ in the line below.`,
 					list = list[:limit]
 				}
 				if len(list) == 0 && instance != "" && !a.JSON {
-					s, err := ag.snapshot(ctx)
+					s, err := ag.overview(ctx)
 					if err != nil {
 						return err
 					}

@@ -40,7 +40,7 @@ that application is shown.`,
 					}
 					pending = slices.DeleteFunc(pending, func(p bus.PendingRefresh) bool { return p.Instance != own })
 				}
-				s, err := ag.snapshot(ctx)
+				s, err := ag.detailed(ctx, notable)
 				if err != nil {
 					return err
 				}

@@ -72,7 +72,7 @@ func (a *app) search(ctx context.Context, ag *agent, o bus.ListAvailableOptions,
 	if err != nil {
 		return err
 	}
-	s, err := ag.snapshot(ctx)
+	s, err := ag.overview(ctx)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,11 @@ func (a *app) statusCmd() *cobra.Command {
 		Args: args(0, 1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
-				s, err := ag.snapshot(ctx)
+				want := notable
+				if len(names) == 1 {
+					want = thatIs(names[0])
+				}
+				s, err := ag.detailed(ctx, want)
 				if err != nil {
 					return err
 				}

@@ -33,7 +33,7 @@ shows what its refresh waits for.`,
 				thing = abs
 			}
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
-				s, err := ag.snapshot(ctx)
+				s, err := ag.overview(ctx)
 				if err == nil {
 					thing, err = s.named(thing)
 				}
