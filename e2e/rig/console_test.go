@@ -16,6 +16,7 @@ func TestLastWords(t *testing.T) {
 		"[    1.9] kernel BUG at mm/slub.c:441!\n",
 		"[    1.9] general protection fault, probably for non-canonical address 0xdead: 0000 [#1]\n",
 		"[    1.9] watchdog: BUG: soft lockup - CPU#0 stuck for 24s! [swapper/0:1]\n",
+		"guest: cannot mount /dev/vda on /sysroot: invalid argument\n",
 		"[    1.9] Kernel panic - not syncing: VFS: Unable to mount root fs\n",
 	} {
 		want := first + trace + "[    2.0] Kernel panic - not syncing: Fatal exception in interrupt\n"

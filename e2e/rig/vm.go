@@ -42,9 +42,10 @@ type VMOptions struct {
 	// Data is the file system of a disk of its own for /var/lib/lull: ext4, xfs,
 	// btrfs. Without it, that directory is on the root file system, which is ext4.
 	Data     string
-	DataSize int64 // bytes; default 512 MiB
-	Memory   int   // MiB; default 512, or 1024 with systemd
-	CPUs     int   // default 1; more take turns, see arguments
+	DataSize int64  // bytes; default 512 MiB
+	Slots    *Slots // a disk with two root partitions, instead of the suite's image
+	Memory   int    // MiB; default 512, or 1024 with systemd
+	CPUs     int    // default 1; more take turns, see arguments
 }
 
 // VM is a whole machine, emulated by QEMU. Its disks last as long as it does,
@@ -105,7 +106,14 @@ func StartVM(tb TB, opts VMOptions) *VM {
 	}
 	tb.Cleanup(func() { vm.listen.Close() })
 	vm.programs()
-	vm.addDisk("root", vm.img.root(), 0)
+	root := vm.img.root()
+	if opts.Slots != nil {
+		root = vm.path("slots.img")
+		if err := vm.slotDisk(opts.Slots); err != nil {
+			tb.Fatalf("cannot make a disk: %v", err)
+		}
+	}
+	vm.addDisk("root", root, 0)
 	if opts.Data != "" {
 		vm.format(opts.Data, opts.DataSize)
 		vm.addDisk("data", vm.path("data.img"), 0)
@@ -148,7 +156,7 @@ func (vm *VM) programs() {
 		vm.tb.Fatalf("cannot make a machine: %v", err)
 	}
 	var err error
-	if !vm.opts.Bare {
+	if !vm.opts.Bare && vm.opts.Slots == nil {
 		err = install(vm.tb, tree, vm.opts.Tags)
 	}
 	units, _ := filepath.Glob(filepath.Join(tree, "usr/lib/systemd/system/*.service"))
@@ -250,8 +258,15 @@ func (vm *VM) TryBoot() error {
 	if vm.proc != nil && !vm.proc.Ended() {
 		return fmt.Errorf("the machine is on")
 	}
+	options := ""
+	if vm.opts.Slots != nil {
+		var err error
+		if options, err = vm.loader(); err != nil {
+			return err
+		}
+	}
 	vm.boots++
-	vm.proc = start(&vm.life, vm.dir, "qemu", exec.Command("qemu-system-x86_64", vm.arguments()...))
+	vm.proc = start(&vm.life, vm.dir, "qemu", exec.Command("qemu-system-x86_64", vm.arguments(options)...))
 	link, err := vm.accept()
 	if err != nil {
 		return fmt.Errorf("the machine does not boot: %w; its console:\n%s%s", err, lastWords(vm.Console()), tail(vm.proc.Log(), 10))
@@ -272,10 +287,10 @@ func (vm *VM) TryBoot() error {
 // follows arithmetic, so that an interrupt right after it saves part of a pointer as
 // the flags, and the return from the interrupt is a general protection fault
 // ("Oops" in kmem_cache_alloc with EFLAGS 04fa7242). Without it the kernel takes a lock.
-func (vm *VM) arguments() []string {
+func (vm *VM) arguments(options string) []string {
 	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-no-reboot",
 		"-machine", "q35,hpet=off", "-accel", "tcg,thread=single", "-cpu", "qemu64,+rdrand,-cx16", "-m", strconv.Itoa(vm.opts.Memory), "-smp", strconv.Itoa(vm.opts.CPUs),
-		"-kernel", vm.img.kernel(), "-initrd", vm.path("initrd"), "-append", vm.kernelOptions(),
+		"-kernel", vm.img.kernel(), "-initrd", vm.path("initrd"), "-append", strings.TrimSpace(vm.kernelOptions() + " " + options),
 		"-serial", "file:" + vm.console(), "-qmp", "unix:" + vm.path("qmp") + ",server=on,wait=off",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=link,path=" + vm.path("link"), "-device", "virtserialport,chardev=link,name=" + vmPort,
 	}
@@ -318,9 +333,9 @@ func lastWords(console string) string {
 	return tail(console, 40)
 }
 
-// crash matches the first line of the kernel's report of an oops, a failed
-// check or a panic.
-var crash = regexp.MustCompile(`(?m)^.*(?:Oops: |BUG: |kernel BUG at |general protection fault|Kernel panic - ).*$`)
+// crash matches the error of the rig's own process 1, and the first line of the kernel's
+// report of an oops, a failed check or a panic.
+var crash = regexp.MustCompile(`(?m)^.*(?:guest: |Oops: |BUG: |kernel BUG at |general protection fault|Kernel panic - ).*$`)
 
 // Console is what the machine has printed since it was last switched on.
 func (vm *VM) Console() string {

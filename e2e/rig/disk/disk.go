@@ -273,6 +273,14 @@ func (d *Disk) flush() error {
 	return nil
 }
 
+// Change writes b as a machine would, and flushes it. No machine uses the disk meanwhile.
+func (d *Disk) Change(b []byte, off int64) error {
+	if err := d.write(off, len(b), b); err != nil {
+		return err
+	}
+	return d.flush()
+}
+
 // happens reports whether an arrived request counts. The caller holds mu.
 func (d *Disk) happens(e Event) bool {
 	if !d.off && d.hook != nil && d.hook(e, d.counts) {

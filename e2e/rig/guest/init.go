@@ -58,16 +58,28 @@ func initialize() error {
 			return err
 		}
 	}
-	if err := awaitDevice("/dev/vda"); err != nil {
+	slot, slots := strings.CutPrefix(options["root"], "PARTLABEL=")
+	root := "/dev/vda"
+	if slots {
+		root, err = awaitPartition(slot)
+	} else {
+		err = awaitDevice(root)
+	}
+	if err != nil {
 		return err
 	}
-	if err := mount("/dev/vda", "ext4", sysroot, 0, ""); err != nil {
+	if err := mount(root, "ext4", sysroot, 0, ""); err != nil {
 		return err
 	}
 	if err := mount("tmpfs", "tmpfs", sysroot+"/run", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=0755"); err != nil {
 		return err
 	}
-	if err := bringPrograms(); err != nil {
+	if slots {
+		err = mountFiles()
+	} else {
+		err = bringPrograms()
+	}
+	if err != nil {
 		return err
 	}
 	if fstype := options["lull.data"]; fstype != "" {
@@ -160,22 +172,45 @@ func commandLine() (map[string]string, error) {
 
 // awaitDevice waits until the kernel has made a device node.
 func awaitDevice(path string) error {
+	return await(path, func() bool { _, err := os.Stat(path); return err == nil })
+}
+
+// awaitPartition waits for the partition with a name in the partition table, and returns its
+// device node.
+func awaitPartition(label string) (node string, err error) {
+	err = await("partition "+label, func() bool {
+		files, _ := filepath.Glob("/sys/class/block/*/uevent")
+		for _, file := range files {
+			b, _ := os.ReadFile(file)
+			if strings.Contains(string(b), "\nPARTNAME="+label+"\n") {
+				node = "/dev/" + filepath.Base(filepath.Dir(file))
+				_, err := os.Stat(node)
+				return err == nil
+			}
+		}
+		return false
+	})
+	return node, err
+}
+
+// await waits for what a new device node makes true.
+func await(what string, there func() bool) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_CREATE); err != nil {
+	if _, err := unix.InotifyAddWatch(fd, "/dev", unix.IN_CREATE); err != nil {
 		return err
 	}
 	buf := make([]byte, 4096)
 	for end := time.Now().Add(30 * time.Second); ; {
-		if _, err := os.Stat(path); err == nil {
+		if there() {
 			return nil
 		}
 		left := time.Until(end)
 		if left <= 0 {
-			return fmt.Errorf("%s does not appear", path)
+			return fmt.Errorf("%s does not appear", what)
 		}
 		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1); err != nil && err != unix.EINTR {
 			return err
@@ -211,6 +246,14 @@ func bringPrograms() error {
 		syscall.Sync()
 	}
 	return syscall.Unmount("/programs", 0)
+}
+
+// mountFiles shows the tree on the second disk below /srv.
+func mountFiles() error {
+	if err := awaitDevice("/dev/vdb"); err != nil {
+		return err
+	}
+	return mount("/dev/vdb", "ext4", sysroot+"/srv", syscall.MS_RDONLY, "")
 }
 
 func copyTree(from, to string) error {
