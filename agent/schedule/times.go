@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// jitter spreads ten thousand machines over a tenth of the interval.
-func jitter(d time.Duration) time.Duration { return d - d/20 + rand.N(d/10+1) }
+// jitter varies an interval by a half, so that machines that were started together are spread
+// over all of it.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d+1) }
 
 // alarm is the next time of a periodic action.
 type alarm struct {
@@ -23,18 +24,29 @@ func after(now time.Time, every time.Duration) alarm {
 	return alarm{now.Add(d), d}
 }
 
-// settling is about how long an overdue check waits after a start: the network may not be up
-// yet, and there is enough other work.
-const settling = 10 * time.Minute
+// settling is the least time that an overdue check waits after a start: the network may not
+// be up yet, and there is enough other work. Up to networkSpread is added, because machines
+// start together in the morning and after a power cut.
+const settling = 5 * time.Minute
 
 // next returns an alarm that is due when about the time every has passed since last, but
-// not at once. Without a last time, or with one in the future, it counts from now.
+// not at once. Without a last time, or with one in the future, it is due at any time
+// within every.
 func next(now, last time.Time, every time.Duration) alarm {
 	s := after(now, every)
-	if every <= 0 || last.IsZero() || last.After(now) {
+	if every <= 0 {
 		return s
 	}
-	due, soonest := last.Add(s.most), now.Add(min(s.most, jitter(settling)))
+	soonest := now.Add(min(s.most, settling+rand.N(networkSpread)))
+	if last.IsZero() || last.After(now) {
+		s.at = now.Add(rand.N(every))
+		if s.at.Before(soonest) {
+			s.at = soonest
+		}
+		s.most = s.at.Sub(now)
+		return s
+	}
+	due := last.Add(s.most)
 	if due.Before(soonest) {
 		due = soonest
 	}

@@ -16,13 +16,13 @@ func TestNext(t *testing.T) {
 		every       time.Duration
 		least, most time.Duration // from now
 	}{
-		{"never yet", time.Time{}, every, every - every/20, every + every/20},
-		{"just now", now, every, every - every/20, every + every/20},
-		{"an hour ago", now.Add(-time.Hour), every, 5*time.Hour - every/20, 5*time.Hour + every/20},
-		{"overdue", now.Add(-48 * time.Hour), every, 9 * time.Minute, 11 * time.Minute},
-		{"nearly due", now.Add(-every), every, 9 * time.Minute, every/20 + 11*time.Minute},
-		{"to come", now.Add(time.Hour), every, every - every/20, every + every/20},
-		{"more often than it settles", now.Add(-time.Hour), time.Minute, 57 * time.Second, 63 * time.Second},
+		{"never yet", time.Time{}, every, settling, every},
+		{"just now", now, every, every / 2, every + every/2},
+		{"an hour ago", now.Add(-time.Hour), every, every/2 - time.Hour, every + every/2 - time.Hour},
+		{"overdue", now.Add(-48 * time.Hour), every, settling, settling + networkSpread},
+		{"nearly due", now.Add(-every), every, settling, every / 2},
+		{"to come", now.Add(time.Hour), every, settling, every},
+		{"more often than it settles", now.Add(-time.Hour), time.Minute, 30 * time.Second, 90 * time.Second},
 	} {
 		for range 100 {
 			s := next(now, c.last, c.every)
