@@ -456,3 +456,44 @@ func TestCredentials(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// nginx makes the tag of a file from the time of its change in seconds and its size. Two
+// publications in one second may have the same tag; a machine that reads between them sees the
+// second one too.
+func TestTagOfTheSameSecond(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	timestamp := filepath.Join(f.dir, "metadata", "timestamp.json")
+	files := http.FileServer(http.Dir(f.dir))
+	var same []string
+	c := f.client(f.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if fi, err := os.Stat(filepath.Join(f.dir, filepath.FromSlash(r.URL.Path))); err == nil {
+			tag := fmt.Sprintf("\"%x-%x\"", fi.ModTime().Unix(), fi.Size())
+			w.Header().Set("ETag", tag)
+			w.Header().Set("Date", fi.ModTime().UTC().Format(http.TimeFormat)) // in the same second
+			if r.URL.Path == "/metadata/timestamp.json" {
+				same = append(same, tag)
+			}
+		}
+		files.ServeHTTP(w, r)
+	})), t.TempDir())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := os.Stat(timestamp)
+	must(err)
+	must(c.Check(t.Context()))
+	f.publish("2.0", publish.Expiry{})
+	must(os.Chtimes(timestamp, before.ModTime(), before.ModTime()))
+	must(c.Check(t.Context()))
+	p, err := c.Channel(t.Context(), app, "stable")
+	must(err)
+	if len(same) != 2 || same[0] != same[1] {
+		t.Fatalf("the tags are %q, want the same one twice", same)
+	}
+	if p.Version != "2.0" {
+		t.Errorf("version %s is offered, want 2.0", p.Version)
+	}
+}

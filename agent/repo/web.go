@@ -374,6 +374,20 @@ func (w *web) getIfChanged(ctx context.Context, path string, limit int64, tag st
 	return data, newTag, cmp.Or(slow, err)
 }
 
+// tagOf returns the ETag of a response, or "" if the file was changed in the second in which it
+// was sent, or later: nginx makes the tag from that time in seconds and the size, so that
+// another change in the same second may have the same tag (RFC 9110, section 8.8.2.2).
+func tagOf(h http.Header) string {
+	changed, err := http.ParseTime(h.Get("Last-Modified"))
+	if err != nil {
+		return h.Get("ETag")
+	}
+	if sent, err := http.ParseTime(h.Get("Date")); err != nil || sent.Sub(changed) < time.Second {
+		return ""
+	}
+	return h.Get("ETag")
+}
+
 func (w *web) tail(ctx context.Context, path string, n int64) (data []byte, size int64, err error) {
 	err = w.repeat(ctx, func() error {
 		res, err := w.request(ctx, path, map[string]string{"Range": "bytes=-" + strconv.FormatInt(n, 10)}, w.retry.blobs)
