@@ -3,10 +3,12 @@ package repo
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/base64"
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -34,7 +36,12 @@ type Config struct {
 	// Apt is an apt repository that is followed, or nil. With it, URL and Root are those
 	// of the local repository of its packages: see package local.
 	Apt *Apt
+	// Dial connects to servers. Nil means the network of the machine.
+	Dial Dialer
 }
+
+// Dialer connects to an address, like net.Dialer.DialContext.
+type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Apt is an apt source with the list of followed packages: see package apt.
 type Apt struct {
@@ -65,7 +72,7 @@ func (c Config) Address() string {
 	return shown(c.URL)
 }
 
-// Equal reports whether both configure the same repository in the same way.
+// Equal reports whether both configure the same repository in the same way; Dial does not count.
 func (c Config) Equal(d Config) bool {
 	return c.Name == d.Name && c.URL == d.URL && c.Authorization == d.Authorization && slices.Equal(c.Mirrors, d.Mirrors) && bytes.Equal(c.Root, d.Root) &&
 		c.Apt.equal(d.Apt)

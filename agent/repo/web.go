@@ -71,10 +71,13 @@ type web struct {
 	retry         backoff
 }
 
-func newWeb(base *url.URL, authorization string, retry backoff) *web {
+func newWeb(base *url.URL, authorization string, retry backoff, dial Dialer) *web {
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	}
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:            dial,
 		ForceAttemptHTTP2:      true,
 		TLSHandshakeTimeout:    15 * time.Second,
 		TLSClientConfig:        &tls.Config{Time: atLeastBuilt},
@@ -361,7 +364,7 @@ func (w *web) getIfChanged(ctx context.Context, path string, limit int64, tag st
 			case res.ContentLength > limit:
 				err = tooLarge{limit}
 			default:
-				newTag = res.Header.Get("ETag")
+				newTag = tagOf(res.Header)
 				data, err = readAll(res.Body, limit)
 			}
 		}

@@ -35,6 +35,7 @@ type Config struct {
 	Dir     string // repos.d
 	Log     *slog.Logger
 	Changed func() // is called after each change of the state; must not block
+	Dial    repo.Dialer
 	// Replica makes the repository of this machine that follows a source of apt, unless
 	// it exists. It returns its address and root of trust.
 	Replica func(name string) (dir string, root []byte, err error)
@@ -198,6 +199,7 @@ func (r *Set) Load() error {
 			continue
 		}
 		var client *repo.Client
+		c.Dial = r.Dial
 		if err == nil {
 			client, err = repo.Open(c, filepath.Join(r.Root, "repos"))
 		}

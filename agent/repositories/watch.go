@@ -18,15 +18,9 @@ const stepGone = unix.IN_MOVE_SELF | unix.IN_DELETE_SELF | unix.IN_DONT_FOLLOW
 
 // WatchLocal watches the repositories in local directories. It sends on changed after a
 // publication, which replaces the timestamp last, and on moved if a path leads elsewhere,
-// so that other watches are needed. Both channels have capacity 1.
+// so that other watches are needed. Both channels have capacity 1. Nil means that there is
+// nothing to watch.
 func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
-	w, err := inotify.New()
-	if err != nil {
-		r.Log.Warn("local repositories are checked by schedule only", "error", err)
-		return nil
-	}
-	metadata := map[int]bool{}           // watches of directories with a timestamp
-	missing := map[int]map[string]bool{} // watches of directories that lack a name
 	r.mu.Lock()
 	dirs := map[string]string{}
 	for name, c := range r.clients {
@@ -35,6 +29,16 @@ func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
 		}
 	}
 	r.mu.Unlock()
+	if len(dirs) == 0 {
+		return nil
+	}
+	w, err := inotify.New()
+	if err != nil {
+		r.Log.Warn("local repositories are checked by schedule only", "error", err)
+		return nil
+	}
+	metadata := map[int]bool{}           // watches of directories with a timestamp
+	missing := map[int]map[string]bool{} // watches of directories that lack a name
 	for name, dir := range dirs {
 		err := watchWay(w, dir, func(watch int, lacks string) {
 			if lacks == "" {

@@ -13,7 +13,7 @@ import (
 // watchNetwork reports when a default route appears, as when the network comes up.
 // rtnetlink(7) reports it regardless of the network's manager. Events are hints.
 func (c *Checker) watchNetwork() (came <-chan struct{}, stop func()) {
-	came, stop, err := defaultRoutes()
+	came, stop, err := c.Network()
 	if err != nil {
 		c.Log.Warn("the coming of the network is not noticed: repositories that could not be reached are tried by schedule only", "error", err)
 		return nil, func() {}

@@ -23,6 +23,10 @@ type Config struct {
 	// requested it.
 	Check func(ctx context.Context, instances []string) error
 	Log   *slog.Logger
+	// Alarm and Network replace the kernel's clock and network in simulations; nil
+	// means these. Network reports when the network comes up.
+	Alarm   func() wallclock.Alarm
+	Network func() (came <-chan struct{}, stop func(), err error)
 }
 
 // Checker checks the repositories in time.
@@ -35,6 +39,12 @@ type Checker struct {
 
 // New returns a Checker that does nothing before Follow.
 func New(c Config) *Checker {
+	if c.Alarm == nil {
+		c.Alarm = wallclock.New
+	}
+	if c.Network == nil {
+		c.Network = defaultRoutes
+	}
 	return &Checker{Config: c, changed: make(chan struct{}, 1), later: newLater()}
 }
 
@@ -57,7 +67,7 @@ func (c *Checker) Follow(ctx context.Context) {
 	changed, moved := make(chan struct{}, 1), make(chan struct{}, 1)
 	network, leave := c.watchNetwork()
 	defer leave()
-	clock := wallclock.New()
+	clock := c.Alarm()
 	defer clock.Close()
 	var due alarm
 	failures := 0
