@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -23,7 +21,6 @@ import (
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
-	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
 )
 
@@ -149,47 +146,16 @@ type nginx struct {
 }
 
 func (r *shelf) serve() *nginx {
-	program, err := require.Find("nginx")
-	if err != nil {
-		r.Fatalf("it needs nginx: %v", err)
-	}
 	dir := tempDir(r.TB)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	r.must(err)
-	address := l.Addr().String()
-	r.must(l.Close())
-	n := &nginx{url: "http://" + address, log: filepath.Join(dir, "access.log")}
-	conf := fmt.Sprintf(`daemon off; worker_processes 1; pid %[1]s/pid; error_log %[1]s/error.log; user root;
-events { worker_connections 256; }
-http {
-  log_format bytes '$request_length $bytes_sent $uri';
-  access_log %[2]s bytes;
-  client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
-  types { application/json json; }
-  gzip on; gzip_types application/json; gzip_min_length 256; keepalive_requests 100000;
-  server { listen %[3]s; root %[4]s; }
-}
-`, dir, n.log, address, r.dir)
-	r.must(os.WriteFile(filepath.Join(dir, "conf"), []byte(conf), 0o644))
 	r.must(os.Chmod(filepath.Dir(r.dir), 0o755))
-	cmd := exec.Command(program, "-p", dir, "-c", filepath.Join(dir, "conf"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	r.must(cmd.Start())
-	r.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGQUIT)
-		_ = cmd.Wait()
-	})
-	for end := time.Now().Add(time.Minute); ; {
-		c, err := net.Dial("tcp", address)
-		if err == nil {
-			c.Close()
-			return n
-		}
-		if time.Now().After(end) {
-			r.Fatalf("nginx does not listen: %v", err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	n := &nginx{log: filepath.Join(dir, "access.log")}
+	n.url = "http://" + rig.Nginx(r.TB, dir, fmt.Sprintf(`log_format bytes '$request_length $bytes_sent $uri';
+access_log %s bytes;
+types { application/json json; }
+gzip on; gzip_types application/json; gzip_min_length 256; keepalive_requests 100000;
+server { listen ADDRESS; root %s; }
+`, n.log, r.dir))
+	return n
 }
 
 // logged returns the requests of the log from a byte on, until now, and their bytes.

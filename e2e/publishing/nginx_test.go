@@ -2,10 +2,8 @@ package publishing
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,7 +29,7 @@ func shown(t *testing.T) string {
 // TestNginx: a directory behind nginx, with the configuration of the documentation, can be
 // read, and is served with headers for caches and compressed.
 func TestNginx(t *testing.T) {
-	nginx := require.Program(t, "nginx")
+	require.Program(t, "nginx")
 	dir := filepath.Join(t.TempDir(), "repo")
 	must(t, publish.Init(t.Context(), dir, publish.InitOptions{}))
 	src := t.TempDir()
@@ -40,27 +38,14 @@ func TestNginx(t *testing.T) {
 	must(t, err)
 	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{Bins: true}))
 
-	socket, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	address := socket.Addr().String()
-	must(t, socket.Close())
 	server := shown(t)
-	for from, to := range map[string]string{"listen 80;": "listen " + address + ";", "root /srv/lull/repo;": "root " + dir + ";"} {
+	for from, to := range map[string]string{"listen 80;": "listen ADDRESS;", "root /srv/lull/repo;": "root " + dir + ";"} {
 		if strings.Count(server, from) != 1 {
 			t.Fatalf("the documentation shows no %q", from)
 		}
 		server = strings.Replace(server, from, to, 1)
 	}
-	at := t.TempDir()
-	conf := fmt.Sprintf("daemon off; pid %[1]s/pid; error_log %[1]s/log; user root;\nevents {}\nhttp {\naccess_log off;\nclient_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;\n%[2]s}\n", at, server)
-	must(t, os.WriteFile(filepath.Join(at, "conf"), []byte(conf), 0o644))
-	cmd := exec.Command(nginx, "-c", filepath.Join(at, "conf"))
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-	})
-	awaitServer(t, "http://"+address)
+	address := rig.Nginx(t, t.TempDir(), "access_log off;\n"+server)
 	if got := fmt.Sprint(offered(t, "http://"+address, filepath.Join(dir, "root.json"))); got != "map[org.example.a:1]" {
 		t.Errorf("offered: %s", got)
 	}
