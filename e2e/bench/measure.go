@@ -77,7 +77,11 @@ func playInContainer(tb rig.TB, s scene) results {
 	rig.GoBuild(tb, "./e2e/bench", filepath.Join(dir, "bench"), nil)
 	compile(tb, dir)
 	c := rig.Boot(tb, true, rig.Binaries(tb, "")+":/opt/lull", dir+":/opt/bench")
-	r := c.Login(sceneLimit, []string{"LULL_BIN=/opt/lull", programsEnv + "=/opt/bench"}, "/opt/bench/bench", "-inside="+s.name)
+	inside := []string{"/opt/bench/bench", "-inside=" + s.name}
+	if s.shared {
+		inside = append([]string{"systemd-run", "--user", "--scope", "--quiet", "--"}, inside...)
+	}
+	r := c.Login(sceneLimit, []string{"LULL_BIN=/opt/lull", programsEnv + "=/opt/bench"}, inside...)
 	var got results
 	line := r.Stdout[strings.LastIndex(strings.TrimSpace(r.Stdout), "\n")+1:]
 	if r.Code != 0 || json.Unmarshal([]byte(line), &got) != nil {
