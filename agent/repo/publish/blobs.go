@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/sysmanifest"
 	"github.com/lull/lull/agent/repo"
 )
 
@@ -179,20 +181,7 @@ func readMeta(ctx context.Context, store Storage, pkg digest.Digest) (*manifest.
 	fail := func(err error) (*manifest.Meta, int64, error) {
 		return nil, 0, errkind.New(errkind.Invalid, "cannot use package %s, which is not (whole) in the repository: %w", pkg, err)
 	}
-	f, err := store.Open(ctx, repo.BlobPath(pkg))
-	if err != nil {
-		return fail(err)
-	}
-	defer f.Close()
-	dec, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1))
-	if err != nil {
-		return fail(err)
-	}
-	defer dec.Close()
-	data, err := io.ReadAll(io.LimitReader(dec, manifest.MaxSize+1))
-	if err == nil && digest.Of(data) != pkg {
-		err = errors.New("its content is not what its name says")
-	}
+	data, err := readBlob(ctx, store, pkg, manifest.MaxSize)
 	if err != nil {
 		return fail(err)
 	}
@@ -201,6 +190,58 @@ func readMeta(ctx context.Context, store Storage, pkg digest.Digest) (*manifest.
 		return fail(err)
 	}
 	return m, int64(len(data)), nil
+}
+
+// readBlob returns the content of a blob, of at most limit bytes.
+func readBlob(ctx context.Context, store Storage, d digest.Digest, limit int64) ([]byte, error) {
+	f, err := store.Open(ctx, repo.BlobPath(d))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	dec, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	defer dec.Close()
+	data, err := io.ReadAll(io.LimitReader(dec, limit+1))
+	if err == nil && digest.Of(data) != d {
+		err = errors.New("its content is not what its name says")
+	}
+	return data, err
+}
+
+// systemFile returns the system.json of a package; nil means that it is no update of the system.
+func systemFile(m *manifest.Meta) *manifest.Entry {
+	for i := range m.Entries {
+		if e := &m.Entries[i]; e.Path == sysmanifest.Name && e.IsFile() {
+			return e
+		}
+	}
+	return nil
+}
+
+// required returns the packages that a package needs in the repository: its subpackages, and
+// for an update of the system the packages of that system. Error Invalid: its system.json
+// cannot be used.
+func required(ctx context.Context, store Storage, m *manifest.Meta) ([]digest.Digest, error) {
+	var list []digest.Digest
+	for _, sub := range m.Subpackages {
+		list = append(list, sub)
+	}
+	file := systemFile(m)
+	if file == nil {
+		return list, nil
+	}
+	var sys sysmanifest.Manifest
+	text, err := readBlob(ctx, store, file.Blob, sysmanifest.MaxSize)
+	if err == nil {
+		sys, err = sysmanifest.Parse(text)
+	}
+	if err != nil {
+		return nil, errkind.New(errkind.Invalid, "cannot use %s of %s %s: %w", sysmanifest.Name, m.Name, m.Version, err)
+	}
+	return slices.Concat(list, sys.Images, sys.Base, sys.Cache), nil
 }
 
 // addClosure adds to sizes the manifest m, of size bytes and digest pkg, its content and that

@@ -242,12 +242,41 @@ func (c *checking) pkg(s *state, pkg digest.Digest, blobs map[digest.Digest]int6
 	for _, b := range m.Blobs() {
 		blobs[b.Digest] = b.Size
 	}
-	for _, sub := range m.Subpackages {
-		if err := c.pkg(s, sub, blobs); err != nil {
+	packages, err := required(s.ctx, s.store, m)
+	if err != nil {
+		if packages, err = c.mendSystem(s, m, blobs, err); err != nil {
+			return err
+		}
+	}
+	for _, p := range packages {
+		if err := c.pkg(s, p, blobs); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// mendSystem mends the system.json of a package, which names further packages, and returns what
+// the package requires. If it cannot be mended it is a fault, and nothing is known of them.
+func (c *checking) mendSystem(s *state, m *manifest.Meta, blobs map[digest.Digest]int64, fault error) ([]digest.Digest, error) {
+	d := systemFile(m).Blob
+	size, path := blobs[d], repo.BlobPath(d)
+	if !c.needed[path] {
+		c.needed[path] = true
+		c.result.Blobs++
+		c.result.Bytes += size
+		if err := c.mend(s.ctx, path, cmp.Or(errors.Unwrap(fault), fault), func(copied Storage) (Object, error) { return c.copyBlob(s.ctx, copied, d, size) }); err != nil {
+			return nil, err
+		}
+		if err := s.store.Flush(s.ctx); err != nil {
+			return nil, err
+		}
+	}
+	packages, err := required(s.ctx, s.store, m)
+	if err != nil {
+		return nil, nil // it is a fault already
+	}
+	return packages, nil
 }
 
 // blobs checks the content of packages.

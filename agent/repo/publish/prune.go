@@ -49,7 +49,7 @@ type Pruned struct {
 }
 
 // Prune deletes channels and offers that are no longer needed, and then the blobs that
-// neither a channel nor a kept package needs. A reader sees the metadata without a channel
+// neither a channel nor a kept package needs, nor the system of such a package. A reader sees the metadata without a channel
 // before its blobs are deleted. The next Prune deletes the rest of an interrupted one. Error
 // Invalid: an offered package is not whole, so that it is unknown what it needs.
 func Prune(ctx context.Context, dir string, o PruneOptions) (p Pruned, err error) {
@@ -252,7 +252,7 @@ func (s *state) readFormer(path string) (f former) {
 	return f
 }
 
-// closure adds a package, its blobs and its subpackages to needed. With missing, a package
+// closure adds a package, its blobs and what it requires to needed. With missing, a package
 // that is not in the repository adds nothing.
 func closure(ctx context.Context, store Storage, pkg digest.Digest, needed map[digest.Digest]bool, missing bool) error {
 	if needed[pkg] {
@@ -269,8 +269,15 @@ func closure(ctx context.Context, store Storage, pkg digest.Digest, needed map[d
 	for _, b := range m.Blobs() {
 		needed[b.Digest] = true
 	}
-	for _, sub := range m.Subpackages {
-		if err := closure(ctx, store, sub, needed, missing); err != nil {
+	packages, err := required(ctx, store, m)
+	if missing && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return errkind.New(errkind.KindOf(err), "%w", err).WithHint("lull repo check --from COPY mends a repository")
+	}
+	for _, p := range packages {
+		if err := closure(ctx, store, p, needed, missing); err != nil {
 			return err
 		}
 	}

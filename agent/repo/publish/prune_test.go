@@ -5,9 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
 )
 
@@ -65,5 +67,58 @@ func TestPrune(t *testing.T) {
 	}
 	if again := put("a", "1"); again != a1 || blobs() != 3 {
 		t.Errorf("published again: %v, %d blobs", again, blobs())
+	}
+}
+
+// TestPruneSystem: the packages of an offered system remain, also if no channel offers them any
+// more, and are checked.
+func TestPruneSystem(t *testing.T) {
+	dir := initRepo(t)
+	base, err := nested(t, dir, source(t, map[string]string{"lull.yaml": "name: base\nversion: 1\n", "own": "base 1"}))
+	must(t, err)
+	image, err := nested(t, dir, source(t, map[string]string{"lull.yaml": "name: image\nversion: 1\n", "own": "image 1"}))
+	must(t, err)
+	_, err = nested(t, dir, source(t, map[string]string{"lull.yaml": "name: os\nversion: 1\nhooks: {pre-refresh: run}\n", "run*": "#!/bin/sh\n",
+		"system.json": `{"version": "1", "images": ["image"], "base": ["base"]}`}))
+	must(t, err)
+	_, err = publish.Remove(t.Context(), dir, publish.RemoveOptions{ChannelOptions: publish.ChannelOptions{Name: "image"}, All: true})
+	must(t, err)
+	_, err = nested(t, dir, source(t, map[string]string{"lull.yaml": "name: base\nversion: 2\n", "own": "base 2"}))
+	must(t, err)
+	p, err := publish.Prune(t.Context(), dir, publish.PruneOptions{Offered: func(string, string, digest.Digest) bool { return true }})
+	must(t, err)
+	if p.Blobs != 0 {
+		t.Errorf("pruned %+v, want no blobs", p)
+	}
+	checked, err := publish.Check(t.Context(), dir, publish.CheckOptions{})
+	must(t, err)
+	if checked.Packages != 4 || len(checked.Faults) != 0 {
+		t.Errorf("checked %+v, want 4 packages without faults", checked)
+	}
+	copied := filepath.Join(t.TempDir(), "copy")
+	must(t, os.CopyFS(copied, os.DirFS(dir)))
+	system := digest.Of([]byte("x")) // found below
+	must(t, filepath.WalkDir(filepath.Join(dir, "blobs"), func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		name := strings.TrimSuffix(e.Name(), ".zst")
+		d, err := digest.Parse(name)
+		if err != nil {
+			return err
+		}
+		if text := content(t, open(t, dir), d); strings.Contains(string(text), `"images"`) && strings.Contains(string(text), image.Package.String()) {
+			system = d
+		}
+		return nil
+	}))
+	must(t, os.Remove(filepath.Join(dir, repo.BlobPath(system))))
+	must(t, os.Remove(filepath.Join(dir, repo.BlobPath(base.Package))))
+	_, err = publish.Prune(t.Context(), dir, publish.PruneOptions{})
+	refusedBy(t, err, "cannot use system.json of os 1")
+	checked, err = publish.Check(t.Context(), dir, publish.CheckOptions{From: publish.Directory(copied)})
+	must(t, err)
+	if checked.Packages != 4 || len(checked.Faults) != 2 || !checked.Faults[0].Mended || !checked.Faults[1].Mended {
+		t.Errorf("checked %+v, want 4 packages and 2 mended faults", checked)
 	}
 }
