@@ -23,21 +23,22 @@ const FrameSize = 4 << 20
 // open blob may ask for.
 const MaxWindow = 8 << 20
 
-// BlobPath returns the path of a blob in a repository.
-func BlobPath(d digest.Digest) string { return "blobs/" + d.String() + ".zst" }
-
 // Blob returns the content of a blob from a byte onwards. It is not verified: the caller
 // checks digest and size of the whole. To resume at offset, a large blob is fetched from the
 // frame that holds it. A small one, or one from a server without ranges, is fetched whole and
 // the bytes before offset are skipped. Missing in the repository: kind Unavailable;
 // undecodable: kind Untrusted, also from the reader.
 func (c *Client) Blob(ctx context.Context, d digest.Digest, offset int64) (io.ReadCloser, error) {
-	path := BlobPath(d)
+	path, old := c.blobPath(d)
 	var compressed, start int64
 	if offset > 0 {
 		compressed, start = c.locate(ctx, path, offset)
 	}
 	body, err := c.openAnywhere(ctx, path, compressed)
+	if errors.Is(err, errMissing) && old != "" {
+		start = 0
+		body, err = c.openAnywhere(ctx, old, 0)
+	}
 	if err != nil {
 		return nil, c.unavailable("fetch blob "+d.String()+" from", err)
 	}

@@ -88,6 +88,15 @@ func (f *fixture) publish(version string, expires publish.Expiry) {
 	}
 }
 
+// age gives the timestamp a time before this second, so that its tag counts.
+func (f *fixture) age() {
+	f.t.Helper()
+	before := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(filepath.Join(f.dir, "metadata", "timestamp.json"), before, before); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 func (f *fixture) read(path string) []byte {
 	f.t.Helper()
 	data, err := os.ReadFile(filepath.Join(f.dir, path))

@@ -7,7 +7,7 @@
 //	metadata/N.root.json, N.targets.json, …    TUF metadata, consistent snapshots
 //	metadata/timestamp.json                    the file that is read first
 //	channels/<name>/<sha256>.<channel>.json    pointers: TUF's targets
-//	blobs/<hash>.zst                           content; zstd, seekable when large
+//	blobs/ab/<hash>.zst                        content; zstd, seekable when large
 //
 // A pointer names the package that a channel offers. The root of trust is the
 // root.json that the administrator has configured. Marks are the highest

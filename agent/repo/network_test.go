@@ -150,6 +150,7 @@ func TestForbiddenMeansMissingForRoots(t *testing.T) {
 // day, by an Update, and after metadata whose verification failed.
 func TestOneRequestWhereNothingIsNew(t *testing.T) {
 	f := newFixture(t, publish.Expiry{})
+	f.age()
 	h := &recorder{files: tagged(f.dir)}
 	c := f.client(f.serve(h), t.TempDir())
 	want := func(what string, paths ...string) {

@@ -120,7 +120,7 @@ func (s *scene) pruned() {
 // blobs counts the blobs of the repository of the machine.
 func (s *scene) blobs() int {
 	s.t.Helper()
-	list, err := filepath.Glob(filepath.Join(s.Store, "local", "blobs", "*"))
+	list, err := filepath.Glob(filepath.Join(s.Store, "local", "blobs", "*", "*"))
 	if err != nil {
 		s.t.Fatal(err)
 	}

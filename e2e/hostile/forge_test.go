@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/lull/lull/agent/repo"
+
 	"github.com/klauspost/compress/zstd"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -36,7 +38,7 @@ func (f forger) blob(content []byte) digest.Digest {
 		f.t.Fatal(err)
 	}
 	d := digest.Of(content)
-	f.write(f.path("blobs", d.String()+".zst"), enc.EncodeAll(content, nil))
+	f.write(filepath.Join(f.path(), repo.BlobPath(d)), enc.EncodeAll(content, nil))
 	return d
 }
 

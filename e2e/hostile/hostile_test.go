@@ -230,7 +230,7 @@ func TestAlteredBlobs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w, f := world(t, rig.Options{})
 			before := snapshot(t, w)
-			blobs, err := filepath.Glob(f.path("blobs", "*"))
+			blobs, err := filepath.Glob(f.path("blobs", "*", "*"))
 			if err != nil || len(blobs) < 3 {
 				t.Fatal(blobs, err)
 			}

@@ -60,9 +60,9 @@ func TestNginx(t *testing.T) {
 			t.Errorf("%s: %q, want %q", path, got, want)
 		}
 	}
-	blobs, err := filepath.Glob(filepath.Join(dir, "blobs", "*"))
+	blobs, err := filepath.Glob(filepath.Join(dir, "blobs", "*", "*"))
 	must(t, err)
-	r, err := http.Get("http://" + address + "/blobs/" + filepath.Base(blobs[0]))
+	r, err := http.Get("http://" + address + strings.TrimPrefix(blobs[0], dir))
 	must(t, err)
 	r.Body.Close()
 	if r.Header.Get("Content-Type") != "application/zstd" {

@@ -20,7 +20,7 @@ func TestFollow(t *testing.T) {
 	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
 	one := s.publish(s.write("org.test.other", "1", 0, "", nil))
 
-	reached, open := g.hold("blobs/" + s.blobOf("org.test.image", "2"))
+	reached, open := g.hold(s.blobOf("org.test.image", "2"))
 	first := s.Admin.StartLull(nil, "system", "stage", osName)
 	<-reached
 	s.prints(first, "system 2: downloading what installs it")
@@ -38,7 +38,7 @@ func TestFollow(t *testing.T) {
 	first.Signal(syscall.SIGINT)
 	s.ends(first, 1, "lull: cannot follow the system update any longer: interrupted\nhint: it goes on; `lull system status` shows it, `lull system rollback` gives it up\n")
 	second := s.Admin.StartLull(nil, "system", "stage")
-	again, last := g.hold("blobs/" + s.blobOf("org.test.base", "2"))
+	again, last := g.hold(s.blobOf("org.test.base", "2"))
 	close(open)
 	<-again
 	s.prints(second, "system 2: downloading the system")

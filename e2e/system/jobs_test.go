@@ -69,7 +69,7 @@ func TestResolveJob(t *testing.T) {
 	ctx := t.Context()
 	conn, other := s.Bus.Connect(), s.Bus.Connect()
 	m := bus.NewManagerProxy(conn, bus.AgentPath)
-	hold := func() (reached, open chan struct{}) { return g.hold("blobs/" + s.blobOf(name, "1")) }
+	hold := func() (reached, open chan struct{}) { return g.hold(s.blobOf(name, "1")) }
 
 	reached, open := hold()
 	path, err := m.StartResolve(ctx, name, bus.ResolveOptions{})
@@ -182,7 +182,7 @@ func TestJobs(t *testing.T) {
 	if p := s.job(s.busctl("Space", "StartVerify", "a{sv}", "0"), "done"); len(p.Findings) == 0 || p.Findings[0].Repaired {
 		t.Errorf("%+v", p)
 	}
-	reached, open := g.hold("blobs/" + blob)
+	reached, open := g.hold(blob)
 	command := s.Admin.StartLull(nil, "verify", "--repair")
 	<-reached
 	command.Signal(syscall.SIGINT)

@@ -101,7 +101,7 @@ func TestUpdatersOwnResolve(t *testing.T) {
 
 	// The index is replaced, and all is collected, while a is being written.
 	api := s.Bus.Watch()
-	reached, open := g.hold("blobs/" + s.blobOf("org.test.a", "1"))
+	reached, open := g.hold(s.blobOf("org.test.a", "1"))
 	ended := make(chan *dbus.Call, 1)
 	go func() { ended <- resolve(a) }()
 	select {

@@ -84,6 +84,9 @@ type checking struct {
 
 func (c *checking) run(s *state) (err error) {
 	c.store = s.store
+	if _, old := s.store.(flat); old && c.o.From != nil {
+		c.o.From = flat{c.o.From} // a copy has the same layout
+	}
 	if c.o.From != nil {
 		if c.tmp, err = s.store.Scratch(); err != nil {
 			return err
@@ -197,6 +200,9 @@ func (c *checking) mend(ctx context.Context, path string, fault error, get func(
 		fault = errMissing
 	}
 	f := Fault{Path: path, Error: fault.Error()}
+	if _, old := c.store.(flat); old {
+		f.Path = repo.FlatPath(path)
+	}
 	if c.o.From != nil {
 		o, err := get(c.o.From)
 		if err == nil {

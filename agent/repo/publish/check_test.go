@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lull/lull/agent/repo"
+
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo/publish"
 )
@@ -165,7 +167,7 @@ func TestPruneGrace(t *testing.T) {
 		t.Helper()
 		p, err := publish.Prune(t.Context(), dir, publish.PruneOptions{Grace: grace, DryRun: dry})
 		must(t, err)
-		blobs, err := filepath.Glob(dir + "/blobs/*")
+		blobs, err := filepath.Glob(dir + "/blobs/*/*")
 		must(t, err)
 		if got := fmt.Sprintf("%d removed, %d left", p.Blobs, len(blobs)); got != want {
 			t.Errorf("grace %v: %s, want %s", grace, got, want)
@@ -184,11 +186,11 @@ func TestPruneGrace(t *testing.T) {
 	}
 	p, err := open(t, dir).Channel(t.Context(), "a", "stable")
 	must(t, err)
-	must(t, os.Remove(dir+"/blobs/"+p.Package.String()+".zst"))
+	must(t, os.Remove(filepath.Join(dir, repo.BlobPath(p.Package))))
 	if _, err := publish.Prune(t.Context(), dir, publish.PruneOptions{}); err == nil || !strings.Contains(errkind.HintOf(err), "lull repo check") {
 		t.Errorf("with an unknown need: %v", err)
 	}
-	if blobs, _ := filepath.Glob(dir + "/blobs/*"); len(blobs) != 4 {
+	if blobs, _ := filepath.Glob(dir + "/blobs/*/*"); len(blobs) != 4 {
 		t.Errorf("%d blobs are left", len(blobs))
 	}
 }

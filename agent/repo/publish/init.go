@@ -12,6 +12,7 @@ import (
 
 	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/repo"
 )
 
 // InitOptions are the options of Init.
@@ -183,6 +184,7 @@ func (s *state) init(counts map[string]Count) error {
 	}
 	// Each is published as its next version, 1.
 	s.targets, s.snapshot, s.timestamp = metadata.Targets(), metadata.Snapshot(), metadata.Timestamp()
+	s.targets.Signed.UnrecognizedFields = map[string]any{repo.Layout: repo.LayoutFan}
 	s.targets.Signed.Version, s.snapshot.Signed.Version, s.timestamp.Signed.Version = 0, 0, 0
 	return s.writeAll()
 }

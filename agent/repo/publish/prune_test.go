@@ -36,7 +36,7 @@ func TestPrune(t *testing.T) {
 	}
 	blobs := func() (n int) {
 		t.Helper()
-		list, err := filepath.Glob(filepath.Join(dir, "blobs", "*.zst"))
+		list, err := filepath.Glob(filepath.Join(dir, "blobs", "*", "*.zst"))
 		if err != nil {
 			t.Fatal(err)
 		}

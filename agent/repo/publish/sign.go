@@ -153,6 +153,9 @@ func load(ctx context.Context, store Storage, dir string, keys keyFolder, expiry
 	if err != nil {
 		return fail(metadata.TARGETS, err)
 	}
+	if !repo.Fans(&s.targets.Signed) {
+		s.store = flat{store}
+	}
 	return s, nil
 }
 

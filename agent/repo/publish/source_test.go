@@ -186,7 +186,7 @@ func TestUmask(t *testing.T) {
 		}))
 	}
 	check()
-	blobs, err := filepath.Glob(dir + "/blobs/*")
+	blobs, err := filepath.Glob(dir + "/blobs/*/*")
 	must(t, err)
 	for _, b := range blobs {
 		must(t, os.Chmod(b, 0o600))
