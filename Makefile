@@ -51,7 +51,7 @@ NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 VERSIONS := -X main.version=$(VERSION) -X github.com/lull/lull/userd.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e model hardening stress week powercut bench check quick-check race vuln clean-tree fuzz install install-user packages docs desktops arm64 skew nightly deps deps-bench deps-demo deps-arm64 clean
+.PHONY: help build demo test e2e model hardening stress week powercut fleet bench check quick-check race vuln clean-tree fuzz install install-user packages docs desktops arm64 skew nightly deps deps-bench deps-demo deps-arm64 clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,10 @@ stress: deps build ## launches, refreshes and kills without a pause (S=60 second
 
 week: deps build ## the life of five applications, refreshes, reverts and a purge (DAYS=100)
 	LULL_BIN='$(abspath $(BIN))' LULL_WEEK=$(DAYS) $(GO) test -count=1 -timeout 24h -v ./e2e/week
+
+fleet: N = 1000
+fleet: deps ## a repository and its machines through eight days: docs/fleet.md (N=1000 machines)
+	LULL_FLEET=$(N) LULL_FLEET_DOCS='$(abspath docs)' $(GO) test -count=1 -timeout 2h -v ./e2e/fleet
 
 # Built first, because `go test` would add a line to the counts.
 powercut: deps build ## cut the power of whole machines in the middle of work (N=60 times, SEED= to repeat)
