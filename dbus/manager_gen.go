@@ -277,10 +277,10 @@ type Manager interface {
 	// used, and fetch and write may be missing). Keys: instance (s), repository (s), channel (s),
 	// from-version (s), version (s), hash (s), urgency (s), published (t), notes (s), size (t: bytes
 	// of all blobs), fetch (t: uncompressed bytes of the blobs that are not present), write (t: the
-	// same in blocks), withheld (s: why a refresh skips the version: reverted, failed, rollout or
-	// halted; missing if it does not), refresh (o: the current refresh to this version). Failed lists
-	// the instances that cannot be checked, with instance, error name and text; the result still
-	// contains the others.
+	// same in blocks), withheld (s: why a refresh skips the version: reverted, failed, rollout, halted
+	// or lull (it needs a later lull); missing if it does not), refresh (o: the current refresh to
+	// this version). Failed lists the instances that cannot be checked, with instance, error name and
+	// text; the result still contains the others.
 	ListUpdates(caller Caller, instances []string, options ListUpdatesOptions) (updates []AvailableUpdate, failed []ListFailure, err error)
 	// History: Returns completed installs, refreshes, reverts and removals, the oldest first, at most
 	// 200. The list includes operations from before a restart of the agent. Options: instance (s),
@@ -1133,10 +1133,10 @@ func (p ManagerProxy) ListAvailable(ctx context.Context, options ListAvailableOp
 // used, and fetch and write may be missing). Keys: instance (s), repository (s), channel (s),
 // from-version (s), version (s), hash (s), urgency (s), published (t), notes (s), size (t: bytes of
 // all blobs), fetch (t: uncompressed bytes of the blobs that are not present), write (t: the same
-// in blocks), withheld (s: why a refresh skips the version: reverted, failed, rollout or halted;
-// missing if it does not), refresh (o: the current refresh to this version). Failed lists the
-// instances that cannot be checked, with instance, error name and text; the result still contains
-// the others.
+// in blocks), withheld (s: why a refresh skips the version: reverted, failed, rollout, halted or
+// lull (it needs a later lull); missing if it does not), refresh (o: the current refresh to this
+// version). Failed lists the instances that cannot be checked, with instance, error name and text;
+// the result still contains the others.
 func (p ManagerProxy) ListUpdates(ctx context.Context, instances []string, options ListUpdatesOptions) (updates []AvailableUpdate, failed []ListFailure, err error) {
 	var w0 []map[string]dbus.Variant
 	err = p.call(ctx, "ListUpdates", []any{instances, toDict(options)}, &w0, &failed)

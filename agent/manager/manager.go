@@ -220,7 +220,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			}
 		}(m.watcher)
 	}
-	m.offers = offers.New(m.ctx, offers.Config{Root: c.Root, Repositories: m.repos, State: m.state, Links: m.links, Costs: m.costs, Log: c.Log,
+	m.offers = offers.New(m.ctx, offers.Config{Version: c.Version, Root: c.Root, Repositories: m.repos, State: m.state, Links: m.links, Costs: m.costs, Log: c.Log,
 		Installed: func(instance string) (state.Instance, string, error) {
 			p, err := m.Package(instance)
 			if err != nil {

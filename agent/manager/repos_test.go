@@ -284,6 +284,43 @@ func TestRepositories(t *testing.T) {
 		}
 	})
 
+	t.Run("a version that needs a later lull", func(t *testing.T) {
+		dir := newRepository(t, publish.Options{}, "needing 1")
+		src := t.TempDir()
+		put := func(name, version, needs string) {
+			t.Helper()
+			err := os.WriteFile(filepath.Join(src, "lull.yaml"), []byte(fmt.Sprintf("name: %s\nversion: %q\nneeds-lull: %q\n", name, version, needs)), 0o644)
+			if err == nil {
+				_, err = publish.Publish(t.Context(), dir, src, publish.Options{})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		put("needing", "2", "0.4")
+		put("modern", "7", "0.4")
+		m.mustAdd(t, "needing", dir, dir)
+		offered := func(lull, name string, now bool) string {
+			defer func(version string) { m.offers.Version = version }(m.offers.Version)
+			m.offers.Version = lull
+			p, err := m.offers.Offered(t.Context(), name, "needing", "stable", now)
+			if err != nil {
+				return err.Error()
+			}
+			return p.Version
+		}
+		for _, c := range []struct{ lull, name, want string }{
+			{"0.3.9", "needing", "1"}, {"0.4.0", "needing", "2"}, {"development build", "needing", "2"}, {"0.4", "modern", "7"},
+			{"0.3.9", "modern", "cannot install modern: version 7 needs lull 0.4, and this is 0.3.9"},
+		} {
+			for _, now := range []bool{false, true} {
+				if got := offered(c.lull, c.name, now); got != c.want {
+					t.Errorf("lull %s gets %s of %s, want %s", c.lull, got, c.name, c.want)
+				}
+			}
+		}
+	})
+
 	t.Run("a local repository that is replaced", func(t *testing.T) {
 		top := t.TempDir()
 		dir := newRepository(t, publish.Options{}, "placed 1")

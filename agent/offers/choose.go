@@ -148,7 +148,7 @@ func (o *Offers) Bound(name string) (string, error) {
 }
 
 // Offered returns the newest version of a channel that reaches this machine. Kind Held means
-// that none does. With now the newest one counts all the same.
+// that none does. With now the newest one counts all the same, if this lull can use it.
 func (o *Offers) Offered(ctx context.Context, name, repository, channel string, now bool) (*repo.Pointer, error) {
 	client, err := o.Repositories.Client(repository)
 	if err != nil {
@@ -158,8 +158,10 @@ func (o *Offers) Offered(ctx context.Context, name, repository, channel string, 
 	if err != nil {
 		return nil, err
 	}
-	if now {
-		return &list[0].Pointer, nil
+	for i := range list {
+		if now && manifest.Satisfies(o.Version, list[i].NeedsLull) {
+			return &list[i].Pointer, nil
+		}
 	}
 	return o.Reaching(name, list, client.Time())
 }
@@ -172,6 +174,10 @@ func (o *Offers) Reaching(name string, list repo.Offers, at time.Time) (*repo.Po
 		}
 	}
 	newest := &list[0]
+	if !manifest.Satisfies(o.Version, newest.NeedsLull) {
+		return nil, errkind.New(errkind.Held, "cannot install %s: version %s needs lull %s, and this is %s", name, newest.Version, newest.NeedsLull, o.Version).
+			WithHint("refresh lull first")
+	}
 	if h := newest.Halted; h != nil {
 		reason := ""
 		if h.Reason != "" {

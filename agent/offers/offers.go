@@ -24,6 +24,7 @@ import (
 
 // Config has what Offers work with.
 type Config struct {
+	Version      string // of lull
 	Root         string // of the agent, for the ID of a machine without machine-id(5)
 	Repositories *repositories.Set
 	State        *state.DB
@@ -65,6 +66,7 @@ const (
 	WithheldFailed   = "failed"   // its health check failed; it is retried later
 	WithheldRollout  = "rollout"  // it has not reached this machine
 	WithheldHalted   = "halted"   // its publisher has ended its rollout
+	WithheldNeeds    = "lull"     // it needs a later version of lull
 )
 
 // Choice is what the channel of an instance offers to it.
@@ -122,6 +124,8 @@ func (o *Offers) For(ctx context.Context, name string, client *repo.Client, how 
 // withholds returns why an instance does not get an offer; "" means that it does.
 func (o *Offers) withholds(inst *state.Instance, v *repo.Offer, how Mode, at time.Time) string {
 	switch {
+	case !manifest.Satisfies(o.Version, v.NeedsLull):
+		return WithheldNeeds
 	case slices.Contains(inst.Refused, v.Package):
 		return WithheldReverted
 	case !how.Asked && inst.Backoff != nil && inst.Backoff.Package == v.Package && backsOff(inst.Backoff, wallclock.Now()):
@@ -135,6 +139,8 @@ func (o *Offers) withholds(inst *state.Instance, v *repo.Offer, how Mode, at tim
 // outside returns why an offer does not reach this machine; "" means that it does.
 func (o *Offers) outside(v *repo.Offer, at time.Time) string {
 	switch {
+	case !manifest.Satisfies(o.Version, v.NeedsLull):
+		return WithheldNeeds
 	case v.Halted != nil:
 		return WithheldHalted
 	case !v.Reaches(o.machineID(), at):

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 )
 
 // The bounds of a channel's offers.
@@ -42,6 +44,8 @@ type Offer struct {
 	Steps []Step `json:"steps,omitempty"`
 	// Halted is set while no further machine gets the version.
 	Halted *Halt `json:"halted,omitempty"`
+	// NeedsLull is the least version of lull that can use the package; "" means any.
+	NeedsLull string `json:"needs-lull,omitempty"`
 	// Deltas are packs that make the package from older ones, at most delta.MaxOffers.
 	Deltas []delta.Offer `json:"deltas,omitempty"`
 }
@@ -98,6 +102,18 @@ func within(machine string, pkg digest.Digest, percent int) bool {
 type offersFile struct {
 	Format int    `json:"format"`
 	Offers Offers `json:"offers"`
+	// All replaces Offers for readers that know Offer.NeedsLull. Earlier ones do not see the
+	// versions that need a later lull.
+	All Offers `json:"all,omitempty"`
+}
+
+// ForAnyLull returns the offers that need no certain lull, or all if each of them does.
+func (list Offers) ForAnyLull() Offers {
+	some := slices.DeleteFunc(slices.Clone(list), func(o Offer) bool { return o.NeedsLull != "" })
+	if len(some) == 0 {
+		return list
+	}
+	return some
 }
 
 // Encode returns the file of valid offers.
@@ -108,7 +124,11 @@ func (list Offers) Encode() ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(offersFile{offersFormat, list}); err != nil {
+	f := offersFile{Format: offersFormat, Offers: list.ForAnyLull()}
+	if len(f.Offers) < len(list) {
+		f.All = list
+	}
+	if err := enc.Encode(f); err != nil {
 		return nil, err
 	}
 	if b.Len() > MaxOffersSize {
@@ -131,6 +151,9 @@ func ParseOffers(data []byte) (Offers, error) {
 		return nil, errkind.New(errkind.Invalid, "cannot use the offers: format %d is not supported", f.Format).
 			WithHint("a newer version of lull may support it")
 	}
+	if f.All != nil {
+		f.Offers = f.All
+	}
 	return f.Offers, f.Offers.validate()
 }
 
@@ -152,6 +175,9 @@ func (list Offers) validate() error {
 		}
 		if h := o.Halted; h != nil && (!wholeSeconds(h.At) || len(h.Reason) > MaxReason || !text(h.Reason)) {
 			return errkind.New(errkind.Invalid, "cannot use the offers: the halt of version %q has no valid time or reason", o.Version)
+		}
+		if err := manifest.ValidNeeds(o.NeedsLull); err != nil {
+			return errkind.New(errkind.Invalid, "cannot use the offers: version %q: %w", o.Version, err)
 		}
 		if len(o.Deltas) > delta.MaxOffers {
 			return errkind.New(errkind.Invalid, "cannot use the offers: version %q has %d deltas", o.Version, len(o.Deltas))

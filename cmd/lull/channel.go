@@ -202,6 +202,7 @@ type channelVersionJSON struct {
 	Start     *time.Time `json:"start,omitempty"`
 	Halted    *time.Time `json:"halted,omitempty"` // since when
 	Reason    string     `json:"reason,omitempty"` // of the halt
+	NeedsLull string     `json:"needs-lull,omitempty"`
 }
 
 func (a *app) showOffers(list repo.Offers) error {
@@ -215,7 +216,11 @@ func (a *app) showOffers(list repo.Offers) error {
 	}
 	for i := range list {
 		o := &list[i]
-		if err := a.Say(output.T("%s %s in channel %s: %s", o.Name, o.Version, o.Channel, offerWords(o, now))); err != nil {
+		words := offerWords(o, now)
+		if o.NeedsLull != "" {
+			words = output.T("%[1]s, from lull %[2]s on", words, o.NeedsLull)
+		}
+		if err := a.Say(output.T("%s %s in channel %s: %s", o.Name, o.Version, o.Channel, words)); err != nil {
 			return err
 		}
 	}

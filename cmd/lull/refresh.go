@@ -183,6 +183,8 @@ func (a *app) withheld(list []bus.WithheldVersion, none bool) error {
 			text = output.T("%s %s is left out: you went back from it; a later version is offered again", w.Instance, version)
 		case "rollout":
 			text = output.T("%s %s is left out: it is being rolled out, and has not reached this machine; --now takes it all the same", w.Instance, version)
+		case "lull":
+			text = output.T("%s %s is left out: it needs a later version of lull", w.Instance, version)
 		case "halted":
 			text = output.T("%s %s is left out: its publisher has halted it; --now takes it all the same", w.Instance, version)
 		default:

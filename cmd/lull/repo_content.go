@@ -208,7 +208,7 @@ removes its files later; until then lull publish restores the channel quickly.`,
 
 // versionOf describes an offer.
 func versionOf(o *repo.Offer, now time.Time) channelVersionJSON {
-	j := channelVersionJSON{Release: o.Version, Package: o.Package.String(), Urgency: string(o.Urgency), Published: o.Published, Percent: o.Percent(now), Rollout: repo.FormatSteps(o.Steps)}
+	j := channelVersionJSON{Release: o.Version, Package: o.Package.String(), Urgency: string(o.Urgency), Published: o.Published, Percent: o.Percent(now), Rollout: repo.FormatSteps(o.Steps), NeedsLull: o.NeedsLull}
 	if len(o.Steps) > 0 {
 		j.Start = &o.Start
 	}

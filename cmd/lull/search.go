@@ -311,6 +311,8 @@ func updateState(u bus.AvailableUpdate) string {
 		return output.T("left out: it did not work, retried later")
 	case "rollout":
 		return output.T("left out: being rolled out")
+	case "lull":
+		return output.T("left out: it needs a later lull")
 	case "halted":
 		return output.T("left out: halted by its publisher")
 	case "":

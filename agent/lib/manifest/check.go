@@ -53,6 +53,9 @@ func checkLaunch(l *Launch) error {
 			return fmt.Errorf("%s: %w", line[0], err)
 		}
 	}
+	if err := ValidNeeds(l.NeedsLull); err != nil {
+		return err
+	}
 	if err := checkText(l.Notes, maxNotes, "\n\t"); err != nil {
 		return fmt.Errorf("notes: %w", err)
 	}

@@ -110,6 +110,8 @@ func (d *decoder) member(key string, withEntries bool) {
 		l.License = d.text()
 	case "name":
 		l.Name = d.text()
+	case "needs-lull":
+		l.NeedsLull = d.text()
 	case "notes":
 		l.Notes = d.text()
 	case "refresh":

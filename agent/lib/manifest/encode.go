@@ -182,6 +182,7 @@ func writeMeta(b []byte, l *Launch, entries []Entry, spill func([]byte) []byte) 
 	}
 	w.text("license", l.License)
 	w.text("name", l.Name)
+	w.text("needs-lull", l.NeedsLull)
 	w.text("notes", l.Notes)
 	if l.Refresh != (Wishes{}) {
 		w.key("refresh")

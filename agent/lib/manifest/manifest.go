@@ -90,10 +90,11 @@ type Launch struct {
 	Version     string                   `json:"version" yaml:"version"`
 	Title       string                   `json:"title,omitempty" yaml:"title,omitempty"` // the name shown to people
 	Summary     string                   `json:"summary,omitempty" yaml:"summary,omitempty"`
-	License     string                   `json:"license,omitempty" yaml:"license,omitempty"` // an SPDX expression, or another short name
-	Notes       string                   `json:"notes,omitempty" yaml:"notes,omitempty"`     // what is new
-	Icon        string                   `json:"icon,omitempty" yaml:"icon,omitempty"`       // a theme's name or a path in the package
-	Format      int                      `json:"format,omitempty" yaml:"format,omitempty"`   // 0 or Format2
+	License     string                   `json:"license,omitempty" yaml:"license,omitempty"`       // an SPDX expression, or another short name
+	Notes       string                   `json:"notes,omitempty" yaml:"notes,omitempty"`           // what is new
+	NeedsLull   string                   `json:"needs-lull,omitempty" yaml:"needs-lull,omitempty"` // the least version of lull, as 1.2
+	Icon        string                   `json:"icon,omitempty" yaml:"icon,omitempty"`             // a theme's name or a path in the package
+	Format      int                      `json:"format,omitempty" yaml:"format,omitempty"`         // 0 or Format2
 	Apps        []App                    `json:"apps,omitempty" yaml:"apps,omitempty"`
 	Services    []Service                `json:"services,omitempty" yaml:"services,omitempty"`
 	Hooks       map[string][]string      `json:"hooks,omitempty" yaml:"hooks,omitempty"`             // hook → command

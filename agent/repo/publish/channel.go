@@ -60,8 +60,8 @@ func pointerFile(name, channel string, t *metadata.TargetFiles) string {
 }
 
 // before returns the offers that remain after a new one, because machines may have to return
-// to them, down to the second one that reaches all machines. A halt of the new one leaves the
-// other machines with those.
+// to them, down to the second one that reaches all machines, with any lull. A halt of the new
+// one leaves the other machines with those.
 func before(list repo.Offers, next *repo.Offer, now time.Time) repo.Offers {
 	if len(list) > 0 && list[0].Package == next.Package {
 		list = list[1:] // another rollout of the same package
@@ -70,7 +70,7 @@ func before(list repo.Offers, next *repo.Offer, now time.Time) repo.Offers {
 	for _, o := range list {
 		o.Notes = shorten(o.Notes, olderNotes)
 		kept = append(kept, o)
-		if o.Percent(now) >= 100 {
+		if o.Percent(now) >= 100 && o.NeedsLull == "" {
 			break
 		}
 	}
@@ -89,10 +89,11 @@ func (s *state) setOffers(list repo.Offers) error {
 }
 
 // writeOffers writes the files of a channel's offers, and the pointer for earlier versions of
-// lull: the newest offer, with the share of machines that it reaches now.
+// lull: the newest offer that they can use, with the share of machines that it reaches now.
 func (s *state) writeOffers(list repo.Offers) error {
-	p := list[0].Pointer
-	p.Rollout.Percent = list[0].Percent(s.now)
+	first := &list.ForAnyLull()[0]
+	p := first.Pointer
+	p.Rollout.Percent = first.Percent(s.now)
 	data, err := p.Encode()
 	if err != nil {
 		return err
@@ -104,7 +105,7 @@ func (s *state) writeOffers(list repo.Offers) error {
 	if err := s.store.Put(s.ctx, Object{Path: pointerFile(p.Name, p.Channel, target), Data: data}); err != nil {
 		return err
 	}
-	if len(list) > 1 || len(list[0].Steps) > 0 || list[0].Halted != nil || len(list[0].Deltas) > 0 {
+	if len(list) > 1 || len(list[0].Steps) > 0 || list[0].Halted != nil || list[0].NeedsLull != "" || len(list[0].Deltas) > 0 {
 		data, err := list.Encode()
 		if err != nil {
 			return err

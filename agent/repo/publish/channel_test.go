@@ -1,6 +1,7 @@
 package publish_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -244,5 +245,52 @@ func TestTamperedOffers(t *testing.T) {
 	}
 	if _, err := open(t, c.dir).Offers(t.Context(), rolling, "stable"); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "not the one that was signed") {
 		t.Errorf("tampered offers are read: %v", err)
+	}
+}
+
+// TestNeedsLull: a version that needs a later lull keeps the one before offered, and an earlier
+// lull, which does not know that need, sees only that.
+func TestNeedsLull(t *testing.T) {
+	c := newChannel(t)
+	c.publish("1", publish.Options{})
+	publishNeeding := func(version, needs string) error {
+		_, err := publish.Publish(t.Context(), c.dir, source(t, map[string]string{"lull.yaml": "name: " + rolling + "\nversion: \"" + version + "\"\nneeds-lull: \"" + needs + "\"\n"}), publish.Options{Common: publish.Common{Now: c.now}})
+		return err
+	}
+	for _, bad := range []string{"v2", ">= 2", "2.0.0.0"} {
+		if err := publishNeeding("2", bad); !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "needs-lull") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	must(t, publishNeeding("2", "0.9"))
+	must(t, publishNeeding("3", "1.2"))
+	c.wants("3 100%, 2 100%, 1 100%")
+	if list := c.offers("stable"); list[0].NeedsLull != "1.2" || list[1].NeedsLull != "0.9" || list[2].NeedsLull != "" {
+		t.Errorf("%+v", list)
+	}
+	files, err := filepath.Glob(filepath.Join(c.dir, "channels", rolling, "*.offers.json"))
+	must(t, err)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		must(t, err)
+		var earlier struct {
+			Offers []struct{ Version string } `json:"offers"`
+		}
+		must(t, json.Unmarshal(data, &earlier))
+		if len(earlier.Offers) != 1 || earlier.Offers[0].Version != "1" {
+			t.Errorf("an earlier lull sees %+v", earlier)
+		}
+	}
+	c.publish("4", publish.Options{})
+	c.wants("4 100%, 3 100%, 2 100%, 1 100%")
+	c.publish("5", publish.Options{})
+	c.wants("5 100%, 4 100%")
+
+	only := source(t, map[string]string{"lull.yaml": "name: only\nversion: 1\nneeds-lull: 9\n"})
+	_, err = publish.Publish(t.Context(), c.dir, only, publish.Options{Common: publish.Common{Now: c.now}})
+	must(t, err)
+	list, err := open(t, c.dir).Offers(t.Context(), "only", "stable")
+	if err != nil || len(list) != 1 || list[0].NeedsLull != "9" {
+		t.Errorf("the only version: %+v, %v", list, err)
 	}
 }

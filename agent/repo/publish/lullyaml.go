@@ -28,6 +28,7 @@ type source struct {
 	Icon        string              `yaml:"icon"`
 	License     string              `yaml:"license"`
 	Notes       string              `yaml:"notes"`
+	NeedsLull   string              `yaml:"needs-lull"`
 	Apps        []app               `yaml:"apps"`
 	Services    []service           `yaml:"services"`
 	Hooks       map[string]command  `yaml:"hooks"`
@@ -242,9 +243,12 @@ func parseSource(name string, content []byte, overlay string) (*description, err
 	case s.Format < manifest.Format2:
 		s.Format = 0
 	}
+	if err := manifest.ValidNeeds(s.NeedsLull); err != nil {
+		return nil, doc.Errorf("needs-lull", "cannot use %s", err)
+	}
 	m := &manifest.Meta{Launch: manifest.Launch{
 		Format: s.Format, Name: s.Name, Version: s.Version, Title: s.Title, Summary: s.Summary, Icon: s.Icon, License: s.License,
-		Notes:   strings.TrimSpace(s.Notes),
+		Notes: strings.TrimSpace(s.Notes), NeedsLull: s.NeedsLull,
 		Data:    manifest.Data{Versioned: s.Data.Versioned == nil || *s.Data.Versioned, XDG: s.Data.XDG, Import: s.Data.Import},
 		Refresh: manifest.Wishes{Mode: s.Refresh.Mode, RefreshPending: s.Refresh.RefreshPending, MaxPostponement: manifest.Duration(s.Refresh.MaxPostponement)},
 	}}
