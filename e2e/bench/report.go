@@ -178,7 +178,7 @@ func (rep *report) publish(out string) error {
 		return err
 	}
 	err = errors.Join(os.WriteFile(filepath.Join(out, "bench.json"), append(b, '\n'), 0o644),
-		os.WriteFile(filepath.Join(out, "bench.svg"), svg, 0o644))
+		os.WriteFile(filepath.Join(out, "bench.svg"), svg, 0o644), rep.writeArithmetic(filepath.Join(out, "repository.md")))
 	if err != nil {
 		return fmt.Errorf("cannot write the report: %w", err)
 	}

@@ -101,6 +101,11 @@ var scenes = []scene{
 		{"check-changed", "a check: 200 of 10,000 changed, 20 installed", "requests", "", 7},
 		{"publish-100k", "a publication among 100,000 packages", "ms", "", 50},
 	}},
+	{name: "fleet", play: playFleet, rows: []row{
+		{"fleet", "requests of a machine in a day, updates and faults included", "requests", "", 16},
+		{"fleet-bytes", "the same: metadata and small packages", "kB", "", 12},
+		{"fleet-herd", "machines that check within the worst minute", "%", "", 6},
+	}},
 }
 
 // find returns the scene and the row of an id, which may also be the name of a scene.

@@ -38,3 +38,14 @@ func TestInTurns(t *testing.T) {
 		t.Errorf("the samples are %v", got)
 	}
 }
+
+func TestThousands(t *testing.T) {
+	for _, c := range []struct {
+		from float64
+		want string
+	}{{0.0864, "0.086"}, {9.96, "10"}, {12.3, "12"}, {99.6, "100"}, {130_400, "130,000"}, {129_600_000, "130,000,000"}} {
+		if got := thousands(c.from); got != c.want {
+			t.Errorf("%v: %s, want %s", c.from, got, c.want)
+		}
+	}
+}

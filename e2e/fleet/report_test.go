@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -145,6 +146,16 @@ func (w *week) report(took time.Duration) {
 	w.Helper()
 	table := w.table(took)
 	w.Log("\n" + table)
+	if path := os.Getenv("LULL_FLEET_FIGURES"); path != "" {
+		bytes := 0
+		for _, t := range w.network.traffic {
+			bytes += t.bytes
+		}
+		days := float64(len(w.machines)) * 8
+		figures, err := json.Marshal(struct{ Requests, Bytes, PerMinute float64 }{float64(len(w.network.requests)) / days, float64(bytes) / days, float64(w.herd(time.Minute))})
+		must(w.T, err)
+		must(w.T, os.WriteFile(path, figures, 0o644))
+	}
 	dir := os.Getenv("LULL_FLEET_DOCS")
 	if dir == "" || w.Failed() {
 		return
