@@ -25,6 +25,7 @@ import (
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/gc"
+	"github.com/lull/lull/agent/store/index"
 	"github.com/lull/lull/agent/sysupdate"
 	"github.com/lull/lull/policy"
 )
@@ -51,6 +52,10 @@ type Doctor struct {
 	PolicyRead func() (at time.Time, refused error) // the last reading
 	SystemList func() error                         // reads system.yaml anew
 	System     func() sysupdate.Status
+	// SystemPackages lists the packages of the system that are not resident, and returns the
+	// number of all, and why the last fetch of a missing one failed.
+	SystemPackages func() (missing []index.Root, total int, failed error)
+
 	Conditions func() conditions.State
 	Collected  func() gc.Result // the last collection
 	Metrics    func() Metrics
@@ -116,6 +121,7 @@ func (d *Doctor) Examine(ctx context.Context) (list []Check) {
 	d.checkMarkers(add)
 	d.checkRefreshes(add)
 	d.checkSystem(add)
+	d.checkSystemPackages(add)
 	d.checkClock(add)
 	d.checkConditions(add)
 	d.checkLauncher(add)

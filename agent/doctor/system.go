@@ -1,6 +1,8 @@
 package doctor
 
 import (
+	"strings"
+
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/sysupdate"
 )
@@ -24,6 +26,32 @@ func (d *Doctor) checkSystem(add func(name, state, seen, advice string)) {
 	case st.Committed != nil:
 		add("system", OK, errkind.Text("system %s is committed", st.Committed.Version), "")
 	}
+}
+
+// maxMissing is the number of missing packages of the system that are named.
+const maxMissing = 3
+
+// checkSystemPackages checks that the packages of the base and the cache index are resident.
+func (d *Doctor) checkSystemPackages(add func(name, state, seen, advice string)) {
+	missing, total, failed := d.SystemPackages()
+	if len(missing) == 0 {
+		if total > 0 {
+			add("system packages", OK, errkind.Text("%d, all present", total), "")
+		}
+		return
+	}
+	var names []string
+	for _, r := range missing[:min(len(missing), maxMissing)] {
+		names = append(names, r.Index+" "+r.Package.Short())
+	}
+	if len(missing) > maxMissing {
+		names = append(names, "…")
+	}
+	seen := errkind.Text("%d of %d are missing: %s", len(missing), total, strings.Join(names, ", "))
+	if failed != nil {
+		seen = errkind.Text("%d of %d are missing: %s; %s", len(missing), total, strings.Join(names, ", "), failed.Error())
+	}
+	add("system packages", Fail, seen, errkind.Text("they are fetched when the repositories are read; lull policy reload tries now"))
 }
 
 // checkMetrics checks that the metrics are written.

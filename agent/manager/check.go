@@ -71,6 +71,9 @@ func (m *Manager) Check(ctx context.Context, only []string, how offers.Mode) ([]
 	wg.Wait()
 	err := joinSorted(append(unread, other...))
 	m.repos.NoteCheck(only == nil, err, joinSorted(other))
+	if only == nil {
+		m.systemSet.want()
+	}
 	return started, err
 }
 

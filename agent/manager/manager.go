@@ -113,6 +113,8 @@ type Manager struct {
 	doctor   *doctor.Doctor
 	wanted   wanted
 
+	systemSet systemSet
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -137,7 +139,8 @@ type Manager struct {
 
 // New opens everything below the root. It starts nothing: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), outdated: make(chan struct{})}
+	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), outdated: make(chan struct{}),
+		systemSet: systemSet{wanted: make(chan struct{}, 1)}}
 	m.observer = shown{observer, m}
 	m.files = m.newFiles()
 	m.replicas = &local.Replicas{Local: m.files.local, Convert: m.convert, Log: c.Log}
@@ -250,7 +253,7 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 		Engine: m.engine, Services: m.services, Repositories: m.repos,
 		Policy: m.Policy, PolicyRead: m.settings.Refused,
 		SystemList: func() error { _, err := m.settings.ParseSystem(); return err },
-		System:     m.System, Conditions: m.Conditions, Writable: m.writable,
+		System:     m.System, SystemPackages: m.SystemPackages, Conditions: m.Conditions, Writable: m.writable,
 		Running: m.Running, ServiceStates: m.ServiceStates,
 		Collected: func() gc.Result {
 			result, _ := m.space.Last()
@@ -316,6 +319,8 @@ func (m *Manager) Start() error {
 	m.wg.Go(func() { m.space.Follow(m.ctx) })
 	m.wg.Go(m.followMarkers)
 	m.wg.Go(m.followMetrics)
+	m.systemSet.want()
+	m.wg.Go(m.followSystemSet)
 	m.followZone(wallclock.ZoneFile, m.conditionsChanged)
 	m.wg.Go(func() {
 		if err := m.endConversions(); err != nil {

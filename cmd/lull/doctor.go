@@ -90,7 +90,7 @@ func (a *app) doctor(ctx context.Context) error {
 var checkNames = []string{
 	output.Mark("agent"), output.Mark("bus"), output.Mark("cgroups"), output.Mark("clock"), output.Mark("conditions"), output.Mark("disk"), output.Mark("helper"), output.Mark("installed"),
 	output.Mark("launcher"), output.Mark("logind"), output.Mark("markers"), output.Mark("metrics"), output.Mark("place"), output.Mark("policy"), output.Mark("polkit"), output.Mark("processes"),
-	output.Mark("refreshes"), output.Mark("repositories"), output.Mark("reserve"), output.Mark("root"), output.Mark("space"), output.Mark("state"), output.Mark("services"), output.Mark("system list"), output.Mark("tracker"),
+	output.Mark("refreshes"), output.Mark("repositories"), output.Mark("reserve"), output.Mark("root"), output.Mark("space"), output.Mark("state"), output.Mark("services"), output.Mark("system list"), output.Mark("system packages"), output.Mark("tracker"),
 	output.Mark("vacancy"),
 }
 

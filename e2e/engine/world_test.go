@@ -52,8 +52,8 @@ func (s *scene) publish(yaml string, scripts map[string]string, programs ...map[
 	s.publishWith(nil, yaml, scripts, programs...)
 }
 
-// publishWith is publish with flags.
-func (s *scene) publishWith(flags []string, yaml string, scripts map[string]string, programs ...map[string][]byte) {
+// publishWith is publish with flags. It returns the output.
+func (s *scene) publishWith(flags []string, yaml string, scripts map[string]string, programs ...map[string][]byte) string {
 	s.t.Helper()
 	dir, err := os.MkdirTemp(s.Path(), "package-")
 	if err != nil {
@@ -73,7 +73,7 @@ func (s *scene) publishWith(flags []string, yaml string, scripts map[string]stri
 			write(name, string(content), 0o755)
 		}
 	}
-	s.MustLull(append([]string{"publish", "--repo", s.Repo, dir}, flags...)...)
+	return s.MustLull(append([]string{"publish", "--repo", s.Repo, dir}, flags...)...).Stdout
 }
 
 // app is the lull.yaml of a package with an application.

@@ -8,7 +8,7 @@ import (
 
 // TestKeepRecent: a recently run package stays through a collection, is
 // available at once, and is removed as soon as its space is needed, the least
-// recent first.
+// recent first. A package that can never fit takes nothing away.
 func TestKeepRecent(t *testing.T) {
 	s := set(t, 64*mib, 0)
 	s.Configure("policy.d/20-recent.yaml", "gc: {keep-recent: 1h}\n")
@@ -18,6 +18,7 @@ func TestKeepRecent(t *testing.T) {
 		s.publish("org.lull."+name, "1", 15*mib)
 	}
 	s.publish("org.lull.large", "1", 40*mib)
+	s.publish("org.lull.huge", "1", 70*mib)
 	s.trust()
 	run := func(names ...string) {
 		t.Helper()
@@ -47,6 +48,10 @@ func TestKeepRecent(t *testing.T) {
 	}
 	run("one", "two", "three")
 	s.MustLull("gc")
+	kept("one", "two", "three")
+	if r := s.Lull("run", "--ephemeral", "org.lull.huge"); r.Code != 73 {
+		t.Errorf("more than the disk can hold is fetched: %v", r)
+	}
 	kept("one", "two", "three")
 	s.MustLull("gc", "--free", "10MB")
 	kept("two", "three")
