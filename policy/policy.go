@@ -14,6 +14,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -141,16 +142,7 @@ func (p *Policy) grant(s *settings, instance string, w manifest.Wishes) (granted
 	if !*s.PackageWishes || w == (manifest.Wishes{}) {
 		return nil
 	}
-	var asked settings
-	if w.Mode != "" {
-		asked.Mode = new(Mode(w.Mode))
-	}
-	if w.RefreshPending != "" {
-		asked.RefreshPending = new(Pending(w.RefreshPending))
-	}
-	if w.MaxPostponement != 0 {
-		asked.MaxPostponement = new(strictyaml.Duration(w.MaxPostponement))
-	}
+	asked := wished(w)
 	for key := range asked.all() {
 		if p.origin(instance, key) != builtIn {
 			asked.unset(key)
@@ -160,6 +152,20 @@ func (p *Policy) grant(s *settings, instance string, w manifest.Wishes) (granted
 	}
 	overlay(s, asked, nil)
 	return granted
+}
+
+// wished returns wishes as settings.
+func wished(w manifest.Wishes) (s settings) {
+	if w.Mode != "" {
+		s.Mode = new(Mode(w.Mode))
+	}
+	if w.RefreshPending != "" {
+		s.RefreshPending = new(Pending(w.RefreshPending))
+	}
+	if w.MaxPostponement != 0 {
+		s.MaxPostponement = new(strictyaml.Duration(w.MaxPostponement))
+	}
+	return s
 }
 
 // origin returns where the value of a key for an instance comes from.
@@ -188,6 +194,8 @@ type Value struct {
 	Key    string `json:"key"`
 	Value  string `json:"value"`
 	Origin string `json:"origin"` // "FILE:LINE", "built in" or OfPackage
+	// Wish is the value that the package wishes for, if another one holds.
+	Wish string `json:"wish,omitempty"`
 }
 
 // OfPackage is the origin of a value that the package has wished for.
@@ -198,18 +206,26 @@ const OfPackage = "wish of the package"
 func (p *Policy) Explain(instance string, wishes manifest.Wishes) []Value {
 	s := p.merged(instance)
 	granted := p.grant(&s, instance, wishes)
+	asked := wished(wishes)
+	wish := maps.Collect(asked.all())
 	var out []Value
 	for key, v := range s.all() {
 		origin := p.origin(instance, key)
 		if slices.Contains(granted, key) {
 			origin = OfPackage
 		}
-		out = append(out, Value{key, v, origin})
+		value := Value{Key: key, Value: v, Origin: origin}
+		if w, ok := wish[key]; ok && w != v {
+			value.Wish = w
+		}
+		out = append(out, value)
 	}
 	if instance != "" {
 		return out
 	}
-	add := func(key string, v any) { out = append(out, Value{key, fmt.Sprint(v), p.origins[key]}) }
+	add := func(key string, v any) {
+		out = append(out, Value{Key: key, Value: fmt.Sprint(v), Origin: p.origins[key]})
+	}
 	add("schedule.check", strictyaml.Duration(p.Schedule.Check))
 	reminders := make([]strictyaml.Duration, len(p.Schedule.Reminders))
 	for i, r := range p.Schedule.Reminders {

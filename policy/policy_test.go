@@ -127,10 +127,10 @@ schedule:
 		explained[v.Key] = v
 	}
 	for _, want := range []Value{
-		{"mode", "side-by-side", file + ":7"}, {"refresh-pending-behavior", "block", file + ":10"},
-		{"max-postponement", "2d", filepath.Join(dir, "20-b.yaml") + ":3"},
-		{"keep-revisions", "3", file + ":4"}, {"auto-refresh", "false", filepath.Join(dir, "10-a.yaml") + ":3"},
-		{"allow-untracked", "false", "built in"},
+		{Key: "mode", Value: "side-by-side", Origin: file + ":7"}, {Key: "refresh-pending-behavior", Value: "block", Origin: file + ":10"},
+		{Key: "max-postponement", Value: "2d", Origin: filepath.Join(dir, "20-b.yaml") + ":3"},
+		{Key: "keep-revisions", Value: "3", Origin: file + ":4"}, {Key: "auto-refresh", Value: "false", Origin: filepath.Join(dir, "10-a.yaml") + ":3"},
+		{Key: "allow-untracked", Value: "false", Origin: "built in"},
 	} {
 		if explained[want.Key] != want {
 			t.Errorf("Explain: got %+v, want %+v", explained[want.Key], want)
@@ -477,6 +477,10 @@ func TestWishes(t *testing.T) {
 			changed := v.Value != explained(p, v.Key)
 			if v.Origin == OfPackage && !changed || v.Origin != OfPackage && changed {
 				t.Errorf("%q: %+v, without the wish %s", text, v, explained(p, v.Key))
+			}
+			wishes := map[string]string{"mode": "endure", "refresh-pending-behavior": "block", "max-postponement": "30d"}
+			if lost := wishes[v.Key]; lost == v.Value && v.Wish != "" || lost != v.Value && v.Wish != lost {
+				t.Errorf("%q: %+v, and the package wishes for %q", text, v, lost)
 			}
 		}
 		if s := p.With("org.x_work", manifest.Wishes{Mode: manifest.WishSideBySide}); s.MaxPostponement != p.For("org.x_work").MaxPostponement {

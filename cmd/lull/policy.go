@@ -202,6 +202,9 @@ whether they are in force.`,
 				if slices.Contains(origins, origin) {
 					origin = output.Marked(origin)
 				}
+				if v.Wish != "" {
+					origin = output.T("%[1]s; the package wishes for %[2]s", origin, v.Wish)
+				}
 				rows = append(rows, []string{v.Key, v.Value, origin})
 			}
 			return a.Table([]output.Column{{Title: "KEY", Least: 20}, {Title: "VALUE", Least: 8}, {Title: "DECIDED BY", Least: 12}}, rows)

@@ -41,7 +41,7 @@ func TestWishes(t *testing.T) {
 	s.Configure("policy.d/20-decided.yaml", "packages: {"+name+": {refresh-pending: allow}}\n")
 	s.MustLull("policy", "reload")
 	s.UntilFile("the marker goes", limit, marker, func(text string) (bool, string) { return text == "", text })
-	if text := s.MustLull("policy", "explain", name).Stdout; strings.Count(text, "wish of the package") != 1 || !strings.Contains(text, "20-decided.yaml:1") {
+	if text := s.MustLull("policy", "explain", name).Stdout; strings.Count(text, "wish of the package") != 1 || !strings.Contains(text, "20-decided.yaml:1; the package wishes for block") {
 		t.Errorf("policy explain says\n%s", text)
 	}
 	run.Stop()
