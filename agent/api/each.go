@@ -39,7 +39,7 @@ func (o managerObject) RefreshEach(c bus.Caller, instances []string, opt bus.Ref
 			for _, r := range list {
 				v.Refresh = o.s.objects.ensure(r)
 				if err == nil {
-					err = postponed(r)
+					err = o.s.postponed(r)
 				}
 			}
 			if err != nil {

@@ -6,6 +6,8 @@ import (
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/lib/accounts"
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/printable"
+	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/agent/state"
 	bus "github.com/lull/lull/dbus"
 )
@@ -78,6 +80,23 @@ func (o managerObject) Unhold(c bus.Caller, instance string) (uint64, string, er
 		return 0, "", err
 	}
 	return micro(left[0].Until), left[0].Owner, nil
+}
+
+// held is the error of a refresh that waits for the end of a hold: it names the longest one.
+func (s *Service) held(instance string) error {
+	holds, err := s.m.Holds(instance)
+	var e *errkind.Error
+	switch {
+	case err != nil:
+		return err
+	case len(holds) == 0: // it has just ended
+		return errkind.New(errkind.Held, "cannot refresh %s now: it was held until now", instance)
+	case holds[0].Reason == "":
+		e = errkind.New(errkind.Held, "cannot refresh %s now: it is held until %s by %s", instance, holds[0].Until.Local().Format(wallclock.Layout), holds[0].Owner)
+	default:
+		e = errkind.New(errkind.Held, "cannot refresh %s now: it is held until %s by %s: %s", instance, holds[0].Until.Local().Format(wallclock.Layout), holds[0].Owner, printable.Line(holds[0].Reason))
+	}
+	return e.WithHint("lull status %s shows all holds; lull unhold %s ends your own hold", instance, instance)
 }
 
 func notYours(instance string, h state.Hold) error {

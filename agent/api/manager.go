@@ -100,20 +100,19 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 				o.s.objects.update(r.ID)
 			}
 		} else if err == nil && !opt.NoWait {
-			err = postponed(r)
+			err = o.s.postponed(r)
 		}
 	}
 	return paths, err
 }
 
 // postponed is the error of a refresh that waits: it names whom it waits for.
-func postponed(r plan.Refresh) error {
+func (s *Service) postponed(r plan.Refresh) error {
 	switch {
 	case r.State() != plan.Waiting:
 		return nil
 	case r.Held:
-		return errkind.New(errkind.Held, "cannot refresh %s now: it is held", r.Instance).
-			WithHint("lull status %s shows the holder; lull unhold %s ends your own hold", r.Instance, r.Instance)
+		return s.held(r.Instance)
 	case len(r.WaitingFor) == 0:
 		return nil
 	}

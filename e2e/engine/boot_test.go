@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/e2e/rig"
@@ -101,6 +102,10 @@ func TestHoldAll(t *testing.T) {
 		if r := s.Lull(c...); !strings.Contains(r.Stdout, "eld until ") && !strings.Contains(r.Stdout, "held:") || c[0] != "list" && !strings.Contains(r.Stdout, "root: exam") {
 			t.Errorf("it is not shown as held: %v", r)
 		}
+	}
+	err := s.api.Call("Manager.Refresh", []string{name}, map[string]dbus.Variant{}).Err
+	if err == nil || !strings.Contains(err.Error(), "cannot refresh "+name+" now: it is held until ") || !strings.Contains(err.Error(), " by root: exam") {
+		t.Errorf("the bus answers %v", err)
 	}
 	s.says("everything is not held any longer", "unhold", "--all")
 	s.state(name, "2", "done")
