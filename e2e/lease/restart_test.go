@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,12 +17,9 @@ import (
 // client starts a process that holds n leases, and returns when it has them.
 func client(t *testing.T, w *rig.World, n int) *exec.Cmd {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := exec.CommandContext(t.Context(), self)
-	c.Env = append(os.Environ(), "LULL_TEST_HOLDER="+w.Bus.Address, fmt.Sprint("LULL_TEST_LEASES=", n))
+	program := w.Path("holder")
+	rig.GoBuild(t, "./e2e/lease/holder", program, nil)
+	c := exec.CommandContext(t.Context(), program, w.Bus.Address, "org.lull.outer", strconv.Itoa(n))
 	out, err := c.StdoutPipe()
 	if err == nil {
 		err = c.Start()

@@ -23,14 +23,16 @@ lull repo init /srv/repo
 lull publish --repo /srv/repo /srv/v1
 lull repo add local /srv/repo
 lull install org.lull.held
-for i in 1 2 3 4 5 6 7 8 9 10; do
-	systemd-run --quiet --unit=holder$i sh -c 'sleep infinity | lull open org.lull.held'
-done
+systemd-run --quiet --unit=holder1 sh -c 'sleep infinity | lull open org.lull.held'
+systemd-run --quiet --unit=holder2 ` + where + `/holder unix:path=/run/dbus/system_bus_socket org.lull.held 1000
 `
 
-// TestLeasesOutliveAnUpgrade: in the sandbox of the real unit, packages that clients have
-// open stay while dpkg upgrades lull and while the agent is killed, also if a collection
-// is the first request afterwards.
+// leases is the number of leases of these clients.
+const leases = "1001"
+
+// TestLeasesOutliveAnUpgrade: in the sandbox of the real unit, 1,001 leases of two clients
+// stay while dpkg upgrades lull and while the agent is killed, also if a collection is the
+// first request afterwards.
 func TestLeasesOutliveAnUpgrade(t *testing.T) {
 	require.Container(t)
 	dir := t.TempDir()
@@ -42,6 +44,7 @@ func TestLeasesOutliveAnUpgrade(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	rig.GoBuild(t, "./e2e/lease/holder", filepath.Join(dir, "holder"), nil)
 	c := rig.BootContainer(t, rig.ContainerOptions{Set: suite.RPM, ReadOnly: []string{dir + ":" + where}})
 	must := func(script string) string {
 		t.Helper()
@@ -64,7 +67,7 @@ func TestLeasesOutliveAnUpgrade(t *testing.T) {
 	const open = `busctl get-property org.lull.Agent1 /org/lull/Agent1 org.lull.Agent1.Space Open | cut -d' ' -f2`
 	const trees = `lull gc >/dev/null && ls /var/lib/lull/packages | wc -l`
 	must(held)
-	until("all have it open", open, "10")
+	until("all have it open", open, leases)
 	must("lull remove org.lull.held")
 	for _, step := range []string{
 		"dpkg --install " + where + "/2.deb",
@@ -75,7 +78,7 @@ func TestLeasesOutliveAnUpgrade(t *testing.T) {
 		if n := strings.TrimSpace(must(trees)); n != "1" {
 			t.Errorf("after %q %s packages are there", step, n)
 		}
-		until("after "+step, open, "10")
+		until("after "+step, open, leases)
 	}
 	must("systemctl stop 'holder*.service'")
 	until("all have ended", open, "0")
