@@ -33,6 +33,8 @@ type scene struct {
 	desk *rig.Desktop
 	app  *rig.Proc
 	gate string
+
+	helper *rig.Proc
 }
 
 func set(t *testing.T) *scene {
@@ -76,7 +78,7 @@ func set(t *testing.T) *scene {
 	w.MustLull("repo", "add", "local", w.Repo)
 	w.MustLull("install", name)
 	s.desk = w.StartDesktop()
-	w.StartHelper()
+	s.helper = w.StartHelper()
 	s.app = w.User.StartLull(func(c *exec.Cmd) { c.Dir = w.User.Home }, "run", name)
 	s.untilLog("started 1, app, in " + w.User.Home)
 	return s
