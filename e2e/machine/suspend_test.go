@@ -9,17 +9,25 @@ import (
 // asleep is the application of these parts.
 const asleep = "org.lull.asleep"
 
-// suspended suspends the machine in the middle of a critical section, without asking logind,
-// while a launch waits. Afterwards the section ends as it would have.
+// suspended has root suspend the machine by logind in the middle of a critical section, while
+// a launch waits. The section delays it for logind's time, and afterwards ends as it would have.
 func suspended(s *scene) {
 	s.gate(asleep, atStop)
 	r := s.refresh(asleep)
 	s.until("it is in its critical section", r, stopping)
 	launch := s.follow(rig.LoginArgv(nil, "lull", "run", asleep)...)
 	s.sh("timeout %.0f sh -c 'until pgrep lull-run; do sleep 0.2; done'", limit.Seconds())
-	s.Start("sh", "-c", "echo mem > /sys/power/state")
+	if l := s.locks(); !strings.Contains(l, "shutdown:sleep") {
+		s.Errorf("the section holds these locks: %q", l)
+	}
+	sleeps := s.inhibitors()
+	suspend := s.follow("env", "SYSTEMD_BUS_TIMEOUT=5min", "systemctl", "suspend", "--ignore-inhibitors")
 	must(s.T, s.Suspended(limit))
 	s.WakeUp()
+	if r, err := suspend.Wait(s.T.Context(), limit); err != nil || r.Code != 0 {
+		s.Errorf("systemctl suspend: %v, %v", r, err)
+	}
+	s.until("logind has announced the sleep and its end", sleeps, "PrepareForSleep (true,)", "PrepareForSleep (false,)")
 	if l := s.locks(); !strings.Contains(l, "Refreshing "+asleep) {
 		s.Errorf("after the sleep there are these locks: %q", l)
 	}
