@@ -43,7 +43,9 @@ func TestSkew(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			s := &scene{World: rig.New(t, rig.Options{Tracker: "subtree"}), t: t, launcher: c.launcher, command: c.command}
 			s.Configure("policy.yaml", "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+			s.command = old // an old agent reads no repository with the layout of a new one
 			s.lull(0, "repo", "init", s.Repo)
+			s.command = c.command
 			s.publish("1")
 			s.agent(c.agent)
 			s.lull(0, "repo", "add", "local", s.Repo)
