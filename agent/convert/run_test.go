@@ -238,6 +238,8 @@ func TestPlaces(t *testing.T) {
 		"DEBIAN/control":                                         "Package: thing\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: thing\n",
 		"usr/bin/thing":                                          "#!/bin/sh\nexec cat /usr/share/thing/data \"$HOME/usr/share/unused/x\"\n",
 		"usr/share/thing/data":                                   "x",
+		"usr/bin/pad-gtk":                                        "\x7fELF\x00/usr/share\x00pad\x00",
+		"usr/share/pad/data":                                     "x",
 		"usr/share/unused/data":                                  "x /usr/share/unused/y",
 		"usr/share/doc/thing/example.py":                         "'/usr/share/unused/x'\n",
 		"usr/share/locale/de/LC_MESSAGES/t.mo":                   "x",
@@ -279,6 +281,7 @@ layout:
   "/opt/Thing": "opt/Thing"
   "/usr/lib/thing": "usr/lib/thing"
   "/usr/share/locale": "usr/share/locale"
+  "/usr/share/pad": "usr/share/pad"
   "/usr/share/thing": "usr/share/thing"
 `
 	if got != want {

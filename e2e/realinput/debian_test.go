@@ -26,6 +26,15 @@ func debs(t *testing.T, name string) (versions, files [2]string) {
 	if len(found) < 2 {
 		require.Missing(t, "needs %s in two versions; the Debian archive has %q", name, found)
 	}
+	for i, version := range found[len(found)-2:] {
+		versions[i], files[i] = version, cached(t, name, version)
+	}
+	return versions, files
+}
+
+// cached downloads a version of a Debian package, unless it is in the cache.
+func cached(t *testing.T, name, version string) string {
+	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -34,23 +43,21 @@ func debs(t *testing.T, name string) (versions, files [2]string) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for i, version := range found[len(found)-2:] {
-		versions[i], files[i] = version, filepath.Join(cache, name+"_"+version+".deb")
-		if _, err := os.Stat(files[i]); err == nil {
-			continue
-		}
-		dir := t.TempDir()
-		output(t, dir, "apt-get", "download", "-q", name+"="+version)
-		got, err := filepath.Glob(filepath.Join(dir, "*.deb"))
-		if err != nil || len(got) != 1 {
-			t.Fatalf("apt-get download left %q (%v)", got, err)
-		}
-		output(t, "", "cp", got[0], files[i]+".partial")
-		if err := os.Rename(files[i]+".partial", files[i]); err != nil {
-			t.Fatal(err)
-		}
+	file := filepath.Join(cache, name+"_"+version+".deb")
+	if _, err := os.Stat(file); err == nil {
+		return file
 	}
-	return versions, files
+	dir := t.TempDir()
+	output(t, dir, "apt-get", "download", "-q", name+"="+version)
+	got, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	if err != nil || len(got) != 1 {
+		t.Fatalf("apt-get download left %q (%v)", got, err)
+	}
+	output(t, "", "cp", got[0], file+".partial")
+	if err := os.Rename(file+".partial", file); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // known lists the versions that apt offers, oldest first.

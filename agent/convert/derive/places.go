@@ -92,7 +92,7 @@ var placesOfPackages = []string{"opt", "usr/lib", "usr/lib/" + library, "usr/lib
 const translations = "usr/share/locale"
 
 // mentioned reports whether a directory is the package's own one and a program of the package
-// has its absolute path.
+// has its absolute path, or a part of it and the name.
 func (d *deriver) mentioned(dir string) bool {
 	if !slices.ContainsFunc(placesOfPackages, func(pattern string) bool { return matches(pattern, path.Dir(dir)) }) ||
 		path.Dir(dir) == "usr/share" && slices.Contains(silent, path.Base(dir)) || manifest.MergesLayout("/"+dir) || manifest.CheckLayout("/"+dir, dir) != nil {
@@ -103,7 +103,19 @@ func (d *deriver) mentioned(dir string) bool {
 			return true
 		}
 	}
-	return false
+	// Many programs put the directory of all data, which the compiler may have made a number,
+	// and their own name together. If they have the path of translations, they were compiled
+	// for fixed places.
+	return (d.tree.Mentions["/"+path.Dir(dir)] || path.Dir(dir) == path.Dir(translations) && d.tree.Mentions["/"+translations]) && d.hasProgram(path.Base(dir))
+}
+
+// hasProgram reports whether a directory has the name of a program of the package, or the beginning
+// of it before a '-', as qalculate of qalculate-gtk.
+func (d *deriver) hasProgram(dir string) bool {
+	return slices.ContainsFunc(d.apps, func(a manifest.App) bool {
+		rest, ok := strings.CutPrefix(path.Base(a.Command[0]), dir)
+		return ok && (rest == "" || rest[0] == '-')
+	})
 }
 
 func matches(pattern, p string) bool { ok, _ := path.Match(pattern, p); return ok }

@@ -10,8 +10,8 @@ import (
 // The bounds of the absolute paths that are collected from programs.
 const (
 	maxMentions    = 20_000
-	maxMention     = 255 // bytes; longer ones are cut off
-	mentionOverlap = maxMention + 1
+	maxMention     = 255 // characters; longer ones are cut off
+	mentionOverlap = 2 * (maxMention + 1)
 )
 
 const elfMagic = "\x7fELF"
@@ -65,27 +65,52 @@ func (m *mentions) end() {
 	}
 }
 
-// scan collects the paths of a text. Unless it is the last one, a path that reaches its end
-// is left to the next call.
+// scan collects the paths of a text in ASCII and in UTF-16, which Qt's programs have. Unless it
+// is the last one, a path that reaches its end is left to the next call.
 func (m *mentions) scan(text []byte, last bool) {
 	for _, prefix := range mentionPrefixes {
-		for from := 0; ; {
-			at := bytes.Index(text[from:], prefix)
-			if at < 0 {
-				break
-			}
-			at += from
-			end := at + len(prefix)
-			for end < len(text) && end-at < maxMention && pathByte(text[end]) {
-				end++
-			}
-			from = end
-			if at == 0 && m.cut || at > 0 && (pathByte(text[at-1]) || text[at-1] == '}' || text[at-1] == '$') || end == len(text) && end-at < maxMention && !last {
-				continue // a part of a longer path, or incomplete
-			}
-			if found := string(text[at:end]); len(m.tree.Mentions) < maxMentions {
-				m.tree.Mentions[strings.TrimRight(found, "/.")] = true
-			}
+		m.scanFor(text, prefix, 1, last)
+		m.scanFor(text, wide(prefix), 2, last)
+	}
+}
+
+// wide is an ASCII text in UTF-16, little-endian.
+func wide(text []byte) (w []byte) {
+	for _, b := range text {
+		w = append(w, b, 0)
+	}
+	return w
+}
+
+// scanFor collects the paths that begin with a prefix; a character has width bytes.
+func (m *mentions) scanFor(text, prefix []byte, width int, last bool) {
+	at := func(i int) byte { // the character there; 0 if it is none of a path
+		if i < 0 || i+width > len(text) || width == 2 && text[i+1] != 0 {
+			return 0
+		}
+		return text[i]
+	}
+	for from := 0; ; {
+		begin := bytes.Index(text[from:], prefix)
+		if begin < 0 {
+			return
+		}
+		begin += from
+		end := begin + len(prefix)
+		for end-begin < maxMention*width && pathByte(at(end)) {
+			end += width
+		}
+		from = end
+		before := at(begin - width)
+		if begin < width && m.cut || pathByte(before) || before == '}' || before == '$' || end+width > len(text) && end-begin < maxMention*width && !last {
+			continue // a part of a longer path, or incomplete
+		}
+		found := text[begin:end]
+		if width == 2 {
+			found = bytes.ReplaceAll(found, []byte{0}, nil)
+		}
+		if len(m.tree.Mentions) < maxMentions {
+			m.tree.Mentions[strings.TrimRight(string(found), "/.")] = true
 		}
 	}
 }
