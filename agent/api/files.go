@@ -35,7 +35,7 @@ type upload struct {
 }
 
 const (
-	maxUploads = 16        // of one user
+	maxUploads = 64        // of one user: a program may need some libraries
 	maxUpload  = time.Hour // the time for which an upload is kept
 )
 

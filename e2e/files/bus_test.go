@@ -93,11 +93,11 @@ func TestClients(t *testing.T) {
 	}
 	s.clean()
 
-	// Sixteen that are not finished, of one user in two connections.
+	// 64 that are not finished, of one user in two connections.
 	var open []*os.File
-	for i := range 17 {
+	for i := range 65 {
 		to, _, err := []client{c, other}[i%2].begin("x.tar")
-		if i < 16 {
+		if i < 64 {
 			if err != nil {
 				t.Fatal(err)
 			}
