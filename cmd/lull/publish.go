@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +16,10 @@ import (
 	"github.com/lull/lull/cmd/lull/output"
 )
 
+// defaultDeltasWithin is for how long machines have deltas from a version that the channel
+// has replaced, if --deltas-from does not set the number of versions.
+const defaultDeltasWithin = 90 * 24 * time.Hour
+
 // maxSources bounds the files that become one package.
 const maxSources = 64
 
@@ -22,7 +28,7 @@ func (a *app) publishCmd() *cobra.Command {
 	var repository, channel, urgency, notes, rollout string
 	var allowKeys []string
 	var deltasFrom int
-	var wholePack bool
+	var deltasLater, wholePack bool
 	var made conversion
 	cmd := &cobra.Command{
 		Use:   "publish FOLDER...|FILE... --repo REPOSITORY",
@@ -45,7 +51,8 @@ machine: libraries, interpreters and icons that are not there, paths that are
 compiled in, desktop files that cannot be exported. It exits with status 1 then.
 
 For machines that have one of the last versions of the channel, the differences from
-it are published as well, if they are smaller: see --deltas-from.
+it are made after the new version is published, if they are smaller: see --deltas-from.
+If that is interrupted, or with --deltas-later, lull repo deltas makes them.
 
 Version control, backups of editors, files with credentials, and repositories
 do not travel; nor do files that FOLDER/.lullignore lists, in the syntax of
@@ -93,6 +100,9 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 					return err
 				}
 			}
+			if !cmd.Flags().Changed("deltas-from") {
+				o.DeltasWithin = defaultDeltasWithin
+			}
 			if areSources(words) && (made.overlay != "" || len(allowKeys) > 0) {
 				return output.Error(errkind.Usage, "cannot publish several packages with --with or --allow-key").WithHint("these are for one package; publish it by itself")
 			}
@@ -109,7 +119,16 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 			if err != nil {
 				return output.Doing("publish "+words[0], dir.named(err, words[0]))
 			}
-			return a.published(results)
+			if !a.JSON {
+				if err := a.published(results); err != nil {
+					return err
+				}
+			}
+			err = a.makeDeltas(cmd.Context(), repository, common, results, deltasLater)
+			if a.JSON {
+				err = errors.Join(a.published(results), err)
+			}
+			return err
 		},
 	}
 	s.add(a, cmd)
@@ -119,7 +138,8 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 	cmd.Flags().StringVar(&notes, "notes", "", "`text` that describes what is new, if not that of lull.yaml")
 	cmd.Flags().StringVar(&rollout, "rollout", "100%", "`share` of the machines that get it, or shares by time: 1%@0h,10%@6h,100%@2d")
 	cmd.Flags().StringArrayVar(&allowKeys, "allow-key", nil, "publish the file `PATH` of the package although it is a private key")
-	cmd.Flags().IntVar(&deltasFrom, "deltas-from", 3, "make deltas from the last `N` versions of the channel; 0 makes none")
+	cmd.Flags().IntVar(&deltasFrom, "deltas-from", 3, "make deltas from the last `N` versions of the channel alone; 0 makes none. Without it, also from those of the last 90 days")
+	cmd.Flags().BoolVar(&deltasLater, "deltas-later", false, "leave the deltas to lull repo deltas, at another time or on another machine")
 	cmd.Flags().BoolVar(&wholePack, "whole-pack", false, "also offer all files as one pack, for machines that have none of them")
 	made.add(cmd)
 	_ = cmd.MarkFlagDirname("repo")
@@ -156,7 +176,8 @@ type publishedPackage struct {
 	Subpackages []referredJSON `json:"subpackages,omitempty"`
 	System      *newSystemJSON `json:"system,omitempty"`
 	Deltas      []deltaJSON    `json:"deltas,omitempty"`
-	Proposed    string         `json:"proposed,omitempty"` // the role whose list has it, until lull repo accept
+	Proposed    string         `json:"proposed,omitempty"`       // the role whose list has it, until lull repo accept
+	Pending     int            `json:"pending-deltas,omitempty"` // that lull repo deltas makes
 }
 
 // deltaJSON is a pack of the differences from an earlier version.
@@ -240,13 +261,7 @@ func packageOf(r *publish.Result) publishedPackage {
 		p.LeftOut = append(p.LeftOut, omissionJSON(o))
 	}
 	p.Subpackages = referred(r.Subpackages)
-	for _, d := range r.Deltas {
-		from := ""
-		if !d.From.IsZero() {
-			from = d.From.String()
-		}
-		p.Deltas = append(p.Deltas, deltaJSON{from, d.Size, d.Replaces})
-	}
+	p.Deltas, p.Pending = deltasOf(r.Deltas), r.Pending
 	if s := r.System; s != nil {
 		p.System = &newSystemJSON{s.Version, referred(s.Images), referred(s.Base), referred(s.Cache)}
 	}
@@ -278,12 +293,8 @@ func (a *app) describePublished(r *publish.Result) error {
 		}
 		lines = append(lines, output.T("  left out: %s", some(names)))
 	}
-	for _, d := range r.Deltas {
-		if d.From.IsZero() {
-			lines = append(lines, output.T("  pack of all files: %[1]s instead of %[2]s", output.Size(uint64(d.Size)), output.Size(uint64(d.Replaces))))
-			continue
-		}
-		lines = append(lines, output.T("  delta from package %[1]s: %[2]s instead of %[3]s", d.From.Short(), output.Size(uint64(d.Size)), output.Size(uint64(d.Replaces))))
+	if r.Pending == 0 {
+		lines = append(lines, deltaLines(r.Deltas)...)
 	}
 	for _, p := range r.Subpackages {
 		lines = append(lines, output.T("  subpackage %[1]s: %[2]s", p.Name, referredText(p)))

@@ -234,6 +234,9 @@ func Promote(ctx context.Context, dir string, o PromoteOptions) (repo.Offers, er
 		if len(o.Steps) > 0 {
 			next.Start, next.Steps = s.now, o.Steps
 		}
+		if err := s.copyRequest(o.Name, from, o.Channel, next.Package); err != nil {
+			return nil, err
+		}
 		list = append(repo.Offers{next}, before(list, &next, s.now)...)
 		return list, s.setOffers(list)
 	})

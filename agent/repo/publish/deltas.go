@@ -1,20 +1,15 @@
 package publish
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"io/fs"
-	"os"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/klauspost/compress/zstd"
+	"time"
 
 	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/lib/digest"
@@ -30,43 +25,73 @@ type note struct {
 	Offer *delta.Offer `json:"offer"` // nil means that it is not smaller than whole blobs
 }
 
-// deltas makes packs from the last versions of a channel to a package, whose blobs are in
-// place, and one of all blobs. A version that is not whole in the
-// repository any more is passed over.
-func (p *publication) deltas(s *state, res *Result) ([]delta.Offer, error) {
-	earlier, err := s.earlier(res.Name, res.Channel, res.Package, min(p.o.DeltasFrom, delta.MaxOffers-1))
-	if err != nil {
-		return nil, err
+// requestsDir has the requests of publications for packs, until these are signed.
+const requestsDir = deltasDir + "requests/"
+
+// request names the packs that the offer of a package is to have.
+type request struct {
+	Name    string          `json:"name"`
+	Channel string          `json:"channel"`
+	Package digest.Digest   `json:"package"`
+	From    []digest.Digest `json:"from"` // older packages; zero means a pack of all blobs
+}
+
+func (r *request) path() string {
+	return requestsDir + r.Package.String() + "." + r.Channel + ".json"
+}
+
+// request stages the request for the packs of a package, unless all of them are made. It
+// returns the offers of those that are, and the number of the others.
+func (p *publication) request(s *state, res *Result) (made []delta.Offer, pending int, err error) {
+	r := request{Name: res.Name, Channel: res.Channel, Package: res.Package}
+	if r.From, err = s.earlier(res.Name, res.Channel, res.Package, p.o.DeltasFrom, p.o.DeltasWithin); err != nil {
+		return nil, 0, err
 	}
 	if p.o.WholePack {
-		earlier = append(earlier, digest.Digest{})
+		r.From = append(r.From, digest.Digest{})
 	}
-	if len(earlier) == 0 {
-		return nil, nil
-	}
-	if err := s.store.Flush(s.ctx); err != nil { // blobs are read
-		return nil, err
-	}
-	var offers []delta.Offer
-	for _, from := range earlier {
-		n, err := p.delta(s, from, res.Package)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if n.Offer != nil {
-			offers = append(offers, *n.Offer)
+	for _, from := range r.From {
+		n, known, err := readNote(s.ctx, s.store, from, res.Package)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case !known:
+			pending++
+		case n.Offer != nil:
+			made = append(made, *n.Offer)
 		}
 	}
-	return offers, nil
+	if pending == 0 {
+		return made, 0, nil
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return nil, 0, err
+	}
+	return made, pending, s.store.Put(s.ctx, Object{Path: r.path(), Data: data})
+}
+
+// copyRequest stages the request for the packs of a package in another channel, too.
+func (s *state) copyRequest(name, from, to string, pkg digest.Digest) error {
+	r := request{Name: name, Channel: from, Package: pkg}
+	data, err := s.read(r.path())
+	if from == to || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || json.Unmarshal(data, &r) != nil {
+		return err
+	}
+	r.Channel = to
+	if data, err = json.Marshal(r); err != nil {
+		return err
+	}
+	return s.store.Put(s.ctx, Object{Path: r.path(), Data: data})
 }
 
 // earlier returns the last packages that a channel has offered, other than pkg, the newest
-// first.
-func (s *state) earlier(name, channel string, pkg digest.Digest, most int) (list []digest.Digest, err error) {
-	if most <= 0 {
+// first: a number of them, and those that it has offered within a time before now.
+func (s *state) earlier(name, channel string, pkg digest.Digest, most int, within time.Duration) (list []digest.Digest, err error) {
+	if most <= 0 && within <= 0 {
 		return nil, nil
 	}
 	var files []former
@@ -88,211 +113,38 @@ func (s *state) earlier(name, channel string, pkg digest.Digest, most int) (list
 	slices.SortFunc(files, func(a, b former) int {
 		return cmp.Or(b.published.Compare(a.published), cmp.Compare(a.path, b.path))
 	})
+	replaced := s.now // when the next version was published
 	for _, f := range files {
-		if len(f.packages) > 0 && f.packages[0] != pkg && !slices.Contains(list, f.packages[0]) && len(list) < most {
-			list = append(list, f.packages[0])
+		if len(f.packages) == 0 || len(list) == delta.MaxOffers-1 { // one more is for all blobs
+			continue
 		}
+		if old := f.packages[0]; old != pkg && !slices.Contains(list, old) && (len(list) < most || replaced.After(s.now.Add(-within))) {
+			list = append(list, old)
+		}
+		replaced = f.published
 	}
 	return list, nil
 }
 
-// delta returns the pack from one package to another, made now or before.
-func (p *publication) delta(s *state, from, to digest.Digest) (note, error) {
-	path := deltasDir + from.String() + "-" + to.String() + ".json"
-	if data, _, err := s.store.Read(s.ctx, path); err == nil {
-		var n note
-		if json.Unmarshal(data, &n) == nil {
-			if n.Offer == nil {
-				return n, nil
-			}
-			kept, err := s.store.Keep(s.ctx, repo.BlobPath(n.Offer.Pack))
-			if err != nil || kept && n.Offer.Validate() == nil && n.Offer.From == from {
-				return n, err
-			}
-		}
+func notePath(from, to digest.Digest) string {
+	return deltasDir + from.String() + "-" + to.String() + ".json"
+}
+
+// readNote returns the note of a pack. Known is false if the pack has to be made.
+func readNote(ctx context.Context, store Storage, from, to digest.Digest) (n note, known bool, err error) {
+	data, _, err := store.Read(ctx, notePath(from, to))
+	if errors.Is(err, fs.ErrNotExist) {
+		return n, false, nil
 	}
-	n, err := p.makeDelta(s, from, to)
 	if err != nil {
-		return n, err
+		return n, false, err
 	}
-	data, err := json.Marshal(n)
-	if err != nil {
-		return n, err
+	if json.Unmarshal(data, &n) != nil {
+		return n, false, nil
 	}
-	if err := p.batch.commit(s.ctx); err != nil {
-		return n, err
+	if n.Offer == nil {
+		return n, true, nil
 	}
-	if err := s.store.Flush(s.ctx); err != nil { // the pack is in place before its note
-		return n, err
-	}
-	if err := s.store.Put(s.ctx, Object{Path: path, Data: data}); err != nil {
-		return n, err
-	}
-	return n, s.store.Flush(s.ctx)
-}
-
-func (p *publication) makeDelta(s *state, from, to digest.Digest) (n note, err error) {
-	var old []located
-	if !from.IsZero() {
-		if old, err = s.contentOf(from); err != nil {
-			return n, err
-		}
-	}
-	made, err := s.contentOf(to)
-	if err != nil {
-		return n, err
-	}
-	pairs := pairsOf(old, made)
-	o := delta.Offer{From: from}
-	for _, pair := range pairs {
-		i, err := s.store.Stat(s.ctx, repo.BlobPath(pair.New.Digest))
-		if err != nil {
-			return n, err
-		}
-		o.Content += pair.New.Size
-		o.Replaces += i.Size
-	}
-	if len(pairs) == 0 || o.Content == 0 {
-		return n, nil
-	}
-	f, err := os.CreateTemp(p.batch.tmp, "pack")
-	if err != nil {
-		return n, err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	h := digest.New()
-	w := bufio.NewWriter(io.MultiWriter(f, h))
-	if err := delta.Encode(s.ctx, w, pairs, s.openFile); err != nil {
-		return n, err
-	}
-	if err := w.Flush(); err != nil {
-		return n, err
-	}
-	if o.Size, err = f.Seek(0, io.SeekCurrent); err != nil {
-		return n, err
-	}
-	o.Pack = digest.From(h)
-	if o.Validate() != nil { // it is not smaller
-		return n, nil
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return n, err
-	}
-	return note{&o}, p.batch.addPack(s.ctx, o.Pack, f)
-}
-
-// addPack adds a pack to the batch, as a blob.
-func (b *batch) addPack(ctx context.Context, d digest.Digest, r io.Reader) error {
-	if wanted, err := b.wanted(ctx, d); err != nil || !wanted {
-		return err
-	}
-	c, err := newCompressor()
-	if err != nil {
-		return err
-	}
-	defer c.enc.Close()
-	_, err = b.write(d, contextReader{ctx, r}, c)
-	return err
-}
-
-// openFile returns the content of a blob.
-func (s *state) openFile(f delta.File) (io.ReadCloser, error) {
-	r, err := s.store.Open(s.ctx, repo.BlobPath(f.Digest))
-	if err != nil {
-		return nil, err
-	}
-	dec, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(repo.MaxWindow))
-	if err != nil {
-		r.Close()
-		return nil, err
-	}
-	return &content{dec, r}, nil
-}
-
-// content is a blob that is being read.
-type content struct {
-	*zstd.Decoder
-	r io.Closer
-}
-
-func (c *content) Close() error {
-	c.Decoder.Close()
-	return c.r.Close()
-}
-
-// located is a file of a package, at its path or, in a subpackage, below that one's name.
-type located struct {
-	path string
-	file delta.File
-}
-
-// contentOf lists the files of a package and its subpackages, with their manifests, which
-// come first.
-func (s *state) contentOf(pkg digest.Digest) (list []located, err error) {
-	var add func(pkg digest.Digest, prefix string) error
-	seen := map[digest.Digest]bool{}
-	add = func(pkg digest.Digest, prefix string) error {
-		if seen[pkg] {
-			return nil
-		}
-		seen[pkg] = true
-		m, size, err := readMeta(s.ctx, s.store, pkg)
-		if err != nil {
-			return err
-		}
-		list = append(list, located{prefix, delta.File{Digest: pkg, Size: size}})
-		for _, e := range m.Entries {
-			if e.IsFile() {
-				list = append(list, located{prefix + "/" + e.Path, delta.File{Digest: e.Blob, Size: e.Size, Exec: e.Exec}})
-			}
-		}
-		for _, name := range slices.Sorted(mapKeys(m.Subpackages)) {
-			if err := add(m.Subpackages[name], prefix+"//"+name); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return list, add(pkg, "")
-}
-
-var versions = regexp.MustCompile(`[0-9]+`)
-
-// pairsOf pairs the files that only the newer package has with those of the older one: of
-// the same path, of one that differs by numbers alone, or, if it is the only one, of the same
-// name. Files that are too large are left out. Without an older package, similar files are
-// beside each other.
-func pairsOf(old, made []located) (pairs []delta.Pair) {
-	have := map[digest.Digest]bool{}
-	var byPath, byNumber, byName = map[string]*delta.File{}, map[string]*delta.File{}, map[string]*delta.File{}
-	numberless := func(p string) string { return versions.ReplaceAllString(p, "0") }
-	for i := range old {
-		f := &old[i].file
-		have[f.Digest] = true
-		if f.Size == 0 || f.Size > delta.MaxFile {
-			continue
-		}
-		p := old[i].path
-		byPath[p], byNumber[numberless(p)] = f, f
-		if _, again := byName[path.Base(p)]; again {
-			f = nil
-		}
-		byName[path.Base(p)] = f
-	}
-	if len(old) == 0 && len(made) > 0 {
-		rest := slices.Clone(made[1:]) // after the manifest
-		slices.SortStableFunc(rest, func(a, b located) int {
-			return cmp.Or(cmp.Compare(path.Ext(a.path), path.Ext(b.path)), cmp.Compare(path.Base(a.path), path.Base(b.path)), cmp.Compare(a.path, b.path))
-		})
-		made = append(made[:1:1], rest...)
-	}
-	for _, x := range made {
-		if have[x.file.Digest] || x.file.Size > delta.MaxFile {
-			continue
-		}
-		have[x.file.Digest] = true
-		pairs = append(pairs, delta.Pair{New: x.file, Old: cmp.Or(byPath[x.path], byNumber[numberless(x.path)], byName[path.Base(x.path)])})
-	}
-	return pairs
+	kept, err := store.Keep(ctx, repo.BlobPath(n.Offer.Pack))
+	return n, kept && n.Offer.Validate() == nil && n.Offer.From == from, err
 }

@@ -72,6 +72,28 @@ func served(t *testing.T, dir string) *repo.Client {
 	return c
 }
 
+// makeDeltas makes the deltas of a publication, and adds them to its result.
+func makeDeltas(t *testing.T, dir string, r *publish.Result) {
+	t.Helper()
+	made, err := publish.MakeDeltas(t.Context(), dir, publish.DeltaOptions{})
+	must(t, err)
+	for _, m := range made {
+		if m.Package == r.Package && m.Channel == r.Channel {
+			r.Deltas = m.Deltas
+		}
+	}
+	if left := requests(t, dir); len(left) > 0 {
+		t.Errorf("requests are left: %q", left)
+	}
+}
+
+func requests(t *testing.T, dir string) []string {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(dir, "deltas", "requests", "*"))
+	must(t, err)
+	return list
+}
+
 // TestWholePack: one pack has all files of a package with its subpackages.
 func TestWholePack(t *testing.T) {
 	dir := initRepo(t)
@@ -81,6 +103,7 @@ func TestWholePack(t *testing.T) {
 	}
 	r, err := publish.Publish(t.Context(), dir, source(t, files), publish.Options{WholePack: true})
 	must(t, err)
+	makeDeltas(t, dir, r)
 	if len(r.Deltas) != 1 || !r.Deltas[0].From.IsZero() {
 		t.Fatalf("deltas %v", r.Deltas)
 	}
@@ -106,6 +129,7 @@ func TestDeltas(t *testing.T) {
 		now = now.Add(time.Hour)
 		r, err := publish.Publish(t.Context(), dir, version(t, n), publish.Options{DeltasFrom: from, Common: publish.Common{Now: now}})
 		must(t, err)
+		makeDeltas(t, dir, r)
 		return r
 	}
 	one, two := put("1", 3), put("2", 3)
@@ -149,7 +173,7 @@ func TestDeltas(t *testing.T) {
 		t.Errorf("faults %v", checked.Faults)
 	}
 	// The notes save the work.
-	notes, err := filepath.Glob(filepath.Join(dir, "deltas", "*"))
+	notes, err := filepath.Glob(filepath.Join(dir, "deltas", "*.json"))
 	must(t, err)
 	if len(notes) != 3 {
 		t.Errorf("%d notes", len(notes))

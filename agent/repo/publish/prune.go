@@ -300,7 +300,8 @@ func (r *pruning) unusedBlobs() (list []string, err error) {
 	return list, err
 }
 
-// unusedNotes returns the notes of deltas that no offer names.
+// unusedNotes returns the notes of deltas that no offer names, and the requests for those
+// of packages that are not offered.
 func (r *pruning) unusedNotes() (list []string, err error) {
 	since := r.now.Add(-r.o.Grace)
 	err = r.store.List(r.ctx, deltasDir, func(path string, i Info) error {
@@ -310,6 +311,13 @@ func (r *pruning) unusedNotes() (list []string, err error) {
 		data, err := r.read(path)
 		if err != nil {
 			return err
+		}
+		if strings.HasPrefix(path, requestsDir) {
+			var q request
+			if json.Unmarshal(data, &q) != nil || !r.needed[q.Package] {
+				list = append(list, path)
+			}
+			return nil
 		}
 		var n note
 		if json.Unmarshal(data, &n) != nil || n.Offer == nil || !r.needed[n.Offer.Pack] {

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
@@ -35,10 +36,12 @@ type Options struct {
 	Steps    []repo.Step  // rollout by time, from now on; replaces Rollout
 	Workers  int          // default: 2, or 1 on a machine with one processor
 	Progress func(done, total int)
-	// DeltasFrom is the number of earlier versions of the channel from which packs of
-	// differences are made; fewer than delta.MaxOffers.
-	DeltasFrom int
-	// WholePack makes a pack of all blobs, for machines that have none of them.
+	// DeltasFrom is the number of earlier versions of the channel from which MakeDeltas is
+	// to make packs of differences. DeltasWithin adds those that it has offered within this
+	// time before now. There are fewer than delta.MaxOffers in all.
+	DeltasFrom   int
+	DeltasWithin time.Duration
+	// WholePack requests a pack of all blobs, too, for machines that have none of them.
 	WholePack bool
 }
 
@@ -48,12 +51,13 @@ type Result struct {
 	Channel  string
 	Package  digest.Digest
 	Version  string
-	Blobs    int   // of the package and its subpackages, manifests included
-	NewBlobs int   // new in the repository
-	Bytes    int64 // of all blobs, uncompressed
-	NewBytes int64 // written, compressed
-	Deltas   []delta.Offer
-	Proposed string // the role whose list has it, which awaits Accept; "" if machines see it
+	Blobs    int           // of the package and its subpackages, manifests included
+	NewBlobs int           // new in the repository
+	Bytes    int64         // of all blobs, uncompressed
+	NewBytes int64         // written, compressed
+	Deltas   []delta.Offer // packs that were made before
+	Pending  int           // packs that MakeDeltas is to make
+	Proposed string        // the role whose list has it, which awaits Accept; "" if machines see it
 
 	Files       int        // regular files of the source
 	FileBytes   int64      // their size
@@ -211,7 +215,7 @@ func (p *publication) publish(s *state) (err error) {
 		src.result.Channel = p.o.Channel
 		src.result.NewBlobs += p.blobs
 		src.result.NewBytes += p.written
-		if src.result.Deltas, err = p.deltas(s, src.result); err != nil {
+		if src.result.Deltas, src.result.Pending, err = p.request(s, src.result); err != nil {
 			return cannot(src.dir, err)
 		}
 		if err := s.point(src.m.Meta, src.result, p.o); err != nil {
