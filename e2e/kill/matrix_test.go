@@ -3,6 +3,9 @@ package kill_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +32,7 @@ type stage struct {
 type play struct {
 	atomic    bool // two instances in one atomic refresh
 	unhealthy bool // the last instance is not healthy, so that all is undone
+	packed    bool // version 2 comes as a pack of the differences, from a web server
 }
 
 func (p play) set(t *testing.T, env ...string) *stage {
@@ -38,11 +42,20 @@ func (p play) set(t *testing.T, env ...string) *stage {
 	s := &stage{World: w, instances: []string{app}, sick: w.Path("sick")}
 	for _, v := range []string{"1", "2"} {
 		s.write(t, v)
+		if p.packed {
+			s.ballast(t, v)
+		}
 	}
 	w.MustLull("repo", "init", w.Repo)
 	w.MustLull("publish", "--repo", w.Repo, w.Path("1"))
 	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
+	address := w.Repo
+	if p.packed {
+		server := httptest.NewServer(http.FileServer(http.Dir(w.Repo)))
+		t.Cleanup(server.Close)
+		address = server.URL
+	}
+	w.MustLull("repo", "add", "local", address, "--trust", filepath.Join(w.Repo, "root.json"))
 	w.MustLull("install", app)
 	if p.atomic {
 		s.instances = append(s.instances, second)
@@ -76,6 +89,19 @@ data: {versioned: true}
 	} {
 		path := s.Path(version, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ballast adds files that differ little between versions, and do not compress.
+func (s *stage) ballast(t *testing.T, version string) {
+	t.Helper()
+	for i := range 3 {
+		b := make([]byte, 1<<20)
+		rand.NewChaCha8([32]byte{byte(i)}).Read(b)
+		copy(b[len(b)/2:], version)
+		if err := os.WriteFile(s.Path(version, fmt.Sprint("ballast", i)), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -251,6 +277,7 @@ func TestFaults(t *testing.T) {
 	}{
 		{"do", play{}, []string{"enospc", "error"}, 40, nil},
 		{"undo", play{unhealthy: true}, []string{"kill", "error"}, 10, beforeUndo()},
+		{"delta", play{packed: true}, []string{"kill", "error", "enospc"}, 5, func(p string) bool { return !strings.HasPrefix(p, "resolve.delta.") }},
 		{"group", play{atomic: true}, []string{"kill"}, 40, belowSteps},
 		{"group-undo", play{atomic: true, unhealthy: true}, []string{"kill"}, 20, belowSteps},
 	} {
@@ -267,7 +294,7 @@ func TestFaults(t *testing.T) {
 			}
 			for _, action := range c.actions {
 				for _, point := range points {
-					if belowSteps(point) && os.Getenv("LULL_FAULTS") != "all" {
+					if belowSteps(point) && !c.play.packed && os.Getenv("LULL_FAULTS") != "all" {
 						continue // death at these points is in TestKilledAtEveryPoint
 					}
 					if mine(action + " " + point) {

@@ -1,6 +1,7 @@
 package resolve_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/store"
@@ -22,7 +24,13 @@ import (
 // and the end of a collection. The remains must be whole: every blob has the
 // hash of its name, every tree has all of its files and subpackages. The next
 // process succeeds, and leaves nothing behind.
-func TestCrash(t *testing.T) {
+func TestCrash(t *testing.T) { testCrash(t, false) }
+
+// TestCrashDelta is TestCrash with a pack that makes the second package: also between its
+// fetch, each file that is made from it, and its removal.
+func TestCrashDelta(t *testing.T) { testCrash(t, true) }
+
+func testCrash(t *testing.T, packed bool) {
 	dir := memory(t)
 	crasher := filepath.Join(dir, "crasher")
 	build := exec.Command(require.Program(t, "go"), "build", "-tags", "faultpoint", "-o", crasher, "./testdata/crasher")
@@ -40,6 +48,15 @@ func TestCrash(t *testing.T) {
 	}
 	for _, d := range []digest.Digest{runtime, one, two, digest.Of([]byte("libc")), digest.Of([]byte("one")), digest.Of([]byte("two")), digest.Of([]byte("same"))} {
 		if err := os.WriteFile(filepath.Join(blobs, d.String()), r.Content(d), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if packed {
+		o := r.Delta(t, one, two)
+		data, err := json.Marshal([]delta.Offer{o})
+		err = errors.Join(err, os.WriteFile(filepath.Join(blobs, o.Pack.String()), r.Content(o.Pack), 0o644),
+			os.WriteFile(filepath.Join(blobs, two.String()+".offers"), data, 0o644))
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -98,6 +115,9 @@ func TestCrash(t *testing.T) {
 	}
 	if points < 30 {
 		t.Errorf("only %d points: %v", points, count)
+	}
+	if fetched, decoded := count["resolve.delta.fetched"], count["resolve.delta.decoded"]; packed != (fetched > 0 && decoded > 0) {
+		t.Errorf("a pack was fetched %d times and decoded %d times", fetched, decoded)
 	}
 	t.Logf("%d points", points)
 }

@@ -190,7 +190,7 @@ type made struct {
 func (m *made) Close() error {
 	err := m.Writer.Close()
 	if err != nil {
-		err = errors.Join(err, m.ingest.Forget(m.key))
+		return errors.Join(err, m.ingest.Forget(m.key))
 	}
-	return err
+	return faultpoint.Hit("resolve.delta.made")
 }

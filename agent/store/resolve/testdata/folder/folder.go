@@ -3,10 +3,12 @@ package folder
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
 
+	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/lib/digest"
 )
 
@@ -20,4 +22,13 @@ func (f Folder) Blob(_ context.Context, d digest.Digest, offset int64) (io.ReadC
 		_, err = file.Seek(offset, io.SeekStart)
 	}
 	return file, err
+}
+
+// Deltas implements resolve.DeltaSource: the offers for a package are in HASH.offers.
+func (f Folder) Deltas(pkg digest.Digest) (offers []delta.Offer) {
+	data, err := os.ReadFile(filepath.Join(string(f), pkg.String()+".offers"))
+	if err != nil || json.Unmarshal(data, &offers) != nil {
+		return nil
+	}
+	return offers
 }
