@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -195,6 +196,28 @@ func TestSystemPrograms(t *testing.T) {
 		require.Missing(t, "this machine has no programs for x86-64")
 	}
 	t.Logf("%d files", n)
+}
+
+// TestNoSymbol: a relocation whose symbol has become any number comes back.
+func TestNoSymbol(t *testing.T) {
+	old, err := os.ReadFile(require.Program(t, "git"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := elf.NewFile(bytes.NewReader(old))
+	if err != nil || f.Machine != elf.EM_X86_64 || f.Section(".rela.dyn") == nil {
+		require.Missing(t, "git is no program for x86-64 with relocations")
+	}
+	new := bytes.Clone(old)
+	rela := f.Section(".rela.dyn")
+	for off := rela.Offset; off+24 <= rela.Offset+rela.Size; off += 24 {
+		if binary.LittleEndian.Uint32(new[off+8:]) != uint32(elf.R_X86_64_RELATIVE) {
+			binary.LittleEndian.PutUint32(new[off+12:], 0xfffffff0-uint32(off))
+		}
+	}
+	c := content{}
+	o := c.add(old)
+	c.roundTrip(t, delta.Pair{New: c.add(new), Old: &o})
 }
 
 // TestDeterministic: equal files make equal packs.
