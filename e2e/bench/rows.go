@@ -45,6 +45,8 @@ type samples struct {
 	Notes  []string  `json:"notes,omitempty"` // what else was seen, for people
 }
 
+const bestDelta = "best of ostree, zstd, casync, xdelta3, bsdiff"
+
 var scenes = []scene{
 	{name: "launch", systemd: true, shared: true, play: playLaunch, beside: besideLaunch, rows: []row{
 		{"launch", "a tracked launch from a desktop, beyond plain exec", "ms", "the least: a static C program", 1.3},
@@ -89,10 +91,22 @@ var scenes = []scene{
 		{"list-200", "lull list, 200 packages and 800 cgroups", "ms", "the same with one package", 2},
 		{"refresh-tiny", "CPU of the agent for a tiny refresh, the same", "ms", "the same with one package", 1.3},
 	}},
-	{name: "delta", play: playDelta, rows: []row{
-		{"delta-libreoffice", "libreoffice-core, a security update", "bytes", "best of ostree, zstd, xdelta3, bsdiff", 0.2},
-		{"delta-kernel", "a cloud kernel, three builds later", "bytes", "best of ostree, zstd, xdelta3, bsdiff", 0.7},
-		{"delta-firefox", "firefox-esr, 140 to 153", "bytes", "best of ostree, zstd, xdelta3, bsdiff", 1},
+	{name: "libreoffice", play: libreoffice.play, rows: []row{
+		{"delta-libreoffice", "libreoffice-core, a security update", "bytes", bestDelta, 0.2},
+		{"delta-encode", "processor time of making that delta", "s", "zstd -19 --patch-from", 1},
+		{"delta-decode", "processor time of using it, per megabyte", "ms", "", 20},
+		{"first-libreoffice", "libreoffice-core, the first installation", "bytes", "the .deb", 1},
+	}},
+	{name: "kernel", play: kernel.play, rows: []row{
+		{"delta-kernel", "a cloud kernel, three builds later", "bytes", bestDelta, 0.7},
+		{"first-kernel", "a cloud kernel, the first installation", "bytes", "the .deb", 1},
+	}},
+	{name: "firefox", play: firefox.play, rows: []row{
+		{"delta-firefox", "firefox-esr, 140 to 153", "bytes", bestDelta, 1},
+		{"first-firefox", "firefox-esr, the first installation", "bytes", "the .deb", 1},
+	}},
+	{name: "lulld", play: playLulld, rows: []row{
+		{"delta-lulld", "lulld, 60 commits later", "bytes", bestDelta, 1},
 	}},
 	{name: "delivery", play: playDelivery, rows: []row{
 		{"check-idle-requests", "a check without news, of 10,000 packages", "requests", "", 1},

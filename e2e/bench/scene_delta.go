@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/repo/publish"
@@ -16,35 +17,57 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
-// update is a Debian package in two versions that the mirror has.
+// update is a package in two versions.
 type update struct {
-	id       string
-	old, new string // as apt-get download takes them
+	id       string // of the rows, without their prefixes
+	old, new string // as apt-get download takes them, from a mirror
+	encode   bool   // also measure making and using the pack
 }
 
-var updates = []update{
-	{"delta-libreoffice", "libreoffice-core=4:7.4.7-1+deb12u13", "libreoffice-core=4:7.4.7-1+deb12u14"},
-	{"delta-kernel", "linux-image-6.1.0-47-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64"},
-	{"delta-firefox", "firefox-esr=140.12.0esr-1~deb12u1", "firefox-esr=153.8.0esr-1~deb12u1"},
-}
+var (
+	libreoffice = update{"libreoffice", "libreoffice-core=4:7.4.7-1+deb12u13", "libreoffice-core=4:7.4.7-1+deb12u14", true}
+	kernel      = update{"kernel", "linux-image-6.1.0-47-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64", false}
+	firefox     = update{"firefox", "firefox-esr=140.12.0esr-1~deb12u1", "firefox-esr=153.8.0esr-1~deb12u1", false}
+)
 
-// playDelta compares the bytes that updates of Debian packages take.
-func playDelta(tb rig.TB) results {
-	for _, program := range []string{"apt-get", "dpkg-deb", "zstd", "ostree", "xdelta3", "bsdiff"} {
-		if _, err := require.Find(program); err != nil {
-			tb.Fatalf("it needs %s: %v", program, err)
-		}
-	}
-	got := results{}
-	for _, u := range updates {
-		s := newDeltaScene(tb, u)
-		ours := s.lull()
-		ostree, patches, xdelta, bsdiff := s.ostree(), s.zstd(), s.xdelta(), s.bsdiff()
-		got[u.id] = samples{Ours: []float64{float64(ours.Size)}, Theirs: []float64{float64(min(ostree, patches, xdelta, bsdiff))}, Notes: []string{
-			fmt.Sprintf("%s → %s, %d files of %d bytes have changed; ostree %d, zstd -19 --patch-from %d, xdelta3 -9 %d, bsdiff %d, whole blobs %d, the .deb %d bytes",
-				u.old, u.new, len(s.changed), ours.Content, ostree, patches, xdelta, bsdiff, ours.Replaces, s.deb)}}
+// play compares the bytes that an update of a Debian package takes, and those of its first
+// installation.
+func (u update) play(tb rig.TB) results {
+	s := newDeltaScene(tb)
+	s.old, _ = s.unpack("old", u.old)
+	var deb int64
+	s.new, deb = s.unpack("new", u.new)
+	s.compare()
+	ours := s.lull()
+	got := results{"delta-" + u.id: s.peers(u.old+" → "+u.new, ours, fmt.Sprintf("the .deb %d", deb))}
+	got["first-"+u.id] = samples{Ours: []float64{float64(ours.whole.Size)}, Theirs: []float64{float64(deb)}, Notes: []string{
+		fmt.Sprintf("%s: one pack of all files of %d bytes; single blobs have %d", u.new, ours.whole.Content, ours.whole.Replaces)}}
+	if u.encode {
+		got["delta-encode"], got["delta-decode"] = s.encoding(ours), s.decoding(ours)
 	}
 	return got
+}
+
+// lulldCommits is how many commits are between the versions of lulld that are compared.
+const lulldCommits = 60
+
+// playLulld compares the bytes that an update of the agent takes.
+func playLulld(tb rig.TB) results {
+	s := newDeltaScene(tb)
+	s.old, s.new = s.lulld("HEAD~"+strconv.Itoa(lulldCommits)), s.lulld("HEAD")
+	s.compare()
+	return results{"delta-lulld": s.peers(fmt.Sprintf("lulld, %d commits later, stripped", lulldCommits), s.lull(), "")}
+}
+
+// lulld builds the agent of a commit.
+func (s *deltaScene) lulld(commit string) (tree string) {
+	source, tree := filepath.Join(s.dir, "source-"+commit), filepath.Join(s.dir, commit)
+	s.must(errors.Join(os.Mkdir(source, 0o755), os.Mkdir(tree, 0o755)))
+	archive := source + ".tar"
+	s.run(rig.Module(), "git", "archive", "--output="+archive, commit)
+	s.run(source, "tar", "-xf", archive)
+	s.run(source, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", filepath.Join(tree, "lulld"), "./cmd/lulld")
+	return tree
 }
 
 // deltaScene is an update whose versions are unpacked.
@@ -52,14 +75,20 @@ type deltaScene struct {
 	rig.TB
 	dir      string
 	old, new string      // trees
-	deb      int64       // bytes of the new package
 	changed  [][2]string // old and new paths of the files that differ; old is /dev/null without one
 }
 
-func newDeltaScene(tb rig.TB, u update) *deltaScene {
-	s := &deltaScene{TB: tb, dir: tempDir(tb)}
-	s.old, _ = s.unpack("old", u.old)
-	s.new, s.deb = s.unpack("new", u.new)
+func newDeltaScene(tb rig.TB) *deltaScene {
+	for _, program := range []string{"apt-get", "dpkg-deb", "zstd", "ostree", "casync", "xdelta3", "bsdiff", "git", "go"} {
+		if _, err := require.Find(program); err != nil {
+			tb.Fatalf("it needs %s: %v", program, err)
+		}
+	}
+	return &deltaScene{TB: tb, dir: tempDir(tb)}
+}
+
+// compare finds the files that have changed.
+func (s *deltaScene) compare() {
 	known := map[string]bool{}
 	for _, path := range s.files(s.old) {
 		known[s.content(path)] = true
@@ -76,7 +105,6 @@ func newDeltaScene(tb rig.TB, u update) *deltaScene {
 		}
 		s.changed = append(s.changed, [2]string{old, path})
 	}
-	return s
 }
 
 // renamed returns the path of a file in the old version, whose kernel has another name.
@@ -145,22 +173,119 @@ func (s *deltaScene) size(path string) int64 {
 	return i.Size()
 }
 
-// lull publishes both versions and returns what leads from one to the other.
-func (s *deltaScene) lull() delta.Offer {
-	repository := filepath.Join(s.dir, "repository")
-	s.must(publish.Init(s.Context(), repository, publish.InitOptions{}))
-	var last *publish.Result
-	for i, tree := range []string{s.old, s.new} {
-		yaml := filepath.Join(tree, publish.SourceFile)
-		s.must(os.WriteFile(yaml, fmt.Appendf(nil, "name: measured\nversion: \"%d\"\n", i), 0o644))
-		r, err := publish.Publish(s.Context(), repository, tree, publish.Options{DeltasFrom: 1})
-		s.must(errors.Join(err, os.Remove(yaml)))
-		last = r
+// packs are what lull makes of an update.
+type packs struct {
+	repository   string
+	delta, whole delta.Offer
+	usage        usage // of making the first
+}
+
+// usage is what a process has used.
+type usage struct {
+	cpu    float64 // seconds
+	memory float64 // MiB at most
+}
+
+// used runs a program and returns what it has used.
+func (s *deltaScene) used(dir string, words ...string) usage {
+	s.Helper()
+	c := exec.Command(words[0], words[1:]...)
+	c.Dir = dir
+	if out, err := c.CombinedOutput(); err != nil {
+		s.Fatalf("%v: %v\n%s", words, err, out)
 	}
-	if len(last.Deltas) != 1 {
+	u := usage{cpu: (c.ProcessState.UserTime() + c.ProcessState.SystemTime()).Seconds()}
+	if r, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		u.memory = float64(r.Maxrss) / 1024
+	}
+	return u
+}
+
+// lull publishes both versions and returns what leads from one to the other.
+func (s *deltaScene) lull() (p packs) {
+	p.repository = filepath.Join(s.dir, "repository")
+	lull := filepath.Join(rig.Binaries(s, ""), "lull")
+	s.run(s.dir, lull, "repo", "init", p.repository)
+	put := func(tree, version string, flags ...string) {
+		yaml := filepath.Join(tree, publish.SourceFile)
+		s.must(os.WriteFile(yaml, fmt.Appendf(nil, "name: measured\nversion: %q\n", version), 0o644))
+		s.run(s.dir, append([]string{lull, "publish", tree, "--repo", p.repository, "--deltas-from", "1", "--deltas-later"}, flags...)...)
+		s.must(os.Remove(yaml))
+	}
+	put(s.old, "1")
+	put(s.new, "2")
+	p.usage = s.used(s.dir, lull, "repo", "deltas", p.repository)
+	put(s.new, "2", "--whole-pack")
+	s.run(s.dir, lull, "repo", "deltas", p.repository)
+	list, err := publish.ReadChannel(s.Context(), p.repository, publish.ChannelOptions{Name: "measured"})
+	s.must(err)
+	for _, o := range list[0].Deltas {
+		if o.From.IsZero() {
+			p.whole = o
+		} else {
+			p.delta = o
+		}
+	}
+	if p.delta.Size == 0 || p.whole.Size == 0 {
 		s.Fatalf("there is no delta")
 	}
-	return last.Deltas[0]
+	return p
+}
+
+// peers compares the pack with what others make of the same files.
+func (s *deltaScene) peers(what string, ours packs, more string) samples {
+	ostree, patches, xdelta, bsdiff, casync := s.ostree(), s.zstd(), s.xdelta(), s.bsdiff(), s.casync()
+	text := fmt.Sprintf("%s, %d files of %d bytes have changed; bytes of ostree %d, zstd -19 --patch-from %d, xdelta3 -9 %d, bsdiff %d, casync %d, whole blobs %d",
+		what, len(s.changed), ours.delta.Content, ostree, patches, xdelta, bsdiff, casync, ours.delta.Replaces)
+	if more != "" {
+		text += ", " + more
+	}
+	return samples{Ours: []float64{float64(ours.delta.Size)}, Theirs: []float64{float64(min(ostree, patches, xdelta, bsdiff, casync))}, Notes: []string{text}}
+}
+
+// encoding compares the processor time of making the pack.
+func (s *deltaScene) encoding(ours packs) samples {
+	theirs := usage{}
+	for _, c := range s.changed {
+		u := s.used(s.dir, zstdCommand(c[0], c[1], filepath.Join(s.dir, "patch"), "-f")...)
+		theirs = usage{theirs.cpu + u.cpu, max(theirs.memory, u.memory)}
+	}
+	return samples{Ours: []float64{ours.usage.cpu}, Theirs: []float64{theirs.cpu}, Notes: []string{
+		fmt.Sprintf("with reading, compressing and signing; memory: %.0f MiB, zstd %.0f MiB", ours.usage.memory, theirs.memory)}}
+}
+
+// decoding measures the processor time of making the files from the pack, per megabyte.
+func (s *deltaScene) decoding(ours packs) samples {
+	program := filepath.Join(s.dir, "decode")
+	rig.GoBuild(s, "./e2e/bench/programs/decode", program, nil)
+	var list []float64
+	var memory float64
+	for range 5 {
+		u := s.used(s.dir, program, ours.repository, ours.delta.Pack.String(), s.old)
+		list = append(list, u.cpu*1e3/(float64(ours.delta.Content)/1e6))
+		memory = max(memory, u.memory)
+	}
+	return samples{Ours: list, Notes: []string{fmt.Sprintf("with hashing: %.0f MB/s; memory of the whole process: %.0f MiB", 1e3/median(list), memory)}}
+}
+
+// casync returns the size of the chunks of the new version that the old one has not, with
+// the index.
+func (s *deltaScene) casync() int64 {
+	store := filepath.Join(s.dir, "casync")
+	size := func() (n int64) {
+		for _, path := range s.files(store) {
+			n += s.size(path)
+		}
+		return n
+	}
+	make := func(tree string) int64 {
+		index := filepath.Join(s.dir, "index.caidx")
+		s.run(s.dir, "casync", "make", "--store="+store, index, tree)
+		return s.size(index)
+	}
+	make(s.old)
+	before := size()
+	return make(s.new) + size() - before
 }
 
 // ostree returns the size of a static delta without limits.
@@ -188,12 +313,15 @@ func (s *deltaScene) each(command func(old, new, out string) []string) (sum int6
 }
 
 func (s *deltaScene) zstd() int64 {
-	return s.each(func(old, new, out string) []string {
-		if old == os.DevNull {
-			return []string{"zstd", "-q", "-19", new, "-o", out}
-		}
-		return []string{"zstd", "-q", "-19", "--long=31", "--patch-from=" + old, new, "-o", out}
-	})
+	return s.each(func(old, new, out string) []string { return zstdCommand(old, new, out) })
+}
+
+func zstdCommand(old, new, out string, flags ...string) []string {
+	words := append([]string{"zstd", "-q", "-19"}, flags...)
+	if old != os.DevNull {
+		words = append(words, "--long=31", "--patch-from="+old)
+	}
+	return append(words, new, "-o", out)
 }
 
 func (s *deltaScene) xdelta() int64 {
