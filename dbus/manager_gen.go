@@ -40,6 +40,7 @@ var infoManager = &ifaceInfo{
 		"CreateUpdateMonitor": "a{sv}",
 		"AddRepository":       "ssay",
 		"AddAptRepository":    "ssayas",
+		"AddWatchedDirectory": "ss",
 		"RemoveRepository":    "s",
 		"SetRepositoryURL":    "ss",
 		"Withheld":            "as",
@@ -245,6 +246,12 @@ type Manager interface {
 	// converted without their maintainer scripts. Errors Untrusted, Unavailable, NotFound: the
 	// repository is not signed by the keys, cannot be read, or lacks a package; nothing is changed.
 	AddAptRepository(caller Caller, name string, line string, keys []byte, packages []string) (err error)
+	// AddWatchedDirectory: Privileged. Makes packages of the files in a directory, an absolute path,
+	// from now on. A file that is complete (closed after writing, or renamed into the directory)
+	// becomes a version of the package that it is. The agent of root refuses directories and files
+	// that others than root can write. Errors NotPermitted, Invalid: the directory cannot be watched;
+	// nothing is changed.
+	AddWatchedDirectory(caller Caller, name string, directory string) (err error)
 	// RemoveRepository: Privileged. Removes a repository and its root of trust. Packages installed
 	// from the repository remain, but receive no updates. Error NotFound: there is no repository of
 	// that name.
@@ -640,6 +647,13 @@ func (e *ManagerExport) invoke(c Caller, method string, body []any) ([]any, erro
 			return nil, badArguments("AddAptRepository: %v", err)
 		}
 		return nil, e.impl.AddAptRepository(c, a0, a1, a2, a3)
+	case "AddWatchedDirectory":
+		var a0 string
+		var a1 string
+		if err := store(body, &a0, &a1); err != nil {
+			return nil, badArguments("AddWatchedDirectory: %v", err)
+		}
+		return nil, e.impl.AddWatchedDirectory(c, a0, a1)
 	case "RemoveRepository":
 		var a0 string
 		if err := store(body, &a0); err != nil {
@@ -1073,6 +1087,16 @@ func (p ManagerProxy) AddRepository(ctx context.Context, name string, url string
 // repository is not signed by the keys, cannot be read, or lacks a package; nothing is changed.
 func (p ManagerProxy) AddAptRepository(ctx context.Context, name string, line string, keys []byte, packages []string) (err error) {
 	err = p.call(ctx, "AddAptRepository", []any{name, line, keys, packages})
+	return
+}
+
+// AddWatchedDirectory: Privileged. Makes packages of the files in a directory, an absolute path,
+// from now on. A file that is complete (closed after writing, or renamed into the directory)
+// becomes a version of the package that it is. The agent of root refuses directories and files that
+// others than root can write. Errors NotPermitted, Invalid: the directory cannot be watched;
+// nothing is changed.
+func (p ManagerProxy) AddWatchedDirectory(ctx context.Context, name string, directory string) (err error) {
+	err = p.call(ctx, "AddWatchedDirectory", []any{name, directory})
 	return
 }
 

@@ -354,6 +354,13 @@ func (o managerObject) AddAptRepository(c bus.Caller, name, line string, keys []
 	return o.s.shown(o.s.m.AddAptRepository(o.s.ctx, name, line, keys, packages))
 }
 
+func (o managerObject) AddWatchedDirectory(c bus.Caller, name, dir string) error {
+	if err := o.s.auth.Check(c, authz.Configure); err != nil {
+		return err
+	}
+	return o.s.shown(o.s.m.AddWatchedDirectory(name, dir))
+}
+
 func (o managerObject) RemoveRepository(c bus.Caller, name string) error {
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err

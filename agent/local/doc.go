@@ -14,6 +14,9 @@
 // of a source of apt (package apt) for some packages. It is followed like any other
 // repository. Before each read, the newest versions are fetched and converted into it.
 //
+// A watched directory is followed in the same way: its repository is watched/NAME below the
+// root, and before each read the files that are new are converted into it.
+//
 // A Store may be used from any goroutine; an Upload and a Source belong to one at a time. All
 // functions block on the disk, Receive on the client, Convert on the converter.
 package local

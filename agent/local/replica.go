@@ -28,6 +28,7 @@ import (
 // on one replica are serialised.
 type Replicas struct {
 	Local *Store // its root, converter and bounds are shared
+	Below string // directory of their repositories below the root
 	// Convert makes a source, like Store.Convert.
 	Convert func(ctx context.Context, inputs []Input, o Options) (*Source, error)
 
@@ -70,7 +71,7 @@ type made struct {
 	Published string        `json:"published,omitempty"` // the version that the replica offers
 }
 
-func (m *Replicas) dir(name string) string { return filepath.Join(m.Local.Root, "apt", name) }
+func (m *Replicas) dir(name string) string { return filepath.Join(m.Local.Root, m.Below, name) }
 
 // Store is the repository of a replica.
 func (m *Replicas) Store(name string) *Store {

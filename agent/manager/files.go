@@ -311,8 +311,8 @@ func (m *Manager) tidyLocal(ctx context.Context) {
 	default:
 	}
 	for _, name := range m.repos.Names() {
-		if m.repos.ConfigOf(name).Apt != nil {
-			m.pruneRepository(ctx, name, m.replicas.Store(name))
+		if config := m.repos.ConfigOf(name); config.Follows() {
+			m.pruneRepository(ctx, name, m.replicasOf(config).Store(name))
 		}
 	}
 }
@@ -333,14 +333,12 @@ func (m *Manager) pruneRepository(ctx context.Context, repository string, l *loc
 		return
 	}
 	offered := map[string]bool{} // name@channel
-	if source := m.repos.ConfigOf(repository).Apt; source != nil {
-		follow, err := local.Followed(source)
-		if err != nil {
-			return // its reading fails with the same error
-		}
-		for name := range follow {
-			offered[name+"@stable"] = true
-		}
+	names, err := m.followed(m.repos.ConfigOf(repository))
+	if err != nil {
+		return // its reading fails with the same error
+	}
+	for _, name := range names {
+		offered[name+"@stable"] = true
 	}
 	var o publish.PruneOptions
 	for _, i := range instances {

@@ -127,7 +127,8 @@ type Manager struct {
 	repos    *repositories.Set
 	offers   *offers.Offers
 	files    files
-	replicas *local.Replicas
+	replicas *local.Replicas // of sources of apt
+	watched  *local.Watched
 	space    *space.Keeper
 	checker  *schedule.Checker
 	asleep   atomic.Bool   // the root could not be written at the start: see wake
@@ -143,10 +144,10 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		systemSet: systemSet{wanted: make(chan struct{}, 1)}}
 	m.observer = shown{observer, m}
 	m.files = m.newFiles()
-	m.replicas = &local.Replicas{Local: m.files.local, Convert: m.convert, Log: c.Log}
+	m.replicas = &local.Replicas{Local: m.files.local, Below: "apt", Convert: m.convert, Log: c.Log}
+	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.files.local, Below: "watched", Convert: m.convert, Log: c.Log}}
 	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
-		Replica: func(name string) (string, []byte, error) { return m.replicas.Make(m.ctx, name) },
-		Follow:  m.replicas.Follow, Unfollow: m.replicas.Remove})
+		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow})
 	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.settings = settings.Open(c.Conf, c.Root, c.Log)

@@ -111,6 +111,10 @@ func (m *Manager) SetRepositoryURL(ctx context.Context, name, url string) error 
 		return errkind.New(errkind.Invalid, "cannot change the address of repository %q: it follows a source of apt", name).
 			WithHint("`lull repo remove %s`, and `lull repo add %s --apt` with the new one; what is installed stays", name, name)
 	}
+	if m.repos.ConfigOf(name).Watch != "" {
+		return errkind.New(errkind.Invalid, "cannot change the address of repository %q: it watches a directory", name).
+			WithHint("`lull repo remove %s`, and `lull repo add --watch` with the new one; what is installed stays", name)
+	}
 	config, err := m.repos.TryURL(ctx, name, url)
 	if err != nil {
 		return err

@@ -36,12 +36,18 @@ type Config struct {
 	// Apt is an apt repository that is followed, or nil. With it, URL and Root are those
 	// of the local repository of its packages: see package local.
 	Apt *Apt
+	// Watch is a directory whose files become packages, an absolute path, or "". With it,
+	// URL and Root are those of the local repository of these packages.
+	Watch string
 	// Dial connects to servers. Nil means the network of the machine.
 	Dial Dialer
 }
 
 // Dialer connects to an address, like net.Dialer.DialContext.
 type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Follows reports whether the repository is one of this machine that follows another source.
+func (c Config) Follows() bool { return c.Apt != nil || c.Watch != "" }
 
 // Apt is an apt source with the list of followed packages: see package apt.
 type Apt struct {
@@ -64,10 +70,13 @@ func (a *Apt) equal(b *Apt) bool {
 	return a.URL == b.URL && a.Suite == b.Suite && slices.Equal(a.Components, b.Components) && bytes.Equal(a.Keys, b.Keys) && slices.Equal(a.Packages, b.Packages)
 }
 
-// Address returns the URL without a password, or the source of apt.
+// Address returns the URL without a password, the source of apt, or the watched directory.
 func (c Config) Address() string {
-	if c.Apt != nil {
+	switch {
+	case c.Apt != nil:
 		return c.Apt.Line()
+	case c.Watch != "":
+		return c.Watch
 	}
 	return shown(c.URL)
 }
@@ -75,7 +84,7 @@ func (c Config) Address() string {
 // Equal reports whether both configure the same repository in the same way; Dial does not count.
 func (c Config) Equal(d Config) bool {
 	return c.Name == d.Name && c.URL == d.URL && c.Authorization == d.Authorization && slices.Equal(c.Mirrors, d.Mirrors) && bytes.Equal(c.Root, d.Root) &&
-		c.Apt.equal(d.Apt)
+		c.Apt.equal(d.Apt) && c.Watch == d.Watch
 }
 
 // Broken is a file in the directory that fails to configure a repository.
@@ -89,6 +98,7 @@ type configFile struct {
 	Root        string   `yaml:"root"`        // path, relative to the file's directory
 	Credentials string   `yaml:"credentials"` // path likewise, or the name of a systemd credential
 	Mirrors     []string `yaml:"mirrors"`
+	Watch       string   `yaml:"watch"`
 	Apt         *struct {
 		URL        string   `yaml:"url"`
 		Suite      string   `yaml:"suite"`
@@ -158,6 +168,15 @@ func loadConfig(path, name string) (Config, error) {
 			return p
 		}
 		return filepath.Join(filepath.Dir(path), p)
+	}
+	if f.Watch != "" {
+		if f.URL != "" || f.Root != "" || f.Credentials != "" || f.Mirrors != nil || f.Apt != nil {
+			return bad(doc.Errorf("watch", "cannot use watch together with other keys"))
+		}
+		if !filepath.IsAbs(f.Watch) {
+			return bad(doc.Errorf("watch", "cannot watch %.200q: want an absolute path", f.Watch))
+		}
+		return Config{Name: name, Watch: filepath.Clean(f.Watch)}, nil
 	}
 	if f.Apt != nil {
 		if f.URL != "" || f.Root != "" || f.Credentials != "" || f.Mirrors != nil {

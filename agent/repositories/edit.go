@@ -70,8 +70,15 @@ func (r *Set) NameIsFree(name string) error {
 // Write writes the files of a repository. Only root can read them. A password has a file of
 // its own.
 func (r *Set) Write(c repo.Config) error {
-	if c.Apt != nil {
+	switch {
+	case c.Apt != nil:
 		return r.writeApt(c)
+	case c.Watch != "":
+		quoted, err := json.Marshal(c.Watch) // JSON of strings is YAML
+		if err != nil {
+			return err
+		}
+		return errors.Join(durable.MkdirAll(r.Dir, 0o755), durable.WriteFile(filepath.Join(r.Dir, c.Name+".yaml"), fmt.Appendf(nil, "watch: %s\n", quoted), 0o600))
 	}
 	address, credentials := repo.SplitPassword(c.URL)
 	// Any JSON string is a YAML string.

@@ -36,13 +36,13 @@ type Config struct {
 	Log     *slog.Logger
 	Changed func() // is called after each change of the state; must not block
 	Dial    repo.Dialer
-	// Replica makes the repository of this machine that follows a source of apt, unless
-	// it exists. It returns its address and root of trust.
-	Replica func(name string) (dir string, root []byte, err error)
-	// Follow publishes the offers of a source of apt in its replica. failed has the error
-	// of each package that could not be published, by name.
-	Follow func(ctx context.Context, name string, source *repo.Apt) (failed map[string]error, err error)
-	// Unfollow deletes a replica.
+	// Replica makes the repository of this machine that follows a source of apt or a
+	// directory, unless it exists. It returns its address and root of trust.
+	Replica func(config repo.Config) (dir string, root []byte, err error)
+	// Follow publishes the offers of such a source in its replica. failed has the error of
+	// each package or file that could not be published, by name.
+	Follow func(ctx context.Context, config repo.Config) (failed map[string]error, err error)
+	// Unfollow deletes the replica of that name, if there is one.
 	Unfollow func(name string) error
 }
 
@@ -76,7 +76,7 @@ type reading struct {
 	// notBefore is the earliest time for the next scheduled read, as the server has
 	// requested.
 	notBefore time.Time
-	without   map[string]error // packages of a source of apt that could not be followed, by name
+	without   map[string]error // packages of a source of apt, or files of a directory, that could not be followed, by name
 }
 
 // New returns an empty set: see Load.
@@ -191,8 +191,8 @@ func (r *Set) Load() error {
 	}
 	for _, c := range configs {
 		var err error
-		if c.Apt != nil {
-			c.URL, c.Root, err = r.Replica(c.Name)
+		if c.Follows() {
+			c.URL, c.Root, err = r.Replica(c)
 		}
 		if have := old[c.Name]; err == nil && have != nil && have.Equal(c) {
 			next[c.Name] = &repository{c, have.client}
@@ -243,7 +243,7 @@ func (r *Set) Broken() error {
 // Read re-reads a repository. With quick it sends one conditional request if nothing is new,
 // and none before the time that the server has requested.
 func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, error) {
-	client, source, err := r.client(name)
+	client, config, err := r.client(name)
 	if err != nil {
 		return nil, err
 	}
@@ -261,8 +261,8 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 		return nil, early
 	}
 	var without map[string]error
-	if source != nil {
-		without, err = r.Follow(ctx, name, source)
+	if config.Follows() {
+		without, err = r.Follow(ctx, config)
 	}
 	switch {
 	case err != nil:
@@ -351,22 +351,22 @@ func (r *Set) Client(name string) (*repo.Client, error) {
 	return client, err
 }
 
-// client is Client, and also returns the source of apt of the repository or nil.
-func (r *Set) client(name string) (*repo.Client, *repo.Apt, error) {
+// client is Client, and also returns the configuration of the repository.
+func (r *Set) client(name string) (*repo.Client, repo.Config, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c := r.clients[name]; c != nil {
-		return c.client, c.Apt, nil
+		return c.client, c.Config, nil
 	}
 	if err := r.broken[name]; err != nil {
-		return nil, nil, errkind.New(errkind.BadPolicy, "cannot use repository %q: %w", name, err).
+		return nil, repo.Config{}, errkind.New(errkind.BadPolicy, "cannot use repository %q: %w", name, err).
 			WithHint("mend the file; lull policy reload reads it again")
 	}
 	if len(r.clients) == 0 {
-		return nil, nil, errkind.New(errkind.NotFound, "cannot find repository %q: none is configured", name).
+		return nil, repo.Config{}, errkind.New(errkind.NotFound, "cannot find repository %q: none is configured", name).
 			WithHint("lull repo add NAME ADDRESS --trust ROOT.JSON adds one")
 	}
-	return nil, nil, errkind.New(errkind.NotFound, "cannot find repository %q: there are %s", name,
+	return nil, repo.Config{}, errkind.New(errkind.NotFound, "cannot find repository %q: there are %s", name,
 		strings.Join(slices.Sorted(maps.Keys(r.clients)), ", "))
 }
 

@@ -16,15 +16,20 @@ import (
 // repository no longer leads to it.
 const stepGone = unix.IN_MOVE_SELF | unix.IN_DELETE_SELF | unix.IN_DONT_FOLLOW
 
-// WatchLocal watches the repositories in local directories. It sends on changed after a
-// publication, which replaces the timestamp last, and on moved if a path leads elsewhere,
+// WatchLocal watches the repositories in local directories, and the directories whose files
+// become packages. It sends on changed after a publication, which replaces the timestamp last,
+// or when such a file is complete (closed or renamed), and on moved if a path leads elsewhere,
 // so that other watches are needed. Both channels have capacity 1. Nil means that there is
 // nothing to watch.
 func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
 	r.mu.Lock()
 	dirs := map[string]string{}
+	dropped := map[string]bool{} // names of repositories
 	for name, c := range r.clients {
-		if dir := c.client.Watch(); dir != "" && c.Apt == nil { // a replica changes while it is read
+		switch dir := c.client.Watch(); {
+		case c.Watch != "":
+			dirs[name], dropped[name] = c.Watch, true
+		case dir != "" && c.Apt == nil: // a replica changes while it is read
 			dirs[name] = dir
 		}
 	}
@@ -39,8 +44,13 @@ func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
 	}
 	metadata := map[int]bool{}           // watches of directories with a timestamp
 	missing := map[int]map[string]bool{} // watches of directories that lack a name
+	drops := map[int]bool{}              // watches of directories whose files become packages
 	for name, dir := range dirs {
 		err := watchWay(w, dir, func(watch int, lacks string) {
+			if lacks == "" && dropped[name] {
+				drops[watch] = true
+				return
+			}
 			if lacks == "" {
 				metadata[watch] = true
 				return
@@ -72,7 +82,7 @@ func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
 				switch {
 				case e.Overflow(), e.Mask&(unix.IN_MOVE_SELF|unix.IN_DELETE_SELF|unix.IN_UNMOUNT) != 0, missing[e.Watch][e.Name]:
 					tell(moved)
-				case metadata[e.Watch] && strings.HasPrefix(e.Name, "timestamp"):
+				case metadata[e.Watch] && strings.HasPrefix(e.Name, "timestamp"), drops[e.Watch] && e.Name != "" && !strings.HasPrefix(e.Name, "."):
 					tell(changed)
 				}
 			}

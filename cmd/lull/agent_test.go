@@ -333,6 +333,14 @@ func (f *fakeAgent) AddAptRepository(_ bus.Caller, name, _ string, _ []byte, _ [
 	return nil
 }
 
+func (f *fakeAgent) AddWatchedDirectory(_ bus.Caller, name, dir string) error {
+	f.at("AddWatchedDirectory")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.repos[name] = dir
+	return nil
+}
+
 func (f *fakeAgent) AddRepository(_ bus.Caller, name, url string, _ []byte) error {
 	f.at("AddRepository")
 	f.mu.Lock()

@@ -147,10 +147,10 @@ in files that end in .old.`,
 }
 
 func (a *app) repoAddCmd() *cobra.Command {
-	var trust, passwordFile string
+	var trust, passwordFile, watch string
 	var source aptFlags
 	cmd := &cobra.Command{
-		Use:   "add NAME ADDRESS | --apt LINE PACKAGE...",
+		Use:   "add NAME ADDRESS | --apt LINE PACKAGE... | --watch FOLDER NAME",
 		Short: "Make a repository known to this machine",
 		Long: `Makes a repository known to the agent: a directory, or an http or https address.
 What is trusted is its root.json. Get that from its makers by a way that you
@@ -163,6 +163,11 @@ versions are found by the ordinary schedule, made into packages like a file that
 installed, and refreshed like any other. PACKAGE is a name, or NAME=PACKAGE,PACKAGE...
 if several become one.
 
+With --watch, each file that is put into FOLDER becomes a version of the package that it
+is, as by ` + "`lull install FILE`" + `, once it is complete. The first version is installed by
+` + "`lull install PACKAGE`" + `, and newer ones are refreshed like any other. For the agent of the
+system, only root may be able to write FOLDER, the directories above it, and the files.
+
 A password is never part of the command, which every user of the machine can
 read: it comes from a file, or with --password-file=- from the terminal or from
 standard input.`,
@@ -170,9 +175,20 @@ standard input.`,
   lull repo add example https://example.org/lull --trust root.json
   lull repo add inner https://reader@example.org/lull --trust root.json --password-file=-
   lull repo add --apt 'deb [signed-by=vendor.asc] https://example.org/debian stable main' editor
-  lull repo add --apt ./vendor.sources editor`,
+  lull repo add --apt ./vendor.sources editor
+  lull repo add --watch /srv/packages ours
+  lull --user repo add --watch ~/Applications mine`,
 		Args: args(1, 200),
 		RunE: func(cmd *cobra.Command, words []string) error {
+			if watch != "" {
+				if source.line != "" || trust != "" || passwordFile != "" {
+					return output.Error(errkind.Usage, "cannot add %s: --watch needs no other flag", output.OneLine(words[0]))
+				}
+				if err := args(1, 1)(cmd, words); err != nil {
+					return err
+				}
+				return a.addWatched(cmd.Context(), words[0], watch)
+			}
 			if source.line != "" {
 				return a.addApt(cmd.Context(), source, trust, passwordFile, words)
 			}
@@ -216,6 +232,7 @@ standard input.`,
 		},
 	}
 	cmd.Flags().StringVar(&trust, "trust", "", "`file` with the root metadata, or with --apt the signing key, that is trusted from now on")
+	cmd.Flags().StringVar(&watch, "watch", "", "make packages of the files that are put into a `directory`")
 	source.add(cmd)
 	addPasswordFile(cmd, &passwordFile)
 	return cmd

@@ -42,6 +42,24 @@ func (f *aptFlags) source() (source repo.Apt, signedBy string, keys []byte, err 
 	return apt.ParseSources(content)
 }
 
+// addWatched makes packages of the files in a directory.
+func (a *app) addWatched(ctx context.Context, name, dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	return a.change(ctx, func(ctx context.Context, ag *agent) error {
+		err := ag.manager.AddWatchedDirectory(ctx, name, dir)
+		if errkind.Is(err, errkind.Exists) && ag.knows(ctx, name, dir) {
+			return a.repositoryChanged(name, dir, output.T("repository %s is known already: %s", name, dir))
+		}
+		if err != nil {
+			return sent(ctx, output.T("agent"), output.T("`lull repo list` shows its repositories"), err)
+		}
+		return a.repositoryChanged(name, dir, output.T("repository %s is known now: %s", name, dir))
+	})
+}
+
 // addApt follows packages of a source of apt.
 func (a *app) addApt(ctx context.Context, f aptFlags, trust, passwordFile string, packages []string) error {
 	source, signedBy, keys, err := f.source()

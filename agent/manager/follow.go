@@ -1,0 +1,75 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/local"
+	"github.com/lull/lull/agent/repo"
+)
+
+// replicasOf returns the replicas to which that of a repository belongs.
+func (m *Manager) replicasOf(config repo.Config) *local.Replicas {
+	if config.Watch != "" {
+		return &m.watched.Replicas
+	}
+	return m.replicas
+}
+
+// makeReplica implements repositories.Config.Replica.
+func (m *Manager) makeReplica(config repo.Config) (dir string, root []byte, err error) {
+	return m.replicasOf(config).Make(m.ctx, config.Name)
+}
+
+// follow implements repositories.Config.Follow.
+func (m *Manager) follow(ctx context.Context, config repo.Config) (failed map[string]error, err error) {
+	if config.Watch != "" {
+		return m.watched.FollowDir(ctx, config.Name, config.Watch)
+	}
+	return m.replicas.Follow(ctx, config.Name, config.Apt)
+}
+
+// unfollow implements repositories.Config.Unfollow.
+func (m *Manager) unfollow(name string) error {
+	return errors.Join(m.replicas.Remove(name), m.watched.Remove(name))
+}
+
+// followed lists the packages that a replica offers by itself; none for other repositories.
+func (m *Manager) followed(config repo.Config) ([]string, error) {
+	switch {
+	case config.Watch != "":
+		return m.watched.Offered(config.Name, config.Watch)
+	case config.Apt != nil:
+		follow, err := local.Followed(config.Apt)
+		return slices.Collect(maps.Keys(follow)), err
+	}
+	return nil, nil
+}
+
+// AddWatchedDirectory makes packages of the files in a directory from now on. Kinds as for
+// AddRepository; NotPermitted means that others than root can write the directory, and the
+// agent is root's.
+func (m *Manager) AddWatchedDirectory(name, dir string) error {
+	if err := manifest.ValidLabel(name); err != nil {
+		return errkind.New(errkind.Invalid, "cannot add repository: %w", err)
+	}
+	if err := m.mayChange("add repository " + name); err != nil {
+		return err
+	}
+	if err := m.repos.NameIsFree(name); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(dir) {
+		return errkind.New(errkind.Invalid, "cannot watch %.200q: want an absolute path", dir)
+	}
+	dir = filepath.Clean(dir)
+	if err := local.TryDir(dir); err != nil {
+		return err
+	}
+	return m.writeRepository(repo.Config{Name: name, Watch: dir})
+}
