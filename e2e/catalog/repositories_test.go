@@ -102,6 +102,22 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 		}
 	}
 
+	// A request to one repository is answered from there or not at all, although the same
+	// name of another one is present.
+	three := w.Path("three")
+	w.MustLull("repo", "init", three)
+	publish(t, w, three, "stable", "4")
+	add("three", three)
+	if err := os.RemoveAll(three); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, version, err := m.Resolve(ctx, name, bus.ResolveOptions{Repository: "three"}); !errkind.Is(bus.FromBus(err), errkind.Unavailable) {
+		t.Errorf("it is version %q: %v", version, err)
+	}
+	if err := m.RemoveRepository(ctx, "three"); err != nil {
+		t.Error(err)
+	}
+
 	if err := m.SetRepositoryURL(ctx, "two", moved); err != nil {
 		t.Error(err)
 	}
