@@ -197,7 +197,11 @@ func (c *call) property(object map[string]Interface, signature string) ([]any, e
 	}
 	all := map[string]dbus.Variant{}
 	if p := i.properties(); p != nil {
-		all = p.variants(&Reading{}, i.info())
+		r := &Reading{}
+		if c.method == "Get" && i.info().announces(c.msg.Body[1].(string)) {
+			r = nil // no other property is computed for it
+		}
+		all = p.variants(r, i.info())
 	}
 	if c.method == "GetAll" {
 		return []any{all}, nil

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"reflect"
+	"slices"
 	"sync"
 
 	"github.com/godbus/dbus/v5"
@@ -119,12 +120,20 @@ func (p *Props[T]) detach(path dbus.ObjectPath) {
 	}
 }
 
+// announces reports whether each change of a property is announced with its value.
+func (i *ifaceInfo) announces(property string) bool {
+	return slices.ContainsFunc(i.props, func(p propInfo) bool {
+		return p.name == property && p.emits != emitsNothing && p.emits != emitsInvalidate
+	})
+}
+
+// variants returns all properties. With a nil Reading none is computed.
 func (p *Props[T]) variants(r *Reading, info *ifaceInfo) map[string]dbus.Variant {
 	p.mu.Lock()
 	values, live := p.values, p.live
 	p.mu.Unlock()
 	fresh := values
-	if live != nil {
+	if live != nil && r != nil {
 		live(r, &fresh)
 	}
 	a, b := reflect.ValueOf(values), reflect.ValueOf(fresh)
