@@ -42,7 +42,7 @@ var inside = []struct {
 	{"./agent/services", "^(TestSystemdOfUser)$", true},
 	{"./e2e/container", "^(TestLaunchesWithoutAgent|TestLaunchFromAnotherPIDNamespace|TestServicesThroughRefreshes|TestServicesSettle|TestSystemUpdate)$", false},
 	{"./e2e/container", "^(TestSessionClasses|TestWeakLocks)$", false},
-	{"./e2e/container", "^(TestMovedApplications|TestMovers|TestStrangers)$", false},
+	{"./e2e/container", "^(TestMovedApplications|TestMovers|TestStrangers|TestRun0)$", false},
 	{"./e2e/container", "^(TestLogOut|TestSystemUnits|TestUserManagers)$", false},
 	{"./e2e/container", "^(TestRootless)$", true},
 	{"./e2e/container", "^(TestInstalled|TestFiles|TestApt|TestRights)$", false}, // last: what they install stays
