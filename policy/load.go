@@ -290,7 +290,7 @@ func Notes(path string) (list []string) {
 	}
 	l, _ := parse(path, data)
 	for _, section := range slices.Sorted(maps.Keys(l.old)) {
-		list = append(list, fmt.Sprintf("%s:%d: %s.%s is the former name of %s; both are accepted",
+		list = append(list, errkind.Text("%s:%d: %s.%s is the former name of %s; both are accepted",
 			path, l.doc.Line(section+"."+oldPendingKey), section, oldPendingKey, pendingKey))
 	}
 	return list

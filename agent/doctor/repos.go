@@ -16,6 +16,12 @@ const longReading = time.Minute
 // problem.
 func (d *Doctor) checkRepositories(add func(name, state, seen, advice string)) {
 	s := d.Repositories.State()
+	var oldest time.Time // when the last of them was read, if all were
+	for i, h := range s.All {
+		if i == 0 || h.Read.Before(oldest) {
+			oldest = h.Read
+		}
+	}
 	switch {
 	case s.Unlisted != nil:
 		add("repositories", Fail, s.Unlisted.Error(), errkind.Text("see that %s can be read; lull policy reload reads it again", d.Files.Repositories))
@@ -23,6 +29,8 @@ func (d *Doctor) checkRepositories(add func(name, state, seen, advice string)) {
 		add("repositories", Fail, s.CheckError, errkind.Text("lull refresh retries; updates do not arrive until this works"))
 	case len(s.All) == 0:
 		add("repositories", Warn, errkind.Text("none"), errkind.Text("lull repo add NAME ADDRESS adds one"))
+	case s.LastCheck.IsZero() && !oldest.IsZero():
+		add("repositories", OK, errkind.Text("%d, last read %s", len(s.Addresses), oldest.Local().Format(wallclock.Layout)), "")
 	case s.LastCheck.IsZero():
 		add("repositories", OK, errkind.Text("%d, not looked into yet", len(s.Addresses)), "")
 	case time.Since(s.LastCheck) > staleCheck:

@@ -351,6 +351,9 @@ func (r *Set) Client(name string) (*repo.Client, error) {
 	return client, err
 }
 
+// adds is the hint of errors about missing repositories.
+const adds = "lull repo add NAME ADDRESS --trust ROOT.JSON adds one"
+
 // client is Client, and also returns the configuration of the repository.
 func (r *Set) client(name string) (*repo.Client, repo.Config, error) {
 	r.mu.Lock()
@@ -362,11 +365,13 @@ func (r *Set) client(name string) (*repo.Client, repo.Config, error) {
 		return nil, repo.Config{}, errkind.New(errkind.BadPolicy, "cannot use repository %q: %w", name, err).
 			WithHint("mend the file; lull policy reload reads it again")
 	}
-	if len(r.clients) == 0 {
-		return nil, repo.Config{}, errkind.New(errkind.NotFound, "cannot find repository %q: none is configured", name).
-			WithHint("lull repo add NAME ADDRESS --trust ROOT.JSON adds one")
+	switch {
+	case len(r.clients) == 0 && name == "":
+		return nil, repo.Config{}, errkind.New(errkind.NotFound, "cannot find a repository: none is known").WithHint(adds)
+	case len(r.clients) == 0:
+		return nil, repo.Config{}, errkind.New(errkind.NotFound, "cannot find repository %q: none is known", name).WithHint(adds)
 	}
-	return nil, repo.Config{}, errkind.New(errkind.NotFound, "cannot find repository %q: there are %s", name,
+	return nil, repo.Config{}, errkind.New(errkind.NotFound, "cannot find repository %q: known are %s", name,
 		strings.Join(slices.Sorted(maps.Keys(r.clients)), ", "))
 }
 

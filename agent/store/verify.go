@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"math"
@@ -151,7 +150,7 @@ func (v *verification) tell(n int64, blob bool) {
 }
 
 func (v *verification) foreign(name string) error {
-	v.add(Finding{What: blobsDir + "/" + name, Problem: "does not belong into the store"})
+	v.add(Finding{What: blobsDir + "/" + name, Problem: errkind.Text("does not belong into the store")})
 	return nil
 }
 
@@ -163,7 +162,7 @@ func (v *verification) strays(folder string, ours func(string) bool) error {
 	}
 	for _, e := range entries {
 		if !ours(e.Name()) || !e.IsDir() {
-			v.add(Finding{What: folder + "/" + e.Name(), Problem: "does not belong into the store"})
+			v.add(Finding{What: folder + "/" + e.Name(), Problem: errkind.Text("does not belong into the store")})
 		}
 	}
 	return nil
@@ -179,7 +178,7 @@ func (v *verification) blob(k Key) error {
 		return nil // collected meanwhile
 	}
 	if err != nil {
-		what = fmt.Sprintf("cannot be read: %v", err)
+		what = errkind.Text("cannot be read: %v", err)
 	}
 	v.mu.Lock()
 	v.blobs++
@@ -198,7 +197,7 @@ func (v *verification) check(path string, k Key) (what string, n int64, err erro
 	}
 	d, n, err := v.hash(path)
 	if err == nil && d != k.Digest {
-		what = "has other content than its name promises"
+		what = errkind.Text("has other content than its name promises")
 	}
 	return what, n, err
 }
@@ -223,11 +222,11 @@ func checkFile(path string, k Key) (string, error) {
 	}
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return "is no regular file", nil
+		return errkind.Text("is no regular file"), nil
 	case fs.FileMode(st.Mode&0o7777) != k.mode():
-		return fmt.Sprintf("has mode %04o instead of %04o", st.Mode&0o7777, k.mode()), nil
+		return errkind.Text("has mode %04o instead of %04o", st.Mode&0o7777, k.mode()), nil
 	case int(st.Uid) != os.Geteuid():
-		return fmt.Sprintf("belongs to user %d instead of %d", st.Uid, os.Geteuid()), nil
+		return errkind.Text("belongs to user %d instead of %d", st.Uid, os.Geteuid()), nil
 	}
 	return "", nil
 }
@@ -241,7 +240,7 @@ func (v *verification) tree(pkg digest.Digest) error {
 		}
 		v.uses(MetaKey(pkg), pkg)
 		if errkind.Is(err, errkind.NotFound) {
-			v.add(Finding{What: packagesDir + "/" + pkg.String(), Problem: "has lost its meta", Key: MetaKey(pkg), Package: pkg, Packages: []digest.Digest{pkg}})
+			v.add(Finding{What: packagesDir + "/" + pkg.String(), Problem: errkind.Text("has lost its meta"), Key: MetaKey(pkg), Package: pkg, Packages: []digest.Digest{pkg}})
 		}
 		// The name in the tree may be of another inode, and good.
 		if m, err = v.s.TreeMeta(pkg); err != nil {
@@ -258,18 +257,18 @@ func (v *verification) tree(pkg digest.Digest) error {
 		return err
 	}
 	for path := range t.want {
-		t.add(path, "is missing")
+		t.add(path, errkind.Text("is missing"))
 	}
 	for path := range t.folders {
 		if path != "." {
-			t.add(path, "is missing")
+			t.add(path, errkind.Text("is missing"))
 		}
 	}
 	for _, w := range append(Wants(m), Want{MetaKey(pkg), -1}) {
 		if v.s.Has(w.Key) {
 			v.uses(w.Key, pkg)
 		} else if w.Key != MetaKey(pkg) && v.s.HasPackage(pkg) {
-			v.add(Finding{What: blobsDir + "/" + w.Key.rel(), Problem: "is missing", Key: w.Key, Package: pkg, Packages: []digest.Digest{pkg}})
+			v.add(Finding{What: blobsDir + "/" + w.Key.rel(), Problem: errkind.Text("is missing"), Key: w.Key, Package: pkg, Packages: []digest.Digest{pkg}})
 		}
 	}
 	return nil
@@ -317,7 +316,7 @@ func (t *treeCheck) expect(m *manifest.Meta) {
 		folder(own + "sub")
 		t.want[own+"sub/"+name] = manifest.Entry{Type: manifest.TypeSymlink, Symlink: subTarget(sub)}
 		if !t.v.s.HasPackage(sub) {
-			t.add(own+"sub/"+name, "refers to a package that is missing")
+			t.add(own+"sub/"+name, errkind.Text("refers to a package that is missing"))
 		}
 	}
 }
@@ -343,19 +342,19 @@ func (t *treeCheck) look(full string, d fs.DirEntry, err error) error {
 	}
 	e, ok := t.want[path]
 	if !ok {
-		t.add(path, "does not belong to the package")
+		t.add(path, errkind.Text("does not belong to the package"))
 		return nil
 	}
 	delete(t.want, path)
 	switch {
 	case e.Type == manifest.TypeSymlink:
 		if target, err := os.Readlink(full); err != nil || target != e.Symlink {
-			t.add(path, "is no symlink to "+e.Symlink)
+			t.add(path, errkind.Text("is no symlink to %s", e.Symlink))
 		}
 		return nil
 	case path == manifest.Reserved+"/launch.json":
 		if b, err := os.ReadFile(full); err != nil || !bytes.Equal(b, t.launch) {
-			t.add(path, "has other content than the meta")
+			t.add(path, errkind.Text("has other content than the meta"))
 		}
 		return nil
 	}
@@ -364,7 +363,7 @@ func (t *treeCheck) look(full string, d fs.DirEntry, err error) error {
 
 func (t *treeCheck) folder(path string, d fs.DirEntry) error {
 	if !t.folders[path] {
-		t.add(path, "does not belong to the package")
+		t.add(path, errkind.Text("does not belong to the package"))
 		return fs.SkipDir
 	}
 	if path != "." {
@@ -373,7 +372,7 @@ func (t *treeCheck) folder(path string, d fs.DirEntry) error {
 	if fi, err := d.Info(); err != nil {
 		return err
 	} else if fi.Mode().Perm() != folderMode {
-		t.add(path, fmt.Sprintf("has mode %04o instead of %04o", fi.Mode().Perm(), folderMode))
+		t.add(path, errkind.Text("has mode %04o instead of %04o", fi.Mode().Perm(), folderMode))
 	}
 	return nil
 }
@@ -391,7 +390,7 @@ func (t *treeCheck) file(path, full string, k Key) error {
 	}
 	what, _, err := t.v.check(full, k)
 	if err != nil {
-		what = fmt.Sprintf("cannot be read: %v", err)
+		what = errkind.Text("cannot be read: %v", err)
 	}
 	if what != "" {
 		t.add(path, what)

@@ -60,6 +60,13 @@ func New(k Kind, format string, args ...any) *Error {
 	return &Error{Kind: k, Text: err.Error(), Err: errors.Unwrap(err)}
 }
 
+// Errorf is fmt.Errorf, for the part of a text for people that the caller puts into an Error.
+func Errorf(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	remember(err.Error(), format, args)
+	return err
+}
+
 // WithHint returns a copy of e that carries advice.
 func (e *Error) WithHint(format string, args ...any) *Error {
 	c := *e

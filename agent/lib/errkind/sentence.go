@@ -64,6 +64,14 @@ func SameSentence(text, of string) string {
 	return text
 }
 
+// Fixed is an error whose text is a constant message, so that the error can be a constant, too.
+type Fixed string
+
+func (f Fixed) Error() string {
+	remember(string(f), string(f), nil)
+	return string(f)
+}
+
 // Word is an argument that is a word of the language, not a name: it is translated, too.
 type Word interface{ Word() string }
 
@@ -219,7 +227,7 @@ func (t Translation) within(text string, depth int) (string, bool) {
 			return shown, false
 		}
 	}
-	if s, ok := t.Of(text); ok {
+	if s, ok := t.of(text); ok {
 		message := t.Message(s.Message)
 		ours, first := message != s.Message, true
 		shown := s.Fill(message, func(part string) string {
@@ -231,10 +239,22 @@ func (t Translation) within(text string, depth int) (string, bool) {
 		return shown, ours
 	}
 	for _, end := range Ends(text) {
-		if _, ok := t.Of(end); ok {
-			shown, _ := t.within(end, depth-1)
-			return strings.TrimSuffix(text, end) + shown, false
+		if _, ok := t.of(end); ok {
+			before := strings.TrimSuffix(text, end)
+			shown, ours := t.within(end, depth-1)
+			if _, cause := causeOf(end); cause && ours {
+				before = withoutCall(before)
+			}
+			return before + shown, false
 		}
 	}
 	return text, false
+}
+
+// of returns how a text was made, also one of the kernel or of a library.
+func (t Translation) of(text string) (Sentence, bool) {
+	if s, ok := causeOf(text); ok {
+		return s, true
+	}
+	return t.Of(text)
 }

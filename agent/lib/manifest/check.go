@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -46,22 +45,22 @@ func check(l *Launch, entries []Entry, whole bool) error {
 
 func checkLaunch(l *Launch) error {
 	if l.Version == "" || len(l.Version) > 128 || strings.ContainsAny(l.Version, " /") {
-		return fmt.Errorf("version %.140q: want 1 to 128 characters without space and '/'", l.Version)
+		return errkind.Errorf("version %.140q: want 1 to 128 characters without space and '/'", l.Version)
 	}
 	for _, line := range [][2]string{{"version", l.Version}, {"title", l.Title}, {"summary", l.Summary}, {"icon", l.Icon}, {"license", l.License}} {
 		if err := checkText(line[1], maxLine, ""); err != nil {
-			return fmt.Errorf("%s: %w", line[0], err)
+			return errkind.Errorf("%s: %w", line[0], err)
 		}
 	}
 	if err := ValidNeeds(l.NeedsLull); err != nil {
 		return err
 	}
 	if err := checkText(l.Notes, maxNotes, "\n\t"); err != nil {
-		return fmt.Errorf("notes: %w", err)
+		return errkind.Errorf("notes: %w", err)
 	}
 	if strings.Contains(l.Icon, "/") {
 		if err := checkPath(l.Icon); err != nil {
-			return fmt.Errorf("icon %q: %w", l.Icon, err)
+			return errkind.Errorf("icon %q: %w", l.Icon, err)
 		}
 	}
 	if err := checkApps(l.Apps); err != nil {
@@ -71,19 +70,19 @@ func checkLaunch(l *Launch) error {
 		return err
 	}
 	if l.Format != 0 && l.Format != Format2 {
-		return fmt.Errorf("format %d: want 1 or 2", l.Format)
+		return errkind.Errorf("format %d: want 1 or 2", l.Format)
 	}
 	if l.Format != Format2 && l.Hooks[HookQuit] != nil && l.Hooks[HookRefreshPending] != nil {
-		return fmt.Errorf("hooks quit and refresh-pending both ask to quit: refresh-pending has its own meaning from format 2 on")
+		return errkind.Errorf("hooks quit and refresh-pending both ask to quit: refresh-pending has its own meaning from format 2 on")
 	}
 	for _, hook := range slices.Sorted(maps.Keys(l.Hooks)) {
 		switch hook {
 		case HookRefreshPending, HookQuit, HookPreRefresh, HookPostRefresh, HookHealth, HookActivate, HookBooted, HookCommit, HookRollback:
 		default:
-			return fmt.Errorf("unknown hook %.80q", hook)
+			return errkind.Errorf("unknown hook %.80q", hook)
 		}
 		if err := checkCommand(l, l.Hooks[hook]); err != nil {
-			return fmt.Errorf("hook %s: %w", hook, err)
+			return errkind.Errorf("hook %s: %w", hook, err)
 		}
 	}
 	if err := checkWishes(l.Refresh); err != nil {
@@ -100,24 +99,24 @@ func checkLaunch(l *Launch) error {
 	}
 	for _, a := range l.Apps {
 		if err := checkCommand(l, a.Command); err != nil {
-			return fmt.Errorf("app %s: %w", a.Name, err)
+			return errkind.Errorf("app %s: %w", a.Name, err)
 		}
 	}
 	for _, s := range l.Services {
 		// systemd's unit of a service is lull-NAME-SERVICE.service.
 		if l.Name+"-"+s.Name == ownUnit {
-			return fmt.Errorf("service %s: its unit would be lull-%s.service, which is lull's own", s.Name, ownUnit)
+			return errkind.Errorf("service %s: its unit would be lull-%s.service, which is lull's own", s.Name, ownUnit)
 		}
 		if err := checkCommand(l, s.Command); err != nil {
-			return fmt.Errorf("service %s: %w", s.Name, err)
+			return errkind.Errorf("service %s: %w", s.Name, err)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.Subpackages)) {
 		if err := ValidName(name); err != nil {
-			return fmt.Errorf("subpackage: %w", err)
+			return errkind.Errorf("subpackage: %w", err)
 		}
 		if l.Subpackages[name].IsZero() {
-			return fmt.Errorf("subpackage %s: it has no hash", name)
+			return errkind.Errorf("subpackage %s: it has no hash", name)
 		}
 	}
 	return nil
@@ -127,15 +126,15 @@ func checkWishes(w Wishes) error {
 	switch w.Mode {
 	case "", WishWait, WishSideBySide, WishEndure:
 	default:
-		return fmt.Errorf("refresh: mode %.80q: want wait, side-by-side or endure", w.Mode)
+		return errkind.Errorf("refresh: mode %.80q: want wait, side-by-side or endure", w.Mode)
 	}
 	switch w.RefreshPending {
 	case "", WishAllow, WishBlock:
 	default:
-		return fmt.Errorf("refresh: refresh-pending %.80q: want allow or block", w.RefreshPending)
+		return errkind.Errorf("refresh: refresh-pending %.80q: want allow or block", w.RefreshPending)
 	}
 	if d := time.Duration(w.MaxPostponement); d < 0 || d > MaxWish {
-		return fmt.Errorf("refresh: max-postponement %s: want at most 90 days", w.MaxPostponement)
+		return errkind.Errorf("refresh: max-postponement %s: want at most 90 days", w.MaxPostponement)
 	}
 	return nil
 }
@@ -145,11 +144,11 @@ func checkApps(apps []App) error {
 	for _, a := range apps {
 		switch {
 		case !isWord(a.Name, true):
-			return fmt.Errorf("app %.80q: want a name of letters, digits, '.', '-', '_' and '+'", a.Name)
+			return errkind.Errorf("app %.80q: want a name of letters, digits, '.', '-', '_' and '+'", a.Name)
 		case seen[a.Name]:
-			return fmt.Errorf("app %s: there are two of that name", a.Name)
+			return errkind.Errorf("app %s: there are two of that name", a.Name)
 		case a.DBusName != "" && !isBusName(a.DBusName):
-			return fmt.Errorf("app %s: %.300q is no well-known D-Bus name", a.Name, a.DBusName)
+			return errkind.Errorf("app %s: %.300q is no well-known D-Bus name", a.Name, a.DBusName)
 		}
 		seen[a.Name] = true
 		for _, f := range a.files() {
@@ -157,14 +156,14 @@ func checkApps(apps []App) error {
 				continue
 			}
 			if err := checkPath(f.path); err != nil {
-				return fmt.Errorf("app %s: %s %q: %w", a.Name, f.what, f.path, err)
+				return errkind.Errorf("app %s: %s %q: %w", a.Name, f.what, f.path, err)
 			}
 			if !strings.HasSuffix(f.path, f.ext) || strings.HasSuffix(f.path, "/"+f.ext) {
-				return fmt.Errorf("app %s: %s %q: want a name that ends in %q", a.Name, f.what, f.path, f.ext)
+				return errkind.Errorf("app %s: %s %q: want a name that ends in %q", a.Name, f.what, f.path, f.ext)
 			}
 		}
 		if a.DBusService != "" && path.Base(a.DBusService) != a.DBusName+".service" {
-			return fmt.Errorf("app %s: D-Bus service file %q: want the name %q, of its dbus-name", a.Name, a.DBusService, a.DBusName+".service")
+			return errkind.Errorf("app %s: D-Bus service file %q: want the name %q, of its dbus-name", a.Name, a.DBusService, a.DBusName+".service")
 		}
 	}
 	return nil
@@ -190,23 +189,23 @@ func checkServices(services []Service) error {
 	for _, s := range services {
 		switch {
 		case !isWord(s.Name, false):
-			return fmt.Errorf("service %.80q: want a name of letters, digits, '.', '-' and '_'", s.Name)
+			return errkind.Errorf("service %.80q: want a name of letters, digits, '.', '-' and '_'", s.Name)
 		case seen[s.Name]:
-			return fmt.Errorf("service %s: there are two of that name", s.Name)
+			return errkind.Errorf("service %s: there are two of that name", s.Name)
 		case s.Scope != "" && s.Scope != ScopeSystem && s.Scope != ScopeUser:
-			return fmt.Errorf("service %s: unknown scope %.80q: want system or user", s.Name, s.Scope)
+			return errkind.Errorf("service %s: unknown scope %.80q: want system or user", s.Name, s.Scope)
 		case s.RefreshMode != "" && s.RefreshMode != ModeRestart && s.RefreshMode != ModeEndure:
-			return fmt.Errorf("service %s: unknown refresh-mode %.80q: want restart or endure", s.Name, s.RefreshMode)
+			return errkind.Errorf("service %s: unknown refresh-mode %.80q: want restart or endure", s.Name, s.RefreshMode)
 		case s.Ready != "" && s.Ready != ReadyNotify:
-			return fmt.Errorf("service %s: unknown ready %.80q: want notify", s.Name, s.Ready)
+			return errkind.Errorf("service %s: unknown ready %.80q: want notify", s.Name, s.Ready)
 		case s.StopSignal != "" && !isSignal(s.StopSignal):
-			return fmt.Errorf("service %s: %.80q is no signal name like SIGTERM", s.Name, s.StopSignal)
+			return errkind.Errorf("service %s: %.80q is no signal name like SIGTERM", s.Name, s.StopSignal)
 		case s.StopTimeout < 0 || time.Duration(s.StopTimeout) > maxTimeout:
-			return fmt.Errorf("service %s: stop-timeout %s: want at most %s", s.Name, s.StopTimeout, maxTimeout)
+			return errkind.Errorf("service %s: stop-timeout %s: want at most %s", s.Name, s.StopTimeout, maxTimeout)
 		case s.User != "" && !isUser(s.User):
-			return fmt.Errorf("service %s: %.80q is no user name", s.Name, s.User)
+			return errkind.Errorf("service %s: %.80q is no user name", s.Name, s.User)
 		case s.User != "" && s.Scope == ScopeUser:
-			return fmt.Errorf("service %s: a service of scope user has no user key", s.Name)
+			return errkind.Errorf("service %s: a service of scope user has no user key", s.Name)
 		}
 		seen[s.Name] = true
 	}
@@ -216,20 +215,20 @@ func checkServices(services []Service) error {
 // checkText refuses what would spoil a terminal, a log line or a dialog.
 func checkText(s string, limit int, allowed string) error {
 	if len(s) > limit {
-		return fmt.Errorf("%d bytes, where %d are allowed", len(s), limit)
+		return errkind.Errorf("%d bytes, where %d are allowed", len(s), limit)
 	}
 	if !utf8.ValidString(s) {
-		return fmt.Errorf("%.80q is not UTF-8", s)
+		return errkind.Errorf("%.80q is not UTF-8", s)
 	}
 	if i := strings.IndexFunc(s, func(r rune) bool {
 		return (r < 0x20 || r >= 0x7f && r < 0xa0) && !strings.ContainsRune(allowed, r)
 	}); i >= 0 {
-		return fmt.Errorf("a control character in %.80q", s)
+		return errkind.Errorf("a control character in %.80q", s)
 	}
 	// Characters that embed, override or isolate make a text show as another
 	// one, UAX #9. The marks that a text in two directions may need do not.
 	if i := strings.IndexFunc(s, func(r rune) bool { return r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 }); i >= 0 {
-		return fmt.Errorf("a control of the writing direction in %.80q", s)
+		return errkind.Errorf("a control of the writing direction in %.80q", s)
 	}
 	return nil
 }
@@ -238,23 +237,23 @@ func checkText(s string, limit int, allowed string) error {
 // checkPaths's business.
 func checkCommand(l *Launch, command []string) error {
 	if len(command) == 0 {
-		return fmt.Errorf("it has no command")
+		return errkind.Errorf("it has no command")
 	}
 	program := command[0]
 	inside := program
 	if sub, ok := strings.CutPrefix(program, Reserved+"/sub/"); ok {
 		name, rest, _ := strings.Cut(sub, "/")
 		if _, known := l.Subpackages[name]; !known {
-			return fmt.Errorf("command %q: there is no subpackage %q", program, name)
+			return errkind.Errorf("command %q: there is no subpackage %q", program, name)
 		}
 		inside = rest
 	}
 	if err := checkPath(inside); err != nil {
-		return fmt.Errorf("command %q: %w", program, err)
+		return errkind.Errorf("command %q: %w", program, err)
 	}
 	for _, word := range command {
 		if !utf8.ValidString(word) || strings.ContainsRune(word, 0) {
-			return fmt.Errorf("command %q: the word %.80q is not UTF-8 or has a zero byte", program, word)
+			return errkind.Errorf("command %q: the word %.80q is not UTF-8 or has a zero byte", program, word)
 		}
 	}
 	return nil
@@ -278,16 +277,16 @@ func checkEntries(entries tree) error {
 	for i := range entries {
 		e := &entries[i]
 		if err := checkPath(e.Path); err != nil {
-			return fmt.Errorf("entry %.300q: %w", e.Path, err)
+			return errkind.Errorf("entry %.300q: %w", e.Path, err)
 		}
 		if err := checkEntry(e, sizes); err != nil {
-			return fmt.Errorf("entry %q: %w", e.Path, err)
+			return errkind.Errorf("entry %q: %w", e.Path, err)
 		}
 		if i > 0 && e.Path == entries[i-1].Path {
-			return fmt.Errorf("entry %q: the path is listed twice", e.Path)
+			return errkind.Errorf("entry %q: the path is listed twice", e.Path)
 		}
 		if i > 0 && e.Path < entries[i-1].Path {
-			return fmt.Errorf("entry %q: it stands after %q: entries must be sorted by path", e.Path, entries[i-1].Path)
+			return errkind.Errorf("entry %q: it stands after %q: entries must be sorted by path", e.Path, entries[i-1].Path)
 		}
 	}
 	return entries.checkParents()
@@ -302,7 +301,7 @@ func (t tree) checkParents() error {
 		dir := parent(path)
 		for d := dir; d != "" && !within(previous, d); d = parent(d) {
 			if t.at(d) != nil {
-				return fmt.Errorf("entry %q: its parent %q is a file or symlink", path, d)
+				return errkind.Errorf("entry %q: its parent %q is a file or symlink", path, d)
 			}
 		}
 		previous = dir
@@ -323,38 +322,38 @@ func checkEntry(e *Entry, sizes map[digest.Digest]int64) error {
 	case "", TypeFile:
 		switch {
 		case e.Blob.IsZero():
-			return fmt.Errorf("a file without a blob")
+			return errkind.Errorf("a file without a blob")
 		case e.Symlink != "":
-			return fmt.Errorf("a file with the target of a symlink")
+			return errkind.Errorf("a file with the target of a symlink")
 		case e.Size < 0 || e.Size > maxSize:
-			return fmt.Errorf("a size of %d bytes", e.Size)
+			return errkind.Errorf("a size of %d bytes", e.Size)
 		}
 		if size, known := sizes[e.Blob]; known && size != e.Size {
-			return fmt.Errorf("blob %s has two sizes, %d and %d bytes", e.Blob.Short(), size, e.Size)
+			return errkind.Errorf("blob %s has two sizes, %d and %d bytes", e.Blob.Short(), size, e.Size)
 		}
 		sizes[e.Blob] = e.Size
 		return nil
 	case TypeDir, TypeSymlink:
 		if !e.Blob.IsZero() || e.Size != 0 || e.Exec || e.Type == TypeDir && e.Symlink != "" {
-			return fmt.Errorf("a %s with what only files have", e.Type)
+			return errkind.Errorf("a %s with what only files have", e.Type)
 		}
 		if e.Type == TypeDir {
 			return nil
 		}
 		return checkTarget(e.Path, e.Symlink)
 	}
-	return fmt.Errorf("unknown type %.80q: want dir or symlink, or none for a file", e.Type)
+	return errkind.Errorf("unknown type %.80q: want dir or symlink, or none for a file", e.Type)
 }
 
 // checkPath wants a plain path below the package's root.
 func checkPath(path string) error {
 	switch {
 	case path == "":
-		return fmt.Errorf("an empty path")
+		return errkind.Errorf("an empty path")
 	case len(path) > maxPath:
-		return fmt.Errorf("the path has %d bytes, where %d are allowed", len(path), maxPath)
+		return errkind.Errorf("the path has %d bytes, where %d are allowed", len(path), maxPath)
 	case path[0] == '/':
-		return fmt.Errorf("the path is absolute")
+		return errkind.Errorf("the path is absolute")
 	}
 	if err := checkText(path, maxPath, ""); err != nil {
 		return err
@@ -363,13 +362,13 @@ func checkPath(path string) error {
 		component, after, more := strings.Cut(rest, "/")
 		switch {
 		case component == "":
-			return fmt.Errorf("the path has an empty component")
+			return errkind.Errorf("the path has an empty component")
 		case component == "." || component == "..":
-			return fmt.Errorf("%q is not allowed in a path", component)
+			return errkind.Errorf("%q is not allowed in a path", component)
 		case first && component == Reserved:
-			return fmt.Errorf("the directory %s is reserved", Reserved)
+			return errkind.Errorf("the directory %s is reserved", Reserved)
 		case len(component) > maxComponent:
-			return fmt.Errorf("a component of %d bytes, where %d are allowed", len(component), maxComponent)
+			return errkind.Errorf("a component of %d bytes, where %d are allowed", len(component), maxComponent)
 		}
 		if !more {
 			return nil
@@ -385,12 +384,12 @@ func checkPath(path string) error {
 func checkTarget(path, target string) error {
 	switch {
 	case target == "":
-		return fmt.Errorf("a symlink without a target")
+		return errkind.Errorf("a symlink without a target")
 	case target[0] == '/':
-		return fmt.Errorf("the symlink's target %q is absolute", target)
+		return errkind.Errorf("the symlink's target %q is absolute", target)
 	}
 	if err := checkText(target, maxPath, ""); err != nil {
-		return fmt.Errorf("the symlink's target: %w", err)
+		return errkind.Errorf("the symlink's target: %w", err)
 	}
 	depth, named := strings.Count(path, "/"), false
 	for component := range strings.SplitSeq(target, "/") {
@@ -398,10 +397,10 @@ func checkTarget(path, target string) error {
 		case "", ".":
 		case "..":
 			if named {
-				return fmt.Errorf("the symlink's target %q has '..' behind a name", target)
+				return errkind.Errorf("the symlink's target %q has '..' behind a name", target)
 			}
 			if depth--; depth < 0 {
-				return fmt.Errorf("the symlink's target %q lies outside the package", target)
+				return errkind.Errorf("the symlink's target %q lies outside the package", target)
 			}
 		default:
 			named = true
@@ -414,27 +413,27 @@ func checkTarget(path, target string) error {
 func checkPaths(l *Launch, t tree) error {
 	for _, a := range l.Apps {
 		if err := t.program(a.Command[0]); err != nil {
-			return fmt.Errorf("app %s: %w", a.Name, err)
+			return errkind.Errorf("app %s: %w", a.Name, err)
 		}
 		for _, f := range a.files() {
 			if f.path != "" && t.at(f.path) == nil && !t.throughSymlink(f.path) {
-				return fmt.Errorf("app %s: there is no %s %q", a.Name, f.what, f.path)
+				return errkind.Errorf("app %s: there is no %s %q", a.Name, f.what, f.path)
 			}
 		}
 	}
 	for _, s := range l.Services {
 		if err := t.program(s.Command[0]); err != nil {
-			return fmt.Errorf("service %s: %w", s.Name, err)
+			return errkind.Errorf("service %s: %w", s.Name, err)
 		}
 	}
 	for at, part := range l.Layout {
 		if !t.has(part) {
-			return fmt.Errorf("layout: %s: %q is not in the package", at, part)
+			return errkind.Errorf("layout: %s: %q is not in the package", at, part)
 		}
 	}
 	for hook, command := range l.Hooks {
 		if err := t.program(command[0]); err != nil {
-			return fmt.Errorf("hook %s: %w", hook, err)
+			return errkind.Errorf("hook %s: %w", hook, err)
 		}
 	}
 	return nil
@@ -448,9 +447,9 @@ func (t tree) program(path string) error {
 	case e != nil && e.Exec, strings.HasPrefix(path, Reserved+"/"), t.throughSymlink(path):
 		return nil
 	case e != nil:
-		return fmt.Errorf("command %q is not executable", path)
+		return errkind.Errorf("command %q is not executable", path)
 	}
-	return fmt.Errorf("command %q is not in the package", path)
+	return errkind.Errorf("command %q is not in the package", path)
 }
 
 // throughSymlink reports whether path or a parent of it is a symlink.

@@ -1,10 +1,11 @@
 package manifest
 
 import (
-	"fmt"
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Data is how the package's data is kept.
@@ -64,18 +65,18 @@ const MaxImport = 64
 // CheckImport checks one place of an existing profile.
 func CheckImport(p string) error {
 	if err := checkPath(p); err != nil {
-		return fmt.Errorf("%.300q: %w", p, err)
+		return errkind.Errorf("%.300q: %w", p, err)
 	}
 	base, rest, below := strings.Cut(p, "/")
 	if base != "config" && base != "data" && base != "state" || !below {
-		return fmt.Errorf("%.300q: want a path below config, data or state, as config/thing", p)
+		return errkind.Errorf("%.300q: want a path below config, data or state, as config/thing", p)
 	}
 	if base == "data" && within(rest, "lull") {
-		return fmt.Errorf("%.300q: this is lull's own data", p)
+		return errkind.Errorf("%.300q: this is lull's own data", p)
 	}
 	for _, s := range DesktopOwn {
 		if within(p, s.Path) {
-			return fmt.Errorf("%.300q: %s belongs to the desktop; programs find the host's", p, s.Path)
+			return errkind.Errorf("%.300q: %s belongs to the desktop; programs find the host's", p, s.Path)
 		}
 	}
 	return nil
@@ -85,25 +86,25 @@ func checkData(l *Launch) error {
 	d := l.Data
 	if !d.XDG {
 		if len(d.Import) > 0 {
-			return fmt.Errorf("data: import needs xdg")
+			return errkind.Errorf("data: import needs xdg")
 		}
 		return nil
 	}
 	for _, variable := range BaseDirs {
 		if _, both := l.Environment[variable]; both {
-			return fmt.Errorf("environment: %s is set by data: xdg", variable)
+			return errkind.Errorf("environment: %s is set by data: xdg", variable)
 		}
 	}
 	if len(d.Import) > MaxImport {
-		return fmt.Errorf("data: import: %d places, where %d are allowed", len(d.Import), MaxImport)
+		return errkind.Errorf("data: import: %d places, where %d are allowed", len(d.Import), MaxImport)
 	}
 	for i, p := range d.Import {
 		if err := CheckImport(p); err != nil {
-			return fmt.Errorf("data: import: %w", err)
+			return errkind.Errorf("data: import: %w", err)
 		}
 		for _, other := range d.Import[:i] {
 			if within(p, other) || within(other, p) {
-				return fmt.Errorf("data: import: %s and %s are in each other", other, p)
+				return errkind.Errorf("data: import: %s and %s are in each other", other, p)
 			}
 		}
 	}

@@ -263,7 +263,7 @@ func (d *decoder) entry() {
 		}
 	})
 	if d.err != nil {
-		d.err = fmt.Errorf("entry %s: %w", d.entryName(&e, start), d.err)
+		d.err = errkind.Errorf("entry %s: %w", d.entryName(&e, start), d.err)
 		return
 	}
 	d.entries = append(d.entries, e)

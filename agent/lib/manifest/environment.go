@@ -1,11 +1,12 @@
 package manifest
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Variable is an environment variable of a package's programs: either a value, or elements
@@ -63,13 +64,13 @@ var codeDirs = []string{"/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin"}
 
 func checkEnvironment(env map[string]Variable) error {
 	if len(env) > maxVariables {
-		return fmt.Errorf("environment: %d variables, where %d are allowed", len(env), maxVariables)
+		return errkind.Errorf("environment: %d variables, where %d are allowed", len(env), maxVariables)
 	}
 	size := 0
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		v := env[name]
 		if _, err := CheckVariable(name, v); err != nil {
-			return fmt.Errorf("environment: %w", err)
+			return errkind.Errorf("environment: %w", err)
 		}
 		size += len(name) + len(v.Value)
 		for _, text := range slices.Concat(v.Prepend, v.Append) {
@@ -77,7 +78,7 @@ func checkEnvironment(env map[string]Variable) error {
 		}
 	}
 	if size > maxEnvironment {
-		return fmt.Errorf("environment: %d bytes, where %d are allowed", size, maxEnvironment)
+		return errkind.Errorf("environment: %d bytes, where %d are allowed", size, maxEnvironment)
 	}
 	return nil
 }
@@ -88,18 +89,18 @@ func CheckVariable(name string, v Variable) (part string, err error) {
 	code := slices.Contains(codeVariables, name)
 	switch {
 	case !isVariable(name):
-		return "", fmt.Errorf("%.140q: want a name of letters, digits and '_', at most %d characters", name, maxVariable)
+		return "", errkind.Errorf("%.140q: want a name of letters, digits and '_', at most %d characters", name, maxVariable)
 	case strings.HasPrefix(name, "LULL_"), slices.Contains(reservedVariables, name):
-		return "", fmt.Errorf("%s: packages cannot set this variable", name)
+		return "", errkind.Errorf("%s: packages cannot set this variable", name)
 	case v.Value == "" && len(v.Prepend)+len(v.Append) == 0:
-		return "", fmt.Errorf("%s: it has no value", name)
+		return "", errkind.Errorf("%s: it has no value", name)
 	case v.Value != "" && len(v.Prepend)+len(v.Append) > 0:
-		return "", fmt.Errorf("%s: it has a value and elements of a list", name)
+		return "", errkind.Errorf("%s: it has a value and elements of a list", name)
 	case len(v.Prepend)+len(v.Append) > maxElements:
-		return "", fmt.Errorf("%s: %d elements, where %d are allowed", name, len(v.Prepend)+len(v.Append), maxElements)
+		return "", errkind.Errorf("%s: %d elements, where %d are allowed", name, len(v.Prepend)+len(v.Append), maxElements)
 	}
 	if err := checkVariableText(v.Value, code, false); err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
+		return "", errkind.Errorf("%s: %w", name, err)
 	}
 	for _, list := range []struct {
 		key   string
@@ -107,7 +108,7 @@ func CheckVariable(name string, v Variable) (part string, err error) {
 	}{{"prepend", v.Prepend}, {"append", v.Append}} {
 		for i, text := range list.items {
 			if err := checkVariableText(text, code, true); err != nil {
-				return fmt.Sprintf("%s[%d]", list.key, i), fmt.Errorf("%s: %w", name, err)
+				return fmt.Sprintf("%s[%d]", list.key, i), errkind.Errorf("%s: %w", name, err)
 			}
 		}
 	}
@@ -134,7 +135,7 @@ func checkVariableText(text string, code, element bool) error {
 		return err
 	}
 	if element && strings.Contains(text, ":") {
-		return fmt.Errorf("the element %.200q has a ':', which separates elements", text)
+		return errkind.Errorf("the element %.200q has a ':', which separates elements", text)
 	}
 	if !element && (!code || text == "") {
 		return nil
@@ -155,13 +156,13 @@ func checkVariablePath(p string, code bool) error {
 		}
 	}
 	if !absolute && rest == p {
-		return fmt.Errorf("%.200q is not an absolute path: begin it with ${package}", p)
+		return errkind.Errorf("%.200q is not an absolute path: begin it with ${package}", p)
 	}
 	if slices.Contains(strings.Split(rest, "/"), "..") {
-		return fmt.Errorf("%.200q has '..'", p)
+		return errkind.Errorf("%.200q has '..'", p)
 	}
 	if code && absolute && !slices.ContainsFunc(codeDirs, func(dir string) bool { return within(p, dir) }) {
-		return fmt.Errorf("%.200q: code is loaded from it, so it must be in the package, its data, or below %s", p, strings.Join(codeDirs, ", "))
+		return errkind.Errorf("%.200q: code is loaded from it, so it must be in the package, its data, or below %s", p, strings.Join(codeDirs, ", "))
 	}
 	return nil
 }
@@ -173,7 +174,7 @@ func Expand(text string, at func(place string) (string, bool)) (string, bool) {
 	return text, err == nil
 }
 
-var errNoPlace = errors.New("a directory is missing")
+const errNoPlace = errkind.Fixed("a directory is missing")
 
 func expand(text string, at func(place string) (string, bool)) (string, error) {
 	var b strings.Builder
@@ -190,10 +191,10 @@ func expand(text string, at func(place string) (string, bool)) (string, error) {
 		}
 		place, rest, ok := strings.Cut(strings.TrimPrefix(after, "{"), "}")
 		if !ok || !strings.HasPrefix(after, "{") {
-			return "", fmt.Errorf("%.200q: want $$ for a dollar sign, or a placeholder as ${package}", "$"+after)
+			return "", errkind.Errorf("%.200q: want $$ for a dollar sign, or a placeholder as ${package}", "$"+after)
 		}
 		if !slices.Contains(places, place) {
-			return "", fmt.Errorf("unknown placeholder ${%.80s}: known are ${%s}", place, strings.Join(places, "}, ${"))
+			return "", errkind.Errorf("unknown placeholder ${%.80s}: known are ${%s}", place, strings.Join(places, "}, ${"))
 		}
 		dir, ok := at(place)
 		if !ok {

@@ -1,11 +1,12 @@
 package manifest
 
 import (
-	"fmt"
 	"maps"
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // MaxLayout bounds the number of paths in a layout. Each is a mount for each launch.
@@ -46,13 +47,13 @@ func CheckLayout(at, part string) error {
 	}
 	switch {
 	case !strings.HasPrefix(at, "/"), path.Clean(at) != at:
-		return fmt.Errorf("%.300q: want an absolute path without '.', '..' and a '/' at its end", at)
+		return errkind.Errorf("%.300q: want an absolute path without '.', '..' and a '/' at its end", at)
 	case strings.ContainsAny(at, `,:\`):
-		return fmt.Errorf("%.300q: a path with ',', ':' or '\\' cannot be mounted", at)
+		return errkind.Errorf("%.300q: a path with ',', ':' or '\\' cannot be mounted", at)
 	case slices.ContainsFunc(strings.Split(at, "/"), func(c string) bool { return len(c) > maxComponent }):
-		return fmt.Errorf("%.300q: a component has more than %d bytes", at, maxComponent)
+		return errkind.Errorf("%.300q: a component has more than %d bytes", at, maxComponent)
 	case !MergesLayout(at) && slices.ContainsFunc(layoutCommon, func(pattern string) bool { return matches(pattern, at) }):
-		return fmt.Errorf("%s: other programs' files are there, too; name a directory in it", at)
+		return errkind.Errorf("%s: other programs' files are there, too; name a directory in it", at)
 	}
 	// With a common directory as a parent, any name in it will do: the package has it alone.
 	own := false
@@ -60,10 +61,10 @@ func CheckLayout(at, part string) error {
 		own = own || slices.ContainsFunc(layoutParents, func(pattern string) bool { return matches(pattern, dir) })
 	}
 	if !own {
-		return fmt.Errorf("%s: a package can have a place in %s", at, strings.Join(layoutParents, ", "))
+		return errkind.Errorf("%s: a package can have a place in %s", at, strings.Join(layoutParents, ", "))
 	}
 	if err := checkPath(part); err != nil {
-		return fmt.Errorf("%s: part %q: %w", at, part, err)
+		return errkind.Errorf("%s: part %q: %w", at, part, err)
 	}
 	return nil
 }
@@ -72,16 +73,16 @@ func matches(pattern, p string) bool { ok, _ := path.Match(pattern, p); return o
 
 func checkLayout(layout map[string]string) error {
 	if len(layout) > MaxLayout {
-		return fmt.Errorf("layout: %d paths, where %d are allowed", len(layout), MaxLayout)
+		return errkind.Errorf("layout: %d paths, where %d are allowed", len(layout), MaxLayout)
 	}
 	sorted := slices.Sorted(maps.Keys(layout))
 	for _, at := range sorted {
 		if err := CheckLayout(at, layout[at]); err != nil {
-			return fmt.Errorf("layout: %w", err)
+			return errkind.Errorf("layout: %w", err)
 		}
 		for dir := path.Dir(at); dir != "/"; dir = path.Dir(dir) {
 			if _, both := layout[dir]; both {
-				return fmt.Errorf("layout: %s is below %s", at, dir)
+				return errkind.Errorf("layout: %s is below %s", at, dir)
 			}
 		}
 	}

@@ -2,10 +2,11 @@ package manifest
 
 import (
 	"cmp"
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 var (
@@ -17,7 +18,7 @@ var (
 // any version.
 func ValidNeeds(s string) error {
 	if s != "" && !needsPattern.MatchString(s) {
-		return fmt.Errorf("needs-lull %.40q: want a version such as 1.2", s)
+		return errkind.Errorf("needs-lull %.40q: want a version such as 1.2", s)
 	}
 	return nil
 }

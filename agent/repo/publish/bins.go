@@ -2,7 +2,6 @@ package publish
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -44,10 +43,10 @@ func (s *state) bin(role string) (*metadata.Metadata[metadata.TargetsType], erro
 			err = s.targets.VerifyDelegate(role, b)
 		}
 		if err == nil && b.Signed.Version != at.Version {
-			err = fmt.Errorf("it has version %d, and the snapshot names %d", b.Signed.Version, at.Version)
+			err = errkind.Errorf("it has version %d, and the snapshot names %d", b.Signed.Version, at.Version)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot use the %s metadata: %w", role, err)
+			return nil, errkind.Errorf("cannot use the %s metadata: %w", role, err)
 		}
 	}
 	if s.delegated(role) != nil && s.proposes() {

@@ -206,7 +206,7 @@ func readBlob(ctx context.Context, store Storage, d digest.Digest, limit int64) 
 	defer dec.Close()
 	data, err := io.ReadAll(io.LimitReader(dec, limit+1))
 	if err == nil && digest.Of(data) != d {
-		err = errors.New("its content is not what its name says")
+		err = errkind.Errorf("its content is not what its name says")
 	}
 	return data, err
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -183,8 +182,8 @@ func (c *checking) channel(s *state, name, channel string, packages map[digest.D
 }
 
 var (
-	errDiffers = errors.New("it is not what was signed")
-	errMissing = errors.New("missing")
+	errDiffers = errkind.Fixed("it is not what was signed")
+	errMissing = errkind.Fixed("missing")
 )
 
 // mend notes a fault and, with a copy, stages the file that get returns. The error is one of
@@ -351,7 +350,7 @@ func verifyBlob(ctx context.Context, from Storage, d digest.Digest, size int64, 
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
-		return fmt.Errorf("damaged: %w", err)
+		return errkind.Errorf("damaged: %w", err)
 	case size >= 0 && n != size || sum != d:
 		return errDiffers
 	}

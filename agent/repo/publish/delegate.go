@@ -3,7 +3,6 @@ package publish
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -294,14 +293,14 @@ func (s *state) proposed(role string, b *metadata.Metadata[metadata.TargetsType]
 			err = s.targets.VerifyDelegate(role, next)
 		}
 		if err == nil && (next.Signed.Version != version || next.Signed.Delegations != nil || len(data) > repo.MaxList) {
-			err = errors.New("it has another version, is too large or delegates further")
+			err = errkind.Errorf("it has another version, is too large or delegates further")
 		}
 		if err != nil {
 			return nil, errkind.New(errkind.Untrusted, "cannot use version %d of the %s metadata: %w", version, role, err)
 		}
 		b = next
 	}
-	return nil, fmt.Errorf("there are more than %d versions of the %s metadata", maxSkipped, role)
+	return nil, errkind.Errorf("there are more than %d versions of the %s metadata", maxSkipped, role)
 }
 
 // ExportKey writes the public key of a role beside its private key, in PEM, and returns the

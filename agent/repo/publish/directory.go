@@ -3,7 +3,6 @@ package publish
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/lull/lull/agent/lib/durable"
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // directory is a repository in a directory of this machine. Its lock excludes all other
@@ -51,7 +51,7 @@ func (d *directory) Read(_ context.Context, path string) ([]byte, string, error)
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, MaxRead+1))
 	if err == nil && len(data) > MaxRead {
-		err = fmt.Errorf("%s is larger than %d bytes", path, MaxRead)
+		err = errkind.Errorf("%s is larger than %d bytes", path, MaxRead)
 	}
 	return data, "", err
 }

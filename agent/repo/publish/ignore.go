@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -107,7 +106,7 @@ func parseIgnores(name string, data []byte) (rules ignoreRules, err error) {
 		rules = append(rules, r)
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, errkind.Errorf("%s: %w", name, err)
 	}
 	return rules, nil
 }

@@ -166,7 +166,7 @@ func (k keyFolder) readPEM(path string, private bool) (key, error) {
 		return fail(err)
 	}
 	if private && info.Mode().Perm()&0o077 != 0 {
-		return fail(errors.New("others can read it: its mode must be 0600"))
+		return fail(errkind.Errorf("others can read it: its mode must be 0600"))
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
 	if err != nil {
@@ -178,7 +178,7 @@ func (k keyFolder) readPEM(path string, private bool) (key, error) {
 	}
 	ed, ok := parsed.(ed25519.PrivateKey)
 	if !ok {
-		return fail(errors.New("it is no ed25519 key"))
+		return fail(errkind.Errorf("it is no ed25519 key"))
 	}
 	out, err := keyOf(ed)
 	if err != nil {
@@ -192,7 +192,7 @@ func (k keyFolder) readPEM(path string, private bool) (key, error) {
 func (k keyFolder) parse(data []byte) (crypto.PrivateKey, error) {
 	block, _ := pem.Decode(data)
 	if block == nil || !strings.HasSuffix(block.Type, "PRIVATE KEY") {
-		return nil, errors.New("it is no private key in PEM")
+		return nil, errkind.Errorf("it is no private key in PEM")
 	}
 	if !strings.HasPrefix(block.Type, "ENCRYPTED ") {
 		return x509.ParsePKCS8PrivateKey(block.Bytes)

@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -108,7 +107,7 @@ func (d *data) UnmarshalYAML(decode func(any) error) error {
 	var word string
 	if decode(&word) == nil {
 		if word != "xdg" {
-			return fmt.Errorf("%.40q is unknown: want xdg, or keys", word)
+			return errkind.Errorf("%.40q is unknown: want xdg, or keys", word)
 		}
 		*d = data{XDG: true}
 		return nil
@@ -138,7 +137,7 @@ func (c *command) UnmarshalYAML(decode func(any) error) error {
 	return err
 }
 
-var errShell = errors.New("a shell would be needed for it; write a list of words, or a script")
+const errShell = errkind.Fixed("a shell would be needed for it; write a list of words, or a script")
 
 func split(line string) ([]string, error) {
 	var words []string
@@ -167,13 +166,13 @@ func split(line string) ([]string, error) {
 		}
 	}
 	if quote != 0 {
-		return nil, errors.New("a quote is not closed")
+		return nil, errkind.Errorf("a quote is not closed")
 	}
 	if inWord {
 		words = append(words, word.String())
 	}
 	if len(words) == 0 {
-		return nil, errors.New("it is empty")
+		return nil, errkind.Errorf("it is empty")
 	}
 	return words, nil
 }
@@ -316,7 +315,7 @@ func parseSource(name string, content []byte, overlay string) (*description, err
 		err := manifest.ValidName(sub)
 		variable := manifest.SubpackageVariable(sub)
 		if other := variables[variable]; other != "" && err == nil {
-			err = fmt.Errorf("its variable would be that of %s, %s", other, variable)
+			err = errkind.Errorf("its variable would be that of %s, %s", other, variable)
 		}
 		variables[variable] = sub
 		var r reference

@@ -3,7 +3,6 @@ package publish
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -46,7 +45,7 @@ func (k keyFolder) readSigned() (v signedVersions, err error) {
 		err = json.Unmarshal(data, &v)
 	}
 	if err != nil {
-		return v, fmt.Errorf("cannot read which versions were signed: %w", err)
+		return v, errkind.Errorf("cannot read which versions were signed: %w", err)
 	}
 	return v, nil
 }
@@ -112,7 +111,7 @@ func (s *state) rebuildTimestamp() error {
 		return s.signAgain()
 	}
 	if first == nil {
-		first = errors.New("there is no snapshot")
+		first = errkind.Errorf("there is no snapshot")
 	}
 	return errkind.New(errkind.Invalid, "cannot sign %s again: nothing is left that was signed: %w", s.dir, first).
 		WithHint("bring the files in metadata back from a copy of the repository")
@@ -140,14 +139,14 @@ func (s *state) wholeSnapshot(version int64) (targets int64, data []byte, err er
 	}
 	at := snapshot.Signed.Meta["targets.json"]
 	if at == nil || snapshot.Signed.Version != version {
-		return 0, nil, fmt.Errorf("version %d of the snapshot is not complete", version)
+		return 0, nil, errkind.Errorf("version %d of the snapshot is not complete", version)
 	}
 	list, err := metadataAt(s, metadata.Targets(), numbered(at.Version, metadata.TARGETS))
 	if err == nil {
 		err = s.root.VerifyDelegate(metadata.TARGETS, list)
 	}
 	if err == nil && list.Signed.Version != at.Version {
-		err = fmt.Errorf("version %d of the targets is not complete", at.Version)
+		err = errkind.Errorf("version %d of the targets is not complete", at.Version)
 	}
 	if err == nil {
 		whole := &state{ctx: s.ctx, store: s.store, dir: s.dir, snapshot: snapshot, targets: list}

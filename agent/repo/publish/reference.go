@@ -2,7 +2,6 @@ package publish
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -27,7 +26,7 @@ type reference struct {
 func parseReference(text string) (r reference, err error) {
 	if r.hash, err = digest.Parse(text); err == nil {
 		if r.hash.IsZero() {
-			return r, fmt.Errorf("a hash of zeros")
+			return r, errkind.Errorf("a hash of zeros")
 		}
 		return r, nil
 	}
@@ -40,7 +39,7 @@ func parseReference(text string) (r reference, err error) {
 		err = repo.ValidChannel(channel)
 	}
 	if err != nil {
-		return r, fmt.Errorf("%.80q is neither the hash of a package (64 lower-case hexadecimal digits) nor NAME@CHANNEL nor a path that begins with ./ or ../", text)
+		return r, errkind.Errorf("%.80q is neither the hash of a package (64 lower-case hexadecimal digits) nor NAME@CHANNEL nor a path that begins with ./ or ../", text)
 	}
 	return reference{name: name, channel: channel}, nil
 }

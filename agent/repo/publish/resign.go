@@ -3,7 +3,6 @@ package publish
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -164,7 +163,7 @@ func (s *state) adoptKey(role, name string) error {
 		return nil
 	}
 	if err := durable.Rename(s.keys.path(name), s.keys.path(name)+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot put the old key aside: %w", err)
+		return errkind.Errorf("cannot put the old key aside: %w", err)
 	}
 	return durable.Rename(s.keys.next(name), s.keys.path(name))
 }

@@ -146,7 +146,7 @@ func load(ctx context.Context, store Storage, dir string, keys keyFolder, expiry
 		return fail(metadata.SNAPSHOT, err)
 	}
 	if at := s.snapshot.Signed.Meta["targets.json"]; at == nil {
-		err = errors.New("it names no targets")
+		err = errkind.Errorf("it names no targets")
 	} else if s.targets, err = metadataAt(s, metadata.Targets(), numbered(at.Version, metadata.TARGETS)); err == nil {
 		err = s.root.VerifyDelegate(metadata.TARGETS, s.targets)
 	}
@@ -163,7 +163,7 @@ func load(ctx context.Context, store Storage, dir string, keys keyFolder, expiry
 func (s *state) readSnapshot() (err error) {
 	at := s.timestamp.Signed.Meta["snapshot.json"]
 	if at == nil {
-		return errors.New("it names no snapshot")
+		return errkind.Errorf("it names no snapshot")
 	}
 	if s.snapshot, err = metadataAt(s, metadata.Snapshot(), numbered(at.Version, metadata.SNAPSHOT)); err == nil {
 		err = s.root.VerifyDelegate(metadata.SNAPSHOT, s.snapshot)
@@ -182,7 +182,7 @@ func (s *state) readSnapshot() (err error) {
 			err = s.root.VerifyDelegate(metadata.SNAPSHOT, next)
 		}
 		if err == nil && next.Signed.Version != version {
-			err = fmt.Errorf("the file of version %[2]d has version %[1]d", next.Signed.Version, version)
+			err = errkind.Errorf("the file of version %[2]d has version %[1]d", next.Signed.Version, version)
 		}
 		if err != nil {
 			return err
@@ -213,7 +213,7 @@ func (s *state) followRoots() error {
 			return err
 		}
 		if next.Signed.Version != version {
-			return fmt.Errorf("the file of version %[2]d has version %[1]d", next.Signed.Version, version)
+			return errkind.Errorf("the file of version %[2]d has version %[1]d", next.Signed.Version, version)
 		}
 		if err := s.noteRoot(data); err != nil {
 			return err
@@ -282,12 +282,12 @@ func (s *state) create(role string, version *int64, make func() ([]byte, error))
 		}
 		return data, err
 	}
-	return nil, fmt.Errorf("there are %d unused versions of the %s metadata", maxSkipped, role)
+	return nil, errkind.Errorf("there are %d unused versions of the %s metadata", maxSkipped, role)
 }
 
 // errLost means that another publisher has created the next snapshot. The change has to be
 // made again, on the other one's state.
-var errLost = errors.New("another publisher was faster")
+const errLost = errkind.Fixed("another publisher was faster")
 
 // writeSnapshot publishes s.snapshot as its next version. In shared storage this decides
 // between publishers. Error errLost: another one has published that version.
@@ -334,7 +334,7 @@ func (s *state) writeTimestamp() error {
 			err = s.root.VerifyDelegate(metadata.TIMESTAMP, other)
 		}
 		if err != nil {
-			return fmt.Errorf("cannot use the timestamp that another publisher has written: %w", err)
+			return errkind.Errorf("cannot use the timestamp that another publisher has written: %w", err)
 		}
 		if at := other.Signed.Meta["snapshot.json"]; at != nil && at.Version >= s.snapshot.Signed.Version {
 			return nil
@@ -429,7 +429,7 @@ func (s *state) writeRoot(data []byte, version int64) error {
 		err = s.noteRoot(data)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write the root: %w", err)
+		return errkind.Errorf("cannot write the root: %w", err)
 	}
 	return nil
 }

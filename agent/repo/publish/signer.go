@@ -8,7 +8,6 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -46,7 +45,7 @@ func (k keyFolder) command(ctx context.Context, name string) (key, error) {
 		return fail(err)
 	}
 	if mode.Perm()&0o022 != 0 {
-		return fail(errors.New("others can write it: its mode must be 0600"))
+		return fail(errkind.Errorf("others can write it: its mode must be 0600"))
 	}
 	argv := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
 	if argv[0] == "" {
@@ -54,7 +53,7 @@ func (k keyFolder) command(ctx context.Context, name string) (key, error) {
 	}
 	data, _, err := readSmall(filepath.Join(k.dir, name+".pub"))
 	if err != nil {
-		return fail(fmt.Errorf("its public key is missing: %v", err))
+		return fail(errkind.Errorf("its public key is missing: %v", err))
 	}
 	public, err := cryptoutils.UnmarshalPEMToPublicKey(data)
 	if err != nil {

@@ -2,7 +2,6 @@ package publish
 
 import (
 	"context"
-	"errors"
 	"io"
 	"maps"
 	"os"
@@ -69,7 +68,7 @@ func (p *publication) resolveSystem(ctx context.Context, srcDir string, d *descr
 			switch {
 			case err != nil:
 			case r.path != "":
-				err = errors.New("a path cannot be used here: want a hash or NAME@CHANNEL")
+				err = errkind.Errorf("a path cannot be used here: want a hash or NAME@CHANNEL")
 			default:
 				if found, err = p.find(ctx, srcDir, r, 0); err == nil {
 					m, _, err = readMeta(ctx, p.s.store, found.Package)
@@ -77,7 +76,7 @@ func (p *publication) resolveSystem(ctx context.Context, srcDir string, d *descr
 			}
 			if err == nil && key != "images" {
 				if other := names[m.Name]; other != "" {
-					err = errors.New(other + " is the same package")
+					err = errkind.Errorf("%s is the same package", other)
 				}
 				names[m.Name] = text
 			}

@@ -17,7 +17,6 @@ package bucket
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -155,7 +154,7 @@ func (b *Bucket) Read(ctx context.Context, path string) ([]byte, string, error) 
 	err := b.get(ctx, path, func(r io.Reader, i minio.ObjectInfo) (err error) {
 		tag = i.ETag
 		if data, err = io.ReadAll(io.LimitReader(r, publish.MaxRead+1)); err == nil && len(data) > publish.MaxRead {
-			err = fmt.Errorf("it is larger than %d bytes", publish.MaxRead)
+			err = errkind.Errorf("it is larger than %d bytes", publish.MaxRead)
 		}
 		return err
 	})
@@ -231,7 +230,7 @@ func (b *Bucket) failed(op, path string, err error) error {
 	case r.Code == minio.NoSuchKey || r.Code == "NotFound" || r.StatusCode == http.StatusNotFound && r.Code != minio.NoSuchBucket:
 		return &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
 	case r.Code == minio.AccessDenied && op == "read":
-		return &fs.PathError{Op: op, Path: name, Err: fmt.Errorf("%w, or access is denied", fs.ErrNotExist)}
+		return &fs.PathError{Op: op, Path: name, Err: errkind.Errorf("%w, or access is denied", fs.ErrNotExist)}
 	case r.StatusCode == http.StatusPreconditionFailed, r.StatusCode == http.StatusConflict && r.Code == "ConditionalRequestConflict":
 		return &fs.PathError{Op: op, Path: name, Err: fs.ErrExist}
 	case errors.Is(err, context.Canceled):

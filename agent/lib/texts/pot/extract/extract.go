@@ -9,7 +9,8 @@
 //   - the first of two strings in a [2]string: the label of a line.
 //
 // In the agent, whose errors the command line translates:
-//   - the text of errkind.New and WithHint, the arguments of errkind.Text and errkind.Mark.
+//   - the text of errkind.New and WithHint, the arguments of errkind.Errorf, errkind.Fixed, errkind.Text and
+//     errkind.Mark.
 //
 // It reads source files and changes nothing.
 package extract
@@ -114,18 +115,23 @@ var calls = map[string]call{
 
 // errorCalls are those of the agent, which translates nothing itself.
 var errorCalls = map[string]call{
-	"errkind.New": {[]int{1}, false}, "errkind.Text": {[]int{0}, false}, "errkind.Mark": {[]int{0}, true}, "WithHint": {[]int{0}, false},
+	"errkind.New": {[]int{1}, false}, "errkind.Text": {[]int{0}, false}, "errkind.Errorf": {[]int{0}, false}, "errkind.Fixed": {[]int{0}, true}, "errkind.Mark": {[]int{0}, true}, "WithHint": {[]int{0}, false},
 }
 
 // policyCalls are those of the packages that read YAML, which name the place first.
 var policyCalls = map[string]call{
-	"errkind.New": errorCalls["errkind.New"], "WithHint": errorCalls["WithHint"],
+	"errkind.New": errorCalls["errkind.New"], "errkind.Text": errorCalls["errkind.Text"], "WithHint": errorCalls["WithHint"],
 	"fail": {[]int{1}, false}, "failf": {[]int{1}, false}, "refuse": {[]int{1}, false}, "Errorf": {[]int{1}, false},
 }
+
+// causeCalls are those of the package that lists the errors of the kernel.
+var causeCalls = map[string]call{"Mark": errorCalls["errkind.Mark"]}
 
 // callsOf returns the calls whose arguments are messages in a file.
 func callsOf(file *ast.File, errors bool) map[string]call {
 	switch {
+	case errors && file.Name.Name == "errkind":
+		return causeCalls
 	case errors && (file.Name.Name == "policy" || file.Name.Name == "strictyaml"):
 		return policyCalls
 	case errors:
