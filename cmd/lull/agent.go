@@ -106,7 +106,9 @@ func (a *app) change(ctx context.Context, f func(context.Context, *agent) error)
 	if err != nil {
 		return err
 	}
-	return f(ctx, ag)
+	call, done := a.patient(ctx)
+	defer done()
+	return f(call, ag)
 }
 
 // self returns the instance of this process' run. The agent checks the cgroup. Any process

@@ -30,6 +30,8 @@ type app struct {
 
 	saidBroken bool // see sayBroken
 
+	endQuestion func() // ends the password agent on the terminal; nil means that there is none
+
 	ran     bool     // the command line was valid and its verb has begun
 	closers []func() // run backwards at the end
 }
@@ -74,7 +76,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err != nil && !a.ran {
 		err = usageError(err, meant(root, args))
 	}
-	err = stopped(ctx, err)
+	err = a.unanswered(ctx, stopped(ctx, err))
 	a.PrintError(err)
 	return errkind.ExitCode(err)
 }
@@ -134,6 +136,11 @@ func meant(root *cobra.Command, args []string) (similar []string) {
 	}
 	for _, word := range rest {
 		if !strings.HasPrefix(word, "-") {
+			for _, c := range cmd.Commands() {
+				if slices.Contains(c.SuggestFor, strings.ToLower(word)) {
+					return []string{"`" + c.CommandPath() + "`"}
+				}
+			}
 			cmd.SuggestionsMinimumDistance = 2
 			for _, s := range cmd.SuggestionsFor(word) {
 				similar = append(similar, "`"+cmd.CommandPath()+" "+s+"`")
@@ -142,6 +149,30 @@ func meant(root *cobra.Command, args []string) (similar []string) {
 		}
 	}
 	return similar
+}
+
+// namesElsewhere are what other package managers call the verbs: a user who types one of them
+// is shown ours.
+var namesElsewhere = map[string][]string{
+	"search":    {"find", "remote-ls", "available"},
+	"info":      {"show", "describe", "remote-info"},
+	"install":   {"add", "get", "i"},
+	"remove":    {"uninstall", "purge", "rm", "delete", "erase"},
+	"list":      {"ls", "installed", "get-devices"},
+	"refresh":   {"update", "upgrade", "up", "full-upgrade", "dist-upgrade", "get-updates", "upgradable"},
+	"revert":    {"rollback", "downgrade", "undo"},
+	"history":   {"changes", "log", "get-history", "tasks"},
+	"hold":      {"mark", "mask", "pin", "freeze"},
+	"unhold":    {"unmask", "unpin", "thaw"},
+	"monitor":   {"watch", "follow"},
+	"gc":        {"autoremove", "clean", "autoclean", "cleanup", "prune", "collect-garbage", "optimise"},
+	"verify":    {"check", "fsck", "repair"},
+	"repo":      {"remote", "remotes", "remote-add", "remote-delete", "channels", "sources", "get-remotes"},
+	"switch":    {"channel-switch", "switch-to"},
+	"status":    {"ps", "services"},
+	"doctor":    {"warnings", "debug"},
+	"changelog": {"news"},
+	"du":        {"size", "usage"},
 }
 
 // The groups of verbs in `lull help`.
@@ -211,6 +242,7 @@ func (a *app) command() *cobra.Command {
 	} {
 		for _, v := range g.verbs {
 			v.GroupID = g.id
+			v.SuggestFor = namesElsewhere[v.Name()]
 			root.AddCommand(v)
 		}
 	}
@@ -247,7 +279,8 @@ func (a *app) noteRun(cmd *cobra.Command) {
 				cmd.SetContext(bus.Unattended(cmd.Context()))
 			}
 			if a.asksPassword(cmd, os.Geteuid()) {
-				a.closers = append(a.closers, a.startPasswordAgent(a.stdin.(*os.File)))
+				a.endQuestion = a.startPasswordAgent(a.stdin.(*os.File))
+				a.closers = append(a.closers, a.endQuestion)
 			}
 			return verb(cmd, words)
 		}

@@ -129,7 +129,7 @@ func (a *app) du(ctx context.Context, packages []bus.PackageUsage, users []packa
 
 func (a *app) sayUsers(users []packageUserJSON) error {
 	for _, u := range users {
-		if err := a.Say(output.T("%s %s is in use by %s (PID %d)", u.Name, u.Version, u.Holder, u.PID)); err != nil {
+		if err := a.Say(output.T("%s %s is in use by %s (PID %d)", u.Name, u.Version, holderText(u.Holder), u.PID)); err != nil {
 			return err
 		}
 	}

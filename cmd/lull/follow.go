@@ -66,7 +66,9 @@ func (a *app) followWith(ctx context.Context, f *follower, start func(context.Co
 		return nil, err
 	}
 	defer sub.Close()
-	paths, failed := start(ctx, ag)
+	call, done := a.patient(ctx)
+	paths, failed := start(call, ag)
+	done()
 	if len(paths) == 0 {
 		return nil, failed
 	}

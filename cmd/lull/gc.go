@@ -165,7 +165,7 @@ func (a *app) gcPlan(ctx context.Context, ag *agent) error {
 	text := gcText(true, uint64(len(blobs)), uint64(len(going)), bytes)
 	// A failure is ignored.
 	if p, err := ag.system().Properties(ctx); err == nil && p.CollectionRefused != "" {
-		text += output.T("; but %s", p.CollectionRefused)
+		text += output.T("; but %s", a.Foreign(p.CollectionRefused))
 	}
 	if own > 0 {
 		text += output.T("; and %s of superseded data in your home", output.Size(own))

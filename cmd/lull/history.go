@@ -194,6 +194,9 @@ func when(t, now time.Time) string {
 	return t.Format("2006-01-02 15:04")
 }
 
+// shortest is the shortest duration that is written as a number.
+const shortest = 100 * time.Millisecond
+
 // took returns the duration of a change, or "-" if its start is unknown or the clock was set
 // back.
 func took(c bus.EndedRefresh) string {
@@ -201,7 +204,10 @@ func took(c bus.EndedRefresh) string {
 	if began.IsZero() || ended.Before(began) {
 		return "-"
 	}
-	return output.Duration(ended.Sub(began))
+	if d := ended.Sub(began); d >= shortest {
+		return output.Duration(d)
+	}
+	return output.T("less than %s", output.Duration(shortest))
 }
 
 // historyJSON is what `lull history` writes, the youngest change first.

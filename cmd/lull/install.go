@@ -46,6 +46,19 @@ names have to be confirmed, on the terminal or by --yes.`,
 				var paths []dbus.ObjectPath
 				var errs []error
 				for _, name := range names {
+					if a.endQuestion != nil { // each refusal of a call would ask for a password before
+						meant, there, err := ag.beforeAsking(ctx, name, o.Key)
+						if err == nil && there {
+							err = a.already(output.T("%s is already installed", meant))
+						}
+						if err != nil {
+							errs = append(errs, err)
+						}
+						if err != nil || there {
+							continue
+						}
+						name = meant
+					}
 					path, err := ag.manager.Install(ctx, name, o)
 					if errkind.Is(err, errkind.NotFound) {
 						name, path, err = ag.installMeant(ctx, name, o, err)
@@ -80,6 +93,29 @@ names have to be confirmed, on the terminal or by --yes.`,
 	file.add(cmd)
 	a.completeChannels(cmd)
 	return cmd
+}
+
+// beforeAsking returns the name that a user means, and whether it is installed, before a call
+// that may ask for a password.
+func (ag *agent) beforeAsking(ctx context.Context, typed, key string) (name string, there bool, err error) {
+	name = typed
+	if _, known, err := ag.available(ctx); err == nil { // else the call reports it
+		if name, _, err = resolve(typed, known); err != nil {
+			return typed, false, err
+		}
+	}
+	instance := name
+	if key != "" {
+		instance += "_" + key
+	}
+	s, err := ag.overview(ctx)
+	if err != nil {
+		return name, false, err
+	}
+	if _, err := s.find(instance); err == nil {
+		return instance, true, nil
+	}
+	return name, false, nil
 }
 
 // installMeant installs the application for a name that no repository has: the one with that

@@ -58,7 +58,9 @@ func (a *app) followJob(ctx context.Context, ag *agent, text jobText, calls jobC
 		return p, err
 	}
 	defer sub.Close()
-	path, err := calls.start(ctx)
+	call, called := a.patient(ctx)
+	path, err := calls.start(call)
+	called()
 	older := bus.IsUnknown(err)
 	if older {
 		show(bus.AgentPath, bus.RefreshProperties{Instance: output.Marked(text.label), State: "preparing", Step: text.step})

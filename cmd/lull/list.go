@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,9 @@ func (a *app) listCmd() *cobra.Command {
 					read = ag.snapshot
 				}
 				s, err := read(ctx)
+				if err == nil && slices.ContainsFunc(s.packages, func(p bus.PackageProperties) bool { return held(p, a.Now()) }) {
+					s, err = ag.snapshot(ctx) // which has the owners of the holds
+				}
 				if err != nil {
 					return err
 				}

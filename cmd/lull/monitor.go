@@ -118,7 +118,7 @@ func (w *watcher) signal(sig *dbus.Signal) error {
 	if f, ok := bus.ParseManagerRefreshFinished(sig); ok {
 		text := output.StateText(f.Result)
 		if f.Error != "" {
-			text += ": " + f.Error
+			text += ": " + w.app.Foreign(f.Error)
 		}
 		return w.say(f.Refresh, eventJSON{Event: "finished", Instance: f.Instance, Result: f.Result, Error: f.Error, text: text})
 	}
@@ -202,14 +202,14 @@ func (w *watcher) agentChanged(c bus.Changed) error {
 		if now := w.manager.PolicyError; now != before.PolicyError {
 			e := eventJSON{Event: "policy", Error: now, text: output.T("policy: the files are in force again")}
 			if now != "" {
-				e.text = output.T("policy: refused, the previous one stays in force: %s", now)
+				e.text = output.T("policy: refused, the previous one stays in force: %s", w.app.Foreign(now))
 			}
 			if err := w.say(c.Path, e); err != nil {
 				return err
 			}
 		}
 		if now := w.manager.LastCheckError; now != "" && now != before.LastCheckError {
-			return w.say(c.Path, eventJSON{Event: "check", Error: now, text: output.T("repositories: %s", now)})
+			return w.say(c.Path, eventJSON{Event: "check", Error: now, text: output.T("repositories: %s", w.app.Foreign(now))})
 		}
 		if has("LastCheck") && w.manager.LastCheck != before.LastCheck {
 			return w.say(c.Path, eventJSON{Event: "check", text: output.T("repositories: all were read")})

@@ -146,7 +146,7 @@ func (a *app) policyCheck(files []string) error {
 			if a.JSON {
 				break
 			}
-			if err := a.Say(note); err != nil {
+			if err := a.Say(a.Foreign(note)); err != nil {
 				return err
 			}
 		}

@@ -99,6 +99,9 @@ refreshed in its own time.)`,
 func (ag *agent) refresh(ctx context.Context, names []string, o bus.RefreshOptions) ([]dbus.ObjectPath, error) {
 	if o.Atomic || len(names) == 1 {
 		paths, err := ag.manager.Refresh(ctx, names, o)
+		if len(names) == 1 {
+			err = ag.ofGone(ctx, names, []error{err})[0]
+		}
 		return paths, goesOn(ctx, output.T("refresh of %s", strings.Join(names, ", ")), names, err)
 	}
 	if len(names) == 0 {
@@ -122,6 +125,7 @@ func (ag *agent) refresh(ctx context.Context, names []string, o bus.RefreshOptio
 		})
 	}
 	_ = g.Wait() // the errors are in failed
+	failed = ag.ofGone(ctx, names, failed)
 	var paths []dbus.ObjectPath
 	var errs []error
 	for i := range names {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 
 	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
@@ -30,6 +31,12 @@ What users have made with it stays in their home directories.`,
 				var paths []dbus.ObjectPath
 				var errs []error
 				for _, name := range names {
+					if a.endQuestion != nil && ag.lacks(ctx, name) { // the call would ask for a password
+						if err := a.already(notInstalled(ctx, ag, name)); err != nil {
+							return paths, err
+						}
+						continue
+					}
 					path, err := ag.manager.Remove(ctx, name, o)
 					if errkind.Is(err, errkind.NotFound) {
 						if err = a.already(notInstalled(ctx, ag, name)); err == nil {
@@ -50,6 +57,13 @@ What users have made with it stays in their home directories.`,
 	w.add(cmd)
 	cmd.Flags().BoolVar(&o.Purge, "purge", false, "remove its system data, too")
 	return cmd
+}
+
+// lacks reports whether it is certain that there is no such instance, not even one that is
+// being installed.
+func (ag *agent) lacks(ctx context.Context, name string) bool {
+	s, err := ag.overview(ctx)
+	return err == nil && !slices.ContainsFunc(s.candidates(), func(c candidate) bool { return c.name == name })
 }
 
 // notInstalled returns the error about a missing instance, with similar names.

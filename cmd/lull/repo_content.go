@@ -109,7 +109,7 @@ func (a *app) repoChecked(repository string, r publish.Checked) error {
 			broken++
 		}
 		if !a.JSON {
-			if err := a.Say(state + "  " + output.OneLine(f.Path) + ": " + output.OneLine(f.Error)); err != nil {
+			if err := a.Say(state + "  " + output.OneLine(f.Path) + ": " + output.OneLine(a.Foreign(f.Error))); err != nil {
 				return err
 			}
 		}

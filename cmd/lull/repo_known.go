@@ -161,7 +161,7 @@ the repository is known again.`,
 					return sent(ctx, output.T("agent"), output.T("`lull repo list` shows its repositories"), err)
 				}
 				if len(left) > 0 {
-					text += output.T("; %s came from it, and gets no updates", output.List(left))
+					text += output.N("; %s came from it, and gets no updates", "; %s came from it, and get no updates", len(left), output.List(left))
 				}
 				return a.repositoryChanged(words[0], "", text)
 			})

@@ -121,8 +121,15 @@ func offerState(o bus.AvailablePackage) string {
 
 // unread warns of repositories or applications that could not be listed.
 func (a *app) unread(failed []bus.ListFailure) {
+	names := map[string][]string{} // by the reason
 	for _, f := range failed {
-		a.Warn(output.T("cannot list %[1]s: %[2]s", f.Name, a.Foreign(f.Text)), "")
+		names[f.Text] = append(names[f.Text], f.Name)
+	}
+	for _, f := range failed {
+		if list := names[f.Text]; list != nil {
+			a.Warn(output.T("cannot list %[1]s: %[2]s", output.List(list), a.Foreign(f.Text)), "")
+			delete(names, f.Text)
+		}
 	}
 }
 
@@ -171,11 +178,11 @@ func (a *app) info(ctx context.Context, ag *agent, typed string) error {
 		}
 		pairs = append(pairs, [2]string{"Summary", p.Summary}, [2]string{"Installed", text})
 		for _, v := range p.Services {
-			pairs = append(pairs, [2]string{"Service", v.Name + " (" + v.State + ")"})
+			pairs = append(pairs, [2]string{"Service", v.Name + " (" + output.StateText(v.State) + ")"})
 		}
 	}
 	if len(doc.Installed) == 0 {
-		pairs = append(pairs, [2]string{"Installed", "no"})
+		pairs = append(pairs, [2]string{"Installed", output.T("no")})
 	}
 	agentUser := "root"
 	if a.user {
@@ -295,7 +302,11 @@ func (a *app) updates(ctx context.Context, names []string) error {
 		if a.JSON {
 			return a.WriteJSON(doc)
 		}
-		if len(rows) == 0 {
+		switch {
+		case len(rows) > 0:
+		case len(failed) > 0: // which have been named
+			return a.Say(output.T("of the others everything is up to date"))
+		default:
 			return a.Say(output.T("everything is up to date, by the last known state of the repositories"))
 		}
 		return a.Table([]output.Column{{Title: "APPLICATION", Least: 16}, {Title: "FROM", Least: 7}, {Title: "TO", Least: 7},

@@ -114,9 +114,9 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 	if a.JSON {
 		return a.WriteJSON(doc)
 	}
-	checked := output.Ago(output.FromBus(m.LastCheck), a.Now())
+	checked := output.Ago(lastRead(m), a.Now())
 	if m.LastCheckError != "" {
-		checked += output.T("; since then: %s", m.LastCheckError)
+		checked += output.T("; since then: %s", a.Foreign(m.LastCheckError))
 	}
 	refreshes := output.T("none")
 	switch {
@@ -146,16 +146,33 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 	pairs = append(pairs, [2]string{"Held", s.holdsText(a.Now())})
 	pairs = append(pairs, [2]string{"System", ag.systemText(ctx)})
 	if m.PolicyError != "" {
-		pairs = append(pairs, [2]string{"Policy", output.T("not all of it can be used: %s", m.PolicyError)})
+		pairs = append(pairs, [2]string{"Policy", output.T("not all of it can be used: %s", a.Foreign(m.PolicyError))})
 	}
-	return a.Fields(append(pairs, [][2]string{
+	pairs = append(pairs, [][2]string{
 		{"Last check", checked},
 		{"Repositories", output.Either(strings.Join(names, ", "), output.T("none; `lull repo add` makes one known"))},
+	}...)
+	return a.Fields(append(append(pairs, goneFields(s.gone(m))...), [][2]string{
 		{"Disk", output.T("%s used, %s free", output.Size(space.Used), output.Size(space.Free))},
 		{"Machine", machineText(m)},
 		{"Tracking", output.Either(m.Tracker, output.T("none")) + ", " + output.Either(output.AgentWord(m.TrackerEvents), output.T("no events"))},
 		{"Agent", output.T("lulld %[1]s, store in %[2]s", m.Version, m.Root)},
 	}...))
+}
+
+// lastRead returns when the agent last had the state of all repositories: at its last check of
+// all, or when it had read the last of them.
+func lastRead(m bus.ManagerProperties) time.Time {
+	var oldest uint64
+	for _, r := range m.RepositoryStates {
+		if r.Read == 0 {
+			return output.FromBus(m.LastCheck)
+		}
+		if oldest == 0 || r.Read < oldest {
+			oldest = r.Read
+		}
+	}
+	return output.FromBus(max(oldest, m.LastCheck))
 }
 
 // holdsText counts the applications that are held and describes their hold, if it is the same
@@ -231,7 +248,7 @@ func (a *app) packageStatus(ctx context.Context, ag *agent, s *snapshot, instanc
 		{"Summary", p.Summary},
 		{"Version", output.T("%s, revision %d", p.Version, p.Revision)},
 		{"From", source},
-		{"Package", p.Hash},
+		{"Package", a.hash(p.Hash)},
 	}
 	if p.Running {
 		pairs = append(pairs, [2]string{"Running", output.Either(who(p.Processes), output.T("yes"))})
@@ -262,6 +279,14 @@ func (a *app) packageStatus(ctx context.Context, ag *agent, s *snapshot, instanc
 		pairs = append(pairs, [2]string{label, text})
 	}
 	return a.Fields(pairs)
+}
+
+// hash returns a hash that fits the terminal. Each command takes the beginning of one.
+func (a *app) hash(h string) string {
+	if a.Width > 0 {
+		return output.Short(h)
+	}
+	return h
 }
 
 // heldText describes the hold of a refresh that waits only for the end of that hold, or

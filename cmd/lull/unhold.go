@@ -43,10 +43,11 @@ holds them too. Root ends the holds of all users.`,
 					if a.JSON {
 						continue
 					}
+					text := output.T("%s is not held any longer", name)
 					if all {
 						name = output.T("everything")
+						text = output.T("the hold on everything is released")
 					}
-					text := output.T("%s is not held any longer", name)
 					if until != 0 {
 						text = output.T("%s is not held any longer by you; %s holds it until %s", name, by, output.Day(output.FromBus(until), a.Now()))
 					}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -96,6 +98,33 @@ func indexName(index string) string {
 	return index
 }
 
+// holders are what the agent calls the holders of packages, and the messages for them.
+var holders = []struct {
+	form    *regexp.Regexp
+	message string
+}{
+	{regexp.MustCompile(`^(\S+) revision (\d+)$`), output.Mark("%[1]s revision %[2]s")},
+	{regexp.MustCompile(`^run of (\S+)$`), output.Mark("a run of %[1]s")},
+	{regexp.MustCompile(`^ephemeral run of (\S+), user (.*)$`), output.Mark("a run of %[1]s without installation by user %[2]s")},
+	{regexp.MustCompile(`^application (\S+)$`), output.Mark("the application %[1]s")},
+	{regexp.MustCompile(`^stray process (.*) of user (.*), executing (.*)$`), output.Mark("the process %[1]s of user %[2]s, outside of any run, executing %[3]s")},
+}
+
+// holderText returns what keeps a package, in the language. Other holders than those of the
+// agent remain unchanged.
+func holderText(holder string) string {
+	for _, h := range holders {
+		if parts := h.form.FindStringSubmatch(holder); parts != nil {
+			var args []any
+			for _, p := range parts[1:] {
+				args = append(args, p)
+			}
+			return fmt.Sprintf(output.Marked(h.message), args...)
+		}
+	}
+	return holder
+}
+
 func (a *app) why(what string, chains []bus.Chain) error {
 	if a.JSON {
 		doc := whyJSON{output.One, []chainJSON{}}
@@ -117,7 +146,7 @@ func (a *app) why(what string, chains []bus.Chain) error {
 			text += " → " + output.Short(c.Through)
 		}
 		if c.Holder != "" {
-			text += output.T(", by %s", c.Holder)
+			text += output.T(", by %s", holderText(c.Holder))
 		}
 		if c.PID != 0 {
 			text += output.T(" (PID %d)", c.PID)

@@ -46,6 +46,7 @@ var inside = []struct {
 	{"./e2e/container", "^(TestLogOut|TestSystemUnits|TestUserManagers)$", false},
 	{"./e2e/container", "^(TestRootless)$", true},
 	{"./e2e/container", "^(TestInstalled|TestFiles|TestApt|TestRights)$", false}, // last: what they install stays
+	{"./e2e/container", "^(TestPassword)$", false},
 }
 
 // TestWithSystemd runs them with the unified cgroup hierarchy alone and with

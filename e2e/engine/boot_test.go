@@ -107,6 +107,6 @@ func TestHoldAll(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "cannot refresh "+name+" now: it is held until ") || !strings.Contains(err.Error(), " by root: exam") {
 		t.Errorf("the bus answers %v", err)
 	}
-	s.says("everything is not held any longer", "unhold", "--all")
+	s.says("the hold on everything is released", "unhold", "--all")
 	s.state(name, "2", "done")
 }
