@@ -228,43 +228,55 @@ int main(void)
 }
 `
 
-// TestLayoutRefused: the error names the package and the cause.
+// TestLayoutRefused: the error names the package and the cause, and where the kernel forbids
+// namespaces, the setting.
 func TestLayoutRefused(t *testing.T) {
 	launcher := buildLayout(t)
 	w := newWorld(t)
 	w.layout = map[string]string{"/opt/lull-test.layout": "bin"}
 	w.untracked()
 	w.install(1, 0, false)
-	for _, c := range []struct {
-		what string
-		make func(*exec.Cmd)
-		want string
-	}{
-		{"no helper", func(cmd *exec.Cmd) {}, "lull-layout is missing"},
-		{"limit of the kernel", func(cmd *exec.Cmd) {
-			if os.Getuid() != 0 {
-				return
-			}
-			open(t, w.root)
-			open(t, launcher)
-			w.no(os.RemoveAll(w.home)) // root's launch has made directories in it
-			w.no(os.Mkdir(w.home, 0o755))
-			w.no(os.Chown(w.home, 65534, 65534))
-			// The limit of a user namespace of its own binds those below it.
-			limit := `echo 0 >/proc/sys/user/max_mnt_namespaces && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" "$@"`
-			cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", limit, launcher}, cmd.Args[1:]...)
-			ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: 65534, HostID: 65534, Size: 1}}
-			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true}
-		}, "hint: mount namespaces are forbidden: sysctl user.max_mnt_namespaces=10000 allows them"},
+	refused := func(what string, cmd *exec.Cmd, want string) {
+		t.Helper()
+		if r := w.end(cmd); r.code != 69 || !strings.Contains(r.stderr, want) || !strings.Contains(r.stderr, "cannot run "+app) {
+			t.Errorf("%s: status %d: %s%s", what, r.code, r.out, r.stderr)
+		}
+	}
+	refused("no helper", w.command(app, "exit", "0"), "lull-layout is missing")
+	if os.Getuid() != 0 {
+		t.Log("not root: the limits are not tested")
+		return
+	}
+	open(t, w.root)
+	open(t, launcher)
+	w.no(os.RemoveAll(w.home)) // root's launch has made directories in it
+	w.no(os.Mkdir(w.home, 0o755))
+	w.no(os.Chown(w.home, 65534, 65534))
+	for _, c := range []struct{ limit, shown, want string }{
+		{"max_mnt_namespaces", "", "mount namespaces are forbidden: sysctl user.max_mnt_namespaces=10000 allows them"},
+		{"max_user_namespaces", "", "user namespaces are forbidden: sysctl user.max_user_namespaces=10000 allows them"},
+		// Kernels of distributions have these. The limit forbids the namespace, and is hidden
+		// behind the setting.
+		{"max_user_namespaces", "unprivileged_userns_clone=0", "user namespaces are forbidden for users: sysctl kernel.unprivileged_userns_clone=1 allows them"},
+		{"max_user_namespaces", "apparmor_restrict_unprivileged_userns=1", "AppArmor restricts user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0 allows them"},
 	} {
+		settings := t.TempDir()
+		open(t, settings)
+		name, value, hidden := strings.Cut(c.shown, "=")
+		prepare := "true"
+		if hidden {
+			for _, dir := range []string{"kernel", "user"} {
+				w.no(os.Mkdir(filepath.Join(settings, dir), 0o755))
+			}
+			w.no(os.WriteFile(filepath.Join(settings, "kernel", name), []byte(value+"\n"), 0o644))
+			prepare = "mount --bind " + settings + "/kernel /proc/sys/kernel && mount --bind " + settings + "/user /proc/sys/user"
+		}
+		// The limit of a user namespace of its own binds those below it.
+		limit := "echo 0 >/proc/sys/user/" + c.limit + " && " + prepare + ` && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" "$@"`
 		cmd := w.command(app, "exit", "0")
-		c.make(cmd)
-		if strings.HasPrefix(c.what, "limit") && cmd.Args[0] != "sh" {
-			t.Log("not root: the limit is not tested")
-			continue
-		}
-		if r := w.end(cmd); r.code != 69 || !strings.Contains(r.stderr, c.want) || !strings.Contains(r.stderr, "cannot run "+app) {
-			t.Errorf("%s: status %d: %s%s", c.what, r.code, r.out, r.stderr)
-		}
+		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", limit, launcher}, cmd.Args[1:]...)
+		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: 65534, HostID: 65534, Size: 1}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true}
+		refused(c.limit+" "+c.shown, cmd, "hint: "+c.want)
 	}
 }
