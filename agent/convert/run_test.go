@@ -1,6 +1,8 @@
 package convert_test
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -104,6 +106,9 @@ func TestRun(t *testing.T) {
 		run(t, "tar", "-C", root, flag, "-cf", file, "usr")
 		files[file] = "1.5"
 	}
+	packed := filepath.Join(out, "notes-1.5.zip")
+	writeZip(t, root, packed)
+	files[packed] = "1.5"
 	debian := tree(t, with(map[string]string{
 		"DEBIAN/control":  "Package: notes\nVersion: 1:1.5-2\nArchitecture: all\nMaintainer: A <a@example.org>\nDepends: libc6 (>= 2.34), python3\nDescription: notes\n more\n",
 		"DEBIAN/postinst": "#!/bin/sh\nadduser --system notes\nupdate-alternatives --install /usr/bin/editor editor /usr/bin/notes 1\n",
@@ -161,6 +166,71 @@ func TestRun(t *testing.T) {
 				t.Errorf("the second conversion differs: %+v, %v", second, err)
 			}
 		})
+	}
+}
+
+// writeZip makes a zip file of a directory, with modes as Info-ZIP writes them.
+func writeZip(t *testing.T, dir, file string) {
+	t.Helper()
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		h := &zip.FileHeader{Name: strings.TrimPrefix(path, dir+"/"), Method: zip.Deflate}
+		h.SetMode(info.Mode())
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		to, err := w.CreateHeader(h)
+		if err == nil {
+			_, err = to.Write(content)
+		}
+		return err
+	})
+	if err = errors.Join(err, w.Close()); err == nil {
+		err = os.WriteFile(file, b.Bytes(), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPlainAppImage: without AppStream metadata, the desktop file and the name of the file
+// describe an AppImage.
+func TestPlainAppImage(t *testing.T) {
+	require.Program(t, "mksquashfs")
+	prog := program(t)
+	root := tree(t, map[string]string{"AppRun": "#!/bin/sh\n", "notes.desktop": strings.Replace(entry, "X-AppImage-Version=1.5\n", "", 1), "org.example.notes.png": "png"})
+	for _, compressor := range []string{"zstd", "xz"} {
+		disk := filepath.Join(t.TempDir(), "disk")
+		run(t, "mksquashfs", root, disk, "-comp", compressor, "-root-owned", "-quiet", "-no-progress")
+		squashfs, err := os.ReadFile(disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stub, err := os.ReadFile(prog) // any program is sufficient
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(stub[8:], "AI\x02")
+		file := filepath.Join(t.TempDir(), "Notes-2.1-x86_64.AppImage")
+		if err := os.WriteFile(file, append(stub, squashfs...), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		d, _, err := convertFile(t, prog, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := d.Launch; l.Name != "notes" || l.Version != "2.1" || l.Title != "Notes" || l.Icon != "org.example.notes.png" || l.License != "" || len(l.Apps) != 1 {
+			t.Errorf("%s: derived %+v", compressor, l)
+		}
 	}
 }
 
