@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -215,11 +217,10 @@ func (m *deltaMaker) ensure(from, to digest.Digest) error {
 	if _, known, err := readNote(m.ctx, m.store, from, to); err != nil || known {
 		return err
 	}
-	f, err := os.CreateTemp("", "lull-pack-")
+	f, err := temporary()
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
 	defer f.Close()
 	n, err := m.make(f, from, to)
 	if err != nil {
@@ -269,7 +270,7 @@ func (m *deltaMaker) add(n note, pack io.ReadSeeker, written Object) error {
 }
 
 // make writes the pack from one package to another to f.
-func (m *deltaMaker) make(f io.Writer, from, to digest.Digest) (n note, err error) {
+func (m *deltaMaker) make(f *os.File, from, to digest.Digest) (n note, err error) {
 	var old []located
 	if !from.IsZero() {
 		if old, err = m.contentOf(from); err != nil {
@@ -305,7 +306,67 @@ func (m *deltaMaker) make(f io.Writer, from, to digest.Digest) (n note, err erro
 	if o.Validate() != nil { // it is not smaller
 		return n, nil
 	}
+	switch err := m.check(f, o.Size); {
+	case errors.Is(err, errWrongPack), errors.Is(err, delta.ErrMalformed): // machines would fetch whole blobs
+		return n, nil
+	case err != nil:
+		return n, err
+	}
 	return note{&o}, nil
+}
+
+// temporary returns a new file without a name. Its error is not that of a blob which is missing.
+func temporary() (*os.File, error) {
+	f, err := os.CreateTemp("", "lull-pack-")
+	if err != nil {
+		return nil, fmt.Errorf("a temporary file: %v", err)
+	}
+	return f, os.Remove(f.Name())
+}
+
+// errWrongPack means that a pack does not make the files that it should.
+var errWrongPack = errors.New("the pack makes other files")
+
+// check makes the files of a pack, and compares their hashes. Nothing is offered that an error
+// of the encoder has spoilt.
+func (m *deltaMaker) check(pack io.ReaderAt, size int64) error {
+	p, err := delta.Open(pack, size)
+	if err != nil {
+		return err
+	}
+	old, err := temporary()
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	at := int64(0)
+	open := func(f delta.File) (io.ReaderAt, error) {
+		r, err := m.openFile(f)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		n, err := io.Copy(old, r)
+		part := io.NewSectionReader(old, at, n)
+		at += n
+		return part, err
+	}
+	return p.Decode(m.ctx, open, func(f delta.File) (io.WriteCloser, error) {
+		return &hashed{digest.New(), f.Digest}, nil
+	})
+}
+
+// hashed is a file that is only compared with its hash.
+type hashed struct {
+	hash.Hash
+	want digest.Digest
+}
+
+func (h *hashed) Close() error {
+	if digest.From(h.Hash) != h.want {
+		return errWrongPack
+	}
+	return nil
 }
 
 // counter counts the bytes that are written to it.
