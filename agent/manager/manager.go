@@ -110,6 +110,8 @@ type Manager struct {
 	metrics  *metricsfile.File
 	costs    *cost.Costs
 	watcher  *conditions.Watcher // nil if nothing is known
+	// unwatchZone ends the watch of the time zone; nil before Start.
+	unwatchZone func()
 	doctor   *doctor.Doctor
 	wanted   wanted
 
@@ -322,7 +324,10 @@ func (m *Manager) Start() error {
 	m.wg.Go(m.followMetrics)
 	m.systemSet.want()
 	m.wg.Go(m.followSystemSet)
-	m.followZone(wallclock.ZoneFile, m.conditionsChanged)
+	var err error
+	if m.unwatchZone, err = WatchZone(wallclock.ZoneFile, m.conditionsChanged); err != nil {
+		m.Log.Info("a change of the time zone is noticed late", "error", err)
+	}
 	m.wg.Go(func() {
 		if err := m.endConversions(); err != nil {
 			m.Log.Warn("cannot end what was left of a conversion", "error", err)
@@ -343,6 +348,9 @@ func (m *Manager) Close() error {
 	m.closeWanted()
 	m.system.Close()
 	m.wg.Wait()
+	if m.unwatchZone != nil {
+		m.unwatchZone()
+	}
 	m.offers.Wait()
 	if m.watcher != nil {
 		m.watcher.Close()

@@ -2,7 +2,8 @@ package manager
 
 import (
 	"errors"
-	"os"
+	"io/fs"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -13,28 +14,24 @@ import (
 // is watched itself.
 const zoneEvents = unix.IN_ATTRIB | unix.IN_CLOSE_WRITE | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_DONT_FOLLOW
 
-// followZone calls changed whenever the file with the machine's time zone is replaced or
-// written, until Close: windows of the policy are in that zone. Without inotify the next
-// evaluation of a window uses the new zone.
-func (m *Manager) followZone(path string, changed func()) {
+// WatchZone calls changed whenever the file with the machine's time zone is replaced or
+// written: windows of the policy are in that zone. stop ends it, and waits for a call under
+// way. A missing file is not an error, and is not watched: the zone is UTC. After an error the
+// next evaluation of a window uses the new zone.
+func WatchZone(path string, changed func()) (stop func(), err error) {
 	in, err := inotify.New()
-	if err == nil {
-		_, err = in.Add(path, zoneEvents)
-	}
 	if err != nil {
-		if in != nil {
-			in.Close()
-		}
-		if !errors.Is(err, os.ErrNotExist) { // without the file the zone is UTC
-			m.Log.Info("a change of the time zone is noticed late", "error", err)
-		}
-		return
+		return func() {}, err
 	}
-	m.wg.Go(func() {
-		<-m.ctx.Done()
+	if _, err := in.Add(path, zoneEvents); err != nil {
 		in.Close()
-	})
-	m.wg.Go(func() {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return func() {}, err
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		for {
 			if _, err := in.Read(); err != nil {
 				return
@@ -44,4 +41,5 @@ func (m *Manager) followZone(path string, changed func()) {
 			changed()
 		}
 	})
+	return func() { in.Close(); wg.Wait() }, nil
 }

@@ -1,8 +1,6 @@
 package manager
 
 import (
-	"context"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -22,10 +20,12 @@ func TestTimeZoneIsFollowed(t *testing.T) {
 		}
 	}
 	link("/usr/share/zoneinfo/UTC")
-	m := &Manager{Config: Config{Log: slog.Default()}}
-	m.ctx, m.cancel = context.WithCancel(t.Context())
 	changes := make(chan struct{}, 16)
-	m.followZone(path, func() { changes <- struct{}{} })
+	stop, err := WatchZone(path, func() { changes <- struct{}{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
 	for _, to := range []string{"/usr/share/zoneinfo/Europe/Berlin", "/usr/share/zoneinfo/Asia/Kolkata", "/nowhere"} {
 		for len(changes) > 0 {
 			<-changes
@@ -37,6 +37,4 @@ func TestTimeZoneIsFollowed(t *testing.T) {
 			t.Fatalf("the change to %s is not noticed", to)
 		}
 	}
-	m.cancel()
-	m.wg.Wait()
 }
