@@ -20,6 +20,9 @@
 // a false report is to postpone refreshes until their deadline, as running the
 // application does, and the user is named.
 //
+// The time zone of the machine, which the windows of the policy are in, is watched apart from
+// these states (WatchZone).
+//
 // Concurrency: one goroutine owns the connection; questions are asked beside
 // it, so that a service that hangs holds up nothing but itself. Every method
 // may be called from any goroutine; only Fresh may block, for as long as a

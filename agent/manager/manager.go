@@ -325,7 +325,7 @@ func (m *Manager) Start() error {
 	m.systemSet.want()
 	m.wg.Go(m.followSystemSet)
 	var err error
-	if m.unwatchZone, err = WatchZone(wallclock.ZoneFile, m.conditionsChanged); err != nil {
+	if m.unwatchZone, err = conditions.WatchZone(wallclock.ZoneFile, m.conditionsChanged); err != nil {
 		m.Log.Info("a change of the time zone is noticed late", "error", err)
 	}
 	m.wg.Go(func() {
