@@ -24,7 +24,7 @@ import (
 // are returned beside the error, which is only about the requested instances and their
 // repositories.
 func (m *Manager) Check(ctx context.Context, only []string, how offers.Mode) ([]plan.Refresh, error) {
-	if err := m.mayChange("refresh " + cmp.Or(strings.Join(only, ", "), "what is installed")); err != nil {
+	if err := m.root.MayChange("refresh " + cmp.Or(strings.Join(only, ", "), "what is installed")); err != nil {
 		m.repos.NoteCheck(only == nil, err, err)
 		return nil, err
 	}

@@ -22,7 +22,7 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 	if err := manifest.ValidName(name); err != nil {
 		return r, err
 	}
-	if err := m.mayChange("fetch " + name); err != nil {
+	if err := m.root.MayChange("fetch " + name); err != nil {
 		return r, err
 	}
 	if channel == "" {

@@ -133,7 +133,7 @@ func (m *Manager) endConversions() error {
 // version is installed.
 func (m *Manager) InstallFiles(ctx context.Context, uploads []*local.Upload, o FileOptions) (r plan.Refresh, p FilePackage, err error) {
 	what := uploads[0].Name
-	if err := m.mayChange("install " + what); err != nil {
+	if err := m.root.MayChange("install " + what); err != nil {
 		return r, p, err
 	}
 	src, err := m.convert(ctx, inputs(uploads), o.Options)
@@ -196,7 +196,7 @@ const onceChannel = "once"
 // like Open.
 func (m *Manager) ResolveFiles(ctx context.Context, uploads []*local.Upload, o local.Options, holder string, pid int) (dir *os.File, lease *index.Lease, l manifest.Launch, err error) {
 	what := uploads[0].Name
-	if err := m.mayChange("run " + what); err != nil {
+	if err := m.root.MayChange("run " + what); err != nil {
 		return nil, nil, l, err
 	}
 	src, err := m.convert(ctx, inputs(uploads), o)

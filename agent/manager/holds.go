@@ -83,7 +83,7 @@ func (m *Manager) Hold(name string, h state.Hold) (time.Time, error) {
 	case len(h.Reason) > maxReason:
 		return h.Until, errkind.New(errkind.Invalid, "cannot hold %s: the reason is longer than %d bytes", name, maxReason)
 	}
-	if err := m.mayChange("hold " + name); err != nil {
+	if err := m.root.MayChange("hold " + name); err != nil {
 		return h.Until, err
 	}
 	h.Instance, h.Since = name, now
@@ -105,7 +105,7 @@ func (m *Manager) Hold(name string, h state.Hold) (time.Time, error) {
 // Unhold ends the hold of a user on an instance, or with all the holds of all users, and
 // returns the holds that are still in force.
 func (m *Manager) Unhold(name string, uid uint32, all bool) (left []state.Hold, err error) {
-	if err := m.mayChange("end the hold on " + name); err != nil {
+	if err := m.root.MayChange("end the hold on " + name); err != nil {
 		return nil, err
 	}
 	if all {

@@ -112,8 +112,8 @@ type Manager struct {
 	watcher  *conditions.Watcher // nil if nothing is known
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
-	doctor   *doctor.Doctor
-	wanted   wanted
+	doctor      *doctor.Doctor
+	wanted      wanted
 
 	systemSet systemSet
 
@@ -133,8 +133,8 @@ type Manager struct {
 	watched  *local.Watched
 	space    *space.Keeper
 	checker  *schedule.Checker
+	root     *Mount
 	asleep   atomic.Bool   // the root could not be written at the start: see wake
-	outdated chan struct{} // closed: see Outdated
 	alive    chan struct{} // a receive proves that changes of runs are followed
 
 	reloading sync.Mutex // one at a time; also held while repos.d is written
@@ -142,7 +142,7 @@ type Manager struct {
 
 // New opens everything below the root. It starts nothing: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), outdated: make(chan struct{}),
+	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), root: NewMount(c.Root, c.Boxed, c.Log),
 		systemSet: systemSet{wanted: make(chan struct{}, 1)}}
 	m.observer = shown{observer, m}
 	m.files = m.newFiles()
@@ -216,7 +216,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
 		Runctl: c.Runctl, Tracker: c.Tracker, Vacancy: vacancy.NewLeases(), Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
 		Repository: m.repos.Client, Policy: m.Policy, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
-		Writable: m.writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
+		Writable: m.root.Writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
 	})
 	if c.Conditions != nil {
 		m.watcher = c.Conditions(m.conditionsChanged)
@@ -256,7 +256,7 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 		Engine: m.engine, Services: m.services, Repositories: m.repos,
 		Policy: m.Policy, PolicyRead: m.settings.Refused,
 		SystemList: func() error { _, err := m.settings.ParseSystem(); return err },
-		System:     m.System, SystemPackages: m.SystemPackages, Conditions: m.Conditions, Writable: m.writable,
+		System:     m.System, SystemPackages: m.SystemPackages, Conditions: m.Conditions, Writable: m.root.Writable,
 		Running: m.Running, ServiceStates: m.ServiceStates,
 		Collected: func() gc.Result {
 			result, _ := m.space.Last()
@@ -315,7 +315,7 @@ func (m *Manager) Start() error {
 		return err
 	}
 	m.adoptWanted()
-	m.wg.Go(m.followMounts)
+	m.wg.Go(func() { m.root.Follow(m.ctx, m.wake) })
 	m.wg.Go(m.followRuns)
 	m.wg.Go(m.followLogind)
 	m.wg.Go(func() { m.checker.Follow(m.ctx) })
@@ -358,6 +358,32 @@ func (m *Manager) Close() error {
 	return errors.Join(m.services.Close(), m.leases.Close(), m.state.Close())
 }
 
+// wake resumes the work that an unwritable root has stopped.
+func (m *Manager) wake() {
+	if m.asleep.CompareAndSwap(true, false) {
+		if err := m.resume(); err != nil {
+			m.asleep.Store(true)
+			m.Log.Error("cannot take up what was interrupted", "error", err)
+			return
+		}
+		m.wg.Go(m.startServices)
+	}
+	m.engine.Wake("")
+	m.checker.Changed()
+}
+
+// resume restores lost state and resumes the interrupted refreshes.
+func (m *Manager) resume() error {
+	if err := m.reconcile(); err != nil {
+		return err
+	}
+	return m.resumeRefreshes()
+}
+
+// Outdated returns a channel that is closed when only an agent that starts now can write the
+// root.
+func (m *Manager) Outdated() <-chan struct{} { return m.root.Outdated() }
+
 // Leases returns the leases of clients.
 func (m *Manager) Leases() *leases.Dir { return m.leases }
 
@@ -380,7 +406,7 @@ func (m *Manager) collected(ctx context.Context, result gc.Result, began time.Ti
 
 // mayCollect returns why nothing may be collected; nil means that it may.
 func (m *Manager) mayCollect() error {
-	if err := m.mayChange("collect"); err != nil {
+	if err := m.root.MayChange("collect"); err != nil {
 		return err
 	}
 	return m.system.MayCollect()

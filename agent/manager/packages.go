@@ -146,7 +146,7 @@ func (m *Manager) Install(ctx context.Context, name, key, repository, channel st
 	if channel == "" {
 		channel = "stable"
 	}
-	if err := m.mayChange("install " + instance); err != nil {
+	if err := m.root.MayChange("install " + instance); err != nil {
 		return plan.Refresh{}, err
 	}
 	repository, err := m.offers.Choose(ctx, name, repository, channel)
@@ -189,7 +189,7 @@ func (m *Manager) Remove(ctx context.Context, name string, purge bool) (plan.Ref
 	if err := manifest.ValidInstance(name); err != nil {
 		return plan.Refresh{}, err
 	}
-	if err := m.mayChange("remove " + name); err != nil {
+	if err := m.root.MayChange("remove " + name); err != nil {
 		return plan.Refresh{}, err
 	}
 	return m.submit(ctx, refresh.Request{Kind: plan.Remove, Instance: name, Purge: purge})
@@ -200,7 +200,7 @@ func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (plan.Ref
 	if err := manifest.ValidInstance(name); err != nil {
 		return plan.Refresh{}, err
 	}
-	if err := m.mayChange("revert " + name); err != nil {
+	if err := m.root.MayChange("revert " + name); err != nil {
 		return plan.Refresh{}, err
 	}
 	return m.submit(ctx, refresh.Request{Kind: plan.Revert, Instance: name, To: rev})

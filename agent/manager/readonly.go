@@ -1,6 +1,8 @@
 package manager
 
 import (
+	"context"
+	"log/slog"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -9,16 +11,29 @@ import (
 	"github.com/lull/lull/agent/lib/messages"
 )
 
-// writable returns why the root cannot be changed; nil means that it can.
-func (m *Manager) writable() error { return unix.Access(m.Root, unix.W_OK) }
+// Mount is a directory, and whether it can be written.
+type Mount struct {
+	dir      string
+	boxed    bool
+	log      *slog.Logger
+	outdated chan struct{} // closed: see Outdated
+}
 
-// mayChange refuses a change that would fail half-way.
-func (m *Manager) mayChange(what string) error {
-	err := m.writable()
+// NewMount returns the mount of a directory. boxed is the result of the function Boxed.
+func NewMount(dir string, boxed bool, log *slog.Logger) *Mount {
+	return &Mount{dir: dir, boxed: boxed, log: log, outdated: make(chan struct{})}
+}
+
+// Writable returns why the directory cannot be changed; nil means that it can.
+func (m *Mount) Writable() error { return unix.Access(m.dir, unix.W_OK) }
+
+// MayChange refuses a change that would fail half-way.
+func (m *Mount) MayChange(what string) error {
+	err := m.Writable()
 	if err == nil {
 		return nil
 	}
-	return errkind.New(errkind.Failed, "cannot %s: %s cannot be written: %w", what, m.Root, err).
+	return errkind.New(errkind.Failed, "cannot %s: %s cannot be written: %w", what, m.dir, err).
 		WithHint("mount it for writing again: mount -o remount,rw; applications can be started all the same")
 }
 
@@ -33,23 +48,23 @@ func Boxed() bool {
 // MachineMounts names the mounts of the machine.
 const MachineMounts = "/proc/1/ns/mnt"
 
-// followMounts resumes the work that waits for the root to become writable. The kernel
-// reports every change of mounts.
-func (m *Manager) followMounts() {
+// Follow calls writable each time that the directory becomes writable, until ctx ends. The
+// kernel reports every change of mounts.
+func (m *Mount) Follow(ctx context.Context, writable func()) {
 	// Not by package os: its poller would consume the events.
 	path := "/proc/self/mountinfo"
-	if m.Boxed {
+	if m.boxed {
 		path = "/proc/1/mountinfo"
 	}
 	table, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		m.Log.Warn("a root that becomes writable again is not noticed", "error", err)
+		m.log.Warn("a root that becomes writable again is not noticed", "error", err)
 		return
 	}
 	defer unix.Close(table)
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
-		m.Log.Warn("a root that becomes writable again is not noticed", "error", err)
+		m.log.Warn("a root that becomes writable again is not noticed", "error", err)
 		return
 	}
 	defer unix.Close(stop)
@@ -57,68 +72,46 @@ func (m *Manager) followMounts() {
 	defer func() { <-ended }()
 	go func() {
 		defer close(ended)
-		<-m.ctx.Done()
+		<-ctx.Done()
 		if _, err := unix.Write(stop, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-			m.Log.Error("cannot end the watch for mounts", "error", err)
+			m.log.Error("cannot end the watch for mounts", "error", err)
 		}
 	}()
-	could := m.writable() == nil
+	could := m.Writable() == nil
 	for {
 		fds := []unix.PollFd{{Fd: int32(table), Events: unix.POLLPRI}, {Fd: int32(stop), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
-			m.Log.Error("a root that becomes writable again is not noticed", "error", err)
-			<-m.ctx.Done()
+			m.log.Error("a root that becomes writable again is not noticed", "error", err)
+			<-ctx.Done()
 			return
 		}
-		if m.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return
 		}
-		can := m.writable() == nil
+		can := m.Writable() == nil
 		switch {
 		case can && !could:
-			m.Log.Info("the root can be written again", messages.Key, messages.Writable, "root", m.Root)
-			m.wake()
+			m.log.Info("the root can be written again", messages.Key, messages.Writable, "root", m.dir)
+			writable()
 		case could && !can:
-			m.Log.Error("the root cannot be written any more: nothing can be installed or refreshed", messages.Key, messages.ReadOnly, "root", m.Root)
+			m.log.Error("the root cannot be written any more: nothing can be installed or refreshed", messages.Key, messages.ReadOnly, "root", m.dir)
 		}
 		could = can
-		if !can && m.Boxed && m.writableOutside() {
-			m.Log.Info("the root can be written again", messages.Key, messages.Writable, "root", m.Root)
+		if !can && m.boxed && m.writableOutside() {
+			m.log.Info("the root can be written again", messages.Key, messages.Writable, "root", m.dir)
 			close(m.outdated)
 			return
 		}
 	}
 }
 
-// writableOutside reports whether the machine may write the root, though the agent may not: a
-// mount that was read-only when the agent's copy of it was made stays so in the copy.
-func (m *Manager) writableOutside() bool {
+// writableOutside reports whether the machine may write the directory, though this process may
+// not: a mount that was read-only when the process's copy of it was made stays so in the copy.
+func (m *Mount) writableOutside() bool {
 	var st unix.Statfs_t
-	return unix.Statfs("/proc/1/root"+m.Root, &st) == nil && st.Flags&unix.ST_RDONLY == 0
+	return unix.Statfs("/proc/1/root"+m.dir, &st) == nil && st.Flags&unix.ST_RDONLY == 0
 }
 
-// Outdated returns a channel that is closed when only an agent that starts now can write the
-// root.
-func (m *Manager) Outdated() <-chan struct{} { return m.outdated }
-
-// wake resumes the work that an unwritable root has stopped.
-func (m *Manager) wake() {
-	if m.asleep.CompareAndSwap(true, false) {
-		if err := m.resume(); err != nil {
-			m.asleep.Store(true)
-			m.Log.Error("cannot take up what was interrupted", "error", err)
-			return
-		}
-		m.wg.Go(m.startServices)
-	}
-	m.engine.Wake("")
-	m.checker.Changed()
-}
-
-// resume restores lost state and resumes the interrupted refreshes.
-func (m *Manager) resume() error {
-	if err := m.reconcile(); err != nil {
-		return err
-	}
-	return m.resumeRefreshes()
-}
+// Outdated returns a channel that is closed by Follow when only a process that starts now can
+// write the directory.
+func (m *Mount) Outdated() <-chan struct{} { return m.outdated }

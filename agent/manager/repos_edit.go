@@ -16,7 +16,7 @@ func (m *Manager) AddRepository(ctx context.Context, name, url string, root []by
 	if err := manifest.ValidLabel(name); err != nil {
 		return errkind.New(errkind.Invalid, "cannot add repository: %w", err)
 	}
-	if err := m.mayChange("add repository " + name); err != nil {
+	if err := m.root.MayChange("add repository " + name); err != nil {
 		return err
 	}
 	if err := m.repos.NameIsFree(name); err != nil {
@@ -54,7 +54,7 @@ func (m *Manager) AddAptRepository(ctx context.Context, name, line string, keys 
 	if err := manifest.ValidLabel(name); err != nil {
 		return errkind.New(errkind.Invalid, "cannot add repository: %w", err)
 	}
-	if err := m.mayChange("add repository " + name); err != nil {
+	if err := m.root.MayChange("add repository " + name); err != nil {
 		return err
 	}
 	if err := m.repos.NameIsFree(name); err != nil {
@@ -77,7 +77,7 @@ func (m *Manager) RemoveRepository(name string) error {
 	if err := manifest.ValidLabel(name); err != nil {
 		return errkind.New(errkind.Invalid, "cannot remove repository: %w", err)
 	}
-	if err := m.mayChange("remove repository " + name); err != nil {
+	if err := m.root.MayChange("remove repository " + name); err != nil {
 		return err
 	}
 	m.reloading.Lock()
@@ -101,7 +101,7 @@ func (m *Manager) RemoveRepository(name string) error {
 // SetRepositoryURL reads a repository at another address from now on. It first reads the new
 // address once, under the repository's root of trust and its marks.
 func (m *Manager) SetRepositoryURL(ctx context.Context, name, url string) error {
-	if err := m.mayChange("change repository " + name); err != nil {
+	if err := m.root.MayChange("change repository " + name); err != nil {
 		return err
 	}
 	if _, err := m.repos.Client(name); err != nil {

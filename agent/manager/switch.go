@@ -27,7 +27,7 @@ func (m *Manager) Switch(ctx context.Context, instance, repository, channel stri
 	if repository == "" && channel == "" {
 		return errkind.New(errkind.Invalid, "cannot switch %s: neither a channel nor a repository is named", instance)
 	}
-	if err := m.mayChange("switch " + instance); err != nil {
+	if err := m.root.MayChange("switch " + instance); err != nil {
 		return err
 	}
 	inst := p.Instance

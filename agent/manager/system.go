@@ -40,7 +40,7 @@ func (m *Manager) reconcileSystem() {
 // StageSystem begins to stage an update: NAME, NAME@CHANNEL or the hash of a package; an
 // empty what means the interrupted one. An empty repository means the first that has it.
 func (m *Manager) StageSystem(ctx context.Context, what, repository string) error {
-	if err := m.mayChange("stage a system update"); err != nil {
+	if err := m.root.MayChange("stage a system update"); err != nil {
 		return err
 	}
 	if what == "" {
@@ -120,7 +120,7 @@ func (m *Manager) RollbackSystem() error {
 }
 
 func (m *Manager) decideSystem(what string, do func() error) error {
-	err := m.mayChange(what)
+	err := m.root.MayChange(what)
 	if err == nil {
 		err = do()
 	}
@@ -138,7 +138,7 @@ func (m *Manager) CollectionRefused() error { return m.system.MayCollect() }
 
 // SetRetained replaces the retained index; it is durable on return.
 func (m *Manager) SetRetained(list []digest.Digest) error {
-	if err := m.mayChange("set the retained index"); err != nil {
+	if err := m.root.MayChange("set the retained index"); err != nil {
 		return err
 	}
 	return m.system.Retain(list)
@@ -147,7 +147,7 @@ func (m *Manager) SetRetained(list []digest.Digest) error {
 // ResolveRetained makes a package resident that the system updater retains. An empty
 // repository means the first that has it.
 func (m *Manager) ResolveRetained(ctx context.Context, pkg digest.Digest, repository string, progress func(done, total int64)) error {
-	if err := m.mayChange("resolve package " + pkg.Short()); err != nil {
+	if err := m.root.MayChange("resolve package " + pkg.Short()); err != nil {
 		return err
 	}
 	from := lazySource(func() (resolve.Source, error) {

@@ -62,7 +62,7 @@ func (m *Manager) followSystemSet() {
 // fetchSystemSet fetches what is missing. While an update of the system is being staged, the
 // disk is left to that.
 func (m *Manager) fetchSystemSet() {
-	if s := m.system.Status().State; s == sysupdate.Staging || s == sysupdate.Interrupted || m.mayChange("fetch the system's packages") != nil {
+	if s := m.system.Status().State; s == sysupdate.Staging || s == sysupdate.Interrupted || m.root.MayChange("fetch the system's packages") != nil {
 		return
 	}
 	missing, _, before := m.SystemPackages()

@@ -22,7 +22,7 @@ type Finding struct {
 // of a repair is returned beside all findings.
 func (m *Manager) Verify(ctx context.Context, repair bool, progress func(done, total int64)) (list []Finding, checked int, err error) {
 	if repair {
-		if err := m.mayChange("repair the store"); err != nil {
+		if err := m.root.MayChange("repair the store"); err != nil {
 			return nil, 0, err
 		}
 	}
