@@ -5,8 +5,8 @@
 // which is the packager's too, and convert/converter, which has no privileges. By floors, each of which imports lower ones
 // alone:
 //
-//	lib; delta; authz, conditions, current, exports, footprint, locks, logging, logind,
-//	metrics, settings, state, store, vacancy; convert, metricsfile, repo, runs, space; local,
+//	lib; delta; authz, conditions, current, exports, footprint, locks, logging, logind, metrics,
+//	mounts, settings, state, store, vacancy; convert, metricsfile, repo, runs, space; local,
 //	repositories, services; refresh, schedule, sysupdate; doctor, offers; manager; api
 package agent
 
@@ -36,6 +36,7 @@ import (
 	"github.com/lull/lull/agent/lib/storeid"
 	"github.com/lull/lull/agent/logind"
 	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/mounts"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/store"
 	bus "github.com/lull/lull/dbus"
@@ -107,7 +108,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Root: o.Root, Conf: o.Config, User: o.User, Launcher: o.Launcher, RunDir: o.RunDir, BootID: o.BootID, Bus: busForLaunchers(o),
 		Runctl: ctl, Tracker: tracker, Logind: login, Sessions: observer.Sessions(), Log: o.Log,
 		Conditions: func(changed func()) *conditions.Watcher { return watchConditions(o, changed) },
-		Version:    o.Version, Boxed: manager.Boxed(), Worked: resting.Touch, Reloading: func() func() { return reloading(o.Log) },
+		Version:    o.Version, Boxed: mounts.Boxed(), Worked: resting.Touch, Reloading: func() func() { return reloading(o.Log) },
 	}, observer)
 	if err != nil {
 		return err

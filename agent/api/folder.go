@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/lull/lull/agent/manager"
+	"github.com/lull/lull/agent/mounts"
 )
 
 // asSeenBy re-opens the directory of a package as a client sees it, if that
@@ -17,7 +17,7 @@ func (s *Service) asSeenBy(pid int, dir *os.File) *os.File {
 		return dir
 	}
 	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-	if machine, merr := os.Readlink(manager.MachineMounts); err != nil || merr != nil || theirs != machine {
+	if machine, merr := os.Readlink(mounts.MachineMounts); err != nil || merr != nil || theirs != machine {
 		return dir
 	}
 	again, err := os.Open("/proc/1/root" + dir.Name())

@@ -33,6 +33,7 @@ import (
 	"github.com/lull/lull/agent/local"
 	"github.com/lull/lull/agent/logind"
 	"github.com/lull/lull/agent/metricsfile"
+	"github.com/lull/lull/agent/mounts"
 	"github.com/lull/lull/agent/offers"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
@@ -133,7 +134,7 @@ type Manager struct {
 	watched  *local.Watched
 	space    *space.Keeper
 	checker  *schedule.Checker
-	root     *Mount
+	root     *mounts.Mount
 	asleep   atomic.Bool   // the root could not be written at the start: see wake
 	alive    chan struct{} // a receive proves that changes of runs are followed
 
@@ -142,7 +143,7 @@ type Manager struct {
 
 // New opens everything below the root. It starts nothing: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), root: NewMount(c.Root, c.Boxed, c.Log),
+	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), root: mounts.New(c.Root, c.Boxed, c.Log),
 		systemSet: systemSet{wanted: make(chan struct{}, 1)}}
 	m.observer = shown{observer, m}
 	m.files = m.newFiles()

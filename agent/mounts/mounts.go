@@ -1,4 +1,11 @@
-package manager
+// Package mounts watches whether a directory can be written: its file system may be mounted
+// read-only, by an administrator or by the kernel after an error, and back again.
+//
+// A process with mounts of its own, as a sandboxed unit has, may keep a read-only copy of a
+// mount that the machine can write again. Only a new process gets the new mount.
+//
+// A Mount may be used from any goroutine. Follow blocks, and runs once.
+package mounts
 
 import (
 	"context"
@@ -19,8 +26,8 @@ type Mount struct {
 	outdated chan struct{} // closed: see Outdated
 }
 
-// NewMount returns the mount of a directory. boxed is the result of the function Boxed.
-func NewMount(dir string, boxed bool, log *slog.Logger) *Mount {
+// New returns the mount of a directory. boxed is the result of the function Boxed.
+func New(dir string, boxed bool, log *slog.Logger) *Mount {
 	return &Mount{dir: dir, boxed: boxed, log: log, outdated: make(chan struct{})}
 }
 
