@@ -170,7 +170,7 @@ func (o managerObject) JoinRun(c bus.Caller, instance, pkg, service string) (str
 	if err != nil {
 		return "", err
 	}
-	return o.s.m.Join(o.s.ctx, instance, pkg, service, who.UID, who.PID, int(pidfd.Fd()))
+	return o.s.m.Joiner().Join(o.s.ctx, instance, pkg, service, who.UID, who.PID, int(pidfd.Fd()))
 }
 
 // Open returns the package's directory and a lease.

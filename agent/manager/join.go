@@ -9,11 +9,21 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/faultpoint"
 	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/runs"
+	"github.com/lull/lull/agent/services"
 )
+
+// Joiner places the processes of launchers into runs.
+type Joiner struct {
+	Runctl   *runctl.Dir
+	Tracker  runs.Tracker
+	Links    current.Links
+	Services services.Manager
+}
 
 // Join places a launcher's process, of the user uid, into a run of the instance. It holds the
 // launch lock itself meanwhile, so that the guarantee does not depend on the caller.
@@ -22,28 +32,28 @@ import (
 // connection may be used by a process that has not made it. So the process to move must prove
 // that it launches: it holds the instance's lock, and all its user IDs are the caller's.
 // pidfd, which was opened before, is checked after that.
-func (m *Manager) Join(ctx context.Context, instance, pkg, service string, uid uint32, pid, pidfd int) (string, error) {
-	if service != "" && !m.services.Expects(pid, instance, service) {
+func (j *Joiner) Join(ctx context.Context, instance, pkg, service string, uid uint32, pid, pidfd int) (string, error) {
+	if service != "" && !j.Services.Expects(pid, instance, service) {
 		return "", errkind.New(errkind.NotPermitted, "cannot join service %s of %s: process %d was not started for it", service, instance, pid)
 	}
 	if service == "" {
-		if err := m.launches(instance, uid, pid); err != nil {
+		if err := j.launches(instance, uid, pid); err != nil {
 			return "", err
 		}
 	}
-	lock, err := m.Runctl.ReadLock(ctx, instance)
+	lock, err := j.Runctl.ReadLock(ctx, instance)
 	if err != nil {
 		return "", err
 	}
 	defer lock.Close()
-	word, err := m.Runctl.Inhibited(instance)
+	word, err := j.Runctl.Inhibited(instance)
 	if err != nil {
 		return "", err
 	}
 	if word == runctl.RefreshInProgress || word != "" && service == "" {
 		return "", errkind.New(errkind.Busy, "cannot start %s now: %s", instance, word)
 	}
-	rev, have, err := m.links.Read(instance)
+	rev, have, err := j.Links.Read(instance)
 	if err != nil {
 		return "", err
 	}
@@ -53,7 +63,7 @@ func (m *Manager) Join(ctx context.Context, instance, pkg, service string, uid u
 	if err := faultpoint.Hit("join.before"); err != nil {
 		return "", err
 	}
-	group, err := m.Tracker.Attach(instance, have, service, pid, pidfd)
+	group, err := j.Tracker.Attach(instance, have, service, pid, pidfd)
 	if err == nil {
 		err = faultpoint.Hit("join.placed")
 	}
@@ -62,8 +72,8 @@ func (m *Manager) Join(ctx context.Context, instance, pkg, service string, uid u
 
 // launches returns an error unless a process belongs to the user, launches the instance, and
 // can be moved.
-func (m *Manager) launches(instance string, uid uint32, pid int) error {
-	held, err := m.Runctl.HeldBy(instance, pid)
+func (j *Joiner) launches(instance string, uid uint32, pid int) error {
+	held, err := j.Runctl.HeldBy(instance, pid)
 	if errors.Is(err, fs.ErrPermission) && uint64(uid) == uint64(os.Geteuid()) {
 		// In a user namespace the agent cannot read a process of another one. Its own user
 		// may move the same processes as the agent, with or without the lock.
@@ -90,7 +100,7 @@ func (m *Manager) launches(instance string, uid uint32, pid int) error {
 				return errkind.New(errkind.NotPermitted, "cannot join a run of %s: process %d is not user %d's alone", instance, pid, uid)
 			}
 		}
-		return runs.MayLeave(m.Tracker.Name(), pid)
+		return runs.MayLeave(j.Tracker.Name(), pid)
 	}
 	return errkind.New(errkind.NotPermitted, "cannot join a run of %s: it is not shown whose process %d is", instance, pid)
 }

@@ -25,7 +25,7 @@ func TestOnlyLaunchersAreMoved(t *testing.T) {
 	if err := ctl.CreateInstance("notes"); err != nil {
 		t.Fatal(err)
 	}
-	m := &Manager{Config: Config{Runctl: ctl}}
+	j := &Joiner{Runctl: ctl}
 	other := exec.Command("cat")
 	in, err := other.StdinPipe()
 	if err == nil {
@@ -39,7 +39,7 @@ func TestOnlyLaunchersAreMoved(t *testing.T) {
 	uid := uint32(os.Getuid())
 	refused := func(uid uint32, pid int, want string) {
 		t.Helper()
-		err := m.launches("notes", uid, pid)
+		err := j.launches("notes", uid, pid)
 		if !errkind.Is(err, errkind.NotPermitted) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}

@@ -283,6 +283,11 @@ func (m *Manager) Repositories() repositories.State { return m.repos.State() }
 // Offers returns what chooses between the offers of the repositories.
 func (m *Manager) Offers() *offers.Offers { return m.offers }
 
+// Joiner returns what places launchers into runs.
+func (m *Manager) Joiner() *Joiner {
+	return &Joiner{Runctl: m.Runctl, Tracker: m.Tracker, Links: m.links, Services: m.services}
+}
+
 // Doctor returns what checks the preconditions of refreshes.
 func (m *Manager) Doctor() *doctor.Doctor { return m.doctor }
 
