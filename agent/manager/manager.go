@@ -23,6 +23,7 @@ import (
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/exports"
+	"github.com/lull/lull/agent/join"
 	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
@@ -284,8 +285,8 @@ func (m *Manager) Repositories() repositories.State { return m.repos.State() }
 func (m *Manager) Offers() *offers.Offers { return m.offers }
 
 // Joiner returns what places launchers into runs.
-func (m *Manager) Joiner() *Joiner {
-	return &Joiner{Runctl: m.Runctl, Tracker: m.Tracker, Links: m.links, Services: m.services}
+func (m *Manager) Joiner() *join.Joiner {
+	return &join.Joiner{Runctl: m.Runctl, Tracker: m.Tracker, Links: m.links, Services: m.services}
 }
 
 // Doctor returns what checks the preconditions of refreshes.

@@ -1,4 +1,10 @@
-package manager
+// Package join admits launchers to runs where the agent must place them: it moves the process
+// that a user's launcher has named into a cgroup of the instance, as root.
+//
+// So it believes the kernel alone: which process holds the launch lock, whose process it is,
+// which package is current. A Joiner has no state; Join may be called from any goroutine, and
+// blocks while a refresh has the lock.
+package join
 
 import (
 	"context"
