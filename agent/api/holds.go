@@ -30,7 +30,7 @@ func (o managerObject) Hold(c bus.Caller, instance string, until uint64, reason 
 		h.Until = time.UnixMicro(int64(until))
 	}
 	if !h.Admin {
-		end, limit := o.s.m.UserHoldEnd(instance, h.Owner, h.Until)
+		end, limit := o.s.m.Holds().UserEnd(instance, h.Owner, h.Until)
 		switch {
 		case limit == nil:
 			h.Until = end
@@ -46,7 +46,7 @@ func (o managerObject) Hold(c bus.Caller, instance string, until uint64, reason 
 			return 0, err
 		}
 	}
-	end, err := o.s.m.Hold(instance, h)
+	end, err := o.s.m.Holds().Put(instance, h)
 	return micro(end), o.s.shown(err)
 }
 
@@ -56,7 +56,7 @@ func (o managerObject) Unhold(c bus.Caller, instance string) (uint64, string, er
 	if err != nil {
 		return 0, "", err
 	}
-	holds, err := o.s.m.Holds(instance)
+	holds, err := o.s.m.Holds().List(instance)
 	if err != nil {
 		return 0, "", err
 	}
@@ -74,7 +74,7 @@ func (o managerObject) Unhold(c bus.Caller, instance string) (uint64, string, er
 		}
 		all = true
 	}
-	left, err := o.s.m.Unhold(instance, uid, all)
+	left, err := o.s.m.Holds().Release(instance, uid, all)
 	err = o.s.shown(err)
 	if err != nil || len(left) == 0 {
 		return 0, "", err
@@ -84,7 +84,7 @@ func (o managerObject) Unhold(c bus.Caller, instance string) (uint64, string, er
 
 // held is the error of a refresh that waits for the end of a hold: it names the longest one.
 func (s *Service) held(instance string) error {
-	holds, err := s.m.Holds(instance)
+	holds, err := s.m.Holds().List(instance)
 	var e *errkind.Error
 	switch {
 	case err != nil:

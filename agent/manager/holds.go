@@ -1,35 +1,49 @@
 package manager
 
 import (
+	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/lib/wallclock"
+	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/policy"
 	"github.com/lull/lull/policy/strictyaml"
 )
 
+// Holds are the holds on instances.
+type Holds struct {
+	State  *state.DB
+	Engine *refresh.Engine
+	Policy func() *policy.Policy
+	Log    *slog.Logger
+	// MayChange returns why the root cannot be changed, as the error of doing what.
+	MayChange func(what string) error
+	Installed func(instance string) error // an error unless an instance is installed
+	Changed   func(instance string)       // "" means all
+}
+
 // usualHold is the default duration of a hold.
 const usualHold = 7 * 24 * time.Hour
 
 const maxReason = 200
 
-// UserHoldEnd returns until when a user who is no administrator may hold an instance from now
+// UserEnd returns until when a user who is no administrator may hold an instance from now
 // on. An error of kind NotPermitted has the reason why the user may not, or not until then. A
 // zero until means as long as permitted.
-func (m *Manager) UserHoldEnd(name, owner string, until time.Time) (time.Time, error) {
-	if err := m.canBeHeld(name); err != nil {
+func (h *Holds) UserEnd(name, owner string, until time.Time) (time.Time, error) {
+	if err := h.canBeHeld(name); err != nil {
 		return time.Time{}, err
 	}
-	r, ok := m.engine.Of(name)
+	r, ok := h.Engine.Of(name)
 	if !ok || r.Kind != plan.Update {
 		r = plan.Refresh{}
 	}
-	now, s := time.Now(), m.Policy().With(name, r.Wishes)
+	now, s := time.Now(), h.Policy().With(name, r.Wishes)
 	far := until
 	if until.IsZero() {
 		far = now.Add(usualHold)
@@ -55,90 +69,89 @@ func (m *Manager) UserHoldEnd(name, owner string, until time.Time) (time.Time, e
 
 // canBeHeld returns an error unless there is an instance of that name, or the name is
 // state.AllInstances.
-func (m *Manager) canBeHeld(name string) error {
+func (h *Holds) canBeHeld(name string) error {
 	if name == state.AllInstances {
 		return nil
 	}
-	_, err := m.Package(name)
-	return err
+	return h.Installed(name)
 }
 
-// Hold postpones the refreshes of an instance, or of state.AllInstances, until a time, and
+// Put postpones the refreshes of an instance, or of state.AllInstances, until a time, and
 // returns the end. It replaces an earlier hold of the same owner. The caller must check what
-// a user may do: see UserHoldEnd.
-func (m *Manager) Hold(name string, h state.Hold) (time.Time, error) {
-	if err := m.canBeHeld(name); err != nil {
-		return h.Until, err
+// a user may do: see UserEnd.
+func (h *Holds) Put(name string, hold state.Hold) (time.Time, error) {
+	if err := h.canBeHeld(name); err != nil {
+		return hold.Until, err
 	}
 	now := time.Now()
-	if h.Until.IsZero() {
-		h.Until = now.Add(usualHold)
+	if hold.Until.IsZero() {
+		hold.Until = now.Add(usualHold)
 	}
 	switch {
 	case policy.ClockAfter().Wrong(now):
-		return h.Until, errkind.New(errkind.Failed, "cannot hold %s: the clock of this machine says %s, so no end can be reckoned", name, now.Local().Format(wallclock.Layout)).
+		return hold.Until, errkind.New(errkind.Failed, "cannot hold %s: the clock of this machine says %s, so no end can be reckoned", name, now.Local().Format(wallclock.Layout)).
 			WithHint("set the clock first: timedatectl set-ntp true")
-	case !h.Until.After(now):
-		return h.Until, errkind.New(errkind.Invalid, "cannot hold %s until %s: that is over", name, h.Until.Local().Format(time.DateTime))
-	case len(h.Reason) > maxReason:
-		return h.Until, errkind.New(errkind.Invalid, "cannot hold %s: the reason is longer than %d bytes", name, maxReason)
+	case !hold.Until.After(now):
+		return hold.Until, errkind.New(errkind.Invalid, "cannot hold %s until %s: that is over", name, hold.Until.Local().Format(time.DateTime))
+	case len(hold.Reason) > maxReason:
+		return hold.Until, errkind.New(errkind.Invalid, "cannot hold %s: the reason is longer than %d bytes", name, maxReason)
 	}
-	if err := m.root.MayChange("hold " + name); err != nil {
-		return h.Until, err
+	if err := h.MayChange("hold " + name); err != nil {
+		return hold.Until, err
 	}
-	h.Instance, h.Since = name, now
-	if old, err := m.state.Holds(name); err != nil {
-		return h.Until, err
+	hold.Instance, hold.Since = name, now
+	if old, err := h.State.Holds(name); err != nil {
+		return hold.Until, err
 	} else if slices.ContainsFunc(old, func(o state.Hold) bool {
-		return o.UID == h.UID && o.Until.Equal(h.Until) && o.Reason == h.Reason && o.Admin == h.Admin
+		return o.UID == hold.UID && o.Until.Equal(hold.Until) && o.Reason == hold.Reason && o.Admin == hold.Admin
 	}) {
-		return h.Until, nil // the same hold is in force already
+		return hold.Until, nil // the same hold is in force already
 	}
-	if err := m.state.PutHold(h); err != nil {
-		return h.Until, err
+	if err := h.State.PutHold(hold); err != nil {
+		return hold.Until, err
 	}
-	m.Log.Info("held", messages.Key, messages.Held, "instance", name, "user", h.Owner, "uid", h.UID, "administrator", h.Admin, "until", h.Until, "reason", h.Reason)
-	m.holdsChanged(name)
-	return h.Until, nil
+	h.Log.Info("held", messages.Key, messages.Held, "instance", name, "user", hold.Owner, "uid", hold.UID, "administrator", hold.Admin, "until", hold.Until, "reason", hold.Reason)
+	h.changed(name)
+	return hold.Until, nil
 }
 
-// Unhold ends the hold of a user on an instance, or with all the holds of all users, and
+// Release ends the hold of a user on an instance, or with all the holds of all users, and
 // returns the holds that are still in force.
-func (m *Manager) Unhold(name string, uid uint32, all bool) (left []state.Hold, err error) {
-	if err := m.root.MayChange("end the hold on " + name); err != nil {
+func (h *Holds) Release(name string, uid uint32, all bool) (left []state.Hold, err error) {
+	if err := h.MayChange("end the hold on " + name); err != nil {
 		return nil, err
 	}
 	if all {
-		err = m.state.RemoveHolds(name)
+		err = h.State.RemoveHolds(name)
 	} else {
-		err = m.state.RemoveHold(name, uid)
+		err = h.State.RemoveHold(name, uid)
 	}
 	if err != nil {
 		return nil, err
 	}
-	m.Log.Info("a hold was lifted", messages.Key, messages.Unheld, "instance", name, "uid", uid, "all", all)
-	m.holdsChanged(name)
-	return m.engine.Holds(name)
+	h.Log.Info("a hold was lifted", messages.Key, messages.Unheld, "instance", name, "uid", uid, "all", all)
+	h.changed(name)
+	return h.Engine.Holds(name)
 }
 
-// Holds lists the holds in force on an instance, the longest first.
-func (m *Manager) Holds(name string) ([]state.Hold, error) {
-	if err := m.canBeHeld(name); err != nil {
+// List returns the holds in force on an instance, the longest first.
+func (h *Holds) List(name string) ([]state.Hold, error) {
+	if err := h.canBeHeld(name); err != nil {
 		return nil, err
 	}
-	return m.engine.Holds(name)
+	return h.Engine.Holds(name)
 }
 
-func (m *Manager) holdsChanged(name string) {
+func (h *Holds) changed(name string) {
 	if name == state.AllInstances {
 		name = ""
 	}
-	m.engine.Wake(name)
-	m.observer.PackageChanged(name)
+	h.Engine.Wake(name)
+	h.Changed(name)
 }
 
-// dropHolds removes the holds that ended while no agent ran, or long ago.
-func (m *Manager) dropHolds() error {
+// Drop removes the holds that ended while no agent ran, or long ago.
+func (h *Holds) Drop() error {
 	now := time.Now()
-	return m.state.DropHolds(func(h state.Hold) bool { return !policy.ClockAfter().Lasts(h.Since, h.Until, now) })
+	return h.State.DropHolds(func(o state.Hold) bool { return !policy.ClockAfter().Lasts(o.Since, o.Until, now) })
 }

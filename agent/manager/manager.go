@@ -115,6 +115,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
+	holds       *Holds
 	wanted      wanted
 
 	systemSet systemSet
@@ -244,6 +245,8 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			_, err := m.Check(ctx, instances, offers.Mode{Asked: instances != nil})
 			return err
 		}})
+	m.holds = &Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
+		Installed: func(instance string) error { _, err := m.Package(instance); return err }}
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
 	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.reconcile(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
@@ -288,6 +291,9 @@ func (m *Manager) Offers() *offers.Offers { return m.offers }
 func (m *Manager) Joiner() *join.Joiner {
 	return &join.Joiner{Runctl: m.Runctl, Tracker: m.Tracker, Links: m.links, Services: m.services}
 }
+
+// Holds returns the holds on instances.
+func (m *Manager) Holds() *Holds { return m.holds }
 
 // Doctor returns what checks the preconditions of refreshes.
 func (m *Manager) Doctor() *doctor.Doctor { return m.doctor }

@@ -85,7 +85,7 @@ func (m *Manager) reconcile() error {
 		return nil
 	}
 	m.reconcileSystem()
-	return errors.Join(m.engine.Reconcile(), m.dropHolds())
+	return errors.Join(m.engine.Reconcile(), m.holds.Drop())
 }
 
 // RetainNothing declares that the retained index was empty when it was lost.
