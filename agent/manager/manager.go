@@ -23,6 +23,7 @@ import (
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/exports"
+	"github.com/lull/lull/agent/holds"
 	"github.com/lull/lull/agent/join"
 	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
@@ -115,7 +116,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
-	holds       *Holds
+	holds       *holds.Holds
 	wanted      wanted
 
 	systemSet systemSet
@@ -245,7 +246,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			_, err := m.Check(ctx, instances, offers.Mode{Asked: instances != nil})
 			return err
 		}})
-	m.holds = &Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
+	m.holds = &holds.Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
 		Installed: func(instance string) error { _, err := m.Package(instance); return err }}
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
@@ -293,7 +294,7 @@ func (m *Manager) Joiner() *join.Joiner {
 }
 
 // Holds returns the holds on instances.
-func (m *Manager) Holds() *Holds { return m.holds }
+func (m *Manager) Holds() *holds.Holds { return m.holds }
 
 // Doctor returns what checks the preconditions of refreshes.
 func (m *Manager) Doctor() *doctor.Doctor { return m.doctor }

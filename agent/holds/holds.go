@@ -1,4 +1,10 @@
-package manager
+// Package holds sets and ends holds: a user's or an administrator's postponement of the
+// refreshes of an instance, or of all, which always has an owner and an end.
+//
+// The holds are in state.db, which the refresh engine reads. This package has the rules: how
+// long who may hold what, and that a hold by a wrong clock is refused. Holds has no state of its own;
+// its methods may be called from any goroutine.
+package holds
 
 import (
 	"log/slog"
