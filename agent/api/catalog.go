@@ -68,9 +68,9 @@ func (o managerObject) ListUpdates(c bus.Caller, instances []string, opt bus.Lis
 }
 
 func (o managerObject) History(_ bus.Caller, opt bus.HistoryOptions) ([]bus.EndedRefresh, error) {
-	list, err := o.s.m.History(opt.Instance, time.UnixMicro(int64(min(opt.Since, 1<<62))))
+	list, err := o.s.m.Reports().History(opt.Instance, time.UnixMicro(int64(min(opt.Since, 1<<62))))
 	out := []bus.EndedRefresh{}
-	undo := o.s.m.Undo(list)
+	undo := o.s.m.Reports().Undo(list)
 	for i, r := range list {
 		v := bus.EndedRefresh{ID: r.ID, Kind: string(r.Kind), Instance: r.Instance, Result: string(r.End), FromVersion: r.FromVersion,
 			ToVersion: r.ToVersion, FromRevision: r.From, ToRevision: r.To, Ended: micro(r.Ended),
@@ -104,7 +104,7 @@ func (o managerObject) RestartNow(c bus.Caller, instance string) error {
 	waits := func(p manager.Pending) bool {
 		return p.Instance == instance && slices.ContainsFunc(p.WaitingFor, func(q procs) bool { return q.UID == uid })
 	}
-	if !slices.ContainsFunc(o.s.m.Pending(uid, false), waits) {
+	if !slices.ContainsFunc(o.s.m.Reports().Pending(uid, false), waits) {
 		return errkind.New(errkind.NotFound, "cannot restart %.80q: no refresh waits for an application of that name and user %s", instance, accounts.Name(uid))
 	}
 	h := &o.s.helpers

@@ -22,7 +22,7 @@ func (o managerObject) RefreshEach(c bus.Caller, instances []string, opt bus.Ref
 		}
 	}
 	if len(instances) == 0 {
-		names, err := o.s.m.Packages()
+		names, err := o.s.m.Reports().Packages()
 		if err != nil {
 			return nil, err
 		}

@@ -171,7 +171,7 @@ func (x *helper) tell(s *Service, r plan.Refresh) {
 		// The user cannot close a backup or an indexer.
 		own.WaitingFor = slices.DeleteFunc(slices.Clone(r.WaitingFor), func(p procs) bool { return p.UID != x.uid || slices.Contains(r.Readers, p) })
 		if mine = len(own.WaitingFor) > 0; mine {
-			now := pendingRefresh(s.m.Describe(own))
+			now := pendingRefresh(s.m.Reports().Describe(own))
 			if !was || !reflect.DeepEqual(now, told) {
 				x.told[r.ID] = now
 				x.send(s, bus.HelperPending{Refresh: now})
@@ -181,7 +181,7 @@ func (x *helper) tell(s *Service, r plan.Refresh) {
 			x.withdraw(s, r.ID, waitReason(r))
 		}
 	case st == plan.Done && r.Kind == plan.Update && (was || slices.Contains(r.Notified, x.uid)):
-		d := s.m.Describe(r)
+		d := s.m.Reports().Describe(r)
 		delete(x.told, r.ID)
 		x.send(s, bus.HelperUpdated{Refresh: bus.UpdatedRefresh{ID: r.ID, Instance: r.Instance, Name: d.Launch.Shown(),
 			FromVersion: r.FromVersion, ToVersion: r.ToVersion, DesktopEntry: d.Desktop, Icon: d.Icon}})

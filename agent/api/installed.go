@@ -53,7 +53,7 @@ func (w *objects) list() (list []bus.InstalledPackage, refreshes []dbus.ObjectPa
 		}
 		if o.launch != nil {
 			if running == nil && slices.ContainsFunc(o.launch.Services, func(s manifest.Service) bool { return s.Scope == manifest.ScopeUser }) {
-				running = w.s.m.Running() // once for all
+				running = w.s.m.Reports().Running() // once for all
 			}
 			for _, s := range w.services(v.Instance, o.launch, running) {
 				if s.State == failedService {

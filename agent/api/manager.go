@@ -64,7 +64,7 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 	}
 	named := instances
 	if len(instances) == 0 {
-		names, err := o.s.m.Packages()
+		names, err := o.s.m.Reports().Packages()
 		if err != nil || len(names) == 0 {
 			return nil, err
 		}
@@ -154,7 +154,7 @@ func (o managerObject) Pending(c bus.Caller) ([]bus.PendingRefresh, error) {
 		return nil, err
 	}
 	list := []bus.PendingRefresh{}
-	for _, p := range o.s.m.Pending(uid, uid == 0) {
+	for _, p := range o.s.m.Reports().Pending(uid, uid == 0) {
 		list = append(list, pendingRefresh(p))
 	}
 	return list, nil
@@ -300,7 +300,7 @@ func (o managerObject) Answer(c bus.Caller, id, action string) error {
 	if !slices.Contains([]string{"restart-now", "when-closed", "later"}, action) {
 		return errkind.New(errkind.Invalid, "cannot take %.40q as an answer: want restart-now, when-closed, later or next-start", action)
 	}
-	for _, p := range o.s.m.Pending(uid, uid == 0) {
+	for _, p := range o.s.m.Reports().Pending(uid, uid == 0) {
 		if p.ID == id {
 			o.s.log.Info("a user has answered", "refresh", id, "instance", p.Instance, "user", accounts.Name(uid), "answer", action)
 			if action != "restart-now" || len(p.WaitingFor) == 0 || len(p.Unmet) == 0 {
@@ -389,7 +389,7 @@ func (o managerObject) Withheld(c bus.Caller, instances []string) ([]bus.Withhel
 
 func (o managerObject) Inspect(c bus.Caller) (string, error) {
 	return o.s.inspecting.Do(func() (string, error) {
-		b, err := o.s.m.Inspect()
+		b, err := o.s.m.Reports().Inspect()
 		return string(b), err
 	})
 }

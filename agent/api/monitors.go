@@ -58,7 +58,7 @@ func (o managerObject) self(c bus.Caller) (instance, pkg string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	return o.s.m.Self(pid)
+	return o.s.m.Reports().Self(pid)
 }
 
 // Self implements bus.Manager.
@@ -187,7 +187,7 @@ func (x *monitors) tell(s *Service) {
 
 // info is the content of the signal; false if there is none.
 func (m *monitor) info() (bus.UpdateInfo, bool) {
-	local, next, err := m.s.m.Offer(m.instance)
+	local, next, err := m.s.m.Reports().Offer(m.instance)
 	if err != nil {
 		return bus.UpdateInfo{}, false // removed
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
@@ -66,7 +67,7 @@ func (w *objects) packages(changed map[string]bool) {
 	}
 	names := slices.Collect(maps.Keys(changed))
 	if changed[""] {
-		installed, err := w.s.m.Packages()
+		installed, err := w.s.m.Reports().Packages()
 		if err != nil {
 			w.s.log.Error("cannot list what is installed", "error", err)
 			return
@@ -76,7 +77,7 @@ func (w *objects) packages(changed map[string]bool) {
 		w.mu.Unlock()
 	}
 	slices.Sort(names)
-	running := w.s.m.Shown() // one pass for all
+	running := w.s.m.Reports().Shown() // one pass for all
 	for _, n := range slices.Compact(names) {
 		w.show(n, running)
 	}
@@ -85,7 +86,7 @@ func (w *objects) packages(changed map[string]bool) {
 // show brings the object of one instance up to date. Only the service's goroutine adds and
 // removes these objects.
 func (w *objects) show(name string, running *refresh.Snapshot) {
-	p, err := w.s.m.PackageIn(name, running)
+	p, err := w.s.m.Reports().PackageIn(name, running)
 	w.mu.Lock()
 	o := w.instances[name]
 	w.mu.Unlock()
@@ -107,7 +108,7 @@ func (w *objects) show(name string, running *refresh.Snapshot) {
 		// After its announcement, which shows what has just been read. A reading of the bus
 		// reads no file of a package.
 		o.Live(func(r *bus.Reading, v *bus.PackageProperties) {
-			now := r.Shared(func() any { return w.s.m.Running() }).(*refresh.Snapshot)
+			now := r.Shared(func() any { return w.s.m.Reports().Running() }).(*refresh.Snapshot)
 			procs, _ := now.Of(name) // an error was logged by the reader
 			v.Processes = processes(procs)
 			w.mu.Lock()
@@ -151,7 +152,7 @@ func (w *objects) packageProperties(p *manager.Package, running *refresh.Snapsho
 		Version: p.Launch.Version, Revision: p.Current.Number, Hash: p.Current.Package.String(),
 		Repository: p.Repository, Channel: p.Channel, Running: len(p.Processes) > 0,
 		Processes: processes(p.Processes), Refresh: "/",
-		DesktopEntry: w.s.m.DesktopEntry(p.Instance.Instance, p.Launch), Icon: w.s.m.Icon(p.Instance.Instance, p.Launch),
+		DesktopEntry: w.s.m.Reports().DesktopEntry(p.Instance.Instance, p.Launch), Icon: w.s.m.Reports().Icon(p.Instance.Instance, p.Launch),
 	}
 	for _, a := range p.Launch.Apps {
 		v.Apps = append(v.Apps, a.Name)
@@ -179,7 +180,7 @@ func (w *objects) packageProperties(p *manager.Package, running *refresh.Snapsho
 func (w *objects) services(name string, l *manifest.Launch, running *refresh.Snapshot) (list []bus.ServiceState) {
 	ctx, cancel := context.WithTimeout(w.s.ctx, serviceTimeout)
 	defer cancel()
-	for i, st := range w.s.m.ServiceStates(ctx, name, l, running) {
+	for i, st := range w.s.m.Reports().ServiceStates(ctx, name, l, running) {
 		list = append(list, bus.ServiceState{Name: l.Services[i].Name, State: st})
 	}
 	return list

@@ -29,7 +29,7 @@ func (s *Service) warn(down *bool) {
 			continue
 		}
 		running = append(running, r.ID)
-		names = append(names, s.m.Describe(r).Launch.Shown())
+		names = append(names, s.m.Reports().Describe(r).Launch.Shown())
 		left = max(left, r.Estimate-time.Since(r.EnteredAt), time.Second)
 	}
 	over := func(id string) bool { return !slices.Contains(running, id) }

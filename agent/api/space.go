@@ -134,7 +134,7 @@ func (s *Service) updateTransfers() {
 }
 
 func (s *Service) transfers() (list []bus.Transfer) {
-	for _, t := range s.m.Transfers() {
+	for _, t := range s.m.Reports().Transfers() {
 		list = append(list, bus.Transfer{Hash: t.Package.String(), Name: t.Name, Holder: t.Holder,
 			BytesDone: uint64(t.Done), BytesTotal: uint64(t.Total), BlobsMissing: uint32(t.Missing), Since: micro(t.Since)})
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/repo"
-	"github.com/lull/lull/agent/runs"
 )
 
 // Check reads the repositories of the instances in parallel, and starts a refresh for each
@@ -191,20 +190,17 @@ func (m *Manager) RefreshTogether(ctx context.Context, names []string, how offer
 // repaired.
 func (m *Manager) known(names []string) error {
 	for _, n := range names {
-		if _, err := m.describe(n, runsUnread); err == nil {
+		if err := m.reports.Installed(n); err == nil {
 			continue
 		} else if mended, _ := m.engine.Repair(n); !mended {
 			return err
 		}
-		if _, err := m.describe(n, runsUnread); err != nil {
+		if err := m.reports.Installed(n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-// runsUnread is for a caller that does not need to know what runs.
-func runsUnread(string) ([]runs.Process, error) { return nil, nil }
 
 // checkOne starts a refresh if there is an offer, and returns the refresh under way. A newer
 // version of one member does not break up a waiting atomic group. A refresh to a halted

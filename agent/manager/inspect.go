@@ -83,37 +83,37 @@ type refreshView struct {
 }
 
 // Transfers lists the transfers under way, the oldest first.
-func (m *Manager) Transfers() []resolve.Transfer { return m.resolver.Transfers() }
+func (rs *Reports) Transfers() []resolve.Transfer { return rs.Resolver.Transfers() }
 
 // Inspect returns the complete state of the agent, as JSON.
-func (m *Manager) Inspect() ([]byte, error) {
-	v := inspection{Version: 1, Root: m.Root, Tracker: m.Tracker.Name(), Events: m.Tracker.Events(), Services: m.services.Name(),
-		Current: map[string]uint32{}, Indices: map[string][]protected{}, System: viewSystem(m.System()), Machine: m.Conditions(), Repositories: m.repos.State(),
-		Logind: m.Logind != nil && m.Logind.Available()}
+func (rs *Reports) Inspect() ([]byte, error) {
+	v := inspection{Version: 1, Root: rs.Root, Tracker: rs.Tracker.Name(), Events: rs.Tracker.Events(), Services: rs.Services.Name(),
+		Current: map[string]uint32{}, Indices: map[string][]protected{}, System: viewSystem(rs.System()), Machine: rs.Conditions(), Repositories: rs.Repositories.State(),
+		Logind: rs.Logind != nil && rs.Logind.Available()}
 	var err error
-	if v.Instances, err = m.state.Instances(); err != nil {
+	if v.Instances, err = rs.State.Instances(); err != nil {
 		return nil, err
 	}
 	for _, i := range v.Instances {
-		if rev, _, err := m.links.Read(i.Instance); err == nil {
+		if rev, _, err := rs.Links.Read(i.Instance); err == nil {
 			v.Current[i.Instance] = rev
 		}
 	}
-	v.Transfers = m.Transfers()
+	v.Transfers = rs.Transfers()
 	for _, name := range index.Names {
 		v.Indices[name] = []protected{}
 	}
-	for _, r := range m.indices.Snapshot() {
+	for _, r := range rs.Indices.Snapshot() {
 		v.Indices[r.Index] = append(v.Indices[r.Index], protected{r.Package.String(), r.Holder, r.PID})
 	}
-	if v.Runs, err = m.Tracker.Runs(); err != nil {
+	if v.Runs, err = rs.Tracker.Runs(); err != nil {
 		return nil, err
 	}
-	for _, r := range m.engine.All() {
+	for _, r := range rs.Engine.All() {
 		v.Refreshes = append(v.Refreshes, refreshView{r, r.State(), r.WaitingFor, r.Unmet, r.Deadline, r.BytesDone, r.BytesTotal})
 	}
 	var last gc.Result
-	if last, v.Collected = m.space.Last(); !v.Collected.IsZero() {
+	if last, v.Collected = rs.Space.Last(); !v.Collected.IsZero() {
 		v.Collection = &collection{last.Blobs, last.Packages, last.Bytes, last.Strays}
 	}
 	return json.MarshalIndent(v, "", "  ")

@@ -116,6 +116,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
+	reports     *Reports
 	holds       *holds.Holds
 	wanted      wanted
 
@@ -230,9 +231,12 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			}
 		}(m.watcher)
 	}
+	m.reports = &Reports{Root: c.Root, State: m.state, Store: m.store, Links: m.links, Exports: m.exports, Services: m.services, Engine: m.engine,
+		Tracker: c.Tracker, Policy: m.Policy, Log: c.Log, Indices: m.indices, Resolver: m.resolver, Repositories: m.repos, Space: m.space,
+		Logind: c.Logind, System: m.System, Conditions: m.Conditions}
 	m.offers = offers.New(m.ctx, offers.Config{Version: c.Version, Root: c.Root, Repositories: m.repos, State: m.state, Links: m.links, Costs: m.costs, Log: c.Log,
 		Installed: func(instance string) (state.Instance, string, error) {
-			p, err := m.Package(instance)
+			p, err := m.reports.Package(instance)
 			if err != nil {
 				return state.Instance{}, "", err
 			}
@@ -247,7 +251,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			return err
 		}})
 	m.holds = &holds.Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
-		Installed: func(instance string) error { _, err := m.Package(instance); return err }}
+		Installed: func(instance string) error { _, err := m.reports.Package(instance); return err }}
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
 	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.reconcile(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
@@ -263,7 +267,7 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 		Policy: m.Policy, PolicyRead: m.settings.Refused,
 		SystemList: func() error { _, err := m.settings.ParseSystem(); return err },
 		System:     m.System, SystemPackages: m.SystemPackages, Conditions: m.Conditions, Writable: m.root.Writable,
-		Running: m.Running, ServiceStates: m.ServiceStates,
+		Running: m.reports.Running, ServiceStates: m.reports.ServiceStates,
 		Collected: func() gc.Result {
 			result, _ := m.space.Last()
 			return result
@@ -292,6 +296,9 @@ func (m *Manager) Offers() *offers.Offers { return m.offers }
 func (m *Manager) Joiner() *join.Joiner {
 	return &join.Joiner{Runctl: m.Runctl, Tracker: m.Tracker, Links: m.links, Services: m.services}
 }
+
+// Reports returns what reports the state of the agent.
+func (m *Manager) Reports() *Reports { return m.reports }
 
 // Holds returns the holds on instances.
 func (m *Manager) Holds() *holds.Holds { return m.holds }

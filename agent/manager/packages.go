@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
@@ -12,114 +13,9 @@ import (
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
-	"github.com/lull/lull/agent/services"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store/index"
 )
-
-// Package is the present state of an installed instance.
-type Package struct {
-	state.Instance
-	Current   state.Revision
-	Launch    *manifest.Launch
-	Processes []runs.Process // of applications
-	Services  map[string]string
-	Holds     []state.Hold  // in force, the longest first
-	Refresh   *plan.Refresh // under way
-}
-
-// Packages lists the installed instances by name.
-func (m *Manager) Packages() ([]string, error) { return m.links.Instances() }
-
-// Package describes an instance. Kind NotFound means that it has no current revision.
-func (m *Manager) Package(name string) (*Package, error) {
-	return m.describe(name, func(name string) ([]runs.Process, error) {
-		list, err := m.engine.Running(name)
-		if err != nil {
-			m.Log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "instance", name, "error", err)
-		}
-		return list, err
-	})
-}
-
-// PackageIn is Package with the processes of a snapshot, for callers that describe many.
-func (m *Manager) PackageIn(name string, running *refresh.Snapshot) (*Package, error) {
-	return m.describe(name, running.Of)
-}
-
-// Running reads in one pass what runs of all instances.
-func (m *Manager) Running() *refresh.Snapshot {
-	s, err := m.engine.Snapshot()
-	if err != nil {
-		m.Log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
-	}
-	return s
-}
-
-// Shown is Running for callers that show it after each change: one pass serves those of a
-// short time.
-func (m *Manager) Shown() *refresh.Snapshot {
-	s, err := m.engine.Shown()
-	if err != nil {
-		m.Log.Warn("cannot determine what runs, so it counts as running", messages.Key, messages.RunsUnreadable, "error", err)
-	}
-	return s
-}
-
-func (m *Manager) describe(name string, running func(instance string) ([]runs.Process, error)) (*Package, error) {
-	if err := manifest.ValidInstance(name); err != nil {
-		return nil, err
-	}
-	rev, pkg, err := m.links.Read(name)
-	if err != nil {
-		return nil, err
-	}
-	p := &Package{}
-	if p.Instance, err = m.state.Instance(name); err != nil {
-		return nil, err
-	}
-	if p.Launch, err = m.store.Launch(pkg); err != nil {
-		return nil, err
-	}
-	var known bool
-	if p.Current, known = p.Instance.Revision(rev); !known {
-		p.Current = state.Revision{Number: rev, Package: pkg, Version: p.Launch.Version}
-	}
-	if p.Holds, err = m.engine.Holds(name); err != nil {
-		return nil, err
-	}
-	if r, ok := m.engine.Of(name); ok {
-		p.Refresh = &r
-	}
-	// An error was logged by the reader of the processes.
-	p.Processes, _ = running(name)
-	return p, nil
-}
-
-// ServiceStates returns the states of the services of an instance. One of users' sessions is
-// active if it runs in any session.
-func (m *Manager) ServiceStates(ctx context.Context, name string, l *manifest.Launch, running *refresh.Snapshot) []string {
-	var list []string
-	for _, s := range l.Services {
-		if s.Scope == manifest.ScopeUser && m.services.Scope() != manifest.ScopeUser {
-			st := services.Inactive
-			if procs, err := running.Session(name, s.Name); err != nil || len(procs) > 0 {
-				st = services.Active
-			}
-			list = append(list, st)
-			continue
-		}
-		st, err := m.services.State(ctx, services.Unit{Instance: name, Service: s})
-		if err != nil {
-			st = services.Failed
-		}
-		list = append(list, st)
-	}
-	return list
-}
-
-// Icon returns the exported icon of an instance, or the name of one in the theme.
-func (m *Manager) Icon(name string, l *manifest.Launch) string { return m.exports.IconPath(name, l) }
 
 // Install starts the installation of the package name as the instance name or name_key. With
 // now it ignores that a rollout has not reached this machine.
@@ -306,4 +202,9 @@ func inRun(list []runs.Run, instance string, p refresh.Tied) bool {
 		return r.Instance == instance && r.PackagePrefix == p.PackagePrefix &&
 			slices.ContainsFunc(r.Processes, func(q runs.Process) bool { return q.PID == p.PID })
 	})
+}
+
+// revisionName returns the name of a holder in the installed index.
+func revisionName(instance string, n uint32) string {
+	return instance + " revision " + strconv.FormatUint(uint64(n), 10)
 }

@@ -2,7 +2,6 @@ package manager
 
 import (
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/lull/lull/agent/exports"
@@ -38,8 +37,8 @@ type Pending struct {
 // Pending lists the refreshes that wait for processes, for a condition or for the end of a
 // hold. With all unset, those that wait for processes are limited to processes of the user
 // uid. The others are visible to every user.
-func (m *Manager) Pending(uid uint32, all bool) (list []Pending) {
-	for _, r := range m.engine.All() {
+func (rs *Reports) Pending(uid uint32, all bool) (list []Pending) {
+	for _, r := range rs.Engine.All() {
 		if r.State() != plan.Waiting || len(r.WaitingFor) == 0 && !waitsOtherwise(r) {
 			continue
 		}
@@ -48,7 +47,7 @@ func (m *Manager) Pending(uid uint32, all bool) (list []Pending) {
 		}
 		r.WaitingFor = runs.StillThere(r.WaitingFor)
 		if len(r.WaitingFor) > 0 || waitsOtherwise(r) {
-			list = append(list, m.Describe(r))
+			list = append(list, rs.Describe(r))
 		}
 	}
 	return list
@@ -67,22 +66,22 @@ func ofUser(procs []runs.Process, uid uint32) (list []runs.Process) {
 }
 
 // Describe adds to a refresh what is shown to users.
-func (m *Manager) Describe(r plan.Refresh) Pending {
-	p := Pending{Refresh: r, Launch: &manifest.Launch{Name: r.Instance, Version: r.ToVersion}, AtDeadline: m.Policy().With(r.Instance, r.Wishes).AtDeadline,
-		RestartBackground: m.Policy().With(r.Instance, r.Wishes).RestartBackground}
+func (rs *Reports) Describe(r plan.Refresh) Pending {
+	p := Pending{Refresh: r, Launch: &manifest.Launch{Name: r.Instance, Version: r.ToVersion}, AtDeadline: rs.Policy().With(r.Instance, r.Wishes).AtDeadline,
+		RestartBackground: rs.Policy().With(r.Instance, r.Wishes).RestartBackground}
 	if !r.Since.IsZero() {
-		pol := m.Policy()
+		pol := rs.Policy()
 		window := policy.Postponement{Since: r.Since, Max: pol.With(r.Instance, r.Wishes).MaxPostponement}
 		p.Reminders = append(window.Reminders(pol.Schedule.Reminders), window.Deadline())
 	}
 	if r.Held {
-		if holds, err := m.engine.Holds(r.Instance); err != nil {
-			m.Log.Warn("cannot read who holds a refresh", "instance", r.Instance, "error", err)
+		if holds, err := rs.Engine.Holds(r.Instance); err != nil {
+			rs.Log.Warn("cannot read who holds a refresh", "instance", r.Instance, "error", err)
 		} else if len(holds) > 0 {
 			p.Hold = &holds[0]
 		}
 	}
-	if l := m.launchOf(r.Instance, r.From); l != nil {
+	if l := rs.launchOf(r.Instance, r.From); l != nil {
 		p.OldHook = l.Format < manifest.Format2 && l.Hooks[manifest.HookRefreshPending] != nil
 		p.QuitHook = l.SessionHook(manifest.HookQuit) != nil
 		p.PendingHook = l.HasPendingHook()
@@ -94,21 +93,21 @@ func (m *Manager) Describe(r plan.Refresh) Pending {
 			}
 		}
 	}
-	if l, err := m.store.Launch(r.Package); err == nil {
+	if l, err := rs.Store.Launch(r.Package); err == nil {
 		p.Launch = l
-		p.Icon = m.exports.IconPath(r.Instance, l)
-		p.Desktop = m.DesktopEntry(r.Instance, l)
+		p.Icon = rs.Exports.IconPath(r.Instance, l)
+		p.Desktop = rs.DesktopEntry(r.Instance, l)
 	}
 	return p
 }
 
 // launchOf reads the launch information of a revision's package; nil if that is unknown.
-func (m *Manager) launchOf(instance string, rev uint32) *manifest.Launch {
-	pkg, err := m.links.Package(instance, rev)
+func (rs *Reports) launchOf(instance string, rev uint32) *manifest.Launch {
+	pkg, err := rs.Links.Package(instance, rev)
 	if err != nil {
 		return nil
 	}
-	l, err := m.store.Launch(pkg)
+	l, err := rs.Store.Launch(pkg)
 	if err != nil {
 		return nil
 	}
@@ -116,7 +115,7 @@ func (m *Manager) launchOf(instance string, rev uint32) *manifest.Launch {
 }
 
 // DesktopEntry returns the exported desktop entry of an instance, without .desktop, or "".
-func (m *Manager) DesktopEntry(instance string, l *manifest.Launch) string {
+func (rs *Reports) DesktopEntry(instance string, l *manifest.Launch) string {
 	if id := exports.DesktopID(instance, l.App(l.DefaultApp())); id != "" {
 		return id
 	}
@@ -130,8 +129,8 @@ func (m *Manager) DesktopEntry(instance string, l *manifest.Launch) string {
 
 // Self returns the run that a process belongs to: the instance, and the hash of the package
 // that it runs, which may be unknown. The answer comes from the kernel, not from the process.
-func (m *Manager) Self(pid int) (instance, pkg string, err error) {
-	list, err := m.Tracker.Runs()
+func (rs *Reports) Self(pid int) (instance, pkg string, err error) {
+	list, err := rs.Tracker.Runs()
 	if err != nil {
 		return "", "", err
 	}
@@ -139,18 +138,18 @@ func (m *Manager) Self(pid int) (instance, pkg string, err error) {
 		if !slices.ContainsFunc(r.Processes, func(p runs.Process) bool { return p.PID == pid }) {
 			continue
 		}
-		if _, _, err := m.links.Read(r.Instance); err != nil {
+		if _, _, err := rs.Links.Read(r.Instance); err != nil {
 			continue // another agent's
 		}
-		if hash, ok := m.store.Find(r.PackagePrefix); ok {
+		if hash, ok := rs.Store.Find(r.PackagePrefix); ok {
 			pkg = hash.String()
 		}
 		return r.Instance, pkg, nil
 	}
-	if tied, err := m.engine.Tethered(); err != nil {
+	if tied, err := rs.Engine.Tethered(); err != nil {
 		return "", "", err
 	} else if instance, prefix, ok := tiedTo(tied, pid); ok {
-		if hash, ok := m.store.Find(prefix); ok {
+		if hash, ok := rs.Store.Find(prefix); ok {
 			pkg = hash.String()
 		}
 		return instance, pkg, nil
@@ -173,18 +172,13 @@ func tiedTo(tied map[string][]refresh.Tied, pid int) (instance, prefix string, o
 
 // Offer returns the package that a launch of the instance gets now, and the refresh that is
 // prepared for it, if there is one.
-func (m *Manager) Offer(instance string) (local string, next *plan.Refresh, err error) {
-	_, pkg, err := m.links.Read(instance)
+func (rs *Reports) Offer(instance string) (local string, next *plan.Refresh, err error) {
+	_, pkg, err := rs.Links.Read(instance)
 	if err != nil {
 		return "", nil, err
 	}
-	if r, ok := m.engine.Of(instance); ok && r.Kind == plan.Update && r.State() == plan.Waiting {
+	if r, ok := rs.Engine.Of(instance); ok && r.Kind == plan.Update && r.State() == plan.Waiting {
 		next = &r
 	}
 	return pkg.String(), next, nil
-}
-
-// revisionName returns the name of a holder in the installed index.
-func revisionName(instance string, n uint32) string {
-	return instance + " revision " + strconv.FormatUint(uint64(n), 10)
 }

@@ -138,7 +138,7 @@ func TestRepositories(t *testing.T) {
 				t.Errorf("%s: %v, %v", name, fi, err)
 			}
 		}
-		inspected, err := m.Inspect()
+		inspected, err := m.reports.Inspect()
 		if err != nil || strings.Contains(string(inspected), "s3cret") || strings.Contains(fmt.Sprintf("%+v", m.repos.State()), "s3cret") {
 			t.Errorf("the password is shown: %v", err)
 		}

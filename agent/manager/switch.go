@@ -2,25 +2,15 @@ package manager
 
 import (
 	"context"
-	"slices"
-	"time"
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
-	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/state"
 )
 
-// History lists the refreshes that have ended since a time, of one instance or, with "",
-// of all, the oldest first.
-func (m *Manager) History(instance string, since time.Time) ([]plan.Refresh, error) {
-	list, err := m.engine.History(since)
-	return slices.DeleteFunc(list, func(r plan.Refresh) bool { return instance != "" && r.Instance != instance }), err
-}
-
 // Switch makes an instance follow another channel or repository; "" means no change.
 func (m *Manager) Switch(ctx context.Context, instance, repository, channel string) error {
-	p, err := m.Package(instance)
+	p, err := m.reports.Package(instance)
 	if err != nil {
 		return err
 	}

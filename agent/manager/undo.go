@@ -1,20 +1,30 @@
 package manager
 
 import (
+	"slices"
+	"time"
+
 	"github.com/lull/lull/agent/refresh/plan"
 )
+
+// History lists the refreshes that have ended since a time, of one instance or, with "",
+// of all, the oldest first.
+func (rs *Reports) History(instance string, since time.Time) ([]plan.Refresh, error) {
+	list, err := rs.Engine.History(since)
+	return slices.DeleteFunc(list, func(r plan.Refresh) bool { return instance != "" && r.Instance != instance }), err
+}
 
 // Undo returns for each refresh of a list, the oldest first, the operation that reverses it:
 // revert (to revision From), install or remove. "" means that none does, or that a younger
 // change of the same instance must be reversed first. The list has all refreshes of an
 // instance.
-func (m *Manager) Undo(list []plan.Refresh) []string {
+func (rs *Reports) Undo(list []plan.Refresh) []string {
 	undo := make([]string, len(list))
 	changed := map[string]bool{} // instances with a younger change that is in effect
 	for i := len(list) - 1; i >= 0; i-- {
 		if r := list[i]; r.End == plan.Done {
 			if !changed[r.Instance] {
-				undo[i] = m.undo(r)
+				undo[i] = rs.undo(r)
 			}
 			changed[r.Instance] = true
 		}
@@ -24,8 +34,8 @@ func (m *Manager) Undo(list []plan.Refresh) []string {
 
 // undo returns the operation that reverses the youngest change of an instance that is in
 // effect.
-func (m *Manager) undo(r plan.Refresh) string {
-	p, err := m.Package(r.Instance)
+func (rs *Reports) undo(r plan.Refresh) string {
+	p, err := rs.Package(r.Instance)
 	installed := err == nil
 	switch r.Kind {
 	case plan.Install:
