@@ -8,8 +8,8 @@ import (
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/lib/accounts"
 	"github.com/lull/lull/agent/lib/errkind"
-	"github.com/lull/lull/agent/manager"
 	"github.com/lull/lull/agent/offers"
+	"github.com/lull/lull/agent/reports"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -101,7 +101,7 @@ func (o managerObject) RestartNow(c bus.Caller, instance string) error {
 	if err != nil {
 		return err
 	}
-	waits := func(p manager.Pending) bool {
+	waits := func(p reports.Pending) bool {
 		return p.Instance == instance && slices.ContainsFunc(p.WaitingFor, func(q procs) bool { return q.UID == uid })
 	}
 	if !slices.ContainsFunc(o.s.m.Reports().Pending(uid, false), waits) {

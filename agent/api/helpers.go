@@ -8,8 +8,8 @@ import (
 
 	"github.com/lull/lull/agent/lib/accounts"
 	"github.com/lull/lull/agent/lib/errkind"
-	"github.com/lull/lull/agent/manager"
 	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/reports"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -37,7 +37,7 @@ type helpers struct {
 }
 
 // pendingRefresh is a Pending on the bus.
-func pendingRefresh(p manager.Pending) bus.PendingRefresh {
+func pendingRefresh(p reports.Pending) bus.PendingRefresh {
 	var reminders []uint64
 	for _, t := range p.Reminders {
 		reminders = append(reminders, micro(t))

@@ -12,9 +12,9 @@ import (
 	"github.com/lull/lull/agent/authz"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
-	"github.com/lull/lull/agent/manager"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/reports"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
 	bus "github.com/lull/lull/dbus"
@@ -130,7 +130,7 @@ func (w *objects) put(name string, o *shown) {
 	}
 }
 
-func withServices(p *manager.Package) *manifest.Launch {
+func withServices(p *reports.Package) *manifest.Launch {
 	if len(p.Launch.Services) == 0 {
 		return nil
 	}
@@ -146,7 +146,7 @@ func (w *objects) failed(err error) {
 // serviceTimeout bounds the question to systemd about a package's services.
 const serviceTimeout = 5 * time.Second
 
-func (w *objects) packageProperties(p *manager.Package, running *refresh.Snapshot) bus.PackageProperties {
+func (w *objects) packageProperties(p *reports.Package, running *refresh.Snapshot) bus.PackageProperties {
 	v := bus.PackageProperties{
 		Instance: p.Instance.Instance, Name: p.Launch.Name, Title: p.Launch.Shown(), Summary: p.Launch.Summary,
 		Version: p.Launch.Version, Revision: p.Current.Number, Hash: p.Current.Package.String(),

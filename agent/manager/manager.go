@@ -39,6 +39,7 @@ import (
 	"github.com/lull/lull/agent/offers"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/reports"
 	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/schedule"
@@ -116,7 +117,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
-	reports     *Reports
+	reports     *reports.Reports
 	holds       *holds.Holds
 	wanted      wanted
 
@@ -231,7 +232,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			}
 		}(m.watcher)
 	}
-	m.reports = &Reports{Root: c.Root, State: m.state, Store: m.store, Links: m.links, Exports: m.exports, Services: m.services, Engine: m.engine,
+	m.reports = &reports.Reports{Root: c.Root, State: m.state, Store: m.store, Links: m.links, Exports: m.exports, Services: m.services, Engine: m.engine,
 		Tracker: c.Tracker, Policy: m.Policy, Log: c.Log, Indices: m.indices, Resolver: m.resolver, Repositories: m.repos, Space: m.space,
 		Logind: c.Logind, System: m.System, Conditions: m.Conditions}
 	m.offers = offers.New(m.ctx, offers.Config{Version: c.Version, Root: c.Root, Repositories: m.repos, State: m.state, Links: m.links, Costs: m.costs, Log: c.Log,
@@ -298,7 +299,7 @@ func (m *Manager) Joiner() *join.Joiner {
 }
 
 // Reports returns what reports the state of the agent.
-func (m *Manager) Reports() *Reports { return m.reports }
+func (m *Manager) Reports() *reports.Reports { return m.reports }
 
 // Holds returns the holds on instances.
 func (m *Manager) Holds() *holds.Holds { return m.holds }

@@ -1,4 +1,11 @@
-package manager
+// Package reports reads the state of the agent for its clients: installed packages, pending
+// refreshes, the history and what reverses a part of it, and everything at once for
+// `lull inspect`. It changes nothing.
+//
+// Reports has no state of its own, and caches nothing; its methods may be called from any
+// goroutine. Those that read running processes take time in proportion to these; Running and
+// Shown read them once for callers that describe many instances.
+package reports
 
 import (
 	"context"
