@@ -101,7 +101,7 @@ func (s *Service) liveSpace(p *bus.SpaceProperties) {
 func (s *Service) updateSpace() (roots int) {
 	by := map[string][]string{}
 	var open []bus.OpenPackage
-	all := s.m.Roots()
+	all := s.m.Roots().Shown()
 	for _, r := range all {
 		if r.Index == index.OpenIndex {
 			open = append(open, bus.OpenPackage{Hash: r.Package.String(), Holder: r.Holder, PID: uint32(r.PID)})

@@ -117,6 +117,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
+	roots       *Roots
 	reports     *reports.Reports
 	holds       *holds.Holds
 	wanted      wanted
@@ -126,11 +127,6 @@ type Manager struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-
-	// telling is held from reading the state until its content is passed to the indices and
-	// launchers: a slower goroutine must not pass on an older state.
-	telling sync.Mutex
-	told    map[string][]index.Root // by instance; guarded by telling; nil until all are read
 
 	repos    *repositories.Set
 	offers   *offers.Offers
@@ -189,7 +185,8 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	}
 	m.indices = index.New()
 	m.indices.KeepRecent(m.Policy().GC.KeepRecent)
-	m.indices.AddProvider(m.runRoots)
+	m.roots = &Roots{State: m.state, Store: m.store, Links: m.links, Indices: m.indices, Log: c.Log, Published: m.tellLaunchers}
+	m.indices.AddProvider(m.roots.OfRuns)
 	m.indices.AddProvider(m.doubtfulSystem)
 	m.indices.OnChange(func(name string) {
 		if name == index.WritingIndex {
@@ -224,6 +221,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Repository: m.repos.Client, Policy: m.Policy, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
 		Writable: m.root.Writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
 	})
+	m.roots.Engine = m.engine
 	if c.Conditions != nil {
 		m.watcher = c.Conditions(m.conditionsChanged)
 		defer func(w *conditions.Watcher) {
@@ -282,10 +280,8 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 // Space returns what collects and measures.
 func (m *Manager) Space() *space.Keeper { return m.space }
 
-// Roots lists what the indices protect. The runs among them may be those of Shown.
-func (m *Manager) Roots() []index.Root {
-	return m.indices.SnapshotWith(m.rootsIn(m.engine.Shown()))
-}
+// Roots returns what passes on what the indices protect.
+func (m *Manager) Roots() *Roots { return m.roots }
 
 // Repositories returns which repositories there are and how they were read last.
 func (m *Manager) Repositories() repositories.State { return m.repos.State() }
@@ -482,6 +478,13 @@ func (m *Manager) runsChanged(instance string) {
 	m.engine.ForgetTied()
 	m.indices.Changed(index.OpenIndex)
 	m.observer.PackageChanged(instance)
+}
+
+// publishInstalled passes on a change of one instance, or of all with "", and reports it.
+func (m *Manager) publishInstalled(instance string) error {
+	err := m.roots.Publish(instance)
+	m.observer.PackageChanged(instance)
+	return err
 }
 
 // startServices starts the services that should run: after a boot, or after a time without

@@ -1,21 +1,15 @@
 package manager
 
 import (
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 
-	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/runs"
-	"github.com/lull/lull/agent/state"
-	"github.com/lull/lull/agent/store/index"
 	"github.com/lull/lull/e2e/require"
 )
 
@@ -100,36 +94,6 @@ func newManagerWith(t testing.TB, files map[string]string) *Manager {
 	}
 	t.Cleanup(func() { m.Close() })
 	return m
-}
-
-// TestWhatIsInstalledIsProtected: of two goroutines that publish the installed revisions at
-// once, the slower one does not remove the protection that the other needs.
-func TestWhatIsInstalledIsProtected(t *testing.T) {
-	m := newManager(t)
-	var all sync.WaitGroup
-	for i := range byte(4) {
-		all.Go(func() {
-			for n := range byte(30) {
-				pkg := digest.Of([]byte{i, n})
-				err := m.state.UpdateInstance(fmt.Sprintf("a%d", i), func(r *state.Instance) error {
-					r.Revisions = []state.Revision{{Number: uint32(n) + 1, Package: pkg}}
-					return nil
-				})
-				if err == nil {
-					err = m.publishInstalled("")
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if !slices.ContainsFunc(m.indices.Snapshot(), func(r index.Root) bool { return r.Index == index.InstalledIndex && r.Package == pkg }) {
-					t.Errorf("what a%d has installed is not protected", i)
-					return
-				}
-			}
-		})
-	}
-	all.Wait()
 }
 
 // refused returns what was refused when the files were read last.
