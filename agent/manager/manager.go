@@ -41,6 +41,7 @@ import (
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/reports"
 	"github.com/lull/lull/agent/repositories"
+	"github.com/lull/lull/agent/roots"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/schedule"
 	"github.com/lull/lull/agent/services"
@@ -117,7 +118,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
-	roots       *Roots
+	roots       *roots.Roots
 	reports     *reports.Reports
 	holds       *holds.Holds
 	wanted      wanted
@@ -185,7 +186,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	}
 	m.indices = index.New()
 	m.indices.KeepRecent(m.Policy().GC.KeepRecent)
-	m.roots = &Roots{State: m.state, Store: m.store, Links: m.links, Indices: m.indices, Log: c.Log, Published: m.tellLaunchers}
+	m.roots = &roots.Roots{State: m.state, Store: m.store, Links: m.links, Indices: m.indices, Log: c.Log, Published: m.tellLaunchers}
 	m.indices.AddProvider(m.roots.OfRuns)
 	m.indices.AddProvider(m.doubtfulSystem)
 	m.indices.OnChange(func(name string) {
@@ -281,7 +282,7 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 func (m *Manager) Space() *space.Keeper { return m.space }
 
 // Roots returns what passes on what the indices protect.
-func (m *Manager) Roots() *Roots { return m.roots }
+func (m *Manager) Roots() *roots.Roots { return m.roots }
 
 // Repositories returns which repositories there are and how they were read last.
 func (m *Manager) Repositories() repositories.State { return m.repos.State() }

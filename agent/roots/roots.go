@@ -1,4 +1,10 @@
-package manager
+// Package roots passes to the indices what the installed and the open index protect: the
+// revisions that instances keep, and the packages of what runs. Doubt protects: while the runs
+// are unknown, a root without a package means any package.
+//
+// Roots has the lock that orders changes of what is installed. Its methods may be called from
+// any goroutine; Published is called under the lock, and must not publish.
+package roots
 
 import (
 	"fmt"
