@@ -150,7 +150,7 @@ func (o managerObject) InstallFiles(c bus.Caller, ids []string, opt bus.InstallF
 	for _, u := range list {
 		sent = append(sent, u.Upload)
 	}
-	r, p, err := o.s.m.InstallFiles(ctx, sent, manager.FileOptions{
+	r, p, err := o.s.m.Files().Install(ctx, sent, manager.FileOptions{
 		Options: local.Options{Name: opt.Name, Version: opt.Version, LullYAML: opt.LullYaml},
 		Key:     opt.Key, Older: opt.Older, Confirm: opt.Confirm,
 	})
@@ -205,7 +205,7 @@ func (o managerObject) ResolveFiles(c bus.Caller, ids []string, opt bus.ResolveF
 		sent = append(sent, u.Upload)
 	}
 	holder := fmt.Sprintf("ephemeral run of the file %s, user %s", list[0].Name, accounts.Name(cred.UID))
-	dir, lease, l, err := o.s.m.ResolveFiles(ctx, sent, local.Options{Name: opt.Name, Version: opt.Version, LullYAML: opt.LullYaml}, holder, cred.PID)
+	dir, lease, l, err := o.s.m.Files().Resolve(ctx, sent, local.Options{Name: opt.Name, Version: opt.Version, LullYAML: opt.LullYaml}, holder, cred.PID)
 	if err != nil {
 		return fail(err)
 	}

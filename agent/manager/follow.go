@@ -21,6 +21,11 @@ func (m *Manager) replicasOf(config repo.Config) *local.Replicas {
 	return m.replicas
 }
 
+// replicaOf returns the replica of a repository.
+func (m *Manager) replicaOf(config repo.Config) *local.Store {
+	return m.replicasOf(config).Store(config.Name)
+}
+
 // makeReplica implements repositories.Config.Replica.
 func (m *Manager) makeReplica(config repo.Config) (dir string, root []byte, err error) {
 	return m.replicasOf(config).Make(m.ctx, config.Name)
@@ -58,7 +63,7 @@ func (m *Manager) AddWatchedDirectory(name, dir string) error {
 	if err := manifest.ValidLabel(name); err != nil {
 		return errkind.New(errkind.Invalid, "cannot add repository: %w", err)
 	}
-	if err := m.mayChange("add repository " + name); err != nil {
+	if err := m.root.MayChange("add repository " + name); err != nil {
 		return err
 	}
 	if err := m.repos.NameIsFree(name); err != nil {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -131,7 +132,9 @@ type Manager struct {
 
 	repos    *repositories.Set
 	offers   *offers.Offers
-	files    files
+	local    *local.Store
+	slots    *Slots
+	files    *Files
 	replicas *local.Replicas // of sources of apt
 	watched  *local.Watched
 	space    *space.Keeper
@@ -148,9 +151,10 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), root: mounts.New(c.Root, c.Boxed, c.Log),
 		systemSet: systemSet{wanted: make(chan struct{}, 1)}}
 	m.observer = shown{observer, m}
-	m.files = m.newFiles()
-	m.replicas = &local.Replicas{Local: m.files.local, Below: "apt", Convert: m.convert, Log: c.Log}
-	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.files.local, Below: "watched", Convert: m.convert, Log: c.Log}}
+	m.local = &local.Store{Root: c.Root, Converter: filepath.Join(filepath.Dir(c.Launcher), "lull-convert"), MayWrite: m.mayReceive}
+	m.slots = NewSlots(m.local, c.User)
+	m.replicas = &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log}
+	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.local, Below: "watched", Convert: m.slots.Convert, Log: c.Log}}
 	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
 		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow})
 	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
@@ -252,9 +256,10 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		}})
 	m.holds = &holds.Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
 		Installed: func(instance string) error { _, err := m.reports.Package(instance); return err }}
+	m.files = m.newFiles()
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
-	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.files.local.Tidy(), m.repos.LoadLastCheck(), m.reconcile(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
+	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.local.Tidy(), m.repos.LoadLastCheck(), m.reconcile(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
 }
 
 // newDoctor returns a doctor for what the manager has.
@@ -277,6 +282,42 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 		},
 	}
 }
+
+// newFiles returns what installs files, by the manager's own requests.
+func (m *Manager) newFiles() *Files {
+	return NewFiles(m.ctx, FilesConfig{
+		Local: m.local, Slots: m.slots, State: m.state, Links: m.links, Engine: m.engine, Repositories: m.repos, Log: m.Log,
+		MayChange: m.root.MayChange, Replica: m.replicaOf, Followed: m.followed, AddRepository: m.AddRepository,
+		InstallPackage: func(ctx context.Context, name, key, repository, channel string) (plan.Refresh, error) {
+			return m.Install(ctx, name, key, repository, channel, true)
+		},
+		Refresh: func(ctx context.Context, instance string) ([]plan.Refresh, error) {
+			return m.Check(ctx, []string{instance}, offers.Mode{Asked: true, Now: true})
+		},
+		ResolvePackage: func(ctx context.Context, name, repository, channel, holder string, pid int) (*os.File, *index.Lease, error) {
+			r, err := m.Resolve(ctx, name, repository, channel, holder, pid, nil)
+			return r.Dir, r.Lease, err
+		},
+	})
+}
+
+// freeAfterwards is how much a received file leaves free on the disk, in bytes.
+const freeAfterwards = 64 << 20
+
+// mayReceive returns an error of kind NoSpace if the disk cannot take that many bytes.
+func (m *Manager) mayReceive(bytes int64) error {
+	s, err := m.store.Space()
+	if err == nil && s.Free < bytes+freeAfterwards {
+		err = errkind.New(errkind.NoSpace, "the disk is full")
+	}
+	return err
+}
+
+// Local returns the store for the files that clients send.
+func (m *Manager) Local() *local.Store { return m.local }
+
+// Files returns what installs them.
+func (m *Manager) Files() *Files { return m.files }
 
 // Space returns what collects and measures.
 func (m *Manager) Space() *space.Keeper { return m.space }
@@ -348,10 +389,10 @@ func (m *Manager) Start() error {
 		m.Log.Info("a change of the time zone is noticed late", "error", err)
 	}
 	m.wg.Go(func() {
-		if err := m.endConversions(); err != nil {
+		if err := m.slots.End(m.ctx); err != nil {
 			m.Log.Warn("cannot end what was left of a conversion", "error", err)
 		}
-		m.tidyLocal(m.ctx)
+		m.files.Tidy(m.ctx)
 	})
 	m.wg.Go(func() {
 		m.fetchMissing()
@@ -420,7 +461,7 @@ func (m *Manager) collectForSpace(ctx context.Context) error {
 func (m *Manager) collected(ctx context.Context, result gc.Result, began time.Time, err error) {
 	m.metrics.Collected(result, began, err)
 	m.observer.SpaceChanged()
-	m.tidyLocal(ctx)
+	m.files.Tidy(ctx)
 }
 
 // mayCollect returns why nothing may be collected; nil means that it may.
