@@ -7,8 +7,8 @@
 //
 //	lib; delta; authz, conditions, current, exports, footprint, locks, logging, logind, metrics,
 //	mounts, settings, state, store, vacancy; convert, metricsfile, repo, runs, space; local,
-//	repositories, services; join, refresh, schedule, sysupdate; doctor, holds, offers, reports,
-//	roots; manager; api
+//	repositories, services; join, refresh, schedule, sysupdate; doctor, files, holds, offers,
+//	reports, roots; manager; api
 package agent
 
 import (

@@ -11,10 +11,10 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/authz"
+	"github.com/lull/lull/agent/files"
 	"github.com/lull/lull/agent/lib/accounts"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/local"
-	"github.com/lull/lull/agent/manager"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -150,7 +150,7 @@ func (o managerObject) InstallFiles(c bus.Caller, ids []string, opt bus.InstallF
 	for _, u := range list {
 		sent = append(sent, u.Upload)
 	}
-	r, p, err := o.s.m.Files().Install(ctx, sent, manager.FileOptions{
+	r, p, err := o.s.m.Files().Install(ctx, sent, files.Options{
 		Options: local.Options{Name: opt.Name, Version: opt.Version, LullYAML: opt.LullYaml},
 		Key:     opt.Key, Older: opt.Older, Confirm: opt.Confirm,
 	})
@@ -216,7 +216,7 @@ func (o managerObject) ResolveFiles(c bus.Caller, ids []string, opt bus.ResolveF
 	return o.s.asSeenBy(cred.PID, dir), end, lease.Package().String(), l.Name, l.Version, nil
 }
 
-func converted(p manager.FilePackage) bus.ConvertedPackage {
+func converted(p files.Package) bus.ConvertedPackage {
 	made := bus.ConvertedPackage{Name: p.Launch.Name, Version: p.Launch.Version, Title: p.Launch.Title, Instance: p.Instance,
 		Rights: p.Rights, Remarks: p.Found.Remarks, Scripts: p.Found.Scripts, Needs: p.Found.Needs}
 	if !p.Package.IsZero() {

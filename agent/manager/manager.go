@@ -24,6 +24,7 @@ import (
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/exports"
+	"github.com/lull/lull/agent/files"
 	"github.com/lull/lull/agent/holds"
 	"github.com/lull/lull/agent/join"
 	"github.com/lull/lull/agent/lib/durable"
@@ -133,10 +134,9 @@ type Manager struct {
 	repos    *repositories.Set
 	offers   *offers.Offers
 	local    *local.Store
-	slots    *Slots
-	files    *Files
-	replicas *local.Replicas // of sources of apt
-	watched  *local.Watched
+	slots    *local.Slots
+	files    *files.Files
+	replicas *local.Replicas
 	space    *space.Keeper
 	checker  *schedule.Checker
 	root     *mounts.Mount
@@ -152,9 +152,8 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		systemSet: systemSet{wanted: make(chan struct{}, 1)}}
 	m.observer = shown{observer, m}
 	m.local = &local.Store{Root: c.Root, Converter: filepath.Join(filepath.Dir(c.Launcher), "lull-convert"), MayWrite: m.mayReceive}
-	m.slots = NewSlots(m.local, c.User)
-	m.replicas = &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log}
-	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.local, Below: "watched", Convert: m.slots.Convert, Log: c.Log}}
+	m.slots = local.NewSlots(m.local, c.User)
+	m.replicas = &local.Replicas{Local: m.local, Convert: m.slots.Convert, Log: c.Log}
 	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
 		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow})
 	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
@@ -284,8 +283,8 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 }
 
 // newFiles returns what installs files, by the manager's own requests.
-func (m *Manager) newFiles() *Files {
-	return NewFiles(m.ctx, FilesConfig{
+func (m *Manager) newFiles() *files.Files {
+	return files.New(m.ctx, files.Config{
 		Local: m.local, Slots: m.slots, State: m.state, Links: m.links, Engine: m.engine, Repositories: m.repos, Log: m.Log,
 		MayChange: m.root.MayChange, Replica: m.replicaOf, Followed: m.followed, AddRepository: m.AddRepository,
 		InstallPackage: func(ctx context.Context, name, key, repository, channel string) (plan.Refresh, error) {
@@ -317,7 +316,7 @@ func (m *Manager) mayReceive(bytes int64) error {
 func (m *Manager) Local() *local.Store { return m.local }
 
 // Files returns what installs them.
-func (m *Manager) Files() *Files { return m.files }
+func (m *Manager) Files() *files.Files { return m.files }
 
 // Space returns what collects and measures.
 func (m *Manager) Space() *space.Keeper { return m.space }

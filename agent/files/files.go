@@ -1,4 +1,13 @@
-package manager
+// Package files installs packages made of files that clients send, and makes such a package
+// resident for one run.
+//
+// The package is published in the repository of this machine (package local), which the agent
+// follows like any other: an instance installed from a file is refreshed by the next file. It
+// is this package that makes that repository, adds it, and prunes what no instance needs.
+//
+// Files may be used from any goroutine. Install and Resolve block on the converter and on the
+// turn; Tidy leaves out the repository of files while another has the turn.
+package files
 
 import (
 	"context"
@@ -21,16 +30,16 @@ import (
 	"github.com/lull/lull/agent/store/index"
 )
 
-// FileOptions are the options of Install.
-type FileOptions struct {
+// Options are the options of Install.
+type Options struct {
 	local.Options
 	Key     string // of the instance, NAME_KEY
 	Older   bool   // a version older than the installed one is not an error
 	Confirm string // the digest of the rights that a person has seen
 }
 
-// FilePackage is a package made by Install.
-type FilePackage struct {
+// Package is a package made by Install.
+type Package struct {
 	Launch   manifest.Launch
 	Instance string
 	Found    *convert.Description
@@ -39,10 +48,10 @@ type FilePackage struct {
 	Confirm  digest.Digest // zero if nothing needs to be confirmed
 }
 
-// FilesConfig has what Files works with.
-type FilesConfig struct {
+// Config has what Files works with.
+type Config struct {
 	Local        *local.Store
-	Slots        *Slots
+	Slots        *local.Slots
 	State        *state.DB
 	Links        current.Links
 	Engine       *refresh.Engine
@@ -65,14 +74,14 @@ type FilesConfig struct {
 // Files makes packages of files, and installs them. A change of the repository local takes
 // the turn, from the publication until the engine has the request.
 type Files struct {
-	FilesConfig
+	Config
 	ctx  context.Context // ends with the agent
 	turn chan struct{}   // capacity 1
 }
 
-// NewFiles returns Files that have done nothing yet. ctx ends with the agent.
-func NewFiles(ctx context.Context, c FilesConfig) *Files {
-	return &Files{FilesConfig: c, ctx: ctx, turn: make(chan struct{}, 1)}
+// New returns Files that have done nothing yet. ctx ends with the agent.
+func New(ctx context.Context, c Config) *Files {
+	return &Files{Config: c, ctx: ctx, turn: make(chan struct{}, 1)}
 }
 
 // inputs returns uploads in the form that the converter expects.
@@ -88,7 +97,7 @@ func inputs(uploads []*local.Upload) (list []local.Input) {
 // nothing is published, and p.Confirm is the digest that confirms them. If the same package
 // is in use already, there is no refresh, and r.ID is empty. Kind Exists means that a newer
 // version is installed.
-func (f *Files) Install(ctx context.Context, uploads []*local.Upload, o FileOptions) (r plan.Refresh, p FilePackage, err error) {
+func (f *Files) Install(ctx context.Context, uploads []*local.Upload, o Options) (r plan.Refresh, p Package, err error) {
 	what := uploads[0].Name
 	if err := f.MayChange("install " + what); err != nil {
 		return r, p, err
@@ -102,7 +111,7 @@ func (f *Files) Install(ctx context.Context, uploads []*local.Upload, o FileOpti
 			f.Log.Warn("cannot delete what was made of a file", "file", what, "error", e)
 		}
 	}()
-	p = FilePackage{Launch: src.Launch, Instance: src.Launch.Name, Found: src.Found, Rights: src.Rights}
+	p = Package{Launch: src.Launch, Instance: src.Launch.Name, Found: src.Found, Rights: src.Rights}
 	if o.Key != "" {
 		p.Instance += "_" + o.Key
 	}
@@ -184,7 +193,7 @@ func (f *Files) Resolve(ctx context.Context, uploads []*local.Upload, o local.Op
 
 // mayInstallFile returns an error if the instance of a package made of files has another
 // source, or is newer. The caller has the turn.
-func (f *Files) mayInstallFile(p *FilePackage, older bool) (installed bool, err error) {
+func (f *Files) mayInstallFile(p *Package, older bool) (installed bool, err error) {
 	old, err := f.State.Instance(p.Instance)
 	switch {
 	case errkind.Is(err, errkind.NotFound):
@@ -215,7 +224,7 @@ func (f *Files) mayInstallFile(p *FilePackage, older bool) (installed bool, err 
 // refreshFromFile starts the refresh of an instance to the version that was published from a
 // file. An installation by a person outweighs an earlier revert from that version. There is
 // no refresh if that version is in use.
-func (f *Files) refreshFromFile(ctx context.Context, p FilePackage) (plan.Refresh, error) {
+func (f *Files) refreshFromFile(ctx context.Context, p Package) (plan.Refresh, error) {
 	err := f.State.UpdateInstance(p.Instance, func(i *state.Instance) error {
 		i.Refused = slices.DeleteFunc(i.Refused, func(d digest.Digest) bool { return d == p.Package })
 		return nil

@@ -1,4 +1,4 @@
-package manager
+package local
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"github.com/lull/lull/agent/convert"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/units"
-	"github.com/lull/lull/agent/local"
 )
 
 // conversions is how many conversions run at a time.
@@ -16,14 +15,14 @@ const conversions = 2
 
 // Slots convert files, a few at a time. A conversion takes a slot.
 type Slots struct {
-	store *local.Store
+	store *Store
 	units bool // converters are units of systemd
 	free  chan int
 }
 
 // NewSlots returns the slots of a store. user is set for a user's own agent, whose converters
 // are its children.
-func NewSlots(store *local.Store, user bool) *Slots {
+func NewSlots(store *Store, user bool) *Slots {
 	s := &Slots{store: store, units: !user && units.Booted(), free: make(chan int, conversions)}
 	for i := range conversions {
 		s.free <- i
@@ -32,7 +31,7 @@ func NewSlots(store *local.Store, user bool) *Slots {
 }
 
 // Convert makes a source of files, in a slot. It waits for one until ctx ends.
-func (s *Slots) Convert(ctx context.Context, inputs []local.Input, o local.Options) (*local.Source, error) {
+func (s *Slots) Convert(ctx context.Context, inputs []Input, o Options) (*Source, error) {
 	select {
 	case slot := <-s.free:
 		defer func() { s.free <- slot }()
