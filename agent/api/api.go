@@ -352,7 +352,7 @@ func (s *Service) updateTracker() {
 }
 
 func (s *Service) updateRepositories() {
-	st := s.m.Repositories()
+	st := s.m.Repositories().State()
 	s.manager.Update(func(p *bus.ManagerProperties) {
 		p.Repositories = nil
 		for _, a := range st.Addresses {

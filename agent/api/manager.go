@@ -344,35 +344,35 @@ func (o managerObject) AddRepository(c bus.Caller, name, url string, root []byte
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err
 	}
-	return o.s.shown(o.s.m.AddRepository(o.s.ctx, name, url, root))
+	return o.s.shown(o.s.m.Repositories().Add(o.s.ctx, name, url, root))
 }
 
 func (o managerObject) AddAptRepository(c bus.Caller, name, line string, keys []byte, packages []string) error {
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err
 	}
-	return o.s.shown(o.s.m.AddAptRepository(o.s.ctx, name, line, keys, packages))
+	return o.s.shown(o.s.m.Repositories().AddApt(o.s.ctx, name, line, keys, packages))
 }
 
 func (o managerObject) AddWatchedDirectory(c bus.Caller, name, dir string) error {
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err
 	}
-	return o.s.shown(o.s.m.AddWatchedDirectory(name, dir))
+	return o.s.shown(o.s.m.Repositories().AddWatched(name, dir))
 }
 
 func (o managerObject) RemoveRepository(c bus.Caller, name string) error {
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err
 	}
-	return o.s.shown(o.s.m.RemoveRepository(name))
+	return o.s.shown(o.s.m.Repositories().Remove(name))
 }
 
 func (o managerObject) SetRepositoryURL(c bus.Caller, name, url string) error {
 	if err := o.s.auth.Check(c, authz.Configure); err != nil {
 		return err
 	}
-	return o.s.shown(o.s.m.SetRepositoryURL(o.s.ctx, name, url))
+	return o.s.shown(o.s.m.Repositories().SetURL(o.s.ctx, name, url))
 }
 
 func (o managerObject) Withheld(c bus.Caller, instances []string) ([]bus.WithheldVersion, error) {

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"path/filepath"
 	"slices"
 
-	"github.com/lull/lull/agent/lib/errkind"
-	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/local"
 	"github.com/lull/lull/agent/repo"
 )
@@ -54,27 +51,4 @@ func (m *Manager) followed(config repo.Config) ([]string, error) {
 		return slices.Collect(maps.Keys(follow)), err
 	}
 	return nil, nil
-}
-
-// AddWatchedDirectory makes packages of the files in a directory from now on. Kinds as for
-// AddRepository; NotPermitted means that others than root can write the directory, and the
-// agent is root's.
-func (m *Manager) AddWatchedDirectory(name, dir string) error {
-	if err := manifest.ValidLabel(name); err != nil {
-		return errkind.New(errkind.Invalid, "cannot add repository: %w", err)
-	}
-	if err := m.root.MayChange("add repository " + name); err != nil {
-		return err
-	}
-	if err := m.repos.NameIsFree(name); err != nil {
-		return err
-	}
-	if !filepath.IsAbs(dir) {
-		return errkind.New(errkind.Invalid, "cannot watch %.200q: want an absolute path", dir)
-	}
-	dir = filepath.Clean(dir)
-	if err := local.TryDir(dir); err != nil {
-		return err
-	}
-	return m.writeRepository(repo.Config{Name: name, Watch: dir})
 }

@@ -136,14 +136,15 @@ type Manager struct {
 	local    *local.Store
 	slots    *local.Slots
 	files    *files.Files
-	replicas *local.Replicas
+	replicas *local.Replicas // of sources of apt
+	watched  *local.Watched
 	space    *space.Keeper
 	checker  *schedule.Checker
 	root     *mounts.Mount
 	asleep   atomic.Bool   // the root could not be written at the start: see wake
 	alive    chan struct{} // a receive proves that changes of runs are followed
 
-	reloading sync.Mutex // one at a time; also held while repos.d is written
+	reloading sync.Mutex // one at a time
 }
 
 // New opens everything below the root. It starts nothing: see Start.
@@ -153,9 +154,11 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.observer = shown{observer, m}
 	m.local = &local.Store{Root: c.Root, Converter: filepath.Join(filepath.Dir(c.Launcher), "lull-convert"), MayWrite: m.mayReceive}
 	m.slots = local.NewSlots(m.local, c.User)
-	m.replicas = &local.Replicas{Local: m.local, Convert: m.slots.Convert, Log: c.Log}
+	m.replicas = &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log}
+	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.local, Below: "watched", Convert: m.slots.Convert, Log: c.Log}}
 	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
-		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow})
+		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow, TryApt: m.replicas.Try, TryDir: local.TryDir,
+		MayChange: m.root.MayChange, Edited: m.repositoriesEdited})
 	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.settings = settings.Open(c.Conf, c.Root, c.Log)
@@ -286,7 +289,7 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 func (m *Manager) newFiles() *files.Files {
 	return files.New(m.ctx, files.Config{
 		Local: m.local, Slots: m.slots, State: m.state, Links: m.links, Engine: m.engine, Repositories: m.repos, Log: m.Log,
-		MayChange: m.root.MayChange, Replica: m.replicaOf, Followed: m.followed, AddRepository: m.AddRepository,
+		MayChange: m.root.MayChange, Replica: m.replicaOf, Followed: m.followed, AddRepository: m.repos.Add,
 		InstallPackage: func(ctx context.Context, name, key, repository, channel string) (plan.Refresh, error) {
 			return m.Install(ctx, name, key, repository, channel, true)
 		},
@@ -324,8 +327,15 @@ func (m *Manager) Space() *space.Keeper { return m.space }
 // Roots returns what passes on what the indices protect.
 func (m *Manager) Roots() *roots.Roots { return m.roots }
 
-// Repositories returns which repositories there are and how they were read last.
-func (m *Manager) Repositories() repositories.State { return m.repos.State() }
+// Repositories returns the set of repositories.
+func (m *Manager) Repositories() *repositories.Set { return m.repos }
+
+// repositoriesEdited makes the schedule and the bus follow a change of the set.
+func (m *Manager) repositoriesEdited() {
+	m.checker.Changed()
+	m.observer.RepositoriesChanged()
+	m.observer.PolicyChanged()
+}
 
 // Offers returns what chooses between the offers of the repositories.
 func (m *Manager) Offers() *offers.Offers { return m.offers }

@@ -58,7 +58,7 @@ func rootOf(t *testing.T, dir string) []byte {
 
 func (m *Manager) mustAdd(t *testing.T, name, url, dir string) {
 	t.Helper()
-	if err := m.AddRepository(t.Context(), name, url, rootOf(t, dir)); err != nil {
+	if err := m.repos.Add(t.Context(), name, url, rootOf(t, dir)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -108,7 +108,7 @@ func TestRepositories(t *testing.T) {
 	t.Run("a name that is taken keeps its root of trust", func(t *testing.T) {
 		other := newRepository(t, publish.Options{}, "calc 2")
 		before := m.repos.ConfigOf("good").Root
-		err := m.AddRepository(t.Context(), "good", other, rootOf(t, other))
+		err := m.repos.Add(t.Context(), "good", other, rootOf(t, other))
 		if !errkind.Is(err, errkind.Exists) || errkind.HintOf(err) == "" {
 			t.Errorf("%v", err)
 		}
@@ -150,14 +150,14 @@ func TestRepositories(t *testing.T) {
 		if h := m.health(t, "private"); h.Error == "" || h.Failed.IsZero() || h.Read.IsZero() {
 			t.Errorf("%+v", h)
 		}
-		if err := m.RemoveRepository("private"); err != nil {
+		if err := m.repos.Remove("private"); err != nil {
 			t.Error(err)
 		}
 		left, err := filepath.Glob(filepath.Join(m.settings.Repositories(), "private*"))
 		if err != nil || len(left) > 0 {
 			t.Errorf("%q is left, %v", left, err)
 		}
-		if err := m.RemoveRepository("private"); !errkind.Is(err, errkind.NotFound) {
+		if err := m.repos.Remove("private"); !errkind.Is(err, errkind.NotFound) {
 			t.Error(err)
 		}
 	})
@@ -167,20 +167,20 @@ func TestRepositories(t *testing.T) {
 		m.mustAdd(t, "moving", dir, dir)
 		s := httptest.NewServer(http.FileServer(http.Dir(dir)))
 		defer s.Close()
-		if err := m.SetRepositoryURL(t.Context(), "moving", s.URL); err != nil {
+		if err := m.repos.SetURL(t.Context(), "moving", s.URL); err != nil {
 			t.Fatal(err)
 		}
 		if h := m.health(t, "moving"); h.Address != s.URL {
 			t.Errorf("%+v", h)
 		}
 		other := newRepository(t, publish.Options{}, "mover 2")
-		if err := m.SetRepositoryURL(t.Context(), "moving", other); err == nil {
+		if err := m.repos.SetURL(t.Context(), "moving", other); err == nil {
 			t.Error("another repository is taken for it")
 		}
 		if h := m.health(t, "moving"); h.Address != s.URL {
 			t.Errorf("%+v", h)
 		}
-		if err := m.RemoveRepository("moving"); err != nil {
+		if err := m.repos.Remove("moving"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -217,7 +217,7 @@ func TestRepositories(t *testing.T) {
 			t.Errorf("from va, which is away: %v", err)
 		}
 		for _, name := range []string{"va", "vb"} {
-			if err := m.RemoveRepository(name); err != nil {
+			if err := m.repos.Remove(name); err != nil {
 				t.Error(err)
 			}
 		}
@@ -266,7 +266,7 @@ func TestRepositories(t *testing.T) {
 			t.Errorf("the doctor says %+v", c)
 		}
 		for _, name := range []string{"drip", "quick"} {
-			if err := m.RemoveRepository(name); err != nil {
+			if err := m.repos.Remove(name); err != nil {
 				t.Error(err)
 			}
 		}

@@ -14,8 +14,8 @@ import (
 	"github.com/lull/lull/agent/repo"
 )
 
-// Try reads a repository once, with a temporary state.
-func (r *Set) Try(ctx context.Context, config repo.Config) error {
+// try reads a repository once, with a temporary state.
+func (r *Set) try(ctx context.Context, config repo.Config) error {
 	trial, err := os.MkdirTemp(r.Root, trialPrefix)
 	if err != nil {
 		return err
@@ -40,9 +40,9 @@ func (r *Set) ConfigOf(name string) (config repo.Config) {
 	return config
 }
 
-// TryURL reads a repository once at another address, with its root of trust and its marks. It
+// tryURL reads a repository once at another address, with its root of trust and its marks. It
 // returns its configuration with that address.
-func (r *Set) TryURL(ctx context.Context, name, url string) (config repo.Config, err error) {
+func (r *Set) tryURL(ctx context.Context, name, url string) (config repo.Config, err error) {
 	config = r.ConfigOf(name)
 	config.URL, config.Authorization = url, "" // a password is for one server
 	client, err := repo.Open(config, filepath.Join(r.Root, "repos"))
@@ -67,9 +67,9 @@ func (r *Set) NameIsFree(name string) error {
 		WithHint("lull repo show %s shows it; lull repo remove %s forgets it, and what it is trusted by", name, name)
 }
 
-// Write writes the files of a repository. Only root can read them. A password has a file of
-// its own.
-func (r *Set) Write(c repo.Config) error {
+// write writes the files of a repository. Only root can read them. A password has a file of
+// its own. The caller has the lock over edits.
+func (r *Set) write(c repo.Config) error {
 	switch {
 	case c.Apt != nil:
 		return r.writeApt(c)
@@ -129,16 +129,16 @@ func (r *Set) writeApt(c repo.Config) error {
 	return durable.WriteFile(filepath.Join(r.Dir, c.Name+".yaml"), text, 0o600)
 }
 
-// Remove removes the file that configures a repository. The caller must call Load and Forget
-// next.
-func (r *Set) Remove(name string) error {
+// remove removes the file that configures a repository. The caller has the lock over edits, and
+// calls load and forget next.
+func (r *Set) remove(name string) error {
 	return durable.Remove(filepath.Join(r.Dir, name+".yaml"))
 }
 
-// Forget removes the other files of a repository: its root of trust, its password, and its
-// accepted metadata. It is called after the Load that follows Remove, so that no client uses
+// forget removes the other files of a repository: its root of trust, its password, and its
+// accepted metadata. It is called after the load that follows remove, so that no client uses
 // them any more.
-func (r *Set) Forget(name string) error {
+func (r *Set) forget(name string) error {
 	var errs []error
 	for _, rest := range []string{name + ".root.json", name + ".credentials", name + ".key"} {
 		if err := durable.Remove(filepath.Join(r.Dir, rest)); err != nil && !errors.Is(err, fs.ErrNotExist) {

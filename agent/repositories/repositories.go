@@ -6,8 +6,8 @@
 // is one whose refresh a user requested while its repository could not be reached.
 //
 // Concurrency: a Set may be used from any goroutine. Its mutex is held over memory only;
-// readings of different repositories are concurrent. Edits (Add, Remove, SetURL) and Load
-// must not run at the same time: the caller holds a lock of its own over them.
+// readings of different repositories are concurrent. Edits (Add, AddApt, AddWatched, Remove, SetURL) and
+// Load have another lock, over the files in repos.d: one of them runs at a time.
 package repositories
 
 import (
@@ -44,6 +44,14 @@ type Config struct {
 	Follow func(ctx context.Context, config repo.Config) (failed map[string]error, err error)
 	// Unfollow deletes the replica of that name, if there is one.
 	Unfollow func(name string) error
+	// TryApt reads a source of apt once, without a replica.
+	TryApt func(ctx context.Context, name string, source *repo.Apt) error
+	// TryDir returns why a directory cannot be watched.
+	TryDir func(dir string) error
+	// MayChange returns why repos.d cannot be changed, as the error of doing what.
+	MayChange func(what string) error
+	// Edited is called after each edit; must not block.
+	Edited func()
 }
 
 // repository is a configured and usable repository.
@@ -56,6 +64,7 @@ type repository struct {
 type Set struct {
 	Config
 
+	editing   sync.Mutex // one edit or Load at a time
 	mu        sync.Mutex // guards the fields below; held over memory only
 	clients   map[string]*repository
 	broken    map[string]error     // those whose file cannot be used, with the error
@@ -181,6 +190,13 @@ func (r *Set) Tidy() error {
 // Load opens the repositories that repos.d configures. An unchanged repository keeps its
 // client. One whose file cannot be used is left out. The error names all omitted ones.
 func (r *Set) Load() error {
+	r.editing.Lock()
+	defer r.editing.Unlock()
+	return r.load()
+}
+
+// load is Load for callers with the lock over edits.
+func (r *Set) load() error {
 	configs, broken, listed := repo.LoadConfigs(r.Dir)
 	r.mu.Lock()
 	old := maps.Clone(r.clients)
