@@ -322,7 +322,7 @@ func (o managerObject) StartResolve(c bus.Caller, name string, opt bus.ResolveOp
 	}
 	path, err := s.startJob(c, authz.Resolve, "resolve", name, (*busJob).endWithCaller, func(ctx context.Context, j *busJob) (func(*bus.JobProperties), error) {
 		holder := fmt.Sprintf("ephemeral run of %s, user %s", name, accounts.Name(cred.UID))
-		got, err := s.m.Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, j.progress)
+		got, err := s.m.Opener().Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, j.progress)
 		if err != nil {
 			slot.Cancel()
 			return nil, err

@@ -184,7 +184,7 @@ func (o managerObject) Open(c bus.Caller, what string) (dir, end *os.File, hash 
 		return nil, nil, "", err
 	}
 	holder := fmt.Sprintf("client %s, user %s", commandOf(cred.PID), accounts.Name(cred.UID))
-	dir, lease, err := o.s.m.Open(what, holder, cred.PID)
+	dir, lease, err := o.s.m.Opener().Open(what, holder, cred.PID)
 	if err != nil {
 		slot.Cancel()
 		return nil, nil, "", err
@@ -222,7 +222,7 @@ func (o managerObject) Resolve(c bus.Caller, name string, opt bus.ResolveOptions
 	}
 	defer stop()
 	holder := fmt.Sprintf("ephemeral run of %s, user %s", name, accounts.Name(cred.UID))
-	r, err := o.s.m.Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, nil)
+	r, err := o.s.m.Opener().Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, nil)
 	if err != nil {
 		return nil, nil, "", "", err
 	}
@@ -244,7 +244,7 @@ func commandOf(pid int) string {
 
 func (o managerObject) Why(_ bus.Caller, what string) ([]bus.Chain, error) {
 	defer o.s.expensive.take()()
-	list, err := o.s.m.Why(what)
+	list, err := o.s.m.Opener().Why(what)
 	if err != nil {
 		return nil, err
 	}

@@ -18,11 +18,11 @@ import (
 // then the package of that name in the cache and the base index.
 //
 // progress, which may be nil, is called with the bytes that are there and the bytes to fetch.
-func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder string, pid int, progress func(done, total int64)) (r Resolved, err error) {
+func (o *Opener) Resolve(ctx context.Context, name, repository, channel, holder string, pid int, progress func(done, total int64)) (r Resolved, err error) {
 	if err := manifest.ValidName(name); err != nil {
 		return r, err
 	}
-	if err := m.root.MayChange("fetch " + name); err != nil {
+	if err := o.MayChange("fetch " + name); err != nil {
 		return r, err
 	}
 	if channel == "" {
@@ -32,44 +32,44 @@ func (m *Manager) Resolve(ctx context.Context, name, repository, channel, holder
 	var from *repo.Client
 	only := repository
 	if only == "" {
-		if only, err = m.offers.Bound(name); err != nil {
+		if only, err = o.Offers.Bound(name); err != nil {
 			return r, err
 		}
 	}
-	repository, err = m.offers.Choose(ctx, name, only, channel)
+	repository, err = o.Offers.Choose(ctx, name, only, channel)
 	if err == nil {
-		from, err = m.repos.Client(repository)
+		from, err = o.Repositories.Client(repository)
 	}
 	if err == nil {
-		offer, err = m.offers.Offered(ctx, name, repository, channel, false)
+		offer, err = o.Offers.Offered(ctx, name, repository, channel, false)
 	}
 	if err != nil {
-		none := only == "" && len(m.repos.Names()) == 0
+		none := only == "" && len(o.Repositories.Names()) == 0
 		if !errkind.Is(err, errkind.Unavailable) && !none {
 			return r, err
 		}
-		pkg, version, there := m.offline(ctx, name, only, channel)
+		pkg, version, there := o.offline(ctx, name, only, channel)
 		if !there {
 			return r, err
 		}
-		m.Log.Info("no repository can be reached: what is there serves", "package", name, "version", version, "error", err)
+		o.Log.Info("no repository can be reached: what is there serves", "package", name, "version", version, "error", err)
 		r.Version, r.Offline = version, err
-		r.Dir, r.Lease, err = m.Open(pkg.String(), holder, pid)
+		r.Dir, r.Lease, err = o.Open(pkg.String(), holder, pid)
 		return r, err
 	}
 	defer func() {
-		if m.space.BelowWatermark() {
-			m.space.Want()
+		if o.Space.BelowWatermark() {
+			o.Space.Want()
 		}
 	}()
 	r.Version = offer.Version
-	if err := m.repos.Failed(repository); errkind.Is(err, errkind.Unavailable) {
+	if err := o.Repositories.Failed(repository); errkind.Is(err, errkind.Unavailable) {
 		r.Offline = err // its last answer has counted
 	}
-	r.Lease = m.indices.Lease(offer.Package, holder, pid) // before it is requested
-	err = m.resolver.Resolve(ctx, offer.Package, from, holder, progress)
+	r.Lease = o.Indices.Lease(offer.Package, holder, pid) // before it is requested
+	err = o.Resolver.Resolve(ctx, offer.Package, from, holder, progress)
 	if err == nil {
-		r.Dir, err = m.store.OpenPackage(offer.Package)
+		r.Dir, err = o.Store.OpenPackage(offer.Package)
 	}
 	if err != nil {
 		r.Lease.Close()
@@ -88,10 +88,10 @@ type Resolved struct {
 
 // offline finds a package that can be used while no repository can be reached. only names the
 // repository that it must come from, or is empty.
-func (m *Manager) offline(ctx context.Context, name, only, channel string) (pkg digest.Digest, version string, there bool) {
+func (o *Opener) offline(ctx context.Context, name, only, channel string) (pkg digest.Digest, version string, there bool) {
 	offers := map[digest.Digest]string{}
-	for _, n := range m.repos.Names() {
-		client, err := m.repos.Client(n)
+	for _, n := range o.Repositories.Names() {
+		client, err := o.Repositories.Client(n)
 		if err != nil || only != "" && n != only || !client.Lists(name, channel) {
 			continue
 		}
@@ -99,7 +99,7 @@ func (m *Manager) offline(ctx context.Context, name, only, channel string) (pkg 
 		if err != nil {
 			continue
 		}
-		if offer, err := m.offers.Reaching(name, list, client.Time()); err == nil && m.store.HasPackage(offer.Package) {
+		if offer, err := o.Offers.Reaching(name, list, client.Time()); err == nil && o.Store.HasPackage(offer.Package) {
 			offers[offer.Package] = offer.Version
 		}
 	}
@@ -113,11 +113,11 @@ func (m *Manager) offline(ctx context.Context, name, only, channel string) (pkg 
 		return pkg, "", false
 	}
 	for _, set := range []string{index.CacheIndex, index.BaseIndex} {
-		for _, r := range m.indices.Of(set) {
+		for _, r := range o.Indices.Of(set) {
 			if r.Package.IsZero() {
 				continue
 			}
-			if l, err := m.store.Launch(r.Package); err == nil && l.Name == name {
+			if l, err := o.Store.Launch(r.Package); err == nil && l.Name == name {
 				return r.Package, l.Version, true
 			}
 		}

@@ -120,6 +120,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
+	opener      *Opener
 	roots       *roots.Roots
 	reports     *reports.Reports
 	holds       *holds.Holds
@@ -258,6 +259,8 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		}})
 	m.holds = &holds.Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
 		Installed: func(instance string) error { _, err := m.reports.Package(instance); return err }}
+	m.opener = &Opener{Store: m.store, Links: m.links, Indices: m.indices, Resolver: m.resolver, Offers: m.offers, Repositories: m.repos, Space: m.space, Log: c.Log,
+		MayChange: m.root.MayChange}
 	m.files = m.newFiles()
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
@@ -297,7 +300,7 @@ func (m *Manager) newFiles() *files.Files {
 			return m.Check(ctx, []string{instance}, offers.Mode{Asked: true, Now: true})
 		},
 		ResolvePackage: func(ctx context.Context, name, repository, channel, holder string, pid int) (*os.File, *index.Lease, error) {
-			r, err := m.Resolve(ctx, name, repository, channel, holder, pid, nil)
+			r, err := m.opener.Resolve(ctx, name, repository, channel, holder, pid, nil)
 			return r.Dir, r.Lease, err
 		},
 	})
@@ -339,6 +342,9 @@ func (m *Manager) repositoriesEdited() {
 
 // Offers returns what chooses between the offers of the repositories.
 func (m *Manager) Offers() *offers.Offers { return m.offers }
+
+// Opener returns what protects packages that clients name.
+func (m *Manager) Opener() *Opener { return m.opener }
 
 // Joiner returns what places launchers into runs.
 func (m *Manager) Joiner() *join.Joiner {

@@ -207,13 +207,13 @@ func TestRepositories(t *testing.T) {
 			t.Errorf("an ambiguous name, of which one is away: %v", err)
 		}
 		// A request to one repository is answered from there or not at all.
-		if r, err := m.Resolve(t.Context(), "editor", "vb", "", "test", 0, nil); err != nil {
+		if r, err := m.opener.Resolve(t.Context(), "editor", "vb", "", "test", 0, nil); err != nil {
 			t.Error(err)
 		} else {
 			r.Dir.Close()
 			r.Lease.Close()
 		}
-		if _, err := m.Resolve(t.Context(), "editor", "va", "", "test", 0, nil); !errkind.Is(err, errkind.Unavailable) {
+		if _, err := m.opener.Resolve(t.Context(), "editor", "va", "", "test", 0, nil); !errkind.Is(err, errkind.Unavailable) {
 			t.Errorf("from va, which is away: %v", err)
 		}
 		for _, name := range []string{"va", "vb"} {
