@@ -39,6 +39,7 @@ import (
 	"github.com/lull/lull/agent/metricsfile"
 	"github.com/lull/lull/agent/mounts"
 	"github.com/lull/lull/agent/offers"
+	"github.com/lull/lull/agent/opener"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/reports"
@@ -120,7 +121,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
-	opener      *Opener
+	opener      *opener.Opener
 	roots       *roots.Roots
 	reports     *reports.Reports
 	holds       *holds.Holds
@@ -259,7 +260,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		}})
 	m.holds = &holds.Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
 		Installed: func(instance string) error { _, err := m.reports.Package(instance); return err }}
-	m.opener = &Opener{Store: m.store, Links: m.links, Indices: m.indices, Resolver: m.resolver, Offers: m.offers, Repositories: m.repos, Space: m.space, Log: c.Log,
+	m.opener = &opener.Opener{Store: m.store, Links: m.links, Indices: m.indices, Resolver: m.resolver, Offers: m.offers, Repositories: m.repos, Space: m.space, Log: c.Log,
 		MayChange: m.root.MayChange}
 	m.files = m.newFiles()
 	m.doctor = m.newDoctor()
@@ -344,7 +345,7 @@ func (m *Manager) repositoriesEdited() {
 func (m *Manager) Offers() *offers.Offers { return m.offers }
 
 // Opener returns what protects packages that clients name.
-func (m *Manager) Opener() *Opener { return m.opener }
+func (m *Manager) Opener() *opener.Opener { return m.opener }
 
 // Joiner returns what places launchers into runs.
 func (m *Manager) Joiner() *join.Joiner {

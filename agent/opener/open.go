@@ -1,4 +1,10 @@
-package manager
+// Package opener protects packages that clients name from the collector: by hash, as the
+// current one of an instance, or as the offer of a channel, which it makes resident first. A
+// package has its entry in an index before its residency is checked.
+//
+// An Opener has no state of its own, and its methods may be called from any goroutine. Resolve
+// blocks while it fetches.
+package opener
 
 import (
 	"fmt"
