@@ -64,7 +64,7 @@ func (o spaceObject) Verify(c bus.Caller, opt bus.VerifyOptions) (uint32, []bus.
 }
 
 func (o spaceObject) verify(ctx context.Context, opt bus.VerifyOptions, progress func(done, total int64)) (uint32, []bus.Finding, error) {
-	findings, checked, err := o.s.m.Verify(ctx, opt.Repair, progress)
+	findings, checked, err := o.s.m.Repairer().Verify(ctx, opt.Repair, progress)
 	list := []bus.Finding{}
 	for _, f := range findings {
 		list = append(list, bus.Finding{What: f.What, Problem: f.Problem, Repaired: f.Repaired})

@@ -121,6 +121,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
+	repairer    *Repairer
 	opener      *opener.Opener
 	roots       *roots.Roots
 	reports     *reports.Reports
@@ -170,7 +171,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	if m.links, err = current.Open(c.Root); err != nil {
 		return nil, err
 	}
-	if m.state, err = m.openState(); err != nil {
+	if m.state, err = OpenState(c.Root, m.links, m.store, c.Log); err != nil {
 		return nil, err
 	}
 	defer func(db *state.DB) { // m is nil when it has failed
@@ -262,6 +263,8 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Installed: func(instance string) error { _, err := m.reports.Package(instance); return err }}
 	m.opener = &opener.Opener{Store: m.store, Links: m.links, Indices: m.indices, Resolver: m.resolver, Offers: m.offers, Repositories: m.repos, Space: m.space, Log: c.Log,
 		MayChange: m.root.MayChange}
+	m.repairer = &Repairer{Store: m.store, Links: m.links, Engine: m.engine, Resolver: m.resolver, Repositories: m.repos, Space: m.space, Log: c.Log,
+		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged}
 	m.files = m.newFiles()
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
@@ -347,6 +350,9 @@ func (m *Manager) Offers() *offers.Offers { return m.offers }
 // Opener returns what protects packages that clients name.
 func (m *Manager) Opener() *opener.Opener { return m.opener }
 
+// Repairer returns what verifies and repairs the store.
+func (m *Manager) Repairer() *Repairer { return m.repairer }
+
 // Joiner returns what places launchers into runs.
 func (m *Manager) Joiner() *join.Joiner {
 	return &join.Joiner{Runctl: m.Runctl, Tracker: m.Tracker, Links: m.links, Services: m.services}
@@ -396,7 +402,9 @@ func (m *Manager) Start() error {
 	m.wg.Go(m.followLogind)
 	m.wg.Go(func() { m.checker.Follow(m.ctx) })
 	m.wg.Go(func() { m.space.Follow(m.ctx) })
-	m.wg.Go(m.followMarkers)
+	m.wg.Go(func() {
+		(&Markers{Runctl: m.Runctl, Engine: m.engine, Log: m.Log, Released: m.tetherReleased}).Follow(m.ctx)
+	})
 	m.wg.Go(m.followMetrics)
 	m.systemSet.want()
 	m.wg.Go(m.followSystemSet)
@@ -411,7 +419,7 @@ func (m *Manager) Start() error {
 		m.files.Tidy(m.ctx)
 	})
 	m.wg.Go(func() {
-		m.fetchMissing()
+		m.repairer.FetchMissing(m.ctx)
 		m.startServices()
 	})
 	return nil
@@ -446,6 +454,16 @@ func (m *Manager) wake() {
 	}
 	m.engine.Wake("")
 	m.checker.Changed()
+}
+
+// reconcile restores lost state, before any request is served.
+func (m *Manager) reconcile() error {
+	if m.state.ReadOnly() {
+		m.Log.Error("the root cannot be written: nothing can be installed or refreshed until it can", messages.Key, messages.ReadOnly, "root", m.Root)
+		return nil
+	}
+	m.reconcileSystem()
+	return errors.Join(m.engine.Reconcile(), m.holds.Drop())
 }
 
 // resume restores lost state and resumes the interrupted refreshes.
@@ -543,6 +561,12 @@ func (m *Manager) publishInstalled(instance string) error {
 	err := m.roots.Publish(instance)
 	m.observer.PackageChanged(instance)
 	return err
+}
+
+// tetherReleased reports that a program has closed a tether: it may have ended.
+func (m *Manager) tetherReleased(instance string) {
+	m.runsChanged(instance)
+	m.engine.Wake(instance)
 }
 
 // startServices starts the services that should run: after a boot, or after a time without

@@ -144,6 +144,18 @@ func (m *Manager) SetRetained(list []digest.Digest) error {
 	return m.system.Retain(list)
 }
 
+// RetainNothing declares that the retained index was empty when it was lost.
+func (m *Manager) RetainNothing() error {
+	loss, lost, err := m.state.Lost()
+	if err != nil {
+		return err
+	}
+	if !lost || !loss.Retained {
+		return errkind.New(errkind.Invalid, "cannot say that nothing is retained: the retained index is known")
+	}
+	return m.SetRetained(nil)
+}
+
 // ResolveRetained makes a package resident that the system updater retains. An empty
 // repository means the first that has it.
 func (m *Manager) ResolveRetained(ctx context.Context, pkg digest.Digest, repository string, progress func(done, total int64)) error {

@@ -68,7 +68,7 @@ func (m *Manager) fetchSystemSet() {
 	missing, _, before := m.SystemPackages()
 	var failed error
 	for _, r := range missing {
-		err := m.repairPackage(m.ctx, r.Package)
+		err := m.repairer.RepairPackage(m.ctx, r.Package)
 		if m.ctx.Err() != nil {
 			return
 		}

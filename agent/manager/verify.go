@@ -4,11 +4,17 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 
+	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/repositories"
+	"github.com/lull/lull/agent/space"
 	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/store/resolve"
 	"github.com/lull/lull/agent/vacancy"
 )
 
@@ -18,23 +24,37 @@ type Finding struct {
 	Repaired bool
 }
 
+// Repairer compares the store and the links with what they should be, and restores them.
+type Repairer struct {
+	Store        *store.Store
+	Links        current.Links
+	Engine       *refresh.Engine
+	Resolver     *resolve.Resolver
+	Repositories *repositories.Set
+	Space        *space.Keeper
+	Log          *slog.Logger
+	// MayChange returns why the root cannot be changed, as the error of doing what.
+	MayChange func(what string) error
+	Changed   func(instance string) // an instance was repaired
+}
+
 // Verify re-reads the whole store and, with repair, fetches broken content. The first error
 // of a repair is returned beside all findings.
-func (m *Manager) Verify(ctx context.Context, repair bool, progress func(done, total int64)) (list []Finding, checked int, err error) {
+func (p *Repairer) Verify(ctx context.Context, repair bool, progress func(done, total int64)) (list []Finding, checked int, err error) {
 	if repair {
-		if err := m.root.MayChange("repair the store"); err != nil {
+		if err := p.MayChange("repair the store"); err != nil {
 			return nil, 0, err
 		}
 	}
 	var found []store.Finding
 	// Content that is being removed is not broken. A repair may need a collection.
-	m.space.Undisturbed(func() { found, checked, err = m.store.Verify(ctx, progress, m.sealed) })
+	p.Space.Undisturbed(func() { found, checked, err = p.Store.Verify(ctx, progress, p.sealed) })
 	for _, f := range found {
 		list = append(list, Finding{Finding: f})
 	}
 	defer func() {
 		// After the repair of the store, which may have been enough for an instance.
-		more, ierr := m.verifyInstances(ctx, repair)
+		more, ierr := p.verifyInstances(ctx, repair)
 		list, err = append(list, more...), errors.Join(err, ierr)
 	}()
 	if err != nil || !repair || len(list) == 0 {
@@ -44,7 +64,7 @@ func (m *Manager) Verify(ctx context.Context, repair bool, progress func(done, t
 	// what a package lacks beyond its findings, because its meta could not be read.
 	condemned := make([]error, len(list))
 	for i, f := range list {
-		condemned[i] = m.store.DropCorrupt(f.Finding)
+		condemned[i] = p.Store.DropCorrupt(f.Finding)
 	}
 	mended := map[digest.Digest]error{} // by package
 	for i := range list {
@@ -52,7 +72,7 @@ func (m *Manager) Verify(ctx context.Context, repair bool, progress func(done, t
 		ferr := condemned[i]
 		for _, pkg := range f.needing() {
 			if _, done := mended[pkg]; !done {
-				mended[pkg] = m.repairPackage(ctx, pkg)
+				mended[pkg] = p.RepairPackage(ctx, pkg)
 				err = errors.Join(err, mended[pkg])
 			}
 			ferr = errors.Join(ferr, mended[pkg])
@@ -64,8 +84,8 @@ func (m *Manager) Verify(ctx context.Context, repair bool, progress func(done, t
 }
 
 // sealed reads an inode whose lease a refresh has.
-func (m *Manager) sealed(dev, ino uint64, read func(io.ReaderAt)) bool {
-	return m.engine.Vacancy != nil && m.engine.Vacancy.Read(vacancy.Inode{Dev: dev, Ino: ino}, read)
+func (p *Repairer) sealed(dev, ino uint64, read func(io.ReaderAt)) bool {
+	return p.Engine.Vacancy != nil && p.Engine.Vacancy.Read(vacancy.Inode{Dev: dev, Ino: ino}, read)
 }
 
 // needing lists the packages that a finding concerns.
@@ -76,18 +96,18 @@ func (f *Finding) needing() []digest.Digest {
 	return []digest.Digest{f.Package}
 }
 
-// repairPackage rebuilds the package's tree, with missing content from the first repository
+// RepairPackage rebuilds the package's tree, with missing content from the first repository
 // that has it.
-func (m *Manager) repairPackage(ctx context.Context, pkg digest.Digest) error {
-	defer m.engine.ForgetTrees()
-	err := m.resolver.Repair(ctx, pkg, nowhere{}, "repair", nil)
-	for _, a := range m.repos.State().Addresses {
+func (p *Repairer) RepairPackage(ctx context.Context, pkg digest.Digest) error {
+	defer p.Engine.ForgetTrees()
+	err := p.Resolver.Repair(ctx, pkg, nowhere{}, "repair", nil)
+	for _, a := range p.Repositories.State().Addresses {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		var client *repo.Client
-		if client, err = m.repos.Client(a[0]); err == nil {
-			err = m.resolver.Repair(ctx, pkg, client, "repair", nil)
+		if client, err = p.Repositories.Client(a[0]); err == nil {
+			err = p.Resolver.Repair(ctx, pkg, client, "repair", nil)
 		}
 	}
 	return err
