@@ -8,7 +8,7 @@
 //	lib; delta; authz, conditions, current, exports, footprint, locks, logging, logind, metrics,
 //	mounts, settings, state, store, vacancy; convert, metricsfile, repo, runs, space; local,
 //	repositories, services; join, refresh, schedule, sysupdate; doctor, files, holds, offers,
-//	reports, roots; opener; manager; api
+//	repair, reports, roots; opener; manager; api
 package agent
 
 import (

@@ -42,6 +42,7 @@ import (
 	"github.com/lull/lull/agent/opener"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/repair"
 	"github.com/lull/lull/agent/reports"
 	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/roots"
@@ -121,7 +122,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
-	repairer    *Repairer
+	repairer    *repair.Repairer
 	opener      *opener.Opener
 	roots       *roots.Roots
 	reports     *reports.Reports
@@ -171,7 +172,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	if m.links, err = current.Open(c.Root); err != nil {
 		return nil, err
 	}
-	if m.state, err = OpenState(c.Root, m.links, m.store, c.Log); err != nil {
+	if m.state, err = repair.OpenState(c.Root, m.links, m.store, c.Log); err != nil {
 		return nil, err
 	}
 	defer func(db *state.DB) { // m is nil when it has failed
@@ -263,7 +264,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Installed: func(instance string) error { _, err := m.reports.Package(instance); return err }}
 	m.opener = &opener.Opener{Store: m.store, Links: m.links, Indices: m.indices, Resolver: m.resolver, Offers: m.offers, Repositories: m.repos, Space: m.space, Log: c.Log,
 		MayChange: m.root.MayChange}
-	m.repairer = &Repairer{Store: m.store, Links: m.links, Engine: m.engine, Resolver: m.resolver, Repositories: m.repos, Space: m.space, Log: c.Log,
+	m.repairer = &repair.Repairer{Store: m.store, Links: m.links, Engine: m.engine, Resolver: m.resolver, Repositories: m.repos, Space: m.space, Log: c.Log,
 		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged}
 	m.files = m.newFiles()
 	m.doctor = m.newDoctor()
@@ -351,7 +352,7 @@ func (m *Manager) Offers() *offers.Offers { return m.offers }
 func (m *Manager) Opener() *opener.Opener { return m.opener }
 
 // Repairer returns what verifies and repairs the store.
-func (m *Manager) Repairer() *Repairer { return m.repairer }
+func (m *Manager) Repairer() *repair.Repairer { return m.repairer }
 
 // Joiner returns what places launchers into runs.
 func (m *Manager) Joiner() *join.Joiner {
@@ -403,7 +404,7 @@ func (m *Manager) Start() error {
 	m.wg.Go(func() { m.checker.Follow(m.ctx) })
 	m.wg.Go(func() { m.space.Follow(m.ctx) })
 	m.wg.Go(func() {
-		(&Markers{Runctl: m.Runctl, Engine: m.engine, Log: m.Log, Released: m.tetherReleased}).Follow(m.ctx)
+		(&repair.Markers{Runctl: m.Runctl, Engine: m.engine, Log: m.Log, Released: m.tetherReleased}).Follow(m.ctx)
 	})
 	m.wg.Go(m.followMetrics)
 	m.systemSet.want()

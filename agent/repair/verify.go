@@ -1,4 +1,10 @@
-package manager
+// Package repair restores what a crash of the disk, or a hand, has damaged: state.db when it is
+// opened, the links and packages of instances, content of the store, and markers in the
+// run-control directory that belong to no refresh and no launch.
+//
+// A Repairer has no state of its own; its methods may be called from any goroutine, and block
+// while they read the store and fetch. Markers.Follow runs once, in its own goroutine.
+package repair
 
 import (
 	"context"
