@@ -122,12 +122,12 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
+	helpers     *HelpersFile
 	repairer    *repair.Repairer
 	opener      *opener.Opener
 	roots       *roots.Roots
 	reports     *reports.Reports
 	holds       *holds.Holds
-	wanted      wanted
 
 	systemSet systemSet
 
@@ -233,6 +233,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Writable: m.root.Writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
 	})
 	m.roots.Engine = m.engine
+	m.helpers = &HelpersFile{RunDir: c.RunDir, UnderWay: m.engine.UnderWay, Log: c.Log}
 	if c.Conditions != nil {
 		m.watcher = c.Conditions(m.conditionsChanged)
 		defer func(w *conditions.Watcher) {
@@ -397,7 +398,7 @@ func (m *Manager) Start() error {
 	} else if err := m.resumeRefreshes(); err != nil {
 		return err
 	}
-	m.adoptWanted()
+	m.helpers.Adopt()
 	m.wg.Go(func() { m.root.Follow(m.ctx, m.wake) })
 	m.wg.Go(m.followRuns)
 	m.wg.Go(m.followLogind)
@@ -430,7 +431,7 @@ func (m *Manager) Start() error {
 func (m *Manager) Close() error {
 	m.cancel()
 	m.engine.Stop()
-	m.closeWanted()
+	m.helpers.Close()
 	m.system.Close()
 	m.wg.Wait()
 	if m.unwatchZone != nil {
@@ -609,7 +610,7 @@ func (m *Manager) startServices() {
 
 // refreshChanged is the engine's observer.
 func (m *Manager) refreshChanged(r plan.Refresh) {
-	m.wantHelpers()
+	m.helpers.Update()
 	if r.End != "" {
 		// Before the end is reported: its observers may request more, and read the package.
 		m.noteEnd(r)
@@ -651,6 +652,9 @@ func (m *Manager) noteEnd(r plan.Refresh) {
 		m.space.Want()
 	}
 }
+
+// HelpersWanted reports whether users' helpers have work, or may have some soon.
+func (m *Manager) HelpersWanted() bool { return m.engine.UnderWay() }
 
 // Cancel gives up a refresh before its critical section.
 func (m *Manager) Cancel(ctx context.Context, id string) error { return m.engine.Cancel(ctx, id) }

@@ -3,86 +3,86 @@ package manager
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 )
 
-// Wanted is a file in the run directory. It exists while a refresh is under way, and a little
+// wantedName is a file in the run directory. It exists while a refresh is under way, and a little
 // longer. Helpers that have no work exit; users' systemds watch this file (lull-userd.path)
 // and restart them. The agent cannot do that: it reaches into no session, and follows no path
 // into one. A boot removes the file.
-const Wanted = "wanted"
+const wantedName = "wanted"
 
 // wantedLinger is how long the file stays after the last refresh: systemd checks for it some
 // time after the event from the kernel, and may be busy.
 const wantedLinger = 5 * time.Second
 
-// wanted is the state of that file.
-type wanted struct {
+// HelpersFile is that file.
+type HelpersFile struct {
+	RunDir   string
+	UnderWay func() bool // whether a refresh is under way
+	Log      *slog.Logger
+
 	mu     sync.Mutex // guards the fields below, and the file
 	there  bool
 	linger *time.Timer // removes it
 	closed bool
 }
 
-// wantHelpers creates the file, or schedules its removal.
-func (m *Manager) wantHelpers() {
-	m.wanted.mu.Lock()
-	defer m.wanted.mu.Unlock()
-	w := &m.wanted
-	switch want := m.engine.UnderWay(); {
+// Update creates the file, or schedules its removal.
+func (w *HelpersFile) Update() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch want := w.UnderWay(); {
 	case w.closed:
 	case want && w.linger != nil:
 		w.linger.Stop()
 		w.linger = nil
 	case want && !w.there:
-		if err := os.WriteFile(m.wantedFile(), nil, 0o644); err != nil {
-			m.Log.Error("cannot have users' helpers started", "error", err)
+		if err := os.WriteFile(w.path(), nil, 0o644); err != nil {
+			w.Log.Error("cannot have users' helpers started", "error", err)
 			return
 		}
 		w.there = true
 	case !want && w.there && w.linger == nil:
-		w.linger = time.AfterFunc(wantedLinger, m.unwantHelpers)
+		w.linger = time.AfterFunc(wantedLinger, w.remove)
 	}
 }
 
-func (m *Manager) unwantHelpers() {
-	m.wanted.mu.Lock()
-	defer m.wanted.mu.Unlock()
-	w := &m.wanted
-	if w.linger = nil; w.closed || m.engine.UnderWay() {
+func (w *HelpersFile) remove() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.linger = nil; w.closed || w.UnderWay() {
 		return
 	}
-	if err := os.Remove(m.wantedFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		m.Log.Error("users' helpers stay without a cause", "error", err)
+	if err := os.Remove(w.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.Log.Error("users' helpers stay without a cause", "error", err)
 		return
 	}
 	w.there = false
 }
 
-// adoptWanted takes over the file that an earlier agent may have left.
-func (m *Manager) adoptWanted() {
-	m.wanted.mu.Lock()
-	_, err := os.Lstat(m.wantedFile())
-	m.wanted.there = err == nil
-	m.wanted.mu.Unlock()
-	m.wantHelpers()
+// Adopt takes over the file that an earlier agent may have left.
+func (w *HelpersFile) Adopt() {
+	w.mu.Lock()
+	_, err := os.Lstat(w.path())
+	w.there = err == nil
+	w.mu.Unlock()
+	w.Update()
 }
 
-// closeWanted leaves the file as it is: the next agent goes on with the refreshes under way.
-func (m *Manager) closeWanted() {
-	m.wanted.mu.Lock()
-	defer m.wanted.mu.Unlock()
-	m.wanted.closed = true
-	if m.wanted.linger != nil {
-		m.wanted.linger.Stop()
-		m.wanted.linger = nil
+// Close leaves the file as it is: the next agent goes on with the refreshes under way.
+func (w *HelpersFile) Close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	if w.linger != nil {
+		w.linger.Stop()
+		w.linger = nil
 	}
 }
 
-// HelpersWanted reports whether users' helpers have work, or may have some soon.
-func (m *Manager) HelpersWanted() bool { return m.engine.UnderWay() }
-
-func (m *Manager) wantedFile() string { return filepath.Join(m.RunDir, Wanted) }
+func (w *HelpersFile) path() string { return filepath.Join(w.RunDir, wantedName) }
