@@ -25,6 +25,7 @@ import (
 	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/exports"
 	"github.com/lull/lull/agent/files"
+	"github.com/lull/lull/agent/helpersfile"
 	"github.com/lull/lull/agent/holds"
 	"github.com/lull/lull/agent/join"
 	"github.com/lull/lull/agent/lib/durable"
@@ -122,7 +123,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
-	helpers     *HelpersFile
+	helpers     *helpersfile.File
 	repairer    *repair.Repairer
 	opener      *opener.Opener
 	roots       *roots.Roots
@@ -233,7 +234,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Writable: m.root.Writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
 	})
 	m.roots.Engine = m.engine
-	m.helpers = &HelpersFile{RunDir: c.RunDir, UnderWay: m.engine.UnderWay, Log: c.Log}
+	m.helpers = &helpersfile.File{RunDir: c.RunDir, UnderWay: m.engine.UnderWay, Log: c.Log}
 	if c.Conditions != nil {
 		m.watcher = c.Conditions(m.conditionsChanged)
 		defer func(w *conditions.Watcher) {
