@@ -383,7 +383,7 @@ func (o retainedObject) StartResolve(c bus.Caller, pkg string, opt bus.RetainedR
 		return noPath, err
 	}
 	return o.s.startJob(c, authz.SystemUpdate, "resolve-retained", pkg, nil, func(ctx context.Context, j *busJob) (func(*bus.JobProperties), error) {
-		return nil, o.s.m.ResolveRetained(ctx, d, opt.Repository, j.progress)
+		return nil, o.s.m.Updater().Resolve(ctx, d, opt.Repository, j.progress)
 	})
 }
 
@@ -393,7 +393,7 @@ func (o systemObject) StartCommit(c bus.Caller) (dbus.ObjectPath, error) {
 		return noPath, err
 	}
 	return o.s.startJob(c, authz.SystemUpdate, "commit", "", nil, func(ctx context.Context, _ *busJob) (func(*bus.JobProperties), error) {
-		err := o.s.m.CommitSystem(ctx)
+		err := o.s.m.Updater().Commit(ctx)
 		o.s.updateSystem() // before the end of the job shows
 		return nil, err
 	})

@@ -48,7 +48,7 @@ func (o spaceObject) mayCollect(c bus.Caller, opt bus.CollectOptions) error {
 
 func (o spaceObject) collect(ctx context.Context, opt bus.CollectOptions) (blobs, packages uint32, bytes uint64, err error) {
 	if opt.RetainNothing {
-		if err := o.s.m.RetainNothing(); err != nil {
+		if err := o.s.m.Updater().RetainNothing(); err != nil {
 			return 0, 0, 0, err
 		}
 	}
@@ -156,7 +156,7 @@ func (o retainedObject) Set(c bus.Caller, packages []string) error {
 		}
 		list = append(list, d)
 	}
-	return o.s.m.SetRetained(list)
+	return o.s.m.Updater().Retain(list)
 }
 
 func (o retainedObject) Resolve(c bus.Caller, pkg string, opt bus.RetainedResolveOptions) error {
@@ -164,7 +164,7 @@ func (o retainedObject) Resolve(c bus.Caller, pkg string, opt bus.RetainedResolv
 	if err != nil {
 		return err
 	}
-	return o.s.m.ResolveRetained(o.s.ctx, d, opt.Repository, nil)
+	return o.s.m.Updater().Resolve(o.s.ctx, d, opt.Repository, nil)
 }
 
 func (o retainedObject) mayResolve(c bus.Caller, pkg string) (digest.Digest, error) {

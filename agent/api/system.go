@@ -22,14 +22,14 @@ func (o systemObject) may(c bus.Caller, do func() error) error {
 }
 
 func (o systemObject) Stage(c bus.Caller, update string, opt bus.StageOptions) error {
-	return o.may(c, func() error { return o.s.m.StageSystem(o.s.ctx, update, opt.Repository) })
+	return o.may(c, func() error { return o.s.m.Updater().Stage(o.s.ctx, update, opt.Repository) })
 }
 
 func (o systemObject) Commit(c bus.Caller) error {
-	return o.may(c, func() error { return o.s.m.CommitSystem(o.s.ctx) })
+	return o.may(c, func() error { return o.s.m.Updater().Commit(o.s.ctx) })
 }
 
-func (o systemObject) Rollback(c bus.Caller) error { return o.may(c, o.s.m.RollbackSystem) }
+func (o systemObject) Rollback(c bus.Caller) error { return o.may(c, o.s.m.Updater().Rollback) }
 
 // updateSystem shows the sets as properties. A set that one call has read and
 // shown is not overtaken by another.
