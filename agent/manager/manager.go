@@ -60,6 +60,7 @@ import (
 	"github.com/lull/lull/agent/store/leases"
 	"github.com/lull/lull/agent/store/resolve"
 	"github.com/lull/lull/agent/sysupdate"
+	"github.com/lull/lull/agent/updater"
 	"github.com/lull/lull/agent/vacancy"
 )
 
@@ -123,7 +124,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
-	updater     *Updater
+	updater     *updater.Updater
 	helpers     *helpersfile.File
 	repairer    *repair.Repairer
 	opener      *opener.Opener
@@ -269,7 +270,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		MayChange: m.root.MayChange}
 	m.repairer = &repair.Repairer{Store: m.store, Links: m.links, Engine: m.engine, Resolver: m.resolver, Repositories: m.repos, Space: m.space, Log: c.Log,
 		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged}
-	m.updater = &Updater{System: m.system, Offers: m.offers, Repositories: m.repos, Space: m.space, State: m.state, Policy: m.Policy, MayChange: m.root.MayChange}
+	m.updater = &updater.Updater{System: m.system, Offers: m.offers, Repositories: m.repos, Space: m.space, State: m.state, Policy: m.Policy, MayChange: m.root.MayChange}
 	m.files = m.newFiles()
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
@@ -359,7 +360,7 @@ func (m *Manager) Opener() *opener.Opener { return m.opener }
 func (m *Manager) Repairer() *repair.Repairer { return m.repairer }
 
 // Updater returns what takes requests about the packages of the system.
-func (m *Manager) Updater() *Updater { return m.updater }
+func (m *Manager) Updater() *updater.Updater { return m.updater }
 
 // Joiner returns what places launchers into runs.
 func (m *Manager) Joiner() *join.Joiner {

@@ -6,13 +6,14 @@ import (
 
 	"github.com/lull/lull/agent/store/resolve"
 	"github.com/lull/lull/agent/sysupdate"
+	"github.com/lull/lull/agent/updater"
 )
 
 // loadSystem puts the durable sets into the indices before it returns.
 func (m *Manager) loadSystem() error {
 	system, err := sysupdate.Load(sysupdate.World{
 		Root: m.Root, BootID: m.BootID, State: m.state, Store: m.store, Indices: m.indices, Resolver: m.resolver, RunHook: m.services.Run,
-		Repository: func(name string) (resolve.Source, error) { return Source(m.repos, name) }, Log: m.Log, Changed: m.observer.SystemChanged,
+		Repository: func(name string) (resolve.Source, error) { return updater.Source(m.repos, name) }, Log: m.Log, Changed: m.observer.SystemChanged,
 		Collect:   func(ctx context.Context) error { _, err := m.space.Collect(ctx, 0); return err },
 		HookLimit: func(pkg string) time.Duration { return m.Policy().For(pkg).HookTimeLimit },
 	})

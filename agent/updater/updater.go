@@ -1,4 +1,10 @@
-package manager
+// Package updater takes the requests about the packages of the system: those of `lull system`,
+// and those of a system updater that keeps its packages in the retained index. It finds what a
+// request names in the repositories; package sysupdate does the work.
+//
+// An Updater has no state of its own, and its methods may be called from any goroutine. Stage
+// returns when the update has begun; Resolve and Commit block until they are done.
+package updater
 
 import (
 	"context"
