@@ -214,7 +214,7 @@ func Serve(ctx context.Context, server *bus.Server, m *manager.Manager, o Observ
 
 // ShowRefreshes has the objects of all refreshes under way on the bus when it returns.
 func (s *Service) ShowRefreshes() {
-	for _, r := range s.m.Refreshes() {
+	for _, r := range s.m.Engine().All() {
 		s.objects.ensure(r)
 	}
 }

@@ -91,7 +91,7 @@ func (o managerObject) Switch(c bus.Caller, instance string, opt bus.SwitchOptio
 	if err := o.s.auth.Check(c, authz.Install); err != nil {
 		return err
 	}
-	return o.s.shown(o.s.m.Switch(o.s.ctx, instance, opt.Repository, opt.Channel))
+	return o.s.shown(o.s.m.Requests().Switch(o.s.ctx, instance, opt.Repository, opt.Channel))
 }
 
 // RestartNow passes the wish on to the helpers of the caller's user: each restarts what

@@ -74,7 +74,7 @@ func (s *Service) checkHelper(uid uint32) doctor.Check {
 	switch {
 	case users[uid]:
 		c.Seen = errkind.Text("lull-userd has registered for you")
-	case uid != 0 && !s.m.HelpersWanted():
+	case uid != 0 && !s.m.Engine().UnderWay():
 		c.Seen = errkind.Text("no lull-userd has registered for you; none is needed while nothing is pending")
 	case uid != 0:
 		c.State, c.Seen = doctor.Warn, errkind.Text("no lull-userd has registered for you")

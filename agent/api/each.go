@@ -35,7 +35,7 @@ func (o managerObject) RefreshEach(c bus.Caller, instances []string, opt bus.Ref
 		wg.Go(func() {
 			v := &results[i]
 			v.Instance = name
-			list, err := o.s.m.Check(o.s.ctx, []string{name}, offers.Mode{Asked: true, Now: opt.Now})
+			list, err := o.s.m.Requests().Check(o.s.ctx, []string{name}, offers.Mode{Asked: true, Now: opt.Now})
 			for _, r := range list {
 				v.Refresh = o.s.objects.ensure(r)
 				if err == nil {

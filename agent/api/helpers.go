@@ -140,7 +140,7 @@ func (h *helpers) remove(name string, x *helper) {
 // greet sends a helper the whole state. The service's goroutine calls it.
 func (x *helper) greet(s *Service) {
 	x.told = map[string]bus.PendingRefresh{}
-	for _, r := range s.m.Refreshes() {
+	for _, r := range s.m.Engine().All() {
 		if r.End == "" {
 			x.tell(s, r)
 		}
@@ -175,7 +175,7 @@ func (x *helper) tell(s *Service, r plan.Refresh) {
 			if !was || !reflect.DeepEqual(now, told) {
 				x.told[r.ID] = now
 				x.send(s, bus.HelperPending{Refresh: now})
-				s.wg.Go(func() { s.m.NoteNotified(r.ID, x.uid) })
+				s.wg.Go(func() { s.m.Engine().NoteNotified(r.ID, x.uid) })
 			}
 		} else if was {
 			x.withdraw(s, r.ID, waitReason(r))

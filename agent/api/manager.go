@@ -38,21 +38,21 @@ func (o managerObject) Install(c bus.Caller, name string, opt bus.InstallOptions
 	if err := o.s.auth.Check(c, authz.Install); err != nil {
 		return noPath, err
 	}
-	return o.started(o.s.m.Install(o.asked(c), name, opt.Key, opt.Repository, opt.Channel, opt.Now))
+	return o.started(o.s.m.Requests().Install(o.asked(c), name, opt.Key, opt.Repository, opt.Channel, opt.Now))
 }
 
 func (o managerObject) Remove(c bus.Caller, instance string, opt bus.RemoveOptions) (dbus.ObjectPath, error) {
 	if err := o.s.auth.Check(c, authz.Install); err != nil {
 		return noPath, err
 	}
-	return o.started(o.s.m.Remove(o.asked(c), instance, opt.Purge))
+	return o.started(o.s.m.Requests().Remove(o.asked(c), instance, opt.Purge))
 }
 
 func (o managerObject) Revert(c bus.Caller, instance string, opt bus.RevertOptions) (dbus.ObjectPath, error) {
 	if err := o.s.auth.Check(c, authz.Revert); err != nil {
 		return noPath, err
 	}
-	return o.started(o.s.m.Revert(o.asked(c), instance, opt.Revision))
+	return o.started(o.s.m.Requests().Revert(o.asked(c), instance, opt.Revision))
 }
 
 func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.RefreshOptions) ([]dbus.ObjectPath, error) {
@@ -84,9 +84,9 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 			return nil, err
 		}
 	}
-	start := o.s.m.Check
+	start := o.s.m.Requests().Check
 	if opt.Atomic {
-		start = o.s.m.RefreshTogether
+		start = o.s.m.Requests().RefreshTogether
 	}
 	list, err := start(o.asked(c), instances, offers.Mode{Asked: true, Now: opt.Now})
 	if err != nil {
@@ -96,7 +96,7 @@ func (o managerObject) Refresh(c bus.Caller, instances []string, opt bus.Refresh
 	for _, r := range list {
 		paths = append(paths, o.s.objects.ensure(r))
 		if opt.SideBySide {
-			if o.s.m.Beside(r.ID) {
+			if o.s.m.Engine().Beside(r.ID) {
 				o.s.objects.update(r.ID)
 			}
 		} else if err == nil && !opt.NoWait {
@@ -140,7 +140,7 @@ func (o managerObject) Check(c bus.Caller) ([]dbus.ObjectPath, error) {
 	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
 		return nil, err
 	}
-	list, err := o.s.m.Check(o.asked(c), nil, offers.Mode{})
+	list, err := o.s.m.Requests().Check(o.asked(c), nil, offers.Mode{})
 	var paths []dbus.ObjectPath
 	for _, r := range list {
 		paths = append(paths, o.s.objects.ensure(r))
@@ -310,7 +310,7 @@ func (o managerObject) Answer(c bus.Caller, id, action string) error {
 				o.s.log.Info("the refresh waits for its conditions all the same", "refresh", id, "instance", p.Instance, "user", accounts.Name(uid), "error", err)
 				return nil
 			}
-			o.s.m.Now(id)
+			o.s.m.Engine().Now(id)
 			return nil
 		}
 	}
@@ -325,7 +325,7 @@ func (o managerObject) leaveToBoot(c bus.Caller, uid uint32, id string) error {
 		return errkind.New(errkind.NotPermitted, "cannot take the answer next-start: this is no helper that has registered")
 	case id != "":
 		return errkind.New(errkind.Invalid, "cannot leave refresh %.40q alone to the next start: next-start is for all, with an empty id", id)
-	case !o.s.m.LeaveToBoot():
+	case !o.s.m.Engine().LeaveToBoot():
 		return errkind.New(errkind.NotFound, "cannot leave refreshes to the next start: the machine is not shutting down")
 	}
 	o.s.log.Info("a user leaves refreshes to the next start", "user", accounts.Name(uid))

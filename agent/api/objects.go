@@ -219,7 +219,7 @@ func (w *objects) update(id string) {
 // updateLocked reads the refresh under the lock, so that it never replaces what is newer.
 func (w *objects) updateLocked(id string) {
 	e := w.refreshes[id]
-	for _, r := range w.s.m.Refreshes() {
+	for _, r := range w.s.m.Engine().All() {
 		if r.ID == id && e != nil {
 			e.Set(refreshProperties(r))
 		}
@@ -255,7 +255,7 @@ func (w *objects) finished(r plan.Refresh) {
 	}
 	w.failed(w.s.server.Emit(bus.AgentPath, bus.ManagerRefreshFinished{Refresh: bus.RefreshPath(r.ID), Instance: r.Instance, Result: string(r.End), Error: text}))
 	known := map[string]bool{}
-	for _, k := range w.s.m.Refreshes() {
+	for _, k := range w.s.m.Engine().All() {
 		known[k.ID] = true
 	}
 	w.mu.Lock()
@@ -302,7 +302,7 @@ func (o refreshObject) Cancel(c bus.Caller) error {
 	if err := o.s.auth.Check(c, authz.Revert); err != nil {
 		return err
 	}
-	return o.s.m.Cancel(o.s.ctx, o.id)
+	return o.s.m.Engine().Cancel(o.s.ctx, o.id)
 }
 
 // Retry implements bus.Refresh.
@@ -310,7 +310,7 @@ func (o refreshObject) Retry(c bus.Caller) error {
 	if err := o.s.auth.Check(c, authz.Refresh); err != nil {
 		return err
 	}
-	err := o.s.m.Retry(o.s.ctx, o.id)
+	err := o.s.m.Engine().Retry(o.s.ctx, o.id)
 	if err == nil {
 		o.s.objects.update(o.id)
 	}

@@ -98,7 +98,7 @@ func (x *sessions) join(name string, uid uint32) (first bool) {
 // begin gives a helper what a session begins with.
 func (x *sessions) begin(name string, uid uint32) {
 	// Work that begins meanwhile is sent to this helper as well.
-	list, err := x.s.m.InitialSessionWork()
+	list, err := x.s.m.Engine().InitialSessionWork()
 	if err != nil {
 		x.s.log.Error("cannot determine the work of a session", messages.Key, messages.SessionFailed, "uid", uid, "error", err)
 	}

@@ -24,7 +24,7 @@ func (s *Service) warn(down *bool) {
 	}
 	var running, names []string
 	var left time.Duration
-	for _, r := range s.m.Refreshes() {
+	for _, r := range s.m.Engine().All() {
 		if r.State() != plan.Critical && (r.State() != plan.Undoing || r.EnteredAt.IsZero()) {
 			continue
 		}

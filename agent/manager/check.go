@@ -22,26 +22,26 @@ import (
 // repositories and refreshes the instances with automatic refreshes. The started refreshes
 // are returned beside the error, which is only about the requested instances and their
 // repositories.
-func (m *Manager) Check(ctx context.Context, only []string, how offers.Mode) ([]plan.Refresh, error) {
-	if err := m.root.MayChange("refresh " + cmp.Or(strings.Join(only, ", "), "what is installed")); err != nil {
-		m.repos.NoteCheck(only == nil, err, err)
+func (q *Requests) Check(ctx context.Context, only []string, how offers.Mode) ([]plan.Refresh, error) {
+	if err := q.MayChange("refresh " + cmp.Or(strings.Join(only, ", "), "what is installed")); err != nil {
+		q.Repositories.NoteCheck(only == nil, err, err)
 		return nil, err
 	}
-	if err := m.known(only); err != nil {
+	if err := q.known(only); err != nil {
 		return nil, err
 	}
 	names := only
 	if only == nil {
-		all, err := m.links.Instances()
+		all, err := q.Links.Instances()
 		if err != nil {
 			return nil, err
 		}
-		names = slices.DeleteFunc(slices.Clone(all), func(n string) bool { return !m.Policy().For(n).AutoRefresh })
+		names = slices.DeleteFunc(slices.Clone(all), func(n string) bool { return !q.Policy().For(n).AutoRefresh })
 	}
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
-	from, other := m.sources(ctx, names)
+	from, other := q.sources(ctx, names)
 	if only == nil {
-		for _, r := range m.repos.Names() {
+		for _, r := range q.Repositories.Names() {
 			from[r] = append(from[r], nil...) // read, even if no instance comes from it
 		}
 	}
@@ -53,11 +53,11 @@ func (m *Manager) Check(ctx context.Context, only []string, how offers.Mode) ([]
 	var wg sync.WaitGroup
 	for repository, instances := range from {
 		wg.Go(func() {
-			client, err := m.readFor(ctx, repository, instances, how)
+			client, err := q.readFor(ctx, repository, instances, how)
 			var list []plan.Refresh
 			var failed []error
 			if err == nil {
-				list, failed = m.startOffers(ctx, instances, client, how)
+				list, failed = q.startOffers(ctx, instances, client, how)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -69,9 +69,9 @@ func (m *Manager) Check(ctx context.Context, only []string, how offers.Mode) ([]
 	}
 	wg.Wait()
 	err := joinSorted(append(unread, other...))
-	m.repos.NoteCheck(only == nil, err, joinSorted(other))
+	q.Repositories.NoteCheck(only == nil, err, joinSorted(other))
 	if only == nil {
-		m.systemSet.want()
+		q.ReadAll()
 	}
 	return started, err
 }
@@ -83,15 +83,15 @@ func joinSorted(errs []error) error {
 }
 
 // sources groups instances by their repository.
-func (m *Manager) sources(ctx context.Context, names []string) (from map[string][]string, errs []error) {
+func (q *Requests) sources(ctx context.Context, names []string) (from map[string][]string, errs []error) {
 	from = map[string][]string{}
 	for _, n := range names {
-		inst, err := m.state.Instance(n)
+		inst, err := q.State.Instance(n)
 		if err == nil {
-			err = m.offers.RepositoryOf(ctx, &inst)
+			err = q.Offers.RepositoryOf(ctx, &inst)
 		}
 		if err != nil {
-			m.Log.Debug("cannot look for a newer version", "instance", n, "error", err) // part of the result
+			q.Log.Debug("cannot look for a newer version", "instance", n, "error", err) // part of the result
 			errs = append(errs, err)
 			continue
 		}
@@ -102,25 +102,25 @@ func (m *Manager) sources(ctx context.Context, names []string) (from map[string]
 
 // readFor reads the repository of some instances. If it cannot be reached, and a person
 // requested it, they are rechecked when the network comes up.
-func (m *Manager) readFor(ctx context.Context, repository string, instances []string, how offers.Mode) (*repo.Client, error) {
-	client, err := m.repos.Read(ctx, repository, !how.Asked)
+func (q *Requests) readFor(ctx context.Context, repository string, instances []string, how offers.Mode) (*repo.Client, error) {
+	client, err := q.Repositories.Read(ctx, repository, !how.Asked)
 	switch {
 	case err == nil:
-		m.repos.Unwant(instances)
+		q.Repositories.Unwant(instances)
 	case how.Asked && errkind.Is(err, errkind.Unavailable):
-		m.repos.Want(instances)
+		q.Repositories.Want(instances)
 	}
 	return client, err
 }
 
 // startOffers starts the refreshes that one repository offers for the instances.
-func (m *Manager) startOffers(ctx context.Context, instances []string, client *repo.Client, how offers.Mode) (started []plan.Refresh, errs []error) {
-	m.prepare(ctx, instances, client)
+func (q *Requests) startOffers(ctx context.Context, instances []string, client *repo.Client, how offers.Mode) (started []plan.Refresh, errs []error) {
+	q.prepare(ctx, instances, client)
 	for _, n := range instances {
-		r, err := m.checkOne(ctx, n, client, how)
+		r, err := q.checkOne(ctx, n, client, how)
 		if err != nil {
 			errs = append(errs, err)
-			m.Log.Warn("cannot look for a newer version", "instance", n, "error", err)
+			q.Log.Warn("cannot look for a newer version", "instance", n, "error", err)
 		}
 		if r != nil {
 			started = append(started, *r)
@@ -130,10 +130,10 @@ func (m *Manager) startOffers(ctx context.Context, instances []string, client *r
 }
 
 // prepare fetches, in parallel, the data that the choice for the instances needs.
-func (m *Manager) prepare(ctx context.Context, instances []string, client *repo.Client) {
+func (q *Requests) prepare(ctx context.Context, instances []string, client *repo.Client) {
 	var list []repo.Listing
 	for _, n := range instances {
-		if inst, err := m.state.Instance(n); err == nil {
+		if inst, err := q.State.Instance(n); err == nil {
 			base, _ := manifest.SplitInstance(n)
 			list = append(list, repo.Listing{Name: base, Channel: inst.Channel})
 		}
@@ -145,23 +145,23 @@ func (m *Manager) prepare(ctx context.Context, instances []string, client *repo.
 
 // RefreshTogether reads the repositories of the instances and starts an atomic group of
 // refreshes of those that have a newer version.
-func (m *Manager) RefreshTogether(ctx context.Context, names []string, how offers.Mode) ([]plan.Refresh, error) {
-	if err := m.known(names); err != nil {
+func (q *Requests) RefreshTogether(ctx context.Context, names []string, how offers.Mode) ([]plan.Refresh, error) {
+	if err := q.known(names); err != nil {
 		return nil, err
 	}
-	from, errs := m.sources(ctx, slices.Compact(slices.Sorted(slices.Values(names))))
+	from, errs := q.sources(ctx, slices.Compact(slices.Sorted(slices.Values(names))))
 	var mu sync.Mutex // guards offers and errs
 	offers := map[string]*refresh.Request{}
 	var wg sync.WaitGroup
 	for repository, instances := range from {
 		wg.Go(func() {
-			client, err := m.readFor(ctx, repository, instances, how)
+			client, err := q.readFor(ctx, repository, instances, how)
 			if err != nil {
 				instances = nil
 			}
 			found, failed := map[string]*refresh.Request{}, []error{err}
 			for _, n := range instances {
-				c, err := m.offers.For(ctx, n, client, how)
+				c, err := q.Offers.For(ctx, n, client, how)
 				found[n], failed = c.Request, append(failed, err)
 			}
 			mu.Lock()
@@ -176,26 +176,26 @@ func (m *Manager) RefreshTogether(ctx context.Context, names []string, how offer
 	}
 	var requests []refresh.Request
 	for i, n := range names {
-		if q := offers[n]; q != nil && !slices.Contains(names[:i], n) {
-			requests = append(requests, *q)
+		if r := offers[n]; r != nil && !slices.Contains(names[:i], n) {
+			requests = append(requests, *r)
 		}
 	}
 	if len(requests) == 0 {
 		return nil, nil
 	}
-	return m.engine.SubmitTogether(ctx, requests)
+	return q.Engine.SubmitTogether(ctx, requests)
 }
 
 // known returns an error unless all of the instances are installed. A broken link is
 // repaired.
-func (m *Manager) known(names []string) error {
+func (q *Requests) known(names []string) error {
 	for _, n := range names {
-		if err := m.reports.Installed(n); err == nil {
+		if err := q.Reports.Installed(n); err == nil {
 			continue
-		} else if mended, _ := m.engine.Repair(n); !mended {
+		} else if mended, _ := q.Engine.Repair(n); !mended {
 			return err
 		}
-		if err := m.reports.Installed(n); err != nil {
+		if err := q.Reports.Installed(n); err != nil {
 			return err
 		}
 	}
@@ -205,23 +205,23 @@ func (m *Manager) known(names []string) error {
 // checkOne starts a refresh if there is an offer, and returns the refresh under way. A newer
 // version of one member does not break up a waiting atomic group. A refresh to a halted
 // version is given up.
-func (m *Manager) checkOne(ctx context.Context, name string, client *repo.Client, how offers.Mode) (*plan.Refresh, error) {
-	c, err := m.offers.For(ctx, name, client, how)
+func (q *Requests) checkOne(ctx context.Context, name string, client *repo.Client, how offers.Mode) (*plan.Refresh, error) {
+	c, err := q.Offers.For(ctx, name, client, how)
 	if err != nil {
-		return m.underWay(name), err
+		return q.underWay(name), err
 	}
 	if !how.Now {
-		m.giveUpHalted(ctx, name, c.Offers)
+		q.giveUpHalted(ctx, name, c.Offers)
 	}
-	if old := m.underWay(name); c.Request == nil || !how.Asked && old != nil && old.Group != "" {
+	if old := q.underWay(name); c.Request == nil || !how.Asked && old != nil && old.Group != "" {
 		return old, nil
 	}
-	r, err := m.engine.Submit(ctx, *c.Request)
+	r, err := q.Engine.Submit(ctx, *c.Request)
 	switch {
 	case errkind.Is(err, errkind.Exists):
-		return m.underWay(name), nil
+		return q.underWay(name), nil
 	case errkind.Is(err, errkind.Busy) && !how.Asked:
-		m.checker.Later(name, m.isUnderWay)
+		q.Later(name, q.isUnderWay)
 	}
 	if err != nil {
 		return nil, err
@@ -231,8 +231,8 @@ func (m *Manager) checkOne(ctx context.Context, name string, client *repo.Client
 
 // giveUpHalted cancels a refresh to a version that its publisher has halted since, unless the
 // refresh was requested regardless of rollouts. One in its critical section goes on.
-func (m *Manager) giveUpHalted(ctx context.Context, name string, offers repo.Offers) {
-	old := m.underWay(name)
+func (q *Requests) giveUpHalted(ctx context.Context, name string, offers repo.Offers) {
+	old := q.underWay(name)
 	if old == nil || old.Early {
 		return
 	}
@@ -240,22 +240,25 @@ func (m *Manager) giveUpHalted(ctx context.Context, name string, offers repo.Off
 	if i < 0 {
 		return
 	}
-	log := m.Log.With("instance", name, "version", old.ToVersion, "reason", offers[i].Halted.Reason)
-	if err := m.engine.Cancel(ctx, old.ID); err != nil {
+	log := q.Log.With("instance", name, "version", old.ToVersion, "reason", offers[i].Halted.Reason)
+	if err := q.Engine.Cancel(ctx, old.ID); err != nil {
 		log.Warn("the publisher has halted a version, and its refresh goes on", "error", err)
 		return
 	}
 	log.Info("the publisher has halted a version: its refresh is given up")
 }
 
-func (m *Manager) underWay(name string) *plan.Refresh {
-	if r, ok := m.engine.Of(name); ok && r.Kind == plan.Update {
+func (q *Requests) underWay(name string) *plan.Refresh { return UnderWay(q.Engine, name) }
+
+// UnderWay returns the update of an instance that is under way, or nil.
+func UnderWay(engine *refresh.Engine, name string) *plan.Refresh {
+	if r, ok := engine.Of(name); ok && r.Kind == plan.Update {
 		return &r
 	}
 	return nil
 }
 
-func (m *Manager) isUnderWay(name string) bool {
-	r, ok := m.engine.Of(name)
+func (q *Requests) isUnderWay(name string) bool {
+	r, ok := q.Engine.Of(name)
 	return ok && r.End == ""
 }

@@ -45,14 +45,3 @@ func (m *Manager) ForgetSessions(name string) {
 		m.watcher.Forget(name)
 	}
 }
-
-// Now makes a refresh go on regardless of conditions: it was requested explicitly.
-func (m *Manager) Now(id string) { m.engine.Now(id) }
-
-// LeaveToBoot makes a machine that shuts down not wait for refreshes in their critical
-// section. It reports whether the machine shuts down.
-func (m *Manager) LeaveToBoot() bool { return m.engine.LeaveToBoot() }
-
-// Beside makes a refresh switch under running applications, this once. It reports false
-// if the refresh has ended.
-func (m *Manager) Beside(id string) bool { return m.engine.Beside(id) }

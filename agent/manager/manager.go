@@ -124,6 +124,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
+	requests    *Requests
 	updater     *updater.Updater
 	helpers     *helpersfile.File
 	repairer    *repair.Repairer
@@ -256,12 +257,15 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			}
 			return p.Instance, p.Current.Version, nil
 		},
-		UnderWay: m.underWay})
+		UnderWay: func(instance string) *plan.Refresh { return UnderWay(m.engine, instance) }})
+	m.requests = &Requests{State: m.state, Links: m.links, Engine: m.engine, Offers: m.offers, Repositories: m.repos, Reports: m.reports, Policy: m.Policy, Log: c.Log,
+		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged, ReadAll: m.systemSet.want,
+		Later: func(instance string, underWay func(string) bool) { m.checker.Later(instance, underWay) }}
 	m.checker = schedule.New(schedule.Config{Repositories: m.repos, Log: c.Log,
 		Every:     func() time.Duration { return m.Policy().Schedule.Check },
 		Installed: func(instance string) bool { _, _, err := m.links.Read(instance); return err == nil },
 		Check: func(ctx context.Context, instances []string) error {
-			_, err := m.Check(ctx, instances, offers.Mode{Asked: instances != nil})
+			_, err := m.requests.Check(ctx, instances, offers.Mode{Asked: instances != nil})
 			return err
 		}})
 	m.holds = &holds.Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
@@ -304,10 +308,10 @@ func (m *Manager) newFiles() *files.Files {
 		Local: m.local, Slots: m.slots, State: m.state, Links: m.links, Engine: m.engine, Repositories: m.repos, Log: m.Log,
 		MayChange: m.root.MayChange, Replica: m.replicaOf, Followed: m.followed, AddRepository: m.repos.Add,
 		InstallPackage: func(ctx context.Context, name, key, repository, channel string) (plan.Refresh, error) {
-			return m.Install(ctx, name, key, repository, channel, true)
+			return m.requests.Install(ctx, name, key, repository, channel, true)
 		},
 		Refresh: func(ctx context.Context, instance string) ([]plan.Refresh, error) {
-			return m.Check(ctx, []string{instance}, offers.Mode{Asked: true, Now: true})
+			return m.requests.Check(ctx, []string{instance}, offers.Mode{Asked: true, Now: true})
 		},
 		ResolvePackage: func(ctx context.Context, name, repository, channel, holder string, pid int) (*os.File, *index.Lease, error) {
 			r, err := m.opener.Resolve(ctx, name, repository, channel, holder, pid, nil)
@@ -366,6 +370,12 @@ func (m *Manager) Updater() *updater.Updater { return m.updater }
 func (m *Manager) Joiner() *join.Joiner {
 	return &join.Joiner{Runctl: m.Runctl, Tracker: m.Tracker, Links: m.links, Services: m.services}
 }
+
+// Engine returns what carries out refreshes.
+func (m *Manager) Engine() *refresh.Engine { return m.engine }
+
+// Requests returns what starts refreshes.
+func (m *Manager) Requests() *Requests { return m.requests }
 
 // Reports returns what reports the state of the agent.
 func (m *Manager) Reports() *reports.Reports { return m.reports }
@@ -659,21 +669,3 @@ func (m *Manager) noteEnd(r plan.Refresh) {
 		m.space.Want()
 	}
 }
-
-// HelpersWanted reports whether users' helpers have work, or may have some soon.
-func (m *Manager) HelpersWanted() bool { return m.engine.UnderWay() }
-
-// Cancel gives up a refresh before its critical section.
-func (m *Manager) Cancel(ctx context.Context, id string) error { return m.engine.Cancel(ctx, id) }
-
-// Retry makes a stuck refresh retry its undoing.
-func (m *Manager) Retry(ctx context.Context, id string) error { return m.engine.Retry(ctx, id) }
-
-// InitialSessionWork returns the initial work of a session whose helper has just registered.
-func (m *Manager) InitialSessionWork() ([]refresh.Work, error) { return m.engine.InitialSessionWork() }
-
-// Refreshes lists those under way and those that have just ended.
-func (m *Manager) Refreshes() []plan.Refresh { return m.engine.All() }
-
-// NoteNotified records that a user was notified of a refresh.
-func (m *Manager) NoteNotified(id string, uid uint32) { m.engine.NoteNotified(id, uid) }

@@ -2,18 +2,42 @@ package manager
 
 import (
 	"context"
+	"log/slog"
 
+	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/offers"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/reports"
+	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/policy"
 )
+
+// Requests starts the refreshes that users and the schedule request.
+type Requests struct {
+	State        *state.DB
+	Links        current.Links
+	Engine       *refresh.Engine
+	Offers       *offers.Offers
+	Repositories *repositories.Set
+	Reports      *reports.Reports
+	Policy       func() *policy.Policy
+	Log          *slog.Logger
+	// MayChange returns why the root cannot be changed, as the error of doing what.
+	MayChange func(what string) error
+	// Later schedules another check of an instance for when underWay reports false.
+	Later   func(instance string, underWay func(instance string) bool)
+	Changed func(instance string) // it follows another channel or repository
+	ReadAll func()                // called after a check of all repositories
+}
 
 // Install starts the installation of the package name as the instance name or name_key. With
 // now it ignores that a rollout has not reached this machine.
-func (m *Manager) Install(ctx context.Context, name, key, repository, channel string, now bool) (plan.Refresh, error) {
+func (q *Requests) Install(ctx context.Context, name, key, repository, channel string, now bool) (plan.Refresh, error) {
 	instance := name
 	if key != "" {
 		instance += "_" + key
@@ -24,42 +48,42 @@ func (m *Manager) Install(ctx context.Context, name, key, repository, channel st
 	if err := manifest.ValidInstance(instance); err != nil {
 		return plan.Refresh{}, err
 	}
-	if old, err := m.state.Instance(instance); err == nil && len(old.Revisions) > 0 {
-		if _, _, err := m.links.Read(instance); err == nil {
+	if old, err := q.State.Instance(instance); err == nil && len(old.Revisions) > 0 {
+		if _, _, err := q.Links.Read(instance); err == nil {
 			// The engine decides about it; no repository need be reachable for that.
 			if err := sameSource(old, repository, channel); err != nil {
 				return plan.Refresh{}, err
 			}
-			return m.submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance})
+			return q.submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance})
 		}
 	}
 	if channel == "" {
 		channel = "stable"
 	}
-	if err := m.root.MayChange("install " + instance); err != nil {
+	if err := q.MayChange("install " + instance); err != nil {
 		return plan.Refresh{}, err
 	}
-	repository, err := m.offers.Choose(ctx, name, repository, channel)
+	repository, err := q.Offers.Choose(ctx, name, repository, channel)
 	if err != nil {
 		return plan.Refresh{}, err
 	}
-	p, err := m.offers.Offered(ctx, name, repository, channel, now)
+	p, err := q.Offers.Offered(ctx, name, repository, channel, now)
 	if err != nil {
 		return plan.Refresh{}, err
 	}
-	return m.submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance, Repository: repository, Channel: channel,
+	return q.submit(ctx, refresh.Request{Kind: plan.Install, Instance: instance, Repository: repository, Channel: channel,
 		Package: p.Package, Version: p.Version, Urgency: string(p.Urgency), Published: p.Published, Notes: p.Notes, Early: now})
 }
 
 // submit starts a refresh. Links that cannot be read may have been changed by hand, and are
 // repaired first; the engine reports whether that has helped.
-func (m *Manager) submit(ctx context.Context, q refresh.Request) (plan.Refresh, error) {
-	if _, _, err := m.links.Read(q.Instance); err != nil {
-		if _, err := m.engine.Repair(q.Instance); err != nil && !errkind.Is(err, errkind.Busy) {
-			m.Log.Warn("cannot repair an instance", messages.Key, messages.NotMended, "instance", q.Instance, "error", err)
+func (q *Requests) submit(ctx context.Context, r refresh.Request) (plan.Refresh, error) {
+	if _, _, err := q.Links.Read(r.Instance); err != nil {
+		if _, err := q.Engine.Repair(r.Instance); err != nil && !errkind.Is(err, errkind.Busy) {
+			q.Log.Warn("cannot repair an instance", messages.Key, messages.NotMended, "instance", r.Instance, "error", err)
 		}
 	}
-	return m.engine.Submit(ctx, q)
+	return q.Engine.Submit(ctx, r)
 }
 
 // sameSource returns an error if an installed instance follows another source than the
@@ -75,23 +99,23 @@ func sameSource(i state.Instance, repository, channel string) error {
 }
 
 // Remove starts the removal of an instance.
-func (m *Manager) Remove(ctx context.Context, name string, purge bool) (plan.Refresh, error) {
+func (q *Requests) Remove(ctx context.Context, name string, purge bool) (plan.Refresh, error) {
 	if err := manifest.ValidInstance(name); err != nil {
 		return plan.Refresh{}, err
 	}
-	if err := m.root.MayChange("remove " + name); err != nil {
+	if err := q.MayChange("remove " + name); err != nil {
 		return plan.Refresh{}, err
 	}
-	return m.submit(ctx, refresh.Request{Kind: plan.Remove, Instance: name, Purge: purge})
+	return q.submit(ctx, refresh.Request{Kind: plan.Remove, Instance: name, Purge: purge})
 }
 
 // Revert starts the return to an earlier revision; 0 means the previous one.
-func (m *Manager) Revert(ctx context.Context, name string, rev uint32) (plan.Refresh, error) {
+func (q *Requests) Revert(ctx context.Context, name string, rev uint32) (plan.Refresh, error) {
 	if err := manifest.ValidInstance(name); err != nil {
 		return plan.Refresh{}, err
 	}
-	if err := m.root.MayChange("revert " + name); err != nil {
+	if err := q.MayChange("revert " + name); err != nil {
 		return plan.Refresh{}, err
 	}
-	return m.submit(ctx, refresh.Request{Kind: plan.Revert, Instance: name, To: rev})
+	return q.submit(ctx, refresh.Request{Kind: plan.Revert, Instance: name, To: rev})
 }

@@ -189,7 +189,7 @@ func TestRepositories(t *testing.T) {
 		a, b := newRepository(t, publish.Options{}, "editor 1"), newRepository(t, publish.Options{}, "editor 2", "only 1")
 		m.mustAdd(t, "va", a, a)
 		m.mustAdd(t, "vb", b, b)
-		_, err := m.Install(t.Context(), "editor", "", "", "", false)
+		_, err := m.requests.Install(t.Context(), "editor", "", "", "", false)
 		if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "va and vb") || errkind.HintOf(err) == "" {
 			t.Errorf("an ambiguous name: %v", err)
 		}
@@ -276,7 +276,7 @@ func TestRepositories(t *testing.T) {
 		none := 0
 		dir := newRepository(t, publish.Options{Rollout: &none}, "rolling 1")
 		m.mustAdd(t, "rolling", dir, dir)
-		if _, err := m.Install(t.Context(), "rolling", "", "", "", false); !errkind.Is(err, errkind.Held) || !strings.Contains(err.Error(), "rolled out") {
+		if _, err := m.requests.Install(t.Context(), "rolling", "", "", "", false); !errkind.Is(err, errkind.Held) || !strings.Contains(err.Error(), "rolled out") {
 			t.Errorf("a rollout of nothing is installed: %v", err)
 		}
 		if p, err := m.offers.Offered(t.Context(), "rolling", "rolling", "stable", true); err != nil || p.Version != "1" {

@@ -22,7 +22,7 @@ func TestRetryAfterAnyFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, stamp, "{}")
-	if _, err := m.Check(t.Context(), nil, offers.Mode{}); !errkind.Is(err, errkind.Untrusted) {
+	if _, err := m.requests.Check(t.Context(), nil, offers.Mode{}); !errkind.Is(err, errkind.Untrusted) {
 		t.Fatalf("the look ends with %v", err)
 	}
 	if unreachable, _ := m.repos.Unreachable(); unreachable {
@@ -32,7 +32,7 @@ func TestRetryAfterAnyFailure(t *testing.T) {
 		t.Errorf("%v, %v", failed, wait)
 	}
 	write(t, stamp, string(good))
-	if _, err := m.Check(t.Context(), nil, offers.Mode{}); err != nil {
+	if _, err := m.requests.Check(t.Context(), nil, offers.Mode{}); err != nil {
 		t.Fatal(err)
 	}
 	if failed, _ := m.repos.Unread(); failed {
