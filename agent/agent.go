@@ -8,7 +8,7 @@
 //	lib; delta; authz, conditions, current, exports, footprint, helpersfile, locks, logging,
 //	logind, metrics, mounts, settings, state, store, vacancy; convert, metricsfile, repo, runs,
 //	space; local, repositories, services; join, refresh, schedule, sysupdate; doctor, files,
-//	holds, offers, repair, reports, roots; opener, updater; manager; api
+//	holds, offers, repair, reports, roots; opener, requests, updater; manager; api
 package agent
 
 import (

@@ -46,6 +46,7 @@ import (
 	"github.com/lull/lull/agent/repair"
 	"github.com/lull/lull/agent/reports"
 	"github.com/lull/lull/agent/repositories"
+	"github.com/lull/lull/agent/requests"
 	"github.com/lull/lull/agent/roots"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/schedule"
@@ -124,7 +125,7 @@ type Manager struct {
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()
 	doctor      *doctor.Doctor
-	requests    *Requests
+	requests    *requests.Requests
 	updater     *updater.Updater
 	helpers     *helpersfile.File
 	repairer    *repair.Repairer
@@ -257,9 +258,9 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			}
 			return p.Instance, p.Current.Version, nil
 		},
-		UnderWay: func(instance string) *plan.Refresh { return UnderWay(m.engine, instance) }})
-	m.requests = &Requests{State: m.state, Links: m.links, Engine: m.engine, Offers: m.offers, Repositories: m.repos, Reports: m.reports, Policy: m.Policy, Log: c.Log,
-		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged, ReadAll: m.systemSet.want,
+		UnderWay: func(instance string) *plan.Refresh { return requests.UnderWay(m.engine, instance) }})
+	m.requests = &requests.Requests{State: m.state, Links: m.links, Engine: m.engine, Offers: m.offers, Repositories: m.repos, Reports: m.reports, Policy: m.Policy, Log: c.Log,
+		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
 		Later: func(instance string, underWay func(string) bool) { m.checker.Later(instance, underWay) }}
 	m.checker = schedule.New(schedule.Config{Repositories: m.repos, Log: c.Log,
 		Every:     func() time.Duration { return m.Policy().Schedule.Check },
@@ -375,7 +376,7 @@ func (m *Manager) Joiner() *join.Joiner {
 func (m *Manager) Engine() *refresh.Engine { return m.engine }
 
 // Requests returns what starts refreshes.
-func (m *Manager) Requests() *Requests { return m.requests }
+func (m *Manager) Requests() *requests.Requests { return m.requests }
 
 // Reports returns what reports the state of the agent.
 func (m *Manager) Reports() *reports.Reports { return m.reports }

@@ -1,4 +1,10 @@
-package manager
+// Package requests starts the refreshes that users and the schedule request: it checks a
+// request, finds what the repositories offer for it, and submits it to the engine
+// (package refresh), which carries it out.
+//
+// Requests has no state of its own, and its methods may be called from any goroutine. Those
+// that read repositories block on the network; none waits for the end of a refresh.
+package requests
 
 import (
 	"context"
