@@ -1,24 +1,20 @@
-// Package manager implements the operations of the agent, without the bus: install, refresh,
-// check repositories, hold, open, collect. It connects the store, the indices, the trackers,
-// the repositories and the refresh engine, and notifies an Observer of changes.
+// Package manager connects the parts of the agent, which are packages of their own: New makes
+// them in order, Start and Close begin and end their work, and events of one are passed on to
+// those that wait for them: the end of a run, of a refresh or of a collection, a new policy, a
+// changed condition, a root that can be written again. Requests go to the parts (Requests,
+// Reports, Holds, …), without the bus; an Observer is notified of changes.
 //
-// A Manager may be used from any goroutine. Methods that fetch, collect or
-// verify block until they are done; those that start a refresh return at once.
-// Its own goroutines (run changes, repository watch, collection after refreshes)
-// end with Close, which waits for them.
+// A Manager may be used from any goroutine. Its own goroutines (changes of runs, of mounts and
+// of markers, the schedule, the collection) end with Close, which waits for them. It has one
+// lock, for one Reload at a time; each part has its own for its state.
 package manager
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/lull/lull/agent/conditions"
 	"github.com/lull/lull/agent/current"
@@ -28,12 +24,8 @@ import (
 	"github.com/lull/lull/agent/helpersfile"
 	"github.com/lull/lull/agent/holds"
 	"github.com/lull/lull/agent/join"
-	"github.com/lull/lull/agent/lib/durable"
-	"github.com/lull/lull/agent/lib/errkind"
-	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/lib/runctl"
-	"github.com/lull/lull/agent/lib/units"
 	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/agent/local"
 	"github.com/lull/lull/agent/logind"
@@ -56,13 +48,11 @@ import (
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/cost"
-	"github.com/lull/lull/agent/store/gc"
 	"github.com/lull/lull/agent/store/index"
 	"github.com/lull/lull/agent/store/leases"
 	"github.com/lull/lull/agent/store/resolve"
 	"github.com/lull/lull/agent/sysupdate"
 	"github.com/lull/lull/agent/updater"
-	"github.com/lull/lull/agent/vacancy"
 )
 
 // Config has the locations and dependencies of a Manager.
@@ -85,7 +75,7 @@ type Config struct {
 	Conditions func(changed func()) *conditions.Watcher
 	Log        *slog.Logger
 	Worked     func() // called for work that follows a change only after a while; may be nil
-	Boxed      bool   // see the function of that name
+	Boxed      bool   // the result of mounts.Boxed
 	// Reloading is called when policy is re-read, and its result when that is over; may be
 	// nil.
 	Reloading func() (over func())
@@ -104,7 +94,7 @@ type Observer interface {
 	ConditionsChanged()
 }
 
-// Manager is the agent's core.
+// Manager has the parts of the agent.
 type Manager struct {
 	Config
 	state    *state.DB
@@ -154,183 +144,6 @@ type Manager struct {
 	alive    chan struct{} // a receive proves that changes of runs are followed
 
 	reloading sync.Mutex // one at a time
-}
-
-// New opens everything below the root. It starts nothing: see Start.
-func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), root: mounts.New(c.Root, c.Boxed, c.Log),
-		systemSet: systemSet{wanted: make(chan struct{}, 1)}}
-	m.observer = shown{observer, m}
-	m.local = &local.Store{Root: c.Root, Converter: filepath.Join(filepath.Dir(c.Launcher), "lull-convert"), MayWrite: m.mayReceive}
-	m.slots = local.NewSlots(m.local, c.User)
-	m.replicas = &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log}
-	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.local, Below: "watched", Convert: m.slots.Convert, Log: c.Log}}
-	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
-		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow, TryApt: m.replicas.Try, TryDir: local.TryDir,
-		MayChange: m.root.MayChange, Edited: m.repositoriesEdited})
-	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
-	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.settings = settings.Open(c.Conf, c.Root, c.Log)
-	if m.store, err = store.Open(c.Root); err != nil {
-		return nil, err
-	}
-	if m.links, err = current.Open(c.Root); err != nil {
-		return nil, err
-	}
-	if m.state, err = repair.OpenState(c.Root, m.links, m.store, c.Log); err != nil {
-		return nil, err
-	}
-	defer func(db *state.DB) { // m is nil when it has failed
-		if err != nil {
-			err = errors.Join(err, db.Close())
-		}
-	}(m.state)
-	if m.exports, err = exports.Open(c.Root, c.RunDir, c.Launcher); err != nil {
-		return nil, err
-	}
-	if err = durable.MkdirAll(filepath.Join(c.Root, "data"), 0o755); err != nil {
-		return nil, err
-	}
-	launcher := services.Launcher{Path: c.Launcher, Args: []string{"--root", c.Root, "--run-dir", c.RunDir}, Tracks: c.Tracker}
-	// Also with the freezer, on a machine with systemd: processes that the agent starts
-	// itself have the sandbox of its unit, and are killed with it.
-	if t := c.Tracker.Name(); t == "scope" || t == "freezer" && units.Booted() {
-		m.services = services.NewSystemd(launcher, c.User)
-	} else {
-		m.services = services.NewDirect(launcher, c.User, m.runsChanged, c.Log)
-	}
-	m.indices = index.New()
-	m.indices.KeepRecent(m.Policy().GC.KeepRecent)
-	m.roots = &roots.Roots{State: m.state, Store: m.store, Links: m.links, Indices: m.indices, Log: c.Log, Published: m.tellLaunchers}
-	m.indices.AddProvider(m.roots.OfRuns)
-	m.indices.AddProvider(m.doubtfulSystem)
-	m.indices.OnChange(func(name string) {
-		if name == index.WritingIndex {
-			m.metrics.StoreChanged()
-		}
-		m.observer.SpaceChanged()
-	})
-	if m.leases, err = leases.Open(c.RunDir, m.indices, c.Log); err != nil {
-		return nil, err
-	}
-	defer func(d *leases.Dir) {
-		if err != nil {
-			err = errors.Join(err, d.Close())
-		}
-	}(m.leases)
-	m.resolver = resolve.New(m.store, m.indices)
-	m.costs = cost.New(m.store)
-	m.resolver.Collect = m.collectForSpace
-	m.resolver.Progressed = m.observer.TransfersChanged
-	m.resolver.DeltaUsed = m.countDelta
-	m.space = space.New(space.Config{Store: m.store, Indices: m.indices, Policy: m.Policy, User: c.User, Log: c.Log,
-		MayCollect: m.mayCollect, Collected: m.collected})
-	if err = m.space.SetReserve(); err != nil {
-		return nil, err
-	}
-	if err = m.loadSystem(); err != nil {
-		return nil, err
-	}
-	m.engine = refresh.NewEngine(refresh.World{
-		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
-		Runctl: c.Runctl, Tracker: c.Tracker, Vacancy: vacancy.NewLeases(), Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
-		Repository: m.repos.Client, Policy: m.Policy, Alarm: wallclock.New, Installed: m.publishInstalled, Changed: m.refreshChanged,
-		Writable: m.root.Writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
-	})
-	m.roots.Engine = m.engine
-	m.helpers = &helpersfile.File{RunDir: c.RunDir, UnderWay: m.engine.UnderWay, Log: c.Log}
-	if c.Conditions != nil {
-		m.watcher = c.Conditions(m.conditionsChanged)
-		defer func(w *conditions.Watcher) {
-			if err != nil {
-				w.Close()
-			}
-		}(m.watcher)
-	}
-	m.reports = &reports.Reports{Root: c.Root, State: m.state, Store: m.store, Links: m.links, Exports: m.exports, Services: m.services, Engine: m.engine,
-		Tracker: c.Tracker, Policy: m.Policy, Log: c.Log, Indices: m.indices, Resolver: m.resolver, Repositories: m.repos, Space: m.space,
-		Logind: c.Logind, System: m.System, Conditions: m.Conditions}
-	m.offers = offers.New(m.ctx, offers.Config{Version: c.Version, Root: c.Root, Repositories: m.repos, State: m.state, Links: m.links, Costs: m.costs, Log: c.Log,
-		Installed: func(instance string) (state.Instance, string, error) {
-			p, err := m.reports.Package(instance)
-			if err != nil {
-				return state.Instance{}, "", err
-			}
-			return p.Instance, p.Current.Version, nil
-		},
-		UnderWay: func(instance string) *plan.Refresh { return requests.UnderWay(m.engine, instance) }})
-	m.requests = &requests.Requests{State: m.state, Links: m.links, Engine: m.engine, Offers: m.offers, Repositories: m.repos, Reports: m.reports, Policy: m.Policy, Log: c.Log,
-		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
-		Later: func(instance string, underWay func(string) bool) { m.checker.Later(instance, underWay) }}
-	m.checker = schedule.New(schedule.Config{Repositories: m.repos, Log: c.Log,
-		Every:     func() time.Duration { return m.Policy().Schedule.Check },
-		Installed: func(instance string) bool { _, _, err := m.links.Read(instance); return err == nil },
-		Check: func(ctx context.Context, instances []string) error {
-			_, err := m.requests.Check(ctx, instances, offers.Mode{Asked: instances != nil})
-			return err
-		}})
-	m.holds = &holds.Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
-		Installed: func(instance string) error { _, err := m.reports.Package(instance); return err }}
-	m.opener = &opener.Opener{Store: m.store, Links: m.links, Indices: m.indices, Resolver: m.resolver, Offers: m.offers, Repositories: m.repos, Space: m.space, Log: c.Log,
-		MayChange: m.root.MayChange}
-	m.repairer = &repair.Repairer{Store: m.store, Links: m.links, Engine: m.engine, Resolver: m.resolver, Repositories: m.repos, Space: m.space, Log: c.Log,
-		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged}
-	m.updater = &updater.Updater{System: m.system, Offers: m.offers, Repositories: m.repos, Space: m.space, State: m.state, Policy: m.Policy, MayChange: m.root.MayChange}
-	m.files = m.newFiles()
-	m.doctor = m.newDoctor()
-	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
-	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.local.Tidy(), m.repos.LoadLastCheck(), m.reconcile(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
-}
-
-// newDoctor returns a doctor for what the manager has.
-func (m *Manager) newDoctor() *doctor.Doctor {
-	return &doctor.Doctor{
-		Root: m.Root, RunDir: m.RunDir, Launcher: m.Launcher, User: m.User,
-		Files:   doctor.Files{Dir: m.Conf, Policy: m.settings.PolicyFile(), Dropins: m.settings.Dropins(), Repositories: m.settings.Repositories()},
-		Tracker: m.Tracker, Logind: m.Logind, Runctl: m.Runctl, Links: m.links, Store: m.store, State: m.state,
-		Engine: m.engine, Services: m.services, Repositories: m.repos,
-		Policy: m.Policy, PolicyRead: m.settings.Refused,
-		SystemList: func() error { _, err := m.settings.ParseSystem(); return err },
-		System:     m.System, SystemPackages: m.SystemPackages, Conditions: m.Conditions, Writable: m.root.Writable,
-		Running: m.reports.Running, ServiceStates: m.reports.ServiceStates,
-		Collected: func() gc.Result {
-			result, _ := m.space.Last()
-			return result
-		},
-		Metrics: func() doctor.Metrics {
-			return doctor.Metrics{Path: m.metricsPath(), Failure: m.metrics.Failure()}
-		},
-	}
-}
-
-// newFiles returns what installs files, by the manager's own requests.
-func (m *Manager) newFiles() *files.Files {
-	return files.New(m.ctx, files.Config{
-		Local: m.local, Slots: m.slots, State: m.state, Links: m.links, Engine: m.engine, Repositories: m.repos, Log: m.Log,
-		MayChange: m.root.MayChange, Replica: m.replicaOf, Followed: m.followed, AddRepository: m.repos.Add,
-		InstallPackage: func(ctx context.Context, name, key, repository, channel string) (plan.Refresh, error) {
-			return m.requests.Install(ctx, name, key, repository, channel, true)
-		},
-		Refresh: func(ctx context.Context, instance string) ([]plan.Refresh, error) {
-			return m.requests.Check(ctx, []string{instance}, offers.Mode{Asked: true, Now: true})
-		},
-		ResolvePackage: func(ctx context.Context, name, repository, channel, holder string, pid int) (*os.File, *index.Lease, error) {
-			r, err := m.opener.Resolve(ctx, name, repository, channel, holder, pid, nil)
-			return r.Dir, r.Lease, err
-		},
-	})
-}
-
-// freeAfterwards is how much a received file leaves free on the disk, in bytes.
-const freeAfterwards = 64 << 20
-
-// mayReceive returns an error of kind NoSpace if the disk cannot take that many bytes.
-func (m *Manager) mayReceive(bytes int64) error {
-	s, err := m.store.Space()
-	if err == nil && s.Free < bytes+freeAfterwards {
-		err = errkind.New(errkind.NoSpace, "the disk is full")
-	}
-	return err
 }
 
 // Local returns the store for the files that clients send.
@@ -386,16 +199,6 @@ func (m *Manager) Holds() *holds.Holds { return m.holds }
 
 // Doctor returns what checks the preconditions of refreshes.
 func (m *Manager) Doctor() *doctor.Doctor { return m.doctor }
-
-// lockReplaced logs that a program that is no launcher had a launch lock.
-func (m *Manager) lockReplaced(instance string, pids []int) {
-	var who []string
-	for _, p := range runs.Describe(pids) {
-		who = append(who, fmt.Sprintf("%s (pid %d, uid %d)", p.Command, p.PID, p.UID))
-	}
-	m.Log.Warn("a launch lock is held by a program that is no launcher, or for too long, and does not count", messages.Key, messages.LockReplaced,
-		"instance", instance, "processes", strings.Join(who, ", "))
-}
 
 // makeLocks makes the lock files that a boot has removed. A launcher that finds none requests
 // the agent on the bus and rechecks, so they must exist before the bus name.
@@ -501,31 +304,6 @@ func (m *Manager) Outdated() <-chan struct{} { return m.root.Outdated() }
 // Leases returns the leases of clients.
 func (m *Manager) Leases() *leases.Dir { return m.leases }
 
-// collectForSpace collects for a resolve that has hit a full disk.
-func (m *Manager) collectForSpace(ctx context.Context) error {
-	if err := m.system.MayCollect(); err != nil {
-		return errkind.New(errkind.Busy, "cannot make room on the disk: %w", err).WithHint("%s", errkind.HintOf(err))
-	}
-	m.indices.Evict()
-	_, err := m.space.Collect(ctx, 0)
-	return err
-}
-
-// collected reports a collection, and applies its rules to what was made of files.
-func (m *Manager) collected(ctx context.Context, result gc.Result, began time.Time, err error) {
-	m.metrics.Collected(result, began, err)
-	m.observer.SpaceChanged()
-	m.files.Tidy(ctx)
-}
-
-// mayCollect returns why nothing may be collected; nil means that it may.
-func (m *Manager) mayCollect() error {
-	if err := m.root.MayChange("collect"); err != nil {
-		return err
-	}
-	return m.system.MayCollect()
-}
-
 // prune applies keep-revisions to all installed instances.
 func (m *Manager) prune() error {
 	names, err := m.links.Instances()
@@ -533,27 +311,6 @@ func (m *Manager) prune() error {
 		err = errors.Join(err, m.engine.Prune(n))
 	}
 	return err
-}
-
-// followRuns passes on starts and ends of runs.
-func (m *Manager) followRuns() {
-	for {
-		select {
-		case instance, ok := <-m.Tracker.Changes():
-			if !ok {
-				return
-			}
-			// A parked refresh may be about to inhibit launches. Components that read the
-			// runs for others would only delay it: refreshChanged notifies them.
-			if r, ok := m.engine.Of(instance); !ok || !r.Parked {
-				m.runsChanged(instance)
-			}
-			m.engine.Wake(instance) // last: of the goroutines woken here, it should run next
-		case m.alive <- struct{}{}:
-		case <-m.ctx.Done():
-			return
-		}
-	}
 }
 
 // Alive returns when the components that decide about refreshes have answered: their locks
@@ -566,107 +323,5 @@ func (m *Manager) Alive(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	}
-}
-
-// runsChanged notifies the components that show runs.
-func (m *Manager) runsChanged(instance string) {
-	m.engine.ForgetTied()
-	m.indices.Changed(index.OpenIndex)
-	m.observer.PackageChanged(instance)
-}
-
-// publishInstalled passes on a change of one instance, or of all with "", and reports it.
-func (m *Manager) publishInstalled(instance string) error {
-	err := m.roots.Publish(instance)
-	m.observer.PackageChanged(instance)
-	return err
-}
-
-// tetherReleased reports that a program has closed a tether: it may have ended.
-func (m *Manager) tetherReleased(instance string) {
-	m.runsChanged(instance)
-	m.engine.Wake(instance)
-}
-
-// startServices starts the services that should run: after a boot, or after a time without
-// the agent on a machine without systemd. A service of an instance with a refresh under way
-// is left to that refresh.
-func (m *Manager) startServices() {
-	instances, err := m.links.Instances()
-	if err != nil {
-		m.Log.Error("cannot list what is installed", "error", err)
-		return
-	}
-	for _, name := range instances {
-		if _, busy := m.engine.Of(name); busy || m.ctx.Err() != nil {
-			continue
-		}
-		_, pkg, err := m.links.Read(name)
-		if err != nil {
-			m.Log.Error("cannot start services", "instance", name, "error", err)
-			continue
-		}
-		l, err := m.store.Launch(pkg)
-		if err != nil {
-			m.Log.Error("cannot start services", "instance", name, "error", err)
-			continue
-		}
-		for _, s := range l.Services {
-			if s.Scope == manifest.ScopeUser && m.services.Scope() != manifest.ScopeUser {
-				continue // helpers start it
-			}
-			if err := m.services.Start(m.ctx, services.Unit{Instance: name, Service: s}); err != nil {
-				m.Log.Error("cannot start a service", messages.Key, messages.ServiceFailed, "instance", name, "service", s.Name, "error", err)
-			}
-		}
-		if len(l.Services) > 0 {
-			m.observer.PackageChanged(name)
-		}
-	}
-}
-
-// refreshChanged is the engine's observer.
-func (m *Manager) refreshChanged(r plan.Refresh) {
-	m.helpers.Update()
-	if r.End != "" {
-		// Before the end is reported: its observers may request more, and read the package.
-		m.noteEnd(r)
-		m.runsChanged(r.Instance)
-		m.observer.RefreshChanged(r)
-		m.checker.Ended(r.Instance)
-		return
-	}
-	m.observer.RefreshChanged(r)
-	m.runsChanged(r.Instance)
-}
-
-// The delay before a package that failed its health check is retried: it doubles each time.
-const (
-	firstBackoff = 8 * time.Hour
-	maxBackoff   = 30 * 24 * time.Hour
-)
-
-// noteEnd records a revision that was undone, and lets the collector follow a refresh.
-func (m *Manager) noteEnd(r plan.Refresh) {
-	m.countEnd(r)
-	if r.End == plan.Undone && r.Kind == plan.Update && !r.ForOthers() {
-		err := m.state.UpdateInstance(r.Instance, func(i *state.Instance) error {
-			delay := firstBackoff
-			if i.Backoff != nil && i.Backoff.Package == r.Package {
-				delay = min(2*i.Backoff.Delay, maxBackoff)
-			}
-			i.Backoff = &state.Backoff{Package: r.Package, Version: r.ToVersion, At: r.Ended, Until: r.Ended.Add(delay), Delay: delay}
-			if r.Failure != nil {
-				i.Backoff.Reason = r.Failure.Text
-			}
-			return nil
-		})
-		if err != nil {
-			m.Log.Error("cannot remember that a revision failed", "instance", r.Instance, "error", err)
-		}
-	}
-	if m.Policy().GC.AfterRefresh || m.space.BelowWatermark() {
-		m.space.Want()
 	}
 }
