@@ -158,7 +158,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 			return err
 		}})
 	m.holds = &holds.Holds{State: m.state, Engine: m.engine, Policy: m.Policy, Log: c.Log, MayChange: m.root.MayChange, Changed: m.observer.PackageChanged,
-		Installed: func(instance string) error { _, err := m.reports.Package(instance); return err }}
+		Installed: m.reports.Installed}
 	m.opener = &opener.Opener{Store: m.store, Links: m.links, Indices: m.indices, Resolver: m.resolver, Offers: m.offers, Repositories: m.repos, Space: m.space, Log: c.Log,
 		MayChange: m.root.MayChange}
 	m.repairer = &repair.Repairer{Store: m.store, Links: m.links, Engine: m.engine, Resolver: m.resolver, Repositories: m.repos, Space: m.space, Log: c.Log,
