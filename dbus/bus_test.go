@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -312,7 +313,9 @@ func TestProperties(t *testing.T) {
 	defer sub.Close()
 
 	p := bus.ExportPackage(bus.PackageProperties{Instance: "org.x.App", Version: "1"})
+	var computed atomic.Int32
 	p.Live(func(_ *bus.Reading, v *bus.PackageProperties) {
+		computed.Add(1)
 		v.Processes = []bus.Process{{PID: 1, UID: 2, Command: "a\x00b"}}
 		v.Version = "not announced"
 	})
@@ -347,7 +350,8 @@ func TestProperties(t *testing.T) {
 	}
 
 	proxy := bus.NewPackageProxy(w.client, path)
-	if v, err := proxy.GetVersion(t.Context()); err != nil || v != "2" {
+	before := computed.Load()
+	if v, err := proxy.GetVersion(t.Context()); err != nil || v != "2" || computed.Load() != before {
 		t.Errorf("%q, %v", v, err)
 	}
 	all, err := proxy.Properties(t.Context())

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	bus "github.com/lull/lull/dbus"
 )
 
 // TestResolve checks that an existing name is used unchanged, that its last part and aliases
@@ -56,5 +60,21 @@ func TestSimilar(t *testing.T) {
 	}
 	if got := similar("note", many); !slices.Equal(got, []string{"a.note1", "a.note2", "a.note3"}) {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestNamedInFull: a name that is typed in full is checked without a list of all packages.
+func TestNamedInFull(t *testing.T) {
+	f := startAgent(t)
+	f.add(t, bus.PackageProperties{Instance: "org.example.notes", Name: "org.example.notes", Version: "1.0"})
+	var lists atomic.Int32
+	f.stallAt("ListInstalled", func() { lists.Add(1) })
+	for name, want := range map[string]int32{"org.example.notes": 0, "notes": 1, "org.example.missing": 1} {
+		lists.Store(0)
+		var stdout, stderr bytes.Buffer
+		run(t.Context(), []string{"--bus", f.address, "refresh", "--no-wait", name}, strings.NewReader(""), &stdout, &stderr)
+		if got := lists.Load(); got != want {
+			t.Errorf("%s: %d lists of all packages, want %d: %s%s", name, got, want, &stdout, &stderr)
+		}
 	}
 }

@@ -47,6 +47,7 @@ var inside = []struct {
 	{"./e2e/container", "^(TestRootless)$", true},
 	{"./e2e/container", "^(TestInstalled|TestFiles|TestApt|TestRights)$", false}, // last: what they install stays
 	{"./e2e/container", "^(TestPassword)$", false},
+	{"./e2e/container", "^(TestHomes|TestBothAgents)$", false},
 }
 
 // TestWithSystemd runs them with the unified cgroup hierarchy alone and with
