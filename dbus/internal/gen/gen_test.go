@@ -24,15 +24,18 @@ func TestGeneratedFilesAreUpToDate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := run(dir, filepath.Join(dir, "dbus.md")); err != nil {
+	others := map[string]string{filepath.Join(dir, "dbus.md"): "docs/dbus.md", filepath.Join(dir, "words.go"): "agent/lib/words/words_gen.go"}
+	if err := run(dir, filepath.Join(dir, "dbus.md"), filepath.Join(dir, "words.go")); err != nil {
 		t.Fatal(err)
 	}
-	want, err := os.ReadFile(filepath.Join(dir, "dbus.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if page, err := os.ReadFile("../../../docs/dbus.md"); err != nil || string(page) != string(want) {
-		t.Errorf("docs/dbus.md is out of date (%v): run go generate ./dbus", err)
+	for path, committed := range others {
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have, err := os.ReadFile("../../../" + committed); err != nil || string(have) != string(want) {
+			t.Errorf("%s is out of date (%v): run go generate ./dbus", committed, err)
+		}
 	}
 	fresh, there := generated(t, dir), generated(t, "../..")
 	if !slices.Equal(fresh, there) {
@@ -82,7 +85,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "org.x.xml"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		err := run(dir, filepath.Join(dir, "page.md"))
+		err := run(dir, filepath.Join(dir, "page.md"), filepath.Join(dir, "words.go"))
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "org.x.I") {
 			t.Errorf("%s:\n%v, want %s", text, err, want)
 		}
@@ -90,7 +93,10 @@ func TestMistakesAreNamed(t *testing.T) {
 			t.Errorf("%s: leaves %v", text, left)
 		}
 	}
-	if err := run(t.TempDir(), os.DevNull); err == nil {
+	if err := run(t.TempDir(), os.DevNull, os.DevNull); err == nil {
 		t.Error("a directory without XML is a mistake")
+	}
+	if text, err := words(nil); err == nil || !strings.Contains(err.Error(), "LaunchWaits lists no words") {
+		t.Errorf("without documentation of the words: %q, %v; want an error that names LaunchWaits", text, err)
 	}
 }

@@ -1,6 +1,7 @@
 // Command gen writes the Go glue for the interfaces in dbus/*.xml, and their
-// documentation, docs/dbus.md. go generate runs it in the directory dbus. The
-// output depends on the XML only.
+// documentation, docs/dbus.md, and constants for the words that they document,
+// in agent/lib/words. go generate runs it in the directory dbus. The output
+// depends on the XML only.
 package main
 
 import (
@@ -14,7 +15,7 @@ import (
 )
 
 func main() {
-	if err := run(".", "../docs/dbus.md"); err != nil {
+	if err := run(".", "../docs/dbus.md", "../agent/lib/words/words_gen.go"); err != nil {
 		fmt.Fprintln(os.Stderr, "gen: "+err.Error())
 		os.Exit(1)
 	}
@@ -72,8 +73,9 @@ func annotated(as []annotation, name string) string {
 	return ""
 }
 
-// run reads the XML files of dir and writes its *_gen.go, and the page.
-func run(dir, to string) error {
+// run reads the XML files of dir and writes its *_gen.go, the page and the file with
+// the words.
+func run(dir, to, vocabulary string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.xml"))
 	if err != nil {
 		return err
@@ -103,12 +105,19 @@ func run(dir, to string) error {
 	if err != nil {
 		return err
 	}
+	code := map[string]string{}
 	for name, text := range out {
+		code[filepath.Join(dir, name)] = text
+	}
+	if code[vocabulary], err = words(all); err != nil {
+		return err
+	}
+	for path, text := range code {
 		src, err := format.Source([]byte(text))
 		if err != nil {
-			return fmt.Errorf("%s: %w\n%s", name, err, text)
+			return fmt.Errorf("%s: %w\n%s", path, err, text)
 		}
-		if err := os.WriteFile(filepath.Join(dir, name), src, 0o644); err != nil {
+		if err := os.WriteFile(path, src, 0o644); err != nil {
 			return err
 		}
 	}
