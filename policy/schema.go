@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/policy/strictyaml"
 )
 
@@ -239,21 +240,7 @@ func word[T ~string](into *T, b []byte, words ...T) error {
 			return nil
 		}
 	}
-	return errors.New("want " + oneOf(words))
-}
-
-func oneOf[T ~string](words []T) string {
-	var s strings.Builder
-	for i, w := range words {
-		switch {
-		case i > 0 && i == len(words)-1:
-			s.WriteString(" or ")
-		case i > 0:
-			s.WriteString(", ")
-		}
-		s.WriteString(string(w))
-	}
-	return s.String()
+	return errors.New("want " + printable.List(words, "or"))
 }
 
 // UnmarshalText implements encoding.TextUnmarshaler.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/lib/texts"
 	"github.com/lull/lull/agent/lib/wallclock"
 	bus "github.com/lull/lull/dbus"
@@ -153,7 +154,7 @@ func (d *side) has(instance string) (installed, inhibited bool) {
 		return false, false
 	}
 	_, err := os.Lstat(filepath.Join(p.Root, "current", instance))
-	_, ierr := os.Lstat(filepath.Join(p.RunDir, "runctl", "lull."+instance+".inhibited"))
+	_, ierr := os.Lstat(runctl.InhibitedPath(p.RunDir, instance))
 	return err == nil, ierr == nil
 }
 

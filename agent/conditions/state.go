@@ -3,9 +3,9 @@ package conditions
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/policy"
 )
@@ -144,12 +144,10 @@ func (s State) users() string {
 		}
 	}
 	slices.Sort(names)
-	switch n := len(names); n {
-	case 1:
+	if len(names) == 1 {
 		return names[0] + " is"
-	default:
-		return strings.Join(names[:n-1], ", ") + " and " + names[n-1] + " are"
 	}
+	return printable.List(names, "and") + " are"
 }
 
 // Report is the state of a session that a user's helper reports.

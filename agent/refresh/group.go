@@ -9,6 +9,7 @@ import (
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/faultpoint"
+	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/state"
 )
@@ -88,20 +89,7 @@ func (g *group) failureLocked(t *task) error {
 		return nil
 	}
 	return errkind.New(errkind.Interrupted, "cannot refresh %s: it goes together with %s, and %s", t.instance,
-		join(g.record.others(t.id)), g.record.Failure)
-}
-
-func join(names []string) (s string) {
-	for i, n := range names {
-		switch {
-		case i > 0 && i == len(names)-1:
-			s += " and "
-		case i > 0:
-			s += ", "
-		}
-		s += n
-	}
-	return s
+		printable.List(g.record.others(t.id), "and"), g.record.Failure)
 }
 
 // reportReady ends a member's wait step; alone is why this member itself cannot go on.
@@ -294,7 +282,7 @@ func (e *Engine) SubmitTogether(ctx context.Context, requests []Request) ([]plan
 		}
 		old, release, err := e.claim(ctx, names...)
 		if err != nil {
-			return nil, fmt.Errorf("cannot refresh %s: %w", join(names), err)
+			return nil, fmt.Errorf("cannot refresh %s: %w", printable.List(names, "and"), err)
 		}
 		if old == nil {
 			defer release()

@@ -118,6 +118,11 @@ func (d *Dir) RunningPath(instance string) string { return d.path(instance, runn
 // InhibitedPath returns the path of the marker that makes launches wait.
 func (d *Dir) InhibitedPath(instance string) string { return d.path(instance, inhibited) }
 
+// InhibitedPath is Dir.InhibitedPath for callers that have the run directory alone.
+func InhibitedPath(runDir, instance string) string {
+	return filepath.Join(runDir, folder, namePrefix+instance+inhibited)
+}
+
 func (d *Dir) path(instance, suffix string) string {
 	return filepath.Join(d.ctl, namePrefix+instance+suffix)
 }
