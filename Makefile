@@ -19,9 +19,9 @@ ASK     ?= $(BIN)
 GO ?= go
 CC ?= cc
 
-# What the demonstration needs besides Go and make, and what only the tests
-# need, as PROGRAM:PACKAGE of Debian or LIBRARY:PACKAGE. What is there is not
-# installed again. The libraries let notices show icons, and let a real Firefox
+# The needs of the demonstration besides Go and make, and those of the tests
+# alone, as PROGRAM:PACKAGE of Debian or LIBRARY:PACKAGE. Existing programs are
+# not installed again. The libraries let notices show icons, and let a real Firefox
 # in two versions run.
 DEMO_NEEDS := cc:gcc /usr/include/stdio.h:libc6-dev dbus-daemon:dbus-daemon busctl:systemd gdbus:libglib2.0-bin \
 	Xvfb:xvfb dunst:dunst import:imagemagick xdotool:xdotool unshare:util-linux script:bsdutils setpriv:util-linux \
@@ -44,10 +44,10 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
-# What makes the packages. Later ones need modules that the proxy does not give out.
+# The program that makes the packages. Later versions need modules that the proxy does not give out.
 NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 
-# What the programs call themselves.
+# The version that the programs print.
 VERSIONS := -X main.version=$(VERSION) -X github.com/lull/lull/userd.version=$(VERSION)
 
 .DEFAULT_GOAL := help

@@ -197,7 +197,7 @@ func (f *file) relaFields(fields []field, reg *region, off, from int64, b []byte
 	return fields
 }
 
-// What a byte may be, in code.
+// The possible meanings of a byte of code.
 const (
 	isCall   = 1 + iota // opcode of CALL or JMP, rel32
 	isEscape            // 0F: the second byte of Jcc rel32 follows

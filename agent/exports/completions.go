@@ -7,7 +7,7 @@ import (
 )
 
 // completions adds the completions of bash, zsh and fish below a directory with shared files.
-// That of a program is made that of the command which starts it.
+// The completion of a program becomes that of the command which starts it.
 func (p *planner) completions(share string) {
 	for _, u := range p.list(share+"/bash-completion/completions", "") {
 		p.completion(u, u.name, completionDir, "", bashCompletion)

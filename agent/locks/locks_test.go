@@ -270,8 +270,8 @@ func (w *walker) parts(held bool, nodes ...ast.Node) {
 }
 
 // calls gives each call in a node to f: the function, or the text of a field of a
-// function type, of which nothing is known. What a go statement or a literal does is
-// left out: it is not done here.
+// function type, which is unknown. The calls of a go statement or a literal are
+// left out: they are not made here.
 func calls(p *packages.Package, n ast.Node, f func(pos token.Pos, fn *types.Func, field string)) {
 	ast.Inspect(n, func(n ast.Node) bool {
 		switch n := n.(type) {

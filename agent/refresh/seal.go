@@ -295,8 +295,8 @@ func (t *task) occupied(d *denial) error {
 	}
 	s := t.settings()
 	if d.tether == nil && o.Complete && len(o.Holders) > 0 && !o.Runs() && t.window(s).Over(wallclock.Now()) {
-		// The file was only open, for the whole window. That protects the file from being
-		// collected, and postpones the refresh no longer.
+		// The file was only open, for the whole window. An open file is
+		// not collected, and postpones the refresh no longer.
 		if t.out == nil {
 			t.out = map[vacancy.Inode]bool{}
 		}

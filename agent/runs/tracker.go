@@ -150,7 +150,7 @@ type Tracker interface {
 	KillSession(instance, service string) error
 	// Changes delivers the name of an instance after something of it has
 	// started or ended, "" when anything may have. The hints of one instance
-	// that nobody has received yet are one. It is closed by Close.
+	// that were not received yet are one. It is closed by Close.
 	Changes() <-chan string
 	// Close ends the tracker; runs go on.
 	Close() error

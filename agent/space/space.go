@@ -1,6 +1,6 @@
 // Package space keeps the disk within its bounds: it collects garbage, on request and when
-// content has lost its protection, measures the disk, and keeps the reserve. What is
-// protected, the indices decide.
+// content has lost its protection, measures the disk, and keeps the reserve. The
+// indices decide what is protected.
 package space
 
 import (

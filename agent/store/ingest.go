@@ -407,7 +407,7 @@ func (i *Ingest) publish(from, to *os.File, k Key) error {
 	return nil
 }
 
-// Close ends the ingest. What is not committed stays in tmp/, to be resumed by
+// Close ends the ingest. Uncommitted content stays in tmp/, to be resumed by
 // the next ingest of the package, until the collector removes it.
 func (i *Ingest) Close() error {
 	err := os.Remove(i.dir)

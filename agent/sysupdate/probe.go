@@ -130,8 +130,7 @@ func fellBack(version, running string) error {
 		WithHint("lull system rollback drops %s; if the machine starts with it, it takes effect then", version)
 }
 
-// follow brings the record in line with the boot, and returns what stands in the way of the
-// staged set.
+// follow updates the record after a boot, and returns why the staged set cannot take effect.
 func (s *System) follow() error {
 	rec := s.record()
 	st := rec.Stage

@@ -14,8 +14,8 @@
  * and inotify tells the agent. In every case it opens and closes the lock file
  * for reading at last, after it has let go of its own lock, and inotify tells the
  * agent to look for itself: the agent may have come for the lock when we had it,
- * and waits for a sign that it is free. So no end of a run is ever lost, whoever
- * held the lock.
+ * and waits for a sign that it is free. So no end of a run is ever lost, with any
+ * holder of the lock.
  *
  * Services are in /lull-svc.<instance>/<run>. Their groups are removed the same
  * way, and the marker, which is about the application, left alone.

@@ -77,7 +77,7 @@ type maker struct {
 	date     string
 }
 
-// date is that of the source, if somebody knows it
+// date is that of the source, if it is known
 // (https://reproducible-builds.org/specs/source-date-epoch/).
 func date() string {
 	t := time.Now()

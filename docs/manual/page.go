@@ -10,7 +10,7 @@ import (
 // page is a manual page that is being written, see man(7).
 type page struct {
 	bytes.Buffer
-	fresh bool // nothing stands under the heading yet
+	fresh bool // the heading has no text yet
 }
 
 func newPage(name, section, date, source, summary string) *page {

@@ -27,8 +27,8 @@ type command struct {
 	Commands []command `json:"commands"`
 }
 
-// commands makes the pages of lull and of all its commands. What else is to be
-// said in lull(1) stands in docs/man/lull.inc.
+// commands makes the pages of lull and of all its commands. The other text
+// of lull(1) is in docs/man/lull.inc.
 func (m *maker) commands(bin string) error {
 	out, err := exec.Command(filepath.Join(bin, "lull"), "commands", "--json").Output()
 	var tree struct {
@@ -102,7 +102,7 @@ func (m *maker) command(c command, more string) error {
 		if words := strings.Fields(c.Name); len(words) > 2 {
 			see = append([]string{pageOf(strings.Join(words[:2], " ")) + "(1)"}, see...)
 		}
-		p.text(strings.Join(see, ", ") + ". The options that every command has stand in lull(1).")
+		p.text(strings.Join(see, ", ") + ". lull(1) describes the options of all commands.")
 	})
 	for _, sub := range c.Commands {
 		if err == nil {

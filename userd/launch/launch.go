@@ -415,7 +415,7 @@ func (l *launch) locate() error {
 }
 
 // read reads the package's launch.json, and then those of the subpackages on the way to the
-// one whose program is launched. That one's program works on the data of the instance.
+// one whose program is launched. The program works on the data of the instance.
 func (l *launch) read() error {
 	m, err := l.manifestOf(l.pkg)
 	if err != nil {

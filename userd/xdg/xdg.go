@@ -7,7 +7,7 @@
 //	LULL_USER_DATA/xdg/config, data, state   of the revision
 //	LULL_USER_COMMON/cache                   of all revisions
 //
-// What belongs to the desktop (manifest.DesktopOwn) is in the package's own directories as
+// Files of the desktop (manifest.DesktopOwn) are in the package's own directories as
 // symlinks to the host's. A program that replaces a file instead of writing to it replaces the
 // symlink: the next launch gives the newer one of the two files to the host, keeps the other
 // one beside it with Kept behind its name, and makes the symlink again. A directory that a

@@ -20,7 +20,7 @@ var busName = regexp.MustCompile(`^[A-Za-z_-][A-Za-z0-9_-]*(\.[A-Za-z_-][A-Za-z0
 // busNames gives apps the names by which the session bus starts them.
 func (d *deriver) busNames() {
 	paths := d.files("dbus-1/services", ".service")
-	// An app has one name. That of a desktop file comes first: it activates the app.
+	// An app has one name. The name of a desktop file comes first: it activates the app.
 	slices.SortStableFunc(paths, func(a, b string) int {
 		rank := func(p string) int {
 			id := strings.TrimSuffix(path.Base(p), ".service")

@@ -13,7 +13,7 @@ type Sentence struct {
 	Parts   []string // one for each verb but %%, in their order
 }
 
-// What a program remembers of its texts: the latest, and none that is longer, in bytes.
+// A program remembers the latest of its texts, and no longer ones; in bytes.
 const (
 	maxSentences = 1024
 	maxSentence  = 2 << 10

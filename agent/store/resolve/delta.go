@@ -179,8 +179,8 @@ func (j *job) madeFile(f delta.File) (io.WriteCloser, error) {
 	return &made{Writer: w, ingest: j.ingest, key: k}, nil
 }
 
-// made is a file that a pack makes. What a failure cuts off is not kept: another source
-// could not continue it.
+// made is a file that a pack makes. A file that a failure cuts off is not kept: another
+// source could not continue it.
 type made struct {
 	*store.Writer
 	ingest *store.Ingest
