@@ -161,6 +161,8 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 
+	s.Configure("system.yaml", "") // the doctor would fail because of the package that was never fetched
+	s.MustLull("policy", "reload")
 	s.rests(folder)
 
 	// A missing directory does not stop the agent, and the doctor reports it.
