@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestBackground: a background program is restarted by itself while the user works in no
@@ -78,6 +79,11 @@ func TestLogOut(t *testing.T) {
 	p.log = nil
 	p.event(Invoked{Instance: "firefox", Action: LogOut})
 	p.did("answer r1 when-closed", "log out", "close firefox")
+	core := New(DefaultSchedule, time.UTC, nil)
+	core.mayLogOut = true
+	if n := core.open(back(firefox()), t0); !has(n) || len(n.Buttons) != 3 {
+		t.Errorf("one that stays open has the buttons %q", n.Buttons)
+	}
 	if f := firefox(); has(newPlayer(t, nil).offer().ready(f).screen["firefox"]) {
 		t.Error("offered for a program with a window")
 	}

@@ -157,8 +157,8 @@ func (c *Core) open(p Pending, now time.Time) Notice {
 		}
 	}
 	n.Buttons = []Button{{RestartNow, c.Texts.T("Try again")}, {WhenClosed, c.Texts.T("Do not start it again")}, {Default, c.Texts.T("OK")}}
-	if c.helpsToLogOut(p) {
-		n.Buttons = slices.Insert(n.Buttons, 2, Button{LogOut, c.Texts.T("Log out…")})
+	if c.helpsToLogOut(p) { // the next session starts without it: three buttons are enough
+		n.Buttons[1] = Button{LogOut, c.Texts.T("Log out…")}
 	}
 	return n
 }
