@@ -1,9 +1,11 @@
 package engine_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -38,13 +40,29 @@ func TestGerman(t *testing.T) {
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})
-	for _, line := range []string{
-		"install " + name, "install --channel edge " + name, "install nothing", "install --repository nowhere x", "remove nothing", "remove " + sick, "revert " + name, "revert --revision 9 " + name,
-		"refresh nothing", "refresh --retry " + name, "refresh --now " + name, "hold --for 9999w " + name, "unhold " + name, "why 17f9", "why /etc/passwd", "why nothing", "open nothing",
-		"switch --channel edge " + name, "switch --repository nowhere " + name, "repo remove nowhere", "repo add local " + s.Repo, "repo set-url nowhere /tmp", "status " + sick, "status", "pending", "history", "list",
+	faults := []string{"apps: [{name: app}]", "hooks: {nothing: [app]}", "apps: [{name: app, command: [../app]}]", "icon: icon.png", "services: [{name: daemon, scope: all, command: [app]}]"}
+	for i, fault := range faults {
+		bad := s.Path("bad", strconv.Itoa(i))
+		if err := errors.Join(os.MkdirAll(bad, 0o755), os.WriteFile(filepath.Join(bad, "lull.yaml"), []byte("name: org.lull.bad\nversion: \"1\"\n"+fault+"\n"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		faults[i] = "publish --repo " + s.Repo + " " + bad
+	}
+	blobs, err := filepath.Glob(filepath.Join(s.Store, "blobs", "*", "*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatal(blobs, err)
+	}
+	if err := os.Chmod(blobs[0], 0o600); err != nil { // a finding of verify
+		t.Fatal(err)
+	}
+	for _, line := range append(faults,
+		"install "+name, "install --channel edge "+name, "install nothing", "install --repository nowhere x", "remove nothing", "remove "+sick, "revert "+name, "revert --revision 9 "+name,
+		"refresh nothing", "refresh --retry "+name, "refresh --now "+name, "hold --for 9999w "+name, "unhold "+name, "why 17f9", "why /etc/passwd", "why nothing", "open nothing",
+		"switch --channel edge "+name, "switch --repository nowhere "+name, "repo remove nowhere", "repo add local "+s.Repo, "repo set-url nowhere /tmp", "status "+sick, "status", "pending", "history", "list",
 		"system commit", "system rollback", "system stage nothing", "gc --retain-nothing", "doctor", "policy check", "policy reload", "du", "verify",
-		"publish --repo " + s.Repo + " /nowhere", "channel halt --repo " + s.Repo + " nothing", "repo init " + s.Repo, "repo check /nowhere",
-	} {
+		"publish --repo "+s.Repo+" /nowhere", "channel halt --repo "+s.Repo+" nothing", "repo init "+s.Repo, "repo check /nowhere",
+		"repo remove local", "status", "refresh", "refresh --list", "install nothing",
+	) {
 		r := german(strings.Fields(line)...)
 		text := r.Stdout + r.Stderr
 		t.Logf("$ lull %s\n%s", line, text)
@@ -59,6 +77,5 @@ func TestGerman(t *testing.T) {
 	}
 }
 
-// foreign matches what is not translated: examples for copying, the causes that the kernel or
-// a library reports, and the faults of this test.
-var foreign = regexp.MustCompile("`[^`]*`|lull [a-z]+( [-a-z]+)*|--[a-z-]+|no such file or directory|fault point [^ ]*|not found")
+// foreign matches what is not translated: examples for copying, and the faults of this test.
+var foreign = regexp.MustCompile("`[^`]*`|lull [a-z]+( [-a-z]+)*|--[a-z-]+|fault point [^ ]*|not found")
