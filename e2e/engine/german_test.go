@@ -40,7 +40,7 @@ func TestGerman(t *testing.T) {
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})
-	faults := []string{"apps: [{name: app}]", "hooks: {nothing: [app]}", "apps: [{name: app, command: [../app]}]", "icon: icon.png", "services: [{name: daemon, scope: all, command: [app]}]"}
+	faults := []string{"apps: [{name: app}]", "hooks: {nothing: [app]}", "apps: [{name: app, command: [../app]}]", "services: [{name: daemon, scope: all, command: [app]}]"}
 	for i, fault := range faults {
 		bad := s.Path("bad", strconv.Itoa(i))
 		if err := errors.Join(os.MkdirAll(bad, 0o755), os.WriteFile(filepath.Join(bad, "lull.yaml"), []byte("name: org.lull.bad\nversion: \"1\"\n"+fault+"\n"), 0o644)); err != nil {

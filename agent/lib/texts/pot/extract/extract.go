@@ -116,6 +116,7 @@ var calls = map[string]call{
 // errorCalls are those of the agent, which translates nothing itself.
 var errorCalls = map[string]call{
 	"errkind.New": {[]int{1}, false}, "errkind.Text": {[]int{0}, false}, "errkind.Errorf": {[]int{0}, false}, "errkind.Fixed": {[]int{0}, true}, "errkind.Mark": {[]int{0}, true}, "WithHint": {[]int{0}, false},
+	"doc.Errorf": {[]int{1}, false}, // of a strictyaml.Document
 }
 
 // policyCalls are those of the packages that read YAML, which name the place first.
