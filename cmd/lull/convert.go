@@ -200,11 +200,11 @@ func (a *app) checkPackage(ctx context.Context, sources []string, c conversion) 
 	}
 	launch, err := publish.Describe(tree, c.overlay)
 	if err != nil {
-		return output.Doing("check "+output.OneLine(sources[0]), s.named(err, sources[0]))
+		return output.Doing(output.T("check %s", output.OneLine(sources[0])), s.named(err, sources[0]))
 	}
 	found, err := check.Tree(tree, "/", launch)
 	if err != nil {
-		return output.Doing("check "+output.OneLine(sources[0]), s.named(err, sources[0]))
+		return output.Doing(output.T("check %s", output.OneLine(sources[0])), s.named(err, sources[0]))
 	}
 	doc := checkedJSON{output.One, []faultJSON{}}
 	for _, f := range found {

@@ -117,7 +117,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 			}
 			results, err := publish.PublishAll(cmd.Context(), repository, sources, o)
 			if err != nil {
-				return output.Doing("publish "+words[0], dir.named(err, words[0]))
+				return output.Doing(output.T("publish %s", words[0]), dir.named(err, words[0]))
 			}
 			if !a.JSON {
 				if err := a.published(results); err != nil {

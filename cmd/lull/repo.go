@@ -204,7 +204,7 @@ standard input.`,
 				address, err = a.withPassword(address, passwordFile)
 			}
 			if err != nil {
-				return output.Doing("add "+name, err)
+				return output.Doing(output.T("add %s", name), err)
 			}
 			if trust == "" && filepath.IsAbs(address) {
 				trust = filepath.Join(address, "root.json")

@@ -78,7 +78,7 @@ func (a *app) addApt(ctx context.Context, f aptFlags, trust, passwordFile string
 	}
 	name := output.Either(f.name, first)
 	if source.URL, err = a.withPassword(source.URL, passwordFile); err != nil {
-		return output.Doing("add "+name, err)
+		return output.Doing(output.T("add %s", name), err)
 	}
 	key := output.Either(trust, signedBy)
 	if key == "" && keys == nil {

@@ -209,7 +209,7 @@ and has to be given again.`,
 				address, err = a.withPassword(address, passwordFile)
 			}
 			if err != nil {
-				return output.Doing("change "+words[0], err)
+				return output.Doing(output.T("change %s", words[0]), err)
 			}
 			return a.change(cmd.Context(), func(ctx context.Context, ag *agent) error {
 				if err := ag.manager.SetRepositoryURL(ctx, words[0], address); err != nil {

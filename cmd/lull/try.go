@@ -53,7 +53,7 @@ func (a *app) try(dir, app string, words []string) error {
 		err = output.Error(errkind.NotFound, "it has no %s", convert.SourceFile).WithHint("`lull new %s` writes one", shown)
 	}
 	if err != nil {
-		return output.Doing("try "+shown, err)
+		return output.Doing(output.T("try %s", shown), err)
 	}
 	path, err := launcher()
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/lull/lull/agent/lib/errkind"
 )
 
 // Only this file uses the YAML library, which is no longer maintained: it
@@ -27,7 +29,7 @@ const (
 )
 
 func (k kind) String() string {
-	return [...]string{"a single value", "a mapping", "a list"}[k]
+	return [...]string{errkind.Text("a single value"), errkind.Text("a mapping"), errkind.Text("a list")}[k] // known to be messages
 }
 
 // node is one value of a document. A mapping keeps the order of its keys.
