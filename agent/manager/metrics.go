@@ -68,6 +68,7 @@ func (m *Manager) followMetrics() {
 	m.metrics.Follow(m.ctx, metricsfile.Sources{
 		Path: m.metricsPath, Store: m.store, Indices: m.indices, State: m.state,
 		Repositories: func() map[string]time.Time { return m.repos.State().Read },
+		Current:      func(instance string) uint32 { rev, _, _ := m.links.Read(instance); return rev },
 		Refreshes:    m.refreshMetrics, Runs: m.runMetrics, Worked: m.Worked, Log: m.Log,
 	})
 }

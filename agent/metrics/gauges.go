@@ -74,6 +74,12 @@ var allGauges = []gauge{
 	newGauge("lull_collection_last_strays", "Processes outside any run that used a package, seen by the last collection that did not fail.",
 		last(func(c Collection) float64 { return float64(c.Strays) })),
 
+	newGauge("lull_installed_info", "Always 1; the current version of an instance.",
+		func(m *Metrics, put func(float64, ...string)) {
+			for _, i := range m.state.Installed {
+				put(1, i.Instance, i.Version)
+			}
+		}, "instance", "version"),
 	newGauge("lull_refresh_stuck", "Always 1; the refresh could not be undone and waits for lull refresh --retry.",
 		func(m *Metrics, put func(float64, ...string)) {
 			for _, r := range m.state.Stuck {

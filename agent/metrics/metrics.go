@@ -45,6 +45,9 @@ type Pending struct {
 	Since                      time.Time // zero means that its time has not begun, as during an administrator's hold
 }
 
+// Version is the current version of an instance.
+type Version struct{ Instance, Version string }
+
 // Trouble is an unsuccessful update of an instance.
 type Trouble struct {
 	Instance, Version string
@@ -58,6 +61,7 @@ type State struct {
 	Free         int64             // bytes
 	Repositories map[string]time.Time
 	Pending      []Pending
+	Installed    []Version
 	Stuck        []Trouble // refreshes that need an administrator
 	Undone       []Trouble // updates that were undone and will be retried
 	LastRefresh  time.Time // of the last refresh or installation; zero means never

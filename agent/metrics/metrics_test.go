@@ -40,7 +40,8 @@ func full() (*Metrics, State) {
 			{"org.x", "2 \"beta\"\n", "security", ForApplications, start.Add(2 * time.Second)},
 			{"org.y", "3", "", ForHold, time.Time{}},
 		},
-		Stuck: []Trouble{{Instance: "org.z", Version: "2"}}, Undone: []Trouble{{"org.y", "3", start.Add(4 * time.Second)}},
+		Installed: []Version{{"org.y", "2"}},
+		Stuck:     []Trouble{{Instance: "org.z", Version: "2"}}, Undone: []Trouble{{"org.y", "3", start.Add(4 * time.Second)}},
 		LastRefresh: start.Add(3 * time.Second), Runs: &Runs{5, 1},
 	}
 }

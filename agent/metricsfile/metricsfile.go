@@ -36,6 +36,7 @@ type Sources struct {
 	Indices      *index.Indices
 	State        *state.DB
 	Repositories func() map[string]time.Time                   // by name, the time of the last read without error
+	Current      func(instance string) (rev uint32)            // 0 if none is
 	Refreshes    func() ([]metrics.Trouble, []metrics.Pending) // the stuck ones, and the waiting ones
 	Runs         func() *metrics.Runs                          // nil means that they cannot be read
 	Worked       func()                                        // is called after each write; may be nil

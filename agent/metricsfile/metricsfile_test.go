@@ -43,6 +43,7 @@ func newWorld(t testing.TB, path string) *world {
 	w.writer = newWriter(context.Background(), New("1", nil, nil), Sources{
 		Path: func() string { return w.at }, Store: s, Indices: index.New(), State: db, Log: slog.Default(),
 		Repositories: func() map[string]time.Time { return nil },
+		Current:      func(string) uint32 { return 0 },
 		Refreshes:    func() ([]metrics.Trouble, []metrics.Pending) { return nil, nil },
 		Runs:         func() *metrics.Runs { return nil },
 	})

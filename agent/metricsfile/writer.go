@@ -117,6 +117,9 @@ func (w *writer) state() (s metrics.State, again time.Duration, err error) {
 		return s, again, err
 	}
 	for _, i := range instances {
+		if r, known := i.Revision(w.Current(i.Instance)); known {
+			s.Installed = append(s.Installed, metrics.Version{Instance: i.Instance, Version: r.Version})
+		}
 		if b := i.Backoff; b != nil && b.Reason != "" && len(i.Revisions) > 0 {
 			s.Undone = append(s.Undone, metrics.Trouble{Instance: i.Instance, Version: b.Version, At: b.At})
 		}

@@ -23,7 +23,7 @@ machine with its next check.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.channelListCmd(), a.channelShowCmd(), a.channelHaltCmd(), a.channelResumeCmd(), a.channelPromoteCmd(), a.channelRemoveCmd())
+	cmd.AddCommand(a.channelListCmd(), a.channelShowCmd(), a.channelHaltCmd(), a.channelResumeCmd(), a.channelPromoteCmd(), a.channelRemoveCmd(), a.channelWatchCmd())
 	return cmd
 }
 

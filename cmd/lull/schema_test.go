@@ -30,7 +30,7 @@ const schemaFile = "../../docs/lull.schema.json"
 
 // documents are the outputs of the commands with --json.
 var documents = map[string]any{
-	"lull changelog": changelogJSON{}, "lull channel halt": channelJSON{}, "lull channel promote": channelJSON{},
+	"lull changelog": changelogJSON{}, "lull channel halt": channelJSON{}, "lull channel watch": channelJSON{}, "lull channel promote": channelJSON{},
 	"lull channel resume": channelJSON{}, "lull channel show": channelJSON{}, "lull commands": commandsJSON{}, "lull doctor": doctorJSON{}, "lull du": duJSON{}, "lull gc": gcJSON{},
 	"lull history": historyJSON{}, "lull hold": holdsJSON{}, "lull info": infoJSON{}, "lull inspect": map[string]any{}, "lull install": refreshesJSON{},
 	"lull list": listJSON{}, "lull monitor": eventJSON{}, "lull new": newJSON{}, "lull open": openJSON{}, "lull pending": pendingsJSON{}, "lull policy": policyJSON{},
@@ -297,6 +297,7 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 		return path
 	}
 	root, policy := write("root.json", "{}"), write("policy.yaml", "defaults: {mode: wait}\n")
+	rule := write("rule.yaml", "above: 5%\n")
 	broken := write("broken.yaml", "no-such-key: 1\n")
 	source := filepath.Dir(write("package/lull.yaml", "name: org.example.thing\nversion: \"1\"\napps: [{name: thing, command: [bin/thing]}]\n"))
 	write("package/bin/thing", "#!/bin/sh\n")
@@ -332,6 +333,7 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 		{"lull publish A B", "publish " + source + " " + other + " --repo " + repository}, {"lull channel list", "channel list --repo " + repository}, {"lull channel remove", "channel remove org.example.other --repo " + repository},
 		{"lull repo check", "repo check " + repository}, {"lull repo prune", "repo prune --dry-run " + repository}, {"lull repo deltas", "repo deltas " + repository},
 		{"lull channel halt", "channel halt org.example.thing --reason slow --repo " + repository}, {"lull channel show", "channel show org.example.thing --repo " + repository},
+		{"lull channel watch", "channel watch org.example.thing --for 1s --prometheus http://127.0.0.1:1 --rule " + rule + " --repo " + repository},
 		{"lull channel resume", "channel resume org.example.thing --repo " + repository}, {"lull channel promote", "channel promote org.example.thing --rollout 1%@0h,100%@2d --repo " + repository},
 		{"lull repo rotate", "repo rotate " + repository}, {"lull system prepare-image", "--root " + store + " system prepare-image"}, {"lull system prepare-image", "--root " + store + " system prepare-image"},
 	}
