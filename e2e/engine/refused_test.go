@@ -65,9 +65,10 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 	if _, there := s.api.Package("org.lull.one"); !there {
 		t.Error("it was removed")
 	}
-	if o, under := s.api.Refresh("org.lull.one", ""); under && o.Str("Kind") == "remove" && o.Str("State") != "cancelled" {
-		t.Errorf("the removal is %s", o.Str("State"))
-	}
+	s.Until("the removal is cancelled", limit, func() (bool, string) {
+		o, under := s.api.Refresh("org.lull.one", "")
+		return !under || o.Str("Kind") != "remove" || o.Str("State") == "cancelled", o.Str("State")
+	})
 }
 
 // TestRemoveDuringInstall: an installation is under way and goes on.

@@ -218,7 +218,7 @@ func TestOpenForTheWindow(t *testing.T) {
 	if err := reader.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("the reader has ended: %v", err)
 	}
-	holder := regexp.MustCompile(fmt.Sprintf(`by stray process sleep of user root, executing /\S+ \(PID %d\)`, reader.Process.Pid))
+	holder := regexp.MustCompile(fmt.Sprintf(`by the process sleep of user root, outside of any run, executing /\S+ \(PID %d\)`, reader.Process.Pid))
 	for _, args := range [][]string{{"gc"}, {"gc", "--dry-run"}, {"du"}, {"why", pkg}} {
 		if r := s.MustLull(args...); len(holder.FindAllString(r.Stdout, -1)) != 1 {
 			t.Errorf("%q is not once in %v", holder, r)

@@ -74,6 +74,7 @@ func (s *scene) inhibitors() *rig.VMProc {
 func logindRestartsWaiting(s *scene) {
 	s.open(plain)
 	s.prepare(plain)
+	s.sh(`timeout %.0f sh -c 'until systemd-inhibit --list | grep -q "%s 2.0 waits for"; do sleep 0.2; done'`, limit.Seconds(), plain)
 	if l := s.locks(); !strings.Contains(l, "lulld shutdown ") || !strings.Contains(l, plain+" 2.0 waits for") || !strings.Contains(l, "delay") {
 		s.Fatalf("a refresh that waits holds these locks: %q", l)
 	}
