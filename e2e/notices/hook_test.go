@@ -58,9 +58,10 @@ while :; do sleep 1000; done
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat("/proc/" + strings.TrimSpace(string(child))); err == nil {
-		t.Errorf("process %s of the hook is left", child)
-	}
+	s.Until("the processes of the hook have ended", limit, func() (bool, string) {
+		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(child)) + "/stat")
+		return err != nil || strings.Contains(string(stat), ") Z "), string(stat)
+	})
 	if run.Ended() {
 		t.Error("the application has ended with its hook")
 	}
