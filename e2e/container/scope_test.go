@@ -46,7 +46,7 @@ var inside = []struct {
 	{"./e2e/container", "^(TestLogOut|TestSystemUnits|TestUserManagers)$", false},
 	{"./e2e/container", "^(TestRootless)$", true},
 	{"./e2e/container", "^(TestInstalled|TestFiles|TestApt|TestRights)$", false}, // last: what they install stays
-	{"./e2e/container", "^(TestPassword)$", false},
+	{"./e2e/container", "^(TestPassword|TestResignTimer)$", false},
 	{"./e2e/container", "^(TestHomes|TestBothAgents)$", false},
 }
 
