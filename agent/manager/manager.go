@@ -164,6 +164,7 @@ func (m *Manager) Repositories() *repositories.Set { return m.repos }
 // repositoriesEdited makes the schedule and the bus follow a change of the set.
 func (m *Manager) repositoriesEdited() {
 	m.checker.Changed()
+	m.systemSet.want()
 	m.observer.RepositoriesChanged()
 	m.observer.PolicyChanged()
 }

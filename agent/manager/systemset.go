@@ -10,8 +10,8 @@ import (
 )
 
 // systemSet fetches the packages of the system, those of the base and the cache index, that
-// are not on the machine. One goroutine does it: at the start, after a reload, and when all
-// repositories have been read.
+// are not on the machine. One goroutine does it: at the start, after a reload or a change of
+// the repositories, and when all of them have been read.
 type systemSet struct {
 	wanted chan struct{} // capacity 1
 

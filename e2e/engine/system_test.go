@@ -74,4 +74,12 @@ func TestSystemPackages(t *testing.T) {
 	if r := s.Lull("run", "--ephemeral", "org.lull.none"); r.Code == 0 {
 		t.Errorf("a package of no set runs: %v", r)
 	}
+
+	// A repository that is added brings what is missing.
+	late := publish("org.lull.late")
+	s.Configure("system.yaml", fmt.Sprintf("base: [%s]\ncache: [%s, %s]\n", hashes[0], hashes[1], late))
+	s.MustLull("policy", "reload")
+	doctor("1 of 3 are missing: cache " + late[:8])
+	s.MustLull("repo", "add", "again", s.Repo)
+	doctor("3, all present")
 }
