@@ -231,7 +231,7 @@ func TestKilled(t *testing.T) {
 			s3.ServeHTTP(rw, r)
 			if r.Method == http.MethodPut {
 				snapshot.Store(snapshot.Load() || strings.HasSuffix(r.URL.Path, ".snapshot.json"))
-				timestamp.Store(strings.HasSuffix(r.URL.Path, "timestamp.json"))
+				timestamp.Store(timestamp.Load() || strings.HasSuffix(r.URL.Path, "timestamp.json"))
 			}
 		})
 		err := w.publish(ctx, src)
