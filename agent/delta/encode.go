@@ -272,7 +272,7 @@ func (e *encoder) residual(p *predictor, matches []match) error {
 // wrongBy returns what is to be added to a predicted target. Only the bits that the field
 // has count.
 func wrongBy(kind fieldKind, actual, predicted int64) int64 {
-	if kind == fieldAbs || kind == fieldSym { // a number of 32 bits stands for more bytes
+	if kind == fieldAbs || kind == fieldSym { // the number has 32 bits and replaces more bytes
 		return actual - predicted
 	}
 	return int64(int32(actual - predicted))

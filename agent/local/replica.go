@@ -220,10 +220,15 @@ func (m *Replicas) Follow(ctx context.Context, name string, source *repo.Apt) (f
 		return nil, err
 	}
 	defer done()
-	limited, cancel := context.WithTimeout(mine, followTime)
+	return inTime(mine, name, func(limited context.Context) (map[string]error, error) { return m.follow(limited, name, source) })
+}
+
+// inTime reads a repository for at most followTime. Kind Unavailable: that was not enough.
+func inTime(ctx context.Context, name string, read func(context.Context) (map[string]error, error)) (failed map[string]error, err error) {
+	limited, cancel := context.WithTimeout(ctx, followTime)
 	defer cancel()
-	failed, err = m.follow(limited, name, source)
-	if err != nil && limited.Err() != nil && mine.Err() == nil {
+	failed, err = read(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		err = errkind.New(errkind.Unavailable, "cannot read repository %q within %s: the next read goes on where this one has ended", name, followTime)
 	}
 	return failed, err

@@ -65,13 +65,7 @@ func (m *Watched) FollowDir(ctx context.Context, name, dir string) (failed map[s
 		return nil, err
 	}
 	defer done()
-	limited, cancel := context.WithTimeout(mine, followTime)
-	defer cancel()
-	failed, err = m.followDir(limited, name, dir)
-	if err != nil && limited.Err() != nil && mine.Err() == nil {
-		err = errkind.New(errkind.Unavailable, "cannot read repository %q within %s: the next read goes on where this one has ended", name, followTime)
-	}
-	return failed, err
+	return inTime(mine, name, func(limited context.Context) (map[string]error, error) { return m.followDir(limited, name, dir) })
 }
 
 // followDir is FollowDir for a caller that holds the turn.

@@ -77,7 +77,6 @@ type week struct {
 	began     time.Time
 	current   map[string]digest.Digest // what all machines should have at the end, by package
 	bad       digest.Digest
-	badAt     time.Time   // when the halted version was published
 	changes   []time.Time // of the repository
 	outages   []span      // after which all machines may check
 }
@@ -162,7 +161,6 @@ func (w *week) events() (list []event) {
 	add(2*day+9*time.Hour, "to 20 %", func(ctx context.Context) {
 		twenty := 20
 		before := w.current[name(8)]
-		w.badAt = time.Now()
 		w.publish(ctx, 8, halted, publish.Options{Rollout: &twenty})
 		w.bad, w.current[name(8)] = w.current[name(8)], before
 	})

@@ -48,7 +48,6 @@ type request struct {
 	at      time.Time
 	path    string
 	fault   string // "" means that it was answered by nginx
-	again   time.Duration
 }
 
 type errand struct {
@@ -203,9 +202,9 @@ func (n *network) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req := request{machine: strings.TrimSuffix(r.Host, ".fleet"), at: time.Now(), path: r.URL.Path}
 	after := n.busy.Load()
 	if after > 0 {
-		req.fault, req.again = "busy", time.Duration(after)*time.Second
-	} else if req.fault = n.fault(); req.fault == "429" {
-		req.again = asked
+		req.fault = "busy"
+	} else {
+		req.fault = n.fault()
 	}
 	n.mu.Lock()
 	n.requests = append(n.requests, req)

@@ -12,7 +12,7 @@ import (
 // Variable is an environment variable of a package's programs: either a value, or elements
 // before and after those of the inherited value, which is a list separated by colons. The
 // texts have placeholders: ${package}, ${data}, ${common}, ${user_data} and ${user_common}
-// stand for directories, $$ for a dollar sign.
+// are replaced by directories, $$ by a dollar sign.
 type Variable struct {
 	Value   string   `json:"value,omitempty" yaml:"value,omitempty"`
 	Prepend []string `json:"prepend,omitempty" yaml:"prepend,omitempty"`
