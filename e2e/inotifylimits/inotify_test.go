@@ -105,10 +105,7 @@ func TestInotify(t *testing.T) {
 				return strings.Contains(again.Log(), "version 2\n"), again.Log()
 			})
 			end()
-			w.Until("it has ended", limit, func() (bool, string) {
-				left := w.Markers()
-				return len(left) == 0, fmt.Sprint(left)
-			})
+			w.UntilNoMarkers(limit)
 			if r := w.Lull("refresh", name); r.Code != 0 {
 				t.Errorf("%v", r)
 			}

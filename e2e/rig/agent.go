@@ -196,3 +196,14 @@ func (w *World) Markers() []string {
 	}
 	return names
 }
+
+// UntilNoMarkers waits until nothing runs or is held off.
+func (w *World) UntilNoMarkers(limit time.Duration) {
+	w.Helper()
+	stop := w.watch(filepath.Join(w.RunDir, "runctl"))
+	defer stop()
+	w.Until("no marker is left", limit, func() (bool, string) {
+		left := w.Markers()
+		return len(left) == 0, strings.Join(left, " ")
+	})
+}

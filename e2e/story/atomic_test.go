@@ -86,8 +86,5 @@ func TestAllOrNothing(t *testing.T) {
 	app.Signal(syscall.SIGTERM)
 	w.MustLull("refresh", "--wait", "--atomic", moded, second)
 	shows("2", "2")
-	w.Until("no marker is left", 20*time.Second, func() (bool, string) {
-		left := w.Markers()
-		return len(left) == 0, strings.Join(left, " ")
-	})
+	w.UntilNoMarkers(20 * time.Second)
 }

@@ -98,10 +98,7 @@ health of 3 in 4
 	if got := fmt.Sprint(p.Props["Services"].Value()); !strings.Contains(got, "active") {
 		t.Errorf("the old service is not there again: %s", got)
 	}
-	w.Until("no marker is left", 20*time.Second, func() (bool, string) {
-		left := w.Markers()
-		return len(left) == 0, strings.Join(left, " ")
-	})
+	w.UntilNoMarkers(20 * time.Second)
 	folders, _ := filepath.Glob(filepath.Join(w.Store, "data", hooked, "*"))
 	for _, f := range folders {
 		if n := filepath.Base(f); n != "1" && n != "2" && n != "common" {

@@ -122,10 +122,7 @@ func TestModes(t *testing.T) {
 				packages, err := os.ReadDir(filepath.Join(w.Store, "packages"))
 				return len(packages) == 1, fmt.Sprint(packages, err)
 			})
-			w.Until("no marker is left", 20*time.Second, func() (bool, string) {
-				left := w.Markers()
-				return len(left) == 0, strings.Join(left, " ")
-			})
+			w.UntilNoMarkers(20 * time.Second)
 		})
 	}
 }
