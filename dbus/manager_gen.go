@@ -274,9 +274,10 @@ type Manager interface {
 	// channel. Starts no refresh. Options: read (b: read the repositories now, which requires the
 	// right to refresh; otherwise the last read is used), repository (s: list only this repository).
 	// Keys: repository (s), name (s), channel (s), version (s), hash (s), urgency (s), published (t),
-	// size (t: bytes of all blobs), notes (s), offered (b: the rollout has reached this machine),
-	// installed (as: instances that follow this channel). Failed lists the repositories that cannot be
-	// read, with repository, error name and text; the result still contains the others.
+	// size (t: bytes of all blobs), notes (s), summary (s: a line about the package), offered (b: the
+	// rollout has reached this machine), installed (as: instances that follow this channel). Failed
+	// lists the repositories that cannot be read, with repository, error name and text; the result
+	// still contains the others.
 	ListAvailable(caller Caller, options ListAvailableOptions) (packages []AvailablePackage, failed []ListFailure, err error)
 	// ListUpdates: Lists the updates that a refresh of the instances (an empty list means all
 	// instances) would install. Starts no refresh. Options: read (b: read the repositories and the
@@ -1138,9 +1139,10 @@ func (p ManagerProxy) ListInstalled(ctx context.Context) (packages []InstalledPa
 // channel. Starts no refresh. Options: read (b: read the repositories now, which requires the right
 // to refresh; otherwise the last read is used), repository (s: list only this repository). Keys:
 // repository (s), name (s), channel (s), version (s), hash (s), urgency (s), published (t), size
-// (t: bytes of all blobs), notes (s), offered (b: the rollout has reached this machine), installed
-// (as: instances that follow this channel). Failed lists the repositories that cannot be read, with
-// repository, error name and text; the result still contains the others.
+// (t: bytes of all blobs), notes (s), summary (s: a line about the package), offered (b: the
+// rollout has reached this machine), installed (as: instances that follow this channel). Failed
+// lists the repositories that cannot be read, with repository, error name and text; the result
+// still contains the others.
 func (p ManagerProxy) ListAvailable(ctx context.Context, options ListAvailableOptions) (packages []AvailablePackage, failed []ListFailure, err error) {
 	var w0 []map[string]dbus.Variant
 	err = p.call(ctx, "ListAvailable", []any{toDict(options)}, &w0, &failed)

@@ -320,6 +320,7 @@ type AvailablePackage struct {
 	Published  uint64   `dict:"published"`
 	Size       uint64   `dict:"size"`
 	Notes      string   `dict:"notes"`
+	Summary    string   `dict:"summary"`
 	Offered    bool     `dict:"offered"`
 	Installed  []string `dict:"installed"`
 }

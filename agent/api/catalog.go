@@ -33,7 +33,7 @@ func (o managerObject) ListAvailable(c bus.Caller, opt bus.ListAvailableOptions)
 	out := []bus.AvailablePackage{}
 	for _, a := range list {
 		out = append(out, bus.AvailablePackage{Repository: a.Repository, Name: a.Name, Channel: a.Channel, Version: a.Version,
-			Hash: a.Package.String(), Urgency: string(a.Urgency), Published: micro(a.Published), Size: uint64(a.Size), Notes: a.Notes,
+			Hash: a.Package.String(), Urgency: string(a.Urgency), Published: micro(a.Published), Size: uint64(a.Size), Notes: a.Notes, Summary: a.Summary,
 			Offered: a.Offered, Installed: a.Installed})
 	}
 	return out, failures(failed), err

@@ -18,6 +18,7 @@ import (
 type Available struct {
 	Repository string
 	*repo.Pointer
+	Summary   string   // of the newest version
 	Offered   bool     // it reaches this machine, and is the newest version that does
 	Installed []string // the instances that follow the channel
 }
@@ -77,7 +78,7 @@ func (o *Offers) offersOf(ctx context.Context, name string, read bool, instances
 			err = errors.Join(err, perr)
 			continue
 		}
-		a := Available{Repository: name}
+		a := Available{Repository: name, Summary: l.Summary}
 		if p, none := o.Reaching(l.Name, offers, client.Time()); none == nil {
 			a.Pointer, a.Offered = p, true
 		} else {

@@ -223,7 +223,10 @@ func (c *Client) accepted() *trustedmetadata.TrustedMetadata {
 }
 
 // Listing is a channel of a package.
-type Listing struct{ Name, Channel string }
+type Listing struct {
+	Name, Channel string
+	Summary       string // of the newest version, "" if the publisher gave none
+}
 
 // Listings returns the offered channels, sorted.
 func (c *Client) Listings(ctx context.Context) ([]Listing, error) {
@@ -237,9 +240,9 @@ func (c *Client) Listings(ctx context.Context) ([]Listing, error) {
 		return nil, err
 	}
 	for _, targets := range all {
-		for path := range targets {
+		for path, t := range targets {
 			if name, channel, ok := SplitPointerPath(path); ok {
-				l = append(l, Listing{name, channel})
+				l = append(l, Listing{name, channel, SummaryOf(t.Custom)})
 			}
 		}
 	}

@@ -24,6 +24,7 @@ const (
 	MaxOffersSize = 128 << 10
 	MaxSteps      = 16
 	MaxReason     = 1 << 10
+	MaxSummary    = 200
 	maxAfter      = 10 * 365 * 24 * time.Hour
 	offersFormat  = 1
 )
@@ -46,6 +47,9 @@ type Offer struct {
 	Halted *Halt `json:"halted,omitempty"`
 	// NeedsLull is the least version of lull that can use the package; "" means any.
 	NeedsLull string `json:"needs-lull,omitempty"`
+	// Summary describes the package in a line of at most MaxSummary bytes. It is in the
+	// target's custom data, so that a search needs no file of the channel.
+	Summary string `json:"-"`
 	// Deltas are packs that make the package from older ones, at most delta.MaxOffers.
 	Deltas []delta.Offer `json:"deltas,omitempty"`
 }
@@ -270,7 +274,8 @@ func OffersPath(name, channel string, sum digest.Digest) string {
 // customTarget is the part of the custom data of a pointer's TUF target that this package
 // reads. Versions of lull that do not read it use the pointer.
 type customTarget struct {
-	Offers *OffersFile `json:"lull-offers,omitempty"`
+	Offers  *OffersFile `json:"lull-offers,omitempty"`
+	Summary string      `json:"lull-summary,omitempty"` // of the newest offer, a single line of at most MaxSummary bytes
 }
 
 // OffersFile names the file of a channel's offers.
@@ -279,8 +284,26 @@ type OffersFile struct {
 	Length int64         `json:"length"` // bytes
 }
 
-// CustomOf returns the custom data of a target whose offers are in a file.
-func CustomOf(f OffersFile) (json.RawMessage, error) { return json.Marshal(customTarget{&f}) }
+// CustomOf returns the custom data of a target with a summary whose offers are in a file. Nil
+// means that the pointer is the only offer. Without both there is no custom data.
+func CustomOf(f *OffersFile, summary string) (*json.RawMessage, error) {
+	if f == nil && summary == "" {
+		return nil, nil
+	}
+	data, err := json.Marshal(customTarget{f, summary})
+	raw := json.RawMessage(data)
+	return &raw, err
+}
+
+// SummaryOf returns the summary in the custom data of a target, or "" if it has none that can
+// be shown.
+func SummaryOf(custom *json.RawMessage) string {
+	var c customTarget
+	if custom == nil || json.Unmarshal(*custom, &c) != nil || !line(c.Summary, MaxSummary) {
+		return ""
+	}
+	return c.Summary
+}
 
 // OffersOf returns the file that the custom data of a target names. Nil means that the
 // pointer is the only offer.

@@ -157,7 +157,7 @@ func (f *fakeAgent) ListAvailable(_ bus.Caller, o bus.ListAvailableOptions) (lis
 	for _, p := range []bus.AvailablePackage{
 		{Name: "org.example.notes", Channel: "edge", Version: "2.0-rc1", Size: 41_000_000, Notes: "Faster", Published: micro(monday)},
 		{Name: "org.example.notes", Channel: "stable", Version: "1.1", Size: 40_000_000, Offered: true, Installed: []string{"org.example.notes"}},
-		{Name: "org.example.mousepad", Channel: "stable", Version: "0.6", Size: 3_000_000, Offered: true, Notes: "An editor"},
+		{Name: "org.example.mousepad", Channel: "stable", Version: "0.6", Size: 3_000_000, Offered: true, Notes: "An editor", Summary: "Edits plain text"},
 		{Name: "org.example.Editor", Channel: "stable", Version: "3", Size: 5_000_000, Offered: true},
 		{Name: "net.example.editor", Channel: "stable", Version: "4", Size: 6_000_000, Offered: true},
 	} {

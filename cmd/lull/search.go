@@ -51,12 +51,13 @@ type offerJSON struct {
 	Published  *time.Time `json:"published,omitempty"`
 	Bytes      uint64     `json:"bytes"`
 	Notes      string     `json:"notes,omitempty"`
+	Summary    string     `json:"summary,omitempty"`
 	Offered    bool       `json:"offered"` // its rollout has reached this machine
 	Installed  []string   `json:"installed"`
 }
 
 func toOfferJSON(o bus.AvailablePackage) offerJSON {
-	return offerJSON{o.Name, o.Repository, o.Channel, o.Version, o.Hash, o.Urgency, output.Stamp(o.Published), o.Size, o.Notes, o.Offered, append([]string{}, o.Installed...)}
+	return offerJSON{o.Name, o.Repository, o.Channel, o.Version, o.Hash, o.Urgency, output.Stamp(o.Published), o.Size, o.Notes, o.Summary, o.Offered, append([]string{}, o.Installed...)}
 }
 
 // sortOffers sorts by name, then the stable channel first.
@@ -76,16 +77,16 @@ func (a *app) search(ctx context.Context, ag *agent, o bus.ListAvailableOptions,
 	if err != nil {
 		return err
 	}
-	summaries := map[string]string{}
+	titles, described := map[string]string{}, map[string]string{} // of the installed ones
 	for _, p := range s.packages {
-		summaries[p.Name] = p.Title + " " + p.Summary
+		titles[p.Name], described[p.Name] = p.Title, p.Summary
 	}
 	known := []candidate{}
 	for _, f := range offers {
 		known = append(known, candidate{name: f.Name})
 	}
 	found := slices.DeleteFunc(offers, func(f bus.AvailablePackage) bool {
-		text := strings.ToLower(f.Name + " " + f.Notes + " " + summaries[f.Name])
+		text := strings.ToLower(f.Name + " " + f.Summary + " " + f.Notes + " " + titles[f.Name] + " " + described[f.Name])
 		return slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, strings.ToLower(w)) })
 	})
 	sortOffers(found)
@@ -101,12 +102,25 @@ func (a *app) search(ctx context.Context, ag *agent, o bus.ListAvailableOptions,
 		return output.Error(errkind.NotFound, "cannot find an application with %s", output.OneLine(output.Either(strings.Join(words, " "), output.T("any name")))).
 			WithHint("%s", did(strings.Join(words, " "), known, output.T("`lull repo list` shows the repositories and when they were read")))
 	}
-	rows := make([][]string, len(found))
+	rows, below := make([][]string, len(found)), map[int][]string{}
 	for i, f := range found {
+		if i == 0 || found[i-1].Name != f.Name { // that of the stable channel
+			if summary := cmp.Or(f.Summary, described[f.Name]); summary != "" {
+				below[i] = []string{a.cutBeside(2, summary)}
+			}
+		}
 		rows[i] = []string{f.Name, f.Version, f.Channel, f.Repository, output.Size(f.Size), offerState(f)}
 	}
-	return a.Table([]output.Column{{Title: "NAME", Least: 16}, {Title: "VERSION", Least: 7}, {Title: "CHANNEL", Least: 7},
-		{Title: "REPOSITORY", Least: 8}, {Title: "SIZE", Right: true}, {Title: "STATE", Least: 9}}, rows)
+	return a.TableNoted([]output.Column{{Title: "NAME", Least: 16}, {Title: "VERSION", Least: 7}, {Title: "CHANNEL", Least: 7},
+		{Title: "REPOSITORY", Least: 8}, {Title: "SIZE", Right: true}, {Title: "STATE", Least: 9}}, rows, below)
+}
+
+// cutBeside shortens a text of a package to a line of the terminal that begins at a column.
+func (a *app) cutBeside(column int, text string) string {
+	if width := a.Beside(column); width > 0 {
+		return output.Cut(output.OneLine(text), width)
+	}
+	return text
 }
 
 func offerState(o bus.AvailablePackage) string {
@@ -201,7 +215,10 @@ func (a *app) info(ctx context.Context, ag *agent, typed string) error {
 		doc.Rights = append(doc.Rights, rights...)
 		pairs = append(pairs, rightsFields(rights)...)
 	}
-	for _, o := range offers {
+	for i, o := range offers {
+		if i == 0 && len(installed) == 0 {
+			pairs = append(pairs, [2]string{"Summary", o.Summary})
+		}
 		doc.Offers = append(doc.Offers, toOfferJSON(o))
 		text := output.T("%[1]s, %[2]s, from %[3]s", o.Version, output.Size(o.Size), o.Repository)
 		if o.Published != 0 {

@@ -2,7 +2,6 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"time"
@@ -45,14 +44,19 @@ func (s *state) offersOf(name, channel string, t *metadata.TargetFiles) (repo.Of
 	if digest.Of(data) != sum {
 		return nil, errkind.New(errkind.Untrusted, "cannot trust channel %q of %s: %s is not the file that was signed", channel, name, path)
 	}
+	var list repo.Offers
 	if file != nil {
-		return repo.ParseOffers(data)
+		list, err = repo.ParseOffers(data)
+	} else if p, perr := repo.ParsePointer(data); perr == nil {
+		list = repo.Offers{{Pointer: *p}}
+	} else {
+		err = perr
 	}
-	p, err := repo.ParsePointer(data)
 	if err != nil {
 		return nil, err
 	}
-	return repo.Offers{{Pointer: *p}}, nil
+	list[0].Summary = repo.SummaryOf(t.Custom)
+	return list, nil
 }
 
 func pointerFile(name, channel string, t *metadata.TargetFiles) string {
@@ -105,21 +109,19 @@ func (s *state) writeOffers(list repo.Offers) error {
 	if err := s.store.Put(s.ctx, Object{Path: pointerFile(p.Name, p.Channel, target), Data: data}); err != nil {
 		return err
 	}
+	var file *repo.OffersFile
 	if len(list) > 1 || len(list[0].Steps) > 0 || list[0].Halted != nil || list[0].NeedsLull != "" || len(list[0].Deltas) > 0 {
 		data, err := list.Encode()
 		if err != nil {
 			return err
 		}
-		file := repo.OffersFile{SHA256: digest.Of(data), Length: int64(len(data))}
+		file = &repo.OffersFile{SHA256: digest.Of(data), Length: int64(len(data))}
 		if err := s.store.Put(s.ctx, Object{Path: repo.OffersPath(p.Name, p.Channel, file.SHA256), Data: data}); err != nil {
 			return err
 		}
-		custom, err := repo.CustomOf(file)
-		if err != nil {
-			return err
-		}
-		raw := json.RawMessage(custom)
-		target.Custom = &raw
+	}
+	if target.Custom, err = repo.CustomOf(file, list[0].Summary); err != nil {
+		return err
 	}
 	return s.setTarget(repo.PointerPath(p.Name, p.Channel), target)
 }

@@ -294,3 +294,50 @@ func TestNeedsLull(t *testing.T) {
 		t.Errorf("the only version: %+v, %v", list, err)
 	}
 }
+
+// TestSummaries: the listings have the summary of a package's newest version, which a halt and
+// a promotion keep, and which needs no file of the channel. A long one is cut, and one that no
+// terminal can show is left out.
+func TestSummaries(t *testing.T) {
+	c := newChannel(t)
+	publishAs := func(version, summary string) {
+		t.Helper()
+		yaml := "name: " + rolling + "\nversion: \"" + version + "\"\nsummary: " + summary + "\n"
+		_, err := publish.Publish(t.Context(), c.dir, source(t, map[string]string{"lull.yaml": yaml}), publish.Options{Common: publish.Common{Now: c.now}})
+		must(t, err)
+	}
+	want := func(lines ...string) {
+		t.Helper()
+		list, err := open(t, c.dir).Listings(t.Context())
+		must(t, err)
+		var got []string
+		for _, l := range list {
+			got = append(got, l.Channel+": "+l.Summary)
+		}
+		if !slices.Equal(got, lines) {
+			t.Errorf("listed are %q, want %q", got, lines)
+		}
+	}
+	publishAs("1", "Edits text")
+	want("stable: Edits text")
+	publishAs("2", "Edits texts")
+	want("stable: Edits texts")
+	o := c.options()
+	_, err := publish.Promote(t.Context(), c.dir, publish.PromoteOptions{ChannelOptions: publish.ChannelOptions{Common: o.Common, Name: rolling, Channel: "edge"}, From: "stable"})
+	must(t, err)
+	want("edge: Edits texts", "stable: Edits texts")
+	_, err = publish.Halt(t.Context(), c.dir, publish.HaltOptions{ChannelOptions: o})
+	must(t, err)
+	want("edge: Edits texts", "stable: Edits texts")
+	publishAs("3", strings.Repeat("ä", repo.MaxSummary))
+	want("edge: Edits texts", "stable: "+strings.Repeat("ä", (repo.MaxSummary-3)/2)+"…")
+	c.publish("4", publish.Options{})
+	want("edge: Edits texts", "stable: ")
+
+	for _, custom := range []string{`{"lull-summary":"a\u001bb"}`, `{"lull-summary":"a\nb"}`, `{"lull-summary":1}`, `[]`, `{"lull-summary":"` + strings.Repeat("a", repo.MaxSummary+1) + `"}`} {
+		raw := json.RawMessage(custom)
+		if got := repo.SummaryOf(&raw); got != "" {
+			t.Errorf("%.40s has the summary %q", custom, got)
+		}
+	}
+}

@@ -468,7 +468,7 @@ func (s *state) point(m *manifest.Meta, res *Result, o Options) error {
 	if o.Rollout != nil {
 		p.Rollout.Percent = *o.Rollout
 	}
-	next := repo.Offer{Pointer: *p, NeedsLull: m.NeedsLull, Deltas: res.Deltas}
+	next := repo.Offer{Pointer: *p, NeedsLull: m.NeedsLull, Summary: shorten(m.Summary, repo.MaxSummary), Deltas: res.Deltas}
 	if len(o.Steps) > 0 {
 		next.Start, next.Steps = s.now, o.Steps
 	}
