@@ -97,6 +97,17 @@ func (p *Policy) add(l layer) {
 	if s.Windows != nil {
 		p.Schedule.Windows = s.Windows
 	}
+	var n network
+	overlay(&n, l.file.Network, note("network"))
+	if n.Bandwidth != nil {
+		p.Network.Bandwidth = int64(*n.Bandwidth)
+	}
+	if n.Windows != nil {
+		p.Network.Windows = n.Windows
+	}
+	if n.Requests != nil {
+		p.Network.Requests = *n.Requests
+	}
 	var g gc
 	overlay(&g, l.file.GC, note("gc"))
 	if g.Watermark != nil {

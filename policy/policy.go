@@ -79,6 +79,27 @@ type Schedule struct {
 	Windows   Windows         // of maintenance
 }
 
+// Network bounds the transfers of the agent.
+type Network struct {
+	Bandwidth int64   // bytes per second, of all transfers together; 0 means no limit
+	Windows   Windows // when Bandwidth holds; none means always
+	Requests  bool    // whether it also holds for transfers that a user has requested
+}
+
+// Limit returns the bandwidth that holds at a time, in bytes per second, for transfers that a
+// user has requested, or for others. 0 means no limit.
+func (n Network) Limit(now time.Time, requested bool) int64 {
+	if requested && !n.Requests {
+		return 0
+	}
+	if len(n.Windows) > 0 {
+		if open, _ := n.Windows.At(now); !open {
+			return 0
+		}
+	}
+	return n.Bandwidth
+}
+
 // GC is when the collector runs by itself, and the space that is kept free for it.
 type GC struct {
 	Watermark    Watermark
@@ -100,6 +121,7 @@ type Metrics struct {
 // Policy is one merged policy.
 type Policy struct {
 	Schedule Schedule
+	Network  Network
 	GC       GC
 	Inhibit  Inhibit
 	Metrics  Metrics
@@ -233,6 +255,9 @@ func (p *Policy) Explain(instance string, wishes manifest.Wishes) []Value {
 	}
 	add("schedule.reminders", reminders)
 	add("schedule.windows", p.Schedule.Windows)
+	add("network.bandwidth", strictyaml.Size(p.Network.Bandwidth))
+	add("network.bandwidth-windows", p.Network.Windows)
+	add("network.bandwidth-requests", p.Network.Requests)
 	add("gc.watermark", p.GC.Watermark)
 	add("gc.reserve", strictyaml.Size(p.GC.Reserve))
 	add("gc.after-refresh", p.GC.AfterRefresh)

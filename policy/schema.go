@@ -31,6 +31,9 @@ const (
 	MaxUserHold      = MaxPostponement
 	MaxReserve       = 1 << 40
 	MaxKeepRecent    = 31 * 24 * time.Hour
+	// With less than MinBandwidth, servers would end transfers that make too little progress.
+	MinBandwidth = 10_000        // bytes per second
+	MaxBandwidth = 1_000_000_000 // bytes per second
 )
 
 // file is one policy file. A nil pointer is a key that the file does not set.
@@ -38,6 +41,7 @@ type file struct {
 	Defaults settings            `yaml:"defaults"`
 	Packages map[string]settings `yaml:"packages"`
 	Schedule schedule            `yaml:"schedule"`
+	Network  network             `yaml:"network"`
 	GC       gc                  `yaml:"gc"`
 	Inhibit  inhibit             `yaml:"inhibit"`
 	Metrics  metrics             `yaml:"metrics"`
@@ -70,6 +74,12 @@ type schedule struct {
 	Check     *strictyaml.Duration  `yaml:"check"`
 	Reminders []strictyaml.Duration `yaml:"reminders"`
 	Windows   Windows               `yaml:"windows"`
+}
+
+type network struct {
+	Bandwidth *strictyaml.Size `yaml:"bandwidth"`
+	Windows   Windows          `yaml:"bandwidth-windows"`
+	Requests  *bool            `yaml:"bandwidth-requests"`
 }
 
 type gc struct {
@@ -197,6 +207,7 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 		span("schedule.check", c, MinCheck, MaxCheck)
 	}
 	f.Schedule.validate(fail)
+	f.Network.validate(fail)
 	if k := f.GC.KeepRecent; k != nil && *k != 0 {
 		span("gc.keep-recent", k, time.Minute, MaxKeepRecent)
 	}
@@ -213,6 +224,15 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 
 // textfileSuffix is the suffix that the textfile collector of the node exporter reads.
 const textfileSuffix = ".prom"
+
+func (n *network) validate(fail func(path, format string, args ...any)) {
+	if b := n.Bandwidth; b != nil && *b != 0 && (*b < MinBandwidth || *b > MaxBandwidth) {
+		fail("network.bandwidth", "cannot use %s as network.bandwidth: want 0, or %s to %s", b, strictyaml.Size(MinBandwidth), strictyaml.Size(MaxBandwidth))
+	}
+	if len(n.Windows) > MaxWindows {
+		fail("network.bandwidth-windows", "cannot use %d network.bandwidth-windows: want at most %d", len(n.Windows), MaxWindows)
+	}
+}
 
 func (s *schedule) validate(fail func(path, format string, args ...any)) {
 	if len(s.Windows) > MaxWindows {

@@ -32,7 +32,8 @@ type Replicas struct {
 	// Convert makes a source, like Store.Convert.
 	Convert func(ctx context.Context, inputs []Input, o Options) (*Source, error)
 
-	Log *slog.Logger
+	Log   *slog.Logger
+	Limit *repo.Limit // of downloads; nil means none
 
 	mu    sync.Mutex // guards turns and their fields; held over memory only
 	turns map[string]*turn
@@ -182,7 +183,7 @@ func (m *Replicas) Try(ctx context.Context, name string, source *repo.Apt) error
 		return err
 	}
 	defer os.RemoveAll(scratch)
-	c, err := apt.Open(name, *source)
+	c, err := apt.Open(name, *source, m.Limit)
 	if err != nil {
 		return err
 	}
@@ -247,7 +248,7 @@ func (m *Replicas) follow(ctx context.Context, name string, source *repo.Apt) (f
 	if err != nil {
 		return nil, err
 	}
-	c, err := apt.Open(name, *source)
+	c, err := apt.Open(name, *source, m.Limit)
 	if err != nil {
 		return nil, err
 	}

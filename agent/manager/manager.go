@@ -36,6 +36,7 @@ import (
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/repair"
+	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/reports"
 	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/requests"
@@ -111,6 +112,7 @@ type Manager struct {
 	observer Observer
 	metrics  *metricsfile.File
 	costs    *cost.Costs
+	limit    *repo.Limit
 	watcher  *conditions.Watcher // nil if nothing is known
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()

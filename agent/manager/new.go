@@ -25,6 +25,7 @@ import (
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/repair"
+	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/reports"
 	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/requests"
@@ -51,11 +52,12 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.observer = shown{observer, m}
 	m.local = &local.Store{Root: c.Root, Converter: filepath.Join(filepath.Dir(c.Launcher), "lull-convert"), MayWrite: m.mayReceive}
 	m.slots = local.NewSlots(m.local, c.User)
-	m.replicas = &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log}
+	m.limit = repo.NewLimit(func(now time.Time, requested bool) int64 { return m.Policy().Network.Limit(now, requested) })
+	m.replicas = &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log, Limit: m.limit}
 	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.local, Below: "watched", Convert: m.slots.Convert, Log: c.Log}}
 	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
 		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow, TryApt: m.replicas.Try, TryDir: local.TryDir,
-		MayChange: m.root.MayChange, Edited: m.repositoriesEdited})
+		MayChange: m.root.MayChange, Edited: m.repositoriesEdited, Limit: m.limit})
 	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.settings = settings.Open(c.Conf, c.Root, c.Log)

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/store/index"
 	"github.com/lull/lull/agent/sysupdate"
 )
@@ -68,7 +69,7 @@ func (m *Manager) fetchSystemSet() {
 	missing, _, before := m.SystemPackages()
 	var failed error
 	for _, r := range missing {
-		err := m.repairer.RepairPackage(m.ctx, r.Package)
+		err := m.repairer.RepairPackage(repo.Unrequested(m.ctx, nil), r.Package)
 		if m.ctx.Err() != nil {
 			return
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/state"
 	"github.com/lull/lull/policy"
@@ -97,6 +98,9 @@ func doFetch(ctx context.Context, t *task) error {
 	client, err := t.e.Repository(r.Repository)
 	if err != nil {
 		return err
+	}
+	if r.Kind == plan.Update && !r.Now {
+		ctx = repo.Unrequested(ctx, t.requested.Load)
 	}
 	meter := newMeter(t)
 	err = t.e.Resolver.Resolve(ctx, r.Package, client, "refresh "+r.ID, meter.set)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lull/lull/agent/lib/errkind"
@@ -45,6 +46,7 @@ type task struct {
 	taken     chan struct{}            // closed when the record shows the result of the last letter
 	looks     []chan struct{}          // closed when the record shows the result of the next check
 	stale     bool                     // the step under way may have checked before the last of looks was added
+	requested atomic.Bool              // a user has requested this automatic refresh during a step
 	sealing
 
 	mu        sync.Mutex // guards published
@@ -313,6 +315,9 @@ func (t *task) runStep(ctx context.Context, name string, effect plan.Effect, act
 				ev.taken, ev.looked = nil, nil
 			}
 			learned = append(learned, ev)
+			if ev.Type == plan.NowAsked {
+				t.requested.Store(true)
+			}
 			if ev.Type == plan.NowAsked || ev.Type == plan.BesideAsked {
 				t.nudge() // the step may have found that it has to wait, or be about to
 			}

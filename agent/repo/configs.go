@@ -41,6 +41,8 @@ type Config struct {
 	Watch string
 	// Dial connects to servers. Nil means the network of the machine.
 	Dial Dialer
+	// Limit bounds the rate at which content is fetched. Nil means no limit.
+	Limit *Limit
 }
 
 // Dialer connects to an address, like net.Dialer.DialContext.
@@ -81,7 +83,7 @@ func (c Config) Address() string {
 	return shown(c.URL)
 }
 
-// Equal reports whether both configure the same repository in the same way; Dial does not count.
+// Equal reports whether both configure the same repository in the same way; Dial and Limit do not count.
 func (c Config) Equal(d Config) bool {
 	return c.Name == d.Name && c.URL == d.URL && c.Authorization == d.Authorization && slices.Equal(c.Mirrors, d.Mirrors) && bytes.Equal(c.Root, d.Root) &&
 		c.Apt.equal(d.Apt) && c.Watch == d.Watch

@@ -49,7 +49,7 @@ func newSource(cfg Config, retry backoff) (source, error) {
 	if u.Scheme == "file" {
 		return folder(u.Path), nil
 	}
-	return newWeb(u, cfg.Authorization, retry, cfg.Dial), nil
+	return newWeb(u, cfg, retry), nil
 }
 
 // folder is a repository on this machine. It may belong to another user. So symlinks cannot

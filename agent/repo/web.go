@@ -69,9 +69,11 @@ type web struct {
 	authorization string // value of the header, or ""
 	client        *http.Client
 	retry         backoff
+	limit         *Limit // of content; nil means none
 }
 
-func newWeb(base *url.URL, authorization string, retry backoff, dial Dialer) *web {
+func newWeb(base *url.URL, cfg Config, retry backoff) *web {
+	dial := cfg.Dial
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
@@ -88,7 +90,7 @@ func newWeb(base *url.URL, authorization string, retry backoff, dial Dialer) *we
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true, // blobs are compressed; getIfChanged requests it itself
 	}
-	return &web{base, authorization, &http.Client{Transport: t, CheckRedirect: checkRedirect}, retry}
+	return &web{base, cfg.Authorization, &http.Client{Transport: t, CheckRedirect: checkRedirect}, retry, cfg.Limit}
 }
 
 // atLeastBuilt returns the time for the check of certificates.
@@ -492,9 +494,13 @@ func (r *resuming) connect() error {
 }
 
 func (r *resuming) Read(p []byte) (int, error) {
+	limit := r.w.limit.of(r.ctx)
 	for {
-		n, err := r.body.Read(p)
+		n, err := r.body.Read(limit.part(p))
 		r.at += int64(n)
+		if lerr := limit.spend(r.ctx, n); lerr != nil {
+			return n, lerr
+		}
 		if err == nil || err == io.EOF {
 			return n, err
 		}

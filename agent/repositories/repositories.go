@@ -36,6 +36,7 @@ type Config struct {
 	Log     *slog.Logger
 	Changed func() // is called after each change of the state; must not block
 	Dial    repo.Dialer
+	Limit   *repo.Limit // of the content that is fetched; nil means none
 	// Replica makes the repository of this machine that follows a source of apt or a
 	// directory, unless it exists. It returns its address and root of trust.
 	Replica func(config repo.Config) (dir string, root []byte, err error)
@@ -85,6 +86,7 @@ type reading struct {
 	// notBefore is the earliest time for the next scheduled read, as the server has
 	// requested.
 	notBefore time.Time
+	requested int              // readings in progress that a user has requested
 	without   map[string]error // packages of a source of apt, or files of a directory, that could not be followed, by name
 }
 
@@ -215,7 +217,7 @@ func (r *Set) load() error {
 			continue
 		}
 		var client *repo.Client
-		c.Dial = r.Dial
+		c.Dial, c.Limit = r.Dial, r.Limit
 		if err == nil {
 			client, err = repo.Open(c, filepath.Join(r.Root, "repos"))
 		}
@@ -272,13 +274,21 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 		if last.busy++; last.busy == 1 {
 			last.checking = time.Now()
 		}
+		if !quick {
+			last.requested++
+		}
 	})
 	if early != nil {
 		return nil, early
 	}
 	var without map[string]error
 	if config.Follows() {
-		without, err = r.Follow(ctx, config)
+		// A request of a user waits for the reading in progress.
+		follow := ctx
+		if quick {
+			follow = repo.Unrequested(ctx, func() bool { return r.requested(name) })
+		}
+		without, err = r.Follow(follow, config)
 	}
 	switch {
 	case err != nil:
@@ -292,6 +302,9 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 		news = last.err == nil || err == nil || last.err.Error() != err.Error()
 		if last.busy--; last.busy == 0 {
 			last.checking = time.Time{}
+		}
+		if !quick {
+			last.requested--
 		}
 		switch {
 		case err == nil:
@@ -312,6 +325,14 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 		return nil, err
 	}
 	return client, nil
+}
+
+// requested reports whether a user has requested a reading that is in progress.
+func (r *Set) requested(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.reads[name]
+	return last != nil && last.requested > 0
 }
 
 // noteReading changes the state of a repository's readings, unless another repository of that
