@@ -66,7 +66,7 @@ func TestServiceChoosesItsData(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(dir, "lull.yaml"))
 	s.no(err)
 	s.write(filepath.Join(dir, "lull.yaml"), strings.Replace(string(b), `version: "`+sample.V2+`"`, `version: "9.0"`, 1))
-	s.MustLull("publish", "--repo", s.Repo, dir)
+	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, dir)
 	s.MustLull("refresh", app)
 	s.idle()
 	target, err := os.Readlink(s.path("current", app))

@@ -203,7 +203,7 @@ func TestData(t *testing.T) {
 			hint := "restore the directory; or lull verify --repair moves aside what is there and makes an empty one"
 			s.doctor("fail", "installed", text, hint)
 			sample.Write(s, s.Path("3"), "3.0")
-			s.MustLull("publish", "--repo", s.Repo, s.Path("3"))
+			s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"))
 			r := s.Lull("refresh", app)
 			if r.Code != 1 || !strings.Contains(r.Stderr, path+" is a "+c.kind+", and should be a directory\nhint: "+hint) {
 				t.Errorf("refresh: %v", r)

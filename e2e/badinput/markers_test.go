@@ -77,7 +77,7 @@ func TestMarkersBesideRefresh(t *testing.T) {
 	s := set(t, rig.Options{})
 	one := s.start(2)
 	sample.Write(s, s.Path("3"), "3.0")
-	s.MustLull("publish", "--repo", s.Repo, s.Path("3"))
+	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"))
 	if r := s.Lull("refresh", app); r.Code != 75 {
 		t.Fatalf("refresh: %v", r)
 	}

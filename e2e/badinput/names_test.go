@@ -25,7 +25,7 @@ func TestNamesThatAreTaken(t *testing.T) {
 			s.no(os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755))
 			s.no(os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755))
 		}
-		s.MustLull("publish", "--repo", s.Repo, dir)
+		s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, dir)
 	}
 	publish("foo", "apps: [{name: a, command: bin/a, desktop: share/same.desktop}, {name: bar, command: bin/b}]\n")
 	publish("foo.bar", "apps: [{name: a, command: bin/a}]\n")

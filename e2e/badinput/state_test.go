@@ -105,7 +105,7 @@ func (s *scene) retained() string {
 	s.no(os.MkdirAll(dir, 0o755))
 	s.write(filepath.Join(dir, "lull.yaml"), "name: org.example.kept\nversion: \"1\"\nsummary: kept\n")
 	s.write(filepath.Join(dir, "file"), "kept")
-	s.MustLull("publish", "--repo", s.Repo, dir)
+	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, dir)
 	s.MustLull("install", "org.example.kept")
 	target, err := os.Readlink(s.path("revisions", "org.example.kept", "1"))
 	s.no(err)
@@ -120,7 +120,7 @@ func (s *scene) retained() string {
 func (s *scene) numbers(next uint64) {
 	s.t.Helper()
 	sample.Write(s, s.Path("3"), "3.0")
-	s.MustLull("publish", "--repo", s.Repo, s.Path("3"))
+	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"))
 	s.MustLull("refresh", app)
 	s.idle()
 	if o, _ := s.api.Package(app); o.Num("Revision") != next {
@@ -219,7 +219,7 @@ func TestJournalLostAtEveryStep(t *testing.T) {
 			t.Run(lose+" at "+point, func(t *testing.T) {
 				s := set(t, rig.Options{Tags: "faultpoint"})
 				sample.Write(s, s.Path("3"), "3.0")
-				s.MustLull("publish", "--repo", s.Repo, s.Path("3"))
+				s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"))
 				s.StopAgent()
 				agent := s.StartAgent("LULL_FAULT=" + point + ":kill")
 				s.Lull("refresh", app)

@@ -45,13 +45,13 @@ func set(t *testing.T, o rig.Options) *scene {
 		sample.Write(w, w.Path(v), v)
 	}
 	w.MustLull("repo", "init", w.Repo)
-	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
+	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V1))
 	w.StartAgent()
 	w.MustLull("repo", "add", "local", w.Repo)
 	w.MustLull("install", app)
 	w.Watch(filepath.Join(w.RunDir, "runctl"))
 	s.start(1).Stop() // there are notes of the user's from now on
-	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V2))
+	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V2))
 	w.Lull("refresh", app) // postponed, if a launcher is not quite gone
 	s.Until("version 2 is current", limit, func() (bool, string) { v := s.version(); return v == sample.V2, v })
 	s.idle()

@@ -21,7 +21,7 @@ func withFirst(t *testing.T) *rig.World {
 	for _, v := range []string{sample.V1, sample.V2} {
 		sample.Write(w, w.Path(v), v)
 	}
-	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
+	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V1))
 	w.StartAgent()
 	w.MustLull("repo", "add", "local", w.Repo)
 	w.MustLull("install", sample.Name)
@@ -40,7 +40,7 @@ func TestDoorsAreShutAfterReboot(t *testing.T) {
 	w.StopAgent()
 
 	agent := w.StartAgent("LULL_FAULT=refresh.link.swapped:kill")
-	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V2))
+	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V2))
 	w.Lull("refresh", sample.Name) // the agent dies meanwhile
 	<-agent.Done()
 	marks := filepath.Join(w.RunDir, "runctl")
@@ -79,7 +79,7 @@ func TestInstallGoesOnAfterReboot(t *testing.T) {
 			w.Configure("policy.yaml", policy)
 			w.MustLull("repo", "init", w.Repo)
 			sample.Write(w, w.Path(sample.V1), sample.V1)
-			w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
+			w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V1))
 			agent := w.StartAgent("LULL_FAULT=" + point + ":kill")
 			w.MustLull("repo", "add", "local", w.Repo)
 			w.Lull("install", sample.Name) // the agent dies meanwhile
@@ -113,7 +113,7 @@ func TestLinksOfOldRevisionsStayAway(t *testing.T) {
 	if err := os.Symlink("../../packages/"+strings.Repeat("ab", 32), filepath.Join(links, "7")); err != nil {
 		t.Fatal(err)
 	}
-	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V2))
+	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V2))
 	w.MustLull("refresh", sample.Name)
 	if _, err := os.Lstat(filepath.Join(links, "7")); !os.IsNotExist(err) {
 		t.Errorf("the link is there: %v", err)

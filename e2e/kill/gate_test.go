@@ -29,7 +29,7 @@ func TestCollectAtEveryPoint(t *testing.T) {
 		sample.Write(w, w.Path(v), v)
 	}
 	w.MustLull("repo", "init", w.Repo)
-	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
+	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V1))
 	pipe := w.Path("gate")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func TestCollectAtEveryPoint(t *testing.T) {
 	}
 	through("install", sample.Name)
 	runs(1, sample.V1)
-	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V2))
+	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V2))
 	through("refresh", sample.Name)
 	runs(2, sample.V2)
 	through("revert", sample.Name)

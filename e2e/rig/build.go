@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,11 +18,11 @@ import (
 )
 
 // built has the directories with binaries that this process has made, by
-// build tags.
+// build tags, and the programs of GoBuild, by package and flags.
 var built struct {
 	sync.Mutex
-	dirs  map[string]string
-	alive []io.Closer // marks of this process's life; never closed
+	dirs, programs map[string]string
+	alive          []io.Closer // marks of this process's life; never closed
 }
 
 // Module returns the top directory of the source tree: the one that this was
@@ -43,18 +46,8 @@ func Binaries(tb TB, tags string) string {
 	if dir, ok := built.dirs[tags]; ok {
 		return dir
 	}
-	dir, err := os.MkdirTemp("", "lull-bin-")
-	if err == nil {
-		err = os.Chmod(dir, 0o755)
-	}
+	dir, err := builtDir(tags)
 	if err != nil {
-		tb.Fatalf("cannot build: %v", err)
-	}
-	if built.dirs == nil {
-		built.dirs = map[string]string{}
-	}
-	built.dirs[tags] = dir
-	if err := removeWithUs(dir); err != nil {
 		tb.Fatalf("cannot build: %v", err)
 	}
 	if from := os.Getenv("LULL_BIN"); from != "" && tags == "" {
@@ -147,20 +140,61 @@ func copyFile(from, to string) error {
 	return out.Close()
 }
 
-// GoBuild compiles one program of the source tree, with values for string
-// variables of its main package.
+// GoBuild compiles one program of the source tree, with values for string variables of its
+// main package. A process compiles the same program once, because each time it is linked anew.
 func GoBuild(tb TB, pkg, to string, values map[string]string) {
 	tb.Helper()
 	var ld []string
-	for k, v := range values {
-		ld = append(ld, "-X main."+k+"="+v)
+	for _, k := range slices.Sorted(maps.Keys(values)) {
+		ld = append(ld, "-X main."+k+"="+values[k])
 	}
-	cmd := exec.Command("go", "build", "-ldflags", "-s -w "+strings.Join(ld, " "), "-o", to, pkg)
+	program, err := goBuild(pkg, strings.Join(ld, " "))
+	if err == nil {
+		err = errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.RemoveAll(to))
+	}
+	if err == nil {
+		err = copyFile(program, to)
+	}
+	if err != nil {
+		tb.Fatalf("cannot build %s: %v", pkg, err)
+	}
+}
+
+func goBuild(pkg, flags string) (program string, err error) {
+	built.Lock()
+	defer built.Unlock()
+	if program, ok := built.programs[pkg+" "+flags]; ok {
+		return program, nil
+	}
+	dir, err := builtDir("program " + pkg + " " + flags)
+	if err != nil {
+		return "", err
+	}
+	program = filepath.Join(dir, path.Base(pkg))
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w "+flags, "-o", program, pkg)
 	cmd.Dir = Module()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		tb.Fatalf("cannot build %s: %v\n%s", pkg, err, out)
+		return "", fmt.Errorf("%w\n%s", err, out)
 	}
+	if built.programs == nil {
+		built.programs = map[string]string{}
+	}
+	built.programs[pkg+" "+flags] = program
+	return program, nil
+}
+
+// builtDir makes a directory that is removed with those of Binaries. The caller has the lock.
+func builtDir(key string) (string, error) {
+	dir, err := os.MkdirTemp("", "lull-bin-")
+	if err != nil {
+		return "", err
+	}
+	if built.dirs == nil {
+		built.dirs = map[string]string{}
+	}
+	built.dirs[key] = dir
+	return dir, errors.Join(os.Chmod(dir, 0o755), removeWithUs(dir))
 }
 
 func removeBuilt() error {
@@ -171,6 +205,6 @@ func removeBuilt() error {
 			return err
 		}
 	}
-	built.dirs = nil
+	built.dirs, built.programs = nil, nil
 	return nil
 }
