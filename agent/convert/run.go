@@ -164,27 +164,35 @@ func Child(ctx context.Context, argv []string, in, out, errs *os.File) error {
 	return cmd.Wait()
 }
 
-// receive writes the contents of a stream into a directory beside the tree, checks the
+// contents is the directory of the contents in the tree until they have paths. No package has
+// an entry below it.
+var contents = filepath.Join(manifest.Reserved, "contents")
+
+// receive writes the contents of a stream into the directory contents of the tree, checks the
 // description, and moves the contents to their paths.
-func receive(dir string, r io.Reader) (*Description, error) {
-	contents, err := os.MkdirTemp(filepath.Dir(dir), ".lull-contents-")
+func receive(dir string, r io.Reader) (d *Description, err error) {
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(contents)
-	type part struct {
-		blob digest.Digest
-		size int64
+	defer root.Close()
+	defer func() {
+		if e := root.RemoveAll(manifest.Reserved); err == nil {
+			err = e
+		}
+	}()
+	if err := root.MkdirAll(contents, 0o755); err != nil {
+		return nil, err
 	}
-	parts := []part{{}} // numbers begin at 1
-	d, err := Receive(r, func(number int, size int64, r io.Reader) error {
-		f, err := os.OpenFile(filepath.Join(contents, strconv.Itoa(number)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	sizes := []int64{0} // numbers begin at 1
+	buffer := make([]byte, 256<<10)
+	d, err = Receive(r, func(number int, size int64, r io.Reader) error {
+		f, err := os.OpenFile(filepath.Join(dir, contentPath(number)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		if err != nil {
 			return err
 		}
-		h := digest.New()
-		_, err = io.Copy(io.MultiWriter(f, h), r)
-		parts = append(parts, part{digest.From(h), size})
+		_, err = io.CopyBuffer(onlyWriter{f}, r, buffer)
+		sizes = append(sizes, size)
 		return errors.Join(err, f.Close())
 	})
 	if err != nil {
@@ -192,38 +200,54 @@ func receive(dir string, r io.Reader) (*Description, error) {
 	}
 	m := manifest.Meta{Launch: d.Launch}
 	for _, e := range d.Entries {
-		if e.Content < 0 || e.Content >= len(parts) || (e.Content > 0) != (e.Type == "" || e.Type == manifest.TypeFile) {
+		if e.Content < 0 || e.Content >= len(sizes) || (e.Content > 0) != (e.Type == "" || e.Type == manifest.TypeFile) {
 			return nil, fmt.Errorf("the entry %.300q has no content of number %d", e.Path, e.Content)
 		}
-		m.Entries = append(m.Entries, manifest.Entry{Path: e.Path, Type: e.Type, Exec: e.Exec, Symlink: e.Symlink,
-			Blob: parts[e.Content].blob, Size: parts[e.Content].size})
+		checked := manifest.Entry{Path: e.Path, Type: e.Type, Exec: e.Exec, Symlink: e.Symlink, Size: sizes[e.Content]}
+		if e.Content > 0 { // the publication hashes the content; here each needs a digest of its own
+			checked.Blob = digest.Of([]byte(contentPath(e.Content)))
+		}
+		m.Entries = append(m.Entries, checked)
 	}
-	if _, err := m.Encode(); err != nil { // before any path is created
+	if _, err := m.Encode(); err != nil { // before any path of the package is created
 		return nil, err
 	}
-	return d, place(dir, contents, d.Entries)
+	return d, place(root, d.Entries, len(sizes))
 }
 
-// place makes the tree. A content with several paths is copied, because publishers and people
-// may change one of them.
-func place(dir, contents string, entries []Entry) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
+func contentPath(number int) string { return filepath.Join(contents, strconv.Itoa(number)) }
+
+// onlyWriter hides ReadFrom, so that a copy uses the given buffer.
+type onlyWriter struct{ io.Writer }
+
+// place makes the tree. A content with several paths is copied to all but the last, because
+// publishers and people may change one of them. There are fewer than contents contents.
+func place(root *os.Root, entries []Entry, contents int) error {
+	uses := make([]int, contents)
 	for _, e := range entries {
-		up := filepath.Dir(e.Path)
-		if err := root.MkdirAll(up, 0o755); err != nil {
-			return err
+		uses[e.Content]++
+	}
+	made := "."
+	for _, e := range entries {
+		if up := filepath.Dir(e.Path); up != made {
+			if err := root.MkdirAll(up, 0o755); err != nil {
+				return err
+			}
+			made = up
 		}
-		switch {
+		var err error
+		switch uses[e.Content]--; {
 		case e.Type == manifest.TypeDir:
 			err = root.MkdirAll(e.Path, 0o755)
 		case e.Type == manifest.TypeSymlink:
 			err = root.Symlink(e.Symlink, e.Path)
+		case uses[e.Content] > 0:
+			err = copyTo(root, e)
 		default:
-			err = copyTo(root, e, filepath.Join(contents, strconv.Itoa(e.Content)))
+			err = root.Rename(contentPath(e.Content), e.Path)
+			if err == nil && e.Exec {
+				err = root.Chmod(e.Path, 0o755)
+			}
 		}
 		if err != nil {
 			return err
@@ -232,12 +256,12 @@ func place(dir, contents string, entries []Entry) error {
 	return nil
 }
 
-func copyTo(root *os.Root, e Entry, from string) error {
+func copyTo(root *os.Root, e Entry) error {
 	perm := os.FileMode(0o644)
 	if e.Exec {
 		perm = 0o755
 	}
-	in, err := os.Open(from)
+	in, err := root.Open(contentPath(e.Content))
 	if err != nil {
 		return err
 	}
