@@ -172,7 +172,7 @@ func (s *Store) Publish(ctx context.Context, src *Source, channel string, urgenc
 	if err := faultpoint.Hit("local.publish"); err != nil {
 		return nil, err
 	}
-	r, err := publish.Publish(ctx, s.Dir(), src.tree, publish.Options{Common: s.common(), Channel: channel, Urgency: urgency, Overlay: src.overlay})
+	r, err := publish.Publish(ctx, s.Dir(), src.tree, publish.Options{Common: s.common(), Channel: channel, Urgency: urgency, Overlay: src.overlay, Quick: true})
 	if err != nil {
 		return nil, withoutScratch(err, src.tree)
 	}

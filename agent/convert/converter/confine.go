@@ -12,6 +12,7 @@ import (
 const (
 	maxMemory    = 6 << 30 // of addresses; the runtime reserves many of them and uses few
 	memoryTarget = 512 << 20
+	garbage      = 800  // percent; the decompressors leave much of it beside few MiB in use
 	maxSeconds   = 1800 // of processor time
 	maxFiles     = 256
 )
@@ -20,6 +21,7 @@ const (
 // connections if the kernel supports it. The limits hold on all kernels.
 func confine() error {
 	debug.SetMemoryLimit(memoryTarget)
+	debug.SetGCPercent(garbage)
 	for _, l := range []struct {
 		resource int
 		most     uint64

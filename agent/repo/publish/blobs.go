@@ -58,8 +58,13 @@ type compressor struct {
 	packed  []byte
 }
 
-func newCompressor() (*compressor, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true), zstd.WithEncoderCRC(true))
+// newCompressor returns a compressor; quick means that time is worth more than space.
+func newCompressor(quick bool) (*compressor, error) {
+	level := zstd.SpeedDefault
+	if quick {
+		level = zstd.SpeedFastest
+	}
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true), zstd.WithEncoderCRC(true))
 	return &compressor{enc: enc, content: make([]byte, repo.FrameSize)}, err
 }
 

@@ -382,7 +382,7 @@ func (b *batch) addPack(ctx context.Context, d digest.Digest, r io.Reader) error
 	if wanted, err := b.wanted(ctx, d); err != nil || !wanted {
 		return err
 	}
-	c, err := newCompressor()
+	c, err := newCompressor(false)
 	if err != nil {
 		return err
 	}

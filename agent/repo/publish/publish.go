@@ -35,6 +35,7 @@ type Options struct {
 	Rollout  *int         // percent of the machines; default: 100
 	Steps    []repo.Step  // rollout by time, from now on; replaces Rollout
 	Workers  int          // default: 2, or 1 on a machine with one processor
+	Quick    bool         // compress in less time, for a repository whose blobs are not sent over a network
 	Progress func(done, total int)
 	// DeltasFrom is the number of earlier versions of the channel from which MakeDeltas is
 	// to make packs of differences. DeltasWithin adds those that it has offered within this
@@ -380,7 +381,7 @@ func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.
 	})
 	for range o.Workers {
 		g.Go(func() error {
-			c, err := newCompressor()
+			c, err := newCompressor(o.Quick)
 			if err != nil {
 				return err
 			}
@@ -424,7 +425,7 @@ func (b *batch) finish(ctx context.Context, m *manifest.Meta) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := newCompressor()
+	c, err := newCompressor(false)
 	if err != nil {
 		return nil, err
 	}

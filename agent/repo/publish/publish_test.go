@@ -502,3 +502,23 @@ func TestRefusesWhatCannotBeExported(t *testing.T) {
 		}
 	}
 }
+
+// TestQuick: the level of the compression is no part of a package.
+func TestQuick(t *testing.T) {
+	files := map[string]string{"lull.yaml": "name: a\nversion: 1\n", "text": strings.Repeat("the same words ", 10_000), "large": strings.Repeat("large ", 1<<20)}
+	var hashes []digest.Digest
+	for _, quick := range []bool{false, true} {
+		dir := initRepo(t)
+		r, err := publish.Publish(t.Context(), dir, source(t, files), publish.Options{Quick: quick})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := publish.Check(t.Context(), dir, publish.CheckOptions{}); err != nil {
+			t.Errorf("quick %t: %v", quick, err)
+		}
+		hashes = append(hashes, r.Package)
+	}
+	if hashes[0] != hashes[1] {
+		t.Errorf("the package %s is %s if it is published quickly", hashes[0], hashes[1])
+	}
+}
