@@ -1,7 +1,7 @@
 // Package exports makes the files that an installed instance shows to the rest of the system,
 // below <root>/exports:
 //
-//	bin/                        launch wrappers
+//	bin/                        launch wrappers, some of them under a short name, too
 //	share/applications/         desktop files, under the names that the packages give them
 //	share/applications/mimeinfo.cache  which of them open which MIME type
 //	share/dbus-1/services/      D-Bus session services
@@ -73,6 +73,7 @@ type Exports struct {
 	runDir   string
 	launcher string // absolute path of lull-run
 	system   []string
+	commands []string
 
 	dirs  sync.RWMutex // written while empty directories are removed, read while files are added
 	cache sync.Mutex   // held while mimeinfo.cache is written, so that the newest content remains
@@ -87,7 +88,7 @@ type Exports struct {
 // Open makes missing directories, removes temporary files of a crash from them, and reads the
 // claims.
 func Open(root, runDir, launcher string) (*Exports, error) {
-	e := &Exports{root: root, runDir: runDir, launcher: launcher, system: systemDirs,
+	e := &Exports{root: root, runDir: runDir, launcher: launcher, system: systemDirs, commands: commandDirs,
 		owners: map[string]string{}, known: map[string]bool{}, mimes: map[string][]string{}, shared: map[string]*mimeType{}}
 	for _, d := range append([]string{ownersDir}, exported...) {
 		if err := errors.Join(durable.MkdirAll(e.path(d), 0o755), durable.Tidy(e.path(d))); err != nil {
@@ -150,15 +151,16 @@ func (e *Exports) Claim(instance string, m *manifest.Launch, dir string) error {
 		}
 	}
 	for _, f := range files {
-		if owner, ok := e.owners[f.name]; ok && owner != instance && !f.optional {
+		if owner, ok := e.owners[f.name]; ok && owner != instance && !f.optional && !isShort(f.name, owner) {
 			e.mu.Unlock()
 			return errkind.New(errkind.Conflict, "cannot export the %s of %s: %s has it already", what(f.name), instance, owner).
 				WithHint("remove %s first, or install the package beside it: lull install %s_KEY", owner, m.Name)
 		}
 	}
+	yielded := e.yieldLocked(instance, files)
 	e.ownLocked(instance, files)
 	e.mu.Unlock()
-	return e.record(instance)
+	return errors.Join(e.record(instance), e.removeYielded(yielded))
 }
 
 // ownLocked claims the files that belong to no other instance, and returns them.
@@ -215,9 +217,10 @@ func (e *Exports) Write(instance string, m *manifest.Launch, dir string) error {
 		return err
 	}
 	e.mu.Lock()
+	yielded := e.yieldLocked(instance, files)
 	files = e.ownLocked(instance, files)
 	e.mu.Unlock()
-	if err := e.record(instance); err != nil {
+	if err := errors.Join(e.record(instance), e.removeYielded(yielded)); err != nil {
 		return err
 	}
 	want := map[string]bool{}

@@ -97,6 +97,7 @@ func (e *Exports) planned(instance string, m *manifest.Launch, dir string) (*pla
 	for i := range m.Apps {
 		p.app(&m.Apps[i])
 	}
+	p.short()
 	if isFile(m.Icon) {
 		p.add(iconDir+"/"+filepath.Base(e.IconPath(instance, m)), "the icon", m.Icon, func(b []byte) ([]byte, error) { return b, nil })
 	}

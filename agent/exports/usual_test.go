@@ -81,7 +81,7 @@ func TestUsualPlaces(t *testing.T) {
 	if err := errors.Join(Check(m.Name, m, pkg), e.Claim(m.Name, m, pkg), e.Write(m.Name, m, pkg)); err != nil {
 		t.Fatal(err)
 	}
-	apps := []string{"bin/org.x.Viewer", "bin/org.x.Viewer.viewer-thumbnailer", "share/applications/mimeinfo.cache", "share/applications/org.x.Viewer.desktop",
+	apps := []string{"bin/Viewer", "bin/viewer", "bin/org.x.Viewer", "bin/org.x.Viewer.viewer-thumbnailer", "share/applications/mimeinfo.cache", "share/applications/org.x.Viewer.desktop",
 		"share/dbus-1/services/org.x.Viewer.service", "share/icons/org.x.Viewer.png"}
 	got := " " + files(t, root) + " "
 	for _, f := range append(apps, strings.Fields(wantUsual)...) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
@@ -171,6 +173,7 @@ type infoJSON struct {
 	Offers    []offerJSON   `json:"offers"`
 	License   string        `json:"license,omitempty"` // of the first installed one that names one
 	Rights    []rightJSON   `json:"rights"`            // of the installed ones
+	Commands  []string      `json:"commands"`          // in PATH, of the installed ones
 }
 
 func (a *app) info(ctx context.Context, ag *agent, typed string) error {
@@ -182,7 +185,7 @@ func (a *app) info(ctx context.Context, ag *agent, typed string) error {
 	if err != nil {
 		return err
 	}
-	doc := infoJSON{Document: output.One, Name: name, Installed: []packageJSON{}, Offers: []offerJSON{}, Rights: []rightJSON{}}
+	doc := infoJSON{Document: output.One, Name: name, Installed: []packageJSON{}, Offers: []offerJSON{}, Rights: []rightJSON{}, Commands: []string{}}
 	pairs := [][2]string{{"Name", name}}
 	for _, p := range installed {
 		doc.Installed = append(doc.Installed, s.json(p, a.Now()))
@@ -213,6 +216,9 @@ func (a *app) info(ctx context.Context, ag *agent, typed string) error {
 		}
 		rights := rightsOf(p.Instance, agentUser, l)
 		doc.Rights = append(doc.Rights, rights...)
+		commands := a.commandsOf(p.Instance)
+		doc.Commands = append(doc.Commands, commands...)
+		pairs = append(pairs, [2]string{"Commands", output.List(commands)})
 		pairs = append(pairs, rightsFields(rights)...)
 	}
 	for i, o := range offers {
@@ -233,6 +239,26 @@ func (a *app) info(ctx context.Context, ag *agent, typed string) error {
 		return a.WriteJSON(doc)
 	}
 	return a.Fields(pairs)
+}
+
+// commandsOf returns the commands in PATH that start the apps of an instance, the shortest
+// first. A short name that the system or another application has is not among them.
+func (a *app) commandsOf(instance string) (names []string) {
+	root, err := a.store()
+	if err != nil || manifest.ValidInstance(instance) != nil {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Join(root, "exports", "owners", instance))
+	if err != nil {
+		return nil // an agent of another machine's, or one that has exported nothing
+	}
+	for line := range strings.Lines(string(b)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "bin/"); ok {
+			names = append(names, name)
+		}
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+	return names
 }
 
 func (a *app) switchCmd() *cobra.Command {

@@ -304,10 +304,12 @@ func (x *reader) exports() error {
 			x.left("exports/bin/%s", e.Name())
 			continue
 		}
-		if !strings.HasPrefix(string(b), "#!") || !strings.Contains(string(b), "\ninstance="+e.Name()+"\n") {
+		_, rest, _ := strings.Cut(string(b), "\ninstance=")
+		name, _, whole := strings.Cut(rest, "\n")
+		if !strings.HasPrefix(string(b), "#!") || !whole || name != e.Name() && !strings.HasSuffix(name, "."+e.Name()) { // a short name is the last part
 			x.lost("exports/bin/%s is %q", e.Name(), b)
 		}
-		i := x.instance(e.Name())
+		i := x.instance(name)
 		i.Wrappers++
 		if i.Revision == 0 {
 			x.left("exports/bin/%s leads nowhere", e.Name())
