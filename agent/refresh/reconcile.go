@@ -29,6 +29,9 @@ func (e *Engine) Reconcile() error {
 	owned := len(records) == 0
 	for _, name := range names {
 		if slices.ContainsFunc(records, func(r plan.Refresh) bool { return r.Instance == name }) {
+			if err := e.restoreExports(name); err != nil {
+				e.Log.Error("cannot put an instance right", messages.Key, messages.NotMended, "instance", name, "error", err)
+			}
 			continue
 		}
 		if _, err := e.reconcile(name); err != nil {
@@ -44,6 +47,19 @@ func (e *Engine) Reconcile() error {
 		}
 	}
 	return e.Installed("")
+}
+
+// restoreExports writes the exports of an instance with an unfinished refresh that have no
+// record: a removal of lull's package deletes them, so that no menu entry leads nowhere.
+func (e *Engine) restoreExports(name string) error {
+	rev, _, err := e.Links.Read(name)
+	if errkind.Is(err, errkind.NotFound) || err == nil && e.Exports.Recorded(name) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return e.ensureDataAndExports(name, rev, true)
 }
 
 // journal returns the records of unfinished refreshes, and drops the others.
