@@ -247,8 +247,8 @@ func (a *app) command() *cobra.Command {
 		}
 	}
 	root.SetUsageTemplate(strings.NewReplacer("WIDTH", strconv.Itoa(a.Width),
-		"USAGE", output.T("Usage:"), "EXAMPLES", output.T("Examples:"), "COMMANDS", output.T("Commands:"), "FLAGS", output.T("Flags:"),
-		"MORE", output.T("`%s --help` shows more about a command.", "{{.CommandPath}} COMMAND"),
+		"ANY", placeholders("COMMAND"), "USAGE", output.T("Usage:"), "EXAMPLES", output.T("Examples:"), "COMMANDS", output.T("Commands:"), "FLAGS", output.T("Flags:"),
+		"MORE", output.T("`%s --help` shows more about a command.", "{{.CommandPath}} "+placeholders("COMMAND")),
 		"GLOBAL", output.T("`lull help` shows the flags that every command has."),
 	).Replace(usageTemplate))
 	root.SetHelpTemplate(strings.ReplaceAll(helpTemplate, "WIDTH", strconv.Itoa(a.Width)))
@@ -295,7 +295,7 @@ func (a *app) noteRun(cmd *cobra.Command) {
 const usageTemplate = `USAGE
 {{- if not .HasAvailableSubCommands}}
   {{.UseLine | usage}}{{end}}{{if .HasAvailableSubCommands}}
-  {{.CommandPath}} COMMAND{{end}}
+  {{.CommandPath}} ANY{{end}}
 {{- if .HasExample}}
 
 EXAMPLES
@@ -336,7 +336,9 @@ func init() { // the library has one set of functions for all templates
 var defaultValue = regexp.MustCompile(`\(default(\s)`)
 
 // usageLine returns the library's line with the usage of a command.
-func usageLine(line string) string { return strings.Replace(line, "[flags]", output.T("[flags]"), 1) }
+func usageLine(line string) string {
+	return placeholders(strings.Replace(line, "[flags]", output.T("[flags]"), 1))
+}
 
 // translate translates the texts of a command and of those below it. The manual, which has
 // the same texts, remains English.
@@ -345,6 +347,7 @@ func translate(cmd *cobra.Command) {
 		message := strings.TrimLeft(*text, " ")
 		*text = (*text)[:len(*text)-len(message)] + output.Marked(message)
 	}
+	cmd.Short, cmd.Long = placeholders(cmd.Short), placeholders(cmd.Long)
 	for _, g := range cmd.Groups() {
 		g.Title = output.Marked(g.Title)
 	}
@@ -353,7 +356,7 @@ func translate(cmd *cobra.Command) {
 			if name, ok := strings.CutPrefix(f.Usage, "help for "); ok { // the library's
 				f.Usage = output.T("help for %s", name)
 			}
-			f.Usage = output.Marked(f.Usage)
+			f.Usage = placeholders(output.Marked(f.Usage))
 		})
 	}
 	for _, c := range cmd.Commands() {

@@ -140,3 +140,26 @@ var commands = regexp.MustCompile("`[^`]*`|lull [a-z]+( [-a-z]+)*|--[a-z-]+")
 
 // foreignTexts are those of the agent, of packages and of libraries.
 var foreignTexts = []string{"it does not", "by inotify", "add one with", "run of", "cannot read policy"}
+
+// TestGermanHelp: the help of every command is German, with the names of its arguments, and
+// no flag has the name of a Go type.
+func TestGermanHelp(t *testing.T) {
+	require.NotShort(t)
+	s := speaker{program(t), "unix:path=/nonexistent", t.TempDir()}
+	for _, name := range allCommands() {
+		line := "help" + strings.TrimPrefix(name, "lull")
+		text, errs, code := s.run(t, "de_DE.UTF-8", 80, line)
+		if code != 0 || errs != "" || !strings.Contains(text, "Aufruf:") {
+			t.Errorf("%s: status %d, %s%s", line, code, errs, text)
+		}
+		for l := range strings.Lines(text) {
+			shown := strings.ReplaceAll(commands.ReplaceAllString(l, ""), "signed-by", "")
+			if word := english.FindString(shown) + untranslated.FindString(l); word != "" {
+				t.Errorf("%s: %q in %q", line, word, l)
+			}
+		}
+	}
+}
+
+// untranslated matches the names of types, and English names of arguments.
+var untranslated = regexp.MustCompile(`\b(FILE|FOLDER|DIRECTORY|REPOSITORY|PACKAGE|COMMAND|ADDRESS|TIME|WORD|CHANNEL)\b|--[a-z-]+ (string|strings|stringArray|int|duration|uint32)\b`)

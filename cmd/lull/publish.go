@@ -134,7 +134,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 	s.add(a, cmd)
 	cmd.Flags().StringVar(&repository, "repo", "", "`directory` of the repository, or s3://BUCKET/PREFIX")
 	cmd.Flags().StringVar(&channel, "channel", "stable", "`name` of the channel")
-	cmd.Flags().StringVar(&urgency, "urgency", string(repo.UrgencyMedium), "how soon people should have it: low, medium, high, security")
+	cmd.Flags().StringVar(&urgency, "urgency", string(repo.UrgencyMedium), "`urgency` of the version: low, medium, high, security")
 	cmd.Flags().StringVar(&notes, "notes", "", "`text` that describes what is new, if not that of lull.yaml")
 	cmd.Flags().StringVar(&rollout, "rollout", "100%", "`share` of the machines that get it, or shares by time: 1%@0h,10%@6h,100%@2d")
 	cmd.Flags().StringArrayVar(&allowKeys, "allow-key", nil, "publish the file `PATH` of the package although it is a private key")

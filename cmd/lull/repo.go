@@ -142,7 +142,7 @@ in files that end in .old.`,
 		},
 	}
 	s.add(a, cmd)
-	cmd.Flags().StringSliceVar(&roles, "role", nil, "root, targets, snapshot or timestamp; default all")
+	cmd.Flags().StringSliceVar(&roles, "role", nil, "`role`: root, targets, snapshot or timestamp; default all")
 	return cmd
 }
 

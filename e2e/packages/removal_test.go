@@ -23,7 +23,9 @@ lull repo init /srv/repo
 lull publish --repo /srv/repo .
 lull repo add main /srv/repo --trust /srv/repo.keys/root.json
 lull install notes
+cp /srv/repo.keys/root.json /srv/root.json
 systemd-run --uid=` + rig.Tester + ` --property=PAMName=login --wait --pipe --quiet sh -c 'set -e
+	systemctl --user start lulld.service
 	lull --user repo add main /srv/repo --trust /srv/root.json
 	lull --user install notes'
 systemd-run --quiet --unit=open /var/lib/lull/exports/bin/notes stay
@@ -65,7 +67,7 @@ func TestRemovalLeavesNothingThatLeadsNowhere(t *testing.T) {
 		}
 		return r.Stdout
 	}
-	must(strings.Replace(setUp, "lull install notes\n", "cp /srv/repo.keys/root.json /srv/root.json\nlull install notes\n", 1))
+	must(setUp)
 	const installed = "/var/lib/lull/exports/share/applications/org.example.notes.desktop"
 	before := must(nowhere)
 	for _, want := range []string{installed, "/var/lib/lull/exports/etc/xdg/autostart/org.example.notes.desktop", "/home/" + rig.Tester + "/.local/state/lull/exports/bin/notes", "\n/var/lib/lull/exports/bin\n"} {
