@@ -17,6 +17,7 @@ import (
 // errors.
 func check(t *testing.T, model, property string, defines ...string) (errors, states string) {
 	t.Helper()
+	require.NotShort(t) // the race detector sees nothing of spin
 	require.Program(t, "spin")
 	require.Program(t, "cc")
 	source, err := filepath.Abs(model)
