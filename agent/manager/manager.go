@@ -126,7 +126,7 @@ type Manager struct {
 	reports     *reports.Reports
 	holds       *holds.Holds
 
-	systemSet systemSet
+	systemSet *repair.SystemSet
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -166,7 +166,7 @@ func (m *Manager) Repositories() *repositories.Set { return m.repos }
 // repositoriesEdited makes the schedule and the bus follow a change of the set.
 func (m *Manager) repositoriesEdited() {
 	m.checker.Changed()
-	m.systemSet.want()
+	m.systemSet.Want()
 	m.observer.RepositoriesChanged()
 	m.observer.PolicyChanged()
 }
@@ -232,8 +232,8 @@ func (m *Manager) Start() error {
 		(&repair.Markers{Runctl: m.Runctl, Engine: m.engine, Log: m.Log, Released: m.tetherReleased}).Follow(m.ctx)
 	})
 	m.wg.Go(m.followMetrics)
-	m.systemSet.want()
-	m.wg.Go(m.followSystemSet)
+	m.systemSet.Want()
+	m.wg.Go(func() { m.systemSet.Follow(m.ctx) })
 	var err error
 	if m.unwatchZone, err = conditions.WatchZone(wallclock.ZoneFile, m.conditionsChanged); err != nil {
 		m.Log.Info("a change of the time zone is noticed late", "error", err)

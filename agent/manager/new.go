@@ -47,8 +47,7 @@ import (
 
 // New opens everything below the root. It starts nothing: see Start.
 func New(c Config, observer Observer) (m *Manager, err error) {
-	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), root: mounts.New(c.Root, c.Boxed, c.Log),
-		systemSet: systemSet{wanted: make(chan struct{}, 1)}}
+	m = &Manager{Config: c, metrics: newMetrics(c.Version), alive: make(chan struct{}), root: mounts.New(c.Root, c.Boxed, c.Log)}
 	m.observer = shown{observer, m}
 	m.local = &local.Store{Root: c.Root, Converter: filepath.Join(filepath.Dir(c.Launcher), "lull-convert"), MayWrite: m.mayReceive}
 	m.slots = local.NewSlots(m.local, c.User)
@@ -121,6 +120,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	if err = m.loadSystem(); err != nil {
 		return nil, err
 	}
+	m.systemSet = repair.NewSystemSet(m.indices, m.stagesSystem)
 	m.engine = refresh.NewEngine(refresh.World{
 		Root: c.Root, State: m.state, Store: m.store, Indices: m.indices, Links: m.links, Exports: m.exports,
 		Runctl: c.Runctl, Tracker: c.Tracker, Vacancy: vacancy.NewLeases(), Resolver: m.resolver, Services: m.services, Logind: c.Logind, Sessions: c.Sessions, Log: c.Log,
@@ -150,7 +150,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		},
 		UnderWay: func(instance string) *plan.Refresh { return requests.UnderWay(m.engine, instance) }})
 	m.requests = &requests.Requests{State: m.state, Links: m.links, Engine: m.engine, Offers: m.offers, Repositories: m.repos, Reports: m.reports, Policy: m.Policy, Log: c.Log,
-		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged, ReadAll: m.systemSet.want,
+		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged, ReadAll: m.systemSet.Want,
 		Later: func(instance string, underWay func(string) bool) { m.checker.Later(instance, underWay) }}
 	m.checker = schedule.New(schedule.Config{Repositories: m.repos, Log: c.Log,
 		Every:     func() time.Duration { return m.Policy().Schedule.Check },
@@ -165,6 +165,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		MayChange: m.root.MayChange}
 	m.repairer = &repair.Repairer{Store: m.store, Links: m.links, Engine: m.engine, Resolver: m.resolver, Repositories: m.repos, Space: m.space, Log: c.Log,
 		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged}
+	m.systemSet.Repairer = m.repairer
 	m.updater = &updater.Updater{System: m.system, Offers: m.offers, Repositories: m.repos, Space: m.space, State: m.state, Policy: m.Policy, MayChange: m.root.MayChange}
 	m.files = m.newFiles()
 	m.doctor = m.newDoctor()
@@ -181,7 +182,7 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 		Engine: m.engine, Services: m.services, Repositories: m.repos,
 		Policy: m.Policy, PolicyRead: m.settings.Refused,
 		SystemList: func() error { _, err := m.settings.ParseSystem(); return err },
-		System:     m.System, SystemPackages: m.SystemPackages, Conditions: m.Conditions, Writable: m.root.Writable,
+		System:     m.System, SystemPackages: m.systemSet.Missing, Conditions: m.Conditions, Writable: m.root.Writable,
 		Running: m.reports.Running, ServiceStates: m.reports.ServiceStates,
 		Collected: func() gc.Result {
 			result, _ := m.space.Last()

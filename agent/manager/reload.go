@@ -48,7 +48,7 @@ func (m *Manager) Reload() error {
 	}
 	m.engine.Wake("")
 	m.checker.Changed()
-	m.systemSet.want()
+	m.systemSet.Want()
 	m.metrics.Touch()
 	failed = errors.Join(failed, m.space.SetReserve(), m.prune(), m.publishInstalled(""))
 	_, refused := m.settings.Refused()

@@ -36,5 +36,11 @@ func (m *Manager) reconcileSystem() {
 // System returns which sets there are, and the progress of an update.
 func (m *Manager) System() sysupdate.Status { return m.system.Status() }
 
+// stagesSystem reports whether an update of the system is being staged, or waits to go on.
+func (m *Manager) stagesSystem() bool {
+	s := m.system.Status().State
+	return s == sysupdate.Staging || s == sysupdate.Interrupted
+}
+
 // CollectionRefused returns why nothing may be collected at all, or nil.
 func (m *Manager) CollectionRefused() error { return m.system.MayCollect() }

@@ -1,9 +1,11 @@
 // Package repair restores what a crash of the disk, or a hand, has damaged: state.db when it is
 // opened, the links and packages of instances, content of the store, and markers in the
-// run-control directory that belong to no refresh and no launch.
+// run-control directory that belong to no refresh and no launch. A SystemSet fetches the
+// packages of the system that are not there.
 //
 // A Repairer has no state of its own; its methods may be called from any goroutine, and block
-// while they read the store and fetch. Markers.Follow runs once, in its own goroutine.
+// while they read the store and fetch. Markers.Follow and SystemSet.Follow
+// run once, each in its own goroutine.
 package repair
 
 import (
