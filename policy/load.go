@@ -108,6 +108,12 @@ func (p *Policy) add(l layer) {
 	if n.Requests != nil {
 		p.Network.Requests = *n.Requests
 	}
+	if n.Proxy != nil {
+		p.Network.Proxy.URL, p.Network.Proxy.Origin = *n.Proxy, p.origins["network.proxy"]
+	}
+	if n.NoProxy != nil {
+		p.Network.Proxy.Except = n.NoProxy
+	}
 	var g gc
 	overlay(&g, l.file.GC, note("gc"))
 	if g.Watermark != nil {

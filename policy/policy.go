@@ -84,6 +84,14 @@ type Network struct {
 	Bandwidth int64   // bytes per second, of all transfers together; 0 means no limit
 	Windows   Windows // when Bandwidth holds; none means always
 	Requests  bool    // whether it also holds for transfers that a user has requested
+	Proxy     Proxy
+}
+
+// Proxy is the proxy for repositories.
+type Proxy struct {
+	URL    string   // http, https or socks5; empty means those of the environment
+	Except []string // hosts, domains, addresses and networks without it
+	Origin string   // of URL: "FILE:LINE"
 }
 
 // Limit returns the bandwidth that holds at a time, in bytes per second, for transfers that a
@@ -258,6 +266,8 @@ func (p *Policy) Explain(instance string, wishes manifest.Wishes) []Value {
 	add("network.bandwidth", strictyaml.Size(p.Network.Bandwidth))
 	add("network.bandwidth-windows", p.Network.Windows)
 	add("network.bandwidth-requests", p.Network.Requests)
+	add("network.proxy", p.Network.Proxy.URL)
+	add("network.no-proxy", p.Network.Proxy.Except)
 	add("gc.watermark", p.GC.Watermark)
 	add("gc.reserve", strictyaml.Size(p.GC.Reserve))
 	add("gc.after-refresh", p.GC.AfterRefresh)

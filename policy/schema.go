@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"math/bits"
+	"net/url"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -34,6 +35,7 @@ const (
 	// With less than MinBandwidth, servers would end transfers that make too little progress.
 	MinBandwidth = 10_000        // bytes per second
 	MaxBandwidth = 1_000_000_000 // bytes per second
+	MaxNoProxy   = 100
 )
 
 // file is one policy file. A nil pointer is a key that the file does not set.
@@ -80,7 +82,12 @@ type network struct {
 	Bandwidth *strictyaml.Size `yaml:"bandwidth"`
 	Windows   Windows          `yaml:"bandwidth-windows"`
 	Requests  *bool            `yaml:"bandwidth-requests"`
+	Proxy     *string          `yaml:"proxy"`
+	NoProxy   []string         `yaml:"no-proxy"`
 }
+
+// proxySchemes are the schemes of proxies.
+var proxySchemes = []string{"http", "https", "socks5"}
 
 type gc struct {
 	Watermark    *Watermark           `yaml:"watermark"`
@@ -231,6 +238,24 @@ func (n *network) validate(fail func(path, format string, args ...any)) {
 	}
 	if len(n.Windows) > MaxWindows {
 		fail("network.bandwidth-windows", "cannot use %d network.bandwidth-windows: want at most %d", len(n.Windows), MaxWindows)
+	}
+	if n.Proxy != nil && *n.Proxy != "" {
+		u, err := url.Parse(*n.Proxy)
+		switch {
+		case err == nil && u.User != nil:
+			fail("network.proxy", "cannot use network.proxy with a user name: every user can read the policy; use HTTPS_PROXY in /etc/lull/environment")
+		case err != nil || !slices.Contains(proxySchemes, u.Scheme) || u.Hostname() == "" || strings.TrimSuffix(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+			fail("network.proxy", "cannot use this network.proxy: want an address like http://proxy.example.org:3128, with %s", printable.List(proxySchemes, "or"))
+		}
+	}
+	if len(n.NoProxy) > MaxNoProxy {
+		fail("network.no-proxy", "cannot use %d entries of network.no-proxy: want at most %d", len(n.NoProxy), MaxNoProxy)
+	}
+	for i, host := range n.NoProxy {
+		if host == "" || len(host) > 255 || strings.ContainsAny(host, ", \t\n") || strings.Contains(host, "://") {
+			path := fmt.Sprintf("network.no-proxy[%d]", i)
+			fail(path, "cannot use %.80q as %s: want a host, a domain, an address or a network such as 10.0.0.0/8", host, path)
+		}
 	}
 }
 

@@ -32,8 +32,8 @@ type Replicas struct {
 	// Convert makes a source, like Store.Convert.
 	Convert func(ctx context.Context, inputs []Input, o Options) (*Source, error)
 
-	Log   *slog.Logger
-	Limit *repo.Limit // of downloads; nil means none
+	Log     *slog.Logger
+	Network repo.Network
 
 	mu    sync.Mutex // guards turns and their fields; held over memory only
 	turns map[string]*turn
@@ -183,7 +183,7 @@ func (m *Replicas) Try(ctx context.Context, name string, source *repo.Apt) error
 		return err
 	}
 	defer os.RemoveAll(scratch)
-	c, err := apt.Open(name, *source, m.Limit)
+	c, err := apt.Open(name, *source, m.Network)
 	if err != nil {
 		return err
 	}
@@ -248,7 +248,7 @@ func (m *Replicas) follow(ctx context.Context, name string, source *repo.Apt) (f
 	if err != nil {
 		return nil, err
 	}
-	c, err := apt.Open(name, *source, m.Limit)
+	c, err := apt.Open(name, *source, m.Network)
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,6 @@ import (
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/repair"
-	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/reports"
 	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/requests"
@@ -112,7 +111,6 @@ type Manager struct {
 	observer Observer
 	metrics  *metricsfile.File
 	costs    *cost.Costs
-	limit    *repo.Limit
 	watcher  *conditions.Watcher // nil if nothing is known
 	// unwatchZone ends the watch of the time zone; nil before Start.
 	unwatchZone func()

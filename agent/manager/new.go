@@ -43,6 +43,7 @@ import (
 	"github.com/lull/lull/agent/store/resolve"
 	"github.com/lull/lull/agent/updater"
 	"github.com/lull/lull/agent/vacancy"
+	"github.com/lull/lull/policy"
 )
 
 // New opens everything below the root. It starts nothing: see Start.
@@ -51,12 +52,15 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.observer = shown{observer, m}
 	m.local = &local.Store{Root: c.Root, Converter: filepath.Join(filepath.Dir(c.Launcher), "lull-convert"), MayWrite: m.mayReceive}
 	m.slots = local.NewSlots(m.local, c.User)
-	m.limit = repo.NewLimit(func(now time.Time, requested bool) int64 { return m.Policy().Network.Limit(now, requested) })
-	m.replicas = &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log, Limit: m.limit}
+	network := repo.Network{
+		Limit: repo.NewLimit(func(now time.Time, requested bool) int64 { return m.Policy().Network.Limit(now, requested) }),
+		Proxy: func() policy.Proxy { return m.Policy().Network.Proxy },
+	}
+	m.replicas = &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log, Network: network}
 	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.local, Below: "watched", Convert: m.slots.Convert, Log: c.Log}}
 	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
 		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow, TryApt: m.replicas.Try, TryDir: local.TryDir,
-		MayChange: m.root.MayChange, Edited: m.repositoriesEdited, Limit: m.limit})
+		MayChange: m.root.MayChange, Edited: m.repositoriesEdited, Network: network})
 	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.settings = settings.Open(c.Conf, c.Root, c.Log)

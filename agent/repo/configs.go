@@ -18,6 +18,7 @@ import (
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/policy"
 	"github.com/lull/lull/policy/strictyaml"
 )
 
@@ -43,6 +44,8 @@ type Config struct {
 	Dial Dialer
 	// Limit bounds the rate at which content is fetched. Nil means no limit.
 	Limit *Limit
+	// Proxy returns the proxy of the policy. Nil means those of the environment.
+	Proxy func() policy.Proxy
 }
 
 // Dialer connects to an address, like net.Dialer.DialContext.
@@ -83,7 +86,7 @@ func (c Config) Address() string {
 	return shown(c.URL)
 }
 
-// Equal reports whether both configure the same repository in the same way; Dial and Limit do not count.
+// Equal reports whether both configure the same repository in the same way; Dial, Limit and Proxy do not count.
 func (c Config) Equal(d Config) bool {
 	return c.Name == d.Name && c.URL == d.URL && c.Authorization == d.Authorization && slices.Equal(c.Mirrors, d.Mirrors) && bytes.Equal(c.Root, d.Root) &&
 		c.Apt.equal(d.Apt) && c.Watch == d.Watch

@@ -18,10 +18,10 @@ type Files struct {
 	url string
 }
 
-// OpenFiles prepares to read files at an address like that of a Config, within a limit, or
-// without one if that is nil. Kind Invalid: it is not an address.
-func OpenFiles(address string, limit *Limit) (*Files, error) {
-	src, err := newSource(Config{URL: address, Limit: limit}, defaultBackoff)
+// OpenFiles prepares to read files at an address like that of a Config, with its limit and
+// proxy. Kind Invalid: it is not an address.
+func OpenFiles(address string, network Network) (*Files, error) {
+	src, err := newSource(Config{URL: address, Limit: network.Limit, Proxy: network.Proxy}, defaultBackoff)
 	if err != nil {
 		return nil, errkind.New(errkind.Invalid, "cannot use the url %.200q: %w", shown(address), err)
 	}

@@ -171,7 +171,7 @@ func (b *movingBody) Read(p []byte) (int, error) {
 		if err == nil || err == io.EOF || n > 0 {
 			return n, errUnless(n > 0 && err != io.EOF, err)
 		}
-		if len(b.left) == 0 {
+		if len(b.left) == 0 || b.ctx.Err() != nil { // a cancelled transfer is no fault of the place
 			return 0, err
 		}
 		b.c.passOver(b.from, err)

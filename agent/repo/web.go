@@ -70,6 +70,7 @@ type web struct {
 	client        *http.Client
 	retry         backoff
 	limit         *Limit // of content; nil means none
+	proxies       proxies
 }
 
 func newWeb(base *url.URL, cfg Config, retry backoff) *web {
@@ -77,8 +78,9 @@ func newWeb(base *url.URL, cfg Config, retry backoff) *web {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
+	proxies := proxies{cfg.Proxy}
 	t := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  proxies.forRequest,
 		DialContext:            dial,
 		ForceAttemptHTTP2:      true,
 		TLSHandshakeTimeout:    15 * time.Second,
@@ -90,7 +92,7 @@ func newWeb(base *url.URL, cfg Config, retry backoff) *web {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true, // blobs are compressed; getIfChanged requests it itself
 	}
-	return &web{base, cfg.Authorization, &http.Client{Transport: t, CheckRedirect: checkRedirect}, retry, cfg.Limit}
+	return &web{base, cfg.Authorization, &http.Client{Transport: t, CheckRedirect: checkRedirect}, retry, cfg.Limit, proxies}
 }
 
 // atLeastBuilt returns the time for the check of certificates.
@@ -215,7 +217,7 @@ func (w *web) request(ctx context.Context, path string, header map[string]string
 	err = b.waits(func() (err error) { res, err = w.client.Do(req); return err })
 	if err != nil {
 		cancel(nil)
-		return nil, err
+		return nil, w.proxies.blame(req.URL, err)
 	}
 	b.body = res.Body
 	if header["Accept-Encoding"] == "gzip" && res.Header.Get("Content-Encoding") == "gzip" {
@@ -229,7 +231,7 @@ func (w *web) request(ctx context.Context, path string, header map[string]string
 	case code == http.StatusNetworkAuthenticationRequired:
 		err = errWebPage
 	default:
-		err = status{res.StatusCode, retryAfter(res.Header, time.Now())}
+		err = w.proxies.blame(req.URL, status{res.StatusCode, retryAfter(res.Header, time.Now())})
 	}
 	if err == nil && res.StatusCode == http.StatusOK && b.startsAsWebPage() {
 		err = errWebPage
@@ -370,7 +372,7 @@ func (w *web) getIfChanged(ctx context.Context, path string, limit int64, tag st
 				data, err = readAll(res.Body, limit)
 			}
 		}
-		if err == errSlow || err == errStalled || err == errUnchanged {
+		if errors.Is(err, errSlow) || errors.Is(err, errStalled) || err == errUnchanged {
 			slow = err
 			return nil
 		}
@@ -496,6 +498,9 @@ func (r *resuming) connect() error {
 func (r *resuming) Read(p []byte) (int, error) {
 	limit := r.w.limit.of(r.ctx)
 	for {
+		if err := r.ctx.Err(); err != nil {
+			return 0, err
+		}
 		n, err := r.body.Read(limit.part(p))
 		r.at += int64(n)
 		if lerr := limit.spend(r.ctx, n); lerr != nil {

@@ -21,6 +21,7 @@ func (r *Set) try(ctx context.Context, config repo.Config) error {
 		return err
 	}
 	defer os.RemoveAll(trial)
+	r.connect(&config)
 	client, err := repo.Open(config, trial)
 	if err != nil {
 		return err
@@ -45,6 +46,7 @@ func (r *Set) ConfigOf(name string) (config repo.Config) {
 func (r *Set) tryURL(ctx context.Context, name, url string) (config repo.Config, err error) {
 	config = r.ConfigOf(name)
 	config.URL, config.Authorization = url, "" // a password is for one server
+	r.connect(&config)
 	client, err := repo.Open(config, filepath.Join(r.Root, "repos"))
 	if err != nil {
 		return config, err

@@ -36,7 +36,7 @@ type Config struct {
 	Log     *slog.Logger
 	Changed func() // is called after each change of the state; must not block
 	Dial    repo.Dialer
-	Limit   *repo.Limit // of the content that is fetched; nil means none
+	Network repo.Network
 	// Replica makes the repository of this machine that follows a source of apt or a
 	// directory, unless it exists. It returns its address and root of trust.
 	Replica func(config repo.Config) (dir string, root []byte, err error)
@@ -217,7 +217,7 @@ func (r *Set) load() error {
 			continue
 		}
 		var client *repo.Client
-		c.Dial, c.Limit = r.Dial, r.Limit
+		r.connect(&c)
 		if err == nil {
 			client, err = repo.Open(c, filepath.Join(r.Root, "repos"))
 		}
@@ -325,6 +325,11 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 		return nil, err
 	}
 	return client, nil
+}
+
+// connect adds how servers are reached to the configuration of a repository.
+func (r *Set) connect(c *repo.Config) {
+	c.Dial, c.Limit, c.Proxy = r.Dial, r.Network.Limit, r.Network.Proxy
 }
 
 // requested reports whether a user has requested a reading that is in progress.

@@ -29,9 +29,9 @@ type Client struct {
 	now    func() time.Time
 }
 
-// Open prepares to read a source, without a request; nil means no limit. Kind Invalid: the source or its keys
+// Open prepares to read a source, without a request. Kind Invalid: the source or its keys
 // cannot be used.
-func Open(name string, source repo.Apt, limit *repo.Limit) (*Client, error) {
+func Open(name string, source repo.Apt, network repo.Network) (*Client, error) {
 	err := Check(source)
 	if err != nil {
 		return nil, errkind.New(errkind.Invalid, "cannot open repository %q: %w", name, err)
@@ -40,7 +40,7 @@ func Open(name string, source repo.Apt, limit *repo.Limit) (*Client, error) {
 	if c.keys, err = ReadKeys(source.Keys); err != nil {
 		return nil, err
 	}
-	c.files, err = repo.OpenFiles(source.URL, limit)
+	c.files, err = repo.OpenFiles(source.URL, network)
 	return c, err
 }
 

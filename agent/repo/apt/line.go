@@ -147,7 +147,7 @@ func Check(s repo.Apt) error {
 	if u, err := url.Parse(s.URL); err != nil || u.Scheme == "" && !strings.HasPrefix(s.URL, "/") {
 		return fmt.Errorf("it has no url like https://HOST/PATH")
 	}
-	f, err := repo.OpenFiles(s.URL, nil)
+	f, err := repo.OpenFiles(s.URL, repo.Network{})
 	if err != nil {
 		return err
 	}
