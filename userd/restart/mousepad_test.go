@@ -19,8 +19,9 @@ import (
 
 // desk is an X display with a window manager.
 type desk struct {
-	t   *testing.T
-	env []string
+	t      *testing.T
+	env    []string
+	server *exec.Cmd
 }
 
 func newDesk(t *testing.T, address string) *desk {
@@ -33,7 +34,7 @@ func newDesk(t *testing.T, address string) *desk {
 	defer r.Close()
 	x := exec.Command("Xvfb", "-displayfd", "3", "-screen", "0", "800x600x24", "-nolisten", "tcp")
 	x.ExtraFiles = []*os.File{w}
-	d := &desk{t: t}
+	d := &desk{t: t, server: x}
 	d.start(x)
 	w.Close()
 	number, err := bufio.NewReader(r).ReadString('\n')
@@ -57,6 +58,19 @@ func (d *desk) start(cmd *exec.Cmd) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
+}
+
+// stopServer keeps the X server from answering while do runs.
+func (d *desk) stopServer(do func()) {
+	d.t.Helper()
+	for _, sig := range []os.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
+		if err := d.server.Process.Signal(sig); err != nil {
+			d.t.Fatal(err)
+		}
+		if sig == syscall.SIGSTOP {
+			do()
+		}
+	}
 }
 
 func (d *desk) xdotool(args ...string) string {
@@ -117,14 +131,27 @@ func TestEditorWithUnsavedText(t *testing.T) {
 			}
 			defer conn.Close()
 			a := newAgain(t)
+			patience := time.Minute
+			if c.how == byBus {
+				patience = 5 * time.Second // the call lasts until the user has answered
+			}
 			quit := func() string {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				p := pending("lulltest", cmd.Process.Pid)
 				p.DesktopEntry, p.DBusName = "org.xfce.mousepad.desktop", "org.xfce.mousepad"
 				p.Processes = append(p.Processes, notify.Process{})
 				a.Quit(ctx, conn, p)
 				return a.runs["lulltest"].how
+			}
+			if c.how == byWindows { // a server that does not answer is no reason for a signal
+				d.stopServer(func() {
+					patience = time.Second
+					defer func() { patience = time.Minute }()
+					if how := quit(); how != c.how {
+						t.Errorf("while the X server hangs, it was asked by %s", how)
+					}
+				})
 			}
 			if how := quit(); how != c.how {
 				t.Errorf("it was asked by %s", how)

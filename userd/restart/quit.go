@@ -114,6 +114,11 @@ func (a *Again) ask(ctx context.Context, conn *dbus.Conn, r, old *run, p notify.
 			log.Info("the windows of an application were asked to close", "windows", n)
 			return
 		}
+		if ctx.Err() != nil { // its windows may have unsaved work, which a signal would lose
+			r.how = byWindows
+			log.Warn("cannot determine whether an application has windows, so it is left alone", "error", err)
+			return
+		}
 		if err != nil {
 			why = errors.Join(why, err)
 		}

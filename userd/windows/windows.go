@@ -20,10 +20,11 @@ var quietX = sync.OnceFunc(func() { xgb.Logger = log.New(io.Discard, "", 0) })
 // Close asks the main windows of the processes to close, as a window manager
 // does when their button is pressed: WM_DELETE_WINDOW, to those that take part
 // (Inter-Client Communication Conventions Manual, 4.2.8.1). It returns how many were
-// asked. Dialogs are left alone: they belong to a window, or wait for the user.
+// asked. Dialogs are left alone: they belong to a window, or wait for the user. If the
+// server does not answer before ctx is done, the error is ctx's, and some may have been asked.
 func Close(ctx context.Context, display string, pids []int) (int, error) {
 	quietX()
-	conn, err := xgb.NewConnDisplay(display)
+	conn, err := connect(ctx, display)
 	if err != nil {
 		return 0, fmt.Errorf("cannot reach the X server %s: %w", display, err)
 	}
@@ -53,7 +54,34 @@ func Close(ctx context.Context, display string, pids []int) (int, error) {
 		}
 		asked++
 	}
+	if err := ctx.Err(); err != nil {
+		return asked, fmt.Errorf("the X server %s does not answer: %w", display, err)
+	}
 	return asked, nil
+}
+
+// connect waits until the server answers, or ctx is done.
+func connect(ctx context.Context, display string) (*xgb.Conn, error) {
+	type result struct {
+		conn *xgb.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		conn, err := xgb.NewConnDisplay(display)
+		done <- result{conn, err}
+	}()
+	select {
+	case r := <-done:
+		return r.conn, r.err
+	case <-ctx.Done():
+		go func() { // a server that hangs may go on, or end
+			if r := <-done; r.err == nil {
+				r.conn.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
 
 type xWindows struct {
