@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,7 +138,7 @@ func (t *task) run(ctx context.Context, first plan.Event) {
 	if ev.Type == plan.Started {
 		t.persisted = plan.Refresh{}
 		t.e.Log.Info(fmt.Sprintf("%s of %s: begun", noun(t.r.Kind), t.r.Instance), messages.Key, messages.RefreshBegun, "refresh", t.r.ID,
-			"instance", t.r.Instance, "kind", t.r.Kind, "version", t.r.ToVersion)
+			"instance", t.r.Instance, "kind", t.r.Kind, "version", cmp.Or(t.r.ToVersion, t.r.FromVersion))
 	}
 	for {
 		var effect plan.Effect
@@ -504,7 +505,7 @@ func (t *task) end() {
 			"instance", t.r.Instance, "kind", t.r.Kind, "error", t.r.Failure.Text)
 	} else {
 		t.e.Log.Info(fmt.Sprintf("%s of %s: %s", noun(t.r.Kind), t.r.Instance, t.r.End), messages.Key, endMessage(t.r.End), "refresh", t.r.ID,
-			"instance", t.r.Instance, "kind", t.r.Kind, "version", t.r.ToVersion, "blocked", t.r.BlockedTime)
+			"instance", t.r.Instance, "kind", t.r.Kind, "version", cmp.Or(t.r.ToVersion, t.r.FromVersion), "blocked", t.r.BlockedTime)
 	}
 	t.show()
 	t.e.retire(t)

@@ -132,7 +132,11 @@ func (k *Keeper) Collect(ctx context.Context, free int64) (gc.Result, error) {
 	k.done, k.left = err == nil && free == 0 && result.Strays == 0, left
 	k.mu.Unlock()
 	if result.Blobs+result.Packages > 0 || err != nil {
-		k.Log.Info("collected", messages.Key, messages.Collected, "blobs", result.Blobs, "packages", result.Packages, "bytes", result.Bytes, "took", time.Since(began), "error", err)
+		log := k.Log
+		if err != nil {
+			log = log.With("error", err)
+		}
+		log.Info("collected", messages.Key, messages.Collected, "blobs", result.Blobs, "packages", result.Packages, "bytes", result.Bytes, "took", time.Since(began))
 	}
 	if result.Strays > 0 {
 		k.Log.Warn("processes use packages outside any run, which stay as long as they do", messages.Key, messages.Strays, "processes", result.Strays)

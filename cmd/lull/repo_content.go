@@ -195,7 +195,10 @@ removes its files later; until then lull publish restores the channel quickly.`,
 				return err
 			}
 			if a.JSON {
-				return a.WriteJSON(channelRemovedJSON{output.One, words[0], removed})
+				return a.WriteJSON(channelRemovedJSON{output.One, words[0], append([]string{}, removed...)})
+			}
+			if len(removed) == 0 {
+				return a.Say(output.T("%s is not offered there: there is nothing to do", words[0]))
 			}
 			return a.Say(output.T("%[1]s is not offered any more in %[2]s", words[0], strings.Join(removed, ", ")))
 		},

@@ -31,6 +31,21 @@ func TestPlayedTwice(t *testing.T) {
 		{"refresh"},
 		{"policy", "reload"},
 		{"repo", "remove", "other"},
+		{"repo", "set-url", "local", s.Repo},
+		{"refresh", "org.lull.one"},
+		{"gc"},
+		{"gc", "--free", "1MB"},
+		{"verify"},
+		{"policy", "check"},
+		{"channel", "promote", "org.lull.one", "--repo", s.Repo},
+		{"channel", "halt", "org.lull.two", "--reason", "slow", "--repo", s.Repo},
+		{"channel", "resume", "org.lull.two", "--repo", s.Repo},
+		{"channel", "remove", "org.lull.three", "--repo", s.Repo},
+		{"repo", "check", s.Repo},
+		{"repo", "prune", s.Repo},
+		{"repo", "deltas", s.Repo},
+		{"repo", "resign", s.Repo},
+		{"system", "status"},
 	}
 	// state is what must be the same after the second time.
 	state := func() (text []string) {

@@ -63,8 +63,8 @@ type RemoveOptions struct {
 }
 
 // Remove ends the offers of a package in one or all of its channels. Machines that have the
-// package keep it. Its files remain until the next Prune. It returns the channels. Error
-// NotFound: there is no such channel.
+// package keep it. Its files remain until the next Prune. It returns the channels, none if
+// the package was not offered there.
 func Remove(ctx context.Context, dir string, o RemoveOptions) (removed []string, err error) {
 	if o.Channel == "" {
 		o.Channel = "stable"
@@ -79,13 +79,13 @@ func Remove(ctx context.Context, dir string, o RemoveOptions) (removed []string,
 		}
 		removed = channels
 		if !o.All {
-			if _, err := o.find(s, o.Channel); err != nil {
+			if _, err := o.find(s, o.Channel); err != nil && !errkind.Is(err, errkind.NotFound) {
 				return err
 			}
-			removed = []string{o.Channel}
+			removed = slices.DeleteFunc(slices.Clone(channels), func(c string) bool { return c != o.Channel })
 		}
 		if len(removed) == 0 {
-			return errkind.New(errkind.NotFound, "the repository has no channel of %s", o.Name)
+			return nil
 		}
 		for _, c := range removed {
 			if err := s.setTarget(repo.PointerPath(o.Name, c), nil); err != nil {
