@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/lull/lull/agent/lib/durable"
 )
@@ -39,9 +40,11 @@ const (
 )
 
 var (
-	typeName = regexp.MustCompile(`^(application|audio|font|image|message|model|text|video)/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$`)
-	literal  = regexp.MustCompile(`^[^*?\[\]\\/\x00-\x20\x7f]{1,64}$`)
-	iconName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}$`)
+	typeName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(application|audio|font|image|message|model|text|video)/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$`)
+	})
+	literal  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[^*?\[\]\\/\x00-\x20\x7f]{1,64}$`) })
+	iconName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}$`) })
 )
 
 // mimeType is a MIME type.
@@ -118,7 +121,7 @@ func (p *planner) mimeTypes() {
 
 // mimeType adds one MIME type, unless the system or another instance has it.
 func (p *planner) mimeType(u usual, t *mimeType, patterns, aliases map[string]bool) {
-	if !typeName.MatchString(t.Type) {
+	if !typeName().MatchString(t.Type) {
 		p.leave(u.path(), fmt.Errorf("%.140q is no MIME type of files", t.Type))
 		return
 	}
@@ -133,21 +136,21 @@ func (p *planner) mimeType(u usual, t *mimeType, patterns, aliases map[string]bo
 		}
 	}
 	for _, r := range t.Parents[:min(len(t.Parents), maxOfType)] {
-		if typeName.MatchString(r.Type) {
+		if typeName().MatchString(r.Type) {
 			clean.Parents = append(clean.Parents, r)
 		}
 	}
 	for _, r := range t.Aliases[:min(len(t.Aliases), maxOfType)] {
-		if typeName.MatchString(r.Type) && !aliases[r.Type] && !p.systemHas("mime/"+r.Type+".xml") {
+		if typeName().MatchString(r.Type) && !aliases[r.Type] && !p.systemHas("mime/"+r.Type+".xml") {
 			clean.Aliases = append(clean.Aliases, r)
 		}
 	}
-	if t.Icon != nil && iconName.MatchString(t.Icon.Name) {
+	if t.Icon != nil && iconName().MatchString(t.Icon.Name) {
 		clean.Icon = t.Icon
 	}
 	for _, g := range t.Globs[:min(len(t.Globs), maxOfType)] {
 		rest, suffix := strings.CutPrefix(g.Pattern, "*.")
-		if !literal.MatchString(rest) || !suffix && (len(rest) < 3 || matched(patterns, rest)) || patterns[strings.ToLower(g.Pattern)] {
+		if !literal().MatchString(rest) || !suffix && (len(rest) < 3 || matched(patterns, rest)) || patterns[strings.ToLower(g.Pattern)] {
 			p.leave(u.path(), fmt.Errorf("the pattern %.80q of %s: it is the system's or another application's, or too general", g.Pattern, t.Type))
 			continue
 		}

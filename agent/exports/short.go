@@ -47,7 +47,7 @@ func (p *planner) short() {
 	for _, name := range shortCommands(p.instance, p.m) {
 		f := file{name: filepath.Join(binDir, name), content: p.wrapper(p.m.DefaultApp()), perm: 0o755, optional: true}
 		switch {
-		case !fileName.MatchString(name), slices.ContainsFunc(p.files, func(o file) bool { return o.name == f.name }):
+		case !fileName().MatchString(name), slices.ContainsFunc(p.files, func(o file) bool { return o.name == f.name }):
 		case p.isCommand(name):
 			p.leave(path.Join(binDir, name), errors.New("the system has a program of that name"))
 		default:

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/lull/lull/agent/exports/desktopentry"
 	"github.com/lull/lull/agent/lib/manifest"
@@ -36,11 +37,13 @@ const (
 var systemDirs = []string{"/usr/local/share", "/usr/share"}
 
 var (
-	fileName = regexp.MustCompile(`^[A-Za-z0-9_+@][A-Za-z0-9_.+@-]{0,199}$`)
-	iconSize = regexp.MustCompile(`^(scalable|symbolic|[0-9]{1,4}x[0-9]{1,4}(@[0-9])?)$`)
-	section  = regexp.MustCompile(`^man[1-9]$`)
-	language = regexp.MustCompile(`^[a-z]{2,3}([_@.][A-Za-z0-9_@.-]{1,20})?$`)
-	manPage  = regexp.MustCompile(`^(.+)\.([1-9][a-z0-9]*)(\.gz)?$`)
+	fileName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_+@][A-Za-z0-9_.+@-]{0,199}$`) })
+	iconSize = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(scalable|symbolic|[0-9]{1,4}x[0-9]{1,4}(@[0-9])?)$`)
+	})
+	section  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^man[1-9]$`) })
+	language = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z]{2,3}([_@.][A-Za-z0-9_@.-]{1,20})?$`) })
+	manPage  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(.+)\.([1-9][a-z0-9]*)(\.gz)?$`) })
 )
 
 // usual is a file at a usual place.
@@ -52,7 +55,7 @@ func (u usual) path() string { return u.dir + "/" + u.name }
 // names of unusual characters are left out.
 func (p *planner) list(dir string, suffixes ...string) (files []usual) {
 	for _, name := range p.names(dir) {
-		if fileName.MatchString(name) && slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(name, s) }) {
+		if fileName().MatchString(name) && slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(name, s) }) {
 			files = append(files, usual{dir, name})
 		}
 	}
@@ -172,7 +175,7 @@ func (p *planner) icons() {
 	for _, share := range shareDirs {
 		theme := share + "/icons/hicolor"
 		for _, size := range p.names(theme) {
-			if !iconSize.MatchString(size) {
+			if !iconSize().MatchString(size) {
 				continue
 			}
 			for _, u := range append(p.list(theme+"/"+size+"/apps", iconExts...), p.list(theme+"/"+size+"/mimetypes", iconExts...)...) {
@@ -241,11 +244,11 @@ func image(ext string) func([]byte) ([]byte, error) {
 func (p *planner) manuals(dir string) {
 	for _, name := range p.names(dir) {
 		switch {
-		case section.MatchString(name):
+		case section().MatchString(name):
 			p.section(dir, name)
-		case language.MatchString(name):
+		case language().MatchString(name):
 			for _, sub := range p.names(dir + "/" + name) {
-				if section.MatchString(sub) {
+				if section().MatchString(sub) {
 					p.section(dir, name+"/"+sub)
 				}
 			}
@@ -255,7 +258,7 @@ func (p *planner) manuals(dir string) {
 
 func (p *planner) section(dir, sub string) {
 	for _, u := range p.list(dir+"/"+sub, "") {
-		m := manPage.FindStringSubmatch(u.name)
+		m := manPage().FindStringSubmatch(u.name)
 		if m == nil || m[2][0] != sub[len(sub)-1] {
 			continue
 		}

@@ -35,7 +35,7 @@ const (
 	maxBinBits        = 14
 )
 
-var validRole = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+var validRole = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`) })
 
 // ValidRole reports whether names can be delegated to a role with this name.
 func ValidRole(name string) bool {
@@ -43,7 +43,7 @@ func ValidRole(name string) bool {
 	case metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP:
 		return false
 	}
-	return validRole.MatchString(name)
+	return validRole().MatchString(name)
 }
 
 // Role returns the delegated role that lists a pointer. "" means that the targets list it.

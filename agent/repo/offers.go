@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lull/lull/agent/delta"
@@ -226,14 +227,14 @@ func wholeSeconds(t time.Time) bool {
 	return !t.IsZero() && t.Location() == time.UTC && t.Nanosecond() == 0 && t.Year() >= 1970 && t.Year() <= 9999
 }
 
-var stepPattern = regexp.MustCompile(`^(\d{1,3})%@(\d{1,6})([smhdw]?)$`)
+var stepPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(\d{1,3})%@(\d{1,6})([smhdw]?)$`) })
 
 // ParseSteps reads a rollout by time: "1%@0h,10%@6h,100%@2d". A time of 0 needs no unit.
 func ParseSteps(s string) ([]Step, error) {
 	units := map[string]int64{"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 	var steps []Step
 	for _, part := range strings.Split(s, ",") {
-		m := stepPattern.FindStringSubmatch(strings.TrimSpace(part))
+		m := stepPattern().FindStringSubmatch(strings.TrimSpace(part))
 		if m == nil || m[3] == "" && strings.Trim(m[2], "0") != "" {
 			return nil, errkind.New(errkind.Usage, "cannot understand the rollout %.200q", s).WithHint("use a percentage, or steps such as 1%%@0h,10%%@6h,100%%@2d")
 		}

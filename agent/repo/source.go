@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"syscall"
 )
 
@@ -137,12 +138,12 @@ func readAll(r io.Reader, limit int64) ([]byte, error) {
 }
 
 // userinfo finds user and password where a URL does not parse.
-var userinfo = regexp.MustCompile(`//[^/?#\s]*@`)
+var userinfo = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`//[^/?#\s]*@`) })
 
 // shown returns a URL without its password.
 func shown(s string) string {
 	if u, err := url.Parse(s); err == nil {
 		return u.Redacted()
 	}
-	return userinfo.ReplaceAllString(s, "//xxxxx@")
+	return userinfo().ReplaceAllString(s, "//xxxxx@")
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -113,10 +114,10 @@ func lineError(err error) error {
 		return errors.New(output.T("%q is no flag", syntax.GetSpecifiedFlag()))
 	}
 	text := err.Error()
-	if words := unknownCommand.FindStringSubmatch(text); words != nil {
+	if words := unknownCommand().FindStringSubmatch(text); words != nil {
 		return errors.New(output.T("unknown command %q for %q", words[1], words[2]))
 	}
-	if words := exclusiveFlags.FindStringSubmatch(text); words != nil {
+	if words := exclusiveFlags().FindStringSubmatch(text); words != nil {
 		return errors.New(output.T("of the flags %s only one can be used", strings.ReplaceAll("--"+words[1], " ", ", --")))
 	}
 	return err
@@ -124,8 +125,10 @@ func lineError(err error) error {
 
 // These errors of the library have no types.
 var (
-	unknownCommand = regexp.MustCompile(`^unknown command "([^"]*)" for "([^"]*)"`)
-	exclusiveFlags = regexp.MustCompile(`^if any flags in the group \[([^\]]*)\] are set none of the others can be`)
+	unknownCommand = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^unknown command "([^"]*)" for "([^"]*)"`) })
+	exclusiveFlags = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^if any flags in the group \[([^\]]*)\] are set none of the others can be`)
+	})
 )
 
 // meant returns the commands that are similar to the first unknown word of args.
@@ -328,12 +331,12 @@ func init() { // the library has one set of functions for all templates
 	cobra.AddTemplateFunc("reflow", reflow)
 	cobra.AddTemplateFunc("usage", usageLine)
 	cobra.AddTemplateFunc("defaults", func(usages string) string {
-		return defaultValue.ReplaceAllString(usages, "("+output.T("default")+"$1")
+		return defaultValue().ReplaceAllString(usages, "("+output.T("default")+"$1")
 	})
 }
 
 // defaultValue matches the library's suffix for the text of a flag.
-var defaultValue = regexp.MustCompile(`\(default(\s)`)
+var defaultValue = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\(default(\s)`) })
 
 // usageLine returns the library's line with the usage of a command.
 func usageLine(line string) string {

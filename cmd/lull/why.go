@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -98,22 +99,27 @@ func indexName(index string) string {
 	return index
 }
 
-// holders are what the agent calls the holders of packages, and the messages for them.
-var holders = []struct {
+// holderMessage is what the agent calls a kind of holder of packages, and the message for it.
+type holderMessage struct {
 	form    *regexp.Regexp
 	message string
-}{
-	{regexp.MustCompile(`^(\S+) revision (\d+)$`), output.Mark("%[1]s revision %[2]s")},
-	{regexp.MustCompile(`^run of (\S+)$`), output.Mark("a run of %[1]s")},
-	{regexp.MustCompile(`^ephemeral run of (\S+), user (.*)$`), output.Mark("a run of %[1]s without installation by user %[2]s")},
-	{regexp.MustCompile(`^application (\S+)$`), output.Mark("the application %[1]s")},
-	{regexp.MustCompile(`^stray process (.*) of user (.*), executing (.*)$`), output.Mark("the process %[1]s of user %[2]s, outside of any run, executing %[3]s")},
 }
+
+// holders are all kinds of holders.
+var holders = sync.OnceValue(func() []holderMessage {
+	return []holderMessage{
+		{regexp.MustCompile(`^(\S+) revision (\d+)$`), output.Mark("%[1]s revision %[2]s")},
+		{regexp.MustCompile(`^run of (\S+)$`), output.Mark("a run of %[1]s")},
+		{regexp.MustCompile(`^ephemeral run of (\S+), user (.*)$`), output.Mark("a run of %[1]s without installation by user %[2]s")},
+		{regexp.MustCompile(`^application (\S+)$`), output.Mark("the application %[1]s")},
+		{regexp.MustCompile(`^stray process (.*) of user (.*), executing (.*)$`), output.Mark("the process %[1]s of user %[2]s, outside of any run, executing %[3]s")},
+	}
+})
 
 // holderText returns what keeps a package, in the language. Other holders than those of the
 // agent remain unchanged.
 func holderText(holder string) string {
-	for _, h := range holders {
+	for _, h := range holders() {
 		if parts := h.form.FindStringSubmatch(holder); parts != nil {
 			var args []any
 			for _, p := range parts[1:] {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -42,7 +43,7 @@ type node struct {
 	items []*node // values of a mapping, elements of a list
 }
 
-var syntaxLine = regexp.MustCompile(`^yaml: line (\d+): (.*)$`)
+var syntaxLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^yaml: line (\d+): (.*)$`) })
 
 // parse reads the only document of data; an empty file yields nil.
 func parse(name string, data []byte) (n *node, err error) {
@@ -64,7 +65,7 @@ func parse(name string, data []byte) (n *node, err error) {
 	}()
 	syntax := func(err error) (*node, error) {
 		text, line := strings.TrimPrefix(err.Error(), "yaml: "), 0
-		if m := syntaxLine.FindStringSubmatch(err.Error()); m != nil {
+		if m := syntaxLine().FindStringSubmatch(err.Error()); m != nil {
 			line, _ = strconv.Atoi(m[1])
 			text = m[2]
 		}

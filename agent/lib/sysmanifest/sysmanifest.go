@@ -15,6 +15,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"sync"
 
 	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/errkind"
@@ -59,10 +60,10 @@ type Manifest struct {
 }
 
 // versions fit on one line, and differ from a hash.
-var versions = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+~_-]{0,62}$`)
+var versions = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+~_-]{0,62}$`) })
 
 // ValidVersion reports whether a system can have that version.
-func ValidVersion(version string) bool { return versions.MatchString(version) }
+func ValidVersion(version string) bool { return versions().MatchString(version) }
 
 // ParseSource reads the form that image makers write. Errors are of kind Invalid.
 func ParseSource(text []byte) (s Source, err error) {

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo"
@@ -28,8 +29,10 @@ func Architecture() string {
 
 // suite and component are words of a sources.list that become parts of paths.
 var (
-	word        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+~_-]*(/[A-Za-z0-9.+~_-]+)*/?$`)
-	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]{1,127}$`) // deb-control(5)
+	word = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+~_-]*(/[A-Za-z0-9.+~_-]+)*/?$`)
+	})
+	packageName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]{1,127}$`) }) // deb-control(5)
 )
 
 // ParseLine reads a line of a sources.list in the one-line style (sources.list(5)):
@@ -152,7 +155,7 @@ func Check(s repo.Apt) error {
 		return err
 	}
 	f.Close()
-	if strings.Contains(s.Suite, "..") || !word.MatchString(s.Suite) && s.Suite != "./" && s.Suite != "/" {
+	if strings.Contains(s.Suite, "..") || !word().MatchString(s.Suite) && s.Suite != "./" && s.Suite != "/" {
 		return fmt.Errorf("%.80q is no suite", s.Suite)
 	}
 	switch flat := strings.HasSuffix(s.Suite, "/"); {
@@ -162,7 +165,7 @@ func Check(s repo.Apt) error {
 		return fmt.Errorf("it has no component")
 	}
 	for _, c := range s.Components {
-		if strings.Contains(c, "..") || !word.MatchString(c) || strings.HasSuffix(c, "/") {
+		if strings.Contains(c, "..") || !word().MatchString(c) || strings.HasSuffix(c, "/") {
 			return fmt.Errorf("%.80q is no component", c)
 		}
 	}
@@ -184,7 +187,7 @@ func ParsePackage(text string) (name string, packages []string, err error) {
 		return "", nil, errkind.New(errkind.Invalid, "cannot follow %.80q: it has more than %d packages", name, maxMerged)
 	}
 	for _, p := range packages {
-		if !packageName.MatchString(p) {
+		if !packageName().MatchString(p) {
 			return "", nil, errkind.New(errkind.Invalid, "cannot follow %.80q: it is no name of a Debian package", p)
 		}
 	}

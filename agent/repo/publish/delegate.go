@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -36,7 +37,7 @@ type DelegateOptions struct {
 	Threshold int // of the keys; default: 1
 }
 
-var delegatedPrefix = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,62}\*$`)
+var delegatedPrefix = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,62}\*$`) })
 
 // Delegate lets keys publish the named packages, in addition to those of the targets. The
 // names that the repository offers already stay with the key of the targets until a list of
@@ -48,7 +49,7 @@ func Delegate(ctx context.Context, dir string, o DelegateOptions) error {
 	}
 	var paths []string
 	for _, name := range o.Names {
-		if manifest.ValidName(name) != nil && !delegatedPrefix.MatchString(name) {
+		if manifest.ValidName(name) != nil && !delegatedPrefix().MatchString(name) {
 			return errkind.New(errkind.Usage, "cannot delegate %.80q: it is neither a name nor a prefix that ends in '*'", name)
 		}
 		paths = append(paths, repo.PointerPath(name, "*"))

@@ -14,6 +14,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -452,7 +453,7 @@ func (m *deltaMaker) contentOf(pkg digest.Digest) (list []located, err error) {
 	return list, add(pkg, "")
 }
 
-var versions = regexp.MustCompile(`[0-9]+`)
+var versions = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[0-9]+`) })
 
 // pairsOf pairs the files that only the newer package has with those of the older one: of
 // the same path, of one that differs by numbers alone, or, if it is the only one, of the same
@@ -461,7 +462,7 @@ var versions = regexp.MustCompile(`[0-9]+`)
 func pairsOf(old, made []located) (pairs []delta.Pair) {
 	have := map[digest.Digest]bool{}
 	var byPath, byNumber, byName = map[string]*delta.File{}, map[string]*delta.File{}, map[string]*delta.File{}
-	numberless := func(p string) string { return versions.ReplaceAllString(p, "0") }
+	numberless := func(p string) string { return versions().ReplaceAllString(p, "0") }
 	for i := range old {
 		f := &old[i].file
 		have[f.Digest] = true

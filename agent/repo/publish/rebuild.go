@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"golang.org/x/sys/unix"
@@ -157,7 +158,7 @@ func (s *state) wholeSnapshot(version int64) (targets int64, data []byte, err er
 
 // versionPattern finds the version in the remains of a timestamp. It may find that of the
 // snapshot instead, which is not larger.
-var versionPattern = regexp.MustCompile(`"version":\s*(\d{1,15})`)
+var versionPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`"version":\s*(\d{1,15})`) })
 
 // versionInRuins returns the highest version in the remains of the timestamp, or 0.
 func (s *state) versionInRuins() (version int64) {
@@ -165,7 +166,7 @@ func (s *state) versionInRuins() (version int64) {
 	if err != nil {
 		return 0
 	}
-	for _, m := range versionPattern.FindAllSubmatch(data, -1) {
+	for _, m := range versionPattern().FindAllSubmatch(data, -1) {
 		if v, err := strconv.ParseInt(string(m[1]), 10, 64); err == nil {
 			version = max(version, v)
 		}

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/lull/lull/agent/lib/errkind"
 )
@@ -18,17 +19,19 @@ const maxSecret = 256 << 10
 // secretForms are private keys as text: PEM (RFC 7468, section 10 and 11, and the form that
 // OpenSSH and cosign write), OpenPGP armour (RFC 9580, section 6.2), age, minisign and
 // signify, PuTTY.
-var secretForms = regexp.MustCompile(`(?m)^(?:` +
-	`-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----\s*$` +
-	`|AGE-SECRET-KEY-1[0-9A-Z]{40,}` +
-	`|untrusted comment: .*secret key` +
-	`|PuTTY-User-Key-File-[0-9]+: )`)
+var secretForms = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^(?:` +
+		`-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----\s*$` +
+		`|AGE-SECRET-KEY-1[0-9A-Z]{40,}` +
+		`|untrusted comment: .*secret key` +
+		`|PuTTY-User-Key-File-[0-9]+: )`)
+})
 
 // hasSecret reports whether content is, or contains, a private key.
 func hasSecret(content []byte) bool {
-	return bytes.Contains(content, []byte("PRIVATE KEY")) && secretForms.Match(content) ||
-		bytes.Contains(content, []byte("AGE-SECRET-KEY-1")) && secretForms.Match(content) ||
-		bytes.HasPrefix(content, []byte("untrusted comment: ")) && secretForms.Match(content) ||
+	return bytes.Contains(content, []byte("PRIVATE KEY")) && secretForms().Match(content) ||
+		bytes.Contains(content, []byte("AGE-SECRET-KEY-1")) && secretForms().Match(content) ||
+		bytes.HasPrefix(content, []byte("untrusted comment: ")) && secretForms().Match(content) ||
 		bytes.HasPrefix(content, []byte("PuTTY-User-Key-File-"))
 }
 

@@ -32,7 +32,7 @@ func (a *Printer) StepText(p bus.RefreshProperties) string {
 }
 
 // quantity matches a size or a length of time that the agent has written.
-var quantity = regexp.MustCompile(`^\d+\.\d+ ([kMGTPE]?B|s)$`)
+var quantity = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\d+\.\d+ ([kMGTPE]?B|s)$`) })
 
 // Foreign returns a text of the agent in the language, as far as it is known how the text was
 // made.
@@ -79,6 +79,6 @@ func (a *Printer) foreign(text string) (string, bool) {
 			}
 			return message
 		},
-		Amount: func(text string) (string, bool) { return Decimal(text), quantity.MatchString(text) },
+		Amount: func(text string) (string, bool) { return Decimal(text), quantity().MatchString(text) },
 	}.Translate(text)
 }

@@ -25,6 +25,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -56,7 +57,7 @@ const retries = 10
 const staleAfter = publish.MinSharedGrace / 2
 
 // names are the names of buckets (Amazon S3 User Guide, "General purpose bucket naming rules").
-var names = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+var names = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`) })
 
 // Open prepares to use a bucket, without a request. Server, region and credentials are those
 // of the environment, as for Amazon's tools: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL,
@@ -89,7 +90,7 @@ func parse(address string) (bucket, prefix string, err error) {
 	bucket, prefix, _ = strings.Cut(rest, "/")
 	prefix = strings.Trim(prefix, "/")
 	switch {
-	case !ok || !names.MatchString(bucket):
+	case !ok || !names().MatchString(bucket):
 		err = errkind.New(errkind.Invalid, "cannot use the address %.200q: want s3://BUCKET/PREFIX", address)
 	case prefix == "":
 	case path.Clean("/"+prefix) != "/"+prefix || len(prefix) > 512 || strings.ContainsAny(prefix, "?#%\x00"):
