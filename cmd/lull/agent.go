@@ -203,7 +203,12 @@ func (ag *agent) detailed(ctx context.Context, want func(*snapshot) func(bus.Pac
 	if err != nil {
 		return nil, err
 	}
-	selects := want(s)
+	return ag.details(ctx, s, want(s))
+}
+
+// details adds all properties of the selected packages to an overview. If they are many, or
+// one has been removed meanwhile, it reads everything again.
+func (ag *agent) details(ctx context.Context, s *snapshot, selects func(bus.PackageProperties) bool) (*snapshot, error) {
 	var wanted []int
 	for i, p := range s.packages {
 		if selects(p) {
@@ -216,7 +221,7 @@ func (ag *agent) detailed(ctx context.Context, want func(*snapshot) func(bus.Pac
 	for _, i := range wanted {
 		p, err := bus.NewPackageProxy(ag.conn, bus.PackagePath(s.packages[i].Instance)).Properties(ctx)
 		if errkind.Is(err, errkind.NotFound) {
-			return ag.snapshot(ctx) // it was removed meanwhile
+			return ag.snapshot(ctx)
 		}
 		if err != nil {
 			return nil, err

@@ -61,11 +61,12 @@ type keptJSON struct {
 }
 
 func (a *app) changelog(ctx context.Context, ag *agent, typed string) error {
-	name, installed, offers, err := ag.known(ctx, typed)
+	k, err := ag.known(ctx, typed)
 	if err != nil {
 		return err
 	}
-	releases, err := a.releases(installed, offers)
+	name := k.name
+	releases, err := a.releases(k.installed, k.offers)
 	if err != nil {
 		return err
 	}
@@ -85,36 +86,49 @@ func (a *app) changelog(ctx context.Context, ag *agent, typed string) error {
 	return nil
 }
 
-// known returns the application that the user means, its instances and the offers of
-// repositories. It is an error if there is neither.
-func (ag *agent) known(ctx context.Context, typed string) (name string, installed []bus.PackageProperties, offers []bus.AvailablePackage, err error) {
-	s, err := ag.snapshot(ctx)
+// knownPackage is an application with its instances and the offers of repositories.
+type knownPackage struct {
+	name      string
+	installed []bus.PackageProperties
+	offers    []bus.AvailablePackage
+	all       *snapshot // with all properties of the installed ones only
+}
+
+// known returns the application that the user means. It is an error if it is neither
+// installed nor offered.
+func (ag *agent) known(ctx context.Context, typed string) (*knownPackage, error) {
+	s, err := ag.overview(ctx)
 	if err != nil {
-		return "", nil, nil, err
+		return nil, err
 	}
 	offers, known, err := ag.available(ctx)
 	if err != nil {
-		return "", nil, nil, err
+		return nil, err
 	}
 	for _, p := range s.packages {
 		known = append(known, candidate{p.Name, slices.Concat(p.Apps, []string{p.Title, p.Instance})})
 	}
 	name, ok, err := resolve(typed, known)
 	if err != nil {
-		return "", nil, nil, err
+		return nil, err
 	}
 	if !ok {
-		return "", nil, nil, output.Error(errkind.NotFound, "cannot find %s: it is not installed, and no repository offers it", output.OneLine(typed)).
+		return nil, output.Error(errkind.NotFound, "cannot find %s: it is not installed, and no repository offers it", output.OneLine(typed)).
 			WithHint("%s", did(typed, known, output.T("`lull search` lists what there is")))
 	}
+	isIt := func(p bus.PackageProperties) bool { return p.Name == name }
+	if s, err = ag.details(ctx, s, isIt); err != nil {
+		return nil, err
+	}
+	k := &knownPackage{name: name, all: s}
 	for _, p := range s.packages {
-		if p.Name == name {
-			installed = append(installed, p)
+		if isIt(p) {
+			k.installed = append(k.installed, p)
 		}
 	}
-	offers = slices.DeleteFunc(offers, func(o bus.AvailablePackage) bool { return o.Name != name })
-	sortOffers(offers)
-	return name, installed, offers, nil
+	k.offers = slices.DeleteFunc(offers, func(o bus.AvailablePackage) bool { return o.Name != name })
+	sortOffers(k.offers)
+	return k, nil
 }
 
 // releases lists the versions, the newest first: those that are not installed by their time

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,14 +19,11 @@ func (a *app) listCmd() *cobra.Command {
 		Args:  args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, ag *agent) error {
-				read := ag.overview
-				if a.JSON {
-					read = ag.snapshot
+				read := ag.snapshot // the JSON document has all properties
+				if !a.JSON {
+					read = func(ctx context.Context) (*snapshot, error) { return ag.detailed(ctx, notable) } // the owners of holds
 				}
 				s, err := read(ctx)
-				if err == nil && slices.ContainsFunc(s.packages, func(p bus.PackageProperties) bool { return held(p, a.Now()) }) {
-					s, err = ag.snapshot(ctx) // which has the owners of the holds
-				}
 				if err != nil {
 					return err
 				}

@@ -119,7 +119,7 @@ func (a *app) waitClosed(ctx context.Context, what string) error {
 	if _, err := digest.Parse(what); err != nil {
 		asking, cancel := context.WithTimeout(ctx, answerTime)
 		defer cancel()
-		all, err := ag.snapshot(asking)
+		all, err := ag.detailed(asking, thatIs(what))
 		if err != nil {
 			return err
 		}

@@ -94,7 +94,7 @@ func runWithAgent(t *testing.T, script string) {
 	f := startAgent(t)
 	f.add(t, notes())
 	busy := notes()
-	busy.Instance, busy.Running, busy.Version = "org.example.busy", true, "2.0\x1b[31m"
+	busy.Instance, busy.Name, busy.Running, busy.Version = "org.example.busy", "org.example.busy", true, "2.0\x1b[31m"
 	busy.Processes = []bus.Process{{PID: 123, UID: 64999, Command: "no\ntes"}}
 	f.add(t, busy)
 	f.space.set([]bus.PackageUsage{

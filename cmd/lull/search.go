@@ -177,18 +177,15 @@ type infoJSON struct {
 }
 
 func (a *app) info(ctx context.Context, ag *agent, typed string) error {
-	name, installed, offers, err := ag.known(ctx, typed)
+	k, err := ag.known(ctx, typed)
 	if err != nil {
 		return err
 	}
-	s, err := ag.snapshot(ctx)
-	if err != nil {
-		return err
-	}
+	name, installed, offers := k.name, k.installed, k.offers
 	doc := infoJSON{Document: output.One, Name: name, Installed: []packageJSON{}, Offers: []offerJSON{}, Rights: []rightJSON{}, Commands: []string{}}
 	pairs := [][2]string{{"Name", name}}
 	for _, p := range installed {
-		doc.Installed = append(doc.Installed, s.json(p, a.Now()))
+		doc.Installed = append(doc.Installed, k.all.json(p, a.Now()))
 		text := output.T("%[1]s from %[2]s, channel %[3]s", p.Version, output.Either(p.Repository, "?"), output.Either(p.Channel, "?"))
 		if p.Instance != p.Name {
 			text += output.T(", as %s", p.Instance)
@@ -286,7 +283,7 @@ The next refresh brings what is there, which may be an older version.`,
 			if err := ag.manager.Switch(cmd.Context(), names[0], o); err != nil {
 				return sent(cmd.Context(), output.T("switch of %s", names[0]), output.T("`lull status %s` shows the channel", names[0]), err)
 			}
-			s, err := ag.snapshot(cmd.Context())
+			s, err := ag.detailed(cmd.Context(), thatIs(names[0]))
 			if err != nil {
 				return err
 			}
