@@ -15,12 +15,14 @@ import (
 )
 
 // doFinish makes the new revision the latest of the history and releases the revisions that
-// policy does not keep.
+// policy does not keep, in one write of the record.
 func doFinish(_ context.Context, t *task) error {
 	r := &t.r
 	if r.Kind == plan.Remove {
 		return t.e.forget(r)
 	}
+	var kept []uint32
+	keep := t.e.Policy().For(r.Instance).KeepRevisions
 	err := t.e.State.UpdateInstance(r.Instance, func(i *state.Instance) error {
 		for k := range i.Revisions {
 			v := &i.Revisions[k]
@@ -47,13 +49,14 @@ func doFinish(_ context.Context, t *task) error {
 		if r.Kind == plan.Update {
 			i.Copied = t.copied
 		}
+		kept = releaseRevisions(i, r.To, keep)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	t.tell(SessionFinish)
-	return errors.Join(t.e.dropTethers(r.Instance, r.Package), t.e.prune(r.Instance, r.To))
+	return errors.Join(t.e.dropTethers(r.Instance, r.Package), t.e.forgetOthers(r.Instance, r.To, kept))
 }
 
 // Prune releases the revisions that policy no longer keeps. An instance with a refresh under
@@ -75,25 +78,36 @@ func (e *Engine) Prune(instance string) error {
 }
 
 func (e *Engine) prune(instance string, cur uint32) error {
-	var gone, kept []uint32
+	var kept []uint32
 	keep := e.Policy().For(instance).KeepRevisions
 	err := e.State.UpdateInstance(instance, func(i *state.Instance) error {
-		gone = superseded(i.Revisions, cur, keep)
-		i.Revisions = slices.DeleteFunc(i.Revisions, func(v state.Revision) bool { return slices.Contains(gone, v.Number) })
-		for _, v := range i.Revisions {
-			kept = append(kept, v.Number)
-		}
+		kept = releaseRevisions(i, cur, keep)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	// Also those whose removal a crash has undone after the record was written.
+	return e.forgetOthers(instance, cur, kept)
+}
+
+// releaseRevisions drops the superseded revisions from a record and returns the others.
+func releaseRevisions(i *state.Instance, cur uint32, keep int) (kept []uint32) {
+	gone := superseded(i.Revisions, cur, keep)
+	i.Revisions = slices.DeleteFunc(i.Revisions, func(v state.Revision) bool { return slices.Contains(gone, v.Number) })
+	for _, v := range i.Revisions {
+		kept = append(kept, v.Number)
+	}
+	return kept
+}
+
+// forgetOthers removes the links and data of revisions that the record does not have, also of
+// those whose removal a crash has undone after the record was written.
+func (e *Engine) forgetOthers(instance string, cur uint32, kept []uint32) error {
 	linked, err := e.Links.Revisions(instance)
 	if err != nil {
 		return err
 	}
-	for _, rev := range append(gone, linked...) {
+	for _, rev := range linked {
 		if rev == cur || slices.Contains(kept, rev) {
 			continue
 		}

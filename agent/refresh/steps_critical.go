@@ -268,8 +268,10 @@ func doCopy(ctx context.Context, t *task) error {
 		return nil
 	}
 	dst := t.e.dataDir(r.Instance, r.To)
-	if err := undoCopy(ctx, t); err != nil { // of an earlier try
-		return err
+	if _, err := os.Lstat(dst); !errors.Is(err, fs.ErrNotExist) { // of an earlier try
+		if err := undoCopy(ctx, t); err != nil {
+			return err
+		}
 	}
 	src := t.e.dataDir(r.Instance, r.DataFrom)
 	if _, err := os.Lstat(src); errors.Is(err, fs.ErrNotExist) {

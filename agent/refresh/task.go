@@ -144,7 +144,7 @@ func (t *task) run(ctx context.Context, first plan.Event) {
 		var effect plan.Effect
 		atDoor := t.r.Step == plan.Inhibit && !t.r.Undo
 		t.r, effect = plan.Next(t.r, ev)
-		if err := t.persist(); err != nil {
+		if err := t.persist(effect); err != nil {
 			t.e.Log.Error("cannot write the journal of a refresh", "refresh", t.r.ID, "error", err)
 			if !t.r.Undo && effect == plan.DoStep {
 				ev = plan.Event{Type: plan.StepFailed, Err: err}
@@ -436,9 +436,10 @@ func (t *task) closeAlarm() {
 	}
 }
 
-// persist writes the journal if necessary.
-func (t *task) persist() error {
-	if !plan.MustPersist(&t.persisted, &t.r) {
+// persist writes the journal if necessary. The final state of a refresh without a group is
+// written once, by end: an agent that is killed before it repeats the last step.
+func (t *task) persist(effect plan.Effect) error {
+	if !plan.MustPersist(&t.persisted, &t.r) || effect == plan.End && t.group == nil {
 		return nil
 	}
 	if err := t.e.State.PutRefresh(t.r.ID, &t.r); err != nil {

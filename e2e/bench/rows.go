@@ -86,6 +86,7 @@ var scenes = []scene{
 	}},
 	{name: "ephemeral", play: playEphemeral, rows: []row{
 		{"ephemeral", "a resident package run, 10,000 to choose from", "ms", "the same with two packages", 1.2},
+		{"ephemeral-20", "the same, one of twenty at once", "ms", "one alone", 0.8},
 	}},
 	{name: "many", systemd: true, play: playMany, rows: []row{
 		{"list-200", "lull list, 200 packages and 800 cgroups", "ms", "the same with one package", 2},

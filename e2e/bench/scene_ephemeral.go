@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 // container of podman.
 func playEphemeral(tb rig.TB) results {
 	const name, few, many = "org.lull.ephemeral", 2, 10_000
+	const atOnce, rounds = 20, 15
 	myTurn(tb)
 	program := filepath.Join(programs(tb), "empty")
 	run := func(size int) (*stage, func() float64) {
@@ -38,15 +40,22 @@ func playEphemeral(tb rig.TB) results {
 		takers = append(takers, container)
 	}
 	got := inTurns(5, 50, takers...)
+	_, before := large.effort()
+	beside := inTurns(1, rounds, ours, func() float64 { return large.atOnce(atOnce, "run", "--ephemeral", name) })
+	_, after := large.effort()
 	notes := []string{
 		fmt.Sprintf("plain exec %.2f ms; %d packages in the repository: %.2f ms, %d: %.2f ms", median(got[0]), few, median(got[2]), many, median(got[1])),
-		fmt.Sprintf("twenty at once, %d packages: %.2f ms for each, by the time of all", many, large.atOnce(20, "run", "--ephemeral", name)),
 		peer,
 	}
 	if container != nil {
-		notes[2] = fmt.Sprintf("%s of the same program: %.2f ms", peer, median(got[3]))
+		notes[1] = fmt.Sprintf("%s of the same program: %.2f ms", peer, median(got[3]))
 	}
-	return results{"ephemeral": samples{Ours: got[1], Theirs: got[2], Notes: notes}}
+	return results{
+		"ephemeral": samples{Ours: got[1], Theirs: got[2], Notes: notes},
+		"ephemeral-20": samples{Ours: beside[1], Theirs: beside[0], Notes: []string{
+			fmt.Sprintf("%d rounds of %d at once, %d CPUs; CPU of the agent for each run: %.2f ms", rounds, atOnce, runtime.NumCPU(), (after-before)/((rounds+1)*(atOnce+1))),
+		}},
+	}
 }
 
 // atOnce is the time of n commands that run beside each other, divided by n, in milliseconds.
