@@ -35,12 +35,14 @@ func Encode(ctx context.Context, w io.Writer, pairs []Pair, open func(File) (io.
 	defer debug.SetGCPercent(debug.SetGCPercent(15))
 	var h header
 	var packed [][]byte
+	compress := compressors{}
 	for len(pairs) > 0 {
 		if len(h.groups) > 0 {
+			clear(compress)
 			debug.FreeOSMemory() // of the group before
 		}
 		n := groupOf(pairs)
-		e := &encoder{ctx: ctx, open: open}
+		e := &encoder{ctx: ctx, open: open, compress: compress}
 		g, s, err := e.group(pairs[:n])
 		if err != nil {
 			return err
@@ -49,11 +51,10 @@ func Encode(ctx context.Context, w io.Writer, pairs []Pair, open func(File) (io.
 		packed = append(packed, s...)
 		pairs = pairs[n:]
 	}
-	z, err := newCompressor(maxWindow)
+	b, err := compress.encode(maxWindow, h.encode())
 	if err != nil {
 		return err
 	}
-	b := z.EncodeAll(h.encode(), nil)
 	out := append([]byte(magic), binary.LittleEndian.AppendUint32(nil, uint32(len(b)))...)
 	for _, part := range append([][]byte{out, b}, packed...) {
 		if _, err := w.Write(part); err != nil {
@@ -63,9 +64,24 @@ func Encode(ctx context.Context, w io.Writer, pairs []Pair, open func(File) (io.
 	return nil
 }
 
-func newCompressor(window int) (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression),
-		zstd.WithWindowSize(window), zstd.WithEncoderCRC(false))
+// compressors are encoders by the size of their windows. Each has tables of 34 MB, which take
+// longer to clear than a small stream takes to compress.
+type compressors map[int]*zstd.Encoder
+
+// encode returns the frame of a stream; an empty stream has none.
+func (c compressors) encode(window int, raw []byte) ([]byte, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	if c[window] == nil {
+		z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression),
+			zstd.WithWindowSize(window), zstd.WithEncoderCRC(false))
+		if err != nil {
+			return nil, err
+		}
+		c[window] = z
+	}
+	return c[window].EncodeAll(raw, nil), nil
 }
 
 // tablePasses is how often tables are matched. Later passes know where the addresses in
@@ -91,6 +107,8 @@ func groupOf(pairs []Pair) int {
 type encoder struct {
 	ctx  context.Context
 	open func(File) (io.ReadCloser, error)
+
+	compress compressors
 
 	content []byte // of new
 	raw     [streams][]byte
@@ -142,11 +160,9 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 		if i == streamContent {
 			window = maxWindow
 		}
-		z, err := newCompressor(window)
-		if err != nil {
+		if packed[i], err = e.compress.encode(window, raw); err != nil {
 			return nil, nil, err
 		}
-		packed[i] = z.EncodeAll(raw, nil)
 		g.streams[i] = int64(len(packed[i]))
 	}
 	return g, packed, e.ctx.Err()
