@@ -1,11 +1,14 @@
 package manager
 
 import (
+	"context"
 	"time"
 
+	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/metrics"
 	"github.com/lull/lull/agent/metricsfile"
 	"github.com/lull/lull/agent/refresh/plan"
+	"github.com/lull/lull/agent/services"
 )
 
 // newMetrics returns the metrics file, with the kinds and ends of refreshes.
@@ -69,7 +72,7 @@ func (m *Manager) followMetrics() {
 		Path: m.metricsPath, Store: m.store, Indices: m.indices, State: m.state,
 		Repositories: func() map[string]time.Time { return m.repos.State().Read },
 		Current:      func(instance string) uint32 { rev, _, _ := m.links.Read(instance); return rev },
-		Refreshes:    m.refreshMetrics, Runs: m.runMetrics, Worked: m.Worked, Log: m.Log,
+		Refreshes:    m.refreshMetrics, Runs: m.runMetrics, Services: m.serviceMetrics, Worked: m.Worked, Log: m.Log,
 	})
 }
 
@@ -84,6 +87,53 @@ func (m *Manager) refreshMetrics() (stuck []metrics.Trouble, pending []metrics.P
 		}
 	}
 	return stuck, pending
+}
+
+// serviceTimeout bounds the queries to systemd for one write.
+const serviceTimeout = 5 * time.Second
+
+// serviceMetrics counts the failed services of each instance whose services this agent runs.
+// An instance whose services cannot be read is left out.
+func (m *Manager) serviceMetrics() (list []metrics.Services) {
+	ctx, cancel := context.WithTimeout(m.ctx, serviceTimeout)
+	defer cancel()
+	names, err := m.links.Instances()
+	if err != nil {
+		return nil
+	}
+	for _, name := range names {
+		p, err := m.serviceMetric(ctx, name)
+		if err == nil && p.Services > 0 {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+func (m *Manager) serviceMetric(ctx context.Context, name string) (p metrics.Services, err error) {
+	_, pkg, err := m.links.Read(name)
+	if err != nil {
+		return p, err
+	}
+	l, err := m.store.Launch(pkg)
+	if err != nil {
+		return p, err
+	}
+	p = metrics.Services{Version: metrics.Version{Instance: name, Version: l.Version}}
+	for _, s := range l.Services {
+		if s.Scope == manifest.ScopeUser && m.services.Scope() != manifest.ScopeUser {
+			continue
+		}
+		st, err := m.services.State(ctx, services.Unit{Instance: name, Service: s})
+		if err != nil {
+			return p, err
+		}
+		p.Services++
+		if st == services.Failed {
+			p.Failed++
+		}
+	}
+	return p, nil
 }
 
 func waitsFor(r plan.Refresh) string {

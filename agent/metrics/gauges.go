@@ -116,6 +116,12 @@ var allGauges = []gauge{
 				put(float64(r.Services), "service")
 			}
 		}, "type"),
+	newGauge("lull_services_failed", "Services of the current version of an instance that have failed; an instance without services is not listed.",
+		func(m *Metrics, put func(float64, ...string)) {
+			for _, s := range m.state.Services {
+				put(float64(s.Failed), s.Instance, s.Version.Version)
+			}
+		}, "instance", "version"),
 }
 
 func pending(m *Metrics, put func(float64, ...string)) {

@@ -48,6 +48,13 @@ type Pending struct {
 // Version is the current version of an instance.
 type Version struct{ Instance, Version string }
 
+// Services counts the services of an instance's current version.
+type Services struct {
+	Version
+	Services int
+	Failed   int
+}
+
 // Trouble is an unsuccessful update of an instance.
 type Trouble struct {
 	Instance, Version string
@@ -64,6 +71,7 @@ type State struct {
 	Installed    []Version
 	Stuck        []Trouble // refreshes that need an administrator
 	Undone       []Trouble // updates that were undone and will be retried
+	Services     []Services
 	LastRefresh  time.Time // of the last refresh or installation; zero means never
 	Runs         *Runs     // nil means that it is unknown
 }

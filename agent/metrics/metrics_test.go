@@ -43,6 +43,7 @@ func full() (*Metrics, State) {
 		Installed: []Version{{"org.y", "2"}},
 		Stuck:     []Trouble{{Instance: "org.z", Version: "2"}}, Undone: []Trouble{{"org.y", "3", start.Add(4 * time.Second)}},
 		LastRefresh: start.Add(3 * time.Second), Runs: &Runs{5, 1},
+		Services: []Services{{Version{"org.y", "2"}, 3, 1}, {Version{"org.z", "1"}, 1, 0}},
 	}
 }
 
@@ -98,6 +99,7 @@ func TestText(t *testing.T) {
 		{0, "lull_deltas_total", []string{"result", "used"}}, {1, "lull_deltas_total", []string{"result", "failed"}},
 		{1.7e9 + 1.5, "lull_repository_last_success_timestamp_seconds", []string{"repository", "local"}},
 		{.03, "lull_critical_section_seconds", []string{"kind", "refresh"}},
+		{1, "lull_services_failed", []string{"instance", "org.y", "version", "2"}}, {0, "lull_services_failed", []string{"instance", "org.z", "version", "1"}},
 		{5, "lull_runs", []string{"type", "application"}}, {1, "lull_runs", []string{"type", "service"}},
 	} {
 		if got, ok := figure(c.name, c.labels...); !ok || got != c.want {

@@ -39,6 +39,7 @@ type Sources struct {
 	Current      func(instance string) (rev uint32)            // 0 if none is
 	Refreshes    func() ([]metrics.Trouble, []metrics.Pending) // the stuck ones, and the waiting ones
 	Runs         func() *metrics.Runs                          // nil means that they cannot be read
+	Services     func() []metrics.Services                     // of the instances that have some
 	Worked       func()                                        // is called after each write; may be nil
 	Log          *slog.Logger
 }

@@ -46,6 +46,7 @@ func newWorld(t testing.TB, path string) *world {
 		Current:      func(string) uint32 { return 0 },
 		Refreshes:    func() ([]metrics.Trouble, []metrics.Pending) { return nil, nil },
 		Runs:         func() *metrics.Runs { return nil },
+		Services:     func() []metrics.Services { return nil },
 	})
 	w.Indices.OnChange(func(name string) {
 		if name == index.WritingIndex {

@@ -125,6 +125,7 @@ func (w *writer) state() (s metrics.State, again time.Duration, err error) {
 		}
 	}
 	s.Runs = w.Runs() // runs that cannot be read are left out, and shown by the doctor
+	s.Services = w.Services()
 	w.file.mu.Lock()
 	s.LastRefresh = w.file.lastRefresh
 	w.file.mu.Unlock()

@@ -8,10 +8,12 @@ import (
 )
 
 // TestServicesSettle: an update whose service ends soon after its start is undone and
-// shown as that; one whose service ends later is not, and the service is shown as failed.
+// shown as that; one whose service ends later is not, and the service is shown as failed, and counted in the metrics.
 func TestServicesSettle(t *testing.T) {
 	const name = "org.lull.served"
 	s := set(t, "")
+	metrics := s.Path("lull.prom")
+	s.Configure("policy.d/20-metrics.yaml", "metrics: {textfile: "+metrics+"}\n")
 	s.publish(app(name, "1", service), map[string]string{"app": forever, "daemon": logging("1")})
 	s.begin()
 	s.MustLull("install", name)
@@ -42,6 +44,10 @@ func TestServicesSettle(t *testing.T) {
 	if p, _ := s.api.Package(name); p.Str("Version") != "3" {
 		t.Errorf("version %s is current", p.Str("Version"))
 	}
+	s.Watch(s.Path())
+	s.UntilFile("the metrics count it", limit, metrics, func(text string) (bool, string) {
+		return strings.Contains(text, `lull_services_failed{instance="`+name+`",version="3"} 1`), text
+	})
 }
 
 // TestServicesReport: an update whose service reports when it is ready is over when it

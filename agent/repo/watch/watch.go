@@ -37,7 +37,7 @@ type Rule struct {
 // labels that it uses itself.
 const (
 	defaultMachines = `count({__name__=~"lull_installed_info|lull_refresh_undone_timestamp_seconds",exported_instance=$name,version=$version}) or vector(0)`
-	defaultFailures = `count(lull_refresh_undone_timestamp_seconds{exported_instance=$name,version=$version}) or vector(0)`
+	defaultFailures = `count(lull_refresh_undone_timestamp_seconds{exported_instance=$name,version=$version} or lull_services_failed{exported_instance=$name,version=$version} > 0) or vector(0)`
 )
 
 // ParseRule reads a rule in YAML. The name of its file is for messages.
