@@ -114,7 +114,7 @@ that list their packages, and publishing takes the same time at any size.`,
 	}
 	s.add(a, cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "sign the list of packages, too, not only the timestamp")
-	cmd.Flags().BoolVar(&bins, "bins", false, "list the packages in 1,024 parts, which earlier versions of lull cannot read")
+	cmd.Flags().BoolVar(&bins, "bins", false, "list the packages in parts, which earlier versions of lull cannot read")
 	return cmd
 }
 

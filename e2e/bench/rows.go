@@ -114,6 +114,7 @@ var scenes = []scene{
 		{"check-idle-bytes", "the same, request and response on nginx", "bytes", "", 500},
 		{"check-idle-cpu", "the same, processor time of the client", "ms", "", 20},
 		{"check-changed", "a check: 200 of 10,000 changed, 20 installed", "requests", "", 7},
+		{"check-changed-bytes", "the same, request and response on nginx", "kB", "", 10},
 		{"publish-100k", "a publication among 100,000 packages", "ms", "", 50},
 	}},
 	{name: "fleet", play: playFleet, rows: []row{

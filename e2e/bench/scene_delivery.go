@@ -19,6 +19,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/e2e/rig"
@@ -28,6 +29,7 @@ const (
 	deliveryInstalled = 20
 	deliveryChanged   = 200
 	deliveryDraws     = 200
+	deliveryRounds    = 5 // of draws, each after a change of its own
 	deliveryChecks    = 200
 	deliveryPublished = 20
 )
@@ -93,6 +95,7 @@ func newShelf(tb rig.TB, size int, bins bool) *shelf {
 	signAs(r, metadata.SNAPSHOT, snapshot, meta("2.snapshot.json"))
 	signAs(r, metadata.TIMESTAMP, timestamp, meta("timestamp.json"))
 	r.must(publish.Resign(tb.Context(), r.dir, publish.ResignOptions{Bins: bins}))
+	r.must(durable.SyncFS(r.dir)) // a publication must not wait for the scene
 	return r
 }
 
@@ -135,7 +138,7 @@ func (r *shelf) publications() (s samples) {
 			s.Ours, cpu = append(s.Ours, took.Seconds()*1000), append(cpu, (cpuTime()-before).Seconds()*1000)
 		}
 	}
-	s.Notes = []string{fmt.Sprintf("a package of one small file, %d packages in 1,024 bins, all on stable storage; processor time %.1f ms", r.size, median(cpu))}
+	s.Notes = []string{fmt.Sprintf("a package of one small file, %d packages in bins, all on stable storage; processor time %.1f ms", r.size, median(cpu))}
 	return s
 }
 
@@ -152,7 +155,7 @@ func (r *shelf) serve() *nginx {
 	n.url = "http://" + rig.Nginx(r.TB, dir, fmt.Sprintf(`log_format bytes '$request_length $bytes_sent $uri';
 access_log %s bytes;
 types { application/json json; }
-gzip on; gzip_types application/json; gzip_min_length 256; keepalive_requests 100000;
+gzip on; gzip_types application/json; gzip_comp_level 6; gzip_min_length 256; keepalive_requests 100000;
 server { listen ADDRESS; root %s; }
 `, n.log, r.dir))
 	return n
@@ -228,6 +231,9 @@ func (r *shelf) wants(c *repo.Client, installed []repo.Listing) error {
 
 // idle measures checks of a repository that has nothing new.
 func (r *shelf) idle(n *nginx, got results) {
+	// In the second of its signature a timestamp has no ETag that a machine uses.
+	ago := time.Now().Add(-time.Hour)
+	r.must(os.Chtimes(filepath.Join(r.dir, "metadata", "timestamp.json"), ago, ago))
 	c, installed := r.machine(n)
 	_, from := n.mark(r)
 	var cpu samples
@@ -253,6 +259,22 @@ func cpuTime() time.Duration {
 
 // changed measures the first check after some packages were published.
 func (r *shelf) changed(n *nginx, got results) {
+	var requests int
+	var bytes int64
+	for round := range deliveryRounds {
+		req, b := r.round(n, fmt.Sprint("2.", round))
+		requests, bytes = requests+req, bytes+b
+	}
+	const draws = deliveryDraws * deliveryRounds
+	mean := func(total float64) samples {
+		return samples{Ours: []float64{total / draws}, Notes: []string{
+			fmt.Sprintf("mean of %d draws: %d of %d packages changed, %d installed", draws, deliveryChanged, r.size, deliveryInstalled)}}
+	}
+	got["check-changed"], got["check-changed-bytes"] = mean(float64(requests)), mean(float64(bytes)/1000)
+}
+
+// round has machines check after packages were published in a version.
+func (r *shelf) round(n *nginx, version string) (requests int, bytes int64) {
 	type machine struct {
 		*repo.Client
 		installed []repo.Listing
@@ -263,15 +285,13 @@ func (r *shelf) changed(n *nginx, got results) {
 		machines = append(machines, machine{c, installed})
 	}
 	for _, i := range rand.Perm(r.size)[:deliveryChanged] {
-		r.publish(i, "2.0")
+		r.publish(i, version)
 	}
 	_, from := n.mark(r)
 	for _, m := range machines {
 		r.must(m.Check(r.Context()))
 		r.must(r.wants(m.Client, m.installed))
+		m.Close()
 	}
-	requests, bytes := n.logged(r, from)
-	got["check-changed"] = samples{Ours: []float64{float64(requests) / deliveryDraws}, Notes: []string{
-		fmt.Sprintf("mean of %d draws: %d of %d packages changed, %d installed; %.1f kB with all headers, compressed by nginx", deliveryDraws, deliveryChanged, r.size,
-			deliveryInstalled, float64(bytes)/deliveryDraws/1000)}}
+	return n.logged(r, from)
 }

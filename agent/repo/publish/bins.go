@@ -16,9 +16,17 @@ import (
 // A repository of many packages lists them in hash bins. A publication signs one of them, and
 // a machine reads those of its packages. The key of the targets signs them.
 
-// binBits is the number of bins as a power of two. 1,024 bins of 100,000 packages have a
-// hundred entries each.
-const binBits = 10
+// binBits returns the number of bins for a number of listed pointers, as a power of two. After a
+// change a machine reads the fewest bytes with about that number (BenchmarkBins).
+func binBits(pointers int) int {
+	switch {
+	case pointers <= 5_000:
+		return 10
+	case pointers <= 40_000:
+		return 11
+	}
+	return 12
+}
 
 // binPrefix is the prefix of the roles of the bins.
 const binPrefix = "bin"
@@ -150,8 +158,9 @@ func (s *state) targetPaths() ([]string, error) {
 
 // delegate makes the targets delegate to bins that the keys of the targets sign: during a
 // rotation the next ones. All bins are re-signed if other keys have signed them, as after a
-// rotation, including an interrupted one.
-func (s *state) delegate() error {
+// rotation, including an interrupted one. New bins are as many as the
+// pointers need.
+func (s *state) delegate(pointers int) error {
 	role := s.root.Signed.Roles[metadata.TARGETS]
 	keys := map[string]*metadata.Key{}
 	for _, id := range role.KeyIDs {
@@ -168,6 +177,10 @@ func (s *state) delegate() error {
 	if d != nil && d.SuccinctRoles != nil && slices.Equal(d.SuccinctRoles.KeyIDs, role.KeyIDs) && d.SuccinctRoles.Threshold == role.Threshold {
 		return nil
 	}
+	bits := binBits(pointers)
+	if d != nil && d.SuccinctRoles != nil {
+		bits = d.SuccinctRoles.BitLength
+	}
 	for _, role := range s.usedBins() {
 		if _, err := s.bin(role); err != nil {
 			return err
@@ -177,7 +190,7 @@ func (s *state) delegate() error {
 	s.renew = true
 	s.targets.Signed.Delegations = &metadata.Delegations{
 		Keys:          keys,
-		SuccinctRoles: &metadata.SuccinctRoles{KeyIDs: role.KeyIDs, Threshold: role.Threshold, BitLength: binBits, NamePrefix: binPrefix},
+		SuccinctRoles: &metadata.SuccinctRoles{KeyIDs: role.KeyIDs, Threshold: role.Threshold, BitLength: bits, NamePrefix: binPrefix},
 	}
 	return nil
 }
@@ -200,7 +213,7 @@ func (s *state) writeBins() (changed bool, err error) {
 		return true, nil
 	}
 	if s.binned() {
-		if err := s.delegate(); err != nil {
+		if err := s.delegate(0); err != nil {
 			return false, err
 		}
 	}
@@ -237,7 +250,7 @@ func (s *state) split() error {
 	}
 	listed := s.targets.Signed.Targets
 	s.targets.Signed.Targets = map[string]*metadata.TargetFiles{}
-	if err := s.delegate(); err != nil {
+	if err := s.delegate(len(listed)); err != nil {
 		return err
 	}
 	for path, t := range listed {

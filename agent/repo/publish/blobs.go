@@ -65,7 +65,15 @@ func newCompressor(quick bool) (*compressor, error) {
 		level = zstd.SpeedFastest
 	}
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true), zstd.WithEncoderCRC(true))
-	return &compressor{enc: enc, content: make([]byte, repo.FrameSize)}, err
+	return &compressor{enc: enc}, err
+}
+
+// buffer returns n bytes of content.
+func (c *compressor) buffer(n int64) []byte {
+	if int64(len(c.content)) < n {
+		c.content = make([]byte, max(n, min(2*int64(len(c.content)), repo.FrameSize)))
+	}
+	return c.content[:n]
 }
 
 // add adds the file at path to the batch and completes its entry.
@@ -78,7 +86,7 @@ func (b *batch) add(ctx context.Context, path string, e *manifest.Entry, c *comp
 	e.Size = size
 	if size <= repo.FrameSize {
 		// One more byte than expected reveals a file that grows.
-		n, err := io.ReadFull(f, c.content[:min(size+1, repo.FrameSize)])
+		n, err := io.ReadFull(f, c.buffer(min(size+1, repo.FrameSize)))
 		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 			return err
 		}
@@ -138,16 +146,17 @@ func (b *batch) write(d digest.Digest, r io.Reader, c *compressor) (sum digest.D
 		return sum, err
 	}
 	h, table, total := digest.New(), repo.SeekTable{}, 0
+	content := c.buffer(repo.FrameSize)
 	for {
-		n, err := io.ReadFull(r, c.content)
+		n, err := io.ReadFull(r, content)
 		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 			return sum, err
 		}
 		if n == 0 {
 			break
 		}
-		h.Write(c.content[:n])
-		c.packed = c.enc.EncodeAll(c.content[:n], c.packed[:0])
+		h.Write(content[:n])
+		c.packed = c.enc.EncodeAll(content[:n], c.packed[:0])
 		table.Add(len(c.packed), n)
 		total += len(c.packed)
 		if _, err := f.Write(c.packed); err != nil {

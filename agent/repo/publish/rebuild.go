@@ -131,10 +131,7 @@ func (s *state) wholeSnapshot(version int64) (targets int64, data []byte, err er
 	if err != nil {
 		return 0, nil, err
 	}
-	snapshot, err := metadata.Snapshot().FromBytes(data)
-	if err == nil {
-		err = s.root.VerifyDelegate(metadata.SNAPSHOT, snapshot)
-	}
+	snapshot, err := s.openSnapshot(data)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -165,8 +165,9 @@ func (s *state) readSnapshot() (err error) {
 	if at == nil {
 		return errkind.Errorf("it names no snapshot")
 	}
-	if s.snapshot, err = metadataAt(s, metadata.Snapshot(), numbered(at.Version, metadata.SNAPSHOT)); err == nil {
-		err = s.root.VerifyDelegate(metadata.SNAPSHOT, s.snapshot)
+	data, err := s.read(numbered(at.Version, metadata.SNAPSHOT))
+	if err == nil {
+		s.snapshot, err = s.openSnapshot(data)
 	}
 	for err == nil && s.store.Shared() {
 		version := s.snapshot.Signed.Version + 1
@@ -177,10 +178,7 @@ func (s *state) readSnapshot() (err error) {
 		if err != nil {
 			return err
 		}
-		next, err := metadata.Snapshot().FromBytes(data)
-		if err == nil {
-			err = s.root.VerifyDelegate(metadata.SNAPSHOT, next)
-		}
+		next, err := s.openSnapshot(data)
 		if err == nil && next.Signed.Version != version {
 			err = errkind.Errorf("the file of version %[2]d has version %[1]d", next.Signed.Version, version)
 		}
@@ -294,7 +292,7 @@ const errLost = errkind.Fixed("another publisher was faster")
 func (s *state) writeSnapshot() error {
 	s.snapshot.Signed.Version++
 	s.snapshot.Signed.Expires = s.expiry.until(metadata.SNAPSHOT, s.now)
-	data, err := signed(s, metadata.SNAPSHOT, s.snapshot)
+	data, err := s.signedSnapshot()
 	if err != nil {
 		return err
 	}
