@@ -63,6 +63,7 @@ var infoManager = &ifaceInfo{
 		{"TrackerEvents", emitsValue},
 		{"Repositories", emitsValue},
 		{"RepositoryStates", emitsValue},
+		{"Mirrors", emitsValue},
 		{"LastCheck", emitsValue},
 		{"LastCheckError", emitsValue},
 		{"PolicyError", emitsValue},
@@ -338,6 +339,7 @@ type ManagerProperties struct {
 	TrackerEvents    string              // How the agent detects the end of a run, as text
 	Repositories     []RepositoryAddress // Name and address of each repository
 	RepositoryStates []RepositoryStateOf // State of each repository: name; address without a password; start of the current read; time of the last successful read since the agent started; time of the last failed read; the error; whether the file of the repository is invalid, so that the repository is ignored. Times are in microseconds since 1970, or 0 if there was no such event.
+	Mirrors          []RepositoryMirror  // Mirrors of the repositories: name of the repository; address without a password; since when the mirror is passed over, in microseconds since 1970, or 0 if it is used; whether it is passed over because it is behind; the cause
 	LastCheck        uint64              // Time of the last successful read of all repositories
 	LastCheckError   string              // Errors of the last read of all repositories, including those in RepositoryStates; empty if there were none
 	PolicyError      string              // Errors in the configuration (policy, system.yaml, repos.d) found when it was last read: file, line and problem. The previous configuration remains in force, and a repository with an invalid file is ignored. Empty if the configuration is valid.
@@ -1287,6 +1289,12 @@ func (p ManagerProxy) GetRepositories(ctx context.Context) (v []RepositoryAddres
 // GetRepositoryStates reads one property.
 func (p ManagerProxy) GetRepositoryStates(ctx context.Context) (v []RepositoryStateOf, err error) {
 	err = p.get(ctx, "RepositoryStates", &v)
+	return v, err
+}
+
+// GetMirrors reads one property.
+func (p ManagerProxy) GetMirrors(ctx context.Context) (v []RepositoryMirror, err error) {
+	err = p.get(ctx, "Mirrors", &v)
 	return v, err
 }
 

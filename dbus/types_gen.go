@@ -86,6 +86,15 @@ type RepositoryStateOf struct {
 	LeftOut  bool
 }
 
+// RepositoryMirror is a structure on the bus.
+type RepositoryMirror struct {
+	Repository string
+	URL        string
+	Failed     uint64
+	Behind     bool
+	Error      string
+}
+
 // UserSession is a structure on the bus.
 type UserSession struct {
 	ID    string

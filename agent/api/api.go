@@ -358,10 +358,13 @@ func (s *Service) updateRepositories() {
 		for _, a := range st.Addresses {
 			p.Repositories = append(p.Repositories, bus.RepositoryAddress{Name: a[0], URL: a[1]})
 		}
-		p.RepositoryStates = nil
+		p.RepositoryStates, p.Mirrors = nil, nil
 		for _, h := range st.All {
 			p.RepositoryStates = append(p.RepositoryStates, bus.RepositoryStateOf{Name: h.Name, URL: h.Address,
 				Checking: micro(h.Checking), Read: micro(h.Read), Failed: micro(h.Failed), Error: h.Error, LeftOut: h.LeftOut})
+			for _, m := range h.Mirrors {
+				p.Mirrors = append(p.Mirrors, bus.RepositoryMirror{Repository: h.Name, URL: m.URL, Failed: micro(m.Failed), Behind: m.Behind, Error: m.Error})
+			}
 		}
 		p.LastCheck, p.LastCheckError = micro(st.LastCheck), st.LastError
 	})

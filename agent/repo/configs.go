@@ -46,6 +46,9 @@ type Config struct {
 	Limit *Limit
 	// Proxy returns the proxy of the policy. Nil means those of the environment.
 	Proxy func() policy.Proxy
+	// MirrorsChanged, which may be nil, is called after the state of a mirror has changed. It
+	// must not block.
+	MirrorsChanged func()
 }
 
 // Dialer connects to an address, like net.Dialer.DialContext.
@@ -86,7 +89,7 @@ func (c Config) Address() string {
 	return shown(c.URL)
 }
 
-// Equal reports whether both configure the same repository in the same way; Dial, Limit and Proxy do not count.
+// Equal reports whether both configure the same repository in the same way; how servers are reached does not count.
 func (c Config) Equal(d Config) bool {
 	return c.Name == d.Name && c.URL == d.URL && c.Authorization == d.Authorization && slices.Equal(c.Mirrors, d.Mirrors) && bytes.Equal(c.Root, d.Root) &&
 		c.Apt.equal(d.Apt) && c.Watch == d.Watch

@@ -24,8 +24,34 @@ const passedOver = time.Hour
 type place struct {
 	source
 	url string
-	// failed is the time of its last failure, guarded by Client.mu.
-	failed time.Time
+	// Guarded by Client.mu:
+	failed time.Time // of the last failure; zero means none
+	err    error     // the cause
+}
+
+// recent reports whether a place is passed over.
+func (p *place) recent() bool { return !p.failed.IsZero() && time.Since(p.failed) < passedOver }
+
+// Mirror is the state of a mirror.
+type Mirror struct {
+	URL    string    `json:"url"`              // without a password
+	Failed time.Time `json:"failed,omitzero"`  // since when it is passed over; zero means that it is used
+	Behind bool      `json:"behind,omitempty"` // it has older metadata than another place
+	Error  string    `json:"error,omitempty"`  // why it is passed over
+}
+
+// Mirrors returns the states of the mirrors, in the order of the configuration.
+func (c *Client) Mirrors() (list []Mirror) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.places[1:] {
+		m := Mirror{URL: shown(p.url)}
+		if p.recent() {
+			m.Failed, m.Behind, m.Error = p.failed, errors.Is(p.err, errBehind), p.err.Error()
+		}
+		list = append(list, m)
+	}
+	return list
 }
 
 // local returns the directory of a repository whose own address is on this machine, or "".
@@ -40,9 +66,8 @@ func (c *Client) order(content bool) []*place {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	recent := func(p *place) bool { return !p.failed.IsZero() && time.Since(p.failed) < passedOver }
 	slices.SortStableFunc(list, func(a, b *place) int {
-		switch ra, rb := recent(a), recent(b); {
+		switch ra, rb := a.recent(), b.recent(); {
 		case ra == rb:
 			return 0
 		case rb:
@@ -59,8 +84,9 @@ func (c *Client) passOver(p *place, err error) {
 		return
 	}
 	c.mu.Lock()
-	p.failed = time.Now()
+	p.failed, p.err = time.Now(), err
 	c.mu.Unlock()
+	c.placesChanged()
 	text := "a place of the repository is passed over"
 	if errors.Is(err, errBehind) {
 		text = "a place of the repository is behind, and passed over"
@@ -76,8 +102,18 @@ var errBehind = errors.New("it is behind")
 // works clears the failure of a place.
 func (c *Client) works(p *place) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	p.failed = time.Time{}
+	failed := !p.failed.IsZero()
+	p.failed, p.err = time.Time{}, nil
+	c.mu.Unlock()
+	if failed {
+		c.placesChanged()
+	}
+}
+
+func (c *Client) placesChanged() {
+	if c.cfg.MirrorsChanged != nil {
+		c.cfg.MirrorsChanged()
+	}
 }
 
 // readAnywhere reads the metadata from the first place that has it and is not behind. The
@@ -156,7 +192,7 @@ func (b *movingBody) next(before error) error {
 			b.body = body
 			return nil
 		}
-		if err != errMissing {
+		if err != errMissing && b.ctx.Err() == nil {
 			b.c.passOver(b.from, err)
 		}
 		before = err

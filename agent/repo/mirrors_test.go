@@ -1,6 +1,7 @@
 package repo_test
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -121,6 +122,9 @@ func TestMirrorIsBehind(t *testing.T) {
 	if n := strings.Count(log.String(), "is behind, and passed over"); n != 1 || version(t, c) != "1.1" {
 		t.Errorf("version %s is offered, and the log is\n%s", version(t, c), log.String())
 	}
+	if m := c.Mirrors(); len(m) != 2 || m[0].URL != lagging || !m[0].Behind || m[0].Failed.IsZero() || m[1].URL != fresh || !m[1].Failed.IsZero() {
+		t.Errorf("mirrors: %+v", m)
+	}
 	// The same where the own address lags, as behind a cache.
 	c = mirrored(t, f, f.serve(nil), fresh)
 	if err := c.Update(t.Context()); err != nil {
@@ -198,6 +202,28 @@ func TestMirrorFails(t *testing.T) {
 				t.Errorf("the repository's own address is asked for %s", asked)
 			}
 		})
+	}
+}
+
+// TestMirrorAndCancel: a cancelled transfer is no fault of the mirror.
+func TestMirrorAndCancel(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	ctx, cancel := context.WithCancel(t.Context())
+	mirror, there := copyOf(t, f)
+	there.set(func(_ http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/blobs/") {
+			return false
+		}
+		cancel()
+		<-r.Context().Done()
+		return true
+	})
+	c := mirrored(t, f, f.serve(nil), mirror)
+	if err := install(ctx, c); err == nil {
+		t.Error("a cancelled transfer has succeeded")
+	}
+	if m := c.Mirrors(); len(m) != 1 || !m[0].Failed.IsZero() {
+		t.Errorf("mirrors: %+v", m)
 	}
 }
 

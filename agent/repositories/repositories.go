@@ -105,6 +105,8 @@ type Health struct {
 	Error    string    `json:"error,omitempty"`   // of the last reading, or the reason why it is left out
 	LeftOut  bool      `json:"left-out,omitempty"`
 	Exposed  bool      `json:"exposed,omitempty"` // every user can read its password
+
+	Mirrors []repo.Mirror `json:"mirrors,omitempty"`
 }
 
 // State is the state of all repositories.
@@ -135,7 +137,7 @@ func (r *Set) State() (s State) {
 	for _, name := range names {
 		h := Health{Name: name}
 		if c := r.clients[name]; c != nil {
-			h.Address, h.Exposed = c.Address(), c.Exposed
+			h.Address, h.Exposed, h.Mirrors = c.Address(), c.Exposed, c.client.Mirrors()
 			s.Addresses = append(s.Addresses, [2]string{name, h.Address})
 		}
 		if p := r.reads[name]; p != nil {
@@ -330,6 +332,7 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 // connect adds how servers are reached to the configuration of a repository.
 func (r *Set) connect(c *repo.Config) {
 	c.Dial, c.Limit, c.Proxy = r.Dial, r.Network.Limit, r.Network.Proxy
+	c.MirrorsChanged = r.Changed
 }
 
 // requested reports whether a user has requested a reading that is in progress.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +19,11 @@ func repositoriesOf(m bus.ManagerProperties) (list []repositoryJSON) {
 	for _, r := range m.RepositoryStates {
 		list = append(list, repositoryJSON{Name: r.Name, URL: r.URL, Checking: output.Stamp(r.Checking), Read: output.Stamp(r.Read),
 			Failed: output.Stamp(r.Failed), Error: r.Error, LeftOut: r.LeftOut})
+	}
+	for _, m := range m.Mirrors {
+		if i := slices.IndexFunc(list, func(r repositoryJSON) bool { return r.Name == m.Repository }); i >= 0 {
+			list[i].Mirrors = append(list[i].Mirrors, mirrorJSON{m.URL, output.Stamp(m.Failed), m.Behind, m.Error})
+		}
 	}
 	if len(list) == 0 {
 		for _, r := range m.Repositories {
@@ -44,6 +50,17 @@ func (r repositoryJSON) words(now time.Time, failure string) string {
 		return output.T("read %s", output.Ago(*r.Read, now))
 	}
 	return ""
+}
+
+// words describes a mirror; failure is its error in the language.
+func (m mirrorJSON) words(now time.Time, failure string) string {
+	switch {
+	case m.Failed == nil:
+		return m.URL
+	case m.Behind:
+		return output.T("%[1]s (was behind %[2]s, and is passed over)", m.URL, output.Ago(*m.Failed, now))
+	}
+	return output.T("%[1]s (failed %[2]s, and is passed over: %[3]s)", m.URL, output.Ago(*m.Failed, now), failure)
 }
 
 func (a *app) repoListCmd() *cobra.Command {
@@ -121,13 +138,18 @@ func (a *app) showRepository(r repositoryJSON, installed []string) error {
 	if r.Read != nil {
 		last = output.Ago(*r.Read, a.Now())
 	}
-	return a.Fields([][2]string{
+	fields := [][2]string{
 		{"Name", r.Name},
 		{"Address", output.Either(r.URL, output.T("unknown"))},
+	}
+	for _, m := range r.Mirrors {
+		fields = append(fields, [2]string{"Mirror", m.words(a.Now(), a.Foreign(m.Error))})
+	}
+	return a.Fields(append(fields, [][2]string{
 		{"State", output.Either(r.words(a.Now(), a.Foreign(r.Error)), output.T("not read yet"))},
 		{"Last success", last},
 		{"Installed", output.Either(output.List(installed), output.T("nothing"))},
-	})
+	}...))
 }
 
 func (a *app) repoRemoveCmd() *cobra.Command {

@@ -71,6 +71,16 @@ type repositoryJSON struct {
 	Failed   *time.Time `json:"last-failure,omitempty"`
 	Error    string     `json:"error,omitempty"`
 	LeftOut  bool       `json:"left-out,omitempty"`
+
+	Mirrors []mirrorJSON `json:"mirrors,omitempty"`
+}
+
+// mirrorJSON is a mirror of a repository.
+type mirrorJSON struct {
+	URL    string     `json:"url"`
+	Failed *time.Time `json:"last-failure,omitempty"` // since when it is passed over
+	Behind bool       `json:"behind,omitempty"`
+	Error  string     `json:"error,omitempty"`
 }
 
 func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
