@@ -137,8 +137,14 @@ func meant(root *cobra.Command, args []string) (similar []string) {
 	if cmd == nil {
 		return nil
 	}
+	value := false // the word is that of a flag
 	for _, word := range rest {
-		if !strings.HasPrefix(word, "-") {
+		if strings.HasPrefix(word, "-") {
+			flag := cmd.Root().PersistentFlags().Lookup(strings.TrimLeft(word, "-")) // nil with "=" in it
+			value = flag != nil && flag.NoOptDefVal == ""
+			continue
+		}
+		if !value {
 			for _, c := range cmd.Commands() {
 				if slices.Contains(c.SuggestFor, strings.ToLower(word)) {
 					return []string{"`" + c.CommandPath() + "`"}
@@ -150,6 +156,7 @@ func meant(root *cobra.Command, args []string) (similar []string) {
 			}
 			break
 		}
+		value = false
 	}
 	return similar
 }

@@ -36,7 +36,7 @@ func (f *fileFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.version, "version", "", "`version` of it, if not the derived one")
 	cmd.Flags().StringVar(&f.with, "with", "", "`file` like a lull.yaml, whose keys replace the derived ones")
 	cmd.Flags().BoolVar(&f.older, "older", false, "also a file with a version that is older than the installed one")
-	cmd.Flags().BoolVar(&f.yes, "yes", false, "confirm the services, hooks and bus names of a file")
+	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "confirm the services, hooks and bus names of a file")
 }
 
 // suffixes are the name extensions of files that can be installed.

@@ -3,6 +3,7 @@ package output
 import (
 	"encoding/json"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +63,22 @@ func TestDurationsAndMoments(t *testing.T) {
 		if !got.Equal(want) || (err == nil) != !want.IsZero() {
 			t.Errorf("%q: %v, %v", s, got, err)
 		}
+	}
+}
+
+// TestColor: COLUMNS sets the width of a pipe, and makes no terminal of it.
+func TestColor(t *testing.T) {
+	t.Setenv("COLUMNS", "60")
+	t.Setenv("NO_COLOR", "")
+	t.Setenv("TERM", "xterm")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if p := New(w, w); p.Color || p.Width != 60 {
+		t.Errorf("colour %v, width %d", p.Color, p.Width)
 	}
 }
 

@@ -40,7 +40,7 @@ type Printer struct {
 func New(stdout, stderr io.Writer) *Printer {
 	p := &Printer{Stdout: stdout, Stderr: stderr, Now: time.Now, Width: terminalWidth(stdout), ErrWidth: terminalWidth(stderr)}
 	p.ASCII = (p.Width > 0 || p.ErrWidth > 0) && !utf8Locale()
-	p.Color = p.Width > 0 && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	p.Color = isTerminal(stdout) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" // COLUMNS makes no terminal
 	return p
 }
 
@@ -74,15 +74,19 @@ func terminalWidth(w any) int {
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
 		return n
 	}
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !isTerminal(w) {
 		return 0
 	}
-	width, _, err := term.GetSize(int(f.Fd()))
+	width, _, err := term.GetSize(int(w.(*os.File).Fd()))
 	if err != nil || width <= 0 {
 		return 80
 	}
 	return width
+}
+
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // asLines reports whether progress is shown as lines of words, for users of a screen reader.
