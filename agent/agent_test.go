@@ -78,6 +78,6 @@ func TestReloadIsAnnounced(t *testing.T) {
 	}
 	over()
 	if got := next(); got != "READY=1" {
-		t.Errorf("it ends with %q", got)
+		t.Errorf("it ends with %q, want READY=1", got)
 	}
 }

@@ -147,7 +147,7 @@ func TestCall(t *testing.T) {
 	for channel, ctx := range map[string]context.Context{"edge": t.Context(), "unattended": bus.Unattended(t.Context())} {
 		path, err := w.proxy().Install(ctx, "org.x.App", bus.InstallOptions{Channel: channel})
 		if err != nil || path != "/org/lull/Agent1/refresh/_37" {
-			t.Fatalf("%s: %q, %v", channel, path, err)
+			t.Fatalf("%s: %q, want /org/lull/Agent1/refresh/_37, %v", channel, path, err)
 		}
 	}
 }

@@ -54,7 +54,7 @@ func TestCallsOfOneUserAreBounded(t *testing.T) {
 			}
 		}
 		if large != maxLarge {
-			t.Errorf("%d large calls run", large)
+			t.Errorf("%d large calls run, want %v", large, maxLarge)
 		}
 		close(hold)
 		synctest.Wait()
@@ -101,7 +101,7 @@ func TestFlight(t *testing.T) {
 		turn <- struct{}{}
 		wg.Wait()
 		if reads.Load() != 2 {
-			t.Errorf("%d readings", reads.Load())
+			t.Errorf("%d readings, want 2", reads.Load())
 		}
 		if _, err := f.Do(func() (int32, error) { panic("ouch") }); err == nil {
 			t.Error("a panic is no error")
@@ -197,13 +197,13 @@ func TestFlightRests(t *testing.T) {
 			f.Do(read)
 		}
 		if took := time.Since(began); took != 1700*time.Millisecond {
-			t.Errorf("five readings of 100 ms took %v", took)
+			t.Errorf("five readings of 100 ms took %v, want %v", took, 1700*time.Millisecond)
 		}
 		time.Sleep(time.Second)
 		began = time.Now()
 		f.Do(read)
 		if took := time.Since(began); took != 100*time.Millisecond {
-			t.Errorf("one alone took %v", took)
+			t.Errorf("one alone took %v, want %v", took, 100*time.Millisecond)
 		}
 	})
 }

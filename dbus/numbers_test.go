@@ -86,7 +86,7 @@ func TestNumbersOfOneUser(t *testing.T) {
 		select {
 		case text := <-refused:
 			if text != "org.lull.Error.LimitsExceeded" {
-				t.Fatalf("a call has ended with %q", text)
+				t.Fatalf("a call has ended with %q, want org.lull.Error.LimitsExceeded", text)
 			}
 		case <-end:
 			t.Fatalf("%d of %d calls were refused, want %d at least", n, callers*callsOf, want)

@@ -50,7 +50,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("got %+v", p.Schedule)
 	}
 	if want := (GC{Watermark{Percent: 5}, 64e6, true, 0}); p.GC != want {
-		t.Errorf("got %+v", p.GC)
+		t.Errorf("got %+v, want %v", p.GC, want)
 	}
 	if !p.Inhibit.Block {
 		t.Error("block is off")
@@ -364,7 +364,7 @@ func TestClock(t *testing.T) {
 		{"made in 1970 with an end of today", zero, "2026-11-08 00:00", "2026-11-03 00:00", true},
 	} {
 		if got := ClockAfter().Lasts(at(c.since), at(c.until), at(c.now)); got != c.want {
-			t.Errorf("%s: %v", c.name, got)
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
 	if c := ClockAfter(); !c.Wrong(at(zero)) || c.Wrong(at(published)) {

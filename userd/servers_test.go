@@ -150,7 +150,7 @@ func TestDoNotDisturbOnDunst(t *testing.T) {
 	time.Sleep(200 * time.Millisecond) // what must not come has the time to
 	w.until("nothing is shown", no)
 	if n := w.ctl("count", "waiting"); n != "0" {
-		t.Errorf("dunst was given %s notices", n)
+		t.Errorf("dunst was given %s notices, want 0", n)
 	}
 	w.ctl("set-paused", "false")
 	w.until("it was put off until now", one)

@@ -25,7 +25,7 @@ func TestOutdated(t *testing.T) {
 		{work("", refresh.SessionBegin), work("2", refresh.SessionEnter), true},
 	} {
 		if got := outdated(c.old, c.now); got != c.want {
-			t.Errorf("%s %s, then %s %s: %v", c.old.ID, c.old.Phase, c.now.ID, c.now.Phase, got)
+			t.Errorf("%s %s, then %s %s: %v, want %v", c.old.ID, c.old.Phase, c.now.ID, c.now.Phase, got, c.want)
 		}
 	}
 }

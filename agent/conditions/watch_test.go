@@ -146,7 +146,7 @@ func TestSessions(t *testing.T) {
 	logind.Call("/org/freedesktop/login1/session/1", "AddMethod", "org.freedesktop.DBus.Properties", "GetAll", "s", "a{sv}",
 		`ret = dict(self.props["org.freedesktop.login1.Session"], IdleHint=True)`)
 	if s := w.State(); s.Use() != InUse {
-		t.Errorf("nobody has told, and yet it is %s", s.Use())
+		t.Errorf("nobody has told, and yet it is %s, want %v", s.Use(), InUse)
 	}
 	if s := w.Fresh(); s.Use() != IdleNow {
 		t.Errorf("asked, logind says: %+v", s)

@@ -67,7 +67,7 @@ environment:
 		entries = append(entries, e.Path)
 	}
 	if list := strings.Join(entries, " "); list != "lib lib64 opt/notes/bin/notes srv/notes/a usr/bin/ls usr/lib/notes/libc.so.6 usr/lib/x86_64-linux-gnu/libcap.so.2 usr/share/applications" {
-		t.Errorf("the entries are %s", list)
+		t.Errorf("the entries are %s, want %q", list, "lib lib64 opt/notes/bin/notes srv/notes/a usr/bin/ls usr/lib/notes/libc.so.6 usr/lib/x86_64-linux-gnu/libcap.so.2 usr/share/applications")
 	}
 	remarks := strings.Join(d.Remarks, "\n")
 	for _, part := range []string{

@@ -10,7 +10,7 @@ func TestCgroupMode(t *testing.T) {
 		{"", "/sys/fs/cgroup/freezer"}:                       "v1" + gone,
 	} {
 		if got := cgroupMode(paths[0], paths[1]); got != want {
-			t.Errorf("%q: %q", paths, got)
+			t.Errorf("%q: %q, want %q", paths, got, want)
 		}
 	}
 }

@@ -95,7 +95,7 @@ func TestMimeTypes(t *testing.T) {
 	}
 	share := root + "/exports/share"
 	if got := output(t, share, "xdg-mime", "query", "filetype", filepath.Join(dir, "a.lullnote")); got != "application/x-lull-note" {
-		t.Errorf("xdg-mime has the type %q", got)
+		t.Errorf("xdg-mime has the type %q, want application/x-lull-note", got)
 	}
 	if got := output(t, share, "gio", "mime", "text/x-lull-note"); !strings.Contains(got, "note.desktop") {
 		t.Errorf("gio does not find the application by the alias: %s", got)

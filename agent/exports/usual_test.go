@@ -256,22 +256,22 @@ func TestProgramsFindUsualFiles(t *testing.T) {
 	}
 	output("xdg-mime", "default", "viewer-pdf.desktop", "application/pdf")
 	if out := output("xdg-mime", "query", "default", "application/pdf"); out != "viewer-pdf.desktop" {
-		t.Errorf("xdg-mime has the default application %q", out)
+		t.Errorf("xdg-mime has the default application %q, want viewer-pdf.desktop", out)
 	}
 	if err := errors.Join(os.MkdirAll(root+"/current", 0o755), os.Symlink(pkg, root+"/current/"+m.Name)); err != nil {
 		t.Fatal(err)
 	}
 	if out := output("bash", "-c", ". "+share+"/bash-completion/completions/org.x.Viewer; complete -p org.x.Viewer; _viewer; echo $COMPREPLY$__lull"); out != "complete -o nospace -F _viewer org.x.Viewer\n--page" {
-		t.Errorf("bash has the completion %q", out)
+		t.Errorf("bash has the completion %q, want %q", out, "complete -o nospace -F _viewer org.x.Viewer\n--page")
 	}
 	// compinit finds the function, and calls it with the words of the command line.
 	if out := output("zsh", "-fc", "fpath=("+share+"/zsh/site-functions $fpath); autoload -Uz compinit && compinit -D -u; words=(org.x.Viewer a); $_comps[org.x.Viewer] b"); out != "viewer org.x.Viewer b" {
-		t.Errorf("zsh has the completion %q", out)
+		t.Errorf("zsh has the completion %q, want viewer org.x.Viewer b", out)
 	}
 	if out := output("fish", "-c", "complete --do-complete 'org.x.Viewer --p'"); out != "--page\ta page" {
-		t.Errorf("fish has the completion %q", out)
+		t.Errorf("fish has the completion %q, want --page	a page", out)
 	}
 	if out := output("man", "-w", "viewer"); out != share+"/man/man1/viewer.1" {
-		t.Errorf("man finds %q", out)
+		t.Errorf("man finds %q, want %v", out, share+"/man/man1/viewer.1")
 	}
 }

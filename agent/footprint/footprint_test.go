@@ -26,7 +26,7 @@ func TestRestingOncePerBurst(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if trims != 2 {
-			t.Errorf("after two bursts: %d times", trims)
+			t.Errorf("after two bursts: %d times, want 2", trims)
 		}
 		r.Touch()
 		r.Close()
@@ -34,7 +34,7 @@ func TestRestingOncePerBurst(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if trims != 2 {
-			t.Errorf("after the end: %d times", trims)
+			t.Errorf("after the end: %d times, want 2", trims)
 		}
 	})
 }

@@ -19,7 +19,7 @@ func TestOlder(t *testing.T) {
 		{"2026-11-28", "2026-11-29", true}, {"", "1", true},
 	} {
 		if got := local.Older(c.v, c.than); got != c.want {
-			t.Errorf("%q is older than %q: %v", c.v, c.than, got)
+			t.Errorf("%q is older than %q: %v, want %v", c.v, c.than, got, c.want)
 		}
 	}
 }

@@ -51,7 +51,7 @@ func TestCheckFinds(t *testing.T) {
 	}
 	slices.Sort(names)
 	if got := strings.Join(slices.Compact(names), " "); got != "branch deferred direct fieldCall throughInterface writeLocked" {
-		t.Errorf("reported are %s", got)
+		t.Errorf("reported are %s, want %q", got, "branch deferred direct fieldCall throughInterface writeLocked")
 	}
 	if sections < 8 {
 		t.Errorf("only %d sections", sections)

@@ -56,7 +56,7 @@ func TestLocksOfTheRealLogind(t *testing.T) {
 		t.Fatal("logind is there and not seen")
 	}
 	if got := l.MaxDelay(); got != 5*time.Second {
-		t.Errorf("MaxDelay = %v, logind's default is 5s", got)
+		t.Errorf("MaxDelay = %v, want %v, logind's default is 5s", got, 5*time.Second)
 	}
 
 	delay, mode, err := l.Take("shutdown:sleep", "lull", "Firefox 153 is installed when it is closed", false)
@@ -64,7 +64,7 @@ func TestLocksOfTheRealLogind(t *testing.T) {
 		t.Fatal(err)
 	}
 	if mode != Delay {
-		t.Errorf("mode %s", mode)
+		t.Errorf("mode %s, want %v", mode, Delay)
 	}
 	list := m.inhibitors()
 	for _, want := range []string{"lull", "shutdown:sleep", "Firefox 153 is installed", "delay"} {

@@ -60,7 +60,7 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 	}
 	expect(doctor.OK, m.Conf)
 	if m.Policy().Schedule.Check != time.Hour {
-		t.Errorf("the schedule is %v", m.Policy().Schedule.Check)
+		t.Errorf("the schedule is %v, want %v", m.Policy().Schedule.Check, time.Hour)
 	}
 	write("policy.d/10.yaml", "schedule: {check: soon}\n", time.Now().Add(-time.Minute))
 	if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), "10.yaml:1: ") || m.refused() == nil {
@@ -68,7 +68,7 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 	}
 	expect(doctor.Fail, "10.yaml:1: ")
 	if m.Policy().Schedule.Check != time.Hour {
-		t.Errorf("a policy that is refused holds: %v", m.Policy().Schedule.Check)
+		t.Errorf("a policy that is refused holds: %v, want %v", m.Policy().Schedule.Check, time.Hour)
 	}
 }
 

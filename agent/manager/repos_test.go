@@ -130,7 +130,7 @@ func TestRepositories(t *testing.T) {
 		url := strings.Replace(s.URL, "http://", "http://ann:s3cret@", 1)
 		m.mustAdd(t, "private", url, dir)
 		if _, err := m.repos.Read(t.Context(), "private", false); err != nil || seen.Load() != "ann s3cret" {
-			t.Errorf("%v, the server saw %v", err, seen.Load())
+			t.Errorf("%v, the server saw %v, want ann s3cret", err, seen.Load())
 		}
 		for _, name := range []string{"private.yaml", "private.credentials"} {
 			fi, err := os.Stat(filepath.Join(m.settings.Repositories(), name))

@@ -36,7 +36,7 @@ func TestReplace(t *testing.T) {
 			}
 			st, err := os.Lstat(path)
 			if err != nil || st.Mode() != 0o644 {
-				t.Errorf("it is %v, %v", st.Mode(), err)
+				t.Errorf("it is %v, want 0o644, %v", st.Mode(), err)
 			}
 			if b, err := os.ReadFile(path); err != nil || string(b) != "new" {
 				t.Errorf("%q, %v", b, err)

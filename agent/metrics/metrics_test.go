@@ -107,10 +107,10 @@ func TestText(t *testing.T) {
 		}
 	}
 	if n := len(families["lull_refresh_pending_since_timestamp_seconds"].GetMetric()); n != 1 {
-		t.Errorf("%d refreshes have an age", n)
+		t.Errorf("%d refreshes have an age, want 1", n)
 	}
 	if n := len(families["lull_repository_last_success_timestamp_seconds"].GetMetric()); n != 1 {
-		t.Errorf("%d repositories were read", n)
+		t.Errorf("%d repositories were read, want 1", n)
 	}
 	again, err := m.Text(s)
 	if err != nil || !bytes.Equal(text, again) {

@@ -83,17 +83,17 @@ func TestMetricsFollow(t *testing.T) {
 	list := storetest.Metas(t, w.Store, "p", 3)
 	w.Indices.SetBase(rootsOf(list[:1]))
 	if again := w.write(); again != 0 {
-		t.Errorf("again after %v", again)
+		t.Errorf("again after %v, want 0", again)
 	}
 	blobs := func(name string) int { return figure(t, path, `lull_index_blobs{index="`+name+`"}`) }
 	if n := blobs("base"); n != 21 {
-		t.Errorf("%d blobs in base", n)
+		t.Errorf("%d blobs in base, want 21", n)
 	}
 	if n := figure(t, path, "lull_store_blobs"); n != 3 {
-		t.Errorf("%d blobs in the store", n)
+		t.Errorf("%d blobs in the store, want 3", n)
 	}
 	if again := w.write(); again != 0 {
-		t.Errorf("nothing has changed: again after %v", again)
+		t.Errorf("nothing has changed: again after %v, want 0", again)
 	}
 
 	w.walkAfter = time.Now().Add(time.Hour)
@@ -106,10 +106,10 @@ func TestMetricsFollow(t *testing.T) {
 	}
 	w.walkAfter = time.Time{}
 	if again := w.write(); again != 0 {
-		t.Errorf("again after %v", again)
+		t.Errorf("again after %v, want 0", again)
 	}
 	if n := blobs("cache"); n != 63 {
-		t.Errorf("%d blobs in cache", n)
+		t.Errorf("%d blobs in cache, want 63", n)
 	}
 
 	// A package is counted during its download as soon as its manifest is there.
@@ -130,16 +130,16 @@ func TestMetricsFollow(t *testing.T) {
 	w.walkAfter = time.Time{}
 	w.write()
 	if n := blobs("writing"); n != 21 {
-		t.Errorf("%d blobs in writing", n)
+		t.Errorf("%d blobs in writing, want 21", n)
 	}
 	writing.End()
 	w.walkAfter = time.Time{}
 	w.write()
 	if n := blobs("writing"); n != 0 {
-		t.Errorf("%d blobs in writing after its end", n)
+		t.Errorf("%d blobs in writing after its end, want 0", n)
 	}
 	if n := figure(t, path, "lull_store_blobs"); n != 4 {
-		t.Errorf("%d blobs in the store", n)
+		t.Errorf("%d blobs in the store, want 4", n)
 	}
 
 	start := time.Now()

@@ -31,14 +31,14 @@ func TestBucketWithoutMachineID(t *testing.T) {
 		}
 		write(t, dir+"/machine-id", "0123456789abcdef0123456789abcdef\n")
 		if id := findMachineID(dir+"/machine-id", dir+"/kept", warn); id != "0123456789abcdef0123456789abcdef" {
-			t.Errorf("%q", id)
+			t.Errorf("%q, want 0123456789abcdef0123456789abcdef", id)
 		}
 	}
 	if len(ids) != 8 {
-		t.Errorf("8 machines have %d identities", len(ids))
+		t.Errorf("8 machines have %d identities, want 8", len(ids))
 	}
 	warned := 0
 	if findMachineID("/nowhere/a", "/nowhere/b", func(error) { warned++ }); warned != 1 {
-		t.Errorf("warned %d times", warned)
+		t.Errorf("warned %d times, want 1", warned)
 	}
 }

@@ -42,7 +42,7 @@ func TestShut(t *testing.T) {
 		{plan.Refresh{Step: plan.Precopy, Undo: true}, false},
 	} {
 		if got := shut(&c.r); got != c.want {
-			t.Errorf("%s, undo %v: %v", c.r.Step, c.r.Undo, got)
+			t.Errorf("%s, undo %v: %v, want %v", c.r.Step, c.r.Undo, got, c.want)
 		}
 	}
 }

@@ -118,7 +118,7 @@ func TestBins(t *testing.T) {
 		t.Fatal(err)
 	}
 	if v := version(t, fresh); v != "1.1" {
-		t.Errorf("version %s is offered", v)
+		t.Errorf("version %s is offered, want 1.1", v)
 	}
 	if asked := h.take(); len(asked) != 4 {
 		t.Errorf("a change costs %q", asked)
@@ -135,7 +135,7 @@ func TestBins(t *testing.T) {
 		t.Fatal(err)
 	}
 	if v := version(t, fresh); v != "1.1" {
-		t.Errorf("version %s is offered", v)
+		t.Errorf("version %s is offered, want 1.1", v)
 	}
 	if asked := h.take(); len(asked) != 2 {
 		t.Errorf("a change of another package costs %q", asked)
@@ -176,7 +176,7 @@ func TestBinsSurvive(t *testing.T) {
 			if err := install(t.Context(), c); err != nil {
 				t.Errorf("%s, %s: %v", what, name, err)
 			} else if v := version(t, c); v != want {
-				t.Errorf("%s, %s: version %s is offered", what, name, v)
+				t.Errorf("%s, %s: version %s is offered, want %v", what, name, v, want)
 			}
 			if l, err := c.Listings(t.Context()); err != nil || len(l) != 21 {
 				t.Errorf("%s, %s: %d listings, %v", what, name, len(l), err)

@@ -262,7 +262,7 @@ func TestBlobFromOffset(t *testing.T) {
 	big := digest.Of(f.big)
 	file := f.read(repo.BlobPath(big))
 	if n := repo.ParseSeekTable(file); n != 3 {
-		t.Fatalf("%d frames", n)
+		t.Fatalf("%d frames, want 3", n)
 	}
 	both(t, f, func(t *testing.T, url string) {
 		c := f.client(url, t.TempDir())
@@ -425,7 +425,7 @@ func TestCertificateAndClock(t *testing.T) {
 	c.SetNow(time.Unix(600, 0))
 	err := c.Unavailable("read", fmt.Errorf("Get: %w", x509.CertificateInvalidError{Reason: x509.Expired}))
 	if errkind.HintOf(err) != "the server's certificate has expired or is not valid yet, or the clock of this machine is wrong: it says 1970-01-01" {
-		t.Errorf("%v: %q", err, errkind.HintOf(err))
+		t.Errorf("%v: %q, want %q", err, errkind.HintOf(err), "the server's certificate has expired or is not valid yet, or the clock of this machine is wrong: it says 1970-01-01")
 	}
 }
 

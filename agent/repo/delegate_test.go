@@ -117,7 +117,7 @@ func TestDelegation(t *testing.T) {
 	v.puts("net.vendor", "5") // with what was proposed before
 	for name, want := range map[string]string{vendorApp: "1", "net.vendor": "5", app: "1.1"} {
 		if version, err := offered(t, c, name); version != want {
-			t.Errorf("%s: %q, %v", name, version, err)
+			t.Errorf("%s: %q, want %v, %v", name, version, want, err)
 		}
 	}
 	if names := listed(t, c); !slices.Equal(names, []string{"net.vendor", app, vendorApp}) {
@@ -125,7 +125,7 @@ func TestDelegation(t *testing.T) {
 	}
 	v.puts(vendorApp, "2")
 	if version, err := offered(t, f.client("", t.TempDir()), vendorApp); version != "2" {
-		t.Errorf("a new machine: %q, %v", version, err)
+		t.Errorf("a new machine: %q, want 2, %v", version, err)
 	}
 	if _, err := publish.Accept(t.Context(), f.dir, "vendor", publish.Common{Now: now}); !errkind.Is(err, errkind.NotFound) {
 		t.Errorf("nothing new is accepted: %v", err)
@@ -138,17 +138,17 @@ func TestDelegation(t *testing.T) {
 	}
 	f.resign(publish.ResignOptions{All: true})
 	if version, err := offered(t, c, vendorApp); version != "2" {
-		t.Errorf("after maintenance: %q, %v", version, err)
+		t.Errorf("after maintenance: %q, want 2, %v", version, err)
 	}
 	if err := publish.Undelegate(t.Context(), f.dir, "vendor", publish.Common{Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	if version, err := offered(t, c, vendorApp); version != "2" {
-		t.Errorf("after the end of the delegation: %q, %v", version, err)
+		t.Errorf("after the end of the delegation: %q, want 2, %v", version, err)
 	}
 	f.put(vendorApp, "3")
 	if version, err := offered(t, c, vendorApp); version != "3" {
-		t.Errorf("published by the owner: %q, %v", version, err)
+		t.Errorf("published by the owner: %q, want 3, %v", version, err)
 	}
 }
 
@@ -158,11 +158,11 @@ func TestNamesAreHandedOver(t *testing.T) {
 	f, v := delegatedFixture(t, "net.vendor")
 	c := f.client("", t.TempDir())
 	if version, err := offered(t, c, "net.vendor"); version != "1" {
-		t.Errorf("%q, %v", version, err)
+		t.Errorf("%q, want 1, %v", version, err)
 	}
 	v.puts("net.vendor", "2")
 	if version, err := offered(t, c, "net.vendor"); version != "2" {
-		t.Errorf("%q, %v", version, err)
+		t.Errorf("%q, want 2, %v", version, err)
 	}
 }
 
@@ -195,7 +195,7 @@ func TestStolenDelegatedKey(t *testing.T) {
 			defer f.restore(genuine)
 			for _, c := range []*repo.Client{f.client("", state), f.client("", t.TempDir())} {
 				if version, err := offered(t, c, app); version != "1.0" {
-					t.Errorf("%q, %v", version, err)
+					t.Errorf("%q, want 1.0, %v", version, err)
 				}
 				if version, err := offered(t, c, vendorApp); version != "" {
 					t.Errorf("the name of the vendor: %q, %v", version, err)

@@ -63,7 +63,7 @@ func TestCompressedOnTheWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := compressed.Load(); n != 5 { // timestamp, snapshot, targets, a bin, a pointer
-		t.Errorf("%d files came compressed", n)
+		t.Errorf("%d files came compressed, want 5", n)
 	}
 	for name, bad := range map[string]struct {
 		instead []byte

@@ -143,7 +143,7 @@ func TestMirrorIsBehind(t *testing.T) {
 		return c
 	}
 	if c = reopen(); c.Update(t.Context()) != nil || version(t, c) != "1.1" {
-		t.Errorf("version %s is offered", version(t, c))
+		t.Errorf("version %s is offered, want 1.1", version(t, c))
 	}
 	cfg.Mirrors = []string{lagging}
 	if err := reopen().Update(t.Context()); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "rolled back") {

@@ -175,7 +175,7 @@ func TestOneRequestWhereNothingIsNew(t *testing.T) {
 	check()
 	want("nothing new", "/metadata/timestamp.json")
 	if status != http.StatusNotModified {
-		t.Errorf("the answer was %d", status)
+		t.Errorf("the answer was %d, want %v", status, http.StatusNotModified)
 	}
 	f.publish("2.0", publish.Expiry{})
 	check()
@@ -440,10 +440,10 @@ func TestCredentials(t *testing.T) {
 		defer client.Close()
 		client.SetNow(now)
 		if err := client.Update(t.Context()); err != nil || header != c.header {
-			t.Errorf("%s: %v, sent %q", name, err, header)
+			t.Errorf("%s: %v, sent %q, want %v", name, err, header, c.header)
 		}
 		if configs[0].Exposed != c.exposed {
-			t.Errorf("%s: exposed %v", name, configs[0].Exposed)
+			t.Errorf("%s: exposed %v, want %v", name, configs[0].Exposed, c.exposed)
 		}
 	}
 	address, credentials := repo.SplitPassword("https://ann:p%40ss@example.org/x")

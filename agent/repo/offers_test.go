@@ -89,7 +89,7 @@ func TestSteps(t *testing.T) {
 		t.Errorf("got %v, %v", steps, err)
 	}
 	if s := repo.FormatSteps(want); s != "1%@0h,10%@6h,100%@2d" {
-		t.Errorf("formatted as %s", s)
+		t.Errorf("formatted as %s, want %q", s, "1%@0h,10%@6h,100%@2d")
 	}
 	for _, bad := range []string{"", "10", "10%", "x%@1h", "10%@5", "10%@1h,5%@2h", "10%@2h,20%@1h", "200%@1h", "1%@999999w", "1%@0h,,"} {
 		if s, err := repo.ParseSteps(bad); !errkind.Is(err, errkind.Usage) {

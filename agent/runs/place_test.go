@@ -170,10 +170,10 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 	register(gone)
 	tr, _ := open(t, opts)
 	if now := registered(); now != ours {
-		t.Errorf("%q is registered", now)
+		t.Errorf("%q is registered, want %q", now, ours)
 	}
 	if target, err := os.Readlink(ours); err != nil || target != agent {
-		t.Errorf("%s leads to %q: %v", ours, target, err)
+		t.Errorf("%s leads to %q, want %v: %v", ours, target, agent, err)
 	}
 	// A crash: another tracker finds ours still registered.
 	tr2, _ := open(t, opts)

@@ -147,7 +147,7 @@ func TestUnchanged(t *testing.T) {
 		}
 		stats = d.db.Stats()
 		if got := stats.TxStats.GetWrite() > before; got != want {
-			t.Errorf("%s: written is %v", what, got)
+			t.Errorf("%s: written is %v, want %v", what, got, want)
 		}
 	}
 	set := func(last uint32) func() error {

@@ -86,7 +86,7 @@ func TestSecondAgent(t *testing.T) {
 		other.Wait()
 	})
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "locked\n" {
-		t.Fatalf("%q, %v", line, err)
+		t.Fatalf("%q, want %q, %v", line, "locked\n", err)
 	}
 
 	if _, err := store.LockRoot(s.Root()); !errkind.Is(err, errkind.Busy) || !strings.Contains(err.Error(), fmt.Sprintf("another agent (pid %d) uses", other.Process.Pid)) {

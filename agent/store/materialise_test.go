@@ -41,12 +41,12 @@ func TestMaterialise(t *testing.T) {
 			t.Errorf("%s: %q, %v", path, b, err)
 		}
 		if fi, err := os.Stat(filepath.Join(dir, path)); err != nil || fi.Mode() != want.mode {
-			t.Errorf("%s: %v, %v", path, fi.Mode(), err)
+			t.Errorf("%s: %v, want %v, %v", path, fi.Mode(), want.mode, err)
 		}
 	}
 	for _, path := range []string{"", "bin", "share/doc", ".lull", ".lull/sub"} {
 		if fi, err := os.Stat(filepath.Join(dir, path)); err != nil || fi.Mode() != os.ModeDir|0o755 {
-			t.Errorf("%s: %v, %v", path, fi.Mode(), err)
+			t.Errorf("%s: %v, want %v, %v", path, fi.Mode(), os.ModeDir|0o755, err)
 		}
 	}
 	link, _ := os.Stat(filepath.Join(dir, "bin/app"))

@@ -87,7 +87,7 @@ func TestWriterRefuses(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 		if got := i.Partial(key); got != c.keeps {
-			t.Errorf("%s: keeps %d bytes", c.what, got)
+			t.Errorf("%s: keeps %d bytes, want %v", c.what, got, c.keeps)
 		}
 		if s.Has(key) {
 			t.Errorf("%s: resident before commit", c.what)
@@ -161,7 +161,7 @@ func TestIngestResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(storetest.Keys(t, s2)); n != 2 {
-		t.Errorf("%d blobs are resident", n)
+		t.Errorf("%d blobs are resident, want 2", n)
 	}
 	storetest.Clean(t, s2)
 }
@@ -233,7 +233,7 @@ func TestReserve(t *testing.T) {
 		t.Errorf("ReleaseReserve: %d, %v", n, err)
 	}
 	if n, err := s.ReleaseReserve(); err != nil || n != 0 {
-		t.Errorf("ReleaseReserve again: %d, %v", n, err)
+		t.Errorf("ReleaseReserve again: %d, want 0, %v", n, err)
 	}
 	if err := s.RestoreReserve(); err != nil || size() != 1<<16 {
 		t.Errorf("RestoreReserve: %d bytes, %v", size(), err)
@@ -284,7 +284,7 @@ func TestFullDisk(t *testing.T) {
 		t.Error("what was written is forgotten")
 	}
 	if n, err := s.ReleaseReserve(); err != nil || n != 200<<10 {
-		t.Fatalf("%d, %v", n, err)
+		t.Fatalf("%d, want %v, %v", n, 200<<10, err)
 	}
 	if err := errors.Join(put(), i.Commit(), i.Close()); err != nil {
 		t.Fatal(err)

@@ -50,7 +50,7 @@ func newSlots(t *testing.T) *slots {
 		s.hooks[hook] = strings.NewReplacer("/proc/cmdline", m.files+"/proc/cmdline", "/dev/disk/by-partlabel", s.parts, "/boot/", s.boot+"/").Replace(script)
 	}
 	if len(s.hooks) != 4 {
-		t.Fatalf("the page has %d hooks", len(s.hooks))
+		t.Fatalf("the page has %d hooks, want 4", len(s.hooks))
 	}
 	m.write("boot/default", "a\n")
 	m.write("boot/os-a.conf", "root=PARTLABEL=os-a lull.system=1\n")
@@ -91,7 +91,7 @@ func (s *slots) version(v, health string) (update Update, base, image digest.Dig
 func TestExample(t *testing.T) {
 	s := newSlots(t)
 	if got := s.Status().Running; got != "1" {
-		t.Fatalf("it runs %q", got)
+		t.Fatalf("it runs %q, want 1", got)
 	}
 	// A slot that does not start.
 	two, base2, image2 := s.version("2", "true")
@@ -117,7 +117,7 @@ func TestExample(t *testing.T) {
 	s.start("")
 	s.is(Booted, "", "3")
 	if got := s.Status().Running; got != "3" {
-		t.Errorf("it runs %q", got)
+		t.Errorf("it runs %q, want 3", got)
 	}
 	s.no(s.Commit(t.Context()))
 	s.is(Idle, "3", "")
@@ -126,7 +126,7 @@ func TestExample(t *testing.T) {
 	s.has(false, image3, three.Package)
 	s.start("")
 	if got := s.Status().Running; got != "3" {
-		t.Errorf("it runs %q", got)
+		t.Errorf("it runs %q, want 3", got)
 	}
 
 	// A system that starts and does not work.
@@ -143,7 +143,7 @@ func TestExample(t *testing.T) {
 	s.has(true, base3, base4)
 	s.start("")
 	if got := s.Status().Running; got != "3" {
-		t.Errorf("it runs %q", got)
+		t.Errorf("it runs %q, want 3", got)
 	}
 	s.collectAll()
 	s.has(true, base3)

@@ -85,7 +85,7 @@ func interruptedAt(t *testing.T, how string, at int) bool {
 	m.is(Staged, "1", "")
 	for _, d := range fetched {
 		if n := m.repo.Fetches(d); n != 1 {
-			t.Errorf("cut at fetch %d: %s was fetched %d times", at, d.Short(), n)
+			t.Errorf("cut at fetch %d: %s was fetched %d times, want 1", at, d.Short(), n)
 		}
 	}
 	m.reboot()

@@ -46,7 +46,7 @@ func TestFallBack(t *testing.T) {
 	m.no(m.settled)
 	m.is(Booted, "1", "2")
 	if got := m.Status().Running; got != "2" {
-		t.Errorf("it runs %q", got)
+		t.Errorf("it runs %q, want 2", got)
 	}
 	// It worked once, and then it does not.
 	m.cmdline("lull.system=1")
@@ -83,7 +83,7 @@ func TestWhichBooted(t *testing.T) {
 	m.write("etc/os-release", "IMAGE_VERSION=7\n")
 	m.write("run/systemd/container", "systemd-nspawn\n")
 	if got := m.probe(nil); got != "7" {
-		t.Errorf("in a container: %q", got)
+		t.Errorf("in a container: %q, want 7", got)
 	}
 }
 
@@ -184,7 +184,7 @@ func TestActivateFails(t *testing.T) {
 	refused(t, m.stage(u), errkind.Failed, "the activate hook of org.test.system failed")
 	m.is(Interrupted, "", "")
 	if step := m.Status().Step; step != StepActivate {
-		t.Errorf("it is at %s", step)
+		t.Errorf("it is at %s, want %v", step, StepActivate)
 	}
 	m.reboot()
 	m.is(Interrupted, "", "")

@@ -356,7 +356,7 @@ func TestOtherRepository(t *testing.T) {
 		t.Errorf("it came from %q", m.from)
 	}
 	if n := m.repo.Fetches(u.Package); n != 1 {
-		t.Errorf("the update was fetched %d times", n)
+		t.Errorf("the update was fetched %d times, want 1", n)
 	}
 	m.is(Staged, "", "")
 }

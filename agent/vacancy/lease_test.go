@@ -153,7 +153,7 @@ func TestSealKeepsOut(t *testing.T) {
 		return err
 	}
 	if err := nonblock(tether); err != unix.EAGAIN {
-		t.Errorf("the tether: %v", err)
+		t.Errorf("the tether: %v, want %v", err, unix.EAGAIN)
 	}
 	done := make(chan error, 1)
 	go func() { done <- throughShell(path) }()
@@ -162,7 +162,7 @@ func TestSealKeepsOut(t *testing.T) {
 		t.Errorf("the tether after the end: %v", err)
 	}
 	if err := nonblock(path); err != unix.EAGAIN {
-		t.Errorf("what the second seal has: %v", err)
+		t.Errorf("what the second seal has: %v, want %v", err, unix.EAGAIN)
 	}
 	if err := second.Intact(); err != nil {
 		t.Errorf("an open that waits has not broken anything yet: %v", err)
@@ -175,7 +175,7 @@ func TestSealKeepsOut(t *testing.T) {
 	second.Close()
 	must(t, <-done)
 	if len(l.open) != 0 {
-		t.Errorf("%d files stay open", len(l.open))
+		t.Errorf("%d files stay open, want 0", len(l.open))
 	}
 }
 

@@ -139,7 +139,7 @@ func start(t *testing.T, cmd *exec.Cmd) *holder {
 	h := &holder{t, cmd, in}
 	t.Cleanup(h.end)
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "R\n" {
-		t.Fatalf("%v: %q, %v", cmd.Args, line, err)
+		t.Fatalf("%v: %q, want %q, %v", cmd.Args, line, "R\n", err)
 	}
 	return h
 }

@@ -42,19 +42,19 @@ func TestStatesOfTheAgent(t *testing.T) {
 	}
 	ag, err = ask()
 	if state := agentState(t.Context(), ag, time.Second, err); state != agentRefuses {
-		t.Errorf("where the bus lets nobody ask: %s, %v", state, err)
+		t.Errorf("where the bus lets nobody ask: %s, want %v, %v", state, agentRefuses, err)
 	}
 	late := errkind.New(errkind.Unavailable, "cannot reach the agent: it does not answer")
 	if state := agentState(t.Context(), ag, time.Minute, late); state != agentSlow {
-		t.Errorf("where it answers a ping only: %s", state)
+		t.Errorf("where it answers a ping only: %s, want %v", state, agentSlow)
 	}
 	if state := agentState(t.Context(), ag, time.Minute, nil); state != agentSlow {
-		t.Errorf("after a minute: %s", state)
+		t.Errorf("after a minute: %s, want %v", state, agentSlow)
 	}
 	if state := agentState(t.Context(), ag, time.Millisecond, nil); state != agentAnswers {
-		t.Errorf("after a millisecond: %s", state)
+		t.Errorf("after a millisecond: %s, want %v", state, agentAnswers)
 	}
 	if state := agentState(t.Context(), nil, 0, late); state != agentNoBus {
-		t.Errorf("without a bus: %s", state)
+		t.Errorf("without a bus: %s, want %v", state, agentNoBus)
 	}
 }

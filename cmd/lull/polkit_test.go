@@ -65,7 +65,7 @@ func TestAsksPassword(t *testing.T) {
 			t.Fatal(test.line, err)
 		}
 		if got := a.asksPassword(cmd, test.euid); got != test.want {
-			t.Errorf("lull %s as %d: %v", test.line, test.euid, got)
+			t.Errorf("lull %s as %d: %v, want %v", test.line, test.euid, got, test.want)
 		}
 	}
 	for _, name := range passwordVerbs {

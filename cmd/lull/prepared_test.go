@@ -167,7 +167,7 @@ func TestPreparedWithoutAgent(t *testing.T) {
 	}
 	for _, args := range [][]string{{"org.x.app"}, {"--time-limit=0s"}, {"--wait"}, {"--cancel"}} {
 		if code, _, _ := f.lull(t.Context(), append([]string{"refresh", "--prepared"}, args...)...); code != 64 {
-			t.Errorf("%v: exit %d", args, code)
+			t.Errorf("%v: exit %d, want 64", args, code)
 		}
 	}
 }

@@ -339,7 +339,7 @@ func TestHoldsText(t *testing.T) {
 		break
 	}
 	if got := s.holdsText(now); got != "3 applications; see `lull list`" {
-		t.Errorf("of two holds: %q", got)
+		t.Errorf("of two holds: %q, want %q", got, "3 applications; see `lull list`")
 	}
 	for path, p := range s.packages {
 		p.HeldUntil = 0

@@ -199,7 +199,7 @@ func TestKeysOfThePolicy(t *testing.T) {
 func TestEntriesOfComments(t *testing.T) {
 	got := keys("a:\n  # One of\n  #   x    the first\n  #        of them\n  #   y    the last\n  # and so on.\n  b: [x]\n")
 	if want := "\n### a\n\n\n`b` (default `[x]`)\n: One of\n`x`: the first\nof them;\n`y`: the last.\nand so on.\n"; got != want {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -29,7 +29,7 @@ func TestDataOfAnotherLife(t *testing.T) {
 	target, err := os.Readlink(s.path("current", app))
 	s.no(err)
 	if rev := filepath.Base(target); rev != "3" {
-		t.Errorf("it is revision %s", rev)
+		t.Errorf("it is revision %s, want 3", rev)
 	}
 	b, err := os.ReadFile(s.path("data", app, filepath.Base(target), "mine"))
 	if err != nil || string(b) != "newest" {

@@ -47,18 +47,18 @@ func TestNamesThatAreTaken(t *testing.T) {
 		t.Errorf("after the refusals:\n%s\nwant\n%s", got, before)
 	}
 	if out := s.User.Lull("run", "foo").Stdout; out != "foo\n" {
-		t.Errorf("foo runs %q", out)
+		t.Errorf("foo runs %q, want %q", out, "foo\n")
 	}
 	// The others are installed, refreshed and removed as before, and so is foo.
 	s.MustLull("install", "Foo.Bar2")
 	if out := s.User.Lull("run", "Foo.Bar2").Stdout; out != "Foo.Bar2\n" {
-		t.Errorf("Foo.Bar2 runs %q", out)
+		t.Errorf("Foo.Bar2 runs %q, want %q", out, "Foo.Bar2\n")
 	}
 	s.runs("2.0")
 	s.MustLull("remove", "foo")
 	s.MustLull("install", "foo.bar", "menu")
 	if out := s.User.Lull("run", "foo.bar").Stdout; out != "foo.bar\n" {
-		t.Errorf("foo.bar runs %q", out)
+		t.Errorf("foo.bar runs %q, want %q", out, "foo.bar\n")
 	}
 }
 

@@ -55,7 +55,7 @@ func TestReadOnlyRoot(t *testing.T) {
 			running.Stop()
 			s.start(2).Stop()
 			if v := s.version(); v != sample.V2 {
-				t.Errorf("version %s", v)
+				t.Errorf("version %s, want %v", v, sample.V2)
 			}
 			for _, m := range s.Markers() {
 				if strings.HasSuffix(m, ".inhibited") {

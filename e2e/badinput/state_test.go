@@ -61,7 +61,7 @@ func TestStateDB(t *testing.T) {
 				t.Errorf("what was damaged is lost: %q", asides)
 			}
 			if held := strings.Contains(s.MustLull("status", app).Stdout, "by root"); held != c.holds {
-				t.Errorf("held: %v", held)
+				t.Errorf("held: %v, want %v", held, c.holds)
 			}
 			s.Lull("unhold", app)
 			list := fmt.Sprint(s.api.Property("", "Retained.Packages"))

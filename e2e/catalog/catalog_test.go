@@ -145,12 +145,12 @@ func TestListAndSwitch(t *testing.T) {
 	}
 	const want = "install >1 done, refresh 1>3 done, refresh 3>2 done"
 	if got := past(); got != want {
-		t.Errorf("%s", got)
+		t.Errorf("%s, want %v", got, want)
 	}
 	w.Agent().Crash()
 	w.StartAgent()
 	if got := past(); got != want {
-		t.Errorf("after a crash: %s", got)
+		t.Errorf("after a crash: %s, want %v", got, want)
 	}
 	all, err := bus.ManagedObjects(ctx, conn, bus.AgentName, bus.AgentPath)
 	if err != nil || all[bus.RefreshPath("3")] == nil {

@@ -178,7 +178,7 @@ systemd-run --user --quiet --collect --unit=baloo --setenv=HOME="$HOME" --setenv
 					t.Errorf("revision %s is current, want %d", now, version)
 				}
 				if state := must(user(pkg, "systemctl --user is-active "+c.unit)); state != "active\n" {
-					t.Errorf("%s is %s", c.unit, state)
+					t.Errorf("%s is %s, want %q", c.unit, state, "active\n")
 				}
 				must(user(pkg, "systemctl --user stop "+c.unit))
 			}

@@ -186,7 +186,7 @@ func TestBothAgents(t *testing.T) {
 			sh(t, "until (%slull %s doctor || true) | grep -q 'helper *lull-userd has registered for you'; do :; done", user, agent)
 		}
 		if n := sh(t, "pgrep -c -u tester -x lull-userd"); n != "1" {
-			t.Errorf("%s helpers run", n)
+			t.Errorf("%s helpers run, want 1", n)
 		}
 		endSystem()
 		endOwn()
@@ -212,6 +212,6 @@ func TestBothAgents(t *testing.T) {
 	has("--user", "3", "after the log-in too")
 	refresh("4", "after the log-in", "after the log-in too")
 	if text := sh(t, "cat %s", dirs[""]+both+"/2/notes.txt"); text != "for the system" {
-		t.Errorf("the data of version 2 is %q", text)
+		t.Errorf("the data of version 2 is %q, want for the system", text)
 	}
 }

@@ -164,7 +164,7 @@ func TestInstalled(t *testing.T) {
 		// An agent that starts with it uses the last valid one, and reports that.
 		sh(t, "echo 'no-such-key: 1' > /etc/lull/policy.d/10-bad.yaml; systemctl restart lulld")
 		if got := sh(t, "systemctl show -p ActiveState -p ExecMainStatus -p NRestarts lulld | sort | tr '\\n' ' '"); got != "ActiveState=active ExecMainStatus=0 NRestarts=0" {
-			t.Errorf("with a bad policy the unit has %s", got)
+			t.Errorf("with a bad policy the unit has %s, want ActiveState=active ExecMainStatus=0 NRestarts=0", got)
 		}
 		if o := try(t, "lull doctor"); o.code == 0 || !strings.Contains(o.text, "fail  policy") || !strings.Contains(o.text, where) {
 			t.Errorf("%+v", o)
@@ -192,7 +192,7 @@ func newerFormat(t *testing.T) {
 		t.Errorf("the agent starts: %+v", o)
 	}
 	if got := sh(t, "systemctl show -p ActiveState -p ExecMainStatus -p NRestarts lulld | sort | tr '\\n' ' '"); got != "ActiveState=failed ExecMainStatus=65 NRestarts=0" {
-		t.Errorf("the unit has %s", got)
+		t.Errorf("the unit has %s, want ActiveState=failed ExecMainStatus=65 NRestarts=0", got)
 	}
 	journal(t, "a newer lull has changed it to format 2")
 }
@@ -266,7 +266,7 @@ func sandbox(t *testing.T) {
 	publish("1")
 	sh(t, "lull repo add local /home/repo && lull install %s", app)
 	if out := sh(t, user+"lull run %s", app); out != "version 1" {
-		t.Errorf("it says %q", out)
+		t.Errorf("it says %q, want version 1", out)
 	}
 	box := sh(t, "cat /var/lib/lull/data/%s/1/box", app)
 	if free := sh(t, grep+"/proc/1/status"); box != free {
@@ -287,17 +287,17 @@ func sandbox(t *testing.T) {
 	sh(t, "systemd-run --quiet --unit=waiting --collect lull refresh --wait %s; kill $(systemctl show --value -p MainPID running)", app)
 	journal(t, "refresh of "+app+": done")
 	if out := sh(t, user+"lull run %s", app); out != "version 2" {
-		t.Errorf("it says %q", out)
+		t.Errorf("it says %q, want version 2", out)
 	}
 	if out := sh(t, "stat -c '%%a %%U' /var/lib/lull/data/%s/2/shared", app); out != "2750 tester" {
-		t.Errorf("the data that was copied is %s", out)
+		t.Errorf("the data that was copied is %s, want 2750 tester", out)
 	}
 
 	// A package that is opened has a path for who opens it; what is run from it
 	// outside any run is seen.
 	hash := sh(t, "basename $(readlink -f /var/lib/lull/current/%s)", app)
 	if out := sh(t, user+"lull open %s -- /bin/pwd -P", app); out != "/var/lib/lull/packages/"+hash {
-		t.Errorf("it was opened in %q", out)
+		t.Errorf("it was opened in %q, want %v", out, "/var/lib/lull/packages/"+hash)
 	}
 	stray := exec.Command("sleep", "100000")
 	stray.Dir = "/var/lib/lull/packages/" + hash

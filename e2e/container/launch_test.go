@@ -69,7 +69,7 @@ done`, "sh"}, outside.Args...)
 
 	w.StartAgent()
 	if tracker := fmt.Sprint(api.Property("", "Manager.Tracker")); tracker != "scope" {
-		t.Errorf("the tracker is %s", tracker)
+		t.Errorf("the tracker is %s, want scope", tracker)
 	}
 	running := func() []int {
 		o, _ := api.Package(name)

@@ -262,7 +262,7 @@ func TestSystemUnits(t *testing.T) {
 			m.Admin.Must("systemd-run", append(args, c.argv...)...)
 			app := m.started(marks, before)
 			if got := groupOf(t, app); got != "/system.slice/"+unit {
-				t.Errorf("the application is in %s", got)
+				t.Errorf("the application is in %s, want %v", got, "/system.slice/"+unit)
 			}
 			m.waitsFor(app)
 			at := revision(t, m.World)

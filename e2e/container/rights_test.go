@@ -442,7 +442,7 @@ func compare(t *testing.T, who string, rows []right, got map[string]string) {
 	}
 	for what, said := range got {
 		if said != refused {
-			t.Errorf("%s, %s: %s", who, what, said)
+			t.Errorf("%s, %s: %s, want %v", who, what, said, refused)
 		}
 	}
 }

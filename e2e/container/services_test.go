@@ -61,7 +61,7 @@ func TestServicesThroughRefreshes(t *testing.T) {
 		t.Helper()
 		for _, s := range []string{"first", "second", "lasting"} {
 			if state := ask(w, s, "ActiveState"); state != "active" {
-				t.Errorf("%s: service %s is %s", what, s, state)
+				t.Errorf("%s: service %s is %s, want active", what, s, state)
 			}
 			pid := ask(w, s, "MainPID")
 			if same, want := pid == pids[s], s == "lasting" || !restarted; len(pids) == 3 && same != want {
@@ -78,7 +78,7 @@ func TestServicesThroughRefreshes(t *testing.T) {
 			t.Errorf("%s: the first service was started at %s, the second at %s", what, a, b)
 		}
 		if got := revision(t, w); got != version {
-			t.Errorf("%s: revision %s is current", what, got)
+			t.Errorf("%s: revision %s is current, want %v", what, got, version)
 		}
 		markers := []string{}
 		if !restarted {
@@ -129,7 +129,7 @@ func TestServicesThroughRefreshes(t *testing.T) {
 	same(t, "ended by a version with one service", ended(), []string{"lasting of 1 ends", "second of 2 ends", "first of 2 ends"})
 	for _, s := range []string{"second", "lasting"} {
 		if state := ask(w, s, "ActiveState"); state != "inactive" {
-			t.Errorf("service %s, which is no more, is %s", s, state)
+			t.Errorf("service %s, which is no more, is %s, want inactive", s, state)
 		}
 	}
 	w.MustLull("remove", name)
@@ -175,7 +175,7 @@ func TestServicesSettle(t *testing.T) {
 			t.Errorf("version %s: %v", version, r)
 		}
 		if got := revision(t, w); got != "1" {
-			t.Errorf("version %s: revision %s is current", version, got)
+			t.Errorf("version %s: revision %s is current, want 1", version, got)
 		}
 		if state := ask(w, "daemon", "ActiveState"); state != "active" || !isOf(ask(w, "daemon", "MainPID"), "1") {
 			t.Errorf("version %s: the old service is %s", version, state)

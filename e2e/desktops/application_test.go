@@ -132,7 +132,7 @@ func rushed(t *testing.T, m *marks, n int, open func(i int) (how string)) {
 			t.Fatalf("launch %d, %s: %v after %v", i, how, end, at)
 		}
 		if status := refresh(t, "--wait"); status != 0 {
-			t.Fatalf("launch %d, %s: the refresh that waits for the end exits with %d", i, how, status)
+			t.Fatalf("launch %d, %s: the refresh that waits for the end exits with %d, want 0", i, how, status)
 		}
 		m.none(fmt.Sprintf("after launch %d, %s", i, how))
 		if escaped > 3 {

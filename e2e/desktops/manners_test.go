@@ -55,7 +55,7 @@ func sameAsTwin(t *testing.T, m *marks, o opener) {
 		switch {
 		case name == "unit" && !o.stays:
 			if with != "app-lull-ID-HEX.scope" {
-				t.Errorf("%s: it is in %s, which is no run", o.name, with)
+				t.Errorf("%s: it is in %s, want app-lull-ID-HEX.scope, which is no run", o.name, with)
 			}
 		case without != with:
 			t.Errorf("%s: %s is %q with lull, and %q without", o.name, name, with, without)

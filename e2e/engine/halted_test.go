@@ -60,7 +60,7 @@ func TestHaltedApplication(t *testing.T) {
 			t.Errorf("%s: %v", how, r)
 		}
 		if p, _ := s.api.Package(name); p.Str("Version") != from {
-			t.Errorf("%s: version %s is in use beneath it", how, p.Str("Version"))
+			t.Errorf("%s: version %s is in use beneath it, want %v", how, p.Str("Version"), from)
 		}
 		// The end comes to a process that is stopped or frozen by SIGKILL alone.
 		if i == 0 {
@@ -113,7 +113,7 @@ func TestHaltedService(t *testing.T) {
 		publish(to)
 		s.MustLull("refresh", name)
 		if err := unix.PidfdSendSignal(fd, 0, nil, 0); err != unix.ESRCH {
-			t.Errorf("%s: the old service is still there: %v", how, err)
+			t.Errorf("%s: the old service is still there: %v, want %v", how, err, unix.ESRCH)
 		}
 		if now := pid(to); now == old {
 			t.Errorf("%s: the service has not been restarted", how)
@@ -145,6 +145,6 @@ func TestHaltedAgent(t *testing.T) {
 		t.Errorf("the launch ended with %d, %v: %s", code, err, run.Log())
 	}
 	if code, err := refresh.Wait(t.Context(), limit); err != nil || code != 0 {
-		t.Errorf("the refresh ended with %d, %v: %s", code, err, refresh.Log())
+		t.Errorf("the refresh ended with %d, want 0, %v: %s", code, err, refresh.Log())
 	}
 }

@@ -23,7 +23,7 @@ func TestServicesSettle(t *testing.T) {
 		t.Errorf("want %q, got %v", want, r)
 	}
 	if p, _ := s.api.Package(name); p.Str("Version") != "1" {
-		t.Errorf("version %s is current", p.Str("Version"))
+		t.Errorf("version %s is current, want 1", p.Str("Version"))
 	}
 
 	// It goes on for longer than launches wait, and until it is asked to end.
@@ -42,7 +42,7 @@ func TestServicesSettle(t *testing.T) {
 		return true, text
 	})
 	if p, _ := s.api.Package(name); p.Str("Version") != "3" {
-		t.Errorf("version %s is current", p.Str("Version"))
+		t.Errorf("version %s is current, want 3", p.Str("Version"))
 	}
 	s.Watch(s.Path())
 	s.UntilFile("the metrics count it", limit, metrics, func(text string) (bool, string) {
@@ -73,7 +73,7 @@ func TestServicesReport(t *testing.T) {
 	s.Admin.Must("touch", ready)
 	s.state(name, "2", "done")
 	if p, _ := s.api.Package(name); p.Str("Version") != "2" {
-		t.Errorf("version %s is current", p.Str("Version"))
+		t.Errorf("version %s is current, want 2", p.Str("Version"))
 	}
 
 	s.publish(app(name, "3", reporting), map[string]string{"app": forever, "daemon": "sleep 0.2; exit 3"})
@@ -82,7 +82,7 @@ func TestServicesReport(t *testing.T) {
 		t.Errorf("want %q, got %v", want, r)
 	}
 	if p, _ := s.api.Package(name); p.Str("Version") != "2" {
-		t.Errorf("version %s is current", p.Str("Version"))
+		t.Errorf("version %s is current, want 2", p.Str("Version"))
 	}
 	s.MustLull("remove", name)
 }

@@ -32,7 +32,7 @@ func TestWishes(t *testing.T) {
 	}
 	since, deadline := waits.Props["Since"].Value().(uint64), waits.Props["Deadline"].Value().(uint64)
 	if days := (deadline - since) / 1e6 / 3600 / 24; days != 60 {
-		t.Errorf("it may wait for %d days", days)
+		t.Errorf("it may wait for %d days, want 60", days)
 	}
 	if text := s.MustLull("policy", "explain", name).Stdout; !strings.Contains(text, "max-postponement") || strings.Count(text, "wish of the package") != 2 {
 		t.Errorf("policy explain says\n%s", text)
@@ -133,7 +133,7 @@ echo ` + version + ` >"$LULL_COMMON/version.new"; mv "$LULL_COMMON/version.new" 
 		t.Errorf("the container has ended: %v", err)
 	}
 	if now, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe"); err != nil || now != old {
-		t.Errorf("the container's program is %q, %v", now, err)
+		t.Errorf("the container's program is %q, want %v, %v", now, old, err)
 	}
 	if why := s.MustLull("why", filepath.Base(filepath.Dir(old))).Stdout; !strings.Contains(why, strconv.Itoa(pid)) {
 		t.Errorf("nothing names the container:\n%s", why)

@@ -107,7 +107,7 @@ func TestHostile(t *testing.T) {
 	}
 	s.clean()
 	if n := s.blobs(); n != 0 {
-		t.Errorf("%d blobs are published", n)
+		t.Errorf("%d blobs are published, want 0", n)
 	}
 }
 
@@ -129,7 +129,7 @@ func TestRights(t *testing.T) {
 	}
 	s.clean()
 	if n := s.blobs(); n != 0 {
-		t.Errorf("%d blobs are published without a confirmation", n)
+		t.Errorf("%d blobs are published without a confirmation, want 0", n)
 	}
 	c := s.client()
 	id := c.send(t, file)

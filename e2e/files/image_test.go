@@ -80,7 +80,7 @@ func TestImage(t *testing.T) {
 	s.MustLull("remove", notes)
 	s.MustLull("gc")
 	if n := s.blobs(); n != 0 {
-		t.Errorf("the repository has %d blobs after the removal", n)
+		t.Errorf("the repository has %d blobs after the removal, want 0", n)
 	}
 	s.clean()
 }

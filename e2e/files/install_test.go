@@ -120,7 +120,7 @@ func TestDirectory(t *testing.T) {
 	}
 	tree := filepath.Join(s.Store, "current", notes)
 	if target, err := os.Readlink(tree + "/bin/link"); err != nil || target != "../etc/data" {
-		t.Errorf("the symlink: %q, %v", target, err)
+		t.Errorf("the symlink: %q, want ../etc/data, %v", target, err)
 	}
 	if _, err := os.Lstat(tree + "/.git"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("version control is installed: %v", err)
@@ -177,7 +177,7 @@ func TestOnce(t *testing.T) {
 		t.Errorf("it is installed: %v", r)
 	}
 	if n := s.blobs(); n != 0 {
-		t.Errorf("the repository keeps %d blobs", n)
+		t.Errorf("the repository keeps %d blobs, want 0", n)
 	}
 	s.MustLull("install", one)
 	once()

@@ -82,7 +82,7 @@ func TestGoTarball(t *testing.T) {
 	s.MustLull("remove", "go")
 	s.MustLull("gc")
 	if n := s.blobs(); n != 0 {
-		t.Errorf("the repository has %d blobs after the removal", n)
+		t.Errorf("the repository has %d blobs after the removal, want 0", n)
 	}
 	s.clean()
 }

@@ -84,7 +84,7 @@ func TestDeltaOnFullDisk(t *testing.T) {
 		t.Errorf("a full disk is not named: %v", r)
 	}
 	if got := version(); got != "1" {
-		t.Errorf("it has version %s", got)
+		t.Errorf("it has version %s, want 1", got)
 	}
 	if v.blobs == 0 {
 		t.Error("no pack was fetched")
@@ -95,7 +95,7 @@ func TestDeltaOnFullDisk(t *testing.T) {
 	}
 	s.MustLull("refresh", name)
 	if got := version(); got != "2" {
-		t.Errorf("it has version %s", got)
+		t.Errorf("it has version %s, want 2", got)
 	}
 	s.MustLull("verify")
 	if left, _ := filepath.Glob(filepath.Join(s.Store, "tmp", "*")); len(left) > 0 {

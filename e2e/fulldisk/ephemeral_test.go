@@ -79,7 +79,7 @@ func TestEphemeral(t *testing.T) {
 	}
 	end.Close()
 	if code, err := p.Wait(t.Context(), limit); err != nil || code != 0 {
-		t.Errorf("it ended with %d, %v: %s", code, err, p.Log())
+		t.Errorf("it ended with %d, want 0, %v: %s", code, err, p.Log())
 	}
 	if _, err := os.Stat(filepath.Dir(data)); !os.IsNotExist(err) {
 		t.Errorf("its data is left: %v", err)
@@ -141,7 +141,7 @@ func TestEphemeralOutlivesTheAgent(t *testing.T) {
 	}
 	end.Close()
 	if code, err := p.Wait(t.Context(), limit); err != nil || code != 0 {
-		t.Errorf("it ended with %d, %v: %s", code, err, p.Log())
+		t.Errorf("it ended with %d, want 0, %v: %s", code, err, p.Log())
 	}
 	s.Until("the lease has ended", limit, func() (bool, string) { o := s.open(); return len(o) == 0, fmt.Sprint(o) })
 	s.MustLull("gc")

@@ -18,7 +18,7 @@ func TestNothingFree(t *testing.T) {
 		s.MustLull("run", "--ephemeral", "org.lull.one")
 		s.fill()
 		if free := s.free(); free != 0 {
-			t.Fatalf("%d bytes are free", free)
+			t.Fatalf("%d bytes are free, want 0", free)
 		}
 		r := s.MustLull("gc")
 		if free := s.free(); free < 20*mib-mib/2 {

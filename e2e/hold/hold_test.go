@@ -191,11 +191,11 @@ func TestTwoUsers(t *testing.T) {
 		t.Errorf("after a restart: %v, version %s", h, s.version())
 	}
 	if out := s.ok(s.ann, "unhold", sample.Name); out != sample.Name+" is not held any longer\n" {
-		t.Errorf("unhold: %q", out)
+		t.Errorf("unhold: %q, want %v", out, sample.Name+" is not held any longer\n")
 	}
 	s.untilVersion(sample.V2)
 	if out := s.ok(s.ann, "unhold", sample.Name); out != sample.Name+" is not held any longer\n" {
-		t.Errorf("releasing a hold again: %q", out)
+		t.Errorf("releasing a hold again: %q, want %v", out, sample.Name+" is not held any longer\n")
 	}
 }
 

@@ -89,7 +89,7 @@ func TestMetrics(t *testing.T) {
 	}
 	f := until("there is a file", is(0, "lull_collections_total"))
 	if st, err := os.Stat(path); err != nil || st.Mode() != 0o644 {
-		t.Errorf("it is %v: %v", st.Mode(), err)
+		t.Errorf("it is %v, want 0o644: %v", st.Mode(), err)
 	}
 	if f.of("lull_refresh_last_success_timestamp_seconds") != -1 || f.of("lull_index_packages", "index", "base") != 1 || f.of("lull_index_blobs", "index", "base") != 0 {
 		t.Errorf("at the start: %v", f)
@@ -134,7 +134,7 @@ func TestMetrics(t *testing.T) {
 	s.MustLull("gc")
 	f = until("the collection is counted", is(1, "lull_collections_total"))
 	if f.of("lull_collection_last_strays") != 1 {
-		t.Errorf("%v strays", f.of("lull_collection_last_strays"))
+		t.Errorf("%v strays, want 1", f.of("lull_collection_last_strays"))
 	}
 	stray.Stop()
 	s.MustLull("gc")

@@ -58,7 +58,7 @@ func TestCollectAtEveryPoint(t *testing.T) {
 			letGo(t, pipe)
 		}
 		if code, err := p.Wait(t.Context(), limit); err != nil || code != 0 {
-			t.Errorf("%q: %d, %v: %s", args, code, err, p.Log())
+			t.Errorf("%q: %d, want 0, %v: %s", args, code, err, p.Log())
 		}
 		if len(passed) < 10 {
 			t.Errorf("%q passed only %v", args, passed)

@@ -268,7 +268,7 @@ func (s *scene) settled(t *testing.T) {
 	})
 	v := s.version()
 	if v != sample.V2 {
-		t.Errorf("the version is %s", v)
+		t.Errorf("the version is %s, want %v", v, sample.V2)
 	}
 	first, err := os.Readlink(filepath.Join(s.Store, "current", sample.Name))
 	if err != nil || filepath.Base(first) == "1" {

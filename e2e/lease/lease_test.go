@@ -123,7 +123,7 @@ func TestWaitClosed(t *testing.T) {
 	end.Close()
 	for _, p := range []*rig.Proc{holder, waiter} {
 		if code, err := p.Wait(t.Context(), limit); err != nil || code != 0 {
-			t.Errorf("%d, %v: %s", code, err, p.Log())
+			t.Errorf("%d, want 0, %v: %s", code, err, p.Log())
 		}
 	}
 	if r := w.Lull("open", "--wait-closed", "org.lull.none"); r.Code != 1 || !strings.Contains(r.Stderr, "cannot find org.lull.none: it is not installed") {
@@ -131,7 +131,7 @@ func TestWaitClosed(t *testing.T) {
 	}
 	waiter = w.Admin.StartLull(nil, "open", "--wait-closed", strings.Repeat("0", 64))
 	if code, err := waiter.Wait(t.Context(), limit); err != nil || code != 0 {
-		t.Errorf("%d, %v: %s", code, err, waiter.Log())
+		t.Errorf("%d, want 0, %v: %s", code, err, waiter.Log())
 	}
 }
 

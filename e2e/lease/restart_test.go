@@ -72,14 +72,14 @@ func TestRestart(t *testing.T) {
 	c.Wait()
 	w.StartAgent()
 	if code, err := waiter.Wait(t.Context(), limit); err != nil || code != 0 {
-		t.Errorf("%d, %v: %s", code, err, waiter.Log())
+		t.Errorf("%d, want 0, %v: %s", code, err, waiter.Log())
 	}
 	w.MustLull("gc")
 	if open, last := open(w); open != 0 || trees(w) != 0 {
 		t.Errorf("%d are open, the last is %s; %d packages are left", open, last, trees(w))
 	}
 	if rest, _ := os.ReadDir(filepath.Join(w.RunDir, "leases")); len(rest) != 0 {
-		t.Errorf("%d files are left", len(rest))
+		t.Errorf("%d files are left, want 0", len(rest))
 	}
 }
 

@@ -82,6 +82,6 @@ func (s *scene) serves(version string) {
 		s.Errorf("it prints %q, want version %s", got, version)
 	}
 	if got := s.sh("systemctl is-active lull-%s-daemon.service; cat /var/lib/lull/data/%[1]s/[0-9]*/first | sort -u", remote); got != "active\n1" {
-		s.Errorf("of the service of version %s: %q", version, got)
+		s.Errorf("of the service of version %s: %q, want %q", version, got, "active\n1")
 	}
 }

@@ -328,7 +328,7 @@ func (s *scene) whole(name string, undone bool) {
 	}
 	for _, v := range p.Services {
 		if v.State != "active" {
-			s.Errorf("%s: its service is %s", name, v.State)
+			s.Errorf("%s: its service is %s, want active", name, v.State)
 		}
 	}
 	if len(p.Services) > 0 {

@@ -206,7 +206,7 @@ func TestApplicationAsks(t *testing.T) {
 	var p struct{ HeldBy string }
 	o, _ := s.api.Package(name)
 	if p.HeldBy = o.Str("HeldBy"); p.HeldBy != s.User.Name {
-		t.Errorf("held by %q", p.HeldBy)
+		t.Errorf("held by %q, want %q", p.HeldBy, s.User.Name)
 	}
 	if left := time.Until(time.UnixMicro(int64(o.Num("HeldUntil")))); left < 110*time.Minute || left > 2*time.Hour {
 		t.Errorf("held for %v", left)
@@ -274,7 +274,7 @@ func TestRestartAndWait(t *testing.T) {
 	s.shutdown(true)
 	n = s.untilShown(2, "Do not switch off yet")
 	if labels := strings.Join(n.Labels(), ", "); labels != "At the next start, Finish now" {
-		t.Errorf("%s", labels)
+		t.Errorf("%s, want At the next start, Finish now", labels)
 	}
 	if !strings.Contains(n.Body, "Asking is being updated.") {
 		t.Errorf("%+v", n)
@@ -293,7 +293,7 @@ func TestRestartAndWait(t *testing.T) {
 		return strings.Contains(log, "leaving the rest of a refresh to the next boot"), log
 	})
 	if o, _ := s.api.Refresh(name, "3"); o.Str("State") != "critical" {
-		t.Errorf("it is %q", o.Str("State"))
+		t.Errorf("it is %q, want critical", o.Str("State"))
 	}
 	if late.Ended() {
 		t.Fatalf("%s", late.Log())

@@ -76,7 +76,7 @@ func TestLeasesOutliveAnUpgrade(t *testing.T) {
 	} {
 		must(step)
 		if n := strings.TrimSpace(must(trees)); n != "1" {
-			t.Errorf("after %q %s packages are there", step, n)
+			t.Errorf("after %q %s packages are there, want 1", step, n)
 		}
 		until("after "+step, open, leases)
 	}

@@ -80,7 +80,7 @@ func TestRemovalLeavesNothingThatLeadsNowhere(t *testing.T) {
 		t.Errorf("after the removal these are left:\n%s", left)
 	}
 	if got := must("dpkg --install " + where + "/1.deb >/dev/null; lull list >/dev/null; systemctl is-active open; sh -lc 'notes again'; ls " + installed); got != "active\nhello again\n"+installed+"\n" {
-		t.Errorf("lull is installed again: %q", got)
+		t.Errorf("lull is installed again: %q, want %v", got, "active\nhello again\n"+installed+"\n")
 	}
 	must("systemctl stop open; dpkg --purge lull")
 	if left := must(nowhere + "; ls -d /etc/profile.d/lull.sh /var/lib/lull 2>/dev/null; true"); left != "" {

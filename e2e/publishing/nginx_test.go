@@ -47,7 +47,7 @@ func TestNginx(t *testing.T) {
 	}
 	address := rig.Nginx(t, t.TempDir(), "access_log off;\n"+server)
 	if got := fmt.Sprint(offered(t, "http://"+address, filepath.Join(dir, "root.json"))); got != "map[org.example.a:1]" {
-		t.Errorf("offered: %s", got)
+		t.Errorf("offered: %s, want map[org.example.a:1]", got)
 	}
 	for path, want := range map[string]string{
 		"metadata/timestamp.json": "200 public, max-age=60 application/json", "root.json": "200 public, max-age=60 application/json", "metadata/2.snapshot.json": "200 public, max-age=31536000, immutable application/json",

@@ -184,7 +184,7 @@ func TestObjectStore(t *testing.T) {
 	s.must("repo", "init", address)
 	s.must("publish", s.source("org.example.a", "1"), s.source("org.example.b", "1"), "--repo", address)
 	if got := fmt.Sprint(s.offered()); got != "map[org.example.a:1 org.example.b:1]" {
-		t.Errorf("offered: %s", got)
+		t.Errorf("offered: %s, want map[org.example.a:1 org.example.b:1]", got)
 	}
 	for path, cache := range map[string]string{"metadata/timestamp.json": "public, max-age=60", "metadata/2.snapshot.json": "public, max-age=31536000, immutable"} {
 		r, err := http.Get(s.url + "/packages/main/" + path)
@@ -247,7 +247,7 @@ func TestObjectStore(t *testing.T) {
 	s.must("repo", "rotate", address)
 	s.must("publish", s.source("org.example.a", "2"), "--repo", address)
 	if got := s.offered()["org.example.a"]; got != "2" {
-		t.Errorf("offered after a rotation: %s", got)
+		t.Errorf("offered after a rotation: %s, want 2", got)
 	}
 	if out, err := s.run("repo", "init", address); err == nil || !strings.Contains(out, "it is there already") {
 		t.Errorf("a second init: %v: %s", err, out)

@@ -139,7 +139,7 @@ func TestDesktopPrograms(t *testing.T) {
 			}
 			shut(p, window)
 			if got := data("1", beside); got != "of the host" {
-				t.Errorf("after a revert the profile has %q", got)
+				t.Errorf("after a revert the profile has %q, want of the host", got)
 			}
 			if entries, err := os.ReadDir(filepath.Dir(home)); err != nil || len(entries) != 1 {
 				t.Errorf("the host's profile has changed: %v, %v", entries, err)

@@ -250,7 +250,7 @@ func testStaleData(t *testing.T) {
 	s.untilLog(ann, "2 one 2 up")
 	o, _ := s.api.Package(app)
 	if rev := o.Num("Revision"); rev != 2 {
-		t.Errorf("it is revision %d", rev)
+		t.Errorf("it is revision %d, want 2", rev)
 	}
 	s.loads(ann, "second")
 	s.loads(bob, "second")

@@ -32,7 +32,7 @@ func testComesAndGoes(t *testing.T) {
 	s.MustLull("refresh", "--wait", app)
 	log := s.untilLog(ann, "2 one 2 up")
 	if words(log) != "1 one 1 up, 1 one TERM, 2 one 2 up" {
-		t.Errorf("the service says: %s", words(log))
+		t.Errorf("the service says: %s, want 1 one 1 up, 1 one TERM, 2 one 2 up", words(log))
 	}
 	until(true)
 	s.loads(ann, "before")

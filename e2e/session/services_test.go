@@ -191,7 +191,7 @@ func testHungHelper(t *testing.T) {
 	s.MustLull("refresh", "--wait", app)
 	s.untilLog(ann, "2 one 2 up")
 	if log := s.untilLog(ann, "2 one 2 up"); words(log) != "1 one 1 up, 1 one TERM, 2 one 2 up" {
-		t.Errorf("the services of ann say: %s", words(log))
+		t.Errorf("the services of ann say: %s, want 1 one 1 up, 1 one TERM, 2 one 2 up", words(log))
 	}
 	agent := s.Agent().Log()
 	if want := fmt.Sprintf("service=one uid=%d", bob.UID); !strings.Contains(agent, "does not stop and is killed") || !strings.Contains(agent, want) {
@@ -334,7 +334,7 @@ func testHostile(t *testing.T) {
 		t.Errorf("the agent does not say whose service it killed:\n%s", s.Agent().Log())
 	}
 	if log := s.untilLog(ann, "2 one 2 up"); words(log) != "1 one 1 up, 1 one TERM, 2 one 2 up" {
-		t.Errorf("the service of ann says: %s", words(log))
+		t.Errorf("the service of ann says: %s, want 1 one 1 up, 1 one TERM, 2 one 2 up", words(log))
 	}
 	bad.Kill()
 }

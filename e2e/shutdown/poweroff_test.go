@@ -83,7 +83,7 @@ func TestPowerOff(t *testing.T) {
 			m.t = t
 			m.boot()
 			if got := m.sh("busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager InhibitDelayMaxUSec"); got != "t 5000000" {
-				t.Errorf("logind waits %s", got)
+				t.Errorf("logind waits %s, want t 5000000", got)
 			}
 			m.sh("timeout 60 sh -c 'until busctl --machine=%s@ --user status org.freedesktop.Notifications >/dev/null 2>&1; do sleep 0.1; done'", rig.Tester)
 			m.sh("mkfifo /run/gate; lull publish --repo /srv/repo /srv/%s/2; echo '%s' >/tmp/choice", name, c.answer)
@@ -109,7 +109,7 @@ func TestPowerOff(t *testing.T) {
 				m.inOrder("0", "refresh of "+name+": done", "Finished systemd-user-sessions.service")
 			}
 			if got := m.sh("lull run %s", name); got != "version 2" {
-				t.Errorf("the next boot has %q", got)
+				t.Errorf("the next boot has %q, want version 2", got)
 			}
 			if left := m.sh("ls /run/lull/runctl; systemd-inhibit --list --no-pager --no-legend"); strings.Contains(left, ".inhibited") || strings.Contains(left, "lull ") {
 				t.Errorf("this is left: %s", left)

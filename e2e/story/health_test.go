@@ -67,14 +67,14 @@ func TestUnhealthyRevisionIsUndone(t *testing.T) {
 		return ok && o.Str("State") == "undone", o.Str("State") + " " + o.Str("ErrorText")
 	})
 	if got := backoff(w); got != 8*time.Hour {
-		t.Errorf("after the first failure it backs off for %v", got)
+		t.Errorf("after the first failure it backs off for %v, want %v", got, 8*time.Hour)
 	}
 	r := w.Lull("refresh", hooked) // on request, it is retried
 	if r.Code != 1 || !strings.Contains(r.Stderr, "cannot refresh "+hooked) || !strings.Contains(r.Stderr, "health hook of 3 failed") || !strings.Contains(r.Stderr, "it hurts") {
 		t.Errorf("%v", r)
 	}
 	if got := backoff(w); got != 16*time.Hour {
-		t.Errorf("after the second failure it backs off for %v", got)
+		t.Errorf("after the second failure it backs off for %v, want %v", got, 16*time.Hour)
 	}
 	if r := w.User.Lull("run", hooked); r.Stdout != "app 2\n" {
 		t.Errorf("%v", r)

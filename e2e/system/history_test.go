@@ -109,7 +109,7 @@ func TestHistory(t *testing.T) {
 
 	s.MustLull(list[1].Undo[1:]...)
 	if v := s.current(name); v != "1" {
-		t.Fatalf("the refresh was undone, and the version is %q", v)
+		t.Fatalf("the refresh was undone, and the version is %q, want 1", v)
 	}
 	undo("lull revert --revision 2 "+name, "2")
 	s.MustLull("remove", name)

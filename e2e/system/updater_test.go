@@ -131,7 +131,7 @@ func TestUpdatersOwnResolve(t *testing.T) {
 	s.has(true, b)
 	for _, c := range api.Changes("Space", "Open") {
 		if list := fmt.Sprint(c.Value); list != "[]" {
-			t.Errorf("open was %s", list)
+			t.Errorf("open was %s, want []", list)
 		}
 	}
 	if out := s.MustLull("why", b).Stdout; !strings.HasPrefix(out, "retained") || strings.Count(out, "\n") != 1 {
@@ -196,7 +196,7 @@ func TestRetainedIsReplacedWhole(t *testing.T) {
 	s.agent.Crash()
 	s.start()
 	if got := fmt.Sprint(s.api.Property("", "Retained.Packages")); got != "[]" {
-		t.Errorf("cleared, retained is %s", got)
+		t.Errorf("cleared, retained is %s, want []", got)
 	}
 }
 

@@ -168,11 +168,11 @@ func TestDuration(t *testing.T) {
 	} {
 		got, err := ParseDuration(in)
 		if err != nil || got != want {
-			t.Errorf("%s: got %v, %v", in, got, err)
+			t.Errorf("%s: got %v, want %v, %v", in, got, want, err)
 		}
 		again, err := ParseDuration(Duration(got).String())
 		if err != nil || again != got {
-			t.Errorf("%s: %s reads back as %v, %v", in, Duration(got), again, err)
+			t.Errorf("%s: %s reads back as %v, want %v, %v", in, Duration(got), again, got, err)
 		}
 	}
 	for _, in := range []string{"", "d", "14", "-1d", "1.5h", "1h1d", "1h1h", "1 d", "1D", "soon", "15251w", "9223372036854775808s", "+1d", "1d ", "1mm"} {
@@ -191,11 +191,11 @@ func TestSize(t *testing.T) {
 	} {
 		got, err := ParseSize(in)
 		if err != nil || got != want {
-			t.Errorf("%s: got %v, %v", in, got, err)
+			t.Errorf("%s: got %v, want %v, %v", in, got, want, err)
 		}
 		again, err := ParseSize(Size(got).String())
 		if err != nil || again != got {
-			t.Errorf("%s: %s reads back as %v, %v", in, Size(got), again, err)
+			t.Errorf("%s: %s reads back as %v, want %v, %v", in, Size(got), again, got, err)
 		}
 	}
 	for in, want := range map[int64]string{0: "0B", 64e6: "64MB", 64 << 20: "64MiB", 1000: "1kB", 1024: "1KiB", 1 << 40: "1TiB", 999: "999B", 1234567: "1234567B"} {

@@ -33,20 +33,20 @@ func TestFollow(t *testing.T) {
 	r.Do(notify.Follow{Instance: "firefox", Yes: true})
 	want := notify.Progress{Instance: "firefox", Name: "Firefox", DesktopEntry: "firefox", Icon: "/icon.png", Percent: 35}
 	if p := wait[notify.Progress](r); p != want {
-		t.Errorf("%+v", p)
+		t.Errorf("%+v, want %v", p, want)
 	}
 	other.Update(func(p *bus.RefreshProperties) { p.Step = "health" })
 	refresh.Update(func(p *bus.RefreshProperties) { p.Step = "start-services" })
 	want.Percent = 65
 	if p := wait[notify.Progress](r); p != want {
-		t.Errorf("%+v", p)
+		t.Errorf("%+v, want %v", p, want)
 	}
 	// The package has another refresh by now.
 	pkg.Update(func(p *bus.PackageProperties) { p.Refresh = bus.RefreshPath("8") })
 	other.Update(func(p *bus.RefreshProperties) { p.Step = "uninhibit" })
 	want.Percent = 95
 	if p := wait[notify.Progress](r); p != want {
-		t.Errorf("%+v", p)
+		t.Errorf("%+v, want %v", p, want)
 	}
 	r.Do(notify.Follow{Instance: "firefox"})
 	r.Do(notify.Follow{Instance: "gone", Yes: true}) // that is not installed

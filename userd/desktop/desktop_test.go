@@ -211,7 +211,7 @@ func TestShowAndProperties(t *testing.T) {
 	}
 	d.Desktop.conn.Close()
 	if err := d.stop(); err != ErrLost {
-		t.Errorf("the end of the session: %v", err)
+		t.Errorf("the end of the session: %v, want %v", err, ErrLost)
 	}
 }
 
@@ -246,7 +246,7 @@ func TestRender(t *testing.T) {
 	}
 	for in, want := range map[string]string{"": defaultIcon, "firefox": "firefox", "/usr/f.png": "file:///usr/f.png", "a\nb": defaultIcon} {
 		if got := icon(in); got != want {
-			t.Errorf("icon(%q) = %q", in, got)
+			t.Errorf("icon(%q) = %q, want %q", in, got, want)
 		}
 	}
 }
@@ -316,7 +316,7 @@ func TestHints(t *testing.T) {
 	n := notice("", 1)
 	n.Expire = -1
 	if got := render(n, newCapabilities("any", allCaps)); got.ExpireTimeout != 0 {
-		t.Errorf("%v", got.ExpireTimeout)
+		t.Errorf("%v, want 0", got.ExpireTimeout)
 	}
 	n.Percent = 55
 	if got := render(n, newCapabilities("Plasma", allCaps)); got.Hints["value"].Value() != nil || !strings.HasSuffix(got.Body, " (55\u00a0%)") {

@@ -133,7 +133,7 @@ func TestFullscreen(t *testing.T) {
 		select {
 		case got := <-told:
 			if got != want {
-				t.Errorf("%s: %v", what, got)
+				t.Errorf("%s: %v, want %v", what, got, want)
 			}
 		case <-time.After(20 * time.Second):
 			t.Fatalf("%s: nothing is told", what)

@@ -25,7 +25,7 @@ func (w *world) data(path ...string) string {
 func (w *world) save(text string) {
 	w.Helper()
 	if r := w.run(app, "save", text); r.code != 0 {
-		w.Fatalf("status %d: %s", r.code, r.stderr)
+		w.Fatalf("status %d, want 0: %s", r.code, r.stderr)
 	}
 }
 
@@ -33,7 +33,7 @@ func (w *world) load() string {
 	w.Helper()
 	r := w.run(app, "load")
 	if r.code != 0 {
-		w.Fatalf("status %d: %s", r.code, r.stderr)
+		w.Fatalf("status %d, want 0: %s", r.code, r.stderr)
 	}
 	return r.out
 }
@@ -45,19 +45,19 @@ func TestDataIsBroughtOver(t *testing.T) {
 	w.save("one")
 	w.install(2, 1, true)
 	if got := w.load(); got != "one\n" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want %q", got, "one\n")
 	}
 	w.save("two")
 	// Back to 1: its own data, as it was.
 	w.swap(1)
 	if got := w.load(); got != "one\n" {
-		t.Errorf("after revert got %q", got)
+		t.Errorf("after revert got %q, want %q", got, "one\n")
 	}
 	w.save("three")
 	// From 1 to 4, not from the 2 that was reverted.
 	w.install(4, 1, true)
 	if got := w.load(); got != "one\nthree\n" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want %q", got, "one\nthree\n")
 	}
 	left, _ := filepath.Glob(w.data(".*"))
 	if !slices.Equal(left, []string{w.data(".lock")}) {
@@ -75,7 +75,7 @@ func TestUnversionedDataIsOne(t *testing.T) {
 	w.save("one")
 	w.install(2, 1, false)
 	if got := w.load(); got != "one\n" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want %q", got, "one\n")
 	}
 	if b, err := os.ReadFile(w.data("common/file")); err != nil || string(b) != "one\n" {
 		t.Errorf("%q, %v", b, err)
@@ -94,7 +94,7 @@ func TestInterruptedCopy(t *testing.T) {
 	w.no(os.WriteFile(w.data(".2.partial/stale"), nil, 0o600))
 	w.install(2, 1, true)
 	if got := w.load(); got != "one\n" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want %q", got, "one\n")
 	}
 	if _, err := os.Lstat(w.data("2/stale")); err == nil {
 		t.Error("what the source does not have is there")
@@ -121,7 +121,7 @@ func TestTwoAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	if files, _ := filepath.Glob(w.data("2/f[0-9]*")); len(files) != 50 {
-		t.Errorf("%d files", len(files))
+		t.Errorf("%d files, want 50", len(files))
 	}
 }
 
@@ -143,7 +143,7 @@ func TestWaitsForTheHelper(t *testing.T) {
 	l.expect(t, "revision 2\n")
 	l.stop()
 	if got := w.load(); got != "helper\n" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want %q", got, "helper\n")
 	}
 }
 
@@ -289,7 +289,7 @@ func TestStandsIn(t *testing.T) {
 		{nil, "scope", "", false},
 	} {
 		if got := standsIn(c.all, c.tracker, app, c.service, pkg); got != c.want {
-			t.Errorf("%v, %s, service %q: got %v", c.all, c.tracker, c.service, got)
+			t.Errorf("%v, %s, service %q: got %v, want %v", c.all, c.tracker, c.service, got, c.want)
 		}
 	}
 }

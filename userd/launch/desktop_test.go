@@ -62,7 +62,7 @@ func TestDesktopIsTold(t *testing.T) {
 	select {
 	case got := <-h.heard:
 		if got != app+" refresh-in-progress" {
-			t.Errorf("heard %q", got)
+			t.Errorf("heard %q, want %v", got, app+" refresh-in-progress")
 		}
 		if took := time.Since(began); took < desktopAfter {
 			t.Errorf("told after %v", took)

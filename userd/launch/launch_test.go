@@ -165,7 +165,7 @@ func TestBrokenStore(t *testing.T) {
 		w.swap(1)
 	}
 	if r := w.run(app, "exit", "5"); r.code != 5 {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d, want 5: %s", r.code, r.stderr)
 	}
 }
 
@@ -181,7 +181,7 @@ func TestWrapper(t *testing.T) {
 	cmd := exec.Command(wrapper, "a", "--app", "b")
 	cmd.Env = w.bare().Env
 	if r := w.end(cmd); r.code != 3 {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d, want 3: %s", r.code, r.stderr)
 	}
 	for text, want := range map[string]string{"#!x\nnonsense\n": ":2: want KEY=VALUE", "#!x\napp=first\n": " names no instance"} {
 		bad := filepath.Join(t.TempDir(), "bad")
@@ -207,11 +207,11 @@ func TestUntrackable(t *testing.T) {
 	w.settings.AllowUntracked = []string{"org.other"}
 	w.tell()
 	if r := w.run(app, "exit", "0"); r.code != 69 {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d, want 69: %s", r.code, r.stderr)
 	}
 	w.untracked()
 	if r := w.run(app, "exit", "4"); r.code != 4 {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d, want 4: %s", r.code, r.stderr)
 	}
 }
 
@@ -242,7 +242,7 @@ func TestAgentSaysNotNow(t *testing.T) {
 	a.refuse, a.soon = dbus.NewError(errkind.Prefix+string(errkind.Busy), []any{"not now"}), 3
 	a.mu.Unlock()
 	if r := w.run(app, "exit", "6"); r.code != 6 {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d, want 6: %s", r.code, r.stderr)
 	}
 }
 
@@ -360,10 +360,10 @@ func TestAfterBoot(t *testing.T) {
 	}
 	w.no(os.RemoveAll(w.ctl.Path()))
 	if r := w.run(app, "exit", "0"); r.code != 69 {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d, want 69: %s", r.code, r.stderr)
 	}
 	if r := w.run("org.other", "exit", "0"); r.code != 1 {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d, want 1: %s", r.code, r.stderr)
 	}
 }
 
@@ -388,7 +388,7 @@ func TestExecFD(t *testing.T) {
 	cmd.Wait()
 	for _, bad := range []string{"", "x", "2", "77"} {
 		if r := w.end(w.with(w.command(app, "exit", "0"), launchconf.ExecFDEnv+"="+bad)); r.code != 64 {
-			t.Errorf("%q: status %d: %s", bad, r.code, r.stderr)
+			t.Errorf("%q: status %d, want 64: %s", bad, r.code, r.stderr)
 		}
 	}
 }

@@ -162,7 +162,7 @@ func TestLayout(t *testing.T) {
 			w.no(err)
 			defer f.Close()
 			if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != unix.EAGAIN {
-				t.Errorf("a lease of a file that runs: %v", err)
+				t.Errorf("a lease of a file that runs: %v, want %v", err, unix.EAGAIN)
 			}
 			mounts, err := os.ReadFile("/proc/" + itoa(cmd.Process.Pid) + "/mountinfo")
 			if w.no(err); !strings.Contains(string(mounts), filepath.Join(dir, "opt")+" /opt/lull-test.layout ") {

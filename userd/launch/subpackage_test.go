@@ -82,7 +82,7 @@ func TestSubpackage(t *testing.T) {
 	}
 	for _, flag := range []string{"--service=daemon", "--hook=quit"} {
 		if r := w.run(flag, app+"/helper"); r.code != 64 {
-			t.Errorf("%s: status %d: %s", flag, r.code, r.stderr)
+			t.Errorf("%s: status %d, want 64: %s", flag, r.code, r.stderr)
 		}
 	}
 }

@@ -103,7 +103,7 @@ func TestSealed(t *testing.T) {
 	}
 	seal.Close()
 	if r := w.run(app, "exit", "3"); r.code != 3 {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d, want 3: %s", r.code, r.stderr)
 	}
 }
 

@@ -297,7 +297,7 @@ func (w *world) agent(want string) *fakeAgent {
 	a := &fakeAgent{t: w.T, conn: conn, tracker: tracker}
 	w.no(conn.Export(a, agentPath, "org.lull.Agent1.Manager"))
 	if reply, err := conn.RequestName(agentName, dbus.NameFlagDoNotQueue); err != nil || reply != dbus.RequestNameReplyPrimaryOwner {
-		w.Fatalf("%v, %v", reply, err)
+		w.Fatalf("%v, want %v, %v", reply, dbus.RequestNameReplyPrimaryOwner, err)
 	}
 	w.settings.Bus, w.settings.Tracker = address, want
 	w.tell()

@@ -12,7 +12,7 @@ func (w *world) sh(line string) string {
 	w.Helper()
 	r := w.run(app, "nest", "sh", "-ec", line)
 	if r.code != 0 {
-		w.Fatalf("%s: status %d: %s", line, r.code, r.stderr)
+		w.Fatalf("%s: status %d, want 0: %s", line, r.code, r.stderr)
 	}
 	return strings.TrimSuffix(r.out, "\n")
 }
@@ -41,7 +41,7 @@ func TestBaseDirectories(t *testing.T) {
 	w.write(config+"/thing/rc", "host")
 	w.write(config+"/mimeapps.list", "default")
 	if got := w.sh(`echo "$XDG_CONFIG_HOME"; cat "$HOME/.config/thing/rc"`); got != "\nhost" {
-		t.Errorf("without XDG data: %q", got)
+		t.Errorf("without XDG data: %q, want %q", got, "\nhost")
 	}
 	w.xdg, w.imports = true, []string{"config/thing", "data/thing"}
 	w.install(2, 1, true)
@@ -54,20 +54,20 @@ func TestBaseDirectories(t *testing.T) {
 	w.write(config+"/thing/rc", "host, later")
 	w.install(3, 2, true)
 	if got := w.sh(`cat $XDG_CONFIG_HOME/thing/rc $XDG_CACHE_HOME/x $XDG_STATE_HOME/x; echo three >$XDG_CONFIG_HOME/thing/rc; rm $XDG_STATE_HOME/x`); got != "two\ncached\nfirst" {
-		t.Errorf("after a refresh: %q", got)
+		t.Errorf("after a refresh: %q, want %q", got, "two\ncached\nfirst")
 	}
 	w.swap(2)
 	if got := w.sh(`cat $XDG_CONFIG_HOME/thing/rc $XDG_STATE_HOME/x`); got != "two\nfirst" {
-		t.Errorf("after a revert: %q", got)
+		t.Errorf("after a revert: %q, want %q", got, "two\nfirst")
 	}
 	if got := w.read(config + "/thing/rc"); got != "host, later" {
-		t.Errorf("the host's profile: %q", got)
+		t.Errorf("the host's profile: %q, want host, later", got)
 	}
 	// A program with the host's home of its own finds it.
 	w.env = []string{"XDG_CONFIG_HOME=" + w.home + "/other"}
 	w.write(w.home+"/other/mimeapps.list", "of the other")
 	if got := w.sh(`cat $XDG_CONFIG_HOME/mimeapps.list; echo " $LULL_HOST_XDG_CONFIG_HOME"`); got != "of the other "+w.home+"/other" {
-		t.Errorf("with another home of settings: %q", got)
+		t.Errorf("with another home of settings: %q, want %v", got, "of the other "+w.home+"/other")
 	}
 	// A service of the system has no user's data.
 	if r := w.run("--service", "env", app); r.code != 0 || !strings.Contains(r.out, "XDG_CONFIG_HOME="+w.home+"/other\n") || strings.Contains(r.out, "XDG_STATE_HOME") {
@@ -99,6 +99,6 @@ func TestBaseDirectoriesNested(t *testing.T) {
 		defer os.Chmod(w.data("."), 0o700)
 	}
 	if got := w.sh("cat $XDG_CONFIG_HOME/thing/rc"); got != "host" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want host", got)
 	}
 }

@@ -87,7 +87,7 @@ func TestLaunchThatWaitsInQuiet(t *testing.T) {
 		p.event(LaunchWaits{string(rune('a' + n)), "firefox", words.RefreshInProgress})
 	}
 	if len(p.core.launches) != maxLaunches {
-		t.Errorf("%d launches are kept", len(p.core.launches))
+		t.Errorf("%d launches are kept, want %v", len(p.core.launches), maxLaunches)
 	}
 	p.did()
 }

@@ -149,16 +149,16 @@ func TestEditorWithUnsavedText(t *testing.T) {
 					patience = time.Second
 					defer func() { patience = time.Minute }()
 					if how := quit(); how != c.how {
-						t.Errorf("while the X server hangs, it was asked by %s", how)
+						t.Errorf("while the X server hangs, it was asked by %s, want %v", how, c.how)
 					}
 				})
 			}
 			if how := quit(); how != c.how {
-				t.Errorf("it was asked by %s", how)
+				t.Errorf("it was asked by %s, want %v", how, c.how)
 			}
 			d.until("it asks whether to save", func(s string) bool { return strings.Contains(s, "Save Changes") })
 			if how := quit(); how != c.how {
-				t.Errorf("it was asked again by %s", how)
+				t.Errorf("it was asked again by %s, want %v", how, c.how)
 			}
 			if !alive(a.runs["lulltest"].pidfds[0]) {
 				t.Fatal("it has ended, and the text with it")

@@ -75,7 +75,7 @@ while [ ! -e `+dir+`/end ]; do sleep 0.02; done`)
 	a := newAgain(t)
 	a.Quit(t.Context(), connect(t), pending("lulltest-main", browser, child, tool, p.cmd.Process.Pid))
 	if status := untilPID(t, dir+"/status"); status != 3 {
-		t.Errorf("the program has ended with %d", status)
+		t.Errorf("the program has ended with %d, want 3", status)
 	}
 	for _, pid := range []int{browser, child, p.cmd.Process.Pid} {
 		if there, _ := Look("lulltest-main", uint32(pid)); !there {

@@ -63,7 +63,7 @@ func TestBusNames(t *testing.T) {
 		"a.9b": false, "a.b/c": false, "a.ü": false, strings.Repeat("a.b", 200): false,
 	} {
 		if got := isBusName(name); got != want {
-			t.Errorf("isBusName(%.20q) = %v", name, got)
+			t.Errorf("isBusName(%.20q) = %v, want %v", name, got, want)
 		}
 	}
 	if got := objectPath("org.gnome-x.Maps"); got != "/org/gnome_x/Maps" {
@@ -308,7 +308,7 @@ func TestHookAsks(t *testing.T) {
 	a.Quit(t.Context(), conn, q)
 	a.Quit(t.Context(), conn, q) // "Try again", while the hook still asks
 	if len(hooks) != 1 {
-		t.Errorf("%d hooks run", len(hooks))
+		t.Errorf("%d hooks run, want 1", len(hooks))
 	}
 	if err := os.WriteFile(filepath.Join(dir, "answer"), nil, 0o644); err != nil {
 		t.Fatal(err)

@@ -184,10 +184,10 @@ func TestTwoMachinesOneHome(t *testing.T) {
 	a.run("a1")
 	b.install(8, 0, "p1")
 	if got := b.run("b1"); got != "a1" {
-		t.Errorf("b shows %q", got)
+		t.Errorf("b shows %q, want a1", got)
 	}
 	if got := a.run("a2"); got != "a1 b1" {
-		t.Errorf("a shows %q", got)
+		t.Errorf("a shows %q, want a1 b1", got)
 	}
 	if d := directories(t, a.Base); len(d) != 1 {
 		t.Errorf("one package has %q", d)
@@ -195,7 +195,7 @@ func TestTwoMachinesOneHome(t *testing.T) {
 	// Only b refreshes. Each has its version's data, and no launch changes the other's.
 	b.install(9, 8, "p2")
 	if got := b.run("b2"); got != "a1 b1 a2" {
-		t.Errorf("b shows %q", got)
+		t.Errorf("b shows %q, want a1 b1 a2", got)
 	}
 	a.shows("a1 b1 a2")
 	a.run("a3")

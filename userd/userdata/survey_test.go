@@ -66,7 +66,7 @@ func TestSurvey(t *testing.T) {
 	no(t, m.Migrate(t.Context(), 5, nil, nil))
 	unlock()
 	if freed, err := Clean(t.Context(), m.Root, m.home); err != nil || freed != 0 {
-		t.Errorf("freed %d, %v", freed, err)
+		t.Errorf("freed %d, want 0, %v", freed, err)
 	}
 	no(t, os.Remove(filepath.Join(m.Root, "current", app)))
 	expect(map[string]Kind{"3": Left, "4": Left, "5": Left, "9": Foreign, "common": Left})

@@ -122,7 +122,7 @@ func TestNothingAppearsBeforeItIsSure(t *testing.T) {
 	no(t, os.WriteFile(dirOf(p, 1)+"/file", []byte("newer"), 0o600))
 	no(t, p.Migrate(t.Context(), 2, nil, func() error { return nil }))
 	if got := content(t, p, 2); got != "newer" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want newer", got)
 	}
 	if left := hidden(t, p); len(left) > 0 {
 		t.Errorf("left: %q", left)

@@ -348,7 +348,7 @@ func TestMountsAreLeftOut(t *testing.T) {
 	stats, err := Copy(t.Context(), src, dst, Options{})
 	must(t, err)
 	if got := strings.Join(skipped(stats), ", "); got != "bound: something else is mounted there, d: something else is mounted there" {
-		t.Errorf("skipped %s", got)
+		t.Errorf("skipped %s, want %q", got, "bound: something else is mounted there, d: something else is mounted there")
 	}
 	if entries, _ := os.ReadDir(dst); len(entries) != 1 {
 		t.Errorf("copied %v", entries)

@@ -142,7 +142,7 @@ func TestLongCallsAreRefused(t *testing.T) {
 				}
 				var answer string
 				if err := object.CallWithContext(ctx, "org.lull.Echo.Echo", 0, "x").Store(&answer); err != nil || answer != "x" {
-					t.Fatalf("%q: %v", answer, err)
+					t.Fatalf("%q, want x: %v", answer, err)
 				}
 			}
 			// One that expects no reply gets none.
@@ -199,6 +199,6 @@ func TestDescriptorsInAnswersPass(t *testing.T) {
 		runtime.Gosched()
 	}
 	if after != before+3*20 {
-		t.Errorf("%d descriptors of /dev/null were open, now %d", before, after)
+		t.Errorf("%d descriptors of /dev/null were open, now %d, want %v", before, after, before+3*20)
 	}
 }

@@ -73,7 +73,7 @@ func TestBatchFails(t *testing.T) {
 		t.Error(err)
 	}
 	if got := names(t, dir); got != "a b" {
-		t.Errorf("left behind: %s", got)
+		t.Errorf("left behind: %s, want a b", got)
 	}
 	if err := b.Add(filepath.Join(dir, "a", "below"), nil, 0o644); err == nil {
 		t.Error("a file below a file")

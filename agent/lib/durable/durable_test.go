@@ -53,7 +53,7 @@ func TestWriteFile(t *testing.T) {
 		t.Error("a folder was replaced")
 	}
 	if got := names(t, dir); got != "a b" {
-		t.Errorf("left behind: %s", got)
+		t.Errorf("left behind: %s, want a b", got)
 	}
 }
 
@@ -69,7 +69,7 @@ func TestSymlink(t *testing.T) {
 		}
 	}
 	if got := names(t, dir); got != "current" {
-		t.Errorf("left behind: %s", got)
+		t.Errorf("left behind: %s, want current", got)
 	}
 }
 
@@ -134,7 +134,7 @@ func TestMoves(t *testing.T) {
 		t.Error(err)
 	}
 	if got := names(t, at("b")); got != "4" {
-		t.Errorf("exchanged: %s", got)
+		t.Errorf("exchanged: %s, want 4", got)
 	}
 	if err := Remove(at("a/3")); err != nil {
 		t.Error(err)
@@ -151,7 +151,7 @@ func TestMoves(t *testing.T) {
 		t.Error(err)
 	}
 	if got := names(t, at("a")) + ", " + names(t, dir); got != "1 2, a" {
-		t.Errorf("got %s", got)
+		t.Errorf("got %s, want 1 2, a", got)
 	}
 }
 
@@ -175,6 +175,6 @@ func TestTemps(t *testing.T) {
 		}
 	}
 	if got := names(t, dir); got != "a" {
-		t.Errorf("left: %s", got)
+		t.Errorf("left: %s, want a", got)
 	}
 }

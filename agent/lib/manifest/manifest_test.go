@@ -514,6 +514,6 @@ func TestBackgroundApps(t *testing.T) {
 		{Name: "sync", Autostart: "s.desktop"}, {Name: "index", DBusName: "a.b", DBusService: "a.b.service"}, {Name: "tool"},
 	}}
 	if got := strings.Join(l.BackgroundApps(), " "); got != "sync index" {
-		t.Errorf("%q", got)
+		t.Errorf("%q, want sync index", got)
 	}
 }

@@ -12,7 +12,7 @@ func TestSatisfies(t *testing.T) {
 		{"", "9", true}, {"development build", "9", true}, {"(devel)", "9", true},
 	} {
 		if got := Satisfies(c.own, c.needs); got != c.want {
-			t.Errorf("%q with %q: %v", c.own, c.needs, got)
+			t.Errorf("%q with %q: %v, want %v", c.own, c.needs, got, c.want)
 		}
 	}
 	for needs, ok := range map[string]bool{"": true, "1": true, "1.2": true, "1.2.3": true, "1.2.3.4": false, "v1": false, ">=1": false, "1.": false, "123456": false, "1\n": false} {

@@ -65,7 +65,7 @@ func TestTether(t *testing.T) {
 	}
 	no(t, d.SetRunning(app)) // the next event: trying a lease causes no event
 	if e := <-w.Events(); e.Kind != RunningMade {
-		t.Errorf("got %v", e.Kind)
+		t.Errorf("got %v, want %v", e.Kind, RunningMade)
 	}
 }
 

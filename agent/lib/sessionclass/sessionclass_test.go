@@ -10,7 +10,7 @@ func TestIsPerson(t *testing.T) {
 		"manager": false, "manager-early": false, "none": false, "": false,
 	} {
 		if got := IsPerson(class); got != want {
-			t.Errorf("%q: %v", class, got)
+			t.Errorf("%q: %v, want %v", class, got, want)
 		}
 	}
 }

@@ -98,7 +98,7 @@ func TestRuntimeFollowsTheTestsClock(t *testing.T) {
 		a.Set(start.Add(14 * 24 * time.Hour))
 		<-a.C()
 		if d := time.Since(start); d != 14*24*time.Hour {
-			t.Errorf("it rang after %v", d)
+			t.Errorf("it rang after %v, want %v", d, 14*24*time.Hour)
 		}
 	})
 }

@@ -67,7 +67,7 @@ func TestProtocol(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %s", strings.Join(defines, " "), property), func(t *testing.T) {
 				errors, states := check(t, "protocol.pml", property, defines...)
 				if errors != "0" {
-					t.Errorf("%s errors", errors)
+					t.Errorf("%s errors, want 0", errors)
 				}
 				t.Logf("%s states", states)
 			})
@@ -102,7 +102,7 @@ func TestVacancy(t *testing.T) {
 			t.Run(strings.Join(append(defines, property), " "), func(t *testing.T) {
 				errors, states := check(t, "vacancy.pml", property, defines...)
 				if errors != "0" {
-					t.Errorf("%s errors", errors)
+					t.Errorf("%s errors, want 0", errors)
 				}
 				t.Logf("%s states", states)
 			})

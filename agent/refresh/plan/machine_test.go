@@ -291,7 +291,7 @@ func TestCancelIsNotLost(t *testing.T) {
 				}
 				r, eff := Next(Refresh{Kind: kind, Group: group, Step: step}, Event{Type: CancelAsked})
 				if eff != Nothing {
-					t.Fatalf("%s at %s: effect %d while the step goes on", kind, step, eff)
+					t.Fatalf("%s at %s: effect %d while the step goes on, want %v", kind, step, eff, Nothing)
 				}
 				r, eff = Next(r, Event{Type: first})
 				for range 40 {

@@ -131,12 +131,12 @@ func TestPointerForEarlierLull(t *testing.T) {
 	c.publish("1", publish.Options{})
 	c.publish("2", publish.Options{Steps: byTime})
 	if got := pointer(); got != "2 1%" {
-		t.Errorf("the pointer is %s", got)
+		t.Errorf("the pointer is %s, want %q", got, "2 1%")
 	}
 	_, err := publish.Halt(t.Context(), c.dir, publish.HaltOptions{ChannelOptions: c.options()})
 	must(t, err)
 	if got := pointer(); got != "2 0%" {
-		t.Errorf("the pointer of what is halted is %s", got)
+		t.Errorf("the pointer of what is halted is %s, want %q", got, "2 0%")
 	}
 }
 

@@ -191,7 +191,7 @@ func TestPruneGrace(t *testing.T) {
 		t.Errorf("with an unknown need: %v", err)
 	}
 	if blobs, _ := filepath.Glob(dir + "/blobs/*/*"); len(blobs) != 4 {
-		t.Errorf("%d blobs are left", len(blobs))
+		t.Errorf("%d blobs are left, want 4", len(blobs))
 	}
 }
 
@@ -212,7 +212,7 @@ func TestRemove(t *testing.T) {
 			return strings.Join(text, ", ")
 		}
 		if got := listed(); got != "a@edge 3, a@stable 2, b@stable 1" {
-			t.Errorf("listed: %s", got)
+			t.Errorf("listed: %s, want a@edge 3, a@stable 2, b@stable 1", got)
 		}
 		remove := func(name, channel, version string, all bool) error {
 			_, err := publish.Remove(t.Context(), dir, publish.RemoveOptions{ChannelOptions: publish.ChannelOptions{Name: name, Channel: channel, Version: version}, All: all})
@@ -226,7 +226,7 @@ func TestRemove(t *testing.T) {
 		must(t, errors.Join(remove("b", "edge", "", false), remove("c", "", "", true))) // not offered
 		must(t, remove("b", "", "", false))
 		if got := listed(); got != "a@edge 3, a@stable 2" {
-			t.Errorf("without b: %s", got)
+			t.Errorf("without b: %s, want a@edge 3, a@stable 2", got)
 		}
 		must(t, remove("a", "", "", true))
 		c := open(t, dir)

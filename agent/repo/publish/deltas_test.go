@@ -176,7 +176,7 @@ func TestDeltas(t *testing.T) {
 	notes, err := filepath.Glob(filepath.Join(dir, "deltas", "*.json"))
 	must(t, err)
 	if len(notes) != 3 {
-		t.Errorf("%d notes", len(notes))
+		t.Errorf("%d notes, want 3", len(notes))
 	}
 	if again := put("4", 2); again.Deltas[0] != four.Deltas[0] || again.NewBlobs != 0 {
 		t.Errorf("again %v, %d new blobs", again.Deltas, again.NewBlobs)

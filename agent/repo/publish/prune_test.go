@@ -55,7 +55,7 @@ func TestPrune(t *testing.T) {
 	}
 	a1, a2, b1 := put("a", "1"), put("a", "2"), put("b", "1")
 	if n := blobs(); n != 7 { // three manifests, three own files, and a shared one
-		t.Fatalf("%d blobs are published", n)
+		t.Fatalf("%d blobs are published, want 7", n)
 	}
 	prune(0, 0, 7, []digest.Digest{a1, a2, b1}, "a", "b")
 	prune(0, 2, 5, nil, "a", "b")                // version 1 of a

@@ -405,7 +405,7 @@ func TestCancel(t *testing.T) {
 			cancel()
 		}
 		if total != 50 {
-			t.Errorf("total %d", total)
+			t.Errorf("total %d, want 50", total)
 		}
 	}})
 	if !errkind.Is(err, errkind.Interrupted) {

@@ -53,7 +53,7 @@ func TestCost(t *testing.T) {
 		}
 	}
 	if n := r.Fetches(pkg); n != 1 {
-		t.Errorf("the manifest was read %d times", n)
+		t.Errorf("the manifest was read %d times, want 1", n)
 	}
 	r.Put(t, s, sub)
 	want = cost.Cost{Fetch: size(pkg) + 5, Write: 2 * 4096}

@@ -121,7 +121,7 @@ func TestGeneration(t *testing.T) {
 		_, generation := x.SnapshotAt()
 		c.do()
 		if _, stale := x.Check(generation, key("z")); stale != c.stale {
-			t.Errorf("%s: stale is %v", c.what, stale)
+			t.Errorf("%s: stale is %v, want %v", c.what, stale, c.stale)
 		}
 	}
 }

@@ -111,7 +111,7 @@ func TestOutlives(t *testing.T) {
 	unix.Close(second)
 	next.until(t, 0)
 	if n := files(t, dir); n != 0 {
-		t.Errorf("%d files are left", n)
+		t.Errorf("%d files are left, want 0", n)
 	}
 }
 
@@ -140,7 +140,7 @@ func TestRests(t *testing.T) {
 		t.Errorf("open are %+v", roots)
 	}
 	if n := files(t, dir); n != 2 {
-		t.Errorf("%d files are left", n)
+		t.Errorf("%d files are left, want 2", n)
 	}
 }
 
@@ -214,7 +214,7 @@ func TestClosed(t *testing.T) {
 	defer end.Close()
 	for path, want := range map[string]os.FileMode{filepath.Dir(end.Name()): os.ModeDir | 0o700, end.Name(): 0o600} {
 		if st, err := os.Stat(path); err != nil || st.Mode() != want {
-			t.Errorf("%s: %v, %v", path, st.Mode(), err)
+			t.Errorf("%s: %v, want %v, %v", path, st.Mode(), want, err)
 		}
 	}
 	lock := unix.Flock_t{Type: unix.F_WRLCK}

@@ -203,7 +203,7 @@ func TestDeltaFails(t *testing.T) {
 				t.Errorf("results %v", v.results)
 			}
 			if n := v.r.Fetches(digest.Of(v.big)); n != 1 {
-				t.Errorf("the blob was fetched %d times", n)
+				t.Errorf("the blob was fetched %d times, want 1", n)
 			}
 		})
 	}

@@ -115,7 +115,7 @@ func TestMetaIsContent(t *testing.T) {
 	w.resolve(t, top)
 	w.idle(t)
 	if n := r.Fetches(sub); n != 1 {
-		t.Errorf("the meta was fetched %d times", n)
+		t.Errorf("the meta was fetched %d times, want 1", n)
 	}
 	if n := r.Fetches(digest.Of([]byte("of the stranger"))); n != 0 || s.HasPackage(stranger) {
 		t.Error("a file's content was taken for a subpackage")

@@ -92,18 +92,18 @@ func TestResolve(t *testing.T) {
 	w.idle(t)
 	for d, name := range map[digest.Digest]string{digest.Of([]byte("same")): "a blob in two forms", w.runtime: "a meta", digest.Of([]byte(strings.Repeat("sans", 5000))): "a blob of a subpackage"} {
 		if n := w.r.Fetches(d); n != 1 {
-			t.Errorf("%s was fetched %d times", name, n)
+			t.Errorf("%s was fetched %d times, want 1", name, n)
 		}
 	}
 	// Resident content is not re-fetched.
 	before := w.r.Total()
 	w.resolve(t, w.one)
 	if n := w.r.Total() - before; n != 0 {
-		t.Errorf("%d fetches for what is there", n)
+		t.Errorf("%d fetches for what is there, want 0", n)
 	}
 	w.resolve(t, w.two)
 	if n := w.r.Total() - before; n != 2 {
-		t.Errorf("%d fetches for the new meta and blob", n)
+		t.Errorf("%d fetches for the new meta and blob, want 2", n)
 	}
 	storetest.Clean(t, w.s)
 }
@@ -201,7 +201,7 @@ func TestBrokenStream(t *testing.T) {
 	}
 	w.resolve(t, pkg)
 	if n := w.r.Fetches(digest.Of(big)); n != 4 {
-		t.Errorf("%d fetches", n)
+		t.Errorf("%d fetches, want 4", n)
 	}
 	storetest.Clean(t, w.s)
 }
@@ -299,12 +299,12 @@ func TestConcurrent(t *testing.T) {
 	all.Wait()
 	for _, s := range []string{"same", "libc", "help", "app 1", "app 22", "tool"} {
 		if n := w.r.Fetches(digest.Of([]byte(s))); n != 1 {
-			t.Errorf("%q was fetched %d times", s, n)
+			t.Errorf("%q was fetched %d times, want 1", s, n)
 		}
 	}
 	for _, m := range []digest.Digest{w.one, w.two, w.runtime, w.tool} {
 		if n := w.r.Fetches(m); n != 1 {
-			t.Errorf("meta %q was fetched %d times", w.r.Content(m), n)
+			t.Errorf("meta %q was fetched %d times, want 1", w.r.Content(m), n)
 		}
 	}
 	storetest.Clean(t, w.s)
@@ -349,7 +349,7 @@ func TestOtherFails(t *testing.T) {
 	}
 	storetest.Clean(t, w.s)
 	if n := w.r.Fetches(shared); n != 1 {
-		t.Errorf("fetched %d times", n)
+		t.Errorf("fetched %d times, want 1", n)
 	}
 }
 
@@ -441,7 +441,7 @@ func TestTakenBack(t *testing.T) {
 	before := w.r.Total()
 	w.resolve(t, w.tool)
 	if n := w.r.Total() - before; n != 0 {
-		t.Errorf("%d fetches", n)
+		t.Errorf("%d fetches, want 0", n)
 	}
 	if deleted, err := w.s.Purge(taken); err != nil || len(deleted) != 0 {
 		t.Errorf("deleted %v, %v", deleted, err)

@@ -90,7 +90,7 @@ func TestAdmission(t *testing.T) {
 		t.Errorf("%v (hint: %s)", err, errkind.HintOf(err))
 	}
 	if n := w.r.Total() - fetches; n != 1 {
-		t.Errorf("%d fetches, only the meta is needed to know", n)
+		t.Errorf("%d fetches, only the meta is needed to know, want 1", n)
 	}
 	// A collection that would not help is not made.
 	w.ix.SetInstalled(nil)
@@ -108,7 +108,7 @@ func TestAdmission(t *testing.T) {
 		t.Error(err)
 	}
 	if err := w.res.Resolve(context.Background(), two, w.r, "test", nil); err != nil || collected != 1 {
-		t.Errorf("%v after %d collections", err, collected)
+		t.Errorf("%v after %d collections, want 1", err, collected)
 	}
 	storetest.Clean(t, w.s)
 	w.idle(t)
@@ -143,7 +143,7 @@ func TestNoRoomForFolders(t *testing.T) {
 		t.Error(err)
 	}
 	if n := w.r.Total() - fetches; n != 1 {
-		t.Errorf("%d fetches, only the meta is needed to know", n)
+		t.Errorf("%d fetches, only the meta is needed to know, want 1", n)
 	}
 	if left, _ := filepath.Glob(filepath.Join(w.s.Root(), "packages/.*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
@@ -238,7 +238,7 @@ func TestFullDiskOnTheWay(t *testing.T) {
 	os.Remove(ballast)
 	once = sync.Once{}
 	if err := w.res.Resolve(context.Background(), one, w.r, "test", nil); err != nil || collected != 1 {
-		t.Errorf("%v after %d collections", err, collected)
+		t.Errorf("%v after %d collections, want 1", err, collected)
 	}
 	storetest.Clean(t, w.s)
 }

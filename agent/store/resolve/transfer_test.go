@@ -103,7 +103,7 @@ func TestTransfers(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		if more := len(heard()) - len(told); more != 0 {
-			t.Errorf("told %d times more while nothing arrived", more)
+			t.Errorf("told %d times more while nothing arrived, want 0", more)
 		}
 		close(d.letGo)
 		if err := <-ended; err != nil {
@@ -124,7 +124,7 @@ func TestTransfers(t *testing.T) {
 				t.Errorf("told %v after it had been", x.at.Sub(told[i-1].at))
 			}
 			if len(x.list) != 1 {
-				t.Fatalf("told of %d transfers", len(x.list))
+				t.Fatalf("told of %d transfers, want 1", len(x.list))
 			}
 			one := x.list[0]
 			if one.Name != "" && one.Total > 0 {

@@ -93,7 +93,7 @@ func TestText(t *testing.T) {
 		}
 	}
 	if got := OneLine("a\nb\x1b[31mc\u202ed\xffe"); got != "a b?[31mc?d?e" {
-		t.Errorf("%q", got)
+		t.Errorf("%q, want a b?[31mc?d?e", got)
 	}
 }
 

@@ -60,7 +60,7 @@ func TestFates(t *testing.T) {
 			t.Error(err)
 		}
 		if n := d.PowerOn(fate, rng); n != 2 {
-			t.Errorf("%d writes were pending", n)
+			t.Errorf("%d writes were pending, want 2", n)
 		}
 		check(t, d, 0, "bbbb")
 		switch fate {
@@ -78,7 +78,7 @@ func TestFates(t *testing.T) {
 		}
 		d.PowerOff()
 		if n := d.PowerOn(LoseAll, rng); n != 0 {
-			t.Errorf("%d writes were pending", n)
+			t.Errorf("%d writes were pending, want 0", n)
 		}
 		again := make([]byte, d.Size())
 		if _, err := d.ReadAt(again, 0); err != nil || !bytes.Equal(b, again) {
