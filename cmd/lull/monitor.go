@@ -125,8 +125,12 @@ func (w *watcher) signal(sig *dbus.Signal) error {
 	return nil
 }
 
-// added records a new object. At the start it reports refreshes only.
+// added records a new object. At the start it reports refreshes only. A signal about an
+// object that was listed at the start was sent before the list, and is older.
 func (w *watcher) added(added bus.Added, start bool) error {
+	if w.packages[added.Path] != nil || w.refreshes[added.Path] != nil {
+		return nil
+	}
 	if values, ok := added.Interfaces[bus.PackageInterface]; ok {
 		p := &bus.PackageProperties{}
 		if err := p.Apply(values); err != nil {
