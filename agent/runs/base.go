@@ -30,7 +30,7 @@ type base struct {
 // Events implements Tracker.
 func (b *base) Events() string {
 	if err := b.blindness(); err != nil {
-		return fmt.Sprintf("%s; what could not be watched is read every %v (%v)", b.manner, pollEvery, err)
+		return fmt.Sprintf("%s; what could not be watched is read every second (%v)", b.manner, err)
 	}
 	return b.manner
 }

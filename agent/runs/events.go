@@ -179,7 +179,7 @@ func newSubtree(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 	}
 	if noWatch != nil {
 		o.polls = true
-		o.manner = fmt.Sprintf("cgroup.procs is read every %v (no inotify: %v)", pollEvery, noWatch)
+		o.manner = fmt.Sprintf("reading cgroup.procs every second (no inotify: %v)", noWatch)
 		o.events = poll(o, o.instances, nil)
 	}
 	o.mu.Unlock()

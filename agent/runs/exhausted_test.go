@@ -34,19 +34,19 @@ func TestInotifyExhausted(t *testing.T) {
 	t.Run("freezer", func(t *testing.T) {
 		top := freezer(t)
 		opts := runs.Options{Want: "freezer", ReleaseAgent: conformance.ReleaseAgent(t), RunDir: t.TempDir()}
-		conformance.Conformance(t, without(tracker(opts, "freezer", "release agent; its markers are read every 1s "+none)),
+		conformance.Conformance(t, without(tracker(opts, "freezer", "release agent; its markers are read every second "+none)),
 			conformance.Placed, conformOptions(t, opts, top, true))
 	})
 	t.Run("subtree", func(t *testing.T) {
 		opts := runs.Options{Want: "subtree", RunDir: t.TempDir()}
-		conformance.Conformance(t, without(tracker(opts, "subtree", "cgroup.procs is read every 1s "+none)),
+		conformance.Conformance(t, without(tracker(opts, "subtree", "reading cgroup.procs every second "+none)),
 			conformance.Placed, conformOptions(t, opts, unified(t), true))
 	})
 	t.Run("scope", func(t *testing.T) {
 		m := newMachine(t)
 		opts := m.options(false)
 		opts.RunDir = t.TempDir()
-		conformance.Conformance(t, without(tracker(opts, "scope", "systemd's scopes are polled every 1s "+none)),
+		conformance.Conformance(t, without(tracker(opts, "scope", "systemd's scopes are polled every second "+none)),
 			m.in("system.slice"), conformOptions(t, opts, m.top, true))
 	})
 }
@@ -116,7 +116,7 @@ func blinded(launch conformance.LaunchFunc, surely bool) conformance.LaunchFunc 
 		for tr.Polls() != polls { // it has learnt more between the two
 			polls, events = !polls, tr.Events()
 		}
-		said := strings.Contains(events, "; what could not be watched is read every 1s (") && strings.HasSuffix(events, ": no space left on device)")
+		said := strings.Contains(events, "; what could not be watched is read every second (") && strings.HasSuffix(events, ": no space left on device)")
 		if surely && !said || said != polls {
 			t.Errorf("it says %q", events)
 		}

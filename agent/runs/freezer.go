@@ -68,11 +68,11 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 		o.manner = "release agent and inotify"
 	case why == nil:
 		o.polls = true
-		o.manner = fmt.Sprintf("release agent; its markers are read every %v (no inotify: %v)", pollEvery, noWatch)
+		o.manner = fmt.Sprintf("release agent; its markers are read every second (no inotify: %v)", noWatch)
 		o.events = poll(o, o.marked, o.events)
 	default:
 		o.polls = true
-		o.manner = fmt.Sprintf("cgroup.procs is read every %v (no release agent: %v)", pollEvery, why)
+		o.manner = fmt.Sprintf("reading cgroup.procs every second (no release agent: %v)", why)
 		o.events = poll(o, o.instances, o.events)
 	}
 	o.mu.Unlock()

@@ -239,7 +239,7 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 	for _, path := range []string{"", filepath.Join(t.TempDir(), "none")} {
 		opts.ReleaseAgent = path
 		tr, _ := open(t, opts)
-		if registered() != "" || !strings.HasPrefix(tr.Events(), "cgroup.procs is read every 1s (no release agent: ") {
+		if registered() != "" || !strings.HasPrefix(tr.Events(), "reading cgroup.procs every second (no release agent: ") {
 			t.Errorf("%q is registered, %s", registered(), tr.Events())
 		}
 		if err := tr.Close(); err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/lull/lull/agent/lib/messages"
 )
 
-// pollEvery is the interval of polling where there are no events.
+// pollEvery is the interval of polling where there are no events. Events has it in words.
 const pollEvery = time.Second
 
 // poller polls the instances that source names, as long as there are any.

@@ -82,7 +82,7 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 	}
 	if err := s.listen(); err != nil {
 		s.polls = true
-		s.manner = fmt.Sprintf("systemd's scopes are polled every %v (no inotify: %v)", pollEvery, err)
+		s.manner = fmt.Sprintf("systemd's scopes are polled every second (no inotify: %v)", err)
 	} else {
 		s.degraded = s.blindness
 	}

@@ -90,15 +90,15 @@ func TestSubtree(t *testing.T) {
 func TestReleaseAgentMissing(t *testing.T) {
 	require.NotShort(t)
 	conform(t, freezer(t), runs.Options{Want: "freezer", ReleaseAgent: filepath.Join(t.TempDir(), "none")},
-		"freezer", "cgroup.procs is read every 1s (no release agent: ", true)
+		"freezer", "reading cgroup.procs every second (no release agent: ", true)
 }
 
 // TestToldToPoll: what the words of --tracker ask for.
 func TestToldToPoll(t *testing.T) {
 	freezer(t)
 	for want, events := range map[string]string{
-		"poll": "cgroup.procs is read every 1s", "poll-procs": "cgroup.procs is read every 1s",
-		"poll-runctl": "release agent; its markers are read every 1s",
+		"poll": "reading cgroup.procs every second", "poll-procs": "reading cgroup.procs every second",
+		"poll-runctl": "release agent; its markers are read every second",
 	} {
 		tr, _ := open(t, runs.Options{Want: want, ReleaseAgent: conformance.ReleaseAgent(t)})
 		if tr.Name() != "freezer" || !strings.HasPrefix(tr.Events(), events) || !tr.Polls() {

@@ -56,11 +56,11 @@ func TestInotify(t *testing.T) {
 		seen                 string
 		tied                 bool // the user is none of the namespace, so that the agent has the tether alone
 	}{
-		{"subtree without instances", "subtree", "instances", 0, "subtree, exits noticed by cgroup.procs is read every 1s (no inotify: cannot use inotify: too many open files)", false},
-		{"the tether alone", "subtree", "instances", 0, "subtree, exits noticed by cgroup.procs is read every 1s (no inotify: cannot use inotify: too many open files)", true},
-		{"subtree without watches", "subtree", "watches", 0, "subtree, exits noticed by cgroup.procs is read every 1s (no inotify: ", false},
-		{"subtree with one watch", "subtree", "watches", 1, "; what could not be watched is read every 1s (watch ", false},
-		{"freezer without instances", "freezer", "instances", 0, "freezer, exits noticed by cgroup.procs is read every 1s (no release agent: ", false},
+		{"subtree without instances", "subtree", "instances", 0, "subtree, exits noticed by reading cgroup.procs every second (no inotify: cannot use inotify: too many open files)", false},
+		{"the tether alone", "subtree", "instances", 0, "subtree, exits noticed by reading cgroup.procs every second (no inotify: cannot use inotify: too many open files)", true},
+		{"subtree without watches", "subtree", "watches", 0, "subtree, exits noticed by reading cgroup.procs every second (no inotify: ", false},
+		{"subtree with one watch", "subtree", "watches", 1, "; what could not be watched is read every second (watch ", false},
+		{"freezer without instances", "freezer", "instances", 0, "freezer, exits noticed by reading cgroup.procs every second (no release agent: ", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			limited := fmt.Sprintf(`echo %d > /proc/sys/user/max_inotify_%s && exec "$@"`, c.n, c.limit)
