@@ -138,7 +138,7 @@ func (d *Doctor) Examine(ctx context.Context) (list []Check) {
 // manner is how a tracker notices exits.
 type manner string
 
-// Word implements errkind.Word.
+// Word implements errkind.Word. Those that poll are sentences of the tracker.
 func (m manner) Word() string {
 	switch m {
 	case "cgroup.events and inotify":

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/runctl"
 )
 
@@ -22,7 +23,7 @@ type base struct {
 	find     finder
 	hints    *hints
 	known    map[string]bool // instances that this tracker has put a run of, guarded by the tracker's mutex
-	manner   string          // Events
+	manner   func() string   // Events
 	polls    bool            // from the start
 	degraded func() error    // why there are runs without a watch; nil if there are none
 }
@@ -30,9 +31,9 @@ type base struct {
 // Events implements Tracker.
 func (b *base) Events() string {
 	if err := b.blindness(); err != nil {
-		return fmt.Sprintf("%s; what could not be watched is read every second (%v)", b.manner, err)
+		return errkind.Text("%s; what could not be watched is read every second (%v)", b.manner(), err)
 	}
-	return b.manner
+	return b.manner()
 }
 
 // Polls implements Tracker.

@@ -2,12 +2,12 @@ package runs
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lull/lull/agent/lib/cgroup"
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/inotify"
 	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/lib/runctl"
@@ -173,13 +173,13 @@ func newSubtree(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 	if opts.Want != "poll-procs" && opts.Want != "poll" {
 		var p *populationEvents
 		if p, noWatch = cgroupEvents(o); noWatch == nil {
-			o.manner = "cgroup.events and inotify"
+			o.manner = func() string { return "cgroup.events and inotify" }
 			o.events, o.degraded = p, p.blindness
 		}
 	}
 	if noWatch != nil {
 		o.polls = true
-		o.manner = fmt.Sprintf("reading cgroup.procs every second (no inotify: %v)", noWatch)
+		o.manner = func() string { return errkind.Text("reading cgroup.procs every second (no inotify: %v)", noWatch) }
 		o.events = poll(o, o.instances, nil)
 	}
 	o.mu.Unlock()

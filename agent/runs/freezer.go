@@ -65,14 +65,16 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 	}
 	switch {
 	case why == nil && noWatch == nil:
-		o.manner = "release agent and inotify"
+		o.manner = func() string { return "release agent and inotify" }
 	case why == nil:
 		o.polls = true
-		o.manner = fmt.Sprintf("release agent; its markers are read every second (no inotify: %v)", noWatch)
+		o.manner = func() string {
+			return errkind.Text("release agent; its markers are read every second (no inotify: %v)", noWatch)
+		}
 		o.events = poll(o, o.marked, o.events)
 	default:
 		o.polls = true
-		o.manner = fmt.Sprintf("reading cgroup.procs every second (no release agent: %v)", why)
+		o.manner = func() string { return errkind.Text("reading cgroup.procs every second (no release agent: %v)", why) }
 		o.events = poll(o, o.instances, o.events)
 	}
 	o.mu.Unlock()

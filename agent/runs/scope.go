@@ -70,7 +70,7 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 	}
 	s.base = base{
 		ctl: ctl, log: opts.Log, known: map[string]bool{},
-		manner: "cgroup.events of systemd's scopes and inotify",
+		manner: func() string { return "cgroup.events of systemd's scopes and inotify" },
 		find: func(_ string, _ bool, match func(group) bool) (map[group][]Process, []Unread, error) {
 			return s.read(match)
 		},
@@ -82,7 +82,7 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 	}
 	if err := s.listen(); err != nil {
 		s.polls = true
-		s.manner = fmt.Sprintf("systemd's scopes are polled every second (no inotify: %v)", err)
+		s.manner = func() string { return errkind.Text("systemd's scopes are polled every second (no inotify: %v)", err) }
 	} else {
 		s.degraded = s.blindness
 	}

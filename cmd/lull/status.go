@@ -165,7 +165,7 @@ func (a *app) status(ctx context.Context, ag *agent, s *snapshot) error {
 	return a.Fields(append(append(pairs, goneFields(s.gone(m))...), [][2]string{
 		{"Disk", output.T("%s used, %s free", output.Size(space.Used), output.Size(space.Free))},
 		{"Machine", machineText(m)},
-		{"Tracking", output.Either(m.Tracker, output.T("none")) + ", " + output.Either(output.AgentWord(m.TrackerEvents), output.T("no events"))},
+		{"Tracking", output.Either(m.Tracker, output.T("none")) + ", " + output.Either(a.Foreign(output.AgentWord(m.TrackerEvents)), output.T("no events"))},
 		{"Agent", output.T("lulld %[1]s, store in %[2]s", m.Version, m.Root)},
 	}...))
 }

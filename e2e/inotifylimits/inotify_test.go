@@ -91,6 +91,10 @@ func TestInotify(t *testing.T) {
 			if r := w.Lull("doctor"); !strings.Contains(r.Stdout, "warn  tracker") || !strings.Contains(r.Stdout, c.seen) || !strings.Contains(r.Stdout, "max_user_watches") {
 				t.Errorf("the doctor does not say %q:\n%v", c.seen, r)
 			}
+			german := w.Admin.Run("env", "LANG=de_DE.UTF-8", "COLUMNS=400", filepath.Join(w.Bin, "lull"), "status")
+			if strings.Contains(german.Stdout, "every second") || !strings.Contains(german.Stdout, "jede Sekunde") {
+				t.Errorf("the status in German has no German words for the tracker:\n%v", german)
+			}
 			publish(t, w, 2)
 			if r := w.Lull("refresh", name); r.Code != 75 || !c.tied && !strings.Contains(r.Stderr, strconv.Itoa(pid)) {
 				t.Errorf("%v", r)
