@@ -198,6 +198,19 @@ func (w *world) picture(name string) {
 	}
 }
 
+// untilNoHelper waits until the bus has seen that the helper's connection is closed; before
+// that the next helper does not get the name.
+func (w *world) untilNoHelper() {
+	w.t.Helper()
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		owned := true
+		if err := w.conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, bus.SessionName).Store(&owned); err != nil || !owned {
+			return // without a bus there is no name
+		}
+	}
+	w.t.Errorf("%s is still owned", bus.SessionName)
+}
+
 // helper runs the helper until the test, or stop, ends it.
 func (w *world) helper() {
 	w.t.Helper()
@@ -209,16 +222,20 @@ func (w *world) helper() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Run(ctx, Options{Bus: w.system, OwnBus: w.session, SessionBus: w.session, LogindBus: w.system, Ready: wr, Version: "test",
+		err := Run(ctx, Options{Bus: w.system, OwnBus: w.session, SessionBus: w.session, LogindBus: w.system, Ready: wr, Version: "test",
 			Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		wr.Close() // it is closed if the helper was ready
+		done <- err
 	}()
 	w.stop = sync.OnceValue(func() error {
 		cancel()
-		return <-done
+		err := <-done
+		w.untilNoHelper()
+		return err
 	})
 	w.t.Cleanup(func() { w.stop() })
 	if line, err := bufio.NewReader(r).ReadString('\n'); line != "READY\n" {
-		w.t.Fatalf("%q %v", line, err)
+		w.t.Fatalf("got %q, %v, want READY: %v", line, err, w.stop())
 	}
 }
 
