@@ -3,7 +3,6 @@ package exports
 import (
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -81,7 +80,7 @@ func (e *Exports) yieldLocked(instance string, files []file) map[string][]string
 // leaves none of them behind.
 func (e *Exports) removeYielded(from map[string][]string) error {
 	var errs []error
-	for owner, names := range maps.All(from) {
+	for owner, names := range from {
 		errs = append(errs, e.record(owner))
 		for _, name := range names {
 			if err := durable.Remove(e.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -4,8 +4,8 @@
 // packages of the system that are not there.
 //
 // A Repairer has no state of its own; its methods may be called from any goroutine, and block
-// while they read the store and fetch. Markers.Follow and SystemSet.Follow
-// run once, each in its own goroutine.
+// while they read the store and fetch. Markers.Follow and SystemSet.Follow run once, each in
+// its own goroutine.
 package repair
 
 import (
