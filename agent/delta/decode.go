@@ -1,13 +1,14 @@
 package delta
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"io"
 	"math"
+	"os"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/lull/lull/agent/lib/lz4"
 )
 
 // Pack is an opened pack. It belongs to one goroutine.
@@ -15,6 +16,10 @@ type Pack struct {
 	r      io.ReaderAt
 	header *header
 	start  int64 // of the streams
+
+	// Scratch returns a new file for an old one that is unpacked. It is closed after its use.
+	// Unless it is set, the file is in the directory for temporary files.
+	Scratch func() (*os.File, error)
 }
 
 // Open reads the header of a pack of size bytes. Error ErrMalformed: it is no pack.
@@ -34,7 +39,7 @@ func Open(r io.ReaderAt, size int64) (*Pack, error) {
 	if at != size {
 		return nil, malformed("something follows it")
 	}
-	return &Pack{r, h, start}, nil
+	return &Pack{r: r, header: h, start: start, Scratch: scratch}, nil
 }
 
 // Files returns the new files, in the order in which Decode writes them.
@@ -43,6 +48,18 @@ func (p *Pack) Files() (files []File) {
 		files = append(files, p.header.groups[i].new...)
 	}
 	return files
+}
+
+// ScratchSize returns how many bytes Scratch files have at once, at most.
+func (p *Pack) ScratchSize() (most int64) {
+	for i := range p.header.groups {
+		n := int64(0)
+		for _, size := range p.header.groups[i].unpacked {
+			n += size
+		}
+		most = max(most, n)
+	}
+	return most
 }
 
 // Source returns the content of old files. The result is closed if it is an io.Closer.
@@ -58,7 +75,7 @@ func (p *Pack) Decode(ctx context.Context, old Source, new Sink) error {
 	at := p.start
 	for i := range p.header.groups {
 		g := &p.header.groups[i]
-		d := &decoder{ctx: ctx, r: p.r, group: g, at: at, sink: new}
+		d := &decoder{ctx: ctx, r: p.r, group: g, at: at, sink: new, scratch: p.Scratch, version: p.header.version}
 		if err := d.decode(old); err != nil {
 			return err
 		}
@@ -69,14 +86,6 @@ func (p *Pack) Decode(ctx context.Context, old Source, new Sink) error {
 	return nil
 }
 
-// numbers is a stream of numbers.
-type numbers struct {
-	*bufio.Reader
-	dec *zstd.Decoder
-}
-
-func (n *numbers) close() { n.dec.Close() }
-
 // decoder decodes one group.
 type decoder struct {
 	ctx   context.Context
@@ -85,8 +94,11 @@ type decoder struct {
 	at    int64 // of the first stream
 	sink  Sink
 
+	scratch func() (*os.File, error)
+	version int
+
 	*predictor
-	raw      [streams]*numbers
+	raw      [streams]*stream
 	gap, run uint64 // equal units, and different ones after them
 
 	next int            // new file that is written next
@@ -99,21 +111,12 @@ func (d *decoder) decode(old Source) error {
 	var files []*file
 	defer func() {
 		for _, f := range files {
-			if c, ok := f.r.(io.Closer); ok {
-				c.Close()
-			}
+			closeIf(f.r)
 		}
 	}()
-	for _, f := range d.group.old {
-		r, err := old(f)
+	for i, f := range d.group.old {
+		o, err := d.openOld(f, d.group.unpacked[i], old)
 		if err != nil {
-			return err
-		}
-		o, err := openFile(r, f.Size)
-		if err != nil {
-			if c, ok := r.(io.Closer); ok {
-				c.Close()
-			}
 			return err
 		}
 		files = append(files, o)
@@ -125,7 +128,7 @@ func (d *decoder) decode(old Source) error {
 	}
 	d.predictor = newPredictor(oldList, newList(made), nil)
 	var spans []match
-	err := d.operations(streamShift+1, func(_ int64, m match) error {
+	err := d.operations(streamShift+1, func(m match) error {
 		if m.n >= d.group.least {
 			if len(spans) == spanLimit {
 				return malformed("too many matches predict")
@@ -133,17 +136,63 @@ func (d *decoder) decode(old Source) error {
 			spans = append(spans, m)
 		}
 		return nil
-	}, func(int64) error { return nil })
+	}, func(int64, int64) error { return nil })
+	d.close()
 	if err != nil {
 		return err
 	}
 	d.spans = spansOf(spans)
 	d.buf = make([]byte, 0, 256<<10)
-	err = d.write()
-	if d.out != nil {
+	if err = d.write(); d.out != nil {
 		d.out.Close()
 	}
 	return err
+}
+
+// openOld opens an old file, in its unpacked form if that has a size.
+func (d *decoder) openOld(f File, unpacked int64, old Source) (*file, error) {
+	r, err := old(f)
+	if err != nil {
+		return nil, err
+	}
+	size, in := f.Size, inside{0, f.Size}
+	if unpacked > 0 {
+		packed := r
+		size = unpacked
+		r, in, err = d.unpack(packed, f, unpacked)
+		closeIf(packed)
+		if err != nil {
+			return nil, err
+		}
+	}
+	o, err := openFile(r, size, in)
+	if err != nil {
+		closeIf(r)
+		return nil, err
+	}
+	if d.version == 1 {
+		o.wordHi = math.MinInt64
+	}
+	return o, nil
+}
+
+func (d *decoder) unpack(r io.ReaderAt, f File, unpacked int64) (io.ReaderAt, inside, error) {
+	out, err := d.scratch()
+	if err != nil {
+		return nil, inside{}, err
+	}
+	n, in, err := unpackOld(r, f, out)
+	if err != nil || n != unpacked {
+		out.Close()
+		return nil, in, cmp.Or(err, malformed("an old file has %d bytes when it is unpacked, want %d", n, unpacked))
+	}
+	return out, in, nil
+}
+
+func closeIf(r io.ReaderAt) {
+	if c, ok := r.(io.Closer); ok {
+		c.Close()
+	}
 }
 
 // open opens the first n streams.
@@ -151,12 +200,9 @@ func (d *decoder) open(n int) (err error) {
 	at := d.at
 	for i := range n {
 		size := d.group.streams[i]
-		dec, err := zstd.NewReader(io.NewSectionReader(d.r, at, size), zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
+		if d.raw[i], err = openStream(i, d.group.codecs[i], io.NewSectionReader(d.r, at, size)); err != nil {
 			return err
 		}
-		d.raw[i] = &numbers{bufio.NewReaderSize(dec, 16<<10), dec}
 		at += size
 	}
 	return nil
@@ -171,9 +217,9 @@ func (d *decoder) close() {
 	}
 }
 
-// operations opens the first n streams, and calls literals and then do for each operation.
-func (d *decoder) operations(n int, do func(literals int64, m match) error, literals func(n int64) error) error {
-	defer d.close()
+// operations opens the first n streams, which the caller closes, and calls literals and then do for each operation. A
+// range of literals is an offset in new and a length.
+func (d *decoder) operations(n int, do func(m match) error, literals func(off, n int64) error) error {
 	if err := d.open(n); err != nil {
 		return err
 	}
@@ -199,7 +245,7 @@ func (d *decoder) operations(n int, do func(literals int64, m match) error, lite
 		if length > 0 && length < nearMatch { // each match may take the time of a block
 			return malformed("a match is too short")
 		}
-		if err := literals(int64(skip)); err != nil {
+		if err := literals(at, int64(skip)); err != nil {
 			return err
 		}
 		at += int64(skip)
@@ -222,7 +268,7 @@ func (d *decoder) operations(n int, do func(literals int64, m match) error, lite
 		if from+int64(length) > old.starts[of+1] || at+int64(length) > d.new.starts[nf+1] {
 			return malformed("a match crosses the end of a file")
 		}
-		if err := do(int64(skip), match{uint32(from), uint32(at), uint32(length)}); err != nil {
+		if err := do(match{uint32(from), uint32(at), uint32(length)}); err != nil {
 			return err
 		}
 		at += int64(length)
@@ -251,7 +297,8 @@ func (d *decoder) write() error {
 		r.kind.put(b[:], to, r.newAt, r.newBase)
 		return d.emit(b[:r.kind.size()])
 	}
-	err := d.operations(streams, func(_ int64, m match) error { return w.walk(m) }, d.literals)
+	defer d.close()
+	err := d.operations(streams, w.walk, d.literals)
 	if err != nil {
 		return err
 	}
@@ -261,20 +308,25 @@ func (d *decoder) write() error {
 	return d.border()
 }
 
-// literals copies n literals.
-func (d *decoder) literals(n int64) error {
-	for n > 0 {
-		if err := d.room(); err != nil {
-			return err
+// literals copies the literals of a range of new.
+func (d *decoder) literals(off, n int64) error {
+	return d.new.pieces(off, off+n, func(from, to int64, code bool) error {
+		n := int(to - from)
+		if cap(d.buf)-len(d.buf) < n {
+			if err := d.drain(); err != nil {
+				return err
+			}
 		}
-		part := d.buf[len(d.buf):min(cap(d.buf), len(d.buf)+int(n))]
+		part := d.buf[len(d.buf) : len(d.buf)+n]
 		if _, err := io.ReadFull(d.raw[streamContent], part); err != nil {
 			return malformed("literals are missing")
 		}
-		d.buf = d.buf[:len(d.buf)+len(part)]
-		n -= int64(len(part))
-	}
-	return nil
+		if code {
+			filter(part, uint32(from), -1)
+		}
+		d.buf = d.buf[:len(d.buf)+n]
+		return nil
+	})
 }
 
 // plain writes bytes of old, corrected.
@@ -392,11 +444,17 @@ func (d *decoder) border() error {
 			return nil
 		}
 		var err error
-		f := d.group.new[d.next]
+		f, x := d.group.new[d.next], d.group.forms[d.next]
 		d.next++
-		d.left = f.Size
+		d.left = formSize(f, x)
 		if d.out, err = d.sink(f); err != nil {
 			return err
+		}
+		if x != nil {
+			if d.out == nil {
+				d.out = discard{} // its notes are read
+			}
+			d.out = &packer{Packer: lz4.Packer{Notes: d.raw[streamNotes]}, form: x, out: d.out}
 		}
 	}
 	return nil

@@ -239,7 +239,7 @@ func TestOpenRefuses(t *testing.T) {
 	old := c.add(bytes.Repeat([]byte("0123456789abcdef-"), 500))
 	pack := c.roundTrip(t, delta.Pair{New: c.add(append([]byte("more"), c[old.Digest]...)), Old: &old})
 	for name, b := range map[string][]byte{
-		"empty": nil, "magic": []byte("LULLDLT2aaaa"), "cut": pack[:len(pack)-1], "longer": append(bytes.Clone(pack), 0),
+		"empty": nil, "magic": []byte("LULLDLT9aaaa"), "cut": pack[:len(pack)-1], "longer": append(bytes.Clone(pack), 0),
 		"header": append(bytes.Clone(pack[:8]), 0xff, 0xff, 0xff, 0xff),
 	} {
 		if _, err := delta.Open(bytes.NewReader(b), int64(len(b))); !errors.Is(err, delta.ErrMalformed) {
@@ -274,6 +274,8 @@ func FuzzDecode(f *testing.F) {
 		o := c.add(self)
 		f.Add(c.roundTrip(f, delta.Pair{New: c.add(append(bytes.Clone(self), self[:5000]...)), Old: &o}), self)
 	}
+	lz4 := []byte("head\x02\x21\x4c\x18\x0b\x00\x00\x00\xa0abcdefghijtail")
+	f.Add(c.roundTrip(f, delta.Pair{New: c.add(append([]byte("more"), lz4...)), Old: &old}, delta.Pair{New: c.add(lz4)}), lz4)
 	f.Fuzz(func(t *testing.T, pack, old []byte) {
 		p, err := delta.Open(bytes.NewReader(pack), int64(len(pack)))
 		if err != nil {

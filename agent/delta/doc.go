@@ -14,10 +14,10 @@
 //
 // The format of a pack:
 //
-//	"LULLDLT1"            magic
+//	"LULLDLT2"            magic
 //	length of the header  32 bits, little-endian
 //	header                zstd, see header
-//	streams               zstd, in the order of the groups; see the constants of streams
+//	streams               zstd or LZMA, in the order of the groups; see the constants of streams
 //
 // All numbers inside are variable-length integers of encoding/binary.
 //

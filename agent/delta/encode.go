@@ -10,8 +10,6 @@ import (
 	"runtime/debug"
 	"slices"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/lull/lull/agent/lib/digest"
 )
 
@@ -64,26 +62,6 @@ func Encode(ctx context.Context, w io.Writer, pairs []Pair, open func(File) (io.
 	return nil
 }
 
-// compressors are encoders by the size of their windows. Each has tables of 34 MB, which take
-// longer to clear than a small stream takes to compress.
-type compressors map[int]*zstd.Encoder
-
-// encode returns the frame of a stream; an empty stream has none.
-func (c compressors) encode(window int, raw []byte) ([]byte, error) {
-	if len(raw) == 0 {
-		return nil, nil
-	}
-	if c[window] == nil {
-		z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression),
-			zstd.WithWindowSize(window), zstd.WithEncoderCRC(false))
-		if err != nil {
-			return nil, err
-		}
-		c[window] = z
-	}
-	return c[window].EncodeAll(raw, nil), nil
-}
-
 // tablePasses is how often tables are matched. Later passes know where the addresses in
 // tables that refer to tables are.
 const tablePasses = 2
@@ -110,6 +88,7 @@ type encoder struct {
 
 	compress compressors
 
+	new     *list
 	content []byte // of new
 	raw     [streams][]byte
 	gap     uint64 // equal units
@@ -133,16 +112,33 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 		}
 		pairOf = append(pairOf, at)
 	}
-	oldContent, oldList, err := e.load(g.old)
+	g.unpacked, g.forms = make([]int64, len(g.old)), make([]*form, len(g.new))
+	newContent, newList, err := e.load(g.new, func(i int, b []byte) ([]byte, inside) { return e.unpack(g, i, b) })
 	if err != nil {
 		return nil, nil, err
 	}
-	newContent, newList, err := e.load(g.new)
+	wanted := make([]bool, len(g.old))
+	for i, at := range pairOf {
+		if at >= 0 && g.forms[i] != nil {
+			wanted[at] = true
+		}
+	}
+	oldContent, oldList, err := e.load(g.old, func(i int, b []byte) ([]byte, inside) {
+		if !wanted[i] {
+			return nil, inside{}
+		}
+		x, unpacked := unpackedForm(b)
+		if x == nil {
+			return nil, inside{}
+		}
+		g.unpacked[i] = x.size()
+		return unpacked, x.inside()
+	})
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, f := range newList.files {
-		g.layouts = append(g.layouts, layout{size: f.size, loads: f.loads, search: f.search})
+		g.layouts = append(g.layouts, layout{size: f.size, loads: f.loads, search: f.search, codeOff: f.codeOff, codeEnd: f.codeEnd})
 	}
 	e.content = newContent
 	matches := e.matches(oldList, newList, oldContent, pairOf)
@@ -151,16 +147,13 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 	}
 	spans, least := predicting(matches)
 	g.least = least
+	e.new = newList
 	if err := e.residual(newPredictor(oldList, newList, spans), matches); err != nil {
 		return nil, nil, err
 	}
 	packed := make([][]byte, streams)
 	for i, raw := range e.raw {
-		window := 256 << 10
-		if i == streamContent {
-			window = maxWindow
-		}
-		if packed[i], err = e.compress.encode(window, raw); err != nil {
+		if packed[i], g.codecs[i], err = e.compress.least(i, raw); err != nil {
 			return nil, nil, err
 		}
 		g.streams[i] = int64(len(packed[i]))
@@ -168,8 +161,24 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 	return g, packed, e.ctx.Err()
 }
 
-// load reads files into memory, and checks their hashes.
-func (e *encoder) load(files []File) ([]byte, *list, error) {
+// unpack returns the unpacked form of a new file, or nil if that is not used.
+func (e *encoder) unpack(g *groupHeader, i int, b []byte) ([]byte, inside) {
+	x, unpacked := unpackedForm(b)
+	if x == nil {
+		return nil, inside{}
+	}
+	notes := x.notes(b, unpacked)
+	if notes == nil {
+		return nil, inside{}
+	}
+	g.forms[i] = x
+	e.raw[streamNotes] = append(e.raw[streamNotes], notes...)
+	return unpacked, x.inside()
+}
+
+// load reads files into memory, and checks their hashes. Of those for which unpack returns
+// bytes, it takes these.
+func (e *encoder) load(files []File, unpack func(i int, b []byte) ([]byte, inside)) ([]byte, *list, error) {
 	total := int64(0)
 	for _, f := range files {
 		if f.Size < 0 || f.Size > MaxFile {
@@ -177,19 +186,20 @@ func (e *encoder) load(files []File) ([]byte, *list, error) {
 		}
 		total += f.Size
 	}
-	content := make([]byte, total)
-	var opened []*file
-	off := int64(0)
-	for _, f := range files {
+	content := make([]byte, 0, total)
+	var sizes []int
+	var insides []inside
+	for i, f := range files {
 		if err := e.ctx.Err(); err != nil {
 			return nil, nil, err
 		}
-		part := content[off : off+f.Size : off+f.Size]
-		off += f.Size
 		r, err := e.open(f)
 		if err != nil {
 			return nil, nil, err
 		}
+		before := len(content)
+		content = slices.Grow(content, int(f.Size))[:before+int(f.Size)]
+		part := content[before:]
 		_, err = io.ReadFull(r, part)
 		r.Close()
 		if err == nil && digest.Of(part) != f.Digest {
@@ -198,11 +208,23 @@ func (e *encoder) load(files []File) ([]byte, *list, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		o, err := openFile(bytes.NewReader(part), f.Size)
+		unpacked, in := unpack(i, part)
+		if unpacked != nil {
+			content = append(content[:before], unpacked...)
+		} else {
+			in.size = f.Size
+		}
+		sizes, insides = append(sizes, len(content)-before), append(insides, in)
+	}
+	var opened []*file
+	rest := content
+	for i, n := range sizes {
+		o, err := openFile(bytes.NewReader(rest[:n:n]), int64(n), insides[i])
 		if err != nil {
 			return nil, nil, err
 		}
 		opened = append(opened, o)
+		rest = rest[n:]
 	}
 	return content, newList(opened), nil
 }
@@ -273,14 +295,14 @@ func (e *encoder) residual(p *predictor, matches []match) error {
 		s := int64(m.old) - int64(m.new)
 		e.raw[streamShift] = binary.AppendVarint(e.raw[streamShift], s-shift)
 		shift = s
-		e.raw[streamContent] = append(e.raw[streamContent], e.content[end:m.new]...)
+		e.literals(end, int64(m.new))
 		if err := w.walk(m); err != nil {
 			return err
 		}
 		end = int64(m.new) + int64(m.n)
 	}
 	e.operation(int64(len(e.content))-end, 0)
-	e.raw[streamContent] = append(e.raw[streamContent], e.content[end:]...)
+	e.literals(end, int64(len(e.content)))
 	e.flush()
 	return nil
 }
@@ -292,6 +314,19 @@ func wrongBy(kind fieldKind, actual, predicted int64) int64 {
 		return actual - predicted
 	}
 	return int64(int32(actual - predicted))
+}
+
+// literals appends the literals of a range of new.
+func (e *encoder) literals(off, end int64) {
+	c := append(e.raw[streamContent], e.content[off:end]...)
+	e.raw[streamContent] = c
+	c = c[len(c)-int(end-off):]
+	_ = e.new.pieces(off, end, func(from, to int64, code bool) error {
+		if code {
+			filter(c[from-off:to-off], uint32(from), 1)
+		}
+		return nil
+	})
 }
 
 func (e *encoder) operation(literals, length int64) {

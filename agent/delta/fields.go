@@ -109,8 +109,8 @@ type unwind struct {
 	self, back []uint64 // bits: offsets of fields in the region
 }
 
-func openFile(r io.ReaderAt, size int64) (*file, error) {
-	f := &file{layout: readLayout(r, size), r: r}
+func openFile(r io.ReaderAt, size int64, in inside) (*file, error) {
+	f := &file{layout: layoutIn(r, size, in), r: r}
 	for _, reg := range f.regions {
 		if reg.kind == regionUnwind {
 			u, err := readUnwind(r, reg)
@@ -161,7 +161,7 @@ func (f *file) fields(fields []field, off int64, data []byte) []field {
 			}
 		case regionWords:
 			for p := (from + 7) &^ 7; p+8 <= to; p += 8 {
-				if v := int64(binary.LittleEndian.Uint64(b[p-from:])); v >= f.wordLo && f.mapped(v) {
+				if v := int64(binary.LittleEndian.Uint64(b[p-from:])); (v >= f.wordLo || v < f.wordHi) && f.mapped(v) {
 					fields = append(fields, field{uint32(p - off), fieldAbs})
 				}
 			}

@@ -9,9 +9,14 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/lz4"
 )
 
-const magic = "LULLDLT1"
+// The first bytes of a pack. Packs of version 1 are still read.
+const (
+	magic  = "LULLDLT2"
+	magic1 = "LULLDLT1"
+)
 
 // The bounds of a pack.
 const (
@@ -19,7 +24,6 @@ const (
 	maxFiles  = 1 << 17
 	maxGroups = 1 << 12
 	maxGroup  = 1 << 30 // bytes of the old or the new files of a group
-	maxWindow = 8 << 20 // of zstd
 )
 
 // ErrMalformed is the error of a pack that no Encode has written.
@@ -46,17 +50,27 @@ const (
 	streamBytes          // differences of bytes
 	streamFields         // signed numbers: differences of targets of fields
 	streamContent        // literals
+	streamNotes          // notes of package lz4; since version 2
 	streams
 )
 
+// streams1 is the number of streams of version 1.
+const streams1 = streamNotes
+
 // header describes a pack.
-type header struct{ groups []groupHeader }
+type header struct {
+	version int
+	groups  []groupHeader
+}
 
 type groupHeader struct {
 	old, new []File
-	layouts  []layout // of new: size, loads and search only
-	least    uint32   // bytes of the matches that predict
-	streams  [streams]int64
+	unpacked []int64        // of old: bytes of the unpacked form, or 0 if it is not used
+	forms    []*form        // of new
+	layouts  []layout       // of new, in these forms: size, loads, search and range of code only
+	least    uint32         // bytes of the matches that predict
+	streams  [streams]int64 // bytes
+	codecs   [streams]codec
 }
 
 func (h *header) encode() []byte {
@@ -64,6 +78,12 @@ func (h *header) encode() []byte {
 	for i := range h.groups {
 		g := &h.groups[i]
 		b = appendFiles(appendFiles(b, g.old), g.new)
+		for _, n := range g.unpacked {
+			b = binary.AppendUvarint(b, uint64(n))
+		}
+		for _, x := range g.forms {
+			b = appendForm(b, x)
+		}
 		for i := range g.layouts {
 			l := &g.layouts[i]
 			b = binary.AppendUvarint(b, uint64(len(l.loads)))
@@ -74,11 +94,13 @@ func (h *header) encode() []byte {
 			}
 			if len(l.loads) > 0 {
 				b = binary.AppendVarint(b, l.search)
+				b = binary.AppendUvarint(b, uint64(l.codeOff))
+				b = binary.AppendUvarint(b, uint64(l.codeEnd-l.codeOff))
 			}
 		}
 		b = binary.AppendUvarint(b, uint64(g.least))
-		for _, n := range g.streams {
-			b = binary.AppendUvarint(b, uint64(n))
+		for i, n := range g.streams {
+			b = append(binary.AppendUvarint(b, uint64(n)), byte(g.codecs[i]))
 		}
 	}
 	return b
@@ -95,6 +117,61 @@ func appendFiles(b []byte, files []File) []byte {
 		b = binary.AppendUvarint(b, uint64(f.Size)<<1|exec)
 	}
 	return b
+}
+
+func appendForm(b []byte, x *form) []byte {
+	if x == nil {
+		return append(b, 0)
+	}
+	b = binary.AppendUvarint(b, uint64(len(x.blocks)))
+	b = binary.AppendUvarint(b, uint64(x.head))
+	b = binary.AppendUvarint(b, uint64(x.tail))
+	for _, k := range x.blocks {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(k.content)), uint64(k.packed))
+	}
+	return b
+}
+
+// form reads a form of a file of size bytes, which is checked.
+func (p *parser) form(size int64) *form {
+	n := p.number(maxBlocks)
+	if n == 0 {
+		return nil
+	}
+	x := &form{head: p.number(maxGroup), tail: p.number(maxGroup)}
+	total := x.head + x.tail
+	for range n {
+		k := formBlock{p.number(lz4.BlockSize), p.number(2 * lz4.BlockSize)}
+		x.blocks = append(x.blocks, k)
+		total += 4 + k.packed
+		if k.content == 0 && p.err == nil {
+			p.err = malformed("a block is empty")
+		}
+	}
+	if total != size && p.err == nil {
+		p.err = malformed("the blocks of a file are not as large as the file")
+	}
+	return x
+}
+
+// forms reads the forms of a group.
+func (p *parser) forms(g *groupHeader, version int) {
+	g.unpacked, g.forms = make([]int64, len(g.old)), make([]*form, len(g.new))
+	if version == 1 {
+		return
+	}
+	oldTotal, newTotal := int64(0), int64(0)
+	for i, f := range g.old {
+		g.unpacked[i] = p.number(maxGroup)
+		oldTotal += max(g.unpacked[i], f.Size)
+	}
+	for i, f := range g.new {
+		g.forms[i] = p.form(f.Size)
+		newTotal += formSize(f, g.forms[i])
+	}
+	if max(oldTotal, newTotal) > maxGroup && p.err == nil {
+		p.err = malformed("its files have more than %d bytes", maxGroup)
+	}
 }
 
 // parser reads the numbers of a header. After an error it returns zeros.
@@ -149,7 +226,7 @@ func (p *parser) files() (files []File) {
 	return files
 }
 
-func (p *parser) layout(size int64) layout {
+func (p *parser) layout(size int64, version int) layout {
 	l := layout{size: size}
 	n := p.number(maxLoads)
 	for range n {
@@ -163,20 +240,31 @@ func (p *parser) layout(size int64) layout {
 	if n > 0 {
 		l.search = p.signed()
 	}
+	if n > 0 && version > 1 {
+		l.codeOff = p.number(uint64(size))
+		l.codeEnd = l.codeOff + p.number(uint64(size-l.codeOff))
+	}
 	return l
 }
 
-func parseHeader(b []byte) (*header, error) {
+func parseHeader(b []byte, version int) (*header, error) {
 	p := &parser{b: b}
-	h := new(header)
+	h := &header{version: version}
 	for range p.number(maxGroups) {
 		g := groupHeader{old: p.files(), new: p.files()}
-		for _, f := range g.new {
-			g.layouts = append(g.layouts, p.layout(f.Size))
+		p.forms(&g, version)
+		for i, f := range g.new {
+			g.layouts = append(g.layouts, p.layout(formSize(f, g.forms[i]), version))
 		}
 		g.least = uint32(p.number(maxGroup))
 		for i := range g.streams {
+			if version == 1 && i == streams1 {
+				break
+			}
 			g.streams[i] = p.number(maxGroup)
+			if version > 1 {
+				g.codecs[i] = codec(p.number(uint64(codecs - 1)))
+			}
 		}
 		if p.err == nil && len(g.new) == 0 {
 			p.err = malformed("a group makes no file")
@@ -195,7 +283,15 @@ func parseHeader(b []byte) (*header, error) {
 // readHeader returns the header and the offset of the first stream.
 func readHeader(r io.ReaderAt, size int64) (*header, int64, error) {
 	var start [12]byte
-	if size < int64(len(start)) || readFull(r, start[:], 0) != nil || string(start[:8]) != magic {
+	if size < int64(len(start)) || readFull(r, start[:], 0) != nil {
+		return nil, 0, malformed("it is too short")
+	}
+	version := 2
+	switch string(start[:8]) {
+	case magic:
+	case magic1:
+		version = 1
+	default:
 		return nil, 0, malformed("it does not begin as one")
 	}
 	n := int64(binary.LittleEndian.Uint32(start[8:]))
@@ -211,6 +307,6 @@ func readHeader(r io.ReaderAt, size int64) (*header, int64, error) {
 	if err != nil || len(b) > maxHeader {
 		return nil, 0, malformed("its header cannot be decompressed")
 	}
-	h, err := parseHeader(b)
+	h, err := parseHeader(b, version)
 	return h, int64(len(start)) + n, err
 }

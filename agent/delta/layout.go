@@ -66,7 +66,10 @@ type layout struct {
 	names, syms  int64  // addresses of .dynstr and .dynsym, or 0
 	regions      []region
 	codeLo, code int64 // range of addresses with code
+	codeOff      int64 // the same in the file, for literals; empty without sections
+	codeEnd      int64
 	wordLo       int64 // least address of a word in regionWords
+	wordHi       int64 // words below it are addresses, too: those of the kernel are negative
 }
 
 // readLayout reads the layout of a file. A file that is not a well-formed ELF file for x86-64
@@ -118,6 +121,24 @@ func readLayout(r io.ReaderAt, size int64) layout {
 			break
 		}
 	}
+	return l
+}
+
+// inside is the range of a file that may be an ELF file: all of it, or the content of blocks.
+type inside struct{ off, size int64 }
+
+// layoutIn reads the layout of a file of size bytes.
+func layoutIn(r io.ReaderAt, size int64, in inside) layout {
+	l := readLayout(io.NewSectionReader(r, in.off, in.size), in.size)
+	l.size = size
+	for i := range l.loads {
+		l.loads[i].off += in.off
+	}
+	for i := range l.regions {
+		l.regions[i].off += in.off
+		l.regions[i].end += in.off
+	}
+	l.codeOff, l.codeEnd = l.codeOff+in.off, l.codeEnd+in.off
 	return l
 }
 
@@ -180,6 +201,10 @@ func (l *layout) addSection(typ uint32, flags uint64, addr, off, n int64, exec b
 		if l.code == 0 || addr < l.codeLo {
 			l.codeLo = addr
 		}
+		if l.codeEnd == 0 || off < l.codeOff {
+			l.codeOff = off
+		}
+		l.codeEnd = max(l.codeEnd, off+n)
 		l.code = max(l.code, addr+n)
 	case l.search != 0 && addr == l.search:
 		// version, three encodings, pointer to .eh_frame, count: then pairs.

@@ -3,8 +3,6 @@ package refresh
 import (
 	"sync"
 	"time"
-
-	"github.com/lull/lull/agent/store/resolve"
 )
 
 // progressEvery is the shortest time between two progress reports of a download.
@@ -13,23 +11,21 @@ const progressEvery = 100 * time.Millisecond
 // meter passes on the progress of a fetch, not too often. It is called from the resolver's
 // goroutines while the task's own goroutine waits for the step.
 type meter struct {
-	t            *task
-	mu           sync.Mutex
-	last         time.Time
-	done         int64
-	fetch, write int64
+	t    *task
+	mu   sync.Mutex
+	last time.Time
+	done int64
 }
 
 func newMeter(t *task) *meter { return &meter{t: t} }
 
-func (m *meter) set(p resolve.Progress) {
+func (m *meter) set(done, total int64) {
 	m.mu.Lock()
 	now := time.Now()
-	sized := p.Fetch != m.fetch || p.Write != m.write // before the first byte of it
-	due := sized || p.Done >= m.done && (p.Done == p.Total || now.Sub(m.last) >= progressEvery)
+	due := done >= m.done && (done == total || now.Sub(m.last) >= progressEvery)
 	if due {
-		m.last, m.done, m.fetch, m.write = now, p.Done, p.Fetch, p.Write
-		m.t.progress(p)
+		m.last, m.done = now, done
+		m.t.progress(done, total)
 	}
 	m.mu.Unlock()
 	if due {
@@ -38,9 +34,8 @@ func (m *meter) set(p resolve.Progress) {
 }
 
 // progress publishes how far a fetch is, without changing the record.
-func (t *task) progress(p resolve.Progress) {
+func (t *task) progress(done, total int64) {
 	t.mu.Lock()
-	r := &t.published
-	r.BytesDone, r.BytesTotal, r.ToFetch, r.ToWrite = p.Done, p.Total, p.Fetch, p.Write
+	t.published.BytesDone, t.published.BytesTotal = done, total
 	t.mu.Unlock()
 }

@@ -179,6 +179,15 @@ func (i *Ingest) Forget(k Key) error {
 	return nil
 }
 
+// Scratch returns a new file without a name, for content that is used while it is open.
+func (i *Ingest) Scratch() (*os.File, error) {
+	f, err := os.CreateTemp(i.dir, "scratch-")
+	if err != nil {
+		return nil, err
+	}
+	return f, os.Remove(f.Name())
+}
+
 // ForgetOthers drops all blobs but those that need selects.
 func (i *Ingest) ForgetOthers(need func(Key) bool) error {
 	var others []Key

@@ -80,8 +80,7 @@ func (a *app) followJob(ctx context.Context, ag *agent, text jobText, calls jobC
 		return err
 	}
 	for err = read(); err == nil && p.State == "running"; {
-		show(path, bus.RefreshProperties{Instance: output.Marked(text.label), State: "preparing", Step: text.step, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal,
-			BytesToFetch: p.BytesToFetch, BytesToWrite: p.BytesToWrite})
+		show(path, bus.RefreshProperties{Instance: output.Marked(text.label), State: "preparing", Step: text.step, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal})
 		select {
 		case <-ctx.Done():
 			return p, text.interrupted(ctx, job)

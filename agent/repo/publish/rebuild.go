@@ -148,9 +148,7 @@ func (s *state) wholeSnapshot(version int64) (targets int64, data []byte, err er
 	}
 	if err == nil {
 		whole := &state{ctx: s.ctx, store: s.store, dir: s.dir, snapshot: snapshot, targets: list}
-		if err = whole.findDivided(); err == nil {
-			_, err = whole.targetPaths()
-		}
+		_, err = whole.targetPaths()
 	}
 	return at.Version, data, err
 }

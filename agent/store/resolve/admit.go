@@ -126,14 +126,10 @@ func (j *job) expect(missing []store.Want) {
 	defer j.r.progressed()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	p := &j.at
-	p.Done, p.Total = 0, 0
+	j.done, j.total = 0, 0
 	for _, w := range missing {
-		p.Total += w.Size
-		p.Done += min(w.Size, j.ingest.Partial(w.Key))
-	}
-	if p.Total > p.Done { // else the blobs come from the pack, which was counted
-		p.Fetch, p.Write = p.Total-p.Done, j.pledged
+		j.total += w.Size
+		j.done += min(w.Size, j.ingest.Partial(w.Key))
 	}
 	j.tellLocked()
 }
@@ -141,7 +137,7 @@ func (j *job) expect(missing []store.Want) {
 // advance counts bytes that have been written.
 func (j *job) advance(n int64) {
 	j.mu.Lock()
-	j.at.Done = min(j.at.Done+n, j.at.Total)
+	j.done = min(j.done+n, j.total)
 	used := min(n, j.pledged)
 	j.pledged -= used
 	j.tellLocked()
@@ -157,12 +153,12 @@ func (j *job) finished() {
 	defer j.r.progressed()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.at.Done, j.left = j.at.Total, 0
+	j.done, j.left = j.total, 0
 	j.tellLocked()
 }
 
 func (j *job) tellLocked() {
 	if j.progress != nil {
-		j.progress(j.at)
+		j.progress(j.done, j.total)
 	}
 }

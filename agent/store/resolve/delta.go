@@ -131,6 +131,12 @@ func (j *job) useDelta(o delta.Offer) (err error) {
 		}
 	}
 	j.register(wants)
+	p.Scratch = j.ingest.Scratch
+	if n := p.ScratchSize(); n > 0 {
+		if err := j.admit([]store.Want{{Key: store.MetaKey(j.pkg), Size: o.Content + n}}, 0); err != nil {
+			return err
+		}
+	}
 	if err := p.Decode(j.ctx, j.residentFile, j.madeFile); err != nil {
 		return err
 	}

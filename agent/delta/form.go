@@ -1,0 +1,216 @@
+package delta
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/lull/lull/agent/lib/lz4"
+)
+
+// A file that contains compressed blocks is coded in its unpacked form: the bytes before the
+// first block, the content of the blocks, and the bytes after the last one. It is used only if
+// the encoder has packed it again with identical bytes.
+
+// form is the unpacked form of a file. Nil means that the file is coded as it is.
+type form struct {
+	head, tail int64 // bytes before the first block and after the last one
+	blocks     []formBlock
+}
+
+// formBlock is the size of a block, in bytes.
+type formBlock struct{ content, packed int64 }
+
+// maxBlocks is the most blocks of a form.
+const maxBlocks = 64
+
+func (f *form) size() int64 {
+	n := f.head + f.tail
+	for _, b := range f.blocks {
+		n += b.content
+	}
+	return n
+}
+
+// inside is where the content of the blocks is.
+func (f *form) inside() inside { return inside{f.head, f.size() - f.head - f.tail} }
+
+// formSize returns the bytes of a file in the form in which it is coded.
+func formSize(f File, x *form) int64 {
+	if x == nil {
+		return f.Size
+	}
+	return x.size()
+}
+
+// unpackedForm returns the form of a file with its bytes, or nil if it has no blocks.
+func unpackedForm(b []byte) (*form, []byte) {
+	if len(b) > maxUnpacked {
+		return nil, nil
+	}
+	list := lz4.Find(b)
+	if len(list) == 0 || len(list) > maxBlocks {
+		return nil, nil
+	}
+	x := &form{head: int64(list[0].Off - 4)}
+	out := bytes.Clone(b[:x.head])
+	for _, l := range list {
+		before := len(out)
+		var err error
+		if out, err = lz4.Unpack(out, b[l.Off:l.Off+l.Size]); err != nil || len(out) > MaxFile {
+			return nil, nil
+		}
+		x.blocks = append(x.blocks, formBlock{int64(len(out) - before), int64(l.Size)})
+	}
+	last := list[len(list)-1]
+	x.tail = int64(len(b) - last.Off - last.Size)
+	return x, append(out, b[last.Off+last.Size:]...)
+}
+
+// notes returns what packing the form again needs, or nil if that is not worth it.
+func (x *form) notes(file, unpacked []byte) (notes []byte) {
+	at, from, packed := x.head, x.head, int64(0)
+	for _, b := range x.blocks {
+		block := file[from+4 : from+4+b.packed]
+		note := lz4.Note(block, unpacked[at:at+b.content])
+		if note == nil {
+			return nil
+		}
+		notes = append(notes, note...)
+		at, from, packed = at+b.content, from+4+b.packed, packed+b.packed
+	}
+	p := &packer{Packer: lz4.Packer{Notes: bytes.NewReader(notes)}, form: x, out: &equal{want: file}}
+	if _, err := p.Write(unpacked); err != nil || p.Close() != nil || int64(len(notes)) > packed/8 {
+		return nil
+	}
+	return notes
+}
+
+// equal takes bytes that are those of want.
+type equal struct{ want []byte }
+
+func (e *equal) Write(b []byte) (int, error) {
+	if !bytes.HasPrefix(e.want, b) {
+		return 0, errors.New("other bytes")
+	}
+	e.want = e.want[len(b):]
+	return len(b), nil
+}
+
+func (e *equal) Close() error {
+	if len(e.want) > 0 {
+		return errors.New("bytes are missing")
+	}
+	return nil
+}
+
+// packer writes a file whose unpacked form is written to it.
+type packer struct {
+	lz4.Packer
+	form *form
+	out  io.WriteCloser
+
+	done  int64 // bytes of the form
+	next  int   // block
+	block []byte
+}
+
+func (p *packer) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		part := b
+		if p.done >= p.form.head && p.next < len(p.form.blocks) {
+			want := p.form.blocks[p.next].content
+			if p.block == nil {
+				p.block = make([]byte, 0, want)
+			}
+			part = b[:min(int64(len(b)), want-int64(len(p.block)))]
+			p.block = append(p.block, part...)
+			if int64(len(p.block)) == want {
+				if err := p.pack(p.form.blocks[p.next]); err != nil {
+					return 0, err
+				}
+				p.next, p.block = p.next+1, p.block[:0]
+				if p.next < len(p.form.blocks) && p.form.blocks[p.next].content > int64(cap(p.block)) {
+					p.block = nil
+				}
+			}
+		} else {
+			if p.done < p.form.head {
+				part = b[:min(int64(len(b)), p.form.head-p.done)]
+			}
+			if _, err := p.out.Write(part); err != nil {
+				return 0, err
+			}
+		}
+		p.done += int64(len(part))
+		b = b[len(part):]
+	}
+	return n, nil
+}
+
+func (p *packer) pack(b formBlock) error {
+	if _, err := p.out.Write(binary.LittleEndian.AppendUint32(nil, uint32(b.packed))); err != nil {
+		return err
+	}
+	n, err := p.Pack(p.out, p.block, int(b.packed))
+	if errors.Is(err, lz4.ErrMalformed) || err == nil && int64(n) != b.packed {
+		return malformed("a block cannot be packed again")
+	}
+	return err
+}
+
+func (p *packer) Close() error { return p.out.Close() }
+
+// discard is the output of a file that is skipped.
+type discard struct{}
+
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+func (discard) Close() error                { return nil }
+
+// scratch returns a new file without a name.
+func scratch() (*os.File, error) {
+	f, err := os.CreateTemp("", "lull-delta-")
+	if err != nil {
+		return nil, err
+	}
+	return f, os.Remove(f.Name())
+}
+
+// maxUnpacked bounds a file that is unpacked as a whole.
+const maxUnpacked = 24 << 20
+
+// unpackOld writes the unpacked form of an old file to out. It returns its size, and where the
+// content of the blocks is.
+func unpackOld(r io.ReaderAt, f File, out io.Writer) (size int64, in inside, err error) {
+	if f.Size > maxUnpacked {
+		return 0, in, malformed("a file is too large to be unpacked")
+	}
+	b := make([]byte, f.Size)
+	if err := readFull(r, b, 0); err != nil {
+		return 0, in, err
+	}
+	list := lz4.Find(b)
+	if len(list) == 0 || len(list) > maxBlocks {
+		return 0, in, errors.New("the old file has no compressed blocks")
+	}
+	in.off = int64(list[0].Off - 4)
+	if _, err := out.Write(b[:in.off]); err != nil {
+		return 0, in, err
+	}
+	var block []byte
+	for _, l := range list {
+		if block, err = lz4.Unpack(block[:0], b[l.Off:l.Off+l.Size]); err != nil {
+			return 0, in, err
+		}
+		if _, err := out.Write(block); err != nil {
+			return 0, in, err
+		}
+		in.size += int64(len(block))
+	}
+	last := list[len(list)-1]
+	n, err := out.Write(b[last.Off+last.Size:])
+	return in.off + in.size + int64(n), in, err
+}
