@@ -5,7 +5,7 @@
 // which is the packager's too, and convert/converter, which has no privileges. By floors, each of which imports lower ones
 // alone:
 //
-//	lib; delta; authz, conditions, current, exports, footprint, helpersfile, locks, logging,
+//	lib; delta; authz, conditions, current, exports, failures, footprint, helpersfile, locks, logging,
 //	logind, metrics, mounts, settings, state, store, vacancy; convert, metricsfile, repo, runs,
 //	space; local, repositories, services; join, refresh, schedule, sysupdate; doctor, files,
 //	holds, offers, repair, reports, roots; opener, requests, updater; manager; api

@@ -109,6 +109,33 @@ func ParseHelperUpdated(sig *dbus.Signal) (s HelperUpdated, ok bool) {
 	return s, true
 }
 
+// HelperFailing: Sent when the list changes of what this user is to be notified of: repositories
+// that cannot be read, and packages that cannot be refreshed, for as long as
+// schedule.failure-notice in the policy. Each of them is on the list of one user only, whose
+// session was in the foreground. Kind is repository or package, name that of the repository or the
+// instance, title its display name, since when it has failed, error and text those of the last
+// error, and notified whether the user was notified of it before. An empty list means that nothing
+// fails any more.
+type HelperFailing struct {
+	Failures []FailureOf
+}
+
+// SignalName implements Signal.
+func (HelperFailing) SignalName() string { return HelperInterface + ".Failing" }
+
+func (s HelperFailing) body() []any { return []any{s.Failures} }
+
+// ParseHelperFailing decodes sig. It returns false for any other signal.
+func ParseHelperFailing(sig *dbus.Signal) (s HelperFailing, ok bool) {
+	if sig.Name != s.SignalName() {
+		return s, false
+	}
+	if store(sig.Body, &s.Failures) != nil {
+		return s, false
+	}
+	return s, true
+}
+
 // HelperRestart: Sent when a program of the user calls Manager.RestartNow for this instance.
 type HelperRestart struct {
 	Instance string

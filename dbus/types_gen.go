@@ -159,6 +159,17 @@ type PackageUse struct {
 	PID     uint32
 }
 
+// FailureOf is a structure on the bus.
+type FailureOf struct {
+	Kind     string
+	Name     string
+	Title    string
+	Since    uint64
+	Error    string
+	Text     string
+	Notified bool
+}
+
 // SessionService is a structure on the bus.
 type SessionService struct {
 	Name        string

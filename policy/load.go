@@ -88,6 +88,9 @@ func (p *Policy) add(l layer) {
 	if s.Check != nil {
 		p.Schedule.Check = time.Duration(*s.Check)
 	}
+	if s.Failures != nil {
+		p.Schedule.Failures = time.Duration(*s.Failures)
+	}
 	if s.Reminders != nil {
 		p.Schedule.Reminders = make([]time.Duration, len(s.Reminders))
 		for i, r := range s.Reminders {

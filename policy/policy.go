@@ -75,6 +75,7 @@ type Settings struct {
 // Schedule has the times of automatic actions.
 type Schedule struct {
 	Check     time.Duration   // between two checks of the repositories; 0 means never
+	Failures  time.Duration   // after which a user is notified of what fails; 0 means never
 	Reminders []time.Duration // before the deadline, longest first
 	Windows   Windows         // of maintenance
 }
@@ -257,6 +258,7 @@ func (p *Policy) Explain(instance string, wishes manifest.Wishes) []Value {
 		out = append(out, Value{Key: key, Value: fmt.Sprint(v), Origin: p.origins[key]})
 	}
 	add("schedule.check", strictyaml.Duration(p.Schedule.Check))
+	add("schedule.failure-notice", strictyaml.Duration(p.Schedule.Failures))
 	reminders := make([]strictyaml.Duration, len(p.Schedule.Reminders))
 	for i, r := range p.Schedule.Reminders {
 		reminders[i] = strictyaml.Duration(r)

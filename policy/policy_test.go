@@ -46,7 +46,7 @@ func TestDefaults(t *testing.T) {
 	if got := p.For("org.example.app"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}
-	if want := (Schedule{6 * time.Hour, []time.Duration{7 * day, day, 2 * time.Hour}, Windows{}}); !reflect.DeepEqual(p.Schedule, want) {
+	if want := (Schedule{6 * time.Hour, 7 * day, []time.Duration{7 * day, day, 2 * time.Hour}, Windows{}}); !reflect.DeepEqual(p.Schedule, want) {
 		t.Errorf("got %+v", p.Schedule)
 	}
 	if want := (GC{Watermark{Percent: 5}, 64e6, true, 0}); p.GC != want {
@@ -159,6 +159,7 @@ func TestBadPolicies(t *testing.T) {
 		"user-hold-security":  {"defaults:\n  user-hold-security: sometimes\n", "2: cannot use \"sometimes\" as defaults.user-hold-security: want true or false"},
 		"revisions":           {"packages:\n  a: {keep-revisions: 0}\n", "2: cannot use 0 as packages.a.keep-revisions: want 1 to 20"},
 		"hook":                {"defaults:\n  hook-time-limit: 2h\n", "2: cannot use 2h as defaults.hook-time-limit: want 1s to 1h"},
+		"failure-notice":      {"schedule:\n  failure-notice: 1m\n", "2: cannot use 1m as schedule.failure-notice: want 1h to 366d"},
 		"check":               {"schedule:\n  check: 1s\n", "2: cannot use 1s as schedule.check: want 5m to 31d"},
 		"bandwidth":           {"network:\n  bandwidth: 9kB\n", "2: cannot use 9kB as network.bandwidth: want 0, or 10kB to 1GB"},
 		"bandwidth, too much": {"network:\n  bandwidth: 2GB\n", "2: cannot use 2GB as network.bandwidth: want 0, or 10kB to 1GB"},

@@ -26,6 +26,8 @@ const (
 	MaxKeepRevisions = 20
 	MinCheck         = 5 * time.Minute
 	MaxCheck         = 31 * 24 * time.Hour
+	MinFailureNotice = time.Hour
+	MaxFailureNotice = 366 * 24 * time.Hour
 	MaxReminders     = 10
 	MaxWindows       = 20
 	MaxHookTimeLimit = time.Hour
@@ -74,6 +76,7 @@ type settings struct {
 
 type schedule struct {
 	Check     *strictyaml.Duration  `yaml:"check"`
+	Failures  *strictyaml.Duration  `yaml:"failure-notice"`
 	Reminders []strictyaml.Duration `yaml:"reminders"`
 	Windows   Windows               `yaml:"windows"`
 }
@@ -212,6 +215,9 @@ func (f *file) validate(d *strictyaml.Document) (bad strictyaml.Errors) {
 	}
 	if c := f.Schedule.Check; c != nil && *c != 0 {
 		span("schedule.check", c, MinCheck, MaxCheck)
+	}
+	if n := f.Schedule.Failures; n != nil && *n != 0 {
+		span("schedule.failure-notice", n, MinFailureNotice, MaxFailureNotice)
 	}
 	f.Schedule.validate(fail)
 	f.Network.validate(fail)

@@ -77,6 +77,7 @@ type news struct {
 	repos     bool
 	policy    bool
 	system    bool
+	failures  bool              // see package failures
 	machine   bool              // the conditions
 	monitors  bool              // there is a new one
 	helpers   []*helper         // that have registered
@@ -162,6 +163,9 @@ func (o Observer) PolicyChanged() { o.q.put(func() { o.q.policy = true }) }
 
 // SystemChanged implements manager.Observer.
 func (o Observer) SystemChanged() { o.q.put(func() { o.q.system = true }) }
+
+// FailuresChanged implements manager.Observer.
+func (o Observer) FailuresChanged() { o.q.put(func() { o.q.failures = true }) }
 
 // GoingDown implements manager.Observer.
 func (o Observer) GoingDown(down bool) { o.q.put(func() { o.q.down = &down }) }
@@ -294,6 +298,9 @@ func (s *Service) run(w *objects) {
 		}
 		if n.machine {
 			s.updateConditions()
+		}
+		if n.failures || n.policy || n.machine || len(n.helpers) > 0 {
+			s.helpers.tellFailures(s)
 		}
 		for _, c := range n.alive {
 			close(c)

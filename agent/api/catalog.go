@@ -13,7 +13,7 @@ import (
 	bus "github.com/lull/lull/dbus"
 )
 
-func failures(list []offers.Failed) []bus.ListFailure {
+func listFailures(list []offers.Failed) []bus.ListFailure {
 	out := []bus.ListFailure{}
 	for _, f := range list {
 		out = append(out, bus.ListFailure{Name: f.Name, Error: errkind.Prefix + string(errkind.KindOf(f.Err)), Text: f.Err.Error()})
@@ -36,7 +36,7 @@ func (o managerObject) ListAvailable(c bus.Caller, opt bus.ListAvailableOptions)
 			Hash: a.Package.String(), Urgency: string(a.Urgency), Published: micro(a.Published), Size: uint64(a.Size), Notes: a.Notes, Summary: a.Summary,
 			Offered: a.Offered, Installed: a.Installed})
 	}
-	return out, failures(failed), err
+	return out, listFailures(failed), err
 }
 
 func (o managerObject) ListUpdates(c bus.Caller, instances []string, opt bus.ListUpdatesOptions) ([]bus.AvailableUpdate, []bus.ListFailure, error) {
@@ -64,7 +64,7 @@ func (o managerObject) ListUpdates(c bus.Caller, instances []string, opt bus.Lis
 		}
 		out = append(out, v)
 	}
-	return out, failures(failed), err
+	return out, listFailures(failed), err
 }
 
 func (o managerObject) History(_ bus.Caller, opt bus.HistoryOptions) ([]bus.EndedRefresh, error) {

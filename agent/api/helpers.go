@@ -20,7 +20,9 @@ type helper struct {
 	of   uint32 // the user whose bounds it counts for
 	stop func()
 
-	told map[string]bus.PendingRefresh // by refresh: the last report; the service's goroutine owns it
+	// The last reports. The service's goroutine owns them.
+	told    map[string]bus.PendingRefresh // by refresh
+	failing []bus.FailureOf
 
 	ready chan struct{} // closed when it is watched, or cannot be
 	err   error         // why it cannot; is read after ready

@@ -116,6 +116,7 @@ const (
 // noteEnd records a revision that was undone, and lets the collector follow a refresh.
 func (m *Manager) noteEnd(r plan.Refresh) {
 	m.countEnd(r)
+	m.noteFailure(r)
 	if r.End == plan.Undone && r.Kind == plan.Update && !r.ForOthers() {
 		err := m.state.UpdateInstance(r.Instance, func(i *state.Instance) error {
 			delay := firstBackoff

@@ -20,6 +20,7 @@ import (
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/exports"
+	"github.com/lull/lull/agent/failures"
 	"github.com/lull/lull/agent/files"
 	"github.com/lull/lull/agent/helpersfile"
 	"github.com/lull/lull/agent/holds"
@@ -90,6 +91,7 @@ type Observer interface {
 	RepositoriesChanged()
 	PolicyChanged() // it was re-read, or was refused
 	SystemChanged()
+	FailuresChanged()    // see package failures
 	GoingDown(down bool) // the machine; also when the shutdown was cancelled
 	ConditionsChanged()
 }
@@ -119,6 +121,7 @@ type Manager struct {
 	updater     *updater.Updater
 	helpers     *helpersfile.File
 	repairer    *repair.Repairer
+	failures    *failures.List
 	opener      *opener.Opener
 	roots       *roots.Roots
 	reports     *reports.Reports
@@ -165,6 +168,7 @@ func (m *Manager) Repositories() *repositories.Set { return m.repos }
 func (m *Manager) repositoriesEdited() {
 	m.checker.Changed()
 	m.systemSet.Want()
+	m.keepFailures()
 	m.observer.RepositoriesChanged()
 	m.observer.PolicyChanged()
 }

@@ -22,6 +22,7 @@ func (deaf) SpaceChanged()               {}
 func (deaf) ConditionsChanged()          {}
 func (deaf) TransfersChanged()           {}
 func (deaf) SystemChanged()              {}
+func (deaf) FailuresChanged()            {}
 func (deaf) RepositoriesChanged()        {}
 func (deaf) PolicyChanged()              {}
 func (deaf) GoingDown(bool)              {}

@@ -11,6 +11,7 @@ import (
 	"github.com/lull/lull/agent/current"
 	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/exports"
+	"github.com/lull/lull/agent/failures"
 	"github.com/lull/lull/agent/files"
 	"github.com/lull/lull/agent/helpersfile"
 	"github.com/lull/lull/agent/holds"
@@ -60,10 +61,11 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.local, Below: "watched", Convert: m.slots.Convert, Log: c.Log}}
 	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
 		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow, TryApt: m.replicas.Try, TryDir: local.TryDir,
-		MayChange: m.root.MayChange, Edited: m.repositoriesEdited, Network: network})
+		MayChange: m.root.MayChange, Edited: m.repositoriesEdited, Ended: m.repositoryRead, Network: network})
 	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.settings = settings.Open(c.Conf, c.Root, c.Log)
+	m.failures = failures.Open(c.Root, c.Log, m.failuresChanged)
 	if m.store, err = store.Open(c.Root); err != nil {
 		return nil, err
 	}
@@ -132,7 +134,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Writable: m.root.Writable, HeldOff: m.countSection, Conditions: m.conditionsFor,
 	})
 	m.roots.Engine = m.engine
-	m.helpers = &helpersfile.File{RunDir: c.RunDir, UnderWay: m.engine.UnderWay, Log: c.Log}
+	m.helpers = &helpersfile.File{RunDir: c.RunDir, UnderWay: m.helpersNeeded, Log: c.Log}
 	if c.Conditions != nil {
 		m.watcher = c.Conditions(m.conditionsChanged)
 		defer func(w *conditions.Watcher) {
@@ -154,7 +156,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		},
 		UnderWay: func(instance string) *plan.Refresh { return requests.UnderWay(m.engine, instance) }})
 	m.requests = &requests.Requests{State: m.state, Links: m.links, Engine: m.engine, Offers: m.offers, Repositories: m.repos, Reports: m.reports, Policy: m.Policy, Log: c.Log,
-		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged, ReadAll: m.systemSet.Want,
+		MayChange: m.root.MayChange, Changed: m.observer.PackageChanged, ReadAll: m.systemSet.Want, Newest: m.isNewest,
 		Later: func(instance string, underWay func(string) bool) { m.checker.Later(instance, underWay) }}
 	m.checker = schedule.New(schedule.Config{Repositories: m.repos, Log: c.Log,
 		Every:     func() time.Duration { return m.Policy().Schedule.Check },
@@ -174,6 +176,7 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 	m.files = m.newFiles()
 	m.doctor = m.newDoctor()
 	_ = m.repos.Load() // the repositories left out are logged and in ConfigError
+	m.keepFailures()
 	return m, errors.Join(m.metrics.Seed(m.state), m.repos.Tidy(), m.local.Tidy(), m.repos.LoadLastCheck(), m.reconcile(), m.identify(), m.publishInstalled(""), m.engine.ShutDoors(), m.makeLocks())
 }
 

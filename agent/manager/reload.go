@@ -38,6 +38,7 @@ func (m *Manager) Reload() error {
 	}
 	policyRead, systemRead := m.settings.Reload()
 	broken := m.repos.Load()
+	m.keepFailures()
 	if policyRead {
 		m.indices.KeepRecent(m.Policy().GC.KeepRecent)
 	}

@@ -35,6 +35,9 @@ type Config struct {
 	Dir     string // repos.d
 	Log     *slog.Logger
 	Changed func() // is called after each change of the state; must not block
+	// Ended, which may be nil, is called after each reading with its error, or with that of a
+	// package or file that could not be followed; must not block.
+	Ended   func(repository string, err error)
 	Dial    repo.Dialer
 	Network repo.Network
 	// Replica makes the repository of this machine that follows a source of apt or a
@@ -318,6 +321,13 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 			last.failed, last.err, last.notBefore = time.Now(), err, time.Now().Add(repo.RetryAfter(err))
 		}
 	})
+	if r.Ended != nil {
+		result := err
+		if err == nil && len(without) > 0 {
+			result = first(without)
+		}
+		r.Ended(name, result)
+	}
 	if err != nil {
 		level := slog.LevelDebug
 		if news && !errkind.Is(err, errkind.Interrupted) {

@@ -213,6 +213,9 @@ func (q *Requests) checkOne(ctx context.Context, name string, client *repo.Clien
 	if !how.Now {
 		q.giveUpHalted(ctx, name, c.Offers)
 	}
+	if c.Pointer == nil {
+		q.Newest(name)
+	}
 	if old := q.underWay(name); c.Request == nil || !how.Asked && old != nil && old.Group != "" {
 		return old, nil
 	}

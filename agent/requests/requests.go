@@ -39,6 +39,7 @@ type Requests struct {
 	Later   func(instance string, underWay func(instance string) bool)
 	Changed func(instance string) // it follows another channel or repository
 	ReadAll func()                // called after a check of all repositories
+	Newest  func(instance string) // called when a check finds that it has the newest version
 }
 
 // Install starts the installation of the package name as the instance name or name_key. With

@@ -352,6 +352,8 @@ func (l *link) heard(ctx context.Context, calls *sync.WaitGroup, s *dbus.Signal)
 		l.event(notify.Updated{Done: done(u.Refresh)})
 	} else if a, ok := bus.ParseHelperRestart(s); ok {
 		l.event(notify.Invoked{Instance: a.Instance, Action: notify.RestartNow})
+	} else if f, ok := bus.ParseHelperFailing(s); ok {
+		l.event(notify.Failing{List: failing(f.Failures)})
 	} else if d, ok := bus.ParseHelperShuttingDown(s); ok {
 		l.event(notify.ShuttingDown{Names: d.Names, Left: time.Duration(min(d.Left, maxStop)) * time.Microsecond})
 	} else if w, ok := bus.ParseHelperWork(s); ok {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	bus "github.com/lull/lull/dbus"
@@ -91,4 +92,14 @@ func order(w bus.HelperWork) sessionjobs.Order {
 			StopTimeout: time.Duration(min(s.StopTimeout, maxStop)) * time.Microsecond, Notifies: slices.Contains(w.Work.Notifying, s.Name)})
 	}
 	return o
+}
+
+// failing converts what the agent reports as failing.
+func failing(list []bus.FailureOf) []notify.Failure {
+	var out []notify.Failure
+	for _, f := range list {
+		out = append(out, notify.Failure{Repository: f.Kind == "repository", Name: f.Name, Title: f.Title, Since: when(f.Since),
+			Cause: f.Error[strings.LastIndexByte(f.Error, '.')+1:], Text: f.Text, Notified: f.Notified})
+	}
+	return out
 }

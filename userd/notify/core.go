@@ -65,6 +65,9 @@ type Core struct {
 	launches  []*launch // that wait, the oldest first
 	warned    bool      // that the machine goes off
 	mayLogOut bool      // the desktop can be asked
+	failing   []Failure
+	owed      map[string]bool // failures that this user was not notified of when they came, by id
+	failures  *Notice         // what is up about them
 	wake      time.Time
 	effects   []Effect
 }
@@ -82,7 +85,7 @@ type slot struct {
 // New makes a core with the memory that an earlier one has passed to Remember.
 // It is quiet until Disturb ends that.
 func New(s Schedule, zone *time.Location, memory map[string]Memory) *Core {
-	c := &Core{Schedule: s, Zone: zone, disturb: true, slots: map[string]*slot{}, memory: maps.Clone(memory)}
+	c := &Core{Schedule: s, Zone: zone, disturb: true, slots: map[string]*slot{}, owed: map[string]bool{}, memory: maps.Clone(memory)}
 	if c.memory == nil {
 		c.memory = map[string]Memory{}
 	}
@@ -220,6 +223,8 @@ func (c *Core) handle(now time.Time, e Event) {
 			c.mayLogOut = e.Yes
 			c.changed()
 		}
+	case Failing:
+		c.nowFailing(e.List)
 	case ShowAll:
 		c.mustAsk = true
 		for _, s := range c.slots {
@@ -281,7 +286,7 @@ func (c *Core) listed(now time.Time, list []Pending) {
 			m.Restart = r
 			c.memory[instance] = m
 		}
-		if !seen[instance] && r == nil && !m.Up && now.Sub(m.Shown) > forgetAfter && now.Sub(m.HookedAt) > forgetAfter {
+		if instance != failuresKey && !seen[instance] && r == nil && !m.Up && now.Sub(m.Shown) > forgetAfter && now.Sub(m.HookedAt) > forgetAfter {
 			delete(c.memory, instance)
 		}
 	}
@@ -320,75 +325,6 @@ func (c *Core) launch(instance string) {
 	m.Restart = nil
 	c.memory[instance] = m
 	c.do(Launch{instance})
-}
-
-func (c *Core) closed(e Closed) {
-	s := c.slots[e.Instance]
-	if s == nil || s.live == nil || s.live.Serial != e.Serial {
-		return
-	}
-	if s.live.Kind == Wait {
-		for _, w := range c.launches {
-			w.closed = w.closed || w.Instance == e.Instance
-		}
-	}
-	if s.live.isNews() {
-		s.until = time.Time{}
-	}
-	s.live = nil
-	c.down(e.Instance)
-}
-
-func (c *Core) down(instance string) {
-	if m, ok := c.memory[instance]; ok && m.Up {
-		m.Up = false
-		c.memory[instance] = m
-	}
-}
-
-func (c *Core) invoked(now time.Time, e Invoked) {
-	if e.Instance == "" { // of a machine that goes off
-		if c.warned && e.Action == NextStart {
-			c.do(Answer{"", NextStart})
-		}
-		c.do(Close{Instance: ""})
-		return
-	}
-	s := c.slots[e.Instance]
-	if s == nil || !s.waiting {
-		// A button in the notification history, of a notice that is no
-		// longer true; or the news of an update.
-		if s != nil && s.live != nil {
-			c.take(e.Instance, s, false)
-		}
-		return
-	}
-	m := c.memory[e.Instance]
-	switch e.Action {
-	case RestartNow:
-		m.Restart = &Restart{ID: s.pending.ID, Asked: now}
-		c.do(Answer{s.pending.ID, RestartNow})
-		c.changed() // the processes may have changed
-	case WhenClosed, Default:
-		m.Answer = WhenClosed
-		if e.Action == WhenClosed && m.Restart != nil {
-			m.Restart = nil
-			c.do(Forget{e.Instance})
-		}
-		c.do(Answer{s.pending.ID, WhenClosed})
-	case LogOut: // which the desktop asks about: until then the answer is the default one
-		m.Answer = WhenClosed
-		c.do(Answer{s.pending.ID, WhenClosed})
-		c.do(AskToLogOut{})
-	case Later:
-		m.Answer = Later
-		c.do(Answer{s.pending.ID, Later})
-	default:
-		return
-	}
-	s.forced = false
-	c.memory[e.Instance] = m
-	c.take(e.Instance, s, true)
 }
 
 // restartable reports whether a refresh waits for a background program that may be
@@ -463,6 +399,7 @@ func (c *Core) take(instance string, s *slot, keep bool) {
 func (c *Core) timeouts(now time.Time) {
 	if !c.agentLost.IsZero() && !now.Before(c.agentLost.Add(agentGrace)) {
 		c.agentLost = time.Time{}
+		c.failing = nil
 		for _, instance := range c.instances() {
 			s := c.slots[instance]
 			s.forced = s.live != nil && !s.live.isNews() && s.live.Kind != Wait
@@ -481,6 +418,7 @@ func (c *Core) timeouts(now time.Time) {
 		c.showNews(now, instance, c.slots[instance])
 	}
 	c.showLaunches()
+	c.showFailures(now)
 }
 
 // due is the time of the instance's next notice; zero means never.

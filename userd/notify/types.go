@@ -45,6 +45,17 @@ type Done struct {
 	DesktopEntry, Icon     string
 }
 
+// Failure is a repository that could not be read for long, or a package that could not be
+// refreshed.
+type Failure struct {
+	Repository  bool
+	Name, Title string // Title is shown to people
+	Since       time.Time
+	Cause       string // the kind of the last error
+	Text        string // of the last error
+	Notified    bool   // this user was notified of it before
+}
+
 // Kind distinguishes notices.
 type Kind string
 
@@ -57,6 +68,7 @@ const (
 	Lacks  Kind = "lacks"  // the data of the new revision lacks files of the old one's
 	Wait   Kind = "wait"   // a launch waits for a refresh
 	Down   Kind = "down"   // the machine goes off while something is refreshed
+	Fails  Kind = "fails"  // repositories cannot be read, or packages not be refreshed, for long
 )
 
 // Actions of notices, as named for the agent and the notification server.
@@ -86,7 +98,7 @@ type Notice struct {
 	Kind         Kind
 	Refresh      string // id
 	Agent        string // whose instance it is; the core leaves it to its caller
-	Instance     string // "" with Down
+	Instance     string // "" with Down, failuresKey with Fails
 	App          string // the name of the application
 	Summary      string
 	Body         string
@@ -130,6 +142,8 @@ type (
 		Instance, Name, DesktopEntry, Icon string
 		Percent                            int
 	}
+	// Failing: what has failed for long, and this user is to be notified of.
+	Failing struct{ List []Failure }
 	// LogOutOffered: whether the desktop can be asked to log out.
 	LogOutOffered struct{ Yes bool }
 	// ShuttingDown: the machine goes off, but not before these applications are
@@ -203,6 +217,7 @@ func (Unused) event()       {}
 
 func (DataIncomplete) event() {}
 func (LogOutOffered) event()  {}
+func (Failing) event()        {}
 
 // An Effect is something to do.
 type Effect interface{ effect() }
@@ -268,6 +283,8 @@ type Memory struct {
 	Hooked   uint32    `json:"hooked,omitempty"`  // last revision whose hook was run
 	HookedAt time.Time `json:"hooked-at,omitzero"`
 	Tried    uint32    `json:"tried,omitempty"` // last revision that a background program was restarted for
+	// Failures are those that were shown, with failuresKey in place of an instance.
+	Failures []string `json:"failures,omitempty"`
 }
 
 // Restart is a wish that is being fulfilled: quit, refresh, launch.

@@ -1,0 +1,139 @@
+package notices_test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// failing: one of two users gets one notice of a repository that has failed for longer than
+// policy lets it, with the cause. It is shown once, whether the agent is restarted or not, and
+// goes away when the repository works again.
+func (s *scene) failing(bob *scene) {
+	t := s.t
+	s.desk.CloseAll()
+	bob.desk.CloseAll()
+	away := s.Path("away")
+	rename := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fail := func() {
+		t.Helper()
+		if r := s.Lull("refresh", name); r.Code == 0 {
+			t.Fatalf("a refresh without the repository succeeds: %v", r)
+		}
+	}
+	rename(s.Repo, away)
+	fail()
+	if live := append(s.desk.Live(), bob.desk.Live()...); len(live) > 0 {
+		t.Errorf("a failure that has just begun is shown: %v", live)
+	}
+	s.age(8 * 24 * time.Hour)
+	fail()
+	s.Until("one user is notified", limit, func() (bool, string) {
+		return len(s.desk.Live())+len(bob.desk.Live()) == 1, s.desk.String() + bob.desk.String()
+	})
+	told := s
+	if len(bob.desk.Live()) > 0 {
+		told = bob
+	}
+	n := told.untilShown(1, "No updates from local")
+	for _, want := range []string{"The repository local has been unusable since ", "Cause: cannot ", s.Repo} {
+		if !strings.Contains(n.Body, want) {
+			t.Errorf("no %q in %q", want, n.Body)
+		}
+	}
+	told.desk.CloseAll()
+	fail()
+	s.age(0)
+	fail()
+	if live := append(s.desk.Live(), bob.desk.Live()...); len(live) > 0 {
+		t.Errorf("it is shown again: %v", live)
+	}
+
+	rename(away, s.Repo)
+	s.MustLull("refresh", name)
+	rename(s.Repo, away)
+	fail() // a failure of its own
+	s.age(8 * 24 * time.Hour)
+	fail()
+	s.Until("one user is notified of the next one", limit, func() (bool, string) {
+		return len(s.desk.Live())+len(bob.desk.Live()) == 1, s.desk.String() + bob.desk.String()
+	})
+	rename(away, s.Repo)
+	s.MustLull("refresh", name)
+	s.untilShown(0, "") // no longer true
+	bob.untilShown(0, "")
+
+	// The same of an application: its new version cannot be fetched.
+	const lost = "org.lull.lost"
+	s.publishLost(s.Repo, lost, "1")
+	s.MustLull("install", lost)
+	rename(s.Repo, away) // or the agent fetches it at once
+	s.publishLost(away, lost, "2")
+	rename(away+"/blobs", s.Path("blobs"))
+	rename(away, s.Repo)
+	failed := func() {
+		t.Helper()
+		if r := s.Lull("refresh", lost); r.Code == 0 {
+			t.Fatalf("a refresh without content succeeds: %v", r)
+		}
+	}
+	failed()
+	s.age(8 * 24 * time.Hour)
+	failed()
+	s.Until("one user is notified that Lost gets no updates", limit, func() (bool, string) {
+		live := append(s.desk.Live(), bob.desk.Live()...)
+		return len(live) == 1 && live[0].Summary == "Lost gets no updates" && strings.Contains(live[0].Body, "Cause: cannot refresh "+lost), s.desk.String() + bob.desk.String()
+	})
+	rename(s.Path("blobs"), s.Repo+"/blobs")
+	s.MustLull("refresh", lost)
+	s.untilShown(0, "")
+	bob.untilShown(0, "")
+}
+
+// publishLost publishes a version of a small package, with the keys of the repository.
+func (s *scene) publishLost(repo, name, version string) {
+	s.t.Helper()
+	dir := s.Path("lost" + version)
+	err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(dir+"/app", []byte("#!/bin/sh\n# "+version+"\n"), 0o755),
+		os.WriteFile(dir+"/lull.yaml", []byte("name: "+name+"\nversion: \""+version+"\"\ntitle: Lost\nsummary: is lost\napps: [{name: app, command: app}]\n"), 0o644))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.MustLull("publish", "--deltas-from", "0", "--keys", s.Repo+".keys", "--repo", repo, dir)
+}
+
+// age restarts the agent after a time in which each failure went on.
+func (s *scene) age(by time.Duration) {
+	s.t.Helper()
+	s.Agent().Crash()
+	path := filepath.Join(s.Store, "failures.json")
+	b, err := os.ReadFile(path)
+	var list []map[string]any
+	if err == nil {
+		err = json.Unmarshal(b, &list)
+	}
+	for _, f := range list {
+		var since time.Time
+		if since, err = time.Parse(time.RFC3339, f["since"].(string)); err == nil {
+			f["since"] = since.Add(-by)
+		}
+	}
+	if err == nil {
+		b, err = json.Marshal(list)
+	}
+	if err == nil {
+		err = os.WriteFile(path, b, 0o600)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.StartAgent()
+}
