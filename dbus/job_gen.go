@@ -27,6 +27,8 @@ var infoJob = &ifaceInfo{
 		{"State", emitsValue},
 		{"BytesDone", emitsValue},
 		{"BytesTotal", emitsValue},
+		{"BytesToFetch", emitsValue},
+		{"BytesToWrite", emitsValue},
 		{"Hash", emitsValue},
 		{"Version", emitsValue},
 		{"Warning", emitsValue},
@@ -66,6 +68,8 @@ type JobProperties struct {
 	State         string    // running, done, failed or cancelled. A change from running is the last change of the object, together with the result.
 	BytesDone     uint64    // Bytes of BytesTotal that are already fetched (resolve) or read (verify, repair)
 	BytesTotal    uint64    // Uncompressed bytes to fetch (resolve), as far as known, or bytes to read (verify, repair); 0 if not known
+	BytesToFetch  uint64    // Bytes that a resolve fetches, as determined before the first of them: the size of a pack of differences, or else the uncompressed missing files. 0 if not known yet, or if nothing is missing
+	BytesToWrite  uint64    // Space on the disk, in bytes, that was found free for BytesToFetch and what is made of it; 0 like BytesToFetch
 	Hash          string    // Result of resolve: hash of the package
 	Version       string    // Result of resolve: version of the package
 	Warning       string    // Result of resolve: why no repository could be read, so that the last known version, which is present, is the result; otherwise empty
@@ -200,6 +204,18 @@ func (p JobProxy) GetBytesDone(ctx context.Context) (v uint64, err error) {
 // GetBytesTotal reads one property.
 func (p JobProxy) GetBytesTotal(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "BytesTotal", &v)
+	return v, err
+}
+
+// GetBytesToFetch reads one property.
+func (p JobProxy) GetBytesToFetch(ctx context.Context) (v uint64, err error) {
+	err = p.get(ctx, "BytesToFetch", &v)
+	return v, err
+}
+
+// GetBytesToWrite reads one property.
+func (p JobProxy) GetBytesToWrite(ctx context.Context) (v uint64, err error) {
+	err = p.get(ctx, "BytesToWrite", &v)
 	return v, err
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/store/index"
 	"github.com/lull/lull/agent/store/leases"
+	"github.com/lull/lull/agent/store/resolve"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -42,6 +43,7 @@ type busJob struct {
 
 	mu    sync.Mutex // guards what follows
 	shown time.Time  // when the progress was shown last
+	fetch int64      // of that
 	gone  bool       // the caller has left the bus: there will be no Take
 	found *resolved  // until it is taken
 	stop  func()     // ends the watch for the caller; nil without one
@@ -244,18 +246,22 @@ func (j *busJob) endWithCaller() error {
 }
 
 // progress shows how far the work is, not too often. Any goroutine may call it.
-func (j *busJob) progress(done, total int64) {
+func (j *busJob) progress(done, total int64) { j.resolving(resolve.Progress{Done: done, Total: total}) }
+
+// resolving is progress of a job that fetches a package. The sizes are shown at once.
+func (j *busJob) resolving(at resolve.Progress) {
 	j.mu.Lock()
 	now := time.Now()
-	due := done == total || now.Sub(j.shown) >= jobProgressEvery
+	due := at.Done == at.Total || at.Fetch != j.fetch || now.Sub(j.shown) >= jobProgressEvery
 	if due {
-		j.shown = now
+		j.shown, j.fetch = now, at.Fetch
 	}
 	j.mu.Unlock()
 	if due {
 		j.export.Update(func(p *bus.JobProperties) {
 			if p.State == "running" {
-				p.BytesDone, p.BytesTotal = uint64(max(done, 0)), uint64(max(total, 0))
+				p.BytesDone, p.BytesTotal = uint64(max(at.Done, 0)), uint64(max(at.Total, 0))
+				p.BytesToFetch, p.BytesToWrite = uint64(max(at.Fetch, 0)), uint64(max(at.Write, 0))
 			}
 		})
 	}
@@ -322,7 +328,7 @@ func (o managerObject) StartResolve(c bus.Caller, name string, opt bus.ResolveOp
 	}
 	path, err := s.startJob(c, authz.Resolve, "resolve", name, (*busJob).endWithCaller, func(ctx context.Context, j *busJob) (func(*bus.JobProperties), error) {
 		holder := fmt.Sprintf("ephemeral run of %s, user %s", name, accounts.Name(cred.UID))
-		got, err := s.m.Opener().Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, j.progress)
+		got, err := s.m.Opener().Resolve(ctx, name, opt.Repository, opt.Channel, holder, cred.PID, j.resolving)
 		if err != nil {
 			slot.Cancel()
 			return nil, err
@@ -383,7 +389,7 @@ func (o retainedObject) StartResolve(c bus.Caller, pkg string, opt bus.RetainedR
 		return noPath, err
 	}
 	return o.s.startJob(c, authz.SystemUpdate, "resolve-retained", pkg, nil, func(ctx context.Context, j *busJob) (func(*bus.JobProperties), error) {
-		return nil, o.s.m.Updater().Resolve(ctx, d, opt.Repository, j.progress)
+		return nil, o.s.m.Updater().Resolve(ctx, d, opt.Repository, j.resolving)
 	})
 }
 

@@ -320,6 +320,7 @@ func TestPlaces(t *testing.T) {
 		"usr/lib/thing/helper":                                   "x",
 		"usr/lib/other/helper":                                   "x",
 		"opt/Thing/lib/x.so":                                     "x",
+		"usr/lib/x86_64-linux-gnu/gdk-pixbuf-2.0/2.10.0/loaders/libpixbufloader-t.so": "x",
 	}
 	file := filepath.Join(t.TempDir(), "thing.deb")
 	run(t, "dpkg-deb", "--root-owner-group", "-b", tree(t, files), file)
@@ -329,7 +330,8 @@ func TestPlaces(t *testing.T) {
 	}
 	got := string(convert.LullYAML(&d.Launch))
 	_, got, _ = strings.Cut(got, "environment:\n")
-	want := `  GI_TYPELIB_PATH:
+	want := `  GDK_PIXBUF_MODULEDIR: "${package}/usr/lib/x86_64-linux-gnu/gdk-pixbuf-2.0/2.10.0/loaders"
+  GI_TYPELIB_PATH:
     prepend:
       - "${package}/usr/lib/x86_64-linux-gnu/girepository-1.0"
   LD_LIBRARY_PATH:

@@ -9,6 +9,7 @@ import (
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/store/index"
+	"github.com/lull/lull/agent/store/resolve"
 )
 
 // Resolve makes the offer of a channel resident without installing it, and protects it like
@@ -17,8 +18,8 @@ import (
 // named and none can be reached or is configured, the last offer of any repository is used,
 // then the package of that name in the cache and the base index.
 //
-// progress, which may be nil, is called with the bytes that are there and the bytes to fetch.
-func (o *Opener) Resolve(ctx context.Context, name, repository, channel, holder string, pid int, progress func(done, total int64)) (r Resolved, err error) {
+// progress, which may be nil, is called by one goroutine at a time.
+func (o *Opener) Resolve(ctx context.Context, name, repository, channel, holder string, pid int, progress func(resolve.Progress)) (r Resolved, err error) {
 	if err := manifest.ValidName(name); err != nil {
 		return r, err
 	}

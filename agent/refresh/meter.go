@@ -3,6 +3,8 @@ package refresh
 import (
 	"sync"
 	"time"
+
+	"github.com/lull/lull/agent/store/resolve"
 )
 
 // progressEvery is the shortest time between two progress reports of a download.
@@ -11,21 +13,23 @@ const progressEvery = 100 * time.Millisecond
 // meter passes on the progress of a fetch, not too often. It is called from the resolver's
 // goroutines while the task's own goroutine waits for the step.
 type meter struct {
-	t    *task
-	mu   sync.Mutex
-	last time.Time
-	done int64
+	t            *task
+	mu           sync.Mutex
+	last         time.Time
+	done         int64
+	fetch, write int64
 }
 
 func newMeter(t *task) *meter { return &meter{t: t} }
 
-func (m *meter) set(done, total int64) {
+func (m *meter) set(p resolve.Progress) {
 	m.mu.Lock()
 	now := time.Now()
-	due := done >= m.done && (done == total || now.Sub(m.last) >= progressEvery)
+	sized := p.Fetch != m.fetch || p.Write != m.write // before the first byte of it
+	due := sized || p.Done >= m.done && (p.Done == p.Total || now.Sub(m.last) >= progressEvery)
 	if due {
-		m.last, m.done = now, done
-		m.t.progress(done, total)
+		m.last, m.done, m.fetch, m.write = now, p.Done, p.Fetch, p.Write
+		m.t.progress(p)
 	}
 	m.mu.Unlock()
 	if due {
@@ -34,8 +38,9 @@ func (m *meter) set(done, total int64) {
 }
 
 // progress publishes how far a fetch is, without changing the record.
-func (t *task) progress(done, total int64) {
+func (t *task) progress(p resolve.Progress) {
 	t.mu.Lock()
-	t.published.BytesDone, t.published.BytesTotal = done, total
+	r := &t.published
+	r.BytesDone, r.BytesTotal, r.ToFetch, r.ToWrite = p.Done, p.Total, p.Fetch, p.Write
 	t.mu.Unlock()
 }

@@ -78,6 +78,7 @@ func (t *task) show() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.r.BytesDone, t.r.BytesTotal = t.published.BytesDone, t.published.BytesTotal
+	t.r.ToFetch, t.r.ToWrite = t.published.ToFetch, t.published.ToWrite
 	t.published = t.r
 }
 

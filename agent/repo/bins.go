@@ -26,6 +26,9 @@ import (
 // The targets may also delegate names to keys of other publishers. The path patterns of such a
 // role are pointers of names and of prefixes of names. Pointers that the targets list
 // themselves take precedence, as in TUF.
+//
+// TUF's targets have either kind of delegation. A repository with both has one more role after
+// those of the other publishers, BinsRole. It covers all other names and delegates to the bins.
 
 // The bounds of delegation.
 const (
@@ -34,6 +37,13 @@ const (
 	MaxList           = 4 << 20 // bytes of the list of a role or a bin
 	maxBinBits        = 14
 )
+
+// BinsRole is the role that delegates to the hash bins in a repository that delegates names,
+// too. Its name is no ValidRole.
+const BinsRole = "hash_bins"
+
+// BinsPattern is the path pattern of BinsRole: every pointer.
+const BinsPattern = "channels/*/*"
 
 var validRole = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`) })
 
@@ -47,7 +57,8 @@ func ValidRole(name string) bool {
 }
 
 // Role returns the delegated role that lists a pointer. "" means that the targets list it.
-// Error Untrusted: the delegation is not in a form that this package uses.
+// Targets may also be the list of BinsRole, whose bin it returns then. Error Untrusted: the
+// delegation is not in a form that this package uses.
 func Role(targets *metadata.TargetsType, path string) (role string, err error) {
 	d := targets.Delegations
 	if d == nil {
@@ -56,11 +67,12 @@ func Role(targets *metadata.TargetsType, path string) (role string, err error) {
 	unknown := errkind.New(errkind.Untrusted, "the targets delegate in an unknown way")
 	s := d.SuccinctRoles
 	if s == nil {
-		if len(d.Roles) == 0 || len(d.Roles) > MaxDelegated {
+		if len(d.Roles) == 0 || len(d.Roles) > MaxDelegated+1 {
 			return "", unknown
 		}
-		for _, r := range d.Roles {
-			if !r.Terminating || !ValidRole(r.Name) || len(r.PathHashPrefixes) > 0 || len(r.Paths) > MaxDelegatedNames {
+		for i, r := range d.Roles {
+			bins := r.Name == BinsRole && i == len(d.Roles)-1 && slices.Equal(r.Paths, []string{BinsPattern})
+			if !r.Terminating || !bins && !ValidRole(r.Name) || len(r.PathHashPrefixes) > 0 || len(r.Paths) > MaxDelegatedNames {
 				return "", unknown
 			}
 			if covers, err := r.IsDelegatedPath(path); err != nil {
@@ -80,33 +92,57 @@ func Role(targets *metadata.TargetsType, path string) (role string, err error) {
 	return s.GetRolesForTarget(path)[0].Name, nil
 }
 
-// target returns the entry of a path in set; nil means that it is not listed.
-func (c *Client) target(ctx context.Context, set *trustedmetadata.TrustedMetadata, path string) (*metadata.TargetFiles, error) {
-	targets := set.Targets[metadata.TARGETS]
-	role, err := Role(&targets.Signed, path)
+// delegator is a list that delegates to others: the targets, or that of BinsRole.
+type delegator = metadata.Metadata[metadata.TargetsType]
+
+// find returns the targets that list a path, or nil. Read returns the list of a role, which
+// its delegator describes, or nil.
+func (c *Client) find(set *trustedmetadata.TrustedMetadata, path string, read func(by *delegator, role string) (*metadata.TargetsType, error)) (*metadata.TargetsType, error) {
+	top := set.Targets[metadata.TARGETS]
+	role, err := Role(&top.Signed, path)
 	if err != nil {
 		return nil, c.untrusted(metadata.TARGETS, err.Error(), err)
 	}
 	if role == "" {
-		return targets.Signed.Targets[path], nil
+		return &top.Signed, nil
 	}
-	bin, err := c.bin(ctx, set, role)
-	if err != nil || bin == nil {
+	list, err := read(top, role)
+	if err != nil || list == nil || role != BinsRole {
+		return list, err
+	}
+	if role, err = Role(list, path); err == nil && delegatesTo(&top.Signed, role) {
+		err = errkind.New(errkind.Untrusted, "another publisher has the name of a bin")
+	}
+	if err != nil {
+		return nil, c.untrusted(BinsRole, err.Error(), err)
+	}
+	return read(&delegator{Signed: *list}, role)
+}
+
+// delegatesTo reports whether targets delegate to a role by its name.
+func delegatesTo(targets *metadata.TargetsType, role string) bool {
+	return slices.ContainsFunc(targets.Delegations.Roles, func(r metadata.DelegatedRole) bool { return r.Name == role })
+}
+
+// target returns the entry of a path in set; nil means that it is not listed.
+func (c *Client) target(ctx context.Context, set *trustedmetadata.TrustedMetadata, path string) (*metadata.TargetFiles, error) {
+	list, err := c.find(set, path, func(by *delegator, role string) (*metadata.TargetsType, error) { return c.bin(ctx, set, by, role) })
+	if err != nil || list == nil {
 		return nil, err
 	}
-	return bin.Targets[path], nil
+	return list.Targets[path], nil
 }
 
 // bin returns a bin of the version that the snapshot names; nil means that it is empty.
-func (c *Client) bin(ctx context.Context, set *trustedmetadata.TrustedMetadata, role string) (*metadata.TargetsType, error) {
+func (c *Client) bin(ctx context.Context, set *trustedmetadata.TrustedMetadata, by *delegator, role string) (*metadata.TargetsType, error) {
 	at := set.Snapshot.Signed.Meta[role+".json"]
 	if at == nil {
 		return nil, nil
 	}
-	bin := c.heldBin(set, role)
+	bin := c.heldBin(by, role)
 	if bin == nil || bin.Version != at.Version {
 		var err error
-		if bin, err = c.fetchBin(ctx, set, role, at); err != nil {
+		if bin, err = c.fetchBin(ctx, by, role, at); err != nil {
 			return nil, err
 		}
 	}
@@ -117,7 +153,7 @@ func (c *Client) bin(ctx context.Context, set *trustedmetadata.TrustedMetadata, 
 }
 
 // heldBin returns a bin that was fetched before, of any version, or nil.
-func (c *Client) heldBin(set *trustedmetadata.TrustedMetadata, role string) *metadata.TargetsType {
+func (c *Client) heldBin(by *delegator, role string) *metadata.TargetsType {
 	c.mu.Lock()
 	bin := c.bins[role]
 	c.mu.Unlock()
@@ -128,7 +164,7 @@ func (c *Client) heldBin(set *trustedmetadata.TrustedMetadata, role string) *met
 	if err != nil {
 		return nil
 	}
-	if bin, err = parseBin(set, role, data); err != nil {
+	if bin, err = parseBin(by, role, data); err != nil {
 		c.log.Info("cached metadata cannot be used, and is fetched again", "file", c.binPath(role), "error", err)
 		return nil
 	}
@@ -146,21 +182,25 @@ const maxHeldBins = 64
 func (c *Client) holdBin(role string, bin *metadata.TargetsType) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.bins) >= maxHeldBins || c.bins == nil {
+	if len(c.bins) >= maxHeldBins || c.bins == nil || role == BinsRole { // which may name other keys
 		c.bins = map[string]*metadata.TargetsType{}
 	}
 	c.bins[role] = bin
 }
 
-// parseBin reads a bin that is signed as the targets in set want it.
-func parseBin(set *trustedmetadata.TrustedMetadata, role string, data []byte) (bin *metadata.TargetsType, err error) {
+// parseBin reads a bin that is signed as its delegator wants it.
+func parseBin(by *delegator, role string, data []byte) (bin *metadata.TargetsType, err error) {
 	err = guard(func() error {
 		m, err := metadata.Targets().FromBytes(data)
 		if err == nil {
-			err = set.Targets[metadata.TARGETS].VerifyDelegate(role, m)
+			err = by.VerifyDelegate(role, m)
 		}
-		if err == nil && m.Signed.Delegations != nil {
+		switch d := m.Signed.Delegations; {
+		case err != nil:
+		case role != BinsRole && d != nil:
 			err = errors.New("a bin delegates further")
+		case role == BinsRole && (d == nil || d.SuccinctRoles == nil):
+			err = errors.New("it does not delegate to bins")
 		}
 		if err == nil {
 			bin = &m.Signed
@@ -171,7 +211,7 @@ func parseBin(set *trustedmetadata.TrustedMetadata, role string, data []byte) (b
 }
 
 // fetchBin fetches a bin from the first place that has it.
-func (c *Client) fetchBin(ctx context.Context, set *trustedmetadata.TrustedMetadata, role string, at *metadata.MetaFiles) (bin *metadata.TargetsType, err error) {
+func (c *Client) fetchBin(ctx context.Context, by *delegator, role string, at *metadata.MetaFiles) (bin *metadata.TargetsType, err error) {
 	path := fmt.Sprintf("metadata/%d.%s.json", at.Version, role)
 	for _, p := range c.order(false) {
 		var data []byte
@@ -182,7 +222,7 @@ func (c *Client) fetchBin(ctx context.Context, set *trustedmetadata.TrustedMetad
 		case err != nil:
 			err = c.unavailable("read the "+role+" metadata of", err)
 		default:
-			bin, err = c.acceptBin(set, role, at, data)
+			bin, err = c.acceptBin(by, role, at, data)
 		}
 		if err == nil || ctx.Err() != nil {
 			return bin, err
@@ -193,11 +233,11 @@ func (c *Client) fetchBin(ctx context.Context, set *trustedmetadata.TrustedMetad
 }
 
 // acceptBin checks a bin that was fetched, and keeps it.
-func (c *Client) acceptBin(set *trustedmetadata.TrustedMetadata, role string, at *metadata.MetaFiles, data []byte) (*metadata.TargetsType, error) {
+func (c *Client) acceptBin(by *delegator, role string, at *metadata.MetaFiles, data []byte) (*metadata.TargetsType, error) {
 	if err := at.VerifyLengthHashes(data); err != nil {
 		return nil, c.untrusted(role, "it is not what the repository has signed for", err)
 	}
-	bin, err := parseBin(set, role, data)
+	bin, err := parseBin(by, role, data)
 	if err != nil {
 		return nil, c.untrusted(role, "its signature is wrong, or it is garbage: "+err.Error(), err)
 	}
@@ -248,42 +288,73 @@ func (c *Client) Prepare(ctx context.Context, list []Listing) {
 
 // allTargets returns the complete list of the repository, with each bin.
 func (c *Client) allTargets(ctx context.Context, set *trustedmetadata.TrustedMetadata) ([]map[string]*metadata.TargetFiles, error) {
-	targets := &set.Targets[metadata.TARGETS].Signed
-	if _, err := Role(targets, ""); err != nil {
+	top := set.Targets[metadata.TARGETS]
+	if _, err := Role(&top.Signed, ""); err != nil {
 		return nil, c.untrusted(metadata.TARGETS, err.Error(), err)
 	}
-	all := []map[string]*metadata.TargetFiles{targets.Targets}
-	if targets.Delegations == nil {
+	all := []map[string]*metadata.TargetFiles{top.Signed.Targets}
+	by, d := top, top.Signed.Delegations
+	if d == nil {
 		return all, nil
 	}
-	var roles []string
-	for _, r := range targets.Delegations.Roles {
-		roles = append(roles, r.Name)
+	type source struct {
+		by   *delegator
+		role string
 	}
-	if s := targets.Delegations.SuccinctRoles; s != nil {
-		roles = s.GetRoles()
-	}
-	roles = slices.DeleteFunc(roles, func(role string) bool { return set.Snapshot.Signed.Meta[role+".json"] == nil })
-	lists := make([]map[string]*metadata.TargetFiles, len(roles))
-	err := side(len(roles), func(i int) error {
-		bin, err := c.bin(ctx, set, roles[i])
-		if err == nil {
-			lists[i] = bin.Targets
-		} else if targets.Delegations.SuccinctRoles == nil && errkind.Is(err, errkind.Untrusted) {
-			// Another publisher's key must not hide the packages of the others.
-			c.log.Warn("the names of a delegated role cannot be listed", "role", roles[i], "error", err)
-			err = nil
+	var sources []source
+	for _, r := range d.Roles {
+		if r.Name != BinsRole {
+			sources = append(sources, source{top, r.Name})
+			continue
 		}
-		return err
-	})
-	for i, list := range lists {
-		own := map[string]*metadata.TargetFiles{}
-		for path, t := range list {
-			if role, err := Role(targets, path); err == nil && role == roles[i] {
-				own[path] = t
+		list, err := c.bin(ctx, set, top, BinsRole)
+		if err != nil {
+			return nil, err
+		}
+		if list != nil {
+			by = &delegator{Signed: *list}
+		}
+	}
+	if s := by.Signed.Delegations.SuccinctRoles; s != nil {
+		if _, err := Role(&by.Signed, ""); err != nil {
+			return nil, c.untrusted(BinsRole, err.Error(), err)
+		}
+		for _, role := range s.GetRoles() {
+			sources = append(sources, source{by, role})
+		}
+	}
+	sources = slices.DeleteFunc(sources, func(s source) bool { return set.Snapshot.Signed.Meta[s.role+".json"] == nil })
+	lists := make([]map[string]*metadata.TargetFiles, len(sources))
+	err := side(len(sources), func(i int) error {
+		at := sources[i]
+		bin, err := c.bin(ctx, set, at.by, at.role)
+		if err != nil && errkind.Is(err, errkind.Untrusted) && delegatesTo(&top.Signed, at.role) {
+			// Another publisher's key must not hide the packages of the others.
+			c.log.Warn("the names of a delegated role cannot be listed", "role", at.role, "error", err)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		lists[i] = map[string]*metadata.TargetFiles{}
+		for path, t := range bin.Targets {
+			list, err := c.find(set, path, func(_ *delegator, role string) (*metadata.TargetsType, error) {
+				switch role {
+				case BinsRole:
+					return &by.Signed, nil
+				case at.role:
+					return bin, nil
+				}
+				return nil, nil
+			})
+			if err != nil {
+				return err
+			}
+			if list == bin {
+				lists[i][path] = t
 			}
 		}
-		all = append(all, own)
-	}
-	return all, err
+		return nil
+	})
+	return append(all, lists...), err
 }

@@ -262,12 +262,9 @@ func (c *Client) Lists(name, channel string) bool {
 	if role, _ := expired(set, c.time()); role != "" {
 		return false
 	}
-	path, targets := PointerPath(name, channel), &set.Targets[metadata.TARGETS].Signed
-	role, err := Role(targets, path)
-	if err == nil && role != "" {
-		targets = c.heldBin(set, role)
-	}
-	return err == nil && targets != nil && targets.Targets[path] != nil
+	path := PointerPath(name, channel)
+	list, err := c.find(set, path, func(by *delegator, role string) (*metadata.TargetsType, error) { return c.heldBin(by, role), nil })
+	return err == nil && list != nil && list.Targets[path] != nil
 }
 
 // Accepted reports whether metadata of the repository is in use.

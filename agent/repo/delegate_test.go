@@ -23,11 +23,28 @@ type vendor struct {
 	f        *fixture
 }
 
-func delegatedFixture(t *testing.T, before ...string) (f *fixture, v *vendor) {
+// The ways in which a repository lists its packages beside delegated names.
+const (
+	inOneList  = "in one list"
+	inBins     = "in bins"
+	inBinsThen = "in bins then" // delegated first
+)
+
+// eachListing runs a test with each of them.
+func eachListing(t *testing.T, test func(t *testing.T, listing string)) {
+	for _, listing := range []string{inOneList, inBins, inBinsThen} {
+		t.Run(strings.ReplaceAll(listing, " ", "-"), func(t *testing.T) { test(t, listing) })
+	}
+}
+
+func delegatedFixture(t *testing.T, listing string, before ...string) (f *fixture, v *vendor) {
 	t.Helper()
 	f = newFixtureOf(t, publish.Expiry{}, 1000)
 	for _, name := range before {
 		f.put(name, "1")
+	}
+	if listing == inBins {
+		f.resign(publish.ResignOptions{Bins: true})
 	}
 	v = &vendor{&fixture{t: t, dir: filepath.Join(t.TempDir(), "vendor")}, f}
 	keys := v.dir + ".keys"
@@ -41,6 +58,9 @@ func delegatedFixture(t *testing.T, before ...string) (f *fixture, v *vendor) {
 	o := publish.DelegateOptions{Common: publish.Common{Now: now}, Role: "vendor", Names: []string{"org.vendor.*", "net.vendor"}, Keys: []string{public}}
 	if err := publish.Delegate(t.Context(), f.dir, o); err != nil {
 		t.Fatal(err)
+	}
+	if listing == inBinsThen {
+		f.resign(publish.ResignOptions{Bins: true})
 	}
 	return f, v
 }
@@ -105,127 +125,133 @@ func listed(t *testing.T, c *repo.Client) (names []string) {
 // TestDelegation: another publisher's versions reach machines when the owner has accepted
 // them; the owner continues to publish meanwhile.
 func TestDelegation(t *testing.T) {
-	f, v := delegatedFixture(t)
-	c := f.client("", t.TempDir())
-	if res, err := v.put(vendorApp, "1"); err != nil || res.Proposed != "vendor" {
-		t.Fatal(res, err)
-	}
-	if version, err := offered(t, c, vendorApp); !errkind.Is(err, errkind.NotFound) {
-		t.Errorf("before it is accepted: %q, %v", version, err)
-	}
-	f.publish("1.1", publish.Expiry{})
-	v.puts("net.vendor", "5") // with what was proposed before
-	for name, want := range map[string]string{vendorApp: "1", "net.vendor": "5", app: "1.1"} {
-		if version, err := offered(t, c, name); version != want {
-			t.Errorf("%s: %q, want %v, %v", name, version, want, err)
+	eachListing(t, func(t *testing.T, listing string) {
+		f, v := delegatedFixture(t, listing)
+		c := f.client("", t.TempDir())
+		if res, err := v.put(vendorApp, "1"); err != nil || res.Proposed != "vendor" {
+			t.Fatal(res, err)
 		}
-	}
-	if names := listed(t, c); !slices.Equal(names, []string{"net.vendor", app, vendorApp}) {
-		t.Errorf("listed are %q", names)
-	}
-	v.puts(vendorApp, "2")
-	if version, err := offered(t, f.client("", t.TempDir()), vendorApp); version != "2" {
-		t.Errorf("a new machine: %q, want 2, %v", version, err)
-	}
-	if _, err := publish.Accept(t.Context(), f.dir, "vendor", publish.Common{Now: now}); !errkind.Is(err, errkind.NotFound) {
-		t.Errorf("nothing new is accepted: %v", err)
-	}
-	if r, err := publish.Check(t.Context(), f.dir, publish.CheckOptions{Common: publish.Common{Now: now}}); err != nil || r.Channels != 3 || len(r.Faults) > 0 {
-		t.Errorf("%+v, %v", r, err)
-	}
-	if _, err := publish.Prune(t.Context(), f.dir, publish.PruneOptions{Common: publish.Common{Now: now}}); err != nil {
-		t.Error(err)
-	}
-	f.resign(publish.ResignOptions{All: true})
-	if version, err := offered(t, c, vendorApp); version != "2" {
-		t.Errorf("after maintenance: %q, want 2, %v", version, err)
-	}
-	if err := publish.Undelegate(t.Context(), f.dir, "vendor", publish.Common{Now: now}); err != nil {
-		t.Fatal(err)
-	}
-	if version, err := offered(t, c, vendorApp); version != "2" {
-		t.Errorf("after the end of the delegation: %q, want 2, %v", version, err)
-	}
-	f.put(vendorApp, "3")
-	if version, err := offered(t, c, vendorApp); version != "3" {
-		t.Errorf("published by the owner: %q, want 3, %v", version, err)
-	}
+		if version, err := offered(t, c, vendorApp); !errkind.Is(err, errkind.NotFound) {
+			t.Errorf("before it is accepted: %q, %v", version, err)
+		}
+		f.publish("1.1", publish.Expiry{})
+		v.puts("net.vendor", "5") // with what was proposed before
+		for name, want := range map[string]string{vendorApp: "1", "net.vendor": "5", app: "1.1"} {
+			if version, err := offered(t, c, name); version != want {
+				t.Errorf("%s: %q, want %v, %v", name, version, want, err)
+			}
+		}
+		if names := listed(t, c); !slices.Equal(names, []string{"net.vendor", app, vendorApp}) {
+			t.Errorf("listed are %q", names)
+		}
+		v.puts(vendorApp, "2")
+		if version, err := offered(t, f.client("", t.TempDir()), vendorApp); version != "2" {
+			t.Errorf("a new machine: %q, want 2, %v", version, err)
+		}
+		if _, err := publish.Accept(t.Context(), f.dir, "vendor", publish.Common{Now: now}); !errkind.Is(err, errkind.NotFound) {
+			t.Errorf("nothing new is accepted: %v", err)
+		}
+		if r, err := publish.Check(t.Context(), f.dir, publish.CheckOptions{Common: publish.Common{Now: now}}); err != nil || r.Channels != 3 || len(r.Faults) > 0 {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if _, err := publish.Prune(t.Context(), f.dir, publish.PruneOptions{Common: publish.Common{Now: now}}); err != nil {
+			t.Error(err)
+		}
+		f.resign(publish.ResignOptions{All: true})
+		if version, err := offered(t, c, vendorApp); version != "2" {
+			t.Errorf("after maintenance: %q, want 2, %v", version, err)
+		}
+		if err := publish.Undelegate(t.Context(), f.dir, "vendor", publish.Common{Now: now}); err != nil {
+			t.Fatal(err)
+		}
+		if version, err := offered(t, c, vendorApp); version != "2" {
+			t.Errorf("after the end of the delegation: %q, want 2, %v", version, err)
+		}
+		f.put(vendorApp, "3")
+		if version, err := offered(t, c, vendorApp); version != "3" {
+			t.Errorf("published by the owner: %q, want 3, %v", version, err)
+		}
+	})
 }
 
 // TestNamesAreHandedOver: a name that the owner offers is offered without a gap until the
 // first list with it is accepted.
 func TestNamesAreHandedOver(t *testing.T) {
-	f, v := delegatedFixture(t, "net.vendor")
-	c := f.client("", t.TempDir())
-	if version, err := offered(t, c, "net.vendor"); version != "1" {
-		t.Errorf("%q, want 1, %v", version, err)
-	}
-	v.puts("net.vendor", "2")
-	if version, err := offered(t, c, "net.vendor"); version != "2" {
-		t.Errorf("%q, want 2, %v", version, err)
-	}
+	eachListing(t, func(t *testing.T, listing string) {
+		f, v := delegatedFixture(t, listing, "net.vendor")
+		c := f.client("", t.TempDir())
+		if version, err := offered(t, c, "net.vendor"); version != "1" {
+			t.Errorf("%q, want 1, %v", version, err)
+		}
+		v.puts("net.vendor", "2")
+		if version, err := offered(t, c, "net.vendor"); version != "2" {
+			t.Errorf("%q, want 2, %v", version, err)
+		}
+	})
 }
 
 // TestStolenDelegatedKey: a delegated key harms its names alone, even with the online keys.
 func TestStolenDelegatedKey(t *testing.T) {
-	f, v := delegatedFixture(t)
-	v.puts(vendorApp, "1")
-	if _, err := v.put("org.example.other", "1"); err == nil {
-		t.Error("a name that is not delegated is published")
-	}
-	evil := metadata.TargetFile()
-	evil.Length, evil.Hashes["sha256"] = 5, make([]byte, 32)
-	genuine := f.save()
-	for what, change := range map[string]func(*metadata.TargetsType){
-		"another name":        func(l *metadata.TargetsType) { l.Targets[repo.PointerPath(app, "stable")] = evil },
-		"a new name":          func(l *metadata.TargetsType) { l.Targets[repo.PointerPath("org.example.new", "stable")] = evil },
-		"an entry of nothing": func(l *metadata.TargetsType) { l.Targets[repo.PointerPath(vendorApp, "stable")] = nil },
-		"another version":     func(l *metadata.TargetsType) { l.Version = 7 },
-		"an expired list":     func(l *metadata.TargetsType) { l.Expires = now },
-		"delegation": func(l *metadata.TargetsType) {
-			l.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{}, Roles: []metadata.DelegatedRole{{Name: "x", Threshold: 1, Paths: []string{"channels/*/*"}}}}
-		},
-	} {
-		t.Run(strings.ReplaceAll(what, " ", "-"), func(t *testing.T) {
-			state := t.TempDir()
-			if version, err := offered(t, f.client("", state), vendorApp); version != "1" {
-				t.Fatal(version, err)
-			}
-			v.lists(change)
-			defer f.restore(genuine)
-			for _, c := range []*repo.Client{f.client("", state), f.client("", t.TempDir())} {
-				if version, err := offered(t, c, app); version != "1.0" {
-					t.Errorf("%q, want 1.0, %v", version, err)
+	eachListing(t, func(t *testing.T, listing string) {
+		f, v := delegatedFixture(t, listing)
+		v.puts(vendorApp, "1")
+		if _, err := v.put("org.example.other", "1"); err == nil {
+			t.Error("a name that is not delegated is published")
+		}
+		evil := metadata.TargetFile()
+		evil.Length, evil.Hashes["sha256"] = 5, make([]byte, 32)
+		genuine := f.save()
+		for what, change := range map[string]func(*metadata.TargetsType){
+			"another name":        func(l *metadata.TargetsType) { l.Targets[repo.PointerPath(app, "stable")] = evil },
+			"a new name":          func(l *metadata.TargetsType) { l.Targets[repo.PointerPath("org.example.new", "stable")] = evil },
+			"an entry of nothing": func(l *metadata.TargetsType) { l.Targets[repo.PointerPath(vendorApp, "stable")] = nil },
+			"another version":     func(l *metadata.TargetsType) { l.Version = 7 },
+			"an expired list":     func(l *metadata.TargetsType) { l.Expires = now },
+			"delegation": func(l *metadata.TargetsType) {
+				l.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{}, Roles: []metadata.DelegatedRole{{Name: "x", Threshold: 1, Paths: []string{"channels/*/*"}}}}
+			},
+		} {
+			t.Run(strings.ReplaceAll(what, " ", "-"), func(t *testing.T) {
+				state := t.TempDir()
+				if version, err := offered(t, f.client("", state), vendorApp); version != "1" {
+					t.Fatal(version, err)
 				}
-				if version, err := offered(t, c, vendorApp); version != "" {
-					t.Errorf("the name of the vendor: %q, %v", version, err)
+				v.lists(change)
+				defer f.restore(genuine)
+				for _, c := range []*repo.Client{f.client("", state), f.client("", t.TempDir())} {
+					if version, err := offered(t, c, app); version != "1.0" {
+						t.Errorf("%q, want 1.0, %v", version, err)
+					}
+					if version, err := offered(t, c, vendorApp); version != "" {
+						t.Errorf("the name of the vendor: %q, %v", version, err)
+					}
+					if _, err := c.Channel(t.Context(), "org.example.new", "stable"); !errkind.Is(err, errkind.NotFound) {
+						t.Errorf("a name of nobody: %v", err)
+					}
+					if names := listed(t, c); slices.ContainsFunc(names, func(n string) bool { return n != app && n != vendorApp }) || !slices.Contains(names, app) {
+						t.Errorf("listed are %q", names)
+					}
 				}
-				if _, err := c.Channel(t.Context(), "org.example.new", "stable"); !errkind.Is(err, errkind.NotFound) {
-					t.Errorf("a name of nobody: %v", err)
-				}
-				if names := listed(t, c); slices.ContainsFunc(names, func(n string) bool { return n != app && n != vendorApp }) || !slices.Contains(names, app) {
-					t.Errorf("listed are %q", names)
-				}
-			}
-		})
-	}
-	// The owner accepts nothing of that kind.
-	next := metadata.Targets(now.Add(24 * time.Hour))
-	next.Signed.Version = 2
-	next.Signed.Targets[repo.PointerPath(app, "stable")] = evil
-	f.write("metadata/2.vendor.json", sign(v.fixture, "vendor", next))
-	if _, err := publish.Accept(t.Context(), f.dir, "vendor", publish.Common{Now: now}); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "not delegated to it") {
-		t.Error(err)
-	}
-	f.write("metadata/2.vendor.json", sign(f, metadata.TIMESTAMP, next))
-	if _, err := publish.Accept(t.Context(), f.dir, "vendor", publish.Common{Now: now}); !errkind.Is(err, errkind.Untrusted) {
-		t.Error(err)
-	}
+			})
+		}
+		// The owner accepts nothing of that kind.
+		next := metadata.Targets(now.Add(24 * time.Hour))
+		next.Signed.Version = 2
+		next.Signed.Targets[repo.PointerPath(app, "stable")] = evil
+		f.write("metadata/2.vendor.json", sign(v.fixture, "vendor", next))
+		if _, err := publish.Accept(t.Context(), f.dir, "vendor", publish.Common{Now: now}); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "not delegated to it") {
+			t.Error(err)
+		}
+		f.write("metadata/2.vendor.json", sign(f, metadata.TIMESTAMP, next))
+		if _, err := publish.Accept(t.Context(), f.dir, "vendor", publish.Common{Now: now}); !errkind.Is(err, errkind.Untrusted) {
+			t.Error(err)
+		}
+	})
 }
 
 // TestDelegationsThatAreRefused: bad input has one clear error and changes nothing.
 func TestDelegationsThatAreRefused(t *testing.T) {
-	f, _ := delegatedFixture(t)
+	f, _ := delegatedFixture(t, inOneList)
 	before := f.read("metadata/timestamp.json")
 	delegate := func(role string, keys []string, names ...string) error {
 		return publish.Delegate(t.Context(), f.dir, publish.DelegateOptions{Common: publish.Common{Now: now}, Role: role, Names: names, Keys: keys})
@@ -238,16 +264,16 @@ func TestDelegationsThatAreRefused(t *testing.T) {
 		err  error
 		kind errkind.Kind
 	}{
-		"a role of TUF":       {delegate("snapshot", nil, "a"), errkind.Usage},
-		"a bad role":          {delegate("a/b", nil, "a"), errkind.Usage},
-		"no name":             {delegate("other", nil), errkind.Usage},
-		"all names":           {delegate("other", nil, "*"), errkind.Usage},
-		"a pattern":           {delegate("other", nil, "a?c"), errkind.Usage},
-		"a path":              {delegate("other", nil, "../a*"), errkind.Usage},
-		"garbage as a key":    {delegate("other", []string{garbage}, "a"), errkind.Invalid},
-		"another key":         {delegate("vendor", nil, "a"), errkind.Exists},
-		"no such role":        {publish.Undelegate(t.Context(), f.dir, "other", publish.Common{Now: now}), errkind.NotFound},
-		"bins and delegation": {publish.Resign(t.Context(), f.dir, publish.ResignOptions{Common: publish.Common{Now: now}, Bins: true}), errkind.Conflict},
+		"a role of TUF":     {delegate("snapshot", nil, "a"), errkind.Usage},
+		"a bad role":        {delegate("a/b", nil, "a"), errkind.Usage},
+		"no name":           {delegate("other", nil), errkind.Usage},
+		"all names":         {delegate("other", nil, "*"), errkind.Usage},
+		"a pattern":         {delegate("other", nil, "a?c"), errkind.Usage},
+		"a path":            {delegate("other", nil, "../a*"), errkind.Usage},
+		"garbage as a key":  {delegate("other", []string{garbage}, "a"), errkind.Invalid},
+		"another key":       {delegate("vendor", nil, "a"), errkind.Exists},
+		"no such role":      {publish.Undelegate(t.Context(), f.dir, "other", publish.Common{Now: now}), errkind.NotFound},
+		"the name of a bin": {delegate("bin-3ff", nil, "a"), errkind.Usage},
 	} {
 		if !errkind.Is(c.err, c.kind) {
 			t.Errorf("%s: %v", what, c.err)
@@ -255,9 +281,5 @@ func TestDelegationsThatAreRefused(t *testing.T) {
 	}
 	if string(f.read("metadata/timestamp.json")) != string(before) {
 		t.Error("something was signed")
-	}
-	b := binnedFixture(t)
-	if err := publish.Delegate(t.Context(), b.dir, publish.DelegateOptions{Common: publish.Common{Now: now}, Role: "vendor", Names: []string{"a"}}); !errkind.Is(err, errkind.Conflict) {
-		t.Error(err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/agent/lib/sysmanifest"
 	"github.com/lull/lull/agent/services"
+	"github.com/lull/lull/agent/store/resolve"
 )
 
 // Update is an update to stage.
@@ -289,9 +290,9 @@ func (s *System) fetch(ctx context.Context, st stage, list []digest.Digest) erro
 	}
 	var before, known int64
 	for _, pkg := range list {
-		err := s.Resolve(ctx, pkg, src, "update to "+st.String(), func(done, total int64) {
-			known = before + total
-			s.progress(before+done, known)
+		err := s.Resolve(ctx, pkg, src, "update to "+st.String(), func(p resolve.Progress) {
+			known = before + p.Total
+			s.progress(before+p.Done, known)
 		})
 		if err != nil {
 			return err

@@ -346,7 +346,7 @@ func (s *System) Retain(list []digest.Digest) error {
 // Resolve makes a package resident that is retained: nothing else may come in
 // this way, because nothing else would stay. It never enters the open index. A
 // package that leaves retained meanwhile is written to its end, and may go then.
-func (s *System) Resolve(ctx context.Context, pkg digest.Digest, src resolve.Source, holder string, progress func(done, total int64)) error {
+func (s *System) Resolve(ctx context.Context, pkg digest.Digest, src resolve.Source, holder string, progress func(resolve.Progress)) error {
 	retained, err := s.State.Set(state.Retained)
 	if err != nil {
 		return err

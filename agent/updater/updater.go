@@ -150,7 +150,7 @@ func (u *Updater) RetainNothing() error {
 
 // Resolve makes a package resident that the system updater retains. An empty
 // repository means the first that has it.
-func (u *Updater) Resolve(ctx context.Context, pkg digest.Digest, repository string, progress func(done, total int64)) error {
+func (u *Updater) Resolve(ctx context.Context, pkg digest.Digest, repository string, progress func(resolve.Progress)) error {
 	if err := u.MayChange("resolve package " + pkg.Short()); err != nil {
 		return err
 	}

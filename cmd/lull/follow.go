@@ -297,6 +297,8 @@ type refreshJSON struct {
 	Deadline     *time.Time        `json:"deadline,omitempty"`
 	BytesDone    uint64            `json:"bytes-done"`
 	BytesTotal   uint64            `json:"bytes-total"`
+	BytesToFetch uint64            `json:"bytes-to-fetch,omitempty"`        // as determined before the first of them was fetched
+	BytesToWrite uint64            `json:"bytes-to-write,omitempty"`        // space on the disk for them
 	BlocksMillis uint64            `json:"estimate-milliseconds,omitempty"` // how long launches may have to wait
 	BytesToCopy  uint64            `json:"bytes-to-copy,omitempty"`
 	Waiting      []processJSON     `json:"waiting"`
@@ -329,7 +331,7 @@ func toRefreshJSON(p bus.RefreshProperties) refreshJSON {
 		ID: p.ID, Kind: p.Kind, Instance: p.Instance, State: p.State, Step: p.Step,
 		FromVersion: p.FromVersion, ToVersion: p.ToVersion, FromRevision: p.FromRevision, ToRevision: p.ToRevision,
 		Hash: p.Hash, Urgency: p.Urgency, Notes: p.Notes, Since: output.Stamp(p.Since), Deadline: output.Stamp(p.Deadline),
-		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, BlocksMillis: p.Estimate / 1000, BytesToCopy: p.BytesToCopy, Waiting: processesJSON(p.Waiting), Conditions: p.Conditions,
+		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, BytesToFetch: p.BytesToFetch, BytesToWrite: p.BytesToWrite, BlocksMillis: p.Estimate / 1000, BytesToCopy: p.BytesToCopy, Waiting: processesJSON(p.Waiting), Conditions: p.Conditions,
 	}
 	if p.ErrorText != "" || p.ErrorName != "" {
 		r.Error = &errorJSON{p.ErrorName, p.ErrorText, p.ErrorHint}

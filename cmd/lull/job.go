@@ -80,7 +80,8 @@ func (a *app) followJob(ctx context.Context, ag *agent, text jobText, calls jobC
 		return err
 	}
 	for err = read(); err == nil && p.State == "running"; {
-		show(path, bus.RefreshProperties{Instance: output.Marked(text.label), State: "preparing", Step: text.step, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal})
+		show(path, bus.RefreshProperties{Instance: output.Marked(text.label), State: "preparing", Step: text.step, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal,
+			BytesToFetch: p.BytesToFetch, BytesToWrite: p.BytesToWrite})
 		select {
 		case <-ctx.Done():
 			return p, text.interrupted(ctx, job)

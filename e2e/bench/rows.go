@@ -52,6 +52,9 @@ var scenes = []scene{
 		{"launch", "a tracked launch from a desktop, beyond plain exec", "ms", "the least: a static C program", 1.3},
 		{"launch-scope", "the same from a terminal", "ms", "the least: a static C program", 1.3},
 	}},
+	{name: "layout", play: playLayout, rows: []row{
+		{"launch-layout", "what a layout of two paths adds to a launch", "ms", "", 5},
+	}},
 	{name: "vacancy", systemd: true, play: playVacancy, rows: []row{
 		{"vacancy", "last exit until the door is shut", "ms", "bare inotify watcher", 2},
 	}},

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -47,5 +50,32 @@ func TestThousands(t *testing.T) {
 		if got := thousands(c.from); got != c.want {
 			t.Errorf("%v: %s, want %s", c.from, got, c.want)
 		}
+	}
+}
+
+// TestArithmeticIsThatOfTheRows: the arithmetic in docs/repository.md is that of docs/bench.json.
+func TestArithmeticIsThatOfTheRows(t *testing.T) {
+	const docs = "../../docs/"
+	rep, err := loadReport(docs + "bench.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(docs + "repository.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "repository.md")
+	if err := os.WriteFile(copied, page, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := rep.writeArithmetic(copied); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(page); got != string(want) || !strings.Contains(got, "| 10,000,000 |") {
+		t.Errorf("docs/repository.md is not what make bench writes for docs/bench.json:\n%s\nwant\n%s", rep.arithmetic(), want)
 	}
 }

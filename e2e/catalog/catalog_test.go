@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,9 @@ func publish(t *testing.T, w *rig.World, repository, channel, version string) {
 	}
 	w.MustLull("publish", "--repo", repository, "--channel", channel, dir)
 }
+
+// sizes match what is shown before a version with extra bytes is fetched.
+var sizes = regexp.MustCompile(`(?m)^org.lull.listed: 30[0-9] kB to download, 3[0-9]{2} kB to write$`)
 
 // TestListAndSwitch asks for what exists, for updates with their sizes and for the past,
 // and switches the channel; one repository of two is broken all the while.
@@ -101,7 +105,10 @@ func TestListAndSwitch(t *testing.T) {
 		if updates, _, err := m.ListUpdates(ctx, nil, bus.ListUpdatesOptions{}); err != nil || len(updates) != 1 || updates[0].Version != want {
 			t.Errorf("%+v %v", updates, err)
 		}
-		w.MustLull("refresh", name)
+		r := w.MustLull("refresh", name)
+		if channel == "beta" && !sizes.MatchString(r.Stderr) {
+			t.Errorf("no sizes before the download: %v", r)
+		}
 		api, _ := w.Bus.Watch().Package(name)
 		if api.Str("Version") != want || api.Str("Channel") != channel {
 			t.Errorf("%s: %s from %s", channel, api.Str("Version"), api.Str("Channel"))

@@ -46,7 +46,7 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		set = append(set, "LULL_USER_DATA="+userData, "LULL_USER_COMMON="+userCommon)
-		vars = l.withBaseDirs(l.withSchemas(ctx, userCommon))
+		vars = l.withBaseDirs(l.withCaches(ctx, userCommon, set))
 	}
 	return l.environment(set, vars), nil
 }

@@ -2,7 +2,6 @@ package launch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -22,7 +21,6 @@ import (
 const (
 	schemaVariable = "GSETTINGS_SCHEMA_DIR"
 	schemaFile     = "gschemas.compiled"
-	schemaTimeout  = 10 * time.Second
 )
 
 // withSchemas returns the package's variables with the directories of its compiled GSettings
@@ -36,9 +34,9 @@ func (l *launch) withSchemas(ctx context.Context, common string) map[string]mani
 	if len(sources) == 0 {
 		return l.vars
 	}
-	cache := filepath.Join(common, ".lull", "schemas-"+l.pkg.Short())
+	cache := l.cache(common, "schemas")
 	if _, err := os.Lstat(cache); err != nil {
-		if err := compileSchemas(ctx, sources, cache); err != nil {
+		if err := l.compileSchemas(ctx, sources, cache); err != nil {
 			l.say(journal.PriWarning, errkind.Text("the settings schemas of %s cannot be compiled: %v", l.Instance, err), "")
 			return l.vars
 		}
@@ -77,67 +75,29 @@ func (l *launch) schemaSources() (dirs []string) {
 	return dirs
 }
 
-// compileSchemas compiles each source into a numbered directory of the cache, which appears
-// when it is complete. Caches of other packages beside it are removed: a program that has
-// read them keeps them open.
-func compileSchemas(ctx context.Context, sources []string, cache string) error {
-	compiler, err := schemaCompiler()
+// compileSchemas compiles each source into a numbered directory of the cache.
+func (l *launch) compileSchemas(ctx context.Context, sources []string, cache string) error {
+	compiler, err := toolOfHost("glib-compile-schemas", "glib-2.0")
 	if err != nil {
 		return err
 	}
-	above := filepath.Dir(cache)
-	if err := os.MkdirAll(above, 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.MkdirTemp(above, "new-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	ctx, cancel := context.WithTimeout(ctx, schemaTimeout)
-	defer cancel()
-	for i, source := range sources {
-		to := filepath.Join(tmp, fmt.Sprint(i))
-		if err := os.Mkdir(to, 0o700); err != nil {
-			return err
+	return l.makeCache(cache, func(path string) error {
+		ctx, cancel := context.WithTimeout(ctx, cacheTimeout)
+		defer cancel()
+		for i, source := range sources {
+			to := filepath.Join(path, fmt.Sprint(i))
+			if err := os.MkdirAll(to, 0o700); err != nil {
+				return err
+			}
+			cmd := exec.CommandContext(ctx, compiler, "--targetdir="+to, source)
+			cmd.WaitDelay = time.Second
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("%s: %w: %.300s", compiler, err, strings.TrimSpace(string(out)))
+			}
+			if _, err := os.Lstat(filepath.Join(to, schemaFile)); err != nil {
+				return fmt.Errorf("%s: %w", compiler, err)
+			}
 		}
-		cmd := exec.CommandContext(ctx, compiler, "--targetdir="+to, source)
-		cmd.WaitDelay = time.Second
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %.300s", compiler, err, strings.TrimSpace(string(out)))
-		}
-		if _, err := os.Lstat(filepath.Join(to, schemaFile)); err != nil {
-			return fmt.Errorf("%s: %w", compiler, err)
-		}
-	}
-	old, err := filepath.Glob(filepath.Join(above, "schemas-*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range old {
-		if dir == cache {
-			continue
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-	}
-	if err := os.Rename(tmp, cache); err != nil && !errors.Is(err, os.ErrExist) { // another launch was faster
-		return err
-	}
-	return nil
-}
-
-// schemaCompiler finds the compiler of the host: in PATH, or beside GLib's library.
-func schemaCompiler() (string, error) {
-	const name = "glib-compile-schemas"
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path, nil
-	}
-	found, _ := filepath.Glob("/usr/lib/*/glib-2.0/" + name)
-	if len(found) == 0 {
-		return "", err
-	}
-	return found[0], nil
+		return nil
+	})
 }

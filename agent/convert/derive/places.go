@@ -36,6 +36,9 @@ var listed = []struct{ name, dir, contents string }{
 	{"PERL5LIB", "usr/share/perl5", "*"},
 }
 
+// imageLoaders is the directory of gdk-pixbuf's loaders. The launcher lists them for it.
+const imageLoaders = "usr/lib/" + library + "/gdk-pixbuf-2.0/*/loaders"
+
 // silent are entries of usr/share that no program looks for by XDG_DATA_DIRS.
 var silent = []string{"bug", "doc", "doc-base", "info", "lintian", "man", "menu", "perl5"}
 
@@ -47,12 +50,16 @@ func (d *deriver) places(l *manifest.Launch) {
 	}
 	found := map[string]bool{} // dir and contents
 	var layout []string
+	loaders := ""
 	for _, p := range d.tree.Paths() {
 		dir := path.Dir(p)
 		for _, e := range listed {
 			if matches(e.dir, dir) && matches(e.contents, path.Base(p)) && (dir != "usr/share" || !slices.Contains(silent, path.Base(p))) {
 				found[e.name+" "+dir] = true
 			}
+		}
+		if matches(imageLoaders, dir) && path.Ext(p) == ".so" {
+			loaders = dir
 		}
 		if n := d.tree.Nodes[p]; n.Type == manifest.TypeDir && (d.mentioned(p) || p == translations && d.tree.Mentions["/"+p]) {
 			layout = append(layout, p)
@@ -72,6 +79,12 @@ func (d *deriver) places(l *manifest.Launch) {
 			l.Environment[name] = v
 			delete(found, key)
 		}
+	}
+	if loaders != "" {
+		if l.Environment == nil {
+			l.Environment = map[string]manifest.Variable{}
+		}
+		l.Environment["GDK_PIXBUF_MODULEDIR"] = manifest.Variable{Value: "${package}/" + loaders}
 	}
 	for _, p := range layout {
 		if len(l.Layout) == manifest.MaxLayout {

@@ -14,7 +14,10 @@ import (
 )
 
 // A repository of many packages lists them in hash bins. A publication signs one of them, and
-// a machine reads those of its packages. The key of the targets signs them.
+// a machine reads those of its packages. The key of the targets signs them. If names are
+// delegated to other publishers, too, repo.BinsRole delegates to the bins instead of the
+// targets. Then the targets list the offers of delegated names that the owner of the
+// repository has signed, and the bins have none of these.
 
 // binBits returns the number of bins for a number of listed pointers, as a power of two. After a
 // change a machine reads the fewest bytes with about that number (BenchmarkBins).
@@ -32,9 +35,45 @@ func binBits(pointers int) int {
 const binPrefix = "bin"
 
 // binned reports whether the packages are listed in bins.
-func (s *state) binned() bool {
+func (s *state) binned() bool { return s.divided != nil }
+
+// findDivided sets s.divided.
+func (s *state) findDivided() error {
 	d := s.targets.Signed.Delegations
-	return d != nil && d.SuccinctRoles != nil
+	switch {
+	case d == nil:
+	case d.SuccinctRoles != nil:
+		s.divided = s.targets
+	case slices.ContainsFunc(d.Roles, isBinsRole):
+		list, err := s.bin(repo.BinsRole)
+		if err == nil && (list.Signed.Delegations == nil || list.Signed.Delegations.SuccinctRoles == nil) {
+			err = errkind.Errorf("the %s metadata delegates to no bins", repo.BinsRole)
+		}
+		if err != nil {
+			return err
+		}
+		s.divided = list
+	}
+	return nil
+}
+
+func isBinsRole(r metadata.DelegatedRole) bool { return r.Name == repo.BinsRole }
+
+// role returns the delegated role that lists a path, or "" for the targets.
+func (s *state) role(path string) (string, error) {
+	role, err := repo.Role(&s.targets.Signed, path)
+	if role == repo.BinsRole && err == nil {
+		return repo.Role(&s.divided.Signed, path)
+	}
+	return role, err
+}
+
+// by returns the list that delegates to a role.
+func (s *state) by(role string) *metadata.Metadata[metadata.TargetsType] {
+	if role == repo.BinsRole || s.divided == nil || s.delegated(role) != nil {
+		return s.targets
+	}
+	return s.divided
 }
 
 // bin returns the list of a delegated role: a bin, or that of other publishers. It reads each
@@ -48,7 +87,7 @@ func (s *state) bin(role string) (*metadata.Metadata[metadata.TargetsType], erro
 	if at := s.snapshot.Signed.Meta[role+".json"]; at != nil {
 		var err error
 		if b, err = metadataAt(s, metadata.Targets(), numbered(at.Version, role)); err == nil {
-			err = s.targets.VerifyDelegate(role, b)
+			err = s.by(role).VerifyDelegate(role, b)
 		}
 		if err == nil && b.Signed.Version != at.Version {
 			err = errkind.Errorf("it has version %d, and the snapshot names %d", b.Signed.Version, at.Version)
@@ -63,17 +102,21 @@ func (s *state) bin(role string) (*metadata.Metadata[metadata.TargetsType], erro
 			return nil, err
 		}
 	}
+	s.hold(role, b)
+	return b, nil
+}
+
+func (s *state) hold(role string, b *metadata.Metadata[metadata.TargetsType]) {
 	if s.bins == nil {
 		s.bins = map[string]*metadata.Metadata[metadata.TargetsType]{}
 	}
 	s.bins[role] = b
-	return b, nil
 }
 
 // list returns the targets that contain a path, or that it belongs to.
 func (s *state) list(path string) (targets map[string]*metadata.TargetFiles, role string, err error) {
 	if role = s.proposing(path); role == "" {
-		role, err = repo.Role(&s.targets.Signed, path)
+		role, err = s.role(path)
 	}
 	if err != nil || role == "" {
 		return s.targets.Signed.Targets, role, err
@@ -122,18 +165,22 @@ func (s *state) touch(role string) {
 
 // usedBins are the delegated roles that the snapshot names.
 func (s *state) usedBins() (roles []string) {
-	d := s.targets.Signed.Delegations
-	if d == nil {
-		return nil
-	}
 	for name := range s.snapshot.Signed.Meta {
 		role := strings.TrimSuffix(name, ".json")
-		if d.SuccinctRoles != nil && d.SuccinctRoles.IsDelegatedRole(role) || s.delegated(role) != nil {
+		if s.own(role) || s.delegated(role) != nil {
 			roles = append(roles, role)
 		}
 	}
 	slices.Sort(roles)
 	return roles
+}
+
+// own reports whether the keys of the targets sign the list of a delegated role.
+func (s *state) own(role string) bool {
+	if s.divided == nil {
+		return false
+	}
+	return role == repo.BinsRole && s.divided != s.targets || s.divided.Signed.Delegations.SuccinctRoles.IsDelegatedRole(role)
 }
 
 // targetPaths returns the paths of all targets, sorted.
@@ -145,7 +192,7 @@ func (s *state) targetPaths() ([]string, error) {
 			return nil, err
 		}
 		for path := range b.Signed.Targets {
-			if of, err := repo.Role(&s.targets.Signed, path); err != nil {
+			if of, err := s.role(path); err != nil {
 				return nil, err
 			} else if of == role { // readers pass over others
 				paths = append(paths, path)
@@ -156,11 +203,9 @@ func (s *state) targetPaths() ([]string, error) {
 	return paths, nil
 }
 
-// delegate makes the targets delegate to bins that the keys of the targets sign: during a
-// rotation the next ones. All bins are re-signed if other keys have signed them, as after a
-// rotation, including an interrupted one. New bins are as many as the
-// pointers need.
-func (s *state) delegate(pointers int) error {
+// binSigners returns the role and the keys that sign the bins: those of the targets, and
+// during a rotation the next ones.
+func (s *state) binSigners() (*metadata.Role, map[string]*metadata.Key) {
 	role := s.root.Signed.Roles[metadata.TARGETS]
 	keys := map[string]*metadata.Key{}
 	for _, id := range role.KeyIDs {
@@ -173,25 +218,112 @@ func (s *state) delegate(pointers int) error {
 			keys[k.id] = k.public
 		}
 	}
-	d := s.targets.Signed.Delegations
-	if d != nil && d.SuccinctRoles != nil && slices.Equal(d.SuccinctRoles.KeyIDs, role.KeyIDs) && d.SuccinctRoles.Threshold == role.Threshold {
-		return nil
-	}
+	return role, keys
+}
+
+// signedBy reports whether a role signs the bins.
+func (s *state) signedBy(role *metadata.Role) bool {
+	d := s.divided.Signed.Delegations.SuccinctRoles
+	return slices.Equal(d.KeyIDs, role.KeyIDs) && d.Threshold == role.Threshold
+}
+
+// divide makes the targets delegate to bins or, with the roles of other publishers, to these
+// and to repo.BinsRole. All bins are re-signed if other keys have signed them, as after a
+// rotation, including an interrupted one. New bins are as many as the pointers need.
+func (s *state) divide(pointers int, others []metadata.DelegatedRole, othersKeys map[string]*metadata.Key) error {
+	role, keys := s.binSigners()
 	bits := binBits(pointers)
-	if d != nil && d.SuccinctRoles != nil {
-		bits = d.SuccinctRoles.BitLength
-	}
-	for _, role := range s.usedBins() {
-		if _, err := s.bin(role); err != nil {
-			return err
+	if s.binned() {
+		bits = s.divided.Signed.Delegations.SuccinctRoles.BitLength
+		for _, bin := range s.usedBins() {
+			if s.signedBy(role) || !s.own(bin) {
+				continue
+			}
+			if _, err := s.bin(bin); err != nil {
+				return err
+			}
+			s.touch(bin)
 		}
-		s.touch(role)
 	}
-	s.renew = true
-	s.targets.Signed.Delegations = &metadata.Delegations{
+	d := &metadata.Delegations{
 		Keys:          keys,
 		SuccinctRoles: &metadata.SuccinctRoles{KeyIDs: role.KeyIDs, Threshold: role.Threshold, BitLength: bits, NamePrefix: binPrefix},
 	}
+	s.renew = true
+	if len(others) == 0 {
+		s.divided, s.targets.Signed.Delegations = s.targets, d
+		return nil
+	}
+	if s.divided == nil || s.divided == s.targets {
+		s.divided = metadata.Targets()
+		s.divided.Signed.Version = 0 // it is published as its next version
+		if at := s.snapshot.Signed.Meta[repo.BinsRole+".json"]; at != nil {
+			s.divided.Signed.Version = at.Version // of an earlier delegation
+		}
+		s.hold(repo.BinsRole, s.divided)
+	}
+	s.divided.Signed.Delegations = d
+	s.touch(repo.BinsRole)
+	s.setRoles(append(slices.Clone(others), metadata.DelegatedRole{
+		Name: repo.BinsRole, KeyIDs: role.KeyIDs, Threshold: role.Threshold, Terminating: true, Paths: []string{repo.BinsPattern},
+	}), othersKeys, keys)
+	return nil
+}
+
+// setRoles makes the targets delegate to roles, with further keys.
+func (s *state) setRoles(roles []metadata.DelegatedRole, keys ...map[string]*metadata.Key) {
+	d := &metadata.Delegations{Keys: map[string]*metadata.Key{}, Roles: roles}
+	if before := s.targets.Signed.Delegations; before != nil {
+		maps.Copy(d.Keys, before.Keys)
+	}
+	for _, more := range keys {
+		maps.Copy(d.Keys, more)
+	}
+	maps.DeleteFunc(d.Keys, func(id string, _ *metadata.Key) bool {
+		return !slices.ContainsFunc(roles, func(r metadata.DelegatedRole) bool { return slices.Contains(r.KeyIDs, id) })
+	})
+	s.targets.Signed.Delegations = d
+	if len(roles) == 0 {
+		s.targets.Signed.Delegations = nil
+	}
+	s.renew = true
+}
+
+// redistribute moves offers between the targets and the bins, after the delegated names have
+// changed: the targets list those of delegated names.
+func (s *state) redistribute() error {
+	for _, bin := range s.usedBins() {
+		if !s.own(bin) || bin == repo.BinsRole {
+			continue
+		}
+		b, err := s.bin(bin)
+		if err != nil {
+			return err
+		}
+		for path, t := range b.Signed.Targets {
+			role := s.other(path)
+			if role == "" {
+				continue
+			}
+			delete(b.Signed.Targets, path)
+			s.touch(bin)
+			if list, err := s.bin(role); err != nil {
+				return err
+			} else if list.Signed.Targets[path] == nil {
+				s.targets.Signed.Targets[path] = t
+			}
+		}
+	}
+	for path, t := range maps.Clone(s.targets.Signed.Targets) {
+		if s.other(path) != "" {
+			continue
+		}
+		delete(s.targets.Signed.Targets, path)
+		if err := s.setTarget(path, t); err != nil {
+			return err
+		}
+	}
+	s.renew = true
 	return nil
 }
 
@@ -212,10 +344,19 @@ func (s *state) writeBins() (changed bool, err error) {
 	if s.targets.Signed.Delegations == nil {
 		return true, nil
 	}
-	if s.binned() {
-		if err := s.delegate(0); err != nil {
-			return false, err
+	life := s.expiry.until(metadata.TARGETS, s.now).Sub(s.now)
+	if s.binned() && !s.proposes() {
+		if role, _ := s.binSigners(); !s.signedBy(role) {
+			if err := s.divide(0, s.delegatedRoles(), nil); err != nil {
+				return false, err
+			}
 		}
+		// Targets with bins, and the list of bins, contain only the delegation, and are
+		// re-signed after half of their lifetime.
+		if s.divided != s.targets && s.divided.Signed.Expires.Sub(s.now) < life/2 {
+			s.touch(repo.BinsRole)
+		}
+		s.renew = s.renew || s.targets.Signed.Expires.Sub(s.now) < life/2
 	}
 	for _, role := range slices.Sorted(maps.Keys(s.dirty)) {
 		keys, err := s.binKeys(role)
@@ -236,27 +377,29 @@ func (s *state) writeBins() (changed bool, err error) {
 		// Its length and hash would make the snapshot ten times as large.
 		s.snapshot.Signed.Meta[role+".json"] = metadata.MetaFile(b.Signed.Version)
 	}
-	// Targets with bins contain only the delegation, and are re-signed after half of their
-	// lifetime.
-	life := s.expiry.until(metadata.TARGETS, s.now).Sub(s.now)
-	return s.renew || s.targets.Signed.Version == 0 || s.binned() && s.targets.Signed.Expires.Sub(s.now) < life/2, nil
+	return s.renew || s.targets.Signed.Version == 0, nil
 }
 
 // split lists the packages of a repository in hash bins. Versions of lull that do not read
 // bins cannot read it afterwards.
 func (s *state) split() error {
-	if len(s.delegatedRoles()) > 0 {
-		return errkind.New(errkind.Conflict, "a repository that delegates names cannot list its packages in parts")
+	for _, r := range s.delegatedRoles() {
+		if strings.HasPrefix(r.Name, binPrefix+"-") {
+			return errkind.New(errkind.Conflict, "the role %s has the name of a part", r.Name).
+				WithHint("end it by lull repo undelegate, and delegate the names to a role with another name")
+		}
 	}
-	listed := s.targets.Signed.Targets
-	s.targets.Signed.Targets = map[string]*metadata.TargetFiles{}
-	if err := s.delegate(len(listed)); err != nil {
+	listed, err := s.targetPaths()
+	if err != nil {
 		return err
 	}
-	for path, t := range listed {
-		if err := s.setTarget(path, t); err != nil {
-			return err
-		}
+	if err := s.divide(len(listed), s.delegatedRoles(), nil); err != nil {
+		return err
+	}
+	if err := s.redistribute(); err != nil {
+		return err
+	}
+	for _, path := range listed {
 		if name, _, ok := repo.SplitPointerPath(path); ok {
 			if err := s.noteName(name); err != nil {
 				return err

@@ -47,6 +47,9 @@ func Delegate(ctx context.Context, dir string, o DelegateOptions) error {
 	if !repo.ValidRole(o.Role) {
 		return errkind.New(errkind.Usage, "cannot use %.40q as the name of a role: want a-z, 0-9 and '-'", o.Role)
 	}
+	if strings.HasPrefix(o.Role, binPrefix+"-") {
+		return errkind.New(errkind.Usage, "cannot use %.40q as the name of a role: it may be that of a part of the list", o.Role)
+	}
 	var paths []string
 	for _, name := range o.Names {
 		if manifest.ValidName(name) != nil && !delegatedPrefix().MatchString(name) {
@@ -58,9 +61,6 @@ func Delegate(ctx context.Context, dir string, o DelegateOptions) error {
 		return errkind.New(errkind.Usage, "cannot delegate %d names, want 1 to %d", len(paths), repo.MaxDelegatedNames)
 	}
 	return o.change(ctx, dir, "delegate names in %s", false, func(s *state) error {
-		if s.binned() {
-			return errkind.New(errkind.Conflict, "a repository that lists its packages in parts cannot delegate names")
-		}
 		keys, err := o.keys(s)
 		if err != nil {
 			return err
@@ -107,27 +107,38 @@ func (o *DelegateOptions) keys(s *state) (keys []key, err error) {
 }
 
 func (s *state) delegateTo(role metadata.DelegatedRole, keys []key) error {
-	d := s.targets.Signed.Delegations
-	if d == nil {
-		d = &metadata.Delegations{Keys: map[string]*metadata.Key{}, Roles: []metadata.DelegatedRole{}}
-		s.targets.Signed.Delegations = d
-	}
-	at := slices.IndexFunc(d.Roles, func(r metadata.DelegatedRole) bool { return r.Name == role.Name })
+	roles := slices.Clone(s.delegatedRoles())
+	at := slices.IndexFunc(roles, func(r metadata.DelegatedRole) bool { return r.Name == role.Name })
 	switch {
-	case at >= 0 && slices.Equal(d.Roles[at].KeyIDs, role.KeyIDs):
-		d.Roles[at] = role
+	case at >= 0 && slices.Equal(roles[at].KeyIDs, role.KeyIDs):
+		roles[at] = role
 	case at >= 0 || s.snapshot.Signed.Meta[role.Name+".json"] != nil:
 		return errkind.New(errkind.Exists, "the role %s has or had other keys", role.Name).
 			WithHint("end it by lull repo undelegate, and delegate the names to a role with another name")
-	case len(d.Roles) >= repo.MaxDelegated:
-		return errkind.New(errkind.Usage, "it delegates to %d roles already", len(d.Roles))
+	case len(roles) >= repo.MaxDelegated:
+		return errkind.New(errkind.Usage, "it delegates to %d roles already", len(roles))
 	default:
-		d.Roles = append(d.Roles, role)
+		roles = append(roles, role)
 	}
+	public := map[string]*metadata.Key{}
 	for _, k := range keys {
-		d.Keys[k.id] = k.public
+		public[k.id] = k.public
 	}
-	s.renew = true
+	return s.changeRoles(roles, public)
+}
+
+// changeRoles publishes the roles of other publishers, with further keys.
+func (s *state) changeRoles(roles []metadata.DelegatedRole, keys map[string]*metadata.Key) error {
+	if !s.binned() {
+		s.setRoles(roles, keys)
+		return s.writeAll()
+	}
+	if err := s.divide(0, roles, keys); err != nil {
+		return err
+	}
+	if err := s.redistribute(); err != nil {
+		return err
+	}
 	return s.writeAll()
 }
 
@@ -149,16 +160,8 @@ func Undelegate(ctx context.Context, dir, role string, c Common) error {
 				}
 			}
 		}
-		d := s.targets.Signed.Delegations
-		d.Roles = slices.DeleteFunc(d.Roles, func(r metadata.DelegatedRole) bool { return r.Name == role })
-		maps.DeleteFunc(d.Keys, func(id string, _ *metadata.Key) bool {
-			return !slices.ContainsFunc(d.Roles, func(r metadata.DelegatedRole) bool { return slices.Contains(r.KeyIDs, id) })
-		})
-		if len(d.Roles) == 0 {
-			s.targets.Signed.Delegations = nil
-		}
-		s.renew = true
-		return s.writeAll()
+		roles := slices.DeleteFunc(slices.Clone(s.delegatedRoles()), func(r metadata.DelegatedRole) bool { return r.Name == role })
+		return s.changeRoles(roles, nil)
 	})
 }
 
@@ -218,6 +221,11 @@ func (s *state) acceptable(role string, before, b *metadata.Metadata[metadata.Ta
 		}
 		if old := before.Signed.Targets[path]; old == nil || old.Hashes["sha256"].String() != b.Signed.Targets[path].Hashes["sha256"].String() {
 			list = append(list, offers)
+			if s.binned() {
+				if err := s.noteName(name); err != nil {
+					return nil, err
+				}
+			}
 		}
 		if s.targets.Signed.Targets[path] != nil {
 			delete(s.targets.Signed.Targets, path)
@@ -242,11 +250,26 @@ func (s *state) delegated(role string) *metadata.DelegatedRole {
 	return &roles[at]
 }
 
+// delegatedRoles returns the roles of other publishers.
 func (s *state) delegatedRoles() []metadata.DelegatedRole {
-	if d := s.targets.Signed.Delegations; d != nil {
-		return d.Roles
+	d := s.targets.Signed.Delegations
+	if d == nil {
+		return nil
 	}
-	return nil
+	if n := len(d.Roles) - 1; n >= 0 && isBinsRole(d.Roles[n]) {
+		return d.Roles[:n:n]
+	}
+	return d.Roles
+}
+
+// other returns the role of another publisher that a path is delegated to, or "".
+func (s *state) other(path string) string {
+	for _, r := range s.delegatedRoles() {
+		if covers, err := r.IsDelegatedPath(path); err == nil && covers {
+			return r.Name
+		}
+	}
+	return ""
 }
 
 // proposes reports whether the keys at hand cannot sign a snapshot, in a repository that
@@ -269,12 +292,7 @@ func (s *state) proposing(path string) string {
 	if !s.proposes() {
 		return ""
 	}
-	for _, r := range s.delegatedRoles() {
-		if covers, err := r.IsDelegatedPath(path); err == nil && covers {
-			return r.Name
-		}
-	}
-	return ""
+	return s.other(path)
 }
 
 // proposed returns the newest list of a role that its keys have signed. It follows b, the one

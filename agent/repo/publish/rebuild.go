@@ -148,7 +148,9 @@ func (s *state) wholeSnapshot(version int64) (targets int64, data []byte, err er
 	}
 	if err == nil {
 		whole := &state{ctx: s.ctx, store: s.store, dir: s.dir, snapshot: snapshot, targets: list}
-		_, err = whole.targetPaths()
+		if err = whole.findDivided(); err == nil {
+			_, err = whole.targetPaths()
+		}
 	}
 	return at.Version, data, err
 }

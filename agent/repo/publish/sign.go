@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -58,6 +60,8 @@ type state struct {
 	targets   *metadata.Metadata[metadata.TargetsType]
 	snapshot  *metadata.Metadata[metadata.SnapshotType]
 	timestamp *metadata.Metadata[metadata.TimestampType]
+
+	divided *metadata.Metadata[metadata.TargetsType] // the list that delegates to bins; nil means that there are none
 
 	bins  map[string]*metadata.Metadata[metadata.TargetsType] // the bins that were read, by role
 	dirty map[string]bool                                     // the roles of the changed bins
@@ -149,6 +153,9 @@ func load(ctx context.Context, store Storage, dir string, keys keyFolder, expiry
 		err = errkind.Errorf("it names no targets")
 	} else if s.targets, err = metadataAt(s, metadata.Targets(), numbered(at.Version, metadata.TARGETS)); err == nil {
 		err = s.root.VerifyDelegate(metadata.TARGETS, s.targets)
+	}
+	if err == nil {
+		err = s.findDivided()
 	}
 	if err != nil {
 		return fail(metadata.TARGETS, err)
@@ -377,9 +384,13 @@ func (s *state) lifetime() Expiry {
 // the lists of delegated roles, for Accept.
 func (s *state) writeAll() error {
 	if s.proposes() {
-		foreign, err := s.writeBins()
-		if err != nil {
-			return err
+		foreign := slices.ContainsFunc(slices.Collect(maps.Keys(s.dirty)), s.own)
+		if !foreign {
+			changed, err := s.writeBins()
+			if err != nil {
+				return err
+			}
+			foreign = changed
 		}
 		if foreign {
 			return errkind.New(errkind.NotPermitted, "the keys in %s sign only names that are delegated to them", s.keys)

@@ -126,10 +126,14 @@ func (j *job) expect(missing []store.Want) {
 	defer j.r.progressed()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.done, j.total = 0, 0
+	p := &j.at
+	p.Done, p.Total = 0, 0
 	for _, w := range missing {
-		j.total += w.Size
-		j.done += min(w.Size, j.ingest.Partial(w.Key))
+		p.Total += w.Size
+		p.Done += min(w.Size, j.ingest.Partial(w.Key))
+	}
+	if p.Total > p.Done { // else the blobs come from the pack, which was counted
+		p.Fetch, p.Write = p.Total-p.Done, j.pledged
 	}
 	j.tellLocked()
 }
@@ -137,7 +141,7 @@ func (j *job) expect(missing []store.Want) {
 // advance counts bytes that have been written.
 func (j *job) advance(n int64) {
 	j.mu.Lock()
-	j.done = min(j.done+n, j.total)
+	j.at.Done = min(j.at.Done+n, j.at.Total)
 	used := min(n, j.pledged)
 	j.pledged -= used
 	j.tellLocked()
@@ -153,12 +157,12 @@ func (j *job) finished() {
 	defer j.r.progressed()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.done, j.left = j.total, 0
+	j.at.Done, j.left = j.at.Total, 0
 	j.tellLocked()
 }
 
 func (j *job) tellLocked() {
 	if j.progress != nil {
-		j.progress(j.done, j.total)
+		j.progress(j.at)
 	}
 }

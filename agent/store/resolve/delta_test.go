@@ -57,12 +57,18 @@ func (v *versions) open() {
 	v.res.DeltaUsed = func(err error) { v.results = append(v.results, err) }
 }
 
-// resolve resolves the second version, and checks that it and the store are whole.
+// resolve resolves the second version, and checks the result.
 func (v *versions) resolve(t *testing.T) {
 	t.Helper()
 	if err := v.res.Resolve(t.Context(), v.two, v.r, "test", nil); err != nil {
 		t.Fatal(err)
 	}
+	v.whole(t)
+}
+
+// whole checks that the second version and the store are whole.
+func (v *versions) whole(t *testing.T) {
+	t.Helper()
 	if !v.s.HasPackage(v.two) {
 		t.Error("no tree")
 	}
@@ -81,7 +87,14 @@ func (v *versions) resolve(t *testing.T) {
 func TestDelta(t *testing.T) {
 	v := newVersions(t)
 	before := v.r.Total()
-	v.resolve(t)
+	var at resolve.Progress
+	if err := v.res.Resolve(t.Context(), v.two, v.r, "test", func(p resolve.Progress) { at = p }); err != nil {
+		t.Fatal(err)
+	}
+	v.whole(t)
+	if at.Fetch != v.offer.Size || at.Write < v.offer.Size+v.offer.Content {
+		t.Errorf("%+v at the end, want the pack of %d bytes to be fetched, and that and %d to be written", at, v.offer.Size, v.offer.Content)
+	}
 	if n := v.r.Total() - before; n != 1 || v.r.Fetches(v.offer.Pack) != 1 {
 		t.Errorf("%d requests, %d for the pack", n, v.r.Fetches(v.offer.Pack))
 	}

@@ -83,29 +83,28 @@ func New(s *store.Store, ix *index.Indices) *Resolver {
 // Resolve makes a package with its subpackages resident and builds their trees.
 // A package whose tree is there is resolved already. Holder is who it is for,
 // as shown by the writing index. Progress, which may be nil, is called by one
-// goroutine at a time with the bytes that are there and that are wanted, of
-// what was missing at the beginning.
+// goroutine at a time.
 //
 // Errors: NoSpace names need, free and freeable bytes; Untrusted, content that
 // is not what the package names; Interrupted, ctx is done; else the source's
 // error.
-func (r *Resolver) Resolve(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64)) error {
+func (r *Resolver) Resolve(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(Progress)) error {
 	return r.begin(ctx, pkg, src, holder, progress, (*job).resolve)
 }
 
 // Fetch is Resolve without the trees.
-func (r *Resolver) Fetch(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64)) error {
+func (r *Resolver) Fetch(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(Progress)) error {
 	return r.begin(ctx, pkg, src, holder, progress, (*job).fetch)
 }
 
 // Repair is Resolve for a package whose tree may exist but be broken: missing
 // blobs are fetched, and the tree is rebuilt in any case. See
 // store.DropCorrupt.
-func (r *Resolver) Repair(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64)) error {
+func (r *Resolver) Repair(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(Progress)) error {
 	return r.begin(ctx, pkg, src, holder, progress, (*job).repair)
 }
 
-func (r *Resolver) begin(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(done, total int64), do func(*job) error) error {
+func (r *Resolver) begin(ctx context.Context, pkg digest.Digest, src Source, holder string, progress func(Progress), do func(*job) error) error {
 	j := &job{r: r, pkg: pkg, src: src, ctx: ctx, holder: holder, since: time.Now(), progress: progress}
 	r.enter(j)
 	j.writing = r.indices.BeginWriting(pkg, holder)
@@ -161,18 +160,27 @@ type job struct {
 	holder   string
 	since    time.Time
 	writing  *index.Writing
-	progress func(done, total int64)
+	progress func(Progress)
 
 	stage  func(digest.Digest, metas) (*store.Staging, []store.Want, error) // nil if there are no trees
 	ingest *store.Ingest
 	claims []*group // made by us, not yet published
 	tried  bool     // a pack
 
-	mu          sync.Mutex // guards what follows, and calls of progress
-	title       string     // name and version of the package; "" until its meta is there
-	done, total int64
-	left        int // blobs
-	pledged     int64
+	mu      sync.Mutex // guards what follows, and calls of progress
+	title   string     // name and version of the package; "" until its meta is there
+	at      Progress
+	left    int // blobs
+	pledged int64
+}
+
+// Progress is how far a resolve is, in bytes.
+type Progress struct {
+	Done, Total int64 // what is there and what is wanted, of what was missing at the beginning
+	// Fetch and Write are determined before content is fetched, and are zero until then and if
+	// nothing is missing. Fetch is what is fetched: a pack as it is, blobs without their
+	// compression. Write is the space on the disk that was admitted for it.
+	Fetch, Write int64
 }
 
 func (j *job) resolve() error {

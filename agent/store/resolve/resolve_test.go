@@ -73,7 +73,16 @@ func (w *world) idle(t testing.TB) {
 func TestResolve(t *testing.T) {
 	w := newWorld(t)
 	var done, total int64
-	progress := func(d, n int64) {
+	var first resolve.Progress // with sizes
+	progress := func(p resolve.Progress) {
+		if first == (resolve.Progress{}) && p.Fetch > 0 {
+			if first = p; w.r.Fetches(digest.Of([]byte("same"))) > 0 {
+				t.Error("content was fetched before the sizes were known")
+			}
+		} else if p.Fetch != first.Fetch || p.Write != first.Write {
+			t.Errorf("the sizes change from %+v to %+v", first, p)
+		}
+		d, n := p.Done, p.Total
 		if d < done || d > n || total != 0 && n != total {
 			t.Errorf("progress goes from %d of %d to %d of %d", done, total, d, n)
 		}
@@ -84,6 +93,9 @@ func TestResolve(t *testing.T) {
 	}
 	if done != total || total == 0 {
 		t.Errorf("progress ends with %d of %d", done, total)
+	}
+	if first.Done != 0 || first.Fetch != total || first.Write < total {
+		t.Errorf("before content is fetched: %+v, want %d bytes to fetch", first, total)
 	}
 	if !w.s.HasPackage(w.one) || !w.s.HasPackage(w.runtime) {
 		t.Error("no tree")

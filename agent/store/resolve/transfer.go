@@ -50,7 +50,7 @@ func (r *Resolver) Transfers() []Transfer {
 func (j *job) transfer() Transfer {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return Transfer{Package: j.pkg, Name: j.title, Holder: j.holder, Done: j.done, Total: j.total, Missing: j.left, Since: j.since}
+	return Transfer{Package: j.pkg, Name: j.title, Holder: j.holder, Done: j.at.Done, Total: j.at.Total, Missing: j.left, Since: j.since}
 }
 
 // enter shows a resolve; leave removes it.

@@ -112,6 +112,45 @@ func TestWrap(t *testing.T) {
 	}
 }
 
+// The sizes come once, before the download, whether that has begun when they are known or not.
+func TestSizesFirst(t *testing.T) {
+	steps := []bus.RefreshProperties{
+		{Instance: "org.x.a", State: "preparing", Step: "resolve"},
+		{Instance: "org.x.a", State: "preparing", Step: "fetch"},
+		{Instance: "org.x.a", State: "preparing", Step: "fetch", BytesTotal: 12e6, BytesToFetch: 12e6, BytesToWrite: 15e6},
+		{Instance: "org.x.a", State: "preparing", Step: "fetch", BytesDone: 6e6, BytesTotal: 12e6, BytesToFetch: 12e6, BytesToWrite: 15e6},
+		{Instance: "org.x.a", State: "done", Step: "finish", BytesToFetch: 12e6, BytesToWrite: 15e6},
+	}
+	const sizes = "org.x.a: 12 MB to download, 15 MB to write\n"
+	for _, c := range []struct {
+		from int
+		want string
+	}{
+		{0, "org.x.a: looking for what is needed\norg.x.a: downloading\n" + sizes},
+		{2, sizes + "org.x.a: downloading\n"},
+		{4, sizes}, // it was short
+	} {
+		var out strings.Builder
+		p := (&Printer{Stderr: &out}).Progress()
+		for _, s := range steps[c.from:] {
+			p.Update(bus.RefreshPath("1"), s)
+		}
+		p.Close()
+		if out.String() != c.want {
+			t.Errorf("from step %d on: %q, want %q", c.from, out.String(), c.want)
+		}
+		out.Reset()
+		b := newBars(&out, 80)
+		for _, s := range steps[c.from:] {
+			b.Update(bus.RefreshPath("1"), s)
+		}
+		b.Close()
+		if n := strings.Count(out.String(), sizes); n != 1 {
+			t.Errorf("from step %d on, the sizes are %d times above the bars, want 1:\n%q", c.from, n, out.String())
+		}
+	}
+}
+
 // Bars need a terminal. They must end, and leave no output behind.
 func TestProgressBars(t *testing.T) {
 	b := newBars(io.Discard, 80)

@@ -28,7 +28,7 @@ func (a *Printer) Progress() Progress {
 	case IsTerminal(a.Stderr) && !asLines():
 		return newBars(a.Stderr, max(20, min(a.ErrWidth, 80)))
 	}
-	return &lines{w: a.Stderr, last: map[dbus.ObjectPath]string{}}
+	return &lines{w: a.Stderr, last: map[dbus.ObjectPath]string{}, sized: sized{}}
 }
 
 type quiet struct{}
@@ -85,19 +85,36 @@ func StepText(p bus.RefreshProperties) string {
 	return Either(p.Step, T("starting"))
 }
 
-// lines prints one line per step.
+// sized has the refreshes whose sizes were shown.
+type sized map[dbus.ObjectPath]bool
+
+// text returns once, as soon as it is known, how much a refresh downloads and how much space
+// on the disk that takes; "" at other times.
+func (s sized) text(path dbus.ObjectPath, p bus.RefreshProperties) string {
+	if p.BytesToFetch == 0 || p.Instance == "" || s[path] {
+		return ""
+	}
+	s[path] = true
+	return OneLine(p.Instance+": ") + T("%[1]s to download, %[2]s to write", Size(p.BytesToFetch), Size(p.BytesToWrite))
+}
+
+// lines prints one line per step, and the sizes before the download.
 type lines struct {
 	w    io.Writer
 	last map[dbus.ObjectPath]string
+	sized
 }
 
 func (l *lines) Update(path dbus.ObjectPath, p bus.RefreshProperties) {
+	if sizes := l.sized.text(path, p); sizes != "" {
+		fmt.Fprintln(l.w, sizes)
+	}
 	text := StepText(p)
 	if Over(p.State) || p.State == Stuck || p.Instance == "" || p.State == "waiting" || l.last[path] == text {
 		return // its result is reported at the end
 	}
 	l.last[path] = text
-	if downloads(p.Step) && p.BytesTotal > p.BytesDone {
+	if downloads(p.Step) && p.BytesTotal > p.BytesDone && !l.sized[path] {
 		text += " " + Size(p.BytesTotal-p.BytesDone)
 	}
 	fmt.Fprintln(l.w, OneLine(p.Instance+": "+text))
@@ -110,10 +127,11 @@ type bars struct {
 	p     *mpb.Progress
 	width int
 	all   map[dbus.ObjectPath]*bar
+	sized
 }
 
 func newBars(w io.Writer, width int) *bars {
-	return &bars{p: mpb.New(mpb.WithOutput(w), mpb.WithWidth(width), mpb.WithAutoRefresh()), width: width, all: map[dbus.ObjectPath]*bar{}}
+	return &bars{p: mpb.New(mpb.WithOutput(w), mpb.WithWidth(width), mpb.WithAutoRefresh()), width: width, all: map[dbus.ObjectPath]*bar{}, sized: sized{}}
 }
 
 type bar struct {
@@ -181,6 +199,9 @@ func (l *label) get() string {
 }
 
 func (b *bars) Update(path dbus.ObjectPath, p bus.RefreshProperties) {
+	if sizes := b.sized.text(path, p); sizes != "" {
+		_, _ = fmt.Fprintln(b.p, sizes) // above the bars; what it cannot write, they cannot
+	}
 	one := b.all[path]
 	if one == nil {
 		one = &bar{text: newLabel()}
