@@ -64,7 +64,7 @@ func run(args []string, stdout io.Writer) error {
 		at += i.size
 	}
 	tree.Finish()
-	d := &convert.Description{Scripts: tree.Scripts, Needs: tree.Needs}
+	d := &convert.Description{Scripts: tree.Scripts, Needs: tree.Missing()}
 	if tree.Nodes[convert.SourceFile] != nil {
 		if o.Name != "" || o.Version != "" {
 			return fmt.Errorf("%s: its name and version are those of its %s; --with FILE replaces them", inputs[0].name, convert.SourceFile)

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/xml"
 	"io"
+	"path"
 	"regexp"
 	"strings"
 	"unicode/utf8"
@@ -32,6 +33,7 @@ type text struct {
 
 type metainfo struct {
 	XMLName  xml.Name `xml:"component"`
+	Type     string   `xml:"type,attr"`
 	ID       string   `xml:"id"`
 	Name     []text   `xml:"name"`
 	Summary  []text   `xml:"summary"`
@@ -44,7 +46,8 @@ type metainfo struct {
 	} `xml:"releases>release"`
 }
 
-// component reads the first usable metadata of the package.
+// component reads the first usable metadata of an application, or else the first of another
+// part, such as an addon.
 func (d *deriver) component() {
 	for _, p := range d.tree.Paths() {
 		n := d.tree.Nodes[p]
@@ -60,8 +63,13 @@ func (d *deriver) component() {
 		for _, r := range m.Releases {
 			c.release = append(c.release, release{line(r.Version), paragraphs(r.Description.Inner)})
 		}
-		d.stream = c
-		return
+		if m.Type == "desktop-application" || m.Type == "desktop" {
+			d.stream = c
+			return
+		}
+		if d.stream == nil {
+			d.stream = c
+		}
 	}
 }
 
@@ -133,11 +141,16 @@ func (d *deriver) releaseNotes() string {
 // signedOff is the last line of an entry of a Debian changelog (deb-changelog(5)).
 var signedOff = regexp.MustCompile(`(?m)^ -- .*$`)
 
-// changelog returns the newest entry of changelog.Debian.
+// changelog returns the newest entry of changelog.Debian. Of Debian packages, only the first,
+// which names the whole, counts.
 func (d *deriver) changelog() string {
+	own := ""
+	if d.tree.Control != nil {
+		own = path.Join("usr/share/doc", d.tree.Control["Package"]) + "/"
+	}
 	for _, p := range d.tree.Paths() {
 		n := d.tree.Nodes[p]
-		if n.Kept == nil || !strings.Contains(p, "/changelog.Debian") {
+		if n.Kept == nil || !strings.HasPrefix(p, own) || !strings.Contains(p, "/changelog.Debian") {
 			continue
 		}
 		content := n.Kept

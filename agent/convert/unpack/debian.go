@@ -83,6 +83,7 @@ func (t *Tree) control(m *deb.ArEntry) error {
 	}
 	defer plain.Close()
 	r := tar.NewReader(io.LimitReader(plain, maxControl))
+	described, scripts := false, len(t.Scripts)
 	for {
 		h, err := r.Next()
 		if err == io.EOF {
@@ -106,9 +107,15 @@ func (t *Tree) control(m *deb.ArEntry) error {
 		if err := t.fields(content); err != nil {
 			return fmt.Errorf("its control file: %w", err)
 		}
+		described = true
 	}
-	if t.Control == nil {
+	if !described {
 		return errors.New("it has no control file")
+	}
+	if name := t.packages[len(t.packages)-1]; name != t.Control["Package"] {
+		for i := range t.Scripts[scripts:] {
+			t.Scripts[scripts+i] += " of " + name
+		}
 	}
 	return nil
 }
@@ -133,7 +140,30 @@ func (t *Tree) fields(content []byte) error {
 	if t.Control == nil {
 		t.Control = p.Values
 	}
+	for other := range strings.SplitSeq(p.Values["Provides"], ",") {
+		t.packages = append(t.packages, called(other))
+	}
+	t.packages = append(t.packages, p.Values["Package"])
 	return nil
+}
+
+// called returns the name in a relation between packages, as libc6 of "libc6:any (>= 2.34)".
+func called(relation string) string {
+	name, _, _ := strings.Cut(strings.TrimSpace(relation), " ")
+	name, _, _ = strings.Cut(name, "(")
+	name, _, _ = strings.Cut(name, ":")
+	return name
+}
+
+// Missing lists the dependencies of the Debian packages that none of them is or provides.
+// Versions are not compared.
+func (t *Tree) Missing() (list []string) {
+	for _, need := range t.Needs {
+		if !slices.ContainsFunc(strings.Split(need, "|"), func(r string) bool { return slices.Contains(t.packages, called(r)) }) {
+			list = append(list, need)
+		}
+	}
+	return list
 }
 
 // script records a maintainer script and its omitted effects.

@@ -38,13 +38,15 @@ type Node struct {
 type Tree struct {
 	Nodes   map[string]*Node
 	Scripts []string
-	Needs   []string
+	Needs   []string          // dependencies of Debian packages, also those on each other
 	Control map[string]string // of the first Debian package; nil without one
 	App     *Node             // the AppRun of an AppImage, or nil
 	Chosen  string            // the desktop file of an AppImage, a path
 	Image   *Image            // the settings of a container image, or nil
 	// Mentions are absolute paths below /usr and /opt in programs, libraries and scripts.
 	Mentions map[string]bool
+
+	packages []string // names of the Debian packages, and what they provide
 
 	*account
 }
