@@ -319,6 +319,10 @@ func TestPlaces(t *testing.T) {
 		"usr/lib/python3/dist-packages/thing/__init__.py":        "P = '/usr/lib/thing'\n",
 		"usr/lib/thing/helper":                                   "x",
 		"usr/lib/other/helper":                                   "x",
+		"usr/bin/thing-js":                                       "#!/bin/sh\n// name: 'org.example.Thing', prefix: '/usr', libdir: '/usr/lib/x86_64-linux-gnu', for: '/usrlocal/share'\n",
+		"usr/share/org.example.Thing/code":                       "x",
+		"usr/lib/x86_64-linux-gnu/org.example.Thing/t.so":        "x",
+		"usr/share/applications/org.example.Thing.desktop":       "[Desktop Entry]\nType=Application\nName=Thing\nExec=thing-js\n",
 		"opt/Thing/lib/x.so":                                     "x",
 		"usr/lib/x86_64-linux-gnu/gdk-pixbuf-2.0/2.10.0/loaders/libpixbufloader-t.so": "x",
 	}
@@ -352,7 +356,9 @@ func TestPlaces(t *testing.T) {
 layout:
   "/opt/Thing": "opt/Thing"
   "/usr/lib/thing": "usr/lib/thing"
+  "/usr/lib/x86_64-linux-gnu/org.example.Thing": "usr/lib/x86_64-linux-gnu/org.example.Thing"
   "/usr/share/locale": "usr/share/locale"
+  "/usr/share/org.example.Thing": "usr/share/org.example.Thing"
   "/usr/share/pad": "usr/share/pad"
   "/usr/share/thing": "usr/share/thing"
 `

@@ -116,18 +116,20 @@ func (d *deriver) mentioned(dir string) bool {
 			return true
 		}
 	}
-	// Many programs put the directory of all data, which the compiler may have made a number,
-	// and their own name together. If they have the path of translations, they were compiled
-	// for fixed places.
-	return (d.tree.Mentions["/"+path.Dir(dir)] || path.Dir(dir) == path.Dir(translations) && d.tree.Mentions["/"+translations]) && d.hasProgram(path.Base(dir))
+	// Many programs put the directory of all data, or their prefix, which the compiler may have
+	// made a number, and their own name together. If they have the path of translations, they
+	// were compiled for fixed places.
+	parent := path.Dir(dir)
+	fixed := d.tree.Mentions["/"+parent] || parent == path.Dir(translations) && d.tree.Mentions["/"+translations] || strings.HasPrefix(parent, "usr/") && d.tree.Mentions["/usr"]
+	return fixed && d.hasProgram(path.Base(dir))
 }
 
 // hasProgram reports whether a directory has the name of a program of the package, or the beginning
-// of it before a '-', as qalculate of qalculate-gtk.
+// of it before a '-', as qalculate of qalculate-gtk, or that of a desktop file or on the bus.
 func (d *deriver) hasProgram(dir string) bool {
 	return slices.ContainsFunc(d.apps, func(a manifest.App) bool {
 		rest, ok := strings.CutPrefix(path.Base(a.Command[0]), dir)
-		return ok && (rest == "" || rest[0] == '-')
+		return ok && (rest == "" || rest[0] == '-') || a.DBusName == dir || a.Desktop != "" && path.Base(a.Desktop) == dir+".desktop"
 	})
 }
 

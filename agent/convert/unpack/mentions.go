@@ -17,7 +17,10 @@ const (
 const elfMagic = "\x7fELF"
 
 // mentionPrefixes begin paths at which a program may look for parts of its package.
-var mentionPrefixes = [][]byte{[]byte("/usr/"), []byte("/opt/")}
+// "/usr" alone is the prefix of programs that put their paths together at run time.
+var mentionPrefixes = [][]byte{[]byte("/usr"), []byte("/opt/")}
+
+const usr = "/usr" // as long as /opt
 
 // codeExtensions are those of files that programs read as code.
 var codeExtensions = []string{".py", ".pl", ".pm", ".rb", ".lua", ".tcl", ".sh", ".conf"}
@@ -109,7 +112,7 @@ func (m *mentions) scanFor(text, prefix []byte, width int, last bool) {
 		if width == 2 {
 			found = bytes.ReplaceAll(found, []byte{0}, nil)
 		}
-		if len(m.tree.Mentions) < maxMentions {
+		if len(m.tree.Mentions) < maxMentions && (len(found) == len(usr) || found[len(usr)] == '/') {
 			m.tree.Mentions[strings.TrimRight(string(found), "/.")] = true
 		}
 	}
