@@ -41,7 +41,8 @@ func publish(t *testing.T, n int, flags ...string) {
 			"apps:\n- {name: marks, command: [bin/marks], desktop: share/applications/" + desktop + ", autostart: etc/xdg/autostart/" + desktop + "}\n" +
 			"- {name: bells, command: [bin/marks, --bus, " + ours.bells() + "], desktop: share/applications/" + ours.bells() + ".desktop, dbus-name: " + ours.bells() +
 			", dbus-service: share/dbus-1/services/" + ours.bells() + ".service}\ndata: {versioned: true}\n",
-		"share/applications/" + desktop:                      entryText("Marks", "marks"),
+		"share/applications/" + desktop:                      entryText("Marks", "marks %F", "MimeType="+ours.mimeType()+";\n"),
+		"share/mime/packages/" + app + ".xml":                ours.typeFile(),
 		"etc/xdg/autostart/" + desktop:                       entryText("Marks", "marks"),
 		"share/applications/" + ours.bells() + ".desktop":    entryText("Bells", "bells", "DBusActivatable=true\n"),
 		"share/dbus-1/services/" + ours.bells() + ".service": serviceText(ours.bells(), "bells"),

@@ -37,6 +37,7 @@ func plasmaOpeners(term *terminal) []opener {
 	return []opener{
 		{name: "start menu", stays: true, open: func(s subject) { openFromStartMenu(term.t, s) }},
 		term.opener("KIO", true, "kioclient exec ENTRY"),
+		term.opener("double click", true, "kioclient exec DOCUMENT"), // as in Dolphin
 	}
 }
 

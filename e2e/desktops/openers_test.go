@@ -3,6 +3,7 @@ package desktops_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,8 +27,18 @@ var (
 	twin = subject{id: "org.lull.twin", entries: "/usr/share/applications", command: programDir + "/marks"}
 )
 
-func (s subject) entry() string   { return filepath.Join(s.entries, s.id+".desktop") }
-func (s subject) bells() string   { return s.id + ".Bells" }
+func (s subject) entry() string { return filepath.Join(s.entries, s.id+".desktop") }
+func (s subject) bells() string { return s.id + ".Bells" }
+
+// A document of the subject's has a type that it alone opens.
+func (s subject) document() string { return "/home/" + suite.Tester + "/letter." + s.id }
+func (s subject) mimeType() string { return "application/x-" + s.id }
+func (s subject) typeFile() string {
+	return `<?xml version="1.0"?>
+<mime-info xmlns="http://www.freedesktop.org/standards/shared-mime-info"><mime-type type="` + s.mimeType() + `"><comment>Letter</comment><glob pattern="*.` + s.id + `"/></mime-type></mime-info>
+`
+}
+
 func (s subject) autorun() string { return "app-" + s.id + "@autostart.service" }
 
 // entryText is a menu entry of Marks or, with name Bells, of the program on the bus.
@@ -45,7 +56,8 @@ func serviceText(name, exec string) string {
 func installTwin(t *testing.T) {
 	t.Helper()
 	for path, text := range map[string]string{
-		twin.entry(): entryText("Double", twin.command),
+		twin.entry(): entryText("Double", twin.command+" %F", "MimeType="+twin.mimeType()+";\n"),
+		"/usr/share/mime/packages/" + twin.id + ".xml":                   twin.typeFile(),
 		filepath.Join(twin.entries, twin.bells()+".desktop"):             entryText("Gong", twin.command+" --bus "+twin.bells(), "DBusActivatable=true\n"),
 		"/usr/share/dbus-1/services/" + twin.bells() + ".service":        serviceText(twin.bells(), twin.command+" --bus "+twin.bells()),
 		filepath.Join("/etc/xdg/autostart", filepath.Base(twin.entry())): entryText("Double", twin.command),
@@ -55,6 +67,16 @@ func installTwin(t *testing.T) {
 		}
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
+		}
+	}
+	for _, argv := range [][]string{{"update-mime-database", "/usr/share/mime"}, {"update-desktop-database", twin.entries}} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", argv, err, out)
+		}
+	}
+	for _, s := range []subject{ours, twin} {
+		if out, err := asUser("sh", "-c", "echo Dear >"+s.document()).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
 		}
 	}
 }
@@ -70,7 +92,7 @@ type opener struct {
 
 // fill puts what belongs to the subject into the words of a command.
 func (s subject) fill(text string) string {
-	return strings.NewReplacer("ENTRY", s.entry(), "AUTORUN", s.autorun(), "COMMAND", s.command, "ID", s.id).Replace(text)
+	return strings.NewReplacer("ENTRY", s.entry(), "AUTORUN", s.autorun(), "DOCUMENT", s.document(), "COMMAND", s.command, "ID", s.id).Replace(text)
 }
 
 // command returns an opener that runs a command as the user.
@@ -104,6 +126,8 @@ func everywhere(t *testing.T, conn *dbus.Conn, term *terminal) []opener {
 	}
 	return []opener{
 		term.opener("gio launch", true, "gio launch ENTRY"),
+		term.opener("gio open", true, "gio open DOCUMENT"), // as a double click in Nautilus
+		term.opener("xdg-open", true, "xdg-open DOCUMENT"),
 		{name: "D-Bus activation", open: func(s subject) {
 			t.Helper()
 			if err := conn.BusObject().Call("org.freedesktop.DBus.StartServiceByName", 0, s.bells(), uint32(0)).Err; err != nil {

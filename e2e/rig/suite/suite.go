@@ -116,19 +116,19 @@ var Xfce = Set{Name: "xfce", Packages: []string{"xfce4-session", "xfwm4", "dbus-
 // GNOME is GNOME Shell without a display manager.
 var GNOME = Set{Name: "gnome", Packages: []string{
 	"gnome-shell", "mutter", "gsettings-desktop-schemas", "gnome-settings-daemon-common", "adwaita-icon-theme", "dbus-x11", "fonts-dejavu-core", "librsvg2-common",
-	"libgtk-3-bin", "xdg-desktop-portal",
+	"libgtk-3-bin", "xdg-desktop-portal", "shared-mime-info", "desktop-file-utils", "xdg-utils",
 }}
 
 // Plasma is Plasma without a display manager, on an X server that has no screen.
 var Plasma = Set{Name: "plasma", Packages: []string{
 	"plasma-desktop", "plasma-workspace", "kwin-wayland", "kde-cli-tools", "qt6-wayland", "breeze", "breeze-icon-theme", "xwayland", "dbus-x11",
-	"fonts-dejavu-core", "libgl1-mesa-dri", "openbox", "xterm", "xdotool", "imagemagick",
+	"fonts-dejavu-core", "libgl1-mesa-dri", "openbox", "xterm", "xdotool", "imagemagick", "shared-mime-info", "desktop-file-utils", "xdg-utils",
 }}
 
 // Sway is sway with two notification servers and a program that takes pictures.
 var Sway = Set{Name: "sway", Packages: []string{
 	"sway", "mako-notifier", "sway-notification-center", "grim", "dbus-x11", "fonts-dejavu-core", "libgl1-mesa-dri", "adwaita-icon-theme", "foot",
-	"libgtk-3-bin",
+	"libgtk-3-bin", "shared-mime-info", "desktop-file-utils", "xdg-utils",
 }}
 
 // Sets are all of them.
