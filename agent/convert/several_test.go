@@ -2,6 +2,7 @@ package convert_test
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,17 +57,17 @@ func changes(name, text string) string {
 // metadata do not, and what they need of each other is not missing.
 func TestSeveralDebs(t *testing.T) {
 	d := several(t, map[string]string{
-		"DEBIAN/control":  control("thing", "Depends: an-addon (>= 1), thing-api | other, libc6 (>= 2.34), exim4 | mail-agent\n"),
-		"DEBIAN/postinst": "#!/bin/sh\n",
-		"usr/bin/thing":   "#!/bin/sh\n",
+		"DEBIAN/control":                           control("thing", "Depends: an-addon (>= 1), thing-api | other, libc6 (>= 2.34), exim4 | mail-agent\n"),
+		"DEBIAN/postinst":                          "#!/bin/sh\n",
+		"usr/bin/thing":                            "#!/bin/sh\n",
 		"usr/share/metainfo/thing.metainfo.xml":    "<component type='desktop-application'><id>thing</id><project_license>MIT</project_license></component>",
 		"usr/share/doc/thing/changelog.Debian":     changes("thing", "Things are better."),
 		"usr/share/doc/thing/copyright":            "x",
 		"usr/share/applications/thing.desktop":     "[Desktop Entry]\nType=Application\nName=Thing\nExec=thing\n",
 		"usr/share/applications/thing-two.desktop": "[Desktop Entry]\nType=Application\nName=Thing Two\nExec=thing --two\n",
 	}, map[string]string{
-		"DEBIAN/control":  control("an-addon", "Provides: thing-api (= 3), x\nDepends: thing:any, libc6 (>= 2.34)\n"),
-		"DEBIAN/postinst": "#!/bin/sh\nadduser x\n",
+		"DEBIAN/control":                           control("an-addon", "Provides: thing-api (= 3), x\nDepends: thing:any, libc6 (>= 2.34)\n"),
+		"DEBIAN/postinst":                          "#!/bin/sh\nadduser x\n",
 		"usr/share/doc/an-addon/changelog.Debian":  changes("an-addon", "Of the addon."),
 		"usr/share/metainfo/an-addon.metainfo.xml": "<component type='addon'><id>an-addon</id><extends>thing</extends><project_license>GPL-2</project_license></component>",
 	})
@@ -78,5 +79,52 @@ func TestSeveralDebs(t *testing.T) {
 	}
 	if want := []string{"postinst", "postinst (it would add a user) of an-addon"}; !slices.Equal(d.Scripts, want) {
 		t.Errorf("scripts: got %q, want %q", d.Scripts, want)
+	}
+}
+
+// TestLayoutSymlinks: a symlink that leads out of a directory of the layout finds its target
+// there: another directory of the package is added, and what no layout can have is copied.
+func TestLayoutSymlinks(t *testing.T) {
+	require.Program(t, "dpkg-deb")
+	dir := tree(t, map[string]string{
+		"DEBIAN/control":           control("thing", ""),
+		"usr/bin/thing":            "#!/bin/sh\n. /usr/lib/thing/run.sh\nexec java -cp /usr/share/java/thing.jar Thing\n",
+		"usr/share/shared/run.sh":  "exit 0\n",
+		"usr/share/java/thing.jar": "x",
+		"etc/thing/a.conf":         "a",
+		"etc/thing/b/b.conf":       "b",
+		"usr/lib/thing/own":        "x",
+	})
+	for at, to := range map[string]string{
+		"usr/lib/thing/run.sh": "../../share/shared/run.sh", "usr/lib/thing/a.conf": "/etc/thing/a.conf", "usr/lib/thing/etc": "../../../etc/thing",
+		"usr/lib/thing/same": "own", "usr/lib/thing/host": "../../share/of-the-host", "etc/thing/b/up": "../a.conf",
+	} {
+		if err := os.Symlink(to, filepath.Join(dir, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "thing.deb")
+	run(t, "dpkg-deb", "--root-owner-group", "-b", dir, file)
+	d, out, err := convertFile(t, program(t), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]string{"/usr/lib/thing": "usr/lib/thing", "/usr/share/shared": "usr/share/shared", "/usr/share/java": "usr/share/java"}; !maps.Equal(d.Launch.Layout, want) {
+		t.Errorf("layout: got %v, want %v", d.Launch.Layout, want)
+	}
+	for at, want := range map[string]string{"run.sh": "../../share/shared/run.sh", "same": "own", "host": "../../share/of-the-host"} {
+		if got, err := os.Readlink(filepath.Join(out, "usr/lib/thing", at)); got != want {
+			t.Errorf("the symlink %s: got %q (%v), want %q", at, got, err, want)
+		}
+	}
+	for at, want := range map[string]string{"a.conf": "a", "etc/a.conf": "a", "etc/b/b.conf": "b"} {
+		at = filepath.Join(out, "usr/lib/thing", at)
+		fi, err := os.Lstat(at)
+		if err != nil || !fi.Mode().IsRegular() {
+			t.Errorf("%s: got %v (%v), want a copy", at, fi, err)
+		}
+		if got, err := os.ReadFile(at); string(got) != want {
+			t.Errorf("%s: got %q (%v), want %q", at, got, err, want)
+		}
 	}
 }

@@ -61,7 +61,7 @@ func (d *deriver) places(l *manifest.Launch) {
 		if matches(imageLoaders, dir) && path.Ext(p) == ".so" {
 			loaders = dir
 		}
-		if n := d.tree.Nodes[p]; n.Type == manifest.TypeDir && (d.mentioned(p) || p == translations && d.tree.Mentions["/"+p]) {
+		if n := d.tree.Nodes[p]; n.Type == manifest.TypeDir && (d.mentioned(p) || manifest.MergesLayout("/"+p) && d.names(p)) {
 			layout = append(layout, p)
 		}
 	}
@@ -86,7 +86,7 @@ func (d *deriver) places(l *manifest.Launch) {
 		}
 		l.Environment["GDK_PIXBUF_MODULEDIR"] = manifest.Variable{Value: "${package}/" + loaders}
 	}
-	for _, p := range layout {
+	for _, p := range d.closed(layout) {
 		if len(l.Layout) == manifest.MaxLayout {
 			d.tree.Remark("%s: programs look for it at /%s, and the layout has %d paths already", p, p, manifest.MaxLayout)
 			continue
@@ -111,10 +111,8 @@ func (d *deriver) mentioned(dir string) bool {
 		path.Dir(dir) == "usr/share" && slices.Contains(silent, path.Base(dir)) || manifest.MergesLayout("/"+dir) || manifest.CheckLayout("/"+dir, dir) != nil {
 		return false
 	}
-	for m := range d.tree.Mentions {
-		if rest, ok := strings.CutPrefix(m, "/"+dir); ok && (rest == "" || rest[0] == '/') {
-			return true
-		}
+	if d.names(dir) {
+		return true
 	}
 	// Many programs put the directory of all data, or their prefix, which the compiler may have
 	// made a number, and their own name together. If they have the path of translations, they
@@ -122,6 +120,55 @@ func (d *deriver) mentioned(dir string) bool {
 	parent := path.Dir(dir)
 	fixed := d.tree.Mentions["/"+parent] || parent == path.Dir(translations) && d.tree.Mentions["/"+translations] || strings.HasPrefix(parent, "usr/") && d.tree.Mentions["/usr"]
 	return fixed && d.hasProgram(path.Base(dir))
+}
+
+// names reports whether a program of the package has the absolute path of a directory, or of
+// something in it.
+func (d *deriver) names(dir string) bool {
+	for m := range d.tree.Mentions {
+		if rest, ok := strings.CutPrefix(m, "/"+dir); ok && (rest == "" || rest[0] == '/') {
+			return true
+		}
+	}
+	return false
+}
+
+// closed returns a layout in which symlinks lead to parts of the package. A symlink from a
+// directory of the layout to another part of the package is resolved where the directory is
+// shown. So that part is added to the layout, or else copied in place of the symlink.
+func (d *deriver) closed(layout []string) []string {
+	for i := 0; i < len(layout); i++ {
+		for _, p := range d.tree.Paths() {
+			n := d.tree.Nodes[p]
+			if n.Type != manifest.TypeSymlink || !strings.HasPrefix(p, layout[i]+"/") {
+				continue
+			}
+			to := path.Join(path.Dir(p), n.Symlink)
+			if d.tree.Resolve(to) == nil || slices.ContainsFunc(layout, func(dir string) bool { return to == dir || strings.HasPrefix(to, dir+"/") }) {
+				continue
+			}
+			if own := d.own(to); own != "" && len(layout) < manifest.MaxLayout {
+				layout = append(layout, own)
+			} else if !d.tree.Inline(p) {
+				d.tree.Remark("%s: it leads to %s, where the package is not shown", p, to)
+			}
+		}
+	}
+	slices.Sort(layout)
+	return layout
+}
+
+// own returns the directory of the package's own with a path in it, or "" if that is in a
+// directory of many packages.
+func (d *deriver) own(p string) string {
+	for dir := p; dir != "."; dir = path.Dir(dir) {
+		n := d.tree.Nodes[dir]
+		if n != nil && n.Type == manifest.TypeDir && !slices.Contains(silent, path.Base(dir)) && manifest.CheckLayout("/"+dir, dir) == nil &&
+			slices.ContainsFunc(placesOfPackages, func(pattern string) bool { return matches(pattern, path.Dir(dir)) }) {
+			return dir
+		}
+	}
+	return ""
 }
 
 // hasProgram reports whether a directory has the name of a program of the package, or the beginning

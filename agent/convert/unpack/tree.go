@@ -330,6 +330,35 @@ func (t *Tree) Resolve(p string) *Node {
 	return nil
 }
 
+// Inline replaces a symlink by a copy of the file or directory that it leads to, which takes no
+// space in a store. It reports whether it could.
+func (t *Tree) Inline(p string) bool {
+	to := t.Resolve(p)
+	if to == nil || p == to.Path || strings.HasPrefix(p, to.Path+"/") {
+		return false
+	}
+	copies := map[string]*Node{p: to}
+	if to.Type == manifest.TypeDir {
+		for q := range t.Nodes {
+			if rest, ok := strings.CutPrefix(q, to.Path+"/"); ok {
+				copies[p+"/"+rest] = t.Nodes[q]
+			}
+		}
+	}
+	if len(t.Nodes)+len(copies) > t.limits.Entries {
+		return false
+	}
+	for at, n := range copies {
+		same := *n
+		if same.Type == manifest.TypeSymlink {
+			same.Symlink = relative(path.Dir(at), path.Join(path.Dir(n.Path), n.Symlink))
+		}
+		same.Path, same.Kept = at, nil // it describes the package where it was
+		t.Nodes[at] = &same
+	}
+	return true
+}
+
 // Entries returns the entries of the package: files and symlinks, and empty directories.
 func (t *Tree) Entries() []convert.Entry {
 	full := map[string]bool{}

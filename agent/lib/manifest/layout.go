@@ -33,8 +33,9 @@ var layoutCommon = []string{
 }
 
 // mergedLayout are directories whose entries are added to those of the host. Programs have no
-// other way to find their translations (bindtextdomain(3)).
-var mergedLayout = []string{"/usr/share/locale"}
+// other way to find their translations (bindtextdomain(3)), and no common one for libraries of
+// Java.
+var mergedLayout = []string{"/usr/share/java", "/usr/share/locale"}
 
 // MergesLayout reports whether a path of a layout shows the entries of the host, too.
 func MergesLayout(at string) bool { return slices.Contains(mergedLayout, at) }
