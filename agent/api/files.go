@@ -35,7 +35,7 @@ type upload struct {
 }
 
 const (
-	maxUploads = 64        // of one user: a program may need some libraries
+	maxUploads = 256       // of one user: a program may need many libraries
 	maxUpload  = time.Hour // the time for which an upload is kept
 )
 

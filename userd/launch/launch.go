@@ -226,6 +226,7 @@ func (l *launch) joinThenPrepare(ctx context.Context) (env []string, err error) 
 func (l *launch) exec(env []string, execFD int) error {
 	path := filepath.Join(l.dirOf(l.ran), l.command[0])
 	argv := append([]string{path}, append(l.command[1:len(l.command):len(l.command)], l.Args...)...)
+	path, argv = l.interpreted(path, argv)
 	if len(l.layout) > 0 {
 		var err error
 		if argv, err = l.throughLayout(path, argv); err != nil {

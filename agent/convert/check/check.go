@@ -252,6 +252,9 @@ func (c *checker) interpreter(p string, content []byte) {
 		c.find(p, 1, "its interpreter %s is no absolute path", words[0])
 		return
 	}
+	if inside := strings.TrimPrefix(words[0], "/"); c.files[inside]&0o111 != 0 || c.files["usr/"+inside]&0o111 != 0 {
+		return // the launcher finds it
+	}
 	if !c.onHost(words[0]) {
 		c.find(p, 1, "its interpreter %s is not on this machine", words[0])
 		return
