@@ -204,6 +204,7 @@ func parseBin(by *delegator, role string, data []byte) (bin *metadata.TargetsTyp
 		}
 		if err == nil {
 			bin = &m.Signed
+			trimTargets(bin)
 		}
 		return err
 	})

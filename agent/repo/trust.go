@@ -109,6 +109,7 @@ func (c *Client) update(ctx context.Context, have *fetched) error {
 		c.suspect = errkind.Is(err, errkind.Untrusted)
 		return err
 	}
+	trim(set)
 	c.suspect, c.tag, c.timestamp = false, f.tag, digest.Of(f.got[metadata.TIMESTAMP])
 	if have == nil {
 		c.rootAsked = c.time()
@@ -120,6 +121,25 @@ func (c *Client) update(ctx context.Context, have *fetched) error {
 	}
 	c.trusted, c.pointers, c.earlier = set, nil, c.pointers
 	return nil
+}
+
+// trim drops the empty maps of unknown fields that go-tuf makes for each entry. They are most
+// of the memory of a long list.
+func trim(set *trustedmetadata.TrustedMetadata) {
+	for _, f := range set.Snapshot.Signed.Meta {
+		if f != nil && len(f.UnrecognizedFields) == 0 {
+			f.UnrecognizedFields = nil
+		}
+	}
+	trimTargets(&set.Targets[metadata.TARGETS].Signed)
+}
+
+func trimTargets(targets *metadata.TargetsType) {
+	for _, f := range targets.Targets {
+		if f != nil && len(f.UnrecognizedFields) == 0 {
+			f.UnrecognizedFields = nil
+		}
+	}
 }
 
 // refresh returns the verified part, also beside an error.

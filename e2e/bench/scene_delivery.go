@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -234,9 +235,11 @@ func (r *shelf) idle(n *nginx, got results) {
 	// In the second of its signature a timestamp has no ETag that a machine uses.
 	ago := time.Now().Add(-time.Hour)
 	r.must(os.Chtimes(filepath.Join(r.dir, "metadata", "timestamp.json"), ago, ago))
+	before := heapInUse()
 	c, installed := r.machine(n)
+	kept := heapInUse() - before
 	_, from := n.mark(r)
-	var cpu samples
+	cpu := samples{Notes: []string{fmt.Sprintf("the client keeps %d KiB of the repository in memory", kept/1024)}}
 	for range deliveryChecks {
 		before := cpuTime()
 		r.must(c.Check(r.Context()))
@@ -248,6 +251,16 @@ func (r *shelf) idle(n *nginx, got results) {
 		return samples{Ours: []float64{total / deliveryChecks}, Notes: []string{fmt.Sprintf("mean of %d checks, %d packages installed of %d", deliveryChecks, deliveryInstalled, r.size)}}
 	}
 	got["check-idle-requests"], got["check-idle-bytes"], got["check-idle-cpu"] = per(float64(requests)), per(float64(bytes)), cpu
+}
+
+// heapInUse is the memory of this process that is in use after a collection.
+func heapInUse() int64 {
+	var m runtime.MemStats
+	for range 3 { // finalizers free more
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // cpuTime is the processor time of this process.
