@@ -41,6 +41,9 @@ func publish(t *testing.T, w *rig.World, repository, channel, version string) {
 	w.MustLull("publish", "--repo", repository, "--channel", channel, dir)
 }
 
+// fingerprint matches the key of a root of trust.
+var fingerprint = regexp.MustCompile(`key of the root of trust \(SHA-256\): [0-9a-f]{64}`)
+
 // sizes match what is shown before a version with extra bytes is fetched.
 var sizes = regexp.MustCompile(`(?m)^org.lull.listed: 30[0-9] kB to download, 3[0-9]{2} kB to write$`)
 
@@ -52,11 +55,13 @@ func TestListAndSwitch(t *testing.T) {
 	w := rig.New(t, rig.Options{Tracker: "poll"})
 	w.Configure("policy.yaml", "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
 	other := w.Path("other")
-	w.MustLull("repo", "init", w.Repo)
+	shown := fingerprint.FindString(w.MustLull("repo", "init", w.Repo).Stdout)
 	w.MustLull("repo", "init", other)
 	publish(t, w, w.Repo, "stable", "1")
 	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
+	if got := fingerprint.FindString(w.MustLull("repo", "add", "local", w.Repo).Stdout); got == "" || got != shown {
+		t.Errorf("lull repo add shows %q, want the %q of lull repo init", got, shown)
+	}
 	w.MustLull("repo", "add", "other", other)
 	w.MustLull("install", name)
 	conn := w.Bus.Connect()

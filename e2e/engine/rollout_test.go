@@ -42,6 +42,14 @@ func TestRollout(t *testing.T) {
 		return o.Str("Version") == "4", r.Stdout + r.Stderr
 	})
 
+	// A security update whose publisher gives it no rollout reaches all machines at once,
+	// past another version that is halted.
+	publish("5", "--rollout", "0")
+	s.MustLull("channel", "halt", name, "--repo", s.Repo)
+	publish("6", "--urgency", "security")
+	s.MustLull("refresh", name)
+	current("6")
+
 	// Where no version reaches a machine, none is installed.
 	const other = "org.lull.reserved"
 	s.publishWith([]string{"--rollout", "0"}, app(other, "1", ""), map[string]string{"app": forever})

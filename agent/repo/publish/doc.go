@@ -18,6 +18,12 @@
 // start from it. So the commit point of a publication there is its snapshot: the next
 // publisher writes a timestamp that a killed one has not written.
 //
+// The snapshot names each bin, so that publishing among 100,000 packages consists mostly of
+// reading and signing it. go-tuf converts it several times by reflection. With 4,096 bins that
+// takes about 90 ms of processor time, and the goal for a whole publication is 50 ms (row
+// publish-100k of the bench). So snapshot.go does it itself, in 13 ms, for snapshots in the form
+// that lull writes, and leaves others to go-tuf. A test compares the bytes of both.
+//
 // The functions keep no state between calls and may be called from any goroutine. They block
 // on the storage and on that lock until their context ends.
 package publish
