@@ -234,6 +234,34 @@ func TestThresholdBesideBins(t *testing.T) {
 	}
 }
 
+// TestOnlineKeysBesideBins: another publisher with the keys of snapshot and timestamp reaches
+// machines at once, also when the lists of the owner are past half of their lifetime.
+func TestOnlineKeysBesideBins(t *testing.T) {
+	f, v := delegatedFixture(t, inBins)
+	for _, role := range []string{"snapshot", "timestamp"} {
+		data, err := os.ReadFile(filepath.Join(f.dir+".keys", role+".pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(v.dir+".keys", role+".pem"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	src, later := t.TempDir(), now.AddDate(0, 7, 0)
+	if err := os.WriteFile(filepath.Join(src, "lull.yaml"), []byte("name: "+vendorApp+"\nversion: \"1\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	res, err := publish.Publish(t.Context(), f.dir, src, publish.Options{Common: publish.Common{Now: later, Keys: v.dir + ".keys"}})
+	if err != nil || res.Proposed != "" {
+		t.Fatalf("%+v, %v, want a version that is offered at once", res, err)
+	}
+	c := f.client("", t.TempDir())
+	c.SetNow(later.Add(time.Hour))
+	if version, err := offered(t, c, vendorApp); version != "1" {
+		t.Errorf("version %q is offered, want 1: %v", version, err)
+	}
+}
+
 // TestHostileListOfBins: a repository cannot bring a list of bins that the keys of the targets
 // have not signed, or make a machine mistake the list of another publisher for a bin.
 func TestHostileListOfBins(t *testing.T) {

@@ -345,7 +345,9 @@ func (s *state) writeBins() (changed bool, err error) {
 		return true, nil
 	}
 	life := s.expiry.until(metadata.TARGETS, s.now).Sub(s.now)
-	if s.binned() && !s.proposes() {
+	// Another publisher has no key of the targets, but perhaps those of snapshot and timestamp.
+	signs := s.renew || s.extra[metadata.TARGETS] != nil || slices.ContainsFunc(slices.Collect(maps.Keys(s.dirty)), s.own)
+	if s.binned() && signs {
 		if role, _ := s.binSigners(); !s.signedBy(role) {
 			if err := s.divide(0, s.delegatedRoles(), nil); err != nil {
 				return false, err
