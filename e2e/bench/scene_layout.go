@@ -12,10 +12,9 @@ import (
 // layout of two paths that the host lacks, by bwrap with two binds, and as a flatpak whose
 // runtime has no other file. Desktops start the applications.
 func playLayout(tb rig.TB) results {
-	myTurn(tb)
 	const name, with = "org.lull.plain", "org.lull.layout"
 	program := filepath.Join(programs(tb), "empty")
-	s := setStage(tb, rig.Options{Tracker: "freezer"})
+	s := setStage(tb, rig.Options{Tracker: "subtree"})
 	s.publish(name, "1", program, "")
 	s.publish(with, "1", program, "layout: {/opt/LullBench: bin, /usr/share/lull-bench: bin}\n")
 	s.install(name, with)

@@ -26,12 +26,13 @@ var desktopPrograms = []struct {
 	title   string // of the window
 	german  string // a catalog that the program has open
 	profile string // a file that the program writes, below its base directories
+	prints  string // the title of its window for printing
 }{
-	{"org.xfce.mousepad", "mousepad libmousepad0", "data: xdg", true, "brief.txt", "/de/LC_MESSAGES/mousepad.mo", "config/Mousepad/accels.scm"},
-	{"featherpad", "featherpad featherpad-l10n" + qt5, "data: xdg", true, "brief.txt", "/featherpad_de.qm", "config/featherpad/fp.conf"},
-	{"galculator", "galculator", "data: xdg", false, "galculator", "/de/LC_MESSAGES/galculator.mo", "config/galculator/galculator.conf"},
+	{"org.xfce.mousepad", "mousepad libmousepad0", "data: xdg", true, "brief.txt", "/de/LC_MESSAGES/mousepad.mo", "config/Mousepad/accels.scm", "Drucken"},
+	{"featherpad", "featherpad featherpad-l10n" + qt5, "data: xdg", true, "brief.txt", "/featherpad_de.qm", "config/featherpad/fp.conf", ""},
+	{"galculator", "galculator", "data: xdg", false, "galculator", "/de/LC_MESSAGES/galculator.mo", "config/galculator/galculator.conf", ""},
 	{"qalculate-gtk", "qalculate-gtk libqalculate22 libqalculate-data", "data: {xdg: true, import: [config/qalculate]}", false, "Qalculate!",
-		"/de/LC_MESSAGES/qalculate-gtk.mo", "config/qalculate/qalculate-gtk.cfg"},
+		"/de/LC_MESSAGES/qalculate-gtk.mo", "config/qalculate/qalculate-gtk.cfg", ""},
 }
 
 // TestDesktopPrograms: programs are taken from Debian as they are, and installed as files. Each
@@ -43,6 +44,7 @@ func TestDesktopPrograms(t *testing.T) {
 	require.Unified(t)
 	require.NotShort(t)
 	require.Program(t, "dbus-daemon", "Xvfb", "dunst", "openbox", "xdotool", "setpriv", "localedef", "apt-get", "dpkg-deb")
+	require.Program(t, "cupsd", "lpadmin")
 	require.File(t, "/usr/share/i18n/locales/de_DE")
 	w := rig.New(t, rig.Options{Tracker: "subtree"})
 	w.Configure("policy.yaml", policy)
@@ -53,6 +55,7 @@ func TestDesktopPrograms(t *testing.T) {
 	}
 	output(t, "", "localedef", "-i", "de_DE", "-f", "UTF-8", locales+"/de_DE.UTF-8")
 	w.User.Env = append(w.User.Env, "LOCPATH="+locales, "LANG=de_DE.UTF-8", "LC_ALL=de_DE.UTF-8", "GSETTINGS_BACKEND=memory", "NO_AT_BRIDGE=1")
+	paper := startPrinter(t, w)
 	w.User.Start("openbox", "--sm-disable")
 	api := w.Bus.Watch()
 	w.StartAgent()
@@ -115,6 +118,15 @@ func TestDesktopPrograms(t *testing.T) {
 			p, window := open()
 			if maps := w.Admin.Run("cat", "/proc/"+strconv.Itoa(p.PID)+"/maps").Stdout; !strings.Contains(maps, c.german) {
 				t.Errorf("it is not German: %s is not mapped", c.german)
+			}
+			if c.prints != "" {
+				key := func(id, key string) { w.User.Run("xdotool", "windowactivate", "--sync", id, "key", key) }
+				key(window, "ctrl+p")
+				paper.untilPrinted("%PDF", func() {
+					if dialog, _, _ := strings.Cut(w.User.Run("xdotool", "search", "--onlyvisible", "--name", "^"+c.prints).Stdout, "\n"); dialog != "" {
+						key(dialog, "Return")
+					}
+				})
 			}
 			if r := w.Lull(append(install, two...)...); r.Code != 75 {
 				t.Errorf("a refresh while it runs: %v", r)
