@@ -1,10 +1,15 @@
 package engine_test
 
 import (
+	"crypto/tls"
+	"encoding/pem"
+	"io"
 	"net"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -62,8 +67,52 @@ func (s *scene) start(name string, command func(port string) *exec.Cmd) server {
 	}
 }
 
+// overTLS starts a proxy with TLS in front of another one, and returns its address and the file
+// with its certificate.
+func (s *scene) overTLS(proxy server) (address, trust string) {
+	s.t.Helper()
+	own := httptest.NewUnstartedServer(nil) // of which the certificate is used alone
+	own.StartTLS()
+	trust = s.Path("proxy.pem")
+	err := os.WriteFile(trust, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.Certificate().Raw}), 0o644)
+	config := &tls.Config{Certificates: own.TLS.Certificates}
+	own.Close()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var relays sync.WaitGroup
+	s.t.Cleanup(func() { l.Close(); proxy.stop(); relays.Wait() })
+	relays.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			relays.Go(func() {
+				defer in.Close()
+				out, err := net.Dial("tcp", proxy.address)
+				if err != nil {
+					return
+				}
+				defer out.Close()
+				done := make(chan struct{})
+				go func() { defer close(done); _, _ = io.Copy(out, in); out.(*net.TCPConn).CloseWrite() }()
+				_, _ = io.Copy(in, out)
+				in.Close()
+				<-done
+			})
+		}
+	})
+	return l.Addr().String(), trust
+}
+
 // TestProxies: repositories are read by the proxies of the environment, by that of the policy in
-// their place, or without one. The error about a proxy that is down names it, and where it is set.
+// their place, or without one; over TLS, too. The error about a proxy that is down names it, and
+// where it is set.
 func TestProxies(t *testing.T) {
 	tinyproxy, microsocks := require.Program(t, "tinyproxy"), require.Program(t, "microsocks")
 	require.Program(t, "nginx")
@@ -135,7 +184,23 @@ func TestProxies(t *testing.T) {
 	if used(http) == before {
 		t.Error("tinyproxy is not used by the policy")
 	}
-	policy("")
+
+	// The same proxy behind TLS, by the policy and by the environment.
+	secure, trust := s.overTLS(http)
+	overTLS := func(version, policyText string, env ...string) {
+		t.Helper()
+		policy(policyText)
+		s.Agent().Crash()
+		s.StartAgent(append(env, "SSL_CERT_FILE="+trust)...)
+		before := used(http)
+		publish(version)
+		s.MustLull("refresh", name)
+		if used(http) == before {
+			t.Errorf("the proxy with TLS is not used, with the policy %q", policyText)
+		}
+	}
+	overTLS("5", "network: {proxy: 'https://"+secure+"'}")
+	overTLS("6", "", "HTTP_PROXY=https://"+secure)
 	http.stop()
-	failed("by the proxy http://" + http.address + ", which is set by the environment variable HTTP_PROXY of the agent: ")
+	failed("by the proxy https://" + secure + ", which is set by the environment variable HTTP_PROXY of the agent: ")
 }
