@@ -148,6 +148,7 @@ in files that end in .old.`,
 
 func (a *app) repoAddCmd() *cobra.Command {
 	var trust, passwordFile, watch string
+	var stated []string
 	var source aptFlags
 	cmd := &cobra.Command{
 		Use:   "add NAME ADDRESS | --apt LINE PACKAGE... | --watch FOLDER NAME",
@@ -155,7 +156,8 @@ func (a *app) repoAddCmd() *cobra.Command {
 		Long: `Makes a repository known to the agent: a directory, or an http or https address.
 What is trusted is its root.json. Get that from its makers by a way that you
 trust; that of a local directory is taken from there. The SHA-256 of its keys is
-shown: compare it with what the makers state.
+shown: compare it with what the makers state, or have --fingerprint compare it before
+anything is trusted. It names each key of the root.
 
 With --apt, PACKAGEs of an apt repository are followed: LINE is one of a sources.list, or
 the path of a .sources file, with the signing key in signed-by or in --trust. New
@@ -181,13 +183,16 @@ standard input.`,
 		Args: args(1, 200),
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if watch != "" {
-				if source.line != "" || trust != "" || passwordFile != "" {
+				if source.line != "" || trust != "" || passwordFile != "" || len(stated) > 0 {
 					return output.Error(errkind.Usage, "cannot add %s: --watch needs no other flag", output.OneLine(words[0]))
 				}
 				if err := args(1, 1)(cmd, words); err != nil {
 					return err
 				}
 				return a.addWatched(cmd.Context(), words[0], watch)
+			}
+			if source.line != "" && len(stated) > 0 {
+				return output.Error(errkind.Usage, "cannot add %s with --fingerprint: it is not for --apt", output.OneLine(words[0]))
 			}
 			if source.line != "" {
 				return a.addApt(cmd.Context(), source, trust, passwordFile, words)
@@ -217,7 +222,13 @@ standard input.`,
 			if err != nil {
 				return output.Error(errkind.Invalid, "cannot add %s: what is trusted cannot be read: %w", name, err)
 			}
-			keys, _ := repo.Fingerprints(root) // the agent reports the fault of an invalid root
+			keys, err := repo.Fingerprints(root) // of an invalid root the agent reports the fault
+			if len(stated) > 0 && err == nil {
+				err = asStated(name, keys, stated)
+			}
+			if len(stated) > 0 && err != nil {
+				return err
+			}
 			return a.change(cmd.Context(), func(ctx context.Context, ag *agent) error {
 				shown := (repo.Config{URL: address}).Address()
 				err := ag.manager.AddRepository(ctx, name, address, root)
@@ -232,10 +243,22 @@ standard input.`,
 		},
 	}
 	cmd.Flags().StringVar(&trust, "trust", "", "`file` with the root metadata, or with --apt the signing key, that is trusted from now on")
+	cmd.Flags().StringSliceVar(&stated, "fingerprint", nil, "`SHA-256` of the keys of the root metadata, as its makers state them; other keys are refused")
 	cmd.Flags().StringVar(&watch, "watch", "", "make packages of the files that are put into a `directory`")
 	source.add(cmd)
 	addPasswordFile(cmd, &passwordFile)
 	return cmd
+}
+
+// asStated returns nil if each key of a root of trust is a stated one.
+func asStated(name string, keys, stated []string) error {
+	for _, k := range keys {
+		if !slices.ContainsFunc(stated, func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), k) }) {
+			return output.Error(errkind.Untrusted, "cannot add %s: its root of trust has the key %s, which is not the stated one", name, k).
+				WithHint("the file is not that of the makers, or they have other keys by now: ask them")
+		}
+	}
+	return nil
 }
 
 // sayFingerprints shows the keys of a repository's root of trust.

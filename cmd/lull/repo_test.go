@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/repo/publish"
 	bus "github.com/lull/lull/dbus"
 )
 
@@ -135,4 +138,42 @@ func TestRepoVerbs(t *testing.T) {
 		t.Errorf("%d %s%s", code, out, errs)
 	}
 	f.manager.Update(func(p *bus.ManagerProperties) { p.PolicyError = "" })
+}
+
+// TestFingerprint: what is trusted is shown, and other keys than the stated ones are refused
+// before the agent is asked.
+func TestFingerprint(t *testing.T) {
+	f := startAgent(t)
+	dir := filepath.Join(t.TempDir(), "repo")
+	if err := publish.Init(t.Context(), dir, publish.InitOptions{Counts: map[string]publish.Count{"root": {Needed: 1, Of: 2}}}); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.ReadFile(dir + "/root.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := repo.Fingerprints(root)
+	if err != nil || len(keys) != 2 {
+		t.Fatalf("%v, %v, want two keys", keys, err)
+	}
+	both := strings.Join(keys, ",")
+	for i, c := range []struct {
+		stated string
+		code   int
+	}{{both, 0}, {strings.ToUpper(both), 0}, {keys[0], 65}, {keys[1], 65}, {strings.Repeat("0", 64), 65}, {"x", 65}} {
+		name := fmt.Sprint("main", i)
+		code, out, errs := f.lull(t.Context(), "repo", "add", name, "https://example.org/x", "--trust", dir+"/root.json", "--fingerprint", c.stated)
+		if code != c.code || (code == 0) != strings.Contains(out, "keys of the root of trust (SHA-256): "+keys[0]+", "+keys[1]) {
+			t.Errorf("%s is stated: %d\n%s%s\nwant %d, and both keys if it is known", c.stated, code, out, errs, c.code)
+		}
+		f.mu.Lock()
+		_, known := f.repos[name]
+		f.mu.Unlock()
+		if known != (c.code == 0) {
+			t.Errorf("%s is stated: known to the agent: %v", c.stated, known)
+		}
+	}
+	if code, _, errs := f.lull(t.Context(), "repo", "add", "--watch", dir, "ours", "--fingerprint", both); code != 64 {
+		t.Errorf("--watch with a fingerprint: %d, %s", code, errs)
+	}
 }
