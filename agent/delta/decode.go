@@ -277,7 +277,7 @@ func (d *decoder) operations(n int, do func(m match) error, literals func(off, n
 
 // write writes the new files.
 func (d *decoder) write() error {
-	w := &walker{predictor: d.predictor, blocks: blocks{old: d.predictor.old}, plain: d.plain}
+	w := &walker{predictor: d.predictor, blocks: newBlocks(d.predictor.old, d.version), plain: d.plain}
 	var b [8]byte
 	w.field = func(_ int64, r reference, v []byte) error {
 		target := r.kind.target(v, r.oldAt, r.oldBase)

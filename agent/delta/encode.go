@@ -271,7 +271,7 @@ func predicting(matches []match) (spans []match, least uint32) {
 
 // residual fills the streams.
 func (e *encoder) residual(p *predictor, matches []match) error {
-	w := &walker{predictor: p, blocks: blocks{old: p.old}, plain: e.plain}
+	w := &walker{predictor: p, blocks: newBlocks(p.old, 2), plain: e.plain}
 	w.field = func(n int64, r reference, v []byte) error {
 		target := r.kind.target(v, r.oldAt, r.oldBase)
 		actual := r.kind.target(e.content[n:], r.newAt, r.newBase)

@@ -91,9 +91,10 @@ type field struct {
 // so that a search has found the borders of instructions, and after, for the fields that
 // cross the end.
 const (
-	blockSize = 4 << 10
-	lookBack  = 64
-	lookAhead = 24
+	blockSize  = 1 << 10
+	blockSize1 = 4 << 10 // of version 1
+	lookBack   = 64
+	lookAhead  = 24
 )
 
 // file is an old or new file that can be searched for fields.

@@ -192,13 +192,28 @@ func (p *predictor) learn(of, nf int, target, actual int64) {
 	*s = lesson{target, actual, in}
 }
 
-// blocks reads old files by blocks, and keeps some.
+// blocks reads old files by blocks, and keeps some. Matches are short, and some are near others
+// that were far before: so blocks are small, and the pages that they are read from are kept, too.
 type blocks struct {
 	old   *list
+	size  int64 // of a block
 	cache [blockCache]block
+	pages [pageCache]page
 }
 
-const blockCache = 512
+const (
+	blockCache = 2 << 10
+	pageCache  = 2 << 10
+	pageSize   = 4 << 10
+)
+
+func newBlocks(old *list, version int) *blocks {
+	b := &blocks{old: old, size: blockSize}
+	if version == 1 {
+		b.size = blockSize1
+	}
+	return b
+}
 
 // block is a block of a file with the bytes around it.
 type block struct {
@@ -208,32 +223,68 @@ type block struct {
 	fields []field // those that begin in the block
 }
 
+// page is a part of a file.
+type page struct {
+	file int // and one
+	off  int64
+	data []byte
+}
+
 // get returns the block of a file that begins at off. It is valid until the next call.
 func (b *blocks) get(f int, off int64) (*block, error) {
-	c := &b.cache[(off/blockSize+int64(f)*61)%blockCache]
+	c := &b.cache[(off/b.size+int64(f)*61)%blockCache]
 	from := max(off-lookBack, 0)
 	if c.file == f+1 && c.off == from {
 		return c, nil
 	}
 	file := b.old.files[f]
 	if c.data == nil {
-		c.data = make([]byte, lookBack+blockSize+lookAhead)
+		c.data = make([]byte, lookBack+b.size+lookAhead)
 	}
-	c.file, c.off, c.data = 0, from, c.data[:min(off+blockSize+lookAhead, file.size)-from]
-	if err := readFull(file.r, c.data, from); err != nil {
+	c.file, c.off, c.data = 0, from, c.data[:min(off+b.size+lookAhead, file.size)-from]
+	if err := b.read(f, c.data, from); err != nil {
 		return nil, err
 	}
 	c.file = f + 1
-	all := file.fields(c.fields[:0], from, c.data)
-	first := uint32(off - from)
-	c.fields = slices.DeleteFunc(all, func(x field) bool { return x.off < first || x.off >= first+blockSize })
+	c.fields = file.fields(c.fields[:0], from, c.data)
+	first, end := uint32(off-from), uint32(off-from+b.size)
+	n := 0
+	for _, x := range c.fields {
+		if x.off >= first && x.off < end {
+			c.fields[n] = x
+			n++
+		}
+	}
+	c.fields = c.fields[:n]
 	return c, nil
+}
+
+// read reads a part of a file from its pages.
+func (b *blocks) read(f int, data []byte, off int64) error {
+	file := b.old.files[f]
+	for len(data) > 0 {
+		start := off / pageSize * pageSize
+		p := &b.pages[(off/pageSize+int64(f)*61)%pageCache]
+		if p.file != f+1 || p.off != start {
+			if p.data == nil {
+				p.data = make([]byte, pageSize)
+			}
+			p.file, p.off, p.data = 0, start, p.data[:min(pageSize, file.size-start)]
+			if err := readFull(file.r, p.data, start); err != nil {
+				return err
+			}
+			p.file = f + 1
+		}
+		n := copy(data, p.data[off-start:])
+		data, off = data[n:], off+int64(n)
+	}
+	return nil
 }
 
 // walker goes through the matches of a group, in the order of new.
 type walker struct {
 	*predictor
-	blocks
+	*blocks
 	plain func(new int64, old []byte) error // bytes outside of fields
 	field func(new int64, r reference, v []byte) error
 }
@@ -254,12 +305,12 @@ func (w *walker) walk(m match) error {
 	shift := int64(m.new) - int64(m.old) + ostart // offset in the old file → offset in new
 	base := w.new.starts[nf]
 	for off < end {
-		first := off / blockSize * blockSize
+		first := off / w.blocks.size * w.blocks.size
 		b, err := w.get(of, first)
 		if err != nil {
 			return err
 		}
-		last := min(end, first+blockSize)
+		last := min(end, first+w.blocks.size)
 		i, _ := slices.BinarySearchFunc(b.fields, uint32(off-b.off), func(f field, off uint32) int { return cmp.Compare(f.off, off) })
 		for ; i < len(b.fields); i++ {
 			kind, at := b.fields[i].kind, b.off+int64(b.fields[i].off)
