@@ -6,7 +6,9 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -38,12 +40,18 @@ type Ingest struct {
 
 	mu      sync.Mutex
 	done    map[Key]int64 // whole and verified, not yet resident
-	partial map[Key]int64 // begun by a process that has died, or cut off
+	partial map[Key]begun // begun by a process that has died, or cut off
 	ended   bool
 }
 
+// begun is the beginning of a blob.
+type begun struct {
+	n int64     // bytes
+	h hash.Hash // of these; nil if they have to be read again
+}
+
 // Ingest begins or resumes the ingest of a package. The remains of a dead
-// process are re-hashed, as a power cut may have damaged them: whole blobs
+// process are hashed again, once, as a power cut may have damaged them: whole blobs
 // are kept, the others can be continued. A second ingest of the same package
 // at the same time is an error of kind Busy.
 func (s *Store) Ingest(pkg digest.Digest) (*Ingest, error) {
@@ -57,7 +65,7 @@ func (s *Store) Ingest(pkg digest.Digest) (*Ingest, error) {
 	}
 	s.ingests[pkg] = true
 	s.mu.Unlock()
-	i := &Ingest{s: s, pkg: pkg, dir: s.path(tmpDir, pkg.String()), done: map[Key]int64{}, partial: map[Key]int64{}}
+	i := &Ingest{s: s, pkg: pkg, dir: s.path(tmpDir, pkg.String()), done: map[Key]int64{}, partial: map[Key]begun{}}
 	if err := i.resume(); err != nil {
 		i.end()
 		return nil, errkind.New(errkind.KindOf(err), "cannot store package %s: %w", pkg.Short(), err)
@@ -101,10 +109,11 @@ func (i *Ingest) resume() error {
 }
 
 func (i *Ingest) resumeBlob(k Key, path string) error {
-	d, n, err := hashFile(path)
+	h, n, err := hashFile(path)
 	if err != nil {
 		return err
 	}
+	d := digest.From(h)
 	if d == k.Digest {
 		if err := os.Chmod(path, k.mode()); err != nil {
 			return err
@@ -115,20 +124,20 @@ func (i *Ingest) resumeBlob(k Key, path string) error {
 	if d == k.Digest {
 		i.done[k] = n
 	} else {
-		i.partial[k] = n
+		i.partial[k] = begun{n, h}
 	}
 	return nil
 }
 
-func hashFile(path string) (digest.Digest, int64, error) {
+func hashFile(path string) (hash.Hash, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return digest.Digest{}, 0, err
+		return nil, 0, err
 	}
 	defer f.Close()
 	h := digest.New()
 	n, err := copyBuffered(h, f)
-	return digest.From(h), n, err
+	return h, n, err
 }
 
 func copyBuffered(w io.Writer, r io.Reader) (int64, error) {
@@ -152,7 +161,7 @@ func (i *Ingest) Has(k Key) bool {
 func (i *Ingest) Partial(k Key) int64 {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.partial[k]
+	return i.partial[k].n
 }
 
 // Path is the path of a blob that Has reports.
@@ -192,14 +201,9 @@ func (i *Ingest) Scratch() (*os.File, error) {
 func (i *Ingest) ForgetOthers(need func(Key) bool) error {
 	var others []Key
 	i.mu.Lock()
-	for _, list := range []map[Key]int64{i.done, i.partial} {
-		for k := range list {
-			if !need(k) {
-				others = append(others, k)
-			}
-		}
-	}
+	others = slices.AppendSeq(slices.Collect(maps.Keys(i.done)), maps.Keys(i.partial))
 	i.mu.Unlock()
+	others = slices.DeleteFunc(others, need)
 	for _, k := range others {
 		if err := i.Forget(k); err != nil {
 			return err
@@ -233,9 +237,9 @@ func (i *Ingest) Create(k Key, size int64) (*Writer, error) {
 }
 
 func (w *Writer) open() error {
-	begun := w.i.Partial(w.k)
+	begun := w.i.take(w.k)
 	flags := os.O_RDWR | os.O_CREATE
-	if begun == 0 {
+	if begun.n == 0 {
 		flags |= os.O_TRUNC
 	}
 	f, err := os.OpenFile(w.i.dir+"/"+w.k.String(), flags, 0o600)
@@ -243,10 +247,14 @@ func (w *Writer) open() error {
 		return err
 	}
 	w.f = f
-	if begun > 0 {
-		if w.size >= 0 && begun > w.size {
+	if begun.n > 0 {
+		switch {
+		case w.size >= 0 && begun.n > w.size:
 			err = f.Truncate(0)
-		} else {
+		case begun.h != nil:
+			w.h = begun.h
+			w.offset, err = f.Seek(begun.n, io.SeekStart)
+		default:
 			w.offset, err = copyBuffered(w.h, f)
 		}
 		if err != nil {
@@ -256,6 +264,17 @@ func (w *Writer) open() error {
 	}
 	w.n = w.offset
 	return nil
+}
+
+// take returns the beginning of a blob. Its hash is the caller's then.
+func (i *Ingest) take(k Key) begun {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	b := i.partial[k]
+	if b.n > 0 {
+		i.partial[k] = begun{n: b.n}
+	}
+	return b
 }
 
 // Offset is the number of bytes that were there already.
@@ -296,7 +315,7 @@ func (w *Writer) Write(b []byte) (int, error) {
 // Suspend stops writing; what is there can be continued by a later Create.
 func (w *Writer) Suspend() error {
 	w.i.mu.Lock()
-	w.i.partial[w.k] = w.n
+	w.i.partial[w.k] = begun{w.n, w.h}
 	w.i.mu.Unlock()
 	return w.f.Close()
 }

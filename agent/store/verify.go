@@ -211,7 +211,11 @@ func (v *verification) hash(path string) (d digest.Digest, n int64, err error) {
 	}) {
 		return d, n, err
 	}
-	return hashFile(path)
+	h, n, err := hashFile(path)
+	if err != nil {
+		return d, n, err
+	}
+	return digest.From(h), n, nil
 }
 
 // checkFile checks type, mode and owner.

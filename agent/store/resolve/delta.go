@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/lull/lull/agent/delta"
 	"github.com/lull/lull/agent/lib/digest"
@@ -137,7 +138,9 @@ func (j *job) useDelta(o delta.Offer) (err error) {
 			return err
 		}
 	}
-	if err := p.Decode(j.ctx, j.residentFile, j.madeFile); err != nil {
+	var open []*lazyFile
+	old := func(f delta.File) (io.ReaderAt, error) { return j.residentFile(f, &open) }
+	if err := p.Decode(j.ctx, old, j.madeFile); err != nil {
 		return err
 	}
 	return faultpoint.Hit("resolve.delta.decoded")
@@ -145,8 +148,8 @@ func (j *job) useDelta(o delta.Offer) (err error) {
 
 func keyOf(f delta.File) store.Key { return store.Key{Digest: f.Digest, Exec: f.Exec} }
 
-// residentFile opens an old file of a pack.
-func (j *job) residentFile(f delta.File) (io.ReaderAt, error) {
+// residentFile returns an old file of a pack.
+func (j *job) residentFile(f delta.File, open *[]*lazyFile) (io.ReaderAt, error) {
 	k := keyOf(f)
 	if !j.r.store.Has(k) {
 		k.Exec = !k.Exec
@@ -154,19 +157,44 @@ func (j *job) residentFile(f delta.File) (io.ReaderAt, error) {
 	if !j.r.store.Has(k) {
 		return nil, errkind.New(errkind.NotFound, "blob %s is not resident", f.Digest.Short())
 	}
-	return lazyFile(j.r.store.BlobPath(k)), nil
+	return &lazyFile{path: j.r.store.BlobPath(k), open: open}, nil
 }
 
-// lazyFile is a file that is open only while it is read: a pack may need thousands.
-type lazyFile string
+// lazyFile is a file that is opened when it is read. A pack may need thousands: only some are
+// open at once.
+type lazyFile struct {
+	path string
+	f    *os.File
+	open *[]*lazyFile // of the pack, the last opened one at the end
+}
 
-func (l lazyFile) ReadAt(b []byte, off int64) (int, error) {
-	f, err := os.Open(string(l))
-	if err != nil {
-		return 0, err
+const openFiles = 64
+
+func (l *lazyFile) ReadAt(b []byte, off int64) (int, error) {
+	if l.f == nil {
+		if len(*l.open) == openFiles {
+			if err := (*l.open)[0].Close(); err != nil {
+				return 0, err
+			}
+		}
+		var err error
+		if l.f, err = os.Open(l.path); err != nil {
+			return 0, err
+		}
+		*l.open = append(*l.open, l)
 	}
-	defer f.Close()
-	return f.ReadAt(b, off)
+	return l.f.ReadAt(b, off)
+}
+
+// Close closes the file, which may be read again.
+func (l *lazyFile) Close() error {
+	if l.f == nil {
+		return nil
+	}
+	f := l.f
+	l.f = nil
+	*l.open = slices.DeleteFunc(*l.open, func(o *lazyFile) bool { return o == l })
+	return f.Close()
 }
 
 // madeFile begins a new file of a pack, unless it is there.
