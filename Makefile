@@ -35,8 +35,9 @@ TEST_NEEDS := $(DEMO_NEEDS) git:git openssl:openssl prometheus:prometheus promto
 	gsettings:libglib2.0-bin gio:libglib2.0-bin desktop-file-validate:desktop-file-utils xdg-mime:xdg-utils update-mime-database:shared-mime-info gdk-pixbuf-csource:libgdk-pixbuf2.0-bin cupsd:cups-daemon lpadmin:cups-client man:man-db zsh:zsh fish:fish /usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml:gsettings-desktop-schemas \
 	/usr/libexec/dconf-service:dconf-service /usr/lib/x86_64-linux-gnu/gio/modules/libdconfsettings.so:dconf-gsettings-backend \
 	mksquashfs:squashfs-tools mandoc:mandoc groff:groff-base lintian:lintian rpm:rpm appstreamcli:appstream \
-	gpg:gpg gpg-agent:gpg-agent apt-ftparchive:apt-utils nginx:nginx-light tinyproxy:tinyproxy-bin microsocks:microsocks
-BENCH_NEEDS := $(TEST_NEEDS) zstd:zstd ostree:ostree nix-store:nix-bin casync:casync xdelta3:xdelta3 bsdiff:bsdiff bwrap:bubblewrap flatpak:flatpak podman:podman crun:crun runc:runc
+	gpg:gpg gpg-agent:gpg-agent apt-ftparchive:apt-utils nginx:nginx-light tinyproxy:tinyproxy-bin microsocks:microsocks \
+	lz4:lz4 xz:xz-utils zstd:zstd bsdiff:bsdiff bspatch:bsdiff
+BENCH_NEEDS := $(TEST_NEEDS) ostree:ostree nix-store:nix-bin casync:casync xdelta3:xdelta3 bwrap:bubblewrap flatpak:flatpak podman:podman crun:crun runc:runc
 ARM64_NEEDS := $(TEST_NEEDS) aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
 
 # Linters, at these versions, come through the module proxy.

@@ -155,7 +155,8 @@ func program(t *testing.T, functions int) []byte {
 	return b
 }
 
-// TestPrograms: a program whose code moved costs a part of its size.
+// TestPrograms: a program whose code moved costs a part of its size, and less than with bsdiff
+// and zstd, which make the same program from the same two.
 func TestPrograms(t *testing.T) {
 	old, new := program(t, 40), program(t, 43)
 	c := content{}
@@ -165,6 +166,43 @@ func TestPrograms(t *testing.T) {
 	if len(pack)*10 > len(new) {
 		t.Errorf("the delta of %d bytes has %d", len(new), len(pack))
 	}
+	for name, patch := range peers(t, old, new) {
+		t.Logf("%s: %d bytes", name, patch)
+		if int64(len(pack)) >= patch {
+			t.Errorf("the delta has %d bytes, want less than %d of %s", len(pack), patch, name)
+		}
+	}
+}
+
+// peers makes new from old with other programs. It returns the sizes of their patches.
+func peers(t *testing.T, old, new []byte) map[string]int64 {
+	t.Helper()
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(os.WriteFile(path("old"), old, 0o600), os.WriteFile(path("new"), new, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	sizes := map[string]int64{}
+	for name, commands := range map[string][2][]string{
+		"bsdiff": {{"bsdiff", path("old"), path("new"), path("bsdiff")}, {"bspatch", path("old"), path("made"), path("bsdiff")}},
+		"zstd": {{"zstd", "-q", "-19", "--patch-from=" + path("old"), path("new"), "-o", path("zstd")},
+			{"zstd", "-q", "-f", "-d", "--patch-from=" + path("old"), path("zstd"), "-o", path("made")}},
+	} {
+		for _, c := range commands {
+			if out, err := exec.Command(require.Program(t, c[0]), c[1:]...).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %v\n%s", c, err, out)
+			}
+		}
+		if made, err := os.ReadFile(path("made")); err != nil || !bytes.Equal(made, new) {
+			t.Errorf("%s made %d bytes, want the %d of the new program: %v", name, len(made), len(new), err)
+		}
+		i, err := os.Stat(path(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes[name] = i.Size()
+	}
+	return sizes
 }
 
 // TestSystemPrograms: programs and libraries of this machine come back, from each other and
