@@ -93,11 +93,11 @@ func TestClients(t *testing.T) {
 	}
 	s.clean()
 
-	// 64 that are not finished, of one user in two connections.
+	// 256 that are not finished, of one user in two connections.
 	var open []*os.File
-	for i := range 65 {
+	for i := range 257 {
 		to, _, err := []client{c, other}[i%2].begin("x.tar")
-		if i < 64 {
+		if i < 256 {
 			if err != nil {
 				t.Fatal(err)
 			}
