@@ -52,7 +52,7 @@ func TestBrokenConfiguration(t *testing.T) {
 	}
 	// Two repositories offer the name now: it stays with the one it came from.
 	sample.Write(s, s.Path("3"), "3.0")
-	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"), "--notes", "words of the publisher")
+	s.Publish(s.Path("3"), "--notes", "words of the publisher")
 	if r := s.MustLull("--json", "refresh", "--wait", app); !strings.Contains(r.Stdout, "words of the publisher") {
 		t.Errorf("what is new does not arrive: %v", r)
 	}

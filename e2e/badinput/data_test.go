@@ -66,9 +66,9 @@ func TestServiceChoosesItsData(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(dir, "lull.yaml"))
 	s.no(err)
 	s.write(filepath.Join(dir, "lull.yaml"), strings.Replace(string(b), `version: "`+sample.V2+`"`, `version: "9.0"`, 1))
-	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, dir)
+	s.Publish(dir)
 	s.MustLull("refresh", app)
-	s.idle()
+	s.UntilIdle()
 	target, err := os.Readlink(s.path("current", app))
 	s.no(err)
 	if filepath.Base(target) != "3" {

@@ -203,12 +203,12 @@ func TestData(t *testing.T) {
 			hint := "restore the directory; or lull verify --repair moves aside what is there and makes an empty one"
 			s.doctor("fail", "installed", text, hint)
 			sample.Write(s, s.Path("3"), "3.0")
-			s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"))
+			s.Publish(s.Path("3"))
 			r := s.Lull("refresh", app)
 			if r.Code != 1 || !strings.Contains(r.Stderr, path+" is a "+c.kind+", and should be a directory\nhint: "+hint) {
 				t.Errorf("refresh: %v", r)
 			}
-			s.idle()
+			s.UntilIdle()
 			s.runs(sample.V2)
 			if r := s.Lull("verify", "--repair"); r.Code != 0 {
 				t.Errorf("verify --repair: %v", r)

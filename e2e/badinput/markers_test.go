@@ -77,7 +77,7 @@ func TestMarkersBesideRefresh(t *testing.T) {
 	s := set(t, rig.Options{})
 	one := s.start(2)
 	sample.Write(s, s.Path("3"), "3.0")
-	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"))
+	s.Publish(s.Path("3"))
 	if r := s.Lull("refresh", app); r.Code != 75 {
 		t.Fatalf("refresh: %v", r)
 	}
@@ -91,13 +91,13 @@ func TestMarkersBesideRefresh(t *testing.T) {
 	}
 	two := s.start(2)
 	two.Stop()
-	s.Configure("policy.yaml", quiet+"defaults: {refresh-pending: block}\n")
+	s.Configure("policy.d/20-pending.yaml", "defaults: {refresh-pending: block}\n")
 	s.Admin.Must("busctl", "--address="+s.Bus.Address, "call", rig.AgentName, rig.AgentPath, rig.AgentName+".Manager", "Reload")
 	s.UntilFile("policy keeps launches out", limit, path, func(text string) (bool, string) { return text == "refresh-pending\n", text })
 	s.doctor("ok", "markers", "each belongs to a refresh or a run", "")
 	one.Stop()
 	s.Until("it is refreshed", limit, func() (bool, string) { v := s.version(); return v == "3.0", v })
-	s.idle()
+	s.UntilIdle()
 	s.noMarkers()
 	s.runs("3.0")
 }

@@ -25,7 +25,7 @@ func TestNamesThatAreTaken(t *testing.T) {
 			s.no(os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755))
 			s.no(os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755))
 		}
-		s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, dir)
+		s.Publish(dir)
 	}
 	publish("foo", "apps: [{name: a, command: bin/a, desktop: share/same.desktop}, {name: bar, command: bin/b}]\n")
 	publish("foo.bar", "apps: [{name: a, command: bin/a}]\n")
@@ -41,7 +41,7 @@ func TestNamesThatAreTaken(t *testing.T) {
 		if r.Code != 1 || !strings.Contains(r.Stderr, want) || !strings.Contains(r.Stderr, "hint: remove foo first") {
 			t.Errorf("install %s: exit status %d\n%s\nwant 1 and %s", name, r.Code, r.Stderr, want)
 		}
-		s.idle()
+		s.UntilIdle()
 	}
 	if got := s.exported(); got != before {
 		t.Errorf("after the refusals:\n%s\nwant\n%s", got, before)

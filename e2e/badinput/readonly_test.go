@@ -18,7 +18,7 @@ func TestReadOnlyRoot(t *testing.T) {
 			s := set(t, rig.Options{Root: root})
 			running := s.start(2)
 			sample.Write(s, s.Path("3"), "3.0")
-			s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"))
+			s.Publish(s.Path("3"))
 			if r := s.Lull("refresh", app); r.Code != 75 {
 				t.Fatalf("it does not wait for the application: %v", r)
 			}
@@ -64,7 +64,7 @@ func TestReadOnlyRoot(t *testing.T) {
 			}
 			writable()
 			s.Until("the refresh goes on by itself", limit, func() (bool, string) { v := s.version(); return v == "3.0", v })
-			s.idle()
+			s.UntilIdle()
 			s.runs("3.0")
 			s.noMarkers()
 			s.MustLull("hold", app)

@@ -64,7 +64,7 @@ func TestStateDB(t *testing.T) {
 				t.Errorf("held: %v, want %v", held, c.holds)
 			}
 			s.Lull("unhold", app)
-			list := fmt.Sprint(s.api.Property("", "Retained.Packages"))
+			list := fmt.Sprint(s.API.Property("", "Retained.Packages"))
 			if c.retained {
 				if !strings.Contains(list, keep) {
 					t.Errorf("retained: %s", list)
@@ -105,14 +105,14 @@ func (s *scene) retained() string {
 	s.no(os.MkdirAll(dir, 0o755))
 	s.write(filepath.Join(dir, "lull.yaml"), "name: org.example.kept\nversion: \"1\"\nsummary: kept\n")
 	s.write(filepath.Join(dir, "file"), "kept")
-	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, dir)
+	s.Publish(dir)
 	s.MustLull("install", "org.example.kept")
 	target, err := os.Readlink(s.path("revisions", "org.example.kept", "1"))
 	s.no(err)
 	hash := filepath.Base(target)
 	s.Admin.Must("busctl", "--address="+s.Bus.Address, "call", rig.AgentName, rig.AgentPath, rig.AgentName+".Retained", "Set", "as", "1", hash)
 	s.MustLull("remove", "org.example.kept")
-	s.idle()
+	s.UntilIdle()
 	return hash
 }
 
@@ -120,15 +120,15 @@ func (s *scene) retained() string {
 func (s *scene) numbers(next uint64) {
 	s.t.Helper()
 	sample.Write(s, s.Path("3"), "3.0")
-	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"))
+	s.Publish(s.Path("3"))
 	s.MustLull("refresh", app)
-	s.idle()
-	if o, _ := s.api.Package(app); o.Num("Revision") != next {
+	s.UntilIdle()
+	if o, _ := s.API.Package(app); o.Num("Revision") != next {
 		s.t.Errorf("the new revision has the number %d", o.Num("Revision"))
 	}
 	// Of a removed application, too: its users have directories with that number.
 	s.MustLull("install", "org.example.kept")
-	if o, _ := s.api.Package("org.example.kept"); o.Num("Revision") != 2 {
+	if o, _ := s.API.Package("org.example.kept"); o.Num("Revision") != 2 {
 		s.t.Errorf("a new life begins with revision %d", o.Num("Revision"))
 	}
 }
@@ -219,7 +219,7 @@ func TestJournalLostAtEveryStep(t *testing.T) {
 			t.Run(lose+" at "+point, func(t *testing.T) {
 				s := set(t, rig.Options{Tags: "faultpoint"})
 				sample.Write(s, s.Path("3"), "3.0")
-				s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path("3"))
+				s.Publish(s.Path("3"))
 				s.StopAgent()
 				agent := s.StartAgent("LULL_FAULT=" + point + ":kill")
 				s.Lull("refresh", app)
@@ -232,16 +232,16 @@ func TestJournalLostAtEveryStep(t *testing.T) {
 				if v := s.version(); v != before || !slices.Contains([]string{sample.V2, "3.0"}, v) {
 					t.Errorf("version %s has become %s", before, v)
 				}
-				s.idle()
+				s.UntilIdle()
 				s.noMarkers()
 				s.runs(before)
 				s.doctor("ok", "installed", "1, all whole", "")
 				if r := s.Lull("refresh", app); r.Code != 0 {
 					t.Errorf("refresh: %v", r)
 				}
-				s.idle()
+				s.UntilIdle()
 				s.runs("3.0")
-				o, _ := s.api.Package(app)
+				o, _ := s.API.Package(app)
 				if list := fmt.Sprint(o.Props["Revisions"]); strings.Contains(list, "staged") || o.Str("Repository") != "local" {
 					t.Errorf("left over: %+v", o.Props)
 				}

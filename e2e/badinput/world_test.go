@@ -18,16 +18,14 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 
 const (
 	limit = 30 * time.Second
-	quiet = "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 	app   = sample.Name
 )
 
 // scene is a world in which version 1 was installed and then refreshed to version 2,
 // so that there are two revisions and data of each.
 type scene struct {
-	*rig.World
-	t   *testing.T
-	api *rig.API
+	*rig.Scene
+	t *testing.T // the subtest that asks
 }
 
 func set(t *testing.T, o rig.Options) *scene {
@@ -37,24 +35,19 @@ func set(t *testing.T, o rig.Options) *scene {
 	if o.Tracker == "" {
 		o.Tracker = "poll"
 	}
-	w := rig.New(t, o)
-	s := &scene{World: w, t: t, api: w.Bus.Watch()}
-	w.Configure("policy.yaml", quiet)
-	w.Configure("policy.d/10-asked.yaml", "defaults: {auto-refresh: false}\n") // publishing starts nothing
+	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: o}), t: t}
 	for _, v := range []string{sample.V1, sample.V2} {
-		sample.Write(w, w.Path(v), v)
+		sample.Write(s, s.Path(v), v)
 	}
-	w.MustLull("repo", "init", w.Repo)
-	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V1))
-	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
-	w.MustLull("install", app)
-	w.Watch(filepath.Join(w.RunDir, "runctl"))
+	s.Publish(s.Path(sample.V1))
+	s.Begin()
+	s.MustLull("install", app)
+	s.Watch(filepath.Join(s.RunDir, "runctl"))
 	s.start(1).Stop() // there are notes of the user's from now on
-	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V2))
-	w.Lull("refresh", app) // postponed, if a launcher is not quite gone
+	s.Publish(s.Path(sample.V2))
+	s.Lull("refresh", app) // postponed, if a launcher is not quite gone
 	s.Until("version 2 is current", limit, func() (bool, string) { v := s.version(); return v == sample.V2, v })
-	s.idle()
+	s.UntilIdle()
 	return s
 }
 
@@ -80,21 +73,6 @@ func (s *scene) replace(path, target string) {
 	s.t.Helper()
 	s.no(os.RemoveAll(path))
 	s.no(os.Symlink(target, path))
-}
-
-// idle waits until nothing is under way.
-func (s *scene) idle() {
-	s.t.Helper()
-	s.Until("nothing is under way", limit, func() (bool, string) {
-		for _, o := range s.api.Objects("Refresh") {
-			switch o.Str("State") {
-			case "done", "undone", "failed", "cancelled":
-			default:
-				return false, o.Str("Kind") + " " + o.Str("State") + " at " + o.Str("Step")
-			}
-		}
-		return true, ""
-	})
 }
 
 // runs checks that the application starts, and in which version.
@@ -155,7 +133,7 @@ func (s *scene) whole() {
 		s.t.Errorf("not to be refreshed: %v", r)
 	}
 	s.MustLull("revert", app)
-	s.idle()
+	s.UntilIdle()
 	s.runs(sample.V1)
 	s.noMarkers()
 }
@@ -177,7 +155,7 @@ func (s *scene) same() {
 			s.t.Errorf("data of revision %s: %v", v, err)
 		}
 	}
-	o, ok := s.api.Package(app)
+	o, ok := s.API.Package(app)
 	revisions := fmt.Sprint(o.Props["Revisions"])
 	if !ok || o.Num("Revision") != 2 || o.Str("Repository") != "local" || o.Str("Channel") != "stable" ||
 		!strings.Contains(revisions, "current") || !strings.Contains(revisions, "previous") || strings.Contains(revisions, "staged") {

@@ -25,19 +25,13 @@ const (
 	extra = 300_000 // bytes that version 2 has more
 )
 
-func publish(t *testing.T, w *rig.World, repository, channel, version string) {
-	t.Helper()
-	dir := w.Path("v" + version)
-	for path, text := range map[string]string{
+func publish(w *rig.World, repository, channel, version string) {
+	w.Helper()
+	dir := w.Tree("v"+version, map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: %q\nsummary: is listed\napps: [{name: app, command: bin/app}]\n", name, version),
 		"bin/app":   "#!/bin/sh\nexec sleep 100000\n",
 		"big":       strings.Repeat(version, extra),
-	} {
-		path = filepath.Join(dir, path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 	w.MustLull("publish", "--repo", repository, "--channel", channel, dir)
 }
 
@@ -52,17 +46,14 @@ var sizes = regexp.MustCompile(`(?m)^org.lull.listed: 30[0-9] kB to download, 3[
 func TestListAndSwitch(t *testing.T) {
 	require.Freezer(t)
 	require.Program(t, "dbus-daemon", "setpriv")
-	w := rig.New(t, rig.Options{Tracker: "poll"})
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll"}})
 	other := w.Path("other")
-	shown := fingerprint.FindString(w.MustLull("repo", "init", w.Repo).Stdout)
-	w.MustLull("repo", "init", other)
-	publish(t, w, w.Repo, "stable", "1")
-	w.StartAgent()
-	if got := fingerprint.FindString(w.MustLull("repo", "add", "local", w.Repo).Stdout); got == "" || got != shown {
+	shown := fingerprint.FindString(w.MustLull("repo", "init", other).Stdout)
+	publish(w.World, w.Repo, "stable", "1")
+	w.Begin()
+	if got := fingerprint.FindString(w.MustLull("repo", "add", "other", other).Stdout); got == "" || got != shown {
 		t.Errorf("lull repo add shows %q, want the %q of lull repo init", got, shown)
 	}
-	w.MustLull("repo", "add", "other", other)
 	w.MustLull("install", name)
 	conn := w.Bus.Connect()
 	m := bus.NewManagerProxy(conn, bus.AgentPath)
@@ -70,8 +61,8 @@ func TestListAndSwitch(t *testing.T) {
 	if err := os.RemoveAll(other); err != nil {
 		t.Fatal(err)
 	}
-	publish(t, w, w.Repo, "stable", "2")
-	publish(t, w, w.Repo, "beta", "3")
+	publish(w.World, w.Repo, "stable", "2")
+	publish(w.World, w.Repo, "beta", "3")
 
 	trees := func() int { l, _ := filepath.Glob(filepath.Join(w.Store, "packages", "*")); return len(l) }
 	before := trees()
@@ -174,7 +165,7 @@ func TestListAndSwitch(t *testing.T) {
 		p, _ := w.Bus.Watch().Package(name)
 		return fmt.Sprint(p.Props["Running"].Value()) == "true", app.Log()
 	})
-	publish(t, w, w.Repo, "stable", "4")
+	publish(w.World, w.Repo, "stable", "4")
 	api := w.Bus.Watch()
 	each := []string{"org.lull.none", name}
 	if _, err := m.RefreshEach(ctx, each, bus.RefreshEachOptions{}); err != nil {

@@ -14,15 +14,13 @@ import (
 func TestOtherClients(t *testing.T) {
 	require.Freezer(t)
 	require.Program(t, "dbus-daemon", "setpriv", "gdbus", "busctl")
-	w := rig.New(t, rig.Options{Tracker: "poll"})
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll"}})
 	other := w.Path("other")
+	w.MustLull("repo", "init", other)
 	for _, dir := range []string{w.Repo, other} {
-		w.MustLull("repo", "init", dir)
-		publish(t, w, dir, "stable", "1")
+		publish(w.World, dir, "stable", "1")
 	}
-	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
+	w.Begin()
 	w.MustLull("repo", "add", "other", other)
 	for _, c := range []struct{ program, install, introspect []string }{
 		{[]string{"gdbus"}, []string{"call", "--address=" + w.Bus.Address, "--dest=" + rig.AgentName, "--object-path=" + rig.AgentPath, "--method=" + rig.AgentName + ".Manager.Install", name, "{}"},

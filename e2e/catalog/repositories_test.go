@@ -19,11 +19,11 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 	require.Freezer(t)
 	require.Program(t, "dbus-daemon", "setpriv")
 	w := rig.New(t, rig.Options{Tracker: "poll"})
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	w.Configure("policy.yaml", rig.Quiet+rig.Asked)
 	one, two := w.Path("one"), w.Path("two")
 	for dir, version := range map[string]string{one: "1", two: "2"} {
 		w.MustLull("repo", "init", dir)
-		publish(t, w, dir, "stable", version)
+		publish(w, dir, "stable", version)
 	}
 	w.StartAgent()
 	ctx, m := t.Context(), bus.NewManagerProxy(w.Bus.Connect(), bus.AgentPath)
@@ -84,7 +84,7 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 
 	// While one is unreadable, each name has its own result.
 	w.MustLull("install", "--repository", "one", "--key", "own", name)
-	publish(t, w, one, "stable", "3")
+	publish(w, one, "stable", "3")
 	results, err := m.RefreshEach(ctx, nil, bus.RefreshEachOptions{})
 	if err != nil || len(results) != 2 {
 		t.Fatalf("%+v %v", results, err)
@@ -106,7 +106,7 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 	// name of another one is present.
 	three := w.Path("three")
 	w.MustLull("repo", "init", three)
-	publish(t, w, three, "stable", "4")
+	publish(w, three, "stable", "4")
 	add("three", three)
 	if err := os.RemoveAll(three); err != nil {
 		t.Fatal(err)

@@ -37,11 +37,11 @@ func TestBandwidth(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.MustLull("publish", "--repo", web, dir)
-	if err := s.api.Call("Manager.Check").Err; err != nil {
+	if err := s.API.Call("Manager.Check").Err; err != nil {
 		t.Fatal(err)
 	}
 	s.Until("it is being fetched", limit, func() (bool, string) {
-		o, _ := s.api.Refresh(name, "2")
+		o, _ := s.API.Refresh(name, "2")
 		done, total := o.Num("BytesDone"), o.Num("BytesTotal")
 		if done > size/2 {
 			t.Fatalf("%d of %d bytes were fetched at once", done, total)
@@ -50,5 +50,5 @@ func TestBandwidth(t *testing.T) {
 	})
 	s.says("network.bandwidth 10kB", "policy", "explain")
 	s.says("is refreshed from 1 to 2", "refresh", name)
-	s.untilCurrent(name, "2")
+	s.UntilVersion(name, "2")
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/dbus/bustest"
+	"github.com/lull/lull/e2e/rig"
 )
 
 // TestStory: a new version comes while the laptop is on a metered network, then on
@@ -45,7 +46,7 @@ func TestStory(t *testing.T) {
 	s.logind.SetSession(s.ann, map[string]any{"IdleHint": true})
 	s.untilWaits(app, "2", "wait", "mains")
 	s.power.OnBattery(false)
-	s.untilCurrent(app, "2")
+	s.UntilVersion(app, "2")
 
 	// A user who is away while the agent is stopped is away after its restart;
 	// and it has the battery state.
@@ -58,7 +59,7 @@ func TestStory(t *testing.T) {
 	// Without UPower the state is unknown, and nothing waits for it.
 	s.power.Stop()
 	s.untilKnown("Power", "unknown")
-	s.untilCurrent(app, "3")
+	s.UntilVersion(app, "3")
 	s.says("power: unknown, network: unmetered, sessions: idle; what is unknown keeps no refresh waiting", "doctor")
 	s.power = bustest.StartMock(t, s.Bus.Address, "upower", bustest.UPower)
 	s.power.OnBattery(true)
@@ -68,7 +69,7 @@ func TestStory(t *testing.T) {
 
 	// A requested refresh waits for none of it.
 	s.says("is refreshed from 3 to 4", "refresh", app)
-	s.untilCurrent(app, "4")
+	s.UntilVersion(app, "4")
 }
 
 // TestBounds: security updates where policy lets them pass, the deadline, a maintenance
@@ -79,43 +80,43 @@ func TestBounds(t *testing.T) {
 	s.publish(s.Repo, app, "2")
 	s.untilWaits(app, "2", "fetch", "mains")
 	// Another version takes its place, and not its time.
-	o, _ := s.api.Refresh(app, "2")
+	o, _ := s.API.Refresh(app, "2")
 	s.publish(s.Repo, app, "2.1")
 	s.untilWaits(app, "2.1", "fetch", "mains")
-	if next, _ := s.api.Refresh(app, "2.1"); next.Num("Deadline") != o.Num("Deadline") || o.Num("Deadline") == 0 {
+	if next, _ := s.API.Refresh(app, "2.1"); next.Num("Deadline") != o.Num("Deadline") || o.Num("Deadline") == 0 {
 		t.Errorf("the next version is fetched by %d, this one by %d", next.Num("Deadline"), o.Num("Deadline"))
 	}
 	s.MustLull("publish", "--repo", s.Repo, "--urgency", "security", s.republish("3"))
-	s.untilCurrent(app, "3")
+	s.UntilVersion(app, "3")
 
-	s.policy("defaults: {refresh-requires: [mains], fetch-requires: [mains], max-postponement: 1s}\n")
+	s.Policy("defaults: {refresh-requires: [mains], fetch-requires: [mains], max-postponement: 1s}\n")
 	began := time.Now()
 	s.publish(s.Repo, app, "4")
-	s.untilCurrent(app, "4")
+	s.UntilVersion(app, "4")
 	if took := time.Since(began); took < 2*time.Second {
 		t.Errorf("it has waited for %s, not for a second to be fetched and another to be refreshed", took)
 	}
 
 	day := strings.ToLower(time.Now().AddDate(0, 0, 3).Format("Mon"))
-	s.policy("defaults: {refresh-requires: [window]}\nschedule: {windows: [" + day + " 02:00-03:00]}\n")
+	s.Policy("defaults: {refresh-requires: [window]}\nschedule: {windows: [" + day + " 02:00-03:00]}\n")
 	s.publish(s.Repo, app, "5")
 	s.untilWaits(app, "5", "wait", "window")
 	s.says("a maintenance window (the next one opens "+time.Now().AddDate(0, 0, 3).Format("2006-01-02")+" 02:00)", "pending")
-	s.Configure("policy.yaml", "defaults: {refresh-requires: [window]}\n")
+	s.Configure(rig.PolicyFile, "defaults: {refresh-requires: [window]}\n")
 	if r := s.Lull("policy", "check", "--config", s.Config); r.Code == 0 {
 		t.Errorf("a window that never opens is accepted: %v", r)
 	}
-	if err := s.api.Call("Manager.Reload").Err; err == nil || !strings.Contains(err.Error(), "policy.yaml:1: cannot require window in defaults.refresh-requires: schedule.windows has none") {
+	if err := s.API.Call("Manager.Reload").Err; err == nil || !strings.Contains(err.Error(), "10-scene.yaml:1: cannot require window in defaults.refresh-requires: schedule.windows has none") {
 		t.Errorf("the policy is accepted: %v", err)
 	}
-	s.policy("defaults: {refresh-requires: [window]}\nschedule: {windows: [00:00-24:00]}\n")
-	s.untilCurrent(app, "5")
+	s.Policy("defaults: {refresh-requires: [window]}\nschedule: {windows: [00:00-24:00]}\n")
+	s.UntilVersion(app, "5")
 
 	// A user runs it, is notified, and requests it now: it no longer waits for power.
-	s.policy("defaults: {refresh-requires: [mains]}\n")
+	s.Policy("defaults: {refresh-requires: [mains]}\n")
 	run := s.User.StartLull(nil, "run", app)
 	s.Until("it runs", limit, func() (bool, string) {
-		p, _ := s.api.Package(app)
+		p, _ := s.API.Package(app)
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})
@@ -123,17 +124,17 @@ func TestBounds(t *testing.T) {
 	id := s.untilWaits(app, "6", "wait", "mains")
 	s.says("waits for: mains power (it runs on battery), and PID", "pending")
 	for _, answer := range []string{"later", "when-closed"} {
-		if err := s.api.Call("Manager.Answer", id, answer).Err; err != nil {
+		if err := s.API.Call("Manager.Answer", id, answer).Err; err != nil {
 			t.Error(err)
 		}
 	}
 	s.untilWaits(app, "6", "wait", "mains")
-	if err := s.api.Call("Manager.Answer", id, "restart-now").Err; err != nil {
+	if err := s.API.Call("Manager.Answer", id, "restart-now").Err; err != nil {
 		t.Error(err)
 	}
 	s.untilWaits(app, "6", "wait")
 	run.Stop()
-	s.untilCurrent(app, "6")
+	s.UntilVersion(app, "6")
 }
 
 // republish writes a version and returns its directory, for other flags.
@@ -176,7 +177,7 @@ func TestLostOnTheWay(t *testing.T) {
 	mu.Lock()
 	slow = true
 	mu.Unlock()
-	if err := s.api.Call("Manager.Check").Err; err != nil {
+	if err := s.API.Call("Manager.Check").Err; err != nil {
 		t.Fatal(err)
 	}
 	<-asked
@@ -191,7 +192,7 @@ func TestLostOnTheWay(t *testing.T) {
 	slow = false
 	mu.Unlock()
 	s.network.Stop()
-	s.untilCurrent(name, "2")
+	s.UntilVersion(name, "2")
 }
 
 // TestSessionsOnTheBus: the reports of helpers, and which of them count.
@@ -204,7 +205,7 @@ func TestSessionsOnTheBus(t *testing.T) {
 	}
 	rows := func() string {
 		var list []row
-		if err := dbus.Store([]any{s.api.Property("", "Manager.Sessions")}, &list); err != nil {
+		if err := dbus.Store([]any{s.API.Property("", "Manager.Sessions")}, &list); err != nil {
 			t.Fatal(err)
 		}
 		return fmt.Sprint(list)
@@ -221,17 +222,17 @@ func TestSessionsOnTheBus(t *testing.T) {
 		Active, Locked, Idle, Quiet, Ends bool
 	}
 	report := []said{{ID: "2", Idle: true, Quiet: true}, {ID: "1", Locked: true}, {ID: "99", Active: true}}
-	if err := s.api.Call("Manager.SetSessions", report).Err; err == nil || !strings.Contains(err.Error(), "no helper that has registered") {
+	if err := s.API.Call("Manager.SetSessions", report).Err; err == nil || !strings.Contains(err.Error(), "no helper that has registered") {
 		t.Errorf("anybody can speak: %v", err)
 	}
-	if err := s.api.Call("Manager.RegisterHelper", map[string]dbus.Variant{"sessions": dbus.MakeVariant("nonsense")}).Err; err == nil || !strings.Contains(err.Error(), "want a(sbbbbb)") {
+	if err := s.API.Call("Manager.RegisterHelper", map[string]dbus.Variant{"sessions": dbus.MakeVariant("nonsense")}).Err; err == nil || !strings.Contains(err.Error(), "want a(sbbbbb)") {
 		t.Errorf("nonsense is accepted: %v", err)
 	}
-	if err := s.api.Call("Manager.RegisterHelper", map[string]dbus.Variant{"sessions": dbus.MakeVariant(report)}).Err; err != nil {
+	if err := s.API.Call("Manager.RegisterHelper", map[string]dbus.Variant{"sessions": dbus.MakeVariant(report)}).Err; err != nil {
 		t.Fatal(err)
 	}
 	until(fmt.Sprintf("[{2 0 [active idle do-not-disturb]} {1 %d [active]}]", uid))
-	if err := s.api.Call("Manager.SetSessions", []said{{ID: "2", Ends: true}}).Err; err != nil {
+	if err := s.API.Call("Manager.SetSessions", []said{{ID: "2", Ends: true}}).Err; err != nil {
 		t.Fatal(err)
 	}
 	until(fmt.Sprintf("[{2 0 [active logging-out]} {1 %d [active]}]", uid))

@@ -2,8 +2,6 @@ package conditions_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,14 +18,11 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 const (
 	app   = "org.lull.conditions"
 	limit = 30 * time.Second
-	quiet = "gc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 )
 
 // scene is a laptop in the hands of ann: version 1 of the package is installed.
 type scene struct {
-	*rig.World
-	t       *testing.T
-	api     *rig.API
+	*rig.Scene
 	power   *bustest.Mock
 	network *bustest.Mock
 	logind  *bustest.Mock
@@ -38,48 +33,25 @@ func set(t *testing.T, policy string) *scene {
 	t.Helper()
 	require.Root(t)
 	require.Program(t, "dbus-daemon", "setpriv")
-	s := &scene{World: rig.New(t, rig.Options{Tracker: "poll"}), t: t}
+	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll"}, Policy: policy, Auto: true})}
 	s.power = bustest.StartMock(t, s.Bus.Address, "upower", bustest.UPower)
 	s.network = bustest.StartMock(t, s.Bus.Address, "networkmanager", bustest.NetworkManager)
 	s.network.Metered(4)
 	s.logind = bustest.StartMock(t, s.Bus.Address, "logind", bustest.Logind)
 	s.ann = s.logind.AddSession("1", uint32(s.User.UID), "ann", map[string]any{"Type": "wayland"})
-	s.policy(policy)
-	s.MustLull("repo", "init", s.Repo)
 	s.publish(s.Repo, app, "1")
-	s.StartAgent()
-	s.api = s.Bus.Watch()
-	s.MustLull("repo", "add", "local", s.Repo)
+	s.Begin()
 	s.MustLull("install", app)
 	return s
-}
-
-// policy writes it; a running agent reloads it.
-func (s *scene) policy(text string) {
-	s.Helper()
-	s.Configure("policy.yaml", quiet+text)
-	if s.Agent() != nil {
-		if err := s.api.Call("Manager.Reload").Err; err != nil {
-			s.Fatalf("%v", err)
-		}
-	}
 }
 
 // publish makes a version of a package; the application stays until it is ended.
 func (s *scene) publish(repo, name, version string) {
 	s.Helper()
-	dir := s.Path(name + "-" + version)
-	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
-		s.Fatalf("%v", err)
-	}
-	for file, text := range map[string]string{
+	dir := s.Tree(name+"-"+version, map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: %q\nsummary: waits for conditions\napps: [{name: app, command: bin/app}]\n", name, version),
 		"bin/app":   "#!/bin/sh\n# " + version + "\nexec sleep infinity\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755); err != nil {
-			s.Fatalf("%v", err)
-		}
-	}
+	})
 	s.MustLull("publish", "--repo", repo, dir)
 }
 
@@ -89,7 +61,7 @@ func (s *scene) untilWaits(name, version, step string, conditions ...string) str
 	s.Helper()
 	var id string
 	s.Until(fmt.Sprintf("%s %s waits at %s for %v", name, version, step, conditions), limit, func() (bool, string) {
-		o, ok := s.api.Refresh(name, version)
+		o, ok := s.API.Refresh(name, version)
 		unmet, _ := o.Props["Conditions"].Value().(map[string]string)
 		same := len(unmet) == len(conditions)
 		for _, c := range conditions {
@@ -101,20 +73,12 @@ func (s *scene) untilWaits(name, version, step string, conditions ...string) str
 	return id
 }
 
-func (s *scene) untilCurrent(name, version string) {
-	s.Helper()
-	s.Until(name+" "+version+" is current", limit, func() (bool, string) {
-		p, _ := s.api.Package(name)
-		return p.Str("Version") == version, p.Str("Version")
-	})
-}
-
 // says checks the output of commands about waiting refreshes.
 func (s *scene) says(want string, args ...string) {
 	s.Helper()
 	r := s.Lull(args...)
 	if r.Code != 0 || !strings.Contains(strings.Join(strings.Fields(r.Stdout), " "), want) {
-		s.t.Errorf("it does not say %q: %v", want, r)
+		s.Errorf("it does not say %q: %v", want, r)
 	}
 }
 
@@ -122,7 +86,7 @@ func (s *scene) says(want string, args ...string) {
 func (s *scene) untilKnown(property, want string) {
 	s.Helper()
 	s.Until(property+" is "+want, limit, func() (bool, string) {
-		v, _ := s.api.Property("", "Manager."+property).(string)
+		v, _ := s.API.Property("", "Manager."+property).(string)
 		return v == want, v
 	})
 }

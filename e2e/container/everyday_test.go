@@ -115,7 +115,7 @@ func TestStarters(t *testing.T) {
 				t.Fatal(err)
 			}
 			m.settledDone()
-			if now := revision(t, m.World); now != to {
+			if now := revision(t, m.Scene); now != to {
 				t.Errorf("revision %s is current, want %s", now, to)
 			}
 		})
@@ -174,7 +174,7 @@ systemd-run --user --quiet --collect --unit=baloo --setenv=HOME="$HOME" --setenv
 				if r := m.Admin.RunWithin(limit, "lull", "refresh", "--wait", name); r.Code != 0 {
 					t.Fatalf("%v\n%s", r, m.Lull("pending").Stdout)
 				}
-				if now := revision(t, m.World); now != strconv.Itoa(version) {
+				if now := revision(t, m.Scene); now != strconv.Itoa(version) {
 					t.Errorf("revision %s is current, want %d", now, version)
 				}
 				if state := must(user(pkg, "systemctl --user is-active "+c.unit)); state != "active\n" {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/e2e/rig"
 )
 
 // Where TestWithSystemd shows the container what `make install` installs, and
@@ -241,7 +242,7 @@ func sandbox(t *testing.T) {
 	publish := func(version string) {
 		t.Helper()
 		dir := filepath.Join(t.TempDir(), version)
-		for path, text := range map[string]string{
+		rig.WriteTree(t, dir, map[string]string{
 			"lull.yaml": "name: " + app + "\nversion: \"" + version + "\"\nsummary: is tested\napps: [{name: app, command: bin/app}]\n" +
 				"services: [{name: svc, command: bin/svc, user: tester}]\nhooks: {health: bin/health}\ndata: {versioned: true}\n",
 			"bin/app": "#!/bin/sh\necho version " + version + "\n[ -z \"$1\" ] || exec sleep 100000\n",
@@ -250,15 +251,7 @@ func sandbox(t *testing.T) {
 			"bin/svc": "#!/bin/sh\nmkdir -p $LULL_DATA/shared; chmod 2750 $LULL_DATA/shared; touch $LULL_DATA/shared/" + version + "\n" +
 				grep + "/proc/self/status > $LULL_DATA/box\nexec sleep 100000\n",
 			"bin/health": "#!/bin/sh\nuntil [ -s $LULL_DATA/box ]; do sleep 0.01; done\n",
-		} {
-			path = filepath.Join(dir, path)
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
+		})
 		sh(t, "lull publish --repo /home/repo %s", dir)
 	}
 	// A repository may be in a home, or below /tmp.

@@ -27,7 +27,7 @@ func inScope(who *rig.Actor, name string, args ...string) *exec.Cmd {
 // at its next start what has ended while it was away.
 func TestLaunchesWithoutAgent(t *testing.T) {
 	here(t)
-	w, api := world(t)
+	w := world(t)
 	w.StopAgent()
 	launch := func(who *rig.Actor, group string) (*rig.Proc, int) {
 		t.Helper()
@@ -68,11 +68,11 @@ done`, "sh"}, outside.Args...)
 	sh(t, "timeout 60 grep -q -m1 '^%s runs without a run of its own: ' < <(exec journalctl -b -f -n all -o cat -t lull-run)", name)
 
 	w.StartAgent()
-	if tracker := fmt.Sprint(api.Property("", "Manager.Tracker")); tracker != "scope" {
+	if tracker := fmt.Sprint(w.API.Property("", "Manager.Tracker")); tracker != "scope" {
 		t.Errorf("the tracker is %s, want scope", tracker)
 	}
 	running := func() []int {
-		o, _ := api.Package(name)
+		o, _ := w.API.Package(name)
 		var pids []int
 		for _, p := range rig.Processes(o.Props["Processes"]) {
 			pids = append(pids, int(p.PID))
@@ -93,7 +93,7 @@ done`, "sh"}, outside.Args...)
 		t.Errorf("%v %s", err, out)
 	}
 	// A process that does not launch is moved nowhere.
-	o, _ := api.Package(name)
+	o, _ := w.API.Package(name)
 	join := []string{"call", "org.lull.Agent1", "/org/lull/Agent1", "org.lull.Agent1.Manager", "JoinRun", "sss", name, o.Str("Hash"), ""}
 	if out, err := inScope(stranger, "busctl", join...).CombinedOutput(); err == nil || !strings.Contains(string(out), "does not hold its launch lock") {
 		t.Errorf("%v %s", err, out)
@@ -128,7 +128,7 @@ done`, "sh"}, outside.Args...)
 	w.StartAgent()
 	w.Until("the refresh goes on", limit, func() (bool, string) { return revision(t, w) == "2", revision(t, w) })
 	w.Until("it has ended", limit, func() (bool, string) {
-		o, ok := api.Refresh(name, "2")
+		o, ok := w.API.Refresh(name, "2")
 		return ok && o.Str("State") == "done", o.Str("State") + " " + o.Str("ErrorText")
 	})
 	w.StopAgent()
@@ -146,7 +146,7 @@ done`, "sh"}, outside.Args...)
 // tracked.
 func TestLaunchFromAnotherPIDNamespace(t *testing.T) {
 	here(t)
-	w, api := world(t)
+	w := world(t)
 	for _, who := range []*rig.Actor{w.Admin, w.User} {
 		unit := "innocent-" + who.Name + ".service"
 		w.Admin.Must("systemd-run", "--quiet", "--collect", "--service-type=exec", "--unit="+unit, "sleep", "infinity")
@@ -179,7 +179,7 @@ func TestLaunchFromAnotherPIDNamespace(t *testing.T) {
 		if after, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil || string(after) != string(before) {
 			t.Errorf("the innocent process is in %s, %v, was in %s", after, err, before)
 		}
-		o, _ := api.Package(name)
+		o, _ := w.API.Package(name)
 		procs := rig.Processes(o.Props["Processes"])
 		if len(procs) != 1 || int(procs[0].PID) == pid || int(procs[0].UID) != who.UID {
 			t.Errorf("the application's processes are %+v", procs)

@@ -35,7 +35,7 @@ func groupOf(t *testing.T, pid int) string {
 
 // other is the revision that is not current.
 func (m *moving) other() string {
-	return map[string]string{"1": "2", "2": "1"}[revision(m.t, m.World)]
+	return map[string]string{"1": "2", "2": "1"}[revision(m.t, m.Scene)]
 }
 
 // numbers are the processes that have written marks.
@@ -83,7 +83,7 @@ func (m *moving) alone(pid int) {
 // waitsFor has a refresh begin and wait for just one process.
 func (m *moving) waitsFor(pid int) {
 	m.t.Helper()
-	at := revision(m.t, m.World)
+	at := revision(m.t, m.Scene)
 	m.revert(m.other())
 	m.stillWaitsFor(pid, at)
 }
@@ -98,7 +98,7 @@ func (m *moving) waitsForAll(at string, pids ...int) {
 	m.t.Helper()
 	slices.Sort(pids)
 	m.Until("the refresh waits for what runs", limit, func() (bool, string) {
-		o, err := m.api.TryRefresh(name, "")
+		o, err := m.API.TryRefresh(name, "")
 		var waiting []int
 		for _, p := range rig.Processes(o.Props["Waiting"]) {
 			waiting = append(waiting, int(p.PID))
@@ -106,7 +106,7 @@ func (m *moving) waitsForAll(at string, pids ...int) {
 		slices.Sort(waiting)
 		return err == nil && o.Str("State") == "waiting" && slices.Equal(waiting, pids), fmt.Sprint(o.Str("State"), " for ", waiting, ", want ", pids, " ", err)
 	})
-	if now := revision(m.t, m.World); now != at {
+	if now := revision(m.t, m.Scene); now != at {
 		m.t.Errorf("revision %s is current, want %s", now, at)
 	}
 }
@@ -208,7 +208,7 @@ read -r _ <%[1]s/end`, files, wrapper)
 				t.Errorf("the application is in %s, another program in %s", got, in)
 			}
 			m.waitsFor(app)
-			at := revision(t, m.World)
+			at := revision(t, m.Scene)
 
 			if err := os.WriteFile(files+"/end", []byte("x\n"), 0); err != nil {
 				t.Fatal(err)
@@ -265,7 +265,7 @@ func TestSystemUnits(t *testing.T) {
 				t.Errorf("the application is in %s, want %v", got, "/system.slice/"+unit)
 			}
 			m.waitsFor(app)
-			at := revision(t, m.World)
+			at := revision(t, m.Scene)
 			if !c.root {
 				sh(t, "loginctl disable-linger %s && systemctl stop user@%d.service", who.Name, who.UID)
 				m.stillWaitsFor(app, at)
@@ -316,7 +316,7 @@ func TestUserManagers(t *testing.T) {
 			t.Errorf("the application is in %s", in)
 		}
 		m.waitsFor(app)
-		at := revision(t, m.World)
+		at := revision(t, m.Scene)
 		reexec()
 		sh(t, "systemctl daemon-reexec")
 		sh(t, "systemctl daemon-reload")
@@ -351,7 +351,7 @@ func TestUserManagers(t *testing.T) {
 		for _, pid := range pids {
 			m.alone(pid)
 		}
-		at := revision(t, m.World)
+		at := revision(t, m.Scene)
 		m.revert(m.other())
 		m.waitsForAll(at, pids...)
 		for _, pid := range pids {
@@ -398,7 +398,7 @@ func TestUserManagers(t *testing.T) {
 		m.Agent().Crash()
 		reexec()
 		m.StartAgent()
-		m.waitsForAll(revision(t, m.World), app)
+		m.waitsForAll(revision(t, m.Scene), app)
 		if err := syscall.Kill(app, syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}

@@ -105,9 +105,8 @@ exec sleep 100000
 
 // moving is a world with an application in two revisions, and a racer.
 type moving struct {
-	*rig.World
+	*rig.Scene
 	t     *testing.T
-	api   *rig.API
 	marks string
 	tell  *json.Encoder
 	hears *json.Decoder
@@ -115,9 +114,7 @@ type moving struct {
 
 func newMoving(t *testing.T) *moving {
 	t.Helper()
-	w := rig.New(t, rig.Options{System: true})
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {watermark: 0, reserve: 0, after-refresh: false}\n")
-	w.MustLull("repo", "init", w.Repo)
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{System: true}, Auto: true})
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
 		t.Fatal(err)
@@ -129,25 +126,15 @@ func newMoving(t *testing.T) *moving {
 	tool := string(program)
 	publish := func(version int) {
 		t.Helper()
-		for path, text := range map[string]string{
+		w.Publish(w.Tree(fmt.Sprint("v", version), map[string]string{
 			"lull.yaml": fmt.Sprintf("name: %s\nversion: \"%d\"\nsummary: is moved\napps: [{name: app, command: bin/app}]\nservices: [{name: daemon, command: bin/tool 100000}]\n", name, version),
 			"bin/app":   marking,
 			"bin/tool":  tool,
-		} {
-			path = filepath.Join(w.Path(fmt.Sprint("v", version)), path)
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-		w.MustLull("publish", "--repo", w.Repo, w.Path(fmt.Sprint("v", version)))
+		}))
 	}
 	publish(1)
-	w.StartAgent()
-	m := &moving{World: w, t: t, api: w.Bus.Watch()}
-	w.MustLull("repo", "add", "local", w.Repo)
+	w.Begin()
+	m := &moving{Scene: w, t: t}
 	w.MustLull("install", name)
 	publish(2)
 	w.MustLull("refresh", name)
@@ -205,7 +192,7 @@ func (m *moving) revert(to string) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	call := m.api.Call("Manager.Revert", name, map[string]dbus.Variant{"revision": dbus.MakeVariant(uint32(rev))})
+	call := m.API.Call("Manager.Revert", name, map[string]dbus.Variant{"revision": dbus.MakeVariant(uint32(rev))})
 	if call.Err != nil {
 		m.t.Fatalf("cannot revert: %v", call.Err)
 	}
@@ -215,7 +202,7 @@ func (m *moving) revert(to string) {
 func (m *moving) settled() (waiting []int) {
 	m.t.Helper()
 	m.Until("the refresh is done or waits", limit, func() (bool, string) {
-		o, err := m.api.TryRefresh(name, "")
+		o, err := m.API.TryRefresh(name, "")
 		if err != nil {
 			return false, err.Error()
 		}
@@ -250,7 +237,7 @@ func TestMovedApplications(t *testing.T) {
 	moments := []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, -1}
 	escaped, unnamed, waited, moved := 0, 0, 0, 0
 	for i := range n {
-		at := revision(t, m.World)
+		at := revision(t, m.Scene)
 		other := map[string]string{"1": "2", "2": "1"}[at]
 		o := order{Argv: []string{wrapper}, After: moments[i%len(moments)], Env: i%7 == 3}
 		if err := m.tell.Encode(o); err != nil {
@@ -264,7 +251,7 @@ func TestMovedApplications(t *testing.T) {
 		}
 		runs := m.mark(l.PID)
 		waiting := m.settled()
-		if now := revision(t, m.World); now != runs {
+		if now := revision(t, m.Scene); now != runs {
 			escaped++
 			t.Errorf("launch %d, the desktop after %v: revision %s runs, %s is current", i, o.After, runs, now)
 		}
@@ -295,7 +282,7 @@ func TestMovedApplications(t *testing.T) {
 		if waiting := m.settledDone(); len(waiting) > 0 {
 			t.Errorf("launch %d: the refresh still waits for %v", i, waiting)
 		}
-		if now := revision(t, m.World); now != other {
+		if now := revision(t, m.Scene); now != other {
 			t.Errorf("launch %d: revision %s is current, want %s", i, now, other)
 		}
 		if t.Failed() {
@@ -319,7 +306,7 @@ func TestMovedApplications(t *testing.T) {
 func (m *moving) settledDone() (waiting []int) {
 	m.t.Helper()
 	m.Until("the refresh is done", limit, func() (bool, string) {
-		o, err := m.api.TryRefresh(name, "")
+		o, err := m.API.TryRefresh(name, "")
 		if err != nil {
 			return false, err.Error()
 		}
@@ -347,7 +334,7 @@ func TestMovers(t *testing.T) {
 		{"root's unshare --pid", []string{"unshare", "--pid", "--fork", "--mount-proc", wrapper}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			at := revision(t, m.World)
+			at := revision(t, m.Scene)
 			who := m.User
 			if c.root {
 				who = m.Admin
@@ -367,7 +354,7 @@ func TestMovers(t *testing.T) {
 			m.Until("it runs", limit, func() (bool, string) { return len(list(marks)) > before, "no mark" })
 			m.revert(map[string]string{"1": "2", "2": "1"}[at])
 			waiting := m.settled()
-			if now := revision(t, m.World); now != at || len(waiting) == 0 {
+			if now := revision(t, m.Scene); now != at || len(waiting) == 0 {
 				t.Errorf("revision %s is current, want %s; it waits for %v", now, at, waiting)
 			}
 			for _, pid := range waiting {
@@ -397,7 +384,7 @@ func TestStrangers(t *testing.T) {
 		{"has it open and no more", `exec sleep 100000 <"$0"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			at := revision(t, m.World)
+			at := revision(t, m.Scene)
 			pkg, err := filepath.EvalSymlinks(filepath.Join(m.Store, "current", name))
 			if err != nil {
 				t.Fatal(err)
@@ -411,7 +398,7 @@ func TestStrangers(t *testing.T) {
 			m.uses(cmd.Process.Pid, filepath.Join(pkg, "bin/tool"))
 			m.revert(map[string]string{"1": "2", "2": "1"}[at])
 			waiting := m.settled()
-			if now := revision(t, m.World); now != at || len(waiting) != 1 || waiting[0] != cmd.Process.Pid {
+			if now := revision(t, m.Scene); now != at || len(waiting) != 1 || waiting[0] != cmd.Process.Pid {
 				t.Errorf("revision %s is current, want %s; it waits for %v, want %d", now, at, waiting, cmd.Process.Pid)
 			}
 			cmd.Process.Kill()

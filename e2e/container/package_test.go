@@ -1,7 +1,6 @@
 package container_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,7 +28,7 @@ while :; do sleep 1000 & wait; done
 
 // write writes a version of the package, whose application runs until it is
 // ended. An unhealthy one has a hook that fails.
-func write(t *testing.T, w *rig.World, version int, healthy bool, services ...string) {
+func write(t *testing.T, w *rig.Scene, version int, healthy bool, services ...string) {
 	t.Helper()
 	hook := ""
 	for _, s := range services {
@@ -40,37 +39,30 @@ func write(t *testing.T, w *rig.World, version int, healthy bool, services ...st
 	if !healthy {
 		hook += "echo it hurts; exit 1\n"
 	}
-	for path, text := range map[string]string{
+	w.Publish(w.Tree(fmt.Sprint("v", version), map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: %q\nsummary: is tested\napps: [{name: app, command: bin/app}]\nservices: [%s]\nhooks: {health: bin/health}\n",
 			name, fmt.Sprint(version), strings.Join(services, ", ")),
 		"bin/app":    fmt.Sprintf("#!/bin/sh\necho \"version %d\"\necho $$ > \"$LULL_USER_COMMON/pid\"\n[ \"$1\" = once ] || exec sleep 100000\n", version),
 		"bin/svc":    strings.ReplaceAll(service, "VERSION", fmt.Sprint(version)),
 		"bin/health": "#!/bin/sh\n" + hook,
-	} {
-		path = filepath.Join(w.Path(fmt.Sprint("v", version)), path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.MustLull("publish", "--repo", w.Repo, w.Path(fmt.Sprint("v", version)))
+	}))
 }
 
+// collects is the policy of an agent that collects after each refresh.
+const collects = "gc: {after-refresh: true}\n"
+
 // world has the first version installed, and the agent running.
-func world(t *testing.T, services ...string) (*rig.World, *rig.API) {
+func world(t *testing.T, services ...string) *rig.Scene {
 	t.Helper()
-	w := rig.New(t, rig.Options{System: true})
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
-	w.MustLull("repo", "init", w.Repo)
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{System: true}, Auto: true, Policy: collects})
 	write(t, w, 1, true, services...)
-	w.StartAgent()
-	api := w.Bus.Watch()
-	w.MustLull("repo", "add", "local", w.Repo)
+	w.Begin()
 	w.MustLull("install", name)
-	return w, api
+	return w
 }
 
 // revision is the one that is current.
-func revision(t *testing.T, w *rig.World) string {
+func revision(t *testing.T, w *rig.Scene) string {
 	t.Helper()
 	target, err := os.Readlink(filepath.Join(w.Store, "current", name))
 	if err != nil {

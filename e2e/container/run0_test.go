@@ -21,7 +21,7 @@ func TestRun0(t *testing.T) {
 		t.Log("nothing to test: systemd has run0 since version 256")
 		return
 	}
-	w, api := world(t)
+	w := world(t)
 	as := func(who *rig.Actor, args ...string) *exec.Cmd {
 		lull := who.Command("lull", args...)
 		argv := []string{"--user=" + who.Name, "--background="}
@@ -50,7 +50,7 @@ func TestRun0(t *testing.T) {
 		t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
 		t.Logf("%s: %s", who.Name, groupOf(t, pid))
 	}
-	o, _ := api.Package(name)
+	o, _ := w.API.Package(name)
 	found := map[int]uint32{}
 	for _, p := range rig.Processes(o.Props["Processes"]) {
 		found[int(p.PID)] = p.UID

@@ -1,7 +1,6 @@
 package container_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,7 +16,7 @@ import (
 func of(service string) string { return "lull-org.lull.contained-" + service + ".service" }
 
 // ask reads a property of a unit.
-func ask(w *rig.World, service, property string) string {
+func ask(w *rig.Scene, service, property string) string {
 	return strings.TrimSpace(w.Admin.Must("systemctl", "show", "--value", "--property="+property, of(service)).Stdout)
 }
 
@@ -40,7 +39,7 @@ func TestServicesThroughRefreshes(t *testing.T) {
 	here(t)
 	const first, second = "{name: first, command: bin/svc first}", "{name: second, command: bin/svc second}"
 	const lasting = "{name: lasting, command: bin/svc lasting, refresh-mode: endure}"
-	w, api := world(t, first, second, lasting)
+	w := world(t, first, second, lasting)
 	seen := 0
 	ended := func() []string {
 		t.Helper()
@@ -114,7 +113,7 @@ func TestServicesThroughRefreshes(t *testing.T) {
 	w.StartAgent()
 	app.Stop()
 	w.Until("the refresh has ended", limit, func() (bool, string) {
-		o, ok := api.Refresh(name, "4")
+		o, ok := w.API.Refresh(name, "4")
 		return ok && o.Str("State") == "done", o.Str("State") + " " + o.Str("ErrorText")
 	})
 	check("refreshed later", revision(t, w), true)
@@ -145,25 +144,16 @@ func TestServicesThroughRefreshes(t *testing.T) {
 // repeatedly, is undone; the old revision's service runs afterwards.
 func TestServicesSettle(t *testing.T) {
 	here(t)
-	w := rig.New(t, rig.Options{System: true})
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
-	w.MustLull("repo", "init", w.Repo)
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{System: true}, Auto: true, Policy: collects})
 	publish := func(version, script string) {
 		t.Helper()
-		for path, text := range map[string]string{
+		w.Publish(w.Tree("v"+version, map[string]string{
 			"lull.yaml":  fmt.Sprintf("name: %s\nversion: %q\nsummary: settles\napps: [{name: app, command: bin/daemon}]\nservices: [{name: daemon, command: bin/daemon}]\n", name, version),
 			"bin/daemon": "#!/bin/sh\n" + script + "\n",
-		} {
-			path = filepath.Join(w.Path("v"+version), path)
-			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		w.MustLull("publish", "--repo", w.Repo, w.Path("v"+version))
+		}))
 	}
 	publish("1", "exec sleep 100000")
-	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
+	w.Begin()
 	w.MustLull("install", name)
 	for version, script := range map[string]string{
 		"2": "sleep 0.2; exit 3",

@@ -1,11 +1,8 @@
 package container_test
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,23 +14,11 @@ import (
 // has.
 func TestSystemUpdate(t *testing.T) {
 	here(t)
-	w := rig.New(t, rig.Options{System: true})
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
-	w.MustLull("repo", "init", w.Repo)
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{System: true}, Auto: true, Policy: collects})
 	publish := func(name, hooks string, files map[string]string) (hash string) {
 		t.Helper()
 		files["lull.yaml"] = "name: " + name + "\nversion: \"1\"\nsummary: for tests\n" + hooks
-		for path, text := range files {
-			path = filepath.Join(w.Path(name), path)
-			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var r struct{ Package string }
-		if err := json.Unmarshal([]byte(w.MustLull("--json", "publish", "--repo", w.Repo, w.Path(name)).Stdout), &r); err != nil {
-			t.Fatal(err)
-		}
-		return r.Package
+		return w.Publish(w.Tree(name, files))
 	}
 	// Each hook prints where it runs, and leaves a process behind that must not stay.
 	hook := func(to string) string {

@@ -29,7 +29,7 @@ func TestBoot(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			s := set(t, "")
 			s.publish(app(name, "1", service), map[string]string{"app": forever, "daemon": daemon("1")})
-			s.begin()
+			s.Begin()
 			s.MustLull("install", name)
 			run, _ := s.waiting(name, "2", func() {
 				s.publish(app(name, "2", service+c.hooks), map[string]string{"app": forever, "daemon": daemon("2"), "sick": "exit 1"})
@@ -40,9 +40,9 @@ func TestBoot(t *testing.T) {
 			s.reboot(name, run)
 			s.StartAgent()
 			if c.what == "held" {
-				s.state(name, "2", "waiting")
+				s.UntilState(name, "2", "waiting")
 			} else {
-				s.state(name, "2", map[string]string{"applied": "done", "fails": "undone"}[c.what])
+				s.UntilState(name, "2", map[string]string{"applied": "done", "fails": "undone"}[c.what])
 			}
 			s.UntilFile("services were started", limit, filepath.Join(s.Store, "data", name, "common", "log"), func(text string) (bool, string) {
 				got := strings.Join(strings.Fields(text), " ")
@@ -57,30 +57,30 @@ func TestBoot(t *testing.T) {
 
 // reboot ends the agent and all processes, and empties /run.
 func (s *scene) reboot(name string, run *rig.Proc) {
-	s.t.Helper()
+	s.Helper()
 	s.StopAgent()
 	run.Kill()
 	p, err := os.ReadFile(filepath.Join(s.Store, "data", name, "common", "pid"))
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(p)))
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	defer unix.Close(fd)
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(limit.Milliseconds())); n != 1 {
-		s.t.Fatalf("the service has not ended: %v", err)
+		s.Fatalf("the service has not ended: %v", err)
 	}
 	if err := os.RemoveAll(filepath.Join(s.RunDir, "runctl")); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 }
 
@@ -90,23 +90,23 @@ func TestHoldAll(t *testing.T) {
 	const name = "org.lull.all"
 	s := set(t, "")
 	s.publish(app(name, "1", ""), map[string]string{"app": forever})
-	s.begin()
+	s.Begin()
 	s.MustLull("hold", "--all", "2h", "--reason", "exam")
 	s.MustLull("install", name)
 	s.publish(app(name, "2", ""), map[string]string{"app": forever})
 	if r := s.Lull("refresh", name); r.Code != 75 || !strings.Contains(r.Stderr, "cannot refresh "+name+" now: it is held until ") || !strings.Contains(r.Stderr, "by root: exam") {
 		t.Errorf("it is not said to be held: %v", r)
 	}
-	s.state(name, "2", "waiting")
+	s.UntilState(name, "2", "waiting")
 	for _, c := range [][]string{{"status"}, {"status", name}, {"pending"}, {"list"}} {
 		if r := s.Lull(c...); !strings.Contains(r.Stdout, "eld until ") && !strings.Contains(r.Stdout, "held:") || c[0] != "list" && !strings.Contains(r.Stdout, "root: exam") {
 			t.Errorf("it is not shown as held: %v", r)
 		}
 	}
-	err := s.api.Call("Manager.Refresh", []string{name}, map[string]dbus.Variant{}).Err
+	err := s.API.Call("Manager.Refresh", []string{name}, map[string]dbus.Variant{}).Err
 	if err == nil || !strings.Contains(err.Error(), "cannot refresh "+name+" now: it is held until ") || !strings.Contains(err.Error(), " by root: exam") {
 		t.Errorf("the bus answers %v", err)
 	}
 	s.says("the hold on everything is released", "unhold", "--all")
-	s.state(name, "2", "done")
+	s.UntilState(name, "2", "done")
 }

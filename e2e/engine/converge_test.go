@@ -14,7 +14,7 @@ func TestPlayedTwice(t *testing.T) {
 	s.publish(app("org.lull.one", "1", "notes: The first.\n"+service), map[string]string{"app": forever, "daemon": forever})
 	s.publish(app("org.lull.two", "1", ""), map[string]string{"app": forever})
 	s.publish(app("org.lull.three", "1", ""), map[string]string{"app": forever})
-	s.begin()
+	s.Begin()
 	s.MustLull("install", "org.lull.three")
 	s.MustLull("repo", "remove", "local")
 	play := [][]string{

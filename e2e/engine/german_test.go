@@ -22,7 +22,7 @@ func TestGerman(t *testing.T) {
 	s := set(t, "")
 	s.publish(app(name, "1", ""), map[string]string{"app": forever})
 	s.publish(app(sick, "1", service), map[string]string{"app": forever, "daemon": logging("1")})
-	s.begin("LULL_FAULT=refresh.health.before#3:error,refresh.link.undo.before#*:error")
+	s.Begin("LULL_FAULT=refresh.health.before#3:error,refresh.link.undo.before#*:error")
 	german := func(args ...string) rig.Result {
 		t.Helper()
 		return s.Admin.Run("env", append([]string{"LANG=de_DE.UTF-8", "COLUMNS=400", filepath.Join(s.Bin, "lull")}, args...)...)
@@ -30,13 +30,13 @@ func TestGerman(t *testing.T) {
 	s.MustLull("install", name, sick)
 	s.publish(app(sick, "2", service), map[string]string{"app": forever, "daemon": logging("2")})
 	s.Lull("refresh", sick)
-	s.state(sick, "2", "stuck")
+	s.UntilState(sick, "2", "stuck")
 	if err := os.WriteFile(filepath.Join(s.Config, "policy.d", "90-broken.yaml"), []byte("nonsense: {}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	run := s.User.StartLull(nil, "run", name)
 	s.Until(name+" runs", limit, func() (bool, string) {
-		p, _ := s.api.Package(name)
+		p, _ := s.API.Package(name)
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})

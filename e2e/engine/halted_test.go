@@ -16,20 +16,20 @@ import (
 
 // frozen freezes the unified cgroup of a process, as systemd does with users' slices
 // before the machine is suspended. The cgroup is removed after the process has been killed.
-func (s *scene) frozen(pid int) {
-	s.t.Helper()
+func (s *scene) frozen(t *testing.T, pid int) {
+	s.Helper()
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	_, group, ok := strings.Cut("\n"+string(b), "\n0::")
 	if !ok {
-		s.t.Fatalf("process %d is in no unified cgroup: %s", pid, b)
+		s.Fatalf("process %d is in no unified cgroup: %s", pid, b)
 	}
 	group, _, _ = strings.Cut(group, "\n")
-	dir := filepath.Join(require.Unified(s.t), group)
+	dir := filepath.Join(require.Unified(t), group)
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.freeze"), []byte("1"), 0); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	defer s.Tick(100 * time.Millisecond)() // the kernel freezes in its own time, and a cgroup is none of the watched files
 	s.Until(dir+" is frozen", limit, func() (bool, string) {
@@ -44,7 +44,7 @@ func TestHaltedApplication(t *testing.T) {
 	const name = "org.lull.halted"
 	s := set(t, "")
 	s.publish(app(name, "1", ""), map[string]string{"app": "echo runs\n" + forever})
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	for i, how := range []string{"stopped", "frozen"} {
 		from, to := strconv.Itoa(i+1), strconv.Itoa(i+2)
@@ -53,13 +53,13 @@ func TestHaltedApplication(t *testing.T) {
 		if how == "stopped" {
 			run.Signal(syscall.SIGSTOP)
 		} else {
-			s.frozen(run.PID)
+			s.frozen(t, run.PID)
 		}
 		s.publish(app(name, to, ""), map[string]string{"app": "echo runs\n" + forever})
 		if r := s.Lull("refresh", name); r.Code != 75 || !strings.Contains(r.Text(), "PID "+strconv.Itoa(run.PID)) {
 			t.Errorf("%s: %v", how, r)
 		}
-		if p, _ := s.api.Package(name); p.Str("Version") != from {
+		if p, _ := s.API.Package(name); p.Str("Version") != from {
 			t.Errorf("%s: version %s is in use beneath it, want %v", how, p.Str("Version"), from)
 		}
 		// The end comes to a process that is stopped or frozen by SIGKILL alone.
@@ -69,7 +69,7 @@ func TestHaltedApplication(t *testing.T) {
 		} else {
 			run.Kill()
 		}
-		s.state(name, to, "done")
+		s.UntilState(name, to, "done")
 	}
 }
 
@@ -85,7 +85,7 @@ func TestHaltedService(t *testing.T) {
 		})
 	}
 	publish("1")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	pid := func(version string) (pid int) {
 		t.Helper()
@@ -108,7 +108,7 @@ func TestHaltedService(t *testing.T) {
 				t.Fatal(err)
 			}
 		} else {
-			s.frozen(old) // the cgroup goes with the service
+			s.frozen(t, old) // the cgroup goes with the service
 		}
 		publish(to)
 		s.MustLull("refresh", name)
@@ -128,7 +128,7 @@ func TestHaltedAgent(t *testing.T) {
 	s := set(t, "")
 	s.publish(app(name, "1", ""), map[string]string{"app": "echo version 1"})
 	env, reached, open := s.gate()
-	s.begin(env, "LULL_FAULT=refresh.copy.before#2:gate")
+	s.Begin(env, "LULL_FAULT=refresh.copy.before#2:gate")
 	s.MustLull("install", name)
 	s.publish(app(name, "2", ""), map[string]string{"app": "echo version 2"})
 	refresh := s.Admin.StartLull(nil, "refresh", name)

@@ -47,12 +47,12 @@ exec /opt/lull-test.engine/sleep 100000`,
 		})
 	}
 	publish("1")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	daemon("1")
 	run, _ := s.waiting(name, "2", func() { publish("2") })
 	has(run, "1")
-	p, _ := s.api.Package(name)
+	p, _ := s.API.Package(name)
 	if why := s.MustLull("why", p.Str("Hash")).Stdout; !strings.Contains(why, strconv.Itoa(run.PID)) {
 		t.Errorf("nothing names process %d:\n%s", run.PID, why)
 	}
@@ -62,7 +62,7 @@ exec /opt/lull-test.engine/sleep 100000`,
 	}
 	daemon("1")
 	run.Stop()
-	s.state(name, "2", "done")
+	s.UntilState(name, "2", "done")
 	daemon("2")
 
 	run = s.User.StartLull(nil, "run", name)

@@ -14,7 +14,7 @@ func TestMarkerIsPutBack(t *testing.T) {
 	s := set(t, "")
 	s.publish(app(name, "1", ""), map[string]string{"app": forever})
 	env, reached, open := s.gate()
-	s.begin(env, "LULL_FAULT=refresh.copy.before#2:gate,refresh.health.before#2:gate")
+	s.Begin(env, "LULL_FAULT=refresh.copy.before#2:gate,refresh.health.before#2:gate")
 	s.MustLull("install", name)
 	s.publish(app(name, "2", ""), map[string]string{"app": forever})
 	refresh := s.Admin.StartLull(nil, "refresh", name)

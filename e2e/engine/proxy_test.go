@@ -27,10 +27,10 @@ type server struct {
 
 // start starts a proxy, and returns when it accepts connections.
 func (s *scene) start(name string, command func(port string) *exec.Cmd) server {
-	s.t.Helper()
+	s.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	address := l.Addr().String()
 	l.Close()
@@ -38,13 +38,13 @@ func (s *scene) start(name string, command func(port string) *exec.Cmd) server {
 	cmd := command(port)
 	log, err := os.Create(s.Path(name + ".log"))
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	ended := false
 	p := server{address, log.Name(), func() {
@@ -54,7 +54,7 @@ func (s *scene) start(name string, command func(port string) *exec.Cmd) server {
 			_ = cmd.Wait()
 		}
 	}}
-	s.t.Cleanup(p.stop)
+	s.Cleanup(p.stop)
 	for end := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) { // no event reports that it listens
 		c, err := net.Dial("tcp", address)
 		if err == nil {
@@ -62,7 +62,7 @@ func (s *scene) start(name string, command func(port string) *exec.Cmd) server {
 			return p
 		}
 		if time.Now().After(end) {
-			s.t.Fatalf("%s does not listen: %v", name, err)
+			s.Fatalf("%s does not listen: %v", name, err)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func (s *scene) start(name string, command func(port string) *exec.Cmd) server {
 // overTLS starts a proxy with TLS in front of another one, and returns its address and the file
 // with its certificate.
 func (s *scene) overTLS(proxy server) (address, trust string) {
-	s.t.Helper()
+	s.Helper()
 	own := httptest.NewUnstartedServer(nil) // of which the certificate is used alone
 	own.StartTLS()
 	trust = s.Path("proxy.pem")
@@ -78,14 +78,14 @@ func (s *scene) overTLS(proxy server) (address, trust string) {
 	config := &tls.Config{Certificates: own.TLS.Certificates}
 	own.Close()
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	l, err := tls.Listen("tcp", "127.0.0.1:0", config)
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	var relays sync.WaitGroup
-	s.t.Cleanup(func() { l.Close(); proxy.stop(); relays.Wait() })
+	s.Cleanup(func() { l.Close(); proxy.stop(); relays.Wait() })
 	relays.Go(func() {
 		for {
 			in, err := l.Accept()

@@ -12,14 +12,14 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 	s := set(t, "")
 	s.publish(app("org.lull.one", "1", ""), map[string]string{"app": forever})
 	s.publish(app("org.lull.two", "1", ""), map[string]string{"app": forever})
-	s.begin()
+	s.Begin()
 	s.MustLull("install", "org.lull.one", "org.lull.two")
 	run, before := s.waiting("org.lull.one", "2", func() {
 		s.publish(app("org.lull.one", "2", ""), map[string]string{"app": forever})
 	})
 	unchanged := func(what string) {
 		t.Helper()
-		now, _ := s.api.Refresh("org.lull.one", "2")
+		now, _ := s.API.Refresh("org.lull.one", "2")
 		if now.Path != before.Path || now.Str("State") != "waiting" {
 			t.Errorf("after %s: %s is %s, was %s waiting", what, now.Path, now.Str("State"), before.Path)
 		}
@@ -41,11 +41,11 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 	s.MustLull("hold", "--until", "2090-01-01", "org.lull.two")
 	var held rig.Object
 	s.Until("the hold is shown", limit, func() (bool, string) {
-		held, _ = s.api.Package("org.lull.two")
+		held, _ = s.API.Package("org.lull.two")
 		return held.Num("HeldUntil") != 0, held.Props["Holds"].String()
 	})
 	s.MustLull("hold", "--until", "2090-01-01", "org.lull.two")
-	again, _ := s.api.Package("org.lull.two")
+	again, _ := s.API.Package("org.lull.two")
 	if held.Props["Holds"].String() != again.Props["Holds"].String() {
 		t.Errorf("holding it again changed the hold: %v, %v", held.Props["Holds"], again.Props["Holds"])
 	}
@@ -53,7 +53,7 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 	s.says("org.lull.two is not held any longer", "unhold", "org.lull.two")
 
 	run.Stop()
-	s.state("org.lull.one", "2", "done")
+	s.UntilState("org.lull.one", "2", "done")
 
 	// A removal that waits is given up by an installation: that keeps it installed.
 	run, _ = s.waiting("org.lull.one", "3", func() {
@@ -62,11 +62,11 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 	s.MustLull("remove", "--no-wait", "org.lull.one")
 	s.says("org.lull.one is already installed", "install", "org.lull.one")
 	run.Stop()
-	if _, there := s.api.Package("org.lull.one"); !there {
+	if _, there := s.API.Package("org.lull.one"); !there {
 		t.Error("it was removed")
 	}
 	s.Until("the removal is cancelled", limit, func() (bool, string) {
-		o, under := s.api.Refresh("org.lull.one", "")
+		o, under := s.API.Refresh("org.lull.one", "")
 		return !under || o.Str("Kind") != "remove" || o.Str("State") == "cancelled", o.Str("State")
 	})
 }
@@ -76,7 +76,7 @@ func TestRemoveDuringInstall(t *testing.T) {
 	s := set(t, "")
 	s.publish(app("org.lull.one", "1", ""), map[string]string{"app": forever})
 	env, reached, open := s.gate()
-	s.begin(env, "LULL_FAULT=refresh.fetch.before:gate")
+	s.Begin(env, "LULL_FAULT=refresh.fetch.before:gate")
 	install := s.Admin.StartLull(nil, "install", "org.lull.one")
 	reached()
 	s.refused(75, "cannot remove org.lull.one: it is being installed", "remove", "org.lull.one")

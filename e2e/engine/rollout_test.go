@@ -16,13 +16,13 @@ func TestRollout(t *testing.T) {
 	}
 	current := func(want string) {
 		t.Helper()
-		if o, _ := s.api.Package(name); o.Str("Version") != want {
+		if o, _ := s.API.Package(name); o.Str("Version") != want {
 			t.Errorf("version %s is current, want %s", o.Str("Version"), want)
 		}
 	}
 	publish("1")
 	publish("2", "--rollout", "0%@0h,100%@30d")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	current("1")
 	s.says(name+" 2 is left out: it is being rolled out, and has not reached this machine; --now takes it all the same", "refresh", name)
@@ -38,7 +38,7 @@ func TestRollout(t *testing.T) {
 	publish("4", "--rollout", "0%@0h,100%@1s") // time alone lets it through
 	s.Until("version 4 reaches this machine", limit, func() (bool, string) {
 		r := s.Lull("refresh", name)
-		o, _ := s.api.Package(name)
+		o, _ := s.API.Package(name)
 		return o.Str("Version") == "4", r.Stdout + r.Stderr
 	})
 
@@ -77,16 +77,16 @@ func TestHalt(t *testing.T) {
 	state := func(want string) {
 		t.Helper()
 		s.Until("the refresh to version 2 is "+want, limit, func() (bool, string) {
-			o, _ := s.api.TryRefresh(name, "2")
+			o, _ := s.API.TryRefresh(name, "2")
 			return o.Str("State") == want, o.Str("State")
 		})
 	}
 	publish("1")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	run := s.User.StartLull(nil, "run", name)
 	s.Until(name+" runs", limit, func() (bool, string) {
-		p, _ := s.api.Package(name)
+		p, _ := s.API.Package(name)
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})

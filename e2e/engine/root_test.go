@@ -20,7 +20,7 @@ const kept = "org.lull.kept"
 // versioned publishes a version of an application that prints it and what it finds in its
 // data, and has a service with data.
 func (s *scene) versioned(version string) {
-	s.t.Helper()
+	s.Helper()
 	s.publish(app(kept, version, service+"data: {versioned: true}\n"), map[string]string{
 		"app":    "echo version " + version,
 		"daemon": "[ -e $LULL_DATA/first ] || echo $LULL_REVISION >$LULL_DATA/first\n" + forever,
@@ -32,7 +32,7 @@ func (s *scene) versioned(version string) {
 func TestFormat(t *testing.T) {
 	s := set(t, "")
 	s.versioned("1")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", kept)
 	s.StopAgent()
 	path := filepath.Join(s.Store, storeid.FormatFile)
@@ -105,7 +105,7 @@ func snapshot(t *testing.T, root string) string {
 func TestCloned(t *testing.T) {
 	s := set(t, "")
 	s.versioned("1")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", kept)
 	image := s.Store
 	s.refused(75, "cannot prepare "+image+": its agent runs", "system", "prepare-image", "--root", image)
@@ -160,7 +160,7 @@ func TestCopiedWhileServed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := set(t, "defaults: {keep-revisions: 1}\n")
 			s.versioned("1")
-			s.begin()
+			s.Begin()
 			s.MustLull("install", kept)
 			first := filepath.Join(s.Store, "data", kept)
 			s.UntilFile("the service has data", limit, filepath.Join(first, "1", "first"), func(text string) (bool, string) { return text == "1\n", text })
@@ -206,10 +206,10 @@ func TestCopiedWhileServed(t *testing.T) {
 // whole waits until what is installed is resident, checks the store, and runs the
 // application: it has its version, and its service the data of the first one.
 func (s *scene) whole() {
-	s.t.Helper()
+	s.Helper()
 	var version string
 	s.Until("the application runs", limit, func() (bool, string) {
-		p, _ := s.api.Package(kept)
+		p, _ := s.API.Package(kept)
 		version = p.Str("Version")
 		r := s.User.Lull("run", kept)
 		return r.Code == 0 && version != "" && r.Stdout == "version "+version+"\n", r.String() + s.Agent().Log()
@@ -217,11 +217,11 @@ func (s *scene) whole() {
 	s.MustLull("verify")
 	found, err := filepath.Glob(filepath.Join(s.Store, "data", kept, "[0-9]*", "first"))
 	if err != nil || len(found) == 0 {
-		s.t.Errorf("version %s has no data: %v", version, err)
+		s.Errorf("version %s has no data: %v", version, err)
 	}
 	for _, path := range found {
 		if b, err := os.ReadFile(path); err != nil || string(b) != "1\n" {
-			s.t.Errorf("%s is of revision %q, %v", path, b, err)
+			s.Errorf("%s is of revision %q, %v", path, b, err)
 		}
 	}
 }
@@ -248,7 +248,7 @@ func TestMovedStore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := set(t, "")
 			s.versioned("1")
-			s.begin()
+			s.Begin()
 			s.MustLull("install", kept)
 			s.UntilFile("the service has data", limit, filepath.Join(s.Store, "data", kept, "1", "first"), func(text string) (bool, string) { return text == "1\n", text })
 			s.StopAgent()

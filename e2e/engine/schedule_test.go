@@ -15,7 +15,7 @@ func TestReadOnRequest(t *testing.T) {
 	const name = "org.lull.asked"
 	s := set(t, "")
 	s.publish(app(name, "1", ""), map[string]string{"app": forever})
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	watched := func(want bool) {
 		t.Helper()
@@ -29,20 +29,20 @@ func TestReadOnRequest(t *testing.T) {
 	s.MustLull("policy", "reload")
 	watched(false)
 	s.publish(app(name, "2", ""), map[string]string{"app": forever})
-	if o, ok := s.api.Refresh(name, "2"); ok {
+	if o, ok := s.API.Refresh(name, "2"); ok {
 		t.Errorf("version 2 is %s without a request", o.Str("State"))
 	}
 	if list := s.MustLull("list").Stdout; !strings.Contains(list, name) || strings.Contains(list, " 2 ") {
 		t.Errorf("version 2 is in use without a request:\n%s", list)
 	}
 	s.MustLull("refresh")
-	s.state(name, "2", "done")
+	s.UntilState(name, "2", "done")
 
 	s.Configure("policy.d/20-check.yaml", "defaults: {auto-refresh: true}\n")
 	s.MustLull("policy", "reload")
 	watched(true)
 	s.publish(app(name, "3", ""), map[string]string{"app": forever})
-	s.state(name, "3", "done")
+	s.UntilState(name, "3", "done")
 }
 
 // watches counts the inotify watches that a process has on a directory, as proc(5) lists
@@ -86,11 +86,11 @@ func TestVersionInTheSection(t *testing.T) {
 		s.publish(app(name, version, "hooks: {health: [health]}\n"), map[string]string{"app": "exit 0", "health": health})
 	}
 	publish("1", "exit 0")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	publish("2", "read -r _ <"+pipe)
 	s.Until("version 2 is in its health check", limit, func() (bool, string) {
-		o, err := s.api.TryRefresh(name, "2")
+		o, err := s.API.TryRefresh(name, "2")
 		return err == nil && o.Str("Step") == "health", o.Str("Step")
 	})
 	publish("3", "exit 0")
@@ -101,7 +101,7 @@ func TestVersionInTheSection(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Until("version 3 is current", limit, func() (bool, string) {
-		o, _ := s.api.Package(name)
+		o, _ := s.API.Package(name)
 		return o.Str("Version") == "3", o.Str("Version")
 	})
 }

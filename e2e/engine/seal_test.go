@@ -20,26 +20,26 @@ import (
 // package and version with the same salt, a script that executes it repeatedly, and
 // one that has a library of the package mapped.
 func (s *scene) withTool(name, version, salt, more string) {
-	s.t.Helper()
+	s.Helper()
 	dir, err := os.MkdirTemp(s.Path(), "package-")
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	program, err := os.ReadFile(sleep)
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	libraries, err := filepath.Glob("/lib/*/libdl.so.2")
 	if err != nil || len(libraries) == 0 {
-		s.t.Fatalf("no library is found: %v", err)
+		s.Fatalf("no library is found: %v", err)
 	}
 	library, err := os.ReadFile(libraries[0])
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	err = errors.Join(os.WriteFile(dir+"/lull.yaml", []byte(app(name, version, more)), 0o644),
 		os.WriteFile(dir+"/app", []byte("#!/bin/sh\nexec \"$LULL_PACKAGE_DIR/tool\" infinity\n"), 0o755),
@@ -48,29 +48,29 @@ func (s *scene) withTool(name, version, salt, more string) {
 		os.WriteFile(dir+"/mapping", []byte("#!/bin/sh\nLD_PRELOAD=\"$LULL_PACKAGE_DIR/lib.so\" exec sleep infinity\n"), 0o755),
 		os.WriteFile(dir+"/tool", append(program, salt...), 0o755))
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	s.MustLull("publish", "--repo", s.Repo, dir)
 }
 
 // tool is the path of the program in the package that is current.
 func (s *scene) tool(name string) string {
-	s.t.Helper()
+	s.Helper()
 	pkg, err := filepath.EvalSymlinks(filepath.Join(s.Store, "current", name))
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	return filepath.Join(pkg, "tool")
 }
 
 // stranger starts a program outside of lull, which ends with the test.
 func (s *scene) stranger(argv ...string) *exec.Cmd {
-	s.t.Helper()
+	s.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
-	s.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	s.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	return cmd
 }
 
@@ -81,17 +81,17 @@ func kill(cmd *exec.Cmd) {
 
 // waitsFor waits until a refresh waits for just one process.
 func (s *scene) waitsFor(name, version string, pid int) {
-	s.t.Helper()
+	s.Helper()
 	s.Until(fmt.Sprintf("the refresh of %s waits for %d", name, pid), limit, func() (bool, string) {
-		o, _ := s.api.Refresh(name, version)
+		o, _ := s.API.Refresh(name, version)
 		var pids []int
 		for _, p := range rig.Processes(o.Props["Waiting"]) {
 			pids = append(pids, int(p.PID))
 		}
 		return o.Str("State") == "waiting" && slices.Equal(pids, []int{pid}), fmt.Sprint(o.Str("State"), " for ", pids, " ", o.Str("ErrorText"))
 	})
-	if p, _ := s.api.Package(name); p.Str("Version") == version {
-		s.t.Errorf("%s was refreshed beneath process %d", name, pid)
+	if p, _ := s.API.Package(name); p.Str("Version") == version {
+		s.Errorf("%s was refreshed beneath process %d", name, pid)
 	}
 }
 
@@ -103,7 +103,7 @@ func TestCrashWithSeal(t *testing.T) {
 	s := set(t, "")
 	s.withTool(name, "1", "one", "")
 	env, reached, _ := s.gate()
-	s.begin(env, "LULL_FAULT=refresh.copy.before#2:gate")
+	s.Begin(env, "LULL_FAULT=refresh.copy.before#2:gate")
 	s.MustLull("install", name)
 	s.withTool(name, "2", "two", "")
 	s.Admin.StartLull(nil, "refresh", name)
@@ -144,7 +144,7 @@ func TestCrashWithSeal(t *testing.T) {
 	s.StartAgent()
 	s.waitsFor(name, "2", cmd.Process.Pid)
 	kill(cmd)
-	s.state(name, "2", "done")
+	s.UntilState(name, "2", "done")
 }
 
 // TestSharedFiles: a program that two packages have runs in one of them, which holds up
@@ -154,14 +154,14 @@ func TestSharedFiles(t *testing.T) {
 	s := set(t, "")
 	s.withTool(name, "1", "same", "")
 	s.withTool(other, "1", "same", "")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name, other)
 	run, _ := s.waiting(other, "2", func() { s.withTool(other, "2", "same", "") })
 	s.withTool(name, "2", "new", "")
 	s.MustLull("refresh", name)
-	s.state(other, "2", "waiting")
+	s.UntilState(other, "2", "waiting")
 	run.Stop()
-	s.state(other, "2", "done")
+	s.UntilState(other, "2", "done")
 }
 
 // TestTogetherWithSeal: of two instances that are refreshed together one is used by a
@@ -172,7 +172,7 @@ func TestTogetherWithSeal(t *testing.T) {
 	for _, n := range []string{name, other} {
 		s.withTool(n, "1", n+"1", "")
 	}
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name, other)
 	for _, n := range []string{name, other} {
 		s.withTool(n, "2", n+"2", "")
@@ -180,7 +180,7 @@ func TestTogetherWithSeal(t *testing.T) {
 	user := s.stranger(s.tool(other), "infinity")
 	s.MustLull("refresh", "--no-wait", "--atomic", name, other)
 	s.waitsFor(other, "2", user.Process.Pid)
-	if p, _ := s.api.Package(name); p.Str("Version") != "1" {
+	if p, _ := s.API.Package(name); p.Str("Version") != "1" {
 		t.Error("one of them was refreshed without the other")
 	}
 	// The one that waits keeps no launch of the other out.
@@ -188,8 +188,8 @@ func TestTogetherWithSeal(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	kill(user)
-	s.state(name, "2", "done")
-	s.state(other, "2", "done")
+	s.UntilState(name, "2", "done")
+	s.UntilState(other, "2", "done")
 }
 
 // TestOpenForTheWindow: what has a file of the package open, and no more, puts a refresh
@@ -200,7 +200,7 @@ func TestOpenForTheWindow(t *testing.T) {
 	s := set(t, "")
 	s.Configure("policy.d/20-window.yaml", "defaults: {max-postponement: 5s, keep-revisions: 1}\n")
 	s.withTool(name, "1", "one", "")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	pkg := filepath.Base(filepath.Dir(s.tool(name)))
 	s.withTool(name, "2", "two", "")
@@ -214,7 +214,7 @@ func TestOpenForTheWindow(t *testing.T) {
 	}
 	s.MustLull("refresh", "--no-wait", name)
 	s.waitsFor(name, "2", reader.Process.Pid)
-	s.state(name, "2", "done")
+	s.UntilState(name, "2", "done")
 	if err := reader.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("the reader has ended: %v", err)
 	}
@@ -270,14 +270,14 @@ func TestWithoutProof(t *testing.T) {
 	})
 	const daemon = "services: [{name: daemon, command: mapping}]\n" // which uses the package as well, and does not count
 	s.withTool(name, "1", "one", daemon)
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	s.withTool(name, "2", "two", daemon)
 	user := s.stranger(s.tool(name), "infinity")
 	s.MustLull("refresh", "--no-wait", name)
 	s.waitsFor(name, "2", user.Process.Pid)
 	kill(user)
-	s.state(name, "2", "done")
+	s.UntilState(name, "2", "done")
 	s.MustLull("remove", name)
 	if r := s.Lull("doctor"); !strings.Contains(r.Stdout, "warn  vacancy") || !strings.Contains(r.Stdout, "is on an overlay") {
 		t.Errorf("%v", r)
@@ -294,7 +294,7 @@ func TestEndures(t *testing.T) {
 	s := set(t, "")
 	s.withTool(name, "1", "one", lasting)
 	env, reached, open := s.gate()
-	s.begin(env, "LULL_FAULT=refresh.copy.before#2:gate")
+	s.Begin(env, "LULL_FAULT=refresh.copy.before#2:gate")
 	s.MustLull("install", name)
 	s.withTool(name, "2", "two", lasting)
 	user := s.stranger(s.tool(name), "infinity")
@@ -316,7 +316,7 @@ func TestEndures(t *testing.T) {
 	}
 	more("in the section")
 	open()
-	s.state(name, "2", "done")
+	s.UntilState(name, "2", "done")
 	more("after it")
 	if log := s.Agent().Log(); strings.Contains(log, "did not stay vacant") {
 		t.Errorf("the section was undone: %s", log)
@@ -331,7 +331,7 @@ func TestBackup(t *testing.T) {
 	const name = "org.lull.saved"
 	s := set(t, "")
 	s.withTool(name, "1", strings.Repeat("large", 100_000), "")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	s.withTool(name, "2", "two", "")
 	pipe := s.Path("archive")
@@ -357,7 +357,7 @@ func TestBackup(t *testing.T) {
 	}
 	s.MustLull("refresh", "--no-wait", name)
 	s.waitsFor(name, "2", backup.Process.Pid)
-	p, _ := s.api.Package(name)
+	p, _ := s.API.Package(name)
 	if running, _ := p.Props["Running"].Value().(bool); running {
 		t.Error("the backup counts as running")
 	}
@@ -368,7 +368,7 @@ func TestBackup(t *testing.T) {
 	if _, err := io.Copy(io.Discard, archive); err != nil {
 		t.Fatal(err)
 	}
-	s.state(name, "2", "done")
+	s.UntilState(name, "2", "done")
 	if r := s.Lull("doctor"); strings.Contains(r.Stdout, "does not run it") {
 		t.Errorf("the backup has closed the file: %v", r)
 	}

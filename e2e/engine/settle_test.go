@@ -15,14 +15,14 @@ func TestServicesSettle(t *testing.T) {
 	metrics := s.Path("lull.prom")
 	s.Configure("policy.d/20-metrics.yaml", "metrics: {textfile: "+metrics+"}\n")
 	s.publish(app(name, "1", service), map[string]string{"app": forever, "daemon": logging("1")})
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	s.publish(app(name, "2", service), map[string]string{"app": forever, "daemon": "sleep 0.2; exit 3"})
 	r := s.Lull("refresh", name)
 	if want := "service daemon of " + name + " running: it has ended: exit status 3"; r.Code != 1 || !strings.Contains(r.Stderr, want) {
 		t.Errorf("want %q, got %v", want, r)
 	}
-	if p, _ := s.api.Package(name); p.Str("Version") != "1" {
+	if p, _ := s.API.Package(name); p.Str("Version") != "1" {
 		t.Errorf("version %s is current, want 1", p.Str("Version"))
 	}
 
@@ -41,7 +41,7 @@ func TestServicesSettle(t *testing.T) {
 		}
 		return true, text
 	})
-	if p, _ := s.api.Package(name); p.Str("Version") != "3" {
+	if p, _ := s.API.Package(name); p.Str("Version") != "3" {
 		t.Errorf("version %s is current, want 3", p.Str("Version"))
 	}
 	s.Watch(s.Path())
@@ -60,19 +60,19 @@ func TestServicesReport(t *testing.T) {
 	ready, started := s.Path("ready"), s.Path("started")
 	report := "echo $LULL_REVISION >>" + started + "; while ! test -e " + ready + "; do sleep 0.1; done; systemd-notify --ready STATUS=ready; exec sleep infinity"
 	s.publish(app(name, "1", service), map[string]string{"app": forever, "daemon": forever})
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 
 	s.publish(app(name, "2", reporting), map[string]string{"app": forever, "daemon": report})
 	s.Watch(s.Path())
 	end := s.Admin.StartLull(nil, "refresh", name)
 	s.UntilFile("the new service runs", limit, started, func(text string) (bool, string) { return text == "2\n", text })
-	if o, _ := s.api.Refresh(name, "2"); o.Str("Step") != "start-services" || end.Ended() {
+	if o, _ := s.API.Refresh(name, "2"); o.Str("Step") != "start-services" || end.Ended() {
 		t.Errorf("before it is ready the refresh is %s at %s", o.Str("State"), o.Str("Step"))
 	}
 	s.Admin.Must("touch", ready)
-	s.state(name, "2", "done")
-	if p, _ := s.api.Package(name); p.Str("Version") != "2" {
+	s.UntilState(name, "2", "done")
+	if p, _ := s.API.Package(name); p.Str("Version") != "2" {
 		t.Errorf("version %s is current, want 2", p.Str("Version"))
 	}
 
@@ -81,7 +81,7 @@ func TestServicesReport(t *testing.T) {
 	if want := "service daemon of " + name + ": it ended before it was ready: exit status 3"; r.Code != 1 || !strings.Contains(r.Stderr, want) {
 		t.Errorf("want %q, got %v", want, r)
 	}
-	if p, _ := s.api.Package(name); p.Str("Version") != "2" {
+	if p, _ := s.API.Package(name); p.Str("Version") != "2" {
 		t.Errorf("version %s is current, want 2", p.Str("Version"))
 	}
 	s.MustLull("remove", name)

@@ -33,7 +33,7 @@ func stuckAt(t *testing.T, s *scene, step string) {
 	s.publish(app(name, "1", service), map[string]string{"app": forever, "daemon": logging("1")})
 	s.publish(app(other, "1", ""), map[string]string{"app": forever})
 	fault := "LULL_FAULT=refresh.health.before#2:error,refresh." + step + ".undo.before#*:error"
-	s.begin(fault)
+	s.Begin(fault)
 	s.MustLull("install", name)
 	s.publish(app(name, "2", service), map[string]string{"app": forever, "daemon": logging("2")})
 	r := s.Lull("refresh", name)
@@ -54,7 +54,7 @@ func stuckAt(t *testing.T, s *scene, step string) {
 		t.Fatal(err)
 	}
 	s.StartAgent(fault)
-	s.state(name, "2", "stuck")
+	s.UntilState(name, "2", "stuck")
 	s.isStuck(t, name)
 	s.refused(75, "cannot remove "+name+": an earlier refresh of it could not be undone: cannot undo the refresh of "+name+": fault point refresh."+step+".undo.before", "remove", name)
 
@@ -64,7 +64,7 @@ func stuckAt(t *testing.T, s *scene, step string) {
 	}
 	s.StopAgent()
 	s.StartAgent()
-	s.state(name, "2", "stuck")
+	s.UntilState(name, "2", "stuck")
 	s.says("the refresh of "+name+" is undone: version 1 is in use", "refresh", "--retry", name)
 	s.refused(1, "cannot retry the refresh of "+name+": none is stuck", "refresh", "--retry", name)
 	s.MustLull("refresh", name)
@@ -90,7 +90,7 @@ func (s *scene) isStuck(t *testing.T, name string) {
 	})
 	s.Until("the service of version 1 runs", limit, func() (bool, string) {
 		b, err := os.ReadFile(filepath.Join(s.Store, "data", name, "common", "log"))
-		p, _ := s.api.Package(name)
+		p, _ := s.API.Package(name)
 		text := fmt.Sprint(p.Props["Services"], string(b), err)
 		return strings.HasSuffix(string(b), "1\n") && strings.Contains(text, "active"), text
 	})
@@ -99,10 +99,10 @@ func (s *scene) isStuck(t *testing.T, name string) {
 
 // runs has the application start in a revision, and end.
 func (s *scene) runs(name string, revision int) {
-	s.t.Helper()
+	s.Helper()
 	run := s.User.StartLull(nil, "run", name)
 	s.Until(fmt.Sprintf("revision %d of %s runs", revision, name), limit, func() (bool, string) {
-		p, _ := s.api.Package(name)
+		p, _ := s.API.Package(name)
 		now, _ := p.Props["Revision"].Value().(uint32)
 		list := rig.Processes(p.Props["Processes"])
 		return now == uint32(revision) && len(list) > 0, fmt.Sprint(now, list, run.Log())

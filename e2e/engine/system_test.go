@@ -1,7 +1,6 @@
 package engine_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,16 +15,11 @@ func TestSystemPackages(t *testing.T) {
 	const base, cached = "org.lull.base", "org.lull.cached"
 	s := set(t, "")
 	publish := func(name string) string {
-		var v struct{ Package string }
-		out := s.publishWith([]string{"--json"}, app(name, "1", ""), map[string]string{"app": "echo this is " + name})
-		if err := json.Unmarshal([]byte(out), &v); err != nil || len(v.Package) != 64 {
-			t.Fatalf("publish prints %s, %v", out, err)
-		}
-		return v.Package
+		return s.publish(app(name, "1", ""), map[string]string{"app": "echo this is " + name})
 	}
 	hashes := []string{publish(base), publish(cached)}
 	unknown := strings.Repeat("1", 64)
-	s.begin()
+	s.Begin()
 	s.StopAgent()
 	away := s.Repo + ".away"
 	if err := os.Rename(s.Repo, away); err != nil {

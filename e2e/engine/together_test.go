@@ -19,7 +19,7 @@ func TestAskedTogether(t *testing.T) {
 	s.Configure("policy.d/20-follows.yaml", "defaults: {auto-refresh: true}\n")
 	publish := func(version string) { s.publish(app(name, version, ""), map[string]string{"app": forever}) }
 	publish("1")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	s.waiting(name, "2", func() { publish("2") })
 	for _, version := range []string{"3", "4", "5", "6"} {
@@ -33,7 +33,7 @@ func TestAskedTogether(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		s.state(name, version, "waiting")
+		s.UntilState(name, version, "waiting")
 	}
 	if log := s.Agent().Log(); strings.Contains(log, "cannot look for a newer version") {
 		t.Errorf("a look of the agent's own was refused:\n%s", log)
@@ -66,11 +66,11 @@ func TestAskedInTheSection(t *testing.T) {
 		s.publish(app(name, version, service+"    stop-timeout: 5m\n"), map[string]string{"app": "exit 0", "daemon": daemon})
 	}
 	publish("1")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	publish("2")
 	s.Until("the service of version 1 is being stopped", limit, func() (bool, string) {
-		o, err := s.api.TryRefresh(name, "2")
+		o, err := s.API.TryRefresh(name, "2")
 		return err == nil && o.Str("Step") == "stop-services", o.Str("Step")
 	})
 	follows := s.Admin.StartLull(nil, "refresh", name)
@@ -93,7 +93,7 @@ func TestAskedAfterTheExit(t *testing.T) {
 		s.publish(app(name, strconv.Itoa(version), ""), map[string]string{"app": forever})
 	}
 	publish()
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	for range 12 {
 		version++
@@ -102,7 +102,7 @@ func TestAskedAfterTheExit(t *testing.T) {
 		if r := s.Lull("refresh", name); r.Code != 0 {
 			t.Errorf("version %d: got %v, want that it is refreshed", version, r)
 		}
-		s.state(name, strconv.Itoa(version), "done")
+		s.UntilState(name, strconv.Itoa(version), "done")
 	}
 }
 
@@ -115,7 +115,7 @@ func TestManyAtOnce(t *testing.T) {
 		names = append(names, fmt.Sprintf("org.lull.many%02d", i))
 		s.publish(app(names[i], "1", ""), map[string]string{"app": "true"})
 	}
-	s.begin()
+	s.Begin()
 	if r := s.Lull(append([]string{"install"}, names...)...); r.Code != 0 || strings.Count(r.Stdout, " is installed\n") != len(names) {
 		t.Errorf("got %v, want that all %d are installed", r, len(names))
 	}

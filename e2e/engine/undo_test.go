@@ -11,7 +11,7 @@ import (
 // undo runs the command that `lull history` prints beside the last change of an application,
 // as a user would copy it.
 func (s *scene) undo(name, want string) {
-	s.t.Helper()
+	s.Helper()
 	var last string
 	for line := range strings.Lines(s.MustLull("history", name).Stdout) {
 		if command, ok := strings.CutPrefix(strings.TrimSpace(line), "undo: "); ok {
@@ -19,7 +19,7 @@ func (s *scene) undo(name, want string) {
 		}
 	}
 	if last != want {
-		s.t.Fatalf("to undo it is %q, want %q:\n%s", last, want, s.MustLull("history", name).Stdout)
+		s.Fatalf("to undo it is %q, want %q:\n%s", last, want, s.MustLull("history", name).Stdout)
 	}
 	s.MustLull(strings.Fields(strings.TrimPrefix(last, "lull "))...)
 }
@@ -30,7 +30,7 @@ func TestUndo(t *testing.T) {
 	const name = "org.lull.app"
 	s := set(t, "")
 	s.publish(app(name, "1", ""), map[string]string{"app": forever})
-	s.begin()
+	s.Begin()
 	is := func(instance, want string) {
 		t.Helper()
 		got := "gone"

@@ -20,13 +20,13 @@ func TestUndoneIsShown(t *testing.T) {
 		s.publish(app(name, version, "hooks: {health: [health]}\n"), map[string]string{"app": forever, "health": health})
 	}
 	publish("1", "exit 0")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	publish("2", "echo the first line; echo the database is not there; exit 7")
 	if r := s.Lull("refresh", name); r.Code != 1 || !strings.Contains(r.Stderr, "the database is not there") {
 		t.Errorf("it is not undone: %v", r)
 	}
-	p, _ := s.api.Package(name)
+	p, _ := s.API.Package(name)
 	if reason := p.Str("UndoneReason"); p.Str("UndoneVersion") != "2" || !strings.Contains(reason, "the database is not there") || !strings.Contains(reason, "exit status 7") {
 		t.Errorf("the properties are %q, %q", p.Str("UndoneVersion"), reason)
 	}
@@ -57,7 +57,7 @@ func TestUndoneIsShown(t *testing.T) {
 
 	publish("3", "exit 0")
 	s.MustLull("refresh", name)
-	if p, _ := s.api.Package(name); p.Str("Version") != "3" || p.Str("UndoneVersion") != "" || p.Str("UndoneReason") != "" || p.Num("NextTry") != 0 {
+	if p, _ := s.API.Package(name); p.Str("Version") != "3" || p.Str("UndoneVersion") != "" || p.Str("UndoneReason") != "" || p.Num("NextTry") != 0 {
 		t.Errorf("after a version that works it is %v", p.Props)
 	}
 	for _, args := range [][]string{{"list"}, {"status"}, {"pending"}, {"doctor"}} {

@@ -23,7 +23,7 @@ func TestWishes(t *testing.T) {
 		s.publish(app(name, version, wish), map[string]string{"app": forever})
 	}
 	publish("1", "refresh: {refresh-pending: block, max-postponement: 60d}\n")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	run, waits := s.waiting(name, "2", func() { publish("2", "refresh: {mode: side-by-side}\n") })
 	marker := filepath.Join(s.RunDir, "runctl", "lull."+name+".inhibited")
@@ -45,12 +45,12 @@ func TestWishes(t *testing.T) {
 		t.Errorf("policy explain says\n%s", text)
 	}
 	run.Stop()
-	s.state(name, "2", "done")
+	s.UntilState(name, "2", "done")
 
 	// Version 2 is there now, and its own wish counts.
 	run = s.User.StartLull(nil, "run", name)
 	s.Until("it runs", limit, func() (bool, string) {
-		p, _ := s.api.Package(name)
+		p, _ := s.API.Package(name)
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})
@@ -97,7 +97,7 @@ echo ` + version + ` >"$LULL_COMMON/version.new"; mv "$LULL_COMMON/version.new" 
 		}, map[string][]byte{"container": program})
 	}
 	publish("1")
-	s.begin()
+	s.Begin()
 	s.MustLull("install", name)
 	common := filepath.Join(s.Store, "data", name, "common")
 	read := func(file, want string) string {

@@ -36,14 +36,14 @@ func TestApt(t *testing.T) {
 	v.publish(release{})
 	run := s.User.StartLull(nil, "run", notes, "sleep", "infinity")
 	s.Until("it runs", limit, func() (bool, string) {
-		p, _ := s.api.Package(notes)
+		p, _ := s.API.Package(notes)
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})
 	s.refused(75, "is running", "refresh", notes)
 	run.Stop()
 	s.Until("it is refreshed", limit, func() (bool, string) {
-		p, _ := s.api.Package(notes)
+		p, _ := s.API.Package(notes)
 		return p.Str("Version") == "1:1.1", p.Str("Version")
 	})
 	s.runs("1:1.1")

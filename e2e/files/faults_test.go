@@ -149,7 +149,7 @@ func TestRights(t *testing.T) {
 		t.Errorf("the right confirmation is refused")
 	}
 	s.Until("it is installed", limit, func() (bool, string) {
-		p, _ := s.api.Package(notes)
+		p, _ := s.API.Package(notes)
 		return p.Str("Version") == "1.0", p.Str("Version")
 	})
 	if r := s.MustLull("install", "--yes", "--with", with, file); r.Stdout != "notes 1.0 is already installed\n" {

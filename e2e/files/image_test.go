@@ -49,14 +49,14 @@ func TestImage(t *testing.T) {
 	}
 	run := s.User.StartLull(nil, "run", notes, "sleep", "infinity")
 	s.Until("it runs", limit, func() (bool, string) {
-		p, _ := s.api.Package(notes)
+		p, _ := s.API.Package(notes)
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})
 	s.refused(75, "is running", "install", saved)
 	run.Stop()
 	s.Until("it is refreshed", limit, func() (bool, string) {
-		p, _ := s.api.Package(notes)
+		p, _ := s.API.Package(notes)
 		return p.Str("Version") == "2.0", p.Str("Version")
 	})
 	s.runs("2.0")

@@ -37,7 +37,7 @@ func TestGoTarball(t *testing.T) {
 	}
 	version := func(want string) {
 		t.Helper()
-		if p, _ := s.api.Package("go"); p.Str("Version") != want {
+		if p, _ := s.API.Package("go"); p.Str("Version") != want {
 			t.Errorf("version %s is installed, want %s", p.Str("Version"), want)
 		}
 		r := s.User.Lull("run", "go", "version")
@@ -63,7 +63,7 @@ func TestGoTarball(t *testing.T) {
 	run := s.User.StartLull(func(c *exec.Cmd) { c.Stdin = input }, "run", "--app", "gofmt", "go")
 	input.Close()
 	s.Until("it runs", limit, func() (bool, string) {
-		p, _ := s.api.Package("go")
+		p, _ := s.API.Package("go")
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})
@@ -73,7 +73,7 @@ func TestGoTarball(t *testing.T) {
 	}
 	end.Close()
 	s.Until("it is refreshed", limit, func() (bool, string) {
-		p, _ := s.api.Package("go")
+		p, _ := s.API.Package("go")
 		return p.Str("Version") == "1.99.0", p.Str("Version")
 	})
 	version("1.99.0")

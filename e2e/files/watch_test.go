@@ -43,9 +43,9 @@ func copied(t *testing.T, file, dir, name string) {
 
 // version waits until the application has a version.
 func (s *scene) version(want string) {
-	s.t.Helper()
+	s.Helper()
 	s.Until("it has version "+want, limit, func() (bool, string) {
-		p, _ := s.api.Package(notes)
+		p, _ := s.API.Package(notes)
 		return p.Str("Version") == want, p.Str("Version")
 	})
 	s.runs(want)
@@ -106,7 +106,7 @@ func TestWatch(t *testing.T) {
 	s.runs("2.0")
 	run := s.User.StartLull(nil, "run", notes, "sleep", "infinity")
 	s.Until("it runs", limit, func() (bool, string) {
-		p, _ := s.api.Package(notes)
+		p, _ := s.API.Package(notes)
 		running, _ := p.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})

@@ -17,15 +17,12 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 
 const (
 	limit = 60 * time.Second
-	quiet = "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\ndefaults: {auto-refresh: false}\n"
 	notes = "notes" // the name of the package of tarball
 )
 
 // scene is a world with an agent.
 type scene struct {
-	*rig.World
-	t   *testing.T
-	api *rig.API
+	*rig.Scene
 }
 
 func set(t *testing.T, o rig.Options, env ...string) *scene {
@@ -38,25 +35,23 @@ func set(t *testing.T, o rig.Options, env ...string) *scene {
 		require.Unified(t)
 		o.Tracker = "subtree"
 	}
-	w := rig.New(t, o)
-	w.Configure("policy.yaml", quiet)
-	s := &scene{World: w, t: t, api: w.Bus.Watch()}
-	w.Watch(w.Store)
+	s := &scene{rig.NewScene(t, rig.SceneOptions{Options: o})}
+	s.Watch(s.Store)
 	s.StartAgent(env...)
 	return s
 }
 
 // tarball makes a tar archive with a program, which prints its version, and files by path.
 func (s *scene) tarball(version string, more map[string]string) string {
-	s.t.Helper()
+	s.Helper()
 	return s.archive("notes-"+version+".tar.gz", fmt.Sprintf("#!/bin/sh\necho notes %s\n[ $# = 0 ] || exec \"$@\"\n", version), more)
 }
 
 func (s *scene) archive(name, program string, more map[string]string) string {
-	s.t.Helper()
+	s.Helper()
 	dir, err := os.MkdirTemp(s.Path(), "tree-")
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	files := map[string]string{"bin/notes": program}
 	for path, text := range more {
@@ -65,39 +60,39 @@ func (s *scene) archive(name, program string, more map[string]string) string {
 	for path, text := range files {
 		full := filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
-			s.t.Fatal(err)
+			s.Fatalf("%v", err)
 		}
 		if err := os.WriteFile(full, []byte(text), 0o755); err != nil {
-			s.t.Fatal(err)
+			s.Fatalf("%v", err)
 		}
 	}
 	file := filepath.Join(s.Path(), name)
 	if out, err := exec.Command("tar", "-C", dir, "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "-caf", file, ".").CombinedOutput(); err != nil {
-		s.t.Fatalf("%v: %s", err, out)
+		s.Fatalf("%v: %s", err, out)
 	}
 	return file
 }
 
 // runs has the application print its version.
 func (s *scene) runs(version string) {
-	s.t.Helper()
+	s.Helper()
 	if r := s.User.Lull("run", notes); r.Code != 0 || r.Stdout != "notes "+version+"\n" {
-		s.t.Errorf("version %s does not run: %v", version, r)
+		s.Errorf("version %s does not run: %v", version, r)
 	}
 }
 
 // refused has a command end with a status and an error.
 func (s *scene) refused(code int, text string, args ...string) {
-	s.t.Helper()
+	s.Helper()
 	if r := s.Lull(args...); r.Code != code || !strings.Contains(r.Stderr, text) {
-		s.t.Errorf("lull %s: want %d and %q, got %v", strings.Join(args, " "), code, text, r)
+		s.Errorf("lull %s: want %d and %q, got %v", strings.Join(args, " "), code, text, r)
 	}
 }
 
 // clean reports an error unless the root has no scratch directory, once what is under way
 // has ended.
 func (s *scene) clean() {
-	s.t.Helper()
+	s.Helper()
 	var left []string
 	s.Until("the scratch directories are gone", limit, func() (bool, string) {
 		left, _ = filepath.Glob(filepath.Join(s.Store, ".file-*"))
@@ -107,7 +102,7 @@ func (s *scene) clean() {
 
 // pruned waits until the repository of the machine is empty.
 func (s *scene) pruned() {
-	s.t.Helper()
+	s.Helper()
 	if s.blobs() > 0 {
 		s.Watch(filepath.Join(s.Store, "local", "blobs"))
 	}
@@ -119,10 +114,10 @@ func (s *scene) pruned() {
 
 // blobs counts the blobs of the repository of the machine.
 func (s *scene) blobs() int {
-	s.t.Helper()
+	s.Helper()
 	list, err := filepath.Glob(filepath.Join(s.Store, "local", "blobs", "*", "*"))
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	return len(list)
 }

@@ -261,7 +261,7 @@ func (s *scene) stay(name string) (p *rig.Proc, end *os.File) {
 		s.Fatalf("%v", err)
 	}
 	defer r.Close()
-	s.t.Cleanup(func() { end.Close() })
+	s.Cleanup(func() { end.Close() })
 	return s.Admin.StartLull(func(c *exec.Cmd) { c.Stdin = r }, "run", "--ephemeral", name, "stay"), end
 }
 

@@ -20,13 +20,11 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 const (
 	limit = 60 * time.Second
 	mib   = 1 << 20
-	quiet = "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: %d}\n"
 )
 
 // scene is an agent whose root is a disk of a few megabytes.
 type scene struct {
-	*rig.World
-	t *testing.T
+	*rig.Scene
 }
 
 func set(t *testing.T, bytes, reserve int64) *scene {
@@ -34,11 +32,12 @@ func set(t *testing.T, bytes, reserve int64) *scene {
 	require.Root(t)
 	require.Program(t, "dbus-daemon", "setpriv")
 	require.Freezer(t)
-	w := rig.New(t, rig.Options{Tracker: "poll", Root: rig.SmallDisk(t, bytes)})
-	w.Configure("policy.yaml", fmt.Sprintf(quiet, reserve))
-	w.MustLull("repo", "init", w.Repo)
-	w.StartAgent()
-	return &scene{World: w, t: t}
+	s := &scene{rig.NewScene(t, rig.SceneOptions{
+		Options: rig.Options{Tracker: "poll", Root: rig.SmallDisk(t, bytes)},
+		Policy:  fmt.Sprintf("gc: {reserve: %d}\n", reserve),
+	})}
+	s.StartAgent()
+	return s
 }
 
 // trust is repo add, when the repository has something in it.

@@ -18,15 +18,12 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 
 const (
 	limit = 30 * time.Second
-	quiet = "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 )
 
 // scene is a world with polkit; version 1 is installed and version 2 is
 // published. ann and bob are users, carl may administrate by polkit's rules.
 type scene struct {
-	*rig.World
-	t              *testing.T
-	api            *rig.API
+	*rig.Scene
 	ann, bob, carl *rig.Actor
 }
 
@@ -40,65 +37,39 @@ func set(t *testing.T, policy, urgency string) *scene {
 	require.Root(t)
 	require.Program(t, "dbus-daemon", "cc", "setpriv")
 	require.File(t, "/usr/lib/polkit-1/polkitd")
-	w := rig.New(t, rig.Options{Tracker: "poll"})
-	w.Configure("policy.yaml", quiet+policy)
-	w.Configure("policy.d/10-asked.yaml", "defaults: {auto-refresh: false}\n") // publishing starts nothing
+	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll"}, Policy: policy})}
+	s.ann, s.bob, s.carl = s.Ordinary("nobody"), s.Ordinary("daemon"), s.Ordinary("games")
 	for _, v := range []string{sample.V1, sample.V2} {
-		sample.Write(w, w.Path(v), v)
+		sample.Write(s, s.Path(v), v)
 	}
-	w.MustLull("repo", "init", w.Repo)
-	w.MustLull("publish", "--repo", w.Repo, w.Path(sample.V1))
-	s := &scene{World: w, t: t, api: w.Bus.Watch(), ann: w.Ordinary("nobody"), bob: w.Ordinary("daemon"), carl: w.Ordinary("games")}
-	w.StartPolkit(rules)
-	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
-	w.MustLull("install", sample.Name)
-	w.MustLull("publish", "--repo", w.Repo, "--urgency", urgency, w.Path(sample.V2))
+	s.Publish(s.Path(sample.V1))
+	s.StartPolkit(rules)
+	s.Begin()
+	s.MustLull("install", sample.Name)
+	s.Publish(s.Path(sample.V2), "--urgency", urgency)
 	return s
 }
 
 func (s *scene) ok(as *rig.Actor, args ...string) string {
-	s.t.Helper()
+	s.Helper()
 	r := as.Lull(args...)
 	if r.Code != 0 {
-		s.t.Fatalf("%s: %v", as.Name, r)
+		s.Fatalf("%s: %v", as.Name, r)
 	}
 	return r.Stdout
 }
 
-// refused checks the exact error, and its hint.
+// refused checks how a user is refused.
 func (s *scene) refused(code int, text, hint string, as *rig.Actor, args ...string) {
-	s.t.Helper()
-	r := as.Lull(args...)
-	want := "lull: " + text + "\n"
-	if hint != "" {
-		want += "hint: " + hint + "\n"
-	}
-	if r.Code != code || r.Stderr != want {
-		s.t.Errorf("%s: got exit status %d and\n%swant %d and\n%s", as.Name, r.Code, r.Stderr, code, want)
-	}
-}
-
-// version is what is current.
-func (s *scene) version() string {
-	s.t.Helper()
-	p, ok := s.api.Package(sample.Name)
-	if !ok {
-		s.t.Fatal("it is not installed")
-	}
-	return p.Str("Version")
-}
-
-func (s *scene) untilVersion(v string) {
-	s.t.Helper()
-	s.Until("version "+v+" is current", limit, func() (bool, string) { now := s.version(); return now == v, now })
+	s.Helper()
+	s.Refused(as.Lull(args...), code, text, hint)
 }
 
 // untilHeld waits until the refresh to version 2 is held and returns it.
 func (s *scene) untilHeld() (o rig.Object) {
-	s.t.Helper()
+	s.Helper()
 	s.Until("the refresh waits for a hold", limit, func() (bool, string) {
-		o, _ = s.api.Refresh(sample.Name, sample.V2)
+		o, _ = s.API.Refresh(sample.Name, sample.V2)
 		return o.Str("State") == "waiting" && o.Str("Step") == "wait", o.Str("State") + " at " + o.Str("Step")
 	})
 	return o
@@ -122,9 +93,9 @@ type held struct {
 }
 
 func (s *scene) holds() (h held) {
-	s.t.Helper()
+	s.Helper()
 	if err := json.Unmarshal([]byte(s.ok(s.bob, "--json", "status", sample.Name)), &h); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	return h
 }
@@ -187,13 +158,13 @@ func TestTwoUsers(t *testing.T) {
 		"it ends by itself; before that only nobody and administrators can end it", s.bob, "unhold", sample.Name)
 	s.StopAgent() // holds are remembered
 	s.StartAgent()
-	if h := s.holds(); h.String() != "nobody/65534/false/exam" || s.version() != sample.V1 {
-		t.Errorf("after a restart: %v, version %s", h, s.version())
+	if h := s.holds(); h.String() != "nobody/65534/false/exam" || s.Version(sample.Name) != sample.V1 {
+		t.Errorf("after a restart: %v, version %s", h, s.Version(sample.Name))
 	}
 	if out := s.ok(s.ann, "unhold", sample.Name); out != sample.Name+" is not held any longer\n" {
 		t.Errorf("unhold: %q, want %v", out, sample.Name+" is not held any longer\n")
 	}
-	s.untilVersion(sample.V2)
+	s.UntilVersion(sample.Name, sample.V2)
 	if out := s.ok(s.ann, "unhold", sample.Name); out != sample.Name+" is not held any longer\n" {
 		t.Errorf("releasing a hold again: %q, want %v", out, sample.Name+" is not held any longer\n")
 	}
@@ -205,10 +176,10 @@ func TestHoldsEnd(t *testing.T) {
 	s.ok(s.ann, "hold", "--for", "10s", sample.Name)
 	end := s.holds().Package.Held.Until
 	s.Lull("refresh", sample.Name)
-	if v := s.version(); v == sample.V2 && time.Now().Before(end) {
+	if v := s.Version(sample.Name); v == sample.V2 && time.Now().Before(end) {
 		t.Error("it was not held")
 	}
-	s.untilVersion(sample.V2)
+	s.UntilVersion(sample.Name, sample.V2)
 	if h := s.holds(); h.Package.Held != nil || len(h.Package.Holds) > 0 {
 		t.Errorf("still held: %+v", h)
 	}
@@ -262,13 +233,13 @@ func TestBounds(t *testing.T) {
 		s.refused(77, "cannot hold "+sample.Name+" as user nobody: the update to 2.0 is a matter of security, which only administrators may hold",
 			"user-hold-security in the policy lets users do so", s.ann, "hold", sample.Name)
 		app.Signal(syscall.SIGTERM)
-		s.untilVersion(sample.V2)
+		s.UntilVersion(sample.Name, sample.V2)
 	})
 	t.Run("a hold from before a security update", func(t *testing.T) {
 		s := set(t, "", "security")
 		s.ok(s.ann, "hold", sample.Name)
 		s.MustLull("refresh", sample.Name)
-		s.untilVersion(sample.V2)
+		s.UntilVersion(sample.Name, sample.V2)
 	})
 	t.Run("security where users may", func(t *testing.T) {
 		s := set(t, "defaults: {user-hold-security: true}\n", "security")
@@ -276,7 +247,7 @@ func TestBounds(t *testing.T) {
 		s.Lull("refresh", sample.Name)
 		s.untilHeld()
 		s.ok(s.ann, "unhold", sample.Name)
-		s.untilVersion(sample.V2)
+		s.UntilVersion(sample.Name, sample.V2)
 	})
 	t.Run("an administrator holds security updates", func(t *testing.T) {
 		s := set(t, "", "security")
@@ -297,18 +268,15 @@ func TestBounds(t *testing.T) {
 		s.refused(77, "cannot hold "+sample.Name+" any longer as user daemon: the update to 2.0 has been ready since "+ready+", and users may hold it for 5s",
 			"an administrator may hold it for longer", s.bob, "hold", sample.Name)
 		app.Signal(syscall.SIGTERM)
-		s.untilVersion(sample.V2)
+		s.UntilVersion(sample.Name, sample.V2)
 	})
 	t.Run("without polkit", func(t *testing.T) {
 		require.Root(t)
 		s := set(t, "", "medium")
 		s.StopAgent()
-		w := rig.New(t, rig.Options{Tracker: "poll"})
-		w.Configure("policy.yaml", quiet)
-		w.MustLull("repo", "init", w.Repo)
-		w.MustLull("publish", "--repo", w.Repo, s.Path(sample.V1))
-		w.StartAgent()
-		w.MustLull("repo", "add", "local", w.Repo)
+		w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll"}})
+		w.Publish(s.Path(sample.V1))
+		w.Begin()
 		w.MustLull("install", sample.Name)
 		if r := w.User.Lull("hold", sample.Name); r.Code != 77 || !strings.HasPrefix(r.Stderr, "lull: cannot hold refreshes: user nobody is not permitted to; only root is, as polkit is not running\nhint: ") {
 			t.Errorf("%v", r)
@@ -319,7 +287,7 @@ func TestBounds(t *testing.T) {
 
 // run starts version 1 and returns when it runs.
 func (s *scene) run() *rig.Proc {
-	s.t.Helper()
+	s.Helper()
 	p := s.ann.StartLull(nil, "run", sample.Name)
 	notes := filepath.Join(s.ann.Home, ".local/share/lull", sample.Name, "1/notes.txt")
 	s.UntilFile("version 1 runs", limit, notes, func(text string) (bool, string) { return text != "", text + p.Log() })
@@ -338,7 +306,7 @@ func TestHoldOverTheBus(t *testing.T) {
 	if _, err := fmt.Sscanf(r.Stdout, "t %d", &end); err != nil || !around(time.UnixMicro(end), 7*day) {
 		t.Fatalf("%v: %v", err, r)
 	}
-	p, _ := s.api.Package(sample.Name)
+	p, _ := s.API.Package(sample.Name)
 	if p.Num("HeldUntil") != uint64(end) || p.Str("HeldBy") != "nobody" || p.Str("HeldReason") != "why not" {
 		t.Errorf("%+v", p.Props)
 	}

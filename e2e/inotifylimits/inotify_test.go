@@ -1,7 +1,6 @@
 package inotifylimits_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,17 +25,10 @@ const (
 // publish publishes a version whose application runs until its input ends.
 func publish(t *testing.T, w *rig.World, version int) {
 	t.Helper()
-	dir := w.Path(fmt.Sprint("v", version))
-	for path, text := range map[string]string{
+	w.MustLull("publish", "--repo", w.Repo, w.Tree(fmt.Sprint("v", version), map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: \"%d\"\nsummary: is tested\napps: [{name: app, command: bin/app}]\n", name, version),
 		"bin/app":   fmt.Sprintf("#!/bin/sh\necho $$ > \"$LULL_USER_COMMON/pid\"\necho version %d\nexec cat\n", version),
-	} {
-		path = filepath.Join(dir, path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.MustLull("publish", "--repo", w.Repo, dir)
+	}))
 }
 
 // TestInotify runs the agent in a user namespace of its own that allows it no

@@ -11,10 +11,10 @@ import (
 // TestEphemeralShowsItsDownload: on a terminal a bar shows how much of the
 // package is fetched; afterwards the application has the terminal for itself.
 func TestEphemeralShowsItsDownload(t *testing.T) {
-	s := set(t, "gc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	s := set(t)
 	sample.Write(s, s.Path(sample.V1), sample.V1)
 	sample.Ballast(s, s.Path(sample.V1), 3_000_000)
-	s.publish(s.Path(sample.V1))
+	s.Publish(s.Path(sample.V1))
 	s.start()
 	s.gate.close()
 	p := s.Admin.OnScreen("run", "--ephemeral", sample.Name)
@@ -32,16 +32,16 @@ func TestEphemeralShowsItsDownload(t *testing.T) {
 
 // TestEphemeralInterrupted: Ctrl-C while a package is fetched ends a loop of runs.
 func TestEphemeralInterrupted(t *testing.T) {
-	s := set(t, "gc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	s := set(t)
 	sample.Write(s, s.Path(sample.V1), sample.V1)
 	sample.Ballast(s, s.Path(sample.V1), 3_000_000)
-	s.publish(s.Path(sample.V1))
+	s.Publish(s.Path(sample.V1))
 	s.start()
 	s.gate.close()
 	for range 5 { // the end by a signal must not depend on which thread gets it
 		p := s.Admin.Start("bash", "-c", `for i in 1 2 3; do echo "begins $i"; lull run --ephemeral `+sample.Name+`; echo "status $?"; done`)
 		s.Until("it fetches", limit, func() (bool, string) {
-			return len(rows(t, s.api.Property("", "Space.Transfers"))) > 0, p.Log()
+			return len(rows(t, s.API.Property("", "Space.Transfers"))) > 0, p.Log()
 		})
 		if err := syscall.Kill(-p.PID, syscall.SIGINT); err != nil { // as a terminal does
 			t.Fatal(err)
@@ -53,7 +53,7 @@ func TestEphemeralInterrupted(t *testing.T) {
 			t.Errorf("the loop went on after Ctrl-C: %s", log)
 		}
 		s.Until("the transfer is over", limit, func() (bool, string) {
-			return len(rows(t, s.api.Property("", "Space.Transfers"))) == 0, p.Log()
+			return len(rows(t, s.API.Property("", "Space.Transfers"))) == 0, p.Log()
 		})
 	}
 }

@@ -18,34 +18,34 @@ import (
 // onBus is the properties of Space, in the form of inspect; each index
 // but open is a property of its name.
 func (s *scene) onBus(names []string) (sets map[string][]string, open []held, transfers []transfer, collected time.Time, freed uint64) {
-	s.t.Helper()
+	s.Helper()
 	sets = map[string][]string{}
 	for _, name := range names {
-		sets[name] = s.api.Property("", "Space."+strings.ToUpper(name[:1])+name[1:]).([]string)
+		sets[name] = s.API.Property("", "Space."+strings.ToUpper(name[:1])+name[1:]).([]string)
 	}
-	for _, row := range s.api.Property("", "Space.Open").([][]any) {
+	for _, row := range s.API.Property("", "Space.Open").([][]any) {
 		var h held
 		if err := dbus.Store(row, &h.Package, &h.Holder, &h.PID); err != nil {
-			s.t.Fatal(err)
+			s.Fatalf("%v", err)
 		}
 		open = append(open, h)
 	}
-	transfers = rows(s.t, s.api.Property("", "Space.Transfers"))
-	if at := s.api.Property("", "Space.LastCollection").(uint64); at > 0 {
+	transfers = rows(s, s.API.Property("", "Space.Transfers"))
+	if at := s.API.Property("", "Space.LastCollection").(uint64); at > 0 {
 		collected = time.UnixMicro(int64(at))
 	}
-	freed = s.api.Property("", "Space.LastCollectionBytes").(uint64)
+	freed = s.API.Property("", "Space.LastCollectionBytes").(uint64)
 	return sets, open, transfers, collected, freed
 }
 
 // rows reads the property Transfers.
-func rows(t *testing.T, v any) (list []transfer) {
+func rows(t rig.TB, v any) (list []transfer) {
 	t.Helper()
 	for _, row := range v.([][]any) {
 		var x transfer
 		var since uint64
 		if err := dbus.Store(row, &x.Package, &x.Name, &x.Holder, &x.Done, &x.Total, &x.Missing, &since); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%v", err)
 		}
 		x.Since = time.UnixMicro(int64(since))
 		list = append(list, x)
@@ -56,7 +56,7 @@ func rows(t *testing.T, v any) (list []transfer) {
 // same waits until inspect and the bus agree, which they do as soon as the
 // last change has arrived, and returns it.
 func (s *scene) same(when string) (v inspection) {
-	s.t.Helper()
+	s.Helper()
 	s.Until("inspect and the bus say the same "+when, limit, func() (bool, string) {
 		v = s.inspect()
 		names := slices.DeleteFunc(slices.Sorted(maps.Keys(v.Indices)), func(name string) bool { return name == "open" })
@@ -96,7 +96,7 @@ func (s *scene) same(when string) (v inspection) {
 // TestInspectIsTheBus: every index and every transfer is the same in `lull inspect`
 // and in the properties of Space, with something in each of them.
 func TestInspectIsTheBus(t *testing.T) {
-	s := set(t, "gc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	s := set(t)
 	v1 := s.sample(sample.V1)
 	base := s.small("base", "1", map[string]string{"a": "base"})
 	cache := s.small("cache", "1", map[string]string{"a": "cache"})
@@ -107,7 +107,7 @@ func TestInspectIsTheBus(t *testing.T) {
 		t.Errorf("at the start: %+v", v)
 	}
 	s.MustLull("install", sample.Name)
-	if err := s.api.Call("Retained.Set", []string{retained}).Err; err != nil {
+	if err := s.API.Call("Retained.Set", []string{retained}).Err; err != nil {
 		t.Fatal(err)
 	}
 	app := s.User.StartLull(nil, "run", sample.Name)
@@ -134,12 +134,12 @@ func TestInspectIsTheBus(t *testing.T) {
 	// Now the server holds back.
 	sample.Write(s, s.Path(sample.V2), sample.V2)
 	sample.Ballast(s, s.Path(sample.V2), 3_000_000)
-	v2 := s.publish(s.Path(sample.V2), "--deltas-from", "0") // whole blobs
+	v2 := s.Publish(s.Path(sample.V2))
 	s.gate.close()
 	before := time.Now()
 	refresh := s.Admin.StartLull(nil, "refresh", sample.Name)
 	s.Until("half of it is there", limit, func() (bool, string) {
-		list := rows(t, s.api.Property("", "Space.Transfers"))
+		list := rows(s, s.API.Property("", "Space.Transfers"))
 		return len(list) == 1 && list[0].Done > 0, fmt.Sprint(list, refresh.Log())
 	})
 	v = s.same("while something is being fetched")
@@ -153,7 +153,7 @@ func TestInspectIsTheBus(t *testing.T) {
 	}
 	s.gate.open()
 	s.Until("the refresh waits for the application", limit, func() (bool, string) {
-		o, _ := s.api.Refresh(sample.Name, sample.V2)
+		o, _ := s.API.Refresh(sample.Name, sample.V2)
 		return o.Str("State") == "waiting", o.Str("State") + refresh.Log()
 	})
 	if v := s.same("when all is there"); len(v.Transfers) != 0 || len(v.Indices["writing"]) != 0 || !slices.Contains(v.packages("installed"), v2) {
@@ -161,7 +161,7 @@ func TestInspectIsTheBus(t *testing.T) {
 	}
 
 	// The signals have reported the same: its beginning, its progress, its end.
-	heard := s.api.Changes("Space", "Transfers")
+	heard := s.API.Changes("Space", "Transfers")
 	first, last := -1, len(heard)-1
 	for i, c := range heard {
 		if list := rows(t, c.Value); len(list) > 0 && list[0].Package == v2 {
@@ -179,7 +179,7 @@ func TestInspectIsTheBus(t *testing.T) {
 	app.Stop()
 	lease.Stop()
 	s.Until("the refresh has ended", limit, func() (bool, string) {
-		o, _ := s.api.Refresh(sample.Name, sample.V2)
+		o, _ := s.API.Refresh(sample.Name, sample.V2)
 		return o.Str("State") == "done", o.Str("State") + refresh.Log()
 	})
 	s.same("after everything")

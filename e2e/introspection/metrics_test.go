@@ -23,7 +23,7 @@ import (
 type figures map[string]*dto.MetricFamily
 
 func (s *scene) figures(path string) figures {
-	s.t.Helper()
+	s.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil
@@ -31,7 +31,7 @@ func (s *scene) figures(path string) figures {
 	p := expfmt.NewTextParser(model.LegacyValidation)
 	f, err := p.TextToMetricFamilies(bytes.NewReader(b))
 	if err != nil {
-		s.t.Fatalf("cannot read the metrics: %v\n%s", err, b)
+		s.Fatalf("cannot read the metrics: %v\n%s", err, b)
 	}
 	return f
 }
@@ -60,14 +60,13 @@ func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 // TestMetrics: the file follows a real life, agrees with `lull inspect` and `lull
 // du`, is not touched while nothing happens, and goes with the agent.
 func TestMetrics(t *testing.T) {
-	const keep = "gc: {after-refresh: false, watermark: 0, reserve: 0}\n"
-	s := set(t, "")
+	s := set(t)
 	folder := s.Path("textfile")
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(folder, "lull.prom")
-	s.Configure("policy.d/20-metrics.yaml", keep+"defaults: {keep-revisions: 1}\nmetrics: {textfile: "+path+"}\n")
+	s.Configure("policy.d/20-metrics.yaml", "defaults: {keep-revisions: 1}\nmetrics: {textfile: "+path+"}\n")
 	s.Watch(folder)
 	s.sample(sample.V1)
 	base := s.small("base", "1", map[string]string{"a": "base"})
@@ -189,21 +188,21 @@ func TestMetrics(t *testing.T) {
 
 // inspectV1 is the package that was installed when v was taken and is not current any more.
 func (s *scene) inspectV1(v inspection) string {
-	s.t.Helper()
-	p, _ := s.api.Package(sample.Name)
+	s.Helper()
+	p, _ := s.API.Package(sample.Name)
 	for _, hash := range v.packages("installed") {
 		if hash != p.Str("Hash") {
 			return hash
 		}
 	}
-	s.t.Fatalf("no earlier package in %v", v.Indices["installed"])
+	s.Fatalf("no earlier package in %v", v.Indices["installed"])
 	return ""
 }
 
 // agrees waits until the file has the values of the agent's answers; blobs are
 // not counted too often, so that may be some seconds later.
 func (s *scene) agrees(path string) {
-	s.t.Helper()
+	s.Helper()
 	v := s.inspect()
 	var apps, services float64
 	for _, r := range v.Runs {
@@ -216,7 +215,7 @@ func (s *scene) agrees(path string) {
 	var du struct {
 		Used uint64 `json:"used-bytes"`
 	}
-	s.decode(s.MustLull("du", "--json"), &du)
+	s.Decode(s.MustLull("du", "--json"), &du)
 	s.Until("the file agrees with what the agent says", 4*limit, func() (bool, string) {
 		f, differ := s.figures(path), ""
 		same := func(want float64, name string, labels ...string) {
@@ -238,32 +237,32 @@ func (s *scene) agrees(path string) {
 // rests checks that an agent that only gets queries leaves the file alone: the
 // kernel would report any change in its directory.
 func (s *scene) rests(folder string) {
-	s.t.Helper()
+	s.Helper()
 	const quiet = 8 * time.Second // more than twice as long as changes are collected
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	defer unix.Close(fd)
 	if _, err := unix.InotifyAddWatch(fd, folder, unix.IN_ALL_EVENTS&^(unix.IN_OPEN|unix.IN_ACCESS|unix.IN_CLOSE_NOWRITE)); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	next := func(within time.Duration) bool {
-		s.t.Helper()
+		s.Helper()
 		for deadline := time.Now().Add(within); ; {
 			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(0, time.Until(deadline).Milliseconds())))
 			if err == syscall.EINTR {
 				continue
 			}
 			if err != nil {
-				s.t.Fatal(err)
+				s.Fatalf("%v", err)
 			}
 			return n > 0
 		}
 	}
 	drain := func() {
 		if _, err := unix.Read(fd, make([]byte, 64<<10)); err != nil {
-			s.t.Fatal(err)
+			s.Fatalf("%v", err)
 		}
 	}
 	for next(quiet) { // the end of what was before
@@ -273,10 +272,10 @@ func (s *scene) rests(folder string) {
 		s.MustLull(question)
 	}
 	if next(quiet) {
-		s.t.Error("the file was touched although nothing has happened")
+		s.Errorf("the file was touched although nothing has happened")
 	}
 	s.MustLull("gc")
 	if !next(limit) {
-		s.t.Error("nothing tells of changes")
+		s.Errorf("nothing tells of changes")
 	}
 }

@@ -1,12 +1,10 @@
 package introspection_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,74 +23,42 @@ const limit = 60 * time.Second
 
 // scene is a world with an agent that fetches from a web server.
 type scene struct {
-	*rig.World
-	t    *testing.T
-	api  *rig.API
+	*rig.Scene
 	gate *gate
 }
 
-func set(t *testing.T, policy string) *scene {
+func set(t *testing.T) *scene {
 	t.Helper()
 	require.Root(t)
 	require.Program(t, "dbus-daemon", "cc", "setpriv")
 	require.Unified(t)
-	w := rig.New(t, rig.Options{Tracker: "subtree"})
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\n"+policy)
-	w.MustLull("repo", "init", w.Repo)
-	s := &scene{World: w, t: t, api: w.Bus.Watch(), gate: &gate{folder: http.FileServer(http.Dir(w.Repo)), opened: make(chan struct{})}}
+	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "subtree"}})}
+	s.gate = &gate{folder: http.FileServer(http.Dir(s.Repo)), opened: make(chan struct{})}
 	return s
 }
 
 // start starts the agent with the repository behind a web server.
 func (s *scene) start() {
-	s.t.Helper()
+	s.Helper()
 	server := httptest.NewServer(s.gate)
-	s.t.Cleanup(server.Close)
-	s.t.Cleanup(s.gate.open)
+	s.Cleanup(server.Close)
+	s.Cleanup(s.gate.open)
 	s.StartAgent()
 	s.MustLull("repo", "add", "web", server.URL, "--trust", filepath.Join(s.Repo, "root.json"))
 }
 
-// publish publishes a directory of the world and returns its hash.
-func (s *scene) publish(dir string, flags ...string) string {
-	s.t.Helper()
-	var p struct{ Package string }
-	s.decode(s.MustLull(append([]string{"publish", "--json", "--repo", s.Repo, dir}, flags...)...), &p)
-	if len(p.Package) != 64 {
-		s.t.Fatalf("%q is no package hash", p.Package)
-	}
-	return p.Package
-}
-
 // small publishes a package of a few files.
 func (s *scene) small(name, version string, files map[string]string) string {
-	s.t.Helper()
-	dir := s.Path("package-" + name + version)
+	s.Helper()
 	files["lull.yaml"] = fmt.Sprintf("name: %s\nversion: %q\nsummary: A test\n", name, version)
-	for path, text := range files {
-		path = filepath.Join(dir, path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			s.t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			s.t.Fatal(err)
-		}
-	}
-	return s.publish(dir)
+	return s.Publish(s.Tree("package-"+name+version, files))
 }
 
 // sample publishes a version of the application.
 func (s *scene) sample(version string) string {
-	s.t.Helper()
+	s.Helper()
 	sample.Write(s, s.Path(version), version)
-	return s.publish(s.Path(version))
-}
-
-func (s *scene) decode(r rig.Result, into any) {
-	s.t.Helper()
-	if err := json.Unmarshal([]byte(r.Stdout), into); err != nil {
-		s.t.Fatalf("%v\n%v", err, r)
-	}
+	return s.Publish(s.Path(version))
 }
 
 // gate is a web server for a directory that, once it is closed, sends the
@@ -190,8 +156,8 @@ type inspection struct {
 }
 
 func (s *scene) inspect() (v inspection) {
-	s.t.Helper()
-	s.decode(s.MustLull("inspect", "--json"), &v)
+	s.Helper()
+	s.Decode(s.MustLull("inspect", "--json"), &v)
 	return v
 }
 

@@ -13,17 +13,14 @@ import (
 
 // withFirst is a world with the first version installed, and the second ready
 // to be published.
-func withFirst(t *testing.T) *rig.World {
+func withFirst(t *testing.T) *rig.Scene {
 	t.Helper()
-	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
-	w.Configure("policy.yaml", policy)
-	w.MustLull("repo", "init", w.Repo)
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tags: "faultpoint", Tracker: "subtree"}, Auto: true})
 	for _, v := range []string{sample.V1, sample.V2} {
 		sample.Write(w, w.Path(v), v)
 	}
-	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V1))
-	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
+	w.Publish(w.Path(sample.V1))
+	w.Begin()
 	w.MustLull("install", sample.Name)
 	return w
 }
@@ -40,7 +37,7 @@ func TestDoorsAreShutAfterReboot(t *testing.T) {
 	w.StopAgent()
 
 	agent := w.StartAgent("LULL_FAULT=refresh.link.swapped:kill")
-	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V2))
+	w.Publish(w.Path(sample.V2))
 	w.Lull("refresh", sample.Name) // the agent dies meanwhile
 	<-agent.Done()
 	marks := filepath.Join(w.RunDir, "runctl")
@@ -75,23 +72,19 @@ func TestInstallGoesOnAfterReboot(t *testing.T) {
 	require.Program(t, "dbus-daemon", "setpriv", "cc")
 	for _, point := range []string{"refresh.inhibit.after", "refresh.copy.before", "refresh.copy.after", "refresh.link.before"} {
 		t.Run(point, func(t *testing.T) {
-			w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
-			w.Configure("policy.yaml", policy)
-			w.MustLull("repo", "init", w.Repo)
+			w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tags: "faultpoint", Tracker: "subtree"}, Auto: true})
 			sample.Write(w, w.Path(sample.V1), sample.V1)
-			w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V1))
-			agent := w.StartAgent("LULL_FAULT=" + point + ":kill")
-			w.MustLull("repo", "add", "local", w.Repo)
+			w.Publish(w.Path(sample.V1))
+			agent := w.Begin("LULL_FAULT=" + point + ":kill")
 			w.Lull("install", sample.Name) // the agent dies meanwhile
 			<-agent.Done()
 			if err := os.RemoveAll(filepath.Join(w.RunDir, "runctl")); err != nil {
 				t.Fatal(err)
 			}
-			api := w.Bus.Watch()
 			w.StartAgent()
 			w.Until("it is installed", limit, func() (bool, string) {
-				_, there := api.Package(sample.Name)
-				o, _ := api.Refresh(sample.Name, sample.V1)
+				_, there := w.API.Package(sample.Name)
+				o, _ := w.API.Refresh(sample.Name, sample.V1)
 				return there && (o.Path == "" || o.Str("State") == "done"), o.Str("State") + " " + o.Str("ErrorText")
 			})
 			w.MustLull("verify")
@@ -113,7 +106,7 @@ func TestLinksOfOldRevisionsStayAway(t *testing.T) {
 	if err := os.Symlink("../../packages/"+strings.Repeat("ab", 32), filepath.Join(links, "7")); err != nil {
 		t.Fatal(err)
 	}
-	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V2))
+	w.Publish(w.Path(sample.V2))
 	w.MustLull("refresh", sample.Name)
 	if _, err := os.Lstat(filepath.Join(links, "7")); !os.IsNotExist(err) {
 		t.Errorf("the link is there: %v", err)

@@ -23,13 +23,11 @@ func TestCollectAtEveryPoint(t *testing.T) {
 	require.ReleaseAgent(t)
 	require.Program(t, "dbus-daemon", "setpriv", "cc")
 	require.Lock(t, "freezer")
-	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "freezer"})
-	w.Configure("policy.yaml", policy)
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tags: "faultpoint", Tracker: "freezer"}, Auto: true})
 	for _, v := range []string{sample.V1, sample.V2} {
 		sample.Write(w, w.Path(v), v)
 	}
-	w.MustLull("repo", "init", w.Repo)
-	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V1))
+	w.Publish(w.Path(sample.V1))
 	pipe := w.Path("gate")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -76,7 +74,7 @@ func TestCollectAtEveryPoint(t *testing.T) {
 	}
 	through("install", sample.Name)
 	runs(1, sample.V1)
-	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V2))
+	w.Publish(w.Path(sample.V2))
 	through("refresh", sample.Name)
 	runs(2, sample.V2)
 	through("revert", sample.Name)

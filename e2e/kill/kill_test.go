@@ -44,15 +44,13 @@ func mine(part string) bool {
 }
 
 const (
-	limit  = 30 * time.Second
-	policy = "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
+	limit = 30 * time.Second
 )
 
 // scene is a world with version 1 installed and running, and version 2 ready
 // to be published.
 type scene struct {
-	*rig.World
-	api *rig.API
+	*rig.Scene
 	app *rig.Proc
 }
 
@@ -81,8 +79,8 @@ func TestKilledAtEveryPoint(t *testing.T) {
 // and restarted after version 1 was installed.
 func set(t *testing.T, env ...string) *scene {
 	t.Helper()
-	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "freezer"})
-	w.Configure("policy.yaml", policy)
+	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tags: "faultpoint", Tracker: "freezer"}, Auto: true})}
+	w := s.Scene
 	for _, v := range []string{sample.V1, sample.V2} {
 		sample.Write(w, w.Path(v), v)
 		path := w.Path(v, "lull.yaml")
@@ -94,17 +92,13 @@ func set(t *testing.T, env ...string) *scene {
 			t.Fatal(err)
 		}
 	}
-	w.MustLull("repo", "init", w.Repo)
-	w.MustLull("publish", "--deltas-from", "0", "--repo", w.Repo, w.Path(sample.V1))
-	s := &scene{World: w}
-	s.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
+	w.Publish(w.Path(sample.V1))
+	s.Begin()
 	w.MustLull("install", sample.Name)
 	s.UntilFile("the service runs", limit, filepath.Join(w.Store, "data", sample.Name, "1", "sync.log"), func(text string) (bool, string) {
 		return text == sample.V1+" started\n", text
 	})
 	s.StopAgent()
-	s.api = w.Bus.Watch()
 	s.StartAgent(env...)
 	s.app = w.User.StartLull(nil, "run", sample.Name)
 	runs := func(text string) bool { return strings.Contains(text, "1.0 note 2") }
@@ -131,8 +125,8 @@ func (s *scene) notes(revision int) string {
 // waits for it, and returns when the refresh has ended or the agent has died.
 func (s *scene) refresh() {
 	s.Helper()
-	s.MustLull("publish", "--deltas-from", "0", "--repo", s.Repo, s.Path(sample.V2))
-	call := s.api.Go("Manager.Check")
+	s.Publish(s.Path(sample.V2))
+	call := s.API.Go("Manager.Check")
 	s.untilOrDead("the refresh waits", func(o rig.Object) bool { return o.Str("State") == "waiting" })
 	if s.Agent().Ended() {
 		return
@@ -148,7 +142,7 @@ func (s *scene) untilOrDead(what string, cond func(rig.Object) bool) {
 		if s.Agent().Ended() {
 			return true, ""
 		}
-		o, err := s.api.TryRefresh(sample.Name, sample.V2)
+		o, err := s.API.TryRefresh(sample.Name, sample.V2)
 		return err == nil && cond(o), fmt.Sprint(o.Str("State"), " ", o.Str("Step"), " ", o.Str("ErrorText"), err)
 	})
 }
@@ -257,7 +251,7 @@ func (s *scene) version() string {
 func (s *scene) settled(t *testing.T) {
 	t.Helper()
 	s.Until("nothing is under way and no marker is left", limit, func() (bool, string) {
-		for _, o := range s.api.Objects("Refresh") {
+		for _, o := range s.API.Objects("Refresh") {
 			switch o.Str("State") {
 			case "done", "undone", "failed", "cancelled":
 			default:
@@ -274,7 +268,7 @@ func (s *scene) settled(t *testing.T) {
 	if err != nil || filepath.Base(first) == "1" {
 		t.Errorf("version %s is revision %s (%v)", v, first, err)
 	}
-	o, _ := s.api.Package(sample.Name)
+	o, _ := s.API.Package(sample.Name)
 	if got := fmt.Sprint(o.Num("Revision")); got != filepath.Base(first) || o.Str("Version") != v {
 		t.Errorf("the bus says %s, revision %s; current is %s, %s", o.Str("Version"), got, v, first)
 	}

@@ -22,8 +22,7 @@ const app, second = "org.lull.fault", "org.lull.fault_two"
 // stage is a world with a package of a service, versioned data and a health hook,
 // in one instance or two.
 type stage struct {
-	*rig.World
-	api       *rig.API
+	*rig.Scene
 	instances []string
 	sick      string // an instance whose health hook finds a file of its name here is not healthy
 }
@@ -37,16 +36,14 @@ type play struct {
 
 func (p play) set(t *testing.T, env ...string) *stage {
 	t.Helper()
-	w := rig.New(t, rig.Options{Tags: "faultpoint", Tracker: "subtree"})
-	w.Configure("policy.yaml", policy+"defaults: {auto-refresh: false}\n") // only when asked
-	s := &stage{World: w, instances: []string{app}, sick: w.Path("sick")}
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tags: "faultpoint", Tracker: "subtree"}})
+	s := &stage{Scene: w, instances: []string{app}, sick: w.Path("sick")}
 	for _, v := range []string{"1", "2"} {
 		s.write(t, v)
 		if p.packed {
 			s.ballast(t, v)
 		}
 	}
-	w.MustLull("repo", "init", w.Repo)
 	w.MustLull("publish", "--repo", w.Repo, w.Path("1"))
 	w.StartAgent()
 	address := w.Repo
@@ -62,7 +59,6 @@ func (p play) set(t *testing.T, env ...string) *stage {
 		w.MustLull("install", "--key", "two", app)
 	}
 	w.StopAgent()
-	s.api = w.Bus.Watch()
 	w.StartAgent(env...)
 	s.settled(t, "1")
 	if p.unhealthy {
@@ -74,7 +70,7 @@ func (p play) set(t *testing.T, env ...string) *stage {
 
 func (s *stage) write(t *testing.T, version string) {
 	t.Helper()
-	for name, text := range map[string]string{
+	s.Tree(version, map[string]string{
 		"lull.yaml": fmt.Sprintf(`name: %s
 version: "%s"
 summary: fails when it is told to
@@ -86,12 +82,7 @@ data: {versioned: true}
 		"bin/app":    "#!/bin/sh\necho app " + version + "\n",
 		"bin/svc":    "#!/bin/sh\necho started " + version + " >> \"$LULL_DATA/log\"\nexec sleep 1000000\n",
 		"bin/health": "#!/bin/sh\n[ ! -e '" + s.sick + "'/\"$LULL_INSTANCE\" ]\n",
-	} {
-		path := s.Path(version, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 }
 
 // ballast adds files that differ little between versions, and do not compress.
@@ -197,7 +188,7 @@ func (p play) suffer(t *testing.T, point, action string) {
 func (s *stage) settled(t *testing.T, want string) {
 	t.Helper()
 	s.Until("nothing is under way and no marker is left", limit, func() (bool, string) {
-		for _, o := range s.api.Objects("Refresh") {
+		for _, o := range s.API.Objects("Refresh") {
 			switch o.Str("State") {
 			case "done", "undone", "failed", "cancelled":
 			default:
@@ -252,7 +243,7 @@ func (s *stage) whole(t *testing.T, instance string) (version string) {
 	if strings.Contains(read(filepath.Join(data, "1", "log")), "started 2") {
 		t.Errorf("the old data of %s was modified", instance)
 	}
-	o, _ := s.api.Package(instance)
+	o, _ := s.API.Package(instance)
 	if fmt.Sprint(o.Num("Revision")) != rev || o.Str("Version") != version || strings.Contains(fmt.Sprint(o.Props["Revisions"]), "staged") {
 		t.Errorf("the bus says revision %d, version %s, %v; current is %s, %s", o.Num("Revision"), o.Str("Version"), o.Props["Revisions"], rev, version)
 	}

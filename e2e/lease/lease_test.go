@@ -18,56 +18,39 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 
 const (
 	limit = 60 * time.Second
-	quiet = "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 	many  = 5000
 )
 
 // set makes a world with a package with two levels of subpackages installed.
-func set(t *testing.T) *rig.World {
+func set(t *testing.T) *rig.Scene {
 	t.Helper()
 	return setWith(t, rig.Options{Tracker: "poll"})
 }
 
-func setWith(t *testing.T, o rig.Options) *rig.World {
+func setWith(t *testing.T, o rig.Options) *rig.Scene {
 	t.Helper()
 	require.Freezer(t)
 	require.Program(t, "dbus-daemon", "setpriv")
-	w := rig.New(t, o)
-	w.Configure("policy.yaml", quiet)
-	w.MustLull("repo", "init", w.Repo)
+	w := rig.NewScene(t, rig.SceneOptions{Options: o})
 	inner := publish(w, "org.lull.inner", "")
 	middle := publish(w, "org.lull.middle", "subpackages:\n  inner: "+inner+"\n")
 	publish(w, "org.lull.outer", "subpackages:\n  middle: "+middle+"\n")
-	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
+	w.Begin()
 	w.MustLull("install", "org.lull.outer")
 	return w
 }
 
 // publish returns the hash.
-func publish(w *rig.World, name, more string) string {
+func publish(w *rig.Scene, name, more string) string {
 	w.Helper()
-	dir := w.Path(name)
-	yaml := fmt.Sprintf("name: %s\nversion: \"1\"\nsummary: Held\napps:\n  - {name: app, command: [bin/app]}\n%s", name, more)
-	err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "lull.yaml"), []byte(yaml), 0o644)
-	}
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "bin/app"), []byte("#!/bin/sh\necho "+name+"; cat\n"), 0o755)
-	}
-	if err != nil {
-		w.Fatalf("%v", err)
-	}
-	var v struct{ Package string }
-	if r := w.MustLull("publish", "--json", "--repo", w.Repo, dir); json.Unmarshal([]byte(r.Stdout), &v) != nil || len(v.Package) != 64 {
-		w.Fatalf("publish says %v", r)
-	}
-	return v.Package
+	return w.Publish(w.Tree(name, map[string]string{
+		"lull.yaml": fmt.Sprintf("name: %s\nversion: \"1\"\nsummary: Held\napps:\n  - {name: app, command: [bin/app]}\n%s", name, more),
+		"bin/app":   "#!/bin/sh\necho " + name + "; cat\n",
+	}))
 }
 
 // open counts what is open, and names one.
-func open(w *rig.World) (n int, last string) {
+func open(w *rig.Scene) (n int, last string) {
 	w.Helper()
 	var v struct {
 		Indices map[string][]struct{ Package, Holder string }

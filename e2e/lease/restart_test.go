@@ -15,7 +15,7 @@ import (
 )
 
 // client starts a process that holds n leases, and returns when it has them.
-func client(t *testing.T, w *rig.World, n int) *exec.Cmd {
+func client(t *testing.T, w *rig.Scene, n int) *exec.Cmd {
 	t.Helper()
 	program := w.Path("holder")
 	rig.GoBuild(t, "./e2e/lease/holder", program, nil)
@@ -34,7 +34,7 @@ func client(t *testing.T, w *rig.World, n int) *exec.Cmd {
 	return c
 }
 
-func trees(w *rig.World) int {
+func trees(w *rig.Scene) int {
 	list, _ := filepath.Glob(filepath.Join(w.Store, "packages", "*"))
 	return len(list)
 }

@@ -2,18 +2,17 @@ package notices_test
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 	"time"
 )
 
 // failing: one of two users gets one notice of a repository that has failed for longer than
 // policy lets it, with the cause. It is shown once, whether the agent is restarted or not, and
 // goes away when the repository works again.
-func (s *scene) failing(bob *scene) {
-	t := s.t
+func (s *scene) failing(t *testing.T, bob *scene) {
 	s.desk.CloseAll()
 	bob.desk.CloseAll()
 	away := s.Path("away")
@@ -100,19 +99,17 @@ func (s *scene) failing(bob *scene) {
 
 // publishLost publishes a version of a small package, with the keys of the repository.
 func (s *scene) publishLost(repo, name, version string) {
-	s.t.Helper()
-	dir := s.Path("lost" + version)
-	err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(dir+"/app", []byte("#!/bin/sh\n# "+version+"\n"), 0o755),
-		os.WriteFile(dir+"/lull.yaml", []byte("name: "+name+"\nversion: \""+version+"\"\ntitle: Lost\nsummary: is lost\napps: [{name: app, command: app}]\n"), 0o644))
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	s.Helper()
+	dir := s.Tree("lost"+version, map[string]string{
+		"lull.yaml": "name: " + name + "\nversion: \"" + version + "\"\ntitle: Lost\nsummary: is lost\napps: [{name: app, command: app}]\n",
+		"app":       "#!/bin/sh\n# " + version + "\n",
+	})
 	s.MustLull("publish", "--deltas-from", "0", "--keys", s.Repo+".keys", "--repo", repo, dir)
 }
 
 // age restarts the agent after a time in which each failure went on.
 func (s *scene) age(by time.Duration) {
-	s.t.Helper()
+	s.Helper()
 	s.Agent().Crash()
 	path := filepath.Join(s.Store, "failures.json")
 	b, err := os.ReadFile(path)
@@ -132,8 +129,6 @@ func (s *scene) age(by time.Duration) {
 	if err == nil {
 		err = os.WriteFile(path, b, 0o600)
 	}
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	s.NoError(err)
 	s.StartAgent()
 }

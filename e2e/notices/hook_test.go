@@ -70,7 +70,7 @@ while :; do sleep 1000; done
 	}
 	run.Stop()
 	s.Until("version 2 is current", limit, func() (bool, string) {
-		o, _ := s.api.Package(hooked)
+		o, _ := s.API.Package(hooked)
 		return o.Str("Version") == "2", o.Str("Version")
 	})
 }

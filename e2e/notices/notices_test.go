@@ -27,9 +27,7 @@ const (
 
 // scene is a world with version 1 running.
 type scene struct {
-	*rig.World
-	t    *testing.T
-	api  *rig.API
+	*rig.Scene
 	desk *rig.Desktop
 	app  *rig.Proc
 	gate string
@@ -42,18 +40,18 @@ func set(t *testing.T) *scene {
 	require.Root(t)
 	require.Program(t, "dbus-daemon", "dunst", "Xvfb", "setpriv", "busctl")
 	require.File(t, "/usr/lib/polkit-1/polkitd")
+	require.File(t, "/usr/lib/python3/dist-packages/dbusmock")
 	require.ReleaseAgent(t)
 	require.Lock(t, "freezer")
-	w := rig.New(t, rig.Options{Tracker: "freezer"})
-	s := &scene{World: w, t: t, gate: w.Path("gate")}
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "freezer"}, Auto: true})}
+	s.gate = s.Path("gate")
 	if err := syscall.Mkfifo(s.gate, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	program := w.Path("app")
+	program := s.Path("app")
 	rig.GoBuild(t, "./e2e/notices/app", program, nil)
 	for v := 1; v <= 3; v++ {
-		dir := w.Path(fmt.Sprint("v", v))
+		dir := s.Path(fmt.Sprint("v", v))
 		if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -69,18 +67,15 @@ func set(t *testing.T) *scene {
 			t.Fatal(err)
 		}
 	}
-	w.MustLull("repo", "init", w.Repo)
 	s.publish(1)
-	s.api = w.Bus.Watch()
-	w.StartPolkit("")
+	s.StartPolkit("")
 	s.login()
-	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
-	w.MustLull("install", name)
-	s.desk = w.StartDesktop()
-	s.helper = w.StartHelper()
-	s.app = w.User.StartLull(func(c *exec.Cmd) { c.Dir = w.User.Home }, "run", name)
-	s.untilLog("started 1, app, in " + w.User.Home)
+	s.Begin()
+	s.MustLull("install", name)
+	s.desk = s.StartDesktop()
+	s.helper = s.StartHelper()
+	s.app = s.User.StartLull(func(c *exec.Cmd) { c.Dir = s.User.Home }, "run", name)
+	s.untilLog("started 1, app, in " + s.User.Home)
 	return s
 }
 
@@ -107,7 +102,7 @@ func (s *scene) do(line string) string {
 		err = os.WriteFile(s.common("do"), []byte(line+"\n"), 0)
 	}
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	said := ""
 	s.UntilFile("it has done "+line, limit, s.common("log"), func(text string) (bool, string) {
@@ -188,7 +183,7 @@ func TestApplicationAsks(t *testing.T) {
 	outside("lull: cannot determine which application asks: process", "pending", "--self")
 	outside("lull: cannot determine which application asks: process", "hold", "--self", "2h")
 	outside("is in no run of one", "hold", "--self")
-	if err := s.api.Call("Manager.CreateUpdateMonitor", map[string]dbus.Variant{}).Err; err == nil || !strings.Contains(err.Error(), "is in no run of one") {
+	if err := s.API.Call("Manager.CreateUpdateMonitor", map[string]dbus.Variant{}).Err; err == nil || !strings.Contains(err.Error(), "is in no run of one") {
 		t.Errorf("%v", err)
 	}
 	err := conn.Object(bus.AgentName, dbus.ObjectPath(path)).Call(bus.UpdateMonitorInterface+".Close", 0).Err
@@ -204,7 +199,7 @@ func TestApplicationAsks(t *testing.T) {
 	s.do("lull hold --self 2h")
 	s.untilShown(0, "")
 	var p struct{ HeldBy string }
-	o, _ := s.api.Package(name)
+	o, _ := s.API.Package(name)
 	if p.HeldBy = o.Str("HeldBy"); p.HeldBy != s.User.Name {
 		t.Errorf("held by %q, want %q", p.HeldBy, s.User.Name)
 	}
@@ -265,7 +260,7 @@ func TestRestartAndWait(t *testing.T) {
 	}
 	s.Admin.StartLull(nil, "refresh", name) // which waits for the end
 	s.Until("the door is shut", limit, func() (bool, string) {
-		o, _ := s.api.Refresh(name, "3")
+		o, _ := s.API.Refresh(name, "3")
 		return o.Str("State") == "critical" && o.Str("Step") == "stop-services", o.Str("State") + " " + o.Str("Step") + " " + o.Str("ErrorText")
 	})
 	late := s.User.StartLull(nil, "run", name)
@@ -292,7 +287,7 @@ func TestRestartAndWait(t *testing.T) {
 		log := s.Agent().Log()
 		return strings.Contains(log, "leaving the rest of a refresh to the next boot"), log
 	})
-	if o, _ := s.api.Refresh(name, "3"); o.Str("State") != "critical" {
+	if o, _ := s.API.Refresh(name, "3"); o.Str("State") != "critical" {
 		t.Errorf("it is %q, want critical", o.Str("State"))
 	}
 	if late.Ended() {
@@ -330,11 +325,7 @@ func (s *scene) picture(what string) {
 // would have to switch a machine off.
 func (s *scene) login() {
 	s.Helper()
-	python := "/usr/bin/python3"
-	if err := exec.Command(python, "-c", "import dbusmock").Run(); err != nil {
-		require.Missing(s.t, "needs python3-dbusmock")
-	}
-	p := s.Admin.StartWith(func(c *exec.Cmd) { c.Env = append(c.Env, "DBUS_SYSTEM_BUS_ADDRESS="+s.Bus.Address) }, python, "-m", "dbusmock", "--template", "logind")
+	p := s.Admin.StartWith(func(c *exec.Cmd) { c.Env = append(c.Env, "DBUS_SYSTEM_BUS_ADDRESS="+s.Bus.Address) }, "/usr/bin/python3", "-m", "dbusmock", "--template", "logind")
 	s.Until("logind is there", limit, func() (bool, string) { return s.Bus.HasOwner(s.Admin, "org.freedesktop.login1"), p.Log() })
 }
 
@@ -343,7 +334,7 @@ func (s *scene) shutdown(down bool) {
 	err := s.Bus.Connect().Object("org.freedesktop.login1", "/org/freedesktop/login1").Call("org.freedesktop.DBus.Mock.EmitSignal", 0,
 		"org.freedesktop.login1.Manager", "PrepareForShutdown", "b", []dbus.Variant{dbus.MakeVariant(down)}).Err
 	if err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 }
 
@@ -351,7 +342,7 @@ func (s *scene) shutdown(down bool) {
 // user's own screen, for as long as they run.
 func TestTwoUsers(t *testing.T) {
 	s := set(t)
-	bob := &scene{World: rig.New(t, rig.Options{Tracker: "freezer"}), t: t} // only its second session is used
+	bob := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "freezer"}})} // only its second session is used
 	bob.Bus, bob.Store, bob.RunDir, bob.Config = s.Bus, s.Store, s.RunDir, s.Config
 	bob.User = bob.Ordinary("daemon")
 	bob.desk = bob.StartDesktop()
@@ -384,7 +375,7 @@ func TestTwoUsers(t *testing.T) {
 	}
 	bob.untilShown(1, "Asking was updated")
 	s.untilShown(1, "Asking was updated")
-	s.failing(bob)
+	s.failing(t, bob)
 }
 
 // TestDataIncomplete: data that could not be migrated is shown on the desktop

@@ -18,14 +18,15 @@ import (
 type TB interface {
 	Helper()
 	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
 	Cleanup(func())
 	Context() context.Context
 	Failed() bool
 }
 
-// Run calls f outside a test: it ends when f returns or calls Fatalf, whose
-// text it returns, and the cleanups have run. Log lines go to w.
+// Run calls f outside a test: it ends when f returns or calls Fatalf, and the
+// cleanups have run. It returns the first error that f reported. Log lines go to w.
 func Run(ctx context.Context, w io.Writer, f func(TB)) error {
 	parent := ctx
 	ctx, cancel := context.WithCancel(parent)
@@ -65,12 +66,17 @@ func (b *bench) Logf(format string, args ...any) {
 	}
 }
 
-func (b *bench) Fatalf(format string, args ...any) {
+// Errorf keeps the first error.
+func (b *bench) Errorf(format string, args ...any) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.err == nil {
 		b.err = fmt.Errorf(format, args...)
 	}
-	b.mu.Unlock()
+}
+
+func (b *bench) Fatalf(format string, args ...any) {
+	b.Errorf(format, args...)
 	runtime.Goexit()
 }
 

@@ -3,7 +3,6 @@ package session_test
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,47 +13,33 @@ import (
 // itself in the new version, with the real logind: not while its user works, but once the
 // screen is locked.
 func testBackground(t *testing.T) {
-	s := &stage{World: rig.New(t, rig.Options{System: true}), t: t}
-	s.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\ndefaults: {restart-background: true}\n")
-	s.MustLull("repo", "init", s.Repo)
+	s := &stage{rig.NewScene(t, rig.SceneOptions{Options: rig.Options{System: true}, Policy: "defaults: {restart-background: true}\n", Auto: true})}
 	program, err := os.ReadFile("/usr/bin/sleep")
 	if err != nil {
 		t.Fatal(err)
 	}
 	publish := func(version int) {
 		t.Helper()
-		dir := s.Path(fmt.Sprint("b", version))
-		for name, text := range map[string]string{
+		s.Publish(s.Tree(fmt.Sprint("b", version), map[string]string{
 			"lull.yaml": fmt.Sprintf("name: %s\nversion: \"%d\"\nsummary: runs in the background\napps: [{name: sync, command: [bin/sync, infinity], autostart: sync.desktop}]\n", app, version),
 			"bin/sync":  string(program), "sync.desktop": "[Desktop Entry]\nType=Application\nName=Sync\nExec=sync\n",
-		} {
-			path := filepath.Join(dir, name)
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-		s.MustLull("publish", "--repo", s.Repo, dir)
+		}))
 	}
 	publish(1)
-	s.StartAgent()
-	s.api = s.Bus.Watch()
-	s.MustLull("repo", "add", "local", s.Repo)
+	s.Begin()
 	s.MustLull("install", app)
 	ann := s.NewUser("ann", true)
 	s.Admin.Start("systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--unit=test-login", "--uid=ann", "--property=PAMName=login",
 		"--setenv=XDG_SESSION_TYPE=wayland", "--setenv=XDG_SESSION_CLASS=user", "--", "sleep", "infinity")
 	defer s.Admin.Run("systemctl", "stop", "test-login.service")
 	s.Until("she is at work", limit, func() (bool, string) {
-		now, _ := s.api.Property("", "Manager.Use").(string)
+		now, _ := s.API.Property("", "Manager.Use").(string)
 		return now == "in-use", now
 	})
 	first := ann.Start("lull-run", app)
 	helper := ann.StartHelper()
 	pids := func() (list []uint32) {
-		o, _ := s.api.Package(app)
+		o, _ := s.API.Package(app)
 		for _, p := range rig.Processes(o.Props["Processes"]) {
 			list = append(list, p.PID)
 		}
@@ -64,7 +49,7 @@ func testBackground(t *testing.T) {
 	was := pids()[0]
 	publish(2)
 	s.MustLull("refresh", "--no-wait", app)
-	o, ok := s.api.Refresh(app, "2")
+	o, ok := s.API.Refresh(app, "2")
 	if !ok || o.Str("State") != "waiting" || first.Ended() {
 		t.Fatalf("it does not wait: %v, the program has ended: %v", o, first.Ended())
 	}

@@ -169,7 +169,7 @@ func testKilledHelper(t *testing.T) {
 		p.Signal(syscall.SIGSTOP) // it does not live until the undo
 		release(t, ann)
 		s.Until("it was undone", limit, func() (bool, string) {
-			o, ok := s.api.Refresh(app, "3")
+			o, ok := s.API.Refresh(app, "3")
 			return ok && o.Str("State") == "undone", o.Str("State") + " " + o.Str("ErrorText")
 		})
 		p.Crash()
@@ -233,7 +233,7 @@ func testStaleData(t *testing.T) {
 	s.untilLog(ann, "1 one down")
 	s.StartAgent()
 	s.Until("the refresh is undone and waits", limit, func() (bool, string) {
-		o, ok := s.api.Refresh(app, "2")
+		o, ok := s.API.Refresh(app, "2")
 		return ok && o.Str("State") == "waiting", o.Str("State")
 	})
 	if has(data(ann, "2")) {
@@ -248,7 +248,7 @@ func testStaleData(t *testing.T) {
 	s.MustLull("unhold", app)
 	s.MustLull("refresh", "--wait", app)
 	s.untilLog(ann, "2 one 2 up")
-	o, _ := s.api.Package(app)
+	o, _ := s.API.Package(app)
 	if rev := o.Num("Revision"); rev != 2 {
 		t.Errorf("it is revision %d, want 2", rev)
 	}

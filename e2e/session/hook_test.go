@@ -3,7 +3,6 @@ package session_test
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,8 +15,7 @@ import (
 // The user's file "mode" has what the hook does after it has noted its start.
 func (s *stage) hooked(version int) {
 	s.Helper()
-	dir := s.Path(fmt.Sprint("h", version))
-	for name, text := range map[string]string{
+	s.Publish(s.Tree(fmt.Sprint("h", version), map[string]string{
 		"lull.yaml": fmt.Sprintf("format: 2\nname: %s\nversion: \"%d\"\nsummary: has a hook\napps: [{name: app, command: bin/app}]\nhooks: {refresh-pending: bin/hook}\n", app, version),
 		"bin/app":   "#!/bin/sh\nexec sleep infinity\n",
 		"bin/hook": `#!/bin/sh
@@ -36,16 +34,7 @@ fork)
 	echo "forked $n" >> log ;;
 esac
 `,
-	} {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			s.Fatalf("%v", err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-			s.Fatalf("%v", err)
-		}
-	}
-	s.MustLull("publish", "--repo", s.Repo, dir)
+	}))
 }
 
 // testPendingHook: the hook runs in the session of each user whose application the refresh
@@ -53,13 +42,9 @@ esac
 // the helper is restarted. A hook that hangs, eats memory or forks affects no
 // other, and leaves nothing behind.
 func testPendingHook(t *testing.T) {
-	s := &stage{World: rig.New(t, rig.Options{System: true}), t: t}
-	s.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
-	s.MustLull("repo", "init", s.Repo)
+	s := &stage{rig.NewScene(t, rig.SceneOptions{Options: rig.Options{System: true}, Auto: true})}
 	s.hooked(1)
-	s.StartAgent()
-	s.api = s.Bus.Watch()
-	s.MustLull("repo", "add", "local", s.Repo)
+	s.Begin()
 	s.MustLull("install", app)
 
 	modes := map[string]string{"ann": "", "bob": "hang", "carl": "eat", "dora": "fork"}
@@ -76,7 +61,7 @@ func testPendingHook(t *testing.T) {
 		}
 	}
 	s.Until("all run", limit, func() (bool, string) {
-		o, _ := s.api.Package(app)
+		o, _ := s.API.Package(app)
 		n := len(rig.Processes(o.Props["Processes"]))
 		return n == 4, fmt.Sprint(n)
 	})
@@ -146,7 +131,7 @@ func testPendingHook(t *testing.T) {
 	s.untilLog(users["ann"], "refresh-pending from 1 to 3, ")
 	runs["ann"].Signal(syscall.SIGTERM)
 	s.Until("version 3 is current", limit, func() (bool, string) {
-		o, _ := s.api.Package(app)
+		o, _ := s.API.Package(app)
 		return o.Str("Version") == "3", o.Str("Version")
 	})
 }

@@ -44,7 +44,7 @@ func testComesAndGoes(t *testing.T) {
 	// With a refresh that waits it stays.
 	run := ann.Start("lull-run", app, "stay")
 	s.Until("it runs", limit, func() (bool, string) {
-		o, _ := s.api.Package(app)
+		o, _ := s.API.Package(app)
 		running, _ := o.Props["Running"].Value().(bool)
 		return running, run.Log()
 	})

@@ -12,15 +12,15 @@ import (
 func testLogind(t *testing.T) {
 	s := newStage(t, "")
 	s.Configure("policy.d/50-idle.yaml", "defaults: {refresh-requires: [idle]}\n")
-	if err := s.api.Call("Manager.Reload").Err; err != nil {
+	if err := s.API.Call("Manager.Reload").Err; err != nil {
 		t.Fatal(err)
 	}
 	ann := s.NewUser("ann", true)
 	use := func(want string) {
 		t.Helper()
 		s.Until("the machine is "+want, limit, func() (bool, string) {
-			now, _ := s.api.Property("", "Manager.Use").(string)
-			return now == want, fmt.Sprint(now, s.api.Property("", "Manager.Sessions"))
+			now, _ := s.API.Property("", "Manager.Use").(string)
+			return now == want, fmt.Sprint(now, s.API.Property("", "Manager.Sessions"))
 		})
 	}
 	login := func() (end func()) {
@@ -33,7 +33,7 @@ func testLogind(t *testing.T) {
 	use("in-use")
 	s.publish(2, "")
 	s.Until("the refresh waits", limit, func() (bool, string) {
-		o, _ := s.api.Refresh(app, "2")
+		o, _ := s.API.Refresh(app, "2")
 		unmet, _ := o.Props["Conditions"].Value().(map[string]string)
 		return unmet["idle"] == "ann is at work", fmt.Sprint(o.Str("State"), unmet)
 	})
@@ -55,7 +55,7 @@ func testLogind(t *testing.T) {
 	use("in-use")
 	s.publish(4, "")
 	s.Until("the refresh waits", limit, func() (bool, string) {
-		o, _ := s.api.Refresh(app, "4")
+		o, _ := s.API.Refresh(app, "4")
 		unmet, _ := o.Props["Conditions"].Value().(map[string]string)
 		return unmet["idle"] != "", fmt.Sprint(o.Str("State"), unmet)
 	})
@@ -66,7 +66,7 @@ func testLogind(t *testing.T) {
 func untilVersion(s *stage, want string) {
 	s.Helper()
 	s.Until("version "+want+" is current", limit, func() (bool, string) {
-		o, _ := s.api.Package(app)
+		o, _ := s.API.Package(app)
 		return o.Str("Version") == want, o.Str("Version")
 	})
 }

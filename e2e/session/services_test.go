@@ -72,7 +72,7 @@ func testServices(t *testing.T) {
 		}
 		s.loads(a, "of "+a.Name)
 	}
-	o, _ := s.api.Package(app)
+	o, _ := s.API.Package(app)
 	if states := fmt.Sprint(o.Props["Services"].Value()); strings.Count(states, " active") != 4 {
 		t.Errorf("the agent says of the services %s", states)
 	}
@@ -120,7 +120,7 @@ func testUndo(t *testing.T) {
 	pid := show(ann, "four", "MainPID")
 	s.publish(3, three)
 	s.Until("it was undone", limit, func() (bool, string) {
-		o, ok := s.api.Refresh(app, "3")
+		o, ok := s.API.Refresh(app, "3")
 		return ok && o.Str("State") == "undone", o.Str("State") + " " + o.Str("ErrorText")
 	})
 	s.untilOrdered(helper, "undo")

@@ -108,12 +108,9 @@ const (
 func TestWithoutSystemd(t *testing.T) {
 	require.Root(t)
 	require.Program(t, "dbus-daemon")
-	s := &stage{World: rig.New(t, rig.Options{Tracker: "poll"}), t: t}
-	s.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
-	s.MustLull("repo", "init", s.Repo)
+	s := &stage{rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll"}, Auto: true})}
 	s.publish(1, "{name: one, scope: user, command: [bin/svc, one, TERM]}")
-	s.StartAgent()
-	s.MustLull("repo", "add", "local", s.Repo)
+	s.Begin()
 	r := s.Lull("install", app)
 	if r.Code != 65 || !strings.Contains(r.Stderr, "its service one belongs to users' sessions") || !strings.Contains(r.Stderr, "hint: services of sessions need systemd") {
 		t.Errorf("%v", r)
@@ -122,21 +119,15 @@ func TestWithoutSystemd(t *testing.T) {
 
 // stage is a world with the package in its first version installed.
 type stage struct {
-	*rig.World
-	t   *testing.T
-	api *rig.API
+	*rig.Scene
 }
 
 // newStage installs version 1 of the package, which has services.
 func newStage(t *testing.T, services string) *stage {
 	t.Helper()
-	s := &stage{World: rig.New(t, rig.Options{System: true}), t: t}
-	s.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
-	s.MustLull("repo", "init", s.Repo)
+	s := &stage{rig.NewScene(t, rig.SceneOptions{Options: rig.Options{System: true}, Auto: true})}
 	s.publish(1, services)
-	s.StartAgent()
-	s.api = s.Bus.Watch()
-	s.MustLull("repo", "add", "local", s.Repo)
+	s.Begin()
 	s.MustLull("install", app)
 	return s
 }
@@ -148,8 +139,7 @@ func newStage(t *testing.T, services string) *stage {
 // ends when its pipe is read.
 func (s *stage) publish(version int, services string) {
 	s.Helper()
-	dir := s.Path(fmt.Sprint("v", version))
-	for name, text := range map[string]string{
+	s.Publish(s.Tree(fmt.Sprint("v", version), map[string]string{
 		"lull.yaml": fmt.Sprintf(`name: %s
 version: "%d"
 summary: has services in sessions
@@ -178,16 +168,7 @@ slow) trap 'trap "" TERM; note '$1' asked; cat "$LULL_USER_COMMON/pipe"; note '$
 esac
 while :; do sleep 1000 & wait $!; done
 `, version),
-	} {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			s.Fatalf("%v", err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-			s.Fatalf("%v", err)
-		}
-	}
-	s.MustLull("publish", "--repo", s.Repo, dir)
+	}))
 }
 
 // data names a file below the user's data.
@@ -206,7 +187,7 @@ func (s *stage) save(a *rig.Actor, text string) {
 func (s *stage) loads(a *rig.Actor, want string) {
 	s.Helper()
 	if r := a.Run("lull-run", app, "load"); r.Code != 0 || strings.TrimSpace(r.Stdout) != want {
-		s.t.Errorf("%s finds %q, want %q: %v", a.Name, r.Stdout, want, r)
+		s.Errorf("%s finds %q, want %q: %v", a.Name, r.Stdout, want, r)
 	}
 }
 

@@ -26,32 +26,20 @@ const (
 // to the pipe and waits for an answer there.
 func publish(t *testing.T, w *rig.World, v int, hook string) {
 	t.Helper()
-	dir := w.Path(fmt.Sprint("v", v))
 	hooks := ""
 	if hook != "" {
 		hooks = "hooks: {" + hook + ": bin/hook}\n"
 	}
-	for path, text := range map[string]string{
+	w.MustLull("publish", "--repo", w.Repo, w.Tree(fmt.Sprint("v", v), map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: \"%d\"\nsummary: has a slow hook\napps: [{name: app, command: bin/app}]\ndata: {versioned: true}\n%s", name, v, hooks),
 		"bin/app":   "#!/bin/sh\nexec sleep 100000\n",
 		"bin/hook":  fmt.Sprintf("#!/bin/sh\necho %d >%s\nread answer <%[2]s\n", v, w.Path("gate")),
-	} {
-		path = filepath.Join(dir, path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.MustLull("publish", "--repo", w.Repo, dir)
+	}))
 }
 
 // scene is a machine with a logind whose InhibitDelayMaxSec is its default, 5 s.
 type scene struct {
-	*rig.World
-	t    *testing.T
-	api  *rig.API
+	*rig.Scene
 	gate string
 }
 
@@ -60,31 +48,27 @@ func newScene(t *testing.T) *scene {
 	require.Root(t)
 	require.Program(t, "dbus-daemon", "setpriv", "systemd-inhibit")
 	require.Freezer(t)
-	w := rig.New(t, rig.Options{Tracker: "poll", Logind: true})
-	s := &scene{World: w, t: t, gate: w.Path("gate")}
+	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll", Logind: true}, Auto: true})}
+	s.gate = s.Path("gate")
 	if err := syscall.Mkfifo(s.gate, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.Configure("policy.yaml", "schedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
-	w.MustLull("repo", "init", w.Repo)
-	publish(t, w, 1, "")
-	w.StartAgent()
-	s.api = w.Bus.Watch()
-	w.MustLull("repo", "add", "local", w.Repo)
-	w.MustLull("install", name)
+	publish(t, s.World, 1, "")
+	s.Begin()
+	s.MustLull("install", name)
 	return s
 }
 
 // section waits for the hook of the critical section that leads to a version, checks the
 // section's locks, lets it end, and returns what it was estimated to take.
 func (s *scene) section(v int) time.Duration {
-	s.t.Helper()
+	s.Helper()
 	if b, err := os.ReadFile(s.gate); err != nil || len(b) == 0 { // until the hook runs
-		s.t.Fatalf("%q %v", b, err)
+		s.Fatalf("%q %v", b, err)
 	}
 	var estimate time.Duration
 	s.Until("the estimate is shown", limit, func() (bool, string) {
-		o, _ := s.api.Refresh(name, fmt.Sprint(v))
+		o, _ := s.API.Refresh(name, fmt.Sprint(v))
 		estimate = time.Duration(o.Num("Estimate")) * time.Microsecond
 		return estimate != 0 && o.Str("State") == "critical", fmt.Sprint(o.Props)
 	})
@@ -101,13 +85,13 @@ func (s *scene) section(v int) time.Duration {
 		want = append(want, "block")
 	}
 	if slices.Sort(modes); !slices.Equal(modes, slices.Sorted(slices.Values(want))) {
-		s.t.Errorf("version %d, about %v: locks %q, want %q:\n%s", v, estimate, modes, want, list)
+		s.Errorf("version %d, about %v: locks %q, want %q:\n%s", v, estimate, modes, want, list)
 	}
 	if err := os.WriteFile(s.gate, []byte("go on\n"), 0); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	s.Until("it is done", limit, func() (bool, string) {
-		p, _ := s.api.Package(name)
+		p, _ := s.API.Package(name)
 		return p.Str("Version") == fmt.Sprint(v) && fmt.Sprint(p.Props["Refresh"].Value()) == "/", fmt.Sprint(p)
 	})
 	return estimate
@@ -115,8 +99,8 @@ func (s *scene) section(v int) time.Duration {
 
 // refresh begins a refresh to a version, and returns when the call has ended.
 func (s *scene) refresh(v int) time.Duration {
-	s.t.Helper()
-	done := s.api.Go("Manager.Refresh", []string{name}, map[string]any{})
+	s.Helper()
+	done := s.API.Go("Manager.Refresh", []string{name}, map[string]any{})
 	estimate := s.section(v)
 	<-done
 	return estimate
@@ -168,13 +152,13 @@ func TestLocksByData(t *testing.T) {
 		t.Helper()
 		app := s.User.StartLull(nil, "run", name)
 		s.Until("it runs", limit, func() (bool, string) {
-			p, _ := s.api.Package(name)
+			p, _ := s.API.Package(name)
 			return p.Props["Running"].Value() == true, fmt.Sprint(p.Props)
 		})
 		publish(t, s.World, v, "health")
 		s.MustLull("refresh", "--no-wait", name)
 		s.Until("it waits", limit, func() (bool, string) {
-			o, _ := s.api.Refresh(name, fmt.Sprint(v))
+			o, _ := s.API.Refresh(name, fmt.Sprint(v))
 			return o.Str("State") == "waiting" && o.Num("Estimate") != 0, fmt.Sprint(o.Props)
 		})
 		return app

@@ -3,7 +3,6 @@ package skew_test
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,8 +40,8 @@ func TestSkew(t *testing.T) {
 		{"an upgrade with the applications of before", old, old, old, old, now},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			s := &scene{World: rig.New(t, rig.Options{Tracker: "subtree"}), t: t, launcher: c.launcher, command: c.command}
-			s.Configure("policy.yaml", "schedule: {check: 31d}\ndefaults: {auto-refresh: false}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+			s := &scene{World: rig.New(t, rig.Options{Tracker: "subtree"}), launcher: c.launcher, command: c.command}
+			s.Configure("policy.yaml", rig.Quiet+rig.Asked)
 			s.command = old // an old agent reads no repository with the layout of a new one
 			s.lull(0, "repo", "init", s.Repo)
 			s.command = c.command
@@ -100,21 +99,20 @@ func TestSkew(t *testing.T) {
 // scene is a world with programs of two versions.
 type scene struct {
 	*rig.World
-	t                 *testing.T
 	launcher, command string
 }
 
 func (s *scene) agent(bin string) {
-	s.t.Helper()
+	s.Helper()
 	s.Bin = bin
 	s.StartAgent()
 }
 
 func (s *scene) lull(code int, args ...string) {
-	s.t.Helper()
+	s.Helper()
 	s.Bin = s.command
 	if r := s.Lull(args...); r.Code != code {
-		s.t.Fatalf("want status %d: %v\n%s", code, r, s.log())
+		s.Fatalf("want status %d: %v\n%s", code, r, s.log())
 	}
 }
 
@@ -137,20 +135,20 @@ func (s *scene) start(args ...string) *rig.Proc {
 }
 
 func (s *scene) version() string {
-	s.t.Helper()
+	s.Helper()
 	s.Bin = s.launcher
 	return s.User.Run("lull-run", name).Stdout
 }
 
 func (s *scene) is(version string) {
-	s.t.Helper()
+	s.Helper()
 	if got := s.version(); got != "version "+version+"\n" {
-		s.t.Errorf("it prints %q, want version %s", got, version)
+		s.Errorf("it prints %q, want version %s", got, version)
 	}
 }
 
 func (s *scene) untilIs(version string) {
-	s.t.Helper()
+	s.Helper()
 	defer s.Tick(100 * time.Millisecond)() // an old agent does not have all signals
 	s.Until("version "+version+" is there", limit, func() (bool, string) {
 		got := s.version()
@@ -160,20 +158,12 @@ func (s *scene) untilIs(version string) {
 
 // publish publishes a version whose health hook waits at the gate, if there is one.
 func (s *scene) publish(version string) {
-	s.t.Helper()
-	dir := s.Path("v" + version)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		s.t.Fatal(err)
-	}
-	for file, text := range map[string]string{
+	s.Helper()
+	dir := s.Tree("v"+version, map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: %q\nsummary: meets others\napps: [{name: app, command: [app]}]\nhooks: {health: [health]}\ndata: {versioned: true}\n", name, version),
 		"app":       "#!/bin/sh\nif [ \"$1\" = stay ]; then echo stays; exec sleep infinity; fi\necho version " + version + "\n",
 		"health":    fmt.Sprintf("#!/bin/sh\n[ ! -p %s ] || { echo here >%s; read answer <%[1]s; }\n", s.Path("gate"), s.Path("here")),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755); err != nil {
-			s.t.Fatal(err)
-		}
-	}
+	})
 	s.lull(0, "publish", "--repo", s.Repo, dir)
 }
 
@@ -181,26 +171,26 @@ func (s *scene) publish(version string) {
 type gate struct{ s *scene }
 
 func (s *scene) gate() gate {
-	s.t.Helper()
+	s.Helper()
 	for _, pipe := range []string{"gate", "here"} {
 		if err := syscall.Mkfifo(s.Path(pipe), 0o600); err != nil {
-			s.t.Fatal(err)
+			s.Fatalf("%v", err)
 		}
 	}
 	return gate{s}
 }
 
 func (g gate) reached() {
-	g.s.t.Helper()
+	g.s.Helper()
 	if _, err := os.ReadFile(g.s.Path("here")); err != nil {
-		g.s.t.Fatal(err)
+		g.s.Fatalf("%v", err)
 	}
 }
 
 func (g gate) open() {
-	g.s.t.Helper()
+	g.s.Helper()
 	if err := os.WriteFile(g.s.Path("gate"), []byte("go on\n"), 0); err != nil {
-		g.s.t.Fatal(err)
+		g.s.Fatalf("%v", err)
 	}
 	g.close()
 }

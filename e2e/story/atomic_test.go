@@ -17,18 +17,15 @@ func TestAllOrNothing(t *testing.T) {
 	require.Unified(t)
 	require.Program(t, "dbus-daemon", "setpriv")
 	const second = moded + "_two"
-	w := rig.New(t, rig.Options{Tracker: "subtree"})
-	w.Configure("policy.yaml", "defaults: {auto-refresh: false}\nschedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "subtree"}})
 	for _, v := range []string{"1", "2"} {
 		writeModed(t, w.Path(v), v)
 	}
-	w.MustLull("repo", "init", w.Repo)
-	w.MustLull("publish", "--repo", w.Repo, w.Path("1"))
-	w.StartAgent()
-	w.MustLull("repo", "add", "local", w.Repo)
+	w.Publish(w.Path("1"))
+	w.Begin()
 	w.MustLull("install", moded)
 	w.MustLull("install", "--key", "two", moded)
-	w.MustLull("publish", "--repo", w.Repo, w.Path("2"))
+	w.Publish(w.Path("2"))
 	shows := func(want1, want2 string) {
 		t.Helper()
 		for instance, want := range map[string]string{moded: want1, second: want2} {

@@ -2,7 +2,6 @@ package story_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,7 +20,7 @@ const hooked = "org.lull.hooked"
 // never ends in version 4.
 func writeHooked(t *testing.T, dir string, version int) {
 	t.Helper()
-	for name, text := range map[string]string{
+	rig.WriteTree(t, dir, map[string]string{
 		"lull.yaml": fmt.Sprintf(`name: %s
 version: "%d"
 summary: has hooks
@@ -33,12 +32,7 @@ hooks: {pre-refresh: bin/hook, post-refresh: bin/hook, health: bin/hook}
 		"bin/svc": "#!/bin/sh\ntrap '' TERM\necho data > \"$LULL_DATA/written\"\nwhile :; do sleep 1; done\n",
 		"bin/hook": fmt.Sprintf("#!/bin/sh\necho \"$LULL_HOOK of %[1]d in $LULL_REVISION\" >> \"$LULL_COMMON/log\"\necho it hurts\n"+
 			"[ %[1]d.$LULL_HOOK != 4.health ] || exec sleep 1000\n[ %[1]d.$LULL_HOOK != 3.health ]\n", version),
-	} {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 }
 
 // TestUnhealthyRevisionIsUndone: hooks run in their order, a stubborn service is
@@ -47,23 +41,22 @@ func TestUnhealthyRevisionIsUndone(t *testing.T) {
 	require.ReleaseAgent(t)
 	require.Program(t, "dbus-daemon", "setpriv", "cc")
 	require.Lock(t, "freezer")
-	w := rig.New(t, rig.Options{Tracker: "freezer"})
-	w.Configure("policy.yaml", "defaults: {hook-time-limit: 10s}\nschedule: {check: 31d}\ngc: {watermark: 0, reserve: 0}\n")
+	w := rig.NewScene(t, rig.SceneOptions{
+		Options: rig.Options{Tracker: "freezer"}, Auto: true,
+		Policy: "defaults: {hook-time-limit: 10s}\ngc: {after-refresh: true}\n",
+	})
 	for v := 1; v <= 5; v++ {
 		writeHooked(t, w.Path(fmt.Sprint("v", v)), v)
 	}
-	w.MustLull("repo", "init", w.Repo)
-	w.MustLull("publish", "--repo", w.Repo, w.Path("v1"))
-	w.StartAgent()
-	api := w.Bus.Watch()
-	w.MustLull("repo", "add", "local", w.Repo)
+	w.Publish(w.Path("v1"))
+	w.Begin()
 	w.MustLull("install", hooked)
-	w.MustLull("publish", "--repo", w.Repo, w.Path("v2"))
+	w.Publish(w.Path("v2"))
 	w.MustLull("refresh", hooked)
 
-	w.MustLull("publish", "--repo", w.Repo, w.Path("v3"))
+	w.Publish(w.Path("v3"))
 	w.Until("version 3 was undone", 2*time.Minute, func() (bool, string) {
-		o, ok := api.Refresh(hooked, "3")
+		o, ok := w.API.Refresh(hooked, "3")
 		return ok && o.Str("State") == "undone", o.Str("State") + " " + o.Str("ErrorText")
 	})
 	if got := backoff(w); got != 8*time.Hour {
@@ -94,7 +87,7 @@ health of 3 in 4
 	if err != nil || string(log) != want {
 		t.Errorf("%v, the hooks say:\n%s\nwant:\n%s", err, log, want)
 	}
-	p, _ := api.Package(hooked)
+	p, _ := w.API.Package(hooked)
 	if got := fmt.Sprint(p.Props["Services"].Value()); !strings.Contains(got, "active") {
 		t.Errorf("the old service is not there again: %s", got)
 	}
@@ -110,9 +103,9 @@ health of 3 in 4
 	for _, next := range []struct{ version, end, text string }{
 		{"4", "undone", "the health hook of 4 did not end within 10 s"}, {"5", "done", ""},
 	} {
-		w.MustLull("publish", "--repo", w.Repo, w.Path("v"+next.version))
+		w.Publish(w.Path("v" + next.version))
 		w.Until("version "+next.version+" was tried", 2*time.Minute, func() (bool, string) {
-			o, ok := api.Refresh(hooked, next.version)
+			o, ok := w.API.Refresh(hooked, next.version)
 			return ok && o.Str("State") == next.end && strings.Contains(o.Str("ErrorText"), next.text), o.Str("State") + " " + o.Str("ErrorText")
 		})
 	}
@@ -120,7 +113,7 @@ health of 3 in 4
 }
 
 // backoff is for how long what has failed is left alone.
-func backoff(w *rig.World) time.Duration {
+func backoff(w *rig.Scene) time.Duration {
 	w.Helper()
 	var v struct {
 		Instances []struct {

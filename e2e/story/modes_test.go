@@ -1,7 +1,6 @@
 package story_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,7 +19,7 @@ const moded = "org.lull.moded"
 // copies a file of its package to $LULL_USER_COMMON/seen when it gets SIGUSR1.
 func writeModed(t *testing.T, dir, version string) {
 	t.Helper()
-	for name, text := range map[string]string{
+	rig.WriteTree(t, dir, map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: %q\nsummary: runs\napps: [{name: moded, command: bin/app}]\n", moded, version),
 		"bin/app": `#!/bin/sh
 trap 'cat "$LULL_PACKAGE_DIR/version" > "$LULL_USER_COMMON/seen"' USR1
@@ -29,12 +28,7 @@ echo > "$LULL_USER_COMMON/ready"
 while :; do sleep 0.1; done
 `,
 		"version": version + "\n",
-	} {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 }
 
 // TestModes: a running application is treated by the policy when a new version
@@ -59,21 +53,21 @@ func TestModes(t *testing.T) {
 		{name: "deadline, terminate", policy: "{max-postponement: 0s, at-deadline: terminate}", ends: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := rig.New(t, rig.Options{Tracker: "subtree"})
-			w.Configure("policy.yaml", "defaults: {keep-revisions: 1}\npackages:\n  "+moded+": "+c.policy+"\nschedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n")
+			w := rig.NewScene(t, rig.SceneOptions{
+				Options: rig.Options{Tracker: "subtree"}, Auto: true,
+				Policy: "defaults: {keep-revisions: 1}\npackages:\n  " + moded + ": " + c.policy + "\n",
+			})
 			for _, v := range []string{"1", "2"} {
 				writeModed(t, w.Path(v), v)
 			}
-			w.MustLull("repo", "init", w.Repo)
-			w.MustLull("publish", "--repo", w.Repo, w.Path("1"))
-			w.StartAgent()
-			w.MustLull("repo", "add", "local", w.Repo)
+			w.Publish(w.Path("1"))
+			w.Begin()
 			w.MustLull("install", moded)
 			common := filepath.Join(w.User.Home, ".local/share/lull", moded, "common")
 			app := w.User.StartLull(nil, "run", moded)
 			w.UntilFile("it runs", 20*time.Second, filepath.Join(common, "ready"), func(text string) (bool, string) { return text != "", app.Log() })
 
-			w.MustLull("publish", "--repo", w.Repo, w.Path("2"))
+			w.Publish(w.Path("2"))
 			r := w.Lull("refresh", moded)
 			if c.once {
 				if r.Code != 75 {

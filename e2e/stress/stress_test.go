@@ -164,15 +164,9 @@ func launch(ctx context.Context, t *testing.T, w *rig.World, n *counts) {
 
 // publish writes the source of a version.
 func publish(t *testing.T, w *rig.World, version int) {
-	dir := w.Path("src")
-	for name, text := range map[string]string{
+	w.Tree("src", map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: \"%d\"\nsummary: looks what is current\napps: [{name: probe, command: [bin/probe]}]\n", app, version),
 		"bin/probe": probe,
 		"version":   strconv.Itoa(version),
-	} {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-			t.Error(err)
-		}
-	}
+	})
 }

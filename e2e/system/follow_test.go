@@ -18,7 +18,7 @@ func TestFollow(t *testing.T) {
 	g := s.gate()
 	s.start()
 	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
-	one := s.publish(s.write("org.test.other", "1", 0, "", nil))
+	one := s.Publish(s.write("org.test.other", "1", 0, "", nil))
 
 	reached, open := g.hold(s.blobOf("org.test.image", "2"))
 	first := s.Admin.StartLull(nil, "system", "stage", osName)
@@ -29,9 +29,9 @@ func TestFollow(t *testing.T) {
 		t.Errorf("for programs: %+v", v)
 	}
 	giveUp := "lull system status shows it, lull system rollback gives it up"
-	s.refused(s.Lull("system", "stage", one), 75, "cannot stage "+one+": system 2 is being staged", giveUp)
-	s.refused(s.Lull("system", "commit"), 75, "cannot commit system 2: it is not staged yet", "lull system status shows how far it is")
-	if c := s.api.Call("Retained.Clear"); !strings.HasPrefix(text(c), "org.lull.Error.Busy cannot set the retained index: it belongs to the update to system 2") {
+	s.Refused(s.Lull("system", "stage", one), 75, "cannot stage "+one+": system 2 is being staged", giveUp)
+	s.Refused(s.Lull("system", "commit"), 75, "cannot commit system 2: it is not staged yet", "lull system status shows how far it is")
+	if c := s.API.Call("Retained.Clear"); !strings.HasPrefix(text(c), "org.lull.Error.Busy cannot set the retained index: it belongs to the update to system 2") {
 		t.Errorf("%s", text(c))
 	}
 
@@ -90,26 +90,26 @@ func TestFollow(t *testing.T) {
 
 // prints waits until a command has printed a text.
 func (s *scene) prints(p *rig.Proc, what string) {
-	s.t.Helper()
+	s.Helper()
 	s.Until("it says "+what, limit, func() (bool, string) { return strings.Contains(p.Log(), what), p.Log() })
 }
 
 // ends waits for the end of a command, and checks its last words.
 func (s *scene) ends(p *rig.Proc, code int, words string) {
-	s.t.Helper()
+	s.Helper()
 	got, err := p.Wait(s.Context(), limit)
 	if err != nil || got != code || !strings.HasSuffix(p.Log(), words) {
-		s.t.Errorf("exit status %d, %v:\n%s\nwant %d and\n%s", got, err, p.Log(), code, words)
+		s.Errorf("exit status %d, %v:\n%s\nwant %d and\n%s", got, err, p.Log(), code, words)
 	}
 }
 
 // looks checks the state, and what people see of it.
 func (s *scene) looks(state, out string) {
-	s.t.Helper()
+	s.Helper()
 	if v := s.status(); v.State != state {
-		s.t.Errorf("it is %s, want %s: %+v", v.State, state, v)
+		s.Errorf("it is %s, want %s: %+v", v.State, state, v)
 	}
 	if r := s.MustLull("system", "status"); !strings.Contains(r.Stdout, out) {
-		s.t.Errorf("it says\n%swant\n%s", r.Stdout, out)
+		s.Errorf("it says\n%swant\n%s", r.Stdout, out)
 	}
 }

@@ -25,11 +25,11 @@ type change struct {
 }
 
 func (s *scene) history(args ...string) (list []change) {
-	s.t.Helper()
+	s.Helper()
 	var doc struct {
 		Changes []change `json:"changes"`
 	}
-	s.no(json.Unmarshal([]byte(s.MustLull(append([]string{"--json", "history"}, args...)...).Stdout), &doc))
+	s.NoError(json.Unmarshal([]byte(s.MustLull(append([]string{"--json", "history"}, args...)...).Stdout), &doc))
 	return doc.Changes
 }
 
@@ -39,11 +39,11 @@ func (c change) String() string {
 
 // current is the version that is installed, or "".
 func (s *scene) current(name string) string {
-	s.t.Helper()
+	s.Helper()
 	var doc struct {
 		Packages []struct{ Instance, Version string }
 	}
-	s.no(json.Unmarshal([]byte(s.MustLull("--json", "list").Stdout), &doc))
+	s.NoError(json.Unmarshal([]byte(s.MustLull("--json", "list").Stdout), &doc))
 	for _, p := range doc.Packages {
 		if p.Instance == name {
 			return p.Version
@@ -62,7 +62,7 @@ func TestHistory(t *testing.T) {
 	s.MustLull("repo", "add", "local", s.Repo)
 	publish := func(version, health string) {
 		t.Helper()
-		s.publish(s.write(name, version, 0, "hooks: {health: [bin/health]}\n", map[string]string{"bin/health": "#!/bin/sh\n" + health}))
+		s.Publish(s.write(name, version, 0, "hooks: {health: [bin/health]}\n", map[string]string{"bin/health": "#!/bin/sh\n" + health}))
 	}
 	// undo runs the command of the youngest change.
 	undo := func(want, version string) {

@@ -19,11 +19,11 @@ import (
 
 // job waits until a job is in a state, and returns it.
 func (s *scene) job(path dbus.ObjectPath, state string) (p bus.JobProperties) {
-	s.t.Helper()
+	s.Helper()
 	job := bus.NewJobProxy(s.Bus.Connect(), path)
 	s.Until("job "+string(path)+" is "+state, limit, func() (bool, string) {
 		var err error
-		p, err = job.Properties(s.t.Context())
+		p, err = job.Properties(s.Context())
 		return err == nil && p.State == state, p.State + " " + p.ErrorText
 	})
 	return p
@@ -31,27 +31,27 @@ func (s *scene) job(path dbus.ObjectPath, state string) (p bus.JobProperties) {
 
 // called runs gdbus or busctl and returns the path that it prints.
 func (s *scene) called(argv ...string) dbus.ObjectPath {
-	s.t.Helper()
-	out, err := exec.CommandContext(s.t.Context(), argv[0], argv[1:]...).CombinedOutput()
+	s.Helper()
+	out, err := exec.CommandContext(s.Context(), argv[0], argv[1:]...).CombinedOutput()
 	_, path, _ := strings.Cut(string(out), "/org/lull")
 	path, _, _ = strings.Cut(path, "'")
 	path, _, _ = strings.Cut(path, "\"")
 	if err != nil || path == "" {
-		s.t.Fatalf("%q: %v\n%s", argv, err, out)
+		s.Fatalf("%q: %v\n%s", argv, err, out)
 	}
 	return dbus.ObjectPath("/org/lull" + path)
 }
 
 func (s *scene) busctl(iface, method string, args ...string) dbus.ObjectPath {
-	s.t.Helper()
+	s.Helper()
 	return s.called(append([]string{"busctl", "--address=" + s.Bus.Address, "call", rig.AgentName, rig.AgentPath, rig.AgentName + "." + iface, method}, args...)...)
 }
 
 // kind checks the kind of an error.
 func (s *scene) kind(err error, kind errkind.Kind) {
-	s.t.Helper()
+	s.Helper()
 	if !errkind.Is(err, kind) {
-		s.t.Errorf("got %v, want the error %s", err, kind)
+		s.Errorf("got %v, want the error %s", err, kind)
 	}
 }
 
@@ -62,7 +62,7 @@ func TestResolveJob(t *testing.T) {
 	require.Program(t, "busctl", "gdbus")
 	s := set(t, 0, rig.Options{})
 	const name = "org.test.paint"
-	hash := s.publish(s.write(name, "1", 0.1, "", nil))
+	hash := s.Publish(s.write(name, "1", 0.1, "", nil))
 	g := s.gate()
 	s.start()
 	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
@@ -73,7 +73,7 @@ func TestResolveJob(t *testing.T) {
 
 	reached, open := hold()
 	path, err := m.StartResolve(ctx, name, bus.ResolveOptions{})
-	s.no(err)
+	s.NoError(err)
 	<-reached
 	s.Until("the job shows the size", limit, func() (bool, string) {
 		p, err := bus.NewJobProxy(other, path).Properties(ctx)
@@ -92,7 +92,7 @@ func TestResolveJob(t *testing.T) {
 		t.Errorf("another user cancels it: %v", stranger)
 	}
 	s.job(path, "running")
-	s.no(bus.NewJobProxy(other, path).Cancel(ctx)) // it is of the same user
+	s.NoError(bus.NewJobProxy(other, path).Cancel(ctx)) // it is of the same user
 	if p := s.job(path, "cancelled"); p.ErrorName != errkind.Prefix+string(errkind.Interrupted) || p.ErrorText == "" {
 		t.Errorf("%+v", p)
 	}
@@ -101,31 +101,31 @@ func TestResolveJob(t *testing.T) {
 	close(open)
 
 	path, err = m.StartResolve(ctx, name, bus.ResolveOptions{})
-	s.no(err)
+	s.NoError(err)
 	if p := s.job(path, "done"); p.Hash != hash || p.Version != "1" || p.BytesDone != p.BytesTotal || p.ErrorName != "" {
 		t.Errorf("%+v", p)
 	}
 	s.MustLull("gc")
 	s.has(true, hash) // not taken yet
 	fds, err := bus.DialFDs(ctx, s.Bus.Address, true)
-	s.no(err)
+	s.NoError(err)
 	defer fds.Close()
 	path, err = bus.NewManagerProxy(fds, bus.AgentPath).StartResolve(ctx, name, bus.ResolveOptions{})
-	s.no(err)
+	s.NoError(err)
 	s.job(path, "done")
 	job = bus.NewJobProxy(fds, path)
 	dir, lease, err := job.Take(ctx)
-	s.no(err)
+	s.NoError(err)
 	if _, err := os.Stat(fmt.Sprintf("/proc/self/fd/%d/version", dir.Fd())); err != nil {
 		t.Error(err)
 	}
 	dir.Close()
 	_, _, err = job.Take(ctx)
 	s.kind(err, errkind.NotFound)
-	s.no(conn.Close()) // and with it what was not taken
+	s.NoError(conn.Close()) // and with it what was not taken
 	s.MustLull("gc")
 	s.has(true, hash)
-	s.no(fds.Close())
+	s.NoError(fds.Close())
 	s.MustLull("gc")
 	s.has(true, hash) // the lease is no matter of the connection
 	lease.Close()
@@ -177,8 +177,8 @@ func TestJobs(t *testing.T) {
 	if _, err := os.Stat(file); err != nil {
 		file += "x"
 	}
-	s.no(os.Chmod(file, 0o644))
-	s.no(os.WriteFile(file, []byte("broken"), 0o644))
+	s.NoError(os.Chmod(file, 0o644))
+	s.NoError(os.WriteFile(file, []byte("broken"), 0o644))
 	if p := s.job(s.busctl("Space", "StartVerify", "a{sv}", "0"), "done"); len(p.Findings) == 0 || p.Findings[0].Repaired {
 		t.Errorf("%+v", p)
 	}
@@ -188,7 +188,7 @@ func TestJobs(t *testing.T) {
 	command.Signal(syscall.SIGINT)
 	s.ends(command, 1, "lull: cannot repair the store: interrupted\nhint: the repair goes on; `lull verify` waits for its end and checks again\n")
 	close(open)
-	repair := s.api.Objects("Job")
+	repair := s.API.Objects("Job")
 	if len(repair) == 0 {
 		t.Fatal("there is no job")
 	}
@@ -204,12 +204,12 @@ func TestJobs(t *testing.T) {
 	}
 
 	// A sick system is not committed; a well one is, without the caller of the job.
-	s.no(os.WriteFile(s.Path("sick"), nil, 0o644))
+	s.NoError(os.WriteFile(s.Path("sick"), nil, 0o644))
 	if p := s.job(s.busctl("System", "StartCommit"), "failed"); p.Kind != "commit" || p.ErrorText == "" {
 		t.Errorf("%+v", p)
 	}
 	s.is("idle", "", "") // it is rolled back
-	s.no(os.Remove(s.Path("sick")))
+	s.NoError(os.Remove(s.Path("sick")))
 	s.MustLull("system", "stage", osName)
 	s.reboot("of system 2 again")
 	s.is("booted", "", "2")
@@ -217,13 +217,13 @@ func TestJobs(t *testing.T) {
 	s.is("idle", "2", "")
 
 	// The updater's retained packages are resolved, and collected later.
-	one := s.publish(s.write("org.test.other", "1", 0, "", nil))
-	if c := s.api.Call("Retained.Set", []string{one}); c.Err != nil {
+	one := s.Publish(s.write("org.test.other", "1", 0, "", nil))
+	if c := s.API.Call("Retained.Set", []string{one}); c.Err != nil {
 		t.Fatal(c.Err)
 	}
 	s.job(s.busctl("Retained", "StartResolve", "sa{sv}", one, "0"), "done")
 	s.has(true, one, two.base[0])
-	if c := s.api.Call("Retained.Clear"); c.Err != nil {
+	if c := s.API.Call("Retained.Clear"); c.Err != nil {
 		t.Fatal(c.Err)
 	}
 	if p := s.job(s.busctl("Space", "StartCollect", "a{sv}", "0"), "done"); p.FreedPackages == 0 || p.FreedBlobs == 0 || p.FreedBytes == 0 {

@@ -67,7 +67,7 @@ func (p *play) lull(args ...string) bool {
 		return true
 	}
 	if _, err := p.agent.Wait(p.Context(), limit); err != nil {
-		p.t.Fatalf("%v\n%v", r, err)
+		p.Fatalf("%v\n%v", r, err)
 	}
 	return false
 }
@@ -91,7 +91,7 @@ func (p *play) run(armed int, env string) {
 	switch {
 	case err != nil:
 		if _, werr := p.agent.Wait(p.Context(), limit); werr != nil {
-			p.t.Fatalf("%v\n%v", err, werr)
+			p.Fatalf("%v\n%v", err, werr)
 		}
 	case p.keeps:
 		p.lull("system", "commit")
@@ -117,7 +117,7 @@ func points(t *testing.T, f flow, armed int) (list []string) {
 		p.run(armed, "LULL_FAULT_LIST="+file)
 		p.settled()
 		b, err := os.ReadFile(file)
-		p.no(err)
+		p.NoError(err)
 		counts := map[string]int{}
 		for name := range strings.FieldsSeq(string(b)) {
 			if counts[name]++; strings.HasPrefix(name, "system.") || armed == 2 && strings.HasPrefix(name, "durable.symlink.") {
@@ -197,7 +197,7 @@ func (p *play) finish() {
 		}
 		switch {
 		case v.State == "staging":
-			p.t.Fatalf("something is under way that nobody has begun: %+v", v)
+			p.Fatalf("something is under way that nobody has begun: %+v", v)
 		case committed == "2", v.State == "idle" && !p.keeps:
 			return
 		case !p.keeps:
@@ -212,7 +212,7 @@ func (p *play) finish() {
 			p.MustLull("system", "commit")
 		}
 	}
-	p.t.Fatalf("there is no end: %q", seen)
+	p.Fatalf("there is no end: %q", seen)
 }
 
 // settled checks that all is as the flow wants it, and nothing is left over.
@@ -230,23 +230,23 @@ func (p *play) settled() {
 	p.MustLull("gc")
 	p.has(true, slices.Concat(stays.base, stays.cache)...)
 	p.has(false, slices.Concat(goes.base, goes.cache, p.two.images, []string{p.one.hash, p.two.hash})...)
-	if list := fmt.Sprint(p.api.Property("", "Retained.Packages")); list != "[]" {
-		p.t.Errorf("retained: %s", list)
+	if list := fmt.Sprint(p.API.Property("", "Retained.Packages")); list != "[]" {
+		p.Errorf("retained: %s", list)
 	}
 	entries, err := os.ReadDir(filepath.Join(p.Store, "systems"))
 	if err != nil || len(entries) != 1 {
-		p.t.Errorf("systems has %v (%v)", entries, err)
+		p.Errorf("systems has %v (%v)", entries, err)
 	}
 	for _, e := range must(os.ReadDir(p.Store)) {
 		if strings.HasPrefix(e.Name(), ".tmp-") {
-			p.t.Errorf("%s was left", e.Name())
+			p.Errorf("%s was left", e.Name())
 		}
 	}
 	if b, err := os.ReadFile(p.installed()); p.keeps && (err != nil || len(slices.Collect(maps.Keys(lines(string(b))))) != 1) {
-		p.t.Errorf("the hook has installed %q (%v)", b, err)
+		p.Errorf("the hook has installed %q (%v)", b, err)
 	}
 	if r := p.Lull("verify"); r.Code != 0 {
-		p.t.Errorf("%v", r)
+		p.Errorf("%v", r)
 	}
 }
 

@@ -23,15 +23,15 @@ while :; do sleep 0.1; done
 `
 
 func (s *scene) writeEdited(version string) string {
-	s.t.Helper()
-	return s.publish(s.write(edited, version, 0.2, "apps: [{name: edited, command: bin/app}]\n",
+	s.Helper()
+	return s.Publish(s.write(edited, version, 0.2, "apps: [{name: edited, command: bin/app}]\n",
 		map[string]string{"bin/app": app, "late": "read late\n"}))
 }
 
 // indexed lists one index as the bus shows it.
 func (s *scene) indexed(name string) []string {
-	s.t.Helper()
-	switch list := s.api.Property("", "Space."+name).(type) {
+	s.Helper()
+	switch list := s.API.Property("", "Space."+name).(type) {
 	case []string:
 		return list
 	case [][]any:
@@ -45,7 +45,7 @@ func (s *scene) indexed(name string) []string {
 }
 
 func (s *scene) isIn(want bool, hash string, indices ...string) {
-	s.t.Helper()
+	s.Helper()
 	for _, name := range indices {
 		s.Until(fmt.Sprintf("%s has %.16s: %v", name, hash, want), limit, func() (bool, string) {
 			list := s.indexed(name)
@@ -113,7 +113,7 @@ func TestFiveSteps(t *testing.T) {
 
 // fourAndFive stages an update without the test, and collects.
 func (s *scene) fourAndFive(with *update, test string) {
-	s.t.Helper()
+	s.Helper()
 	s.update(update{version: "2", imagesMB: 0.1})
 	s.MustLull("system", "stage", osName)
 	s.isIn(false, test, "Retained")
@@ -122,24 +122,24 @@ func (s *scene) fourAndFive(with *update, test string) {
 	s.has(true, test)
 	for _, file := range []string{"content", "late", "bin/app", "version"} {
 		if r := s.Admin.Run("test", "-s", filepath.Join(s.Store, "packages", test, file)); r.Code != 0 {
-			s.t.Errorf("%s of the package in use is gone", file)
+			s.Errorf("%s of the package in use is gone", file)
 		}
 	}
 	out := s.MustLull("why", test).Stdout
 	for line := range strings.Lines(out) {
 		if !strings.HasPrefix(line, "open") {
-			s.t.Errorf("it is kept by more than its use:\n%s", out)
+			s.Errorf("it is kept by more than its use:\n%s", out)
 		}
 	}
 	if !strings.Contains(out, "PID ") {
-		s.t.Errorf("who uses it is not named:\n%s", out)
+		s.Errorf("who uses it is not named:\n%s", out)
 	}
 }
 
 func (s *scene) end(p *rig.Proc) {
-	s.t.Helper()
+	s.Helper()
 	p.Signal(syscall.SIGTERM)
 	if _, err := p.Wait(s.Context(), limit); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 }

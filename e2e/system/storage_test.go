@@ -17,7 +17,7 @@ const (
 
 // first brings a machine to system 1, committed, on which nothing else is.
 func (s *scene) first(baseMB, cacheMB float64) *update {
-	s.t.Helper()
+	s.Helper()
 	one := s.update(update{version: "1", baseMB: baseMB, cacheMB: cacheMB, silent: true})
 	s.start()
 	s.MustLull("repo", "add", "local", s.Repo)
@@ -52,11 +52,11 @@ func TestStorage(t *testing.T) {
 		t.Errorf("the hook has installed %q (%v)", b, err)
 	}
 	s.says("In effect:   1\nNext:        2, staged: it takes effect when the machine starts again\nTo drop it:  lull system rollback\n", "system", "status")
-	s.refused(s.Lull("system", "commit"), 75, "cannot commit system 2: it takes effect when the machine starts again",
+	s.Refused(s.Lull("system", "commit"), 75, "cannot commit system 2: it takes effect when the machine starts again",
 		"restart the machine first, or drop it with lull system rollback")
 	s.overview("2 is staged, it takes effect when the machine starts again")
 	s.MustLull("gc") // what is staged stays
-	s.publish(s.write("org.test.garbage", "1", 3, "", nil))
+	s.Publish(s.write("org.test.garbage", "1", 3, "", nil))
 	s.MustLull("install", "org.test.garbage")
 	s.MustLull("remove", "--purge", "org.test.garbage")
 
@@ -80,67 +80,61 @@ func TestStorage(t *testing.T) {
 // collectRefused checks all reports of that while system 2 is booted: the
 // requested collector, the automatic one, and one that a full disk calls.
 func (s *scene) collectRefused(one *update) {
-	s.t.Helper()
+	s.Helper()
 	why := "cannot collect: " + notCommitted + ", and the system before it must stay whole"
-	s.refused(s.Lull("gc"), 75, why, decide)
+	s.Refused(s.Lull("gc"), 75, why, decide)
 	if r := s.MustLull("gc", "--dry-run"); !strings.HasSuffix(r.Stdout, "; but "+why+"\n") {
-		s.t.Errorf("%v", r)
+		s.Errorf("%v", r)
 	}
 	s.says("In effect:   2, not committed yet\nBefore:      1, kept whole until then\nTo keep it:  lull system commit\nTo go back:  lull system rollback\nCollection:  "+
 		why+"\n", "system", "status")
 	s.overview("2 is in effect and not committed, nothing is collected until it is")
 	if v := s.status(); v.Refused != why {
-		s.t.Errorf("for programs: %+v", v)
+		s.Errorf("for programs: %+v", v)
 	}
 	if out := s.MustLull("doctor").Stdout; !strings.Contains(out, notCommitted) || !strings.Contains(out, "lull system commit keeps it, lull system rollback goes back") {
-		s.t.Errorf("the doctor says\n%s", out)
+		s.Errorf("the doctor says\n%s", out)
 	}
 	// The automatic collector after each refresh reports it once, in the journal.
-	s.Configure("policy.yaml", strings.Replace(quiet, "after-refresh: false", "after-refresh: true", 1))
-	if c := s.api.Call("Manager.Reload"); c.Err != nil {
-		s.t.Fatal(c.Err)
-	}
-	s.publish(s.write("org.test.small", "1", 0.1, "", nil))
+	s.Policy("gc: {after-refresh: true}\n")
+	s.Publish(s.write("org.test.small", "1", 0.1, "", nil))
 	s.MustLull("install", "org.test.small")
 	s.Until("the journal says so", limit, func() (bool, string) {
 		return strings.Contains(s.agent.Log(), why), s.agent.Log()
 	})
 	if n := strings.Count(s.agent.Log(), why); n != 1 {
-		s.t.Errorf("the journal says it %d times", n)
+		s.Errorf("the journal says it %d times", n)
 	}
-	s.Configure("policy.yaml", quiet)
-	if c := s.api.Call("Manager.Reload"); c.Err != nil {
-		s.t.Fatal(c.Err)
-	}
+	s.Policy("")
 	// So does an installation that unneeded packages would make room for.
-	s.publish(s.write("org.test.large", "1", 5, "", nil))
+	s.Publish(s.write("org.test.large", "1", 5, "", nil))
 	if free := s.free(); free > 5 || free < 2.2 {
-		s.t.Fatalf("%.1f MiB are free: the test shows nothing", free)
+		s.Fatalf("%.1f MiB are free: the test shows nothing", free)
 	}
 	r := s.Lull("install", "org.test.large")
 	if want := "lull: cannot install org.test.large: could not make room on the disk: " + why + "\nhint: " + decide + "\n"; r.Code != 75 || !strings.HasSuffix(r.Stderr, want) {
-		s.t.Errorf("%v", r)
+		s.Errorf("%v", r)
 	}
 	s.has(true, one.base...)
-	s.refused(s.Lull("system", "stage", osName+"@stable"), 75, "cannot stage "+osName+"@stable: "+notCommitted, "lull system commit keeps it, lull system rollback goes back")
-	c := s.api.Call("Retained.Clear")
+	s.Refused(s.Lull("system", "stage", osName+"@stable"), 75, "cannot stage "+osName+"@stable: "+notCommitted, "lull system commit keeps it, lull system rollback goes back")
+	c := s.API.Call("Retained.Clear")
 	if c.Err == nil || !strings.Contains(c.Err.Error(), notCommitted) {
-		s.t.Errorf("the retained index is cleared by others: %v", c.Err)
+		s.Errorf("the retained index is cleared by others: %v", c.Err)
 	}
 }
 
 // overview checks the line of lull status.
 func (s *scene) overview(text string) {
-	s.t.Helper()
+	s.Helper()
 	for line := range strings.Lines(s.MustLull("status").Stdout) {
 		if strings.HasPrefix(line, "System:") {
 			if !strings.HasSuffix(line, " "+text+"; see `lull system status`\n") {
-				s.t.Errorf("the overview says %q", line)
+				s.Errorf("the overview says %q", line)
 			}
 			return
 		}
 	}
-	s.t.Error("the overview says nothing of the system")
+	s.Errorf("the overview says nothing of the system")
 }
 
 // TestTight: if the update package itself takes the set's space, it is removed too.
@@ -156,10 +150,10 @@ func TestTight(t *testing.T) {
 	s.reboot("of system 2")
 	s.is("booted", "1", "2")
 	// The health of a system does not hang on the package that brought it.
-	s.no(os.WriteFile(s.Path("sick"), nil, 0o644))
-	s.refused(s.Lull("system", "commit"), 1, "cannot use system 2: the health hook of org.test.base failed: exit status 1; it is rolled back to system 1", "restart the machine, which runs 2 until then")
+	s.NoError(os.WriteFile(s.Path("sick"), nil, 0o644))
+	s.Refused(s.Lull("system", "commit"), 1, "cannot use system 2: the health hook of org.test.base failed: exit status 1; it is rolled back to system 1", "restart the machine, which runs 2 until then")
 	s.is("idle", "1", "")
-	s.no(os.Remove(s.Path("sick")))
+	s.NoError(os.Remove(s.Path("sick")))
 	s.MustLull("gc")
 	s.has(true, two.base...) // it runs
 	s.reboot("of system 1 again")
@@ -167,7 +161,7 @@ func TestTight(t *testing.T) {
 	s.MustLull("gc")
 	s.has(true, one.base...)
 	s.has(false, two.base...)
-	s.refused(s.Lull("system", "rollback"), 1, "cannot roll back: no system update is staged, or booted and not committed",
+	s.Refused(s.Lull("system", "rollback"), 1, "cannot roll back: no system update is staged, or booted and not committed",
 		"what is committed stays; lull system stage brings another version, also an older one")
 }
 
@@ -178,7 +172,7 @@ func TestTooLarge(t *testing.T) {
 	one := s.first(7, 1)
 	filler := filepath.Join(s.Store, "filler")
 	two := s.update(update{version: "2", baseMB: 6, cacheMB: 2, imagesMB: 3})
-	s.no(os.WriteFile(filler, make([]byte, 6<<20), 0o644))
+	s.NoError(os.WriteFile(filler, make([]byte, 6<<20), 0o644))
 	r := s.Lull("system", "stage", osName)
 	if r.Code != 73 || !strings.Contains(r.Stderr, "lull: cannot stage system 2: could not fetch org.test.cache 2: ") || !strings.Contains(r.Stderr, " needed, ") ||
 		!strings.Contains(r.Stderr, "\nhint: remove something; lull du shows what takes space, lull why what keeps it\n") {
@@ -197,7 +191,7 @@ func TestTooLarge(t *testing.T) {
 			t.Errorf("it does not say %q:\n%s", line, out)
 		}
 	}
-	s.no(os.Remove(filler))
+	s.NoError(os.Remove(filler))
 	s.MustLull("system", "stage")
 	s.is("staged", "1", "")
 	s.has(true, two.cache...)
@@ -212,8 +206,8 @@ func TestTooLarge(t *testing.T) {
 
 // inode distinguishes a file of a package from another that is fetched in its place.
 func (s *scene) inode(hash string) string {
-	s.t.Helper()
+	s.Helper()
 	fi, err := os.Stat(filepath.Join(s.Store, "packages", hash, "content"))
-	s.no(err)
+	s.NoError(err)
 	return fmt.Sprintf("%+v %v", fi.Sys(), fi.ModTime())
 }

@@ -45,7 +45,7 @@ func (s *scene) gate() *gate {
 		}
 		files.ServeHTTP(w, r)
 	}))
-	s.t.Cleanup(g.Close)
+	s.Cleanup(g.Close)
 	return g
 }
 
@@ -72,12 +72,12 @@ func text(c *dbus.Call) string {
 // as a whole, lasts, and may change while something of it is being written.
 func TestUpdatersOwnResolve(t *testing.T) {
 	s := set(t, 0, rig.Options{})
-	a, b := s.publish(s.write("org.test.a", "1", 1, "", nil)), s.publish(s.write("org.test.b", "1", 1, "", nil))
+	a, b := s.Publish(s.write("org.test.a", "1", 1, "", nil)), s.Publish(s.write("org.test.b", "1", 1, "", nil))
 	g := s.gate()
 	s.start()
 	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
 
-	resolve := func(hash string) *dbus.Call { return s.api.Call("Retained.Resolve", hash, none) }
+	resolve := func(hash string) *dbus.Call { return s.API.Call("Retained.Resolve", hash, none) }
 	refused := "org.lull.Error.InvalidArgument cannot resolve package " + a[:16] + " for a system update: it is not retained"
 	if got := text(resolve(a)); !strings.HasPrefix(got, refused) {
 		t.Errorf("not retained: %s", got)
@@ -87,7 +87,7 @@ func TestUpdatersOwnResolve(t *testing.T) {
 	}
 	retain := func(hashes ...string) {
 		t.Helper()
-		if c := s.api.Call("Retained.Set", notNil(hashes)); c.Err != nil {
+		if c := s.API.Call("Retained.Set", notNil(hashes)); c.Err != nil {
 			t.Fatal(c.Err)
 		}
 	}
@@ -137,7 +137,7 @@ func TestUpdatersOwnResolve(t *testing.T) {
 	if out := s.MustLull("why", b).Stdout; !strings.HasPrefix(out, "retained") || strings.Count(out, "\n") != 1 {
 		t.Errorf("b is kept by\n%s", out)
 	}
-	if c := s.api.Call("Retained.Clear"); c.Err != nil {
+	if c := s.API.Call("Retained.Clear"); c.Err != nil {
 		t.Error(c.Err)
 	}
 	s.MustLull("gc")
@@ -167,7 +167,7 @@ func TestRetainedIsReplacedWhole(t *testing.T) {
 					return
 				default:
 				}
-				if s.api.Call("Retained.Set", sets[i%3]).Err != nil {
+				if s.API.Call("Retained.Set", sets[i%3]).Err != nil {
 					return
 				}
 				acknowledged <- i
@@ -185,24 +185,24 @@ func TestRetainedIsReplacedWhole(t *testing.T) {
 			last = i
 		}
 		s.start()
-		got := fmt.Sprint(s.api.Property("", "Retained.Packages"))
+		got := fmt.Sprint(s.API.Property("", "Retained.Packages"))
 		if got != fmt.Sprint(sets[last%3]) && got != fmt.Sprint(sets[(last+1)%3]) {
 			t.Errorf("after call %d retained is %d bytes: %.200s", last, len(got), got)
 		}
 	}
-	if c := s.api.Call("Retained.Clear"); c.Err != nil {
+	if c := s.API.Call("Retained.Clear"); c.Err != nil {
 		t.Fatal(c.Err)
 	}
 	s.agent.Crash()
 	s.start()
-	if got := fmt.Sprint(s.api.Property("", "Retained.Packages")); got != "[]" {
+	if got := fmt.Sprint(s.API.Property("", "Retained.Packages")); got != "[]" {
 		t.Errorf("cleared, retained is %s, want []", got)
 	}
 }
 
 // blobOf is the hash of the noise in a package that was written.
 func (s *scene) blobOf(name, version string) string {
-	s.t.Helper()
+	s.Helper()
 	r := s.Admin.Must("sha256sum", filepath.Join(s.Path("sources"), name+"-"+version, "content"))
 	return r.Stdout[:64]
 }

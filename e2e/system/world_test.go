@@ -21,14 +21,11 @@ func TestMain(m *testing.M) { rig.Main(m.Run) }
 const (
 	limit  = 60 * time.Second
 	osName = "org.test.os"
-	quiet  = "defaults: {auto-refresh: false}\nschedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"
 )
 
 // scene is a machine with a repository.
 type scene struct {
-	*rig.World
-	t     *testing.T
-	api   *rig.API
+	*rig.Scene
 	agent *rig.Proc // in the boot of the file
 }
 
@@ -46,10 +43,7 @@ func set(t *testing.T, disk int, o rig.Options) *scene {
 	if o.Tracker == "subtree" {
 		require.Unified(t)
 	}
-	s := &scene{World: rig.New(t, o), t: t}
-	s.api = s.Bus.Watch()
-	s.Configure("policy.yaml", quiet)
-	s.MustLull("repo", "init", s.Repo)
+	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: o})}
 	s.boot("first")
 	return s
 }
@@ -76,37 +70,30 @@ func tmpfs(t *testing.T, size int) string {
 	return dir
 }
 
-func (s *scene) no(err error) {
-	s.t.Helper()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-}
-
 // boot sets the boot of the next agent.
 func (s *scene) boot(id string) {
-	s.t.Helper()
-	s.no(os.WriteFile(s.Path("boot-id"), []byte(id+"\n"), 0o644))
+	s.Helper()
+	s.NoError(os.WriteFile(s.Path("boot-id"), []byte(id+"\n"), 0o644))
 }
 
 // start starts the agent.
 func (s *scene) start(env ...string) {
-	s.t.Helper()
+	s.Helper()
 	if err := s.tryStart(env...); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 }
 
 // tryStart is start for an agent that may die before it serves.
 func (s *scene) tryStart(env ...string) (err error) {
-	s.t.Helper()
+	s.Helper()
 	s.agent, err = s.TryAgentWith([]string{"--boot-id=" + s.Path("boot-id")}, env...)
 	return err
 }
 
 // reboot stops the agent and starts it in another boot.
 func (s *scene) reboot(id string, env ...string) {
-	s.t.Helper()
+	s.Helper()
 	s.agent.Stop()
 	s.boot(id)
 	s.start(env...)
@@ -115,13 +102,13 @@ func (s *scene) reboot(id string, env ...string) {
 // write makes the source of a package: content is MiB of noise that belongs to
 // its name and version alone.
 func (s *scene) write(name, version string, content float64, more string, files map[string]string) string {
-	s.t.Helper()
+	s.Helper()
 	dir := s.Path("sources", name+"-"+version)
 	noise := make([]byte, int(content*(1<<20)))
 	var seed [32]byte
 	copy(seed[:], name+" "+version)
 	if _, err := rand.NewChaCha8(seed).Read(noise); err != nil {
-		s.t.Fatal(err)
+		s.Fatalf("%v", err)
 	}
 	all := map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: %q\nsummary: for tests\n%s", name, version, more),
@@ -132,20 +119,9 @@ func (s *scene) write(name, version string, content float64, more string, files 
 	}
 	for path, text := range all {
 		path = filepath.Join(dir, path)
-		s.no(errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)))
+		s.NoError(errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)))
 	}
 	return dir
-}
-
-// publish publishes a package and returns its hash.
-func (s *scene) publish(dir string) string {
-	s.t.Helper()
-	var result struct{ Package string }
-	s.no(json.Unmarshal([]byte(s.MustLull("--json", "publish", "--repo", s.Repo, dir).Stdout), &result))
-	if len(result.Package) != 64 {
-		s.t.Fatalf("published as %q", result.Package)
-	}
-	return result.Package
 }
 
 // update is a version of the system that is published.
@@ -164,23 +140,23 @@ func (s *scene) installed() string { return s.Path("installed") }
 
 // update publishes one. Its hook writes down the versions of its images.
 func (s *scene) update(u update) *update {
-	s.t.Helper()
+	s.Helper()
 	hooks := map[string]string{"bin/health": "#!/bin/sh\ntest ! -e " + s.Path("sick") + "\n"}
-	u.base = append(u.base, s.publish(s.write("org.test.base", u.version, u.baseMB, "hooks: {health: [bin/health]}\n", hooks)))
+	u.base = append(u.base, s.Publish(s.write("org.test.base", u.version, u.baseMB, "hooks: {health: [bin/health]}\n", hooks)))
 	if u.cacheMB > 0 {
-		u.cache = append(u.cache, s.publish(s.write("org.test.cache", u.version, u.cacheMB, "", nil)))
+		u.cache = append(u.cache, s.Publish(s.write("org.test.cache", u.version, u.cacheMB, "", nil)))
 	}
 	u.cache = append(u.cache, u.more...)
 	more, files := "", map[string]string{}
 	if !u.silent {
-		u.images = append(u.images, s.publish(s.write("org.test.image", u.version, u.imagesMB, "", nil)))
+		u.images = append(u.images, s.Publish(s.write("org.test.image", u.version, u.imagesMB, "", nil)))
 		more = "hooks: {pre-refresh: [bin/install]}\n"
 		files["bin/install"] = "#!/bin/sh\nset -e\nfor i in $(echo \"$LULL_IMAGES\" | tr : ' '); do cat \"$i/version\"; done >> " + s.installed() + "\n"
 	}
 	text, err := json.Marshal(map[string]any{"version": u.version, "images": notNil(u.images), "base": notNil(u.base), "cache": notNil(u.cache)})
-	s.no(err)
+	s.NoError(err)
 	files["system.json"] = string(text)
-	u.hash = s.publish(s.write(osName, u.version, u.ownMB, more, files))
+	u.hash = s.Publish(s.write(osName, u.version, u.ownMB, more, files))
 	return &u
 }
 
@@ -193,10 +169,10 @@ func notNil(list []string) []string {
 
 // has checks which packages are resident.
 func (s *scene) has(want bool, hashes ...string) {
-	s.t.Helper()
+	s.Helper()
 	for _, h := range hashes {
 		if got := s.resident(h); got != want {
-			s.t.Errorf("package %.16s is resident: %v, want %v", h, got, want)
+			s.Errorf("package %.16s is resident: %v, want %v", h, got, want)
 		}
 	}
 }
@@ -220,14 +196,14 @@ type status struct {
 }
 
 func (s *scene) status() (v status) {
-	s.t.Helper()
-	s.no(json.Unmarshal([]byte(s.MustLull("--json", "system", "status").Stdout), &v))
+	s.Helper()
+	s.NoError(json.Unmarshal([]byte(s.MustLull("--json", "system", "status").Stdout), &v))
 	return v
 }
 
 // is checks state and versions, and that the system in effect is there by name.
 func (s *scene) is(state, committed, booted string) {
-	s.t.Helper()
+	s.Helper()
 	v := s.status()
 	version := func(set *struct{ Version, Hash string }) string {
 		if set == nil {
@@ -236,7 +212,7 @@ func (s *scene) is(state, committed, booted string) {
 		return set.Version
 	}
 	if v.State != state || version(v.Committed) != committed || version(v.Booted) != booted {
-		s.t.Errorf("it is %s, committed %q, booted %q; want %s, %q, %q (%+v)", v.State, version(v.Committed), version(v.Booted), state, committed, booted, v.Error)
+		s.Errorf("it is %s, committed %q, booted %q; want %s, %q, %q (%+v)", v.State, version(v.Committed), version(v.Booted), state, committed, booted, v.Error)
 	}
 	var all struct {
 		System struct {
@@ -245,19 +221,19 @@ func (s *scene) is(state, committed, booted string) {
 		}
 	}
 	if err := json.Unmarshal([]byte(s.MustLull("inspect", "--json").Stdout), &all); err != nil {
-		s.t.Error(err)
+		s.Errorf("%v", err)
 	} else if i := all.System; i.State != state || version(i.Committed) != committed || version(i.Booted) != booted {
-		s.t.Errorf("inspect says %+v; want %s, %q, %q", i, state, committed, booted)
+		s.Errorf("inspect says %+v; want %s, %q, %q", i, state, committed, booted)
 	}
 	if want := committed + booted; want != "" {
 		if booted != "" {
 			want = booted
 		}
 		if got := s.inEffect(); got != want {
-			s.t.Errorf("the link leads to system %q, want %s", got, want)
+			s.Errorf("the link leads to system %q, want %s", got, want)
 		}
 	} else if _, err := os.Lstat(filepath.Join(s.Store, "system")); !errors.Is(err, os.ErrNotExist) {
-		s.t.Errorf("there is a link to a system: %v", err)
+		s.Errorf("there is a link to a system: %v", err)
 	}
 }
 
@@ -270,30 +246,18 @@ func (s *scene) inEffect() string {
 	return strings.TrimSpace(string(b))
 }
 
-// refused checks a command's exact error.
-func (s *scene) refused(r rig.Result, code int, text, hint string) {
-	s.t.Helper()
-	want := "lull: " + text + "\n"
-	if hint != "" {
-		want += "hint: " + hint + "\n"
-	}
-	if r.Code != code || r.Stderr != want {
-		s.t.Errorf("%q: got exit status %d and\n%swant %d and\n%s", r.Args, r.Code, r.Stderr, code, want)
-	}
-}
-
 // says checks the exact output of a command that succeeds.
 func (s *scene) says(want string, args ...string) {
-	s.t.Helper()
+	s.Helper()
 	if r := s.MustLull(args...); r.Stdout != want {
-		s.t.Errorf("%q says\n%swant\n%s", args, r.Stdout, want)
+		s.Errorf("%q says\n%swant\n%s", args, r.Stdout, want)
 	}
 }
 
 // free is how many MiB the disk has left.
 func (s *scene) free() float64 {
-	s.t.Helper()
+	s.Helper()
 	var st syscall.Statfs_t
-	s.no(syscall.Statfs(s.Store, &st))
+	s.NoError(syscall.Statfs(s.Store, &st))
 	return float64(st.Bavail*uint64(st.Bsize)) / (1 << 20)
 }

@@ -1,7 +1,6 @@
 package week_test
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -138,21 +137,14 @@ func TestWeek(t *testing.T) {
 func (w *week) publish(a *application) {
 	w.Helper()
 	a.version++
-	dir := w.Path("src", a.name)
 	services := ""
 	if a == w.apps[0] {
 		services = "services: [{name: svc, scope: system, command: [bin/svc]}]\n"
 	}
-	for name, text := range map[string]string{
+	w.MustLull("publish", "--repo", w.Repo, w.Tree("src/"+a.name, map[string]string{
 		"lull.yaml": fmt.Sprintf("name: %s\nversion: \"%d\"\nsummary: keeps a document\napps: [{name: app, command: [bin/app]}]\ndata: {versioned: true}\n%s", a.name, a.version, services),
 		"bin/app":   program, "bin/svc": service, "version": strconv.Itoa(a.version),
-	} {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
-			w.Fatalf("%v", err)
-		}
-	}
-	w.MustLull("publish", "--repo", w.Repo, dir)
+	}))
 }
 
 // install installs all of them in a store without any.
