@@ -160,7 +160,6 @@ func TestRights(t *testing.T) {
 // TestOtherRepository: what is installed from a repository is not replaced by a file.
 func TestOtherRepository(t *testing.T) {
 	s := set(t, rig.Options{})
-	s.MustLull("repo", "init", s.Repo)
 	s.MustLull("publish", s.tarball("1.0", nil), "--repo", s.Repo)
 	s.MustLull("repo", "add", "other", s.Repo)
 	s.MustLull("install", notes)

@@ -83,14 +83,12 @@ func TestWords(t *testing.T) {
 	s.refused(64, "that flag is for files", "install", "--yes", "org.example.notes")
 	s.refused(65, "the format is unknown", "install", "/etc/passwd")
 	s.MustLull("install", file)
-	s.MustLull("repo", "init", s.Repo)
 	s.refused(1, "there is one of that name", "repo", "add", "local", s.Repo)
 }
 
 // TestForeignLocal: a machine that has another repository of the name keeps it.
 func TestForeignLocal(t *testing.T) {
 	s := set(t, rig.Options{})
-	s.MustLull("repo", "init", s.Repo)
 	s.MustLull("repo", "add", "local", s.Repo)
 	file := s.tarball("1.0", nil)
 	s.refused(1, `cannot install files: "local" is the name of the repository for them, but that of another one here: `+s.Repo, "install", file)

@@ -18,11 +18,10 @@ func (w *World) StartAgent(env ...string) *Proc {
 	if err != nil {
 		w.Fatalf("%v", err)
 	}
-	w.agent = p
 	return p
 }
 
-// Agent is the agent that StartAgent started last.
+// Agent is the agent that was started last, or nil.
 func (w *World) Agent() *Proc { return w.agent }
 
 // StopAgent stops the agent in peace.
@@ -34,16 +33,15 @@ func (w *World) StopAgent() {
 // TryAgent is StartAgent for an agent that may die before it serves.
 func (w *World) TryAgent(env ...string) (*Proc, error) {
 	w.Helper()
-	return w.tryAgentWith(nil, env...)
+	p, err := w.TryAgentWith(nil, env...)
+	if p != nil {
+		w.agent = p
+	}
+	return p, err
 }
 
-// TryAgentWith is TryAgent with more flags.
+// TryAgentWith is TryAgent with more flags, for an agent beside that of the world.
 func (w *World) TryAgentWith(flags []string, env ...string) (*Proc, error) {
-	w.Helper()
-	return w.tryAgentWith(flags, env...)
-}
-
-func (w *World) tryAgentWith(flags []string, env ...string) (*Proc, error) {
 	w.Helper()
 	args := []string{"--root=" + w.Store, "--run-dir=" + w.RunDir, "--config=" + w.Config,
 		"--launcher=" + filepath.Join(w.Bin, "lull-run"), "--release-agent=" + filepath.Join(w.Bin, "lull-release-agent"),
@@ -65,7 +63,7 @@ func (w *World) tryAgentWith(flags []string, env ...string) (*Proc, error) {
 	if w.Rootless {
 		args = append(args, "--user")
 	}
-	argv := slices.Concat(w.Below, []string{filepath.Join(w.Bin, "lulld")}, args, flags)
+	argv := slices.Concat(w.Below, []string{filepath.Join(w.Bin, "lulld")}, args, w.Flags, flags)
 	return w.startReady(w.Admin, argv[0], argv[1:], env)
 }
 

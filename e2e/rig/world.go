@@ -19,6 +19,7 @@ type Options struct {
 	Root     string   // the agent's root; default: a directory in the world
 	Logind   bool     // a logind and a journal of its own (not with Rootless)
 	Tracker  string   // what lulld gets as --tracker; default auto
+	Flags    []string // more flags of lulld
 	Below    []string // a command that starts the agent, which it finds in its arguments
 }
 

@@ -16,7 +16,7 @@ func TestFollow(t *testing.T) {
 	s := set(t, 0, rig.Options{})
 	two := s.update(update{version: "2", baseMB: 1, imagesMB: 1})
 	g := s.gate()
-	s.start()
+	s.StartAgent()
 	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
 	one := s.Publish(s.write("org.test.other", "1", 0, "", nil))
 
@@ -43,10 +43,10 @@ func TestFollow(t *testing.T) {
 	<-again
 	s.prints(second, "system 2: downloading the system")
 	s.looks("staging", "Next:       2: downloading the system, ")
-	s.agent.Crash()
+	s.Agent().Crash()
 	s.ends(second, 69, "lull: cannot follow the system update any longer: the agent has left the bus\nhint: when it is back, `lull system stage` goes on where it has stopped; see `systemctl status lulld`\n")
 
-	s.start()
+	s.StartAgent()
 	s.looks("interrupted", "Next:        2, interrupted while downloading the system\nTo go on:    lull system stage\nTo drop it:  lull system rollback\n")
 	if out := s.MustLull("doctor").Stdout; !strings.Contains(out, "staging "+osName+" was interrupted") {
 		t.Errorf("the doctor says\n%s", out)

@@ -58,7 +58,7 @@ func (s *scene) current(name string) string {
 func TestHistory(t *testing.T) {
 	const name = "org.test.undo"
 	s := set(t, 0, rig.Options{})
-	s.start()
+	s.StartAgent()
 	s.MustLull("repo", "add", "local", s.Repo)
 	publish := func(version, health string) {
 		t.Helper()
@@ -88,8 +88,8 @@ func TestHistory(t *testing.T) {
 	if r := s.Lull("refresh", name); r.Code == 0 {
 		t.Fatalf("the broken version is refreshed: %v", r)
 	}
-	s.agent.Crash()
-	s.start()
+	s.Agent().Crash()
+	s.StartAgent()
 
 	list := s.history()
 	var got []string

@@ -64,7 +64,7 @@ func TestResolveJob(t *testing.T) {
 	const name = "org.test.paint"
 	hash := s.Publish(s.write(name, "1", 0.1, "", nil))
 	g := s.gate()
-	s.start()
+	s.StartAgent()
 	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
 	ctx := t.Context()
 	conn, other := s.Bus.Connect(), s.Bus.Connect()
@@ -155,7 +155,7 @@ func TestJobs(t *testing.T) {
 	s := set(t, 0, rig.Options{})
 	two := s.update(update{version: "2", baseMB: 0.1, silent: true})
 	g := s.gate()
-	s.start()
+	s.StartAgent()
 	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
 	s.says("system 2 is staged: it takes effect when the machine starts again\n", "system", "stage", osName)
 	s.reboot("second")

@@ -55,7 +55,7 @@ func newPlay(t *testing.T, f flow) *play {
 	if free := p.free(); free < 2.3 || free > 4.1 {
 		t.Fatalf("%.1f MiB are free: the test shows nothing", free)
 	}
-	p.agent.Stop()
+	p.StopAgent()
 	return p
 }
 
@@ -66,7 +66,7 @@ func (p *play) lull(args ...string) bool {
 	if r.Code == 0 {
 		return true
 	}
-	if _, err := p.agent.Wait(p.Context(), limit); err != nil {
+	if _, err := p.Agent().Wait(p.Context(), limit); err != nil {
 		p.Fatalf("%v\n%v", r, err)
 	}
 	return false
@@ -77,7 +77,7 @@ func (p *play) run(armed int, env string) {
 	p.Helper()
 	envs := [3]string{}
 	envs[armed] = env
-	p.start(nonEmpty(envs[1])...)
+	p.StartAgent(nonEmpty(envs[1])...)
 	if !p.lull("system", "stage", osName) {
 		return
 	}
@@ -85,12 +85,12 @@ func (p *play) run(armed int, env string) {
 		p.lull("system", "rollback")
 		return
 	}
-	p.agent.Stop()
+	p.StopAgent()
 	p.boot("of system 2")
-	err := p.tryStart(nonEmpty(envs[2])...)
+	_, err := p.TryAgent(nonEmpty(envs[2])...)
 	switch {
 	case err != nil:
-		if _, werr := p.agent.Wait(p.Context(), limit); werr != nil {
+		if _, werr := p.Agent().Wait(p.Context(), limit); werr != nil {
 			p.Fatalf("%v\n%v", err, werr)
 		}
 	case p.keeps:
@@ -151,11 +151,11 @@ func TestKilledAtEveryPoint(t *testing.T) {
 					t.Run(point, func(t *testing.T) {
 						p := newPlay(t, f)
 						p.run(armed, "LULL_FAULT="+point+":kill")
-						if !p.agent.Ended() {
+						if !p.Agent().Ended() {
 							t.Fatal("the agent has not died")
 						}
 						there := p.contents()
-						p.start()
+						p.StartAgent()
 						p.finish()
 						p.settled()
 						// Content of the next system is not re-fetched.

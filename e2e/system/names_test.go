@@ -11,7 +11,7 @@ import (
 // another channel, lists what a refresh would bring, and is answered with similar names.
 func TestNames(t *testing.T) {
 	s := set(t, 0, rig.Options{})
-	s.start()
+	s.StartAgent()
 	s.MustLull("repo", "add", "local", s.Repo)
 	publish := func(name, version, channel string) {
 		t.Helper()

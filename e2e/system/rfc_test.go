@@ -62,7 +62,7 @@ func TestFiveSteps(t *testing.T) {
 	t.Run("lease", func(t *testing.T) {
 		s := set(t, 0, rig.Options{})
 		test := s.writeEdited("1") // 1: a developer edits a test
-		s.start()
+		s.StartAgent()
 		s.MustLull("repo", "add", "local", s.Repo)
 
 		with := s.update(update{version: "1", imagesMB: 0.1, more: []string{test}})
@@ -84,7 +84,7 @@ func TestFiveSteps(t *testing.T) {
 		s := set(t, 0, rig.Options{})
 		test := s.writeEdited("1")
 		s.Configure("policy.d/beside.yaml", "defaults: {keep-revisions: 1, mode: side-by-side}\n")
-		s.start()
+		s.StartAgent()
 		s.MustLull("repo", "add", "local", s.Repo)
 		s.MustLull("install", edited)
 

@@ -19,7 +19,7 @@ const (
 func (s *scene) first(baseMB, cacheMB float64) *update {
 	s.Helper()
 	one := s.update(update{version: "1", baseMB: baseMB, cacheMB: cacheMB, silent: true})
-	s.start()
+	s.StartAgent()
 	s.MustLull("repo", "add", "local", s.Repo)
 	s.is("idle", "", "")
 	s.MustLull("system", "stage", osName)
@@ -100,9 +100,9 @@ func (s *scene) collectRefused(one *update) {
 	s.Publish(s.write("org.test.small", "1", 0.1, "", nil))
 	s.MustLull("install", "org.test.small")
 	s.Until("the journal says so", limit, func() (bool, string) {
-		return strings.Contains(s.agent.Log(), why), s.agent.Log()
+		return strings.Contains(s.Agent().Log(), why), s.Agent().Log()
 	})
-	if n := strings.Count(s.agent.Log(), why); n != 1 {
+	if n := strings.Count(s.Agent().Log(), why); n != 1 {
 		s.Errorf("the journal says it %d times", n)
 	}
 	s.Policy("")

@@ -74,7 +74,7 @@ func TestUpdatersOwnResolve(t *testing.T) {
 	s := set(t, 0, rig.Options{})
 	a, b := s.Publish(s.write("org.test.a", "1", 1, "", nil)), s.Publish(s.write("org.test.b", "1", 1, "", nil))
 	g := s.gate()
-	s.start()
+	s.StartAgent()
 	s.MustLull("repo", "add", "web", g.URL, "--trust", filepath.Join(s.Repo, "root.json"))
 
 	resolve := func(hash string) *dbus.Call { return s.API.Call("Retained.Resolve", hash, none) }
@@ -92,8 +92,8 @@ func TestUpdatersOwnResolve(t *testing.T) {
 		}
 	}
 	retain(a)
-	s.agent.Crash()
-	s.start()
+	s.Agent().Crash()
+	s.StartAgent()
 	s.isIn(true, a, "Retained") // it lasts
 	if got := text(resolve(b)); !strings.Contains(got, "it is not retained") {
 		t.Errorf("not retained: %s", got)
@@ -155,7 +155,7 @@ func TestRetainedIsReplacedWhole(t *testing.T) {
 			sets[i] = append(sets[i], fmt.Sprintf("%064x", 1000*i+j+1))
 		}
 	}
-	s.start()
+	s.StartAgent()
 	for round := range 5 {
 		done := make(chan int, 1)
 		acknowledged := make(chan int, 1000)
@@ -179,12 +179,12 @@ func TestRetainedIsReplacedWhole(t *testing.T) {
 				break
 			}
 		}
-		s.agent.Crash()
+		s.Agent().Crash()
 		close(done)
 		for i := range acknowledged {
 			last = i
 		}
-		s.start()
+		s.StartAgent()
 		got := fmt.Sprint(s.API.Property("", "Retained.Packages"))
 		if got != fmt.Sprint(sets[last%3]) && got != fmt.Sprint(sets[(last+1)%3]) {
 			t.Errorf("after call %d retained is %d bytes: %.200s", last, len(got), got)
@@ -193,8 +193,8 @@ func TestRetainedIsReplacedWhole(t *testing.T) {
 	if c := s.API.Call("Retained.Clear"); c.Err != nil {
 		t.Fatal(c.Err)
 	}
-	s.agent.Crash()
-	s.start()
+	s.Agent().Crash()
+	s.StartAgent()
 	if got := fmt.Sprint(s.API.Property("", "Retained.Packages")); got != "[]" {
 		t.Errorf("cleared, retained is %s, want []", got)
 	}
@@ -218,7 +218,7 @@ func TestRight(t *testing.T) {
 	s.StartPolkit(`polkit.addRule(function(action, subject) {
 	if (action.id == "org.lull.system-update" && subject.user == "` + may.Name + `") return polkit.Result.YES;
 });`)
-	s.start()
+	s.StartAgent()
 	s.MustLull("repo", "add", "local", s.Repo)
 	call := func(as *rig.Actor, iface, method string, args ...string) rig.Result {
 		return as.Run("busctl", append([]string{"--address=" + s.Bus.Address, "call", rig.AgentName, rig.AgentPath, rig.AgentName + "." + iface, method}, args...)...)

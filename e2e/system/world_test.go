@@ -26,7 +26,6 @@ const (
 // scene is a machine with a repository.
 type scene struct {
 	*rig.Scene
-	agent *rig.Proc // in the boot of the file
 }
 
 // set makes one; disk is the size of its store in MiB, or 0 for a plain directory.
@@ -43,7 +42,8 @@ func set(t *testing.T, disk int, o rig.Options) *scene {
 	if o.Tracker == "subtree" {
 		require.Unified(t)
 	}
-	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: o})}
+	s := &scene{rig.NewScene(t, rig.SceneOptions{Options: o})}
+	s.Flags = []string{"--boot-id=" + s.Path("boot-id")}
 	s.boot("first")
 	return s
 }
@@ -76,27 +76,12 @@ func (s *scene) boot(id string) {
 	s.NoError(os.WriteFile(s.Path("boot-id"), []byte(id+"\n"), 0o644))
 }
 
-// start starts the agent.
-func (s *scene) start(env ...string) {
-	s.Helper()
-	if err := s.tryStart(env...); err != nil {
-		s.Fatalf("%v", err)
-	}
-}
-
-// tryStart is start for an agent that may die before it serves.
-func (s *scene) tryStart(env ...string) (err error) {
-	s.Helper()
-	s.agent, err = s.TryAgentWith([]string{"--boot-id=" + s.Path("boot-id")}, env...)
-	return err
-}
-
 // reboot stops the agent and starts it in another boot.
 func (s *scene) reboot(id string, env ...string) {
 	s.Helper()
-	s.agent.Stop()
+	s.StopAgent()
 	s.boot(id)
-	s.start(env...)
+	s.StartAgent(env...)
 }
 
 // write makes the source of a package: content is MiB of noise that belongs to
