@@ -35,7 +35,9 @@ type scene struct {
 	helper *rig.Proc
 }
 
-func set(t *testing.T) *scene {
+func set(t *testing.T) *scene { t.Helper(); return setWith(t, rig.SceneOptions{}) }
+
+func setWith(t *testing.T, o rig.SceneOptions) *scene {
 	t.Helper()
 	require.Root(t)
 	require.Program(t, "dbus-daemon", "dunst", "Xvfb", "setpriv", "busctl")
@@ -43,7 +45,8 @@ func set(t *testing.T) *scene {
 	require.File(t, "/usr/lib/python3/dist-packages/dbusmock")
 	require.ReleaseAgent(t)
 	require.Lock(t, "freezer")
-	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "freezer"}, Auto: true})}
+	o.Tracker, o.Auto = "freezer", true
+	s := &scene{Scene: rig.NewScene(t, o)}
 	s.gate = s.Path("gate")
 	if err := syscall.Mkfifo(s.gate, 0o600); err != nil {
 		t.Fatal(err)

@@ -90,7 +90,7 @@ func (w *World) StartDesktop() *Desktop {
 	d.startX()
 	config := w.Path("dunstrc")
 	menu := w.Path("dunst-menu")
-	err := os.WriteFile(config, []byte(strings.ReplaceAll(dunstConfig, "MENU", menu)), 0o644)
+	err := os.WriteFile(config, []byte(strings.ReplaceAll(dunstConfig, "MENU", menu)+w.Options.Dunst), 0o644)
 	if err == nil { // the menu of a notice: it chooses the line with the text of that file
 		err = os.WriteFile(menu, []byte("#!/bin/sh\nexec grep -m1 -F -f '"+w.Path("dunst-choice")+"'\n"), 0o755)
 	}

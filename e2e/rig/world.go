@@ -20,6 +20,7 @@ type Options struct {
 	Logind   bool     // a logind and a journal of its own (not with Rootless)
 	Tracker  string   // what lulld gets as --tracker; default auto
 	Flags    []string // more flags of lulld
+	Dunst    string   // more of the configuration of the notification server, see dunst(5)
 	Below    []string // a command that starts the agent, which it finds in its arguments
 }
 
