@@ -174,8 +174,11 @@ func (s *System) Rollback() error {
 	s.end()
 	rec := s.record()
 	if rec.Stage == nil && rec.Booted == nil {
-		return errors.Join(errkind.New(errkind.NotFound, "cannot roll back: no system update is staged, or booted and not committed").
-			WithHint("what is committed stays; lull system stage brings another version, also an older one"), s.link())
+		if err := s.link(); err != nil {
+			return err
+		}
+		return errkind.New(errkind.NotFound, "cannot roll back: no system update is staged, or booted and not committed").
+			WithHint("what is committed stays; lull system stage brings another version, also an older one")
 	}
 	return s.rollBack(rec)
 }

@@ -323,7 +323,8 @@ func (a *app) systemRollbackCmd() *cobra.Command {
 		Use:   "rollback",
 		Short: "Give up what is staged, or go back to the system before",
 		Long: `Drops the update that is staged or being staged. If the machine has started with it
-already, the system before it is put back into effect. What is committed stays.`,
+already, the system before it is put back into effect. What is committed stays: where
+there is nothing to give up, nothing changes.`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.decide(cmd.Context(), func(ctx context.Context, s bus.SystemProxy) error {
@@ -331,10 +332,14 @@ already, the system before it is put back into effect. What is committed stays.`
 				if err == nil {
 					err = sent(ctx, output.T("rollback"), output.T("`lull system status` shows it"), s.Rollback(ctx))
 				}
-				if err != nil {
+				nothing := errkind.Is(err, errkind.NotFound)
+				if err != nil && !nothing {
 					return err
 				}
 				return a.decided(ctx, s, func(now bus.SystemProperties) string {
+					if nothing {
+						return output.T("nothing is staged, and nothing waits for a commit; %s stays in effect", systemName(now.Committed))
+					}
 					if before.State == "booted" {
 						return output.T("%[1]s is in effect again, in place of %[2]s", systemName(now.Committed), systemName(before.Booted))
 					}
