@@ -211,12 +211,12 @@ func TestNobodyThere(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if _, err := bus.Subscribe(t.Context(), conn, bus.AgentName, bus.AgentPath); !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("subscribe: %v", err)
+		t.Errorf("subscribe: got %v, want an error of kind %v", err, errkind.Unavailable)
 	}
 	conn.Close()
 	_, err = bus.NewManagerProxy(conn, bus.AgentPath).Doctor(t.Context())
 	if !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("closed: %v", err)
+		t.Errorf("closed: got %v, want an error of kind %v", err, errkind.Unavailable)
 	}
 	if _, err := bus.Dial(t.Context(), "unix:path=/nonexistent/bus", true); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("no bus: %v", err)
@@ -346,7 +346,7 @@ func TestProperties(t *testing.T) {
 		t.Fatalf("%+v", c)
 	}
 	if err := got.Apply(c.Values); err != nil || got.Version != "2" || !slices.Equal(got.Apps, []string{"app"}) {
-		t.Fatalf("%+v, %v", got, err)
+		t.Fatalf("%+v, %v; want no error, version %q and apps %v", got, err, "2", []string{"app"})
 	}
 
 	proxy := bus.NewPackageProxy(w.client, path)
@@ -356,7 +356,7 @@ func TestProperties(t *testing.T) {
 	}
 	all, err := proxy.Properties(t.Context())
 	if err != nil || all.Version != "2" || all.Processes[0].PID != 1 {
-		t.Errorf("%+v, %v", all, err)
+		t.Errorf("%+v, %v; want no error, version %q and pid 1", all, err, "2")
 	}
 	objects, err := bus.ManagedObjects(t.Context(), w.client, bus.AgentName, bus.AgentPath)
 	if err != nil || len(objects) != 1 || len(objects[path][bus.PackageInterface]) == 0 {
@@ -370,7 +370,7 @@ func TestProperties(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	if _, err := proxy.Properties(t.Context()); !errkind.Is(err, errkind.NotFound) {
-		t.Errorf("gone: %v", err)
+		t.Errorf("gone: got %v, want an error of kind %v", err, errkind.NotFound)
 	}
 	p.Update(func(v *bus.PackageProperties) { v.Version = "3" }) // to no one
 }

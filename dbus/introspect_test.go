@@ -81,7 +81,7 @@ func TestIntrospectionIsTheXML(t *testing.T) {
 	// Parent nodes lead there, and a missing node is reported as missing.
 	for path, child := range map[dbus.ObjectPath]string{"/": `<node name="org"/>`, "/org/lull": `<node name="Agent1"/>`, "/org/lull/Agent1/package": `<node name="a"/>`} {
 		if text := introspect(t, w.client, path); !strings.Contains(text, child) {
-			t.Errorf("%s: %s", path, text)
+			t.Errorf("%s: %s; want %q in the text", path, text, child)
 		}
 	}
 	err := bus.FromBus(w.client.Object(bus.AgentName, "/org/none").Call("org.freedesktop.DBus.Introspectable.Introspect", 0).Err)
@@ -115,7 +115,7 @@ func TestServersMustImplementTheXML(t *testing.T) {
 			}
 			slices.Sort(want)
 			if !slices.Equal(want, got) {
-				t.Errorf("%s: the XML has %v, the server interface %v", name, want, got)
+				t.Errorf("%s: the XML has %v, the server interface %v; want %v", name, want, got, got)
 			}
 		}
 	}

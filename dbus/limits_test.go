@@ -40,7 +40,7 @@ func TestCallsOfOneUserAreBounded(t *testing.T) {
 			t.Errorf("%d run, %d are refused", running.Load(), refused.Load())
 		}
 		if _, err := l.enter(":1.1", largeSize+1, as(4001)); !errkind.Is(err, errkind.LimitsExceeded) {
-			t.Errorf("a large call beyond the limit: %v", err)
+			t.Errorf("a large call beyond the limit: got %v, want an error of kind %v", err, errkind.LimitsExceeded)
 		}
 		leave, err := l.enter(":1.1000", 0, as(4002)) // another user, at once
 		if err != nil {

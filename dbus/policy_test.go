@@ -50,6 +50,6 @@ func TestBusPolicy(t *testing.T) {
 	defer p.Close()
 	err = client.Object(bus.AgentName, bus.AgentPath).Call("org.freedesktop.DBus.Peer.Ping", 0, dbus.UnixFD(r.Fd())).Err
 	if !errkind.Is(bus.FromBus(err), errkind.NotPermitted) {
-		t.Errorf("a descriptor got through: %v", err)
+		t.Errorf("a descriptor got through: got %v, want an error of kind %v", err, errkind.NotPermitted)
 	}
 }

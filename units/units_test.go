@@ -33,12 +33,12 @@ func TestInstallUser(t *testing.T) {
 	for range 2 { // also over an earlier one
 		cmd := exec.Command("env", "-i", "HOME="+home, "PATH="+os.Getenv("PATH"), "BIN="+bin, "./install-user")
 		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "enable --now lulld.service lull-userd.path") {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("%v: %s; want no error and %q in the output", err, out, "enable --now lulld.service lull-userd.path")
 		}
 	}
 	programs := filepath.Join(home, ".local/lib/lull")
 	if at, err := filepath.EvalSymlinks(filepath.Join(home, ".local/bin/lull")); err != nil || at != filepath.Join(programs, "lull") {
-		t.Errorf("lull is %s: %v", at, err)
+		t.Errorf("lull is %s: %v; want no error and %v", at, err, filepath.Join(programs, "lull"))
 	}
 	for file, want := range map[string]string{
 		".config/systemd/user/lulld.service":                     "ExecStart=" + programs + "/lulld --user\n",
@@ -151,6 +151,6 @@ func TestEveryFileHasAPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := install(); err == nil || !strings.Contains(out, "cannot tell where units/lull.strange belongs") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("%v: %s; want an error and %q in the output", err, out, "cannot tell where units/lull.strange belongs")
 	}
 }

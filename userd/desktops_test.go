@@ -202,7 +202,7 @@ func (d *desktopScene) start() {
 	})
 	d.t.Cleanup(func() { d.stop() })
 	if line, err := bufio.NewReader(r).ReadString('\n'); line != "READY\n" {
-		d.t.Fatalf("%q %v", line, err)
+		d.t.Fatalf("got %q %v, want line %q", line, err, "READY\n")
 	}
 }
 
@@ -426,7 +426,7 @@ func (d *desktopScene) restarted() {
 	d.until("it is up again", func(p bus.SessionProperties) bool { return p.NotificationServer != "" && one(p) })
 	if d.name == "gnome" {
 		if e := d.entries(); !slices.Equal(e, ready) {
-			d.t.Errorf("%q", e)
+			d.t.Errorf("got %q, want %v", e, ready)
 		}
 	}
 	d.shot("restarted")

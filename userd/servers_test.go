@@ -68,7 +68,7 @@ func TestNoticeOnXfce(t *testing.T) {
 	w.helper()
 	p := w.until("it is shown", one)
 	if !strings.HasPrefix(p.NotificationServer, "Xfce Notify Daemon ") {
-		t.Errorf("%+v", p)
+		t.Errorf("got %+v, want notification server that begins with %q", p, "Xfce Notify Daemon ")
 	}
 	w.untilWindows(1)
 	w.picture("xfce-ready")
@@ -192,7 +192,7 @@ func TestGermanNotices(t *testing.T) {
 			w.helper()
 			p := w.until("it is shown", one)
 			if text := p.Notices[0].Text; !strings.Contains(text, " ist bereit. ") || !strings.Contains(text, "Speichern Sie vorher Ihre Arbeit.") {
-				t.Errorf("%s", text)
+				t.Errorf("got %s, want %q in the text and %q in the text", text, " ist bereit. ", "Speichern Sie vorher Ihre Arbeit.")
 			}
 			w.picture("german-" + server)
 			a.say(bus.HelperShuttingDown{Names: []string{"Notizen", "Karten"}, Left: 120_000_000})

@@ -48,7 +48,7 @@ func TestTwoSessions(t *testing.T) {
 
 	// Each remembers for itself.
 	if files, _ := filepath.Glob(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "lull-userd", "notices-*.json")); len(files) != 2 {
-		t.Errorf("%v", files)
+		t.Errorf("got %v, want 2 files", files)
 	}
 	if err := one.stop(); err != nil {
 		t.Error(err)
@@ -64,7 +64,7 @@ func TestBusSockets(t *testing.T) {
 		{"unix:path=/a,guid=123", "unix:path=/a"}, {"unix:guid=1,abstract=x", "unix:abstract=x"}, {"", "unix:path=/run/user/7/bus"}, {"unix:path=/a;unix:path=/b", "unix:path=/a"},
 	} {
 		if a, b := busSocket(sessionBus(same[0])), busSocket(same[1]); a != b {
-			t.Errorf("%q is %q, %q is %q", same[0], a, same[1], b)
+			t.Errorf("%q is %q, %q is %q; want %v", same[0], a, same[1], b, b)
 		}
 	}
 	if busSocket("unix:path=/a") == busSocket("unix:abstract=/a") {

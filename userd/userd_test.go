@@ -46,7 +46,7 @@ func TestNoticeOnARealServer(t *testing.T) {
 	a.say(bus.HelperUpdated{Refresh: bus.UpdatedRefresh{ID: "r1", Instance: "firefox", Name: "Firefox", ToVersion: "153"}})
 	p = w.until("the news is shown", one)
 	if p.Notices[0].Text != "Firefox was updated. It is now version 153." {
-		t.Errorf("%+v", p.Notices)
+		t.Errorf("got %+v, want text %q", p.Notices, "Firefox was updated. It is now version 153.")
 	}
 	w.displayed("1")
 	w.picture("updated")
@@ -143,7 +143,7 @@ func TestRestartNowStartsTheApplicationAgain(t *testing.T) {
 		b, _ = os.ReadFile(out)
 	}
 	if string(b) != "firefox /its/root /its/run\n" {
-		t.Errorf("the launcher was called with %q", b)
+		t.Errorf("the launcher was called with %q; want content %q", b, "firefox /its/root /its/run\n")
 	}
 }
 

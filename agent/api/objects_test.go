@@ -91,7 +91,7 @@ func TestOnePass(t *testing.T) {
 			unreadable()
 			all, err := bus.ManagedObjects(t.Context(), server.Conn(), server.Conn().Names()[0], bus.AgentPath)
 			if err != nil || len(all) != count {
-				t.Errorf("%d objects: %v", len(all), err)
+				t.Errorf("%d objects: %v; want no error and %v all", len(all), err, count)
 			}
 		}},
 		{"a list", 0, 0, func() {

@@ -69,7 +69,7 @@ func TestLastHelperLeaves(t *testing.T) {
 	x.leave(":1.9", 9)
 	x.leave(":1.7", 7)
 	if a := <-answers; a.UID != 7 || a.Err != refresh.ErrNoHelper {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v, want uid 7 and err %v", a, refresh.ErrNoHelper)
 	}
 	if len(x.users) > 0 {
 		t.Error("the user is kept")

@@ -109,7 +109,7 @@ func TestSessions(t *testing.T) {
 	w.until("ann is at work", use(InUse))
 	for _, s := range w.State().Sessions {
 		if s.UID != 1000 || s.User != "ann" || s.ID != "1" {
-			t.Errorf("%+v", s)
+			t.Errorf("got %+v, want uid 1000, user %q and %q", s, "ann", "1")
 		}
 	}
 	for _, c := range []struct {

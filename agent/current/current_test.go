@@ -16,7 +16,7 @@ func TestSwapNamesRevisionAndPackageAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := l.Read("notes"); !errkind.Is(err, errkind.NotFound) {
-		t.Fatalf("before the first swap: %v", err)
+		t.Fatalf("before the first swap: got %v, want an error of kind %v", err, errkind.NotFound)
 	}
 	one, two := digest.Of([]byte("1")), digest.Of([]byte("2"))
 	for rev, pkg := range map[uint32]digest.Digest{1: one, 2: two} {
@@ -44,7 +44,7 @@ func TestSwapNamesRevisionAndPackageAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if from, err := os.ReadFile(filepath.Join(root, "revisions/notes/2.from")); err != nil || string(from) != "1\n" {
-		t.Fatalf("lineage %q %v", from, err)
+		t.Fatalf("lineage %q %v; want no error and from %q", from, err, "1\n")
 	}
 	if list, err := l.Instances(); err != nil || len(list) != 1 || list[0] != "notes" {
 		t.Fatalf("instances %v %v", list, err)
@@ -62,7 +62,7 @@ func TestSwapNamesRevisionAndPackageAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := l.Read("notes"); !errkind.Is(err, errkind.NotFound) {
-		t.Fatalf("after the end: %v", err)
+		t.Fatalf("after the end: got %v, want an error of kind %v", err, errkind.NotFound)
 	}
 }
 
@@ -78,7 +78,7 @@ func TestForeignLinkIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		if rev, pkg, err := l.Read("notes"); err == nil {
-			t.Errorf("%s was read as revision %d, %s", target, rev, pkg)
+			t.Errorf("%s was read as revision %d, %s; want an error", target, rev, pkg)
 		}
 	}
 }

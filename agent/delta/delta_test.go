@@ -281,7 +281,7 @@ func TestOpenRefuses(t *testing.T) {
 		"header": append(bytes.Clone(pack[:8]), 0xff, 0xff, 0xff, 0xff),
 	} {
 		if _, err := delta.Open(bytes.NewReader(b), int64(len(b))); !errors.Is(err, delta.ErrMalformed) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want the error %v", name, err, delta.ErrMalformed)
 		}
 	}
 }

@@ -38,7 +38,7 @@ func TestDesktopsFindIt(t *testing.T) {
 		return string(bytes.TrimSpace(out))
 	}
 	if out := output("desktop-file-validate", root+"/exports/share/applications/org.gnome.Maps.desktop", root+"/exports/etc/xdg/autostart/maps-watch.desktop"); out != "" {
-		t.Errorf("desktop-file-validate: %s", out)
+		t.Errorf("desktop-file-validate: got %s, want no output", out)
 	}
 	if out := output("gio", "mime", "application/gpx+xml"); !strings.Contains(out, "org.gnome.Maps.desktop") {
 		t.Errorf("gio mime does not find the application:\n%s", out)

@@ -284,7 +284,7 @@ func TestRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := e.Claim("y", other, pkg); !errkind.Is(err, errkind.Conflict) {
-		t.Fatalf("a file that a refresh under way will have: %v", err)
+		t.Fatalf("a file that a refresh under way will have: got %v, want an error of kind %v", err, errkind.Conflict)
 	}
 	if err := errors.Join(e.Release("x"), e.Claim("y", other, pkg), e.Write("y", other, pkg)); err != nil {
 		t.Fatal(err)
@@ -320,7 +320,7 @@ func TestOddFilesAreTheirPackagesAlone(t *testing.T) {
 			e := open(t, root)
 			for what, err := range map[string]error{"Claim": e.Claim("long", l, pkg), "Check": Check("long", l, pkg)} {
 				if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "cannot export the desktop file of long: x.desktop: ") {
-					t.Errorf("%s returns %v", what, err)
+					t.Errorf("%s returns %v; want an error of kind %v and %q in the error", what, err, errkind.Invalid, "cannot export the desktop file of long: x.desktop: ")
 				}
 			}
 			write(t, root+"/exports/share/applications/odd.desktop", content)

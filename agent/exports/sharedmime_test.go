@@ -101,7 +101,7 @@ func TestMimeTypes(t *testing.T) {
 		t.Errorf("gio does not find the application by the alias: %s", got)
 	}
 	if got := output(t, share, "gio", "info", "-a", "standard::icon", filepath.Join(dir, "a.lullnote")); !strings.Contains(got, "application-x-lull-note, text-x-generic") {
-		t.Errorf("gio has the icons %s", got)
+		t.Errorf("gio has the icons %s; want %q", got, "application-x-lull-note, text-x-generic")
 	}
 
 	// Another instance gets neither the type nor its patterns, also of an agent that has been

@@ -179,7 +179,7 @@ func TestUsualNamesOfOthers(t *testing.T) {
 			}
 			for _, size := range []string{"16x16", "scalable"} {
 				if _, err := os.Lstat(root + "/exports/share/icons/hicolor/" + size + "/apps/viewer.png"); err == nil {
-					t.Errorf("an icon has replaced one of %s", name)
+					t.Errorf("an icon has replaced one of %s; want an error", name)
 				}
 			}
 			if got := read(t, root+"/exports/share/applications/org.x.Viewer.desktop"); !strings.Contains(got, "Icon="+root+"/exports/share/icons/org.x.Viewer.png\n") {
@@ -248,7 +248,7 @@ func TestProgramsFindUsualFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out := output("desktop-file-validate", share+"/applications/org.x.Viewer.desktop", share+"/applications/viewer-pdf.desktop"); out != "" {
-		t.Errorf("desktop-file-validate: %s", out)
+		t.Errorf("desktop-file-validate: got %s, want no output", out)
 	}
 	output("appstreamcli", "validate", "--no-net", share+"/metainfo/org.x.Viewer.metainfo.xml")
 	if out := output("gio", "mime", "application/pdf"); !strings.Contains(out, "viewer-pdf.desktop") {

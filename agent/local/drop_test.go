@@ -41,7 +41,7 @@ func TestDropList(t *testing.T) {
 		t.Errorf("%q, %v", names, err)
 	}
 	if names, err := opened(t, t.TempDir()).list(); err != nil || len(names) != 0 {
-		t.Errorf("an empty directory: %q, %v", names, err)
+		t.Errorf("an empty directory: %q, %v; want no error and 0 names", names, err)
 	}
 	for i := range maxDropped + 1 {
 		if err := os.WriteFile(filepath.Join(dir, strings.Repeat("x", i%200+1)+string(rune('a'+i/200))), nil, 0o644); err != nil {
@@ -49,7 +49,7 @@ func TestDropList(t *testing.T) {
 		}
 	}
 	if _, err := opened(t, dir).list(); err == nil || !strings.Contains(err.Error(), "more than 1000 files") {
-		t.Errorf("many files: %v", err)
+		t.Errorf("many files: got %v, want an error and %q in the error", err, "more than 1000 files")
 	}
 }
 
@@ -62,7 +62,7 @@ func TestDropOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := d.open("a"); !errors.Is(err, errWriting) {
-		t.Errorf("while it is written: %v", err)
+		t.Errorf("while it is written: got %v, want the error %v", err, errWriting)
 	}
 	if _, err := w.WriteString("x"); err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func TestDropOpen(t *testing.T) {
 		}
 	}
 	if _, _, err := d.open("none"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want the error %v", err, fs.ErrNotExist)
 	}
 }
 
@@ -104,7 +104,7 @@ func TestRootAlone(t *testing.T) {
 	require.Root(t)
 	dir := t.TempDir()
 	if _, err := openDrop(dir); err == nil || !strings.Contains(err.Error(), "others than root can write /tmp") {
-		t.Errorf("below /tmp: %v", err)
+		t.Errorf("below /tmp: got %v, want an error and %q in the error", err, "others than root can write /tmp")
 	}
 	d := opened(t, dir)
 	d.root = true

@@ -53,7 +53,7 @@ func TestUpload(t *testing.T) {
 	defer client.Close()
 	go full.Receive(t.Context())
 	if _, _, err := full.Open(t.Context()); !errkind.Is(err, errkind.NoSpace) || err.Error() != "cannot receive the file b.zip: the disk is full" {
-		t.Errorf("a full disk: %v", err)
+		t.Errorf("a full disk: got %v, want an error of kind %v and error %q", err, errkind.NoSpace, "cannot receive the file b.zip: the disk is full")
 	}
 	if _, err := client.WriteString("more"); err == nil {
 		t.Error("a write after that succeeds")

@@ -25,7 +25,7 @@ func TestAttributesBecomeFields(t *testing.T) {
 	l := slog.New(h).With("instance", "notes")
 	l.Warn("a step has failed", messages.Key, messages.StepFailed, "refresh", "7", "wait-for", 3, "error", errors.New("disk full"))
 	if text != "a step has failed refresh=7 wait-for=3 error=disk full" || prio != journal.PriWarning {
-		t.Fatalf("%q at %d", text, prio)
+		t.Fatalf("%q at %d; want text %q and prio %v", text, prio, "a step has failed refresh=7 wait-for=3 error=disk full", journal.PriWarning)
 	}
 	for k, want := range map[string]string{"LULL_INSTANCE": "notes", "LULL_REFRESH": "7", "LULL_WAIT_FOR": "3", "LULL_ERROR": "disk full",
 		"MESSAGE_ID": string(messages.StepFailed)} {
@@ -66,7 +66,7 @@ func TestTextsOfOthers(t *testing.T) {
 	}
 	sent = append(sent, strings.TrimSuffix(b.String(), "\n"))
 	if len(sent) != 6 {
-		t.Errorf("%d texts: %q", len(sent), sent)
+		t.Errorf("%d texts: %q; want 6 sent", len(sent), sent)
 	}
 	for _, s := range sent {
 		if !strings.Contains(s, "31mb") || strings.ContainsFunc(s, printable.Hostile) {

@@ -134,7 +134,7 @@ func TestCloseEndsLocks(t *testing.T) {
 	l.Close()
 	eventually(t, "no lock is there", func() bool { return strings.Contains(m.inhibitors(), "No inhibitors") })
 	if _, _, err := l.Take("shutdown", "lull", "why", false); !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("Take after Close: %v", err)
+		t.Errorf("Take after Close: got %v, want an error of kind %v", err, errkind.Unavailable)
 	}
 }
 
@@ -147,7 +147,7 @@ func TestHungLogind(t *testing.T) {
 	m.logind.Process.Signal(syscall.SIGSTOP)
 	_, _, err := l.Take("shutdown", "lull", "answered too late", false)
 	if !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("Take of a hung logind: %v", err)
+		t.Errorf("Take of a hung logind: got %v, want an error of kind %v", err, errkind.Unavailable)
 	}
 	m.logind.Process.Signal(syscall.SIGCONT)
 	eventually(t, "no lock is there", func() bool { return strings.Contains(m.inhibitors(), "No inhibitors") })
@@ -312,6 +312,6 @@ func TestNoBus(t *testing.T) {
 		t.Errorf("Take without a bus: %v", err)
 	}
 	if _, err := Connect("nonsense"); !errkind.Is(err, errkind.Invalid) {
-		t.Errorf("Connect to nonsense: %v", err)
+		t.Errorf("Connect to nonsense: got %v, want an error of kind %v", err, errkind.Invalid)
 	}
 }

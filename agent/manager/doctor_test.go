@@ -77,7 +77,7 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 func TestDoctorLooksAtTheReserve(t *testing.T) {
 	m := newManager(t, "gc: {reserve: 0}\n")
 	if c := verdict(t, m, "reserve"); c.State != doctor.OK || c.Seen != "none, as policy says" {
-		t.Errorf("%+v", c)
+		t.Errorf("got %+v, want state %v and %q", c, doctor.OK, "none, as policy says")
 	}
 	if err := os.WriteFile(m.settings.PolicyFile(), []byte("gc: {reserve: 1MiB}\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -86,13 +86,13 @@ func TestDoctorLooksAtTheReserve(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c := verdict(t, m, "reserve"); c.State != doctor.OK || c.Seen != "1.0 MB" {
-		t.Errorf("%+v", c)
+		t.Errorf("got %+v, want state %v and %q", c, doctor.OK, "1.0 MB")
 	}
 	if err := os.Truncate(filepath.Join(m.Root, "reserve"), 1<<19); err != nil {
 		t.Fatal(err)
 	}
 	if c := verdict(t, m, "reserve"); c.State != doctor.Warn || c.Seen != "524 kB of 1.0 MB" {
-		t.Errorf("%+v", c)
+		t.Errorf("got %+v, want state %v and %q", c, doctor.Warn, "524 kB of 1.0 MB")
 	}
 }
 

@@ -14,13 +14,13 @@ func TestIdentity(t *testing.T) {
 	m := newManager(t, "schedule: {check: 0}\n")
 	first, err := storeid.Read(m.Root)
 	if err != nil || first.UserData != "" {
-		t.Fatalf("%+v, %v", first, err)
+		t.Fatalf("%+v, %v; want no error and no user data", first, err)
 	}
 	if err := m.identify(); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := storeid.Read(m.Root); err != nil || again.ID != first.ID {
-		t.Errorf("%+v, %v", again, err)
+		t.Errorf("%+v, %v; want no error and %v", again, err, first.ID)
 	}
 
 	m.Root = t.TempDir()
@@ -45,7 +45,7 @@ func TestIdentity(t *testing.T) {
 	for _, unset := range []string{"", "relative"} {
 		t.Setenv("XDG_DATA_HOME", unset)
 		if dir, err := ownUserData(); err != nil || dir != filepath.Join(home, ".local/share/lull-user") {
-			t.Errorf("%q: %s, %v", unset, dir, err)
+			t.Errorf("%q: %s, %v; want no error and dir %v", unset, dir, err, filepath.Join(home, ".local/share/lull-user"))
 		}
 	}
 }

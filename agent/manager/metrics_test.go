@@ -24,7 +24,7 @@ func TestMetricsOfPolicy(t *testing.T) {
 		return state, text
 	}
 	if state, text := seen(); state != doctor.OK || text != "written to "+path {
-		t.Errorf("before a write the doctor reports %s: %s", state, text)
+		t.Errorf("before a write the doctor reports %s: %s; want state %v and text %q", state, text, doctor.OK, "written to "+path)
 	}
 	set := func(text string) error {
 		t.Helper()

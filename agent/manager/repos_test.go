@@ -82,19 +82,19 @@ func TestRepositories(t *testing.T) {
 		for _, text := range []string{"url: /x\n  root: r\n", "", "url: /x\nroot: nowhere\n", "url: /x\nroot: bad.yaml\n", "\x00"} {
 			write(t, bad, text)
 			if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), bad) {
-				t.Errorf("%q: %v", text, err)
+				t.Errorf("%q: %v; want an error of kind %v and %q in the error", text, err, errkind.BadPolicy, bad)
 			}
 			if err := m.ConfigError(); err == nil || !strings.Contains(err.Error(), bad) || m.refused() != nil {
 				t.Errorf("%q: %v, %v", text, err, m.refused())
 			}
 			if from, err := m.offers.Choose(t.Context(), "calc", "", "stable"); from != "good" || err != nil {
-				t.Errorf("%q: the good one: %q, %v", text, from, err)
+				t.Errorf("%q: the good one: %q, %v; want from %q and no error", text, from, err, "good")
 			}
 			if _, err := m.repos.Client("bad"); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), bad) {
-				t.Errorf("%q: the bad one: %v", text, err)
+				t.Errorf("%q: the bad one: %v; want an error of kind %v and %q in the error", text, err, errkind.BadPolicy, bad)
 			}
 			if c := verdict(t, m, "repository bad"); c.State != doctor.Fail || !strings.Contains(c.Seen, "left out") {
-				t.Errorf("%q: the doctor says %+v", text, c)
+				t.Errorf("%q: the doctor says %+v; want state %v and %q", text, c, doctor.Fail, "left out")
 			}
 		}
 		if err := os.Remove(bad); err != nil {
@@ -171,14 +171,14 @@ func TestRepositories(t *testing.T) {
 			t.Fatal(err)
 		}
 		if h := m.health(t, "moving"); h.Address != s.URL {
-			t.Errorf("%+v", h)
+			t.Errorf("got %+v, want address %v", h, s.URL)
 		}
 		other := newRepository(t, publish.Options{}, "mover 2")
 		if err := m.repos.SetURL(t.Context(), "moving", other); err == nil {
 			t.Error("another repository is taken for it")
 		}
 		if h := m.health(t, "moving"); h.Address != s.URL {
-			t.Errorf("%+v", h)
+			t.Errorf("got %+v, want address %v", h, s.URL)
 		}
 		if err := m.repos.Remove("moving"); err != nil {
 			t.Error(err)
@@ -194,17 +194,17 @@ func TestRepositories(t *testing.T) {
 			t.Errorf("an ambiguous name: %v", err)
 		}
 		if from, err := m.offers.Choose(t.Context(), "editor", "vb", "stable"); from != "vb" || err != nil {
-			t.Errorf("%q, %v", from, err)
+			t.Errorf("%q, %v; want from %q and no error", from, err, "vb")
 		}
 		if from, err := m.offers.Choose(t.Context(), "only", "", "stable"); from != "vb" || err != nil {
-			t.Errorf("%q, %v", from, err)
+			t.Errorf("%q, %v; want from %q and no error", from, err, "vb")
 		}
 		// A repository that is unreadable now has offered it before.
 		if err := os.Rename(a, a+".away"); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := m.offers.Choose(t.Context(), "editor", "", "stable"); !errkind.Is(err, errkind.Invalid) {
-			t.Errorf("an ambiguous name, of which one is away: %v", err)
+			t.Errorf("an ambiguous name, of which one is away: got %v, want an error of kind %v", err, errkind.Invalid)
 		}
 		// A request to one repository is answered from there or not at all.
 		if r, err := m.opener.Resolve(t.Context(), "editor", "vb", "", "test", 0, nil); err != nil {
@@ -214,7 +214,7 @@ func TestRepositories(t *testing.T) {
 			r.Lease.Close()
 		}
 		if _, err := m.opener.Resolve(t.Context(), "editor", "va", "", "test", 0, nil); !errkind.Is(err, errkind.Unavailable) {
-			t.Errorf("from va, which is away: %v", err)
+			t.Errorf("from va, which is away: got %v, want an error of kind %v", err, errkind.Unavailable)
 		}
 		for _, name := range []string{"va", "vb"} {
 			if err := m.repos.Remove(name); err != nil {
@@ -245,7 +245,7 @@ func TestRepositories(t *testing.T) {
 		m.mustAdd(t, "quick", good, good)
 		drips.Store(true)
 		if from, err := m.offers.Choose(t.Context(), "quick", "", "stable"); from != "quick" || err != nil {
-			t.Errorf("%q, %v", from, err)
+			t.Errorf("%q, %v; want from %q and no error", from, err, "quick")
 		}
 		select {
 		case <-ended:
@@ -263,7 +263,7 @@ func TestRepositories(t *testing.T) {
 			t.Errorf("%+v", h)
 		}
 		if c := verdict(t, m, "repository drip"); c.State != doctor.Fail {
-			t.Errorf("the doctor says %+v", c)
+			t.Errorf("the doctor says %+v; want state %v", c, doctor.Fail)
 		}
 		for _, name := range []string{"drip", "quick"} {
 			if err := m.repos.Remove(name); err != nil {
@@ -277,10 +277,10 @@ func TestRepositories(t *testing.T) {
 		dir := newRepository(t, publish.Options{Rollout: &none}, "rolling 1")
 		m.mustAdd(t, "rolling", dir, dir)
 		if _, err := m.requests.Install(t.Context(), "rolling", "", "", "", false); !errkind.Is(err, errkind.Held) || !strings.Contains(err.Error(), "rolled out") {
-			t.Errorf("a rollout of nothing is installed: %v", err)
+			t.Errorf("a rollout of nothing is installed: got %v, want an error of kind %v and %q in the error", err, errkind.Held, "rolled out")
 		}
 		if p, err := m.offers.Offered(t.Context(), "rolling", "rolling", "stable", true); err != nil || p.Version != "1" {
-			t.Errorf("%v, %v", p, err)
+			t.Errorf("%v, %v; want no error and version %q", p, err, "1")
 		}
 	})
 

@@ -23,7 +23,7 @@ func TestRetryAfterAnyFailure(t *testing.T) {
 	}
 	write(t, stamp, "{}")
 	if _, err := m.requests.Check(t.Context(), nil, offers.Mode{}); !errkind.Is(err, errkind.Untrusted) {
-		t.Fatalf("the look ends with %v", err)
+		t.Fatalf("the look ends with %v; want an error of kind %v", err, errkind.Untrusted)
 	}
 	if unreachable, _ := m.repos.Unreachable(); unreachable {
 		t.Error("the network is blamed")

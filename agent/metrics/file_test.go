@@ -39,10 +39,10 @@ func TestReplace(t *testing.T) {
 				t.Errorf("it is %v, want 0o644, %v", st.Mode(), err)
 			}
 			if b, err := os.ReadFile(path); err != nil || string(b) != "new" {
-				t.Errorf("%q, %v", b, err)
+				t.Errorf("%q, %v; want no error and content %q", b, err, "new")
 			}
 			if b, err := os.ReadFile(elsewhere); err != nil || string(b) != "mine" {
-				t.Errorf("behind the link: %q, %v", b, err)
+				t.Errorf("behind the link: %q, %v; want no error and content %q", b, err, "mine")
 			}
 			if err := Remove(path); err != nil {
 				t.Error(err)

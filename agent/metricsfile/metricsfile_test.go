@@ -169,7 +169,7 @@ func TestMetricsNowhere(t *testing.T) {
 	w := newWorld(t, path)
 	w.write()
 	if text := w.file.Failure(); !strings.HasPrefix(text, "cannot write the metrics in "+path+": ") {
-		t.Errorf("the failure is %q", text)
+		t.Errorf("the failure is %q; want text that begins with %q", text, "cannot write the metrics in "+path+": ")
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -191,7 +191,7 @@ func TestMetricsNowhere(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	if text := w.file.Failure(); text != "" {
-		t.Errorf("the failure is %q", text)
+		t.Errorf("the failure is %q; want no text", text)
 	}
 }
 

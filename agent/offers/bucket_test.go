@@ -26,7 +26,7 @@ func TestBucketWithoutMachineID(t *testing.T) {
 			id := findMachineID(dir+"/machine-id", dir+"/kept", warn)
 			ids[id] = true
 			if len(id) != 32 {
-				t.Errorf("%q", id)
+				t.Errorf("got %q, want 32 of them", id)
 			}
 		}
 		write(t, dir+"/machine-id", "0123456789abcdef0123456789abcdef\n")

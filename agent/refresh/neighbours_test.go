@@ -84,7 +84,7 @@ func TestNeighbours(t *testing.T) {
 		t.Fatal(err)
 	}
 	if trees, _ = e.neighbourTrees("org.example.mine"); len(trees) != len(others)-1 {
-		t.Errorf("after a removal they run from %v", trees)
+		t.Errorf("after a removal they run from %v; want %v trees", trees, len(others)-1)
 	}
 	e.ForgetTrees()
 	if e.neighbours.inodes != 0 || len(e.neighbours.of) != 0 {

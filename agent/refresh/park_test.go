@@ -290,7 +290,7 @@ func TestTerminate(t *testing.T) {
 		}
 		says(t, "asked")
 		if word, err := p.world.Runctl.Inhibited("notes"); err != nil || word != runctl.RefreshPending {
-			t.Errorf("the door is %q %v", word, err)
+			t.Errorf("the door is %q %v; want no error and word %v", word, err, runctl.RefreshPending)
 		}
 		for _, spell := range []time.Duration{terminateGrace - time.Second, terminateGrace + time.Second} {
 			// The next agent repeats the request before it kills.

@@ -193,7 +193,7 @@ func TestEndlessData(t *testing.T) {
 			t.Fatalf("%s was not asked for: %v", pattern, err)
 		}
 		if !errkind.Is(err, errkind.Untrusted) {
-			t.Errorf("%s: installed %q, %s: %v", pattern, version, errkind.KindOf(err), err)
+			t.Errorf("%s: installed %q, %s: %v; want an error of kind %v", pattern, version, errkind.KindOf(err), err, errkind.Untrusted)
 		}
 		// 32 MiB for the list of targets, which is the largest, and the content of
 		// buffers.
@@ -292,7 +292,7 @@ func TestIndefiniteFreeze(t *testing.T) {
 	v.restart(now.Add(8 * 24 * time.Hour))
 	v.refuses("a state that has expired, after a restart")
 	if _, err := v.Offers(t.Context(), app, "stable"); !errkind.Is(err, errkind.Untrusted) {
-		t.Errorf("what was accepted before is in use: %v", err)
+		t.Errorf("what was accepted before is in use: got %v, want an error of kind %v", err, errkind.Untrusted)
 	}
 	v.server.set(nil)
 	v.installs("1.1")
@@ -512,7 +512,7 @@ func TestWrongSoftware(t *testing.T) {
 	v.refuses("the pointer of another package")
 	v.lies("channels/org.example.other/*.edge.json", f.read(f.glob("channels/org.example.other/*.stable.json")))
 	if _, err := v.Offers(t.Context(), "org.example.other", "edge"); !errkind.Is(err, errkind.Untrusted) {
-		t.Errorf("the pointer of another channel is taken: %v", err)
+		t.Errorf("the pointer of another channel is taken: got %v, want an error of kind %v", err, errkind.Untrusted)
 	}
 	v.lies(repo.BlobPath(f.result.Package), f.read(repo.BlobPath(digest.Of([]byte("1.0")))))
 	v.refuses("another file of the repository as the manifest")

@@ -104,7 +104,7 @@ func TestBins(t *testing.T) {
 			t.Errorf("%s: Lists is wrong", name)
 		}
 		if _, err := c.Offers(t.Context(), "none", "stable"); !errkind.Is(err, errkind.NotFound) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want an error of kind %v", name, err, errkind.NotFound)
 		}
 		if l, err := c.Listings(t.Context()); err != nil || len(l) != 21 || !slices.IsSortedFunc(l, func(a, b repo.Listing) int { return strings.Compare(a.Name, b.Name) }) {
 			t.Errorf("%s: %v, %v", name, l, err)
@@ -121,7 +121,7 @@ func TestBins(t *testing.T) {
 		t.Errorf("version %s is offered, want 1.1", v)
 	}
 	if asked := h.take(); len(asked) != 4 {
-		t.Errorf("a change costs %q", asked)
+		t.Errorf("a change costs %q; want 4 asked", asked)
 	}
 	// A change of another package: no bin.
 	for i := 0; ; i++ {
@@ -138,7 +138,7 @@ func TestBins(t *testing.T) {
 		t.Errorf("version %s is offered, want 1.1", v)
 	}
 	if asked := h.take(); len(asked) != 2 {
-		t.Errorf("a change of another package costs %q", asked)
+		t.Errorf("a change of another package costs %q; want 2 asked", asked)
 	}
 	// The bin is on disk.
 	again, err := repo.Open(repo.Config{Name: "main", URL: url, Root: f.root}, filepath.Dir(filepath.Dir(fresh.State())))
@@ -161,7 +161,7 @@ func TestBins(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := publish.Publish(t.Context(), f.dir, src, publish.Options{Common: publish.Common{Now: now}}); !errkind.Is(err, errkind.Conflict) {
-		t.Errorf("a name that differs by case: %v", err)
+		t.Errorf("a name that differs by case: got %v, want an error of kind %v", err, errkind.Conflict)
 	}
 }
 
@@ -179,7 +179,7 @@ func TestBinsSurvive(t *testing.T) {
 				t.Errorf("%s, %s: version %s is offered, want %v", what, name, v, want)
 			}
 			if l, err := c.Listings(t.Context()); err != nil || len(l) != 21 {
-				t.Errorf("%s, %s: %d listings, %v", what, name, len(l), err)
+				t.Errorf("%s, %s: %d listings, %v; want no error and 21 of them", what, name, len(l), err)
 			}
 		}
 	}
@@ -272,7 +272,7 @@ func TestHostileBins(t *testing.T) {
 				// Another bin of the same version has the same signer: it
 				// does not list this application.
 				if name != "another bin" || !errkind.Is(err, errkind.NotFound) {
-					t.Errorf("%s: %v", errkind.KindOf(err), err)
+					t.Errorf("%s: %v; want name %q and an error of kind %v", errkind.KindOf(err), err, "another bin", errkind.NotFound)
 				}
 			}
 			s.set(nil)
@@ -288,7 +288,7 @@ func TestHostileBins(t *testing.T) {
 		c.SetNow(now.AddDate(1, 0, 1))
 		_, err := c.Offers(t.Context(), app, "stable")
 		if !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "expired on 2027-05-01") {
-			t.Errorf("%v", err)
+			t.Errorf("got %v, want an error of kind %v and %q in the error", err, errkind.Untrusted, "expired on 2027-05-01")
 		}
 	})
 	t.Run("delegation", func(t *testing.T) {
@@ -303,7 +303,7 @@ func TestHostileBins(t *testing.T) {
 			f.write("metadata/9.targets.json", sign(f, metadata.TARGETS, targets))
 			f.signSnapshot(func(m *metadata.SnapshotType) { m.Meta["targets.json"] = metadata.MetaFile(9) })
 			if err := install(t.Context(), f.client("", t.TempDir())); !errkind.Is(err, errkind.Untrusted) {
-				t.Errorf("%d bits: %v", bits, err)
+				t.Errorf("%d bits: %v; want an error of kind %v", bits, err, errkind.Untrusted)
 			}
 		}
 	})

@@ -140,7 +140,7 @@ func (f *fixture) glob(pattern string) string {
 	f.t.Helper()
 	paths, err := filepath.Glob(filepath.Join(f.dir, pattern))
 	if err != nil || len(paths) != 1 {
-		f.t.Fatalf("%s: %v, %v", pattern, paths, err)
+		f.t.Fatalf("%s: %v, %v; want no error and 1 paths", pattern, paths, err)
 	}
 	rel, _ := filepath.Rel(f.dir, paths[0])
 	return rel
@@ -244,7 +244,7 @@ func TestInstall(t *testing.T) {
 		}
 		for _, names := range [][2]string{{app, "beta"}, {"org.example.other", "stable"}} {
 			if _, err := c.Channel(t.Context(), names[0], names[1]); !errkind.Is(err, errkind.NotFound) {
-				t.Errorf("%v: %v", names, err)
+				t.Errorf("%v: %v; want an error of kind %v", names, err, errkind.NotFound)
 			}
 		}
 		if _, err := c.Channel(t.Context(), "../x", "stable"); !errkind.Is(err, errkind.Invalid) {
@@ -283,12 +283,12 @@ func TestBlobFromOffset(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, err := io.ReadAll(r); err != nil || string(got) != "0" {
-			t.Errorf("small blob: %q, %v", got, err)
+			t.Errorf("small blob: %q, %v; want no error and %q", got, err, "0")
 		}
 		r.Close()
 		for _, d := range []digest.Digest{small, big} {
 			if _, err := c.Blob(t.Context(), d, 1<<40); !errkind.Is(err, errkind.Untrusted) {
-				t.Errorf("behind the end: %v", err)
+				t.Errorf("behind the end: got %v, want an error of kind %v", err, errkind.Untrusted)
 			}
 		}
 		if _, err := c.Blob(t.Context(), digest.Of([]byte("nothing")), 0); !errkind.Is(err, errkind.Unavailable) {
@@ -386,7 +386,7 @@ func TestOffline(t *testing.T) {
 	s.Close()
 	err := c.Update(t.Context())
 	if !errkind.Is(err, errkind.Unavailable) || !strings.HasPrefix(err.Error(), `cannot read the root metadata of repository "main" at http://`) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v and error that begins with %q", err, errkind.Unavailable, `cannot read the root metadata of repository "main" at http://`)
 	}
 	// The accepted metadata stays in use, until it expires.
 	if _, err := c.Channel(t.Context(), app, "stable"); err != nil {
@@ -440,7 +440,7 @@ func TestCancel(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	c := f.client(url, t.TempDir())
 	if err := c.Update(ctx); !errkind.Is(err, errkind.Interrupted) || !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v and the error %v", err, errkind.Interrupted, context.Canceled)
 	}
 }
 
@@ -488,7 +488,7 @@ func TestRotation(t *testing.T) {
 	for range 2 {
 		c = f.client("", state)
 		if err := c.Update(t.Context()); !errkind.Is(err, errkind.Untrusted) {
-			t.Errorf("got %v", err)
+			t.Errorf("got %v; want an error of kind %v", err, errkind.Untrusted)
 		}
 		// The same if the newer root is lost on this machine.
 		if err := os.Remove(filepath.Join(c.State(), "root.json")); err != nil && !errors.Is(err, os.ErrNotExist) {

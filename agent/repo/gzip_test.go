@@ -76,7 +76,7 @@ func TestCompressedOnTheWire(t *testing.T) {
 	} {
 		err := f.client(f.serve(zipping(f.dir, bad.instead)), t.TempDir()).Update(t.Context())
 		if !errkind.Is(err, bad.kind) || !strings.Contains(err.Error(), bad.want) {
-			t.Errorf("%s: %s: %v", name, errkind.KindOf(err), err)
+			t.Errorf("%s: %s: %v; want an error of kind %v and %q in the error", name, errkind.KindOf(err), err, bad.kind, bad.want)
 		}
 	}
 	broken := func(body []byte) error {
@@ -92,7 +92,7 @@ func TestCompressedOnTheWire(t *testing.T) {
 	whole := gzipped(f.read("metadata/timestamp.json"))
 	for name, body := range map[string][]byte{"not compressed": []byte("{}"), "cut": whole[:len(whole)/2]} {
 		if err := broken(body); !errkind.Is(err, errkind.Unavailable) {
-			t.Errorf("%s: %s: %v", name, errkind.KindOf(err), err)
+			t.Errorf("%s: %s: %v; want an error of kind %v", name, errkind.KindOf(err), err, errkind.Unavailable)
 		}
 	}
 }

@@ -327,7 +327,7 @@ func TestRootOfTrust(t *testing.T) {
 	} {
 		_, err := repo.Open(repo.Config{Name: "main", URL: f.dir, Root: root}, t.TempDir())
 		if !errkind.Is(err, errkind.Untrusted) || !strings.HasPrefix(err.Error(), `cannot trust repository "main": `) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want an error of kind %v and error that begins with %q", name, err, errkind.Untrusted, `cannot trust repository "main": `)
 		}
 	}
 	one, err := repo.Fingerprints(f.root)
@@ -336,7 +336,7 @@ func TestRootOfTrust(t *testing.T) {
 	}
 	for _, bad := range [][]byte{nil, []byte("x"), f.read("metadata/timestamp.json")} {
 		if keys, err := repo.Fingerprints(bad); !errkind.Is(err, errkind.Untrusted) {
-			t.Errorf("fingerprints of %.10q: %v, %v", bad, keys, err)
+			t.Errorf("fingerprints of %.10q: %v, %v; want an error of kind %v", bad, keys, err, errkind.Untrusted)
 		}
 	}
 	c, err := repo.Open(repo.Config{Name: "main", URL: f.dir, Root: other.root}, t.TempDir())
@@ -344,11 +344,11 @@ func TestRootOfTrust(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := c.Update(t.Context()); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "timestamp metadata: its signature is wrong") {
-		t.Errorf("another root: %v", err)
+		t.Errorf("another root: got %v, want an error of kind %v and %q in the error", err, errkind.Untrusted, "timestamp metadata: its signature is wrong")
 	}
 	for _, cfg := range []repo.Config{{Name: "../x", URL: f.dir, Root: f.root}, {Name: "x", URL: "ftp://x", Root: f.root}, {Name: "x", URL: "relative", Root: f.root}} {
 		if _, err := repo.Open(cfg, t.TempDir()); !errkind.Is(err, errkind.Invalid) {
-			t.Errorf("%s %s: %v", cfg.Name, cfg.URL, err)
+			t.Errorf("%s %s: %v; want an error of kind %v", cfg.Name, cfg.URL, err, errkind.Invalid)
 		}
 	}
 }
@@ -379,7 +379,7 @@ func TestDamagedState(t *testing.T) {
 				}
 				f.restore(old)
 				if err := f.client("", state).Update(t.Context()); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "rolled back") {
-					t.Errorf("rolled back: %v", err)
+					t.Errorf("rolled back: got %v, want an error of kind %v and %q in the error", err, errkind.Untrusted, "rolled back")
 				}
 				f.restore(current)
 				if err := install(t.Context(), f.client("", state)); err != nil {
@@ -473,7 +473,7 @@ func TestHostileServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			client := f.client(f.serve(c.handler), t.TempDir())
 			if err := client.Update(t.Context()); !errkind.Is(err, c.kind) || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %s: %v", errkind.KindOf(err), err)
+				t.Errorf("got %s: %v; want an error of kind %v and %q in the error", errkind.KindOf(err), err, c.kind, c.want)
 			}
 		})
 	}

@@ -49,7 +49,7 @@ func TestHTTP2(t *testing.T) {
 	t.Cleanup(s.Close)
 	c := f.client(s.URL, t.TempDir())
 	if err := c.Update(t.Context()); !errkind.Is(err, errkind.Unavailable) || !strings.Contains(err.Error(), "certificate") {
-		t.Fatalf("a certificate that nothing vouches for: %v", err)
+		t.Fatalf("a certificate that nothing vouches for: got %v, want an error of kind %v and %q in the error", err, errkind.Unavailable, "certificate")
 	}
 	mu.Lock()
 	clear(connections)

@@ -95,7 +95,7 @@ func TestMirrors(t *testing.T) {
 	}
 	err := install(t.Context(), mirrored(t, f, unreachable(), unreachable()))
 	if !errkind.Is(err, errkind.Unavailable) || !strings.HasPrefix(err.Error(), `cannot read the root metadata of repository "main" at http://`) {
-		t.Errorf("with neither: %v", err)
+		t.Errorf("with neither: got %v, want an error of kind %v and error that begins with %q", err, errkind.Unavailable, `cannot read the root metadata of repository "main" at http://`)
 	}
 }
 
@@ -147,7 +147,7 @@ func TestMirrorIsBehind(t *testing.T) {
 	}
 	cfg.Mirrors = []string{lagging}
 	if err := reopen().Update(t.Context()); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "rolled back") {
-		t.Errorf("all places are behind: %v", err)
+		t.Errorf("all places are behind: got %v, want an error of kind %v and %q in the error", err, errkind.Untrusted, "rolled back")
 	}
 }
 
@@ -253,7 +253,7 @@ func TestMirrorConfig(t *testing.T) {
 	for _, bad := range []string{"[relative]", "[ftp://x]", "[" + strings.Repeat("/x, ", 17) + "/x]", "{}"} {
 		write(bad)
 		if configs, broken, err := repo.LoadConfigs(dir); err != nil || len(configs) != 0 || len(broken) != 1 || !strings.Contains(broken[0].Err.Error(), "main.yaml:3") {
-			t.Errorf("%s: %+v, %+v, %v", bad, configs, broken, err)
+			t.Errorf("%s: %+v, %+v, %v; want no error, 0 configs, 1 broken and %q in the error", bad, configs, broken, err, "main.yaml:3")
 		}
 	}
 }

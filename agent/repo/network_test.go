@@ -84,13 +84,13 @@ func TestCaptivePortal(t *testing.T) {
 	page := func(what string, err error) {
 		t.Helper()
 		if !errkind.Is(err, errkind.Unavailable) || !strings.Contains(err.Error(), "a web page came back instead") {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v; want an error of kind %v and %q in the error", what, err, errkind.Unavailable, "a web page came back instead")
 		}
 	}
 	h.set(showPortal)
 	page("first sight", c.Update(t.Context()))
 	if asked := h.take(); len(asked) != 1 {
-		t.Errorf("a portal is asked %q", asked)
+		t.Errorf("a portal is asked %q; want 1 asked", asked)
 	}
 	for _, prefix := range []string{"/metadata/timestamp", "/metadata/2.root", "/metadata/2.snapshot", "/metadata/2.targets", "/channels/", "/blobs/"} {
 		h.set(func(w http.ResponseWriter, r *http.Request) bool {
@@ -230,7 +230,7 @@ func TestNothingIsParsedWhereNothingIsNew(t *testing.T) {
 				}
 			}
 			if same := before == c.Trusted(); same != (version == "" && before != nil) {
-				t.Errorf("after publishing %q: the same metadata is in use: %v", version, same)
+				t.Errorf("after publishing %q: the same metadata is in use: %v; want same %v", version, same, (version == "" && before != nil))
 			}
 			if p, err := c.Channel(t.Context(), app, "stable"); err != nil || version != "" && p.Version != version {
 				t.Error(p, err)
@@ -290,7 +290,7 @@ func TestSlowServer(t *testing.T) {
 		c.Impatient(1 << 20)
 		err := install(t.Context(), c)
 		if !errkind.Is(err, errkind.Unavailable) || !strings.Contains(err.Error(), "too slow") {
-			t.Errorf("%s: %v", prefix, err)
+			t.Errorf("%s: %v; want an error of kind %v and %q in the error", prefix, err, errkind.Unavailable, "too slow")
 		}
 		<-ended // the connection is not kept
 		if n := strings.Count(strings.Join(h.take(), " "), prefix); n != 1 && prefix != "/blobs/" {
@@ -375,7 +375,7 @@ func TestClockBehindWhatWasSigned(t *testing.T) {
 		c.SetNow(now) // the battery of the clock was empty
 		err := c.Update(t.Context())
 		if !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "expired") {
-			t.Errorf("expired metadata is believed by a clock that is behind: %v", err)
+			t.Errorf("expired metadata is believed by a clock that is behind: got %v, want an error of kind %v and %q in the error", err, errkind.Untrusted, "expired")
 		}
 	}
 	// With a clock before this program was built, it is the same.
@@ -383,7 +383,7 @@ func TestClockBehindWhatWasSigned(t *testing.T) {
 	c = old.client("", t.TempDir())
 	c.SetNow(time.Unix(0, 0))
 	if err := c.Update(t.Context()); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "expired") {
-		t.Errorf("in 1970: %v", err)
+		t.Errorf("in 1970: got %v, want an error of kind %v and %q in the error", err, errkind.Untrusted, "expired")
 	}
 }
 
@@ -448,10 +448,10 @@ func TestCredentials(t *testing.T) {
 	}
 	address, credentials := repo.SplitPassword("https://ann:p%40ss@example.org/x")
 	if address != "https://example.org/x" || credentials != "ann:p@ss\n" {
-		t.Errorf("%q, %q", address, credentials)
+		t.Errorf("%q, %q; want address %q and credentials %q", address, credentials, "https://example.org/x", "ann:p@ss\n")
 	}
 	if address, credentials := repo.SplitPassword("/srv/x"); address != "/srv/x" || credentials != "" {
-		t.Errorf("%q, %q", address, credentials)
+		t.Errorf("%q, %q; want address %q and no credentials", address, credentials, "/srv/x")
 	}
 	if got := (repo.Config{URL: "https://ann:pw@%zz/"}).Address(); strings.Contains(got, "pw") {
 		t.Error(got)

@@ -44,7 +44,7 @@ func TestOffers(t *testing.T) {
 		// A later version may add keys.
 		more := strings.Replace(string(data), `"version"`, `"later":{"x":1},"version"`, 1)
 		if again, err = repo.ParseOffers([]byte(more)); err != nil || !reflect.DeepEqual(again, list) {
-			t.Errorf("%s, with a key of a later version: got %+v, %v", name, again, err)
+			t.Errorf("%s, with a key of a later version: got %+v, %v; want no error and again %v", name, again, err, list)
 		}
 	}
 }
@@ -69,7 +69,7 @@ func TestBadOffers(t *testing.T) {
 		"for ever": {timed("a", repo.Step{Percent: 1, After: 1 << 60})}, "too many steps": {timed("a", make([]repo.Step, repo.MaxSteps+1)...)},
 	} {
 		if _, err := list.Encode(); !errkind.Is(err, errkind.Invalid) || !strings.HasPrefix(err.Error(), "cannot ") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want an error of kind %v and error that begins with %q", name, err, errkind.Invalid, "cannot ")
 		}
 	}
 	for name, data := range map[string]string{
@@ -77,7 +77,7 @@ func TestBadOffers(t *testing.T) {
 		"large": strings.Repeat(" ", repo.MaxOffersSize+1),
 	} {
 		if list, err := repo.ParseOffers([]byte(data)); !errkind.Is(err, errkind.Invalid) {
-			t.Errorf("%s: %v, %v", name, list, err)
+			t.Errorf("%s: %v, %v; want an error of kind %v", name, list, err, errkind.Invalid)
 		}
 	}
 }
@@ -86,21 +86,21 @@ func TestSteps(t *testing.T) {
 	want := []repo.Step{{Percent: 1}, {Percent: 10, After: 6 * hour}, {Percent: 100, After: 48 * hour}}
 	steps, err := repo.ParseSteps("1%@0h,10%@6h, 100%@2d")
 	if err != nil || !reflect.DeepEqual(steps, want) {
-		t.Errorf("got %v, %v", steps, err)
+		t.Errorf("got %v, %v; want no error and steps %v", steps, err, want)
 	}
 	if s := repo.FormatSteps(want); s != "1%@0h,10%@6h,100%@2d" {
 		t.Errorf("formatted as %s, want %q", s, "1%@0h,10%@6h,100%@2d")
 	}
 	for _, bad := range []string{"", "10", "10%", "x%@1h", "10%@5", "10%@1h,5%@2h", "10%@2h,20%@1h", "200%@1h", "1%@999999w", "1%@0h,,"} {
 		if s, err := repo.ParseSteps(bad); !errkind.Is(err, errkind.Usage) {
-			t.Errorf("%q: %v, %v", bad, s, err)
+			t.Errorf("%q: %v, %v; want an error of kind %v", bad, s, err, errkind.Usage)
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		steps := drawSteps(t)
 		again, err := repo.ParseSteps(repo.FormatSteps(steps))
 		if err != nil || !reflect.DeepEqual(again, steps) {
-			t.Errorf("%v is read back as %v, %v", steps, again, err)
+			t.Errorf("%v is read back as %v, %v; want no error and again %v", steps, again, err, steps)
 		}
 	})
 }

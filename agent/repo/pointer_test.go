@@ -57,7 +57,7 @@ func TestBadPointers(t *testing.T) {
 			t.Fatalf("%s: nothing was replaced", name)
 		}
 		if _, err := repo.ParsePointer(bad); !errkind.Is(err, errkind.Invalid) || !strings.HasPrefix(err.Error(), "cannot ") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want an error of kind %v and error that begins with %q", name, err, errkind.Invalid, "cannot ")
 		}
 	}
 	if _, err := repo.ParsePointer(append(good, make([]byte, repo.MaxPointerSize)...)); err == nil {
@@ -159,7 +159,7 @@ func TestLoadConfigs(t *testing.T) {
 			continue
 		}
 		if err := broken[0].Err; !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), c[2]) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want an error of kind %v and %q in the error", name, err, errkind.BadPolicy, c[2])
 		}
 	}
 }

@@ -72,7 +72,7 @@ func TestEndIsToldToAll(t *testing.T) {
 		}
 		p.End()
 		if ps, err := tr.Busy(app); err != nil || len(ps) != 0 {
-			t.Fatalf("%v, %v", ps, err)
+			t.Fatalf("%v, %v; want no error and 0 of them", ps, err)
 		}
 		select {
 		case <-tr.Changes():

@@ -107,7 +107,7 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 
 	group, err := tr.Attach(app, pkg, "", p.PID, pidfd(t, p.PID))
 	if err != nil || !strings.HasPrefix(group, "/lull/app/"+app+"/"+pkg.Short()+".") {
-		t.Errorf("got %q, %v", group, err)
+		t.Errorf("got %q, %v; want no error and group that begins with %q", group, err, "/lull/app/"+app+"/"+pkg.Short()+".")
 	}
 	if now, err := cgroup.Of(p.PID); err != nil || cgroup.Unified(now) != group {
 		t.Errorf("process %d is in %v, %v", p.PID, now, err)
@@ -120,7 +120,7 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 	p.End()
 	q.End()
 	if ps, err := tr.Busy(app); err != nil || len(ps) != 0 {
-		t.Errorf("%v, %v", ps, err)
+		t.Errorf("%v, %v; want no error and 0 of them", ps, err)
 	}
 }
 
@@ -133,7 +133,7 @@ func TestPlaceAfterClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := tr.Attach(app, pkg, "", p.PID, -1); !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v", err, errkind.Unavailable)
 	}
 	if _, ok := <-tr.Changes(); ok {
 		t.Error("a hint after Close")
@@ -205,7 +205,7 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 	register(ours)
 	tr4, _ = open(t, killed)
 	if now := registered(); now != filepath.Join(killed.RunDir, "release-agent") {
-		t.Errorf("%q is registered, %s", now, tr4.Events())
+		t.Errorf("%q is registered, %s; want %v", now, tr4.Events(), filepath.Join(killed.RunDir, "release-agent"))
 	}
 	if err := tr4.Close(); err != nil || registered() != gone {
 		t.Errorf("%q is registered: %v", registered(), err)
@@ -225,13 +225,13 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 	p := conformance.Placed(t, tr, conformance.Launch{Instance: app, Package: pkg})
 	p.End()
 	if ps, err := tr.Busy(app); err != nil || len(ps) != 0 {
-		t.Errorf("%v, %v", ps, err)
+		t.Errorf("%v, %v; want no error and 0 of them", ps, err)
 	}
 	if err := tr.Close(); err != nil || registered() != foreign {
 		t.Errorf("%q is registered: %v", registered(), err)
 	}
 	if b, err := os.ReadFile(said); err == nil {
-		t.Errorf("the foreign agent was called: %s", b)
+		t.Errorf("the foreign agent was called: got %s, want an error", b)
 	}
 
 	// Without a binary, or with a missing one, it polls and reports that.
@@ -267,25 +267,25 @@ func TestStrangersCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	if ps, err := tr.Busy(app); err != nil || len(ps) != 1 || ps[0].PID != p.PID {
-		t.Errorf("got %v, %v", ps, err)
+		t.Errorf("got %v, %v; want no error, 1 of them and pid %v", ps, err, p.PID)
 	}
 	p.End()
 	if ps, err := tr.Busy(app); err != nil || len(ps) != 0 {
-		t.Errorf("got %v, %v", ps, err)
+		t.Errorf("got %v, %v; want no error and 0 of them", ps, err)
 	}
 }
 
 func TestChoose(t *testing.T) {
 	if _, err := runs.Choose(runs.Options{Want: "magic", RunDir: t.TempDir()}); !errkind.Is(err, errkind.Usage) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v", err, errkind.Usage)
 	}
 	if _, err := runs.Choose(runs.Options{Want: "freezer", UserMode: true, RunDir: t.TempDir()}); !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v", err, errkind.Unavailable)
 	}
 	if l, err := cgroup.Mounts(); err == nil && !l.SystemdUnified {
 		for _, user := range []bool{true, false} {
 			if _, err := runs.Choose(runs.Options{Want: "scope", UserMode: user, RunDir: t.TempDir()}); !errkind.Is(err, errkind.Unavailable) {
-				t.Errorf("got %v", err)
+				t.Errorf("got %v; want an error of kind %v", err, errkind.Unavailable)
 			}
 		}
 	}
@@ -330,6 +330,6 @@ func TestPlaceWhereOthersTidyUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	if ps, err := tr.Busy(app); err != nil || len(ps) != 1 {
-		t.Errorf("%v, %v", ps, err)
+		t.Errorf("%v, %v; want no error and 1 of them", ps, err)
 	}
 }

@@ -177,7 +177,7 @@ func TestScopeTellsApart(t *testing.T) {
 		}
 	}
 	if all, err := tr.Runs(); err != nil || len(all) != 0 {
-		t.Errorf("got %+v, %v", all, err)
+		t.Errorf("got %+v, %v; want no error and 0 all", all, err)
 	}
 	// A user logs in, and a slice is made, after the tracker has started.
 	for _, slice := range []string{"user.slice/user-7.slice/user@7.service/app.slice", "system.slice/late.slice/later.slice", "user.slice/user-7.slice/user-7-lull.slice", "user.slice/user-9.slice/user-9-lull.slice"} {
@@ -216,10 +216,10 @@ func TestScopePlaceNeedsSystemd(t *testing.T) {
 	p := conformance.Start(t, conformance.Launch{})
 	t.Cleanup(p.End)
 	if _, err := tr.Attach(app, pkg, "", p.PID, -1); !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v", err, errkind.Unavailable)
 	}
 	if _, err := tr.Attach(app, pkg, "daemon", p.PID, -1); !errkind.Is(err, errkind.Invalid) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v", err, errkind.Invalid)
 	}
 	if err := unix.Kill(p.PID, 0); err != nil {
 		t.Error(err)
@@ -264,7 +264,7 @@ func TestScopePlaceBySystemd(t *testing.T) {
 		t.Fatalf("got %q, %v", group, err)
 	}
 	if ps, err := tr.Busy(app); err != nil || len(ps) != 1 || ps[0].PID != p.PID {
-		t.Errorf("%+v, %v", ps, err)
+		t.Errorf("%+v, %v; want no error, 1 of them and pid %v", ps, err, p.PID)
 	}
 	awaitMarker(t, tr, ctl, true)
 	p.End()

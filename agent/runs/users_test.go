@@ -280,7 +280,7 @@ func TestNamesInAUsersTree(t *testing.T) {
 			t.Error(err)
 		}
 		if ps, err := tr.SessionProcs(app, "daemon"); err != nil || len(ps) != 1 {
-			t.Errorf("of sessions there are %v, %v", ps, err)
+			t.Errorf("of sessions there are %v, %v; want no error and 1 of them", ps, err)
 		}
 		all, err := tr.Runs()
 		if err != nil || len(all) != 1 || !all[0].Session || all[0].UID != 2001 {

@@ -80,14 +80,14 @@ func hooks(t *testing.T, m services.Manager) {
 		// One that ignores signals, and a child that has moved into a session of its own.
 		_, err := m.Run(ctx, hook("", "trap '' TERM; setsid sleep 1000 & echo $$ $! > \"$DIR/.hanging\"; mv \"$DIR/.hanging\" \"$DIR/hanging\"; while :; do sleep 1; done"))
 		if !errors.Is(err, late) {
-			t.Errorf("%v", err)
+			t.Errorf("got %v, want the error %v", err, late)
 		}
 		gone(t, pids)
 	})
 	t.Run("leaves something behind", func(t *testing.T) {
 		out, err := m.Run(t.Context(), hook("", "setsid sleep 1000 >/dev/null 2>&1 & echo $! > \"$DIR/left\"; echo done"))
 		if err != nil || out != "done" {
-			t.Errorf("%q %v", out, err)
+			t.Errorf("got %q %v, want no error and output %q", out, err, "done")
 		}
 		gone(t, filepath.Join(dir, "left"))
 	})
@@ -109,7 +109,7 @@ func hooks(t *testing.T, m services.Manager) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := m.Run(ctx, hook("", "sleep 1000")); !errors.Is(err, context.Canceled) {
-			t.Errorf("%v", err)
+			t.Errorf("got %v, want the error %v", err, context.Canceled)
 		}
 	})
 }

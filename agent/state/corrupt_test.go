@@ -65,7 +65,7 @@ func judged(t *testing.T, path string) (refused bool) {
 	defer d.Close()
 	list, err := d.Instances()
 	if err != nil || len(list) != 40 || list[39].Last != 6 || len(list[39].Revisions) != 6 {
-		t.Fatalf("%d instances, %v", len(list), err)
+		t.Fatalf("%d instances, %v; want no error, 40 list, last 6 and 6 revisions", len(list), err)
 	}
 	if set, err := d.Set(Retained); err != nil || len(set) != 1 {
 		t.Fatal(set, err)
@@ -181,11 +181,11 @@ func TestDamageWhileOpen(t *testing.T) {
 	}
 	want := "it is damaged: "
 	if _, err := d.Instances(); err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("reading: %v", err)
+		t.Errorf("reading: got %v, want an error and %q in the error", err, want)
 	}
 	for range 2 { // the second one must not wait for a lock that will never be released
 		if err := d.PutLoss(Loss{}); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("writing: %v", err)
+			t.Errorf("writing: got %v, want an error and %q in the error", err, want)
 		}
 	}
 }

@@ -103,7 +103,7 @@ func TestBrokenJournalRecordIsDroppedAndTold(t *testing.T) {
 			t.Fatal(list, err)
 		}
 		if len(bad) != 1-want {
-			t.Fatalf("told of %v in round %d", bad, want)
+			t.Fatalf("told of %v in round %d; want %v bad", bad, want, 1-want)
 		}
 	}
 }
@@ -163,6 +163,6 @@ func TestUnchanged(t *testing.T) {
 	flushes("its removal again", false, func() error { return d.RemoveRefresh("1") })
 	flushes("no holds", false, func() error { return d.RemoveHolds("a") })
 	if i, err := d.Instance("a"); err != nil || i.Last != 2 {
-		t.Errorf("%+v, %v", i, err)
+		t.Errorf("%+v, %v; want no error and last 2", i, err)
 	}
 }

@@ -44,7 +44,7 @@ func TestLockRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := store.LockRoot(s.Root()); !errkind.Is(err, errkind.Busy) || !strings.Contains(err.Error(), fmt.Sprintf("another agent (pid %d) uses", os.Getpid())) {
-		t.Errorf("locked twice: %v", err)
+		t.Errorf("locked twice: got %v, want an error of kind %v and %q in the error", err, errkind.Busy, fmt.Sprintf("another agent (pid %d) uses", os.Getpid()))
 	}
 	// Our own lock does not block us.
 	own, err := store.Open(s.Root())
@@ -90,7 +90,7 @@ func TestSecondAgent(t *testing.T) {
 	}
 
 	if _, err := store.LockRoot(s.Root()); !errkind.Is(err, errkind.Busy) || !strings.Contains(err.Error(), fmt.Sprintf("another agent (pid %d) uses", other.Process.Pid)) {
-		t.Errorf("locked twice: %v", err)
+		t.Errorf("locked twice: got %v, want an error of kind %v and %q in the error", err, errkind.Busy, fmt.Sprintf("another agent (pid %d) uses", other.Process.Pid))
 	}
 	keep := filepath.Join(s.Root(), "trash", "in use by the other")
 	os.WriteFile(keep, nil, 0o600)
@@ -111,7 +111,7 @@ func TestSecondAgent(t *testing.T) {
 	_, _, e4 := guest.Restage(one, nil)
 	for i, err := range []error{e1, e2, e3, e4, guest.Materialise(digest.Of(nil)), guest.SetReserve(1), guest.DropBlob(store.MetaKey(one)), guest.DropIngest(one)} {
 		if !errkind.Is(err, errkind.Busy) {
-			t.Errorf("change %d by a guest: %v", i, err)
+			t.Errorf("change %d by a guest: %v; want an error of kind %v", i, err, errkind.Busy)
 		}
 	}
 

@@ -38,7 +38,7 @@ func TestMaterialise(t *testing.T) {
 	} {
 		b, err := os.ReadFile(filepath.Join(dir, path))
 		if err != nil || string(b) != want.content {
-			t.Errorf("%s: %q, %v", path, b, err)
+			t.Errorf("%s: %q, %v; want no error and content %v", path, b, err, want.content)
 		}
 		if fi, err := os.Stat(filepath.Join(dir, path)); err != nil || fi.Mode() != want.mode {
 			t.Errorf("%s: %v, want %v, %v", path, fi.Mode(), want.mode, err)
@@ -55,7 +55,7 @@ func TestMaterialise(t *testing.T) {
 		t.Error("bin/app is no hard link")
 	}
 	if got := s.Packages(); len(got) != 2 {
-		t.Errorf("Packages: %v", got)
+		t.Errorf("Packages: got %v, want 2 of them", got)
 	}
 	if got, ok := s.Find(one.Short()); !ok || got != one {
 		t.Errorf("Find: %v, %v", got, ok)
@@ -64,10 +64,10 @@ func TestMaterialise(t *testing.T) {
 		t.Error("Find finds what is not there")
 	}
 	if m, err := s.Meta(one); err != nil || m.Version != "1" {
-		t.Errorf("Meta: %v, %v", m, err)
+		t.Errorf("Meta: %v, %v; want no error and version %q", m, err, "1")
 	}
 	if missing, err := s.Missing(one); err != nil || len(missing) != 0 {
-		t.Errorf("Missing: %v, %v", missing, err)
+		t.Errorf("Missing: %v, %v; want no error and 0 missing", missing, err)
 	}
 	if n, bytes, err := s.Usage(); err != nil || n != len(storetest.Keys(t, s)) || bytes == 0 {
 		t.Errorf("Usage: %d, %d, %v", n, bytes, err)
@@ -165,7 +165,7 @@ func TestStage(t *testing.T) {
 		}
 		for name, want := range map[string]string{"bin/app": "app 2", "share/doc/read me": "same"} {
 			if b, err := os.ReadFile(filepath.Join(s.PackageDir(two), name)); err != nil || string(b) != want {
-				t.Errorf("%s: %q, %v", name, b, err)
+				t.Errorf("%s: %q, %v; want no error and content %v", name, b, err, want)
 			}
 		}
 	}
@@ -234,7 +234,7 @@ func TestMaterialiseManyFiles(t *testing.T) {
 	r.Put(t, s, pkg)
 	for path, want := range files {
 		if b, err := os.ReadFile(filepath.Join(s.PackageDir(pkg), path)); err != nil || string(b) != want {
-			t.Fatalf("%s: %q, %v", path, b, err)
+			t.Fatalf("%s: %q, %v; want no error and content %v", path, b, err, want)
 		}
 	}
 	if findings, _, err := s.Verify(t.Context(), nil, nil); err != nil || len(findings) > 0 {

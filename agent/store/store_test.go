@@ -125,7 +125,7 @@ func TestIngestResumes(t *testing.T) {
 	storetest.Replace(t, i.Path(store.Key{Digest: digest.Of([]byte(contents[1]))}), make([]byte, len(contents[1])))
 	os.WriteFile(filepath.Join(s.Root(), "tmp", pkg.String(), "junk"), nil, 0o600)
 	if _, err := s.Ingest(pkg); !errkind.Is(err, errkind.Busy) {
-		t.Errorf("a second ingest of the package: %v", err)
+		t.Errorf("a second ingest of the package: got %v, want an error of kind %v", err, errkind.Busy)
 	}
 
 	s2, err := store.Open(s.Root())
@@ -133,7 +133,7 @@ func TestIngestResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, err := s2.Ingests(); err != nil || len(left) != 1 {
-		t.Errorf("Ingests: %v, %v", left, err)
+		t.Errorf("Ingests: %v, %v; want no error and 1 left", left, err)
 	}
 	i, err = s2.Ingest(pkg)
 	if err != nil {
@@ -142,7 +142,7 @@ func TestIngestResumes(t *testing.T) {
 	for n, c := range contents {
 		k := store.Key{Digest: digest.Of([]byte(c)), Exec: n == 0}
 		if got := i.Has(k); got != (n == 0) {
-			t.Errorf("blob %d: Has is %v", n, got)
+			t.Errorf("blob %d: Has is %v; want %v", n, got, (n == 0))
 		}
 		if n == 0 {
 			continue
@@ -210,7 +210,7 @@ func TestOpenCleans(t *testing.T) {
 	}
 	for pattern, want := range map[string]int{"packages/.*": 0, "trash/*": 16, "trash/*/*": 0, ".tmp*": 0, "tmp/*/*": 1, "other/*": 1, "packages/*": 2} {
 		if got, _ := filepath.Glob(filepath.Join(s.Root(), pattern)); len(got) != want {
-			t.Errorf("%s: %v", pattern, got)
+			t.Errorf("%s: %v; want %v of them", pattern, got, want)
 		}
 	}
 }
@@ -278,7 +278,7 @@ func TestFullDisk(t *testing.T) {
 		return errors.Join(err, w.Close())
 	}
 	if err := put(); !errkind.Is(err, errkind.NoSpace) {
-		t.Fatalf("on a full disk: %v", err)
+		t.Fatalf("on a full disk: got %v, want an error of kind %v", err, errkind.NoSpace)
 	}
 	if i.Partial(k) == 0 {
 		t.Error("what was written is forgotten")
@@ -296,12 +296,12 @@ func TestKeys(t *testing.T) {
 	d := digest.Of(nil)
 	for _, k := range []store.Key{{Digest: d}, {Digest: d, Exec: true}} {
 		if got, err := store.ParseKey(k.String()); err != nil || got != k {
-			t.Errorf("%v: %v, %v", k, got, err)
+			t.Errorf("%v: %v, %v; want no error and %v", k, got, err, k)
 		}
 	}
 	for _, s := range []string{"", "x", d.String() + "y", strings.ToUpper(d.String()), d.String() + "xx", d.String()[1:]} {
 		if _, err := store.ParseKey(s); err == nil {
-			t.Errorf("accepted %q", s)
+			t.Errorf("accepted %q; want an error", s)
 		}
 	}
 }

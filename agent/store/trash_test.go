@@ -54,14 +54,14 @@ func TestTrash(t *testing.T) {
 		t.Errorf("DiscardTree: %v, %v", deleted, err)
 	}
 	if absent, err := s.Absent([]store.Want{{Key: help}}); err != nil || len(absent) != 1 {
-		t.Errorf("Absent of what is deleted: %v, %v", absent, err)
+		t.Errorf("Absent of what is deleted: %v, %v; want no error and 1 absent", absent, err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.Root(), "trash/*/*")); len(left) > 0 {
 		t.Errorf("left in the trash: %v", left)
 	}
 	stop := errors.New("stop")
 	if taken, _, err := s.Trash([]store.Key{a}, nil, func(k store.Key) (bool, error) { return true, stop }); !errors.Is(err, stop) || len(taken) != 0 {
-		t.Errorf("TakeAway after an error: %v, %v", taken, err)
+		t.Errorf("TakeAway after an error: %v, %v; want the error %v and 0 taken", taken, err, stop)
 	}
 }
 

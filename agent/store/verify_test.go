@@ -173,7 +173,7 @@ func TestVerifyLeavesSealsAlone(t *testing.T) {
 		if strings.Contains(line, "LEASE") && strings.Contains(line, fmt.Sprintf(" %d ", os.Getpid())) {
 			mine++
 			if !strings.Contains(line, "ACTIVE") { // a lease that something waits for is BREAKING or BROKEN
-				t.Errorf("the lease is broken: %s", line)
+				t.Errorf("the lease is broken: got %s, want %q in the line", line, "ACTIVE")
 			}
 		}
 	}

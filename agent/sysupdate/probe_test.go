@@ -129,7 +129,7 @@ func TestSystemHooks(t *testing.T) {
 	// A rollback whose hook fails has not happened.
 	m.no(os.WriteFile(log+".rollback", nil, 0o644))
 	if err := m.Rollback(); !errkind.Is(err, errkind.Failed) || !strings.Contains(err.Error(), "the rollback hook of org.test.system failed") {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v and %q in the error", err, errkind.Failed, "the rollback hook of org.test.system failed")
 	}
 	m.is(Booted, "1", "2")
 	m.no(os.Remove(log + ".rollback"))

@@ -213,7 +213,7 @@ func TestResolve(t *testing.T) {
 		}
 		hit = true
 		if got := m.roots(index.WritingIndex); !slices.Equal(got, []digest.Digest{a}) {
-			t.Errorf("writing is %v", got)
+			t.Errorf("writing is %v; want %v", got, []digest.Digest{a})
 		}
 		if got := m.roots(index.OpenIndex); len(got) > 0 {
 			t.Errorf("open is %v", got)
@@ -326,7 +326,7 @@ func TestLinkInTheWay(t *testing.T) {
 	m.reboot()
 	refused(t, m.settled, errkind.Failed, "as the link to the system in effect")
 	if st := m.Status(); st.State != Booted || st.Err == nil {
-		t.Errorf("%+v", st)
+		t.Errorf("got %+v, want state %v and an error", st, Booted)
 	}
 	refused(t, m.Commit(t.Context()), errkind.Failed, "as the link to the system in effect")
 	m.no(os.Remove(path))
@@ -353,7 +353,7 @@ func TestOtherRepository(t *testing.T) {
 	m.from, u.Repository = nil, "mirror"
 	m.no(m.stage(u))
 	if !slices.Equal(m.from, []string{"mirror"}) {
-		t.Errorf("it came from %q", m.from)
+		t.Errorf("it came from %q; want from %v", m.from, []string{"mirror"})
 	}
 	if n := m.repo.Fetches(u.Package); n != 1 {
 		t.Errorf("the update was fetched %d times, want 1", n)

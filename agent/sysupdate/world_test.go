@@ -253,7 +253,7 @@ func (m *machine) is(state, committed, booted string) {
 		return
 	}
 	if link != "systems/"+set.Update.String() {
-		m.t.Errorf("the link leads to %q", link)
+		m.t.Errorf("the link leads to %q; want link %q", link, "systems/"+set.Update.String())
 	}
 	for part, list := range map[string][]digest.Digest{"base": set.Base, "cache": set.Cache} {
 		names, err := os.ReadDir(filepath.Join(m.root, "system", part))

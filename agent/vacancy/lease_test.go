@@ -134,7 +134,7 @@ func TestSealKeepsOut(t *testing.T) {
 	must(t, err)
 	defer first.Close()
 	if len(first.Gone()) != 1 || len(first.Files()) != 1 {
-		t.Errorf("gone %v, files %d", first.Gone(), len(first.Files()))
+		t.Errorf("gone %v, files %d; want 1 of them and 1 of them", first.Gone(), len(first.Files()))
 	}
 	if r := first.Take(); !r.Granted() {
 		t.Fatalf("%+v", r)
@@ -226,7 +226,7 @@ func TestRefused(t *testing.T) {
 		t.Errorf("granted %v, cause %v", ok, cause)
 	}
 	if err := Probe(dir); err == nil || !strings.HasPrefix(err.Error(), "cannot take a lease in "+dir) {
-		t.Errorf("probe: %v", err)
+		t.Errorf("probe: got %v, want an error and error that begins with %q", err, "cannot take a lease in "+dir)
 	}
 	if err := Probe(filepath.Join(dir, "none")); err == nil {
 		t.Error("a directory that does not exist was probed")

@@ -96,7 +96,7 @@ func TestFollowingEnds(t *testing.T) {
 	}()
 	code, _, errs := f.lull(ctx, "refresh", "org.x.app")
 	if code != 1 || !strings.Contains(errs, "lull: cannot wait for the refresh of org.x.app: interrupted\nhint: it continues in the background; ") {
-		t.Errorf("%d %s", code, errs)
+		t.Errorf("got %d %s, want code 1 and %q in the errs", code, errs, "lull: cannot wait for the refresh of org.x.app: interrupted\nhint: it continues in the background; ")
 	}
 	go func() {
 		<-started
@@ -104,7 +104,7 @@ func TestFollowingEnds(t *testing.T) {
 	}()
 	code, _, errs = f.lull(t.Context(), "refresh", "org.x.app")
 	if code != errkind.ExitCode(errkind.New(errkind.Unavailable, "")) || !strings.Contains(errs, "lull: cannot ") {
-		t.Errorf("%d %s", code, errs)
+		t.Errorf("got %d %s, want code %v and %q in the errs", code, errs, errkind.ExitCode(errkind.New(errkind.Unavailable, "")), "lull: cannot ")
 	}
 }
 
@@ -142,7 +142,7 @@ func TestMonitor(t *testing.T) {
 			if asJSON {
 				var e eventJSON
 				if err := json.Unmarshal([]byte(got), &e); err != nil || e.Version != 1 || e.Instance != "org.example.notes" {
-					t.Fatalf("%v: %s", err, got)
+					t.Fatalf("%v: %s; want no error, version 1 and instance %q", err, got, "org.example.notes")
 				}
 			} else if !strings.Contains(got, want) {
 				t.Fatalf("%q, want %q", got, want)

@@ -102,7 +102,7 @@ func TestGerman(t *testing.T) {
 					shown = strings.ReplaceAll(shown, foreign, "")
 				}
 				if word := english.FindString(commands.ReplaceAllString(shown, "")); word != "" {
-					t.Errorf("lull %s: %q in %q", line, word, l)
+					t.Errorf("lull %s: %q in %q; want no word", line, word, l)
 				}
 				longest := 0
 				for _, word := range strings.Fields(l) {
@@ -127,7 +127,7 @@ func TestGerman(t *testing.T) {
 	}
 	for _, language := range []string{"C", "C.UTF-8", "en_GB.UTF-8", "xx_XX.UTF-8"} {
 		if out, _, _ := s.run(t, language, 80, "list"); !strings.Contains(out, "APPLICATION") {
-			t.Errorf("%s: %s", language, out)
+			t.Errorf("%s: %s; want %q in the output", language, out, "APPLICATION")
 		}
 	}
 	if _, errs, _ := s.run(t, "de_DE", 80, "hold 3d"); !strings.Contains(errs, "zurueckgehalten") {
@@ -150,12 +150,12 @@ func TestGermanHelp(t *testing.T) {
 		line := "help" + strings.TrimPrefix(name, "lull")
 		text, errs, code := s.run(t, "de_DE.UTF-8", 80, line)
 		if code != 0 || errs != "" || !strings.Contains(text, "Aufruf:") {
-			t.Errorf("%s: status %d, %s%s", line, code, errs, text)
+			t.Errorf("%s: status %d, %s%s; want code 0, no errs and %q in the text", line, code, errs, text, "Aufruf:")
 		}
 		for l := range strings.Lines(text) {
 			shown := strings.ReplaceAll(commands.ReplaceAllString(l, ""), "signed-by", "")
 			if word := english.FindString(shown) + untranslated.FindString(l); word != "" {
-				t.Errorf("%s: %q in %q", line, word, l)
+				t.Errorf("%s: %q in %q; want no word", line, word, l)
 			}
 		}
 	}

@@ -84,7 +84,7 @@ func TestInstallFile(t *testing.T) {
 	}
 	code, out, text := install(strings.NewReader(""), "thing.zip")
 	if code != 0 || out != "org.example.thing 1.1 is installed\n" || !strings.Contains(text, "a: it is a device and is left out") {
-		t.Errorf("%d, %q, %q", code, out, text)
+		t.Errorf("%d, %q, %q; want code 0, output %q and %q in the text", code, out, text, "org.example.thing 1.1 is installed\n", "a: it is a device and is left out")
 	}
 	f.mu.Lock()
 	got := f.sent
@@ -93,21 +93,21 @@ func TestInstallFile(t *testing.T) {
 		t.Errorf("sent %.80q, %d bytes", sent, len(sent))
 	}
 	if code, out, _ := install(nil, "same.zip"); code != 0 || out != "org.example.thing 1.1 is already installed\n" {
-		t.Errorf("the same: %d, %q", code, out)
+		t.Errorf("the same: %d, %q; want code 0 and output %q", code, out, "org.example.thing 1.1 is already installed\n")
 	}
 	if code, _, text := install(nil, "bad.zip"); code != 65 || !strings.Contains(text, "lull: cannot convert bad.zip: it is damaged\n") {
-		t.Errorf("a bad file: %d, %q", code, text)
+		t.Errorf("a bad file: %d, %q; want code 65 and %q in the text", code, text, "lull: cannot convert bad.zip: it is damaged\n")
 	}
 	if code, out, text := install(strings.NewReader("y\n"), "rights.zip"); code != 77 || out != "" || !strings.Contains(text, "  the service a runs as root: b\n") {
 		t.Errorf("rights, not on a terminal: %d, %q, %q", code, out, text)
 	}
 	if code, out, text := install(nil, "rights.zip", "--yes"); code != 0 || out != "org.example.thing 1.1 is installed\n" {
-		t.Errorf("rights, confirmed: %d, %q, %q", code, out, text)
+		t.Errorf("rights, confirmed: %d, %q, %q; want code 0 and output %q", code, out, text, "org.example.thing 1.1 is installed\n")
 	}
 	f.mu.Lock()
 	f.change = filepath.Join(dir, "changes.zip")
 	f.mu.Unlock()
 	if code, _, text := install(nil, "changes.zip"); code != 65 || !strings.Contains(text, "it has changed meanwhile") {
-		t.Errorf("a file that changes: %d, %q", code, text)
+		t.Errorf("a file that changes: %d, %q; want code 65 and %q in the text", code, text, "it has changed meanwhile")
 	}
 }

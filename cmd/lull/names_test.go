@@ -52,14 +52,14 @@ func TestSimilar(t *testing.T) {
 		}
 	}
 	if got := similar(strings.Repeat("a", 5000), known); len(got) != 0 {
-		t.Errorf("a name of 5000 letters is like %v", got)
+		t.Errorf("a name of 5000 letters is like %v; want 0 of them", got)
 	}
 	var many []candidate
 	for _, n := range []string{"a.note1", "a.note2", "a.note3", "a.note4"} {
 		many = append(many, candidate{name: n})
 	}
 	if got := similar("note", many); !slices.Equal(got, []string{"a.note1", "a.note2", "a.note3"}) {
-		t.Errorf("%v", got)
+		t.Errorf("got %v, want %v", got, []string{"a.note1", "a.note2", "a.note3"})
 	}
 }
 

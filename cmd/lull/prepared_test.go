@@ -163,7 +163,7 @@ func TestPreparedWithoutAgent(t *testing.T) {
 	f := startAgent(t)
 	f.server.Close()
 	if code, _, errs := f.lull(t.Context(), "refresh", "--prepared"); code != 69 || !strings.Contains(errs, "lull: cannot ") {
-		t.Errorf("exit %d: %s", code, errs)
+		t.Errorf("exit %d: %s; want code 69 and %q in the errs", code, errs, "lull: cannot ")
 	}
 	for _, args := range [][]string{{"org.x.app"}, {"--time-limit=0s"}, {"--wait"}, {"--cancel"}} {
 		if code, _, _ := f.lull(t.Context(), append([]string{"refresh", "--prepared"}, args...)...); code != 64 {

@@ -71,7 +71,7 @@ func TestInterruptedInstall(t *testing.T) {
 	code, _, errs := f.lull(ctx, "install", "slow")
 	close(release)
 	if code != 1 || !strings.Contains(errs, "lull: cannot wait for the installation of slow: interrupted\nhint: it continues in the background") {
-		t.Errorf("%d %s", code, errs)
+		t.Errorf("got %d %s, want code 1 and %q in the errs", code, errs, "lull: cannot wait for the installation of slow: interrupted\nhint: it continues in the background")
 	}
 }
 
@@ -98,7 +98,7 @@ func TestBrokenConfigurationIsSaid(t *testing.T) {
 		}
 	}
 	if _, out, errs := f.lull(t.Context(), "status"); errs != "" || !strings.Contains(strings.Join(strings.Fields(out), " "), "Policy: not all of it can be used: /etc/lull/repos.d/a.yaml:2: cannot x") {
-		t.Errorf("status: %s%s", out, errs)
+		t.Errorf("status: %s%s; want no errs and %q", out, errs, "Policy: not all of it can be used: /etc/lull/repos.d/a.yaml:2: cannot x")
 	}
 }
 
@@ -129,13 +129,13 @@ func TestRepoVerbs(t *testing.T) {
 	}
 	f.manager.Update(func(p *bus.ManagerProperties) { p.RepositoryStates = nil })
 	if code, _, errs := f.lull(t.Context(), "repo", "show", "main"); code != 1 || !strings.Contains(errs, "from which org.example.notes came: it is not known any more") {
-		t.Errorf("%d %s", code, errs)
+		t.Errorf("got %d %s, want code 1 and %q in the errs", code, errs, "from which org.example.notes came: it is not known any more")
 	}
 	f.manager.Update(func(p *bus.ManagerProperties) {
 		p.RepositoryStates = []bus.RepositoryStateOf{{Name: "mine", URL: "https://x/"}}
 	})
 	if code, out, errs := f.lull(t.Context(), "repo", "remove", "mime"); code != 0 || out != "repository mime is not known; did you mean mine?\n" {
-		t.Errorf("%d %s%s", code, out, errs)
+		t.Errorf("%d %s%s; want code 0 and output %q", code, out, errs, "repository mime is not known; did you mean mine?\n")
 	}
 	f.manager.Update(func(p *bus.ManagerProperties) { p.PolicyError = "" })
 }

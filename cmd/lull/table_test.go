@@ -266,7 +266,7 @@ Agent:         lulld 1.2.3, store in /var/lib/lull
 			out := ask(80, status)
 			fits("one", 80, out)
 			if !strings.HasPrefix(out, "Applications:  1 installed, 1 running\nRefreshes:     none\n") {
-				t.Errorf("%s", out)
+				t.Errorf("got %s, want output that begins with %q", out, "Applications:  1 installed, 1 running\nRefreshes:     none\n")
 			}
 		}
 		if i < 30 {

@@ -55,7 +55,7 @@ func TestTextsOfOthers(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		if err := write(&app{Printer: &output.Printer{Stdout: &out, Stderr: &out}}); err != nil || !strings.Contains(out.String(), "a?31mb?c?d?[2Je?f g") {
-			t.Errorf("%s: %v, %q", what, err, out.String())
+			t.Errorf("%s: %v, %q; want no error and %q", what, err, out.String(), "a?31mb?c?d?[2Je?f g")
 		}
 		clean(t, what, out.String())
 	}

@@ -70,11 +70,11 @@ func TestUnderEmulation(t *testing.T) {
 	require.Program(t, "qemu-aarch64-static", "debootstrap", "unshare")
 	debs, err := filepath.Glob(filepath.Join(dir, "lull_*_arm64.deb"))
 	if err != nil || len(debs) != 1 {
-		t.Fatalf("the packages for arm64 are %q", debs)
+		t.Fatalf("the packages for arm64 are %q; want no error and 1 debs", debs)
 	}
 	rpms, err := filepath.Glob(filepath.Join(dir, "lull-*.aarch64.rpm"))
 	if err != nil || len(rpms) != 1 {
-		t.Fatalf("the packages for arm64 are %q", rpms)
+		t.Fatalf("the packages for arm64 are %q; want no error and 1 rpms", rpms)
 	}
 	emulate(t)
 	root, err := suite.Foreign(t.Context(), t.Logf, suite.Default(), "arm64")

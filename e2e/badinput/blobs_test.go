@@ -85,7 +85,7 @@ func TestBlobs(t *testing.T) {
 			}
 			r := s.Lull("verify")
 			if r.Code != 1 || !strings.Contains(r.Stderr, "hint: `lull verify --repair`") {
-				t.Errorf("verify: %v", r)
+				t.Errorf("verify: got %v, want exit status 1 and %q in the error output", r, "hint: `lull verify --repair`")
 			}
 			for what, key := range blobs {
 				problem := c.problem
@@ -100,7 +100,7 @@ func TestBlobs(t *testing.T) {
 			}
 			for path, was := range before {
 				if now := tally(&s, path); now != was {
-					t.Errorf("verify has changed %s from %s to %s", path, was, now)
+					t.Errorf("verify has changed %s from %s to %s; want %v", path, was, now, was)
 				}
 			}
 			// A blob with a wrong mode or owner alone needs no repository.

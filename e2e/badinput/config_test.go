@@ -37,10 +37,10 @@ func TestBrokenConfiguration(t *testing.T) {
 		}
 		s.start(2).Stop() // launching works
 		if r := s.Lull("refresh", app); r.Code != 0 {
-			t.Errorf("%v: a refresh from the repository that is whole: %v", broken, r)
+			t.Errorf("%v: a refresh from the repository that is whole: %v; want exit status 0", broken, r)
 		}
 		if r := s.Lull("policy", "reload"); r.Code != 78 {
-			t.Errorf("%v: reload: %v", broken, r)
+			t.Errorf("%v: reload: %v; want exit status 78", broken, r)
 		}
 	}
 	s.Configure("policy.d/20-kept.yaml", "defaults: {keep-revisions: 3}\n")
@@ -48,7 +48,7 @@ func TestBrokenConfiguration(t *testing.T) {
 	s.Configure("repos.d/other.yaml", "url: "+s.Repo+"\nroot: local.root.json\n")
 	s.MustLull("policy", "reload")
 	if r := s.MustLull("list"); r.Stderr != "" {
-		t.Errorf("all is mended, and it says %v", r)
+		t.Errorf("all is mended, and it says %v; want no error output", r)
 	}
 	// Two repositories offer the name now: it stays with the one it came from.
 	sample.Write(s, s.Path("3"), "3.0")
@@ -61,6 +61,6 @@ func TestBrokenConfiguration(t *testing.T) {
 	}
 	s.MustLull("revert", app)
 	if r := s.MustLull("refresh", app); !strings.Contains(r.Stdout, "3.0 is left out: you went back from it") {
-		t.Errorf("after a revert: %v", r)
+		t.Errorf("after a revert: got %v, want %q in the output", r, "3.0 is left out: you went back from it")
 	}
 }

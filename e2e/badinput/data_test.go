@@ -33,7 +33,7 @@ func TestDataOfAnotherLife(t *testing.T) {
 	}
 	b, err := os.ReadFile(s.path("data", app, filepath.Base(target), "mine"))
 	if err != nil || string(b) != "newest" {
-		t.Errorf("its data is %q, %v", b, err)
+		t.Errorf("its data is %q, %v; want no error and content %q", b, err, "newest")
 	}
 }
 
@@ -79,7 +79,7 @@ func TestServiceChoosesItsData(t *testing.T) {
 	}
 	for _, name := range odd {
 		if b, err := os.ReadFile(s.path("data", app, "3", name)); err != nil || string(b) != "odd" {
-			t.Errorf("%q: %q, %v", name, b, err)
+			t.Errorf("%q: %q, %v; want no error and content %q", name, b, err, "odd")
 		}
 	}
 	if st, err := os.Stat(s.path("data", app, "3", "sparse")); err != nil || st.Size() != 1<<43 {

@@ -114,7 +114,7 @@ func TestLinks(t *testing.T) {
 						}
 					case "refresh":
 						if r := s.Lull("refresh", app); r.Code != 0 {
-							t.Errorf("refresh: %v", r)
+							t.Errorf("refresh: got %v, want exit status 0", r)
 						}
 					}
 					if c.name == "the package is gone" && way == "restart" {
@@ -206,12 +206,12 @@ func TestData(t *testing.T) {
 			s.Publish(s.Path("3"))
 			r := s.Lull("refresh", app)
 			if r.Code != 1 || !strings.Contains(r.Stderr, path+" is a "+c.kind+", and should be a directory\nhint: "+hint) {
-				t.Errorf("refresh: %v", r)
+				t.Errorf("refresh: got %v, want exit status 1 and %q in the error output", r, path+" is a "+c.kind+", and should be a directory\nhint: "+hint)
 			}
 			s.UntilIdle()
 			s.runs(sample.V2)
 			if r := s.Lull("verify", "--repair"); r.Code != 0 {
-				t.Errorf("verify --repair: %v", r)
+				t.Errorf("verify --repair: got %v, want exit status 0", r)
 			}
 			if f := found(path + ".aside-*"); len(f) != 1 {
 				t.Errorf("what lay there is lost: %q", f)

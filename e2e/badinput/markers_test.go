@@ -79,7 +79,7 @@ func TestMarkersBesideRefresh(t *testing.T) {
 	sample.Write(s, s.Path("3"), "3.0")
 	s.Publish(s.Path("3"))
 	if r := s.Lull("refresh", app); r.Code != 75 {
-		t.Fatalf("refresh: %v", r)
+		t.Fatalf("refresh: got %v, want exit status 75", r)
 	}
 	path := filepath.Join(s.RunDir, "runctl", "lull."+app+".inhibited")
 	for _, word := range []string{"refresh-in-progress", "refresh-pending", "nonsense"} {

@@ -67,7 +67,7 @@ func TestStateDB(t *testing.T) {
 			list := fmt.Sprint(s.API.Property("", "Retained.Packages"))
 			if c.retained {
 				if !strings.Contains(list, keep) {
-					t.Errorf("retained: %s", list)
+					t.Errorf("retained: got %s, want %q in the list", list, keep)
 				}
 				s.doctor("warn", "state", "damaged state was set aside: "+db+".corrupt-", "lull list shows what was made again; hold again what should be held; then the file can be deleted")
 				s.MustLull("gc")
@@ -84,7 +84,7 @@ func TestStateDB(t *testing.T) {
 				s.StopAgent() // doubt survives
 				s.StartAgent()
 				if r := s.Lull("gc"); r.Code != 1 {
-					t.Errorf("gc: %v", r)
+					t.Errorf("gc: got %v, want exit status 1", r)
 				}
 				s.MustLull("gc", "--retain-nothing")
 				if _, err := os.Stat(s.path("packages", keep)); !os.IsNotExist(err) {
@@ -124,12 +124,12 @@ func (s *scene) numbers(next uint64) {
 	s.MustLull("refresh", app)
 	s.UntilIdle()
 	if o, _ := s.API.Package(app); o.Num("Revision") != next {
-		s.t.Errorf("the new revision has the number %d", o.Num("Revision"))
+		s.t.Errorf("the new revision has the number %d; want revision %v", o.Num("Revision"), next)
 	}
 	// Of a removed application, too: its users have directories with that number.
 	s.MustLull("install", "org.example.kept")
 	if o, _ := s.API.Package("org.example.kept"); o.Num("Revision") != 2 {
-		s.t.Errorf("a new life begins with revision %d", o.Num("Revision"))
+		s.t.Errorf("a new life begins with revision %d; want revision 2", o.Num("Revision"))
 	}
 }
 
@@ -160,13 +160,13 @@ func TestDamageWhileServing(t *testing.T) {
 	r := s.Lull("hold", app)
 	if r.Code != 1 || !strings.HasPrefix(r.Stderr, "lull: cannot ") || !strings.Contains(r.Stderr, s.path("state.db")+": it is damaged: ") ||
 		!strings.HasSuffix(r.Stderr, "hint: restart lulld: it sets the file aside and makes a new one\n") {
-		t.Errorf("hold: %v", r)
+		t.Errorf("hold: got %v, want exit status 1, error output that begins with %q, %q in the error output and error output that ends with %q", r, "lull: cannot ", s.path("state.db")+": it is damaged: ", "hint: restart lulld: it sets the file aside and makes a new one\n")
 	}
 	if s.Agent().Ended() {
 		t.Fatal("the agent has died of it")
 	}
 	if r := s.User.Lull("run", app, "--show"); r.Code != 0 {
-		t.Errorf("run: %v", r)
+		t.Errorf("run: got %v, want exit status 0", r)
 	}
 	s.Agent().Crash()
 	s.StartAgent()
@@ -190,7 +190,7 @@ func TestJournal(t *testing.T) {
 				t.Errorf("nothing is said of it:\n%s", log)
 			}
 			if out := s.MustLull("status", app).Stdout; !strings.Contains(out, "by root") {
-				t.Errorf("the hold is gone: %s", out)
+				t.Errorf("the hold is gone: got %s, want %q in the output", out, "by root")
 			}
 			s.MustLull("unhold", app)
 			s.whole()
@@ -237,7 +237,7 @@ func TestJournalLostAtEveryStep(t *testing.T) {
 				s.runs(before)
 				s.doctor("ok", "installed", "1, all whole", "")
 				if r := s.Lull("refresh", app); r.Code != 0 {
-					t.Errorf("refresh: %v", r)
+					t.Errorf("refresh: got %v, want exit status 0", r)
 				}
 				s.UntilIdle()
 				s.runs("3.0")

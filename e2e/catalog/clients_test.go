@@ -42,7 +42,7 @@ func TestOtherClients(t *testing.T) {
 		got = run(c.introspect)
 		for _, want := range []string{"org.lull.Error.LimitsExceeded", "Times are in microseconds since the epoch", "Hashes of the packages that are being resolved", "Switches an instance to another channel"} {
 			if !strings.Contains(got, want) {
-				t.Errorf("%s introspects nothing of %q", c.program[0], want)
+				t.Errorf("%s introspects nothing of %q; want %q", c.program[0], want, want)
 			}
 		}
 	}

@@ -78,7 +78,7 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := m.SetRepositoryURL(ctx, "two", one); !errkind.Is(bus.FromBus(err), errkind.Untrusted) {
-		t.Errorf("another repository is taken for it: %v", err)
+		t.Errorf("another repository is taken for it: got %v, want an error of kind %v", err, errkind.Untrusted)
 	}
 	addresses(bus.RepositoryAddress{Name: "one", URL: one}, bus.RepositoryAddress{Name: "two", URL: two})
 
@@ -87,17 +87,17 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 	publish(w, one, "stable", "3")
 	results, err := m.RefreshEach(ctx, nil, bus.RefreshEachOptions{})
 	if err != nil || len(results) != 2 {
-		t.Fatalf("%+v %v", results, err)
+		t.Fatalf("got %+v %v, want no error and 2 results", results, err)
 	}
 	for _, r := range results {
 		switch r.Instance {
 		case name:
 			if r.ErrorName != errkind.Prefix+string(errkind.Unavailable) || r.Refresh != "" || !strings.Contains(r.Error, "two") {
-				t.Errorf("%+v", r)
+				t.Errorf("got %+v, want error %v, no refresh and %q in the error", r, errkind.Prefix+string(errkind.Unavailable), "two")
 			}
 		default:
 			if r.ErrorName != "" || r.Refresh == "" {
-				t.Errorf("%+v", r)
+				t.Errorf("got %+v, want no error and some refresh", r)
 			}
 		}
 	}
@@ -112,7 +112,7 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, _, version, err := m.Resolve(ctx, name, bus.ResolveOptions{Repository: "three"}); !errkind.Is(bus.FromBus(err), errkind.Unavailable) {
-		t.Errorf("it is version %q: %v", version, err)
+		t.Errorf("it is version %q: %v; want an error of kind %v", version, err, errkind.Unavailable)
 	}
 	if err := m.RemoveRepository(ctx, "three"); err != nil {
 		t.Error(err)
@@ -127,7 +127,7 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 	}
 	addresses(bus.RepositoryAddress{Name: "one", URL: one})
 	if err := m.RemoveRepository(ctx, "two"); !errkind.Is(bus.FromBus(err), errkind.NotFound) {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want an error of kind %v", err, errkind.NotFound)
 	}
 	from("2", "two") // it stays, without updates
 }

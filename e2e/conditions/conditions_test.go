@@ -104,10 +104,10 @@ func TestBounds(t *testing.T) {
 	s.says("a maintenance window (the next one opens "+time.Now().AddDate(0, 0, 3).Format("2006-01-02")+" 02:00)", "pending")
 	s.Configure(rig.PolicyFile, "defaults: {refresh-requires: [window]}\n")
 	if r := s.Lull("policy", "check", "--config", s.Config); r.Code == 0 {
-		t.Errorf("a window that never opens is accepted: %v", r)
+		t.Errorf("a window that never opens is accepted: got %v, want a failure", r)
 	}
 	if err := s.API.Call("Manager.Reload").Err; err == nil || !strings.Contains(err.Error(), "10-scene.yaml:1: cannot require window in defaults.refresh-requires: schedule.windows has none") {
-		t.Errorf("the policy is accepted: %v", err)
+		t.Errorf("the policy is accepted: got %v, want an error and %q in the error", err, "10-scene.yaml:1: cannot require window in defaults.refresh-requires: schedule.windows has none")
 	}
 	s.Policy("defaults: {refresh-requires: [window]}\nschedule: {windows: [00:00-24:00]}\n")
 	s.UntilVersion(app, "5")
@@ -223,10 +223,10 @@ func TestSessionsOnTheBus(t *testing.T) {
 	}
 	report := []said{{ID: "2", Idle: true, Quiet: true}, {ID: "1", Locked: true}, {ID: "99", Active: true}}
 	if err := s.API.Call("Manager.SetSessions", report).Err; err == nil || !strings.Contains(err.Error(), "no helper that has registered") {
-		t.Errorf("anybody can speak: %v", err)
+		t.Errorf("anybody can speak: got %v, want an error and %q in the error", err, "no helper that has registered")
 	}
 	if err := s.API.Call("Manager.RegisterHelper", map[string]dbus.Variant{"sessions": dbus.MakeVariant("nonsense")}).Err; err == nil || !strings.Contains(err.Error(), "want a(sbbbbb)") {
-		t.Errorf("nonsense is accepted: %v", err)
+		t.Errorf("nonsense is accepted: got %v, want an error and %q in the error", err, "want a(sbbbbb)")
 	}
 	if err := s.API.Call("Manager.RegisterHelper", map[string]dbus.Variant{"sessions": dbus.MakeVariant(report)}).Err; err != nil {
 		t.Fatal(err)

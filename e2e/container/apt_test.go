@@ -71,16 +71,16 @@ func TestApt(t *testing.T) {
 	const add = "repo add --apt 'deb [signed-by=/srv/vendor/key.gpg] file:///srv/vendor ./' vendor"
 	publishVendor(t, key, "1.0")
 	if out := sh(t, "lull %s && lull install vendor && lull run vendor", add); !strings.HasSuffix(out, "vendor 1.0") {
-		t.Errorf("%s", out)
+		t.Errorf("got %s, want output that ends with %q", out, "vendor 1.0")
 	}
 	publishVendor(t, key, "2.0")
 	if out := sh(t, "lull refresh vendor && lull run vendor"); !strings.HasSuffix(out, "vendor 2.0") {
-		t.Errorf("%s", out)
+		t.Errorf("got %s, want output that ends with %q", out, "vendor 2.0")
 	}
 	user := as("tester")
 	sh(t, "%[1]ssystemctl --user daemon-reload && %[1]ssystemctl --user start lulld", user)
 	if out := sh(t, "%[1]slull --user %[2]s && %[1]slull --user install vendor && %[1]slull --user run vendor", user, add); !strings.HasSuffix(out, "vendor 2.0") {
-		t.Errorf("%s", out)
+		t.Errorf("got %s, want output that ends with %q", out, "vendor 2.0")
 	}
 	sh(t, "%[1]slull --user remove --purge vendor; %[1]slull --user repo remove vendor; %[1]ssystemctl --user stop lulld", user)
 	sh(t, "test ! -e /srv/vendor/ran && test $(stat -c %%a:%%U /var/lib/lull/apt/vendor) = 700:root")

@@ -45,7 +45,7 @@ func TestEveryday(t *testing.T) {
 		}
 		r := c.Service(10*time.Minute, env, program, "-test.v", "-test.timeout=0", "-test.run=^"+name+"$")
 		if r.Code != 0 || !strings.Contains(r.Stdout, "--- PASS: "+name+" ") {
-			t.Errorf("%v", r)
+			t.Errorf("got %v, want exit status 0 and %q in the output", r, "--- PASS: "+name+" ")
 		}
 		t.Logf("%s took %v", name, r.Took.Round(time.Second))
 	}
@@ -197,14 +197,14 @@ systemd-run --user --quiet --collect --unit=baloo --setenv=HOME="$HOME" --setenv
 		for range 3 {
 			publish()
 			if r := m.Admin.RunWithin(limit, "lull", "refresh", "--wait", name); r.Code != 0 {
-				t.Fatalf("%v", r)
+				t.Fatalf("got %v, want exit status 0", r)
 			}
 		}
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 		if found := sh(t, "locate --database %s bin/tool", db); !strings.Contains(found, "/bin/tool") {
-			t.Errorf("locate finds %q", found)
+			t.Errorf("locate finds %q; want %q in the found", found, "/bin/tool")
 		}
 	})
 }
@@ -234,7 +234,7 @@ func opens(t *testing.T, paths ...string) (wait func() string) {
 				continue
 			}
 			if n != 1 || err != nil {
-				t.Fatalf("none of %v was opened: %v", watched, err)
+				t.Fatalf("none of %v was opened: %v; want 1 and no error", watched, err)
 			}
 			buf := make([]byte, 4096)
 			if n, err = unix.Read(fd, buf); err != nil || n < unix.SizeofInotifyEvent {

@@ -171,7 +171,7 @@ func TestBothAgents(t *testing.T) {
 		})
 		t.Cleanup(end)
 		if line, err := bufio.NewReader(out).ReadString('\n'); !strings.HasPrefix(line, "Notes, version ") {
-			t.Fatalf("the application shows %q: %v", line, err)
+			t.Fatalf("the application shows %q: %v; want line that begins with %q", line, err, "Notes, version ")
 		}
 		return end
 	}

@@ -92,21 +92,21 @@ func TestInstalled(t *testing.T) {
 				}
 				before := map[string]string{"system": "", "user": as("tester")}[scope]
 				if o := try(t, before+"systemd-analyze verify --%s --man=no %s", scope, u); o.code != 0 || o.text != "" {
-					t.Errorf("%s: %+v", u, o)
+					t.Errorf("%s: %+v; want code 0 and no text", u, o)
 				}
 			}
 		}
 		// Ten times what it prints.
 		o := try(t, "systemd-analyze security --offline=yes --no-pager --threshold=40 /usr/lib/systemd/system/lulld.service")
 		if o.code != 0 {
-			t.Errorf("%+v", o)
+			t.Errorf("got %+v, want code 0", o)
 		}
 		t.Log(o.text[strings.LastIndex(o.text, "→"):])
 	})
 
 	t.Run("catalog", func(t *testing.T) {
 		if out := sh(t, "journalctl --update-catalog"); out != "" {
-			t.Errorf("it says %q", out)
+			t.Errorf("it says %q; want no output", out)
 		}
 		list := sh(t, "journalctl --list-catalog --no-pager")
 		for _, m := range messages.All {
@@ -148,10 +148,10 @@ func TestInstalled(t *testing.T) {
 		}
 		journal(t, where)
 		if o := try(t, "lull policy reload"); o.code != 78 || !strings.Contains(o.text, where) {
-			t.Errorf("%+v", o)
+			t.Errorf("got %+v, want code 78 and %q in the text", o, where)
 		}
 		if o := try(t, "lull policy"); o.code != 78 || !strings.Contains(o.text, where) || !strings.Contains(o.text, "the previous policy stays in force") {
-			t.Errorf("%+v", o)
+			t.Errorf("got %+v, want code 78, %q in the text and %q in the text", o, where, "the previous policy stays in force")
 		}
 		if o := try(t, "lull doctor"); o.code == 0 || !strings.Contains(o.text, "fail  policy") || !strings.Contains(o.text, where) {
 			t.Errorf("%+v", o)
@@ -160,7 +160,7 @@ func TestInstalled(t *testing.T) {
 		journal(t, "policy and repositories were read again")
 		sh(t, "systemctl reload lulld && lull policy")
 		if now := sh(t, "systemctl show --value -p MainPID lulld"); now != pid {
-			t.Errorf("process %s has become %s", pid, now)
+			t.Errorf("process %s has become %s; want %v", pid, now, pid)
 		}
 		// An agent that starts with it uses the last valid one, and reports that.
 		sh(t, "echo 'no-such-key: 1' > /etc/lull/policy.d/10-bad.yaml; systemctl restart lulld")
@@ -221,7 +221,7 @@ func readOnly(t *testing.T) {
 	sh(t, "systemctl stop lulld; mount -t tmpfs lull-test /var/lib/lull; systemctl start lulld; systemctl stop lulld; mount -o remount,ro /var/lib/lull; systemctl start lulld")
 	defer try(t, "systemctl stop lulld; until umount /var/lib/lull; do sleep 0.1; done; systemctl reset-failed lulld; systemctl start lulld")
 	if o := try(t, "lull doctor"); !strings.Contains(o.text, "fail  root") {
-		t.Errorf("%+v", o)
+		t.Errorf("got %+v, want %q in the text", o, "fail  root")
 	}
 	sh(t, "mount -o remount,rw /var/lib/lull")
 	journal(t, "which the machine can by now: lulld must be restarted")
@@ -263,7 +263,7 @@ func sandbox(t *testing.T) {
 	}
 	box := sh(t, "cat /var/lib/lull/data/%s/1/box", app)
 	if free := sh(t, grep+"/proc/1/status"); box != free {
-		t.Errorf("a service has the box %q, process 1 %q", box, free)
+		t.Errorf("a service has the box %q, process 1 %q; want box %v", box, free, free)
 	}
 	if own := sh(t, grep+"/proc/$(systemctl show --value -p MainPID lulld)/status"); !strings.Contains(own, "NoNewPrivs:\t1") || own == box {
 		t.Errorf("the agent has no box: %s", own)
@@ -274,7 +274,7 @@ func sandbox(t *testing.T) {
 	sh(t, "timeout 30 grep -q 'version 1' < <(exec journalctl -b -f -n all -o cat -t lull)")
 	publish("2")
 	if o := try(t, "lull refresh %s", app); o.code != 75 {
-		t.Errorf("%+v", o)
+		t.Errorf("got %+v, want code 75", o)
 	}
 	journal(t, "a refresh waits until the application is closed")
 	sh(t, "systemd-run --quiet --unit=waiting --collect lull refresh --wait %s; kill $(systemctl show --value -p MainPID running)", app)
@@ -313,15 +313,15 @@ func sandbox(t *testing.T) {
 	sh(t, "lull verify")
 	if out := sh(t, "journalctl -b -x --no-pager MESSAGE_ID=%s LULL_INSTANCE=%s", messages.RefreshDone, app); !strings.Contains(out, "Subject: Done: refresh "+app) ||
 		!strings.Contains(out, "lull revert "+app+" goes back") {
-		t.Errorf("the journal explains it so: %s", out)
+		t.Errorf("the journal explains it so: got %s, want %q in the output and %q in the output", out, "Subject: Done: refresh "+app, "lull revert "+app+" goes back")
 	}
 	o := try(t, "lull doctor")
 	t.Logf("the doctor:\n%s", o.text)
 	if o.code != 0 || !strings.Contains(o.text, "ok    polkit") || !strings.Contains(o.text, "and started when it is called") {
-		t.Errorf("%+v", o)
+		t.Errorf("got %+v, want code 0, %q in the text and %q in the text", o, "ok    polkit", "and started when it is called")
 	}
 	if o := try(t, "%slull doctor", user); o.code != 0 || !strings.Contains(o.text, "ok    helper") || !strings.Contains(o.text, "none is needed while nothing is pending") {
-		t.Errorf("%+v", o)
+		t.Errorf("got %+v, want code 0, %q in the text and %q in the text", o, "ok    helper", "none is needed while nothing is pending")
 	}
 }
 

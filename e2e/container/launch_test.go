@@ -54,7 +54,7 @@ func TestLaunchesWithoutAgent(t *testing.T) {
 	// A user without a systemd manager has no run, and is known by the tether.
 	stranger := w.Ordinary("nobody")
 	if r := stranger.Lull("run", name, "once"); r.Code != 0 || r.Stdout != "version 1\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0 and output %q", r, "version 1\n")
 	}
 	// One that no manager can take has no run either, and the journal has why.
 	outside := stranger.Command("lull", "run", name, "once")
@@ -63,7 +63,7 @@ if test -e $top/cgroup.procs; then echo $$ >$top/init.scope/cgroup.procs && exec
 done`, "sh"}, outside.Args...)
 	outside.Path = "/bin/sh"
 	if out, err := outside.CombinedOutput(); err != nil || string(out) != "version 1\n" {
-		t.Errorf("%v %s", err, out)
+		t.Errorf("got %v %s, want no error and output %q", err, out, "version 1\n")
 	}
 	sh(t, "timeout 60 grep -q -m1 '^%s runs without a run of its own: ' < <(exec journalctl -b -f -n all -o cat -t lull-run)", name)
 
@@ -87,22 +87,22 @@ done`, "sh"}, outside.Args...)
 	// The user is in the service unit of this test, is not moved out of that,
 	// and is known by the tether.
 	if r := stranger.Lull("run", name, "once"); r.Code != 0 || r.Stdout != "version 1\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0 and output %q", r, "version 1\n")
 	}
 	if out, err := inScope(stranger, "lull", "run", name, "once").CombinedOutput(); err != nil || string(out) != "version 1\n" {
-		t.Errorf("%v %s", err, out)
+		t.Errorf("got %v %s, want no error and output %q", err, out, "version 1\n")
 	}
 	// A process that does not launch is moved nowhere.
 	o, _ := w.API.Package(name)
 	join := []string{"call", "org.lull.Agent1", "/org/lull/Agent1", "org.lull.Agent1.Manager", "JoinRun", "sss", name, o.Str("Hash"), ""}
 	if out, err := inScope(stranger, "busctl", join...).CombinedOutput(); err == nil || !strings.Contains(string(out), "does not hold its launch lock") {
-		t.Errorf("%v %s", err, out)
+		t.Errorf("got %v %s, want an error and %q in the output", err, out, "does not hold its launch lock")
 	}
 
 	write(t, w, 2, true)
 	r := w.Lull("refresh", name)
 	if r.Code != 75 || !strings.Contains(r.Stderr, strconv.Itoa(rootPID)) || !strings.Contains(r.Stderr, strconv.Itoa(userPID)) || !strings.Contains(r.Stderr, w.User.Name) {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 75, %q in the error output, %q in the error output and %q in the error output", r, strconv.Itoa(rootPID), strconv.Itoa(userPID), w.User.Name)
 	}
 	end := func(p *rig.Proc, pid int) {
 		t.Helper()
@@ -123,7 +123,7 @@ done`, "sh"}, outside.Args...)
 	w.Agent().Crash()
 	end(root, rootPID)
 	if r := w.User.Lull("run", name, "once"); r.Stdout != "version 1\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want output %q", r, "version 1\n")
 	}
 	w.StartAgent()
 	w.Until("the refresh goes on", limit, func() (bool, string) { return revision(t, w) == "2", revision(t, w) })
@@ -134,7 +134,7 @@ done`, "sh"}, outside.Args...)
 	w.StopAgent()
 	for _, who := range []*rig.Actor{w.Admin, w.User} {
 		if r := who.Lull("run", name, "once"); r.Code != 0 || r.Stdout != "version 2\n" {
-			t.Errorf("%v", r)
+			t.Errorf("got %v, want exit status 0 and output %q", r, "version 2\n")
 		}
 	}
 	w.StartAgent()
@@ -177,7 +177,7 @@ func TestLaunchFromAnotherPIDNamespace(t *testing.T) {
 			return n > 0, text
 		})
 		if after, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil || string(after) != string(before) {
-			t.Errorf("the innocent process is in %s, %v, was in %s", after, err, before)
+			t.Errorf("the innocent process is in %s, %v, was in %s; want no error and %v", after, err, before, string(before))
 		}
 		o, _ := w.API.Package(name)
 		procs := rig.Processes(o.Props["Processes"])

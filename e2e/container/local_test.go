@@ -71,19 +71,19 @@ func TestFiles(t *testing.T) {
 	try(t, "lull repo remove local") // of a test before
 	sh(t, makeFiles)
 	if out := sh(t, "lull install /srv/files/tool-1.0.tar.gz && lull run tool"); !strings.Contains(out, "tool 1.0 is installed") || !strings.HasSuffix(out, "tool 1") {
-		t.Errorf("%s", out)
+		t.Errorf("got %s, want %q in the output and output that ends with %q", out, "tool 1.0 is installed", "tool 1")
 	}
 	if out := sh(t, "lull install /srv/files/tool-2.0.tar.gz && lull run tool"); !strings.Contains(out, "from 1.0 to 2.0") || !strings.HasSuffix(out, "tool 2") {
-		t.Errorf("%s", out)
+		t.Errorf("got %s, want %q in the output and output that ends with %q", out, "from 1.0 to 2.0", "tool 2")
 	}
 	if o := try(t, "lull install /etc/passwd"); o.code != 65 || !strings.Contains(o.text, "cannot convert passwd: the format is unknown") {
-		t.Errorf("%+v", o)
+		t.Errorf("got %+v, want code 65 and %q in the text", o, "cannot convert passwd: the format is unknown")
 	}
 	// The agent of a user has a repository of its own.
 	user := as("tester")
 	sh(t, "%[1]ssystemctl --user daemon-reload && %[1]ssystemctl --user start lulld", user)
 	if out := sh(t, "%[1]slull --user install /srv/files/tool-1.0.tar.gz && %[1]slull --user run tool", user); !strings.HasSuffix(out, "tool 1") {
-		t.Errorf("%s", out)
+		t.Errorf("got %s, want output that ends with %q", out, "tool 1")
 	}
 	sh(t, "test $(stat -c %%a:%%U ~tester/.local/state/lull/local.keys) = 700:tester")
 	sh(t, "%[1]slull --user remove --purge tool; %[1]ssystemctl --user stop lulld", user)

@@ -205,7 +205,7 @@ read -r _ <%[1]s/end`, files, wrapper)
 			})
 			in := groupOf(t, plain)
 			if got := groupOf(t, app); got != in || !strings.Contains(in, fmt.Sprintf("/user-%d.slice/session-", who.UID)) {
-				t.Errorf("the application is in %s, another program in %s", got, in)
+				t.Errorf("the application is in %s, another program in %s; want %v and %q", got, in, in, fmt.Sprintf("/user-%d.slice/session-", who.UID))
 			}
 			m.waitsFor(app)
 			at := revision(t, m.Scene)
@@ -313,7 +313,7 @@ func TestUserManagers(t *testing.T) {
 		app := open()
 		in := groupOf(t, app)
 		if !strings.Contains(in, "/"+manager+"/app.slice/app-lull-") {
-			t.Errorf("the application is in %s", in)
+			t.Errorf("the application is in %s; want %q", in, "/"+manager+"/app.slice/app-lull-")
 		}
 		m.waitsFor(app)
 		at := revision(t, m.Scene)
@@ -322,7 +322,7 @@ func TestUserManagers(t *testing.T) {
 		sh(t, "systemctl daemon-reload")
 		m.stillWaitsFor(app, at)
 		if now := groupOf(t, app); now != in {
-			t.Errorf("the application was in %s and is in %s", in, now)
+			t.Errorf("the application was in %s and is in %s; want %v", in, now, in)
 		}
 		if err := syscall.Kill(app, syscall.SIGTERM); err != nil {
 			t.Fatal(err)

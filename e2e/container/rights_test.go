@@ -399,7 +399,7 @@ func TestRights(t *testing.T) {
 			lines.Scan()
 			message, cookie, _ := strings.Cut(lines.Text(), "\t")
 			if message != "Zum Aufräumen oder Prüfen des Bestands an Anwendungen ist eine Legitimierung erforderlich" {
-				t.Errorf("polkit asks: %q", lines.Text())
+				t.Errorf("polkit asks: got %q, want message %q", lines.Text(), "Zum Aufräumen oder Prüfen des Bestands an Anwendungen ist eine Legitimierung erforderlich")
 			}
 			if err := typed(conn, uid, cookie); err != nil {
 				t.Error(err)

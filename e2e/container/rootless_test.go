@@ -133,7 +133,7 @@ func (u *ownUser) open(script string) {
 		u.Fatal(err)
 	}
 	if line, err := bufio.NewReader(out).ReadString('\n'); !strings.Contains(line, "version 1") {
-		u.Fatalf("the application shows %q: %v", line, err)
+		u.Fatalf("the application shows %q: %v; want %q in the line", line, err, "version 1")
 	}
 	if _, err := io.WriteString(u.typing, "a line\n"); err != nil {
 		u.Fatal(err)

@@ -61,7 +61,7 @@ func TestRun0(t *testing.T) {
 	write(t, w, 2, true)
 	r := w.Lull("refresh", name)
 	if r.Code != 75 || !strings.Contains(r.Stderr, strconv.Itoa(pids[0])) || !strings.Contains(r.Stderr, strconv.Itoa(pids[1])) || !strings.Contains(r.Stderr, w.User.Name) {
-		t.Errorf("a refresh meanwhile: %v", r)
+		t.Errorf("a refresh meanwhile: got %v, want exit status 75, %q in the error output, %q in the error output and %q in the error output", r, strconv.Itoa(pids[0]), strconv.Itoa(pids[1]), w.User.Name)
 	}
 	for i, cmd := range commands {
 		if err := syscall.Kill(pids[i], syscall.SIGTERM); err != nil {
@@ -71,6 +71,6 @@ func TestRun0(t *testing.T) {
 	}
 	w.Until("it is refreshed", limit, func() (bool, string) { return revision(t, w) == "2", revision(t, w) })
 	if out, err := as(w.User, "run", name, "once").CombinedOutput(); err != nil || !strings.Contains(string(out), "version 2") {
-		t.Errorf("afterwards: %v %s", err, out)
+		t.Errorf("afterwards: %v %s; want no error and %q in the output", err, out, "version 2")
 	}
 }

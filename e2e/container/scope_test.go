@@ -87,7 +87,7 @@ func TestWithSystemd(t *testing.T) {
 					r := start("/opt/tests/"+filepath.Base(in.pkg)+".test", "-test.v", "-test.run="+in.run)
 					passed := strings.Count("\n"+r.Stdout, "\n--- PASS: ")
 					if r.Code != 0 || passed != strings.Count(in.run, "|")+1 {
-						t.Errorf("%d tests passed: %v", passed, r)
+						t.Errorf("%d tests passed: %v; want exit status 0 and passed %v", passed, r, strings.Count(in.run, "|")+1)
 					}
 					t.Logf("%d tests passed in %v", passed, r.Took.Round(time.Millisecond))
 				})

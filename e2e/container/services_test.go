@@ -95,7 +95,7 @@ func TestServicesThroughRefreshes(t *testing.T) {
 
 	write(t, w, 3, false, first, second, lasting)
 	if r := w.Lull("refresh", name); r.Code != 1 || !strings.Contains(r.Stderr, "it hurts") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 1 and %q in the error output", r, "it hurts")
 	}
 	check("undone", "2", true)
 	same(t, "ended by what was undone", ended(), []string{"second of 2 ends", "first of 2 ends", "second of 3 ends", "first of 3 ends"})
@@ -105,7 +105,7 @@ func TestServicesThroughRefreshes(t *testing.T) {
 	w.UntilFile("the application runs", limit, filepath.Join(w.User.Home, ".local/share/lull", name, "common/pid"), func(text string) (bool, string) { return text != "", text })
 	write(t, w, 4, true, first, second, lasting)
 	if r := w.Lull("refresh", name); r.Code != 75 {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 75", r)
 	}
 	check("waiting", "2", false)
 	w.Agent().Crash() // systemd keeps the services
@@ -162,7 +162,7 @@ func TestServicesSettle(t *testing.T) {
 	} {
 		publish(version, script)
 		if r := w.Lull("refresh", name); r.Code != 1 || !strings.Contains(r.Stderr, "service daemon of "+name) {
-			t.Errorf("version %s: %v", version, r)
+			t.Errorf("version %s: %v; want exit status 1 and %q in the error output", version, r, "service daemon of "+name)
 		}
 		if got := revision(t, w); got != "1" {
 			t.Errorf("version %s: revision %s is current, want 1", version, got)

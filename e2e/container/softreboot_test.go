@@ -70,14 +70,14 @@ func TestSoftReboot(t *testing.T) {
 	}
 	run("systemctl is-system-running --wait")
 	if now := run("systemctl show --value -p MainPID kept"); now != kept {
-		t.Fatalf("the process that was to survive was %s and is %s", kept, now)
+		t.Fatalf("the process that was to survive was %s and is %s; want %v", kept, now, kept)
 	}
 	run("timeout 60 bash -c 'until lull pending | grep -q \"PID %s \"; do sleep 0.1; done'", kept)
 	if waits := run("lull pending"); strings.Count(waits, "(sleep)") != 1 {
 		t.Errorf("afterwards, it waits for %s", waits)
 	}
 	if version := run("lull status %s", app); !strings.Contains(version, "1, revision 1") {
-		t.Errorf("it was refreshed beneath the process that survived: %s", version)
+		t.Errorf("it was refreshed beneath the process that survived: got %s, want %q in the version", version, "1, revision 1")
 	}
 	run("systemctl stop kept")
 	run("timeout 60 bash -c 'until lull status %s | grep -q \"2, revision 2\"; do sleep 0.1; done'", app)

@@ -57,7 +57,7 @@ func TestSystemUpdate(t *testing.T) {
 	agent.Stop()
 	start("second")
 	if r := w.MustLull("system", "commit"); r.Stdout != "system 7 is committed\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want output %q", r, "system 7 is committed\n")
 	}
 	check("healthy", "lull_hook-org.lull.base-system", "7\n")
 	if r := w.Admin.Run("systemctl", "list-units", "--all", "--no-legend", "lull_hook-*"); strings.TrimSpace(r.Stdout) != "" {

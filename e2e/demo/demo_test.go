@@ -22,7 +22,7 @@ func TestDemo(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), demo).CombinedOutput()
 	text := string(out)
 	if err != nil || !strings.Contains(text, "\nThat was all, in ") {
-		t.Fatalf("%v: %s", err, text)
+		t.Fatalf("%v: %s; want no error and %q in the text", err, text, "\nThat was all, in ")
 	}
 	_, picture, _ := strings.Cut(strings.TrimSpace(text), "the picture of the notice: ")
 	defer os.Remove(picture)

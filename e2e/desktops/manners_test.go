@@ -69,7 +69,7 @@ func described(t *testing.T, how string, pid int) {
 	t.Helper()
 	out, err := asUser("systemctl", "--user", "show", "--property=Description", "--value", unit(pid)).CombinedOutput()
 	if got := strings.TrimSpace(string(out)); err != nil || got != "Marks ("+app+")" {
-		t.Errorf("%s: the description of %s is %q: %v", how, unit(pid), got, err)
+		t.Errorf("%s: the description of %s is %q: %v; want no error and %q", how, unit(pid), got, err, "Marks ("+app+")")
 	}
 }
 
@@ -205,7 +205,7 @@ func (m *marks) end(at mark) {
 		m.t.Fatalf("%v: %v", at, err)
 	}
 	if end := m.next("the end"); end.what != "end" || end.pid != at.pid {
-		m.t.Fatalf("%v after %v", end, at)
+		m.t.Fatalf("%v after %v; want what %q and pid %v", end, at, "end", at.pid)
 	}
 	gone(m.t, at.pid)
 }
@@ -231,7 +231,7 @@ func inShell(t *testing.T, m *marks, term *terminal) {
 				term.send(line + "\n")
 				at := m.next(line)
 				if at.what != "start" {
-					t.Fatalf("%v", at)
+					t.Fatalf("got %v, want what %q", at, "start")
 				}
 				return at
 			}
@@ -271,13 +271,13 @@ func inShell(t *testing.T, m *marks, term *terminal) {
 			term.send("echo job=$(jobs -p)\n")
 			var job int
 			if term.find("job=%d\r\n", &job); job != at.pid {
-				t.Errorf("the shell's job is %d, the application %d", job, at.pid)
+				t.Errorf("the shell's job is %d, the application %d; want job %v", job, at.pid, at.pid)
 			}
 			term.send("fg\n")
 			state(at.pid, "S")
 			term.send("\x03") // Ctrl-C
 			if end := m.next("the end after Ctrl-C"); end.what != "end" || end.pid != at.pid {
-				t.Fatalf("%v", end)
+				t.Fatalf("got %v, want what %q and pid %v", end, "end", at.pid)
 			}
 			status(0)
 
@@ -294,7 +294,7 @@ func inShell(t *testing.T, m *marks, term *terminal) {
 			at = start(s.command + " & echo child=$!")
 			var child int
 			if term.find("child=%d\r\n", &child); child != at.pid {
-				t.Errorf("the shell has started %d, the application is %d", child, at.pid)
+				t.Errorf("the shell has started %d, the application is %d; want child %v", child, at.pid, at.pid)
 			}
 			m.end(at)
 		}()

@@ -68,7 +68,7 @@ func onDesktop(t *testing.T, set suite.Set) {
 	run := func(argv ...string) {
 		t.Helper()
 		if r := c.Service(patience, nil, argv...); r.Code != 0 {
-			t.Fatalf("%v", r)
+			t.Fatalf("got %v, want exit status 0", r)
 		}
 	}
 	run("dpkg", "--install", "/opt/packages/"+filepath.Base(deb))

@@ -105,7 +105,7 @@ func TestHoldAll(t *testing.T) {
 	}
 	err := s.API.Call("Manager.Refresh", []string{name}, map[string]dbus.Variant{}).Err
 	if err == nil || !strings.Contains(err.Error(), "cannot refresh "+name+" now: it is held until ") || !strings.Contains(err.Error(), " by root: exam") {
-		t.Errorf("the bus answers %v", err)
+		t.Errorf("the bus answers %v; want an error, %q in the error and %q in the error", err, "cannot refresh "+name+" now: it is held until ", " by root: exam")
 	}
 	s.says("the hold on everything is released", "unhold", "--all")
 	s.UntilState(name, "2", "done")

@@ -70,14 +70,14 @@ func TestPlayedTwice(t *testing.T) {
 		for _, args := range play {
 			r := s.Lull(append([]string{"--json"}, args...)...)
 			if r.Code != 0 {
-				t.Errorf("round %d, lull %s: %v", round+1, strings.Join(args, " "), r)
+				t.Errorf("round %d, lull %s: %v; want exit status 0", round+1, strings.Join(args, " "), r)
 			}
 			var doc struct {
 				Version   int
 				Refreshes []any
 			}
 			if err := json.Unmarshal([]byte(r.Stdout), &doc); err != nil || doc.Version != 1 {
-				t.Errorf("round %d, lull %s: %v: %v", round+1, strings.Join(args, " "), err, r)
+				t.Errorf("round %d, lull %s: %v: %v; want no error and version 1", round+1, strings.Join(args, " "), err, r)
 			}
 			if round == 1 && len(doc.Refreshes) > 0 {
 				t.Errorf("the second lull %s has changed something: %v", strings.Join(args, " "), r)
@@ -106,6 +106,6 @@ func TestPlayedTwice(t *testing.T) {
 	}
 	s.refused(1, "cannot find three: it is not installed", "status", "three")
 	if r := s.Lull("repo", "add", "local", t.TempDir()); r.Code == 0 {
-		t.Errorf("another repository has taken the name: %v", r)
+		t.Errorf("another repository has taken the name: got %v, want a failure", r)
 	}
 }

@@ -68,12 +68,12 @@ func TestGerman(t *testing.T) {
 		t.Logf("$ lull %s\n%s", line, text)
 		for l := range strings.Lines(text) {
 			if word := english.FindString(foreign.ReplaceAllString(l, "")); word != "" {
-				t.Errorf("lull %s: %q in %q", line, word, l)
+				t.Errorf("lull %s: %q in %q; want no word", line, word, l)
 			}
 		}
 	}
 	if r := s.Lull("revert", name); !strings.Contains(r.Stderr, "lull: cannot revert "+name+": no earlier revision is kept") {
-		t.Errorf("in English: %v", r)
+		t.Errorf("in English: got %v, want %q in the error output", r, "lull: cannot revert "+name+": no earlier revision is kept")
 	}
 }
 

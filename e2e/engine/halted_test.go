@@ -57,7 +57,7 @@ func TestHaltedApplication(t *testing.T) {
 		}
 		s.publish(app(name, to, ""), map[string]string{"app": "echo runs\n" + forever})
 		if r := s.Lull("refresh", name); r.Code != 75 || !strings.Contains(r.Text(), "PID "+strconv.Itoa(run.PID)) {
-			t.Errorf("%s: %v", how, r)
+			t.Errorf("%s: %v; want exit status 75 and %q", how, r, "PID "+strconv.Itoa(run.PID))
 		}
 		if p, _ := s.API.Package(name); p.Str("Version") != from {
 			t.Errorf("%s: version %s is in use beneath it, want %v", how, p.Str("Version"), from)
@@ -142,7 +142,7 @@ func TestHaltedAgent(t *testing.T) {
 	}
 	open()
 	if code, err := run.Wait(t.Context(), limit); err != nil || code != 0 || !strings.Contains(run.Log(), "version 2") {
-		t.Errorf("the launch ended with %d, %v: %s", code, err, run.Log())
+		t.Errorf("the launch ended with %d, %v: %s; want no error, code 0 and %q", code, err, run.Log(), "version 2")
 	}
 	if code, err := refresh.Wait(t.Context(), limit); err != nil || code != 0 {
 		t.Errorf("the refresh ended with %d, want 0, %v: %s", code, err, refresh.Log())

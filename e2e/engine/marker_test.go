@@ -35,7 +35,7 @@ func TestMarkerIsPutBack(t *testing.T) {
 		open()
 	}
 	if code, err := refresh.Wait(t.Context(), limit); err != nil || code != 0 {
-		t.Errorf("the refresh ended with %d %v: %s", code, err, refresh.Log())
+		t.Errorf("the refresh ended with %d %v: %s; want no error and code 0", code, err, refresh.Log())
 	}
 	if _, err := os.Lstat(marker); !os.IsNotExist(err) {
 		t.Errorf("the marker is left: %v", err)

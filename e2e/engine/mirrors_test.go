@@ -24,7 +24,7 @@ func TestMirrors(t *testing.T) {
 	s.Configure("repos.d/local.yaml", "url: "+good+"/\nroot: "+s.Repo+"/root.json\nmirrors: ["+dead+", "+good+"]\n")
 	s.StartAgent()
 	if r := s.MustLull("repo", "show", "local"); !strings.Contains(r.Stdout, dead+"\n") || !strings.Contains(r.Stdout, good+"\n") {
-		t.Errorf("before the first failure: %v", r)
+		t.Errorf("before the first failure: got %v, want %q in the output and %q in the output", r, dead+"\n", good+"\n")
 	}
 	s.MustLull("install", name)
 	s.Until("the mirror is passed over", limit, func() (bool, string) {
@@ -32,6 +32,6 @@ func TestMirrors(t *testing.T) {
 		return strings.Contains(text, dead+" (failed ") && strings.Contains(text, "and is passed over: ") && strings.Contains(text, good+"\n"), text
 	})
 	if r := s.MustLull("--json", "repo", "show", "local"); !strings.Contains(r.Stdout, `"last-failure"`) || !strings.Contains(r.Stdout, dead) {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output and %q in the output", r, `"last-failure"`, dead)
 	}
 }

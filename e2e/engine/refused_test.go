@@ -83,7 +83,7 @@ func TestRemoveDuringInstall(t *testing.T) {
 	s.refused(1, "cannot revert org.lull.one: it is not installed", "revert", "org.lull.one")
 	open()
 	if code, err := install.Wait(t.Context(), limit); err != nil || code != 0 {
-		t.Errorf("the installation ended with %d %v: %s", code, err, install.Log())
+		t.Errorf("the installation ended with %d %v: %s; want no error and code 0", code, err, install.Log())
 	}
 	s.says("org.lull.one is removed", "remove", "org.lull.one")
 }

@@ -37,7 +37,7 @@ func TestFormat(t *testing.T) {
 	s.StopAgent()
 	path := filepath.Join(s.Store, storeid.FormatFile)
 	if b, err := os.ReadFile(path); err != nil || string(b) != "1\n" {
-		t.Fatalf("the format is %q, %v", b, err)
+		t.Fatalf("the format is %q, %v; want no error and content %q", b, err, "1\n")
 	}
 	for text, want := range map[string]string{
 		"2\n":      "a newer lull has changed it to format 2, and this one reads formats up to 1",
@@ -59,13 +59,13 @@ func TestFormat(t *testing.T) {
 			t.Errorf("%q: status %d, %v\n%s", text, code, err, p.Log())
 		}
 		if r := s.Lull("system", "prepare-image", "--root", s.Store); r.Code != 65 || !strings.Contains(r.Stderr, want) {
-			t.Errorf("%q: prepare-image: %v", text, r)
+			t.Errorf("%q: prepare-image: %v; want exit status 65 and %q in the error output", text, r, want)
 		}
 		if after := snapshot(t, s.Store); after != before {
 			t.Errorf("%q: the root has changed from\n%s\nto\n%s", text, before, after)
 		}
 		if r := s.User.Lull("run", kept); r.Code != 0 || r.Stdout != "version 1\n" {
-			t.Errorf("%q: a launch meanwhile: %v", text, r)
+			t.Errorf("%q: a launch meanwhile: %v; want exit status 0 and output %q", text, r, "version 1\n")
 		}
 	}
 	if err := os.Remove(path); err != nil { // as a lull from before the file has left it
@@ -74,7 +74,7 @@ func TestFormat(t *testing.T) {
 	s.StartAgent()
 	s.MustLull("verify")
 	if b, err := os.ReadFile(path); err != nil || string(b) != "1\n" {
-		t.Errorf("the format is %q, %v", b, err)
+		t.Errorf("the format is %q, %v; want no error and content %q", b, err, "1\n")
 	}
 }
 
@@ -136,7 +136,7 @@ func TestCloned(t *testing.T) {
 		}
 		s.MustLull("verify")
 		if r := s.User.Lull("run", kept); r.Stdout != "version 1\n" {
-			t.Errorf("%s: %v", clone, r)
+			t.Errorf("%s: %v; want output %q", clone, r, "version 1\n")
 		}
 		s.StopAgent()
 	}
@@ -221,7 +221,7 @@ func (s *scene) whole() {
 	}
 	for _, path := range found {
 		if b, err := os.ReadFile(path); err != nil || string(b) != "1\n" {
-			s.Errorf("%s is of revision %q, %v", path, b, err)
+			s.Errorf("%s is of revision %q, %v; want no error and content %q", path, b, err, "1\n")
 		}
 	}
 }

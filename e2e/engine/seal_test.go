@@ -185,7 +185,7 @@ func TestTogetherWithSeal(t *testing.T) {
 	}
 	// The one that waits keeps no launch of the other out.
 	if r := s.User.RunWithin(limit, "timeout", "1", "lull", "run", name); r.Code != 124 {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 124", r)
 	}
 	kill(user)
 	s.UntilState(name, "2", "done")
@@ -280,7 +280,7 @@ func TestWithoutProof(t *testing.T) {
 	s.UntilState(name, "2", "done")
 	s.MustLull("remove", name)
 	if r := s.Lull("doctor"); !strings.Contains(r.Stdout, "warn  vacancy") || !strings.Contains(r.Stdout, "is on an overlay") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output and %q in the output", r, "warn  vacancy", "is on an overlay")
 	}
 }
 

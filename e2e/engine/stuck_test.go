@@ -60,7 +60,7 @@ func stuckAt(t *testing.T, s *scene, step string) {
 
 	// The cause stays: it is stuck again. Then the cause is removed.
 	if r := s.Lull("refresh", "--retry", name); r.Code != 1 || !strings.Contains(r.Stderr, "cannot undo") {
-		t.Errorf("retried in vain: %v", r)
+		t.Errorf("retried in vain: got %v, want exit status 1 and %q in the error output", r, "cannot undo")
 	}
 	s.StopAgent()
 	s.StartAgent()
@@ -83,7 +83,7 @@ func (s *scene) isStuck(t *testing.T, name string) {
 		}
 	}
 	if r := s.Lull("doctor"); r.Code == 0 {
-		t.Errorf("doctor is content: %v", r)
+		t.Errorf("doctor is content: got %v, want a failure", r)
 	}
 	s.UntilFile("the metric is there", limit, s.Path("lull.prom"), func(text string) (bool, string) {
 		return strings.Contains(text, "lull_refresh_stuck{instance=\""+name+"\",version=\"2\"} 1"), text

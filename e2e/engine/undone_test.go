@@ -28,7 +28,7 @@ func TestUndoneIsShown(t *testing.T) {
 	}
 	p, _ := s.API.Package(name)
 	if reason := p.Str("UndoneReason"); p.Str("UndoneVersion") != "2" || !strings.Contains(reason, "the database is not there") || !strings.Contains(reason, "exit status 7") {
-		t.Errorf("the properties are %q, %q", p.Str("UndoneVersion"), reason)
+		t.Errorf("the properties are %q, %q; want undone version %q, %q in the reason and %q in the reason", p.Str("UndoneVersion"), reason, "2", "the database is not there", "exit status 7")
 	}
 	at, next := time.UnixMicro(int64(p.Num("UndoneAt"))), time.UnixMicro(int64(p.Num("NextTry")))
 	if age := time.Since(at); age < 0 || age > limit || next.Sub(at).Round(time.Minute) != 8*time.Hour {
@@ -58,7 +58,7 @@ func TestUndoneIsShown(t *testing.T) {
 	publish("3", "exit 0")
 	s.MustLull("refresh", name)
 	if p, _ := s.API.Package(name); p.Str("Version") != "3" || p.Str("UndoneVersion") != "" || p.Str("UndoneReason") != "" || p.Num("NextTry") != 0 {
-		t.Errorf("after a version that works it is %v", p.Props)
+		t.Errorf("after a version that works it is %v; want version %q, no undone version, no undone reason and next try 0", p.Props, "3")
 	}
 	for _, args := range [][]string{{"list"}, {"status"}, {"pending"}, {"doctor"}} {
 		if r := s.Lull(args...); strings.Contains(r.Stdout, "undone") {

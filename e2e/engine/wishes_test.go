@@ -122,7 +122,7 @@ echo ` + version + ` >"$LULL_COMMON/version.new"; mv "$LULL_COMMON/version.new" 
 	defer unix.PidfdSendSignal(container, unix.SIGKILL, nil, 0)
 	old, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe")
 	if err != nil || !strings.HasPrefix(old, s.Store) {
-		t.Fatalf("the container executes %q, %v", old, err)
+		t.Fatalf("the container executes %q, %v; want no error and old that begins with %q", old, err, s.Store)
 	}
 
 	publish("2")

@@ -19,7 +19,7 @@ func TestApt(t *testing.T) {
 	v.deb(notes, "1:1.0", nil)
 	v.publish(release{})
 	if r := s.MustLull("repo", "add", "--apt", v.line("old"), notes); r.Stdout != "repository notes is known now: deb "+v.url+" stable main\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want output %q", r, "repository notes is known now: deb "+v.url+" stable main\n")
 	}
 	s.MustLull("repo", "add", "--apt", v.line("old"), notes) // as a configuration manager does
 	s.MustLull("install", notes)
@@ -28,7 +28,7 @@ func TestApt(t *testing.T) {
 		t.Error("a maintainer script has run")
 	}
 	if r := s.MustLull("refresh", notes); !strings.Contains(r.Stdout, "up to date") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output", r, "up to date")
 	}
 
 	v.deb(notes, "1:1.1", nil)
@@ -85,17 +85,17 @@ func TestAptMerged(t *testing.T) {
 	s.MustLull("install", notes)
 	s.runs("1.0")
 	if b, err := os.ReadFile(filepath.Join(s.Store, "current", notes, "usr/share/notes/data")); err != nil || string(b) != "data" {
-		t.Errorf("%q, %v", b, err)
+		t.Errorf("%q, %v; want no error and content %q", b, err, "data")
 	}
 	s.refused(65, "its name and version are those of its lull.yaml", "install", "source")
 	if r := s.MustLull("repo", "list"); !strings.Contains(r.Stdout, "failed") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output", r, "failed")
 	}
 	v.deb("libnotes", "8", map[string]string{"usr/share/notes/data": "more"}) // the first package names the version
 	v.publish(release{})
 	s.MustLull("refresh", notes)
 	if b, err := os.ReadFile(filepath.Join(s.Store, "current", notes, "usr/share/notes/data")); err != nil || string(b) != "more" {
-		t.Errorf("%q, %v", b, err)
+		t.Errorf("%q, %v; want no error and content %q", b, err, "more")
 	}
 }
 
@@ -219,7 +219,7 @@ func TestAptResumed(t *testing.T) {
 	s.MustLull("repo", "add", "--apt", v.line("old"), notes)
 	v.set(func() { v.cut = 50_000 })
 	if r := s.Lull("install", notes); r.Code != 69 {
-		t.Fatalf("%v", r)
+		t.Fatalf("got %v, want exit status 69", r)
 	}
 	s.StopAgent()
 	s.StartAgent()

@@ -141,14 +141,14 @@ func TestNotPermitted(t *testing.T) {
 	}
 	left, err := filepath.Glob(filepath.Join(s.Store, ".file-*"))
 	if err != nil || len(left) != 0 {
-		t.Errorf("%v %v", left, err)
+		t.Errorf("got %v %v, want no error and 0 left", left, err)
 	}
 	s.StartPolkit(`polkit.addRule(function(action, subject) { if (action.id == "org.lull.install-file") return polkit.Result.YES; });`)
 	if r := s.User.Lull("install", file); r.Code != 0 {
-		t.Errorf("with the right: %v", r)
+		t.Errorf("with the right: got %v, want exit status 0", r)
 	}
 	s.runs("1.0")
 	if r := s.User.Lull("remove", notes); r.Code != 77 {
-		t.Errorf("another right: %v", r)
+		t.Errorf("another right: got %v, want exit status 77", r)
 	}
 }

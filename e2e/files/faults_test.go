@@ -53,7 +53,7 @@ func TestFails(t *testing.T) {
 			s := set(t, rig.Options{}, "LULL_FAULT="+point+":enospc")
 			file := s.tarball("1.0", nil)
 			if r := s.Lull("install", file); r.Code != 73 || !strings.Contains(r.Stderr, "no space left on device") {
-				t.Errorf("%v", r)
+				t.Errorf("got %v, want exit status 73 and %q in the error output", r, "no space left on device")
 			}
 			s.clean()
 			s.MustLull("install", file)
@@ -74,7 +74,7 @@ func TestTwice(t *testing.T) {
 	wg.Wait()
 	for _, r := range results {
 		if r.Code != 0 {
-			t.Errorf("%v", r)
+			t.Errorf("got %v, want exit status 0", r)
 		}
 	}
 	s.runs("1.0")
@@ -99,7 +99,7 @@ func TestHostile(t *testing.T) {
 			"secret-1.0.tar": `cd "$1" && touch bin/x && chmod 755 bin/x && printf -- '-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----\n' >key && tar -cf "$2" bin key`,
 		}[name]
 		if r := s.Admin.Run("sh", "-ec", script, "sh", dir, file); r.Code != 0 {
-			t.Fatalf("%v", r)
+			t.Fatalf("got %v, want exit status 0", r)
 		}
 		if r := s.Lull("install", file); r.Code == 0 || !strings.Contains(r.Stderr, want) || strings.Contains(r.Stderr, s.Store) {
 			t.Errorf("%s: want %q, got %v", name, want, r)
@@ -137,7 +137,7 @@ func TestRights(t *testing.T) {
 	path, made := c.install(t, options, id)
 	confirm, _ := made["confirm"].Value().(string)
 	if path != "/" || len(confirm) != 64 {
-		t.Fatalf("a wrong confirmation: %v %v", path, made)
+		t.Fatalf("a wrong confirmation: %v %v; want path %q and 64 confirm", path, made, "/")
 	}
 	options["confirm"] = dbus.MakeVariant(confirm)
 	options["version"] = dbus.MakeVariant("2.0")
@@ -153,7 +153,7 @@ func TestRights(t *testing.T) {
 		return p.Str("Version") == "1.0", p.Str("Version")
 	})
 	if r := s.MustLull("install", "--yes", "--with", with, file); r.Stdout != "notes 1.0 is already installed\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want output %q", r, "notes 1.0 is already installed\n")
 	}
 }
 
@@ -167,7 +167,7 @@ func TestOtherRepository(t *testing.T) {
 	s.MustLull("install", "--key", "mine", s.tarball("2.0", nil))
 	s.runs("1.0")
 	if r := s.User.Lull("run", "notes_mine"); r.Stdout != "notes 2.0\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want output %q", r, "notes 2.0\n")
 	}
 }
 

@@ -38,14 +38,14 @@ func TestImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r := s.MustLull("install", layout); !strings.Contains(r.Stdout, "notes 1.0 is installed") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output", r, "notes 1.0 is installed")
 	}
 	s.runs("1.0")
 	if _, err := os.Lstat(filepath.Join(s.Store, "current", notes, "old")); !os.IsNotExist(err) {
 		t.Errorf("a whiteout has no effect: %v", err)
 	}
 	if r := s.Lull("run", "--ephemeral", saved); r.Code != 0 || r.Stdout != "notes 2.0\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0 and output %q", r, "notes 2.0\n")
 	}
 	run := s.User.StartLull(nil, "run", notes, "sleep", "infinity")
 	s.Until("it runs", limit, func() (bool, string) {

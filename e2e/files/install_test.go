@@ -19,11 +19,11 @@ func TestInstall(t *testing.T) {
 	s := set(t, rig.Options{})
 	one, two := s.tarball("1.0", nil), s.tarball("2.0", nil)
 	if r := s.MustLull("install", one); !strings.Contains(r.Stdout, "notes 1.0 is installed") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output", r, "notes 1.0 is installed")
 	}
 	s.runs("1.0")
 	if r := s.MustLull("install", one); r.Stdout != "notes 1.0 is already installed\n" {
-		t.Errorf("the same file again: %v", r)
+		t.Errorf("the same file again: got %v, want output %q", r, "notes 1.0 is already installed\n")
 	}
 	for path, mode := range map[string]os.FileMode{"local": 0o700, "local.keys": 0o700, "local.keys/targets.pem": 0o600} {
 		if fi, err := os.Stat(filepath.Join(s.Store, path)); err != nil || fi.Mode().Perm() != mode {
@@ -52,7 +52,7 @@ func TestInstall(t *testing.T) {
 	s.MustLull("revert", notes)
 	s.runs("1.0")
 	if r := s.MustLull("install", two); !strings.Contains(r.Stdout, "notes is refreshed from 1.0 to 2.0") {
-		t.Errorf("after a revert: %v", r)
+		t.Errorf("after a revert: got %v, want %q in the output", r, "notes is refreshed from 1.0 to 2.0")
 	}
 	s.runs("2.0")
 	s.MustLull("install", "--older", one)
@@ -114,14 +114,14 @@ func TestDirectory(t *testing.T) {
 	s.MustLull("install", dir)
 	s.runs("1.0")
 	if r := s.MustLull("install", dir+"/"); r.Stdout != "notes 1.0 is already installed\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want output %q", r, "notes 1.0 is already installed\n")
 	}
 	tree := filepath.Join(s.Store, "current", notes)
 	if target, err := os.Readlink(tree + "/bin/link"); err != nil || target != "../etc/data" {
 		t.Errorf("the symlink: %q, want ../etc/data, %v", target, err)
 	}
 	if _, err := os.Lstat(tree + "/.git"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("version control is installed: %v", err)
+		t.Errorf("version control is installed: got %v, want the error %v", err, os.ErrNotExist)
 	}
 
 	source := "name: notes\nversion: \"2.0\"\ntitle: Notes\napps: [{name: notes, command: bin/notes}]\nservices: [{name: sync, command: [bin/notes], user: nobody}]\n"
@@ -153,10 +153,10 @@ func TestMerged(t *testing.T) {
 	lib := s.archive("lib-7.tar.xz", "#!/bin/sh\necho notes of the library\n", map[string]string{"lib/data": "data"})
 	s.MustLull("install", s.tarball("1.0", nil), lib)
 	if r := s.User.Lull("run", notes); r.Stdout != "notes of the library\n" { // the last one counts
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want output %q", r, "notes of the library\n")
 	}
 	if b, err := os.ReadFile(filepath.Join(s.Store, "current", notes, "lib/data")); err != nil || string(b) != "data" {
-		t.Errorf("%q, %v", b, err)
+		t.Errorf("%q, %v; want no error and content %q", b, err, "data")
 	}
 }
 
@@ -167,7 +167,7 @@ func TestOnce(t *testing.T) {
 	once := func() {
 		t.Helper()
 		if r := s.Lull("run", "--ephemeral", two); r.Code != 0 || r.Stdout != "notes 2.0\n" {
-			t.Errorf("%v", r)
+			t.Errorf("got %v, want exit status 0 and output %q", r, "notes 2.0\n")
 		}
 	}
 	once()

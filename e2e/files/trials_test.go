@@ -42,7 +42,7 @@ func TestGoTarball(t *testing.T) {
 		}
 		r := s.User.Lull("run", "go", "version")
 		if r.Code != 0 || !strings.HasPrefix(r.Stdout, "go version go") {
-			t.Errorf("%v", r)
+			t.Errorf("got %v, want exit status 0 and output that begins with %q", r, "go version go")
 		}
 		r = s.User.Lull("run", "go", "env", "GOROOT")
 		tree, err := filepath.EvalSymlinks(filepath.Join(s.Store, "current", "go"))
@@ -51,7 +51,7 @@ func TestGoTarball(t *testing.T) {
 		}
 	}
 	if r := s.MustLull("install", tarball("1.98.0")); !strings.Contains(r.Stdout, "go 1.98.0 is installed") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output", r, "go 1.98.0 is installed")
 	}
 	version("1.98.0")
 
@@ -95,6 +95,6 @@ func TestLicense(t *testing.T) {
 <metadata_license>CC0-1.0</metadata_license><project_license>MPL-2.0 OR MIT</project_license></component>
 `}))
 	if r := s.User.Lull("info", notes); r.Code != 0 || !strings.Contains(r.Stdout, "MPL-2.0 OR MIT") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0 and %q in the output", r, "MPL-2.0 OR MIT")
 	}
 }

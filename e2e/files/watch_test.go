@@ -133,7 +133,7 @@ func TestWatch(t *testing.T) {
 	}
 	s.MustLull("refresh", notes)
 	if r := s.MustLull("repo", "show", "ours"); !strings.Contains(r.Stdout, "cannot use notes-3.0.tar.gz: others than root can write it (and 1 more)") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output", r, "cannot use notes-3.0.tar.gz: others than root can write it (and 1 more)")
 	}
 	for _, name := range []string{"readme.txt", "notes-3.0.tar.gz"} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
@@ -159,7 +159,7 @@ func TestWatch(t *testing.T) {
 	s.MustLull("gc")
 	s.MustLull("repo", "remove", "ours")
 	if _, err := os.Stat(filepath.Join(s.Store, "watched", "ours")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("its packages outlive the repository: %v", err)
+		t.Errorf("its packages outlive the repository: got %v, want the error %v", err, os.ErrNotExist)
 	}
 	s.runs("4.0")
 	s.clean()

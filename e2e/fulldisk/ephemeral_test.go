@@ -29,7 +29,7 @@ func TestOneAfterTheOther(t *testing.T) {
 		}
 		r := s.Lull("run", "--ephemeral", name)
 		if r.Code != 0 || !strings.Contains(r.Stdout, "version 1\n") || !strings.Contains(r.Stdout, fmt.Sprint(weight)) {
-			t.Fatalf("application %d of %d: %v", i+1, n, r)
+			t.Fatalf("application %d of %d: %v; want exit status 0, %q in the output and %q in the output", i+1, n, r, "version 1\n", fmt.Sprint(weight))
 		}
 		if err := os.RemoveAll(filepath.Join(s.Repo, "blobs")); err != nil { // 2 GB that are no longer needed
 			t.Fatal(err)
@@ -110,7 +110,7 @@ func TestEphemeralKilled(t *testing.T) {
 		t.Fatalf("what is left while it runs: %q", left)
 	}
 	if open := s.open(); len(open) != 1 {
-		t.Errorf("open: %q", open)
+		t.Errorf("open: got %q, want 1 open", open)
 	}
 	end.Close()
 	s.Until("the lease has ended", limit, func() (bool, string) { o := s.open(); return len(o) == 0, fmt.Sprint(o) })
@@ -181,7 +181,7 @@ func TestReserveIsCountedOnce(t *testing.T) {
 	s.trust()
 	for _, name := range []string{"org.lull.one", "org.lull.two"} {
 		if r := s.Lull("install", name); r.Code != 0 {
-			t.Errorf("with %d bytes free: %v", s.free(), r)
+			t.Errorf("with %d bytes free: %v; want exit status 0", s.free(), r)
 		}
 	}
 	if st, err := os.Stat(filepath.Join(s.Store, "reserve")); err != nil || st.Size() < 5*mib || st.Size() > 10*mib {
@@ -220,7 +220,7 @@ func TestEphemeralRefused(t *testing.T) {
 		}
 	}
 	if open := s.open(); len(open) != 0 {
-		t.Errorf("open: %q", open)
+		t.Errorf("open: got %q, want 0 open", open)
 	}
 }
 
@@ -239,7 +239,7 @@ func TestEphemeralOffline(t *testing.T) {
 	}
 	// The packages that the image names for use without the network are there.
 	if r := s.Lull("run", "--ephemeral", "org.lull.one@edge"); r.Code == 0 {
-		t.Errorf("a channel that was never seen is there: %v", r)
+		t.Errorf("a channel that was never seen is there: got %v, want a failure", r)
 	}
 	_, hash, _ := strings.Cut(out, s.Store+"/packages/")
 	s.Configure("system.yaml", "cache:\n  - "+hash[:64]+"\n")

@@ -50,7 +50,7 @@ func TestKeepRecent(t *testing.T) {
 	s.MustLull("gc")
 	kept("one", "two", "three")
 	if r := s.Lull("run", "--ephemeral", "org.lull.huge"); r.Code != 73 {
-		t.Errorf("more than the disk can hold is fetched: %v", r)
+		t.Errorf("more than the disk can hold is fetched: got %v, want exit status 73", r)
 	}
 	kept("one", "two", "three")
 	s.MustLull("gc", "--free", "10MB")

@@ -54,7 +54,7 @@ func (s *scene) ok(as *rig.Actor, args ...string) string {
 	s.Helper()
 	r := as.Lull(args...)
 	if r.Code != 0 {
-		s.Fatalf("%s: %v", as.Name, r)
+		s.Fatalf("%s: %v; want exit status 0", as.Name, r)
 	}
 	return r.Stdout
 }
@@ -120,14 +120,14 @@ const day = 24 * time.Hour
 func TestTwoUsers(t *testing.T) {
 	s := set(t, "", "medium")
 	if out := s.ok(s.ann, "hold", "--for", "2d", "--reason", "exam", sample.Name); !strings.HasPrefix(out, sample.Name+" is held until ") {
-		t.Errorf("got %q", out)
+		t.Errorf("got %q; want output that begins with %q", out, sample.Name+" is held until ")
 	}
 	s.ok(s.bob, "hold", "--for", "3d", sample.Name)
 	if h := s.holds(); h.String() != "daemon/1/false/ nobody/65534/false/exam" || h.Package.Held.By != "daemon" || !around(h.Package.Held.Until, 3*day) {
 		t.Errorf("held: %+v", h)
 	}
 	if r := s.Lull("refresh", sample.Name); r.Code != 75 || !strings.Contains(r.Stderr, "is held") {
-		t.Errorf("refresh: %v", r)
+		t.Errorf("refresh: got %v, want exit status 75 and %q in the error output", r, "is held")
 	}
 	s.untilHeld()
 	// Renewing changes nothing about the bound, and replaces the own hold alone.
@@ -137,18 +137,18 @@ func TestTwoUsers(t *testing.T) {
 	}
 	for _, as := range []*rig.Actor{s.ann, s.Admin} {
 		if out := s.ok(as, "pending"); !strings.Contains(out, "waits for:    the end of a hold\n") || !strings.Contains(out, "by daemon\n") {
-			t.Errorf("pending of %s: %s", as.Name, out)
+			t.Errorf("pending of %s: %s; want %q in the output and %q in the output", as.Name, out, "waits for:    the end of a hold\n", "by daemon\n")
 		}
 	}
 	if out := s.ok(s.ann, "list"); !strings.Contains(out, sample.V2+" waits, held until ") {
-		t.Errorf("list: %s", out)
+		t.Errorf("list: got %s, want %q in the output", out, sample.V2+" waits, held until ")
 	}
 	out := s.ok(s.ann, "status", sample.Name)
 	if !strings.Contains(out, "by daemon\n") || !strings.Contains(out, "by nobody: exam\n") {
-		t.Errorf("status: %s", out)
+		t.Errorf("status: got %s, want %q in the output and %q in the output", out, "by daemon\n", "by nobody: exam\n")
 	}
 	if out := s.ok(s.bob, "unhold", sample.Name); !strings.HasPrefix(out, sample.Name+" is not held any longer by you; nobody holds it until ") {
-		t.Errorf("unhold: %q", out)
+		t.Errorf("unhold: got %q, want output that begins with %q", out, sample.Name+" is not held any longer by you; nobody holds it until ")
 	}
 	if h := s.holds(); h.String() != "nobody/65534/false/exam" {
 		t.Errorf("held: %v", h)
@@ -210,7 +210,7 @@ func TestBounds(t *testing.T) {
 		s.ok(s.ann, "unhold", sample.Name)
 		r := s.ann.Lull("unhold", sample.Name)
 		if r.Code != 77 || !strings.Contains(r.Stderr, "holds it until "+when.Format("2006-01-02 15:04")+"\n") {
-			t.Errorf("a user ends an administrator's hold: %v", r)
+			t.Errorf("a user ends an administrator's hold: got %v, want exit status 77 and %q in the error output", r, "holds it until "+when.Format("2006-01-02 15:04")+"\n")
 		}
 		s.ok(s.carl, "unhold", sample.Name) // only his own, because he has one
 		if h := s.holds(); h.String() != "root/0/true/release" {
@@ -279,7 +279,7 @@ func TestBounds(t *testing.T) {
 		w.Begin()
 		w.MustLull("install", sample.Name)
 		if r := w.User.Lull("hold", sample.Name); r.Code != 77 || !strings.HasPrefix(r.Stderr, "lull: cannot hold refreshes: user nobody is not permitted to; only root is, as polkit is not running\nhint: ") {
-			t.Errorf("%v", r)
+			t.Errorf("got %v, want exit status 77 and error output that begins with %q", r, "lull: cannot hold refreshes: user nobody is not permitted to; only root is, as polkit is not running\nhint: ")
 		}
 		w.MustLull("hold", sample.Name)
 	})
@@ -308,7 +308,7 @@ func TestHoldOverTheBus(t *testing.T) {
 	}
 	p, _ := s.API.Package(sample.Name)
 	if p.Num("HeldUntil") != uint64(end) || p.Str("HeldBy") != "nobody" || p.Str("HeldReason") != "why not" {
-		t.Errorf("%+v", p.Props)
+		t.Errorf("got %+v, want held until %v, held by %q and held reason %q", p.Props, uint64(end), "nobody", "why not")
 	}
 	if got := fmt.Sprint(p.Props["Holds"].Value()); !strings.HasPrefix(got, "[[65534 nobody ") || !strings.HasSuffix(got, fmt.Sprintf(" %d false why not]]", end)) {
 		t.Errorf("Holds: %s", got)
@@ -316,13 +316,13 @@ func TestHoldOverTheBus(t *testing.T) {
 	for _, args := range [][]string{{"Hold", "sts", "../x", "0", ""}, {"Hold", "sts", sample.Name, "1", ""}, {"Hold", "sts", sample.Name, "18446744073709551615", ""},
 		{"Hold", "sts", sample.Name, "0", strings.Repeat("x", 201)}, {"Unhold", "s", "../x"}} {
 		if r := call(s.ann, args...); r.Code == 0 || !strings.Contains(r.Stderr, "cannot ") {
-			t.Errorf("%q: %v", args, r)
+			t.Errorf("%q: %v; want a failure and %q in the error output", args, r, "cannot ")
 		}
 	}
 	if r := call(s.bob, "Unhold", "s", sample.Name); r.Code == 0 || !strings.Contains(r.Stderr, "nobody holds it until") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want a failure and %q in the error output", r, "nobody holds it until")
 	}
 	if r := call(s.Admin, "Unhold", "s", sample.Name); r.Stdout != "ts 0 \"\"\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want output %q", r, "ts 0 \"\"\n")
 	}
 }

@@ -156,7 +156,7 @@ func TestHardening(t *testing.T) {
 			r.refresh, r.collect = f.others(h.waits)
 			r.memory = f.peak(pid)
 			if now := f.agent(); now != pid {
-				t.Errorf("the agent was process %s and is %s", pid, now)
+				t.Errorf("the agent was process %s and is %s; want %v", pid, now, pid)
 			}
 			if h.restart {
 				r.restart = f.timed("systemctl restart lulld")
@@ -210,7 +210,7 @@ func (f *field) disabled() {
 	f.root("systemctl disable --now lulld")
 	cmd := f.user("mallory", nil, "lull", "list")
 	if out, err := cmd.CombinedOutput(); err == nil {
-		f.Errorf("mallory has started the agent: %s", out)
+		f.Errorf("mallory has started the agent: got %s, want an error", out)
 	}
 	f.root("! systemctl is-active --quiet lulld")
 }

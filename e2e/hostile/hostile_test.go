@@ -212,7 +212,7 @@ func TestHostilePointer(t *testing.T) {
 			forger{t, w.Repo}.channel("org.evil.x", pointer+"\n")
 			r := w.Lull("install", "org.evil.x")
 			if r.Code == 0 {
-				t.Errorf("it was installed: %v", r)
+				t.Errorf("it was installed: got %v, want a failure", r)
 			}
 			refused(t, w, before, r, r.Code, "org.evil.x")
 		})
@@ -309,7 +309,7 @@ func TestUntrustedRepositories(t *testing.T) {
 		}
 		refused(t, w, before, w.Lull("refresh", sample.Name), 65, "local")
 		if out := w.MustLull("list").Stdout; !strings.Contains(out, sample.V2) {
-			t.Errorf("it went back to the old version: %s", out)
+			t.Errorf("it went back to the old version: got %s, want %q in the output", out, sample.V2)
 		}
 	})
 	t.Run("signed by somebody else", func(t *testing.T) {

@@ -213,7 +213,7 @@ func TestBusArguments(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.r.Code == 0 {
-				t.Errorf("it was taken: %v", c.r)
+				t.Errorf("it was taken: got %v, want a failure", c.r)
 			}
 			if !strings.Contains(c.r.Stderr, c.want) || strings.TrimSpace(c.r.Stderr) == "" {
 				t.Errorf("the error does not name %q: %v", c.want, c.r)
@@ -244,14 +244,14 @@ func TestHostilePolicy(t *testing.T) {
 			w.Configure("policy.d/bad.yaml", text)
 			r := w.Lull("policy", "check")
 			if r.Code != 78 || !strings.Contains(r.Stderr, bad+":") {
-				t.Errorf("policy check: %v", r)
+				t.Errorf("policy check: got %v, want exit status 78 and %q in the error output", r, bad+":")
 			}
 			if !strings.Contains(r.Stderr, bad+":3") {
 				t.Errorf("it does not name line 3: %v", r)
 			}
 			reload := w.Admin.Run("busctl", "--address="+w.Bus.Address, "call", rig.AgentName, rig.AgentPath, rig.AgentName+".Manager", "Reload")
 			if reload.Code == 0 || !strings.Contains(reload.Stderr, "bad.yaml") {
-				t.Errorf("Reload: %v", reload)
+				t.Errorf("Reload: got %v, want a failure and %q in the error output", reload, "bad.yaml")
 			}
 			w.MustLull("list")
 		})

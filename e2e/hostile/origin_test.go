@@ -96,7 +96,7 @@ func TestCallersInGroups(t *testing.T) {
 	foreign := group(freezer, "-suspended")
 	p := asks(foreign)
 	if log := p.Log(); !strings.Contains(log, "it is in the freezer group /"+filepath.Base(foreign)+", and is not taken out of that") {
-		t.Errorf("out of a foreign freezer group: %s", log)
+		t.Errorf("out of a foreign freezer group: got %s, want %q in the log", log, "it is in the freezer group /"+filepath.Base(foreign)+", and is not taken out of that")
 	}
 	stays(p, ":freezer", foreign)
 	p.Kill()

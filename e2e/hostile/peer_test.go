@@ -156,7 +156,7 @@ func TestOneUserOnTheBusLeavesTheAgentToOthers(t *testing.T) {
 				lease.Close()
 			}
 			if r := w.Lull("list"); r.Code != 0 {
-				t.Errorf("%v", r)
+				t.Errorf("got %v, want exit status 0", r)
 			}
 			if peak := memoryOf(t, w.Agent().PID, "VmHWM"); peak > 64<<10 {
 				t.Errorf("the agent took %d KiB", peak)

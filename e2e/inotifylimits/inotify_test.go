@@ -103,7 +103,7 @@ func TestInotify(t *testing.T) {
 			end()
 			w.UntilNoMarkers(limit)
 			if r := w.Lull("refresh", name); r.Code != 0 {
-				t.Errorf("%v", r)
+				t.Errorf("got %v, want exit status 0", r)
 			}
 			w.MustLull("remove", name)
 		})

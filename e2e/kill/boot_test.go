@@ -60,7 +60,7 @@ func TestDoorsAreShutAfterReboot(t *testing.T) {
 		t.Errorf("markers are left: %q %v", left, err)
 	}
 	if r := w.MustLull("list"); !strings.Contains(r.Stdout, sample.V2) {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output", r, sample.V2)
 	}
 }
 

@@ -51,7 +51,7 @@ func TestCollectAtEveryPoint(t *testing.T) {
 			passed[name] = true
 			w.MustLull("gc")
 			if r := w.Lull("verify"); r.Code != 0 {
-				t.Errorf("%q, after a collection at %s: %v", args, name, r)
+				t.Errorf("%q, after a collection at %s: %v; want exit status 0", args, name, r)
 			}
 			letGo(t, pipe)
 		}

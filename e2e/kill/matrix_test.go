@@ -128,7 +128,7 @@ func (p play) points(t *testing.T) (points []string) {
 			want, version = 1, "1"
 		}
 		if r.Code != want {
-			t.Fatalf("%v", r)
+			t.Fatalf("got %v, want exit status %v", r, want)
 		}
 		s.settled(t, version)
 		counts := map[string]int{}

@@ -69,7 +69,7 @@ func TestThousands(t *testing.T) {
 	w := set(t)
 	c := client(t, w, many)
 	if n, last := open(w); n != many || !strings.Contains(last, fmt.Sprintf("client %s, user root", filepath.Base(c.Path))) {
-		t.Errorf("%d are open, the last is %s", n, last)
+		t.Errorf("%d are open, the last is %s; want %v and %q in the last", n, last, many, fmt.Sprintf("client %s, user root", filepath.Base(c.Path)))
 	}
 	w.MustLull("remove", "org.lull.outer")
 	w.MustLull("gc")
@@ -110,7 +110,7 @@ func TestWaitClosed(t *testing.T) {
 		}
 	}
 	if r := w.Lull("open", "--wait-closed", "org.lull.none"); r.Code != 1 || !strings.Contains(r.Stderr, "cannot find org.lull.none: it is not installed") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 1 and %q in the error output", r, "cannot find org.lull.none: it is not installed")
 	}
 	waiter = w.Admin.StartLull(nil, "open", "--wait-closed", strings.Repeat("0", 64))
 	if code, err := waiter.Wait(t.Context(), limit); err != nil || code != 0 {
@@ -125,7 +125,7 @@ func TestSubpackages(t *testing.T) {
 		"org.lull.outer": "org.lull.outer", "org.lull.outer/middle": "org.lull.middle", "org.lull.outer/middle/inner": "org.lull.inner",
 	} {
 		if r := w.MustLull("open", path, "--", "cat", "bin/app"); !strings.Contains(r.Stdout, "echo "+want+";") {
-			t.Errorf("%s: %v", path, r)
+			t.Errorf("%s: %v; want %q in the output", path, r, "echo "+want+";")
 		}
 	}
 	for path, want := range map[string]string{
@@ -142,7 +142,7 @@ func TestSubpackages(t *testing.T) {
 		}
 	}
 	if n, last := open(w); n != 0 {
-		t.Errorf("%d are open, %s", n, last)
+		t.Errorf("%d are open, %s; want 0", n, last)
 	}
 	// An open subpackage does not protect what contains it; that protects it.
 	input, end, err := os.Pipe()

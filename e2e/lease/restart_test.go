@@ -29,7 +29,7 @@ func client(t *testing.T, w *rig.Scene, n int) *exec.Cmd {
 	}
 	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != fmt.Sprintf("holds %d\n", n) {
-		t.Fatalf("%q %v", line, err)
+		t.Fatalf("got %q %v, want no error and line %v", line, err, fmt.Sprintf("holds %d\n", n))
 	}
 	return c
 }
@@ -91,14 +91,14 @@ func TestKilledWhileItGrants(t *testing.T) {
 		w.StopAgent()
 		agent := w.StartAgent("LULL_FAULT=" + point + ":kill")
 		if r := w.Lull("open", "org.lull.outer", "--", "true"); r.Code != 69 {
-			t.Errorf("%s: %v", point, r)
+			t.Errorf("%s: %v; want exit status 69", point, r)
 		}
 		if _, err := agent.Wait(t.Context(), limit); err != nil {
 			t.Fatal(err)
 		}
 		w.StartAgent()
 		if n, last := open(w); n != 1 {
-			t.Errorf("%s: %d are open, the last is %s", point, n, last)
+			t.Errorf("%s: %d are open, the last is %s; want 1", point, n, last)
 		}
 		w.MustLull("open", "org.lull.outer", "--", "true")
 	}

@@ -48,7 +48,7 @@ func TestRunSubpackages(t *testing.T) {
 	ran(w.MustLull("run", "org.lull.one/helper").Stdout, "LULL_INSTANCE=org.lull.one\nLULL_PACKAGE_DIR=")
 	ran(w.MustLull("open", "org.lull.one/helper/runtime", "--", "cat", "text").Stdout, shared)
 	if r := w.Lull("run", "org.lull.one/none"); r.Code == 0 || !strings.Contains(r.Stderr, `has no subpackage "none"`) {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want a failure and %q in the error output", r, `has no subpackage "none"`)
 	}
 	// What both contain is stored once, and kept by both.
 	hash := strings.TrimSpace(w.MustLull("open", "org.lull.one/runtime", "--", "sh", "-c", "echo $LULL_PACKAGE").Stdout)

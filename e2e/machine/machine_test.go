@@ -77,7 +77,7 @@ func logindRestartsWaiting(s *scene) {
 	s.prepare(plain)
 	s.sh(`timeout %.0f sh -c 'until systemd-inhibit --list | grep -q "%s 2.0 waits for"; do sleep 0.2; done'`, limit.Seconds(), plain)
 	if l := s.locks(); !strings.Contains(l, "lulld shutdown ") || !strings.Contains(l, plain+" 2.0 waits for") || !strings.Contains(l, "delay") {
-		s.Fatalf("a refresh that waits holds these locks: %q", l)
+		s.Fatalf("a refresh that waits holds these locks: got %q, want %q, %q and %q", l, "lulld shutdown ", plain+" 2.0 waits for", "delay")
 	}
 	changes := s.inhibitors()
 	s.sh("systemctl restart systemd-logind")
@@ -103,7 +103,7 @@ func logindRestartsCritical(s *scene) {
 	s.until("it is in its critical section", r, checking)
 	s.sh("systemctl restart systemd-logind")
 	if l := s.locks(); !strings.Contains(l, "lulld shutdown:sleep") || !strings.Contains(l, "Refreshing "+slow) {
-		s.Errorf("after logind's restart there are these locks: %q", l)
+		s.Errorf("after logind's restart there are these locks: got %q, want %q and %q", l, "lulld shutdown:sleep", "Refreshing "+slow)
 	}
 	s.release(slow, atHealth)
 	s.until("it is refreshed", r, s.refreshed(slow))

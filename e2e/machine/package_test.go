@@ -63,7 +63,7 @@ func upgraded(s *scene) {
 	s.waits(nextVersion, deadline, pid)
 	end := s.follow("lull", "refresh", "--wait", slow)
 	if r, err := end.Wait(s.Context(), limit); err != nil || r.Code != 0 {
-		s.Fatalf("%v %v", r, err)
+		s.Fatalf("got %v %v, want no error and exit status 0", r, err)
 	}
 	s.whole(slow, false)
 
@@ -103,7 +103,7 @@ func (s *scene) waits(version, deadline string, pid int) {
 		s.Errorf("the agent is of version %s, want %s", v, version)
 	}
 	if d := s.deadline(); d != deadline {
-		s.Errorf("the deadline was %s and is %s", deadline, d)
+		s.Errorf("the deadline was %s and is %s; want %v", deadline, d, deadline)
 	}
 	p := s.installed(sample.Name)
 	if p.Refresh == nil || p.Refresh.State != "waiting" || len(p.Processes) != 1 || p.Processes[0].PID != pid {

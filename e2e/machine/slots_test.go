@@ -34,7 +34,7 @@ func example(t *testing.T) map[string]string {
 		files[name[1]] = block
 	}
 	if len(files) != 6 {
-		t.Fatalf("the page has these files: %v", files)
+		t.Fatalf("the page has these files: got %v, want 6 files", files)
 	}
 	return files
 }
@@ -122,7 +122,7 @@ func TestSlots(t *testing.T) {
 	s.WaitBoot()
 	s.is("a", "1", "staged", "")
 	if r := s.VM.Run("lull", "system", "status"); !strings.Contains(r.Text(), "system 2 is staged, but the machine has started with system 1") {
-		t.Errorf("the status after the fall-back: %v", r)
+		t.Errorf("the status after the fall-back: got %v, want %q", r, "system 2 is staged, but the machine has started with system 1")
 	}
 	if r := s.VM.Run("lull", "system", "commit"); r.Code == 0 {
 		t.Errorf("a system that has not started is committed: %v", r)

@@ -18,18 +18,18 @@ func suspended(s *scene) {
 	launch := s.follow(rig.LoginArgv(nil, "lull", "run", asleep)...)
 	s.sh("timeout %.0f sh -c 'until pgrep lull-run; do sleep 0.2; done'", limit.Seconds())
 	if l := s.locks(); !strings.Contains(l, "shutdown:sleep") {
-		s.Errorf("the section holds these locks: %q", l)
+		s.Errorf("the section holds these locks: got %q, want %q", l, "shutdown:sleep")
 	}
 	sleeps := s.inhibitors()
 	suspend := s.follow("env", "SYSTEMD_BUS_TIMEOUT=5min", "systemctl", "suspend", "--ignore-inhibitors")
 	must(s.T, s.Suspended(limit))
 	s.WakeUp()
 	if r, err := suspend.Wait(s.T.Context(), limit); err != nil || r.Code != 0 {
-		s.Errorf("systemctl suspend: %v, %v", r, err)
+		s.Errorf("systemctl suspend: %v, %v; want no error and exit status 0", r, err)
 	}
 	s.until("logind has announced the sleep and its end", sleeps, "PrepareForSleep (true,)", "PrepareForSleep (false,)")
 	if l := s.locks(); !strings.Contains(l, "Refreshing "+asleep) {
-		s.Errorf("after the sleep there are these locks: %q", l)
+		s.Errorf("after the sleep there are these locks: got %q, want %q", l, "Refreshing "+asleep)
 	}
 	s.release(asleep, atStop)
 	s.until("it is refreshed", r, s.refreshed(asleep))

@@ -75,7 +75,7 @@ func userRefreshes(s *scene) {
 	s.desktop()
 	s.asUser("lull install %s", sample.Name)
 	if r := s.VM.Run(byUser("lull repo add other /srv/repo")...); r.Code != 77 || !strings.Contains(r.Stderr, "cannot") {
-		s.Errorf("a user may change where applications come from: %v", r)
+		s.Errorf("a user may change where applications come from: got %v, want exit status 77 and %q in the error output", r, "cannot")
 	}
 	app := s.userOpens()
 	notices := s.follow(byUser("dbus-monitor --session \"interface='org.freedesktop.Notifications'\"")...)
@@ -138,7 +138,7 @@ func (s *scene) userReverts() {
 	}
 	pkg := s.asUser("readlink -f /var/lib/lull/current/%s | xargs basename", sample.Name)
 	if why := s.asUser("lull why %s", pkg); !strings.Contains(why, sample.Name) {
-		s.Errorf("nobody knows why it is kept: %s", why)
+		s.Errorf("nobody knows why it is kept: got %s, want %q in the why", why, sample.Name)
 	}
 	if r := s.VM.Run(byUser("lull gc")...); r.Code != 77 {
 		s.Errorf("a user may collect without a password: %v", r)

@@ -46,7 +46,7 @@ while :; do sleep 1000; done
 	s.UntilFile("it runs", limit, common("app"), func(text string) (bool, string) { return text != "", run.Log() })
 	publish(2)
 	if r := s.Lull("refresh", hooked); r.Code != 75 {
-		t.Fatalf("%v", r)
+		t.Fatalf("got %v, want exit status 75", r)
 	}
 	const want = "refresh-pending from 1 to 2, medium, deadline known, not a tty\n"
 	s.UntilFile("the hook has run", 2*time.Minute, common("log"), func(text string) (bool, string) { return text == want, text })
@@ -66,7 +66,7 @@ while :; do sleep 1000; done
 		t.Error("the application has ended with its hook")
 	}
 	if log, err := os.ReadFile(common("log")); err != nil || string(log) != want {
-		t.Errorf("%q, %v", log, err)
+		t.Errorf("%q, %v; want no error and log %v", log, err, want)
 	}
 	run.Stop()
 	s.Until("version 2 is current", limit, func() (bool, string) {

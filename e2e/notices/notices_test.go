@@ -152,13 +152,13 @@ func TestApplicationAsks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := s.do("lull pending --self"); !strings.Contains(got, "no pending refreshes\n") {
-		t.Errorf("%s", got)
+		t.Errorf("got %s, want %q", got, "no pending refreshes\n")
 	}
 	s.Agent().Crash() // its monitor goes on with the next agent
 	s.StartAgent()
 	s.publish(2)
 	if r := s.Lull("refresh", name); r.Code != 75 {
-		t.Fatalf("%v", r)
+		t.Fatalf("got %v, want exit status 75", r)
 	}
 	s.untilLog("update to 2, running is local: true, remote: true")
 	s.untilShown(1, "Asking 2 is ready")
@@ -171,32 +171,32 @@ func TestApplicationAsks(t *testing.T) {
 		t.Errorf("others hear %v", heard)
 	}
 	if got := s.do("lull pending --self"); !strings.Contains(got, name+"  1 → 2\n") {
-		t.Errorf("%s", got)
+		t.Errorf("got %s, want %q", got, name+"  1 → 2\n")
 	}
 	if got := s.do("LULL_INSTANCE=org.x.Other lull pending --self"); !strings.Contains(got, "LULL_INSTANCE is org.x.Other, but this process is in a run of "+name) {
-		t.Errorf("%s", got)
+		t.Errorf("got %s, want %q", got, "LULL_INSTANCE is org.x.Other, but this process is in a run of "+name)
 	}
 	outside := func(want string, args ...string) {
 		t.Helper()
 		cmd := s.User.Run("env", append([]string{"LULL_INSTANCE=" + name, "lull"}, args...)...)
 		if cmd.Code == 0 || !strings.Contains(cmd.Stderr, want) {
-			t.Errorf("%v", cmd)
+			t.Errorf("got %v, want a failure and %q in the error output", cmd, want)
 		}
 	}
 	outside("lull: cannot determine which application asks: process", "pending", "--self")
 	outside("lull: cannot determine which application asks: process", "hold", "--self", "2h")
 	outside("is in no run of one", "hold", "--self")
 	if err := s.API.Call("Manager.CreateUpdateMonitor", map[string]dbus.Variant{}).Err; err == nil || !strings.Contains(err.Error(), "is in no run of one") {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want an error and %q in the error", err, "is in no run of one")
 	}
 	err := conn.Object(bus.AgentName, dbus.ObjectPath(path)).Call(bus.UpdateMonitorInterface+".Close", 0).Err
 	if err == nil || !strings.Contains(err.Error(), "belongs to another connection") {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want an error and %q in the error", err, "belongs to another connection")
 	}
 
 	shown := s.Admin.Must("busctl", "--address="+s.Bus.Address, "--no-pager", "introspect", bus.AgentName, path, bus.UpdateMonitorInterface).Stdout
 	if f := strings.Fields(shown); !strings.Contains(strings.Join(f, " "), ".Close method - - - .UpdateAvailable signal a{sv} - -") {
-		t.Errorf("%s", shown)
+		t.Errorf("got %s, want %q", shown, ".Close method - - - .UpdateAvailable signal a{sv} - -")
 	}
 
 	s.do("lull hold --self 2h")
@@ -233,7 +233,7 @@ func TestRestartAndWait(t *testing.T) {
 	}
 	s.publish(2)
 	if r := s.Lull("refresh", name); r.Code != 75 {
-		t.Fatalf("%v", r)
+		t.Fatalf("got %v, want exit status 75", r)
 	}
 	s.untilShown(1, "Asking 2 is ready")
 	s.picture("ready")
@@ -241,7 +241,7 @@ func TestRestartAndWait(t *testing.T) {
 	s.untilLog("hook: unsaved")
 	n := s.untilShown(1, "Asking is still open")
 	if labels := strings.Join(n.Labels(), ", "); !strings.HasPrefix(labels, "Try again, Do not start it again") {
-		t.Errorf("%s", labels)
+		t.Errorf("got %s, want labels that begins with %q", labels, "Try again, Do not start it again")
 	}
 	s.picture("still-open")
 	if s.app.Ended() {
@@ -275,7 +275,7 @@ func TestRestartAndWait(t *testing.T) {
 		t.Errorf("%s, want At the next start, Finish now", labels)
 	}
 	if !strings.Contains(n.Body, "Asking is being updated.") {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want %q in the body", n, "Asking is being updated.")
 	}
 	s.picture("shutdown")
 	s.shutdown(false)
@@ -352,7 +352,7 @@ func TestTwoUsers(t *testing.T) {
 	bob.StartHelper()
 	s.publish(2)
 	if r := s.Lull("refresh", name); r.Code != 75 {
-		t.Fatalf("%v", r)
+		t.Fatalf("got %v, want exit status 75", r)
 	}
 	s.untilShown(1, "Asking 2 is ready")
 	if live := bob.desk.Live(); len(live) > 0 {
@@ -362,14 +362,14 @@ func TestTwoUsers(t *testing.T) {
 	bob.untilLog("started 1, app, in " + bob.Dir)
 	bob.untilShown(1, "Asking 2 is ready")
 	if pids := strings.Count(bob.User.Lull("pending").Stdout, "PID "); pids != 1 {
-		t.Errorf("%v", bob.User.Lull("pending"))
+		t.Errorf("got %v, want pids 1", bob.User.Lull("pending"))
 	}
 	if err := os.WriteFile(s.common("do"), []byte("quit\n"), 0); err != nil {
 		t.Fatal(err)
 	}
 	s.untilShown(0, "") // no longer true, for this user
 	if live := bob.desk.Live(); len(live) != 1 {
-		t.Errorf("%v", bob.desk)
+		t.Errorf("got %v, want 1 live", bob.desk)
 	}
 	bob.desk.Press("When I close it")
 	bob.untilShown(0, "")
@@ -409,13 +409,13 @@ func TestDataIncomplete(t *testing.T) {
 	s.MustLull("publish", "--repo", s.Repo, s.Path("keeps2"))
 	s.MustLull("refresh", keeps)
 	if r := s.User.Lull("run", keeps); r.Code != 0 || !strings.Contains(r.Stderr, "1 of the files of "+keeps+" could not be copied") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0 and %q in the error output", r, "1 of the files of "+keeps+" could not be copied")
 	}
 	s.untilShown(1, "A file of Keeper could not be brought over The new version works without elsewhere, which is still in "+data+".")
 	s.picture("data-incomplete")
 	s.desk.CloseAll()
 	if r := s.User.Lull("run", keeps); r.Code != 0 || r.Stderr != "" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0 and no error output", r)
 	}
 	s.untilShown(0, "")
 }
@@ -427,14 +427,14 @@ func TestRestartByAnotherProgram(t *testing.T) {
 	s := set(t)
 	s.publish(3)
 	if r := s.Lull("refresh", name); r.Code != 75 {
-		t.Fatalf("%v", r)
+		t.Fatalf("got %v, want exit status 75", r)
 	}
 	s.untilShown(1, "Asking 3 is ready")
 	ask := func(a *rig.Actor) rig.Result {
 		return a.Run("busctl", "--address="+s.Bus.Address, "call", rig.AgentName, rig.AgentPath, rig.AgentName+".Manager", "RestartNow", "s", name)
 	}
 	if r := ask(s.Ordinary("daemon")); r.Code == 0 || !strings.Contains(r.Text(), "no refresh waits for an application of that name and user daemon") {
-		t.Errorf("another user: %v", r)
+		t.Errorf("another user: got %v, want a failure and %q", r, "no refresh waits for an application of that name and user daemon")
 	}
 	if s.app.Ended() {
 		t.Fatal("another user has ended it")

@@ -21,7 +21,7 @@ func TestUndone(t *testing.T) {
 	}
 	s.publish(4)
 	if r := s.Lull("refresh", name); r.Code != 75 {
-		t.Fatalf("%v", r)
+		t.Fatalf("got %v, want exit status 75", r)
 	}
 	s.untilShown(1, "Asking 4 is ready")
 	if err := os.WriteFile(s.common("do"), []byte("quit\n"), 0); err != nil {
@@ -29,11 +29,11 @@ func TestUndone(t *testing.T) {
 	}
 	n := s.untilShown(1, "The update of Asking did not work")
 	if !strings.Contains(n.Body, "It is version 1 again") {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want %q in the body", n, "It is version 1 again")
 	}
 	s.desk.CloseAll()
 	if r := s.Lull("refresh", name); r.Code != 1 || !strings.Contains(r.Stderr, "nothing works") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 1 and %q in the error output", r, "nothing works")
 	}
 	s.untilShown(0, "") // the second attempt is no news
 }

@@ -50,7 +50,7 @@ func TestLeasesOutliveAnUpgrade(t *testing.T) {
 		t.Helper()
 		r := c.Service(patience, nil, "sh", "-c", script)
 		if r.Code != 0 {
-			t.Fatalf("%v", r)
+			t.Fatalf("got %v, want exit status 0", r)
 		}
 		return r.Stdout
 	}

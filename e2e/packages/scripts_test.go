@@ -64,7 +64,7 @@ func TestScriptsGiveNothingAway(t *testing.T) {
 	c := rig.BootContainer(t, rig.ContainerOptions{Set: suite.RPM, ReadOnly: []string{dir + ":" + where}})
 	r := c.Service(patience, nil, "sh", "-c", fmt.Sprintf("useradd --create-home --uid %d %s && loginctl enable-linger %[2]s && systemctl start user@%[1]d.service", malloryUID, mallory))
 	if r.Code != 0 {
-		t.Fatalf("%v", r)
+		t.Fatalf("got %v, want exit status 0", r)
 	}
 	manager, err := findManager(c)
 	if err != nil {
@@ -89,7 +89,7 @@ func TestScriptsGiveNothingAway(t *testing.T) {
 				"systemctl", "--user", "list-units", "--all", "--plain", "--no-legend", "lull*")
 			system := c.Run("systemctl", "list-units", "--all", "--plain", "--no-legend", "lull*")
 			if r.Code != 0 || system.Code != 0 {
-				t.Fatalf("%v %v", r, system)
+				t.Fatalf("got %v %v, want exit status 0 and exit status 0", r, system)
 			}
 			hers, theirs := columns(r.Stdout), columns(system.Stdout)
 			if step.gone && (r.Stdout != "" || system.Stdout != "") {
@@ -112,7 +112,7 @@ func terminal(t *testing.T, c *rig.Container, command string) rig.Result {
 	t.Helper()
 	r := c.Run("script", "--quiet", "--return", "--command", command, "/dev/null")
 	if r.Code != 0 {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0", r)
 	}
 	return r
 }

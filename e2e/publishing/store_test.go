@@ -235,11 +235,11 @@ func TestObjectStore(t *testing.T) {
 
 	out, err := s.command(t.Context(), "channel", "halt", "org.example.a", "--repo", address, "--reason", "slow").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "halted") {
-		t.Errorf("halt: %v: %s", err, out)
+		t.Errorf("halt: %v: %s; want no error and %q in the output", err, out, "halted")
 	}
 	s.must("repo", "resign", address, "--all")
 	if out := s.must("channel", "list", "--repo", address); !strings.Contains(out, "org.example.b ") {
-		t.Errorf("listed: %s", out)
+		t.Errorf("listed: got %s, want %q in the output", out, "org.example.b ")
 	}
 	s.must("channel", "remove", "org.example.b", "--repo", address)
 	s.must("repo", "prune", address, "--grace", "2d")
@@ -250,7 +250,7 @@ func TestObjectStore(t *testing.T) {
 		t.Errorf("offered after a rotation: %s, want 2", got)
 	}
 	if out, err := s.run("repo", "init", address); err == nil || !strings.Contains(out, "it is there already") {
-		t.Errorf("a second init: %v: %s", err, out)
+		t.Errorf("a second init: %v: %s; want an error and %q in the output", err, out, "it is there already")
 	}
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "wrong")
 	if out, err := s.run("publish", s.source("org.example.a", "3"), "--repo", address); err == nil || strings.Count(out, "\n") > 2 {

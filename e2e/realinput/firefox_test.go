@@ -180,7 +180,7 @@ func TestFirefox(t *testing.T) {
 		}
 	}
 	if now := profile(2, "times.json"); now != created || created == "" {
-		t.Errorf("it is another profile: %s, was %s", now, created)
+		t.Errorf("it is another profile: %s, was %s; want %v and some created", now, created, created)
 	}
 	quit(w, id)
 	if _, err := p.Wait(t.Context(), limit); err != nil {

@@ -129,7 +129,7 @@ func TestDesktopPrograms(t *testing.T) {
 				})
 			}
 			if r := w.Lull(append(install, two...)...); r.Code != 75 {
-				t.Errorf("a refresh while it runs: %v", r)
+				t.Errorf("a refresh while it runs: got %v, want exit status 75", r)
 			}
 			shut(p, window)
 			w.Until("it is refreshed", limit, func() (bool, string) {
@@ -154,7 +154,7 @@ func TestDesktopPrograms(t *testing.T) {
 				t.Errorf("after a revert the profile has %q, want of the host", got)
 			}
 			if entries, err := os.ReadDir(filepath.Dir(home)); err != nil || len(entries) != 1 {
-				t.Errorf("the host's profile has changed: %v, %v", entries, err)
+				t.Errorf("the host's profile has changed: %v, %v; want no error and 1 entries", entries, err)
 			}
 		})
 	}

@@ -5,8 +5,9 @@
 //
 // Words:
 //
-// a World is one such scratch machine; all its files are below its directory,
-// and all its processes are Procs
+//   - a World is one such scratch machine; all its files are below its directory,
+//     and all its processes are Procs
+//   - a Scene is a World with a repository and an agent that does nothing by itself
 //   - a Proc is a process in a process group of its own; it dies with the rig
 //   - an Actor is a user as whom something runs in the world
 //   - a Container is one with systemd as process 1, a VM a whole machine that

@@ -20,7 +20,7 @@ func TestMachineBoots(t *testing.T) {
 	vm.WaitBoot()
 	r := vm.Login(time.Minute, []string{"HELLO=you"}, "sh", "-c", "echo $HELLO $(id -un); cat /proc/self/cgroup")
 	if r.Code != 0 || !strings.HasPrefix(r.Stdout, "you "+rig.Tester+"\n") || !strings.Contains(r.Stdout, "freezer") {
-		t.Errorf("in the machine: %v", r)
+		t.Errorf("in the machine: got %v, want exit status 0, output that begins with %q and %q in the output", r, "you "+rig.Tester+"\n", "freezer")
 	}
 	if r := vm.Run("systemctl", "is-active", "lulld.service"); r.Code != 0 {
 		t.Errorf("the agent does not run: %v\n%v", r, vm.Run("journalctl", "-u", "lulld", "--no-pager"))
@@ -30,7 +30,7 @@ func TestMachineBoots(t *testing.T) {
 	vm.Boot()
 	vm.WaitBoot()
 	if r := vm.Must("cat", "/root/a"); r.Stdout != "old\n" {
-		t.Errorf("after the power cut: %v", r)
+		t.Errorf("after the power cut: got %v, want output %q", r, "old\n")
 	}
 	vm.Poweroff()
 }
@@ -53,7 +53,7 @@ func TestMinimalMachine(t *testing.T) {
 			t.Errorf("no %q: %v", c.want, r)
 		}
 		if r := vm.Run("sh", "-c", "cat; echo bad >&2; exit 3"); r.Code != 3 || r.Stderr != "bad\n" {
-			t.Errorf("%v", r)
+			t.Errorf("got %v, want exit status 3 and error output %q", r, "bad\n")
 		}
 		vm.Cut(disk.KeepAll, nil)
 	}

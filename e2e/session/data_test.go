@@ -73,7 +73,7 @@ func testWholeData(t *testing.T) {
 	s.loads(dora, "of dora")
 	s.save(ann, "after the revert")
 	if b, _ := os.ReadFile(data(ann, "2/file")); string(b) != "of ann\n" {
-		t.Errorf("a revert has touched the data of revision 2: %q", b)
+		t.Errorf("a revert has touched the data of revision 2: got %q, want content %q", b, "of ann\n")
 	}
 }
 
@@ -138,7 +138,7 @@ func testKilledHelper(t *testing.T) {
 		p.Crash()
 		unlock()
 		if code, err := term.Wait(t.Context(), limit); code != 0 || err != nil || !strings.Contains(term.Log(), "before") {
-			t.Errorf("status %d, %v: %s", code, err, term.Log())
+			t.Errorf("status %d, %v: %s; want code 0, no error and %q", code, err, term.Log(), "before")
 		}
 	})
 	t.Run("enter", func(t *testing.T) {

@@ -52,7 +52,7 @@ func testServices(t *testing.T) {
 		s.untilLog(a, "1 three 1 up")
 		started(t, a, "one", "two", "three", "four")
 		if slice := show(a, "one", "ControlGroup"); !strings.Contains(slice, fmt.Sprintf("user@%d.service", a.UID)) {
-			t.Errorf("the service of %s runs in %s", a.Name, slice)
+			t.Errorf("the service of %s runs in %s; want %q in the slice", a.Name, slice, fmt.Sprintf("user@%d.service", a.UID))
 		}
 		pids[a.Name] = show(a, "four", "MainPID")
 		s.save(a, "of "+a.Name)
@@ -99,7 +99,7 @@ func testReady(t *testing.T) {
 			return state == "active running", state
 		})
 		if got := show(ann, "one", "TimeoutStartUSec"); got != "1min 30s" {
-			t.Errorf("systemd waits %s for the service of version %d", got, version)
+			t.Errorf("systemd waits %s for the service of version %d; want %q", got, version, "1min 30s")
 		}
 	}
 	active(1)

@@ -113,7 +113,7 @@ func TestWithoutSystemd(t *testing.T) {
 	s.Begin()
 	r := s.Lull("install", app)
 	if r.Code != 65 || !strings.Contains(r.Stderr, "its service one belongs to users' sessions") || !strings.Contains(r.Stderr, "hint: services of sessions need systemd") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 65, %q in the error output and %q in the error output", r, "its service one belongs to users' sessions", "hint: services of sessions need systemd")
 	}
 }
 

@@ -78,7 +78,7 @@ func TestAllOrNothing(t *testing.T) {
 	shows("1", "1")
 
 	if r := w.Lull("refresh", "--atomic", moded, second); r.Code != 75 {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 75", r)
 	}
 	app.Signal(syscall.SIGTERM)
 	w.MustLull("refresh", "--wait", "--atomic", moded, second)

@@ -64,13 +64,13 @@ func TestUnhealthyRevisionIsUndone(t *testing.T) {
 	}
 	r := w.Lull("refresh", hooked) // on request, it is retried
 	if r.Code != 1 || !strings.Contains(r.Stderr, "cannot refresh "+hooked) || !strings.Contains(r.Stderr, "health hook of 3 failed") || !strings.Contains(r.Stderr, "it hurts") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 1, %q in the error output, %q in the error output and %q in the error output", r, "cannot refresh "+hooked, "health hook of 3 failed", "it hurts")
 	}
 	if got := backoff(w); got != 16*time.Hour {
 		t.Errorf("after the second failure it backs off for %v, want %v", got, 16*time.Hour)
 	}
 	if r := w.User.Lull("run", hooked); r.Stdout != "app 2\n" {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want output %q", r, "app 2\n")
 	}
 	log, err := os.ReadFile(filepath.Join(w.Store, "data", hooked, "common", "log"))
 	want := `health of 1 in 1

@@ -86,7 +86,7 @@ func TestModes(t *testing.T) {
 					t.Fatal(err)
 				}
 				if r := w.Lull("refresh", "--wait", moded); r.Code != 0 {
-					t.Errorf("%v", r)
+					t.Errorf("got %v, want exit status 0", r)
 				}
 			case !c.waits && r.Code != 0:
 				t.Errorf("it waits: %v", r)
@@ -109,7 +109,7 @@ func TestModes(t *testing.T) {
 			}
 			w.MustLull("refresh", "--wait", moded)
 			if r := w.User.Lull("run", moded, "--show"); r.Stdout != "2\n" {
-				t.Errorf("at the end there is %v", r)
+				t.Errorf("at the end there is %v; want output %q", r, "2\n")
 			}
 			w.Until("only version 2 is left", 20*time.Second, func() (bool, string) {
 				w.MustLull("gc") // while a child of the application lives, version 1 stays

@@ -68,7 +68,7 @@ func TestReadme(t *testing.T) {
 		}
 		r := who.Run(words[0], words[1:]...)
 		if r.Code != 0 {
-			t.Fatalf("%v", r)
+			t.Fatalf("got %v, want exit status 0", r)
 		}
 		if words[1] == "status" && !strings.Contains(r.Stdout, "org.example.notes") {
 			t.Errorf("the refresh that waits is not in %v", r)

@@ -80,7 +80,7 @@ func TestStress(t *testing.T) {
 		for v := 2; ctx.Err() == nil; v++ {
 			publish(t, w, v)
 			if r := w.Lull("publish", "--repo", w.Repo, w.Path("src")); r.Code != 0 {
-				t.Errorf("%v", r)
+				t.Errorf("got %v, want exit status 0", r)
 				return
 			}
 			n.published.Add(1)
@@ -103,7 +103,7 @@ func TestStress(t *testing.T) {
 		return r.Code == 0, r.Text()
 	})
 	if r := w.Lull("verify"); r.Code != 0 {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0", r)
 	}
 	if left := w.Markers(); len(left) > 0 {
 		t.Errorf("markers are left: %v", left)

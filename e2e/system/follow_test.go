@@ -84,7 +84,7 @@ func TestFollow(t *testing.T) {
 		}
 	}
 	if r := s.Lull("system", "stage", "org.test.none"); r.Code != 1 || !strings.HasPrefix(r.Stderr, "lull: cannot find") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 1 and error output that begins with %q", r, "lull: cannot find")
 	}
 }
 

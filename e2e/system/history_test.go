@@ -86,7 +86,7 @@ func TestHistory(t *testing.T) {
 	s.MustLull("refresh", name)
 	publish("3", "echo it is broken; exit 3")
 	if r := s.Lull("refresh", name); r.Code == 0 {
-		t.Fatalf("the broken version is refreshed: %v", r)
+		t.Fatalf("the broken version is refreshed: got %v, want a failure", r)
 	}
 	s.Agent().Crash()
 	s.StartAgent()
@@ -117,6 +117,6 @@ func TestHistory(t *testing.T) {
 	undo("lull install --repository local --channel stable "+name, "4")
 	undo("lull remove "+name, "")
 	if r := s.Lull("history", "org.test.none"); r.Code != 1 || !strings.Contains(r.Stderr, "nothing is known of it") {
-		t.Errorf("of an unknown name: %v", r)
+		t.Errorf("of an unknown name: got %v, want exit status 1 and %q in the error output", r, "nothing is known of it")
 	}
 }

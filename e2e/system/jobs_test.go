@@ -89,12 +89,12 @@ func TestResolveJob(t *testing.T) {
 	s.kind(err, errkind.NotPermitted)
 	stranger := s.Ordinary("games").Run("busctl", "--address="+s.Bus.Address, "call", rig.AgentName, string(path), bus.JobInterface, "Cancel")
 	if stranger.Code == 0 || !strings.Contains(stranger.Stderr, "cannot") {
-		t.Errorf("another user cancels it: %v", stranger)
+		t.Errorf("another user cancels it: got %v, want a failure and %q in the error output", stranger, "cannot")
 	}
 	s.job(path, "running")
 	s.NoError(bus.NewJobProxy(other, path).Cancel(ctx)) // it is of the same user
 	if p := s.job(path, "cancelled"); p.ErrorName != errkind.Prefix+string(errkind.Interrupted) || p.ErrorText == "" {
-		t.Errorf("%+v", p)
+		t.Errorf("got %+v, want error %v and some error text", p, errkind.Prefix+string(errkind.Interrupted))
 	}
 	_, _, err = job.Take(ctx)
 	s.kind(err, errkind.Interrupted)
@@ -103,7 +103,7 @@ func TestResolveJob(t *testing.T) {
 	path, err = m.StartResolve(ctx, name, bus.ResolveOptions{})
 	s.NoError(err)
 	if p := s.job(path, "done"); p.Hash != hash || p.Version != "1" || p.BytesDone != p.BytesTotal || p.ErrorName != "" {
-		t.Errorf("%+v", p)
+		t.Errorf("got %+v, want hash %v, version %q, bytes done %v and no error", p, hash, "1", p.BytesTotal)
 	}
 	s.MustLull("gc")
 	s.has(true, hash) // not taken yet
@@ -200,13 +200,13 @@ func TestJobs(t *testing.T) {
 		}
 	}
 	if r := s.MustLull("verify"); !strings.Contains(r.Stdout, "no problems found") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want %q in the output", r, "no problems found")
 	}
 
 	// A sick system is not committed; a well one is, without the caller of the job.
 	s.NoError(os.WriteFile(s.Path("sick"), nil, 0o644))
 	if p := s.job(s.busctl("System", "StartCommit"), "failed"); p.Kind != "commit" || p.ErrorText == "" {
-		t.Errorf("%+v", p)
+		t.Errorf("got %+v, want kind %q and some error text", p, "commit")
 	}
 	s.is("idle", "", "") // it is rolled back
 	s.NoError(os.Remove(s.Path("sick")))

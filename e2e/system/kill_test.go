@@ -231,7 +231,7 @@ func (p *play) settled() {
 	p.has(true, slices.Concat(stays.base, stays.cache)...)
 	p.has(false, slices.Concat(goes.base, goes.cache, p.two.images, []string{p.one.hash, p.two.hash})...)
 	if list := fmt.Sprint(p.API.Property("", "Retained.Packages")); list != "[]" {
-		p.Errorf("retained: %s", list)
+		p.Errorf("retained: got %s, want list %q", list, "[]")
 	}
 	entries, err := os.ReadDir(filepath.Join(p.Store, "systems"))
 	if err != nil || len(entries) != 1 {
@@ -246,7 +246,7 @@ func (p *play) settled() {
 		p.Errorf("the hook has installed %q (%v)", b, err)
 	}
 	if r := p.Lull("verify"); r.Code != 0 {
-		p.Errorf("%v", r)
+		p.Errorf("got %v, want exit status 0", r)
 	}
 }
 

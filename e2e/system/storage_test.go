@@ -73,7 +73,7 @@ func TestStorage(t *testing.T) {
 	s.says("In effect:  2\nNext:       nothing is staged\n", "system", "status")
 	s.says("system 2 is committed already: there is nothing to do\n", "system", "stage", osName)
 	if r := s.Lull("verify"); r.Code != 0 {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0", r)
 	}
 }
 
@@ -84,13 +84,13 @@ func (s *scene) collectRefused(one *update) {
 	why := "cannot collect: " + notCommitted + ", and the system before it must stay whole"
 	s.Refused(s.Lull("gc"), 75, why, decide)
 	if r := s.MustLull("gc", "--dry-run"); !strings.HasSuffix(r.Stdout, "; but "+why+"\n") {
-		s.Errorf("%v", r)
+		s.Errorf("got %v, want output that ends with %q", r, "; but "+why+"\n")
 	}
 	s.says("In effect:   2, not committed yet\nBefore:      1, kept whole until then\nTo keep it:  lull system commit\nTo go back:  lull system rollback\nCollection:  "+
 		why+"\n", "system", "status")
 	s.overview("2 is in effect and not committed, nothing is collected until it is")
 	if v := s.status(); v.Refused != why {
-		s.Errorf("for programs: %+v", v)
+		s.Errorf("for programs: got %+v, want refused %v", v, why)
 	}
 	if out := s.MustLull("doctor").Stdout; !strings.Contains(out, notCommitted) || !strings.Contains(out, "lull system commit keeps it, lull system rollback goes back") {
 		s.Errorf("the doctor says\n%s", out)
@@ -113,13 +113,13 @@ func (s *scene) collectRefused(one *update) {
 	}
 	r := s.Lull("install", "org.test.large")
 	if want := "lull: cannot install org.test.large: could not make room on the disk: " + why + "\nhint: " + decide + "\n"; r.Code != 75 || !strings.HasSuffix(r.Stderr, want) {
-		s.Errorf("%v", r)
+		s.Errorf("got %v, want exit status 75 and error output that ends with %q", r, want)
 	}
 	s.has(true, one.base...)
 	s.Refused(s.Lull("system", "stage", osName+"@stable"), 75, "cannot stage "+osName+"@stable: "+notCommitted, "lull system commit keeps it, lull system rollback goes back")
 	c := s.API.Call("Retained.Clear")
 	if c.Err == nil || !strings.Contains(c.Err.Error(), notCommitted) {
-		s.Errorf("the retained index is cleared by others: %v", c.Err)
+		s.Errorf("the retained index is cleared by others: got %v, want an error and %q in the error", c.Err, notCommitted)
 	}
 }
 
@@ -129,7 +129,7 @@ func (s *scene) overview(text string) {
 	for line := range strings.Lines(s.MustLull("status").Stdout) {
 		if strings.HasPrefix(line, "System:") {
 			if !strings.HasSuffix(line, " "+text+"; see `lull system status`\n") {
-				s.Errorf("the overview says %q", line)
+				s.Errorf("the overview says %q; want line that ends with %q", line, " "+text+"; see `lull system status`\n")
 			}
 			return
 		}
@@ -183,7 +183,7 @@ func TestTooLarge(t *testing.T) {
 	r := s.Lull("system", "stage", osName)
 	if r.Code != 73 || !strings.Contains(r.Stderr, "lull: cannot stage system 2: could not fetch org.test.cache 2: ") || !strings.Contains(r.Stderr, " needed, ") ||
 		!strings.Contains(r.Stderr, "\nhint: remove something; lull du shows what takes space, lull why what keeps it\n") {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 73, %q in the error output, %q in the error output and %q in the error output", r, "lull: cannot stage system 2: could not fetch org.test.cache 2: ", " needed, ", "\nhint: remove something; lull du shows what takes space, lull why what keeps it\n")
 	}
 	s.is("interrupted", "1", "")
 	s.overview("2: staging was interrupted")

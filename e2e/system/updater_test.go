@@ -119,12 +119,12 @@ func TestUpdatersOwnResolve(t *testing.T) {
 	}
 	s.has(true, a)
 	if r := s.Lull("verify"); r.Code != 0 {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0", r)
 	}
 	s.MustLull("gc")
 	s.has(false, a)
 	if c := resolve(b); c.Err != nil {
-		t.Errorf("%v", c.Err)
+		t.Errorf("got %v, want no error", c.Err)
 	}
 	s.has(true, b)
 	s.MustLull("gc")
@@ -229,20 +229,20 @@ func TestRight(t *testing.T) {
 	}
 	for _, c := range append(calls, []string{"System", "Commit"}) {
 		if r := call(s.User, c[0], c[1], c[2:]...); r.Code == 0 || !strings.Contains(r.Stderr, "cannot update the system as user") {
-			t.Errorf("%v", r)
+			t.Errorf("got %v, want a failure and %q in the error output", r, "cannot update the system as user")
 		}
 	}
 	r := s.User.Lull("system", "stage", osName)
 	if r.Code != 77 || !strings.HasPrefix(r.Stderr, "lull: cannot update the system as user "+s.User.Name) {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 77 and error output that begins with %q", r, "lull: cannot update the system as user "+s.User.Name)
 	}
 	s.has(false, two.base...)
 	if r := s.User.Lull("system", "status"); r.Code != 0 || r.Stdout != "In effect:  as the machine came\nNext:       nothing is staged\n" {
-		t.Errorf("everybody may look: %v", r)
+		t.Errorf("everybody may look: got %v, want exit status 0 and output %q", r, "In effect:  as the machine came\nNext:       nothing is staged\n")
 	}
 	for _, c := range calls {
 		if r := call(may, c[0], c[1], c[2:]...); r.Code != 0 {
-			t.Errorf("%v", r)
+			t.Errorf("got %v, want exit status 0", r)
 		}
 	}
 	if r := call(may, "Space", "Collect", "a{sv}", "0"); r.Code == 0 || !strings.Contains(r.Stderr, "ermitted") && !strings.Contains(r.Stderr, "cannot collect") {

@@ -218,7 +218,7 @@ func (s *scene) is(state, committed, booted string) {
 			s.Errorf("the link leads to system %q, want %s", got, want)
 		}
 	} else if _, err := os.Lstat(filepath.Join(s.Store, "system")); !errors.Is(err, os.ErrNotExist) {
-		s.Errorf("there is a link to a system: %v", err)
+		s.Errorf("there is a link to a system: got %v, want the error %v", err, os.ErrNotExist)
 	}
 }
 

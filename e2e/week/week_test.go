@@ -125,7 +125,7 @@ func TestWeek(t *testing.T) {
 		}
 	}
 	if r := w.Lull("verify"); r.Code != 0 {
-		t.Errorf("%v", r)
+		t.Errorf("got %v, want exit status 0", r)
 	}
 	if left := w.Markers(); len(left) > 0 {
 		t.Errorf("markers are left: %v", left)
@@ -287,7 +287,7 @@ func (w *week) busyRefresh(p *person, a *application) {
 	w.UntilFile("it is open", limit, log, func(text string) (bool, string) { return strings.Contains(text, want+"\n"), text })
 	w.wrote(p, a, line)
 	if r := w.Lull("refresh", a.name); r.Code != 75 {
-		w.Fatalf("a refresh beneath a running application: %v", r)
+		w.Fatalf("a refresh beneath a running application: got %v, want exit status 75", r)
 	}
 	end.Close()
 	if err := running.Wait(); err != nil {

@@ -177,7 +177,7 @@ func TestDuration(t *testing.T) {
 	}
 	for _, in := range []string{"", "d", "14", "-1d", "1.5h", "1h1d", "1h1h", "1 d", "1D", "soon", "15251w", "9223372036854775808s", "+1d", "1d ", "1mm"} {
 		if got, err := ParseDuration(in); err == nil {
-			t.Errorf("%q: got %v", in, got)
+			t.Errorf("%q: got %v; want an error", in, got)
 		}
 	}
 	if s := Duration(-5).String(); s != "0s" {
@@ -205,7 +205,7 @@ func TestSize(t *testing.T) {
 	}
 	for _, in := range []string{"", "MiB", "-1", "1.5GB", "1K", "1mib", "8388608TiB", "9223372036854775808", "1  B"} {
 		if got, err := ParseSize(in); err == nil {
-			t.Errorf("%q: got %v", in, got)
+			t.Errorf("%q: got %v; want an error", in, got)
 		}
 	}
 }

@@ -175,7 +175,7 @@ func TestAgentComesAndGoes(t *testing.T) {
 		a := newAgent(t, address)
 		wait[notify.AgentUp](r)
 		if got := r.Places(); got != (Places{"/root", "/run-dir"}) {
-			t.Errorf("%+v", got)
+			t.Errorf("got %+v, want %v", got, (Places{"/root", "/run-dir"}))
 		}
 		a.mu.Lock()
 		a.pending = []bus.PendingRefresh{{ID: "r1", Instance: "firefox", Name: "Firefox", ToRevision: 2, Since: 1e15, Deadline: math.MaxUint64, DBusName: "org.mozilla.firefox", Hook: true,
@@ -191,15 +191,15 @@ func TestAgentComesAndGoes(t *testing.T) {
 		wait[notify.Changed](r)
 		a.send(bus.HelperWithdrawn{ID: "r1", Reason: "exited"})
 		if e := wait[notify.Withdrawn](r); e.ID != "r1" || e.Reason != "exited" {
-			t.Errorf("%+v", e)
+			t.Errorf("got %+v, want %q and reason %q", e, "r1", "exited")
 		}
 		a.send(bus.HelperUpdated{Refresh: bus.UpdatedRefresh{ID: "r1", Instance: "firefox", ToVersion: "153"}})
 		if e := wait[notify.Updated](r); e.Done.Instance != "firefox" || e.Done.ToVersion != "153" {
-			t.Errorf("%+v", e)
+			t.Errorf("got %+v, want instance %q and to version %q", e, "firefox", "153")
 		}
 		a.server.Emit(bus.AgentPath, bus.ManagerRefreshFinished{Refresh: "/", Instance: "firefox", Result: "undone"})
 		if e := wait[notify.Finished](r); e.Result != "undone" {
-			t.Errorf("%+v", e)
+			t.Errorf("got %+v, want result %q", e, "undone")
 		}
 		r.Do(notify.Answer{ID: "r1", Action: "later"})
 		r.Do(notify.Ask{})
@@ -247,7 +247,7 @@ func TestSessions(t *testing.T) {
 	next := newAgent(t, address)
 	wait[notify.AgentUp](r)
 	if got := next.told(); !slices.Equal(got, []string{"at first [{1 true false false false false}]"}) {
-		t.Errorf("the next agent was told %q", got)
+		t.Errorf("the next agent was told %q; want %v", got, []string{"at first [{1 true false false false false}]"})
 	}
 }
 
@@ -277,7 +277,7 @@ func TestWork(t *testing.T) {
 	got := []string{<-a.done, <-a.done}
 	slices.Sort(got)
 	if !slices.Equal(got, []string{"7 firefox enter ", "7 firefox enter unexpected EOF"}) {
-		t.Errorf("%q", got)
+		t.Errorf("got %q, want %v", got, []string{"7 firefox enter ", "7 firefox enter unexpected EOF"})
 	}
 }
 
@@ -335,7 +335,7 @@ func TestForgedSignals(t *testing.T) {
 	}
 	a.send(bus.HelperWithdrawn{ID: "real", Reason: "held"})
 	if e := wait[notify.Withdrawn](r); e.ID != "real" {
-		t.Errorf("believed: %+v", e)
+		t.Errorf("believed: got %+v, want %q", e, "real")
 	}
 	select {
 	case o := <-r.orders:
@@ -371,10 +371,10 @@ func TestOnlyWhatRunsHere(t *testing.T) {
 	}
 	r := New(Options{Here: func(pid uint32) bool { return pid == 7 }}, nil)
 	if got := r.pendings(list); len(got) != 1 || got[0].Instance != "here" || len(got[0].Processes) != 2 {
-		t.Errorf("%+v", got)
+		t.Errorf("got %+v, want 1 of them, instance %q and 2 processes", got, "here")
 	}
 	if got := New(Options{}, nil).pendings(list); len(got) != 2 {
-		t.Errorf("%+v", got)
+		t.Errorf("got %+v, want 2 of them", got)
 	}
 }
 

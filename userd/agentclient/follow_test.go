@@ -16,7 +16,7 @@ func TestFollow(t *testing.T) {
 	r := run(t, address)
 	r.Do(notify.Follow{Instance: "firefox", Yes: true}) // no agent to ask
 	if p := wait[notify.Progress](r); p != (notify.Progress{Instance: "firefox", Percent: -1}) {
-		t.Errorf("%+v", p)
+		t.Errorf("got %+v, want package %v", p, (notify.Progress{Instance: "firefox", Percent: -1}))
 	}
 	r.Do(notify.Follow{Instance: "firefox"})
 
@@ -51,11 +51,11 @@ func TestFollow(t *testing.T) {
 	r.Do(notify.Follow{Instance: "firefox"})
 	r.Do(notify.Follow{Instance: "gone", Yes: true}) // that is not installed
 	if p := wait[notify.Progress](r); p != (notify.Progress{Instance: "gone", Percent: -1}) {
-		t.Errorf("%+v", p)
+		t.Errorf("got %+v, want package %v", p, (notify.Progress{Instance: "gone", Percent: -1}))
 	}
 	other.Update(func(p *bus.RefreshProperties) { p.Step = "finish" })
 	a.send(bus.HelperShuttingDown{Names: []string{"Firefox"}, Left: 2_000_000})
 	if e := wait[notify.ShuttingDown](r); len(e.Names) != 1 || e.Left != 2*time.Second {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want 1 names and left %v", e, 2*time.Second)
 	}
 }

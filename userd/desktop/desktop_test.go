@@ -33,7 +33,7 @@ func TestOneNoticeForEachInstance(t *testing.T) {
 	s.until("one is replaced", func() bool { return s.id("firefox 2 is ready") != 0 })
 	s.mu.Lock()
 	if len(s.shown) != 2 {
-		t.Errorf("stacked: %v", s.shown)
+		t.Errorf("stacked: got %v, want 2 shown", s.shown)
 	}
 	s.mu.Unlock()
 	d.eventually("the notices are listed", func(p bus.SessionProperties) bool {
@@ -61,16 +61,16 @@ func TestButtonsAndClosing(t *testing.T) {
 
 	s.emit("ActionInvoked", id, notify.RestartNow)
 	if e := wait[notify.Invoked](d); e.Instance != "firefox" || e.Action != notify.RestartNow {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want instance %q and action %v", e, "firefox", notify.RestartNow)
 	}
 	s.emit("NotificationClosed", id, uint32(1)) // expired
 	if e := wait[notify.Closed](d); e.Instance != "firefox" || e.Serial != 1 {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want instance %q and serial 1", e, "firefox")
 	}
 	d.eventually("no notice is listed", func(p bus.SessionProperties) bool { return len(p.Notices) == 0 })
 	s.emit("ActionInvoked", id, notify.Later) // in the history
 	if e := wait[notify.Invoked](d); e.Action != notify.Later {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want action %v", e, notify.Later)
 	}
 	d.Do(notify.Close{Instance: "firefox"})
 	s.until("it is taken out of the history", func() bool { return slices.Contains(s.calls, "close firefox is ready") })
@@ -157,7 +157,7 @@ func TestForgedAndMalformedSignals(t *testing.T) {
 	}
 	send(s.conn, serverPath, invoked, id, notify.RestartNow) // the real one, unicast as dunst does
 	if e := wait[notify.Invoked](d); e.Action != notify.RestartNow {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want action %v", e, notify.RestartNow)
 	}
 }
 
@@ -170,7 +170,7 @@ func TestDoNotDisturb(t *testing.T) {
 	d := newDesk(t, address, Options{})
 	for i, want := range []bool{true, true} { // not asked yet, and its answer
 		if e := wait[notify.Disturb](d); e.No != want {
-			t.Errorf("%d: %+v", i, e)
+			t.Errorf("%d: %+v; want %v", i, e, want)
 		}
 	}
 	set := func(yes bool) {
@@ -265,7 +265,7 @@ func TestAlertIsANewNotice(t *testing.T) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.shown) != 1 {
-			t.Errorf("stacked: %v", s.shown)
+			t.Errorf("stacked: got %v, want 1 shown", s.shown)
 		}
 		id = s.id(summary)
 		return id, s.shown[id].ReplacesID
@@ -280,7 +280,7 @@ func TestAlertIsANewNotice(t *testing.T) {
 	}
 	s.mu.Lock()
 	if want := []string{"show one", "show two", "close two", "show three"}; !slices.Equal(s.calls, want) {
-		t.Errorf("%q", s.calls)
+		t.Errorf("got %q, want calls %v", s.calls, want)
 	}
 	s.mu.Unlock()
 	none[notify.Closed](d) // the person has closed none
@@ -336,7 +336,7 @@ func TestLaunchesThatWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	if e := wait[notify.LaunchWaits](d); e != (notify.LaunchWaits{Launch: one.Names()[0], Instance: "firefox", Why: words.RefreshInProgress}) {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want %v", e, (notify.LaunchWaits{Launch: one.Names()[0], Instance: "firefox", Why: words.RefreshInProgress}))
 	}
 	if err := waits(two, "../../etc"); err == nil {
 		t.Error("that is no instance")
@@ -347,7 +347,7 @@ func TestLaunchesThatWait(t *testing.T) {
 	wait[notify.LaunchWaits](d)
 	one.Close()
 	if e := wait[notify.LaunchOver](d); e.Launch != one.Names()[0] {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want launch %v", e, one.Names()[0])
 	}
 	hasty := connect(t, address)
 	if err := waits(hasty, "firefox"); err != nil {
@@ -422,7 +422,7 @@ func TestDoNotDisturbOfGNOME(t *testing.T) {
 	d := newDesk(t, address, Options{})
 	for i, want := range []bool{true, false} { // not asked yet, and the default
 		if e := wait[notify.Disturb](d); e.No != want {
-			t.Errorf("%d: %+v", i, e)
+			t.Errorf("%d: %+v; want %v", i, e, want)
 		}
 	}
 	for _, banners := range []string{"false", "true"} {
@@ -430,7 +430,7 @@ func TestDoNotDisturbOfGNOME(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		if e := wait[notify.Disturb](d); e.No != (banners == "false") {
-			t.Errorf("show-banners %s: %+v", banners, e)
+			t.Errorf("show-banners %s: %+v; want %v", banners, e, (banners == "false"))
 		}
 	}
 }

@@ -66,7 +66,7 @@ func (s *server) own() *server {
 	s.t.Helper()
 	r, err := s.conn.RequestName(serverName, dbus.NameFlagReplaceExisting|dbus.NameFlagAllowReplacement|dbus.NameFlagDoNotQueue)
 	if err != nil || r != dbus.RequestNameReplyPrimaryOwner {
-		s.t.Fatalf("%v %v", r, err)
+		s.t.Fatalf("got %v %v, want no error and %v", r, err, dbus.RequestNameReplyPrimaryOwner)
 	}
 	return s
 }

@@ -17,7 +17,7 @@ func TestServerComesGoesAndComes(t *testing.T) {
 	}
 	d.Do(notify.Show{Notice: notice("firefox", 1)})
 	if p := d.properties(); p.NotificationServer != "" || len(p.Notices) != 0 {
-		t.Errorf("%+v", p)
+		t.Errorf("got %+v, want no notification server and 0 notices", p)
 	}
 	first := newServer(t, address, allCaps...).own()
 	first.until("it is shown", func() bool { return len(first.shown) == 1 })
@@ -154,15 +154,15 @@ func TestSignalsThatOvertakeTheAnswer(t *testing.T) {
 	d := newDesk(t, address, Options{})
 	d.Do(notify.Show{Notice: notice("firefox", 1)})
 	if e := wait[notify.Invoked](d); e.Action != notify.Later {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want action %v", e, notify.Later)
 	}
 	if e := wait[notify.Closed](d); e.Serial != 1 {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want serial 1", e)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.calls) != 1 {
-		t.Errorf("shown again: %q", s.calls)
+		t.Errorf("shown again: got %q, want 1 calls", s.calls)
 	}
 }
 
@@ -210,7 +210,7 @@ func TestServerThatRefuses(t *testing.T) {
 	time.Sleep(50 * time.Millisecond)
 	s.mu.Lock()
 	if len(s.calls) != 1 {
-		t.Errorf("asked all the time: %q", s.calls)
+		t.Errorf("asked all the time: got %q, want 1 calls", s.calls)
 	}
 	s.refuse = false
 	s.mu.Unlock()

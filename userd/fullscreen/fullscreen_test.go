@@ -162,7 +162,7 @@ func TestFullscreen(t *testing.T) {
 	select {
 	case err := <-ended:
 		if !errors.Is(err, ErrLost) {
-			t.Errorf("%v", err)
+			t.Errorf("got %v, want the error %v", err, ErrLost)
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("the end of the X server is not noticed")

@@ -78,7 +78,7 @@ func TestUnversionedDataIsOne(t *testing.T) {
 		t.Errorf("got %q, want %q", got, "one\n")
 	}
 	if b, err := os.ReadFile(w.data("common/file")); err != nil || string(b) != "one\n" {
-		t.Errorf("%q, %v", b, err)
+		t.Errorf("%q, %v; want no error and content %q", b, err, "one\n")
 	}
 }
 
@@ -115,7 +115,7 @@ func TestTwoAtOnce(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			if r := w.run(app, "load"); r.code != 0 || r.out != "one\n" {
-				t.Errorf("status %d, %q: %s", r.code, r.out, r.stderr)
+				t.Errorf("status %d, %q: %s; want code 0 and output %q", r.code, r.out, r.stderr, "one\n")
 			}
 		})
 	}
@@ -175,7 +175,7 @@ func TestCopyIsSeen(t *testing.T) {
 		<-a.tracker.Changes() // its release is an event
 	}
 	if ps, err := a.tracker.Busy(app); err != nil || len(ps) != 1 {
-		t.Errorf("%v, %v", ps, err)
+		t.Errorf("%v, %v; want no error and 1 of them", ps, err)
 	}
 	w.no(unix.Close(fd))
 	l.expect(t, "revision 2\n")
@@ -224,11 +224,11 @@ func TestRootStaysOutOfHomes(t *testing.T) {
 	roots := t.TempDir()
 	r := w.end(w.passwd(w.command(app, "save", "root's"), roots))
 	if b, err := os.ReadFile(filepath.Join(roots, ".local/share/lull", app, "1/file")); r.code != 0 || err != nil || !strings.Contains(r.stderr, "belongs to another user") {
-		t.Errorf("status %d, %q, %v: %s", r.code, b, err, r.stderr)
+		t.Errorf("status %d, %q, %v: %s; want code 0, no error and %q in the error output", r.code, b, err, r.stderr, "belongs to another user")
 	}
 	r = w.end(w.passwd(w.command(app, "exit", "0"), w.home))
 	if r.code != 77 || !strings.Contains(r.stderr, "belongs to another user\nhint: ") {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d: %s; want code 77 and %q in the error output", r.code, r.stderr, "belongs to another user\nhint: ")
 	}
 	if left, _ := filepath.Glob(w.home + "/.*"); len(left) != 0 {
 		t.Errorf("left: %q", left)

@@ -111,23 +111,23 @@ func TestHook(t *testing.T) {
 	}
 	// By the name of the second format, too: the package is of the first one.
 	if r := w.run("--hook", manifest.HookQuit, app); r.code != 0 || !strings.Contains(r.out, "arg the hook\n") {
-		t.Errorf("%d %s%s", r.code, r.out, r.stderr)
+		t.Errorf("%d %s%s; want code 0 and %q in the output", r.code, r.out, r.stderr, "arg the hook\n")
 	}
 	w.no(w.ctl.SetInhibited(app, runctl.RefreshInProgress))
 	if r := w.run("--hook", manifest.HookRefreshPending, app); r.code != 75 || !strings.Contains(r.stderr, "its hook refresh-pending is too late") {
-		t.Errorf("%d %s", r.code, r.stderr)
+		t.Errorf("got %d %s, want code 75 and %q in the error output", r.code, r.stderr, "its hook refresh-pending is too late")
 	}
 	w.no(w.ctl.ClearInhibited(app))
 	for _, args := range [][]string{{"--hook", "health", app}, {"--hook", manifest.HookRefreshPending, "--app", "first", app}} {
 		if r := w.run(args...); r.code != 64 {
-			t.Errorf("%v: %d %s", args, r.code, r.stderr)
+			t.Errorf("%v: %d %s; want code 64", args, r.code, r.stderr)
 		}
 	}
 	if r := w.run(app, "tell"); !strings.Contains(r.out, "LULL_APP="+app+"\n") {
-		t.Errorf("%s", r.out)
+		t.Errorf("got %s, want %q in the output", r.out, "LULL_APP="+app+"\n")
 	}
 	if r := w.run("--app", "first", app); r.code != 3 {
-		t.Errorf("%d %s", r.code, r.stderr)
+		t.Errorf("got %d %s, want code 3", r.code, r.stderr)
 	}
 }
 

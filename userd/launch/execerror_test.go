@@ -72,6 +72,6 @@ func TestNoexec(t *testing.T) {
 	w.install(1, 0, true)
 	r := w.run(app, "exit", "0")
 	if r.code != 77 || !strings.Contains(r.stderr, "mounted noexec") || !strings.Contains(r.stderr, "\nhint: mount "+w.root+" without noexec") {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d: %s; want code 77, %q in the error output and %q in the error output", r.code, r.stderr, "mounted noexec", "\nhint: mount "+w.root+" without noexec")
 	}
 }

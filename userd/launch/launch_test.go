@@ -28,7 +28,7 @@ func TestTracked(t *testing.T) {
 			pkg := w.install(4, 0, true)
 			r := w.run(app, "tell", "--app", "two words", "")
 			if r.code != 0 || r.stderr != "" {
-				t.Fatalf("status %d: %s", r.code, r.stderr)
+				t.Fatalf("status %d: %s; want code 0 and no error output", r.code, r.stderr)
 			}
 			data := filepath.Join(w.home, ".local/share/lull", app)
 			for _, line := range []string{
@@ -60,16 +60,16 @@ func TestTracked(t *testing.T) {
 			}
 			w.no(lock.Unlock())
 			if ps, _ := a.tracker.ServiceProcs(app, ""); len(ps) != 0 {
-				t.Errorf("the application counts as a service: %+v", ps)
+				t.Errorf("the application counts as a service: got %+v, want 0 of them", ps)
 			}
 			s := w.start("--service", "daemon", app)
 			s.expect(t, "revision 4\n")
 			if ps, err := a.tracker.ServiceProcs(app, "daemon"); err != nil || len(ps) != 1 || ps[0].PID != s.cmd.Process.Pid {
-				t.Errorf("service: %+v, %v", ps, err)
+				t.Errorf("service: %+v, %v; want no error, 1 of them and pid %v", ps, err, s.cmd.Process.Pid)
 			}
 			l.stop()
 			if ps, err := a.tracker.Busy(app); err != nil || len(ps) != 0 {
-				t.Errorf("the service makes the application busy: %+v, %v", ps, err)
+				t.Errorf("the service makes the application busy: %+v, %v; want no error and 0 of them", ps, err)
 			}
 			s.stop()
 		})
@@ -124,7 +124,7 @@ func TestWhatIsRun(t *testing.T) {
 		}
 	}
 	if r := w.run("--help"); r.code != 0 || r.out != Usage {
-		t.Errorf("status %d: %s", r.code, r.out)
+		t.Errorf("status %d: %s; want code 0 and output %v", r.code, r.out, Usage)
 	}
 }
 
@@ -187,12 +187,12 @@ func TestWrapper(t *testing.T) {
 		bad := filepath.Join(t.TempDir(), "bad")
 		w.no(os.WriteFile(bad, []byte(text), 0o644))
 		if _, err := ParseArgs([]string{"--wrapper", bad}); !errkind.Is(err, errkind.Invalid) || !strings.HasSuffix(err.Error(), want) {
-			t.Errorf("%q: %v", text, err)
+			t.Errorf("%q: %v; want an error of kind %v and error that ends with %q", text, err, errkind.Invalid, want)
 		}
 	}
 	o, err := ParseArgs([]string{"--wrapper", wrapper, "--app", "x"})
 	if err != nil || o.App != "first" || !slices.Equal(o.Args, []string{"--app", "x"}) {
-		t.Errorf("%+v, %v", o, err)
+		t.Errorf("%+v, %v; want no error, app %q and args %v", o, err, "first", []string{"--app", "x"})
 	}
 }
 
@@ -202,7 +202,7 @@ func TestUntrackable(t *testing.T) {
 	r := w.run(app, "exit", "0")
 	if r.code != 69 || !strings.Contains(r.stderr, "lull: cannot run "+app+": it cannot be tracked: cannot reach the agent's bus: ") ||
 		!strings.Contains(r.stderr, "hint: a refresh would not see that it runs; allow-untracked in the policy permits that\n") {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d: %s; want code 69, %q in the error output and %q in the error output", r.code, r.stderr, "lull: cannot run "+app+": it cannot be tracked: cannot reach the agent's bus: ", "hint: a refresh would not see that it runs; allow-untracked in the policy permits that\n")
 	}
 	w.settings.AllowUntracked = []string{"org.other"}
 	w.tell()
@@ -262,7 +262,7 @@ func TestFakeJoin(t *testing.T) {
 	w.tell()
 	w.install(1, 0, false)
 	if r := w.run(app, "exit", "0"); r.code != 69 || !strings.Contains(r.stderr, "the kernel does not show it in its run") {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d: %s; want code 69 and %q in the error output", r.code, r.stderr, "the kernel does not show it in its run")
 	}
 }
 
@@ -342,7 +342,7 @@ func TestWaitingIsSaid(t *testing.T) {
 	want := "lull: " + app + " waits: it is being refreshed\r\n"
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(r, got); err != nil || string(got) != want {
-		t.Fatalf("got %q, %v", got, err)
+		t.Fatalf("got %q, %v; want no error and %v", got, err, want)
 	}
 	w.no(w.ctl.ClearInhibited(app))
 	if err := cmd.Wait(); err != nil {
@@ -356,7 +356,7 @@ func TestAfterBoot(t *testing.T) {
 	w.install(1, 0, false)
 	w.no(w.ctl.RemoveInstance(app))
 	if r := w.run(app, "exit", "0"); r.code != 69 || !strings.Contains(r.stderr, "the agent has not run since the machine started: ") {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d: %s; want code 69 and %q in the error output", r.code, r.stderr, "the agent has not run since the machine started: ")
 	}
 	w.no(os.RemoveAll(w.ctl.Path()))
 	if r := w.run(app, "exit", "0"); r.code != 69 {
@@ -382,7 +382,7 @@ func TestExecFD(t *testing.T) {
 	w.no(cmd.Start())
 	o.Close()
 	if b, err := io.ReadAll(r); err != nil || len(b) != 0 {
-		t.Errorf("got %q, %v", b, err)
+		t.Errorf("got %q, %v; want no error and 0 content", b, err)
 	}
 	in.Close()
 	cmd.Wait()

@@ -67,7 +67,7 @@ func TestLayoutOperations(t *testing.T) {
 		t.Error(err)
 	}
 	if got := mountPoints("22 1 0:1 / /a\\040b rw - x x rw\n23 22 0:2 / / rw - x x rw\n24 22 0:2 / / rw - x x rw\nx\n"); !slices.Equal(got, []string{"/", "/a b"}) {
-		t.Errorf("%q", got)
+		t.Errorf("got %q, want %v", got, []string{"/", "/a b"})
 	}
 }
 

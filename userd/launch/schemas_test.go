@@ -32,11 +32,11 @@ func TestSchemas(t *testing.T) {
 	var first os.FileInfo
 	for i := range 2 {
 		if r := w.run(get...); r.code != 0 || r.out != "'from the package'\n" {
-			t.Fatalf("launch %d: status %d: %s%s", i+1, r.code, r.out, r.stderr)
+			t.Fatalf("launch %d: status %d: %s%s; want code 0 and output %q", i+1, r.code, r.out, r.stderr, "'from the package'\n")
 		}
 		found, err := filepath.Glob(cache + "/*/0/gschemas.compiled")
 		if err != nil || len(found) != 1 {
-			t.Fatalf("%q, %v", found, err)
+			t.Fatalf("%q, %v; want no error and 1 found", found, err)
 		}
 		fi, err := os.Stat(found[0])
 		w.no(err)
@@ -51,10 +51,10 @@ func TestSchemas(t *testing.T) {
 	write(dir, strings.Replace(schema, "from the package", "of version 2", 1))
 	w.swap(2)
 	if r := w.run(get...); r.code != 0 || r.out != "'of version 2'\n" {
-		t.Errorf("status %d: %s%s", r.code, r.out, r.stderr)
+		t.Errorf("status %d: %s%s; want code 0 and output %q", r.code, r.out, r.stderr, "'of version 2'\n")
 	}
 	if found, _ := filepath.Glob(cache + "/*"); len(found) != 1 {
-		t.Errorf("%q", found)
+		t.Errorf("got %q, want 1 found", found)
 	}
 	dir = filepath.Join(w.root, "packages", w.add(3, 2, true).String(), "share/glib-2.0/schemas")
 	write(dir, schema)
@@ -67,6 +67,6 @@ func TestSchemas(t *testing.T) {
 		t.Errorf("with a compiler that fails: status %d: %s%s", r.code, r.out, r.stderr)
 	}
 	if found, _ := filepath.Glob(cache + "/*"); len(found) != 1 {
-		t.Errorf("%q", found)
+		t.Errorf("got %q, want 1 found", found)
 	}
 }

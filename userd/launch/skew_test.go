@@ -36,10 +36,10 @@ func TestOtherAgent(t *testing.T) {
 		w.no(err)
 		w.no(os.WriteFile(path, b, 0o644))
 		if r := w.run(app, "tell"); r.code != 0 || !strings.Contains(r.out, "LULL_REVISION=1\n") {
-			t.Errorf("of a %s agent: %d %s%s", what, r.code, r.out, r.stderr)
+			t.Errorf("of a %s agent: %d %s%s; want code 0 and %q in the output", what, r.code, r.out, r.stderr, "LULL_REVISION=1\n")
 		}
 		if r := w.run("--hook", manifest.HookRefreshPending, app); r.code != 0 || !strings.Contains(r.out, "arg the hook\n") {
-			t.Errorf("hook beside a %s agent: %d %s%s", what, r.code, r.out, r.stderr)
+			t.Errorf("hook beside a %s agent: %d %s%s; want code 0 and %q in the output", what, r.code, r.out, r.stderr, "arg the hook\n")
 		}
 	}
 }

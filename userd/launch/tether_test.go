@@ -99,7 +99,7 @@ func TestSealed(t *testing.T) {
 	seal = w.seal(w.ctl.TetherPath(app, next.Short()))
 	r := w.run(app, "exit", "3")
 	if r.code != 75 || !strings.Contains(r.stderr, "lull: cannot run "+app+": it is being refreshed\n") {
-		t.Errorf("status %d: %s", r.code, r.stderr)
+		t.Errorf("status %d: %s; want code 75 and %q in the error output", r.code, r.stderr, "lull: cannot run "+app+": it is being refreshed\n")
 	}
 	seal.Close()
 	if r := w.run(app, "exit", "3"); r.code != 3 {

@@ -92,6 +92,6 @@ func TestCalledOff(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := (Runner{}).Do(ctx, sessionjobs.Job{Order: o, Do: sessionjobs.Migrate}); !errors.Is(err, context.Canceled) {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want the error %v", err, context.Canceled)
 	}
 }

@@ -52,7 +52,7 @@ func TestLaunchInThePlaceOfANotice(t *testing.T) {
 	p.event(progress(-1))
 	p.did("follow firefox true", "show wait firefox")
 	if n := p.screen["firefox"]; n.Summary != "Firefox starts later" || n.Percent != -1 {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want summary %q and percent %v", n, "Firefox starts later", -1)
 	}
 	p.event(Changed{})
 	p.after(2 * 24 * time.Hour) // no reminder in between
@@ -108,7 +108,7 @@ func TestShutdownWarning(t *testing.T) {
 	p.did()
 	p.event(ShuttingDown{[]string{"a", "b"}, 100 * time.Second})
 	if n := p.screen[""]; n.Body != "2 applications are being updated. The computer goes on shutting down by itself when that is done, in about 2 minutes." {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want body %q", n, "2 applications are being updated. The computer goes on shutting down by itself when that is done, in about 2 minutes.")
 	}
 	p.did("show down ")
 	p.event(Invoked{Instance: "", Action: Default}) // it is finished now, as it would be without an answer
@@ -132,7 +132,8 @@ func TestGerman(t *testing.T) {
 	if n.Summary != "Firefox 153 ist bereit" || n.Body != "Behebt ein Sicherheitsproblem. Die Aktualisierung wird eingerichtet, wenn Sie das Programm schließen. "+
 		"Ist es am Freitag, 4. Dezember um 10:00 Uhr noch offen, wird es dann beendet: Speichern Sie vorher Ihre Arbeit.\nNeu: Schneller." ||
 		n.Buttons[0].Label != "Jetzt neu starten" {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want summary %q, body %q and label %q", n, "Firefox 153 ist bereit", "Behebt ein Sicherheitsproblem. Die Aktualisierung wird eingerichtet, wenn Sie das Programm schließen. "+
+			"Ist es am Freitag, 4. Dezember um 10:00 Uhr noch offen, wird es dann beendet: Speichern Sie vorher Ihre Arbeit.\nNeu: Schneller.", "Jetzt neu starten")
 	}
 	if got := c.length(time.Second); got != "1 Sekunde" {
 		t.Error(got)

@@ -150,7 +150,7 @@ func TestDataIncomplete(t *testing.T) {
 	p.event(Locked{false})
 	p.did("show lacks firefox")
 	if n := p.screen["firefox"]; n.Summary != "A file of Firefox could not be brought over" || n.Body != "The new version works without a/b, which is still in /home/ann/1." {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want summary %q and body %q", n, "A file of Firefox could not be brought over", "The new version works without a/b, which is still in /home/ann/1.")
 	}
 }
 

@@ -105,13 +105,13 @@ func TestOthersAreNamed(t *testing.T) {
 	}
 	p.Processes = p.Processes[1:]
 	if n := c.open(p, t0); n.Summary != "Programs of Firefox are still open" || !strings.HasSuffix(n.Body, ": chromium, evince.") {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want summary %q and body that ends with %q", n, "Programs of Firefox are still open", ": chromium, evince.")
 	}
 	for i := range 9 {
 		p.Processes = append(p.Processes, Process{PID: uint32(100 + i), Command: string(rune('a' + i)), Other: true})
 	}
 	if n := c.open(p, t0); !strings.HasSuffix(n.Body, ": chromium, evince, a, ….") {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want body that ends with %q", n, ": chromium, evince, a, ….")
 	}
 }
 

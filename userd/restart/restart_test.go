@@ -123,7 +123,7 @@ func startProgram(t *testing.T, instance, script string) *program {
 	p := &program{cmd: cmd, done: make(chan error, 1), tree: tree}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil || line != "ready\n" {
-		t.Fatalf("%q %v", line, err)
+		t.Fatalf("got %q %v, want no error and line %q", line, err, "ready\n")
 	}
 	over := make(chan struct{})
 	go func() {
@@ -218,7 +218,7 @@ func TestStaysOpen(t *testing.T) {
 	a.Quit(t.Context(), connect(t), pending("lulltest-stays", p.cmd.Process.Pid))
 	t.Setenv("LULL_LAUNCHER", "/bin/false")
 	if _, err := a.Launch("lulltest-stays"); !errors.Is(err, ErrOpen) {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want the error %v", err, ErrOpen)
 	}
 	select {
 	case err := <-p.done:

@@ -147,6 +147,6 @@ func TestClasses(t *testing.T) {
 
 func TestNoBus(t *testing.T) {
 	if s := next(t, watchIt(t, "unix:path=/nonexistent/bus")); !reflect.DeepEqual(s, State{}) {
-		t.Errorf("%+v", s)
+		t.Errorf("got %+v, want state %v", s, State{})
 	}
 }

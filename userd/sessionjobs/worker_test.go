@@ -135,13 +135,13 @@ func TestWorker(t *testing.T) {
 	says("precopy: bad")
 	w.Submit(Order{ID: "9", Phase: Enter, Instance: "b", Services: some}) // breaks the start off
 	if j := <-services.began; j.Do != Stop {
-		t.Errorf("%+v", j)
+		t.Errorf("got %+v, want %v", j, Stop)
 	}
 	services.end <- nil
 	says("enter")
 	w.Submit(Order{ID: "9", Phase: Finish, Instance: "b", To: 2, Data: true, Services: some})
 	if j := <-data.began; j.Do != Migrate {
-		t.Errorf("%+v", j)
+		t.Errorf("got %+v, want %v", j, Migrate)
 	}
 	cancel() // with a job under way
 	<-ended

@@ -190,7 +190,7 @@ func TestTwoMachinesOneHome(t *testing.T) {
 		t.Errorf("a shows %q, want a1 b1", got)
 	}
 	if d := directories(t, a.Base); len(d) != 1 {
-		t.Errorf("one package has %q", d)
+		t.Errorf("one package has %q; want 1 of them", d)
 	}
 	// Only b refreshes. Each has its version's data, and no launch changes the other's.
 	b.install(9, 8, "p2")
@@ -294,10 +294,10 @@ func TestAgentOfOnesOwn(t *testing.T) {
 	own.shows("rootless own")
 	system.shows("rootless system")
 	if got := directories(t, filepath.Join(apart, app)); !slices.Equal(got, []string{"2", "3"}) {
-		t.Errorf("there are %q", got)
+		t.Errorf("there are %q; want %v", got, []string{"2", "3"})
 	}
 	if b, err := os.ReadFile(filepath.Join(apart, app, "common/settings")); err != nil || string(b) != "rootless " {
-		t.Errorf("%q, %v", b, err)
+		t.Errorf("%q, %v; want no error and content %q", b, err, "rootless ")
 	}
 	// One that had nothing there takes nothing.
 	root = t.TempDir()
@@ -320,7 +320,7 @@ func TestDamagedRecord(t *testing.T) {
 		m.install(2, 1, "p2")
 		m.shows("1")
 		if b, err := os.ReadFile(m.Base + "/1/document"); err != nil || string(b) != "1 " {
-			t.Errorf("%q: %q, %v", text, b, err)
+			t.Errorf("%q: %q, %v; want no error and content %q", text, b, err, "1 ")
 		}
 	}
 }
@@ -343,7 +343,7 @@ func FuzzRecord(f *testing.F) {
 			t.Fatal(err)
 		}
 		if b, err := os.ReadFile(m.Base + "/1/document"); err != nil || string(b) != "1 " {
-			t.Fatalf("%q, %v", b, err)
+			t.Fatalf("%q, %v; want no error and content %q", b, err, "1 ")
 		}
 	})
 }

@@ -39,14 +39,14 @@ func TestSupersededGoes(t *testing.T) {
 	m := newMachine(t, t.TempDir(), 0)
 	life(t, m, 5)
 	if got := directories(t, m.Base); !slices.Equal(got, []string{"1", "2", "3", "4", "5"}) {
-		t.Fatalf("before revision 5 has run well there are %q", got)
+		t.Fatalf("before revision 5 has run well there are %q; want %v", got, []string{"1", "2", "3", "4", "5"})
 	}
 	m.shows("1 2 3 4 5")
 	if got := directories(t, m.Base); !slices.Equal(got, []string{"4", "5"}) {
-		t.Errorf("there are %q", got)
+		t.Errorf("there are %q; want %v", got, []string{"4", "5"})
 	}
 	if left, _ := filepath.Glob(m.Base + "/.lull/*"); len(left) != 2 {
-		t.Errorf("records: %q", left)
+		t.Errorf("records: got %q, want 2 left", left)
 	}
 	m.last = 4
 	m.shows("1 2 3 4")
@@ -217,10 +217,10 @@ func TestDiesAtEachStep(t *testing.T) {
 					t.Errorf("after %s: %q, %v, want %q", fault, b, err, want)
 				}
 				if b, err := os.ReadFile(m.Base + "/3/document"); err != nil || string(b) != "1 2 3 " {
-					t.Errorf("after %s: revision 3 has %q, %v", fault, b, err)
+					t.Errorf("after %s: revision 3 has %q, %v; want no error and content %q", fault, b, err, "1 2 3 ")
 				}
 				if got := directories(t, m.Base); !slices.Equal(got, []string{"3", "4", "4." + m.short()}) {
-					t.Errorf("after %s: there are %q", fault, got)
+					t.Errorf("after %s: there are %q; want %v", fault, got, []string{"3", "4", "4." + m.short()})
 				}
 				if t.Failed() {
 					t.FailNow()
@@ -273,7 +273,7 @@ func TestMissingIsNoted(t *testing.T) {
 		m.run("")
 	}
 	if got := directories(t, m.Base); !slices.Equal(got, []string{"6"}) {
-		t.Errorf("there are %q", got)
+		t.Errorf("there are %q; want %v", got, []string{"6"})
 	}
 }
 
@@ -291,11 +291,11 @@ func TestReadOnlyHome(t *testing.T) {
 	d, err := m.Enter(t.Context(), 1, Hooks{})
 	no(t, err)
 	if d.Dir != filepath.Join(m.Base, "1") || !errors.Is(d.Note, unix.EROFS) {
-		t.Errorf("%+v", d)
+		t.Errorf("got %+v, want dir %v and the error %v", d, filepath.Join(m.Base, "1"), unix.EROFS)
 	}
 	m.install(2, 1, "v2")
 	if _, err := m.Enter(t.Context(), 2, Hooks{}); err == nil || !strings.Contains(err.Error(), "mounted read-only") {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want an error and %q in the error", err, "mounted read-only")
 	}
 	no(t, syscall.Mount("", home, "", syscall.MS_REMOUNT|syscall.MS_NOSUID, ""))
 	m.shows("1")
@@ -353,7 +353,7 @@ func TestFullHome(t *testing.T) {
 				}
 			}
 			if got := directories(t, m.Base); !slices.Equal(got, []string{"1"}) {
-				t.Errorf("there are %q", got)
+				t.Errorf("there are %q; want %v", got, []string{"1"})
 			}
 			more()
 			m.shows("1")
@@ -394,7 +394,7 @@ func TestImmutable(t *testing.T) {
 	m.forget(1)
 	m.run("2")
 	if b, err := os.ReadFile(filepath.Join(m.Base, "2", "fixed")); err != nil || string(b) != "x" {
-		t.Errorf("%q, %v", b, err)
+		t.Errorf("%q, %v; want no error and content %q", b, err, "x")
 	}
 	d, err := m.Enter(t.Context(), 2, Hooks{})
 	no(t, err)

@@ -43,7 +43,7 @@ func TestSurvey(t *testing.T) {
 			}
 		}
 		if len(got) != len(want) {
-			t.Errorf("%v", got)
+			t.Errorf("got %v, want %v of them", got, len(want))
 		}
 	}
 	all := map[string]Kind{"1": Superseded, "2": Superseded, "3": Kept, "4": InUse, "9": Foreign, "common": InUse, ".5.partial": Unfinished}

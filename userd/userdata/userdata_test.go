@@ -114,7 +114,7 @@ func TestNothingAppearsBeforeItIsSure(t *testing.T) {
 	no(t, p.Precopy(t.Context(), 2))
 	off := errors.New("called off")
 	if err := p.Migrate(t.Context(), 2, nil, func() error { return off }); !errors.Is(err, off) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want the error %v", err, off)
 	}
 	if has(p, 2) {
 		t.Fatal("the folder is there")
@@ -138,11 +138,11 @@ func TestSweep(t *testing.T) {
 	no(t, os.WriteFile(p.Base+"/.mine.partial", nil, 0o600))
 	no(t, p.Precopy(t.Context(), 3))
 	if got := hidden(t, p); !slices.Equal(got, []string{".3.partial", ".3.partial.index", ".mine.partial"}) {
-		t.Errorf("after a precopy of 3: %q", got)
+		t.Errorf("after a precopy of 3: got %q, want %v", got, []string{".3.partial", ".3.partial.index", ".mine.partial"})
 	}
 	no(t, p.Sweep(0))
 	if got := hidden(t, p); !slices.Equal(got, []string{".mine.partial"}) {
-		t.Errorf("after a sweep: %q", got)
+		t.Errorf("after a sweep: got %q, want %v", got, []string{".mine.partial"})
 	}
 	if content(t, p, 1) != "of 1" {
 		t.Error("data was touched")
@@ -187,7 +187,7 @@ func TestLock(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	off := errors.New("called off")
 	if _, err := p.Lock(ctx, func() { cancel(off) }); !errors.Is(err, off) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want the error %v", err, off)
 	}
 	waits := make(chan struct{})
 	got := make(chan func())
@@ -207,6 +207,6 @@ func TestLock(t *testing.T) {
 		t.Fatal("the lock is lost")
 	}
 	if _, err := Of(t.TempDir(), t.TempDir(), app).Lock(t.Context(), nil); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a lock on nothing: %v", err)
+		t.Errorf("a lock on nothing: got %v, want the error %v", err, os.ErrNotExist)
 	}
 }

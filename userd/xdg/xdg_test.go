@@ -102,7 +102,7 @@ func TestOtherKinds(t *testing.T) {
 	h.prepare()
 	for _, p := range []string{"config/fontconfig", "config/kdeglobals"} {
 		if _, err := os.Lstat(h.own.at(p)); err == nil {
-			t.Errorf("there is %s", p)
+			t.Errorf("there is %s; want an error", p)
 		}
 	}
 	h.write(h.own["config"]+"/ibus/x", "of the program")
@@ -232,7 +232,7 @@ func TestImportFails(t *testing.T) {
 	h.write(h.host["config"]+"/a/b/rc", "settings")
 	_, err := Prepare(t.Context(), h.own, h.host, []string{"config/a", "config/a/b"}, nil)
 	if err == nil || !strings.Contains(err.Error(), "its existing profile cannot be copied: ") {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error and %q in the error", err, "its existing profile cannot be copied: ")
 	}
 	entries, err := os.ReadDir(h.dir + "/lull/app/1")
 	if err != nil || len(entries) > 0 {

@@ -55,7 +55,7 @@ func TestUnattended(t *testing.T) {
 		t.Errorf("derived are %+v, %+v", l.Apps, l.Services)
 	}
 	if want := `the bus name "org.x.Thing" has to be confirmed`; !strings.Contains(remarks, want) {
-		t.Errorf("the remarks are %s", remarks)
+		t.Errorf("the remarks are %s; want %q in the remarks", remarks, want)
 	}
 }
 
@@ -147,9 +147,9 @@ func TestUnits(t *testing.T) {
 		"usr/lib/systemd/system/thing@.service": "[Service]\nExecStart=/usr/bin/thing" + install,
 		"usr/lib/systemd/system/idle.service":   "[Service]\nExecStart=/usr/bin/thing\n"})
 	if len(l.Services) != 1 || l.Services[0].Scope != manifest.ScopeUser {
-		t.Errorf("the services are %v", l.Services)
+		t.Errorf("the services are %v; want 1 services and scope %v", l.Services, manifest.ScopeUser)
 	}
 	if !strings.Contains(remarks, "idle.service: no service is made of this unit: it is not started by itself") || !strings.Contains(remarks, `"thing@" cannot be the name`) {
-		t.Errorf("the remarks are %s", remarks)
+		t.Errorf("the remarks are %s; want %q in the remarks and %q in the remarks", remarks, "idle.service: no service is made of this unit: it is not started by itself", `"thing@" cannot be the name`)
 	}
 }

@@ -192,10 +192,10 @@ func TestImageRefused(t *testing.T) {
 	}
 	twice := image.Layer(image.File("oci-layout"), image.Program("index.json", "{}"), image.Program("index.json", "{}"))
 	if _, err := add(twice); err == nil || !strings.Contains(err.Error(), `"index.json" twice`) {
-		t.Errorf("two indices: got %v", err)
+		t.Errorf("two indices: got %v; want an error and %q in the error", err, `"index.json" twice`)
 	}
 	loop := image.Layer(image.File("oci-layout"), image.Symlink("index.json", "x"), image.Symlink("x", "index.json"))
 	if _, err := add(loop); err == nil || !strings.Contains(err.Error(), "too many links") {
-		t.Errorf("a loop of links: got %v", err)
+		t.Errorf("a loop of links: got %v; want an error and %q in the error", err, "too many links")
 	}
 }

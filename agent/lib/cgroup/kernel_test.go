@@ -88,14 +88,14 @@ func TestKernel(t *testing.T) {
 			t.Errorf("process %d is in %+v, %v, want %s", p, all, err, deep)
 		}
 		if err := RemoveTree(dir); !errors.Is(err, unix.EBUSY) {
-			t.Fatalf("a group with processes was removed: %v", err)
+			t.Fatalf("a group with processes was removed: got %v, want the error %v", err, unix.EBUSY)
 		}
 		end()
 		expect(q)
 		endQ()
 		expect()
 		if err := Join(dir, p); !errors.Is(err, unix.ESRCH) {
-			t.Errorf("a process that has ended has joined: %v", err)
+			t.Errorf("a process that has ended has joined: got %v, want the error %v", err, unix.ESRCH)
 		}
 		if err := RemoveTree(dir); err != nil {
 			t.Fatal(err)
@@ -171,13 +171,13 @@ func TestThreadedGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.ReadFile(filepath.Join(sub, "cgroup.procs")); !errors.Is(err, unix.EOPNOTSUPP) {
-		t.Fatalf("cgroup.procs of a threaded group can be read: %v", err)
+		t.Fatalf("cgroup.procs of a threaded group can be read: got %v, want the error %v", err, unix.EOPNOTSUPP)
 	}
 	if got, err := Procs(sub); err != nil || got != nil {
 		t.Errorf("an empty threaded group: %v, %v", got, err)
 	}
 	if got, err := Procs(dir); err != nil || !slices.Equal(got, []int{p}) {
-		t.Errorf("got %v, %v", got, err)
+		t.Errorf("got %v, %v; want no error and %v", got, err, []int{p})
 	}
 	end()
 	if got, err := Procs(dir); err != nil || got != nil {
@@ -228,10 +228,10 @@ func TestManyGroups(t *testing.T) {
 		slices.Sort(got)
 		slices.Sort(want)
 		if err != nil || !slices.Equal(got, want) {
-			t.Errorf("%d groups of %d are listed: %v", len(got), count, err)
+			t.Errorf("%d groups of %d are listed: %v; want no error and %v", len(got), count, err, want)
 		}
 		if _, err := d.Groups(count - 1); !errors.Is(err, ErrTooMany) {
-			t.Errorf("with a limit of one less: %v", err)
+			t.Errorf("with a limit of one less: got %v, want the error %v", err, ErrTooMany)
 		}
 	})
 }

@@ -186,7 +186,7 @@ func TestPopulated(t *testing.T) {
 	}
 	f.files["/g/a"] = ""
 	if _, _, err := s.top("/g"); !errors.Is(err, ErrUnstable) {
-		t.Errorf("populated, but by nobody: %v", err)
+		t.Errorf("populated, but by nobody: got %v, want the error %v", err, ErrUnstable)
 	}
 }
 

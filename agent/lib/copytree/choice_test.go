@@ -173,7 +173,7 @@ func TestOwnWhateverItsMode(t *testing.T) {
 		}
 		for name, text := range map[string]string{"closed/sub/file": "mine", "unsearchable/file": "mine", "none": "none", "writeonly": "wo"} {
 			if b, err := os.ReadFile(filepath.Join(dst, name)); err != nil || string(b) != text {
-				t.Errorf("%s: %q, %v", name, b, err)
+				t.Errorf("%s: %q, %v; want no error and content %v", name, b, err, text)
 			}
 		}
 		for name, mode := range modes {

@@ -209,7 +209,7 @@ func TestCopy(t *testing.T) {
 		t.Errorf("stats: %+v", stats)
 	}
 	if _, err := Copy(t.Context(), src, dst, Options{}); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("over an existing destination: %v", err)
+		t.Errorf("over an existing destination: got %v, want the error %v", err, fs.ErrExist)
 	}
 	if _, err := Copy(t.Context(), src+"x", dst+"x", Options{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without source: %v", err)
@@ -255,7 +255,7 @@ func TestSpecialFiles(t *testing.T) {
 	}
 	entries, _ := os.ReadDir(dst)
 	if len(entries) != 1 {
-		t.Errorf("copied %v", entries)
+		t.Errorf("copied %v; want 1 entries", entries)
 	}
 }
 
@@ -293,7 +293,7 @@ func TestSparse(t *testing.T) {
 	_, err = f.ReadAt(b, 64<<20)
 	must(t, err)
 	if string(b) != "data at 67108864" {
-		t.Errorf("got %q", b)
+		t.Errorf("got %q; want content %q", b, "data at 67108864")
 	}
 }
 
@@ -391,7 +391,7 @@ func TestCancel(t *testing.T) {
 			}})
 			cancel()
 			if !errors.Is(err, context.Canceled) {
-				t.Errorf("%s cancelled after %d: %v", name, after, err)
+				t.Errorf("%s cancelled after %d: %v; want the error %v", name, after, err, context.Canceled)
 			}
 			if _, err := os.Lstat(dst); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s: there is a destination", name)

@@ -140,7 +140,7 @@ func sameSparse(t *testing.T, src, dst string) {
 	data := make([]byte, 10)
 	for _, at := range []int64{3, 512 << 30, 1<<40 - 100} {
 		if _, err := f.ReadAt(data, at); err != nil || string(data) != "here\x00\x00\x00\x00\x00\x00" {
-			t.Errorf("at %d: %q, %v", at, data, err)
+			t.Errorf("at %d: %q, %v; want no error and data %q", at, data, err, "here\x00\x00\x00\x00\x00\x00")
 		}
 	}
 }
@@ -185,7 +185,7 @@ func TestFileSystems(t *testing.T) {
 			first := precopy(t, src, top+"/3")
 			again, _, _, _ := watched(t, src, top+"/3")
 			if again.Files != 0 || again.Bytes != 0 || again.Unchanged != first.Files {
-				t.Errorf("after a precopy %+v: %+v", first, again)
+				t.Errorf("after a precopy %+v: %+v; want files 0, bytes 0 and unchanged %v", first, again, first.Files)
 			}
 			specialsGone(t, src)
 			var st unix.Stat_t
@@ -347,7 +347,7 @@ func TestNoSpace(t *testing.T) {
 		"Precopy": func(dst string) error { _, err := Precopy(t.Context(), src, dst, Options{}); return err },
 	} {
 		if err := do(top + "/2"); !errors.Is(err, unix.ENOSPC) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want the error %v", name, err, unix.ENOSPC)
 		}
 		if _, err := os.Lstat(top + "/2"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: there is a destination", name)

@@ -83,7 +83,7 @@ func TestPrecopy(t *testing.T) {
 			furnish(t, src)
 			first := precopy(t, src, dst)
 			if again := precopy(t, src, dst); again.Files != 0 || again.Unchanged != first.Files {
-				t.Errorf("a second precopy: %+v after %+v", again, first)
+				t.Errorf("a second precopy: %+v after %+v; want files 0 and unchanged %v", again, first, first.Files)
 			}
 			change(t, src)
 			var total int64
@@ -126,7 +126,7 @@ func TestCompare(t *testing.T) {
 	}
 	precopy(t, src, dst)
 	if d := compare(); d != (Difference{Looked: all.Files}) {
-		t.Errorf("nothing has changed: %+v", d)
+		t.Errorf("nothing has changed: got %+v, want %v", d, (Difference{Looked: all.Files}))
 	}
 	put(t, src+"/plain", "PLAIN")
 	put(t, src+"/new/deep/er", strings.Repeat("x", 3<<20))
@@ -143,7 +143,7 @@ func TestCompare(t *testing.T) {
 	stats, err := Copy(t.Context(), src, dst, Options{})
 	must(t, err)
 	if stats.Files != d.Files || stats.Unchanged != d.Looked-d.Files {
-		t.Errorf("the copy: %+v, compared: %+v", stats, d)
+		t.Errorf("the copy: %+v, compared: %+v; want files %v and unchanged %v", stats, d, d.Files, d.Looked-d.Files)
 	}
 	same(t, src, dst)
 }
@@ -157,7 +157,7 @@ func TestTooFreshToTell(t *testing.T) {
 	stats, err := Copy(t.Context(), src, dst, Options{})
 	must(t, err)
 	if stats.Unchanged != 0 || stats.Files != first.Files {
-		t.Errorf("%+v after %+v", stats, first)
+		t.Errorf("%+v after %+v; want unchanged 0 and files %v", stats, first, first.Files)
 	}
 	same(t, src, dst)
 }
@@ -294,7 +294,7 @@ func TestNobodyLeadsTheCopyAway(t *testing.T) {
 	}
 	data, err := os.ReadFile(outside + "/f")
 	if err != nil || string(data) != secret {
-		t.Errorf("what lies outside is %q, %v", data, err)
+		t.Errorf("what lies outside is %q, %v; want no error and data %v", data, err, secret)
 	}
 }
 
@@ -351,7 +351,7 @@ func TestMountsAreLeftOut(t *testing.T) {
 		t.Errorf("skipped %s, want %q", got, "bound: something else is mounted there, d: something else is mounted there")
 	}
 	if entries, _ := os.ReadDir(dst); len(entries) != 1 {
-		t.Errorf("copied %v", entries)
+		t.Errorf("copied %v; want 1 entries", entries)
 	}
 }
 
@@ -404,7 +404,7 @@ func TestIndexReadsBack(t *testing.T) {
 		b := sealed(w)
 		got, err := parseIndex(b, root)
 		if err != nil || len(got) != len(want) {
-			t.Fatalf("%v, %v", got, err)
+			t.Fatalf("%v, %v; want no error and %v of them", got, err, len(want))
 		}
 		for rel, r := range want {
 			if got[rel] != r {

@@ -210,7 +210,7 @@ func TestDescriptorsPassOnlyWhereTheyAreExpected(t *testing.T) {
 			}
 			echoes(t, conn)
 			if after := openNulls(t); after != before {
-				t.Errorf("%d descriptors of /dev/null were open, now %d", before, after)
+				t.Errorf("%d descriptors of /dev/null were open, now %d; want %v", before, after, before)
 			}
 		})
 	}

@@ -107,7 +107,7 @@ func TestDescriptorsFromStrangersDoNoHarm(t *testing.T) {
 			var answer string
 			long := strings.Repeat("lull", 1<<13)
 			if err := s.Object(conn.Names()[0], "/").CallWithContext(ctx, "org.lull.Echo.Echo", 0, long).Store(&answer); err != nil || answer != long {
-				t.Fatalf("%d bytes came back: %v", len(answer), err)
+				t.Fatalf("%d bytes came back: %v; want no error and answer %v", len(answer), err, long)
 			}
 			if after := openFDs(t); after > before {
 				t.Errorf("%d descriptors were open, now %d", before, after)

@@ -15,7 +15,7 @@ func TestOneSpelling(t *testing.T) {
 	}
 	for _, s := range []string{"", empty[1:], empty + "0", strings.ToUpper(empty), "g" + empty[1:], "../" + empty[3:], empty[:63] + "\n"} {
 		if d, err := Parse(s); err == nil {
-			t.Errorf("%q was read as %s", s, d)
+			t.Errorf("%q was read as %s; want an error", s, d)
 		}
 	}
 	var v struct{ D Digest }

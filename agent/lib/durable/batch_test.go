@@ -32,7 +32,7 @@ func TestBatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := os.Lstat(path(0)); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("before Commit: %v", err)
+			t.Errorf("before Commit: got %v, want the error %v", err, fs.ErrNotExist)
 		}
 		if err := b.Commit(); err != nil {
 			t.Fatal(err)

@@ -65,7 +65,7 @@ func TestSymlink(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, err := os.Readlink(path); got != target || err != nil {
-			t.Errorf("%q, %v", got, err)
+			t.Errorf("%q, %v; want %v and no error", got, err, target)
 		}
 	}
 	if got := names(t, dir); got != "current" {
@@ -122,7 +122,7 @@ func TestMoves(t *testing.T) {
 		t.Error(err)
 	}
 	if err := MoveNewAt(int(a.Fd()), "2", int(b.Fd()), "2"); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("a file was replaced: %v", err)
+		t.Errorf("a file was replaced: got %v, want the error %v", err, fs.ErrExist)
 	}
 	if err := Rename(at("a/3"), at("b/3")); err != nil {
 		t.Error(err)

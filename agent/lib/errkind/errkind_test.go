@@ -39,7 +39,7 @@ func TestHintLine(t *testing.T) {
 	for _, e := range []*Error{New(Busy, "cannot x: hint: y"), New(Busy, "cannot x").WithHint("do y"), New(Busy, "cannot\nhint: a\nx").WithHint("b")} {
 		text, hint := CutHint(WithHintLine(e))
 		if text != e.Text || hint != e.Hint {
-			t.Errorf("%q: %q, %q", WithHintLine(e), text, hint)
+			t.Errorf("%q: %q, %q; want text %v and hint %v", WithHintLine(e), text, hint, e.Text, e.Hint)
 		}
 	}
 }

@@ -44,12 +44,12 @@ func TestReadAndClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := w.Add(filepath.Join(dir, "none"), unix.IN_CREATE); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want the error %v", err, os.ErrNotExist)
 	}
 	os.WriteFile(filepath.Join(dir, "a"), nil, 0o600)
 	got, err := w.Read()
 	if err != nil || len(got) != 1 || got[0].Watch != wd || got[0].Name != "a" {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("got %+v, %v; want no error, 1 of them, watch %v and name %q", got, err, wd, "a")
 	}
 	if err := errors.Join(w.Remove(wd), w.Remove(wd)); err != nil {
 		t.Error(err)
@@ -65,6 +65,6 @@ func TestReadAndClose(t *testing.T) {
 	time.Sleep(10 * time.Millisecond) // most likely in read(2) by now
 	w.Close()
 	if err := <-done; !errors.Is(err, os.ErrClosed) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want the error %v", err, os.ErrClosed)
 	}
 }

@@ -21,7 +21,7 @@ func TestWriteFromSeveralGoroutines(t *testing.T) {
 					t.Error(err)
 				}
 				if got, err := Read(dir); err != nil || !reflect.DeepEqual(got, want) {
-					t.Errorf("read %+v, %v", got, err)
+					t.Errorf("read %+v, %v; want no error and %v", got, err, want)
 				}
 			}
 		})

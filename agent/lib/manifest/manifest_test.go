@@ -229,7 +229,7 @@ func TestRefused(t *testing.T) {
 				t.Errorf("Encode says %v, want %q", err, c.text)
 			}
 			if !errkind.Is(err, errkind.Invalid) {
-				t.Errorf("the error is of kind %s", errkind.KindOf(err))
+				t.Errorf("the error is of kind %s; want an error of kind %v", errkind.KindOf(err), errkind.Invalid)
 			}
 			if c.what == "subpackage hash" || c.what == "variable without value" {
 				return // cannot be written down
@@ -238,7 +238,7 @@ func TestRefused(t *testing.T) {
 			sorted := append([]Entry(nil), m.Entries...)
 			sortEntries(sorted)
 			if got, err := Parse(appendMeta(nil, &m.Launch, sorted)); err == nil {
-				t.Errorf("Parse accepts %+v", got)
+				t.Errorf("Parse accepts %+v; want an error", got)
 			}
 		})
 	}
@@ -338,7 +338,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	if name, key := SplitInstance("a.b_c"); name != "a.b" || key != "c" {
-		t.Errorf("got %q, %q", name, key)
+		t.Errorf("got %q, %q; want name %q and key %q", name, key, "a.b", "c")
 	}
 }
 
@@ -395,7 +395,7 @@ func FuzzParse(f *testing.F) {
 		}
 		c, err := m.Encode()
 		if err != nil || string(c) != string(b) {
-			t.Errorf("%v: accepted %q, encodes as %q", err, b, c)
+			t.Errorf("%v: accepted %q, encodes as %q; want no error and %v", err, b, c, string(b))
 		}
 		root := t.TempDir() + "/root"
 		for _, e := range m.Entries {
@@ -494,15 +494,15 @@ func TestFormatOfMeta(t *testing.T) {
 	l := Launch{Format: Format2, Name: "a", Version: "1"}
 	b := appendMeta(nil, &l, nil)
 	if string(b) != `{"format":2,"name":"a","version":"1"}` {
-		t.Errorf("%s", b)
+		t.Errorf("got %s, want content %q", b, `{"format":2,"name":"a","version":"1"}`)
 	}
 	back, err := ParseLaunch(b)
 	if err != nil || back.Format != Format2 {
-		t.Errorf("%+v, %v", back, err)
+		t.Errorf("%+v, %v; want no error and format %v", back, err, Format2)
 	}
 	for _, n := range []string{"1", "3"} {
 		if _, err := ParseLaunch([]byte(`{"format":` + n + `,"name":"a","version":"1"}`)); err == nil || !strings.Contains(err.Error(), "format "+n+": want 2") {
-			t.Errorf("format %s: %v", n, err)
+			t.Errorf("format %s: %v; want an error and %q in the error", n, err, "format "+n+": want 2")
 		}
 	}
 }

@@ -35,7 +35,7 @@ func FuzzLine(f *testing.F) {
 			t.Errorf("%+q becomes %+q", s, got)
 		}
 		if again := Line(got); again != got {
-			t.Errorf("%+q becomes %+q", got, again)
+			t.Errorf("%+q becomes %+q; want again %v", got, again, got)
 		}
 		var out bytes.Buffer
 		if err := json.NewEncoder(JSON(&out)).Encode(s); err != nil {

@@ -72,7 +72,7 @@ func TestMarkers(t *testing.T) {
 	no(t, d.CreateInstance("b.lock"))
 	no(t, d.CreateInstance("b"))
 	if got, err := d.Instances(); err != nil || !slices.Equal(got, []string{"b", "b.lock", app}) {
-		t.Errorf("instances are %q: %v", got, err)
+		t.Errorf("instances are %q: %v; want no error and %v", got, err, []string{"b", "b.lock", app})
 	}
 	st, err := os.Stat(d.LockPath(app))
 	if err != nil || st.Mode() != 0o644 || d.LockPath(app) != filepath.Join(d.RunDir(), "runctl", "lull.org.x.App.lock") {
@@ -88,7 +88,7 @@ func TestMarkers(t *testing.T) {
 		t.Errorf("running: %v, %v", there, err)
 	}
 	if got, _ := d.AllRunning(); !slices.Equal(got, []string{app}) {
-		t.Errorf("running are %q", got)
+		t.Errorf("running are %q; want %v", got, []string{app})
 	}
 	no(t, d.ClearRunning(app))
 	no(t, d.ClearRunning(app))
@@ -136,7 +136,7 @@ func TestBadNames(t *testing.T) {
 		for _, err := range []error{d.CreateInstance(name), d.SetRunning(name), d.ClearRunning(name), d.SetInhibited(name, RefreshPending),
 			d.ClearInhibited(name), d.RemoveInstance(name), lockErr, tryErr, inhibitedErr} {
 			if !errkind.Is(err, errkind.Invalid) {
-				t.Errorf("%q: %v", name, err)
+				t.Errorf("%q: %v; want an error of kind %v", name, err, errkind.Invalid)
 			}
 		}
 	}
@@ -144,14 +144,14 @@ func TestBadNames(t *testing.T) {
 
 func TestNotThere(t *testing.T) {
 	if _, err := Open(t.TempDir()); !errkind.Is(err, errkind.NotFound) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v", err, errkind.NotFound)
 	}
 	d := create(t)
 	if _, err := d.ReadLock(t.Context(), "other"); !errkind.Is(err, errkind.NotFound) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v", err, errkind.NotFound)
 	}
 	if _, _, err := d.TryWriteLock("other"); !errkind.Is(err, errkind.NotFound) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want an error of kind %v", err, errkind.NotFound)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestLocks(t *testing.T) {
 	}
 	no(t, r2.Close())
 	if holders, err := d.Holders(app); len(holders) != 0 || err != nil {
-		t.Errorf("holders are %v: %v", holders, err)
+		t.Errorf("holders are %v: %v; want 0 holders and no error", holders, err)
 	}
 	w, holders, err = d.TryWriteLock(app)
 	if w == nil || err != nil || holders != nil {
@@ -233,7 +233,7 @@ func TestReadLockIsCancelled(t *testing.T) {
 	waiting(t, d)
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want the error %v", err, context.Canceled)
 	}
 	no(t, w.Unlock()) // the goroutine gets the lock, and must give it back
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -304,7 +304,7 @@ func TestUsersMayOnlyShare(t *testing.T) {
 		t.Errorf("a user cannot share the lock: %v", readErr)
 	}
 	if !errkind.Is(writeErr, errkind.NotPermitted) {
-		t.Errorf("a user has asked for the exclusive lock: %v", writeErr)
+		t.Errorf("a user has asked for the exclusive lock: got %v, want an error of kind %v", writeErr, errkind.NotPermitted)
 	}
 }
 
@@ -333,7 +333,7 @@ func TestRemovedWhileWaitedFor(t *testing.T) {
 	no(t, d.RemoveInstance(app))
 	no(t, w.Unlock())
 	if err := <-done; !errkind.Is(err, errkind.NotFound) {
-		t.Errorf("a lock on a file that is gone: %v", err)
+		t.Errorf("a lock on a file that is gone: got %v, want an error of kind %v", err, errkind.NotFound)
 	}
 }
 
@@ -355,13 +355,13 @@ func TestTooEarly(t *testing.T) {
 		no(t, l.Unlock())
 		if tried > 0 {
 			if e := <-w.Events(); e.Kind != LockReleased || e.Instance != app {
-				t.Errorf("after %d attempts: %v", tried, e)
+				t.Errorf("after %d attempts: %v; want kind %v and instance %v", tried, e, LockReleased, app)
 			}
 		}
 	}
 	no(t, d.SetRunning(app)) // and that is the next event
 	if e := <-w.Events(); e.Kind != RunningMade {
-		t.Errorf("told too often: %v", e)
+		t.Errorf("told too often: got %v, want kind %v", e, RunningMade)
 	}
 }
 
@@ -382,7 +382,7 @@ func TestParseLock(t *testing.T) {
 		{"", 0, false},
 	} {
 		if pid, ok := parseLock(c.line, id); pid != c.pid || ok != c.ok {
-			t.Errorf("%q: got %d, %v", c.line, pid, ok)
+			t.Errorf("%q: got %d, %v; want pid %v and %v", c.line, pid, ok, c.pid, c.ok)
 		}
 	}
 }
@@ -489,7 +489,7 @@ func TestWaitUninhibited(t *testing.T) {
 	go func() { done <- d.WaitUninhibited(ctx, app) }()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want the error %v", err, context.Canceled)
 	}
 }
 

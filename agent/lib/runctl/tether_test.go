@@ -55,7 +55,7 @@ func TestTether(t *testing.T) {
 	select {
 	case e := <-w.Events():
 		if e.Kind != TetherReleased || e.Instance != app {
-			t.Errorf("got %v of %s", e.Kind, e.Instance)
+			t.Errorf("got %v of %s; want kind %v and instance %v", e.Kind, e.Instance, TetherReleased, app)
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("the end was not told")
@@ -78,7 +78,7 @@ func TestSealedTether(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	if _, err := d.OpenTether(app, prefix16); !errors.Is(err, ErrSealed) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v; want the error %v", err, ErrSealed)
 	}
 	s.Close()
 	fd, err := d.OpenTether(app, prefix16)
@@ -108,15 +108,15 @@ func TestTethers(t *testing.T) {
 	}
 	all, err := d.Tethers("")
 	if err != nil || len(all) != 4 {
-		t.Errorf("%v, %v", all, err)
+		t.Errorf("%v, %v; want no error and 4 all", all, err)
 	}
 	own, err := d.Tethers(app)
 	if err != nil || len(own) != 1 || own[0].Instance != app || own[0].Prefix != prefix16 {
-		t.Errorf("%v, %v", own, err)
+		t.Errorf("%v, %v; want no error, 1 own, instance %v and prefix %v", own, err, app, prefix16)
 	}
 	no(t, d.RemoveInstance(app))
 	if _, err := os.Lstat(d.TetherPath(app, prefix16)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("it stays: %v", err)
+		t.Errorf("it stays: got %v, want the error %v", err, fs.ErrNotExist)
 	}
 	no(t, d.RemoveTether("b", strings.Repeat("b", 16)))
 	for _, name := range []string{"lull.open", "lull..open", "lull." + prefix16 + ".open", "lull.x.0123.open", "lull.x." + strings.ToUpper(prefix16) + ".open", "x"} {

@@ -35,7 +35,7 @@ func TestNamesAreReadBack(t *testing.T) {
 			}
 		}
 		if got, want := Escape(instance), unit.UnitNameEscape(instance); got != want {
-			t.Fatalf("escaped %q as %q, systemd as %q", instance, got, want)
+			t.Fatalf("escaped %q as %q, systemd as %q; want %v", instance, got, want, want)
 		}
 	})
 }

@@ -73,7 +73,7 @@ func TestPrivateSocketThatFails(t *testing.T) {
 				t.Errorf("it says %v; refused: want %v", err, c.refused)
 			}
 			if line := <-asked; !strings.HasPrefix(line, "\x00AUTH EXTERNAL ") {
-				t.Errorf("it was asked %q", line)
+				t.Errorf("it was asked %q; want line that begins with %q", line, "\x00AUTH EXTERNAL ")
 			}
 			if c.silent && !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("after its time it says %v", err)

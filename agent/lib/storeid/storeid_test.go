@@ -11,7 +11,7 @@ import (
 func TestEnsure(t *testing.T) {
 	root := t.TempDir()
 	if _, err := Read(root); !errors.Is(err, fs.ErrNotExist) {
-		t.Fatalf("an identity of nothing: %v", err)
+		t.Fatalf("an identity of nothing: got %v, want the error %v", err, fs.ErrNotExist)
 	}
 	first, made, err := Ensure(root, ID{Adopt: map[string]uint32{"app": 3}})
 	if err != nil || !made || len(first.ID) != 32 || len(first.Short()) != 4 {
@@ -39,7 +39,7 @@ func TestDamaged(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := Read(root); !errors.Is(err, errDamaged) {
-			t.Errorf("%q: %v", text, err)
+			t.Errorf("%q: %v; want the error %v", text, err, errDamaged)
 		}
 		if id, made, err := Ensure(root, ID{}); err != nil || !made || !id.valid() {
 			t.Errorf("%q: %+v, %v, %v", text, id, made, err)

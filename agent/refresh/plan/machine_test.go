@@ -249,7 +249,7 @@ func TestWaitsToBeFetched(t *testing.T) {
 		gone, eff = Next(gone, Event{Type: StepDone})
 	}
 	if gone.End != Cancelled || eff != End {
-		t.Errorf("cancelled: %+v, %d", gone, eff)
+		t.Errorf("cancelled: %+v, %d; want end %v and eff %v", gone, eff, Cancelled, End)
 	}
 }
 
@@ -259,7 +259,7 @@ func TestFailureBeforeTheSectionIsNoUndoing(t *testing.T) {
 		r, _ = Next(r, Event{Type: StepDone})
 	}
 	if r.End != FailedEnd || r.Failure.Text != "no network" {
-		t.Fatalf("ended %s with %+v", r.End, r.Failure)
+		t.Fatalf("ended %s with %+v; want end %v and text %q", r.End, r.Failure, FailedEnd, "no network")
 	}
 }
 

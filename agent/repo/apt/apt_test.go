@@ -136,7 +136,7 @@ func TestParseRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	if paths, err := r.indexPaths("stable", []string{"main"}, Architecture()); err != nil || len(paths) != 2 {
-		t.Errorf("%v, %v", paths, err)
+		t.Errorf("%v, %v; want no error and 2 paths", paths, err)
 	}
 	if _, err := r.indexPaths("stable", []string{"main", "contrib"}, Architecture()); err == nil {
 		t.Error("a missing list is not noticed")
@@ -147,7 +147,7 @@ func TestParseRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	if paths, err := r.indexPaths("stable", []string{"main"}, Architecture()); err != nil || len(paths) != 1 {
-		t.Errorf("%v, %v", paths, err)
+		t.Errorf("%v, %v; want no error and 1 paths", paths, err)
 	}
 }
 
@@ -242,7 +242,7 @@ func TestVerify(t *testing.T) {
 	for _, armoured := range []bool{true, false} {
 		keys, err := ReadKeys(public(t, armoured, good, short))
 		if err != nil || len(keys) != 2 {
-			t.Fatalf("%d keys, %v", len(keys), err)
+			t.Fatalf("%d keys, %v; want no error and 2 keys", len(keys), err)
 		}
 		for _, c := range []struct {
 			by      []*openpgp.Entity
@@ -268,7 +268,7 @@ func TestVerify(t *testing.T) {
 			"twice": append(slices.Clone(signed), signed...), "cut": signed[:len(signed)-60], "empty": nil, "page": []byte("<html>"), "plain": []byte(releaseText(nil)),
 		} {
 			if text, err := verify(bad, keys, now); err == nil {
-				t.Errorf("%s: %q", name, text)
+				t.Errorf("%s: %q; want an error", name, text)
 			}
 		}
 	}
@@ -340,7 +340,7 @@ func TestNewest(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(found) != 2 || found["a"].Version != "1.10" || found["b"].Path != "pool/b.deb" {
-		t.Errorf("%+v", found)
+		t.Errorf("got %+v, want 2 found, version %q and path %q", found, "1.10", "pool/b.deb")
 	}
 	for _, c := range [][2]string{
 		{"Filename: pool/a.deb", "Filename: ../../etc/shadow"}, {"Filename: pool/a.deb", "Filename: /etc/shadow"}, {"Filename: pool/a.deb", "Filename: a b"},
@@ -375,7 +375,7 @@ func FuzzRelease(f *testing.F) {
 			t.Errorf("accepted %q", text)
 		}
 		if err := verifyDetached([]byte("another release"), data, keys, then.AddDate(0, 1, 0)); err == nil {
-			t.Errorf("accepted %q", data)
+			t.Errorf("accepted %q; want an error", data)
 		}
 		_, _, _, _ = ParseSources(data)
 		_, _ = parseRelease(data)

@@ -101,7 +101,7 @@ func TestSeveralVersions(t *testing.T) {
 	}
 	list := c.offers("stable")
 	if len(list) != repo.MaxOffers || list[len(list)-1].Version != "3" || list[0].Version != "19" {
-		t.Errorf("of many versions the channel offers %s", summary(list, c.now))
+		t.Errorf("of many versions the channel offers %s; want %v list, version %q and version %q", summary(list, c.now), repo.MaxOffers, "3", "19")
 	}
 }
 
@@ -154,7 +154,7 @@ func TestHaltAndResume(t *testing.T) {
 		return err
 	}
 	if err := halt("1"); !errkind.Is(err, errkind.Conflict) || !strings.Contains(err.Error(), "version 2 is the newest") {
-		t.Errorf("another version is halted: %v", err)
+		t.Errorf("another version is halted: got %v, want an error of kind %v and %q in the error", err, errkind.Conflict, "version 2 is the newest")
 	}
 	must(t, halt("2"))
 	c.wants("2 0% halted, 1 100%")
@@ -208,7 +208,7 @@ func TestPromote(t *testing.T) {
 	o.Channel = "nightly"
 	for name, p := range map[string]publish.PromoteOptions{"no such channel": {ChannelOptions: o}, "no such source": {ChannelOptions: c.options(), From: "nightly"}} {
 		if _, err := publish.Promote(t.Context(), c.dir, p); !errkind.Is(err, errkind.NotFound) || !strings.Contains(err.Error(), `no channel "nightly"`) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want an error of kind %v and %q in the error", name, err, errkind.NotFound, `no channel "nightly"`)
 		}
 	}
 }
@@ -224,7 +224,7 @@ func TestNothingChanges(t *testing.T) {
 	_, err = publish.Promote(t.Context(), c.dir, publish.PromoteOptions{ChannelOptions: c.options()})
 	must(t, err)
 	if after, err := os.ReadFile(filepath.Join(c.dir, "metadata", "timestamp.json")); err != nil || !slices.Equal(before, after) {
-		t.Errorf("the timestamp is signed again: %v", err)
+		t.Errorf("the timestamp is signed again: got %v, want no error and %v", err, after)
 	}
 }
 
@@ -241,10 +241,10 @@ func TestTamperedOffers(t *testing.T) {
 	must(t, err)
 	must(t, os.WriteFile(files[0], []byte(strings.Replace(string(data), `"percent":1,`, `"percent":9,`, 1)), 0o644))
 	if _, err := publish.Halt(t.Context(), c.dir, publish.HaltOptions{ChannelOptions: c.options()}); !errkind.Is(err, errkind.Untrusted) {
-		t.Errorf("tampered offers are signed: %v", err)
+		t.Errorf("tampered offers are signed: got %v, want an error of kind %v", err, errkind.Untrusted)
 	}
 	if _, err := open(t, c.dir).Offers(t.Context(), rolling, "stable"); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "not the one that was signed") {
-		t.Errorf("tampered offers are read: %v", err)
+		t.Errorf("tampered offers are read: got %v, want an error of kind %v and %q in the error", err, errkind.Untrusted, "not the one that was signed")
 	}
 }
 
@@ -259,14 +259,14 @@ func TestNeedsLull(t *testing.T) {
 	}
 	for _, bad := range []string{"v2", ">= 2", "2.0.0.0"} {
 		if err := publishNeeding("2", bad); !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "needs-lull") {
-			t.Errorf("%s: %v", bad, err)
+			t.Errorf("%s: %v; want an error of kind %v and %q in the error", bad, err, errkind.Invalid, "needs-lull")
 		}
 	}
 	must(t, publishNeeding("2", "0.9"))
 	must(t, publishNeeding("3", "1.2"))
 	c.wants("3 100%, 2 100%, 1 100%")
 	if list := c.offers("stable"); list[0].NeedsLull != "1.2" || list[1].NeedsLull != "0.9" || list[2].NeedsLull != "" {
-		t.Errorf("%+v", list)
+		t.Errorf("got %+v, want needs lull %q, needs lull %q and no needs lull", list, "1.2", "0.9")
 	}
 	files, err := filepath.Glob(filepath.Join(c.dir, "channels", rolling, "*.offers.json"))
 	must(t, err)
@@ -278,7 +278,7 @@ func TestNeedsLull(t *testing.T) {
 		}
 		must(t, json.Unmarshal(data, &earlier))
 		if len(earlier.Offers) != 1 || earlier.Offers[0].Version != "1" {
-			t.Errorf("an earlier lull sees %+v", earlier)
+			t.Errorf("an earlier lull sees %+v; want 1 offers and version %q", earlier, "1")
 		}
 	}
 	c.publish("4", publish.Options{})
@@ -291,7 +291,7 @@ func TestNeedsLull(t *testing.T) {
 	must(t, err)
 	list, err := open(t, c.dir).Offers(t.Context(), "only", "stable")
 	if err != nil || len(list) != 1 || list[0].NeedsLull != "9" {
-		t.Errorf("the only version: %+v, %v", list, err)
+		t.Errorf("the only version: %+v, %v; want no error, 1 list and needs lull %q", list, err, "9")
 	}
 }
 

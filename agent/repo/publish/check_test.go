@@ -132,7 +132,7 @@ func TestCheckMetadata(t *testing.T) {
 	must(t, os.WriteFile(copied+"/metadata/4.snapshot.json", data, 0o644))
 	must(t, os.Remove(dir+"/metadata/4.snapshot.json"))
 	if _, err := publish.Check(t.Context(), dir, publish.CheckOptions{From: publish.Directory(copied)}); !errkind.Is(err, errkind.Untrusted) {
-		t.Errorf("a snapshot of another repository: %v", err)
+		t.Errorf("a snapshot of another repository: got %v, want an error of kind %v", err, errkind.Untrusted)
 	}
 	must(t, os.Remove(dir+"/metadata/timestamp.json"))
 	if _, err := publish.Check(t.Context(), dir, publish.CheckOptions{From: publish.Directory(copied)}); !errkind.Is(err, errkind.Invalid) {
@@ -188,7 +188,7 @@ func TestPruneGrace(t *testing.T) {
 	must(t, err)
 	must(t, os.Remove(filepath.Join(dir, repo.BlobPath(p.Package))))
 	if _, err := publish.Prune(t.Context(), dir, publish.PruneOptions{}); err == nil || !strings.Contains(errkind.HintOf(err), "lull repo check") {
-		t.Errorf("with an unknown need: %v", err)
+		t.Errorf("with an unknown need: got %v, want an error and %q", err, "lull repo check")
 	}
 	if blobs, _ := filepath.Glob(dir + "/blobs/*/*"); len(blobs) != 4 {
 		t.Errorf("%d blobs are left, want 4", len(blobs))
@@ -220,7 +220,7 @@ func TestRemove(t *testing.T) {
 		}
 		for want, err := range map[errkind.Kind]error{errkind.Conflict: remove("a", "", "1", false), errkind.Invalid: remove("a b", "", "", true)} {
 			if !errkind.Is(err, want) {
-				t.Errorf("%s: %v", want, err)
+				t.Errorf("%s: %v; want an error of kind %v", want, err, want)
 			}
 		}
 		must(t, errors.Join(remove("b", "edge", "", false), remove("c", "", "", true))) // not offered

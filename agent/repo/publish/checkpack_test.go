@@ -56,9 +56,9 @@ func TestPackIsChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := m.check(bytes.NewReader(pack), int64(len(pack))); !errors.Is(err, errWrongPack) {
-		t.Errorf("a pack that makes another file: %v", err)
+		t.Errorf("a pack that makes another file: got %v, want the error %v", err, errWrongPack)
 	}
 	if err := m.check(bytes.NewReader(pack[:20]), 20); !errors.Is(err, delta.ErrMalformed) {
-		t.Errorf("a pack that is cut: %v", err)
+		t.Errorf("a pack that is cut: got %v, want the error %v", err, delta.ErrMalformed)
 	}
 }

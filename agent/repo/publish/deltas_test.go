@@ -112,7 +112,7 @@ func TestWholePack(t *testing.T) {
 	_, err = c.Offers(t.Context(), "app", "stable")
 	must(t, err)
 	if signed := c.Deltas(r.Package); len(signed) != 1 || len(decoded(t, c, signed[0])) != 201 {
-		t.Errorf("signed %v", signed)
+		t.Errorf("signed %v; want 1 signed and 201 of them", signed)
 	}
 	if local := open(t, dir); len(local.Deltas(r.Package)) > 0 {
 		t.Error("a local repository offers packs")
@@ -134,12 +134,12 @@ func TestDeltas(t *testing.T) {
 	}
 	one, two := put("1", 3), put("2", 3)
 	if len(one.Deltas) != 0 || len(two.Deltas) != 1 || two.Deltas[0].From != one.Package {
-		t.Fatalf("deltas %v, %v", one.Deltas, two.Deltas)
+		t.Fatalf("deltas %v, %v; want 0 deltas, 1 deltas and from %v", one.Deltas, two.Deltas, one.Package)
 	}
 	put("3", 0)
 	four := put("4", 2)
 	if len(four.Deltas) != 2 || four.Deltas[1].From != two.Package {
-		t.Errorf("deltas %v", four.Deltas)
+		t.Errorf("deltas %v; want 2 deltas and from %v", four.Deltas, two.Package)
 	}
 	c := served(t, dir)
 	must(t, c.Update(t.Context()))
@@ -165,7 +165,7 @@ func TestDeltas(t *testing.T) {
 		}
 	}
 	if len(m.Entries) != 2 {
-		t.Errorf("entries %v", m.Entries)
+		t.Errorf("entries %v; want 2 entries", m.Entries)
 	}
 	checked, err := publish.Check(t.Context(), dir, publish.CheckOptions{})
 	must(t, err)
@@ -205,7 +205,7 @@ func TestDeltas(t *testing.T) {
 		t.Errorf("faults after a prune: %v", checked.Faults)
 	}
 	if len(list[0].Deltas) != 2 {
-		t.Errorf("offers %v", list)
+		t.Errorf("offers %v; want 2 deltas", list)
 	}
 	missing := filepath.Join(dir, repo.BlobPath(list[0].Deltas[0].Pack))
 	must(t, os.Remove(missing))

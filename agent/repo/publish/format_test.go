@@ -21,12 +21,12 @@ func TestHookOfTheFirstFormat(t *testing.T) {
 	}
 	for text, format := range map[string]int{"": 0, "format: 1\n": 0, "format: 2\nhooks: {refresh-pending: bin/x, quit: bin/x}\n": 2} {
 		if m, err := parseSource("lull.yaml", []byte(head+text), ""); err != nil || m.Format != format {
-			t.Errorf("%q: %+v, %v", text, m, err)
+			t.Errorf("%q: %+v, %v; want no error and format %v", text, m, err, format)
 		}
 	}
 	for _, key := range []string{"refresh-pending", "refresh-pending-behavior"} {
 		if m, err := parseSource("lull.yaml", []byte(head+"refresh: {"+key+": block}\n"), ""); err != nil || m.Refresh.RefreshPending != "block" {
-			t.Errorf("%s: %+v, %v", key, m, err)
+			t.Errorf("%s: %+v, %v; want no error and refresh pending %q", key, m, err, "block")
 		}
 	}
 }

@@ -37,7 +37,7 @@ func TestInit(t *testing.T) {
 	must(t, os.Symlink(dir, dir+".link"))
 	for _, keys := range []string{dir, dir + "/keys", dir + "/a/../b", dir + ".link/keys"} {
 		if err := publish.Init(t.Context(), dir+"/../repository", publish.InitOptions{Common: publish.Common{Keys: keys}}); !errkind.Is(err, errkind.Invalid) {
-			t.Errorf("keys in %s: %v", keys, err)
+			t.Errorf("keys in %s: %v; want an error of kind %v", keys, err, errkind.Invalid)
 		}
 	}
 	if err := open(t, dir).Update(t.Context()); err != nil {
@@ -86,10 +86,10 @@ func TestTamperedRepositoryIsNotSigned(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o644))
 		_, err = publish.Publish(t.Context(), dir, src, publish.Options{})
 		if !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "somebody else has changed") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want an error of kind %v and %q in the error", name, err, errkind.Untrusted, "somebody else has changed")
 		}
 		if err := publish.Resign(t.Context(), dir, publish.ResignOptions{}); !errkind.Is(err, errkind.Untrusted) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want an error of kind %v", name, err, errkind.Untrusted)
 		}
 	}
 	_, err := publish.Publish(t.Context(), t.TempDir(), src, publish.Options{})
@@ -124,7 +124,7 @@ func TestResign(t *testing.T) {
 	}
 	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{All: true, Common: publish.Common{Expires: publish.Expiry{Timestamp: -time.Hour}}}))
 	if err := c.Update(t.Context()); !errkind.Is(err, errkind.Untrusted) {
-		t.Errorf("expired: %v", err)
+		t.Errorf("expired: got %v, want an error of kind %v", err, errkind.Untrusted)
 	}
 	for range 70 {
 		must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{All: true}))

@@ -112,7 +112,7 @@ func TestDeltasInterrupted(t *testing.T) {
 				}
 			}})
 			if !errkind.Is(err, errkind.Interrupted) {
-				t.Fatalf("error %v", err)
+				t.Fatalf("error %v; want an error of kind %v", err, errkind.Interrupted)
 			}
 			if got := s.offered("stable", four.Package); len(got) > 0 {
 				t.Errorf("it offers %v", got)
@@ -120,7 +120,7 @@ func TestDeltasInterrupted(t *testing.T) {
 			notes, err := filepath.Glob(filepath.Join(s.dir, "deltas", "*.json"))
 			must(t, err)
 			if len(notes) != 1 || len(requests(t, s.dir)) != 1 {
-				t.Fatalf("notes %q", notes)
+				t.Fatalf("notes %q; want 1 notes and 1 of them", notes)
 			}
 			before, err := os.Stat(notes[0])
 			must(t, err)
@@ -154,12 +154,12 @@ func TestDeltasSuperseded(t *testing.T) {
 	must(t, os.Remove(filepath.Join(s.dir, repo.BlobPath(one.Package))))
 	makeDeltas(t, s.dir, four)
 	if len(four.Deltas) != 2 || four.Deltas[1].From != two.Package {
-		t.Errorf("deltas %v", four.Deltas)
+		t.Errorf("deltas %v; want 2 deltas and from %v", four.Deltas, two.Package)
 	}
 	notes, err := filepath.Glob(filepath.Join(s.dir, "deltas", "*.json"))
 	must(t, err)
 	if len(notes) != 2 {
-		t.Errorf("notes %q", notes)
+		t.Errorf("notes %q; want 2 notes", notes)
 	}
 }
 
@@ -185,7 +185,7 @@ func TestDeltasWithin(t *testing.T) {
 	six := s.publish("6", publish.Options{DeltasFrom: 1, DeltasWithin: 90 * 24 * time.Hour})
 	makeDeltas(t, s.dir, six)
 	if len(six.Deltas) != 4 || six.Deltas[3].From != list[1].Package {
-		t.Errorf("deltas %v", six.Deltas)
+		t.Errorf("deltas %v; want 4 deltas and from %v", six.Deltas, list[1].Package)
 	}
 }
 
@@ -199,7 +199,7 @@ func TestDeltaRequestsPruned(t *testing.T) {
 		_, err := publish.Prune(t.Context(), s.dir, publish.PruneOptions{Common: publish.Common{Now: s.now}})
 		must(t, err)
 		if left := requests(t, s.dir); len(left) != want {
-			t.Errorf("requests %q", left)
+			t.Errorf("requests %q; want %v left", left, want)
 		}
 	}
 	prune(1)

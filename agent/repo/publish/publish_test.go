@@ -146,7 +146,7 @@ func TestPublish(t *testing.T) {
 	// Both programs are the same bytes, and so are the icons; then the desktop file, the
 	// empty file, the inner lull.yaml and the manifest.
 	if res.Blobs != 6 || res.NewBlobs != 6 || res.Name != "org.example.editor" || res.Channel != "beta" {
-		t.Errorf("result: %+v", res)
+		t.Errorf("result: got %+v, want blobs 6, new blobs 6, name %q and channel %q", res, "org.example.editor", "beta")
 	}
 	m := readMeta(t, c, res.Package)
 	want := manifest.Launch{
@@ -223,7 +223,7 @@ func TestXDGData(t *testing.T) {
 		res, err := publish.Publish(t.Context(), dir, src, publish.Options{})
 		must(t, err)
 		if got := readMeta(t, open(t, dir), res.Package).Data; got.XDG != c.want.XDG || got.Versioned != c.want.Versioned || !slices.Equal(got.Import, c.want.Import) {
-			t.Errorf("%q: %+v", c.yaml, got)
+			t.Errorf("%q: %+v; want xdg %v, versioned %v and import %v", c.yaml, got, c.want.XDG, c.want.Versioned, c.want.Import)
 		}
 	}
 }
@@ -295,7 +295,7 @@ func TestBadSources(t *testing.T) {
 				t.Errorf("got  %s: %v\nwant %s", errkind.KindOf(err), err, c.want)
 			}
 			if now := tree(t, dir); !slices.Equal(now, before) {
-				t.Errorf("the repository has changed: %v", now)
+				t.Errorf("the repository has changed: got %v, want %v", now, before)
 			}
 		})
 	}
@@ -383,7 +383,7 @@ func TestManyAtOnce(t *testing.T) {
 	for i := range publishers {
 		p, err := c.Channel(t.Context(), fmt.Sprintf("app%d", i), "stable")
 		if err != nil || p.Version != fmt.Sprint(versions-1) {
-			t.Errorf("%d: %+v, %v", i, p, err)
+			t.Errorf("%d: %+v, %v; want no error and version %v", i, p, err, fmt.Sprint(versions-1))
 		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, "metadata", fmt.Sprintf("%d.targets.json", publishers*versions+1))); err != nil {
@@ -412,7 +412,7 @@ func TestCancel(t *testing.T) {
 		t.Error(err)
 	}
 	if now := tree(t, dir); !slices.Equal(now, before) {
-		t.Errorf("the repository has changed: %v", now)
+		t.Errorf("the repository has changed: got %v, want %v", now, before)
 	}
 	// The same while another process has the lock.
 	f, err := os.Open(dir)

@@ -37,14 +37,14 @@ func TestResignMendsTimestamp(t *testing.T) {
 				t.Errorf("%s: publish: %v (%s)", name, err, errkind.HintOf(err))
 			}
 			if err := publish.Init(t.Context(), dir, publish.InitOptions{UseKeys: true}); !errkind.Is(err, errkind.Exists) || !strings.Contains(errkind.HintOf(err), "lull repo resign") {
-				t.Errorf("%s: init: %v", name, err)
+				t.Errorf("%s: init: %v; want an error of kind %v and %q", name, err, errkind.Exists, "lull repo resign")
 			}
 			must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{}))
 			if err := c.Update(t.Context()); err != nil {
 				t.Errorf("%s, noted %v: a reader: %v", name, noted, err)
 			}
 			if p, err := c.Channel(t.Context(), "a", "stable"); err != nil || p.Version != "1" {
-				t.Errorf("%s: %v, %v", name, p, err)
+				t.Errorf("%s: %v, %v; want no error and version %q", name, p, err, "1")
 			}
 			_, err = publish.Publish(t.Context(), dir, src, publish.Options{})
 			must(t, err)
@@ -63,7 +63,7 @@ func TestResignDoesNotRollBack(t *testing.T) {
 	must(t, os.Remove(dir+"/metadata/timestamp.json"))
 	must(t, os.Remove(dir+"/metadata/2.snapshot.json"))
 	if err := publish.Resign(t.Context(), dir, publish.ResignOptions{}); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(err.Error(), "version 2 of its snapshot was signed") {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want an error of kind %v and %q in the error", err, errkind.Untrusted, "version 2 of its snapshot was signed")
 	}
 	all, err := filepath.Glob(dir + "/metadata/*.snapshot.json")
 	must(t, err)
@@ -71,7 +71,7 @@ func TestResignDoesNotRollBack(t *testing.T) {
 		must(t, os.Remove(f))
 	}
 	if err := publish.Resign(t.Context(), dir, publish.ResignOptions{}); !errkind.Is(err, errkind.Invalid) {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want an error of kind %v", err, errkind.Invalid)
 	}
 }
 

@@ -80,7 +80,7 @@ func TestReferences(t *testing.T) {
 		t.Errorf("sizes: %d of the runtime, %d together, %d new", first.Bytes, res.Bytes, res.NewBlobs)
 	}
 	if got, err := c.Channel(t.Context(), "inner", "stable"); err == nil {
-		t.Errorf("a nested package has a channel: %v", got)
+		t.Errorf("a nested package has a channel: got %v, want an error", got)
 	}
 
 	// A later version in the channel changes the next publication, not this one.
@@ -154,7 +154,7 @@ func TestOrder(t *testing.T) {
 	got, err := publish.Order([]string{s, a, b})
 	must(t, err)
 	if !slices.Equal(got, []string{b, a, s}) {
-		t.Errorf("the order is %q", got)
+		t.Errorf("the order is %q; want %v", got, []string{b, a, s})
 	}
 	_, err = publish.Order([]string{b, write("b", "", "")})
 	refusedBy(t, err, "both are b")

@@ -41,12 +41,12 @@ func TestEncryptedKeys(t *testing.T) {
 		t.Errorf("without a passphrase: %v", err)
 	}
 	if err := publishWith(t, dir, publish.Common{Passphrase: pass("wrong")}); !errkind.Is(err, errkind.NotPermitted) || !strings.Contains(err.Error(), "the passphrase is wrong") {
-		t.Errorf("with a wrong passphrase: %v", err)
+		t.Errorf("with a wrong passphrase: got %v, want an error of kind %v and %q in the error", err, errkind.NotPermitted, "the passphrase is wrong")
 	}
 	must(t, publishWith(t, dir, publish.Common{Passphrase: secret.Passphrase}))
 	must(t, publish.Rotate(t.Context(), dir, publish.RotateOptions{Common: secret, Roles: []string{"targets"}}))
 	if err := publishWith(t, dir, publish.Common{}); !errkind.Is(err, errkind.NotPermitted) {
-		t.Errorf("after a rotation: %v", err)
+		t.Errorf("after a rotation: got %v, want an error of kind %v", err, errkind.NotPermitted)
 	}
 	must(t, c.Update(t.Context()))
 }
@@ -113,7 +113,7 @@ func TestSignerCommand(t *testing.T) {
 	} {
 		command(bad.argv...)
 		if err := publishWith(t, dir, publish.Common{}); err == nil || !strings.Contains(err.Error(), bad.want) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v; want an error and %q in the error", what, err, bad.want)
 		}
 	}
 	command(genuine...)
@@ -126,7 +126,7 @@ func TestSignerCommand(t *testing.T) {
 		t.Error("something was published")
 	}
 	if err := publish.Rotate(t.Context(), dir, publish.RotateOptions{}); !errkind.Is(err, errkind.Conflict) {
-		t.Errorf("a rotation of the token's key: %v", err)
+		t.Errorf("a rotation of the token's key: got %v, want an error of kind %v", err, errkind.Conflict)
 	}
 	must(t, publish.Rotate(t.Context(), dir, publish.RotateOptions{Roles: []string{"root", "snapshot", "timestamp"}}))
 	must(t, publishWith(t, dir, publish.Common{}))
@@ -139,7 +139,7 @@ func TestThreshold(t *testing.T) {
 	keys := dir + ".keys/"
 	for _, c := range []publish.Count{{0, 1}, {2, 1}, {1, 17}} {
 		if err := publish.Init(t.Context(), dir, publish.InitOptions{Counts: map[string]publish.Count{"root": c}}); !errkind.Is(err, errkind.Usage) {
-			t.Errorf("%+v: %v", c, err)
+			t.Errorf("%+v: %v; want an error of kind %v", c, err, errkind.Usage)
 		}
 	}
 	must(t, publish.Init(t.Context(), dir, publish.InitOptions{Counts: map[string]publish.Count{"root": {2, 3}, "targets": {2, 2}}}))

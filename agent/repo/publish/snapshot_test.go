@@ -117,7 +117,7 @@ func TestSnapshotsThatAreRefused(t *testing.T) {
 			t.Errorf("%s: nothing is changed", name)
 		}
 		if m, err := s.openSnapshot([]byte(c.data)); err == nil {
-			t.Errorf("%s: accepted as %+v", name, m)
+			t.Errorf("%s: accepted as %+v; want an error", name, m)
 		}
 	}
 }

@@ -56,13 +56,13 @@ func TestKeysInsideSourceAreRefused(t *testing.T) {
 	// No option permits the publication of the repository's own keys.
 	for _, allow := range []string{"repo.keys", "repo.keys/root.pem"} {
 		if _, err := publish.Publish(t.Context(), dir, src, publish.Options{AllowKey: []string{allow}}); !errkind.Is(err, errkind.Invalid) {
-			t.Errorf("allowed %s: %v", allow, err)
+			t.Errorf("allowed %s: %v; want an error of kind %v", allow, err, errkind.Invalid)
 		}
 	}
 	must(t, os.WriteFile(src+"/.lullignore", []byte("/repo.keys/\n"), 0o644))
 	got, res := paths(t, dir, src, publish.Options{})
 	if !slices.Equal(got, []string{"app"}) {
-		t.Errorf("the package has %q", got)
+		t.Errorf("the package has %q; want %v", got, []string{"app"})
 	}
 	if want := []publish.Omission{{Path: "repo", Why: "a repository"}, {Path: "repo.keys"}}; !reflect.DeepEqual(res.Omitted, want) {
 		t.Errorf("left out %v, want %v", res.Omitted, want)
@@ -86,15 +86,15 @@ func TestPrivateKeysAreRefused(t *testing.T) {
 		src := source(t, map[string]string{"lull.yaml": tiny, name: content})
 		_, err := publish.Publish(t.Context(), dir, src, publish.Options{})
 		if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v; want an error of kind %v and %q in the error", name, err, errkind.Invalid, name)
 		}
 		if got, _ := paths(t, dir, src, publish.Options{AllowKey: []string{"./" + name}}); !slices.Equal(got, []string{name}) {
-			t.Errorf("allowed: %s: %q", name, got)
+			t.Errorf("allowed: %s: %q; want %v", name, got, []string{name})
 		}
 		must(t, os.WriteFile(src+"/.lullignore", []byte(filepath.Base(name)+"\n"), 0o644))
 		_, res := paths(t, dir, src, publish.Options{})
 		if len(res.Omitted) != 1 || res.Omitted[0].Path != name {
-			t.Errorf("ignored: %s: %v", name, res.Omitted)
+			t.Errorf("ignored: %s: %v; want 1 omitted and path %v", name, res.Omitted, name)
 		}
 	}
 	for name, content := range map[string]string{
@@ -102,7 +102,7 @@ func TestPrivateKeysAreRefused(t *testing.T) {
 		"public.pem": "-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----\n",
 	} {
 		if got, _ := paths(t, dir, source(t, map[string]string{"lull.yaml": tiny, name: content}), publish.Options{}); !slices.Equal(got, []string{name}) {
-			t.Errorf("%s: %q", name, got)
+			t.Errorf("%s: %q; want %v", name, got, []string{name})
 		}
 	}
 	_, err := publish.Publish(t.Context(), dir, source(t, map[string]string{"lull.yaml": tiny}), publish.Options{AllowKey: []string{"gone"}})
@@ -153,10 +153,10 @@ func TestResultDescribesPackage(t *testing.T) {
 		t.Errorf("%d files, %d bytes", res.Files, res.FileBytes)
 	}
 	if want := []publish.File{{Path: "bin/b", Size: 8}, {Path: "f", Size: 6}, {Path: "e", Size: 5}, {Path: "d", Size: 4}, {Path: "c", Size: 3}}; !slices.Equal(res.Largest, want) {
-		t.Errorf("the largest: %v", res.Largest)
+		t.Errorf("the largest: got %v, want largest %v", res.Largest, want)
 	}
 	if !slices.Equal(res.Executables, []string{"bin/a", "bin/b"}) {
-		t.Errorf("executables: %v", res.Executables)
+		t.Errorf("executables: got %v, want executables %v", res.Executables, []string{"bin/a", "bin/b"})
 	}
 }
 

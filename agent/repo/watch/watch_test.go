@@ -28,7 +28,7 @@ func TestRules(t *testing.T) {
 		"above: 5%\nunknown: 1\n":  "unknown",
 	} {
 		if _, err := ParseRule("rule.yaml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v", text, err)
+			t.Errorf("%q: %v; want an error and %q in the error", text, err, want)
 		}
 	}
 }
@@ -55,7 +55,7 @@ func TestAnswers(t *testing.T) {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			query := r.FormValue("query")
 			if !strings.Contains(query, `exported_instance="org.example.notes",version="2\"\\"`) {
-				t.Errorf("the query is %s", query)
+				t.Errorf("the query is %s; want %q in the query", query, `exported_instance="org.example.notes",version="2\"\\"`)
 			}
 			if strings.HasPrefix(query, "count(lull_refresh_undone") {
 				_, _ = w.Write([]byte(c.failures))
@@ -88,7 +88,7 @@ func TestAnswers(t *testing.T) {
 	}
 	for _, bad := range []string{"", "localhost:9090", "ftp://x", "http://[::1"} {
 		if _, err := New(rule, bad); !errkind.Is(err, errkind.Usage) {
-			t.Errorf("%q: %v", bad, err)
+			t.Errorf("%q: %v; want an error of kind %v", bad, err, errkind.Usage)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func TestCost(t *testing.T) {
 	}
 	r.Put(t, s, pkg)
 	if got, err := costs.Of(t.Context(), pkg, nil); err != nil || got != (cost.Cost{}) {
-		t.Errorf("of what is here: %+v, %v", got, err)
+		t.Errorf("of what is here: %+v, %v; want no error and %v", got, err, (cost.Cost{}))
 	}
 }
 
@@ -70,7 +70,7 @@ func TestAltered(t *testing.T) {
 	s, r := storetest.Open(t), storetest.New()
 	pkg := r.Package(t, storetest.Spec{Name: "app", Version: "1", Files: map[string]string{"a": "a"}})
 	if _, err := cost.New(s).Of(t.Context(), pkg, source{Repo: r, other: true}); !errkind.Is(err, errkind.Untrusted) {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want an error of kind %v", err, errkind.Untrusted)
 	}
 }
 

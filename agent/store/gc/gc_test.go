@@ -410,7 +410,7 @@ func TestDoubtOnTheWay(t *testing.T) {
 	storetest.Replace(t, w.s.BlobPath(store.MetaKey(w.two)), []byte("{}"))
 	ix.Lease(w.two, "client", 1)
 	if res, err := Execute(context.Background(), w.s, ix, p, Options{}); err == nil || res.Blobs != 0 || !strings.HasPrefix(err.Error(), "cannot collect") {
-		t.Errorf("%+v, %v", res, err)
+		t.Errorf("%+v, %v; want an error, blobs 0 and error that begins with %q", res, err, "cannot collect")
 	}
 }
 
@@ -440,7 +440,7 @@ func TestPartials(t *testing.T) {
 	}
 	res, err := Execute(context.Background(), w.s, ix, p, Options{})
 	if err != nil || res.Bytes != 40 {
-		t.Errorf("%+v, %v", res, err)
+		t.Errorf("%+v, %v; want no error and bytes 40", res, err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(w.s.Root(), "tmp/*")); len(left) != 2 {
 		t.Errorf("left: %v", left)

@@ -37,7 +37,7 @@ func TestSnapshot(t *testing.T) {
 		t.Errorf("got %v\nwant %v", got, want)
 	}
 	if open := x.Of(OpenIndex); len(open) != 2 {
-		t.Errorf("Of(open): %v", open)
+		t.Errorf("Of(open): got %v, want 2 open", open)
 	}
 	w.End()
 	w.End()
@@ -55,7 +55,7 @@ func TestProtects(t *testing.T) {
 		t.Helper()
 		for _, k := range []string{"p", "q", "a", "b"} {
 			if got := x.Protects(key(k)); got != slices.Contains(want, k) {
-				t.Errorf("%s: Protects(%s) is %v", when, k, got)
+				t.Errorf("%s: Protects(%s) is %v; want %v", when, k, got, slices.Contains(want, k))
 			}
 		}
 	}

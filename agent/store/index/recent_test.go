@@ -41,7 +41,7 @@ func TestRecent(t *testing.T) {
 		use("a", "b", "c", "a")
 		want("b", "c", "a")
 		if roots := Firm(x.Snapshot()); len(roots) != 0 {
-			t.Errorf("these are firm: %v", roots)
+			t.Errorf("these are firm: got %v, want 0 roots", roots)
 		}
 		time.Sleep(57 * time.Minute)
 		want("c", "a") // b was left an hour ago

@@ -103,7 +103,7 @@ func TestOutlives(t *testing.T) {
 	}
 	for _, r := range roots {
 		if r.Package != pkg || r.Holder != "a client" || r.PID != os.Getpid() {
-			t.Errorf("it has become %+v", r)
+			t.Errorf("it has become %+v; want package %v, holder %q and pid %v", r, pkg, "a client", os.Getpid())
 		}
 	}
 	ends.Close()
@@ -137,7 +137,7 @@ func TestRests(t *testing.T) {
 	}
 	roots := open(t, dir).ix.Of(index.OpenIndex)
 	if len(roots) != 1 || roots[0].Package != pkg || roots[0].PID != 0 {
-		t.Errorf("open are %+v", roots)
+		t.Errorf("open are %+v; want 1 roots, package %v and pid 0", roots, pkg)
 	}
 	if n := files(t, dir); n != 2 {
 		t.Errorf("%d files are left, want 2", n)
@@ -178,7 +178,7 @@ func TestLimit(t *testing.T) {
 	first.Close()
 	w := open(t, dir)
 	if _, err := w.Reserve(1000, false); !errkind.Is(err, errkind.LimitsExceeded) || !strings.Contains(err.Error(), "1024") {
-		t.Errorf("one more: %v", err)
+		t.Errorf("one more: got %v, want an error of kind %v and %q in the error", err, errkind.LimitsExceeded, "1024")
 	}
 	for _, other := range []struct {
 		uid       uint32
@@ -219,6 +219,6 @@ func TestClosed(t *testing.T) {
 	}
 	lock := unix.Flock_t{Type: unix.F_WRLCK}
 	if err := unix.FcntlFlock(end.Fd(), unix.F_OFD_SETLK, &lock); !errors.Is(err, unix.EBADF) {
-		t.Errorf("a client can take a write lock: %v", err)
+		t.Errorf("a client can take a write lock: got %v, want the error %v", err, unix.EBADF)
 	}
 }

@@ -44,7 +44,7 @@ func TestManyEntries(t *testing.T) {
 	for n := range entries {
 		b, err := os.ReadFile(filepath.Join(s.PackageDir(pkg), name(n)))
 		if err != nil || string(b) != want(n) {
-			t.Fatalf("%s: %q, %v", name(n), b, err)
+			t.Fatalf("%s: %q, %v; want no error and content %v", name(n), b, err, want(n))
 		}
 	}
 	if n := r.Total(); n != 503 {
@@ -95,7 +95,7 @@ func TestDeepSubpackages(t *testing.T) {
 	// The lowest level lives as long as something reaches it.
 	w.ix.SetInstalled([]index.Root{{Package: top, Holder: "top"}})
 	if res, err := gc.Collect(t.Context(), s, w.ix, gc.Options{}); err != nil || res.Blobs != 0 {
-		t.Errorf("%+v, %v", res, err)
+		t.Errorf("%+v, %v; want no error and blobs 0", res, err)
 	}
 	if _, err := os.Stat(filepath.Join(s.PackageDir(top), strings.Repeat(".lull/sub/right/", 20), "name")); err != nil {
 		t.Error(err)

@@ -61,7 +61,7 @@ func TestReserveIsCountedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want, have, err := w.s.Reserve(); err != nil || want != have {
-		t.Fatalf("%d of %d, %v", have, want, err)
+		t.Fatalf("%d of %d, %v; want no error and want %v", have, want, err, have)
 	}
 	fits, large := w.sized(t, "fits", 5<<20), w.sized(t, "large", 7<<20)
 	refused := func(text string) {

@@ -114,7 +114,7 @@ func TestTransfers(t *testing.T) {
 			t.Errorf("left: %+v", left)
 		}
 		if !slices.Equal(shown, []string{"a test"}) {
-			t.Errorf("shown when indices changed: %v", shown)
+			t.Errorf("shown when indices changed: got %v, want shown %v", shown, []string{"a test"})
 		}
 		told = heard()
 		var done int64

@@ -39,7 +39,7 @@ func TestGeneratedFilesAreUpToDate(t *testing.T) {
 	}
 	fresh, there := generated(t, dir), generated(t, "../..")
 	if !slices.Equal(fresh, there) {
-		t.Fatalf("generated %v, committed %v", fresh, there)
+		t.Fatalf("generated %v, committed %v; want fresh %v", fresh, there, there)
 	}
 	for _, name := range fresh {
 		a, err := os.ReadFile(filepath.Join(dir, name))

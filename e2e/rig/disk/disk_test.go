@@ -115,7 +115,7 @@ func TestTorn(t *testing.T) {
 		seen[got] = true
 	}
 	if len(seen) != 5 {
-		t.Errorf("only so many bytes were ever there: %v", seen)
+		t.Errorf("only so many bytes were ever there: got %v, want 5 of them", seen)
 	}
 	for _, w := range []write{{off: 0, n: 512}, {off: 3584, n: 512}, {off: 512, n: 3584}, {off: 0, n: pageSize}} {
 		for range 20 {

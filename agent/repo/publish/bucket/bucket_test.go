@@ -154,7 +154,7 @@ func TestPublish(t *testing.T) {
 	must(t, w.publish(t.Context(), w.source("b", "2")))
 	w.want(map[string]string{"a": "1", "b": "2", "c": "1"})
 	if err := w.publish(t.Context(), w.source("x", "1"), w.source("X", "1")); !errkind.Is(err, errkind.Conflict) {
-		t.Errorf("twins: %v", err)
+		t.Errorf("twins: got %v, want an error of kind %v", err, errkind.Conflict)
 	}
 	objects := w.objects()
 	if _, ok := objects["metadata/4.snapshot.json"]; ok || objects["metadata/3.snapshot.json"] == "" {
@@ -296,7 +296,7 @@ func TestForbiddenForMissing(t *testing.T) {
 		_, _ = io.WriteString(rw, denied)
 	})
 	if err := w.publish(t.Context(), w.source("b", "1")); err == nil || !strings.Contains(err.Error(), "or access is denied") {
-		t.Errorf("denied: %v", err)
+		t.Errorf("denied: got %v, want an error and %q in the error", err, "or access is denied")
 	}
 }
 
@@ -367,7 +367,7 @@ func TestConditionsIgnored(t *testing.T) {
 			s3.ServeHTTP(rw, r)
 		})
 		if err := w.publish(t.Context(), w.source("a", "1")); err == nil || !strings.Contains(err.Error(), "ignores "+header) {
-			t.Errorf("%s: %v", header, err)
+			t.Errorf("%s: %v; want an error and %q in the error", header, err, "ignores "+header)
 		}
 		w.through(nil)
 		w.want(map[string]string{})
@@ -427,13 +427,13 @@ func TestMaintenance(t *testing.T) {
 	must(t, err)
 	w.want(map[string]string{"b": "1"})
 	if _, err := publish.Prune(t.Context(), address, publish.PruneOptions{Common: w.common(), Grace: time.Hour}); !errkind.Is(err, errkind.Usage) {
-		t.Errorf("a grace that is too short: %v", err)
+		t.Errorf("a grace that is too short: got %v, want an error of kind %v", err, errkind.Usage)
 	}
 	c := w.common()
 	c.Now = time.Now().Add(100 * 24 * time.Hour)
 	p, err := publish.Prune(t.Context(), address, publish.PruneOptions{Common: c, Grace: publish.MinSharedGrace})
 	if err != nil || p.Blobs != 2 || p.Others != 1 { // of a: manifest, file and offer
-		t.Errorf("pruned %+v, %v", p, err)
+		t.Errorf("pruned %+v, %v; want no error, blobs 2 and others 1", p, err)
 	}
 	r, err := publish.Check(t.Context(), address, publish.CheckOptions{Common: w.common(), Quick: true})
 	if err != nil || len(r.Faults) > 0 || r.Blobs != 3 || r.Unused > 0 {
@@ -441,7 +441,7 @@ func TestMaintenance(t *testing.T) {
 	}
 	all, err := publish.List(t.Context(), address, w.common())
 	if err != nil || len(all) != 1 || all[0][0].Name != "b" {
-		t.Errorf("listed: %v, %v", all, err)
+		t.Errorf("listed: %v, %v; want no error, 1 all and name %q", all, err, "b")
 	}
 }
 
@@ -449,7 +449,7 @@ func TestMaintenance(t *testing.T) {
 func TestAddresses(t *testing.T) {
 	for _, bad := range []string{"", "s3://", "s3:///x", "s3://A", "s3://a", "s3://bucket/a/../b", "s3://bucket/a//b", "s3://bucket/a?x", "s3://u:p@bucket/x", "s3://bucket/" + strings.Repeat("x", 600), "/bucket"} {
 		if _, err := bucket.Open(bad); !errkind.Is(err, errkind.Invalid) {
-			t.Errorf("%q: %v", bad, err)
+			t.Errorf("%q: %v; want an error of kind %v", bad, err, errkind.Invalid)
 		}
 	}
 	for _, good := range []string{"s3://bucket", "s3://bucket/", "s3://b.u-cket/a/b/"} {
@@ -460,7 +460,7 @@ func TestAddresses(t *testing.T) {
 	for _, bad := range []string{"host", "ftp://x", "https://u:p@x", "https://x/y"} {
 		t.Setenv("AWS_ENDPOINT_URL", bad)
 		if _, err := bucket.Open("s3://bucket"); !errkind.Is(err, errkind.Invalid) {
-			t.Errorf("%q: %v", bad, err)
+			t.Errorf("%q: %v; want an error of kind %v", bad, err, errkind.Invalid)
 		}
 	}
 	t.Setenv("AWS_ENDPOINT_URL", "")
