@@ -149,6 +149,9 @@ func logger(w io.Writer, l slog.Level) *slog.Logger {
 			return slog.Attr{}
 		}
 		if a.Key == "error" {
+			if a.Value.Any() == nil {
+				return slog.Attr{}
+			}
 			a.Value = slog.StringValue(strings.TrimSpace(a.Value.String()))
 		}
 		return a

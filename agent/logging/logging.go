@@ -31,7 +31,7 @@ func New(stderr io.Writer, level slog.Leveler) *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		switch {
-		case isID(a):
+		case isID(a), a.Key != slog.MessageKey && isEmpty(a.Value):
 			return slog.Attr{}
 		case a.Value.Kind() == slog.KindDuration:
 			a.Value = slog.StringValue(valueText(a.Value))
@@ -61,12 +61,18 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	text := r.Message
 	r.Attrs(func(a slog.Attr) bool {
 		h.add(fields, a)
-		if v := valueText(a.Value); v != "" && v != "<nil>" && !isID(a) {
-			text += fmt.Sprintf(" %s=%s", a.Key, v)
+		if !isEmpty(a.Value) && !isID(a) {
+			text += fmt.Sprintf(" %s=%s", a.Key, valueText(a.Value))
 		}
 		return true
 	})
 	return h.send(printable.Line(text), priority(r.Level), fields)
+}
+
+// isEmpty reports whether a value says nothing: no text, no error.
+func isEmpty(v slog.Value) bool {
+	text := valueText(v)
+	return text == "" || text == "<nil>"
 }
 
 // valueText is the text of an attribute, where people read it.

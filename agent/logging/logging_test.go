@@ -42,9 +42,9 @@ func TestAttributesBecomeFields(t *testing.T) {
 
 func TestWithoutJournalItIsText(t *testing.T) {
 	var b bytes.Buffer
-	New(&b, slog.LevelInfo).Info("serving", messages.Key, messages.Serving, "root", "/r")
-	if !strings.Contains(b.String(), "msg=serving root=/r") {
-		t.Fatal(b.String())
+	New(&b, slog.LevelInfo).Info("serving", messages.Key, messages.Serving, "root", "/r", "error", nil, "version", "")
+	if !strings.HasSuffix(b.String(), "msg=serving root=/r\n") {
+		t.Fatalf("got %q, want root=/r at its end and nothing that is empty", b.String())
 	}
 }
 
