@@ -327,7 +327,8 @@ func TestRetryAfter(t *testing.T) {
 	f := newFixture(t, publish.Expiry{})
 	for value, want := range map[string][2]time.Duration{
 		"7200": {2 * time.Hour, 2 * time.Hour}, "99999999999": {24 * time.Hour, 24 * time.Hour}, "-5": {0, 0}, "soon": {0, 0}, "": {0, 0},
-		time.Now().Add(3 * time.Hour).UTC().Format(http.TimeFormat): {2 * time.Hour, 3 * time.Hour},
+		time.Now().Add(3 * time.Hour).UTC().Format(http.TimeFormat):  {2 * time.Hour, 3 * time.Hour},
+		time.Now().Add(72 * time.Hour).UTC().Format(http.TimeFormat): {24 * time.Hour, 24 * time.Hour},
 	} {
 		h := &recorder{answer: func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Retry-After", value)
@@ -336,7 +337,7 @@ func TestRetryAfter(t *testing.T) {
 		}}
 		err := f.client(f.serve(h), t.TempDir()).Update(t.Context())
 		if got := repo.RetryAfter(err); !errkind.Is(err, errkind.Unavailable) || got < want[0] || got > want[1] {
-			t.Errorf("%q: %v, %v", value, got, err)
+			t.Errorf("%q: got %v and %v, want from %v to %v", value, got, err, want[0], want[1])
 		}
 		if n := len(h.take()); want[0] > 0 && n != 1 {
 			t.Errorf("%q: asked %d times although that was not wanted", value, n)
