@@ -10,5 +10,9 @@
 // dictionary and a quarter more, and does not trust its input: each read is bounded, and a malformed
 // stream is an error.
 //
+// Go libraries search no cheapest sequence: of 24 MB of Debian's shared libraries,
+// github.com/ulikunitz/xz makes 4,260,960 bytes, zstd -19 3,987,550, xz -6 3,445,643 and
+// Encode 3,431,929.
+//
 // Encode is safe for concurrent use, since calls share nothing. A Reader belongs to one goroutine.
 package lzma
