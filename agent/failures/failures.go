@@ -6,7 +6,7 @@
 // success. It is due when it has lasted long enough, and notified when a user's helper has
 // received it. It outlives the agent: a restart begins no new failure, and repeats no notice.
 //
-// A List may be used from any goroutine; its lock covers its state and its file.
+// A List may be used from any goroutine. No reader waits for the disk.
 package failures
 
 import (
@@ -53,7 +53,9 @@ type List struct {
 	log     *slog.Logger
 	changed func()
 
-	mu  sync.Mutex // guards all, and the file
+	writing sync.Mutex // one edit at a time, from its change to its file
+
+	mu  sync.Mutex // guards all; held over memory only
 	all []Failure
 }
 
@@ -141,19 +143,31 @@ func (l *List) Due(after time.Duration, now time.Time) (due []Failure) {
 
 // edit changes the list, and writes it if change returns true.
 func (l *List) edit(change func() bool) {
-	l.mu.Lock()
-	yes := change()
-	if yes {
-		b, err := json.Marshal(l.all)
-		if err == nil {
-			err = durable.WriteFile(l.path, b, 0o600)
-		}
-		if err != nil {
-			l.log.Warn("cannot keep which repositories and refreshes have failed", "error", err)
-		}
-	}
-	l.mu.Unlock()
-	if yes {
+	if l.write(change) {
 		l.changed()
 	}
+}
+
+func (l *List) write(change func() bool) bool {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	b, yes, err := l.apply(change)
+	if yes && err == nil {
+		err = durable.WriteFile(l.path, b, 0o600)
+	}
+	if err != nil {
+		l.log.Warn("cannot keep which repositories and refreshes have failed", "error", err)
+	}
+	return yes
+}
+
+// apply changes the list in memory, and returns the content of its file.
+func (l *List) apply(change func() bool) (content []byte, yes bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !change() {
+		return nil, false, nil
+	}
+	content, err = json.Marshal(l.all)
+	return content, true, err
 }
