@@ -338,7 +338,7 @@ type ManagerProperties struct {
 	Tracker          string              // scope, freezer, subtree or none
 	TrackerEvents    string              // How the agent detects the end of a run, as text
 	Repositories     []RepositoryAddress // Name and address of each repository
-	RepositoryStates []RepositoryStateOf // State of each repository: name; address without a password; start of the current read; time of the last successful read since the agent started; time of the last failed read; the error; whether the file of the repository is invalid, so that the repository is ignored. Times are in microseconds since 1970, or 0 if there was no such event.
+	RepositoryStates []RepositoryStateOf // State of each repository: name; address without a password; start of the current read; time of the last successful read; time of the last failed read; the error; whether the file of the repository is invalid, so that the repository is ignored. Times are in microseconds since 1970, or 0 if there was no such event.
 	Mirrors          []RepositoryMirror  // Mirrors of the repositories: name of the repository; address without a password; since when the mirror is passed over, in microseconds since 1970, or 0 if it is used; whether it is passed over because it is behind; the cause
 	LastCheck        uint64              // Time of the last successful read of all repositories
 	LastCheckError   string              // Errors of the last read of all repositories, including those in RepositoryStates; empty if there were none

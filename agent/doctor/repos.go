@@ -48,7 +48,7 @@ func (d *Doctor) checkRepositories(add func(name, state, seen, advice string)) {
 		case h.Error != "":
 			seen := h.Error
 			if h.Read.IsZero() {
-				seen += "; not read since the agent started"
+				seen += "; never read"
 			} else {
 				seen += "; last read " + humanize.Time(h.Read)
 			}

@@ -34,14 +34,19 @@ func (r *Set) LoadLastCheck() error {
 	return nil
 }
 
-func (r *Set) noteLastCheck(at time.Time) {
-	path := filepath.Join(r.Root, checkedFile)
+// readFile is a file of the state of a repository. Its time is the last time that it was read
+// without error. A missing file is shown as a repository that was never read, so it is neither
+// flushed nor repaired.
+func (r *Set) readFile(name string) string { return filepath.Join(r.Root, "repos", name, "read") }
+
+// stamp gives a file a time.
+func (r *Set) stamp(path string, at time.Time) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 	if err == nil {
 		err = errors.Join(f.Close(), os.Chtimes(path, at, at))
 	}
 	if err != nil {
-		r.Log.Warn("cannot note when the repositories were read", "error", err)
+		r.Log.Warn("cannot note when repositories were read", "error", err)
 	}
 }
 
@@ -61,7 +66,7 @@ func (r *Set) NoteCheck(all bool, err, other error) {
 	}
 	r.mu.Unlock()
 	if all && err == nil {
-		r.noteLastCheck(at)
+		r.stamp(filepath.Join(r.Root, checkedFile), at)
 	}
 	r.Changed()
 }

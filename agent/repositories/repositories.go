@@ -83,7 +83,7 @@ type Set struct {
 type reading struct {
 	busy     int       // readings in progress
 	checking time.Time // since when; zero means that no reading is in progress
-	read     time.Time // when it was last read without error, since the agent started
+	read     time.Time // when it was last read without error, by this agent or an earlier one
 	failed   time.Time // when the last reading failed; zero means that it succeeded
 	err      error     // of the last reading
 	// notBefore is the earliest time for the next scheduled read, as the server has
@@ -103,7 +103,7 @@ type Health struct {
 	Name     string    `json:"name"`
 	Address  string    `json:"address"`           // without a password; "" for a repository that is left out
 	Checking time.Time `json:"checking,omitzero"` // since when it is being read
-	Read     time.Time `json:"read,omitzero"`     // last without error, since the agent started
+	Read     time.Time `json:"read,omitzero"`     // last without error
 	Failed   time.Time `json:"failed,omitzero"`   // when the last reading failed
 	Error    string    `json:"error,omitempty"`   // of the last reading, or the reason why it is left out
 	LeftOut  bool      `json:"left-out,omitempty"`
@@ -120,7 +120,7 @@ type State struct {
 	LastError  string               // of all readings and of the last check
 	CheckError string               `json:"-"` // of the last check as a whole, apart from readings
 	Unlisted   error                `json:"-"` // why repos.d could not be listed, or nil
-	Read       map[string]time.Time // when each was last read without error, since the agent started
+	Read       map[string]time.Time // when each was last read without error
 }
 
 // State returns the state of all repositories, with the result of their last reading.
@@ -235,11 +235,22 @@ func (r *Set) load() error {
 	if listed != nil {
 		next = old // the previous ones may still exist
 	}
+	earlier := map[string]time.Time{}
+	for name := range next {
+		if fi, err := os.Lstat(r.readFile(name)); err == nil {
+			earlier[name] = fi.ModTime()
+		}
+	}
 	r.mu.Lock()
 	r.clients, r.broken, r.unlisted = next, left, listed
 	maps.DeleteFunc(r.reads, func(name string, _ *reading) bool {
 		return next[name] == nil || old[name] == nil || next[name].client != old[name].client
 	})
+	for name, at := range earlier {
+		if r.reads[name] == nil {
+			r.reads[name] = &reading{read: at}
+		}
+	}
 	r.mu.Unlock()
 	errs := []error{listed}
 	for _, name := range slices.Sorted(maps.Keys(left)) {
@@ -321,6 +332,9 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 			last.failed, last.err, last.notBefore = time.Now(), err, time.Now().Add(repo.RetryAfter(err))
 		}
 	})
+	if err == nil {
+		r.stamp(r.readFile(name), time.Now())
+	}
 	if r.Ended != nil {
 		result := err
 		if err == nil && len(without) > 0 {

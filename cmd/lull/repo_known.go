@@ -134,7 +134,7 @@ func (a *app) showRepository(r repositoryJSON, installed []string) error {
 	if a.JSON {
 		return a.WriteJSON(repoShowJSON{output.One, r, installed})
 	}
-	last := output.T("not since the agent started")
+	last := output.T("never")
 	if r.Read != nil {
 		last = output.Ago(*r.Read, a.Now())
 	}
