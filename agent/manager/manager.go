@@ -133,18 +133,17 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	repos    *repositories.Set
-	offers   *offers.Offers
-	local    *local.Store
-	slots    *local.Slots
-	files    *files.Files
-	replicas *local.Replicas // of sources of apt
-	watched  *local.Watched
-	space    *space.Keeper
-	checker  *schedule.Checker
-	root     *mounts.Mount
-	asleep   atomic.Bool   // the root could not be written at the start: see wake
-	alive    chan struct{} // a receive proves that changes of runs are followed
+	repos   *repositories.Set
+	offers  *offers.Offers
+	local   *local.Store
+	slots   *local.Slots
+	files   *files.Files
+	sources *local.Sources
+	space   *space.Keeper
+	checker *schedule.Checker
+	root    *mounts.Mount
+	asleep  atomic.Bool   // the root could not be written at the start: see wake
+	alive   chan struct{} // a receive proves that changes of runs are followed
 
 	reloading sync.Mutex // one at a time
 }

@@ -57,10 +57,13 @@ func New(c Config, observer Observer) (m *Manager, err error) {
 		Limit: repo.NewLimit(func(now time.Time, requested bool) int64 { return m.Policy().Network.Limit(now, requested) }),
 		Proxy: func() policy.Proxy { return m.Policy().Network.Proxy },
 	}
-	m.replicas = &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log, Network: network}
-	m.watched = &local.Watched{Replicas: local.Replicas{Local: m.local, Below: "watched", Convert: m.slots.Convert, Log: c.Log}}
+	m.sources = &local.Sources{
+		Apt:  &local.Replicas{Local: m.local, Below: "apt", Convert: m.slots.Convert, Log: c.Log, Network: network},
+		Dirs: &local.Watched{Replicas: local.Replicas{Local: m.local, Below: "watched", Convert: m.slots.Convert, Log: c.Log}},
+	}
 	m.repos = repositories.New(repositories.Config{Root: c.Root, Dir: settings.Dir(c.Conf).Repositories(), Log: c.Log, Changed: m.observer.RepositoriesChanged,
-		Replica: m.makeReplica, Follow: m.follow, Unfollow: m.unfollow, TryApt: m.replicas.Try, TryDir: local.TryDir,
+		Replica: func(of repo.Config) (dir string, root []byte, err error) { return m.sources.Make(m.ctx, of) },
+		Follow:  m.sources.Follow, Unfollow: m.sources.Remove, TryApt: m.sources.Apt.Try, TryDir: local.TryDir,
 		MayChange: m.root.MayChange, Edited: m.repositoriesEdited, Ended: m.repositoryRead, Network: network})
 	c.Runctl.CountOnly(runctl.Launchers{Path: c.Launcher, Replaced: m.lockReplaced})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -205,7 +208,7 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 func (m *Manager) newFiles() *files.Files {
 	return files.New(m.ctx, files.Config{
 		Local: m.local, Slots: m.slots, State: m.state, Links: m.links, Engine: m.engine, Repositories: m.repos, Log: m.Log,
-		MayChange: m.root.MayChange, Replica: m.replicaOf, Followed: m.followed, AddRepository: m.repos.Add,
+		MayChange: m.root.MayChange, Replica: m.sources.Store, Followed: m.sources.Offered, AddRepository: m.repos.Add,
 		InstallPackage: func(ctx context.Context, name, key, repository, channel string) (plan.Refresh, error) {
 			return m.requests.Install(ctx, name, key, repository, channel, true)
 		},
