@@ -58,13 +58,13 @@ func newTally() *tally {
 	return &tally{where: map[string]int{}, how: map[string]int{}, seen: map[string]int{}, tried: map[string]int{}}
 }
 
-// TestPowerCuts makes 16 cuts, or LULL_POWERCUT; `make powercut` makes 60.
+// TestPowerCuts makes 8 cuts, or LULL_POWERCUT; `make powercut` makes 60.
 func TestPowerCuts(t *testing.T) {
 	require.QEMU(t)
 	require.NotShort(t)
 	require.Program(t, "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "cc")
 	t.Parallel()
-	n := 16
+	n := 8
 	if s := os.Getenv("LULL_POWERCUT"); s != "" {
 		var err error
 		if n, err = strconv.Atoi(s); err != nil {
