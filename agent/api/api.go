@@ -300,7 +300,7 @@ func (s *Service) run(w *objects) {
 			s.updateConditions()
 		}
 		if n.failures || n.policy || n.machine || len(n.helpers) > 0 {
-			s.helpers.tellFailures(s)
+			s.helpers.sendFailures(s)
 		}
 		for _, c := range n.alive {
 			close(c)

@@ -11,9 +11,9 @@ import (
 	bus "github.com/lull/lull/dbus"
 )
 
-// tellFailures sends each helper the failures that its user is notified of. One that no user
+// sendFailures sends each helper the failures that its user is notified of. One that no user
 // was notified of goes to one user in the foreground. The service's goroutine calls it.
-func (h *helpers) tellFailures(s *Service) {
+func (h *helpers) sendFailures(s *Service) {
 	h.mu.Lock()
 	list := slices.Collect(maps.Values(h.list))
 	h.mu.Unlock()

@@ -1,7 +1,6 @@
 package delta
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"io"
@@ -181,10 +180,10 @@ func (d *decoder) unpack(r io.ReaderAt, f File, unpacked int64) (io.ReaderAt, in
 	if err != nil {
 		return nil, inside{}, err
 	}
-	n, in, err := unpackOld(r, f, out)
-	if err != nil || n != unpacked {
+	in, err := unpackOld(r, f, unpacked, out)
+	if err != nil {
 		out.Close()
-		return nil, in, cmp.Or(err, malformed("an old file has %d bytes when it is unpacked, want %d", n, unpacked))
+		return nil, in, err
 	}
 	return out, in, nil
 }

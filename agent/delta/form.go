@@ -182,35 +182,44 @@ func scratch() (*os.File, error) {
 // maxUnpacked bounds a file that is unpacked as a whole.
 const maxUnpacked = 24 << 20
 
-// unpackOld writes the unpacked form of an old file to out. It returns its size, and where the
-// content of the blocks is.
-func unpackOld(r io.ReaderAt, f File, out io.Writer) (size int64, in inside, err error) {
+// unpackOld writes the unpacked form of an old file, of size bytes, to out, and returns where
+// the content of the blocks is. It writes no more than that: there may be no space for more.
+func unpackOld(r io.ReaderAt, f File, size int64, out io.Writer) (in inside, err error) {
 	if f.Size > maxUnpacked {
-		return 0, in, malformed("a file is too large to be unpacked")
+		return in, malformed("a file is too large to be unpacked")
 	}
 	b := make([]byte, f.Size)
 	if err := readFull(r, b, 0); err != nil {
-		return 0, in, err
+		return in, err
 	}
 	list := lz4.Find(b)
 	if len(list) == 0 || len(list) > maxBlocks {
-		return 0, in, errors.New("the old file has no compressed blocks")
+		return in, errors.New("the old file has no compressed blocks")
+	}
+	write := func(part []byte) error {
+		if size -= int64(len(part)); size < 0 {
+			return malformed("an old file is larger when it is unpacked")
+		}
+		_, err := out.Write(part)
+		return err
 	}
 	in.off = int64(list[0].Off - 4)
-	if _, err := out.Write(b[:in.off]); err != nil {
-		return 0, in, err
+	if err := write(b[:in.off]); err != nil {
+		return in, err
 	}
 	var block []byte
 	for _, l := range list {
 		if block, err = lz4.Unpack(block[:0], b[l.Off:l.Off+l.Size]); err != nil {
-			return 0, in, err
+			return in, err
 		}
-		if _, err := out.Write(block); err != nil {
-			return 0, in, err
+		if err := write(block); err != nil {
+			return in, err
 		}
 		in.size += int64(len(block))
 	}
 	last := list[len(list)-1]
-	n, err := out.Write(b[last.Off+last.Size:])
-	return in.off + in.size + int64(n), in, err
+	if err = write(b[last.Off+last.Size:]); err == nil && size > 0 {
+		err = malformed("an old file is smaller when it is unpacked")
+	}
+	return in, err
 }

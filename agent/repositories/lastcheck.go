@@ -45,7 +45,7 @@ func (r *Set) stamp(path string, at time.Time) {
 	if err == nil {
 		err = errors.Join(f.Close(), os.Chtimes(path, at, at))
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the repository was removed meanwhile
 		r.Log.Warn("cannot note when repositories were read", "error", err)
 	}
 }

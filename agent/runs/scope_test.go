@@ -177,7 +177,7 @@ func TestScopeTellsApart(t *testing.T) {
 		}
 	}
 	if all, err := tr.Runs(); err != nil || len(all) != 0 {
-		t.Errorf("got %+v, %v; want no error and 0 all", all, err)
+		t.Errorf("got %+v, %v; want no error and 0 of them", all, err)
 	}
 	// A user logs in, and a slice is made, after the tracker has started.
 	for _, slice := range []string{"user.slice/user-7.slice/user@7.service/app.slice", "system.slice/late.slice/later.slice", "user.slice/user-7.slice/user-7-lull.slice", "user.slice/user-9.slice/user-9-lull.slice"} {

@@ -65,7 +65,7 @@ func judged(t *testing.T, path string) (refused bool) {
 	defer d.Close()
 	list, err := d.Instances()
 	if err != nil || len(list) != 40 || list[39].Last != 6 || len(list[39].Revisions) != 6 {
-		t.Fatalf("%d instances, %v; want no error, 40 list, last 6 and 6 revisions", len(list), err)
+		t.Fatalf("%d instances, %v; want no error, 40 of them, last 6 and 6 revisions", len(list), err)
 	}
 	if set, err := d.Set(Retained); err != nil || len(set) != 1 {
 		t.Fatal(set, err)

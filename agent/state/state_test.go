@@ -103,7 +103,7 @@ func TestBrokenJournalRecordIsDroppedAndTold(t *testing.T) {
 			t.Fatal(list, err)
 		}
 		if len(bad) != 1-want {
-			t.Fatalf("told of %v in round %d; want %v bad", bad, want, 1-want)
+			t.Fatalf("told of %v in round %d; want %v of them", bad, want, 1-want)
 		}
 	}
 }

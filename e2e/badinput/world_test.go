@@ -99,12 +99,8 @@ func (s *scene) version() string {
 // refused checks a command's exact error.
 func (s *scene) refused(r rig.Result, code int, text, hint string) {
 	s.t.Helper()
-	want := "lull: " + text + "\n"
-	if hint != "" {
-		want += "hint: " + hint + "\n"
-	}
-	if r.Code != code || r.Stderr != want {
-		s.t.Errorf("%q: got exit status %d and\n%swant %d and\n%s", r.Args, r.Code, r.Stderr, code, want)
+	if why := r.NotRefused(code, text, hint); why != "" {
+		s.t.Error(why)
 	}
 }
 

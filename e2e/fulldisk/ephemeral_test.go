@@ -110,7 +110,7 @@ func TestEphemeralKilled(t *testing.T) {
 		t.Fatalf("what is left while it runs: %q", left)
 	}
 	if open := s.open(); len(open) != 1 {
-		t.Errorf("open: got %q, want 1 open", open)
+		t.Errorf("open: got %q, want 1 of them", open)
 	}
 	end.Close()
 	s.Until("the lease has ended", limit, func() (bool, string) { o := s.open(); return len(o) == 0, fmt.Sprint(o) })
@@ -220,7 +220,7 @@ func TestEphemeralRefused(t *testing.T) {
 		}
 	}
 	if open := s.open(); len(open) != 0 {
-		t.Errorf("open: got %q, want 0 open", open)
+		t.Errorf("open: got %q, want 0 of them", open)
 	}
 }
 

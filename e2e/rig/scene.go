@@ -2,6 +2,7 @@ package rig
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,17 +161,25 @@ func WriteTree(tb TB, dir string, files map[string]string) {
 	}
 }
 
-// Refused reports an error unless a command ended with an exit status, an error and,
-// if one is given, a hint, and printed nothing else there.
+// Refused reports an error unless a command was refused: see Result.NotRefused.
 func (w *World) Refused(r Result, code int, text, hint string) {
 	w.Helper()
+	if why := r.NotRefused(code, text, hint); why != "" {
+		w.Errorf("%s", why)
+	}
+}
+
+// NotRefused describes why a command did not end with an exit status, an error and, if one
+// is given, a hint, and nothing else there. It is empty for one that did.
+func (r Result) NotRefused(code int, text, hint string) string {
 	want := "lull: " + text + "\n"
 	if hint != "" {
 		want += "hint: " + hint + "\n"
 	}
-	if r.Code != code || r.Stderr != want {
-		w.Errorf("%q: got exit status %d and\n%swant %d and\n%s", r.Args, r.Code, r.Stderr, code, want)
+	if r.Code == code && r.Stderr == want {
+		return ""
 	}
+	return fmt.Sprintf("%q: got exit status %d and\n%swant %d and\n%s", r.Args, r.Code, r.Stderr, code, want)
 }
 
 // NoError ends the test at an error.

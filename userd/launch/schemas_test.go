@@ -36,7 +36,7 @@ func TestSchemas(t *testing.T) {
 		}
 		found, err := filepath.Glob(cache + "/*/0/gschemas.compiled")
 		if err != nil || len(found) != 1 {
-			t.Fatalf("%q, %v; want no error and 1 found", found, err)
+			t.Fatalf("%q, %v; want no error and 1 of them", found, err)
 		}
 		fi, err := os.Stat(found[0])
 		w.no(err)
@@ -54,7 +54,7 @@ func TestSchemas(t *testing.T) {
 		t.Errorf("status %d: %s%s; want code 0 and output %q", r.code, r.out, r.stderr, "'of version 2'\n")
 	}
 	if found, _ := filepath.Glob(cache + "/*"); len(found) != 1 {
-		t.Errorf("got %q, want 1 found", found)
+		t.Errorf("got %q, want 1 of them", found)
 	}
 	dir = filepath.Join(w.root, "packages", w.add(3, 2, true).String(), "share/glib-2.0/schemas")
 	write(dir, schema)
@@ -67,6 +67,6 @@ func TestSchemas(t *testing.T) {
 		t.Errorf("with a compiler that fails: status %d: %s%s", r.code, r.out, r.stderr)
 	}
 	if found, _ := filepath.Glob(cache + "/*"); len(found) != 1 {
-		t.Errorf("got %q, want 1 found", found)
+		t.Errorf("got %q, want 1 of them", found)
 	}
 }

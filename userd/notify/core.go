@@ -85,7 +85,7 @@ type slot struct {
 // New makes a core with the memory that an earlier one has passed to Remember.
 // It is quiet until Disturb ends that.
 func New(s Schedule, zone *time.Location, memory map[string]Memory) *Core {
-	c := &Core{Schedule: s, Zone: zone, disturb: true, slots: map[string]*slot{}, owed: map[string]bool{}, memory: maps.Clone(memory)}
+	c := &Core{Schedule: s, Zone: zone, disturb: true, slots: map[string]*slot{}, memory: maps.Clone(memory)}
 	if c.memory == nil {
 		c.memory = map[string]Memory{}
 	}

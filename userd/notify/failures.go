@@ -22,12 +22,13 @@ func (f Failure) id() string {
 
 // nowFailing takes over the agent's list.
 func (c *Core) nowFailing(list []Failure) {
-	c.failing = list
+	owed := map[string]bool{}
 	for _, f := range list {
-		if !f.Notified {
-			c.owed[f.id()] = true
+		if !f.Notified || c.owed[f.id()] {
+			owed[f.id()] = true
 		}
 	}
+	c.failing, c.owed = list, owed
 }
 
 // showFailures shows one notice of all that has failed for long, once for each failure, and

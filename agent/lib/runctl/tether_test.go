@@ -108,7 +108,7 @@ func TestTethers(t *testing.T) {
 	}
 	all, err := d.Tethers("")
 	if err != nil || len(all) != 4 {
-		t.Errorf("%v, %v; want no error and 4 all", all, err)
+		t.Errorf("%v, %v; want no error and 4 of them", all, err)
 	}
 	own, err := d.Tethers(app)
 	if err != nil || len(own) != 1 || own[0].Instance != app || own[0].Prefix != prefix16 {

@@ -340,7 +340,7 @@ func TestNewest(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(found) != 2 || found["a"].Version != "1.10" || found["b"].Path != "pool/b.deb" {
-		t.Errorf("got %+v, want 2 found, version %q and path %q", found, "1.10", "pool/b.deb")
+		t.Errorf("got %+v, want 2 of them, version %q and path %q", found, "1.10", "pool/b.deb")
 	}
 	for _, c := range [][2]string{
 		{"Filename: pool/a.deb", "Filename: ../../etc/shadow"}, {"Filename: pool/a.deb", "Filename: /etc/shadow"}, {"Filename: pool/a.deb", "Filename: a b"},

@@ -291,7 +291,7 @@ func TestNeedsLull(t *testing.T) {
 	must(t, err)
 	list, err := open(t, c.dir).Offers(t.Context(), "only", "stable")
 	if err != nil || len(list) != 1 || list[0].NeedsLull != "9" {
-		t.Errorf("the only version: %+v, %v; want no error, 1 list and needs lull %q", list, err, "9")
+		t.Errorf("the only version: %+v, %v; want no error, 1 of them and needs lull %q", list, err, "9")
 	}
 }
 

@@ -63,7 +63,7 @@ func TestPrune(t *testing.T) {
 	prune(0, 2, 3, nil, "a")
 	prune(1, 3, 0, nil)
 	if list, err := os.ReadDir(filepath.Join(dir, "channels")); err != nil || len(list) != 0 {
-		t.Errorf("channels has %v, %v; want no error and 0 list", list, err)
+		t.Errorf("channels has %v, %v; want no error and 0 of them", list, err)
 	}
 	if again := put("a", "1"); again != a1 || blobs() != 3 {
 		t.Errorf("published again: %v, %d blobs", again, blobs())

@@ -37,7 +37,7 @@ func TestSnapshot(t *testing.T) {
 		t.Errorf("got %v\nwant %v", got, want)
 	}
 	if open := x.Of(OpenIndex); len(open) != 2 {
-		t.Errorf("Of(open): got %v, want 2 open", open)
+		t.Errorf("Of(open): got %v, want 2 of them", open)
 	}
 	w.End()
 	w.End()

@@ -441,7 +441,7 @@ func TestMaintenance(t *testing.T) {
 	}
 	all, err := publish.List(t.Context(), address, w.common())
 	if err != nil || len(all) != 1 || all[0][0].Name != "b" {
-		t.Errorf("listed: %v, %v; want no error, 1 all and name %q", all, err, "b")
+		t.Errorf("listed: %v, %v; want no error, 1 of them and name %q", all, err, "b")
 	}
 }
 
