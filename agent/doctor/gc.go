@@ -12,6 +12,6 @@ func (d *Doctor) checkUnread(add func(name, state, seen, advice string)) {
 	if len(result.Unread) == 0 || d.User {
 		return
 	}
-	add("processes", Warn, errkind.Text("%s cannot be read: what they use is not kept by that", gc.UnreadNames(result.Unread)),
-		errkind.Text("see why they do not let themselves be read; a package that such a process uses outside any run may be collected"))
+	add("processes", Warn, errkind.Text("%s cannot be read: packages that nothing else uses are not protected", gc.UnreadNames(result.Unread)),
+		errkind.Text("find out why root cannot read them; a package that such a process uses outside of any run may be collected"))
 }

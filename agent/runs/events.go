@@ -169,7 +169,7 @@ func newSubtree(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 	o := newOwned("subtree", ctl, g, opts)
 	o.after = func() error { return removeSubtree(g) }
 	o.mu.Lock() // events come at once, and find everything in its place
-	noWatch := errors.New("as told")
+	noWatch := errors.New("--tracker=" + opts.Want)
 	if opts.Want != "poll-procs" && opts.Want != "poll" {
 		var p *populationEvents
 		if p, noWatch = cgroupEvents(o); noWatch == nil {

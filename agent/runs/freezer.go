@@ -38,7 +38,7 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 	o := newOwned("freezer", ctl, freezerGroups(l.Freezer), opts)
 	var why error // we poll
 	if opts.Want == "poll-procs" || opts.Want == "poll" {
-		why = errors.New("as told")
+		why = errors.New("--tracker=" + opts.Want)
 	} else {
 		var r *registration
 		if r, why = register(l.Freezer, ctl.RunDir(), opts.ReleaseAgent); why == nil {
@@ -57,7 +57,7 @@ func newFreezer(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*ownedTracker, 
 	o.mu.Lock()
 	var noWatch error
 	if opts.Want == "poll-runctl" {
-		noWatch = errors.New("as told")
+		noWatch = errors.New("--tracker=" + opts.Want)
 	} else if w, err := runctlEvents(o); err != nil {
 		noWatch = err
 	} else {

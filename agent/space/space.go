@@ -142,7 +142,7 @@ func (k *Keeper) Collect(ctx context.Context, free int64) (gc.Result, error) {
 		k.Log.Warn("processes use packages outside any run, which stay as long as they do", messages.Key, messages.Strays, "processes", result.Strays)
 	}
 	if len(result.Unread) > 0 && !k.User {
-		k.Log.Warn("processes cannot be read, and what they use is not kept by that", "processes", gc.UnreadNames(result.Unread))
+		k.Log.Warn("processes cannot be read, and packages that nothing else uses are not protected", "processes", gc.UnreadNames(result.Unread))
 	}
 	k.Collected(ctx, result, began, err)
 	return result, err
