@@ -180,11 +180,17 @@ func (c *Container) enter(argv ...string) *exec.Cmd {
 // Run runs a command as root in the container, but not below its systemd.
 func (c *Container) Run(argv ...string) Result {
 	c.tb.Helper()
-	r, err := run(c.tb.Context(), 2*time.Minute, c.enter(argv...))
+	r, err := c.Try(2*time.Minute, argv...)
 	if err != nil {
 		c.tb.Fatalf("cannot run %s in the container: %v", argv[0], err)
 	}
 	return r
+}
+
+// Try is Run for a command that may never end, as one in a container that reboots:
+// before systemd ends all processes it stops them, and nsenter stops itself with its child.
+func (c *Container) Try(limit time.Duration, argv ...string) (Result, error) {
+	return run(c.tb.Context(), limit, c.enter(argv...))
 }
 
 // Service runs a command as a service of the container's systemd, as root.
