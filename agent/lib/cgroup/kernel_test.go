@@ -104,10 +104,10 @@ func TestKernel(t *testing.T) {
 			t.Errorf("again: %v", err)
 		}
 		if pids, gone, err := Scan(dir); pids != nil || !gone || err != nil {
-			t.Errorf("got %v, %v, %v", pids, gone, err)
+			t.Errorf("Scan of a removed group: got processes %v, gone %v, error %v; want none, true and no error", pids, gone, err)
 		}
 		if err := Join(dir, os.Getpid()); !Gone(err) {
-			t.Errorf("joined what is gone: %v", err)
+			t.Errorf("Join of a removed group: got %v, want an error for which Gone is true", err)
 		}
 	})
 }
@@ -174,14 +174,14 @@ func TestThreadedGroup(t *testing.T) {
 		t.Fatalf("cgroup.procs of a threaded group can be read: got %v, want the error %v", err, unix.EOPNOTSUPP)
 	}
 	if got, err := Procs(sub); err != nil || got != nil {
-		t.Errorf("an empty threaded group: %v, %v", got, err)
+		t.Errorf("Procs of an empty threaded group: got %v, %v; want none and no error", got, err)
 	}
 	if got, err := Procs(dir); err != nil || !slices.Equal(got, []int{p}) {
 		t.Errorf("got %v, %v; want no error and %v", got, err, []int{p})
 	}
 	end()
 	if got, err := Procs(dir); err != nil || got != nil {
-		t.Errorf("got %v, %v", got, err)
+		t.Errorf("Procs after the process has ended: got %v, %v; want none and no error", got, err)
 	}
 }
 

@@ -52,7 +52,7 @@ func TestParsePopulated(t *testing.T) {
 	} {
 		got, err := parsePopulated([]byte(c.in))
 		if got != c.want || (err != nil) != c.bad {
-			t.Errorf("%q: got %v, %v", c.in, got, err)
+			t.Errorf("parsePopulated(%q): got %v, %v; want %v and an error: %v", c.in, got, err, c.want, c.bad)
 		}
 	}
 }

@@ -111,7 +111,7 @@ func TestVanishing(t *testing.T) {
 			f := newFake(groups)
 			f.at[step] = func(f *fake) { f.remove(victim) }
 			if got, gone, err := f.scan("/g"); err != nil || gone || !slices.Equal(got, []int{4}) {
-				t.Errorf("%s vanished at step %d: got %v, %v, %v", victim, step, got, gone, err)
+				t.Errorf("%s vanished at step %d: got processes %v, gone %v, error %v; want [4], false and no error", victim, step, got, gone, err)
 			}
 		}
 		for _, to := range []string{"/g", "/g/a", "/g/c"} {
@@ -121,13 +121,13 @@ func TestVanishing(t *testing.T) {
 				f.remove("/g/b")
 			}
 			if got, gone, err := f.scan("/g"); err != nil || gone || !slices.Equal(got, []int{4}) {
-				t.Errorf("moved to %s at step %d: got %v, %v, %v", to, step, got, gone, err)
+				t.Errorf("moved to %s at step %d: got processes %v, gone %v, error %v; want [4], false and no error", to, step, got, gone, err)
 			}
 		}
 		f := newFake(groups)
 		f.at[step] = func(f *fake) { f.remove("/g") }
 		if got, gone, err := f.scan("/g"); err != nil || !gone && !slices.Equal(got, []int{4}) {
-			t.Errorf("all vanished at step %d: got %v, %v, %v", step, got, gone, err)
+			t.Errorf("all vanished at step %d: got processes %v, gone %v, error %v; want [4] or gone, and no error", step, got, gone, err)
 		}
 	}
 }
@@ -145,7 +145,7 @@ func TestDoubt(t *testing.T) {
 				return nil
 			}
 			if got, gone, err := f.scan("/g"); !errors.Is(err, cause) || gone || got != nil {
-				t.Errorf("%v of %s: got %v, %v, %v", cause, g, got, gone, err)
+				t.Errorf("%s fails with %v: got processes %v, gone %v, error %v; want none, false and that error", g, cause, got, gone, err)
 			}
 		}
 	}
@@ -182,7 +182,7 @@ func TestPopulated(t *testing.T) {
 		return []byte("populated 1\nfrozen 0\n"), nil
 	}}
 	if got, gone, err := s.top("/g"); err != nil || gone || !slices.Equal(got, []int{9}) {
-		t.Errorf("got %v, %v, %v", got, gone, err)
+		t.Errorf("a process that shows late: got processes %v, gone %v, error %v; want [9], false and no error", got, gone, err)
 	}
 	f.files["/g/a"] = ""
 	if _, _, err := s.top("/g"); !errors.Is(err, ErrUnstable) {
@@ -214,7 +214,7 @@ func TestThreads(t *testing.T) {
 				continue // v1 has no threaded groups
 			}
 			if got, gone, err := s.top("/g"); err != nil || gone || !slices.Equal(got, []int{40, 43}) {
-				t.Errorf("%s, %v: got %v, %v, %v", list, procs, got, gone, err)
+				t.Errorf("%s, %v: got processes %v, gone %v, error %v; want [40 43], false and no error", list, procs, got, gone, err)
 			}
 		}
 	}
@@ -243,7 +243,7 @@ func TestSteadyProcess(t *testing.T) {
 			}
 		}
 		if got, gone, err := f.scan("/g"); err != nil || gone || !slices.Equal(got, []int{1}) {
-			t.Fatalf("got %v, %v, %v", got, gone, err)
+			t.Fatalf("got processes %v, gone %v, error %v; want [1], false and no error", got, gone, err)
 		}
 	})
 }

@@ -81,7 +81,7 @@ func TestManyEntries(t *testing.T) {
 	out, err := os.ReadDir(dst)
 	must(t, err)
 	if !slices.EqualFunc(in, out, func(a, b os.DirEntry) bool { return a.Name() == b.Name() }) {
-		t.Errorf("%d entries became %d", len(in), len(out))
+		t.Errorf("the copy has %d entries, want the %d of the source under the same names", len(out), len(in))
 	}
 }
 
@@ -121,7 +121,7 @@ func TestWrittenMeanwhile(t *testing.T) {
 		out, err := os.ReadFile(dst + "/log")
 		must(t, err)
 		if !c.lost && string(in) != string(out) {
-			t.Errorf("%d bytes became %d", len(in), len(out))
+			t.Errorf("%d writes, nothing reported as lost: the copy has %d bytes, want the same %d as in the source", c.writes, len(out), len(in))
 		}
 		must(t, f.Close())
 	}
@@ -178,8 +178,10 @@ func TestOwnWhateverItsMode(t *testing.T) {
 		}
 		for name, mode := range modes {
 			for _, in := range []string{src, dst} {
-				if st, err := os.Stat(filepath.Join(in, name)); err != nil || st.Mode().Perm() != mode {
-					t.Errorf("%s/%s: %v, %v", in, name, st.Mode(), err)
+				if st, err := os.Stat(filepath.Join(in, name)); err != nil {
+					t.Error(err)
+				} else if st.Mode().Perm() != mode {
+					t.Errorf("%s/%s: got mode %v, want %v", in, name, st.Mode().Perm(), mode)
 				}
 			}
 		}

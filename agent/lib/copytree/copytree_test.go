@@ -192,7 +192,7 @@ func TestCopy(t *testing.T) {
 	var last, total int64
 	stats, err := Copy(t.Context(), src, dst, Options{Progress: func(d, n int64) {
 		if d < last || d > n {
-			t.Errorf("progress %d after %d, of %d", d, last, n)
+			t.Errorf("progress: got %d of %d after %d, want it to grow up to the total", d, n, last)
 		}
 		last, total = d, n
 	}})
@@ -203,10 +203,10 @@ func TestCopy(t *testing.T) {
 		t.Error("the source has changed")
 	}
 	if last != total || total == 0 {
-		t.Errorf("progress ended at %d of %d", last, total)
+		t.Errorf("progress ended with %d of %d, want all of a total above 0", last, total)
 	}
 	if len(stats.Skipped) != 0 || stats.Bytes < 1<<20 || stats.Files != 14 {
-		t.Errorf("stats: %+v", stats)
+		t.Errorf("got %+v, want nothing skipped, 14 files and at least 1 MiB", stats)
 	}
 	if _, err := Copy(t.Context(), src, dst, Options{}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over an existing destination: got %v, want the error %v", err, fs.ErrExist)
@@ -284,7 +284,7 @@ func TestSparse(t *testing.T) {
 		}
 	}
 	if stats.Bytes > 1<<20 {
-		t.Errorf("%d bytes copied", stats.Bytes)
+		t.Errorf("copied %d bytes of two sparse files, want at most 1 MiB", stats.Bytes)
 	}
 	f, err = os.Open(dst + "/sparse")
 	must(t, err)
@@ -465,8 +465,10 @@ func TestAsUser(t *testing.T) {
 	}
 	for path, mode := range map[string]fs.FileMode{"mine": 0o644, "d/mine": 0o644, "readonly": fs.ModeDir | 0o555, "readonly/f": 0o644, "closed": fs.ModeDir} {
 		fi, err := os.Lstat(filepath.Join(dir, "home/2", path))
-		if err != nil || fi.Mode() != mode || fi.Sys().(*syscall.Stat_t).Uid != uid {
-			t.Errorf("%s: %v, %v", path, fi, err)
+		if err != nil {
+			t.Error(err)
+		} else if fi.Mode() != mode || fi.Sys().(*syscall.Stat_t).Uid != uid {
+			t.Errorf("%s: got mode %v of user %d, want %v of user %d", path, fi.Mode(), fi.Sys().(*syscall.Stat_t).Uid, mode, uid)
 		}
 	}
 	if _, err := os.Lstat(dir + "/home/2/foreign"); err == nil {

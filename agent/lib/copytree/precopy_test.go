@@ -98,10 +98,10 @@ func TestPrecopy(t *testing.T) {
 			same(t, src, dst)
 			clean(t, dst)
 			if stats.Unchanged < 4 || name == "nothing" && stats.Files != 0 {
-				t.Errorf("%+v", stats)
+				t.Errorf("%s: got %+v, want at least 4 files unchanged, and none copied if nothing has changed", name, stats)
 			}
 			if big := int64(1 << 20); total >= big && name != "content, times put back" && name != "times" {
-				t.Errorf("%d bytes to copy", total)
+				t.Errorf("%s: got %d bytes to copy, want fewer than %d", name, total, big)
 			}
 		})
 	}
@@ -122,7 +122,7 @@ func TestCompare(t *testing.T) {
 	furnish(t, src)
 	all := compare()
 	if all.Files == 0 || all.Files != all.Looked || all.Bytes < 1<<20 {
-		t.Errorf("without a precopy: %+v", all)
+		t.Errorf("without a precopy: got %+v, want at least 1 MiB in files, all of them different", all)
 	}
 	precopy(t, src, dst)
 	if d := compare(); d != (Difference{Looked: all.Files}) {
@@ -133,12 +133,12 @@ func TestCompare(t *testing.T) {
 	must(t, os.Symlink("x", src+"/new/link"))
 	d := compare()
 	if d.Files != 3 || d.Bytes < 3<<20 || d.Bytes > 3<<20+8192 || d.Looked != all.Files+2 {
-		t.Errorf("two files and a link: %+v of %+v", d, all)
+		t.Errorf("two new files and a link: got %+v, want 3 files, 3 MiB and at most 8 KiB more, %d looked at", d, all.Files+2)
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if d, err := Compare(ended, src, dst, Options{}); !errors.Is(err, context.Canceled) || d.Looked > all.Files {
-		t.Errorf("cut short: %+v %v", d, err)
+		t.Errorf("with an ended context: got %+v, %v; want at most %d looked at and the error %v", d, err, all.Files, context.Canceled)
 	}
 	stats, err := Copy(t.Context(), src, dst, Options{})
 	must(t, err)
@@ -286,7 +286,7 @@ func TestNobodyLeadsTheCopyAway(t *testing.T) {
 			}
 			data, err := os.ReadFile(path)
 			if bytes.Contains(data, []byte(secret)) {
-				t.Errorf("%s came along", path)
+				t.Errorf("%s holds the secret that a link leads to, want it in no copy", path)
 			}
 			return err
 		}))

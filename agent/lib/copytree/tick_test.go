@@ -61,7 +61,7 @@ func TestSameTick(t *testing.T) {
 				t.Fatal("no two writes came within one tick")
 			}
 			if missed > 0 != c.misses {
-				t.Errorf("%d of %d changes were missed, %d of them within one tick", missed, 60, same)
+				t.Errorf("got %d of %d changes missed (%d within one tick), want some missed: %v", missed, 60, same, c.misses)
 			}
 		})
 	}

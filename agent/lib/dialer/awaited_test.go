@@ -48,6 +48,6 @@ func TestAwaitedIsComplete(t *testing.T) {
 		}
 	}
 	if found < 3 {
-		t.Errorf("found %d methods", found)
+		t.Errorf("found %d methods that return descriptors, want at least 3", found)
 	}
 }

@@ -121,7 +121,7 @@ func TestUnknownHeaderFieldsAreSkipped(t *testing.T) {
 				select {
 				case sig := <-signals:
 					if sig.Name != "a.B.C" || sig.Path != "/" || sig.Sender != ":1.9" || fmt.Sprint(sig.Body) != "[arrives]" {
-						t.Errorf("%s at %d: %+v", name, where, sig)
+						t.Errorf("%s at %d: got %+v, want signal a.B.C of / from :1.9 with body [arrives]", name, where, sig)
 					}
 				case <-conn.Context().Done():
 					t.Fatalf("%s at %d ended the connection", name, where)
@@ -265,7 +265,7 @@ func TestLostDescriptorsDesynchroniseNothing(t *testing.T) {
 				select {
 				case sig := <-signals:
 					if fmt.Sprint(sig.Body) != fmt.Sprintf("[%d]", i) {
-						t.Errorf("signal %d is %v", i, sig.Body)
+						t.Errorf("signal %d: got body %v, want [%d]", i, sig.Body, i)
 					}
 				case <-conn.Context().Done():
 					t.Error("the connection has ended")

@@ -127,7 +127,7 @@ func TestFloodOfOneUser(t *testing.T) {
 				s.echoed(t, s.vic, fmt.Sprint(i))
 			}
 			if n := s.begun.Load(); !within(int(n), running) {
-				t.Errorf("%d calls run beside each other", n)
+				t.Errorf("%d calls run at the same time, want %d and at most 9 more", n, running)
 			}
 			for _, c := range s.mallory { // all have arrived before the answer to a later one
 				if call := <-s.call(c, "Echo", 0, "").Done; call.Err == nil {
@@ -156,11 +156,11 @@ func TestFloodOfOneUser(t *testing.T) {
 				}
 			}
 			if flags == 0 && (!within(done, running+parked) || refused != len(calls)-done) {
-				t.Errorf("%d calls were served, %d refused", done, refused)
+				t.Errorf("got %d calls served and %d of %d refused; want %d served, at most 9 more, and all the others refused", done, refused, len(calls), running+parked)
 			}
 			s.echoed(t, s.mallory[0], "last")
 			if n := s.begun.Load(); !within(int(n), running+parked) {
-				t.Errorf("%d calls have come through", n)
+				t.Errorf("%d calls have come through, want %d and at most 9 more", n, running+parked)
 			}
 		})
 	}
@@ -183,7 +183,7 @@ func TestLongCallsCostMore(t *testing.T) {
 		}
 	}
 	if least := time.Duration(tokens) * time.Second / 128; tokens <= 0 || time.Since(began) < least {
-		t.Errorf("the calls took %v, and at least %v are due", time.Since(began), least)
+		t.Errorf("the served calls cost %d tokens above the first 256 and took %v, want some and at least %v", tokens, time.Since(began), least)
 	}
 	s.echoed(t, s.vic, "others")
 }

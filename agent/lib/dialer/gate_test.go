@@ -110,7 +110,7 @@ func TestDescriptorsFromStrangersDoNoHarm(t *testing.T) {
 				t.Fatalf("%d bytes came back: %v; want no error and answer %v", len(answer), err, long)
 			}
 			if after := openFDs(t); after > before {
-				t.Errorf("%d descriptors were open, now %d", before, after)
+				t.Errorf("%d descriptors are open, want at most the %d from before", after, before)
 			}
 		})
 	}
@@ -138,7 +138,7 @@ func TestLongCallsAreRefused(t *testing.T) {
 				err := object.CallWithContext(ctx, "org.lull.Echo.Echo", 0, strings.Repeat("x", 1<<20)).Err
 				var e dbus.Error
 				if !errors.As(err, &e) || e.Name != "org.lull.Error.LimitsExceeded" || e.Error() != "cannot take the call: it is longer than 64 KiB" {
-					t.Fatalf("a long call: %v", err)
+					t.Fatalf("a long call: got %v, want org.lull.Error.LimitsExceeded with its text about 64 KiB", err)
 				}
 				var answer string
 				if err := object.CallWithContext(ctx, "org.lull.Echo.Echo", 0, "x").Store(&answer); err != nil || answer != "x" {
@@ -188,8 +188,11 @@ func TestDescriptorsInAnswersPass(t *testing.T) {
 		}
 		// A method that is not known to answer with descriptors does so without them.
 		call := object.CallWithContext(t.Context(), "org.lull.Agent1.Manager.File", 0)
-		if _, isFD := call.Body[0].(dbus.UnixFD); call.Err != nil || isFD {
-			t.Fatalf("%#v, %v", call.Body, call.Err)
+		if call.Err != nil {
+			t.Fatal(call.Err)
+		}
+		if _, isFD := call.Body[0].(dbus.UnixFD); isFD {
+			t.Fatalf("Manager.File: got %#v, want an answer without a descriptor", call.Body)
 		}
 	}
 	// Those that the server has opened stay open here: 3 a turn.

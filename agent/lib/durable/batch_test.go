@@ -41,8 +41,11 @@ func TestBatch(t *testing.T) {
 			data, err := os.ReadFile(path(i))
 			fi, _ := os.Stat(path(i))
 			parent, _ := os.Stat(filepath.Dir(path(i)))
-			if err != nil || string(data) != fmt.Sprint(i) || fi.Mode() != 0o644 || parent.Mode().Perm() != 0o755 {
-				t.Fatalf("%d of %d: %q, %v, %v, %v", i, n, data, fi.Mode(), parent.Mode(), err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(data) != fmt.Sprint(i) || fi.Mode() != 0o644 || parent.Mode().Perm() != 0o755 {
+				t.Fatalf("file %d of %d: got %q with mode %v in a directory with %v, want \"%d\" with -rw-r--r-- and -rwxr-xr-x", i, n, data, fi.Mode(), parent.Mode().Perm(), i)
 			}
 		}
 		if data, err := os.ReadFile(filepath.Join(dir, "r", "moved")); string(data) != "moved" {

@@ -38,8 +38,10 @@ func TestWriteFile(t *testing.T) {
 		}
 		b, err := os.ReadFile(path)
 		fi, _ := os.Stat(path)
-		if err != nil || string(b) != c.data || fi.Mode() != c.perm {
-			t.Errorf("%q, %v, %v", b, fi.Mode(), err)
+		if err != nil {
+			t.Error(err)
+		} else if string(b) != c.data || fi.Mode() != c.perm {
+			t.Errorf("got %q with mode %v, want %q with %v", b, fi.Mode(), c.data, c.perm)
 		}
 	}
 	if err := WriteFile(filepath.Join(dir, "no", "a"), nil, 0o644); !errors.Is(err, fs.ErrNotExist) {
@@ -83,8 +85,10 @@ func TestMkdirAll(t *testing.T) {
 		}
 	}
 	for _, p := range []string{path, filepath.Dir(path)} {
-		if fi, err := os.Stat(p); err != nil || fi.Mode().Perm() != 0o755 {
-			t.Errorf("%s: %v, %v", p, fi, err)
+		if fi, err := os.Stat(p); err != nil {
+			t.Error(err)
+		} else if fi.Mode().Perm() != 0o755 {
+			t.Errorf("%s: got mode %v, want %v", p, fi.Mode().Perm(), fs.FileMode(0o755))
 		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {

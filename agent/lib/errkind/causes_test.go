@@ -40,7 +40,7 @@ func TestCauses(t *testing.T) {
 			t.Errorf("%q: %q, want %q", test.text, got, test.want)
 		}
 		if got, ours := translation(nil).Translate(test.text); got != test.text || ours {
-			t.Errorf("%q in English: %q", test.text, got)
+			t.Errorf("%q without a catalog: got %q, %v; want it unchanged and false", test.text, got, ours)
 		}
 	}
 	_, missing := os.Stat("/nowhere")

@@ -48,6 +48,6 @@ func TestHintTravels(t *testing.T) {
 	e := New(NoSpace, "cannot write: %w", syscall.ENOSPC)
 	err := fmt.Errorf("around: %w", e.WithHint("free %d bytes", 7))
 	if HintOf(err) != "free 7 bytes" || HintOf(e) != "" || !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("%q, %q, %v", HintOf(err), HintOf(e), err)
+		t.Errorf("got hint %q of the wrapped error and %q of the original, error %v; want %q, no hint, and an error that wraps ENOSPC", HintOf(err), HintOf(e), err, "free 7 bytes")
 	}
 }

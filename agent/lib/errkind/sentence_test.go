@@ -58,7 +58,7 @@ func TestSentencesBounds(t *testing.T) {
 		Text("text %d", i)
 	}
 	if len(sentences.known) > maxSentences || len(sentences.oldest) != len(sentences.known) {
-		t.Errorf("%d, %d", len(sentences.known), len(sentences.oldest))
+		t.Errorf("got %d known sentences and %d in the order of age, want as many of both and at most %d", len(sentences.known), len(sentences.oldest), maxSentences)
 	}
 	if _, ok := SentenceOf("text 3071"); !ok {
 		t.Error("the latest is not remembered")

@@ -24,11 +24,11 @@ func TestParse(t *testing.T) {
 	b := append(event(3, unix.IN_CREATE, "name", 16), event(-1, unix.IN_Q_OVERFLOW, "", 0)...)
 	got, err := parse(b)
 	if err != nil || len(got) != 2 || got[0] != (Event{3, unix.IN_CREATE, "name"}) || !got[1].Overflow() || got[1].Watch != -1 {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("got %+v, %v; want the creation of \"name\" in watch 3, an overflow, and no error", got, err)
 	}
 	for n := 1; n < len(b); n++ {
 		if _, err := parse(b[:n]); (err == nil) != (n == 32) {
-			t.Errorf("%d bytes: %v", n, err)
+			t.Errorf("parse of the first %d bytes: got %v, want an error: %v", n, err, n != 32)
 		}
 	}
 }
@@ -55,7 +55,7 @@ func TestReadAndClose(t *testing.T) {
 		t.Error(err)
 	}
 	if got, err = w.Read(); err != nil || !got[0].Ended() {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("after Remove: got %+v, %v; want an event that ends the watch, and no error", got, err)
 	}
 	done := make(chan error)
 	go func() {

@@ -73,7 +73,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	launch, err := ParseLaunch(l)
 	if err != nil || !reflect.DeepEqual(&m.Launch, launch) {
-		t.Errorf("got %+v, %v", launch, err)
+		t.Errorf("ParseLaunch: got %+v, %v; want %+v and no error", launch, err, &m.Launch)
 	}
 	if _, err := ParseLaunch(b); err == nil {
 		t.Error("ParseLaunch accepts entries")
@@ -96,7 +96,7 @@ func TestFormIsJSONOfTypes(t *testing.T) {
 		}
 	}
 	if !reflect.DeepEqual(full(), &m) {
-		t.Errorf("got %+v", m)
+		t.Errorf("json.Unmarshal of an encoded meta: got %+v, want %+v", &m, full())
 	}
 }
 
@@ -331,10 +331,10 @@ func TestNames(t *testing.T) {
 		{"a_b_c", false, false}, {"a_-b", false, false}, {"a\n", false, false}, {"ä", false, false},
 	} {
 		if err := ValidName(c.s); (err == nil) != c.name {
-			t.Errorf("ValidName(%q): %v", c.s, err)
+			t.Errorf("ValidName(%q): got %v, want it valid: %v", c.s, err, c.name)
 		}
 		if err := ValidInstance(c.s); (err == nil) != c.instance {
-			t.Errorf("ValidInstance(%q): %v", c.s, err)
+			t.Errorf("ValidInstance(%q): got %v, want it valid: %v", c.s, err, c.instance)
 		}
 	}
 	if name, key := SplitInstance("a.b_c"); name != "a.b" || key != "c" {
@@ -389,7 +389,7 @@ func FuzzParse(f *testing.F) {
 		m, err := Parse(b)
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "cannot use ") || strings.Contains(err.Error(), "%!") {
-				t.Errorf("the text is %q", err)
+				t.Errorf("got the error %q, want one that begins with %q and formats all its arguments", err, "cannot use ")
 			}
 			return
 		}
@@ -400,10 +400,10 @@ func FuzzParse(f *testing.F) {
 		root := t.TempDir() + "/root"
 		for _, e := range m.Entries {
 			if !strings.HasPrefix(filepath.Join(root, e.Path), root+"/") {
-				t.Errorf("%q leaves the package", e.Path)
+				t.Errorf("accepted the path %q, want none that leaves the package", e.Path)
 			}
 			if e.Type == TypeSymlink && !strings.HasPrefix(filepath.Join(root, filepath.Dir(e.Path), e.Symlink)+"/", root+"/") {
-				t.Errorf("%q leaves the package to %q", e.Path, e.Symlink)
+				t.Errorf("accepted a link %q to %q, want none that leaves the package", e.Path, e.Symlink)
 			}
 		}
 	})
@@ -459,7 +459,7 @@ func TestIsMeta(t *testing.T) {
 	}
 	for _, other := range []string{"", text[:1], text[:len(text)/2], text[:len(text)-1], text + " ", " " + text, strings.Replace(text, "size", "Size", 1), strings.Replace(text, `"version"`, `"Version"`, 1)} {
 		if isMeta(other, &m.Launch, m.Entries) {
-			t.Errorf("%.80q is the same", other)
+			t.Errorf("isMeta(%.80q): got true, want false for a text that differs from the encoded one", other)
 		}
 	}
 }
@@ -483,7 +483,7 @@ func TestSessionHooks(t *testing.T) {
 		l := Launch{Format: c.format, Hooks: c.hooks}
 		quit, pending := strings.Join(l.SessionHook(HookQuit), ""), strings.Join(l.SessionHook(HookRefreshPending), "")
 		if quit != c.quit || pending != c.pending || l.HasPendingHook() != c.hears {
-			t.Errorf("%+v: quit %q, refresh-pending %q, hears %v", c, quit, pending, l.HasPendingHook())
+			t.Errorf("format %v with hooks %v: got quit %q, refresh-pending %q, HasPendingHook %v; want %q, %q and %v", c.format, c.hooks, quit, pending, l.HasPendingHook(), c.quit, c.pending, c.hears)
 		}
 	}
 }

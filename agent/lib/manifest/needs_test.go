@@ -17,7 +17,7 @@ func TestSatisfies(t *testing.T) {
 	}
 	for needs, ok := range map[string]bool{"": true, "1": true, "1.2": true, "1.2.3": true, "1.2.3.4": false, "v1": false, ">=1": false, "1.": false, "123456": false, "1\n": false} {
 		if err := ValidNeeds(needs); (err == nil) != ok {
-			t.Errorf("%q: %v", needs, err)
+			t.Errorf("ValidNeeds(%q): got %v, want it valid: %v", needs, err, ok)
 		}
 	}
 }

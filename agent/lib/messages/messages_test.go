@@ -20,7 +20,7 @@ func TestTable(t *testing.T) {
 	seen := map[messages.ID]bool{}
 	for _, m := range messages.All {
 		if !id.MatchString(string(m.ID)) || seen[m.ID] {
-			t.Errorf("%s (%s) is malformed or there twice", m.ID, m.Subject)
+			t.Errorf("%s (%s): want 32 lower-case hexadecimal digits that no other message has", m.ID, m.Subject)
 		}
 		seen[m.ID] = true
 		if m.Subject == "" || m.Text == "" || strings.Contains(m.Subject, "\n") {
@@ -28,7 +28,7 @@ func TestTable(t *testing.T) {
 		}
 		for line := range strings.Lines(m.Text) {
 			if len(line) > 84 || strings.HasPrefix(line, "--") || strings.HasPrefix(line, "#") {
-				t.Errorf("%s: this line is too long, or means something in a catalog: %q", m.ID, line)
+				t.Errorf("%s: got the line %q, want at most 84 bytes that do not begin with \"--\" or \"#\", which mean something in a catalog", m.ID, line)
 			}
 		}
 	}
@@ -95,7 +95,7 @@ func TestEveryKindIsLogged(t *testing.T) {
 	}
 	for name := range names {
 		if !logged[name] {
-			t.Errorf("%s is never logged", name)
+			t.Errorf("%s is never logged, want every message of the table logged", name)
 		}
 	}
 }

@@ -32,10 +32,10 @@ func FuzzLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		got := Line(s)
 		if strings.ContainsFunc(got, Hostile) {
-			t.Errorf("%+q becomes %+q", s, got)
+			t.Errorf("Line(%+q): got %+q, want no hostile characters", s, got)
 		}
 		if again := Line(got); again != got {
-			t.Errorf("%+q becomes %+q; want again %v", got, again, got)
+			t.Errorf("Line(%+q): got %+q, want it unchanged", got, again)
 		}
 		var out bytes.Buffer
 		if err := json.NewEncoder(JSON(&out)).Encode(s); err != nil {
@@ -43,10 +43,10 @@ func FuzzLine(f *testing.F) {
 		}
 		var back string
 		if err := json.Unmarshal(out.Bytes(), &back); err != nil || back != strings.ToValidUTF8(s, "\ufffd") && !strings.Contains(back, "\ufffd") {
-			t.Errorf("%+q is read as %+q, %v", s, back, err)
+			t.Errorf("JSON of %+q: read back as %+q, %v; want the same, with U+FFFD for what is replaced, and no error", s, back, err)
 		}
 		if text := strings.TrimSuffix(out.String(), "\n"); strings.ContainsFunc(text, func(r rune) bool { return Hostile(r) && r != '\ufffd' }) {
-			t.Errorf("%+q is written as %+q", s, text)
+			t.Errorf("JSON of %+q: got %+q, want no hostile characters", s, text)
 		}
 	})
 }

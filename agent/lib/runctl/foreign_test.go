@@ -49,13 +49,13 @@ func TestLockOfAStranger(t *testing.T) {
 		d := create(t)
 		pid := holding(t, d, copied(t, "lull-run"))
 		if w, holders, err := d.TryWriteLock(app); w != nil || err != nil || !slices.Equal(holders, []int{pid}) {
-			t.Fatalf("without rules: %v, %v, %v", w, holders, err)
+			t.Fatalf("without rules: got lock %v, holders %v, error %v; want no lock, [%d] and no error", w, holders, err, pid)
 		}
 		var told []int
 		d.CountOnly(Launchers{Path: launcher, Replaced: func(instance string, pids []int) { told = pids }})
 		w, holders, err := d.TryWriteLock(app)
 		if w == nil || err != nil {
-			t.Fatalf("got %v, %v", holders, err)
+			t.Fatalf("with rules: got no lock, holders %v, error %v; want a lock and no error", holders, err)
 		}
 		if !slices.Equal(told, []int{pid}) {
 			t.Errorf("told of %v, want %d", told, pid)
@@ -73,7 +73,7 @@ func TestLockOfAStranger(t *testing.T) {
 		no(t, w.Unlock())
 		no(t, <-got)
 		if w, holders, err := d.TryWriteLock(app); w == nil || err != nil {
-			t.Errorf("the new file is locked by %v, %v", holders, err)
+			t.Errorf("the new file after its lock was released: got no lock, holders %v, error %v; want a lock and no error", holders, err)
 		} else {
 			no(t, w.Unlock())
 		}
@@ -85,13 +85,13 @@ func TestLockOfAStranger(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			for range 2 {
 				if w, holders, err := d.TryWriteLock(app); w != nil || err != nil || !slices.Equal(holders, []int{pid}) {
-					t.Fatalf("got %v, %v, %v", w, holders, err)
+					t.Fatalf("got lock %v, holders %v, error %v; want no lock, [%d] and no error", w, holders, err, pid)
 				}
 				time.Sleep(MaxLaunch / 2)
 			}
 			w, holders, err := d.TryWriteLock(app)
 			if w == nil || err != nil {
-				t.Fatalf("after %v it counts: %v, %v", MaxLaunch, holders, err)
+				t.Fatalf("after %v: got no lock, holders %v, error %v; want a lock and no error", MaxLaunch, holders, err)
 			}
 			no(t, w.Unlock())
 		})
@@ -104,7 +104,7 @@ func TestLockOfAStranger(t *testing.T) {
 		no(t, os.Remove(old))
 		no(t, os.WriteFile(old, []byte("new"), 0o755))
 		if w, holders, err := d.TryWriteLock(app); w != nil || err != nil || !slices.Equal(holders, []int{pid}) {
-			t.Fatalf("got %v, %v, %v", w, holders, err)
+			t.Fatalf("got lock %v, holders %v, error %v; want no lock, [%d] and no error", w, holders, err, pid)
 		}
 	})
 	t.Run("this process", func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestLockOfAStranger(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			for range 3 {
 				if w, holders, err := d.TryWriteLock(app); w != nil || err != nil || !slices.Equal(holders, []int{os.Getpid()}) {
-					t.Fatalf("got %v, %v, %v", w, holders, err)
+					t.Fatalf("got lock %v, holders %v, error %v; want no lock, [%d] and no error", w, holders, err, os.Getpid())
 				}
 				time.Sleep(MaxLaunch)
 			}
@@ -142,11 +142,11 @@ func TestLockUnderWay(t *testing.T) {
 			no(t, unix.Close(fd))
 			w, holders, err := d.TryWriteLock(app)
 			if w != nil || len(holders) > 0 || err != nil {
-				t.Errorf("got %v, %v, %v", w, holders, err)
+				t.Errorf("a lock in a socket: got lock %v, holders %v, error %v; want no lock, no holders and no error", w, holders, err)
 			}
 			no(t, errors.Join(unix.Close(pair[0]), unix.Close(pair[1])))
 			if w, holders, err = d.TryWriteLock(app); w == nil || err != nil {
-				t.Fatalf("afterwards: %v, %v", holders, err)
+				t.Fatalf("after the socket was closed: got no lock, holders %v, error %v; want a lock and no error", holders, err)
 			}
 			no(t, w.Unlock())
 		})

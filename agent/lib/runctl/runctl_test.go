@@ -75,17 +75,18 @@ func TestMarkers(t *testing.T) {
 		t.Errorf("instances are %q: %v; want no error and %v", got, err, []string{"b", "b.lock", app})
 	}
 	st, err := os.Stat(d.LockPath(app))
-	if err != nil || st.Mode() != 0o644 || d.LockPath(app) != filepath.Join(d.RunDir(), "runctl", "lull.org.x.App.lock") {
-		t.Errorf("lock file %s: %v, %v", d.LockPath(app), st.Mode(), err)
+	no(t, err)
+	if want := filepath.Join(d.RunDir(), "runctl", "lull.org.x.App.lock"); st.Mode() != 0o644 || d.LockPath(app) != want {
+		t.Errorf("lock file: got %s with mode %v, want %s with %v", d.LockPath(app), st.Mode(), want, fs.FileMode(0o644))
 	}
 
 	if there, err := d.Running(app); there || err != nil {
-		t.Errorf("running: %v, %v", there, err)
+		t.Errorf("Running before SetRunning: got %v, %v; want false and no error", there, err)
 	}
 	no(t, d.SetRunning(app))
 	no(t, d.SetRunning(app))
 	if there, err := d.Running(app); !there || err != nil {
-		t.Errorf("running: %v, %v", there, err)
+		t.Errorf("Running after SetRunning: got %v, %v; want true and no error", there, err)
 	}
 	if got, _ := d.AllRunning(); !slices.Equal(got, []string{app}) {
 		t.Errorf("running are %q; want %v", got, []string{app})
@@ -94,7 +95,7 @@ func TestMarkers(t *testing.T) {
 	no(t, d.ClearRunning(app))
 
 	if since, err := d.InhibitedSince(app); !since.IsZero() || err != nil {
-		t.Errorf("inhibited since %v, %v", since, err)
+		t.Errorf("InhibitedSince before SetInhibited: got %v, %v; want the zero time and no error", since, err)
 	}
 	for _, word := range []string{RefreshPending, RefreshInProgress, RefreshStarting} {
 		no(t, d.SetInhibited(app, word))
@@ -103,7 +104,7 @@ func TestMarkers(t *testing.T) {
 		}
 	}
 	if since, err := d.InhibitedSince(app); time.Since(since) > time.Minute || err != nil {
-		t.Errorf("inhibited since %v, %v", since, err)
+		t.Errorf("InhibitedSince after SetInhibited: got %v, %v; want less than a minute ago and no error", since, err)
 	}
 	if d.SetInhibited(app, "because") == nil {
 		t.Error("any word will do")
@@ -117,7 +118,7 @@ func TestMarkers(t *testing.T) {
 	no(t, d.ClearInhibited(app))
 	no(t, d.ClearInhibited(app))
 	if got, err := d.Inhibited(app); got != "" || err != nil {
-		t.Errorf("inhibited is %q: %v", got, err)
+		t.Errorf("Inhibited after ClearInhibited: got %q, %v; want no word and no error", got, err)
 	}
 	no(t, d.RemoveInstance(app))
 	no(t, d.RemoveInstance("b"))
@@ -176,13 +177,13 @@ func TestLocks(t *testing.T) {
 	}
 	w, holders, err = d.TryWriteLock(app)
 	if w == nil || err != nil || holders != nil {
-		t.Fatalf("got %v, %v, %v", w, holders, err)
+		t.Fatalf("after all read locks: got lock %v, holders %v, error %v; want a lock, no holders and no error", w, holders, err)
 	}
 	if held, err := d.HeldBy(app, os.Getpid()); !held || err != nil {
-		t.Errorf("held by us: %v, %v", held, err)
+		t.Errorf("HeldBy this process: got %v, %v; want true and no error", held, err)
 	}
 	if held, err := d.HeldBy(app, os.Getppid()); held || err != nil {
-		t.Errorf("held by our parent: %v, %v", held, err)
+		t.Errorf("HeldBy our parent: got %v, %v; want false and no error", held, err)
 	}
 
 	got := make(chan *Lock)
@@ -274,13 +275,13 @@ func TestHolderIsNamed(t *testing.T) {
 		t.Fatalf("got %v, %v, %v, want process %d", w, holders, err, cmd.Process.Pid)
 	}
 	if held, err := d.HeldBy(app, cmd.Process.Pid); !held || err != nil {
-		t.Errorf("held by the child: %v, %v", held, err)
+		t.Errorf("HeldBy the child: got %v, %v; want true and no error", held, err)
 	}
 	// A lock dies with its holder.
 	no(t, cmd.Process.Signal(syscall.SIGKILL))
 	cmd.Wait()
 	if w, holders, err = d.TryWriteLock(app); w == nil || err != nil {
-		t.Fatalf("got %v, %v, %v", w, holders, err)
+		t.Fatalf("after the child has ended: got no lock, holders %v, error %v; want a lock and no error", holders, err)
 	}
 	no(t, w.Unlock())
 }
@@ -349,7 +350,7 @@ func TestTooEarly(t *testing.T) {
 		no(t, err)
 		for range tried {
 			if other, _, err := d.TryWriteLock(app); err != nil || other != nil {
-				t.Fatalf("two have the exclusive lock: %v", err)
+				t.Fatalf("a second exclusive lock: got %v, %v; want no lock and no error", other, err)
 			}
 		}
 		no(t, l.Unlock())
@@ -449,11 +450,11 @@ func TestWatchEndsWithTheFolder(t *testing.T) {
 
 func TestTranslate(t *testing.T) {
 	if e, ok := translate(inotify.Event{Watch: -1, Mask: unix.IN_Q_OVERFLOW}); !ok || e.Kind != LookAtAll || e.Instance != "" {
-		t.Errorf("an overflow is %v, %v", e, ok)
+		t.Errorf("translate of an overflow: got %v, %v; want %v of no instance and true", e, ok, LookAtAll)
 	}
 	for _, name := range []string{"", "x", "lull.", "lull..lock.new", "lull.lock", ".new.x.inhibited"} {
 		if e, ok := translate(inotify.Event{Mask: unix.IN_CREATE, Name: name}); ok {
-			t.Errorf("%q is %v of %s", name, e.Kind, e.Instance)
+			t.Errorf("translate(%q): got %v of %q, want no event", name, e.Kind, e.Instance)
 		}
 	}
 }
@@ -587,8 +588,10 @@ func TestCreateRepairsModes(t *testing.T) {
 	no(t, d.CreateInstance(app))
 	no(t, d.SetInhibited(app, RefreshPending))
 	for path, want := range map[string]fs.FileMode{d.RunDir(): 0o755, d.Path(): 0o755, d.LockPath(app): 0o644, d.InhibitedPath(app): 0o644} {
-		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
-			t.Errorf("%s: %v, %v", path, st.Mode(), err)
+		if st, err := os.Stat(path); err != nil {
+			t.Error(err)
+		} else if st.Mode().Perm() != want {
+			t.Errorf("%s: got mode %v, want %v", path, st.Mode().Perm(), want)
 		}
 	}
 }

@@ -25,8 +25,10 @@ func TestTether(t *testing.T) {
 		t.Errorf("a tether that was not made: %v", err)
 	}
 	no(t, d.CreateTether(app, prefix16))
-	if st, err := os.Stat(d.TetherPath(app, prefix16)); err != nil || st.Mode() != 0o644 {
-		t.Errorf("%v, %v", st, err)
+	if st, err := os.Stat(d.TetherPath(app, prefix16)); err != nil {
+		t.Error(err)
+	} else if st.Mode() != 0o644 {
+		t.Errorf("the tether has mode %v, want %v", st.Mode(), fs.FileMode(0o644))
 	}
 	w, err := d.Watch()
 	no(t, err)
@@ -35,7 +37,7 @@ func TestTether(t *testing.T) {
 	fd, err := d.OpenTether(app, prefix16)
 	no(t, err)
 	if fd < TetherFD || fd > 63 { // beyond 63 the kernel makes the table of descriptors larger
-		t.Errorf("descriptor %d", fd)
+		t.Errorf("got descriptor %d, want one from %d to 63", fd, TetherFD)
 	}
 	cmd := exec.Command("sleep", "1000")
 	no(t, cmd.Start()) // Go marks what it opens itself; this one was not
@@ -75,7 +77,7 @@ func TestSealedTether(t *testing.T) {
 	s, err := vacancy.NewLeases().Open(d.TetherPath(app, prefix16), nil)
 	no(t, err)
 	if r := s.Take(); !r.Granted() {
-		t.Fatalf("%+v", r)
+		t.Fatalf("Take: got %+v, want a granted lease", r)
 	}
 	if _, err := d.OpenTether(app, prefix16); !errors.Is(err, ErrSealed) {
 		t.Errorf("got %v; want the error %v", err, ErrSealed)
@@ -102,8 +104,10 @@ func TestTethers(t *testing.T) {
 			no(t, os.Symlink("/etc/passwd", path))
 		}
 		no(t, d.CreateTether(place, prefix16))
-		if st, err := os.Lstat(path); err != nil || !st.Mode().IsRegular() {
-			t.Errorf("%v, %v", st, err)
+		if st, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		} else if !st.Mode().IsRegular() {
+			t.Errorf("%s: got %v, want a regular file", path, st.Mode())
 		}
 	}
 	all, err := d.Tethers("")
@@ -121,7 +125,7 @@ func TestTethers(t *testing.T) {
 	no(t, d.RemoveTether("b", strings.Repeat("b", 16)))
 	for _, name := range []string{"lull.open", "lull..open", "lull." + prefix16 + ".open", "lull.x.0123.open", "lull.x." + strings.ToUpper(prefix16) + ".open", "x"} {
 		if i, p, ok := ParseTether(name); ok {
-			t.Errorf("%q is a tether of %q, %q", name, i, p)
+			t.Errorf("ParseTether(%q): got %q, %q and true, want false", name, i, p)
 		}
 	}
 }
@@ -138,7 +142,7 @@ func TestTetherWithFewDescriptors(t *testing.T) {
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
 	fd, err := d.OpenTether(app, prefix16)
 	if err != nil || fd < 3 || fd >= 64 {
-		t.Fatalf("%d, %v", fd, err)
+		t.Fatalf("OpenTether with at most 64 descriptors: got %d, %v; want 3 to 63 and no error", fd, err)
 	}
 	unix.Close(fd)
 }

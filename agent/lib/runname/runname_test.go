@@ -17,21 +17,26 @@ func TestNamesAreReadBack(t *testing.T) {
 		service := rapid.StringMatching(`[a-zA-Z0-9][a-zA-Z0-9._-]{0,40}`).Draw(t, "service")
 		random := Random()
 
-		if i, p, ok := ParseScope(Scope(instance, pkg, random)); !ok || i != instance || p != pkg.Short() {
-			t.Fatalf("scope %q: %q %q %v", Scope(instance, pkg, random), i, p, ok)
+		name := Scope(instance, pkg, random)
+		if i, p, ok := ParseScope(name); !ok || i != instance || p != pkg.Short() {
+			t.Fatalf("ParseScope(%q): got %q, %q, %v, want %q, %q and true", name, i, p, ok, instance, pkg.Short())
 		}
-		if i, s, ok := ParseServiceUnit(ServiceUnit(instance, service)); !ok || i != instance || s != service {
-			t.Fatalf("unit %q: %q %q %v", ServiceUnit(instance, service), i, s, ok)
+		name = ServiceUnit(instance, service)
+		if i, s, ok := ParseServiceUnit(name); !ok || i != instance || s != service {
+			t.Fatalf("ParseServiceUnit(%q): got %q, %q, %v, want %q, %q and true", name, i, s, ok, instance, service)
 		}
-		if p, s, ok := ParseRun(Run(pkg, service, random)); !ok || p != pkg.Short() || s != service {
-			t.Fatalf("run: %q %q %v", p, s, ok)
+		name = Run(pkg, service, random)
+		if p, s, ok := ParseRun(name); !ok || p != pkg.Short() || s != service {
+			t.Fatalf("ParseRun(%q): got %q, %q, %v, want %q, %q and true", name, p, s, ok, pkg.Short(), service)
 		}
-		if p, s, ok := ParseRun(Run(pkg, "", random)); !ok || p != pkg.Short() || s != "" {
-			t.Fatalf("run: %q %q %v", p, s, ok)
+		name = Run(pkg, "", random)
+		if p, s, ok := ParseRun(name); !ok || p != pkg.Short() || s != "" {
+			t.Fatalf("ParseRun(%q): got %q, %q, %v, want %q, no service and true", name, p, s, ok, pkg.Short())
 		}
 		for _, svc := range []bool{true, false} {
-			if i, s, ok := ParseFreezerGroup(FreezerGroup(instance, svc)); !ok || i != instance || s != svc {
-				t.Fatalf("group: %q %v %v", i, s, ok)
+			name = FreezerGroup(instance, svc)
+			if i, s, ok := ParseFreezerGroup(name); !ok || i != instance || s != svc {
+				t.Fatalf("ParseFreezerGroup(%q): got %q, %v, %v, want %q, %v and true", name, i, s, ok, instance, svc)
 			}
 		}
 		if got, want := Escape(instance), unit.UnitNameEscape(instance); got != want {
@@ -48,22 +53,22 @@ func TestForeignNames(t *testing.T) {
 		`app-lull-x\x2f-0123456789abcdef01234567.scope`, "app-lull--0123456789abcdef01234567.scope",
 	} {
 		if i, _, ok := ParseScope(name); ok {
-			t.Errorf("scope %q belongs to %q", name, i)
+			t.Errorf("ParseScope(%q): got %q and true, want false", name, i)
 		}
 	}
 	for _, name := range []string{"lull-boot.service", "lull-userd.service", "lulld.service", "lull--x.service", "lull-x-.service", "lull-x-y.scope"} {
 		if i, _, ok := ParseServiceUnit(name); ok {
-			t.Errorf("unit %q belongs to %q", name, i)
+			t.Errorf("ParseServiceUnit(%q): got %q and true, want false", name, i)
 		}
 	}
 	for _, name := range []string{"", ".", "0123456789abcdef", "0123456789abcdef.", "0123456789abcdef.0123456", "0123456789abcdef.01234567.", "0123456789abcde.01234567"} {
 		if _, _, ok := ParseRun(name); ok {
-			t.Errorf("%q is a run", name)
+			t.Errorf("ParseRun(%q): got true, want false", name)
 		}
 	}
 	for _, name := range []string{"", "lull", "lull.", "lull-svc.", "snap.x"} {
 		if i, _, ok := ParseFreezerGroup(name); ok {
-			t.Errorf("group %q belongs to %q", name, i)
+			t.Errorf("ParseFreezerGroup(%q): got %q and true, want false", name, i)
 		}
 	}
 }
@@ -73,13 +78,13 @@ func FuzzParse(f *testing.F) {
 	f.Add(ServiceUnit("org.x-y.App", "d-bus"))
 	f.Fuzz(func(t *testing.T, s string) {
 		if i, _, ok := ParseScope(s); ok && i == "" {
-			t.Error("a scope of nobody")
+			t.Errorf("ParseScope(%q): got no instance and true, want an instance", s)
 		}
 		if i, svc, ok := ParseServiceUnit(s); ok && (i == "" || svc == "") {
-			t.Error("a unit of nobody")
+			t.Errorf("ParseServiceUnit(%q): got %q, %q and true, want an instance and a service", s, i, svc)
 		}
 		if prefix, _, ok := ParseRun(s); ok && len(prefix) != 16 {
-			t.Errorf("a run of package %q", prefix)
+			t.Errorf("ParseRun(%q): got the package %q, want 16 digits", s, prefix)
 		}
 		if i, _, ok := ParseFreezerGroup(s); ok && i == "" {
 			t.Error("a group of nobody")

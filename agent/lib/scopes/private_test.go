@@ -76,7 +76,7 @@ func TestPrivateSocketThatFails(t *testing.T) {
 				t.Errorf("it was asked %q; want line that begins with %q", line, "\x00AUTH EXTERNAL ")
 			}
 			if c.silent && !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("after its time it says %v", err)
+				t.Errorf("after its time: got %v, want the error %v", err, context.DeadlineExceeded)
 			}
 		})
 	}

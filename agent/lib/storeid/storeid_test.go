@@ -15,11 +15,11 @@ func TestEnsure(t *testing.T) {
 	}
 	first, made, err := Ensure(root, ID{Adopt: map[string]uint32{"app": 3}})
 	if err != nil || !made || len(first.ID) != 32 || len(first.Short()) != 4 {
-		t.Fatalf("%+v, %v, %v", first, made, err)
+		t.Fatalf("the first Ensure: got %+v, %v, %v; want an ID of 32 characters and a short one of 4, true and no error", first, made, err)
 	}
 	again, made, err := Ensure(root, ID{Adopt: map[string]uint32{"app": 9}})
 	if err != nil || made || again.ID != first.ID || again.Adopt["app"] != 3 {
-		t.Errorf("made a second time: %+v, %v, %v", again, made, err)
+		t.Errorf("the second Ensure: got %+v, %v, %v; want ID %s with app adopted as 3, false and no error", again, made, err, first.ID)
 	}
 	st, err := os.Stat(filepath.Join(root, File))
 	if err != nil || st.Mode().Perm() != 0o644 {
@@ -27,7 +27,7 @@ func TestEnsure(t *testing.T) {
 	}
 	other, _, err := Ensure(t.TempDir(), ID{})
 	if err != nil || other.ID == first.ID {
-		t.Errorf("two stores with one identity: %v, %v", other, err)
+		t.Errorf("Ensure for another store: got %v, %v; want an ID other than %s and no error", other, err, first.ID)
 	}
 }
 
@@ -42,7 +42,7 @@ func TestDamaged(t *testing.T) {
 			t.Errorf("%q: %v; want the error %v", text, err, errDamaged)
 		}
 		if id, made, err := Ensure(root, ID{}); err != nil || !made || !id.valid() {
-			t.Errorf("%q: %+v, %v, %v", text, id, made, err)
+			t.Errorf("Ensure over %q: got %+v, %v, %v; want a valid ID, true and no error", text, id, made, err)
 		}
 	}
 	if _, _, err := Ensure(t.TempDir(), ID{UserData: "relative"}); err == nil {

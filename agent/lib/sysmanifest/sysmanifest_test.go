@@ -12,7 +12,7 @@ func TestManifest(t *testing.T) {
 	good := `{"version":"2026.11","images":["` + a + `"],"base":["` + a + `","` + b + `"],"cache":["` + b + `"]}`
 	m, err := Parse([]byte(good))
 	if err != nil || m.Version != "2026.11" || len(m.Images) != 1 || len(m.Base) != 2 || len(m.Cache) != 1 || m.Base[1].String() != b {
-		t.Errorf("%+v, %v", m, err)
+		t.Errorf("got %+v, %v; want what %s says and no error", m, err, good)
 	}
 	if _, err := Parse([]byte("{\n\t\"cache\": [\"" + a + "\"],\n\t\"version\": \"1\"\n}\n")); err != nil {
 		t.Error(err)
@@ -49,12 +49,12 @@ func FuzzManifest(f *testing.F) {
 		m, err := Parse(text)
 		if err != nil {
 			if errkind.KindOf(err) != errkind.Invalid {
-				t.Errorf("%v", err)
+				t.Errorf("got the error %v, want one of the kind %v", err, errkind.Invalid)
 			}
 			return
 		}
 		if m.Version == "" || strings.ContainsAny(m.Version, " \n\x1b") || len(m.Base)+len(m.Cache) == 0 {
-			t.Errorf("taken: %q", m)
+			t.Errorf("accepted %+v, want a version without blanks and escapes, and at least one package in base or cache", m)
 		}
 	})
 }

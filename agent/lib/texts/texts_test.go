@@ -56,7 +56,7 @@ func TestTranslationsAreComplete(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(list) < 30 {
-			t.Fatalf("only %d messages of %s are found", len(list), program)
+			t.Fatalf("found %d messages of %s, want at least 30", len(list), program)
 		}
 		names, err := fs.Glob(files, "po/"+program+"/*.po")
 		if err != nil || len(names) == 0 {
@@ -117,7 +117,7 @@ func TestLanguages(t *testing.T) {
 		{[]string{"C.UTF-8", "de"}, false}, {[]string{"en_GB", "de"}, false}, {[]string{"xx", "de"}, true}, {[]string{"../lull-userd/de"}, false},
 	} {
 		if got := For("lull-userd", c.languages...).T("Restart now"); (got == "Jetzt neu starten") != c.german {
-			t.Errorf("%v: %q", c.languages, got)
+			t.Errorf("languages %q: got %q for \"Restart now\", want German: %v", c.languages, got, c.german)
 		}
 	}
 	for _, c := range []struct {
@@ -135,7 +135,7 @@ func TestLanguages(t *testing.T) {
 			t.Setenv(name, c.env[name])
 		}
 		if got := FromEnvironment("lull-userd").T("Restart now"); (got == "Jetzt neu starten") != c.german {
-			t.Errorf("%v: %q", c.env, got)
+			t.Errorf("environment %q: got %q for \"Restart now\", want German: %v", c.env, got, c.german)
 		}
 	}
 }
