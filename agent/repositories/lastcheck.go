@@ -34,7 +34,7 @@ func (r *Set) LoadLastCheck() error {
 	return nil
 }
 
-// readFile is a file of the state of a repository. Its time is the last time that it was read
+// readFile is a file of the state of a repository. Its time is the beginning of the last reading
 // without error. A missing file is shown as a repository that was never read, so it is neither
 // flushed nor repaired.
 func (r *Set) readFile(name string) string { return filepath.Join(r.Root, "repos", name, "read") }

@@ -282,6 +282,7 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 		return nil, err
 	}
 	var early error
+	begun := time.Now()
 	r.noteReading(name, client, func(last *reading) {
 		if quick && time.Now().Before(last.notBefore) {
 			early = last.err
@@ -333,7 +334,7 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 		}
 	})
 	if err == nil {
-		r.stamp(r.readFile(name), time.Now())
+		r.stamp(r.readFile(name), begun)
 	}
 	if r.Ended != nil {
 		result := err

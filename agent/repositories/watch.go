@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,8 +20,9 @@ const stepGone = unix.IN_MOVE_SELF | unix.IN_DELETE_SELF | unix.IN_DONT_FOLLOW
 // WatchLocal watches the repositories in local directories, and the directories whose files
 // become packages. It sends on changed after a publication, which replaces the timestamp last,
 // or when such a file is complete (closed or renamed), and on moved if a path leads elsewhere,
-// so that other watches are needed. Both channels have capacity 1. Nil means that there is
-// nothing to watch.
+// so that other watches are needed. It also sends on changed if a source has changed since it
+// was last read: the change may be earlier than the watch, or than this process. Both channels
+// have capacity 1. Nil means that there is nothing to watch.
 func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
 	r.mu.Lock()
 	dirs := map[string]string{}
@@ -45,6 +47,12 @@ func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
 	metadata := map[int]bool{}           // watches of directories with a timestamp
 	missing := map[int]map[string]bool{} // watches of directories that lack a name
 	drops := map[int]bool{}              // watches of directories whose files become packages
+	tell := func(c chan<- struct{}) {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
 	for name, dir := range dirs {
 		err := watchWay(w, dir, func(watch int, lacks string) {
 			if lacks == "" && dropped[name] {
@@ -63,14 +71,11 @@ func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
 		if err != nil {
 			r.Log.Warn("a local repository is checked by schedule only", "repository", name, "error", err)
 		}
-	}
-	done := make(chan struct{})
-	tell := func(c chan<- struct{}) {
-		select {
-		case c <- struct{}{}:
-		default:
+		if r.changedSinceRead(name, dir, dropped[name]) {
+			tell(changed)
 		}
 	}
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
@@ -89,6 +94,38 @@ func (r *Set) WatchLocal(changed, moved chan<- struct{}) (stop func()) {
 		}
 	}()
 	return func() { w.Close(); <-done }
+}
+
+// clockStep is more than the time by which the times of files are behind the clock.
+const clockStep = time.Second
+
+// changedSinceRead reports whether a local source has changed since its last reading began.
+// Without a reading, the next check is the first one.
+func (r *Set) changedSinceRead(name, dir string, dropped bool) bool {
+	read, err := os.Stat(r.readFile(name))
+	if err != nil {
+		return false
+	}
+	paths := []string{filepath.Join(dir, "timestamp.json")}
+	if dropped {
+		files, err := os.ReadDir(dir)
+		if err != nil {
+			return false // the next check reports it
+		}
+		paths = []string{dir}
+		for _, f := range files {
+			if !strings.HasPrefix(f.Name(), ".") {
+				paths = append(paths, filepath.Join(dir, f.Name()))
+			}
+		}
+	}
+	for _, path := range paths {
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil && time.Unix(st.Ctim.Unix()).After(read.ModTime().Add(-clockStep)) {
+			return true
+		}
+	}
+	return false
 }
 
 // watchWay watches dir for new files, and each directory and symlink of its path for moves

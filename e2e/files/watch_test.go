@@ -145,10 +145,11 @@ func TestWatch(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 
-	// The state outlives the agent, and the directory is checked at each use.
+	// The state outlives the agent, also a file that comes while there is none. The directory is
+	// checked at each use.
 	s.StopAgent()
-	s.StartAgent()
 	copied(t, s.tarball("4.0", nil), dir, "notes-4.0.tar.gz")
+	s.StartAgent()
 	s.version("4.0")
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
