@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/lull/lull/agent/convert"
 	"github.com/lull/lull/agent/convert/check"
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/tempdir"
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/cmd/lull/output"
 )
@@ -59,11 +61,10 @@ func isRegular(path string) bool {
 
 // scratch is a package source that was made from files.
 type scratch struct {
-	dir, tree string
-	found     *convert.Description
+	*tempdir.Dir
+	tree  string
+	found *convert.Description
 }
-
-func (s *scratch) remove() { os.RemoveAll(s.dir) }
 
 // named makes an error name the source instead of the scratch directory.
 func (s *scratch) named(err error, source string) error {
@@ -77,41 +78,25 @@ func (s *scratch) named(err error, source string) error {
 	return &errkind.Error{Kind: errkind.KindOf(err), Text: text, Hint: errkind.HintOf(err), Err: err}
 }
 
-// converted makes a package source from files and directories, and prints the remarks about
-// it.
-func (a *app) converted(ctx context.Context, sources []string, c conversion) (_ *scratch, err error) {
+// converted makes a package source from files and directories, calls use with it, deletes it,
+// and prints the remarks about it. Nothing is printed before that: a closed pipe ends this
+// process at once.
+func (a *app) converted(ctx context.Context, sources []string, c conversion, use func(s *scratch) error) (err error) {
 	program, err := converter()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	dir, err := os.MkdirTemp("", "lull-convert-")
+	dir, err := tempdir.Make("lull-convert-")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := &scratch{dir: dir, tree: filepath.Join(dir, "package")}
-	defer func() {
-		if err != nil {
-			s.remove()
-		}
-	}()
-	var files []*os.File
-	for _, source := range sources {
-		f, err := s.open(source)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		files = append(files, f)
+	s := &scratch{Dir: dir, tree: filepath.Join(dir.Path(), "package")}
+	if err = s.convert(ctx, program, sources, c); err == nil {
+		err = use(s)
 	}
-	if err := os.Mkdir(s.tree, 0o755); err != nil {
-		return nil, err
-	}
-	s.found, err = convert.Run(ctx, s.tree, files, convert.Options{Program: program, Name: c.name, Version: c.version})
-	if err != nil {
-		return nil, err
-	}
-	if err := s.found.WriteSource(s.tree); err != nil {
-		return nil, err
+	err = errors.Join(err, s.Remove())
+	if s.found == nil {
+		return err
 	}
 	for _, r := range s.found.Remarks {
 		a.Warn(r, "")
@@ -122,7 +107,29 @@ func (a *app) converted(ctx context.Context, sources []string, c conversion) (_ 
 	if len(s.found.Needs) > 0 {
 		a.Warn(output.T("it needs these packages of its distribution, which are not in it: %s", strings.Join(s.found.Needs, ", ")), "")
 	}
-	return s, nil
+	return err
+}
+
+// convert fills the directory.
+func (s *scratch) convert(ctx context.Context, program string, sources []string, c conversion) error {
+	var files []*os.File
+	for _, source := range sources {
+		f, err := s.open(source)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		files = append(files, f)
+	}
+	err := os.Mkdir(s.tree, 0o755)
+	if err != nil {
+		return err
+	}
+	s.found, err = convert.Run(ctx, s.tree, files, convert.Options{Program: program, Name: c.name, Version: c.version})
+	if err != nil {
+		return err
+	}
+	return s.found.WriteSource(s.tree)
 }
 
 // open opens a source. A directory is opened as a tar archive.
@@ -139,7 +146,7 @@ func (s *scratch) open(source string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	into, err := os.MkdirTemp(s.dir, "directory-")
+	into, err := os.MkdirTemp(s.Path(), "directory-")
 	if err != nil {
 		return nil, err
 	}
@@ -163,12 +170,11 @@ func (a *app) showConverted(ctx context.Context, sources []string, c conversion)
 	if !converts(sources) {
 		return output.Error(errkind.Usage, "cannot show %s: no package can be made of it", output.OneLine(sources[0]))
 	}
-	s, err := a.converted(ctx, sources, c)
-	if err != nil {
+	var b []byte
+	err := a.converted(ctx, sources, c, func(s *scratch) (err error) {
+		b, err = os.ReadFile(filepath.Join(s.tree, convert.SourceFile))
 		return err
-	}
-	defer s.remove()
-	b, err := os.ReadFile(filepath.Join(s.tree, convert.SourceFile))
+	})
 	if err != nil {
 		return err
 	}
@@ -187,24 +193,29 @@ func (a *app) showConverted(ctx context.Context, sources []string, c conversion)
 // checkPackage prints the parts of a package that will not work on this machine. A finding is
 // an error.
 func (a *app) checkPackage(ctx context.Context, sources []string, c conversion) error {
-	tree := sources[0]
-	var s *scratch
-	if converts(sources) {
-		var err error
-		s, err = a.converted(ctx, sources, c)
-		if err != nil {
-			return err
+	var found []check.Finding
+	look := func(s *scratch) error {
+		tree := sources[0]
+		if s != nil {
+			tree = s.tree
 		}
-		defer s.remove()
-		tree = s.tree
+		launch, err := publish.Describe(tree, c.overlay)
+		if err == nil {
+			found, err = check.Tree(tree, "/", launch)
+		}
+		if err != nil {
+			return output.Doing(output.T("check %s", output.OneLine(sources[0])), s.named(err, sources[0]))
+		}
+		return nil
 	}
-	launch, err := publish.Describe(tree, c.overlay)
-	if err != nil {
-		return output.Doing(output.T("check %s", output.OneLine(sources[0])), s.named(err, sources[0]))
+	var err error
+	if converts(sources) {
+		err = a.converted(ctx, sources, c, look)
+	} else {
+		err = look(nil)
 	}
-	found, err := check.Tree(tree, "/", launch)
 	if err != nil {
-		return output.Doing(output.T("check %s", output.OneLine(sources[0])), s.named(err, sources[0]))
+		return err
 	}
 	doc := checkedJSON{output.One, []faultJSON{}}
 	for _, f := range found {

@@ -48,12 +48,11 @@ func (a *app) writeNew(ctx context.Context, dir string, c conversion) error {
 	if _, err := os.Lstat(path); err == nil {
 		return exists
 	}
-	s, err := a.converted(ctx, []string{dir}, c)
-	if err != nil {
+	var content []byte
+	err := a.converted(ctx, []string{dir}, c, func(s *scratch) (err error) {
+		content, err = os.ReadFile(filepath.Join(s.tree, convert.SourceFile))
 		return err
-	}
-	defer s.remove()
-	content, err := os.ReadFile(filepath.Join(s.tree, convert.SourceFile))
+	})
 	if err != nil {
 		return err
 	}

@@ -106,18 +106,24 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 			if areSources(words) && (made.overlay != "" || len(allowKeys) > 0) {
 				return output.Error(errkind.Usage, "cannot publish several packages with --with or --allow-key").WithHint("these are for one package; publish it by itself")
 			}
-			sources := words
-			var dir *scratch
-			if converts(words) {
-				if dir, err = a.converted(cmd.Context(), words, made); err != nil {
-					return err
+			var results []*publish.Result
+			put := func(dir *scratch) (err error) {
+				sources := words
+				if dir != nil {
+					sources = []string{dir.tree}
 				}
-				defer dir.remove()
-				sources = []string{dir.tree}
+				if results, err = publish.PublishAll(cmd.Context(), repository, sources, o); err != nil {
+					return output.Doing(output.T("publish %s", words[0]), dir.named(err, words[0]))
+				}
+				return nil
 			}
-			results, err := publish.PublishAll(cmd.Context(), repository, sources, o)
+			if converts(words) {
+				err = a.converted(cmd.Context(), words, made, put)
+			} else {
+				err = put(nil)
+			}
 			if err != nil {
-				return output.Doing(output.T("publish %s", words[0]), dir.named(err, words[0]))
+				return err
 			}
 			if !a.JSON {
 				if err := a.published(results); err != nil {

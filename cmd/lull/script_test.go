@@ -1,12 +1,9 @@
 package main
 
 import (
-	"context"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -21,7 +18,7 @@ func TestMain(m *testing.M) {
 		os.Setenv("LC_ALL", "C.UTF-8")
 	}
 	testscript.Main(m, map[string]func(){"lull": func() {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		ctx, stop := untilSignal()
 		defer stop()
 		leave(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}})

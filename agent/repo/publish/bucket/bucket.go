@@ -32,6 +32,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/tempdir"
 	"github.com/lull/lull/agent/repo/publish"
 )
 
@@ -44,6 +45,8 @@ type Bucket struct {
 
 	staged []publish.Object // of Put, until the next Flush or Create; used by one goroutine
 	sure   bool             // the server respects conditions; likewise
+
+	scratch []*tempdir.Dir // of Scratch: their locks end with this process; likewise
 }
 
 // Scheme begins the address of a bucket.
@@ -144,7 +147,14 @@ func (b *Bucket) Lock(context.Context) (func(), error) { return func() {}, nil }
 func (b *Bucket) Shared() bool { return true }
 
 // Scratch makes a directory for temporary files ($TMPDIR).
-func (b *Bucket) Scratch() (string, error) { return os.MkdirTemp("", "lull-publish-") }
+func (b *Bucket) Scratch() (string, error) {
+	dir, err := tempdir.Make("lull-publish-")
+	if err != nil {
+		return "", err
+	}
+	b.scratch = append(b.scratch, dir)
+	return dir.Path(), nil
+}
 
 func (b *Bucket) key(path string) string { return b.prefix + path }
 
