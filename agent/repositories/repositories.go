@@ -325,7 +325,7 @@ func (r *Set) Read(ctx context.Context, name string, quick bool) (*repo.Client, 
 		}
 		switch {
 		case err == nil:
-			last.read, last.failed, last.err, last.notBefore = time.Now(), time.Time{}, nil, time.Time{}
+			last.read, last.failed, last.err, last.notBefore = begun, time.Time{}, nil, time.Time{}
 			if last.without = without; len(without) > 0 {
 				last.failed, last.err = time.Now(), first(without)
 			}
