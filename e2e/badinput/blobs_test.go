@@ -113,7 +113,7 @@ func TestBlobs(t *testing.T) {
 				s.no(os.Rename(s.Repo+".away", s.Repo))
 			}
 			if r.Code != 0 || strings.Count(r.Stdout, "repaired ") < len(blobs) || strings.Contains(r.Stdout, "broken") {
-				t.Errorf("verify --repair: %v", r)
+				t.Errorf("verify --repair: got %v; want exit status 0, at least %d lines with \"repaired\" and none with \"broken\"", r, len(blobs))
 			}
 			s.MustLull("verify")
 			s.runs(sample.V2)

@@ -82,8 +82,10 @@ func TestServiceChoosesItsData(t *testing.T) {
 			t.Errorf("%q: %q, %v; want no error and content %q", name, b, err, "odd")
 		}
 	}
-	if st, err := os.Stat(s.path("data", app, "3", "sparse")); err != nil || st.Size() != 1<<43 {
-		t.Errorf("%v, %v", st, err)
+	if st, err := os.Stat(s.path("data", app, "3", "sparse")); err != nil {
+		t.Error(err)
+	} else if st.Size() != 1<<43 {
+		t.Errorf("the sparse file of revision 3 has %d bytes, want %d", st.Size(), int64(1)<<43)
 	}
 	if _, err := os.Stat(filepath.Join(data, "deep")); err != nil {
 		t.Errorf("the old revision's is gone: %v", err)
@@ -97,6 +99,6 @@ func TestServiceChoosesItsData(t *testing.T) {
 	})
 	s.MustLull("remove", "--purge", app)
 	if _, err := os.Lstat(s.path("data", app)); !os.IsNotExist(err) {
-		t.Errorf("after a purge there is data: %v", err)
+		t.Errorf("the data after a purge: got error %v, want that it does not exist", err)
 	}
 }

@@ -106,7 +106,7 @@ func TestLinks(t *testing.T) {
 					case "verify":
 						r := s.Lull("verify", "--repair")
 						if c.found != "" && (r.Code != 0 || !strings.Contains(r.Stdout, "repaired")) {
-							t.Errorf("verify --repair: %v", r)
+							t.Errorf("verify --repair: got %v; want exit status 0 and \"repaired\"", r)
 						}
 						if c.found == "" {
 							s.StopAgent() // nothing to be found by it
@@ -154,7 +154,7 @@ func TestForeignLinks(t *testing.T) {
 		s.no(os.Mkdir(s.path("revisions", "..garbage"), 0o755))
 	})
 	if out := s.MustLull("--json", "list").Stdout; strings.Contains(out, "evil") {
-		t.Errorf("it is listed: %s", out)
+		t.Errorf("the list is %s, want none of org.evil", out)
 	}
 	if b, err := os.ReadFile(s.path("current", "Not A Name")); err != nil || string(b) != "mine" {
 		t.Errorf("what lay there is lost: %q %v", b, err)

@@ -59,7 +59,7 @@ func TestReadOnlyRoot(t *testing.T) {
 			}
 			for _, m := range s.Markers() {
 				if strings.HasSuffix(m, ".inhibited") {
-					t.Errorf("launches are kept out by %s", m)
+					t.Errorf("launches are inhibited by the marker %s, want no such marker", m)
 				}
 			}
 			writable()

@@ -55,7 +55,7 @@ func TestStateDB(t *testing.T) {
 			})
 			if log := s.Agent().Log(); !strings.Contains(log, "state.db was lost and is made again: holds, refreshes under way and reverted versions that are not told below are forgotten") ||
 				!strings.Contains(log, fmt.Sprintf("retained-index-lost=%v", !c.retained)) {
-				t.Errorf("nothing is said of it:\n%s", log)
+				t.Errorf("want in the log that state.db was lost, with retained-index-lost=%v, got\n%s", !c.retained, log)
 			}
 			if asides := found(db + ".corrupt-*"); len(asides) != 1 && c.damage != nil && c.name != "empty" {
 				t.Errorf("what was damaged is lost: %q", asides)
@@ -88,7 +88,7 @@ func TestStateDB(t *testing.T) {
 				}
 				s.MustLull("gc", "--retain-nothing")
 				if _, err := os.Stat(s.path("packages", keep)); !os.IsNotExist(err) {
-					t.Errorf("nothing was retained, and yet something stays: %v", err)
+					t.Errorf("package %s after gc --retain-nothing: got error %v, want that it does not exist", keep, err)
 				}
 			}
 			s.refused(s.Lull("gc", "--retain-nothing"), 65, "cannot say that nothing is retained: the retained index is known", "")
@@ -187,7 +187,7 @@ func TestJournal(t *testing.T) {
 				s.write(filepath.Join(s.RunDir, "runctl", "lull."+app+".inhibited"), "refresh-in-progress\n")
 			})
 			if log := s.Agent().Log(); !strings.Contains(log, "dropping a refresh whose journal cannot be read") {
-				t.Errorf("nothing is said of it:\n%s", log)
+				t.Errorf("want in the log that a refresh is dropped whose journal cannot be read, got\n%s", log)
 			}
 			if out := s.MustLull("status", app).Stdout; !strings.Contains(out, "by root") {
 				t.Errorf("the hold is gone: got %s, want %q in the output", out, "by root")
@@ -230,7 +230,7 @@ func TestJournalLostAtEveryStep(t *testing.T) {
 				s.loseJournal(lose == "all")
 				s.StartAgent()
 				if v := s.version(); v != before || !slices.Contains([]string{sample.V2, "3.0"}, v) {
-					t.Errorf("version %s has become %s", before, v)
+					t.Errorf("version %s has become %s, want it unchanged, %s or 3.0", before, v, sample.V2)
 				}
 				s.UntilIdle()
 				s.noMarkers()

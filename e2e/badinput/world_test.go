@@ -155,7 +155,7 @@ func (s *scene) same() {
 	revisions := fmt.Sprint(o.Props["Revisions"])
 	if !ok || o.Num("Revision") != 2 || o.Str("Repository") != "local" || o.Str("Channel") != "stable" ||
 		!strings.Contains(revisions, "current") || !strings.Contains(revisions, "previous") || strings.Contains(revisions, "staged") {
-		s.t.Errorf("the bus says %+v", o.Props)
+		s.t.Errorf("the package on the bus: got %+v, want revision 2 of repository local, channel stable, with a current and a previous revision and none staged", o.Props)
 	}
 	if r := s.Lull("verify"); r.Code != 0 {
 		s.t.Errorf("not whole: %v", r)

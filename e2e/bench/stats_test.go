@@ -38,7 +38,7 @@ func TestInTurns(t *testing.T) {
 		t.Errorf("taken in the order %v, want %v", order, want)
 	}
 	if !slices.Equal(got[0], []float64{3, 5}) || !slices.Equal(minus(got[1], got[0]), []float64{1, 1}) {
-		t.Errorf("the samples are %v", got)
+		t.Errorf("the samples are %v, want [[3 5] [4 6]]", got)
 	}
 }
 

@@ -68,29 +68,29 @@ func TestListAndSwitch(t *testing.T) {
 	before := trees()
 	updates, failed, err := m.ListUpdates(ctx, nil, bus.ListUpdatesOptions{Read: true})
 	if err != nil || len(failed) != 0 || len(updates) != 1 {
-		t.Fatalf("%+v %+v %v", updates, failed, err)
+		t.Fatalf("ListUpdates: got updates %+v, failed %+v and error %v; want 1 update, none failed and no error", updates, failed, err)
 	}
 	if u := updates[0]; u.Instance != name || u.FromVersion != "1" || u.Version != "2" || u.Channel != "stable" || u.Repository != "local" ||
 		u.Fetch < extra || u.Fetch > extra+10_000 || u.Write < u.Fetch || u.Size < u.Fetch || u.Withheld != "" || u.Urgency == "" || u.Published == 0 {
-		t.Errorf("%+v", u)
+		t.Errorf("got the update %+v, want %s from 1 to 2, channel stable of local, %d to %d bytes to fetch, not withheld", u, name, extra, extra+10_000)
 	}
 	if updates, failed, err = m.ListUpdates(ctx, []string{name, "org.lull.none"}, bus.ListUpdatesOptions{}); err != nil || len(updates) != 1 ||
 		updates[0].Version != "2" || len(failed) != 1 || failed[0].Name != "org.lull.none" || failed[0].Error != "org.lull.Error.NotFound" {
-		t.Errorf("%+v %+v %v", updates, failed, err)
+		t.Errorf("ListUpdates: got updates %+v, failed %+v and error %v; want version 2, org.lull.none not found, and no error", updates, failed, err)
 	}
 	available, failed, err := m.ListAvailable(ctx, bus.ListAvailableOptions{Read: true})
 	if err != nil || len(available) != 2 || available[0].Channel+available[0].Version != "beta3" || available[1].Channel+available[1].Version != "stable2" ||
 		!available[1].Offered || fmt.Sprint(available[1].Installed) != "["+name+"]" || len(available[0].Installed) != 0 {
-		t.Errorf("%+v %v", available, err)
+		t.Errorf("ListAvailable: got %+v, %v; want version 3 of beta, not installed, version 2 of stable, offered and installed as %s, and no error", available, err, name)
 	}
 	if len(failed) != 1 || failed[0].Name != "other" || failed[0].Error != "org.lull.Error.Unavailable" || failed[0].Text == "" {
-		t.Errorf("%+v", failed)
+		t.Errorf("failed repositories: got %+v, want other alone, with a text and org.lull.Error.Unavailable", failed)
 	}
 	if trees() != before {
-		t.Errorf("asking has fetched %d packages", trees()-before)
+		t.Errorf("ListUpdates and ListAvailable have fetched %d packages, want none", trees()-before)
 	}
 	if all, err := bus.ManagedObjects(ctx, conn, bus.AgentName, bus.AgentPath); err != nil || all[bus.RefreshPath("2")] != nil {
-		t.Errorf("asking has started a refresh: %v", err)
+		t.Errorf("after ListUpdates and ListAvailable: got error %v and the objects %v, want no error and no refresh 2", err, all)
 	}
 
 	follow := func(channel, want string) {
@@ -99,7 +99,7 @@ func TestListAndSwitch(t *testing.T) {
 			t.Fatal(err)
 		}
 		if updates, _, err := m.ListUpdates(ctx, nil, bus.ListUpdatesOptions{}); err != nil || len(updates) != 1 || updates[0].Version != want {
-			t.Errorf("%+v %v", updates, err)
+			t.Errorf("ListUpdates on channel %s: got %+v, %v; want version %s alone and no error", channel, updates, err, want)
 		}
 		r := w.MustLull("refresh", name)
 		if channel == "beta" && !sizes.MatchString(r.Stderr) {
@@ -107,7 +107,7 @@ func TestListAndSwitch(t *testing.T) {
 		}
 		api, _ := w.Bus.Watch().Package(name)
 		if api.Str("Version") != want || api.Str("Channel") != channel {
-			t.Errorf("%s: %s from %s", channel, api.Str("Version"), api.Str("Channel"))
+			t.Errorf("after a refresh: got version %s from channel %s, want %s from %s", api.Str("Version"), api.Str("Channel"), want, channel)
 		}
 	}
 	follow("beta", "3")
@@ -124,11 +124,11 @@ func TestListAndSwitch(t *testing.T) {
 	for _, opt := range []bus.SwitchOptions{{Channel: "none"}, {Repository: "none"}, {Repository: "other"}, {}} {
 		err := m.Switch(ctx, name, opt)
 		if err == nil {
-			t.Errorf("%+v is taken", opt)
+			t.Errorf("Switch with %+v: got no error, want one", opt)
 		}
 	}
 	if p, _ := w.Bus.Watch().Package(name); p.Str("Channel") != "stable" || p.Str("Repository") != "local" {
-		t.Errorf("it follows %s of %s", p.Str("Channel"), p.Str("Repository"))
+		t.Errorf("it follows %s of %s, want stable of local", p.Str("Channel"), p.Str("Repository"))
 	}
 
 	past := func() string {
@@ -140,7 +140,7 @@ func TestListAndSwitch(t *testing.T) {
 		var s []string
 		for _, r := range list {
 			if r.Ended == 0 || r.ID == "" {
-				t.Errorf("%+v", r)
+				t.Errorf("the history has %+v, want an end and an ID", r)
 			}
 			s = append(s, fmt.Sprint(r.Kind, " ", r.FromVersion, ">", r.ToVersion, " ", r.Result))
 		}
@@ -178,7 +178,7 @@ func TestListAndSwitch(t *testing.T) {
 	results, err := m.RefreshEach(ctx, each, bus.RefreshEachOptions{})
 	if err != nil || len(results) != 2 || results[0].Instance != name || results[0].Refresh == "" || results[0].ErrorName != "org.lull.Error.Busy" ||
 		!strings.Contains(results[0].Error, "1 process is running") || results[1].ErrorName != "org.lull.Error.NotFound" || results[1].Refresh != "" {
-		t.Errorf("%+v %v", results, err)
+		t.Errorf("RefreshEach: got %+v, %v; want %s busy with 1 process, with its refresh, the other not found, and no error", results, err, name)
 	}
 	app.Kill()
 	err = m.RestartNow(ctx, name)

@@ -67,7 +67,7 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 	}
 	if updates, failed, err := m.ListUpdates(ctx, nil, bus.ListUpdatesOptions{Read: true}); err != nil || len(failed) != 0 || len(updates) != 1 ||
 		updates[0].Repository != "two" || updates[0].Version != "2" || updates[0].Fetch == 0 || updates[0].Write == 0 {
-		t.Errorf("%+v %+v %v", updates, failed, err)
+		t.Errorf("ListUpdates: got updates %+v, failed %+v and error %v; want version 2 of repository two, with its sizes, none failed and no error", updates, failed, err)
 	}
 	w.MustLull("refresh", name)
 	from("2", "two")

@@ -44,7 +44,7 @@ func TestBandwidth(t *testing.T) {
 		o, _ := s.API.Refresh(name, "2")
 		done, total := o.Num("BytesDone"), o.Num("BytesTotal")
 		if done > size/2 {
-			t.Fatalf("%d of %d bytes were fetched at once", done, total)
+			t.Fatalf("%d of %d bytes were fetched at once, want at most %v of them by then", done, total, size/2)
 		}
 		return done > 0, fmt.Sprint(o.Str("Step"), " ", done, " of ", total)
 	})

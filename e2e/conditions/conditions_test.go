@@ -84,7 +84,7 @@ func TestBounds(t *testing.T) {
 	s.publish(s.Repo, app, "2.1")
 	s.untilWaits(app, "2.1", "fetch", "mains")
 	if next, _ := s.API.Refresh(app, "2.1"); next.Num("Deadline") != o.Num("Deadline") || o.Num("Deadline") == 0 {
-		t.Errorf("the next version is fetched by %d, this one by %d", next.Num("Deadline"), o.Num("Deadline"))
+		t.Errorf("the deadline of the next version is %d, want that of this one, %d, and not 0", next.Num("Deadline"), o.Num("Deadline"))
 	}
 	s.MustLull("publish", "--repo", s.Repo, "--urgency", "security", s.republish("3"))
 	s.UntilVersion(app, "3")

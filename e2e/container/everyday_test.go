@@ -109,7 +109,7 @@ func TestStarters(t *testing.T) {
 			m.waitsFor(app)
 			to := m.other()
 			if now := groupOf(t, app); c.in != "" && now != in {
-				t.Errorf("it was in %s and is in %s", in, now)
+				t.Errorf("the application is in %s now, want %s as before", now, in)
 			}
 			if err := syscall.Kill(app, syscall.SIGTERM); err != nil {
 				t.Fatal(err)
@@ -172,7 +172,7 @@ systemd-run --user --quiet --collect --unit=baloo --setenv=HOME="$HOME" --setenv
 				t.Logf("%s has opened %s", c.name, opened())
 				publish()
 				if r := m.Admin.RunWithin(limit, "lull", "refresh", "--wait", name); r.Code != 0 {
-					t.Fatalf("%v\n%s", r, m.Lull("pending").Stdout)
+					t.Fatalf("got %v; want exit status 0; pending:\n%s", r, m.Lull("pending").Stdout)
 				}
 				if now := revision(t, m.Scene); now != strconv.Itoa(version) {
 					t.Errorf("revision %s is current, want %d", now, version)
@@ -238,7 +238,7 @@ func opens(t *testing.T, paths ...string) (wait func() string) {
 			}
 			buf := make([]byte, 4096)
 			if n, err = unix.Read(fd, buf); err != nil || n < unix.SizeofInotifyEvent {
-				t.Fatalf("%d bytes, %v", n, err)
+				t.Fatalf("reading an event of inotify: got %d bytes, %v; want at least %d and no error", n, err, unix.SizeofInotifyEvent)
 			}
 			return watched[int32(binary.NativeEndian.Uint32(buf))] // inotify(7)
 		}

@@ -117,11 +117,11 @@ func TestHomes(t *testing.T) {
 		}
 		expect(1, ownPolicy+":1: ", "doctor")
 		if o := try(t, "lull doctor"); strings.Contains(o.text, ownPolicy) {
-			t.Errorf("the doctor of the system's agent reads the user's policy: %+v", o)
+			t.Errorf("the doctor of the system's agent reads the user's policy: got %+v, want no %s in it", o, ownPolicy)
 		}
 		expect(0, "/srv/notes", "repo list")
 		if o := try(t, "lull repo list"); strings.Contains(o.text, "/srv/notes") {
-			t.Errorf("the system's agent has the user's repository: %+v", o)
+			t.Errorf("the system's agent has the user's repository: got %+v, want no /srv/notes in it", o)
 		}
 	})
 }

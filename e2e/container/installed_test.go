@@ -118,12 +118,12 @@ func TestInstalled(t *testing.T) {
 
 	t.Run("started by a call", func(t *testing.T) {
 		if o := try(t, "systemctl is-active lulld"); strings.TrimSpace(o.text) != "inactive" {
-			t.Fatalf("%+v", o)
+			t.Fatalf("before a call lulld is %+v, want inactive", o)
 		}
 		sh(t, "busctl call org.lull.Agent1 /org/lull/Agent1 org.freedesktop.DBus.Peer Ping")
 		// The bus may pass the call on before systemd has read that the service is ready.
 		if o := try(t, "systemctl is-active lulld"); !slices.Contains([]string{"active", "activating"}, strings.TrimSpace(o.text)) {
-			t.Errorf("%+v", o)
+			t.Errorf("after a call lulld is %+v, want active or activating", o)
 		}
 	})
 
@@ -131,10 +131,10 @@ func TestInstalled(t *testing.T) {
 		sh(t, "systemctl disable --now lulld")
 		defer sh(t, "systemctl enable --now lulld")
 		if o := try(t, "timeout 60 lull list"); o.code == 0 {
-			t.Errorf("somebody has started it: %+v", o)
+			t.Errorf("lull list while lulld is disabled: got %+v, want a failure", o)
 		}
 		if o := try(t, "systemctl is-active lulld"); strings.TrimSpace(o.text) != "inactive" {
-			t.Errorf("%+v", o)
+			t.Errorf("while it is disabled lulld is %+v, want inactive", o)
 		}
 	})
 
@@ -154,7 +154,7 @@ func TestInstalled(t *testing.T) {
 			t.Errorf("got %+v, want code 78, %q in the text and %q in the text", o, where, "the previous policy stays in force")
 		}
 		if o := try(t, "lull doctor"); o.code == 0 || !strings.Contains(o.text, "fail  policy") || !strings.Contains(o.text, where) {
-			t.Errorf("%+v", o)
+			t.Errorf("lull doctor with a bad policy: got %+v, want a failure, \"fail  policy\" and %q", o, where)
 		}
 		sh(t, "rm /etc/lull/policy.d/10-bad.yaml; systemctl kill --kill-whom=main --signal=HUP lulld")
 		journal(t, "policy and repositories were read again")
@@ -168,7 +168,7 @@ func TestInstalled(t *testing.T) {
 			t.Errorf("with a bad policy the unit has %s, want ActiveState=active ExecMainStatus=0 NRestarts=0", got)
 		}
 		if o := try(t, "lull doctor"); o.code == 0 || !strings.Contains(o.text, "fail  policy") || !strings.Contains(o.text, where) {
-			t.Errorf("%+v", o)
+			t.Errorf("lull doctor after a start with a bad policy: got %+v, want a failure, \"fail  policy\" and %q", o, where)
 		}
 		sh(t, "rm /etc/lull/policy.d/10-bad.yaml; systemctl reset-failed lulld; systemctl restart lulld")
 	})
@@ -180,7 +180,7 @@ func TestInstalled(t *testing.T) {
 	t.Run("watchdog", watchdog)
 
 	if out := try(t, "journalctl -b -u lulld -o cat --no-pager | grep -i 'not permitted\\|permission denied\\|read-only file'"); out.text != "" {
-		t.Errorf("something is refused to the agent:\n%s", out.text)
+		t.Errorf("something is refused to the agent, want no such line in its journal:\n%s", out.text)
 	}
 }
 
@@ -190,7 +190,7 @@ func newerFormat(t *testing.T) {
 	sh(t, "systemctl stop lulld; echo 2 >/var/lib/lull/format")
 	defer sh(t, "echo 1 >/var/lib/lull/format; systemctl reset-failed lulld; systemctl start lulld")
 	if o := try(t, "systemctl start lulld"); o.code == 0 {
-		t.Errorf("the agent starts: %+v", o)
+		t.Errorf("the start with the store of a newer lull: got %+v, want a failure", o)
 	}
 	if got := sh(t, "systemctl show -p ActiveState -p ExecMainStatus -p NRestarts lulld | sort | tr '\\n' ' '"); got != "ActiveState=failed ExecMainStatus=65 NRestarts=0" {
 		t.Errorf("the unit has %s, want ActiveState=failed ExecMainStatus=65 NRestarts=0", got)
@@ -208,10 +208,10 @@ func bootAssessment(t *testing.T) {
 	sh(t, "mkdir -p $(dirname %s); printf '[Service]\nExecStart=\nExecStart=/bin/false\nRestart=no\n' >%[1]s; systemctl daemon-reload", dropin)
 	defer sh(t, "rm %s; systemctl daemon-reload; systemctl reset-failed lulld; systemctl start lulld", dropin)
 	if o := try(t, "systemctl start boot-complete.target"); o.code == 0 {
-		t.Errorf("the boot is complete: %+v", o)
+		t.Errorf("the start of boot-complete.target without the agent: got %+v, want a failure", o)
 	}
 	if state := try(t, "systemctl is-active boot-complete.target").text; strings.TrimSpace(state) != "inactive" {
-		t.Errorf("the boot is %s", state)
+		t.Errorf("boot-complete.target without the agent is %s, want inactive", state)
 	}
 }
 
@@ -338,7 +338,7 @@ func watchdog(t *testing.T) {
 	}
 	before := sh(t, "systemctl show --value -p MainPID lulld")
 	if n := sh(t, "systemctl show --value -p NRestarts lulld"); n != "0" || len(seen) < 4 {
-		t.Errorf("it was started %s times anew, and fed %d times", n, len(seen))
+		t.Errorf("the agent was restarted %s times and fed the watchdog %d times, want 0 and at least 4", n, len(seen))
 	}
 	sh(t, "busctl call org.lull.Agent1 /org/lull/Agent1 org.lull.Agent1.Manager Reload >/dev/null 2>&1 &") // it has no reply before the loop hangs
 	// The bus is answered all the same.
@@ -346,7 +346,7 @@ func watchdog(t *testing.T) {
 	sh(t, "timeout 40 grep -q -m1 'Watchdog timeout' < <(exec journalctl -b -f -n all -o cat -u lulld)")
 	sh(t, "timeout 40 bash -c 'until test \"$(systemctl show --value -p NRestarts lulld)$(systemctl is-active lulld)\" = 1active; do sleep 0.1; done'")
 	if now := sh(t, "systemctl show --value -p MainPID lulld"); now == before || now == "0" {
-		t.Errorf("process %s is now %s", before, now)
+		t.Errorf("the process of the agent was %s and is %s, want another that runs", before, now)
 	}
 	sh(t, "lull status")
 }

@@ -35,7 +35,7 @@ func TestLaunchesWithoutAgent(t *testing.T) {
 		pid := 0
 		w.UntilFile(who.Name+"'s application runs", limit, filepath.Join(who.Home, ".local/share/lull", name, "common/pid"), func(text string) (bool, string) {
 			if p.Ended() {
-				t.Fatalf("%s", p.Log())
+				t.Fatalf("the application has ended, want it to run: %s", p.Log())
 			}
 			pid, _ = strconv.Atoi(strings.TrimSpace(text))
 			return pid > 0, text
@@ -168,7 +168,7 @@ func TestLaunchFromAnotherPIDNamespace(t *testing.T) {
 		}, "run", name)
 		w.UntilFile("the application runs", limit, file, func(text string) (bool, string) {
 			if p.Ended() {
-				t.Fatalf("%s", p.Log())
+				t.Fatalf("the application has ended, want it to run: %s", p.Log())
 			}
 			n, _ := strconv.Atoi(strings.TrimSpace(text))
 			if n > 0 && n != pid {
@@ -182,7 +182,7 @@ func TestLaunchFromAnotherPIDNamespace(t *testing.T) {
 		o, _ := w.API.Package(name)
 		procs := rig.Processes(o.Props["Processes"])
 		if len(procs) != 1 || int(procs[0].PID) == pid || int(procs[0].UID) != who.UID {
-			t.Errorf("the application's processes are %+v", procs)
+			t.Errorf("the application's processes are %+v, want one of user %d, not the innocent %d", procs, who.UID, pid)
 		}
 		for _, q := range procs {
 			syscall.Kill(int(q.PID), syscall.SIGTERM)

@@ -220,7 +220,7 @@ read -r _ <%[1]s/end`, files, wrapper)
 				// The action of logind when the user has no session left, without the delay.
 				sh(t, "systemctl stop user@%d.service", who.UID)
 				if !alive(plain) || !alive(app) {
-					t.Errorf("the other program lives: %v, the application: %v", alive(plain), alive(app))
+					t.Errorf("processes are kept, and yet the other program lives: %v, the application: %v; want true and true", alive(plain), alive(app))
 				}
 				m.stillWaitsFor(app, at)
 				if err := errors.Join(syscall.Kill(app, syscall.SIGTERM), syscall.Kill(plain, syscall.SIGTERM)); err != nil {

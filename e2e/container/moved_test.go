@@ -294,7 +294,7 @@ func TestMovedApplications(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !t.Failed() && len(marks) != n {
-		t.Errorf("%d applications have started in %d launches", len(marks), n)
+		t.Errorf("%d applications have started, want %d, one in each launch", len(marks), n)
 	}
 	t.Logf("%d launches, %d moved by the desktop, %d refreshes waited, %d escaped, %d not named", n, moved, waited, escaped, unnamed)
 	if moved == 0 {

@@ -139,10 +139,10 @@ func TestPassword(t *testing.T) {
 			}
 		}
 		if n := strings.Count(shown, passwordPrompt); n != len(c.answers) {
-			t.Errorf("%s: the password is asked for %d times", c.what, n)
+			t.Errorf("%s: the password is asked for %d times, want %d", c.what, n, len(c.answers))
 		}
 		if strings.Contains(shown, password) || strings.Contains(shown, "corr") && c.answers != nil && strings.HasPrefix(c.answers[0], "corr\x03") {
-			t.Errorf("%s: what is typed is shown", c.what)
+			t.Errorf("%s: the typed password is on the terminal, want no word of it: %q", c.what, shown)
 		}
 	}
 }

@@ -406,7 +406,7 @@ func TestRights(t *testing.T) {
 			}
 			fmt.Fprintln(stdin, "typed")
 			if !lines.Scan() || lines.Text() != asked+"\t<nil>" {
-				t.Errorf("with a password: %q", lines.Text())
+				t.Errorf("with a password: got %q, want %q", lines.Text(), asked+"\t<nil>")
 			}
 			return got
 		}
@@ -421,7 +421,7 @@ func TestRights(t *testing.T) {
 func compare(t *testing.T, who string, rows []right, got map[string]string) {
 	t.Helper()
 	if got["error"] != "" {
-		t.Fatalf("%s: %s", who, got["error"])
+		t.Fatalf("the client of %s failed: got %q, want no error", who, got["error"])
 	}
 	for _, r := range rows {
 		said := got[r.label]
@@ -438,7 +438,7 @@ func compare(t *testing.T, who string, rows []right, got map[string]string) {
 		return
 	}
 	if len(got) < 50 {
-		t.Errorf("%s has tried %d other things only: %v", who, len(got), got)
+		t.Errorf("%s has tried %d other things, want at least 50: %v", who, len(got), got)
 	}
 	for what, said := range got {
 		if said != refused {

@@ -64,7 +64,7 @@ func TestServicesThroughRefreshes(t *testing.T) {
 			}
 			pid := ask(w, s, "MainPID")
 			if same, want := pid == pids[s], s == "lasting" || !restarted; len(pids) == 3 && same != want {
-				t.Errorf("%s: service %s was process %s and is %s", what, s, pids[s], pid)
+				t.Errorf("%s: service %s was process %s and is %s, want the same process: %v", what, s, pids[s], pid, want)
 			}
 			pids[s] = pid
 			if s != "lasting" && !isOf(pid, version) {
@@ -74,7 +74,7 @@ func TestServicesThroughRefreshes(t *testing.T) {
 		// Both are decimal numbers of microseconds since the start of the machine.
 		a, b := ask(w, "first", "ActiveEnterTimestampMonotonic"), ask(w, "second", "ActiveEnterTimestampMonotonic")
 		if len(a) > len(b) || len(a) == len(b) && a >= b {
-			t.Errorf("%s: the first service was started at %s, the second at %s", what, a, b)
+			t.Errorf("%s: the first service was started at %s µs, the second at %s µs, want the second later", what, a, b)
 		}
 		if got := revision(t, w); got != version {
 			t.Errorf("%s: revision %s is current, want %v", what, got, version)
@@ -168,13 +168,13 @@ func TestServicesSettle(t *testing.T) {
 			t.Errorf("version %s: revision %s is current, want 1", version, got)
 		}
 		if state := ask(w, "daemon", "ActiveState"); state != "active" || !isOf(ask(w, "daemon", "MainPID"), "1") {
-			t.Errorf("version %s: the old service is %s", version, state)
+			t.Errorf("version %s: the old service is %s, process %s, want active with a process of revision 1", version, state, ask(w, "daemon", "MainPID"))
 		}
 	}
 	publish("5", "exec sleep 100000")
 	w.MustLull("refresh", name)
 	if state := ask(w, "daemon", "ActiveState"); state != "active" || isOf(ask(w, "daemon", "MainPID"), "1") {
-		t.Errorf("the new service is %s", state)
+		t.Errorf("the new service is %s, process %s, want active with a process not of revision 1", state, ask(w, "daemon", "MainPID"))
 	}
 	publish("6", "sleep 1.5; exit 3") // too late to be undone: systemd restarts it, and gives up
 	w.MustLull("refresh", name)

@@ -57,10 +57,10 @@ func TestSoftReboot(t *testing.T) {
 	run(softScript, app, rig.Tester)
 	kept := run("systemctl show --value -p MainPID kept")
 	if waits := run("lull pending"); !strings.Contains(waits, "PID "+kept+" ") || strings.Count(waits, "(sleep)") != 2 {
-		t.Errorf("before, it waits for %s", waits)
+		t.Errorf("before the soft reboot it waits for %s, want 2 processes sleep, one of them with PID %s", waits, kept)
 	}
 	if r, err := c.Try(time.Minute, "systemctl", "soft-reboot"); err == nil && r.Code != 0 { // it may be ended with all others
-		t.Fatalf("soft reboot: %v", r)
+		t.Fatalf("soft reboot: got %v; want exit status 0", r)
 	}
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Millisecond) { // there is no event for it
 		r, err := c.Try(5*time.Second, "systemctl", "show", "--value", "-p", "SoftRebootsCount")
@@ -77,7 +77,7 @@ func TestSoftReboot(t *testing.T) {
 	}
 	run("timeout 60 bash -c 'until lull pending | grep -q \"PID %s \"; do sleep 0.1; done'", kept)
 	if waits := run("lull pending"); strings.Count(waits, "(sleep)") != 1 {
-		t.Errorf("afterwards, it waits for %s", waits)
+		t.Errorf("after the soft reboot it waits for %s, want 1 process sleep", waits)
 	}
 	if version := run("lull status %s", app); !strings.Contains(version, "1, revision 1") {
 		t.Errorf("it was refreshed beneath the process that survived: got %s, want %q in the version", version, "1, revision 1")

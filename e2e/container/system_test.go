@@ -47,7 +47,7 @@ func TestSystemUpdate(t *testing.T) {
 		}
 		pid, err := os.ReadFile(w.Path(file + ".pid"))
 		if _, serr := os.Stat("/proc/" + strings.TrimSpace(string(pid))); err != nil || serr == nil {
-			t.Errorf("process %s of the hook lives (%v)", pid, err)
+			t.Errorf("process %s of the hook lives (error %v), want it to have ended", pid, err)
 		}
 	}
 	agent := start("first")

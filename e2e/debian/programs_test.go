@@ -142,7 +142,7 @@ func TestPrograms(t *testing.T) {
 				t.Errorf("the menu entry has no German name: %v", err)
 			}
 			if out := output(t, "", nil, "desktop-file-validate", entry); strings.Contains(out, "error:") {
-				t.Errorf("desktop-file-validate: %s", out)
+				t.Errorf("desktop-file-validate %s: got %s, want no error", entry, out)
 			}
 			home := t.TempDir()
 			env := []string{"XDG_DATA_DIRS=" + root + "/exports/share", "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home, "LC_ALL=C"}
@@ -158,7 +158,7 @@ func TestPrograms(t *testing.T) {
 					t.Fatal(err)
 				}
 				if !anyOwned(found, string(owned)) {
-					t.Errorf("by %s gio finds %q", p.opens, found)
+					t.Errorf("gio finds %q for %s, want one of those that %s owns: %q", found, p.opens, l.Name, owned)
 				}
 			}
 		})

@@ -113,7 +113,7 @@ func rushed(t *testing.T, m *marks, n int, open func(i int) (how string)) {
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", at.pid))
 		current, err2 := filepath.EvalSymlinks("/var/lib/lull/current/" + app)
 		if err := errors.Join(err, err2); err != nil || at.what != "start" {
-			t.Fatalf("launch %d, %s: %v %v", i, how, at, err)
+			t.Fatalf("launch %d, %s: got the mark %v, %v; want a start and no error", i, how, at, err)
 		}
 		pending := lull(t, "pending", "--json")
 		if second != 75 || !strings.HasPrefix(exe, current+"/") || !strings.Contains(pending, strconv.Itoa(at.pid)) {
@@ -130,7 +130,7 @@ func rushed(t *testing.T, m *marks, n int, open func(i int) (how string)) {
 			t.Fatalf("launch %d, %s: %v: %v", i, how, at, err)
 		}
 		if end := m.next(fmt.Sprintf("launch %d, %s, ends", i, how)); end.what != "end" || end.pid != at.pid {
-			t.Fatalf("launch %d, %s: %v after %v", i, how, end, at)
+			t.Fatalf("launch %d, %s: got the mark %v after %v, want its end", i, how, end, at)
 		}
 		if status := refresh(t, "--wait"); status != 0 {
 			t.Fatalf("launch %d, %s: the refresh that waits for the end exits with %d, want 0", i, how, status)
@@ -225,7 +225,7 @@ func (m *marks) next(what string) mark {
 	case line := <-m.line:
 		f := strings.Fields(line)
 		if len(f) != 3 {
-			m.t.Fatalf("the application says %q", line)
+			m.t.Fatalf("the mark of the application is %q, want 3 words", line)
 		}
 		pid, _ := strconv.Atoi(f[2])
 		return mark{f[0], f[1], pid}

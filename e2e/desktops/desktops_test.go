@@ -218,7 +218,7 @@ func notices(t *testing.T, name, shot string) {
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestDesktop ") {
-		t.Errorf("the notices on %s: %v", name, err)
+		t.Errorf("the notices on %s: got error %v, want none and \"--- PASS: TestDesktop \" in the output above", name, err)
 	}
 	if pictures, _ := filepath.Glob(pictureDir + "/*.png"); len(pictures) == 0 {
 		t.Error(fmt.Errorf("there are no pictures of %s", name))

@@ -194,7 +194,7 @@ func waited(t *testing.T, m *marks, g *gnome) {
 	// as the launches before have had their notice for today.
 	publish(t, 2*launches(t)+2, "--urgency", "security")
 	if status := refresh(t); status != 75 {
-		t.Fatalf("lull refresh exits with %d while %v runs", status, at)
+		t.Fatalf("lull refresh exits with %d while %v runs, want 75", status, at)
 	}
 	var seen []notice
 	about := func() bool {

@@ -26,7 +26,7 @@ func sameAsTwin(t *testing.T, m *marks, o opener) {
 		o.open(s)
 		at := m.next(o.name + " starts " + s.id)
 		if at.what != "start" || (at.version == "none") != (s == twin) {
-			t.Fatalf("%s: %s: %v", o.name, s.id, at)
+			t.Fatalf("%s has started %s with the mark %v, want a start, with version none: %v", o.name, s.id, at, s == twin)
 		}
 		if o.stays {
 			untilStill(t, at.pid)
@@ -38,7 +38,7 @@ func sameAsTwin(t *testing.T, m *marks, o opener) {
 		// dbus-daemon's child that has started a service leaves it to the manager soon.
 		for end := time.Now().Add(patience); seen[i]["parent"] == "dbus-daemon"; seen[i] = facts(t, at.pid, s) {
 			if time.Now().After(end) {
-				t.Fatalf("%s: %s: its parent is %s", o.name, s.id, seen[i]["parent"])
+				t.Fatalf("%s: %s: its parent is still %s, want the manager", o.name, s.id, seen[i]["parent"])
 			}
 			time.Sleep(5 * time.Millisecond)
 		}

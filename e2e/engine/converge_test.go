@@ -80,7 +80,7 @@ func TestPlayedTwice(t *testing.T) {
 				t.Errorf("round %d, lull %s: %v: %v; want no error and version 1", round+1, strings.Join(args, " "), err, r)
 			}
 			if round == 1 && len(doc.Refreshes) > 0 {
-				t.Errorf("the second lull %s has changed something: %v", strings.Join(args, " "), r)
+				t.Errorf("the second lull %s: got %v; want no refreshes, as nothing is to change", strings.Join(args, " "), r)
 			}
 		}
 		if round == 0 {
@@ -88,7 +88,7 @@ func TestPlayedTwice(t *testing.T) {
 		}
 	}
 	if after := state(); !slices.Equal(before, after) {
-		t.Errorf("the second round changed something:\n%q\n%q", before, after)
+		t.Errorf("the second round changed something: want\n%q\ngot\n%q", before, after)
 	}
 
 	// Likely queries then, with short names.

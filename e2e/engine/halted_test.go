@@ -138,7 +138,7 @@ func TestHaltedAgent(t *testing.T) {
 	s.Until("the launch waits", limit, func() (bool, string) { return strings.Contains(run.Log(), "being refreshed"), run.Log() })
 	s.Agent().Signal(syscall.SIGCONT)
 	if run.Ended() {
-		t.Errorf("it was launched in the section: %s", run.Log())
+		t.Errorf("a launch in the critical section has ended, want it to wait: %s", run.Log())
 	}
 	open()
 	if code, err := run.Wait(t.Context(), limit); err != nil || code != 0 || !strings.Contains(run.Log(), "version 2") {

@@ -54,11 +54,11 @@ exec /opt/lull-test.engine/sleep 100000`,
 	has(run, "1")
 	p, _ := s.API.Package(name)
 	if why := s.MustLull("why", p.Str("Hash")).Stdout; !strings.Contains(why, strconv.Itoa(run.PID)) {
-		t.Errorf("nothing names process %d:\n%s", run.PID, why)
+		t.Errorf("lull why: want process %d named, got\n%s", run.PID, why)
 	}
 	s.MustLull("gc")
 	if run.Ended() {
-		t.Errorf("the application has ended: %s", run.Log())
+		t.Errorf("after gc the application has ended, want it to run: %s", run.Log())
 	}
 	daemon("1")
 	run.Stop()
@@ -75,7 +75,7 @@ exec /opt/lull-test.engine/sleep 100000`,
 	run.Stop()
 	for _, dir := range []string{"/opt/lull-test.engine", "/usr/share/lull-test.engine"} {
 		if _, err := os.Lstat(dir); !os.IsNotExist(err) {
-			t.Errorf("the host has %s: %v", dir, err)
+			t.Errorf("%s on the host: got error %v, want that it does not exist", dir, err)
 		}
 	}
 }

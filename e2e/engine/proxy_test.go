@@ -158,7 +158,7 @@ func TestProxies(t *testing.T) {
 	s.MustLull("repo", "add", "local", at, "--trust", s.Repo+"/root.json")
 	s.MustLull("install", name)
 	if used(http) == 0 || used(socks) != 0 {
-		t.Errorf("by the environment: %d by tinyproxy, %d by microsocks", used(http), used(socks))
+		t.Errorf("by the environment: %d connections by tinyproxy, %d by microsocks, want some and none", used(http), used(socks))
 	}
 
 	before := used(http)
@@ -166,7 +166,7 @@ func TestProxies(t *testing.T) {
 	publish("2")
 	s.MustLull("refresh", name)
 	if used(http) != before || used(socks) == 0 {
-		t.Errorf("by the policy: %d by tinyproxy, %d by microsocks", used(http)-before, used(socks))
+		t.Errorf("by the policy: %d connections by tinyproxy, %d by microsocks, want none and some", used(http)-before, used(socks))
 	}
 	socks.stop()
 	failed("by the proxy socks5://" + socks.address + ", which is set by network.proxy in " + s.Config + "/policy.d/20-proxy.yaml" + ":2: ")

@@ -21,7 +21,7 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 		t.Helper()
 		now, _ := s.API.Refresh("org.lull.one", "2")
 		if now.Path != before.Path || now.Str("State") != "waiting" {
-			t.Errorf("after %s: %s is %s, was %s waiting", what, now.Path, now.Str("State"), before.Path)
+			t.Errorf("after %s: got %s %s, want %s waiting", what, now.Path, now.Str("State"), before.Path)
 		}
 	}
 	s.says("org.lull.one is already installed", "install", "org.lull.one")
@@ -47,7 +47,7 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 	s.MustLull("hold", "--until", "2090-01-01", "org.lull.two")
 	again, _ := s.API.Package("org.lull.two")
 	if held.Props["Holds"].String() != again.Props["Holds"].String() {
-		t.Errorf("holding it again changed the hold: %v, %v", held.Props["Holds"], again.Props["Holds"])
+		t.Errorf("after the same hold a second time: got %v, want %v as before", again.Props["Holds"], held.Props["Holds"])
 	}
 	s.MustLull("unhold", "org.lull.two")
 	s.says("org.lull.two is not held any longer", "unhold", "org.lull.two")

@@ -100,7 +100,7 @@ func TestHalt(t *testing.T) {
 	})
 	s.says(name+" 2 is left out: its publisher has halted it; --now takes it all the same", "refresh", name)
 	if list := s.MustLull("refresh", "--list").Stdout; !strings.Contains(list, "left out: halted by its publisher") {
-		t.Errorf("the list of updates is:\n%s", list)
+		t.Errorf("the list of updates: want %q, got\n%s", "left out: halted by its publisher", list)
 	}
 	channel("resume")
 	state("waiting")

@@ -53,16 +53,16 @@ func TestFormat(t *testing.T) {
 		before := snapshot(t, s.Store)
 		p, err := s.TryAgent()
 		if err == nil {
-			t.Fatalf("%q: the agent serves", text)
+			t.Fatalf("%q: the agent serves, want it to refuse the root", text)
 		}
 		if code, err := p.Wait(t.Context(), limit); err != nil || code != 65 || !strings.Contains(p.Log(), want) {
-			t.Errorf("%q: status %d, %v\n%s", text, code, err, p.Log())
+			t.Errorf("%q: got status %d, %v; want 65 and %q in the log:\n%s", text, code, err, want, p.Log())
 		}
 		if r := s.Lull("system", "prepare-image", "--root", s.Store); r.Code != 65 || !strings.Contains(r.Stderr, want) {
 			t.Errorf("%q: prepare-image: %v; want exit status 65 and %q in the error output", text, r, want)
 		}
 		if after := snapshot(t, s.Store); after != before {
-			t.Errorf("%q: the root has changed from\n%s\nto\n%s", text, before, after)
+			t.Errorf("%q: the root has changed: want\n%s\ngot\n%s", text, before, after)
 		}
 		if r := s.User.Lull("run", kept); r.Code != 0 || r.Stdout != "version 1\n" {
 			t.Errorf("%q: a launch meanwhile: %v; want exit status 0 and output %q", text, r, "version 1\n")
@@ -128,11 +128,11 @@ func TestCloned(t *testing.T) {
 		s.StartAgent()
 		id, err := storeid.Read(s.Store)
 		if err != nil || ids[id.ID] || id.Adopt[kept] != 1 {
-			t.Errorf("%s has the identity %+v, %v", clone, id, err)
+			t.Errorf("%s has the identity %+v (error %v), want a new one that adopts revision 1 of %s", clone, id, err, kept)
 		}
 		ids[id.ID] = true
 		if _, err := os.Stat(filepath.Join(s.Store, storeid.RolloutFile)); err == nil {
-			t.Errorf("%s has the number for rollouts of the image", clone)
+			t.Errorf("%s has the number for rollouts of the image, want none", clone)
 		}
 		s.MustLull("verify")
 		if r := s.User.Lull("run", kept); r.Stdout != "version 1\n" {

@@ -91,7 +91,7 @@ func (s *scene) waitsFor(name, version string, pid int) {
 		return o.Str("State") == "waiting" && slices.Equal(pids, []int{pid}), fmt.Sprint(o.Str("State"), " for ", pids, " ", o.Str("ErrorText"))
 	})
 	if p, _ := s.API.Package(name); p.Str("Version") == version {
-		s.Errorf("%s was refreshed beneath process %d", name, pid)
+		s.Errorf("%s was refreshed beneath process %d: got version %s, want the one before", name, pid, version)
 	}
 }
 
@@ -231,10 +231,10 @@ func TestOpenForTheWindow(t *testing.T) {
 	kill(reader)
 	s.MustLull("gc")
 	if r := s.Lull("doctor"); strings.Contains(joined(r.Stdout), "keeps what nothing else needs") {
-		t.Errorf("%v", r)
+		t.Errorf("after the reader has ended: got %v; want nothing that keeps what nothing else needs", r)
 	}
 	if r := s.Lull("du"); strings.Contains(r.Stdout, "stray process") || strings.Count(r.Stdout, name) != 1 {
-		t.Errorf("%v", r)
+		t.Errorf("after the reader has ended: got %v; want no stray process, and %s once", r, name)
 	}
 }
 
@@ -319,7 +319,7 @@ func TestEndures(t *testing.T) {
 	s.UntilState(name, "2", "done")
 	more("after it")
 	if log := s.Agent().Log(); strings.Contains(log, "did not stay vacant") {
-		t.Errorf("the section was undone: %s", log)
+		t.Errorf("the section was undone: got %q in the log, want it vacant: %s", "did not stay vacant", log)
 	}
 	s.MustLull("remove", name)
 }
@@ -370,6 +370,6 @@ func TestBackup(t *testing.T) {
 	}
 	s.UntilState(name, "2", "done")
 	if r := s.Lull("doctor"); strings.Contains(r.Stdout, "does not run it") {
-		t.Errorf("the backup has closed the file: %v", r)
+		t.Errorf("the backup has closed the file: got %v; want it not named", r)
 	}
 }

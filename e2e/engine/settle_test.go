@@ -68,7 +68,7 @@ func TestServicesReport(t *testing.T) {
 	end := s.Admin.StartLull(nil, "refresh", name)
 	s.UntilFile("the new service runs", limit, started, func(text string) (bool, string) { return text == "2\n", text })
 	if o, _ := s.API.Refresh(name, "2"); o.Str("Step") != "start-services" || end.Ended() {
-		t.Errorf("before it is ready the refresh is %s at %s", o.Str("State"), o.Str("Step"))
+		t.Errorf("before the service is ready the refresh is %s at %s and has ended: %v; want it at start-services, not ended", o.Str("State"), o.Str("Step"), end.Ended())
 	}
 	s.Admin.Must("touch", ready)
 	s.UntilState(name, "2", "done")

@@ -36,7 +36,7 @@ func TestAskedTogether(t *testing.T) {
 		s.UntilState(name, version, "waiting")
 	}
 	if log := s.Agent().Log(); strings.Contains(log, "cannot look for a newer version") {
-		t.Errorf("a look of the agent's own was refused:\n%s", log)
+		t.Errorf("a check of the agent's own was refused: want no %q in the log:\n%s", "cannot look for a newer version", log)
 	}
 }
 

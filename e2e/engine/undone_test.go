@@ -32,7 +32,7 @@ func TestUndoneIsShown(t *testing.T) {
 	}
 	at, next := time.UnixMicro(int64(p.Num("UndoneAt"))), time.UnixMicro(int64(p.Num("NextTry")))
 	if age := time.Since(at); age < 0 || age > limit || next.Sub(at).Round(time.Minute) != 8*time.Hour {
-		t.Errorf("it was undone at %v, and is retried at %v", at, next)
+		t.Errorf("it was undone at %v and is retried at %v, want a time of the last %v, and a retry 8 hours later", at, next, limit)
 	}
 	for _, c := range []struct {
 		args []string

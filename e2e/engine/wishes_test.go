@@ -35,14 +35,14 @@ func TestWishes(t *testing.T) {
 		t.Errorf("it may wait for %d days, want 60", days)
 	}
 	if text := s.MustLull("policy", "explain", name).Stdout; !strings.Contains(text, "max-postponement") || strings.Count(text, "wish of the package") != 2 {
-		t.Errorf("policy explain says\n%s", text)
+		t.Errorf("policy explain: want max-postponement and two wishes of the package, got\n%s", text)
 	}
 
 	s.Configure("policy.d/20-decided.yaml", "packages: {"+name+": {refresh-pending: allow}}\n")
 	s.MustLull("policy", "reload")
 	s.UntilFile("the marker goes", limit, marker, func(text string) (bool, string) { return text == "", text })
 	if text := s.MustLull("policy", "explain", name).Stdout; strings.Count(text, "wish of the package") != 1 || !strings.Contains(text, "20-decided.yaml:1; the package wishes for block") {
-		t.Errorf("policy explain says\n%s", text)
+		t.Errorf("policy explain: want one wish of the package, and the other decided by 20-decided.yaml:1, got\n%s", text)
 	}
 	run.Stop()
 	s.UntilState(name, "2", "done")
@@ -57,7 +57,7 @@ func TestWishes(t *testing.T) {
 	publish("3", "")
 	s.MustLull("refresh", name)
 	if run.Ended() {
-		t.Errorf("the application has ended: %s", run.Log())
+		t.Errorf("the application has ended, want it to run beside version 3: %s", run.Log())
 	}
 	s.Configure("policy.d/20-decided.yaml", "defaults: {package-wishes: false}\n")
 	s.MustLull("policy", "reload")
@@ -136,7 +136,7 @@ echo ` + version + ` >"$LULL_COMMON/version.new"; mv "$LULL_COMMON/version.new" 
 		t.Errorf("the container's program is %q, want %v, %v", now, old, err)
 	}
 	if why := s.MustLull("why", filepath.Base(filepath.Dir(old))).Stdout; !strings.Contains(why, strconv.Itoa(pid)) {
-		t.Errorf("nothing names the container:\n%s", why)
+		t.Errorf("lull why: want the container, process %d, named, got\n%s", pid, why)
 	}
 	if err := unix.PidfdSendSignal(container, unix.SIGKILL, nil, 0); err != nil {
 		t.Fatal(err)

@@ -227,7 +227,7 @@ func TestAptResumed(t *testing.T) {
 	s.MustLull("install", notes)
 	s.runs("1.0")
 	if v.set(func() {}); len(v.ranges) != 1 || !strings.HasPrefix(v.ranges[0], "bytes=") || v.ranges[0] == "bytes=0-" {
-		t.Errorf("the transfer began anew: %q", v.ranges)
+		t.Errorf("the second transfer: got the ranges %q, want one that does not begin at 0", v.ranges)
 	}
 }
 
@@ -246,7 +246,7 @@ func TestAptKilled(t *testing.T) {
 					<-s.Agent().Done()
 					s.StartAgent()
 				} else if r.Code != 73 && point != "local.published" { // it is offered then
-					t.Errorf("%v", r)
+					t.Errorf("install with the fault %s at %s: got %v; want exit status 73", fault, point, r)
 				}
 				s.clean()
 				s.MustLull("install", notes)
@@ -277,7 +277,7 @@ func TestAptStalled(t *testing.T) {
 	s.MustLull("install", "--name", "other", file)
 	s.MustLull("repo", "remove", "vendor")
 	if code, err := install.Wait(t.Context(), limit); err != nil || code == 0 {
-		t.Errorf("%d, %v: %s", code, err, install.Log())
+		t.Errorf("install while its repository is removed: got exit status %d, %v; want a failure in time: %s", code, err, install.Log())
 	}
 	if _, err := os.Stat(filepath.Join(s.Store, "apt", "vendor")); err == nil {
 		t.Error("the replica outlives its repository")

@@ -77,19 +77,19 @@ func TestClients(t *testing.T) {
 	c, other := s.client(), s.client()
 	for _, name := range []string{"", ".", "..", "a/b", "a\nb", strings.Repeat("x", 300), "\u202egpj"} {
 		if _, _, err := c.begin(name); kind(err) != "InvalidArgument" {
-			t.Errorf("the name %q: %v", name, err)
+			t.Errorf("the name %q: got error %v, want InvalidArgument", name, err)
 		}
 	}
 	id := c.send(t, file)
 	if err := other.call("InstallFiles", []string{id}, none).Err; kind(err) != "NotFound" {
-		t.Errorf("the file of another connection: %v", err)
+		t.Errorf("the file of another connection: got error %v, want NotFound", err)
 	}
 	if err := c.call("InstallFiles", []string{}, none).Err; kind(err) != "InvalidArgument" {
-		t.Errorf("no file: %v", err)
+		t.Errorf("no file: got error %v, want InvalidArgument", err)
 	}
 	c.install(t, none, id)
 	if err := c.call("InstallFiles", []string{id}, none).Err; kind(err) != "NotFound" {
-		t.Errorf("a file that was used: %v", err)
+		t.Errorf("a file that was used: got error %v, want NotFound", err)
 	}
 	s.clean()
 
@@ -103,7 +103,7 @@ func TestClients(t *testing.T) {
 			}
 			open = append(open, to)
 		} else if kind(err) != "LimitsExceeded" {
-			t.Errorf("one too many: %v", err)
+			t.Errorf("file 257: got error %v, want LimitsExceeded", err)
 		}
 	}
 	c.Close()

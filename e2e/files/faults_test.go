@@ -142,7 +142,7 @@ func TestRights(t *testing.T) {
 	options["confirm"] = dbus.MakeVariant(confirm)
 	options["version"] = dbus.MakeVariant("2.0")
 	if path, made := c.install(t, options, id); path != "/" || made["confirm"].Value() == confirm {
-		t.Errorf("a confirmation of other options: %v %v", path, made)
+		t.Errorf("the confirmation of other options: got path %q and %v, want \"/\" and another confirmation than %s", path, made, confirm)
 	}
 	delete(options, "version")
 	if path, _ := c.install(t, options, id); path == "/" {

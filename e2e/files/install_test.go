@@ -63,12 +63,12 @@ func TestInstall(t *testing.T) {
 	s.MustLull("remove", notes)
 	s.MustLull("gc")
 	if n := s.blobs(); n != 0 || before == 0 {
-		t.Errorf("the repository has %d blobs after the removal, %d before", n, before)
+		t.Errorf("the repository has %d blobs after the removal and %d before, want none and some", n, before)
 	}
 	s.MustLull("install", two)
 	s.runs("2.0")
 	if r := s.MustLull("doctor"); strings.Contains(r.Stdout, "fail") {
-		t.Errorf("%v", r)
+		t.Errorf("doctor: got %v; want nothing that fails", r)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestOnce(t *testing.T) {
 	}
 	once()
 	if r := s.MustLull("list"); strings.Contains(r.Stdout, notes) {
-		t.Errorf("it is installed: %v", r)
+		t.Errorf("after run --ephemeral: got %v; want no %s", r, notes)
 	}
 	if n := s.blobs(); n != 0 {
 		t.Errorf("the repository keeps %d blobs, want 0", n)

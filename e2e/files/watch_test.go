@@ -90,7 +90,7 @@ func TestWatch(t *testing.T) {
 	s.MustLull("refresh", notes)
 	s.runs("1.0")
 	if state := s.state("ours"); !strings.Contains(state, "read") || strings.Contains(state, "2.0") {
-		t.Errorf("while a file is written: %s", state)
+		t.Errorf("while a file is written: got the state %s, want it read, without 2.0", state)
 	}
 	if _, err := f.Write(two[100:]); err != nil {
 		t.Fatal(err)
@@ -142,7 +142,7 @@ func TestWatch(t *testing.T) {
 	}
 	s.MustLull("refresh", notes)
 	if r := s.MustLull("repo", "show", "ours"); strings.Contains(r.Stdout, "cannot") {
-		t.Errorf("%v", r)
+		t.Errorf("repo show after the bad files were removed: got %v; want nothing that it cannot use", r)
 	}
 
 	// The state outlives the agent, also a file that comes while there is none. The directory is

@@ -32,7 +32,7 @@ func (w *week) judge() {
 		m.judge(w)
 	}
 	if most := w.herd(time.Minute); most > 10+len(w.machines)/15 { // half an hour for all would be a thirtieth
-		w.Errorf("%d of %d machines check within a minute", most, len(w.machines))
+		w.Errorf("%d of %d machines check within a minute, want at most %d", most, len(w.machines), 10+len(w.machines)/15)
 	}
 }
 
@@ -57,16 +57,16 @@ func (m *machine) judge(w *week) {
 			paths := m.paths(w, c)
 			newRoot := c.requests <= 4 && slices.Contains(paths, "/metadata/2.root.json ") // the one of the day of the new keys
 			if c.requests > 2 && !newRoot {
-				w.Errorf("%s sends %d requests %v, and nothing is new: %v", m.id, c.requests, c.begun.Sub(w.began), paths)
+				w.Errorf("%s sends %d requests %v after the start, when nothing is new, want at most 2: %v", m.id, c.requests, c.begun.Sub(w.began), paths)
 			}
 		}
 		came := slices.ContainsFunc(w.outages, func(o span) bool { return c.begun.After(o.to) && c.begun.Before(o.to.Add(30*time.Minute)) })
 		if pause := c.begun.Sub(before.ended); pause < least && (!came || before.again > 0) {
-			w.Errorf("%s checks %v after %v, and may after %v (%v)", m.id, c.begun.Sub(w.began), before.ended.Sub(w.began), least, before.err)
+			w.Errorf("%s checks at %v, %v after the check that ended at %v (error %v), want a pause of at least %v", m.id, c.begun.Sub(w.began), pause, before.ended.Sub(w.began), before.err, least)
 		}
 	}
 	if roots > 9 {
-		w.Errorf("%s asks for the next root in %d checks, and may once a day in eight days", m.id, roots)
+		w.Errorf("%s asks for the next root in %d checks, want at most 9, one a day", m.id, roots)
 	}
 }
 

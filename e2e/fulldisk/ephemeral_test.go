@@ -39,10 +39,10 @@ func TestOneAfterTheOther(t *testing.T) {
 		}
 	}
 	if open := s.open(); len(open) > 0 {
-		t.Errorf("nothing runs, and this is open: %q", open)
+		t.Errorf("the open index is %q, want it empty, as nothing runs", open)
 	}
 	if r := s.MustLull("list", "--json"); strings.Contains(r.Stdout, "org.lull.test") {
-		t.Errorf("it is installed: %v", r)
+		t.Errorf("list: got %v; want no org.lull.test", r)
 	}
 }
 
@@ -68,7 +68,7 @@ func TestEphemeral(t *testing.T) {
 		t.Errorf("its data is not in %s: %q, %v", data, b, err)
 	}
 	if open := s.open(); len(open) != 1 || open[0] != "ephemeral run of org.lull.one, user root" {
-		t.Errorf("open: %q", open)
+		t.Errorf("the open index is %q, want [%q]", open, "ephemeral run of org.lull.one, user root")
 	}
 	// A running package is kept, one that has ended is removed.
 	s.MustLull("run", "--ephemeral", "org.lull.two")
@@ -107,7 +107,7 @@ func TestEphemeralKilled(t *testing.T) {
 	}
 	s.MustLull("gc")
 	if left := s.packages(); len(left) != 1 {
-		t.Fatalf("what is left while it runs: %q", left)
+		t.Fatalf("the packages while it is leased are %q, want 1", left)
 	}
 	if open := s.open(); len(open) != 1 {
 		t.Errorf("open: got %q, want 1 of them", open)
@@ -133,10 +133,10 @@ func TestEphemeralOutlivesTheAgent(t *testing.T) {
 		s.StartAgent()
 		s.MustLull("gc")
 		if left := s.packages(); len(left) != 1 {
-			t.Fatalf("what is left while it runs: %q", left)
+			t.Fatalf("the packages while it runs are %q, want 1", left)
 		}
 		if open := s.open(); len(open) != 1 || open[0] != "ephemeral run of org.lull.one, user root" {
-			t.Errorf("open: %q", open)
+			t.Errorf("the open index is %q, want [%q]", open, "ephemeral run of org.lull.one, user root")
 		}
 	}
 	end.Close()
@@ -184,8 +184,10 @@ func TestReserveIsCountedOnce(t *testing.T) {
 			t.Errorf("with %d bytes free: %v; want exit status 0", s.free(), r)
 		}
 	}
-	if st, err := os.Stat(filepath.Join(s.Store, "reserve")); err != nil || st.Size() < 5*mib || st.Size() > 10*mib {
-		t.Errorf("the reserve: %v, %v", st, err)
+	if st, err := os.Stat(filepath.Join(s.Store, "reserve")); err != nil {
+		t.Error(err)
+	} else if st.Size() < 5*mib || st.Size() > 10*mib {
+		t.Errorf("the reserve has %d bytes, want %d to %d", st.Size(), 5*mib, 10*mib)
 	}
 	if err := os.Remove(filepath.Join(s.Store, "reserve")); err != nil {
 		t.Fatal(err)

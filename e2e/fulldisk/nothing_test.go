@@ -22,7 +22,7 @@ func TestNothingFree(t *testing.T) {
 		}
 		r := s.MustLull("gc")
 		if free := s.free(); free < 20*mib-mib/2 {
-			t.Errorf("reserve %d: after the collection %d bytes are free: %v", reserve, free, r)
+			t.Errorf("reserve %d: after the collection %d bytes are free, want at least %d: %v", reserve, free, 20*mib-mib/2, r)
 		}
 		if fi, err := os.Stat(filepath.Join(s.Store, "reserve")); reserve > 0 && (err != nil || fi.Size() != reserve) {
 			t.Errorf("the reserve is not there again: %v %v", fi, err)
@@ -50,7 +50,7 @@ func TestAgentStartsOnFullDisk(t *testing.T) {
 	s.StartAgent()
 	s.MustLull("gc")
 	if free := s.free(); free < 15*mib {
-		t.Errorf("%d bytes are free", free)
+		t.Errorf("without a reserve: after the collection %d bytes are free, want at least %d", free, 15*mib)
 	}
 	s.MustLull("run", "--ephemeral", "org.lull.two")
 }

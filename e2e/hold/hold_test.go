@@ -124,7 +124,7 @@ func TestTwoUsers(t *testing.T) {
 	}
 	s.ok(s.bob, "hold", "--for", "3d", sample.Name)
 	if h := s.holds(); h.String() != "daemon/1/false/ nobody/65534/false/exam" || h.Package.Held.By != "daemon" || !around(h.Package.Held.Until, 3*day) {
-		t.Errorf("held: %+v", h)
+		t.Errorf("held: got %+v, want the holds of daemon and nobody (exam), that of daemon for 3 days in force", h)
 	}
 	if r := s.Lull("refresh", sample.Name); r.Code != 75 || !strings.Contains(r.Stderr, "is held") {
 		t.Errorf("refresh: got %v, want exit status 75 and %q in the error output", r, "is held")
@@ -133,7 +133,7 @@ func TestTwoUsers(t *testing.T) {
 	// Renewing changes nothing about the bound, and replaces the own hold alone.
 	s.ok(s.ann, "hold", "--for", "1d", "--reason", "exam", sample.Name)
 	if h := s.holds(); h.String() != "daemon/1/false/ nobody/65534/false/exam" || !around(h.Package.Holds[1].Until, day) {
-		t.Errorf("after renewal: %+v", h)
+		t.Errorf("after renewal: got %+v, want the holds of daemon and nobody (exam), that of nobody for 1 day", h)
 	}
 	for _, as := range []*rig.Actor{s.ann, s.Admin} {
 		if out := s.ok(as, "pending"); !strings.Contains(out, "waits for:    the end of a hold\n") || !strings.Contains(out, "by daemon\n") {
@@ -151,7 +151,7 @@ func TestTwoUsers(t *testing.T) {
 		t.Errorf("unhold: got %q, want output that begins with %q", out, sample.Name+" is not held any longer by you; nobody holds it until ")
 	}
 	if h := s.holds(); h.String() != "nobody/65534/false/exam" {
-		t.Errorf("held: %v", h)
+		t.Errorf("after an unhold of daemon: held: got %v, want nobody/65534/false/exam", h)
 	}
 	end := s.holds().Package.Held.Until.Local().Format("2006-01-02 15:04")
 	s.refused(77, "cannot end the hold on "+sample.Name+": nobody holds it until "+end,
@@ -159,7 +159,7 @@ func TestTwoUsers(t *testing.T) {
 	s.StopAgent() // holds are remembered
 	s.StartAgent()
 	if h := s.holds(); h.String() != "nobody/65534/false/exam" || s.Version(sample.Name) != sample.V1 {
-		t.Errorf("after a restart: %v, version %s", h, s.Version(sample.Name))
+		t.Errorf("after a restart: got the holds %v and version %s, want nobody/65534/false/exam and %s", h, s.Version(sample.Name), sample.V1)
 	}
 	if out := s.ok(s.ann, "unhold", sample.Name); out != sample.Name+" is not held any longer\n" {
 		t.Errorf("unhold: %q, want %v", out, sample.Name+" is not held any longer\n")
@@ -195,16 +195,16 @@ func TestBounds(t *testing.T) {
 		s.refused(77, fmt.Sprintf("cannot hold %s until %s as user nobody: users may hold it until %s", sample.Name, when.Format("2006-01-02 15:04"), in(3*day)),
 			"without --for and --until it is held for as long as that; an administrator may hold it for longer", s.ann, far...)
 		if h := s.holds(); len(h.Package.Holds) > 0 {
-			t.Errorf("held: %v", h)
+			t.Errorf("after a hold that was refused: held: got %v, want no hold", h)
 		}
 		s.ok(s.ann, "hold", sample.Name)
 		if h := s.holds(); !around(h.Package.Held.Until, 3*day) {
-			t.Errorf("without a time: %+v", h)
+			t.Errorf("without a time: got %+v, want a hold for 3 days", h)
 		}
 		s.ok(s.carl, far...) // polkit allows it
 		s.ok(s.Admin, append([]string{"hold", "--reason", "release"}, far[1:]...)...)
 		if h := s.holds(); h.String() != "root/0/true/release games/5/true/ nobody/65534/false/" && h.String() != "games/5/true/ root/0/true/release nobody/65534/false/" {
-			t.Errorf("held: %v", h)
+			t.Errorf("held: got %v, want root/0/true/release, games/5/true/ and nobody/65534/false/ last", h)
 		}
 		// Only their owners, and administrators, can end those.
 		s.ok(s.ann, "unhold", sample.Name)
@@ -214,11 +214,11 @@ func TestBounds(t *testing.T) {
 		}
 		s.ok(s.carl, "unhold", sample.Name) // only his own, because he has one
 		if h := s.holds(); h.String() != "root/0/true/release" {
-			t.Errorf("held: %v", h)
+			t.Errorf("after the first unhold of carl: held: got %v, want root/0/true/release", h)
 		}
 		s.ok(s.carl, "unhold", sample.Name) // now polkit is asked
 		if h := s.holds(); len(h.Package.Holds) > 0 {
-			t.Errorf("held: %v", h)
+			t.Errorf("after the second unhold of carl: held: got %v, want no hold", h)
 		}
 	})
 	t.Run("not at all", func(t *testing.T) {
@@ -304,14 +304,14 @@ func TestHoldOverTheBus(t *testing.T) {
 	r := call(s.ann, "Hold", "sts", sample.Name, "0", "why not")
 	var end int64
 	if _, err := fmt.Sscanf(r.Stdout, "t %d", &end); err != nil || !around(time.UnixMicro(end), 7*day) {
-		t.Fatalf("%v: %v", err, r)
+		t.Fatalf("Hold without a time: got the end %d, error %v, want one in 7 days: %v", end, err, r)
 	}
 	p, _ := s.API.Package(sample.Name)
 	if p.Num("HeldUntil") != uint64(end) || p.Str("HeldBy") != "nobody" || p.Str("HeldReason") != "why not" {
 		t.Errorf("got %+v, want held until %v, held by %q and held reason %q", p.Props, uint64(end), "nobody", "why not")
 	}
 	if got := fmt.Sprint(p.Props["Holds"].Value()); !strings.HasPrefix(got, "[[65534 nobody ") || !strings.HasSuffix(got, fmt.Sprintf(" %d false why not]]", end)) {
-		t.Errorf("Holds: %s", got)
+		t.Errorf("Holds: got %s, want one of 65534 nobody, for the reason %q, until %d", got, "why not", end)
 	}
 	for _, args := range [][]string{{"Hold", "sts", "../x", "0", ""}, {"Hold", "sts", sample.Name, "1", ""}, {"Hold", "sts", sample.Name, "18446744073709551615", ""},
 		{"Hold", "sts", sample.Name, "0", strings.Repeat("x", 201)}, {"Unhold", "s", "../x"}} {

@@ -172,7 +172,7 @@ func TestHardening(t *testing.T) {
 				t.Errorf("it says %q, want %s", r.said, h.want)
 			}
 			if r.memory > 64<<10 {
-				t.Errorf("the agent took %d KiB", r.memory)
+				t.Errorf("the agent took %d KiB of memory, want at most %d", r.memory, 64<<10)
 			}
 			rows = append(rows, r)
 		})
@@ -199,7 +199,7 @@ func (f *field) slices() {
 	}
 	id := f.root("id -u mallory")
 	if got := end(); !strings.HasPrefix(got, fmt.Sprintf("/user.slice/user-%s.slice/user-%[1]s-lull.slice/app-lull-notes-", id)) {
-		f.Errorf("the run is in %q", got)
+		f.Errorf("the run is in %q, want it below the slice user-%s-lull.slice", got, id)
 	}
 	f.root("timeout 60 bash -c 'while test -e " + running + "; do sleep 0.1; done'")
 }

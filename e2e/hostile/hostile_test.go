@@ -112,7 +112,7 @@ func refused(t *testing.T, w *rig.World, before string, r rig.Result, code int, 
 		t.Errorf("something was left behind; before:\n%s\nafter:\n%s", before, after)
 	}
 	if list := w.MustLull("--json", "list").Stdout; strings.Contains(list, "org.evil") {
-		t.Errorf("it is installed: %s", list)
+		t.Errorf("the list is %s, want none of org.evil", list)
 	}
 }
 
@@ -173,7 +173,7 @@ func TestHostileMeta(t *testing.T) {
 			hash := forger{t, w.Repo}.offer(name, c.meta(name))
 			r := w.Lull("install", name)
 			if !strings.Contains(r.Stderr, name+":") && !strings.Contains(r.Stderr, hash.Short()) {
-				t.Errorf("the error names neither the package nor its hash: %v", r)
+				t.Errorf("the error names neither the package nor its hash: want %s: or %s, got %v", name, hash.Short(), r)
 			}
 			w.MustLull("gc") // a package that is whole, but not what it should be, may lie there until then
 			refused(t, w, before, r, 65, c.want)
@@ -252,7 +252,7 @@ func TestAlteredBlobs(t *testing.T) {
 			f.write(largest, data)
 			w.MustLull("install", sample.Name) // it works as soon as the blob is good again
 			if out := w.MustLull("verify").Text(); strings.Contains(out, hash[:16]) {
-				t.Errorf("verify finds something: %s", out)
+				t.Errorf("verify finds blob %s, which is good again: got %s, want it not named", hash[:16], out)
 			}
 		})
 	}

@@ -65,7 +65,7 @@ func TestFullDisk(t *testing.T) {
 		agent.Stop()
 		w.StartAgent()
 		if after := snapshot(t, w); after != before {
-			t.Errorf("after a restart:\n%s\nbefore:\n%s", after, before)
+			t.Errorf("after a restart: got\n%s\nwant as before\n%s", after, before)
 		}
 		w.MustLull("install", "org.evil.large") // there is space now
 	})

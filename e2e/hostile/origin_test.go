@@ -113,7 +113,7 @@ func TestCallersInGroups(t *testing.T) {
 	unit := group(unified, "-web.service")
 	p = asks(unit)
 	if log := p.Log(); strings.TrimSpace(log) != "<nil>" {
-		t.Errorf("out of a service unit: %s", log)
+		t.Errorf("out of a service unit: got %s, want <nil>", log)
 	}
 	stays(p, "0:", unit)
 	if at := groups(p); !strings.Contains(at, ":freezer:/lull."+name+"/") {

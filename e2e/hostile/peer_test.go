@@ -159,7 +159,7 @@ func TestOneUserOnTheBusLeavesTheAgentToOthers(t *testing.T) {
 				t.Errorf("got %v, want exit status 0", r)
 			}
 			if peak := memoryOf(t, w.Agent().PID, "VmHWM"); peak > 64<<10 {
-				t.Errorf("the agent took %d KiB", peak)
+				t.Errorf("the agent took %d KiB of memory, want at most %d", peak, 64<<10)
 			} else {
 				t.Logf("the agent took %d KiB at most", peak)
 			}

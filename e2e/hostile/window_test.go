@@ -69,14 +69,14 @@ func TestCancelBeginsNoOtherWindow(t *testing.T) {
 	for range 2 {
 		w.MustLull("refresh", "--cancel", app)
 		if again := deadline(); again != first {
-			t.Errorf("the deadline was %s, and is %s after a cancel", first, again)
+			t.Errorf("the deadline was %s, and is %s after a cancel, want the same", first, again)
 		}
 	}
 	w.MustLull("refresh", "--cancel", app)
 	w.StopAgent()
 	w.StartAgent()
 	if again := deadline(); again != first {
-		t.Errorf("the deadline was %s, and is %s after a restart", first, again)
+		t.Errorf("the deadline was %s, and is %s after a restart, want the same", first, again)
 	}
 	// Another version has a window of its own.
 	publish("3")

@@ -75,7 +75,7 @@ func TestInotify(t *testing.T) {
 			var pid int
 			w.UntilFile("the application runs", limit, filepath.Join(who.Home, ".local/share/lull", name, "common/pid"), func(text string) (bool, string) {
 				if app.Ended() {
-					t.Fatalf("%s", app.Log())
+					t.Fatalf("the application has ended, want it to run: %s", app.Log())
 				}
 				pid, _ = strconv.Atoi(strings.TrimSpace(text))
 				return pid > 0, text
@@ -89,7 +89,7 @@ func TestInotify(t *testing.T) {
 			}
 			publish(t, w, 2)
 			if r := w.Lull("refresh", name); r.Code != 75 || !c.tied && !strings.Contains(r.Stderr, strconv.Itoa(pid)) {
-				t.Errorf("%v", r)
+				t.Errorf("refresh while it runs: got %v; want exit status 75, and process %d named unless it is tied (%v)", r, pid, c.tied)
 			}
 			end()
 			w.Until("the refresh is done", limit, func() (bool, string) {

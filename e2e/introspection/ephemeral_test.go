@@ -25,7 +25,7 @@ func TestEphemeralShowsItsDownload(t *testing.T) {
 	s.gate.open()
 	s.Until("it runs", limit, func() (bool, string) { return strings.Contains(p.Log(), "notes 1.0 is running"), p.Log() })
 	if _, after, _ := strings.Cut(p.Log(), "is running"); strings.Contains(after, "MB of ") {
-		t.Errorf("the bar goes on: %q", p.Log())
+		t.Errorf("the bar goes on beside the application: got %q, want no \"MB of \" after \"is running\"", p.Log())
 	}
 	p.Stop()
 }
@@ -50,7 +50,7 @@ func TestEphemeralInterrupted(t *testing.T) {
 			t.Fatalf("the loop goes on: %v: %s", err, p.Log())
 		}
 		if log := p.Log(); strings.Contains(log, "begins 2") || strings.Contains(log, "status ") {
-			t.Errorf("the loop went on after Ctrl-C: %s", log)
+			t.Errorf("the loop went on after Ctrl-C: got %s, want no second round and no status", log)
 		}
 		s.Until("the transfer is over", limit, func() (bool, string) {
 			return len(rows(t, s.API.Property("", "Space.Transfers"))) == 0, p.Log()

@@ -104,7 +104,7 @@ func TestInspectIsTheBus(t *testing.T) {
 	s.Configure("system.yaml", fmt.Sprintf("base: [%s]\ncache: [%s]\n", base, cache))
 	s.start()
 	if v := s.same("at the start"); len(v.Transfers) != 0 || !slices.Equal(v.packages("base"), []string{base}) || !slices.Equal(v.packages("cache"), []string{cache}) {
-		t.Errorf("at the start: %+v", v)
+		t.Errorf("at the start: got %+v, want no transfers, base %s and cache %s", v, base, cache)
 	}
 	s.MustLull("install", sample.Name)
 	if err := s.API.Call("Retained.Set", []string{retained}).Err; err != nil {
@@ -124,11 +124,11 @@ func TestInspectIsTheBus(t *testing.T) {
 	}
 	for _, h := range v.Indices["open"] {
 		if !rig.Alive(int(h.PID)) || h.Holder == "" {
-			t.Errorf("open for %+v", h)
+			t.Errorf("open for %+v, want a process that lives and a name of the holder", h)
 		}
 	}
 	if r := s.MustLull("gc"); r.Code != 0 || s.same("after a collection").Collected.IsZero() {
-		t.Errorf("nothing was collected: %v", r)
+		t.Errorf("gc: got %v; want exit status 0 and a time of the collection", r)
 	}
 
 	// Now the server holds back.
@@ -144,12 +144,12 @@ func TestInspectIsTheBus(t *testing.T) {
 	})
 	v = s.same("while something is being fetched")
 	if len(v.Transfers) != 1 || !slices.Equal(v.packages("writing"), []string{v2}) {
-		t.Fatalf("under way: %+v, writing: %+v", v.Transfers, v.Indices["writing"])
+		t.Fatalf("under way: got the transfers %+v, writing %+v, want one transfer, writing %s", v.Transfers, v.Indices["writing"], v2)
 	}
 	x := v.Transfers[0]
 	if x.Package != v2 || x.Name != sample.Name+" "+sample.V2 || x.Holder == "" || x.Done == 0 || x.Done >= x.Total || x.Total < 3_000_000 ||
 		x.Missing == 0 || x.Since.Before(before) || x.Since.After(time.Now()) {
-		t.Errorf("the transfer is %+v", x)
+		t.Errorf("the transfer is %+v, want one of %s %s (%s), half done, of at least 3000000 bytes, since %v or later, with a holder", x, sample.Name, sample.V2, v2, before)
 	}
 	s.gate.open()
 	s.Until("the refresh waits for the application", limit, func() (bool, string) {
@@ -157,7 +157,7 @@ func TestInspectIsTheBus(t *testing.T) {
 		return o.Str("State") == "waiting", o.Str("State") + refresh.Log()
 	})
 	if v := s.same("when all is there"); len(v.Transfers) != 0 || len(v.Indices["writing"]) != 0 || !slices.Contains(v.packages("installed"), v2) {
-		t.Errorf("afterwards: %+v", v)
+		t.Errorf("when all is there: got %+v, want no transfers, nothing in writing, and %s installed", v, v2)
 	}
 
 	// The signals have reported the same: its beginning, its progress, its end.
@@ -169,12 +169,12 @@ func TestInspectIsTheBus(t *testing.T) {
 				first = i
 			}
 			if i > first && len(rows(t, heard[i-1].Value)) > 0 && list[0].Done < rows(t, heard[i-1].Value)[0].Done {
-				t.Errorf("it goes back to %+v", list)
+				t.Errorf("the progress goes back from %+v to %+v, want it to grow", rows(t, heard[i-1].Value), list)
 			}
 		}
 	}
 	if first < 0 || last <= first || len(rows(t, heard[last].Value)) != 0 {
-		t.Errorf("%d changes were heard, the first of it as number %d", len(heard), first)
+		t.Errorf("%d changes were heard, the first of %s as number %d, want some, and the last without a transfer", len(heard), v2, first)
 	}
 	app.Stop()
 	lease.Stop()

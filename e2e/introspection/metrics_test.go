@@ -87,11 +87,13 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	f := until("there is a file", is(0, "lull_collections_total"))
-	if st, err := os.Stat(path); err != nil || st.Mode() != 0o644 {
-		t.Errorf("it is %v, want 0o644: %v", st.Mode(), err)
+	if st, err := os.Stat(path); err != nil {
+		t.Error(err)
+	} else if st.Mode() != 0o644 {
+		t.Errorf("the file of metrics has mode %v, want 0644", st.Mode())
 	}
 	if f.of("lull_refresh_last_success_timestamp_seconds") != -1 || f.of("lull_index_packages", "index", "base") != 1 || f.of("lull_index_blobs", "index", "base") != 0 {
-		t.Errorf("at the start: %v", f)
+		t.Errorf("at the start: got %v, want no time of a refresh, and in the base index 1 package and 0 blobs", f)
 	}
 	s.MustLull("install", sample.Name)
 	f = until("the installation and the service are counted", func(f figures) (bool, string) {
@@ -123,7 +125,7 @@ func TestMetrics(t *testing.T) {
 	app.Stop()
 	f = until("the refresh is counted", is(1, "lull_refreshes_total", "kind", "refresh", "result", "done"))
 	if f.of("lull_critical_section_seconds", "kind", "refresh") != 1 || f.of("lull_refreshes_pending", "waits_for", "applications") != 0 || len(f["lull_refresh_pending_since_timestamp_seconds"].GetMetric()) != 0 {
-		t.Errorf("after the refresh: %v", f)
+		t.Errorf("after the refresh: got %v, want 1 critical section and nothing pending", f)
 	}
 
 	// A collection takes version 1, but for what a process outside any run uses.
@@ -145,11 +147,11 @@ func TestMetrics(t *testing.T) {
 		"lull_collection_last_strays": 0, "lull_collection_failures_total": 0,
 	} {
 		if got := f.of(name); got-want > .01 || want-got > .01 {
-			t.Errorf("%s is %v, inspect says %v", name, got, want)
+			t.Errorf("%s is %v, want %v, as inspect reports", name, got, want)
 		}
 	}
 	if v.Collection.Bytes == 0 || v.Collection.Blobs == 0 {
-		t.Errorf("nothing was collected: %+v", v.Collection)
+		t.Errorf("the collection is %+v, want some bytes and blobs", v.Collection)
 	}
 	s.agrees(path)
 	// Only the installed packages are left, and that of the system, which was fetched
@@ -158,7 +160,7 @@ func TestMetrics(t *testing.T) {
 	for _, unit := range []string{"blobs", "bytes"} {
 		installed, base := f.of("lull_index_"+unit, "index", "installed"), f.of("lull_index_"+unit, "index", "base")
 		if all := f.of("lull_store_" + unit); installed+base != all || installed <= 0 || base <= 0 {
-			t.Errorf("%v %s are installed and %v are the system's, but %v are in the store", installed, unit, base, all)
+			t.Errorf("%v %s are installed and %v are the system's, want some of each and all that are in the store, %v", installed, unit, base, all)
 		}
 	}
 

@@ -62,7 +62,7 @@ func TestLeft(t *testing.T) {
 	b, err := cmd.CombinedOutput()
 	out := string(b)
 	if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(out, "0::/\n") || !strings.Contains(out, "the tests have left process ") || !strings.Contains(out, ": sleep 10000") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("tests that leave a process: got %v, want exit status 1, the root cgroup, and sleep 10000 named as left:\n%s", err, out)
 	}
 	_, pid, _ := strings.Cut(out, "\nleft ")
 	pid, _, _ = strings.Cut(pid, "\n")

@@ -109,7 +109,7 @@ func TestLinksOfOldRevisionsStayAway(t *testing.T) {
 	w.Publish(w.Path(sample.V2))
 	w.MustLull("refresh", sample.Name)
 	if _, err := os.Lstat(filepath.Join(links, "7")); !os.IsNotExist(err) {
-		t.Errorf("the link is there: %v", err)
+		t.Errorf("the link of revision 7 to no package: got error %v, want that it does not exist", err)
 	}
 	if _, err := os.Lstat(filepath.Join(links, "1")); err != nil {
 		t.Errorf("a revision that is kept has lost its link: %v", err)

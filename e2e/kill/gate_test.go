@@ -59,7 +59,7 @@ func TestCollectAtEveryPoint(t *testing.T) {
 			t.Errorf("%q: %d, want 0, %v: %s", args, code, err, p.Log())
 		}
 		if len(passed) < 10 {
-			t.Errorf("%q passed only %v", args, passed)
+			t.Errorf("%q passed %d points, want at least 10: %v", args, len(passed), passed)
 		}
 		t.Logf("%q: %d points", args, len(passed))
 	}

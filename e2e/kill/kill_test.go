@@ -65,7 +65,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 		return strings.HasPrefix(p, "launch.") // of the launcher, which services inherit the variables to
 	})
 	if len(points) < 2*13 {
-		t.Fatalf("a refresh passes only these points: %q", points)
+		t.Fatalf("a refresh passes %d points, want at least %d: %q", len(points), 2*13, points)
 	}
 	if testing.Short() {
 		points = slices.DeleteFunc(points, func(p string) bool { return !strings.HasPrefix(p, "refresh.") })
@@ -211,7 +211,7 @@ func dieAt(t *testing.T, point string) {
 	s.StopAgent()
 	old := read(s.notes(1))
 	if v := s.version(); v != sample.V1 && v != sample.V2 {
-		t.Errorf("the version is %s", v)
+		t.Errorf("the version is %s, want %s or %s", v, sample.V1, sample.V2)
 	}
 	s.StartAgent()
 	if running {
@@ -229,7 +229,7 @@ func dieAt(t *testing.T, point string) {
 	}
 	s.settled(t)
 	if got := read(s.notes(1)); got != old {
-		t.Errorf("version 1's data has changed:\n%s\nwas:\n%s", got, old)
+		t.Errorf("version 1's data has changed: got\n%s\nwant\n%s", got, old)
 	}
 	if r := s.User.Lull("run", sample.Name, "--show"); r.Code != 0 || !strings.Contains(r.Stdout, "version 1.0") {
 		t.Errorf("version 2 does not run, or does not see version 1's data: %v", r)
@@ -266,11 +266,11 @@ func (s *scene) settled(t *testing.T) {
 	}
 	first, err := os.Readlink(filepath.Join(s.Store, "current", sample.Name))
 	if err != nil || filepath.Base(first) == "1" {
-		t.Errorf("version %s is revision %s (%v)", v, first, err)
+		t.Errorf("version %s is revision %s (error %v), want another revision than 1 and no error", v, first, err)
 	}
 	o, _ := s.API.Package(sample.Name)
 	if got := fmt.Sprint(o.Num("Revision")); got != filepath.Base(first) || o.Str("Version") != v {
-		t.Errorf("the bus says %s, revision %s; current is %s, %s", o.Str("Version"), got, v, first)
+		t.Errorf("on the bus: got %s, revision %s; want %s, %s", o.Str("Version"), got, v, first)
 	}
 	if list := fmt.Sprint(o.Props["Revisions"]); strings.Contains(list, "staged") {
 		t.Errorf("a revision was left half made: %s", list)

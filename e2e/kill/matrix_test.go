@@ -241,11 +241,11 @@ func (s *stage) whole(t *testing.T, instance string) (version string) {
 		}
 	}
 	if strings.Contains(read(filepath.Join(data, "1", "log")), "started 2") {
-		t.Errorf("the old data of %s was modified", instance)
+		t.Errorf("the old data of %s was modified: got %q in its log, want it unchanged", instance, "started 2")
 	}
 	o, _ := s.API.Package(instance)
 	if fmt.Sprint(o.Num("Revision")) != rev || o.Str("Version") != version || strings.Contains(fmt.Sprint(o.Props["Revisions"]), "staged") {
-		t.Errorf("the bus says revision %d, version %s, %v; current is %s, %s", o.Num("Revision"), o.Str("Version"), o.Props["Revisions"], rev, version)
+		t.Errorf("on the bus: got revision %d, version %s, revisions %v; want %s, %s and none staged", o.Num("Revision"), o.Str("Version"), o.Props["Revisions"], rev, version)
 	}
 	return version
 }
@@ -283,7 +283,7 @@ func TestFaults(t *testing.T) {
 				points = slices.DeleteFunc(points, c.skip)
 			}
 			if len(points) < c.least {
-				t.Fatalf("only these points are passed: %q", points)
+				t.Fatalf("%d points are passed, want at least %d: %q", len(points), c.least, points)
 			}
 			all := os.Getenv("LULL_FAULTS") == "all" || c.play.packed
 			if !all { // death at the others is in TestKilledAtEveryPoint

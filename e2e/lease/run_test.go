@@ -66,6 +66,6 @@ func TestRunSubpackages(t *testing.T) {
 		return err
 	})
 	if err != nil || len(files) != 1 {
-		t.Errorf("the shared file is stored as %v (%v)", files, err)
+		t.Errorf("the shared file is stored as %v (error %v), want one blob", files, err)
 	}
 }

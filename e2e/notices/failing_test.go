@@ -31,7 +31,7 @@ func (s *scene) failing(t *testing.T, bob *scene) {
 	rename(s.Repo, away)
 	fail()
 	if live := append(s.desk.Live(), bob.desk.Live()...); len(live) > 0 {
-		t.Errorf("a failure that has just begun is shown: %v", live)
+		t.Errorf("a failure that has just begun is shown: got the notices %v, want none", live)
 	}
 	s.age(8 * 24 * time.Hour)
 	fail()
@@ -53,7 +53,7 @@ func (s *scene) failing(t *testing.T, bob *scene) {
 	s.age(0)
 	fail()
 	if live := append(s.desk.Live(), bob.desk.Live()...); len(live) > 0 {
-		t.Errorf("it is shown again: %v", live)
+		t.Errorf("the failure is shown a second time: got the notices %v, want none", live)
 	}
 
 	rename(away, s.Repo)

@@ -168,7 +168,7 @@ func TestApplicationAsks(t *testing.T) {
 		}
 	}
 	if len(heard) > 0 {
-		t.Errorf("others hear %v", heard)
+		t.Errorf("others receive the signals %v, want none of %s", heard, bus.UpdateMonitorInterface)
 	}
 	if got := s.do("lull pending --self"); !strings.Contains(got, name+"  1 → 2\n") {
 		t.Errorf("got %s, want %q", got, name+"  1 → 2\n")
@@ -207,7 +207,7 @@ func TestApplicationAsks(t *testing.T) {
 		t.Errorf("held by %q, want %q", p.HeldBy, s.User.Name)
 	}
 	if left := time.Until(time.UnixMicro(int64(o.Num("HeldUntil")))); left < 110*time.Minute || left > 2*time.Hour {
-		t.Errorf("held for %v", left)
+		t.Errorf("held for %v more, want 2 hours, or 10 minutes less at most", left)
 	}
 	s.do("lull unhold " + name)
 
@@ -294,7 +294,7 @@ func TestRestartAndWait(t *testing.T) {
 		t.Errorf("it is %q, want critical", o.Str("State"))
 	}
 	if late.Ended() {
-		t.Fatalf("%s", late.Log())
+		t.Fatalf("the launch has ended, want it to wait: %s", late.Log())
 	}
 	late.Stop() // it could start in the old version while the section begins again
 	s.untilShown(0, "")
@@ -356,7 +356,7 @@ func TestTwoUsers(t *testing.T) {
 	}
 	s.untilShown(1, "Asking 2 is ready")
 	if live := bob.desk.Live(); len(live) > 0 {
-		t.Errorf("the other one is told: %v", live)
+		t.Errorf("the user who does not run it has the notices %v, want none", live)
 	}
 	bob.User.StartLull(nil, "run", name)
 	bob.untilLog("started 1, app, in " + bob.Dir)

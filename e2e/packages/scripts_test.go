@@ -96,7 +96,7 @@ func TestScriptsGiveNothingAway(t *testing.T) {
 				t.Errorf("these units are left: %s%s", r.Stdout, system.Stdout)
 			}
 			if !step.gone && (!strings.Contains(hers, "lull-userd.path loaded active") || !strings.Contains(theirs, "lulld.service loaded active")) {
-				t.Errorf("these units are there: %s%s", r.Stdout, system.Stdout)
+				t.Errorf("these units are there: %s%s, want lull-userd.path of the user and lulld.service, loaded and active", r.Stdout, system.Stdout)
 			}
 		}) {
 			t.FailNow()
@@ -138,7 +138,7 @@ func watch(t *testing.T, c *rig.Container, manager int, goOn func(), ended <-cha
 			}
 			for what := range p.open {
 				if strings.HasPrefix(what, "terminal ") || roots[what] {
-					t.Errorf("process %d (%s) of mallory's has %s, as root has", p.pid, p.name, what)
+					t.Errorf("process %d (%s) of mallory's has %s open, as root has, want no terminal and nothing of root's", p.pid, p.name, what)
 				}
 			}
 			if p.name == "systemctl" {

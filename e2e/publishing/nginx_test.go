@@ -66,6 +66,6 @@ func TestNginx(t *testing.T) {
 	must(t, err)
 	r.Body.Close()
 	if r.Header.Get("Content-Type") != "application/zstd" {
-		t.Errorf("a blob: %v", r.Header)
+		t.Errorf("the header of a blob is %v, want Content-Type application/zstd", r.Header)
 	}
 }

@@ -191,7 +191,7 @@ func TestObjectStore(t *testing.T) {
 		must(t, err)
 		r.Body.Close()
 		if r.Header.Get("Cache-Control") != cache || r.Header.Get("Content-Type") != "application/json" {
-			t.Errorf("%s: %v", path, r.Header)
+			t.Errorf("%s has the header %v, want Cache-Control %q and Content-Type application/json", path, r.Header, cache)
 		}
 	}
 
@@ -209,7 +209,7 @@ func TestObjectStore(t *testing.T) {
 		got := s.offered()
 		for i := range 4 {
 			if got[fmt.Sprint("org.example.many", i)] != "1" {
-				t.Errorf("offered: %v", got)
+				t.Errorf("offered: got %v, want version 1 of org.example.many%d too", got, i)
 			}
 		}
 	})
@@ -224,11 +224,11 @@ func TestObjectStore(t *testing.T) {
 			cancel()
 			before := s.offered()["org.example.c"]
 			if killed == nil && before != fmt.Sprint(i) {
-				t.Errorf("published %d, but %s is offered", i, before)
+				t.Errorf("the publisher was not killed: got version %s offered, want %d", before, i)
 			}
 			s.must("publish", s.source("org.example.d", fmt.Sprint(i)), "--repo", address)
 			if got := s.offered(); got["org.example.d"] != fmt.Sprint(i) || got["org.example.a"] != "1" {
-				t.Errorf("after a publisher was killed: %v", got)
+				t.Errorf("after a publisher was killed: got %v offered, want version %d of org.example.d and 1 of org.example.a", got, i)
 			}
 		}
 	})
@@ -254,6 +254,6 @@ func TestObjectStore(t *testing.T) {
 	}
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "wrong")
 	if out, err := s.run("publish", s.source("org.example.a", "3"), "--repo", address); err == nil || strings.Count(out, "\n") > 2 {
-		t.Errorf("a wrong secret: %v: %s", err, out)
+		t.Errorf("a wrong secret: got error %v, want one, and at most 2 lines of output: %s", err, out)
 	}
 }

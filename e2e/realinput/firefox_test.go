@@ -118,7 +118,7 @@ func TestFirefox(t *testing.T) {
 		id := ""
 		w.Until("the window says "+title, limit, func() (bool, string) {
 			if p.Ended() {
-				t.Fatalf("Firefox has ended:\n%s", p.Log())
+				t.Fatalf("Firefox has ended, want it to run:\n%s", p.Log())
 			}
 			id = w.User.Run("xdotool", "search", "--onlyvisible", "--name", title).Stdout
 			id, _, _ = strings.Cut(id, "\n")

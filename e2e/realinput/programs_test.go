@@ -92,7 +92,7 @@ func TestDesktopPrograms(t *testing.T) {
 				p = w.User.StartLull(nil, command...)
 				w.Until("the window says "+c.title, limit, func() (bool, string) {
 					if p.Ended() {
-						t.Fatalf("%s has ended:\n%s", c.name, p.Log())
+						t.Fatalf("%s has ended, want it to run:\n%s", c.name, p.Log())
 					}
 					window, _, _ = strings.Cut(w.User.Run("xdotool", "search", "--onlyvisible", "--name", regexp.QuoteMeta(c.title)).Stdout, "\n")
 					return window != "", p.Log()
@@ -138,11 +138,11 @@ func TestDesktopPrograms(t *testing.T) {
 				return strings.HasSuffix(o.Str("Version"), "+again"), o.Str("Version")
 			})
 			if data("1", c.profile) == "" || data("1", beside) != "of the host" {
-				t.Errorf("the profile of revision 1: %d bytes, %q", len(data("1", c.profile)), data("1", beside))
+				t.Errorf("the profile of revision 1: got %d bytes, and %q beside it, want some bytes and %q", len(data("1", c.profile)), data("1", beside), "of the host")
 			}
 			shut(open())
 			if data("2", c.profile) == "" || data("2", beside) != "of the host" {
-				t.Errorf("the profile of revision 2: %d bytes, %q", len(data("2", c.profile)), data("2", beside))
+				t.Errorf("the profile of revision 2: got %d bytes, and %q beside it, want some bytes and %q", len(data("2", c.profile)), data("2", beside), "of the host")
 			}
 			write(t, w, filepath.Join(w.User.Home, ".local/share/lull", c.name, "2/xdg", beside), "of version 2")
 			w.MustLull("revert", c.name)

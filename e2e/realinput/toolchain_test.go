@@ -1,6 +1,7 @@
 package realinput_test
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"io/fs"
 	"os"
@@ -65,7 +66,7 @@ func TestToolchain(t *testing.T) {
 	step(time.Minute, "remove", toolchain)
 	dry := step(time.Minute, "--json", "gc", "--dry-run").Stdout
 	if n := strings.Count(dry, `"hash"`); n < 5000 {
-		t.Errorf("the plan names only %d blobs", n)
+		t.Errorf("the plan names %d blobs, want at least 5000", n)
 	}
 	step(time.Minute, "gc")
 	for _, dir := range []string{"blobs", "packages", "trash", "tmp"} {
@@ -111,12 +112,14 @@ func same(t *testing.T, want, got string) {
 			return nil
 		}
 		if sha256.Sum256(a) != sha256.Sum256(b) {
-			t.Errorf("%s has another content", other)
+			t.Errorf("%s has %d bytes with another content, want the %d bytes of %s", other, len(b), len(a), path)
 		}
 		st1, err1 := os.Stat(path)
 		st2, err2 := os.Stat(other)
-		if err1 != nil || err2 != nil || st1.Mode()&0o100 != st2.Mode()&0o100 {
-			t.Errorf("%s has another mode", other)
+		if err := cmp.Or(err1, err2); err != nil {
+			t.Error(err)
+		} else if st1.Mode()&0o100 != st2.Mode()&0o100 {
+			t.Errorf("%s has mode %v, want the owner's x bit of %v", other, st2.Mode(), st1.Mode())
 		}
 		return nil
 	})

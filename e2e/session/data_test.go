@@ -40,7 +40,7 @@ func testWholeData(t *testing.T) {
 	s.untilFolder(bob, 2)
 	for _, a := range []*rig.Actor{carl, eve} {
 		if has(data(a, "2")) {
-			t.Errorf("somebody has brought the data of %s over", a.Name)
+			t.Errorf("revision 2 of the data of %s is there, want none without a helper that runs", a.Name)
 		}
 	}
 	s.Until("dora's helper says what is wrong", limit, func() (bool, string) {

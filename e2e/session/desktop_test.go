@@ -102,14 +102,14 @@ func TestXfce(t *testing.T) {
 
 	sh("echo Log out >/tmp/choice; lull publish --repo /srv/repo /srv/2; lull refresh --no-wait %s", back)
 	if list := sh("lull pending"); strings.Count(list, "(marks)") != 2 {
-		t.Errorf("it waits for\n%s", list)
+		t.Errorf("the refresh waits for the processes below, want 2 of marks:\n%s", list)
 	}
 	user(`timeout 60 bash -c "until test \$(dunstctl count displayed) = 1; do sleep 0.1; done"; dunstctl context`)
 	const dialog = "xdotool search --onlyvisible --class xfce4-session"
 	user(`timeout 60 bash -c "until test -n \"\$(%s 2>/dev/null)\"; do sleep 0.1; done"`, dialog)
 	user(`timeout 60 bash -c "while test -n \"\$(%s 2>/dev/null)\"; do xdotool key Escape; sleep 0.1; done"`, dialog)
 	if log := sh("cat /run/marks.log"); strings.Contains(log, "end") {
-		t.Errorf("what ran has ended before the user has agreed to log out:\n%s", log)
+		t.Errorf("an application has ended, want none to before the user has agreed to log out:\n%s", log)
 	}
 
 	sh(`printf 'schedule: {check: 0}\ndefaults: {restart-background: true}\n' >/etc/lull/policy.yaml; lull policy reload`)
@@ -118,7 +118,7 @@ path=$(busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedeskto
 busctl call org.freedesktop.login1 $path org.freedesktop.login1.Session SetLockedHint b true`, rig.Tester)
 	started(2, 2)
 	if log := sh("cat /run/marks.log"); strings.Count(log, "end 1 ") != 2 {
-		t.Errorf("they were restarted so:\n%s", log)
+		t.Errorf("%d applications of version 1 have ended, want 2:\n%s", strings.Count(log, "end 1 "), log)
 	}
 	user("busctl --user status %s >/dev/null", bells)
 
@@ -130,7 +130,7 @@ busctl call org.freedesktop.login1 $path org.freedesktop.login1.Session SetLocke
 	sh("systemd-run --quiet --collect --user --machine=%s@ %s", rig.Tester, ring)
 	until(`test "$(ls -l /proc/[0-9]*/exe 2>/dev/null | grep -c "/lull-run$")" = 2`)
 	if log := sh("cat /run/marks.log"); strings.Count(log, "start ") != 4 {
-		t.Errorf("in the critical section they have started:\n%s", log)
+		t.Errorf("in the critical section there were %d starts, want the 4 before it:\n%s", strings.Count(log, "start "), log)
 	}
 	sh("echo >/run/gate")
 	started(3, 2)

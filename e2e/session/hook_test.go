@@ -107,14 +107,14 @@ func testPendingHook(t *testing.T) {
 	ended("carl", "a hook has ")
 	gone("carl")
 	if b, err := os.ReadFile(data(users["carl"], "common/log")); err != nil || strings.Contains(string(b), "survived") {
-		t.Errorf("it was given the memory: %s, %v", b, err)
+		t.Errorf("the hook of carl beyond its memory: got the log %q, %v, want no \"survived\" and no error", b, err)
 	}
 	ended("bob", "it has not ended within 30s")
 	gone("bob")
 
 	for name, run := range runs {
 		if run.Ended() {
-			t.Errorf("the application of %s has ended with the hook", name)
+			t.Errorf("the application of %s has ended with the hook, want it to run", name)
 		}
 		b, err := os.ReadFile(data(users[name], "common/log"))
 		if err != nil || strings.Count(string(b), "from 1 to 2") != 1 {

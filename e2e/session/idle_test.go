@@ -61,7 +61,7 @@ func testComesAndGoes(t *testing.T) {
 		t.Errorf("the session bus does not have it started: %v", r)
 	}
 	if now := owner(); now == "" || now == was {
-		t.Errorf("the helper that answers is %q, which was %q", now, was)
+		t.Errorf("the helper that answers is %q, want one, and another than %q", now, was)
 	}
 	ann.Systemctl("stop", "lull-userd.path", "lull-userd.service")
 }

@@ -31,7 +31,7 @@ func started(t *testing.T, a *rig.Actor, names ...string) {
 	for _, name := range names {
 		at, err := strconv.ParseUint(show(a, name, "ExecMainStartTimestampMonotonic"), 10, 64)
 		if err != nil || at <= last {
-			t.Errorf("service %s of %s was started at %d, the one before it at %d: %v", name, a.Name, at, last, err)
+			t.Errorf("service %s of %s was started at %d µs (error %v), want it after the one before it, %d µs", name, a.Name, at, err, last)
 		}
 		last = at
 	}
@@ -65,7 +65,7 @@ func testServices(t *testing.T) {
 		started(t, a, "one", "two", "three")
 		log := s.untilLog(a, "2 two 2 up")
 		if down, _, _ := strings.Cut(log, "2 "); words(down) != "1 three TERM, 1 one USR1" {
-			t.Errorf("the services of %s were stopped like this: %s", a.Name, words(log))
+			t.Errorf("the services of %s were stopped with %q, want %q", a.Name, words(down), "1 three TERM, 1 one USR1")
 		}
 		if strings.Contains(log, "four") || show(a, "four", "MainPID") != pids[a.Name] {
 			t.Errorf("the service of %s has not endured: %s", a.Name, words(log))
@@ -74,7 +74,7 @@ func testServices(t *testing.T) {
 	}
 	o, _ := s.API.Package(app)
 	if states := fmt.Sprint(o.Props["Services"].Value()); strings.Count(states, " active") != 4 {
-		t.Errorf("the agent says of the services %s", states)
+		t.Errorf("the states of the services are %s, want 4 active", states)
 	}
 	s.MustLull("remove", app)
 	for _, a := range []*rig.Actor{ann, bob} {
@@ -130,7 +130,7 @@ func testUndo(t *testing.T) {
 	})
 	started(t, ann, "one", "two", "three")
 	if b, _ := os.ReadFile(data(ann, "common/log")); strings.Contains(string(b), "3 ") || show(ann, "four", "MainPID") != pid {
-		t.Errorf("the services say: %s", b)
+		t.Errorf("after the undo: got process %s of service four and the log below, want process %s and no line of revision 3:\n%s", show(ann, "four", "MainPID"), pid, b)
 	}
 	s.UntilFile("nothing is left of it", limit, data(ann, ".2.partial"), func(string) (bool, string) {
 		out, _ := exec.Command("ls", "-A", data(ann)).Output()
@@ -165,13 +165,13 @@ func testFrozenSlice(t *testing.T) {
 	s.MustLull("refresh", "--wait", app)
 	s.untilLog(ann, "2 one 2 up")
 	if log, err := os.ReadFile(data(bob, "common/log")); err != nil || strings.Contains(string(log), "2 one 2 up") {
-		t.Errorf("the frozen service says: %s, %v", log, err)
+		t.Errorf("the log of the frozen service: got %q, %v, want no start of revision 2 and no error", log, err)
 	}
 	thaw()
 	thawed = true
 	log := s.untilLog(bob, "2 one 2 up")
 	if strings.Count(log, "2 one 2 up") != 1 || strings.Count(log, "1 one 1 up") != 1 {
-		t.Errorf("the services of bob say: %s", words(log))
+		t.Errorf("the log of the services of bob is %s, want one start of each revision", words(log))
 	}
 	s.loads(bob, "before")
 }
@@ -203,7 +203,7 @@ func testHungHelper(t *testing.T) {
 	// Killed, it was restarted by the user's systemd, waited until launches
 	// were allowed, and is the new one.
 	if log := s.untilLog(bob, "2 one 2 up"); strings.Contains(log, "TERM") {
-		t.Errorf("the services of bob say: %s", words(log))
+		t.Errorf("the log of the services of bob is %s, want no TERM, as the service was killed", words(log))
 	}
 	if bystander.Ended() {
 		t.Error("another unit of bob was ended")
@@ -233,7 +233,7 @@ func testNoHelper(t *testing.T) {
 	ann.StartHelper()
 	log := s.untilLog(ann, "2 one 2 up")
 	if strings.Count(log, "1 two 1 up") != 1 {
-		t.Errorf("the services say: %s", words(log))
+		t.Errorf("the log of the services is %s, want one start of service two", words(log))
 	}
 	s.untilLog(ann, "2 two 2 up")
 }
@@ -252,7 +252,7 @@ func testTwoHelpers(t *testing.T) {
 	s.untilOrdered(first, "finish")
 	s.untilLog(ann, "2 one 2 up")
 	if strings.Contains(second.Log(), "the agent orders") {
-		t.Errorf("both helpers were asked:\n%s", second.Log())
+		t.Errorf("both helpers were asked, want the first alone; the log of the second:\n%s", second.Log())
 	}
 	first.Crash()
 	s.untilOrdered(second, "session")
@@ -315,10 +315,10 @@ func testHostile(t *testing.T) {
 	bad := bob.StartWith(func(c *exec.Cmd) { c.Env = append(c.Env, hostile+"=1") }, self)
 	s.Until("the hostile helper is registered", limit, func() (bool, string) { return strings.Contains(bad.Log(), "\nregistered\n"), bad.Log() })
 	if !strings.Contains(bad.Log(), "NotPermitted") && !strings.Contains(bad.Log(), "this is not the helper") {
-		t.Errorf("anybody may answer:\n%s", bad.Log())
+		t.Errorf("an answer of the wrong helper: want NotPermitted or \"this is not the helper\" in its log, got\n%s", bad.Log())
 	}
 	if !strings.Contains(bad.Log(), "cannot take the call: it is longer than") {
-		t.Errorf("the agent took a call of 1 MiB:\n%.3000s", bad.Log())
+		t.Errorf("the agent took a call of 1 MiB: want that it is refused as longer, got\n%.3000s", bad.Log())
 	}
 	good.Crash() // now the other one is asked
 	ann.StartHelper()

@@ -89,7 +89,7 @@ func TestPowerOff(t *testing.T) {
 			m.sh("mkfifo /run/gate; lull publish --repo /srv/repo /srv/%s/2; echo '%s' >/tmp/choice", name, c.answer)
 			m.sh("systemd-run --quiet --unit=refresh lull refresh %s; timeout 60 sh -c 'until lull status %[1]s | grep -q \"checking\"; do sleep 0.1; done'", name)
 			if list := m.sh("systemd-inhibit --list --no-pager"); !strings.Contains(list, "block-weak") || strings.Count(list, "Refreshing "+name) != 2 {
-				t.Errorf("the section holds these locks:\n%s", list)
+				t.Errorf("in the section: want 2 locks of %q, one block-weak, got\n%s", "Refreshing "+name, list)
 			}
 			if c.answer != "" { // begun before, because logind waits for five seconds only
 				then := "true"
@@ -103,7 +103,7 @@ func TestPowerOff(t *testing.T) {
 			m.boot()
 			m.inOrder("-1", c.order...)
 			if list := m.journal("-1"); strings.Contains(list, c.never) {
-				t.Errorf("the journal has %q:\n%s", c.never, list)
+				t.Errorf("the journal has %q, want it without:\n%s", c.never, list)
 			}
 			if !c.ends {
 				m.inOrder("0", "refresh of "+name+": done", "Finished systemd-user-sessions.service")

@@ -64,7 +64,7 @@ func newScene(t *testing.T) *scene {
 func (s *scene) section(v int) time.Duration {
 	s.Helper()
 	if b, err := os.ReadFile(s.gate); err != nil || len(b) == 0 { // until the hook runs
-		s.Fatalf("%q %v", b, err)
+		s.Fatalf("reading the gate of the hook: got %q, %v, want a line and no error", b, err)
 	}
 	var estimate time.Duration
 	s.Until("the estimate is shown", limit, func() (bool, string) {
@@ -125,7 +125,7 @@ func TestLocksByEstimate(t *testing.T) {
 			publish(t, s.World, v+1, hook)
 			second := s.refresh(v + 1)
 			if first < 61*time.Second || second >= first || second < time.Second {
-				t.Errorf("the estimates are %v, then %v", first, second)
+				t.Errorf("the estimates are %v, then %v, want at least 61s, then less, but at least 1s", first, second)
 			}
 		})
 	}
@@ -172,12 +172,12 @@ func TestLocksByData(t *testing.T) {
 	app.Stop()
 	many := s.section(3)
 	if many < 7*time.Second || many > 15*time.Second {
-		t.Errorf("6,000 files are estimated to take %v", many)
+		t.Errorf("6,000 files are estimated to take %v, want 7s to 15s", many)
 	}
 	app = waits(4)
 	write(3, 6000, 6010)
 	app.Stop()
 	if few := s.section(4); few > 5*time.Second {
-		t.Errorf("10 files of 6,010 are estimated to take %v", few)
+		t.Errorf("10 files of 6,010 are estimated to take %v, want at most 5s", few)
 	}
 }

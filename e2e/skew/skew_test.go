@@ -72,10 +72,10 @@ func TestSkew(t *testing.T) {
 			s.Until("a launch waits", limit, func() (bool, string) { return strings.Contains(launch.Log(), "waits"), launch.Log() })
 			gate.open()
 			if code, err := launch.Wait(t.Context(), limit); err != nil || code != 0 || !strings.Contains(launch.Log(), "version 3\n") {
-				t.Errorf("the launch that has waited: %d, %v\n%s", code, err, launch.Log())
+				t.Errorf("the launch that has waited: got exit status %d, %v, want 0 and version 3:\n%s", code, err, launch.Log())
 			}
 			if code, err := refresh.Wait(t.Context(), limit); err != nil || code != 0 {
-				t.Errorf("the refresh: %d, %v\n%s", code, err, refresh.Log())
+				t.Errorf("the refresh: got exit status %d, %v, want 0 and no error:\n%s", code, err, refresh.Log())
 			}
 
 			gate = s.gate()
@@ -89,7 +89,7 @@ func TestSkew(t *testing.T) {
 			s.lull(0, "verify")
 			s.lull(0, "gc")
 			if helper.Ended() {
-				t.Errorf("the helper has ended:\n%s", helper.Log())
+				t.Errorf("the helper has ended, want it to run:\n%s", helper.Log())
 			}
 			s.lull(0, "remove", name)
 		})

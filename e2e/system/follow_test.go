@@ -26,13 +26,13 @@ func TestFollow(t *testing.T) {
 	s.prints(first, "system 2: downloading what installs it")
 	s.looks("staging", "In effect:  as the machine came\nNext:       2: downloading what installs it, ")
 	if v := s.status(); v.Step != "images" || v.Staged == nil || v.Staged.Version != "2" || v.Staged.Hash != two.hash {
-		t.Errorf("for programs: %+v", v)
+		t.Errorf("the status for programs: got %+v, want step images and version 2 staged, %s", v, two.hash)
 	}
 	giveUp := "lull system status shows it, lull system rollback gives it up"
 	s.Refused(s.Lull("system", "stage", one), 75, "cannot stage "+one+": system 2 is being staged", giveUp)
 	s.Refused(s.Lull("system", "commit"), 75, "cannot commit system 2: it is not staged yet", "lull system status shows how far it is")
 	if c := s.API.Call("Retained.Clear"); !strings.HasPrefix(text(c), "org.lull.Error.Busy cannot set the retained index: it belongs to the update to system 2") {
-		t.Errorf("%s", text(c))
+		t.Errorf("Retained.Clear while system 2 is staged: got %s, want org.lull.Error.Busy, as it belongs to the update", text(c))
 	}
 
 	first.Signal(syscall.SIGINT)
@@ -49,7 +49,7 @@ func TestFollow(t *testing.T) {
 	s.StartAgent()
 	s.looks("interrupted", "Next:        2, interrupted while downloading the system\nTo go on:    lull system stage\nTo drop it:  lull system rollback\n")
 	if out := s.MustLull("doctor").Stdout; !strings.Contains(out, "staging "+osName+" was interrupted") {
-		t.Errorf("the doctor says\n%s", out)
+		t.Errorf("lull doctor: want that staging %s was interrupted, got\n%s", osName, out)
 	}
 	close(last)
 	s.says("system 2 is staged: it takes effect when the machine starts again\n", "system", "stage")
@@ -60,7 +60,7 @@ func TestFollow(t *testing.T) {
 	s.MustLull("gc")
 	bar := s.Admin.OnScreen("system", "stage", osName)
 	if code, err := bar.Wait(s.Context(), limit); err != nil || code != 0 || !strings.Contains(bar.Log(), "system 2 is staged: it takes effect when the machine starts again") {
-		t.Errorf("exit status %d, %v:\n%s", code, err, bar.Log())
+		t.Errorf("lull system stage: got exit status %d, %v; want 0, and that system 2 is staged:\n%s", code, err, bar.Log())
 	}
 
 	for _, c := range []struct {

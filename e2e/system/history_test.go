@@ -96,7 +96,7 @@ func TestHistory(t *testing.T) {
 	for _, c := range list {
 		got = append(got, c.String())
 		if c.By == nil || c.By.UID != 0 || c.By.Name != "root" || c.Began == "" {
-			t.Errorf("root has asked for %v, and it says %+v, begun at %q", c, c.By, c.Began)
+			t.Errorf("%v is by %+v and began at %q, want root, user 0, and a time", c, c.By, c.Began)
 		}
 	}
 	want := []string{"refresh 2>3 undone;", "refresh 1>2 done; lull revert --revision 1 " + name, "install >1 done;"}

@@ -80,7 +80,7 @@ func TestResolveJob(t *testing.T) {
 		return err == nil && p.BytesTotal > 100_000, p.State
 	})
 	if p := s.job(path, "running"); p.Kind != "resolve" || p.Subject != name || p.User != 0 || p.Started == 0 || p.Hash != "" {
-		t.Errorf("%+v", p)
+		t.Errorf("got the job %+v, want one of kind resolve, of %s and user 0, started, without a hash", p, name)
 	}
 	job := bus.NewJobProxy(conn, path)
 	_, _, err = job.Take(ctx)
@@ -162,7 +162,7 @@ func TestJobs(t *testing.T) {
 
 	path := s.busctl("Space", "StartVerify", "a{sv}", "0")
 	if p := s.job(path, "done"); p.Kind != "verify" || p.Checked < 4 || len(p.Findings) != 0 || p.BytesTotal == 0 || p.BytesDone != p.BytesTotal {
-		t.Errorf("%+v", p)
+		t.Errorf("got the job %+v, want one of kind verify that has checked 4 at least, all bytes, and found nothing", p)
 	}
 	introspected := s.Admin.Must("busctl", "--address="+s.Bus.Address, "introspect", "--xml-interface", rig.AgentName, string(path)).Stdout
 	for _, want := range []string{"running, done, failed or cancelled.", "Number of the job", "org.lull.Error.LimitsExceeded", "Returns the result of Manager.StartResolve once"} {
@@ -180,7 +180,7 @@ func TestJobs(t *testing.T) {
 	s.NoError(os.Chmod(file, 0o644))
 	s.NoError(os.WriteFile(file, []byte("broken"), 0o644))
 	if p := s.job(s.busctl("Space", "StartVerify", "a{sv}", "0"), "done"); len(p.Findings) == 0 || p.Findings[0].Repaired {
-		t.Errorf("%+v", p)
+		t.Errorf("a verification of a broken blob: got the job %+v, want a finding that is not repaired", p)
 	}
 	reached, open := g.hold(blob)
 	command := s.Admin.StartLull(nil, "verify", "--repair")
@@ -195,7 +195,7 @@ func TestJobs(t *testing.T) {
 	for _, o := range repair {
 		if o.Str("Kind") == "repair" {
 			if p := s.job(dbus.ObjectPath(o.Path), "done"); len(p.Findings) == 0 || !p.Findings[0].Repaired {
-				t.Errorf("%+v", p)
+				t.Errorf("a repair of a broken blob: got the job %+v, want a finding that is repaired", p)
 			}
 		}
 	}
@@ -227,7 +227,7 @@ func TestJobs(t *testing.T) {
 		t.Fatal(c.Err)
 	}
 	if p := s.job(s.busctl("Space", "StartCollect", "a{sv}", "0"), "done"); p.FreedPackages == 0 || p.FreedBlobs == 0 || p.FreedBytes == 0 {
-		t.Errorf("%+v", p)
+		t.Errorf("got the job %+v, want one that has freed packages, blobs and bytes", p)
 	}
 	s.has(false, one)
 }

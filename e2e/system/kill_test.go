@@ -53,7 +53,7 @@ func newPlay(t *testing.T, f flow) *play {
 	p.one = p.first(1.5, 0.5)
 	p.two = p.update(update{version: "2", baseMB: 1.5, cacheMB: 0.5, imagesMB: 2.2 - f.ownMB, ownMB: f.ownMB})
 	if free := p.free(); free < 2.3 || free > 4.1 {
-		t.Fatalf("%.1f MiB are free: the test shows nothing", free)
+		t.Fatalf("%.1f MiB are free, want 2.3 to 4.1: the test shows nothing", free)
 	}
 	p.StopAgent()
 	return p
@@ -161,7 +161,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 						// Content of the next system is not re-fetched.
 						for hash, inode := range p.contents() {
 							if before, ok := there[hash]; ok && before != inode {
-								t.Errorf("package %.16s was fetched again", hash)
+								t.Errorf("package %.16s was fetched again: got inode %v, want %v as before", hash, inode, before)
 							}
 						}
 					})
@@ -235,7 +235,7 @@ func (p *play) settled() {
 	}
 	entries, err := os.ReadDir(filepath.Join(p.Store, "systems"))
 	if err != nil || len(entries) != 1 {
-		p.Errorf("systems has %v (%v)", entries, err)
+		p.Errorf("the directory systems has %v (error %v), want one entry", entries, err)
 	}
 	for _, e := range must(os.ReadDir(p.Store)) {
 		if strings.HasPrefix(e.Name(), ".tmp-") {

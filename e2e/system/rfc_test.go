@@ -128,7 +128,7 @@ func (s *scene) fourAndFive(with *update, test string) {
 	out := s.MustLull("why", test).Stdout
 	for line := range strings.Lines(out) {
 		if !strings.HasPrefix(line, "open") {
-			s.Errorf("it is kept by more than its use:\n%s", out)
+			s.Errorf("it is kept by more than its use: want lines that begin with open, got\n%s", out)
 		}
 	}
 	if !strings.Contains(out, "PID ") {

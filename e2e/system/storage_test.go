@@ -41,7 +41,7 @@ func TestStorage(t *testing.T) {
 	one := s.first(7, 1)
 	two := s.update(update{version: "2", baseMB: 7, cacheMB: 1, imagesMB: 9})
 	if free := s.free(); free < 9.5 || free > 7+1+9 {
-		t.Fatalf("%.1f MiB are free: the test shows nothing", free)
+		t.Fatalf("%.1f MiB are free, want 9.5 to %d: the test shows nothing", free, 7+1+9)
 	}
 	s.says("system 2 is staged: it takes effect when the machine starts again\n", "system", "stage", osName)
 	s.is("staged", "1", "")
@@ -49,7 +49,7 @@ func TestStorage(t *testing.T) {
 	s.has(true, append(two.base, two.cache...)...)
 	s.has(false, two.images...)
 	if b, err := os.ReadFile(s.installed()); err != nil || string(b) != "2\n" {
-		t.Errorf("the hook has installed %q (%v)", b, err)
+		t.Errorf("the hook has installed %q (error %v), want \"2\\n\"", b, err)
 	}
 	s.says("In effect:   1\nNext:        2, staged: it takes effect when the machine starts again\nTo drop it:  lull system rollback\n", "system", "status")
 	s.Refused(s.Lull("system", "commit"), 75, "cannot commit system 2: it takes effect when the machine starts again",
@@ -93,7 +93,7 @@ func (s *scene) collectRefused(one *update) {
 		s.Errorf("for programs: got %+v, want refused %v", v, why)
 	}
 	if out := s.MustLull("doctor").Stdout; !strings.Contains(out, notCommitted) || !strings.Contains(out, "lull system commit keeps it, lull system rollback goes back") {
-		s.Errorf("the doctor says\n%s", out)
+		s.Errorf("lull doctor: want that the system is not committed, and how to keep it or go back, got\n%s", out)
 	}
 	// The automatic collector after each refresh reports it once, in the journal.
 	s.Policy("gc: {after-refresh: true}\n")
@@ -103,13 +103,13 @@ func (s *scene) collectRefused(one *update) {
 		return strings.Contains(s.Agent().Log(), why), s.Agent().Log()
 	})
 	if n := strings.Count(s.Agent().Log(), why); n != 1 {
-		s.Errorf("the journal says it %d times", n)
+		s.Errorf("the journal has %q %d times, want once", why, n)
 	}
 	s.Policy("")
 	// So does an installation that unneeded packages would make room for.
 	s.Publish(s.write("org.test.large", "1", 5, "", nil))
 	if free := s.free(); free > 5 || free < 2.2 {
-		s.Fatalf("%.1f MiB are free: the test shows nothing", free)
+		s.Fatalf("%.1f MiB are free, want 2.2 to 5: the test shows nothing", free)
 	}
 	r := s.Lull("install", "org.test.large")
 	if want := "lull: cannot install org.test.large: could not make room on the disk: " + why + "\nhint: " + decide + "\n"; r.Code != 75 || !strings.HasSuffix(r.Stderr, want) {

@@ -135,7 +135,7 @@ func TestUpdatersOwnResolve(t *testing.T) {
 		}
 	}
 	if out := s.MustLull("why", b).Stdout; !strings.HasPrefix(out, "retained") || strings.Count(out, "\n") != 1 {
-		t.Errorf("b is kept by\n%s", out)
+		t.Errorf("why: want one line, which begins with retained, got\n%s", out)
 	}
 	if c := s.API.Call("Retained.Clear"); c.Err != nil {
 		t.Error(c.Err)
@@ -187,7 +187,7 @@ func TestRetainedIsReplacedWhole(t *testing.T) {
 		s.StartAgent()
 		got := fmt.Sprint(s.API.Property("", "Retained.Packages"))
 		if got != fmt.Sprint(sets[last%3]) && got != fmt.Sprint(sets[(last+1)%3]) {
-			t.Errorf("after call %d retained is %d bytes: %.200s", last, len(got), got)
+			t.Errorf("after call %d retained is %d bytes, want the set of that call (%d bytes) or of the next (%d bytes): %.200s", last, len(got), len(fmt.Sprint(sets[last%3])), len(fmt.Sprint(sets[(last+1)%3])), got)
 		}
 	}
 	if c := s.API.Call("Retained.Clear"); c.Err != nil {
@@ -246,6 +246,6 @@ func TestRight(t *testing.T) {
 		}
 	}
 	if r := call(may, "Space", "Collect", "a{sv}", "0"); r.Code == 0 || !strings.Contains(r.Stderr, "ermitted") && !strings.Contains(r.Stderr, "cannot collect") {
-		t.Errorf("the right to update the system gives others: %v", r)
+		t.Errorf("Space.Collect with the right to update the system: got %v; want a failure that it is not permitted", r)
 	}
 }

@@ -173,10 +173,10 @@ func TestHaltByItself(t *testing.T) {
 	}
 	show := w.MustLull("channel", "show", name, "--repo", w.Repo).Stdout
 	if !strings.Contains(show, name+" 2 in channel stable: halted") || !strings.Contains(show, " of 19 machines (") {
-		t.Errorf("the channel is\n%s", show)
+		t.Errorf("channel show: want version 2 halted on some of 19 machines, got\n%s", show)
 	}
 	last := f.machine(t, false)
 	if list := last.MustLull("list").Stdout; !strings.Contains(list, name) || strings.Contains(list, " 2 ") {
-		t.Errorf("the last machine has\n%s", list)
+		t.Errorf("the list of the last machine: want %s without version 2, got\n%s", name, list)
 	}
 }
