@@ -198,7 +198,7 @@ func TestEndlessData(t *testing.T) {
 		// 32 MiB for the list of targets, which is the largest, and the content of
 		// buffers.
 		if n := sent.Load(); n > 48<<20 {
-			t.Errorf("%s: %d bytes were taken", pattern, n)
+			t.Errorf("%s: %d bytes were taken, want at most %d", pattern, n, 48<<20)
 		}
 	}
 }
@@ -305,7 +305,7 @@ func TestIndefiniteFreeze(t *testing.T) {
 	v.installs("1.1")
 	v.SetNow(time.Unix(600, 0))
 	if at := v.Time(); at.Before(now.Add(30 * 24 * time.Hour)) {
-		t.Errorf("the machine takes it to be %v", at)
+		t.Errorf("the time is taken to be %v, want it not before %v, which a signature proves", at, now.Add(30*24*time.Hour))
 	}
 }
 
@@ -426,7 +426,7 @@ func TestSlowRetrieval(t *testing.T) {
 		v.Impatient(1 << 20)
 		version, err := v.install()
 		if !errkind.Is(err, errkind.Unavailable) || !asked.Load() {
-			t.Errorf("%s: installed %q, %s: %v", pattern, version, errkind.KindOf(err), err)
+			t.Errorf("%s: installed %q, %s: %v; want it asked for, and an error of kind %v", pattern, version, errkind.KindOf(err), err, errkind.Unavailable)
 		}
 		if _, err := v.Offers(t.Context(), app, "stable"); err != nil && !strings.HasPrefix(pattern, "channels") {
 			t.Errorf("%s: what was accepted is not in use: %v", pattern, err)

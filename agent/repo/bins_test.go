@@ -101,13 +101,13 @@ func TestBins(t *testing.T) {
 			t.Errorf("%s: it has asked for the bins %q, want %s", name, bins, want)
 		}
 		if !c.Lists(app, "stable") || c.Lists("none", "stable") {
-			t.Errorf("%s: Lists is wrong", name)
+			t.Errorf("%s: Lists: got %v for %s and %v for a name that is not there, want true and false", name, c.Lists(app, "stable"), app, c.Lists("none", "stable"))
 		}
 		if _, err := c.Offers(t.Context(), "none", "stable"); !errkind.Is(err, errkind.NotFound) {
 			t.Errorf("%s: %v; want an error of kind %v", name, err, errkind.NotFound)
 		}
 		if l, err := c.Listings(t.Context()); err != nil || len(l) != 21 || !slices.IsSortedFunc(l, func(a, b repo.Listing) int { return strings.Compare(a.Name, b.Name) }) {
-			t.Errorf("%s: %v, %v", name, l, err)
+			t.Errorf("%s: Listings: got %d, %v, %v; want 21 sorted by name, and no error", name, len(l), l, err)
 		}
 	}
 
@@ -152,7 +152,7 @@ func TestBins(t *testing.T) {
 	}
 	for _, asked := range h.take() {
 		if strings.Contains(asked, "bin-") {
-			t.Errorf("%s is fetched again", asked)
+			t.Errorf("%s is fetched, want no bin fetched that is on disk", asked)
 		}
 	}
 	// Names that differ by case only are refused here, too.

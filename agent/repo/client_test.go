@@ -240,7 +240,7 @@ func TestInstall(t *testing.T) {
 		}
 		l, err := c.Listings(t.Context())
 		if err != nil || len(l) != 1 || l[0] != (repo.Listing{Name: app, Channel: "stable"}) {
-			t.Errorf("Listings: %v, %v", l, err)
+			t.Errorf("Listings: got %v, %v; want %s in stable alone, and no error", l, err, app)
 		}
 		for _, names := range [][2]string{{app, "beta"}, {"org.example.other", "stable"}} {
 			if _, err := c.Channel(t.Context(), names[0], names[1]); !errkind.Is(err, errkind.NotFound) {
@@ -252,7 +252,7 @@ func TestInstall(t *testing.T) {
 		}
 		watch := c.Watch()
 		if strings.HasPrefix(url, "http") != (watch == "") {
-			t.Errorf("Watch: %q", watch)
+			t.Errorf("%s: Watch: got %q, want \"\" for HTTP and a path otherwise", url, watch)
 		}
 	})
 }
@@ -274,7 +274,7 @@ func TestBlobFromOffset(t *testing.T) {
 			got, err := io.ReadAll(r)
 			r.Close()
 			if err != nil || !bytes.Equal(got, f.big[offset:]) {
-				t.Errorf("%d: %d bytes, %v", offset, len(got), err)
+				t.Errorf("from %d: got %d bytes, %v; want the last %d of the content and no error", offset, len(got), err, len(f.big)-offset)
 			}
 		}
 		small := digest.Of([]byte("1.0"))
@@ -347,7 +347,7 @@ func TestDownloadsGoOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := h.requests.Load(); n < 15 {
-		t.Errorf("only %d requests", n)
+		t.Errorf("got %d requests, want at least 15", n)
 	}
 	// Received bytes are not sent a second time.
 	if limit := int64(len(f.big) + 1<<20); h.sent.Load() > limit {
@@ -369,7 +369,7 @@ func TestServerWithoutRanges(t *testing.T) {
 	}
 	defer r.Close()
 	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, f.big[repo.FrameSize+5:]) {
-		t.Errorf("%d bytes, %v", len(got), err)
+		t.Errorf("got %d bytes, %v; want the last %d of the content and no error", len(got), err, len(f.big)-repo.FrameSize-5)
 	}
 }
 
@@ -409,7 +409,7 @@ func TestClockOfThisMachine(t *testing.T) {
 	err := c.Update(t.Context())
 	want := "the repository has not been signed anew in time, an old copy of it is being served, or the clock of this machine is wrong: it says 2100-01-01"
 	if !errkind.Is(err, errkind.Untrusted) || errkind.HintOf(err) != want {
-		t.Errorf("%v\n%s", err, errkind.HintOf(err))
+		t.Errorf("got %v, hint %q; want an error of kind %v with the hint %q", err, errkind.HintOf(err), errkind.Untrusted, want)
 	}
 	c.SetNow(time.Unix(600, 0))
 	if err := c.Update(t.Context()); err != nil {
@@ -450,7 +450,7 @@ func TestPasswordIsNotShown(t *testing.T) {
 	s.Close()
 	c := f.client(strings.Replace(s.URL, "http://", "http://me:secret@", 1), t.TempDir())
 	if err := c.Update(t.Context()); err == nil || strings.Contains(err.Error(), "secret") {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want an error without the password", err)
 	}
 }
 

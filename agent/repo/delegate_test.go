@@ -152,7 +152,7 @@ func TestDelegation(t *testing.T) {
 			t.Errorf("nothing new is accepted: %v", err)
 		}
 		if r, err := publish.Check(t.Context(), f.dir, publish.CheckOptions{Common: publish.Common{Now: now}}); err != nil || r.Channels != 3 || len(r.Faults) > 0 {
-			t.Errorf("%+v, %v", r, err)
+			t.Errorf("Check: got %+v, %v; want 3 channels, no faults and no error", r, err)
 		}
 		if _, err := publish.Prune(t.Context(), f.dir, publish.PruneOptions{Common: publish.Common{Now: now}}); err != nil {
 			t.Error(err)
@@ -226,10 +226,10 @@ func TestStolenDelegatedKey(t *testing.T) {
 						t.Errorf("the name of the vendor: %q, %v", version, err)
 					}
 					if _, err := c.Channel(t.Context(), "org.example.new", "stable"); !errkind.Is(err, errkind.NotFound) {
-						t.Errorf("a name of nobody: %v", err)
+						t.Errorf("a name that is not delegated: got %v, want an error of kind %v", err, errkind.NotFound)
 					}
 					if names := listed(t, c); slices.ContainsFunc(names, func(n string) bool { return n != app && n != vendorApp }) || !slices.Contains(names, app) {
-						t.Errorf("listed are %q", names)
+						t.Errorf("listed are %q, want %s, perhaps %s, and no other name", names, app, vendorApp)
 					}
 				}
 			})

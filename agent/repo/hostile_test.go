@@ -332,7 +332,7 @@ func TestRootOfTrust(t *testing.T) {
 	}
 	one, err := repo.Fingerprints(f.root)
 	if two, err2 := repo.Fingerprints(other.root); err != nil || err2 != nil || len(one) != 1 || len(one[0]) != 64 || slices.Equal(one, two) {
-		t.Errorf("fingerprints: %v, %v and %v, %v", one, err, two, err2)
+		t.Errorf("fingerprints: got %q, %v of one root and %q, %v of another; want one of 64 digits, another one, and no errors", one, err, two, err2)
 	}
 	for _, bad := range [][]byte{nil, []byte("x"), f.read("metadata/timestamp.json")} {
 		if keys, err := repo.Fingerprints(bad); !errkind.Is(err, errkind.Untrusted) {
@@ -444,7 +444,7 @@ func TestLocalRepositoryOfSomebodyElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := fetch(t.Context(), c, d); !errkind.Is(err, errkind.Unavailable) && !errkind.Is(err, errkind.Untrusted) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want an error of kind %v or %v", name, err, errkind.Unavailable, errkind.Untrusted)
 		}
 	}
 }

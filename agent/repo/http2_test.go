@@ -72,7 +72,7 @@ func TestHTTP2(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	if len(connections) != 1 || len(protocols) != 1 || protocols["HTTP/2.0"] == 0 {
-		t.Errorf("%d connections, requests by %v", len(connections), protocols)
+		t.Errorf("got %d connections with requests by %v, want 1 connection with HTTP/2.0 alone", len(connections), protocols)
 	}
 	for _, l := range list {
 		if !c.Lists(l.Name, l.Channel) {

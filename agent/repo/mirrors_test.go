@@ -80,7 +80,7 @@ func TestMirrors(t *testing.T) {
 	}
 	for _, asked := range there.take() {
 		if strings.HasPrefix(asked, "/metadata/") {
-			t.Errorf("%s is fetched from the mirror", asked)
+			t.Errorf("%s is fetched from the mirror, want it from the repository's own address", asked)
 		}
 	}
 	if leaked.Load() {
@@ -120,10 +120,10 @@ func TestMirrorIsBehind(t *testing.T) {
 		}
 	}
 	if n := strings.Count(log.String(), "is behind, and passed over"); n != 1 || version(t, c) != "1.1" {
-		t.Errorf("version %s is offered, and the log is\n%s", version(t, c), log.String())
+		t.Errorf("version %s is offered and a mirror was passed over %d times, want 1.1 and once; the log is\n%s", version(t, c), n, log.String())
 	}
 	if m := c.Mirrors(); len(m) != 2 || m[0].URL != lagging || !m[0].Behind || m[0].Failed.IsZero() || m[1].URL != fresh || !m[1].Failed.IsZero() {
-		t.Errorf("mirrors: %+v", m)
+		t.Errorf("got mirrors %+v, want %s behind and failed, and %s not failed", m, lagging, fresh)
 	}
 	// The same where the own address lags, as behind a cache.
 	c = mirrored(t, f, f.serve(nil), fresh)
@@ -195,11 +195,11 @@ func TestMirrorFails(t *testing.T) {
 					break
 				}
 				if n >= c.tries || !errkind.Is(err, errkind.Untrusted) {
-					t.Fatalf("try %d: %v", n, err)
+					t.Fatalf("try %d: got %v, want an error of kind %v until try %d, which succeeds", n, err, errkind.Untrusted, c.tries)
 				}
 			}
 			if asked := strings.Join(own.take(), " "); name != "other pointers" && !strings.Contains(asked, big) {
-				t.Errorf("the repository's own address is asked for %s", asked)
+				t.Errorf("the repository's own address is asked for %q, want it asked for %s", asked, big)
 			}
 		})
 	}
@@ -223,7 +223,7 @@ func TestMirrorAndCancel(t *testing.T) {
 		t.Error("a cancelled transfer has succeeded")
 	}
 	if m := c.Mirrors(); len(m) != 1 || !m[0].Failed.IsZero() {
-		t.Errorf("mirrors: %+v", m)
+		t.Errorf("got mirrors %+v, want one that has not failed", m)
 	}
 }
 
@@ -243,7 +243,7 @@ func TestMirrorConfig(t *testing.T) {
 	write("[https://a.example.org/x, /srv/mirror]")
 	configs, broken, err := repo.LoadConfigs(dir)
 	if err != nil || broken != nil || len(configs) != 1 || strings.Join(configs[0].Mirrors, " ") != "https://a.example.org/x /srv/mirror" {
-		t.Errorf("%+v, %v, %v", configs, broken, err)
+		t.Errorf("LoadConfigs: got %+v, broken %v, error %v; want one with the mirrors https://a.example.org/x and /srv/mirror", configs, broken, err)
 	}
 	other := configs[0]
 	other.Mirrors = other.Mirrors[:1]

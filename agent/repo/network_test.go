@@ -201,7 +201,7 @@ func TestOneRequestWhereNothingIsNew(t *testing.T) {
 	}
 	check()
 	if asked := h.take(); len(asked) < 3 || asked[0] != "/metadata/timestamp.json" || asked[1] != "/metadata/2.root.json" {
-		t.Errorf("after a rotation it asked for %q", asked)
+		t.Errorf("after a rotation: it asked for %q, want the timestamp, 2.root.json and more", asked)
 	}
 
 	// A server that answers "not modified" for ever freezes no client for longer than the
@@ -294,7 +294,7 @@ func TestSlowServer(t *testing.T) {
 		}
 		<-ended // the connection is not kept
 		if n := strings.Count(strings.Join(h.take(), " "), prefix); n != 1 && prefix != "/blobs/" {
-			t.Errorf("%s is asked for %d times", prefix, n)
+			t.Errorf("%s is asked for %d times, want once", prefix, n)
 		}
 	}
 }
@@ -425,12 +425,12 @@ func TestCredentials(t *testing.T) {
 		write(dir+"/x.yaml", "url: "+url+"\nroot: r\n"+c.yaml+"\n", 0o600)
 		configs, broken, err := repo.LoadConfigs(dir)
 		if err != nil || (c.err != "") != (len(broken) == 1) {
-			t.Errorf("%s: %v, %v, %v", name, configs, broken, err)
+			t.Errorf("%s: LoadConfigs: got %v, broken %v, error %v; want one of them broken: %v, and no error", name, configs, broken, err, c.err != "")
 			continue
 		}
 		if c.err != "" {
 			if e := broken[0].Err; !strings.Contains(e.Error(), c.err) || strings.Contains(e.Error(), "c:d") {
-				t.Errorf("%s: %v", name, e)
+				t.Errorf("%s: got %v, want an error with %q and without the secret", name, e, c.err)
 			}
 			continue
 		}

@@ -172,7 +172,7 @@ func TestRolloutIsEven(t *testing.T) {
 			want := machines * percent / 100
 			// sqrt(20000 · 0.5 · 0.5) = 71
 			if d := n - want; d > 355 || d < -355 || percent%100 == 0 && d != 0 {
-				t.Errorf("%d%% of %d machines: %d", percent, machines, n)
+				t.Errorf("%d%% of %d machines: got %d, want %d with at most 355 more or fewer, and exactly that for none and all", percent, machines, n, want)
 			}
 		}
 	}
@@ -183,7 +183,7 @@ func TestRolloutIsEven(t *testing.T) {
 		}
 	}
 	if both < 100 || both > 300 { // 1 % of 20,000 by chance
-		t.Errorf("%d machines are among the first tenth for both packages", both)
+		t.Errorf("%d machines are among the first tenth for both packages, want 100 to 300", both)
 	}
 }
 

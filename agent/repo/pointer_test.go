@@ -33,7 +33,7 @@ func TestPointer(t *testing.T) {
 	}
 	q, err := repo.ParsePointer(data)
 	if err != nil || *q != *p {
-		t.Errorf("got %+v, %v", q, err)
+		t.Errorf("ParsePointer(%s): got %+v, %v; want %+v and no error", data, q, err, p)
 	}
 }
 
@@ -78,7 +78,7 @@ func TestRollout(t *testing.T) {
 	}
 	for percent, want := range map[int]int{0: 0, 1: 100, 10: 1000, 50: 5000, 99: 9900, 100: 10000} {
 		if n := count(percent); n < want-150 || n > want+150 || percent%100 == 0 && n != want {
-			t.Errorf("%d%%: %d of 10000", percent, n)
+			t.Errorf("%d%%: got %d of 10000 machines, want %d with at most 150 more or fewer, and exactly that for none and all", percent, n, want)
 		}
 	}
 	for percent := range 100 {
@@ -102,7 +102,7 @@ func FuzzPointer(f *testing.F) {
 		}
 		again, err := p.Encode()
 		if err != nil || !bytes.Equal(again, data) {
-			t.Errorf("%q reads back as %q, %v", data, again, err)
+			t.Errorf("%q: encodes as %q, %v; want the same and no error", data, again, err)
 		}
 	})
 }
@@ -132,7 +132,7 @@ func TestLoadConfigs(t *testing.T) {
 	})
 	configs, broken, err := repo.LoadConfigs(dir)
 	if err != nil || broken != nil || len(configs) != 2 || configs[0].Name != "local" || configs[1].URL != "https://example.org/lull" || !bytes.Equal(configs[0].Root, root) {
-		t.Errorf("got %+v, %v", configs, err)
+		t.Errorf("LoadConfigs: got %+v, broken %v, error %v; want local, and main with its address and root", configs, broken, err)
 	}
 	if configs, broken, err := repo.LoadConfigs(dir + "/nowhere"); configs != nil || broken != nil || err != nil {
 		t.Error(configs, broken, err)

@@ -89,7 +89,7 @@ func TestParsePackage(t *testing.T) {
 	} {
 		name, packages, err := ParsePackage(c.text)
 		if name != c.name || strings.Join(packages, " ") != c.packages || (err == nil) != (c.name != "") {
-			t.Errorf("%q: %q %q %v", c.text, name, packages, err)
+			t.Errorf("ParsePackage(%q): got %q, %q, %v; want %q, %q and an error: %v", c.text, name, packages, err, c.name, c.packages, c.name == "")
 		}
 	}
 }
@@ -170,7 +170,7 @@ func TestUsable(t *testing.T) {
 	} {
 		err := r.usable(c.suite, c.accepted, c.at)
 		if c.problem == "" && err != nil || c.problem != "" && (err == nil || !strings.Contains(err.Error(), c.problem)) {
-			t.Errorf("%+v: %v", c, err)
+			t.Errorf("%+v: got %v, want an error with %q, or none if that is empty", c, err, c.problem)
 		}
 	}
 }
@@ -372,7 +372,7 @@ func FuzzRelease(f *testing.F) {
 	f.Add([]byte(releaseText(nil)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if text, err := verify(data, keys, then.AddDate(0, 1, 0)); err == nil && string(text) != releaseText(nil) {
-			t.Errorf("accepted %q", text)
+			t.Errorf("accepted %q, want only the signed text", text)
 		}
 		if err := verifyDetached([]byte("another release"), data, keys, then.AddDate(0, 1, 0)); err == nil {
 			t.Errorf("accepted %q; want an error", data)
@@ -393,7 +393,7 @@ func FuzzIndex(f *testing.F) {
 		}
 		for _, p := range found {
 			if strings.HasPrefix(p.Path, "/") || strings.Contains("/"+p.Path+"/", "/../") || p.Size <= 0 {
-				t.Errorf("%+v", p)
+				t.Errorf("accepted %+v, want a relative path without \"..\" and a size above 0", p)
 			}
 		}
 	})

@@ -51,7 +51,7 @@ func (c *channel) offers(channel string) repo.Offers {
 	o.Channel = channel
 	own, err := publish.ReadChannel(c.t.Context(), c.dir, o)
 	if err != nil || summary(own, c.now) != summary(list, c.now) {
-		c.t.Errorf("the publisher sees %s (%v), readers see %s", summary(own, c.now), err, summary(list, c.now))
+		c.t.Errorf("the publisher sees %s (%v), want what readers see: %s", summary(own, c.now), err, summary(list, c.now))
 	}
 	return list
 }
@@ -162,10 +162,10 @@ func TestHaltAndResume(t *testing.T) {
 	c.now = c.now.Add(100 * time.Hour)
 	must(t, halt("2")) // the first one counts
 	if h := c.offers("stable")[0].Halted; !h.At.Equal(at) || h.Reason != "it crashes often" {
-		t.Errorf("halted by %+v", h)
+		t.Errorf("halted by %+v, want at %v for the reason %q", h, at, "it crashes often")
 	}
 	if _, err := publish.Promote(t.Context(), c.dir, publish.PromoteOptions{ChannelOptions: c.options()}); !errkind.Is(err, errkind.Conflict) || errkind.HintOf(err) == "" {
-		t.Errorf("what is halted is promoted: %v", err)
+		t.Errorf("promoting a halted version: got %v with hint %q, want an error of kind %v with a hint", err, errkind.HintOf(err), errkind.Conflict)
 	}
 	for range 2 {
 		_, err := publish.Resume(t.Context(), c.dir, c.options())
@@ -198,7 +198,7 @@ func TestPromote(t *testing.T) {
 	promote(publish.PromoteOptions{From: "edge", Steps: byTime})
 	c.wants("2 1%, 1 100%")
 	if p := c.offers("stable")[0]; p.Urgency != repo.UrgencyHigh || p.Notes != "New." || !p.Published.Equal(c.now) || p.Channel != "stable" {
-		t.Errorf("promoted as %+v", p)
+		t.Errorf("promoted as %+v, want urgency %s, notes %q, published %v, channel stable", p, repo.UrgencyHigh, "New.", c.now)
 	}
 	for range 2 {
 		promote(publish.PromoteOptions{}) // the end of the rollout
@@ -337,7 +337,7 @@ func TestSummaries(t *testing.T) {
 	for _, custom := range []string{`{"lull-summary":"a\u001bb"}`, `{"lull-summary":"a\nb"}`, `{"lull-summary":1}`, `[]`, `{"lull-summary":"` + strings.Repeat("a", repo.MaxSummary+1) + `"}`} {
 		raw := json.RawMessage(custom)
 		if got := repo.SummaryOf(&raw); got != "" {
-			t.Errorf("%.40s has the summary %q", custom, got)
+			t.Errorf("SummaryOf(%.40s): got %q, want none", custom, got)
 		}
 	}
 }

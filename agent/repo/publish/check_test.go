@@ -57,7 +57,7 @@ func TestCheck(t *testing.T) {
 		dir, copied := filledRepo(t, bins)
 		r, err := publish.Check(t.Context(), dir, publish.CheckOptions{})
 		if err != nil || len(r.Faults) > 0 || r.Channels != 2 || r.Packages != 3 || r.Blobs != 8 {
-			t.Fatalf("whole: %+v, %v", r, err)
+			t.Fatalf("whole: got %+v, %v; want 2 channels, 3 packages, 8 blobs, no faults and no error", r, err)
 		}
 		unused := r.Unused
 		files := neededFiles(t, dir)
@@ -84,18 +84,18 @@ func TestCheck(t *testing.T) {
 				if len(r.Faults) == 0 {
 					// The former offer of a: no signature needs it.
 					if r.Unused > unused {
-						t.Errorf("%s %s: %+v", kind, rel, r)
+						t.Errorf("%s %s: got %+v, want a fault or at most %d unused", kind, rel, r, unused)
 					}
 					must(t, os.WriteFile(path, whole, 0o644))
 					continue
 				}
 				current[rel] = true
 				if len(r.Faults) != 1 || r.Faults[0].Path != rel || r.Faults[0].Mended {
-					t.Errorf("%s %s: %+v", kind, rel, r.Faults)
+					t.Errorf("%s %s: got faults %+v, want it alone, not mended", kind, rel, r.Faults)
 				}
 				r, err = publish.Check(t.Context(), dir, publish.CheckOptions{From: publish.Directory(copied)})
 				if err != nil || len(r.Faults) != 1 || !r.Faults[0].Mended {
-					t.Errorf("%s %s, with a copy: %+v, %v", kind, rel, r.Faults, err)
+					t.Errorf("%s %s, with a copy: got faults %+v, error %v; want one that is mended and no error", kind, rel, r.Faults, err)
 				}
 				if now, err := os.ReadFile(path); err != nil || string(now) != string(whole) {
 					t.Errorf("%s %s was not mended: %v", kind, rel, err)
@@ -103,7 +103,7 @@ func TestCheck(t *testing.T) {
 			}
 		}
 		if len(current) < 10 {
-			t.Errorf("only %d files are needed", len(current))
+			t.Errorf("%d files are needed, want at least 10", len(current))
 		}
 	}
 }
@@ -122,7 +122,7 @@ func TestCheckMetadata(t *testing.T) {
 			}
 			r, err := publish.Check(t.Context(), dir, publish.CheckOptions{From: publish.Directory(copied)})
 			if err != nil || len(r.Faults) != 1 || !r.Faults[0].Mended || r.Faults[0].Path != rel {
-				t.Errorf("%s: %+v, %v", rel, r.Faults, err)
+				t.Errorf("%s, with a copy: got faults %+v, error %v; want it alone, mended, and no error", rel, r.Faults, err)
 			}
 		}
 	}
@@ -182,7 +182,7 @@ func TestPruneGrace(t *testing.T) {
 	prune(day/2, false, "2 removed, 5 left")
 	r, err := publish.Check(t.Context(), dir, publish.CheckOptions{})
 	if err != nil || len(r.Faults) > 0 || r.Blobs != 5 {
-		t.Errorf("after pruning: %+v, %v", r, err)
+		t.Errorf("after pruning: got %+v, %v; want 5 blobs, no faults and no error", r, err)
 	}
 	p, err := open(t, dir).Channel(t.Context(), "a", "stable")
 	must(t, err)
@@ -231,7 +231,7 @@ func TestRemove(t *testing.T) {
 		must(t, remove("a", "", "", true))
 		c := open(t, dir)
 		if list, err := c.Listings(t.Context()); err != nil || len(list) > 0 {
-			t.Errorf("offered: %v, %v", list, err)
+			t.Errorf("Listings: got %v, %v; want nothing offered and no error", list, err)
 		}
 		_, err = publish.Prune(t.Context(), dir, publish.PruneOptions{})
 		must(t, err)

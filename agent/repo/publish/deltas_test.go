@@ -105,7 +105,7 @@ func TestWholePack(t *testing.T) {
 	must(t, err)
 	makeDeltas(t, dir, r)
 	if len(r.Deltas) != 1 || !r.Deltas[0].From.IsZero() {
-		t.Fatalf("deltas %v", r.Deltas)
+		t.Fatalf("got deltas %v, want one from no version", r.Deltas)
 	}
 	c := served(t, dir)
 	must(t, c.Update(t.Context()))
@@ -156,11 +156,11 @@ func TestDeltas(t *testing.T) {
 		}
 		made := decoded(t, c, o)
 		if len(made) != 2 || made[four.Package] == nil {
-			t.Errorf("%d files", len(made))
+			t.Errorf("the pack has %d files, want 2 with the manifest %s", len(made), four.Package)
 		}
 		for d, b := range made {
 			if digest.Of(b) != d {
-				t.Errorf("%s is wrong", d)
+				t.Errorf("the pack has the content of %s under the name %s, want its hash", digest.Of(b), d)
 			}
 		}
 	}
@@ -170,7 +170,7 @@ func TestDeltas(t *testing.T) {
 	checked, err := publish.Check(t.Context(), dir, publish.CheckOptions{})
 	must(t, err)
 	if len(checked.Faults) > 0 {
-		t.Errorf("faults %v", checked.Faults)
+		t.Errorf("got faults %v, want none", checked.Faults)
 	}
 	// The notes save the work.
 	notes, err := filepath.Glob(filepath.Join(dir, "deltas", "*.json"))
@@ -179,7 +179,7 @@ func TestDeltas(t *testing.T) {
 		t.Errorf("%d notes, want 3", len(notes))
 	}
 	if again := put("4", 2); again.Deltas[0] != four.Deltas[0] || again.NewBlobs != 0 {
-		t.Errorf("again %v, %d new blobs", again.Deltas, again.NewBlobs)
+		t.Errorf("published again: got deltas %v, %d new blobs; want the first to be %v, and no new blobs", again.Deltas, again.NewBlobs, four.Deltas[0])
 	}
 	for _, n := range notes {
 		must(t, os.Remove(n))
@@ -202,7 +202,7 @@ func TestDeltas(t *testing.T) {
 	checked, err = publish.Check(t.Context(), dir, publish.CheckOptions{})
 	must(t, err)
 	if len(checked.Faults) > 0 {
-		t.Errorf("faults after a prune: %v", checked.Faults)
+		t.Errorf("after a prune: got faults %v, want none", checked.Faults)
 	}
 	if len(list[0].Deltas) != 2 {
 		t.Errorf("offers %v; want 2 deltas", list)

@@ -17,13 +17,15 @@ func TestInit(t *testing.T) {
 	dir := initRepo(t)
 	for name, mode := range map[string]fs.FileMode{"": fs.ModeDir | 0o700, "root.pem": 0o600, "targets.pem": 0o600, "snapshot.pem": 0o600, "timestamp.pem": 0o600} {
 		fi, err := os.Stat(filepath.Join(dir+".keys", name))
-		if err != nil || fi.Mode() != mode {
-			t.Errorf("%s: %v, %v", name, fi, err)
+		if err != nil {
+			t.Error(err)
+		} else if fi.Mode() != mode {
+			t.Errorf("%s: got mode %v, want %v", name, fi.Mode(), mode)
 		}
 	}
 	for _, path := range tree(t, dir) {
 		if strings.HasSuffix(path, ".pem") {
-			t.Errorf("%s lies in the repository", path)
+			t.Errorf("%s is in the repository, want no keys there", path)
 		}
 	}
 	key, err := os.ReadFile(dir + ".keys/root.pem")
@@ -130,7 +132,7 @@ func TestResign(t *testing.T) {
 		must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{All: true}))
 	}
 	if n := len(tree(t, dir+"/metadata")); n > 2*64+5 {
-		t.Errorf("%d files of metadata", n)
+		t.Errorf("got %d files of metadata, want at most %d", n, 2*64+5)
 	}
 	must(t, c.Update(t.Context()))
 }

@@ -62,7 +62,7 @@ func TestDeltasLater(t *testing.T) {
 	s.publish("1", publish.Options{DeltasFrom: 3})
 	two := s.publish("2", publish.Options{DeltasFrom: 3, WholePack: true})
 	if two.Pending != 2 || len(two.Deltas) > 0 || len(s.offered("stable", two.Package)) > 0 || len(requests(t, s.dir)) != 1 {
-		t.Fatalf("%d packs to be made, %d made", two.Pending, len(two.Deltas))
+		t.Fatalf("got %d packs to be made, %d made, offered %v, requests %v; want 2, 0, none and one request", two.Pending, len(two.Deltas), s.offered("stable", two.Package), requests(t, s.dir))
 	}
 	signed := s.timestamp()
 	// An offer that was promoted before has them, too.
@@ -74,7 +74,7 @@ func TestDeltasLater(t *testing.T) {
 	made, err := publish.MakeDeltas(t.Context(), s.dir, publish.DeltaOptions{Packages: []digest.Digest{two.Package}})
 	must(t, err)
 	if len(made) != 2 || len(made[0].Deltas) == 0 {
-		t.Fatalf("made %v", made)
+		t.Fatalf("made %v, want packs for 2 offers", made)
 	}
 	for _, channel := range []string{"stable", "beta"} {
 		if got := s.offered(channel, two.Package); !slices.Equal(got, made[0].Deltas) {
@@ -85,11 +85,11 @@ func TestDeltasLater(t *testing.T) {
 	again, err := publish.MakeDeltas(t.Context(), s.dir, publish.DeltaOptions{})
 	must(t, err)
 	if len(again) > 0 || s.timestamp() != signed || len(requests(t, s.dir)) > 0 {
-		t.Errorf("made again: %v", again)
+		t.Errorf("made again %v with requests %v left, signed anew: %v; want nothing made, no requests and no new signature", again, requests(t, s.dir), s.timestamp() != signed)
 	}
 	// Another rollout of the version keeps them.
 	if r := s.publish("2", publish.Options{DeltasFrom: 3, WholePack: true}); r.Pending > 0 || !slices.Equal(r.Deltas, made[0].Deltas) {
-		t.Errorf("published again: %d to be made, %v", r.Pending, r.Deltas)
+		t.Errorf("published again: got %d packs to be made, deltas %v; want 0 and %v", r.Pending, r.Deltas, made[0].Deltas)
 	}
 }
 
@@ -115,7 +115,7 @@ func TestDeltasInterrupted(t *testing.T) {
 				t.Fatalf("error %v; want an error of kind %v", err, errkind.Interrupted)
 			}
 			if got := s.offered("stable", four.Package); len(got) > 0 {
-				t.Errorf("it offers %v", got)
+				t.Errorf("after the interruption: it offers %v, want no packs", got)
 			}
 			notes, err := filepath.Glob(filepath.Join(s.dir, "deltas", "*.json"))
 			must(t, err)

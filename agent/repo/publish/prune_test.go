@@ -66,7 +66,7 @@ func TestPrune(t *testing.T) {
 		t.Errorf("channels has %v, %v; want no error and 0 of them", list, err)
 	}
 	if again := put("a", "1"); again != a1 || blobs() != 3 {
-		t.Errorf("published again: %v, %d blobs", again, blobs())
+		t.Errorf("published again: got %v, %d blobs, want %v and 3", again, blobs(), a1)
 	}
 }
 

@@ -141,7 +141,7 @@ func TestPublish(t *testing.T) {
 	must(t, err)
 	if p.Package != res.Package || p.Version != "2.0-rc1" || p.Urgency != repo.UrgencySecurity || p.Rollout.Percent != 25 ||
 		p.Notes != "Faster.\nPrettier." || p.Size != res.Bytes || time.Since(p.Published) > time.Minute {
-		t.Errorf("pointer: %+v", p)
+		t.Errorf("got %+v; want package %s of %d bytes, version 2.0-rc1, urgency %s, 25%% of the machines, notes %q, published just now", p, res.Package, res.Bytes, repo.UrgencySecurity, "Faster.\nPrettier.")
 	}
 	// Both programs are the same bytes, and so are the icons; then the desktop file, the
 	// empty file, the inner lull.yaml and the manifest.
@@ -323,7 +323,7 @@ func TestSubpackages(t *testing.T) {
 	b := put(fmt.Sprintf("name: b\nversion: 1\nsubpackages: {a: %s}\n", a.Package))
 	c := put(fmt.Sprintf("name: c\nversion: 1\nsubpackages: {b: %s, a: %s}\n", b.Package, a.Package))
 	if a.Blobs != 2 || b.Blobs != 4 || c.Blobs != 6 || c.Bytes <= b.Bytes || b.Bytes <= a.Bytes {
-		t.Errorf("%+v %+v %+v", a, b, c)
+		t.Errorf("got %d, %d and %d blobs, %d, %d and %d bytes; want 2, 4 and 6 blobs, and more bytes each time", a.Blobs, b.Blobs, c.Blobs, a.Bytes, b.Bytes, c.Bytes)
 	}
 }
 
@@ -449,7 +449,7 @@ func TestLongNotesAreCut(t *testing.T) {
 	p, err := open(t, dir).Channel(t.Context(), "a", "stable")
 	must(t, err)
 	if len(p.Notes) > repo.MaxNotes || !strings.HasSuffix(p.Notes, "ü…") {
-		t.Errorf("%d bytes, …%q", len(p.Notes), p.Notes[len(p.Notes)-8:])
+		t.Errorf("got notes of %d bytes that end with %q, want at most %d that end with %q", len(p.Notes), p.Notes[max(0, len(p.Notes)-8):], repo.MaxNotes, "ü…")
 	}
 }
 
@@ -498,7 +498,7 @@ func TestRefusesWhatCannotBeExported(t *testing.T) {
 		src := source(t, map[string]string{"lull.yaml": "name: " + name + "\nversion: 1\n", "f": "x"})
 		_, err := publish.Publish(t.Context(), dir, src, publish.Options{})
 		if refused := name == "org.x.maps"; refused != errkind.Is(err, errkind.Conflict) || !refused && err != nil {
-			t.Errorf("publish %s: %v", name, err)
+			t.Errorf("publish %s: got %v, want it refused with kind %v: %v", name, err, errkind.Conflict, refused)
 		}
 	}
 }
@@ -519,6 +519,6 @@ func TestQuick(t *testing.T) {
 		hashes = append(hashes, r.Package)
 	}
 	if hashes[0] != hashes[1] {
-		t.Errorf("the package %s is %s if it is published quickly", hashes[0], hashes[1])
+		t.Errorf("got package %s if it is published quickly, want %s as otherwise", hashes[1], hashes[0])
 	}
 }

@@ -89,7 +89,7 @@ func TestInitRefusesWhatIsThere(t *testing.T) {
 		make(dir)
 		err := publish.Init(t.Context(), dir, publish.InitOptions{})
 		if !errkind.Is(err, errkind.Exists) || !strings.Contains(err.Error(), name) || errkind.HintOf(err) == "" {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v with hint %q, want an error of kind %v that names it, with a hint", name, err, errkind.HintOf(err), errkind.Exists)
 		}
 	}
 	dir := initRepo(t)

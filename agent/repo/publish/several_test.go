@@ -58,7 +58,7 @@ func TestReferences(t *testing.T) {
 	}
 	inner := readMeta(t, c, m.Subpackages["inner"])
 	if inner.Name != "inner" || len(inner.Entries) != 1 || inner.Subpackages["runtime"] != lib.Package || readMeta(t, c, inner.Subpackages["more"]).Name != "more" {
-		t.Errorf("the nested package is %+v", inner)
+		t.Errorf("the nested package is %+v, want inner with 1 entry, the runtime %s and more", inner, lib.Package)
 	}
 	var paths []string
 	for _, e := range m.Entries {
@@ -77,7 +77,7 @@ func TestReferences(t *testing.T) {
 		t.Errorf("the result has %q, want %q", titles, want)
 	}
 	if first := res.Subpackages[2]; first.Bytes != lib.Bytes || res.Bytes < 2*first.Bytes || res.NewBlobs < 6 {
-		t.Errorf("sizes: %d of the runtime, %d together, %d new", first.Bytes, res.Bytes, res.NewBlobs)
+		t.Errorf("got sizes %d of the runtime and %d together, %d new blobs; want %d, at least twice that, and at least 6", first.Bytes, res.Bytes, res.NewBlobs, lib.Bytes)
 	}
 	if got, err := c.Channel(t.Context(), "inner", "stable"); err == nil {
 		t.Errorf("a nested package has a channel: got %v, want an error", got)
@@ -177,7 +177,7 @@ func TestPublishSystem(t *testing.T) {
 	res, err := publishSystem(`{"version": "7", "images": ["image"], "base": ["base@stable"], "cache": ["`+image.Package.String()+`"]}`, hook)
 	must(t, err)
 	if s := res.System; s == nil || s.Version != "7" || s.Unchecked || len(s.Images) != 1 || s.Base[0].Package != base.Package || s.Base[0].Title != "base 7" || s.Cache[0].Package != image.Package {
-		t.Errorf("the result is %+v", res.System)
+		t.Errorf("the result is %+v, want a checked version 7 with 1 image, base 7 (%s) and the cache %s", res.System, base.Package, image.Package)
 	}
 	c := open(t, dir)
 	for _, e := range readMeta(t, c, res.Package).Entries {
@@ -187,7 +187,7 @@ func TestPublishSystem(t *testing.T) {
 		m, err := sysmanifest.Parse(content(t, c, e.Blob))
 		must(t, err)
 		if m.Version != "7" || m.Images[0] != image.Package || m.Base[0] != base.Package || m.Cache[0] != image.Package {
-			t.Errorf("published: %+v", m)
+			t.Errorf("published: got %+v, want version 7 with image and cache %s and base %s", m, image.Package, base.Package)
 		}
 	}
 	// A file with hashes alone is published as it is.
@@ -196,7 +196,7 @@ func TestPublishSystem(t *testing.T) {
 	res, err = publishSystem(string(text), "")
 	must(t, err)
 	if m := readMeta(t, c, res.Package); !res.System.Unchecked || !slices.ContainsFunc(blobs(m), func(d digest.Digest) bool { return d == digest.Of(text) }) {
-		t.Errorf("the file was changed, or %+v", res.System)
+		t.Errorf("got %+v and the blobs %v, want it unchecked and the file as it is (%s)", res.System, blobs(m), digest.Of(text))
 	}
 	must(t, os.Remove(filepath.Join(dir, filepath.FromSlash(repo.BlobPath(digest.Of([]byte("image")))))))
 	other := strings.Repeat("a", 64)

@@ -32,7 +32,7 @@ func TestEncryptedKeys(t *testing.T) {
 		data, err := os.ReadFile(dir + ".keys/" + role + ".pem")
 		must(t, err)
 		if !bytes.HasPrefix(data, []byte("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----")) {
-			t.Errorf("%s: %.60q", role, data)
+			t.Errorf("%s: got a key that begins with %.60q, want an encrypted one", role, data)
 		}
 	}
 	c := open(t, dir)

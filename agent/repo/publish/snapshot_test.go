@@ -114,7 +114,7 @@ func TestSnapshotsThatAreRefused(t *testing.T) {
 	} {
 		role.Threshold = c.threshold
 		if c.data == string(good) && c.threshold == 1 {
-			t.Errorf("%s: nothing is changed", name)
+			t.Errorf("%s: the change has no effect, want another file or threshold", name)
 		}
 		if m, err := s.openSnapshot([]byte(c.data)); err == nil {
 			t.Errorf("%s: accepted as %+v; want an error", name, m)

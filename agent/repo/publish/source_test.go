@@ -51,7 +51,7 @@ func TestKeysInsideSourceAreRefused(t *testing.T) {
 	must(t, publish.Init(t.Context(), dir, publish.InitOptions{}))
 	_, err := publish.Publish(t.Context(), dir, src, publish.Options{})
 	if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "repo.keys") || !strings.Contains(err.Error(), "private keys") || errkind.HintOf(err) == "" {
-		t.Fatalf("%v (%s)", err, errkind.HintOf(err))
+		t.Fatalf("got %v with hint %q; want an error of kind %v that names repo.keys and private keys, with a hint", err, errkind.HintOf(err), errkind.Invalid)
 	}
 	// No option permits the publication of the repository's own keys.
 	for _, allow := range []string{"repo.keys", "repo.keys/root.pem"} {
@@ -180,7 +180,7 @@ func TestUmask(t *testing.T) {
 				want = 0o055
 			}
 			if err == nil && fi.Mode().Perm()&want != want {
-				t.Errorf("%s has mode %s", path, fi.Mode())
+				t.Errorf("%s has mode %s, want at least %s", path, fi.Mode(), want)
 			}
 			return err
 		}))
@@ -197,6 +197,6 @@ func TestUmask(t *testing.T) {
 	must(t, os.Chmod(dir, 0o700))
 	_, res := paths(t, dir, src, publish.Options{})
 	if !slices.Contains(res.Private, dir) {
-		t.Errorf("private: %q", res.Private)
+		t.Errorf("got private directories %q, want %s among them", res.Private, dir)
 	}
 }

@@ -170,7 +170,7 @@ func TestPublish(t *testing.T) {
 			kind = "application/zstd"
 		}
 		if h.Get("Cache-Control") != cache || h.Get("Content-Type") != kind {
-			t.Errorf("%s: %q, %q", path, h.Get("Cache-Control"), h.Get("Content-Type"))
+			t.Errorf("%s: got Cache-Control %q, Content-Type %q, want %q, %q", path, h.Get("Cache-Control"), h.Get("Content-Type"), cache, kind)
 		}
 	}
 }
@@ -244,7 +244,7 @@ func TestKilled(t *testing.T) {
 		w.want(before)
 		if err == nil {
 			if n < 10 {
-				t.Fatalf("a publication took %d requests", n)
+				t.Fatalf("a publication took %d requests, want at least 10", n)
 			}
 			if dead {
 				break
@@ -395,7 +395,7 @@ func TestSameResult(t *testing.T) {
 		all = append(all, w.objects())
 	}
 	if !maps.Equal(all[0], all[1]) {
-		t.Errorf("%v\n%v", slices.Sorted(maps.Keys(all[0])), slices.Sorted(maps.Keys(all[1])))
+		t.Errorf("two repositories with the same keys differ: got %q in one and %q in the other, want the same objects", slices.Sorted(maps.Keys(all[0])), slices.Sorted(maps.Keys(all[1])))
 	}
 }
 
@@ -417,7 +417,7 @@ func TestMaintenance(t *testing.T) {
 		must(t, storage.Remove(t.Context(), []string{path}))
 		r, err := publish.Check(t.Context(), address, publish.CheckOptions{Common: w.common(), From: publish.Directory(copied)})
 		if err != nil || len(r.Faults) != 1 || r.Faults[0] != (publish.Fault{Path: path, Error: "missing", Mended: true}) {
-			t.Errorf("%s: %+v, %v", path, r.Faults, err)
+			t.Errorf("%s: got faults %+v, error %v; want this one missing and mended, and no error", path, r.Faults, err)
 		}
 	}
 	if !maps.Equal(w.objects(), objects) {
@@ -437,7 +437,7 @@ func TestMaintenance(t *testing.T) {
 	}
 	r, err := publish.Check(t.Context(), address, publish.CheckOptions{Common: w.common(), Quick: true})
 	if err != nil || len(r.Faults) > 0 || r.Blobs != 3 || r.Unused > 0 {
-		t.Errorf("after pruning: %+v, %v", r, err)
+		t.Errorf("after pruning: got %+v, %v; want 3 blobs, no faults, none unused and no error", r, err)
 	}
 	all, err := publish.List(t.Context(), address, w.common())
 	if err != nil || len(all) != 1 || all[0][0].Name != "b" {
