@@ -27,7 +27,7 @@ func build(t *testing.T, cc, out string) {
 	cmd := exec.Command("sh", "build.sh", out)
 	cmd.Env = append(os.Environ(), "CC="+cc, "CFLAGS=")
 	if text, err := cmd.CombinedOutput(); err != nil || len(text) > 0 {
-		t.Fatalf("building with %s: %v\n%s", cc, err, text)
+		t.Fatalf("building with %s: got %v and output %q, want no error and no output", cc, err, text)
 	}
 }
 
@@ -131,7 +131,7 @@ func TestLastRun(t *testing.T) {
 	w.mkdir(run)
 	w.mark()
 	if code := w.call(run); code != 0 || w.there(filepath.Dir(run)) || w.running() {
-		t.Errorf("status %d, group %v, marker %v", code, w.there(filepath.Dir(run)), w.running())
+		t.Errorf("got status %d, group there %v, marker there %v; want status 0 and neither", code, w.there(filepath.Dir(run)), w.running())
 	}
 	w.expect(runctl.RunningGone)
 	w.sign()
@@ -142,7 +142,7 @@ func TestGroupOfTheInstance(t *testing.T) {
 	w.mkdir(filepath.Dir(run))
 	w.mark()
 	if code := w.call(filepath.Dir(run)); code != 0 || w.there(filepath.Dir(run)) || w.running() {
-		t.Errorf("status %d, group %v, marker %v", code, w.there(filepath.Dir(run)), w.running())
+		t.Errorf("got status %d, group there %v, marker there %v; want status 0 and neither", code, w.there(filepath.Dir(run)), w.running())
 	}
 	w.expect(runctl.RunningGone)
 	w.sign()
@@ -153,7 +153,7 @@ func TestGoneAlready(t *testing.T) {
 	w := newWorld(t, t.TempDir())
 	w.mark()
 	if code := w.call(run); code != 0 || w.running() {
-		t.Errorf("status %d, marker %v", code, w.running())
+		t.Errorf("got status %d, marker there %v; want status 0 and no marker", code, w.running())
 	}
 	w.expect(runctl.RunningGone)
 	w.sign()
@@ -165,7 +165,7 @@ func TestAnotherRunLives(t *testing.T) {
 	w.mkdir(run + "x")
 	w.mark()
 	if code := w.call(run); code != 0 || w.there(run) || !w.there(run+"x") || !w.running() {
-		t.Errorf("status %d, %v, %v, marker %v", code, w.there(run), w.there(run+"x"), w.running())
+		t.Errorf("got status %d, group there %v, group of the other run there %v, marker there %v; want status 0, and only the group gone", code, w.there(run), w.there(run+"x"), w.running())
 	}
 	w.expect(runctl.LockReleased)
 }
@@ -175,11 +175,11 @@ func TestNotEmpty(t *testing.T) {
 	w.mkdir(run + "/nested")
 	w.mark()
 	if w.call(run); !w.there(run) || !w.running() {
-		t.Errorf("%v, marker %v", w.there(run), w.running())
+		t.Errorf("got group there %v, marker there %v; want both", w.there(run), w.running())
 	}
 	w.expect(runctl.LockReleased)
 	if w.call(run + "/nested"); w.there(run+"/nested") || !w.running() {
-		t.Errorf("%v, marker %v", w.there(run+"/nested"), w.running())
+		t.Errorf("got nested group there %v, marker there %v; want the marker alone", w.there(run+"/nested"), w.running())
 	}
 	w.expect(runctl.LockReleased)
 }
@@ -198,7 +198,7 @@ func TestLockIsBusy(t *testing.T) {
 		}
 		w.no(err)
 		if code := w.call(run); code != 0 || w.there(run) || !w.running() {
-			t.Errorf("status %d, %v, marker %v", code, w.there(run), w.running())
+			t.Errorf("write lock %v: got status %d, group there %v, marker there %v; want status 0 and the marker alone", write, code, w.there(run), w.running())
 		}
 		w.expect(runctl.LockReleased) // the sign
 		w.no(lock.Unlock())
@@ -216,7 +216,7 @@ func TestService(t *testing.T) {
 	w.mkdir(svc)
 	w.mark() // the application runs
 	if code := w.call(svc); code != 0 || w.there(filepath.Dir(svc)) || !w.running() {
-		t.Errorf("status %d, %v, marker %v", code, w.there(filepath.Dir(svc)), w.running())
+		t.Errorf("got status %d, group of the service there %v, marker there %v; want status 0 and the marker alone", code, w.there(filepath.Dir(svc)), w.running())
 	}
 	w.expect(runctl.LockReleased)
 }
@@ -227,7 +227,7 @@ func TestNoLockFile(t *testing.T) {
 	w.mark()
 	w.no(os.Remove(w.ctl.LockPath(app)))
 	if code := w.call(run); code != 0 || w.there(run) || !w.running() {
-		t.Errorf("status %d, %v, marker %v", code, w.there(run), w.running())
+		t.Errorf("got status %d, group there %v, marker there %v; want status 0 and the marker alone", code, w.there(run), w.running())
 	}
 }
 
@@ -261,18 +261,18 @@ func TestPathsThatAreNotOurs(t *testing.T) {
 	}
 	for _, path := range []string{"/snap.x/y", "/lull.a/b", long} {
 		if !w.there(path) {
-			t.Errorf("%s was removed", path)
+			t.Errorf("got %s removed, want it left alone", path)
 		}
 	}
 	// Too long for a path: nothing happens at all.
 	if code := w.call("/lull.a/" + strings.Repeat("b/", 2100) + "b"); code != 0 || !w.there("/lull.a/b") {
-		t.Errorf("status %d", code)
+		t.Errorf("a path of 4 KiB: got status %d and /lull.a/b there %v, want status 0 and true", code, w.there("/lull.a/b"))
 	}
 	// Without a path to tell the run directory from.
 	for _, argv := range [][]string{{"release-agent", run}, {"/release-agent", run}, {w.bin}, {w.bin, run, "x"}, {"", run}} {
 		cmd := &exec.Cmd{Path: w.bin, Args: argv}
 		if cmd.Run(); cmd.ProcessState.ExitCode() != 64 {
-			t.Errorf("%q: %v", argv, cmd.ProcessState)
+			t.Errorf("%q: got %v, want exit status 64", argv, cmd.ProcessState)
 		}
 	}
 }
@@ -365,7 +365,7 @@ func TestOtherMachine(t *testing.T) {
 	w.mkdir(run)
 	w.mark()
 	if text, err := exec.Command(qemu, "-0", w.bin, bin, run).CombinedOutput(); err != nil || w.there(run) || w.running() {
-		t.Errorf("%v %s: group %v, marker %v", err, text, w.there(run), w.running())
+		t.Errorf("got %v, output %q, group there %v, marker there %v; want no error and neither", err, text, w.there(run), w.running())
 	}
 }
 
@@ -376,11 +376,11 @@ func TestSmall(t *testing.T) {
 	build(t, "cc", bin)
 	st, err := os.Stat(bin)
 	if err != nil || st.Size() > 8<<10 {
-		t.Errorf("it has %d bytes: %v", st.Size(), err)
+		t.Errorf("got an agent of %d bytes (%v), want at most %d", st.Size(), err, 8<<10)
 	}
 	source, err := os.ReadFile("release-agent.c")
 	if n := strings.Count(string(source), "\n"); err != nil || n > 200 {
-		t.Errorf("the source has %d lines: %v", n, err)
+		t.Errorf("got %d lines of source (%v), want at most 200", n, err)
 	}
 }
 

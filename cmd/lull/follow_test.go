@@ -43,7 +43,7 @@ func TestProgressLines(t *testing.T) {
 			}
 		}
 		if at < 0 || at < last {
-			t.Errorf("%q comes after %d", line, last)
+			t.Errorf("got line %q (step %d) after step %d; want only the steps %q, and those in order", line, at, last, steps)
 		}
 		last = at
 	}

@@ -109,7 +109,7 @@ func TestGerman(t *testing.T) {
 					longest = max(longest, output.Columns(word))
 				}
 				if output.Columns(l) > max(width, longest+20) && !strings.HasPrefix(l, "  lull ") { // an example for copying
-					t.Errorf("lull %s: %q has %d columns, the terminal %d", line, l, output.Columns(l), width)
+					t.Errorf("lull %s: got %q of %d columns; want at most %d, the width of the terminal", line, l, output.Columns(l), width)
 				}
 			}
 		}

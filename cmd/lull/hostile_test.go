@@ -161,7 +161,7 @@ func TestHostileAgent(t *testing.T) {
 					clean(t, strings.Join(args[1:], " ")+", stdout", out.String())
 					clean(t, strings.Join(args[1:], " ")+", stderr", errs.String())
 					if code == errkind.ExitCode(errkind.New(errkind.Usage, "x")) && name != "lull repo add" {
-						t.Errorf("%q: %s", args, errs.String())
+						t.Errorf("%q: got exit status %d, the one of wrong usage, with %q; want another", args, code, errs.String())
 					}
 					seen += strings.Count(out.String()+errs.String(), "31mb")
 				}

@@ -66,7 +66,7 @@ func TestInterruptedVerbs(t *testing.T) {
 			f.stallAt("", nil)
 			close(release)
 			if code == 0 || strings.Contains(errs, "context canceled") || !strings.Contains(errs, "interrupted") {
-				t.Errorf("%d\n%s", code, errs)
+				t.Errorf("got exit status %d with\n%swant a failure that is called \"interrupted\" and not \"context canceled\"", code, errs)
 			}
 			if !strings.HasPrefix(test.text, "cannot ") {
 				test.text = "cannot wait for " + test.text

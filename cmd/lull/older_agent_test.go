@@ -84,7 +84,7 @@ func TestOlderAgent(t *testing.T) {
 		f.stallAt("", nil)
 		close(release)
 		if code == 0 || !strings.Contains(errs, ": interrupted\n") || !strings.Contains(errs, "may have begun with it") {
-			t.Errorf("lull %s: %d\n%s", line, code, errs)
+			t.Errorf("lull %s: got exit status %d with\n%swant a failure with \": interrupted\" and \"may have begun with it\"", line, code, errs)
 		}
 	}
 }

@@ -52,7 +52,7 @@ func TestPasswordsAreNotArguments(t *testing.T) {
 				t.Errorf("status %d, want %d\n%s%s", code, c.code, out.String(), errs.String())
 			}
 			if got := f.repositories(nil)["main"]; c.code == 0 && got != c.want || c.code != 0 && (got != "" || !strings.Contains(errs.String(), c.want)) {
-				t.Errorf("the agent got %q; %s", got, errs.String())
+				t.Errorf("got exit status %d, address %q in the agent and error output %q; want status %d and %q (after a success the address, else a part of the error)", code, got, errs.String(), c.code, c.want)
 			}
 		})
 	}

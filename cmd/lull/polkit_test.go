@@ -99,11 +99,11 @@ func TestPasswordAgent(t *testing.T) {
 	stop := a.startPasswordAgent(tty)
 	args, err := os.ReadFile(dir + "/args")
 	if err != nil || string(args) != "--notify-fd 3 --fallback unix:path=/x\n" || echo() {
-		t.Errorf("%q, %v, echo %v", args, err, echo())
+		t.Errorf("while the password agent runs: got arguments %q (%v) and echo %v, want \"--notify-fd 3 --fallback unix:path=/x\\n\" and echo false", args, err, echo())
 	}
 	stop()
 	if end, err := os.ReadFile(dir + "/end"); err != nil || string(end) != "ended\n" || !echo() {
-		t.Errorf("%q, %v, echo %v", end, err, echo())
+		t.Errorf("after the password agent was stopped: got end %q (%v) and echo %v, want \"ended\\n\" and echo true", end, err, echo())
 	}
 	if err := os.WriteFile(filepath.Join(dir, "pkttyagent"), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)

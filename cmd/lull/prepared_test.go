@@ -81,7 +81,7 @@ func TestPrepared(t *testing.T) {
 			}
 			code, out, errs := f.lull(t.Context(), "refresh", "--prepared", "--time-limit", c.limit, "--run-dir", run)
 			if code != 0 || strings.TrimSpace(out) != c.out || c.errs != "" && !strings.Contains(errs, c.errs) || c.errs == "" && strings.Contains(errs, "lull: ") {
-				t.Errorf("exit %d\n%s%s", code, out, errs)
+				t.Errorf("got exit status %d, output %q and error output %q; want status 0, output %q and %q in the error output (empty: no \"lull: \")", code, out, errs, c.out, c.errs)
 			}
 		})
 	}

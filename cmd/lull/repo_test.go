@@ -88,7 +88,7 @@ func TestBrokenConfigurationIsSaid(t *testing.T) {
 	for _, args := range [][]string{{"list"}, {"repo", "list"}, {"pending"}} {
 		code, out, errs := f.lull(t.Context(), args...)
 		if code != 0 || strings.Count(errs, said) != 1 || strings.Contains(out, said) {
-			t.Errorf("%q: %d\n%s%s", args, code, out, errs)
+			t.Errorf("%q: got exit status %d, output\n%s\nand error output\n%s\nwant status 0 and %q once, in the error output only", args, code, out, errs, said)
 		}
 	}
 	_, out, _ := f.lull(t.Context(), "repo", "list")
@@ -121,7 +121,7 @@ func TestRepoVerbs(t *testing.T) {
 	}
 	code, out, errs = f.lull(t.Context(), "repo", "set-url", "main", "https://ann@y/", "--password-file="+file)
 	if code != 0 || strings.Contains(out+errs, "secret") || f.repositories(nil)["main"] != "https://ann:secret@y/" {
-		t.Errorf("%d\n%s%s", code, out, errs)
+		t.Errorf("repo set-url: got exit status %d, address %q and\n%s%swant status 0, address \"https://ann:secret@y/\" and no \"secret\" in what is printed", code, f.repositories(nil)["main"], out, errs)
 	}
 	code, out, errs = f.lull(t.Context(), "repo", "remove", "main")
 	if code != 0 || !strings.Contains(out, "org.example.notes came from it, and gets no updates") || len(f.repositories(nil)) != 0 {

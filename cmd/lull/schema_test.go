@@ -227,7 +227,7 @@ func TestSchemas(t *testing.T) {
 	}
 	got, err := os.ReadFile(schemaFile)
 	if err != nil || !bytes.Equal(got, want.Bytes()) {
-		t.Errorf("%s is stale (%v): go test ./cmd/lull -run TestSchemas -update", schemaFile, err)
+		t.Errorf("got %s with %d bytes (%v), want the %d bytes of the schemas in the code; write them with: go test ./cmd/lull -run TestSchemas -update", schemaFile, len(got), err, want.Len())
 	}
 	text, err := os.ReadFile("../../docs/json.md")
 	if err != nil {
@@ -354,7 +354,7 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 			code := run(ctx, args, strings.NewReader(""), &out, &errs)
 			cancel()
 			if code == 64 {
-				t.Errorf("lull %s: %s", l.arguments, errs.String())
+				t.Errorf("lull %s: got exit status 64 (wrong usage), want another; error output: %s", l.arguments, errs.String())
 			}
 			d := json.NewDecoder(&out)
 			for d.More() {
@@ -372,7 +372,7 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 	}
 	for name := range documents {
 		if !tried[name] {
-			t.Errorf("%s has written nothing", name)
+			t.Errorf("got no document from %s, want at least one to check", name)
 		}
 	}
 }

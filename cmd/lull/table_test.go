@@ -57,14 +57,14 @@ func TestListFits(t *testing.T) {
 			}
 			for _, l := range lines {
 				if width > 0 && n > 0 && output.Columns(l) > width {
-					t.Errorf("%d packages, %d columns: %q has %d", n, width, l, output.Columns(l))
+					t.Errorf("%d packages: got line %q of %d columns, want at most %d", n, l, output.Columns(l), width)
 				}
 				if strings.HasSuffix(l, " ") {
-					t.Errorf("%q ends in a space", l)
+					t.Errorf("%d packages, %d columns: got line %q, want no space at its end", n, width, l)
 				}
 			}
 			if n == 200 && width != 60 && !strings.Contains(out.String(), "org.example.application-number-199 ") {
-				t.Errorf("%d columns: a name is cut:\n%s", width, out)
+				t.Errorf("%d columns: got\n%swant the whole name org.example.application-number-199", width, out)
 			}
 		}
 	}
@@ -85,7 +85,7 @@ org.example.application-number-2  2.0        2  stable   held until 15 June by ?
 	}
 	a, out, _ = quietApp(80)
 	if err := a.list(many(0)); err != nil || out.String() != "nothing is installed yet; `lull install NAME` installs an application\n" {
-		t.Errorf("%v, %s", err, out)
+		t.Errorf("a list of nothing: got %q and error %v, want \"nothing is installed yet; `lull install NAME` installs an application\\n\" and no error", out, err)
 	}
 }
 
@@ -102,7 +102,7 @@ func TestUsagesFit(t *testing.T) {
 		}
 		for _, l := range strings.Split(out.String(), "\n") {
 			if output.Columns(l) > 64 {
-				t.Errorf("%q", l)
+				t.Errorf("%d packages: got line %q of %d columns, want at most 64", n, l, output.Columns(l))
 			}
 		}
 	}
@@ -124,7 +124,7 @@ func TestJSONOfNothing(t *testing.T) {
 		}
 		var doc map[string]any
 		if err := json.Unmarshal(out.Bytes(), &doc); err != nil || doc["version"] != 1.0 || strings.Contains(out.String(), "null") {
-			t.Errorf("%s: %v\n%s", name, err, out)
+			t.Errorf("%s: got %s (%v); want JSON with version 1 and without null", name, out, err)
 		}
 	}
 }
@@ -234,11 +234,11 @@ func TestStatusFits(t *testing.T) {
 		t.Helper()
 		for line := range strings.Lines(out) {
 			if line = strings.TrimSuffix(line, "\n"); output.Columns(line) > width || strings.HasSuffix(line, " ") {
-				t.Errorf("%s, %d columns: %q has %d", what, width, line, output.Columns(line))
+				t.Errorf("%s: got line %q of %d columns, want at most %d and no space at the end", what, line, output.Columns(line), width)
 			}
 		}
 		if strings.Contains(out, "\x1b") {
-			t.Errorf("%s has colour: %q", what, out)
+			t.Errorf("%s: got %q, want no escape sequences (no colour)", what, out)
 		}
 	}
 	f.manager.Update(func(p *bus.ManagerProperties) { p.Repositories = nil; p.LastCheck = 0 })
@@ -291,7 +291,7 @@ Agent:         lulld 1.2.3, store in /var/lib/lull
 			}
 		}
 		if n := strings.Count(out, "\n"); n > 45 {
-			t.Errorf("an overview of %d lines:\n%s", n, out)
+			t.Errorf("got an overview of %d lines, want at most 45:\n%s", n, out)
 		}
 	}
 	fits("one application", 72, strings.ReplaceAll(ask(72, func(ctx context.Context, a *app, ag *agent, s *snapshot) error {
@@ -324,14 +324,14 @@ func TestHoldsText(t *testing.T) {
 	now := time.Date(2026, 6, 13, 12, 0, 0, 0, time.UTC)
 	s := many(3)
 	if got := s.holdsText(now); !strings.HasPrefix(got, "1 application until ") {
-		t.Errorf("of one: %q", got)
+		t.Errorf("one application is held: got %q, want it to begin with \"1 application until \"", got)
 	}
 	for path, p := range s.packages {
 		p.HeldUntil, p.HeldBy = uint64(now.Add(time.Hour).UnixMicro()), "ann"
 		s.packages[path] = p
 	}
 	if got := s.holdsText(now); !strings.HasPrefix(got, "3 applications until ") || !strings.HasSuffix(got, " by ann") {
-		t.Errorf("of one hold of all: %q", got)
+		t.Errorf("one hold of all: got %q, want \"3 applications until … by ann\"", got)
 	}
 	for path, p := range s.packages {
 		p.HeldBy = "bob"
@@ -346,6 +346,6 @@ func TestHoldsText(t *testing.T) {
 		s.packages[path] = p
 	}
 	if got := s.holdsText(now); got != "" {
-		t.Errorf("of none: %q", got)
+		t.Errorf("no hold: got %q, want \"\"", got)
 	}
 }

@@ -62,10 +62,10 @@ func TestWidths(t *testing.T) {
 				// necessary.
 				command := strings.HasPrefix(strings.TrimSpace(l), "lull ") || strings.HasPrefix(l, "  undo: ") || strings.HasPrefix(l, "`lull ")
 				if n := output.Columns(l); n > width && longest < width/2 && !command {
-					t.Errorf("lull %s in %d columns: %d: %q", line, width, n, l)
+					t.Errorf("lull %s in %d columns: got line %q of %d columns, want at most %d", line, width, l, n, width)
 				}
 				if strings.Contains(l, "\x1b") {
-					t.Errorf("lull %s: %q", line, l)
+					t.Errorf("lull %s: got line %q, want no escape sequences", line, l)
 				}
 			}
 		}
@@ -92,7 +92,7 @@ func TestClosedPipe(t *testing.T) {
 		w.Close()
 		var exit *exec.ExitError
 		if !isExit(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGPIPE || errs.Len() > 0 {
-			t.Errorf("lull %s: %v %q", line, err, errs.String())
+			t.Errorf("lull %s into a closed pipe: got %v and error output %q, want the end by SIGPIPE and no error output", line, err, errs.String())
 		}
 	}
 }
@@ -181,7 +181,7 @@ func TestOnTerminals(t *testing.T) {
 				t.Errorf("cursor movements: %v\n%q", got, all)
 			}
 			if !test.bars && strings.ContainsAny(all, "[]█━…→") {
-				t.Errorf("symbols:\n%q", all)
+				t.Errorf("got %q, want none of the symbols []█━…→", all)
 			}
 			if test.ascii {
 				for _, r := range all {
@@ -207,7 +207,7 @@ func TestASCII(t *testing.T) {
 		a.run(t.Context(), append([]string{"--bus", f.address}, strings.Fields(line)...))
 		for l := range strings.Lines(out.String() + errs.String()) {
 			if strings.ContainsFunc(l, func(r rune) bool { return r >= utf8.RuneSelf }) {
-				t.Errorf("lull %s: %q", line, l)
+				t.Errorf("lull %s: got line %q, want ASCII only", line, l)
 			}
 		}
 	}

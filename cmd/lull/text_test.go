@@ -28,7 +28,7 @@ func clean(t *testing.T, what, s string) {
 	t.Helper()
 	for line := range strings.Lines(s) {
 		if line = strings.TrimSuffix(line, "\n"); strings.ContainsFunc(line, printable.Hostile) {
-			t.Errorf("%s: %q", what, line)
+			t.Errorf("%s: got line %q, want no characters that control a terminal", what, line)
 		}
 	}
 }
@@ -78,7 +78,7 @@ func TestJSONControlsNoTerminal(t *testing.T) {
 	for range 2 {
 		var back map[string]string
 		if err := d.Decode(&back); err != nil || back["title"] != in["title"] {
-			t.Errorf("%q, %v", back, err)
+			t.Errorf("got title %q and error %v, want %q and no error", back["title"], err, in["title"])
 		}
 	}
 }
@@ -134,7 +134,7 @@ func TestOnlyWritersWrite(t *testing.T) {
 				}
 				found[f.Name.Name] = true
 				if writers[f.Name.Name] == "" {
-					t.Errorf("%s: %s writes by itself", file, f.Name.Name)
+					t.Errorf("%s: got a write to an output in %s, want writes only in %q", file, f.Name.Name, slices.Sorted(maps.Keys(writers)))
 				}
 				return true
 			})

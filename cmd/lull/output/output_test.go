@@ -50,7 +50,7 @@ func TestDurationsAndMoments(t *testing.T) {
 		"": 0, "d": 0, "-3d": 0, "0h": 0, "1e300d": 0, "NaNd": 0, "3 d": 0} {
 		got, err := ParseDuration(s)
 		if got != want || (err == nil) != (want != 0) {
-			t.Errorf("%q: %v, %v", s, got, err)
+			t.Errorf("ParseDuration(%q): got %v and error %v, want %v (0: an error)", s, got, err, want)
 		}
 	}
 	for s, want := range map[string]time.Time{
@@ -61,7 +61,7 @@ func TestDurationsAndMoments(t *testing.T) {
 	} {
 		got, err := ParseMoment(s, monday)
 		if !got.Equal(want) || (err == nil) != !want.IsZero() {
-			t.Errorf("%q: %v, %v", s, got, err)
+			t.Errorf("ParseMoment(%q): got %v and error %v, want %v (the zero time: an error)", s, got, err, want)
 		}
 	}
 }
@@ -78,7 +78,7 @@ func TestColor(t *testing.T) {
 	defer r.Close()
 	defer w.Close()
 	if p := New(w, w); p.Color || p.Width != 60 {
-		t.Errorf("colour %v, width %d", p.Color, p.Width)
+		t.Errorf("got colour %v and width %d, want no colour and width 60", p.Color, p.Width)
 	}
 }
 
