@@ -130,7 +130,7 @@ func TestCall(t *testing.T) {
 	w.agent.install = func(c bus.Caller, name string, o bus.InstallOptions) (dbus.ObjectPath, error) {
 		uid, err := c.UID()
 		if err != nil || int(uid) != os.Getuid() {
-			t.Errorf("uid %d, %v", uid, err)
+			t.Errorf("UID of the caller: got %d and %v, want %d and no error", uid, err, os.Getuid())
 		}
 		f, err := c.PIDFD()
 		if err != nil {
@@ -139,7 +139,7 @@ func TestCall(t *testing.T) {
 			f.Close()
 		}
 		if c.Interactive != (o.Channel == "edge") || name != "org.x.App" || o.Now {
-			t.Errorf("interactive %v, %q, %+v", c.Interactive, name, o)
+			t.Errorf("channel %q: got interactive %v, name %q, now %v; want interactive only for edge, org.x.App and false", o.Channel, c.Interactive, name, o.Now)
 		}
 		return bus.RefreshPath("7"), nil
 	}
@@ -161,7 +161,7 @@ func TestOptionsAreStrict(t *testing.T) {
 		err := bus.FromBus(w.client.Object(bus.AgentName, bus.AgentPath).
 			Call(bus.ManagerInterface+".Install", 0, "org.x.App", options).Err)
 		if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "cannot use option chan") && !strings.Contains(err.Error(), `"chanel"`) {
-			t.Errorf("%v: %v", options, err)
+			t.Errorf("options %v: got %v, want an error of kind Invalid that names the option", options, err)
 		}
 	}
 	err := bus.FromBus(w.client.Object(bus.AgentName, bus.AgentPath).Call(bus.ManagerInterface+".Install", 0, "org.x.App").Err)
@@ -179,7 +179,7 @@ func TestErrorsKeepKindTextAndHint(t *testing.T) {
 	w.agent.mu.Unlock()
 	_, err := w.proxy().Install(t.Context(), "x", bus.InstallOptions{})
 	if !errkind.Is(err, errkind.NoSpace) || err.Error() != "cannot install x: 3 MB missing\uFFFD" || errkind.HintOf(err) != "try `lull gc`" {
-		t.Fatalf("%v (%s), hint %q", err, errkind.KindOf(err), errkind.HintOf(err))
+		t.Fatalf("got %q of kind %s with hint %q, want %q of kind %s with hint %q", err, errkind.KindOf(err), errkind.HintOf(err), "cannot install x: 3 MB missing\uFFFD", errkind.NoSpace, "try `lull gc`")
 	}
 }
 
@@ -208,7 +208,7 @@ func TestNobodyThere(t *testing.T) {
 	defer conn.Close()
 	_, err = bus.NewManagerProxy(conn, bus.AgentPath).Doctor(t.Context())
 	if !errkind.Is(err, errkind.Unavailable) || !strings.HasPrefix(err.Error(), "cannot reach the agent: ") || !strings.HasPrefix(errkind.HintOf(err), "is lulld running?") {
-		t.Errorf("%v", err)
+		t.Errorf("no agent: got %v (%s, hint %q), want \"cannot reach the agent: …\" of kind Unavailable with hint \"is lulld running?\"", err, errkind.KindOf(err), errkind.HintOf(err))
 	}
 	if _, err := bus.Subscribe(t.Context(), conn, bus.AgentName, bus.AgentPath); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("subscribe: got %v, want an error of kind %v", err, errkind.Unavailable)
@@ -300,7 +300,7 @@ func TestUnwantedDescriptorsAreClosed(t *testing.T) {
 		call()
 	}
 	if after := count(); after > before+2 {
-		t.Errorf("%d descriptors before, %d after", before, after)
+		t.Errorf("after 20 calls: got %d descriptors, want at most 2 more than the %d before", after, before)
 	}
 }
 
@@ -326,7 +326,7 @@ func TestProperties(t *testing.T) {
 	added, ok := bus.ParseAdded(next(t, sub))
 	var got bus.PackageProperties
 	if !ok || added.Path != path || got.Apply(added.Interfaces[bus.PackageInterface]) != nil {
-		t.Fatalf("%+v", added)
+		t.Fatalf("got signal %+v, want the interfaces that were added at %s", added, path)
 	}
 	want := bus.PackageProperties{Instance: "org.x.App", Version: "1", Refresh: "/", Processes: []bus.Process{{PID: 1, UID: 2, Command: "a\uFFFDb"}},
 		Apps: []string{}, Services: []bus.ServiceState{}, Revisions: []bus.RevisionInfo{}, Holds: []bus.Hold{}}
@@ -343,7 +343,7 @@ func TestProperties(t *testing.T) {
 	})
 	c, ok := bus.ParseChanged(next(t, sub))
 	if !ok || c.Interface != bus.PackageInterface || len(c.Values) != 2 || !slices.Equal(c.Invalidated, []string{"Processes"}) {
-		t.Fatalf("%+v", c)
+		t.Fatalf("got %+v, want two values of %s changed and Processes invalidated", c, bus.PackageInterface)
 	}
 	if err := got.Apply(c.Values); err != nil || got.Version != "2" || !slices.Equal(got.Apps, []string{"app"}) {
 		t.Fatalf("%+v, %v; want no error, version %q and apps %v", got, err, "2", []string{"app"})
@@ -352,7 +352,7 @@ func TestProperties(t *testing.T) {
 	proxy := bus.NewPackageProxy(w.client, path)
 	before := computed.Load()
 	if v, err := proxy.GetVersion(t.Context()); err != nil || v != "2" || computed.Load() != before {
-		t.Errorf("%q, %v", v, err)
+		t.Errorf("Version: got %q, %v and %d readings, want \"2\", no error and none", v, err, computed.Load()-before)
 	}
 	all, err := proxy.Properties(t.Context())
 	if err != nil || all.Version != "2" || all.Processes[0].PID != 1 {
@@ -360,14 +360,14 @@ func TestProperties(t *testing.T) {
 	}
 	objects, err := bus.ManagedObjects(t.Context(), w.client, bus.AgentName, bus.AgentPath)
 	if err != nil || len(objects) != 1 || len(objects[path][bus.PackageInterface]) == 0 {
-		t.Errorf("%v, %v", objects, err)
+		t.Errorf("ManagedObjects: got %v, %v; want %s alone and no error", objects, err, path)
 	}
 
 	if err := w.server.Unexport(path); err != nil {
 		t.Fatal(err)
 	}
 	if r, ok := bus.ParseRemoved(next(t, sub)); !ok || r.Path != path || !slices.Equal(r.Interfaces, []string{bus.PackageInterface}) {
-		t.Errorf("%+v", r)
+		t.Errorf("got signal %+v, want %s removed from %s", r, bus.PackageInterface, path)
 	}
 	if _, err := proxy.Properties(t.Context()); !errkind.Is(err, errkind.NotFound) {
 		t.Errorf("gone: got %v, want an error of kind %v", err, errkind.NotFound)
@@ -396,11 +396,11 @@ func TestSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, ok := bus.ParseHelperPending(next(t, subs[other])); !ok || !reflect.DeepEqual(got, pending) {
-		t.Errorf("%+v", got)
+		t.Errorf("got HelperPending %+v, want %+v", got, pending)
 	}
 	for _, s := range subs { // the unicast one has reached no other client
 		if got, ok := bus.ParseManagerRefreshFinished(next(t, s)); !ok || got != finished {
-			t.Errorf("%+v", got)
+			t.Errorf("got RefreshFinished %+v, want %+v", got, finished)
 		}
 	}
 	// The same from another sender is not accepted.
@@ -418,7 +418,7 @@ func TestSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, ok := bus.ParseManagerRefreshFinished(next(t, subs[w.client])); !ok || got != finished {
-		t.Errorf("%+v", got)
+		t.Errorf("got RefreshFinished %+v, want %+v, nothing of the forger", got, finished)
 	}
 	w.server.Close()
 	for range subs[w.client].C {

@@ -204,7 +204,7 @@ func TestEveryClientShowsErrors(t *testing.T) {
 		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
 		cancel()
 		if (err == nil) != (argv[0] == python) || !strings.Contains(string(out), want) {
-			t.Errorf("%s: %v\n%s", argv[0], err, out)
+			t.Errorf("%s: got %v and\n%s\nwant an error only from a program other than %s, and %q", argv[0], err, out, python, want)
 		}
 	}
 }

@@ -37,7 +37,7 @@ func TestCallsOfOneUserAreBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		if running.Load() != maxRunning || refused.Load() != 1000-maxRunning-maxQueued {
-			t.Errorf("%d run, %d are refused", running.Load(), refused.Load())
+			t.Errorf("got %d running and %d refused, want %d and %d", running.Load(), refused.Load(), maxRunning, 1000-maxRunning-maxQueued)
 		}
 		if _, err := l.enter(":1.1", largeSize+1, as(4001)); !errkind.Is(err, errkind.LimitsExceeded) {
 			t.Errorf("a large call beyond the limit: got %v, want an error of kind %v", err, errkind.LimitsExceeded)
@@ -84,7 +84,7 @@ func TestFlight(t *testing.T) {
 		ask := func(want int32) {
 			wg.Go(func() {
 				if v, err := f.Do(read); v < want || err != nil {
-					t.Errorf("%d, %v; asked at %d", v, err, want)
+					t.Errorf("got %d, %v; want at least %d, the state when it was asked, and no error", v, err, want)
 				}
 			})
 		}
@@ -178,7 +178,7 @@ func TestFlightsOfOnePace(t *testing.T) {
 		}
 		wg.Wait()
 		if took := time.Since(began); took != 15*400*time.Millisecond-300*time.Millisecond || most.Load() != 1 {
-			t.Errorf("fifteen readings of 100 ms took %v, %d beside each other", took, most.Load())
+			t.Errorf("fifteen readings of 100 ms: got %v and %d at the same time, want %v and 1", took, most.Load(), 15*400*time.Millisecond-300*time.Millisecond)
 		}
 	})
 }

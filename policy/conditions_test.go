@@ -60,7 +60,7 @@ func TestWindows(t *testing.T) {
 		if c.now == "" {
 			var w Window
 			if w.UnmarshalText([]byte(c.windows)) == nil {
-				t.Errorf("%q is accepted", c.windows)
+				t.Errorf("UnmarshalText(%q): got no error, want one", c.windows)
 			}
 			continue
 		}
@@ -102,7 +102,7 @@ func TestWindowsChange(t *testing.T) {
 		if change.IsZero() {
 			change = now.Add(10 * 24 * time.Hour)
 		} else if after, _ := list.At(change); after == open || !change.After(now) {
-			t.Fatalf("%v: %v at %v changes at %v to %v", texts, open, now, change, after)
+			t.Fatalf("%v at %v: got a change from %v to %v at %v, want another state and a later time", texts, now, open, after, change)
 		}
 		for at := now; at.Before(change); at = at.Add(17 * time.Minute) {
 			if o, _ := list.At(at); o != open {
@@ -131,10 +131,10 @@ func TestRequires(t *testing.T) {
 	}
 	for instance, want := range map[string]string{"a": "[unmetered] [] false", "b_x": "[unmetered] [idle] true", "c": "[unmetered] [mains window] true"} {
 		if s := p.For(instance); fmt.Sprint(s.FetchRequires, s.RefreshRequires, s.SecurityRequires) != want {
-			t.Errorf("%s: %v", instance, s)
+			t.Errorf("%s: got %v %v %v, want %s", instance, s.FetchRequires, s.RefreshRequires, s.SecurityRequires, want)
 		}
 	}
 	if fmt.Sprint(p.Schedule.Windows) != "[sat 02:00-05:00]" {
-		t.Errorf("%v", p.Schedule.Windows)
+		t.Errorf("got windows %v, want [sat 02:00-05:00]", p.Schedule.Windows)
 	}
 }

@@ -117,10 +117,10 @@ schedule:
 		}
 	}
 	if len(p.Schedule.Reminders) != 0 || p.Schedule.Check != time.Hour || p.GC.Watermark.Bytes != 2<<30 || p.Inhibit.Block || p.Metrics.Textfile != "/var/lib/x/lull.prom" {
-		t.Errorf("got %+v", p)
+		t.Errorf("got %+v, want no reminders, a check each hour, a watermark of 2 GiB, no block and textfile /var/lib/x/lull.prom", p)
 	}
 	if m := p.Instances(); len(m) != 2 || !reflect.DeepEqual(m["org.example.app_work"], work) {
-		t.Errorf("Instances: %+v", m)
+		t.Errorf("Instances: got %+v, want 2 with org.example.app_work %+v", m, work)
 	}
 	explained := map[string]Value{}
 	for _, v := range p.Explain("org.example.app_work", manifest.Wishes{}) {
@@ -138,10 +138,10 @@ schedule:
 	}
 	for _, v := range p.Explain("", manifest.Wishes{}) {
 		if v.Key == "gc.watermark" && (v.Value != "2GiB" || v.Origin != filepath.Join(dir, "10-a.yaml")+":4") {
-			t.Errorf("Explain: %+v", v)
+			t.Errorf("Explain: got %+v, want 2GiB from %s:4", v, filepath.Join(dir, "10-a.yaml"))
 		}
 		if v.Key == "metrics.textfile" && (v.Value != "/var/lib/x/lull.prom" || v.Origin != filepath.Join(dir, "30-c.yaml")+":6") {
-			t.Errorf("Explain: %+v", v)
+			t.Errorf("Explain: got %+v, want /var/lib/x/lull.prom from %s:6", v, filepath.Join(dir, "30-c.yaml"))
 		}
 	}
 }
@@ -196,7 +196,7 @@ func TestBadPolicies(t *testing.T) {
 			file, dir := write(t, map[string]string{"policy.yaml": c.in})
 			_, err := Load(file, dir)
 			if !errkind.Is(err, errkind.BadPolicy) || errkind.ExitCode(err) != 78 {
-				t.Fatalf("got %v", err)
+				t.Fatalf("got %v (%s, exit status %d), want an error of kind %s with exit status 78", err, errkind.KindOf(err), errkind.ExitCode(err), errkind.BadPolicy)
 			}
 			if want := file + ":" + c.want; err.Error() != want {
 				t.Errorf("got  %s\nwant %s", err, want)
@@ -229,13 +229,13 @@ func TestCheckListsAll(t *testing.T) {
 		}
 	}
 	if errs := Check(file + ".missing"); len(errs) != 1 {
-		t.Errorf("missing file: %v", errs)
+		t.Errorf("missing file: got %v, want one error", errs)
 	}
 	if err := os.WriteFile(file, DefaultsYAML, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if errs := Check(file); errs != nil {
-		t.Errorf("the shipped defaults: %v", errs)
+		t.Errorf("the shipped defaults: got %v, want no error", errs)
 	}
 }
 
@@ -290,14 +290,14 @@ func TestPostponement(t *testing.T) {
 			t.Errorf("%s: left %v, want %v", c.name, got, c.left)
 		}
 		if got := p.Over(c.now); got != (c.left == 0) {
-			t.Errorf("%s: over %v", c.name, got)
+			t.Errorf("%s: got over %v, want %v", c.name, got, c.left == 0)
 		}
 	}
 	if at, want := p.Reminders(Defaults().Schedule.Reminders), []time.Time{since.Add(7 * day), since.Add(13 * day), since.Add(14*day - 2*time.Hour)}; !slices.Equal(at, want) {
 		t.Errorf("reminders %v, want %v", at, want)
 	}
 	if at := (Postponement{since, time.Hour}).Reminders([]time.Duration{day, time.Hour}); len(at) > 0 {
-		t.Errorf("reminders before the postponement has begun: %v", at)
+		t.Errorf("got reminders %v from before the postponement, want none", at)
 	}
 	if !(Postponement{since, -5}).Over(since) {
 		t.Error("a negative postponement is not over")
@@ -310,11 +310,11 @@ func TestPostponementProperties(t *testing.T) {
 		p := Postponement{at("since"), time.Duration(rapid.Int64().Draw(t, "max"))}
 		now := at("now")
 		if left := p.Left(now); left < 0 || left > max(p.Max, 0) {
-			t.Fatalf("left %v of %v", left, p.Max)
+			t.Fatalf("got %v left of %v, want from 0 to all of it", left, p.Max)
 		}
 		for _, at := range p.Reminders([]time.Duration{time.Duration(rapid.Int64().Draw(t, "reminder"))}) {
 			if !at.After(p.Since) || !at.Before(p.Deadline()) {
-				t.Fatalf("reminder at %v, since %v, deadline %v", at, p.Since, p.Deadline())
+				t.Fatalf("got a reminder at %v, want it after %v and before %v", at, p.Since, p.Deadline())
 			}
 		}
 	})
@@ -389,10 +389,10 @@ func TestWindowsEnd(t *testing.T) {
 		began := c.Began(since, now)
 		p := Postponement{began, limit}
 		if left := p.Deadline().Sub(now); left > limit+slack {
-			t.Fatalf("begun %v: %v are left of %v", began, left, limit)
+			t.Fatalf("begun %v: got %v left, want at most %v", began, left, limit+slack)
 		}
 		if !began.Equal(since) && !began.Equal(now) {
-			t.Fatalf("begun %v", began)
+			t.Fatalf("got a begin at %v, want %v or %v", began, since, now)
 		}
 		if since.Before(c.floor.Add(-slack)) && p.Left(now) != limit {
 			t.Fatalf("a window that began before its revision was published has %v left", p.Left(now))
@@ -434,7 +434,7 @@ func FuzzPolicy(f *testing.F) {
 		if len(bad) > 0 {
 			for _, e := range bad {
 				if !strings.HasPrefix(e.Error(), "p.yaml:") || !strings.HasPrefix(e.Text, "cannot ") {
-					t.Errorf("bad message %q", e)
+					t.Errorf("got message %q, want \"p.yaml:…: cannot …\"", e)
 				}
 			}
 			return
@@ -444,7 +444,7 @@ func FuzzPolicy(f *testing.F) {
 		for instance := range p.Instances() {
 			s := p.For(instance)
 			if s.MaxPostponement < 0 || s.KeepRevisions < 1 || s.HookTimeLimit <= 0 || s.Mode == "" {
-				t.Errorf("%s: %+v", instance, s)
+				t.Errorf("%s: got %+v, want a mode, no negative postponement, a revision and time for hooks", instance, s)
 			}
 		}
 		if s := p.For("zz"); s.AtDeadline == DeadlineTerminate && p.packages["zz"].AtDeadline == nil {
@@ -485,11 +485,11 @@ func TestWishes(t *testing.T) {
 		for _, v := range p.Explain("org.x_work", all) {
 			changed := v.Value != explained(p, v.Key)
 			if v.Origin == OfPackage && !changed || v.Origin != OfPackage && changed {
-				t.Errorf("%q: %+v, without the wish %s", text, v, explained(p, v.Key))
+				t.Errorf("%q: got %+v, want origin %q exactly where the value is not %s", text, v, OfPackage, explained(p, v.Key))
 			}
 			wishes := map[string]string{"mode": "endure", "refresh-pending-behavior": "block", "max-postponement": "30d"}
 			if lost := wishes[v.Key]; lost == v.Value && v.Wish != "" || lost != v.Value && v.Wish != lost {
-				t.Errorf("%q: %+v, and the package wishes for %q", text, v, lost)
+				t.Errorf("%q: got %+v, want wish %q only where it is not the value", text, v, lost)
 			}
 		}
 		if s := p.With("org.x_work", manifest.Wishes{Mode: manifest.WishSideBySide}); s.MaxPostponement != p.For("org.x_work").MaxPostponement {
@@ -529,7 +529,7 @@ func TestFormerName(t *testing.T) {
 		origins[v.Key] = v.Origin
 	}
 	if origins["refresh-pending-behavior"] != file+":3" || origins["refresh-pending"] != "" {
-		t.Errorf("%q", origins)
+		t.Errorf("got origins %q, want refresh-pending-behavior from %s:3 and none of refresh-pending", origins, file)
 	}
 	if got, want := Notes(file), []string{file + ":3: defaults.refresh-pending is the former name of refresh-pending-behavior; both are accepted"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)

@@ -49,7 +49,7 @@ func TestInstallUser(t *testing.T) {
 	} {
 		b, err := os.ReadFile(filepath.Join(home, file))
 		if err != nil || !strings.Contains(string(b), want) || strings.Contains(string(b), "/usr/libexec") || strings.Contains(string(b), "=/usr/bin/lull ") {
-			t.Errorf("%s: %v\n%s", file, err, b)
+			t.Errorf("%s: got %v and\n%s\nwant %q, and neither /usr/libexec nor /usr/bin/lull", file, err, b, want)
 		}
 	}
 }
@@ -106,10 +106,10 @@ func TestPackages(t *testing.T) {
 	for script, scriptlet := range map[string]string{"postinst": "postin", "prerm": "preun", "postrm": "postun"} {
 		text := output(t, dir, "sh", "-c", "dpkg-deb --info lull_*.deb "+script)
 		if m := regexp.MustCompile(`@[A-Z_]+@`).FindString(text); m != "" {
-			t.Errorf("%s has %s in it", script, m)
+			t.Errorf("%s: got the placeholder %s, want it replaced", script, m)
 		}
 		if theirs := output(t, dir, "sh", "-c", "rpm --query --package --queryformat '%{"+scriptlet+"}' lull-*.rpm"); strings.TrimSpace(theirs) != strings.TrimSpace(text) {
-			t.Errorf("%s of the .deb and %s of the .rpm differ", script, scriptlet)
+			t.Errorf("%s of the .rpm: got\n%s\nwant %s of the .deb:\n%s", scriptlet, theirs, script, text)
 		}
 	}
 }

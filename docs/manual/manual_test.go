@@ -29,12 +29,12 @@ func TestPages(t *testing.T) {
 	}
 	pages, err := filepath.Glob(to + "/*")
 	if err != nil || len(pages) < 40 {
-		t.Fatalf("%v %v", pages, err)
+		t.Fatalf("got %d pages (%v), want at least 40: %v", len(pages), err, pages)
 	}
 	for _, argv := range [][]string{{"mandoc", "-T", "lint", "-W", "warning"}, {"groff", "-m", "an", "-w", "w", "-z", "-T", "utf8"}} {
 		out, err := exec.Command(argv[0], append(argv[1:], pages...)...).CombinedOutput()
 		if err != nil || len(out) > 0 {
-			t.Errorf("%s: %v\n%s", argv[0], err, out)
+			t.Errorf("%s: got %v and\n%s\nwant no error and no complaint", argv[0], err, out)
 		}
 	}
 
@@ -167,7 +167,7 @@ func TestCommandsInTexts(t *testing.T) {
 		}
 	}
 	if seen < 30 {
-		t.Errorf("only %d commands are found in the texts", seen)
+		t.Errorf("got %d commands in the texts, want at least 30", seen)
 	}
 }
 
@@ -191,7 +191,7 @@ func TestKeysOfThePolicy(t *testing.T) {
 			t.Errorf("%s: no default: %s", v.Key, about[0])
 		}
 		if len(about) < 2 || len(about[1]) < 10 {
-			t.Errorf("%s: nothing is said of it", v.Key)
+			t.Errorf("%s: got %q, want a line of at least 10 bytes about it", v.Key, about[1:])
 		}
 	}
 }
@@ -251,6 +251,6 @@ what it is
 	got := p.String()
 	// Where lines break does not matter.
 	if strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") {
-		t.Errorf("got:\n%s", got)
+		t.Errorf("got:\n%s\nwant, apart from line breaks:\n%s", got, want)
 	}
 }

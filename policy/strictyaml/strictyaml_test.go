@@ -218,7 +218,7 @@ func FuzzDecode(f *testing.F) {
 		var v target
 		for _, err := range All(Decode("f.yaml", data, &v)) {
 			if s := err.Error(); !strings.HasPrefix(s, "f.yaml:") || !strings.Contains(s, ": cannot ") || strings.Contains(s, "\n") {
-				t.Errorf("bad message %q", s)
+				t.Errorf("got message %q, want one line \"f.yaml:…: cannot …\"", s)
 			}
 		}
 	})

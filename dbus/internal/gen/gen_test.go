@@ -90,7 +90,7 @@ func TestMistakesAreNamed(t *testing.T) {
 			t.Errorf("%s:\n%v, want %s", text, err, want)
 		}
 		if left := generated(t, dir); len(left) > 0 {
-			t.Errorf("%s: leaves %v", text, left)
+			t.Errorf("%s:\ngot files %v after the error, want none", text, left)
 		}
 	}
 	if err := run(t.TempDir(), os.DevNull, os.DevNull); err == nil {
