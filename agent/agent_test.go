@@ -74,7 +74,7 @@ func TestReloadIsAnnounced(t *testing.T) {
 	over := reloading(slog.Default())
 	state, usec, ok := strings.Cut(next(), "\nMONOTONIC_USEC=")
 	if state != "RELOADING=1" || !ok || len(usec) < 6 || strings.Trim(usec, "0123456789") != "" {
-		t.Errorf("it begins with %q and %q", state, usec)
+		t.Errorf("got state %q and time %q, want \"RELOADING=1\" and at least 6 digits", state, usec)
 	}
 	over()
 	if got := next(); got != "READY=1" {

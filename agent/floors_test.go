@@ -78,7 +78,7 @@ func checkFloors(t *testing.T, dir, prefix, list string) {
 func TestLibStandsAlone(t *testing.T) {
 	eachImport(t, "lib", func(path, of string) {
 		if strings.HasPrefix(of, module) && !strings.HasPrefix(of, module+"agent/lib/") && !strings.Contains(path, "/inotifytest/") {
-			t.Errorf("%s imports %s", path, of)
+			t.Errorf("%s: got the import %s, want none of this module but agent/lib", path, of)
 		}
 	})
 }
@@ -133,12 +133,12 @@ func TestUserProgramsLinkNoAgent(t *testing.T) {
 					lib++
 				case dep == "agent" || strings.HasPrefix(dep, "agent/"):
 					if !slices.Contains(more, dep) {
-						t.Errorf("%s links %s", program, dep)
+						t.Errorf("%s: got %s linked, want of agent only agent/lib and %v", program, dep, more)
 					}
 				}
 			}
 			if lib == 0 {
-				t.Errorf("%s links nothing of agent/lib: the check reads the wrong list", program)
+				t.Errorf("%s: got nothing of agent/lib in the list of what it links, want at least one package", program)
 			}
 		})
 	}

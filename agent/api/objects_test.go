@@ -100,7 +100,7 @@ func TestOnePass(t *testing.T) {
 			}
 			list, refreshes := w.list()
 			if len(list) != count || len(refreshes) != 1 || refreshes[0] != bus.RefreshPath("waiting") || list[0].Instance != "org.lull.p0" || list[0].Version != "1" || list[0].Refresh != "/" {
-				t.Errorf("%v, %v", list, refreshes)
+				t.Errorf("got %d packages, beginning with %+v, and refreshes %v; want %d, beginning with org.lull.p0 of version 1 without a refresh, and %s alone", len(list), list[:min(1, len(list))], refreshes, count, bus.RefreshPath("waiting"))
 			}
 		}},
 	} {
@@ -108,7 +108,7 @@ func TestOnePass(t *testing.T) {
 		counted.single.Store(0)
 		c.do()
 		if n, single := counted.snapshots.Load(), counted.single.Load(); n < c.least || n > c.most || single != 0 {
-			t.Errorf("%s: the cgroups were read %d times for all, %d times for one", c.what, n, single)
+			t.Errorf("%s: got %d readings of all cgroups and %d of one, want %d to %d and none", c.what, n, single, c.least, c.most)
 		}
 	}
 }

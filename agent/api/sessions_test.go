@@ -52,11 +52,11 @@ func TestWhoMayAnswer(t *testing.T) {
 		{":1.7", "1", "notes", "enter", 7, errkind.NotFound}, // twice
 	} {
 		if err := x.done(c.name, c.uid, c.id, c.instance, c.phase, "it hurts"); errkind.KindOf(err) != c.want {
-			t.Errorf("%+v: %v", c, err)
+			t.Errorf("%+v: got error %v of kind %q, want kind %q", c, err, errkind.KindOf(err), c.want)
 		}
 	}
 	if a := <-answers; a.UID != 7 || a.Err == nil || len(answers) > 0 {
-		t.Errorf("%+v", a)
+		t.Errorf("got answer %+v and %d more, want an error of UID 7 and no more", a, len(answers))
 	}
 }
 

@@ -96,7 +96,7 @@ func TestRootAndOwnUserPass(t *testing.T) {
 
 func TestNobodyKnownIsRefused(t *testing.T) {
 	if err := New(nil, 0).Check(bus.Caller{}, Install); !errkind.Is(err, errkind.NotPermitted) {
-		t.Fatal(err)
+		t.Fatalf("a caller without a UID: got %v, want an error of kind NotPermitted", err)
 	}
 }
 
@@ -106,7 +106,7 @@ func TestWithoutPolkit(t *testing.T) {
 	if !errkind.Is(err, errkind.NotPermitted) ||
 		!strings.HasPrefix(err.Error(), "cannot collect or verify the store: user 64999 is not permitted to; only root is, as polkit is not running") ||
 		errkind.HintOf(err) != "use sudo, or install polkit" {
-		t.Fatalf("%v (%s)", err, errkind.HintOf(err))
+		t.Fatalf("got %v (%s, hint %q), want \"cannot collect or verify the store: user 64999 is not permitted to; only root is, as polkit is not running\" of kind NotPermitted with hint \"use sudo, or install polkit\"", err, errkind.KindOf(err), errkind.HintOf(err))
 	}
 }
 
@@ -138,11 +138,11 @@ func TestPolkitDecides(t *testing.T) {
 		c.Interactive = test.interactive
 		err := a.Check(c, Install)
 		if test.text == "" && err != nil || test.text != "" && (!errkind.Is(err, errkind.NotPermitted) || err.Error() != test.text) {
-			t.Errorf("%+v: %v", test, err)
+			t.Errorf("%+v: got %v, want %q of kind NotPermitted (empty: no error)", test, err, test.text)
 		}
 		p.Lock()
 		if p.subject.Kind != "system-bus-name" || p.subject.Details["name"].Value() != ":1.77" || p.action != Install || p.flags == 1 != test.interactive {
-			t.Errorf("asked %+v", p.subject)
+			t.Errorf("got a question about %+v, action %s and flags %d; want system-bus-name :1.77, %s and interactive %v", p.subject, p.action, p.flags, Install, test.interactive)
 		}
 		p.Unlock()
 	}
@@ -179,11 +179,11 @@ func TestActionsAreDeclared(t *testing.T) {
 		for _, texts := range [][]text{a.Descriptions, a.Messages} {
 			// The one without a language comes first, and every language has both.
 			if len(texts) != 2 || texts[0].Lang != "" || texts[1].Lang != "de" || texts[0].Text == "" || texts[1].Text == "" || texts[0].Text == texts[1].Text {
-				t.Errorf("%s says %q", a.ID, texts)
+				t.Errorf("%s: got texts %q, want two different ones, without a language and in German", a.ID, texts)
 			}
 		}
 		if a.Defaults.Any == "yes" && a.ID != Hold || a.Defaults.Active == "" || a.Defaults.Inactive == "" {
-			t.Errorf("%+v", a)
+			t.Errorf("got %+v, want defaults for all three, and yes for any caller only in %s", a, Hold)
 		}
 	}
 	want := Actions()

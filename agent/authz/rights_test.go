@@ -59,7 +59,7 @@ func TestRightsAreWritten(t *testing.T) {
 		method, _, _ := strings.Cut(cells[0], ",")
 		rows[method], used[cells[1]] = true, true
 		if want := defaults[cells[1]]; !slices.Equal(cells[2:6], want) {
-			t.Errorf("%s: %v, the defaults of %q come to %v", cells[0], cells[2:6], cells[1], want)
+			t.Errorf("%s: got %v, want %v, the defaults of %q", cells[0], cells[2:6], want, cells[1])
 		}
 	}
 	methods := map[string]bool{}

@@ -22,7 +22,7 @@ func TestInUse(t *testing.T) {
 		"false: logging out":               {Active: true, LoggingOut: true},
 	} {
 		if got := fmt.Sprint(s.InUse()); got != text[:len(got)] || text[len(got)] != ':' {
-			t.Errorf("%s: %s", text, got)
+			t.Errorf("InUse: got %s, want %q", got, text)
 		}
 	}
 }
@@ -106,12 +106,12 @@ func TestNobodySpeaksForOthers(t *testing.T) {
 			before[fmt.Sprint(s.UID, " ", s.ID)] = s
 		}
 		if known && len(after) != len(sessions) {
-			t.Fatalf("sessions appear: %+v from %+v", after, sessions)
+			t.Fatalf("got sessions %+v, want no more than %+v", after, sessions)
 		}
 		for _, s := range after {
 			old, ok := before[fmt.Sprint(s.UID, " ", s.ID)]
 			if s.UID != liar && (!ok || s != old) {
-				t.Fatalf("a session of another has changed from %+v to %+v", old, s)
+				t.Fatalf("got session %+v of another user, want it unchanged: %+v", s, old)
 			}
 			if known && s.Active != old.Active {
 				t.Fatalf("a session is in the foreground that logind says is not: %+v", s)

@@ -56,7 +56,7 @@ func TestPowerAndNetwork(t *testing.T) {
 	address := bustest.Start(t)
 	w := watch(t, address, -1)
 	if s := w.State(); !is(Unknown, Unknown, Unknown)(s) {
-		t.Fatalf("with nobody there: %+v", s)
+		t.Fatalf("no services: got %+v, want all unknown", s)
 	}
 	power := bustest.StartMock(t, address, "upower", bustest.UPower)
 	w.until("UPower is there", is(OnMains, Unknown, Unknown))
@@ -72,7 +72,7 @@ func TestPowerAndNetwork(t *testing.T) {
 
 	// A new watcher has it at once.
 	if s := watch(t, address, -1).State(); !is(OnBattery, Metered, Unknown)(s) {
-		t.Errorf("a second one: %+v", s)
+		t.Errorf("a second watcher: got %+v, want on battery, metered and use unknown", s)
 	}
 
 	// No other sender is accepted.
@@ -100,7 +100,7 @@ func TestSessions(t *testing.T) {
 	logind := bustest.StartMock(t, address, "logind", bustest.Logind)
 	w := watch(t, address, -1)
 	if s := w.State(); s.Use() != IdleNow {
-		t.Fatalf("with nobody logged in: %+v", s)
+		t.Fatalf("no sessions: got use %v of %+v, want %v", s.Use(), s, IdleNow)
 	}
 	only := watch(t, address, 1001)
 	greeter := logind.AddSession("c1", 117, "gdm", map[string]any{"Class": "greeter", "Type": "wayland"})
@@ -135,7 +135,7 @@ func TestSessions(t *testing.T) {
 	w.until("it is over", use(IdleNow))
 	w.Report(":1.8", 1001, "bob", []Report{{ID: "1", Active: true, DoNotDisturb: true}, {ID: "9", Active: true}, {}})
 	if s := w.State(); s.Use() != IdleNow || len(s.Sessions) != 1 {
-		t.Errorf("bob speaks for others: %+v", s)
+		t.Errorf("a report about the sessions of others: got use %v of %+v, want %v and one session", s.Use(), s, IdleNow)
 	}
 	w.Forget(":1.7")
 	w.until("the helper is gone", use(InUse))
@@ -146,14 +146,14 @@ func TestSessions(t *testing.T) {
 	logind.Call("/org/freedesktop/login1/session/1", "AddMethod", "org.freedesktop.DBus.Properties", "GetAll", "s", "a{sv}",
 		`ret = dict(self.props["org.freedesktop.login1.Session"], IdleHint=True)`)
 	if s := w.State(); s.Use() != InUse {
-		t.Errorf("nobody has told, and yet it is %s, want %v", s.Use(), InUse)
+		t.Errorf("before logind was asked: got use %v, want %v", s.Use(), InUse)
 	}
 	if s := w.Fresh(); s.Use() != IdleNow {
-		t.Errorf("asked, logind says: %+v", s)
+		t.Errorf("after logind was asked: got use %v of %+v, want %v", s.Use(), s, IdleNow)
 	}
 
 	if s := only.State(); len(s.Sessions) != 0 || s.Use() != IdleNow {
-		t.Errorf("others count in the agent of one user: %+v", s)
+		t.Errorf("the agent of one user: got use %v of %+v, want %v and no session of others", s.Use(), s, IdleNow)
 	}
 	logind.RemoveSession("1")
 	w.until("ann has logged out", func(s State) bool { return len(s.Sessions) == 0 && s.Use() == IdleNow })
@@ -168,14 +168,14 @@ func TestHelpersAlone(t *testing.T) {
 	w := watch(t, "unix:path=/nonexistent/bus", -1)
 	w.Report(":1.1", 7, "ann", []Report{{ID: "x", Active: true}})
 	if s := w.State(); s.Use() != InUse {
-		t.Errorf("%+v", s)
+		t.Errorf("at work: got use %v of %+v, want %v", s.Use(), s, InUse)
 	}
 	w.Report(":1.1", 7, "ann", []Report{{ID: "x", Active: true, Idle: true}})
 	if s := w.Fresh(); s.Use() != IdleNow {
-		t.Errorf("%+v", s)
+		t.Errorf("idle: got use %v of %+v, want %v", s.Use(), s, IdleNow)
 	}
 	w.Forget(":1.1")
 	if s := w.State(); s.Use() != Unknown {
-		t.Errorf("%+v", s)
+		t.Errorf("no helper: got use %v of %+v, want %v", s.Use(), s, Unknown)
 	}
 }

@@ -148,22 +148,22 @@ func TestRun(t *testing.T) {
 			}
 			if l.Name != wantName || l.Version != version || l.Title != "Notes" || l.Summary != "Write notes" ||
 				l.Icon != "usr/share/icons/hicolor/64x64/apps/org.example.notes.png" || l.Notes != "Faster.\n- Safer" || l.License != "MIT" {
-				t.Errorf("derived %+v", l)
+				t.Errorf("%s: got %+v, want name %q, version %q, \"Notes\", \"Write notes\", the icon of org.example.notes, \"Faster.\\n- Safer\" and MIT", file, l, wantName, version)
 			}
 			if len(l.Apps) != 1 || l.Apps[0].Name != "notes" || l.Apps[0].Desktop == "" {
-				t.Errorf("derived the apps %+v", l.Apps)
+				t.Errorf("%s: got apps %+v, want notes alone, with a desktop file", file, l.Apps)
 			}
 			fi, err := os.Stat(filepath.Join(dir, l.Apps[0].Command[0]))
 			if err != nil || fi.Mode().Perm() != 0o755 {
-				t.Errorf("the program: %v, %v", fi, err)
+				t.Errorf("%s: got program %v (%v), want mode 0755", file, fi, err)
 			}
 			if strings.HasSuffix(file, ".deb") && (!slices.Equal(d.Needs, []string{"libc6 (>= 2.34)", "python3"}) ||
 				!slices.Equal(d.Scripts, []string{"postinst (it would add a user, register an alternative)"})) {
-				t.Errorf("needs %q, scripts %q", d.Needs, d.Scripts)
+				t.Errorf("%s: got needs %q and scripts %q, want libc6 (>= 2.34), python3 and one postinst", file, d.Needs, d.Scripts)
 			}
 			second, copied, err := convertFile(t, prog, file)
 			if err != nil || !reflect.DeepEqual(second, d) || hashes(t, copied) != hashes(t, dir) {
-				t.Errorf("the second conversion differs: %+v, %v", second, err)
+				t.Errorf("%s: got %+v (%v) from the second conversion, want the same as from the first: %+v", file, second, err, d)
 			}
 		})
 	}
@@ -241,7 +241,7 @@ func hashes(t *testing.T, dir string) string {
 	cmd.Dir = dir
 	out, err := cmd.Output()
 	if err != nil || len(out) == 0 {
-		t.Fatalf("%v: %q", err, out)
+		t.Fatalf("hashes: got %q (%v), want a line for each file", out, err)
 	}
 	return string(out)
 }
@@ -292,7 +292,7 @@ func TestRunRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, dir, err := convertFile(t, prog, file); err == nil || !strings.HasPrefix(err.Error(), "cannot convert "+name+": ") || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: got %v", name, err)
+			t.Errorf("%s: got %v, want one line \"cannot convert %s: …\"", name, err, name)
 		} else if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 			t.Errorf("%s: left %v, %v", name, left, err)
 		}

@@ -43,7 +43,7 @@ func TestReceive(t *testing.T) {
 		"a huge end":    head + "done 999999999999\n",
 	} {
 		if _, err := convert.Receive(strings.NewReader(s), discard); err == nil {
-			t.Errorf("%s: accepted", name)
+			t.Errorf("%s: got no error, want one", name)
 		}
 	}
 }
@@ -52,7 +52,7 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte("lull-convert 5\ncontent 1\nxdone 2\n{}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if d, err := convert.Receive(bytes.NewReader(b), discard); (d == nil) == (err == nil) {
-			t.Errorf("got %v and %v", d, err)
+			t.Errorf("got %v and error %v, want exactly one of them", d, err)
 		}
 	})
 }

@@ -47,13 +47,13 @@ func TestSwapNamesRevisionAndPackageAtOnce(t *testing.T) {
 		t.Fatalf("lineage %q %v; want no error and from %q", from, err, "1\n")
 	}
 	if list, err := l.Instances(); err != nil || len(list) != 1 || list[0] != "notes" {
-		t.Fatalf("instances %v %v", list, err)
+		t.Fatalf("Instances: got %v, %v; want notes alone", list, err)
 	}
 	if err := l.Forget("notes", 2); err != nil {
 		t.Fatal(err)
 	}
 	if list, err := l.Revisions("notes"); err != nil || len(list) != 1 || list[0] != 1 {
-		t.Fatalf("revisions %v %v", list, err)
+		t.Fatalf("Revisions: got %v, %v; want 1 alone", list, err)
 	}
 	if err := l.Swap("notes", 2); err == nil {
 		t.Fatal("a forgotten revision became current")

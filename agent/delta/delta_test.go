@@ -164,7 +164,7 @@ func TestPrograms(t *testing.T) {
 	pack := c.roundTrip(t, delta.Pair{New: c.add(new), Old: &o})
 	t.Logf("%d bytes → %d", len(new), len(pack))
 	if len(pack)*10 > len(new) {
-		t.Errorf("the delta of %d bytes has %d", len(new), len(pack))
+		t.Errorf("got a delta of %d bytes for a program of %d, want at most a tenth", len(pack), len(new))
 	}
 	for name, patch := range peers(t, old, new) {
 		t.Logf("%s: %d bytes", name, patch)

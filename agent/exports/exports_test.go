@@ -113,7 +113,7 @@ func TestExports(t *testing.T) {
 	}
 	keyed := read(t, root+"/exports/share/applications/org.gnome.Maps_two.desktop")
 	if strings.Contains(keyed, "DBusActivatable") || !strings.Contains(keyed, "Exec=env A=b "+bin+"org.gnome.Maps_two --new %U\n") {
-		t.Errorf("the desktop file of a keyed instance is\n%s", keyed)
+		t.Errorf("the desktop file of a keyed instance: got\n%s\nwant %q and no DBusActivatable", keyed, "Exec=env A=b "+bin+"org.gnome.Maps_two --new %U\n")
 	}
 	if got := read(t, root+"/exports/share/applications/mimeinfo.cache"); !strings.Contains(got, "application/gpx+xml=org.gnome.Maps.desktop;org.gnome.Maps_two.desktop;\n") {
 		t.Errorf("mimeinfo.cache is\n%s", got)

@@ -67,7 +67,7 @@ func TestMimeTypes(t *testing.T) {
 	}
 	exported := read(t, root+"/exports/share/mime/application/x-lull-note.xml")
 	if strings.Contains(exported, "magic") || strings.Contains(exported, "*.txt") || strings.Contains(exported, "README") || strings.Contains(exported, "90") || !strings.Contains(exported, `<comment xml:lang="de">Notiz von lull</comment>`) {
-		t.Errorf("the type is\n%s", exported)
+		t.Errorf("the type: got\n%s\nwant the German comment, and neither magic, *.txt, README nor a weight of 90", exported)
 	}
 
 	// The tool of the system makes a cache of the same files.
@@ -114,7 +114,7 @@ func TestMimeTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := read(t, root+"/exports/share/mime/application/x-lull-other.xml"); strings.Contains(got, "glob") || strings.Contains(got, "alias type=\"text/x-lull-note") {
-		t.Errorf("another instance has taken over patterns:\n%s", got)
+		t.Errorf("the type of another instance: got\n%s\nwant no glob and no alias text/x-lull-note", got)
 	}
 	if got := read(t, root+"/exports/share/mime/application/x-lull-note.xml"); got != exported {
 		t.Errorf("another instance has replaced the type:\n%s", got)
@@ -196,7 +196,7 @@ func FuzzMimeCache(f *testing.F) {
 		}
 		b := mimeCacheOf(slices.Collect(maps.Values(types)))
 		if len(b)%4 != 0 || len(b) > 4096+64*(len(pattern)+len(literal)+len(name)+len(alias)) {
-			t.Fatalf("a cache of %d bytes", len(b))
+			t.Fatalf("got a cache of %d bytes, want a multiple of 4 and at most %d", len(b), 4096+64*(len(pattern)+len(literal)+len(name)+len(alias)))
 		}
 	})
 }

@@ -96,6 +96,6 @@ func TestShortNamesOfOthers(t *testing.T) {
 		}
 	}
 	if got := files(t, root); strings.Contains(got, "bin/") {
-		t.Errorf("after all removals: %s", got)
+		t.Errorf("after all removals: got %s, want nothing in bin", got)
 	}
 }

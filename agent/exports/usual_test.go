@@ -91,7 +91,7 @@ func TestUsualPlaces(t *testing.T) {
 		got = strings.Replace(got, " "+f+" ", " ", 1)
 	}
 	if got = strings.TrimSpace(got); got != "" {
-		t.Errorf("also exported: %s", got)
+		t.Errorf("got %s exported as well, want nothing more", got)
 	}
 	bin := root + "/exports/bin/org.x.Viewer"
 	for file, want := range map[string]string{
@@ -219,7 +219,7 @@ func TestUsualBounds(t *testing.T) {
 	}
 	for _, f := range planned.files {
 		if strings.HasPrefix(f.name, "share/man/man1") || strings.HasPrefix(f.name, "share/man/man5") {
-			t.Errorf("%s is exported", f.name)
+			t.Errorf("got %s exported, want no manual page of section 1 or 5", f.name)
 		}
 	}
 }

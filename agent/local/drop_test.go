@@ -38,7 +38,7 @@ func TestDropList(t *testing.T) {
 		t.Fatal(err)
 	}
 	if names, err := opened(t, dir).list(); err != nil || strings.Join(names, " ") != "a.tar b.deb" {
-		t.Errorf("%q, %v", names, err)
+		t.Errorf("got %q, %v; want [\"a.tar\" \"b.deb\"] and no error", names, err)
 	}
 	if names, err := opened(t, t.TempDir()).list(); err != nil || len(names) != 0 {
 		t.Errorf("an empty directory: %q, %v; want no error and 0 names", names, err)
@@ -72,7 +72,7 @@ func TestDropOpen(t *testing.T) {
 	}
 	f, at, err := d.open("a")
 	if err != nil || at.Size != 1 || at.Inode == 0 {
-		t.Fatalf("%+v, %v", at, err)
+		t.Fatalf("got %+v, %v; want size 1, an inode and no error", at, err)
 	}
 	defer f.Close()
 	if w, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err != nil { // it does not block: there is no lease
@@ -139,7 +139,7 @@ func TestWatchedState(t *testing.T) {
 	}
 	for dir, offers := range map[string]int{"/a": 1, "/b": 0} {
 		if st, err := m.readWatched("n", dir); err != nil || len(st.Offers) != offers || len(st.Files) != offers || st.Dir != dir {
-			t.Errorf("%s: %+v, %v", dir, st, err)
+			t.Errorf("%s: got %+v, %v; want directory %s, %d offers, as many files and no error", dir, st, err, dir, offers)
 		}
 	}
 	path := filepath.Join(m.dir("n"), "state.json")
@@ -148,7 +148,7 @@ func TestWatchedState(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := m.readWatched("n", "/a"); err == nil || errkind.HintOf(err) == "" {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v with hint %q, want an error with a hint", name, err, errkind.HintOf(err))
 		}
 	}
 }

@@ -43,7 +43,7 @@ func TestUpload(t *testing.T) {
 	}
 	defer f.Close()
 	if b, err := os.ReadFile(f.Name()); err != nil || string(b) != "content" || filepath.Base(f.Name()) != "a.zip" {
-		t.Errorf("%s: %q, %v", f.Name(), b, err)
+		t.Errorf("got file %s with %q (%v), want a.zip with \"content\"", f.Name(), b, err)
 	}
 	s.MayWrite = func(int64) error { return errkind.New(errkind.NoSpace, "the disk is full") }
 	full, client, err := s.NewUpload("b.zip")

@@ -60,7 +60,7 @@ func TestCheckFinds(t *testing.T) {
 		t.Errorf("reported are %s, want %q", got, "branch deferred direct fieldCall throughInterface writeLocked")
 	}
 	if sections < 8 {
-		t.Errorf("only %d sections", sections)
+		t.Errorf("got %d sections, want at least 8", sections)
 	}
 }
 

@@ -70,7 +70,7 @@ func TestTextsOfOthers(t *testing.T) {
 	}
 	for _, s := range sent {
 		if !strings.Contains(s, "31mb") || strings.ContainsFunc(s, printable.Hostile) {
-			t.Errorf("%q", s)
+			t.Errorf("got %q, want 31mb and no characters that control a terminal", s)
 		}
 	}
 }
@@ -87,6 +87,6 @@ func TestLengthsOfTime(t *testing.T) {
 	var b bytes.Buffer
 	New(&b, slog.LevelInfo).Info("done", "blocked", 90*time.Second)
 	if text != "done blocked=1.0 s" || fields["LULL_BLOCKED"] != "1.0 s" || !strings.Contains(b.String(), `blocked="1 min 30 s"`) {
-		t.Errorf("%q, %q, %q", text, fields, b.String())
+		t.Errorf("got text %q, fields %q and line %q; want \"done blocked=1.0 s\", LULL_BLOCKED=\"1.0 s\" and `blocked=\"1 min 30 s\"`", text, fields, b.String())
 	}
 }

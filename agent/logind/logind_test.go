@@ -78,7 +78,7 @@ func TestLocksOfTheRealLogind(t *testing.T) {
 		t.Fatal(err)
 	}
 	if mode != Block && mode != BlockWeak {
-		t.Errorf("mode %s", mode)
+		t.Errorf("Take: got mode %s, want %s or %s", mode, Block, BlockWeak)
 	}
 	if list := m.inhibitors(); !strings.Contains(list, "copies data, 20 s") || !strings.Contains(list, mode) {
 		t.Errorf("systemd-inhibit --list does not show the lock of mode %s:\n%s", mode, list)
@@ -208,7 +208,7 @@ func TestPrepareForShutdown(t *testing.T) {
 	f := newFake(t, address, true)
 	l := open(t, address)
 	if got := l.MaxDelay(); got <= 0 {
-		t.Errorf("MaxDelay overflows to %v", got)
+		t.Errorf("MaxDelay: got %v, want more than 0 (no overflow)", got)
 	}
 	if !next(t, l) {
 		t.Error("a shutdown that was under way is not told")

@@ -17,7 +17,7 @@ func verdict(t *testing.T, m *Manager, name string) doctor.Check {
 	for _, c := range m.Doctor().Examine(t.Context()) {
 		if c.Name == name {
 			if (c.State == doctor.OK) != (c.Advice == "") {
-				t.Errorf("%+v: there is advice when something is wrong, and then only", c)
+				t.Errorf("got %+v, want advice exactly when the state is not %v", c, doctor.OK)
 			}
 			return c
 		}
@@ -64,7 +64,7 @@ func TestDoctorLooksAtThePolicy(t *testing.T) {
 	}
 	write("policy.d/10.yaml", "schedule: {check: soon}\n", time.Now().Add(-time.Minute))
 	if err := m.Reload(); !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), "10.yaml:1: ") || m.refused() == nil {
-		t.Errorf("%v, %v", err, m.refused())
+		t.Errorf("Reload: got %v (%s, refused: %v), want an error of kind %s about 10.yaml:1 and a policy that is refused", err, errkind.KindOf(err), m.refused(), errkind.BadPolicy)
 	}
 	expect(doctor.Fail, "10.yaml:1: ")
 	if m.Policy().Schedule.Check != time.Hour {
@@ -98,6 +98,6 @@ func TestDoctorLooksAtTheReserve(t *testing.T) {
 
 func TestDoctorLooksAtCgroups(t *testing.T) {
 	if c := verdict(t, newManager(t), "cgroups"); c.State != doctor.OK || !strings.HasPrefix(c.Seen, "v") {
-		t.Errorf("%+v", c)
+		t.Errorf("got %+v, want state %v and a version of cgroups", c, doctor.OK)
 	}
 }

@@ -37,7 +37,7 @@ func TestIdentity(t *testing.T) {
 		}
 		id, err := storeid.Read(m.Root)
 		if err != nil || id.UserData != filepath.Join(data, "lull-user") || id.Adopt["org.app"] != 7 || id.ID == first.ID {
-			t.Errorf("with %s: %+v, %v", later, id, err)
+			t.Errorf("with %s: got %+v, %v; want user data %s, org.app at 7 and another ID than %s", later, id, err, filepath.Join(data, "lull-user"), first.ID)
 		}
 	}
 	home := t.TempDir()

@@ -46,7 +46,7 @@ func TestCannotBegin(t *testing.T) {
 	}
 	c := Config{Root: dir, Conf: conf, RunDir: run, Launcher: "/bin/true", Runctl: ctl, Tracker: tracker, Log: slog.Default()}
 	if m, err := New(c, deaf{}); m != nil || err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("got %v, %v", m, err)
+		t.Errorf("got %v, %v; want no manager and an error about %s", m, err, path)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)

@@ -85,7 +85,7 @@ func TestRepositories(t *testing.T) {
 				t.Errorf("%q: %v; want an error of kind %v and %q in the error", text, err, errkind.BadPolicy, bad)
 			}
 			if err := m.ConfigError(); err == nil || !strings.Contains(err.Error(), bad) || m.refused() != nil {
-				t.Errorf("%q: %v, %v", text, err, m.refused())
+				t.Errorf("%q: got configuration error %v and refused policy %v, want an error about %s and none", text, err, m.refused(), bad)
 			}
 			if from, err := m.offers.Choose(t.Context(), "calc", "", "stable"); from != "good" || err != nil {
 				t.Errorf("%q: the good one: %q, %v; want from %q and no error", text, from, err, "good")
@@ -110,7 +110,7 @@ func TestRepositories(t *testing.T) {
 		before := m.repos.ConfigOf("good").Root
 		err := m.repos.Add(t.Context(), "good", other, rootOf(t, other))
 		if !errkind.Is(err, errkind.Exists) || errkind.HintOf(err) == "" {
-			t.Errorf("%v", err)
+			t.Errorf("got %v (%s, hint %q), want an error of kind %s with a hint", err, errkind.KindOf(err), errkind.HintOf(err), errkind.Exists)
 		}
 		if r := m.repos.ConfigOf("good"); string(r.Root) != string(before) {
 			t.Error("the root of trust was replaced")
@@ -135,20 +135,20 @@ func TestRepositories(t *testing.T) {
 		for _, name := range []string{"private.yaml", "private.credentials"} {
 			fi, err := os.Stat(filepath.Join(m.settings.Repositories(), name))
 			if err != nil || fi.Mode().Perm() != 0o600 {
-				t.Errorf("%s: %v, %v", name, fi, err)
+				t.Errorf("%s: got %v (%v), want mode 0600", name, fi, err)
 			}
 		}
 		inspected, err := m.reports.Inspect()
 		if err != nil || strings.Contains(string(inspected), "s3cret") || strings.Contains(fmt.Sprintf("%+v", m.repos.State()), "s3cret") {
-			t.Errorf("the password is shown: %v", err)
+			t.Errorf("got report %s (%v) and state %+v, want no password in them", inspected, err, m.repos.State())
 		}
 		s.Close()
 		_, err = m.repos.Read(t.Context(), "private", false)
 		if err == nil || strings.Contains(err.Error(), "s3cret") || strings.Contains(fmt.Sprintf("%+v", m.Doctor().Examine(t.Context())), "s3cret") {
-			t.Errorf("the password is shown: %v", err)
+			t.Errorf("got error %v and report %+v, want an error, and no password in either", err, m.Doctor().Examine(t.Context()))
 		}
 		if h := m.health(t, "private"); h.Error == "" || h.Failed.IsZero() || h.Read.IsZero() {
-			t.Errorf("%+v", h)
+			t.Errorf("got %+v, want an error and the times of the last success and the last failure", h)
 		}
 		if err := m.repos.Remove("private"); err != nil {
 			t.Error(err)
@@ -191,7 +191,7 @@ func TestRepositories(t *testing.T) {
 		m.mustAdd(t, "vb", b, b)
 		_, err := m.requests.Install(t.Context(), "editor", "", "", "", false)
 		if !errkind.Is(err, errkind.Invalid) || !strings.Contains(err.Error(), "va and vb") || errkind.HintOf(err) == "" {
-			t.Errorf("an ambiguous name: %v", err)
+			t.Errorf("an ambiguous name: got %v (%s, hint %q), want \"va and vb\" of kind %s with a hint", err, errkind.KindOf(err), errkind.HintOf(err), errkind.Invalid)
 		}
 		if from, err := m.offers.Choose(t.Context(), "editor", "vb", "stable"); from != "vb" || err != nil {
 			t.Errorf("%q, %v; want from %q and no error", from, err, "vb")
@@ -260,7 +260,7 @@ func TestRepositories(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if h := m.health(t, "drip"); !h.Checking.IsZero() && h.Failed.IsZero() || !strings.Contains(h.Error, "stands still") && !strings.Contains(h.Error, "too slow") {
-			t.Errorf("%+v", h)
+			t.Errorf("got %+v, want a failure that \"stands still\" or is \"too slow\", and nothing being read", h)
 		}
 		if c := verdict(t, m, "repository drip"); c.State != doctor.Fail {
 			t.Errorf("the doctor says %+v; want state %v", c, doctor.Fail)

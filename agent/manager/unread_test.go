@@ -29,7 +29,7 @@ func TestRetryAfterAnyFailure(t *testing.T) {
 		t.Error("the network is blamed")
 	}
 	if failed, wait := m.repos.Unread(); !failed || wait != 0 {
-		t.Errorf("%v, %v", failed, wait)
+		t.Errorf("Unread: got %v and a wait of %v, want true and none", failed, wait)
 	}
 	write(t, stamp, string(good))
 	if _, err := m.requests.Check(t.Context(), nil, offers.Mode{}); err != nil {

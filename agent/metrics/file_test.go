@@ -76,7 +76,7 @@ func TestBadPlaces(t *testing.T) {
 		err := Replace(filepath.Join(dir, path), []byte("new"))
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot write the metrics in "+filepath.Join(dir, path)+": ") ||
 			!strings.Contains(err.Error(), want) || errkind.HintOf(err) == "" {
-			t.Errorf("%s: %v", path, err)
+			t.Errorf("%s: got %v (hint %q), want \"cannot write the metrics in …: \" with %q and a hint", path, err, errkind.HintOf(err), want)
 		}
 	}
 	if left, err := os.ReadDir(filepath.Join(dir, "real")); err != nil || len(left) != 1 {
@@ -103,7 +103,7 @@ func TestReadersSeeWholeFiles(t *testing.T) {
 				default:
 				}
 				if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, texts[0]) && !bytes.Equal(b, texts[1]) {
-					t.Errorf("%d bytes, %v", len(b), err)
+					t.Errorf("got %d bytes (%v), want one of the two whole texts", len(b), err)
 					return
 				}
 			}

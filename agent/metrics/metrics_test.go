@@ -114,7 +114,7 @@ func TestText(t *testing.T) {
 	}
 	again, err := m.Text(s)
 	if err != nil || !bytes.Equal(text, again) {
-		t.Errorf("the same is written differently: %v\n%s\n%s", err, text, again)
+		t.Errorf("the same state: got (%v)\n%s\nwant\n%s", err, again, text)
 	}
 	if strings.Contains(string(text), "go_gc") || strings.Contains(string(text), "process_") {
 		t.Error("figures of the process change by themselves")
@@ -130,7 +130,7 @@ func TestUnknownIsLeftOut(t *testing.T) {
 	families := parse(t, text)
 	for name := range families {
 		if strings.Contains(name, "_last_") || strings.Contains(name, "since") || name == "lull_runs" {
-			t.Errorf("%s is told", name)
+			t.Errorf("got %s, want it left out while it is unknown", name)
 		}
 	}
 	if n := len(families["lull_refreshes_total"].GetMetric()); n != len(kinds)*len(results) {

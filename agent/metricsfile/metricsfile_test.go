@@ -99,7 +99,7 @@ func TestMetricsFollow(t *testing.T) {
 	w.walkAfter = time.Now().Add(time.Hour)
 	w.Indices.SetCache(rootsOf(list))
 	if again := w.write(); again < 59*time.Minute || again > time.Hour {
-		t.Errorf("too early: again after %v", again)
+		t.Errorf("got a walk after %v, want after 59 minutes to an hour", again)
 	}
 	if n := blobs("cache"); n != 0 {
 		t.Errorf("%d blobs in cache, which were not to be counted yet", n)

@@ -91,7 +91,7 @@ func TestScripts(t *testing.T) {
 	}
 	for _, none := range []string{"usr/bin/good", "usr/share/doc", "themed"} {
 		if strings.Contains(got, none) {
-			t.Errorf("%s is in\n%s", none, got)
+			t.Errorf("got %q, want it absent:\n%s", none, got)
 		}
 	}
 	if n := strings.Count(got, "\n"); n != 10 { // the icon of bad.desktop too

@@ -68,6 +68,6 @@ func TestConfine(t *testing.T) {
 	cmd.Env = append(os.Environ(), confinedIn+"="+dir, "LULL_LISTENER="+l.Addr().String())
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.TrimSpace(string(out)) != "tried" {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("got %q (%v), want \"tried\" and no error", out, err)
 	}
 }

@@ -50,7 +50,7 @@ func FuzzCopyright(f *testing.F) {
 	f.Add([]byte("Format: 1\n\nFiles: *\nLicense: GPL-2+\n text\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if got := copyright(b); len(got) > maxLine {
-			t.Errorf("%d bytes", len(got))
+			t.Errorf("got a copyright of %d bytes, want at most %d", len(got), maxLine)
 		}
 	})
 }

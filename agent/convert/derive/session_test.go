@@ -100,7 +100,7 @@ func TestSession(t *testing.T) {
 		t.Errorf("the apps are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	if l.Name != "org.x.Thing" || l.DefaultApp() != "thing" || len(l.Services) != 0 {
-		t.Errorf("the package is %s, its app %s, its services %v", l.Name, l.DefaultApp(), l.Services)
+		t.Errorf("got package %s, default app %s and services %v; want org.x.Thing, thing and none", l.Name, l.DefaultApp(), l.Services)
 	}
 	wantRemarks := `etc/xdg/autostart/other.desktop: this autostart file is left out: line 4: Exec=other: "other" is not in the package
 usr/share/dbus-1/services/org.x.Broken.service: this bus name is left out: it has no Exec

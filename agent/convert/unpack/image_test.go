@@ -93,10 +93,10 @@ func TestImageConfiguration(t *testing.T) {
 		}
 		i := tree.Image
 		if got := fmt.Sprint(i.Command, i.Environment, i.WorkingDir, i.Volumes, i.Labels, i.Reference); got != "[/a c] [E=1]/w[/v] map[l:m]example.org/x/notes:1.5" || paths(tree) != "a" {
-			t.Errorf("%s: got %s, %s", form, got, paths(tree))
+			t.Errorf("%s: got %s and files %s, want %s and a", form, got, paths(tree), "[/a c] [E=1]/w[/v] map[l:m]example.org/x/notes:1.5")
 		}
 		if form == "layout" && i.Annotations["a"] != "b" {
-			t.Errorf("the annotations are %v", i.Annotations)
+			t.Errorf("layout: got annotations %v, want a=b", i.Annotations)
 		}
 	}
 	// Archives that only resemble images are unpacked.
@@ -106,7 +106,7 @@ func TestImageConfiguration(t *testing.T) {
 		merge(image.Layout(wanted), map[string][]byte{"lull.yaml": nil}),
 	} {
 		if tree, err := add(image.Pack(files)); err != nil || tree.Image != nil || len(tree.Nodes) < len(files) {
-			t.Errorf("%v: got %v, %v", files, tree, err)
+			t.Errorf("%v: got %+v (%v), want no image and all %d files", files, tree, err, len(files))
 		}
 	}
 }

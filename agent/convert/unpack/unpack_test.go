@@ -131,7 +131,7 @@ func TestHarmless(t *testing.T) {
 	}
 	for _, gone := range []string{"dev/null", "fifo", "out", "up"} {
 		if tree.Nodes[gone] != nil {
-			t.Errorf("%s is in the tree", gone)
+			t.Errorf("got %s in the tree, want it left out", gone)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func FuzzAdd(f *testing.F) {
 		tree, _ := add(content)
 		for p, n := range tree.Nodes {
 			if p == "" || p[0] == '/' || strings.Contains("/"+p+"/", "/../") || n.Path != p {
-				t.Errorf("the tree has the path %q", p)
+				t.Errorf("got path %q of node %q, want a clean relative path, the same in both", p, n.Path)
 			}
 		}
 	})
