@@ -44,7 +44,7 @@ func TestGroupCommits(t *testing.T) {
 		}
 		wg.Wait()
 		if want := map[bool]int32{false: 3, true: 0}[fails]; passed.Load() != want || g.committed() == fails {
-			t.Errorf("with a journal that fails %v: %d members have passed, and committed is %v", fails, passed.Load(), g.committed())
+			t.Errorf("with a journal that fails %v: got %d members passed and committed %v, want %d and %v", fails, passed.Load(), g.committed(), want, !fails)
 		}
 	}
 }

@@ -74,11 +74,11 @@ func TestNeighbours(t *testing.T) {
 		install(name, "2", "of "+name)
 	}
 	if n := sealed("3"); n != 2 {
-		t.Errorf("%d files are sealed after the neighbours have changed, not both", n)
+		t.Errorf("after the neighbours have changed: got %d files sealed, want 2", n)
 	}
 	trees, err := e.neighbourTrees("org.example.mine")
 	if err != nil || len(trees) != len(others) || slices.Contains(trees, others["org.example.p0"]) {
-		t.Errorf("the neighbours run from %v: %v", trees, err)
+		t.Errorf("got trees %v (%v) of the neighbours, want %d without that of org.example.p0, %s", trees, err, len(others), others["org.example.p0"])
 	}
 	if err := e.drop("org.example.p0"); err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func TestNeighbours(t *testing.T) {
 	}
 	e.ForgetTrees()
 	if e.neighbours.inodes != 0 || len(e.neighbours.of) != 0 {
-		t.Errorf("%d inodes, %d entries are kept after a repair", e.neighbours.inodes, len(e.neighbours.of))
+		t.Errorf("after a repair: got %d inodes and %d entries kept, want none", e.neighbours.inodes, len(e.neighbours.of))
 	}
 }
 
@@ -98,7 +98,7 @@ func TestNeighboursBound(t *testing.T) {
 	n.put("a", neighbour{files: make([]uint64, keepInodes), listed: true}, 0)
 	n.put("b", neighbour{files: make([]uint64, 1), listed: true}, 0)
 	if _, known, _ := n.get("b"); known || n.inodes != keepInodes {
-		t.Errorf("%d inodes are kept", n.inodes)
+		t.Errorf("beyond the bound: got b kept %v and %d inodes, want false and %d", known, n.inodes, keepInodes)
 	}
 	n.forget("a")
 	n.put("b", neighbour{files: make([]uint64, 1), listed: true}, 0)

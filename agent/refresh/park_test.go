@@ -153,7 +153,7 @@ func TestHoldEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !p.wait(t.Context()) || time.Since(start) != 3*day {
-				t.Errorf("through after %v", time.Since(start))
+				t.Errorf("a hold of an administrator %v: got the end of the wait, or its failure, after %v, want the end after %v", admin, time.Since(start), 3*day)
 			}
 			want := start // a user's hold is part of the time that a revision may be postponed
 			if admin {
@@ -202,7 +202,7 @@ func TestStillWaiting(t *testing.T) {
 		r := k.snapshot()
 		steps[r.Step]++
 		if r.State() != plan.Waiting || len(r.WaitingFor) != 1 {
-			t.Fatalf("it is %s, at %s, for %v", r.State(), r.Step, r.WaitingFor)
+			t.Fatalf("got state %s at step %s, waiting for %v; want state %s, waiting for one process", r.State(), r.Step, r.WaitingFor, plan.Waiting)
 		}
 	}
 }
@@ -304,6 +304,6 @@ func TestTerminate(t *testing.T) {
 	})
 	var exit *exec.ExitError
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("got the end %v of the process, want it killed by SIGKILL", err)
 	}
 }

@@ -33,7 +33,7 @@ func TestWhatIsLearnedDuringAStepIsKept(t *testing.T) {
 		return context.Cause(ctx)
 	})
 	if !ok || ev.Type != plan.StepFailed || !errkind.Is(ev.Err, errkind.Interrupted) {
-		t.Fatalf("%+v %v", ev, ok)
+		t.Fatalf("got event %+v (%v), want a step that failed with an error of kind %s, and true", ev, ok, errkind.Interrupted)
 	}
 	if k.r.To != 7 || !k.r.Cancel || !slices.Equal(k.r.Notified, []uint32{5}) {
 		t.Fatalf("something was lost: %+v", k.r)

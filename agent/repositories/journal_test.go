@@ -39,7 +39,7 @@ func TestFailureIsLoggedOnce(t *testing.T) {
 		journal.Reset()
 		for range 3 {
 			if _, err := r.Read(t.Context(), "mine", false); (err == nil) != fine {
-				t.Fatalf("%v", err)
+				t.Fatalf("Read: got error %v, want success %v", err, fine)
 			}
 		}
 		if n := strings.Count(journal.String(), "level=WARN"); n != warnings {

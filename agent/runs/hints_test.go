@@ -28,7 +28,7 @@ func TestHints(t *testing.T) {
 		}
 		drain()
 		if got["a"] < 1 || got["b"] < 1 || got["a"]+got["b"] > 3 {
-			t.Errorf("got %v", got)
+			t.Errorf("got %v, want a and b at least once and three in all at most", got)
 		}
 		clear(got)
 		h.give("a")
@@ -41,7 +41,7 @@ func TestHints(t *testing.T) {
 		h.give("a")
 		drain()
 		if got["a"] < 1 {
-			t.Errorf("got %v", got)
+			t.Errorf("got %v, want a at least once", got)
 		}
 		h.give("z")
 		h.close()

@@ -49,7 +49,7 @@ func TestWatchesEnd(t *testing.T) {
 			// The last group may still be on its way out.
 			for deadline := time.Now().Add(10 * time.Second); watches(t) > before; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
-					t.Fatalf("%d watches, %d before 20 runs", watches(t), before)
+					t.Fatalf("after 20 runs: got %d watches, want at most the %d before", watches(t), before)
 				}
 			}
 		})

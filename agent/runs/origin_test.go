@@ -62,7 +62,7 @@ func TestSliceFor(t *testing.T) {
 	} {
 		got, err := s.sliceFor([]cgroup.Membership{{Path: c.at}})
 		if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
-			t.Errorf("%s: %q, %v", c.at, got, err)
+			t.Errorf("%s: got %q, %v; want %q and an error with %q (empty: none)", c.at, got, err, c.want, c.err)
 		}
 	}
 }

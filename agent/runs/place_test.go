@@ -96,7 +96,7 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 		}
 	}
 	if after, err := cgroup.Of(p.PID); err != nil || cgroup.Unified(after) != cgroup.Unified(before) {
-		t.Errorf("process %d was moved: %v, %v", p.PID, after, err)
+		t.Errorf("got process %d in %v (%v), want it where it was: %v", p.PID, after, err, before)
 	}
 	if there, err := ctl.Running(app); there || err != nil {
 		t.Errorf("a marker is left: %v, %v", there, err)
@@ -110,12 +110,12 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 		t.Errorf("got %q, %v; want no error and group that begins with %q", group, err, "/lull/app/"+app+"/"+pkg.Short()+".")
 	}
 	if now, err := cgroup.Of(p.PID); err != nil || cgroup.Unified(now) != group {
-		t.Errorf("process %d is in %v, %v", p.PID, now, err)
+		t.Errorf("got process %d in %v (%v), want it in %s", p.PID, now, err, group)
 	}
 	// From one run to another, as when an application restarts itself.
 	again, err := tr.Attach(app, pkg, "", p.PID, -1)
 	if err != nil || again == group {
-		t.Errorf("got %q, %v", again, err)
+		t.Errorf("got group %q (%v) at the restart, want another than %q and no error", again, err, group)
 	}
 	p.End()
 	q.End()
@@ -178,13 +178,13 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 	// A crash: another tracker finds ours still registered.
 	tr2, _ := open(t, opts)
 	if now := registered(); now != ours || !strings.HasPrefix(tr2.Events(), "release agent") {
-		t.Errorf("%q is registered, %s", now, tr2.Events())
+		t.Errorf("after a crash: got %q registered and events %q, want %q and \"release agent\"", now, tr2.Events(), ours)
 	}
 	if err := tr2.Close(); err != nil || registered() != gone {
-		t.Errorf("%q is registered: %v", registered(), err)
+		t.Errorf("after the second tracker: got %q registered (%v), want %q", registered(), err, gone)
 	}
 	if err := tr.Close(); err != nil || registered() != gone {
-		t.Errorf("%q is registered: %v", registered(), err)
+		t.Errorf("after the first tracker: got %q registered (%v), want %q", registered(), err, gone)
 	}
 
 	// Another agent of this kind: alive, then killed.
@@ -193,11 +193,11 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 	tr3, _ := open(t, opts)
 	tr4, _ := open(t, killed)
 	if registered() != ours || !strings.Contains(tr4.Events(), "no release agent: "+ours+" is registered") {
-		t.Errorf("%q is registered, %s", registered(), tr4.Events())
+		t.Errorf("beside a living agent: got %q registered and events %q, want %q and \"no release agent: %s is registered\"", registered(), tr4.Events(), ours, ours)
 	}
 	saved, err := os.ReadFile(filepath.Join(opts.RunDir, "release-agent.saved"))
 	if err != nil || strings.TrimSpace(string(saved)) != gone {
-		t.Errorf("saved is %q: %v", saved, err)
+		t.Errorf("release-agent.saved: got %q (%v), want %q", saved, err, gone)
 	}
 	if err := errors.Join(tr3.Close(), tr4.Close(), os.WriteFile(filepath.Join(opts.RunDir, "release-agent.saved"), saved, 0o644)); err != nil {
 		t.Error(err)
@@ -208,7 +208,7 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 		t.Errorf("%q is registered, %s; want %v", now, tr4.Events(), filepath.Join(killed.RunDir, "release-agent"))
 	}
 	if err := tr4.Close(); err != nil || registered() != gone {
-		t.Errorf("%q is registered: %v", registered(), err)
+		t.Errorf("after a killed agent: got %q registered (%v), want %q", registered(), err, gone)
 	}
 
 	// A living one stays, and its groups are none of ours.
@@ -220,7 +220,7 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 	register(foreign)
 	tr, _ = open(t, opts)
 	if registered() != foreign || !strings.Contains(tr.Events(), "no release agent: "+foreign+" is registered") {
-		t.Errorf("%q is registered, %s", registered(), tr.Events())
+		t.Errorf("beside a foreign agent: got %q registered and events %q, want %q and \"no release agent: %s is registered\"", registered(), tr.Events(), foreign, foreign)
 	}
 	p := conformance.Placed(t, tr, conformance.Launch{Instance: app, Package: pkg})
 	p.End()
@@ -228,7 +228,7 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 		t.Errorf("%v, %v; want no error and 0 of them", ps, err)
 	}
 	if err := tr.Close(); err != nil || registered() != foreign {
-		t.Errorf("%q is registered: %v", registered(), err)
+		t.Errorf("after Close: got %q registered (%v), want %q", registered(), err, foreign)
 	}
 	if b, err := os.ReadFile(said); err == nil {
 		t.Errorf("the foreign agent was called: got %s, want an error", b)
@@ -240,7 +240,7 @@ func TestReleaseAgentIsGivenBack(t *testing.T) {
 		opts.ReleaseAgent = path
 		tr, _ := open(t, opts)
 		if registered() != "" || !strings.HasPrefix(tr.Events(), "reading cgroup.procs every second (no release agent: ") {
-			t.Errorf("%q is registered, %s", registered(), tr.Events())
+			t.Errorf("with the binary %q: got %q registered and events %q, want none and \"reading cgroup.procs every second (no release agent: …\"", path, registered(), tr.Events())
 		}
 		if err := tr.Close(); err != nil {
 			t.Error(err)
@@ -298,7 +298,7 @@ func TestDescribeAndTerminate(t *testing.T) {
 	ended.End()
 	ps := runs.Describe([]int{p.PID, ended.PID})
 	if len(ps) != 1 || ps[0].PID != p.PID || ps[0].Command != "cat" || int(ps[0].UID) != os.Getuid() {
-		t.Fatalf("got %+v", ps)
+		t.Fatalf("got %+v, want PID %d with command cat and UID %d alone", ps, p.PID, os.Getuid())
 	}
 	// Not those who have only got the number.
 	wrong := ps[0]

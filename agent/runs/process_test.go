@@ -38,7 +38,7 @@ func TestStillThere(t *testing.T) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%+v", got)
+			t.Fatalf("after 20 s: got %+v, want %+v and %+v alone", got, list[0], hidden)
 		}
 	}
 }

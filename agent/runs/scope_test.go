@@ -261,7 +261,7 @@ func TestScopePlaceBySystemd(t *testing.T) {
 	t.Cleanup(p.End)
 	group, err := tr.Attach(app, pkg, "", p.PID, -1)
 	if err != nil || filepath.Dir(group) != "/system.slice" {
-		t.Fatalf("got %q, %v", group, err)
+		t.Fatalf("got group %q (%v), want one in /system.slice", group, err)
 	}
 	if ps, err := tr.Busy(app); err != nil || len(ps) != 1 || ps[0].PID != p.PID {
 		t.Errorf("%+v, %v; want no error, 1 of them and pid %v", ps, err, p.PID)

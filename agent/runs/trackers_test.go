@@ -52,7 +52,7 @@ func freezer(t *testing.T) string {
 		after, err := os.ReadFile(path)
 		// That of a killed agent is not restored.
 		if err != nil || string(after) != string(before) && strings.TrimSpace(string(after)) != "" {
-			t.Errorf("the release agent is %q, was %q: %v", after, before, err)
+			t.Errorf("got the release agent %q (%v), want %q as before, or none", after, err, before)
 			os.WriteFile(path, before, 0)
 		}
 		left, _ := filepath.Glob(filepath.Join(top, "lull*.org.lull-test.*"))
@@ -102,7 +102,7 @@ func TestToldToPoll(t *testing.T) {
 	} {
 		tr, _ := open(t, runs.Options{Want: want, ReleaseAgent: conformance.ReleaseAgent(t)})
 		if tr.Name() != "freezer" || !strings.HasPrefix(tr.Events(), events) || !tr.Polls() {
-			t.Errorf("%s: %s, %s", want, tr.Name(), tr.Events())
+			t.Errorf("%s: got tracker %s, events %q and polls %v; want freezer, %q and true", want, tr.Name(), tr.Events(), tr.Polls(), events)
 		}
 		if err := tr.Close(); err != nil {
 			t.Error(err)

@@ -167,10 +167,10 @@ func TestTreeOfAUser(t *testing.T) {
 						t.Error(err)
 					}
 					if perhaps, there := users(ps)[2001]; c.unread && (!there || !perhaps || len(ps) != 1) {
-						t.Errorf("mallory is not said to run it: %+v", ps)
+						t.Errorf("got processes %+v, want one that may be of mallory, UID 2001", ps)
 					}
 					if procs, err := tr.ServiceProcs(app, ""); err != nil || len(procs) > 0 {
-						t.Errorf("services run: %v, %v", procs, err)
+						t.Errorf("got processes %v (%v) of services, want none", procs, err)
 					}
 				})
 			}
@@ -254,7 +254,7 @@ func TestDeepRun(t *testing.T) {
 	awaitMarker(t, tr, ctl, true)
 	ps, err := tr.Busy(app)
 	if _, there := users(ps)[2001]; err != nil || !there || len(ps) != 1 {
-		t.Errorf("%+v, %v", ps, err)
+		t.Errorf("got processes %+v (%v), want one of UID 2001", ps, err)
 	}
 	if unread, err := tr.Unread(); err != nil || len(unread) > 0 {
 		t.Errorf("not read: %v, %v", unread, err)
@@ -271,10 +271,10 @@ func TestNamesInAUsersTree(t *testing.T) {
 	for _, slice := range []string{malloryService, malloryService + "/app.slice"} {
 		p := m.in(slice)(t, tr, conformance.Launch{Instance: app, Package: pkg, Service: "daemon"})
 		if ps, err := tr.ServiceProcs(app, "daemon"); err != nil || len(ps) > 0 {
-			t.Errorf("a system service runs: %v, %v", ps, err)
+			t.Errorf("got processes %v (%v) of the system's service, want none", ps, err)
 		}
 		if ps, err := tr.ServiceProcs(app, ""); err != nil || len(ps) > 0 {
-			t.Errorf("a system service runs: %v, %v", ps, err)
+			t.Errorf("got processes %v (%v) of the system's services, want none", ps, err)
 		}
 		if err := tr.KillService(app, "daemon"); err != nil {
 			t.Error(err)
@@ -284,10 +284,10 @@ func TestNamesInAUsersTree(t *testing.T) {
 		}
 		all, err := tr.Runs()
 		if err != nil || len(all) != 1 || !all[0].Session || all[0].UID != 2001 {
-			t.Errorf("the run is %+v, %v", all, err)
+			t.Errorf("got runs %+v (%v), want one of a session of UID 2001", all, err)
 		}
 		if ps, err := tr.Busy(app); err != nil || len(ps) > 0 {
-			t.Errorf("the application runs: %v, %v", ps, err)
+			t.Errorf("got processes %v (%v) of the application, want none", ps, err)
 		}
 		p.End()
 	}
@@ -295,7 +295,7 @@ func TestNamesInAUsersTree(t *testing.T) {
 	p := m.in(malloryService+"/system.slice")(t, tr, conformance.Launch{Instance: app, Package: pkg})
 	awaitMarker(t, tr, ctl, true)
 	if all, err := tr.Runs(); err != nil || len(all) != 1 || !all[0].Session {
-		t.Errorf("the run is %+v, %v", all, err)
+		t.Errorf("got runs %+v (%v), want one of a session", all, err)
 	}
 	p.End()
 	awaitMarker(t, tr, ctl, false)
@@ -318,9 +318,9 @@ func TestWatchesOfAUser(t *testing.T) {
 	p.End()
 	awaitBusy(t, tr, app, func(ps []runs.Process) bool { _, vic := users(ps)[0]; return !vic })
 	if tr.Polls() {
-		t.Errorf("everything is polled: %s", tr.Events())
+		t.Errorf("got polling of everything (%s), want events", tr.Events())
 	}
 	if n := watches(t) - before; n > 1200 {
-		t.Errorf("%d watches are spent on one user", n)
+		t.Errorf("got %d watches for one user, want at most 1200", n)
 	}
 }

@@ -27,12 +27,12 @@ func TestNext(t *testing.T) {
 		for range 100 {
 			s := next(now, c.last, c.every)
 			if d := s.at.Sub(now); d < c.least || d > c.most || s.over(now) || !s.over(s.at) {
-				t.Fatalf("%s: in %v", c.name, d)
+				t.Fatalf("%s: got an alarm in %v, over now %v and then %v; want it in %v to %v, false and true", c.name, d, s.over(now), s.over(s.at), c.least, c.most)
 			}
 		}
 	}
 	if s := next(now, now, 0); !s.at.IsZero() || s.over(now.Add(1000*time.Hour)) {
-		t.Errorf("never: %v", s)
+		t.Errorf("never: got %v, want no alarm", s)
 	}
 }
 
@@ -54,12 +54,12 @@ func TestScheduleAfterFailures(t *testing.T) {
 		for range 200 {
 			s := afterFailure(now, c.failures, c.every, c.wait)
 			if d := s.at.Sub(now); d < c.least || d > c.most || s.over(now) || !s.over(s.at) {
-				t.Fatalf("%+v: in %v", c, d)
+				t.Fatalf("%+v: got an alarm in %v, over now %v and then %v; want it from least to most, false and true", c, d, s.over(now), s.over(s.at))
 			}
 		}
 	}
 	if s := afterFailure(now, 1, 0, time.Hour); !s.at.IsZero() {
-		t.Errorf("never: %v", s)
+		t.Errorf("never: got %v, want no alarm", s)
 	}
 }
 
@@ -69,26 +69,26 @@ func TestScheduleWhenTheNetworkComes(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	due := after(now, 6*time.Hour)
 	if s := onNetwork(now, now.Add(-time.Hour), 6*time.Hour, false, due); s != due {
-		t.Errorf("not overdue: %v", s)
+		t.Errorf("not overdue: got %v, want %v", s, due)
 	}
 	if s := onNetwork(now, now.Add(-time.Hour), 0, true, alarm{}); !s.at.IsZero() {
-		t.Errorf("never: %v", s)
+		t.Errorf("never: got %v, want no alarm", s)
 	}
 	apart := map[time.Duration]bool{}
 	for range 200 {
 		for _, s := range []alarm{onNetwork(now, now.Add(-7*time.Hour), 6*time.Hour, false, due), onNetwork(now, now, 6*time.Hour, true, due)} {
 			d := s.at.Sub(now)
 			if d < 0 || d > networkSpread {
-				t.Fatalf("overdue: in %v", d)
+				t.Fatalf("overdue: got an alarm in %v, want it in 0 to %v", d, networkSpread)
 			}
 			apart[d.Truncate(3*time.Minute)] = true
 		}
 	}
 	if len(apart) < 8 {
-		t.Errorf("machines come in %d groups", len(apart))
+		t.Errorf("got machines in %d groups, want at least 8", len(apart))
 	}
 	soon := alarm{now, time.Minute}
 	if s := onNetwork(now, now, time.Hour, true, soon); s.at.After(soon.at) {
-		t.Errorf("what is due sooner is put off: %v", s)
+		t.Errorf("due sooner: got %v, want at most %v", s, soon)
 	}
 }

@@ -65,7 +65,7 @@ func hooks(t *testing.T, m services.Manager) {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := m.Run(t.Context(), hook(c.user, c.script))
 			if !strings.HasSuffix(out, c.output) || len(out) > 4<<10 || (c.fails == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.fails) {
-				t.Errorf("%q %v", out, err)
+				t.Errorf("got output %q and %v, want at most 4 KiB that end with %q, and an error with %q (empty: none)", out, err, c.output, c.fails)
 			}
 		})
 	}
@@ -101,7 +101,7 @@ func hooks(t *testing.T, m services.Manager) {
 			}
 			out, err := m.Run(ctx, hook("", "echo here; exit 3"))
 			if err == nil || !strings.Contains(err.Error(), "exit status 3") && !errors.Is(err, context.Canceled) {
-				t.Fatalf("run %d: %q %v", i, out, err)
+				t.Fatalf("run %d: got output %q and %v, want exit status 3 or the cancellation", i, out, err)
 			}
 		}
 	})
@@ -129,7 +129,7 @@ func gone(t *testing.T, path string) {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil || len(b) == 0 {
-		t.Fatalf("%q %v", b, err)
+		t.Fatalf("got %q (%v) in %s, want process IDs", b, err, path)
 	}
 	for _, f := range strings.Fields(string(b)) {
 		pid, err := strconv.Atoi(f)
@@ -139,7 +139,7 @@ func gone(t *testing.T, path string) {
 		// A process without files is in its exit: it has left its cgroup and
 		// runs no program any more.
 		if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err == nil && !strings.Contains(string(status), "State:\tZ") && !strings.Contains(string(status), "FDSize:\t0\n") {
-			t.Errorf("process %d lives:\n%s", pid, status)
+			t.Errorf("got process %d alive, want it ended:\n%s", pid, status)
 		}
 	}
 }

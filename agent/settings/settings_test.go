@@ -26,7 +26,7 @@ func TestLastGood(t *testing.T) {
 	write(t, files.SystemFile(), "base: ["+hash+"]\n")
 	s := Open(dir, root, log)
 	if at, err := s.Refused(); err != nil || at.IsZero() {
-		t.Fatalf("good files were refused at %v: %v", at, err)
+		t.Fatalf("good files: got %v (%v), want the time of their reading and no error", at, err)
 	}
 	check := func(t *testing.T, s *Settings) {
 		t.Helper()

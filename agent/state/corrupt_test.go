@@ -110,7 +110,7 @@ func TestDamagedFileIsRefused(t *testing.T) {
 			}
 			Salvage(aside) // must end in any case
 			if list, _ := filepath.Glob(filepath.Dir(path) + "/*"); len(list) != 1 || list[0] != aside {
-				t.Errorf("beside it lies %q", list)
+				t.Errorf("got files %q, want only the one set aside, %q", list, aside)
 			}
 			d, err := Open(path)
 			if err != nil {
@@ -144,7 +144,7 @@ func TestFlippedBits(t *testing.T) {
 		}
 	}
 	if refused < 20 {
-		t.Errorf("of 400 flipped bits only %d were found", refused)
+		t.Errorf("got %d of 400 flipped bits found, want at least 20", refused)
 	}
 }
 
@@ -163,7 +163,7 @@ func TestSalvage(t *testing.T) {
 	}
 	s := Salvage(path)
 	if len(s.Instances) != 40 || len(s.Holds) != 39 || !s.Known || len(s.Retained) != 1 {
-		t.Errorf("%d instances, %d holds, retained %v %v", len(s.Instances), len(s.Holds), s.Known, s.Retained)
+		t.Errorf("got %d instances, %d holds and retained %v (known %v); want 40, 39 and one that is known", len(s.Instances), len(s.Holds), s.Retained, s.Known)
 	}
 }
 
@@ -222,7 +222,7 @@ func TestReadOnlyFileSystem(t *testing.T) {
 	}
 	remount(0)
 	if err := d.ForgetLoss(); err != nil || d.ReadOnly() {
-		t.Errorf("writable again: %v", err)
+		t.Errorf("writable again: got %v and read-only %v, want no error and false", err, d.ReadOnly())
 	}
 	if _, lost, err := d.Lost(); err != nil || lost {
 		t.Error(lost, err)

@@ -47,10 +47,10 @@ func TestRecordsSurviveReopening(t *testing.T) {
 	defer d.Close()
 	i, err := d.Instance("notes")
 	if r, ok := i.Revision(1); err != nil || !ok || r.Package != pkg {
-		t.Fatalf("%+v %v", i, err)
+		t.Fatalf("got %+v (%v), want revision 1 of %s", i, err, pkg)
 	}
 	if h, err := d.Holds("notes"); err != nil || len(h) != 1 || h[0].Owner != "ann" || !h[0].Until.Equal(until) {
-		t.Fatalf("%+v %v", h, err)
+		t.Fatalf("got holds %+v (%v), want one by ann until %v", h, err, until)
 	}
 	if set, err := d.Set(Retained); err != nil || len(set) != 1 || set[0] != pkg {
 		t.Fatal(set, err)
@@ -128,7 +128,7 @@ func TestNumbersOutliveRemoval(t *testing.T) {
 	}
 	i, err := d.Instance("notes")
 	if err != nil || i.Last != 3 || i.Left != 3 || len(i.Revisions)+len(i.Refused) > 0 {
-		t.Fatalf("%+v %v", i, err)
+		t.Fatalf("got %+v (%v), want last and left 3, and neither revisions nor refusals", i, err)
 	}
 	if h, err := d.Holds("notes"); err != nil || len(h) > 0 {
 		t.Fatal("the hold is still there", h, err)

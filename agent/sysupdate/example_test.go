@@ -97,7 +97,7 @@ func TestExample(t *testing.T) {
 	two, base2, image2 := s.version("2", "true")
 	s.no(s.stage(two))
 	if got, _ := os.ReadFile(filepath.Join(s.parts, "os-b")); !strings.HasPrefix(string(got), "the image 2") {
-		t.Errorf("slot b has %.40q", got)
+		t.Errorf("slot b: got %.40q, want it to begin with \"the image 2\"", got)
 	}
 	s.start("the image 2")
 	refused(t, s.settled, errkind.Failed, "system 2 is staged, but the machine has started with system 1")
@@ -135,7 +135,7 @@ func TestExample(t *testing.T) {
 	s.start("")
 	s.is(Booted, "3", "4")
 	if got, _ := os.ReadFile(filepath.Join(s.parts, "os-a")); !strings.HasPrefix(string(got), "the image 4") {
-		t.Errorf("slot a has %.40q", got)
+		t.Errorf("slot a: got %.40q, want it to begin with \"the image 4\"", got)
 	}
 	refused(t, s.Commit(t.Context()), errkind.Failed, "it is rolled back to system 3")
 	s.is(Idle, "3", "")

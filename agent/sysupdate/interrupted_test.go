@@ -22,7 +22,7 @@ func TestInterrupted(t *testing.T) {
 			for at := 1; ; at++ {
 				if !interruptedAt(t, how, at) {
 					if at < 8 {
-						t.Errorf("there were %d fetches only", at-1)
+						t.Errorf("got %d fetches, want at least 7", at-1)
 					}
 					return
 				}

@@ -224,7 +224,7 @@ func TestBootOfContainer(t *testing.T) {
 	kernel, start, _ := strings.Cut(here, bootSeparator)
 	otherKernel, otherStart, _ := strings.Cut(string(out), bootSeparator)
 	if err != nil || otherKernel != kernel || otherStart == "" || otherStart == start {
-		t.Errorf("a container's boot is %q, this one %q (%v)", out, here, err)
+		t.Errorf("got boot %q of a container (%v), want kernel %q and another start than %q", out, err, kernel, start)
 	}
 	s := &System{boot: here}
 	if !s.thisBoot(here) || !s.thisBoot(kernel) || s.thisBoot(string(out)) || s.thisBoot("") {

@@ -62,14 +62,14 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("retained is %v, want %v", got, want)
 		}
 		if got := m.roots(index.OpenIndex); len(got) > 0 {
-			t.Errorf("open is %v", got)
+			t.Errorf("open: got %v, want none", got)
 		}
 		return nil
 	}
 	m.no(m.stage(second))
 	m.repo.Before = nil
 	if !seen[second.Package] || !seen[image] || !seen[b] || m.repo.Fetches(shared) != 1 {
-		t.Errorf("fetched: %v", seen)
+		t.Errorf("got fetched %v and %d fetches of %s; want %s, %s and %s, and 1", seen, m.repo.Fetches(shared), shared, second.Package, image, b)
 	}
 	if text, err := os.ReadFile(out); err != nil || !strings.HasPrefix(string(text), "image 2\n") {
 		t.Errorf("the hook has installed %q (%v)", text, err)
@@ -97,7 +97,7 @@ func TestUpdate(t *testing.T) {
 	m.no(m.Commit(t.Context()))
 	m.is(Idle, "2", "")
 	if got := m.roots(index.RetainedIndex); len(got) > 0 {
-		t.Errorf("retained is %v", got)
+		t.Errorf("retained: got %v, want none", got)
 	}
 	if _, err := m.collect(t.Context()); err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func TestResolve(t *testing.T) {
 			t.Errorf("writing is %v; want %v", got, []digest.Digest{a})
 		}
 		if got := m.roots(index.OpenIndex); len(got) > 0 {
-			t.Errorf("open is %v", got)
+			t.Errorf("open: got %v, want none", got)
 		}
 		m.no(m.Retain([]digest.Digest{b}))
 		_, err := m.collect(context.Background())
@@ -303,7 +303,7 @@ func TestStateLost(t *testing.T) {
 	path := filepath.Join(m.root, "state.db")
 	saved := state.Salvage(path)
 	if saved.System == nil || !saved.Known {
-		t.Errorf("saved: %q, retained known: %v", saved.System, saved.Known)
+		t.Errorf("saved: got system %q and retained known %v, want a system and true", saved.System, saved.Known)
 	}
 	m.no(os.Remove(path))
 	m.start()

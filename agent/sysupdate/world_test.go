@@ -266,7 +266,7 @@ func (m *machine) is(state, committed, booted string) {
 				_, err = os.Stat(filepath.Join(target, "content"))
 			}
 			if d, perr := digest.Parse(filepath.Base(target)); err != nil || perr != nil || !slices.Contains(list, d) {
-				m.t.Errorf("%s/%s leads to %q (%v)", part, n.Name(), target, err)
+				m.t.Errorf("%s/%s: got target %q (%v), want a package of %v", part, n.Name(), target, errors.Join(err, perr), list)
 			}
 		}
 	}

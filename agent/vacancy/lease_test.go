@@ -78,7 +78,7 @@ func TestHoldersAreSeen(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					h := begin()
 					if ok, cause := taken(t, l, path); ok || cause != nil {
-						t.Errorf("granted: %v, refused: %v", ok, cause)
+						t.Errorf("got granted %v and cause %v, want false and no cause", ok, cause)
 					}
 					h.end()
 					if !Retry(func() bool { ok, _ := taken(t, l, path); return ok }) {
@@ -92,7 +92,7 @@ func TestHoldersAreSeen(t *testing.T) {
 				}
 				defer holds(t, "path", path).end()
 				if ok, cause := taken(t, l, path); !ok {
-					t.Errorf("denied: %v", cause)
+					t.Errorf("got denied (%v), want granted", cause)
 				}
 			})
 		})
@@ -137,13 +137,13 @@ func TestSealKeepsOut(t *testing.T) {
 		t.Errorf("gone %v, files %d; want 1 of them and 1 of them", first.Gone(), len(first.Files()))
 	}
 	if r := first.Take(); !r.Granted() {
-		t.Fatalf("%+v", r)
+		t.Fatalf("first seal: got %+v, want granted", r)
 	}
 	second, err := l.Open("", []string{path})
 	must(t, err)
 	defer second.Close()
 	if r := second.Take(); !r.Granted() {
-		t.Fatalf("a second seal: %+v", r)
+		t.Fatalf("second seal: got %+v, want granted", r)
 	}
 	nonblock := func(path string) error {
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -200,14 +200,14 @@ func TestForcedBreak(t *testing.T) {
 	must(t, err)
 	defer s.Close()
 	if r := s.Take(); !r.Granted() {
-		t.Fatalf("%+v", r)
+		t.Fatalf("got %+v, want granted", r)
 	}
 	got := make(chan error, 1)
 	go func() { got <- throughShell(path) }()
 	must(t, <-got) // it blocks until the kernel lets it in
 	var lost *Lost
 	if err := s.Intact(); !errors.As(err, &lost) || !strings.Contains(err.Error(), path) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want a lost lease of %s", err, path)
 	}
 }
 
@@ -223,7 +223,7 @@ func TestRefused(t *testing.T) {
 	}
 	t.Cleanup(func() { must(t, os.WriteFile(setting, []byte("1"), 0)) })
 	if ok, cause := taken(t, NewLeases(), path); ok || cause == nil {
-		t.Errorf("granted %v, cause %v", ok, cause)
+		t.Errorf("leases switched off: got granted %v and cause %v, want false and a cause", ok, cause)
 	}
 	if err := Probe(dir); err == nil || !strings.HasPrefix(err.Error(), "cannot take a lease in "+dir) {
 		t.Errorf("probe: got %v, want an error and error that begins with %q", err, "cannot take a lease in "+dir)

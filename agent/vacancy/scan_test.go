@@ -36,7 +36,7 @@ func TestScanNamesHolders(t *testing.T) {
 				q.Deep = deep
 				o, err := Scan(t.Context(), 0, q)
 				if err != nil || !o.Complete {
-					t.Fatalf("%+v, %v", o, err)
+					t.Fatalf("deep %v: got %+v, %v; want a complete scan and no error", deep, o, err)
 				}
 				got := map[int]Use{}
 				for _, h := range o.Holders {
@@ -60,7 +60,7 @@ func TestScanNamesHolders(t *testing.T) {
 func TestScanIsBounded(t *testing.T) {
 	o, err := Scan(t.Context(), time.Nanosecond, Query{Deep: true})
 	if err != nil || o.Complete {
-		t.Errorf("%+v, %v", o, err)
+		t.Errorf("got %+v, %v; want an incomplete scan and no error", o, err)
 	}
 }
 
@@ -73,7 +73,7 @@ func TestFilesOf(t *testing.T) {
 	for _, h := range []*holder{executes(t, path), holds(t, "map", path), holds(t, "open", path)} {
 		set, err := FilesOf(h.cmd.Process.Pid)
 		if err != nil || !set[in] {
-			t.Errorf("%v, %v", set, err)
+			t.Errorf("got files %v (%v), want %v among them", set, err, in)
 		}
 	}
 	if set, err := FilesOf(1 << 29); err != nil || len(set) != 0 {
@@ -94,7 +94,7 @@ func TestHidepid(t *testing.T) {
 	must(t, err)
 	o, err := Scan(t.Context(), 0, Query{Files: map[Inode]bool{in: true}, Deep: true})
 	if err != nil || !o.Runs() {
-		t.Errorf("%+v, %v", o, err)
+		t.Errorf("got %+v, %v; want a running process and no error", o, err)
 	}
 	h.end()
 }

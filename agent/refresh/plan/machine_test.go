@@ -238,11 +238,11 @@ func TestWaitsToBeFetched(t *testing.T) {
 	r, _ := Next(Refresh{Kind: Update, Step: Resolve}, Event{Type: StepDone})
 	r, eff := Next(r, Event{Type: StepBusy})
 	if r.Step != Fetch || !r.Parked || eff != Park || r.State() != Waiting {
-		t.Fatalf("busy at fetch: %+v, %d", r, eff)
+		t.Fatalf("busy at fetch: got %+v and effect %d, want it parked at %s in state %s and effect %d", r, eff, Fetch, Waiting, Park)
 	}
 	asked, eff := Next(r, Event{Type: NowAsked})
 	if asked.Parked || !asked.Now || eff != DoStep || asked.Step != Fetch || !MustPersist(&r, &asked) {
-		t.Errorf("asked for: %+v, %d", asked, eff)
+		t.Errorf("asked for: got %+v, effect %d, to persist %v; want it no longer parked, now, at %s, effect %d and true", asked, eff, MustPersist(&r, &asked), Fetch, DoStep)
 	}
 	gone, eff := Next(r, Event{Type: CancelAsked})
 	for gone.End == "" {
@@ -272,7 +272,7 @@ func TestHealthFailureGoesBack(t *testing.T) {
 	}
 	want := []Step{Health, StartServices, Link, Copy, StopServices, Inhibit, Wait, Precopy, Stage, Fetch, Resolve}
 	if fmt.Sprint(undone) != fmt.Sprint(want) || r.End != Undone {
-		t.Fatalf("undone %v, ended %s", undone, r.End)
+		t.Fatalf("got undone %v and end %s, want %v and %s", undone, r.End, want, Undone)
 	}
 }
 
