@@ -166,7 +166,7 @@ func TestOptionsAreStrict(t *testing.T) {
 	}
 	err := bus.FromBus(w.client.Object(bus.AgentName, bus.AgentPath).Call(bus.ManagerInterface+".Install", 0, "org.x.App").Err)
 	if !errkind.Is(err, errkind.Invalid) {
-		t.Errorf("missing argument: %v", err)
+		t.Errorf("missing argument: got %v, want an error of kind %s", err, errkind.Invalid)
 	}
 }
 
@@ -219,7 +219,7 @@ func TestNobodyThere(t *testing.T) {
 		t.Errorf("closed: got %v, want an error of kind %v", err, errkind.Unavailable)
 	}
 	if _, err := bus.Dial(t.Context(), "unix:path=/nonexistent/bus", true); !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("no bus: %v", err)
+		t.Errorf("no bus: got %v, want an error of kind %s", err, errkind.Unavailable)
 	}
 }
 
@@ -263,7 +263,7 @@ func TestDescriptors(t *testing.T) {
 	// The server's own end is closed, too, else this would wait for ever.
 	given.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := given.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the lease is still open: %v", err)
+		t.Errorf("the lease: got %v, want its other end closed", err)
 	}
 }
 

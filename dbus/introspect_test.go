@@ -76,7 +76,7 @@ func TestIntrospectionIsTheXML(t *testing.T) {
 		}
 	}
 	if !reflect.DeepEqual(live, written) {
-		t.Errorf("live\n%+v\nwritten\n%+v", live, written)
+		t.Errorf("got live\n%+v\nwant as in the XML files\n%+v", live, written)
 	}
 	// Parent nodes lead there, and a missing node is reported as missing.
 	for path, child := range map[dbus.ObjectPath]string{"/": `<node name="org"/>`, "/org/lull": `<node name="Agent1"/>`, "/org/lull/Agent1/package": `<node name="a"/>`} {
@@ -145,7 +145,7 @@ func TestBusctlReadsIt(t *testing.T) {
 		out, err := exec.CommandContext(ctx, "busctl", append([]string{"--address=" + w.address}, args...)...).CombinedOutput()
 		cancel()
 		if err != nil || !strings.Contains(string(out), want) {
-			t.Errorf("busctl %v: %v\n%s", args, err, out)
+			t.Errorf("busctl %v: got %v and\n%s\nwant no error and %q", args, err, out, want)
 		}
 	}
 }

@@ -59,10 +59,10 @@ func TestCallsOfOneUserAreBounded(t *testing.T) {
 		close(hold)
 		synctest.Wait()
 		if most.Load() > maxRunning || len(l.users) != 1 || len(l.senders) != 0 {
-			t.Errorf("at most %d ran; left are %v, %v", most.Load(), l.users, l.senders)
+			t.Errorf("got at most %d running, then users %v and senders %v; want at most %d, one user and no sender", most.Load(), l.users, l.senders, maxRunning)
 		}
 		if _, err := l.enter(":1.1", 0, func() (uint32, error) { return 0, errors.New("gone") }); err == nil || len(l.senders) != 0 {
-			t.Errorf("a caller that is not known: %v, %v", err, l.senders)
+			t.Errorf("an unknown caller: got %v and senders %v, want an error and none", err, l.senders)
 		}
 	})
 }
@@ -150,7 +150,7 @@ func TestManyNamesTakeFewRules(t *testing.T) {
 		stop()
 	}
 	if len(n.narrow)+len(n.wide)+len(n.watching)+len(n.watches) > 0 {
-		t.Errorf("left are %v %v %v", n.narrow, n.wide, n.watching)
+		t.Errorf("got %v, %v, %v and %v left, want nothing", n.narrow, n.wide, n.watching, n.watches)
 	}
 }
 

@@ -106,7 +106,7 @@ func TestWindowsChange(t *testing.T) {
 		}
 		for at := now; at.Before(change); at = at.Add(17 * time.Minute) {
 			if o, _ := list.At(at); o != open {
-				t.Fatalf("%v: %v at %v, not %v before %v", texts, o, at, open, change)
+				t.Fatalf("%v: got %v at %v, want %v from %v until %v", texts, o, at, open, now, change)
 			}
 		}
 	})

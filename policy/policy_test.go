@@ -44,10 +44,10 @@ func TestDefaults(t *testing.T) {
 		FetchRequires: Conditions{Unmetered}, RefreshRequires: Conditions{}, SecurityRequires: true, PackageWishes: true,
 	}
 	if got := p.For("org.example.app"); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v", got)
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 	if want := (Schedule{6 * time.Hour, 7 * day, []time.Duration{7 * day, day, 2 * time.Hour}, Windows{}}); !reflect.DeepEqual(p.Schedule, want) {
-		t.Errorf("got %+v", p.Schedule)
+		t.Errorf("got schedule %+v, want %+v", p.Schedule, want)
 	}
 	if want := (GC{Watermark{Percent: 5}, 64e6, true, 0}); p.GC != want {
 		t.Errorf("got %+v, want %v", p.GC, want)
@@ -202,12 +202,12 @@ func TestBadPolicies(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", err, want)
 			}
 			if errs := Check(file); len(errs) != 1 || errs[0].Error() != err.Error() {
-				t.Errorf("Check: %v", errs)
+				t.Errorf("Check: got %v, want only %v", errs, err)
 			}
 			// The same in a drop-in breaks the policy as well.
 			file, dir = write(t, map[string]string{"policy.d/x.yaml": c.in})
 			if _, err := Load(file, dir); !strings.HasPrefix(err.Error(), filepath.Join(dir, "x.yaml")+":") {
-				t.Errorf("drop-in: %v", err)
+				t.Errorf("drop-in: got %v, want an error about %s", err, filepath.Join(dir, "x.yaml"))
 			}
 		})
 	}
@@ -221,7 +221,7 @@ func TestCheckListsAll(t *testing.T) {
 	}
 	want := []string{":2: cannot use 99", ":3: cannot use terminate", ":4: cannot use the key", ":7: cannot use \"x\""}
 	if len(got) != len(want) {
-		t.Fatalf("got %q", got)
+		t.Fatalf("got %q, want %d errors: %q", got, len(want), want)
 	}
 	for i := range want {
 		if !strings.HasPrefix(got[i], want[i]) {
@@ -395,7 +395,7 @@ func TestWindowsEnd(t *testing.T) {
 			t.Fatalf("got a begin at %v, want %v or %v", began, since, now)
 		}
 		if since.Before(c.floor.Add(-slack)) && p.Left(now) != limit {
-			t.Fatalf("a window that began before its revision was published has %v left", p.Left(now))
+			t.Fatalf("a window that began before its revision was published: got %v left, want %v", p.Left(now), limit)
 		}
 	})
 }
@@ -493,7 +493,7 @@ func TestWishes(t *testing.T) {
 			}
 		}
 		if s := p.With("org.x_work", manifest.Wishes{Mode: manifest.WishSideBySide}); s.MaxPostponement != p.For("org.x_work").MaxPostponement {
-			t.Errorf("%q: a wish of a mode gives the postponement %v", text, s.MaxPostponement)
+			t.Errorf("%q: got postponement %v by a wish of a mode, want %v as without", text, s.MaxPostponement, p.For("org.x_work").MaxPostponement)
 		}
 	}
 }
@@ -537,6 +537,6 @@ func TestFormerName(t *testing.T) {
 	file, _ = write(t, map[string]string{"policy.yaml": "packages:\n  org.x:\n    refresh-pending: allow\n    refresh-pending-behavior: allow\n"})
 	bad := Check(file)
 	if len(bad) != 1 || bad[0].Error() != file+":3: cannot use packages.org.x.refresh-pending: it is the former name of refresh-pending-behavior, which is set, too" {
-		t.Errorf("%v", bad)
+		t.Errorf("both names of a key: got %v, want one error that they are both set", bad)
 	}
 }

@@ -58,7 +58,7 @@ func TestEnvironment(t *testing.T) {
 		cmd := exec.Command(shell, "-euc", ". ./lull.profile.sh; echo \"$PATH ${XDG_DATA_DIRS-unset} ${XDG_CONFIG_DIRS-unset}\"")
 		cmd.Env = []string{"PATH=/nonexistent", "HOME=" + home}
 		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "/nonexistent unset unset\n" {
-			t.Errorf("%s without lull: %v %s", shell, err, out)
+			t.Errorf("%s without lull: got %q (%v), want \"/nonexistent unset unset\\n\"", shell, out, err)
 		}
 	}
 }

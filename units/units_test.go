@@ -91,11 +91,11 @@ func TestPackages(t *testing.T) {
 	}
 	deb := output(t, dir, "sh", "-c", `dpkg-deb --fsys-tarfile lull_*.deb | tar --list | sed 's/^\.//'`)
 	if got := of(deb, "/usr/share/lintian/", "/usr/share/doc/lull/copyright", "/usr/share/doc/lull/changelog.gz"); !slices.Equal(got, installed) {
-		t.Errorf("the .deb has\n%v\ninstalled are\n%v", got, installed)
+		t.Errorf("the .deb: got files\n%v\nwant as installed\n%v", got, installed)
 	}
 	rpm := output(t, dir, "sh", "-c", `rpm --query --package --queryformat '[%{FILEMODES:perms} %{FILENAMES}\n]' lull-*.rpm | sed -n 's/^-[^ ]* //p'`)
 	if got := of(rpm, "/usr/share/licenses/"); !slices.Equal(got, installed) {
-		t.Errorf("the .rpm has\n%v\ninstalled are\n%v", got, installed)
+		t.Errorf("the .rpm: got files\n%v\nwant as installed\n%v", got, installed)
 	}
 
 	if out := output(t, dir, "sh", "-c", "lintian --allow-root --fail-on error,warning lull_*.deb"); out != "" {

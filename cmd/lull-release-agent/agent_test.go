@@ -109,7 +109,7 @@ func (w *world) sign() {
 	lock, holders, err := w.ctl.TryWriteLock(app)
 	w.no(err)
 	if lock == nil {
-		w.Fatalf("the lock is not free: %v", holders)
+		w.Fatalf("got the lock held by %v, want it free", holders)
 	}
 	w.no(lock.Close())
 }

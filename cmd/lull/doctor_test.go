@@ -30,7 +30,7 @@ func TestStatesOfTheAgent(t *testing.T) {
 	}
 	ag, err := ask()
 	if state := agentState(t.Context(), ag, time.Second, err); err == nil || state != agentNotRunning {
-		t.Errorf("without an agent: %s, %v", state, err)
+		t.Errorf("without an agent: got state %s and error %v, want %s and an error", state, err, agentNotRunning)
 	}
 	server, err := bus.Serve(t.Context(), address, false)
 	if err != nil {

@@ -30,7 +30,7 @@ func TestProgressLines(t *testing.T) {
 	f := startAgent(t)
 	code, out, errs := f.lull(t.Context(), "install", "org.example.notes")
 	if code != 0 || out != "org.example.notes 1.1 is installed\n" {
-		t.Fatalf("%d\n%s%s", code, out, errs)
+		t.Fatalf("got exit status %d with\n%s%swant status 0 and output \"org.example.notes 1.1 is installed\\n\"", code, out, errs)
 	}
 	// Steps before the first read may be missing, but the order must not change.
 	last := -1
@@ -64,7 +64,7 @@ func TestWait(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, func() { close(waiting) })
 	code, out, errs := f.lull(t.Context(), "refresh", "--wait", "org.x.app")
 	if code != 0 || out != "org.x.app is refreshed from 1 to 2\n" {
-		t.Fatalf("%d\n%s%s", code, out, errs)
+		t.Fatalf("got exit status %d with\n%s%swant status 0 and output \"org.x.app is refreshed from 1 to 2\\n\"", code, out, errs)
 	}
 }
 
@@ -77,7 +77,7 @@ func TestWaitingForNobody(t *testing.T) {
 			func(p *bus.RefreshProperties) { p.State = "done" })
 	})
 	if code, out, errs := f.lull(t.Context(), "refresh", "org.x.app"); code != 0 {
-		t.Fatalf("%d\n%s%s", code, out, errs)
+		t.Fatalf("got exit status %d with\n%s%swant status 0", code, out, errs)
 	}
 }
 

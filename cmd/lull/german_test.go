@@ -89,7 +89,7 @@ func TestGerman(t *testing.T) {
 			out, errs, code := s.run(t, "de_DE.UTF-8", width, line)
 			_, _, want := s.run(t, "C", width, line)
 			if code != want {
-				t.Errorf("lull %s has status %d in German and %d in English", line, code, want)
+				t.Errorf("lull %s: got exit status %d in German, want %d as in English", line, code, want)
 			}
 			text := out + errs
 			if testing.Verbose() {
@@ -122,7 +122,7 @@ func TestGerman(t *testing.T) {
 		a, _, _ := s.run(t, "C", 80, line)
 		b, _, _ := s.run(t, "de_DE.UTF-8", 80, line)
 		if a != b {
-			t.Errorf("lull %s depends on the language:\n%s\n%s", line, a, b)
+			t.Errorf("lull %s: got in German\n%s\nwant as in English\n%s", line, b, a)
 		}
 	}
 	for _, language := range []string{"C", "C.UTF-8", "en_GB.UTF-8", "xx_XX.UTF-8"} {
@@ -131,7 +131,7 @@ func TestGerman(t *testing.T) {
 		}
 	}
 	if _, errs, _ := s.run(t, "de_DE", 80, "hold 3d"); !strings.Contains(errs, "zurueckgehalten") {
-		t.Errorf("not in ASCII: %s", errs)
+		t.Errorf("in ASCII: got %q, want \"zurueckgehalten\" in it", errs)
 	}
 }
 

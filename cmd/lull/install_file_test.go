@@ -90,7 +90,7 @@ func TestInstallFile(t *testing.T) {
 	got := f.sent
 	f.mu.Unlock()
 	if sent := <-got; sent != "thing.zip: "+strings.Repeat("0123456789abcdef", 64<<10) {
-		t.Errorf("sent %.80q, %d bytes", sent, len(sent))
+		t.Errorf("got %d bytes sent, %.80q…; want the name and the content of thing.zip, %d bytes", len(sent), sent, len("thing.zip: ")+16*64<<10)
 	}
 	if code, out, _ := install(nil, "same.zip"); code != 0 || out != "org.example.thing 1.1 is already installed\n" {
 		t.Errorf("the same: %d, %q; want code 0 and output %q", code, out, "org.example.thing 1.1 is already installed\n")
@@ -99,7 +99,7 @@ func TestInstallFile(t *testing.T) {
 		t.Errorf("a bad file: %d, %q; want code 65 and %q in the text", code, text, "lull: cannot convert bad.zip: it is damaged\n")
 	}
 	if code, out, text := install(strings.NewReader("y\n"), "rights.zip"); code != 77 || out != "" || !strings.Contains(text, "  the service a runs as root: b\n") {
-		t.Errorf("rights, not on a terminal: %d, %q, %q", code, out, text)
+		t.Errorf("rights, not on a terminal: got exit status %d, output %q and text %q; want 77, no output and \"  the service a runs as root: b\\n\"", code, out, text)
 	}
 	if code, out, text := install(nil, "rights.zip", "--yes"); code != 0 || out != "org.example.thing 1.1 is installed\n" {
 		t.Errorf("rights, confirmed: %d, %q, %q; want code 0 and output %q", code, out, text, "org.example.thing 1.1 is installed\n")

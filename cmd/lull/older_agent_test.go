@@ -47,16 +47,16 @@ func TestOlderAgent(t *testing.T) {
 	} {
 		code, out, errs := f.lull(t.Context(), strings.Fields(test.line)...)
 		if code != test.code || !strings.Contains(out, test.want) {
-			t.Errorf("lull %s: %d\n%s%s", test.line, code, out, errs)
+			t.Errorf("lull %s: got exit status %d with\n%s%swant %d and %q in the output", test.line, code, out, errs, test.code, test.want)
 		}
 	}
 	file := t.TempDir() + "/x_1.0_all.deb"
 	if err := os.WriteFile(file, []byte("!<arch>\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	code, out, errs := f.lull(t.Context(), "install", file)
+	code, _, errs := f.lull(t.Context(), "install", file)
 	if code != 1 || !strings.Contains(errs, "older than this program") || !strings.Contains(errs, "hint: `systemctl restart lulld`") {
-		t.Errorf("install FILE: %d\n%s%s", code, out, errs)
+		t.Errorf("install FILE: got exit status %d with\n%swant 1, \"older than this program\" and the hint `systemctl restart lulld`", code, errs)
 	}
 
 	a := &app{Printer: output.New(io.Discard, io.Discard), bus: f.address}
@@ -72,7 +72,7 @@ func TestOlderAgent(t *testing.T) {
 	dir.Close()
 	lease.Close()
 	if _, _, _, err := a.fetchEphemeral(t.Context(), ag, "org.none", ""); !errkind.Is(err, errkind.NotFound) {
-		t.Errorf("what is not there: %v", err)
+		t.Errorf("a package that the agent has not: got %v, want an error of kind %s", err, errkind.NotFound)
 	}
 
 	// Interrupted, in the same way as a job.

@@ -70,7 +70,7 @@ func TestAsksPassword(t *testing.T) {
 	}
 	for _, name := range passwordVerbs {
 		if cmd, _, err := (&app{Printer: &output.Printer{}}).command().Find(strings.Fields(name)[1:]); err != nil || cmd.CommandPath() != name {
-			t.Errorf("there is no %s", name)
+			t.Errorf("got %q (%v), want the command %s", cmd.CommandPath(), err, name)
 		}
 	}
 }

@@ -141,7 +141,7 @@ func TestPreparedOnScreens(t *testing.T) {
 	}()
 	code, out, errs := f.lull(t.Context(), "refresh", "--prepared")
 	if code != 0 || out != "org.example.notes is refreshed from 1 to 2\n" {
-		t.Fatalf("exit %d\n%s%s", code, out, errs)
+		t.Fatalf("got exit status %d with\n%s%swant 0 and output \"org.example.notes is refreshed from 1 to 2\\n\"", code, out, errs)
 	}
 	seen = append(seen, <-begun)
 	name := "Refreshing Notes ?[2J: "

@@ -32,11 +32,11 @@ func TestRefreshErrorsBelongToWhatWasAskedFor(t *testing.T) {
 	for _, args := range [][]string{{"refresh"}, {"refresh", "good", "dead", "dead2"}} {
 		code, out, errs := f.lull(t.Context(), args...)
 		if code != 69 || !strings.Contains(out, "good is refreshed from 1 to 2\n") || errs != "lull: cannot read repository \"gone\"\n" {
-			t.Errorf("%q: %d\n%s%s", args, code, out, errs)
+			t.Errorf("%q: got exit status %d, output %q and error output %q; want 69, \"good is refreshed from 1 to 2\\n\" and \"lull: cannot read repository \\\"gone\\\"\\n\"", args, code, out, errs)
 		}
 	}
 	if code, out, errs := f.lull(t.Context(), "refresh", "good"); code != 0 || errs != "" || !strings.Contains(out, "good is refreshed from 1 to 2\n") {
-		t.Errorf("%d\n%s%s", code, out, errs)
+		t.Errorf("refresh good: got exit status %d, output %q and error output %q; want 0, \"good is refreshed from 1 to 2\\n\" and none", code, out, errs)
 	}
 }
 
@@ -47,7 +47,7 @@ func TestRefreshSaysWhatIsLeftOut(t *testing.T) {
 	f.withholds(bus.WithheldVersion{Instance: "a", Version: "2", Why: "reverted"}, bus.WithheldVersion{Instance: "b", Version: "3", Why: "rollout"})
 	code, out, errs := f.lull(t.Context(), "refresh", "a")
 	if code != 0 || errs != "" || out != "a 2 is left out: you went back from it; a later version is offered again\neverything else is up to date\n" {
-		t.Errorf("%d\n%s%s", code, out, errs)
+		t.Errorf("refresh a: got exit status %d, output %q and error output %q; want 0, that a 2 is left out and the rest up to date, and none", code, out, errs)
 	}
 	if _, out, _ := f.lull(t.Context(), "refresh"); !strings.Contains(out, "b 3 is left out: it is being rolled out") {
 		t.Error(out)
@@ -94,7 +94,7 @@ func TestBrokenConfigurationIsSaid(t *testing.T) {
 	_, out, _ := f.lull(t.Context(), "repo", "list")
 	for _, want := range []string{"left out: ", "checking since "} {
 		if !strings.Contains(out, want) {
-			t.Errorf("%q is missing:\n%s", want, out)
+			t.Errorf("repo list: got\n%s\nwant %q in it", out, want)
 		}
 	}
 	if _, out, errs := f.lull(t.Context(), "status"); errs != "" || !strings.Contains(strings.Join(strings.Fields(out), " "), "Policy: not all of it can be used: /etc/lull/repos.d/a.yaml:2: cannot x") {
@@ -113,7 +113,7 @@ func TestRepoVerbs(t *testing.T) {
 	})
 	code, out, errs := f.lull(t.Context(), "repo", "show", "main")
 	if code != 0 || errs != "" || !strings.Contains(out, "org.example.notes") || !strings.Contains(out, "https://x/") {
-		t.Errorf("%d\n%s%s", code, out, errs)
+		t.Errorf("repo show: got exit status %d, output %q and error output %q; want 0, org.example.notes and https://x/, and none", code, out, errs)
 	}
 	file := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {
@@ -125,7 +125,7 @@ func TestRepoVerbs(t *testing.T) {
 	}
 	code, out, errs = f.lull(t.Context(), "repo", "remove", "main")
 	if code != 0 || !strings.Contains(out, "org.example.notes came from it, and gets no updates") || len(f.repositories(nil)) != 0 {
-		t.Errorf("%d\n%s%s", code, out, errs)
+		t.Errorf("repo remove: got exit status %d, repositories %v and\n%s%swant 0, none and the applications that came from it", code, f.repositories(nil), out, errs)
 	}
 	f.manager.Update(func(p *bus.ManagerProperties) { p.RepositoryStates = nil })
 	if code, _, errs := f.lull(t.Context(), "repo", "show", "main"); code != 1 || !strings.Contains(errs, "from which org.example.notes came: it is not known any more") {
@@ -170,10 +170,10 @@ func TestFingerprint(t *testing.T) {
 		_, known := f.repos[name]
 		f.mu.Unlock()
 		if known != (c.code == 0) {
-			t.Errorf("%s is stated: known to the agent: %v", c.stated, known)
+			t.Errorf("%s is stated: got known to the agent %v, want %v", c.stated, known, c.code == 0)
 		}
 	}
 	if code, _, errs := f.lull(t.Context(), "repo", "add", "--watch", dir, "ours", "--fingerprint", both); code != 64 {
-		t.Errorf("--watch with a fingerprint: %d, %s", code, errs)
+		t.Errorf("--watch with a fingerprint: got exit status %d with %q, want 64", code, errs)
 	}
 }

@@ -287,7 +287,7 @@ Agent:         lulld 1.2.3, store in /var/lib/lull
 		flat := strings.Join(strings.Fields(out), " ")
 		for _, said := range []string{"200 installed, 30 running", "30 waiting; see `lull pending`", "and 25 more", "Policy: not all of it can be used: /etc/lull/policy.d/10-site.yaml:3: "} {
 			if !strings.Contains(flat, said) {
-				t.Errorf("%d columns, %q is missing:\n%s", width, said, out)
+				t.Errorf("%d columns: got\n%s\nwant %q in it", width, out, said)
 			}
 		}
 		if n := strings.Count(out, "\n"); n > 45 {

@@ -178,7 +178,7 @@ func TestOnTerminals(t *testing.T) {
 			}
 			all := text.String() + string(rest)
 			if got := strings.Contains(all, "\x1b["); got != test.bars {
-				t.Errorf("cursor movements: %v\n%q", got, all)
+				t.Errorf("got cursor movements %v in %q, want %v", got, all, test.bars)
 			}
 			if !test.bars && strings.ContainsAny(all, "[]█━…→") {
 				t.Errorf("got %q, want none of the symbols []█━…→", all)
@@ -186,7 +186,7 @@ func TestOnTerminals(t *testing.T) {
 			if test.ascii {
 				for _, r := range all {
 					if r >= utf8.RuneSelf {
-						t.Errorf("%q is not ASCII:\n%q", r, all)
+						t.Errorf("got %q in %q, want ASCII only", r, all)
 						break
 					}
 				}

@@ -142,7 +142,7 @@ func TestOnlyWritersWrite(t *testing.T) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(writers)) {
 		if !found[name] {
-			t.Errorf("%s writes no more", name)
+			t.Errorf("got no write to an output in %s, want one or no row in writers", name)
 		}
 	}
 }

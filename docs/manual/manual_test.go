@@ -83,7 +83,7 @@ func TestPages(t *testing.T) {
 		}
 		known := options(string(help))
 		if len(known) == 0 {
-			t.Errorf("%s has no options: %s", name, help)
+			t.Errorf("%s: got no options in its help, want some: %s", name, help)
 		}
 		for _, o := range known {
 			if !regexp.MustCompile(`-` + o + `\b`).MatchString(text) {
@@ -188,7 +188,7 @@ func TestKeysOfThePolicy(t *testing.T) {
 		}
 		about := strings.Split(after[i+1:], "\n")
 		if v.Value != "" && !strings.Contains(about[0], "(default `") {
-			t.Errorf("%s: no default: %s", v.Key, about[0])
+			t.Errorf("%s: got %q, want its default", v.Key, about[0])
 		}
 		if len(about) < 2 || len(about[1]) < 10 {
 			t.Errorf("%s: got %q, want a line of at least 10 bytes about it", v.Key, about[1:])

@@ -116,7 +116,7 @@ func TestErrors(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
 			if err != nil && strings.Contains(err.Error(), "\n") {
-				t.Errorf("more than one line: %q", err)
+				t.Errorf("got %q, want one line", err)
 			}
 		})
 	}
@@ -128,7 +128,7 @@ func TestErrorsAsOneLine(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if e := new(Error); !errors.As(err, &e) || e.Line != 1 {
-		t.Errorf("the first problem is not found in %v", err)
+		t.Errorf("got error %v with line %d, want an Error of line 1", err, e.Line)
 	}
 	if All(nil) != nil || len(All(errors.New("x"))) != 1 {
 		t.Error("All of other errors")

@@ -38,7 +38,7 @@ func TestTimes(t *testing.T) {
 		}
 	}
 	if b, err := json.Marshal(Stamp(1<<64 - 1)); err != nil || !strings.HasPrefix(string(b), `"9999-`) {
-		t.Errorf("%s, %v", b, err)
+		t.Errorf("the latest time: got %s (%v), want a text that begins with `\"9999-`", b, err)
 	}
 	if Stamp(0) != nil {
 		t.Error("the zero time is none")
