@@ -28,7 +28,7 @@ func TestFloors(t *testing.T) {
 	row, _, _ = strings.Cut(row, "\n")
 	_, row, _ = strings.Cut(row, "alone: ")
 	if row = strings.ReplaceAll(strings.TrimSuffix(row, " |"), "`", ""); row != list {
-		t.Errorf("the README has the floors\n%s\nthe package comment\n%s", row, list)
+		t.Errorf("the README: got the floors\n%s\nwant those of the package comment\n%s", row, list)
 	}
 	t.Run("agent", func(t *testing.T) { checkFloors(t, ".", module+"agent/", list) })
 	t.Run("lib", func(t *testing.T) { checkFloors(t, "lib", module+"agent/lib/", floorsOf(t, "lib/doc.go")) })
@@ -63,7 +63,7 @@ func checkFloors(t *testing.T, dir, prefix, list string) {
 			return
 		}
 		if floor[name] == 0 {
-			t.Errorf("%s is not named", name)
+			t.Errorf("got no floor for %s, want it in the list", name)
 		}
 		of, ours := strings.CutPrefix(of, prefix)
 		of, _, _ = strings.Cut(of, "/")

@@ -59,7 +59,7 @@ func TestUnknown(t *testing.T) {
 	address := bustest.Start(t)
 	a := New(dial(t, address), own)
 	if list, err := a.Unknown(t.Context()); !errkind.Is(err, errkind.Unavailable) || errkind.HintOf(err) == "" {
-		t.Errorf("without polkit: %v, %v", list, err)
+		t.Errorf("without polkit: got %v, %v (hint %q); want an error of kind %s with a hint", list, err, errkind.HintOf(err), errkind.Unavailable)
 	}
 	peer := dial(t, address)
 	if err := peer.Export(&polkit{}, polkitPath, "org.freedesktop.PolicyKit1.Authority"); err != nil {
@@ -69,7 +69,7 @@ func TestUnknown(t *testing.T) {
 		t.Fatal(err)
 	}
 	if list, err := a.Unknown(t.Context()); err != nil || !slices.Equal(list, []string{GC}) {
-		t.Errorf("it does not know %v, %v", list, err)
+		t.Errorf("got unknown actions %v (%v), want %s alone", list, err, GC)
 	}
 }
 

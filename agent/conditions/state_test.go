@@ -114,7 +114,7 @@ func TestNobodySpeaksForOthers(t *testing.T) {
 				t.Fatalf("got session %+v of another user, want it unchanged: %+v", s, old)
 			}
 			if known && s.Active != old.Active {
-				t.Fatalf("a session is in the foreground that logind says is not: %+v", s)
+				t.Fatalf("got session %+v, want active %v as logind has it", s, old.Active)
 			}
 		}
 	})

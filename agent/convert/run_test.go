@@ -229,7 +229,7 @@ func TestPlainAppImage(t *testing.T) {
 			t.Fatal(err)
 		}
 		if l := d.Launch; l.Name != "notes" || l.Version != "2.1" || l.Title != "Notes" || l.Icon != "org.example.notes.png" || l.License != "" || len(l.Apps) != 1 {
-			t.Errorf("%s: derived %+v", compressor, l)
+			t.Errorf("%s: got %+v, want notes 2.1 with title Notes, icon org.example.notes.png, no license and one app", compressor, l)
 		}
 	}
 }
@@ -265,7 +265,7 @@ func TestRights(t *testing.T) {
 	}
 	_, _, err = convertFile(t, prog, file)
 	if err == nil || err.Error() != "cannot convert 65519:65519 0 1" { // its user and groups, no environment, only the interface lo
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want \"cannot convert 65519:65519 0 1\"", err)
 	}
 }
 
@@ -279,7 +279,7 @@ func TestInterrupted(t *testing.T) {
 	}
 	defer f.Close()
 	if _, err := convert.Run(ctx, t.TempDir(), []*os.File{f}, convert.Options{Program: program(t)}); !errkind.Is(err, errkind.Interrupted) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want an error of kind %s", err, errkind.Interrupted)
 	}
 }
 
@@ -294,7 +294,7 @@ func TestRunRefuses(t *testing.T) {
 		if _, dir, err := convertFile(t, prog, file); err == nil || !strings.HasPrefix(err.Error(), "cannot convert "+name+": ") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v, want one line \"cannot convert %s: …\"", name, err, name)
 		} else if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
-			t.Errorf("%s: left %v, %v", name, left, err)
+			t.Errorf("%s: got %v left (%v), want nothing", name, left, err)
 		}
 	}
 }

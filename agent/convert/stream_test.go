@@ -27,7 +27,7 @@ func TestReceive(t *testing.T) {
 	}
 	for i := range len(whole) {
 		if _, err := convert.Receive(strings.NewReader(whole[:i]), discard); err == nil {
-			t.Errorf("a stream that ends after %d of %d bytes is accepted", i, len(whole))
+			t.Errorf("a stream cut after %d of %d bytes: got no error, want one", i, len(whole))
 		}
 	}
 	const head = "lull-convert 5\n"

@@ -104,7 +104,7 @@ func TestTidy(t *testing.T) {
 	}
 	for _, path := range left {
 		if _, err := os.Lstat(path); err == nil {
-			t.Errorf("%s is still there", path)
+			t.Errorf("got %s, want it removed", path)
 		}
 	}
 	if _, err := l.Package("a", 1); err != nil {

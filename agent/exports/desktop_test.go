@@ -41,7 +41,7 @@ func TestDesktopsFindIt(t *testing.T) {
 		t.Errorf("desktop-file-validate: got %s, want no output", out)
 	}
 	if out := output("gio", "mime", "application/gpx+xml"); !strings.Contains(out, "org.gnome.Maps.desktop") {
-		t.Errorf("gio mime does not find the application:\n%s", out)
+		t.Errorf("gio mime: got\n%s\nwant org.gnome.Maps.desktop", out)
 	}
 	out := output("dbus-run-session", "--", "gdbus", "call", "--session", "--dest", "org.gnome.Maps", "--object-path", "/", "--method", "org.freedesktop.DBus.Peer.Ping")
 	got, err := os.ReadFile(ran)

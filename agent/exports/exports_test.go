@@ -116,7 +116,7 @@ func TestExports(t *testing.T) {
 		t.Errorf("the desktop file of a keyed instance: got\n%s\nwant %q and no DBusActivatable", keyed, "Exec=env A=b "+bin+"org.gnome.Maps_two --new %U\n")
 	}
 	if got := read(t, root+"/exports/share/applications/mimeinfo.cache"); !strings.Contains(got, "application/gpx+xml=org.gnome.Maps.desktop;org.gnome.Maps_two.desktop;\n") {
-		t.Errorf("mimeinfo.cache is\n%s", got)
+		t.Errorf("mimeinfo.cache: got\n%s\nwant org.gnome.Maps.desktop and then org.gnome.Maps_two.desktop for application/gpx+xml", got)
 	}
 
 	// Exports that the new revision lacks are removed, unchanged ones are not replaced.
@@ -336,7 +336,7 @@ func TestOddFilesAreTheirPackagesAlone(t *testing.T) {
 				t.Errorf("the instance itself: %v", err)
 			}
 			if got := files(t, root); got != "" {
-				t.Errorf("left: %s", got)
+				t.Errorf("got %s left, want nothing", got)
 			}
 		})
 	}
@@ -352,7 +352,7 @@ func TestExportDoesNotLeaveThePackage(t *testing.T) {
 		}
 		l := &manifest.Launch{Name: "x", Apps: []manifest.App{{Name: "x", Command: []string{"x"}, Desktop: "x.desktop"}}}
 		if err := open(t, t.TempDir()).Claim("x", l, pkg); err == nil {
-			t.Errorf("the link to %s was followed", target)
+			t.Errorf("a link to %s: got no error, want one", target)
 		}
 	}
 }
@@ -398,6 +398,6 @@ func TestInstancesBesideEachOther(t *testing.T) {
 	}
 	all.Wait()
 	if got := files(t, e.root); got != "" {
-		t.Errorf("left: %s", got)
+		t.Errorf("got %s left, want nothing", got)
 	}
 }

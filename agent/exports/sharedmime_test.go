@@ -98,7 +98,7 @@ func TestMimeTypes(t *testing.T) {
 		t.Errorf("xdg-mime has the type %q, want application/x-lull-note", got)
 	}
 	if got := output(t, share, "gio", "mime", "text/x-lull-note"); !strings.Contains(got, "note.desktop") {
-		t.Errorf("gio does not find the application by the alias: %s", got)
+		t.Errorf("gio mime text/x-lull-note: got %s, want note.desktop, by the alias", got)
 	}
 	if got := output(t, share, "gio", "info", "-a", "standard::icon", filepath.Join(dir, "a.lullnote")); !strings.Contains(got, "application-x-lull-note, text-x-generic") {
 		t.Errorf("gio has the icons %s; want %q", got, "application-x-lull-note, text-x-generic")
@@ -117,13 +117,13 @@ func TestMimeTypes(t *testing.T) {
 		t.Errorf("the type of another instance: got\n%s\nwant no glob and no alias text/x-lull-note", got)
 	}
 	if got := read(t, root+"/exports/share/mime/application/x-lull-note.xml"); got != exported {
-		t.Errorf("another instance has replaced the type:\n%s", got)
+		t.Errorf("the type after another instance: got\n%s\nwant\n%s", got, exported)
 	}
 	if err := errors.Join(e.Remove("other"), e.Remove("note")); err != nil {
 		t.Fatal(err)
 	}
 	if got := files(t, root); got != "" {
-		t.Errorf("left: %s", got)
+		t.Errorf("got %s left, want nothing", got)
 	}
 }
 
@@ -180,7 +180,7 @@ func TestMimeBounds(t *testing.T) {
 			t.Errorf("%.100s: %v", info, err)
 		}
 		if got := files(t, root); got != "" {
-			t.Errorf("%.100s: left %s", info, got)
+			t.Errorf("%.100s: got %s left, want nothing", info, got)
 		}
 	}
 }

@@ -31,7 +31,7 @@ func TestShortCommands(t *testing.T) {
 		}
 	}
 	if got := shortCommands("org.example.library", &manifest.Launch{Name: "org.example.library"}); got != nil {
-		t.Errorf("a package without apps has %q", got)
+		t.Errorf("a package without apps: got commands %q, want none", got)
 	}
 }
 

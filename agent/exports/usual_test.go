@@ -101,7 +101,7 @@ func TestUsualPlaces(t *testing.T) {
 		"thumbnailers/viewer.thumbnailer":   "TryExec=" + bin + ".viewer-thumbnailer\nExec=" + bin + ".viewer-thumbnailer -s %s %u %o\n",
 	} {
 		if got := read(t, root+"/exports/share/"+file); !strings.Contains(got, want) {
-			t.Errorf("%s is\n%s\nwithout\n%s", file, got, want)
+			t.Errorf("%s: got\n%s\nwant in it\n%s", file, got, want)
 		}
 	}
 	left, err := Unexported(m.Name, m, pkg)
@@ -134,11 +134,11 @@ func TestUsualPlaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := files(t, root); got != "" {
-		t.Errorf("left: %s", got)
+		t.Errorf("got %s left, want nothing", got)
 	}
 	err = filepath.WalkDir(root+"/exports/share", func(p string, d os.DirEntry, err error) error {
 		if strings.Contains(p, "hicolor") || strings.Contains(p, "man1") {
-			t.Errorf("left: %s", p)
+			t.Errorf("got %s left, want nothing", p)
 		}
 		return err
 	})
@@ -183,7 +183,7 @@ func TestUsualNamesOfOthers(t *testing.T) {
 				}
 			}
 			if got := read(t, root+"/exports/share/applications/org.x.Viewer.desktop"); !strings.Contains(got, "Icon="+root+"/exports/share/icons/org.x.Viewer.png\n") {
-				t.Errorf("the icon does not lead to the package's own:\n%s", got)
+				t.Errorf("the icon: got\n%s\nwant the package's own, share/icons/org.x.Viewer.png", got)
 			}
 			if err := e.Remove(m.Name); err != nil {
 				t.Fatal(err)
@@ -252,7 +252,7 @@ func TestProgramsFindUsualFiles(t *testing.T) {
 	}
 	output("appstreamcli", "validate", "--no-net", share+"/metainfo/org.x.Viewer.metainfo.xml")
 	if out := output("gio", "mime", "application/pdf"); !strings.Contains(out, "viewer-pdf.desktop") {
-		t.Errorf("gio does not find the application:\n%s", out)
+		t.Errorf("gio mime application/pdf: got\n%s\nwant viewer-pdf.desktop", out)
 	}
 	output("xdg-mime", "default", "viewer-pdf.desktop", "application/pdf")
 	if out := output("xdg-mime", "query", "default", "application/pdf"); out != "viewer-pdf.desktop" {

@@ -83,7 +83,7 @@ func TestDropOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	if now, err := stampOf(f); err != nil || now == at {
-		t.Errorf("a change has no effect: %+v, %v", now, err)
+		t.Errorf("after a change: got %+v (%v), want another than %+v", now, err, at)
 	}
 	if err := errors.Join(os.Symlink("a", filepath.Join(dir, "link")), unix.Mkfifo(filepath.Join(dir, "pipe"), 0o644)); err != nil {
 		t.Fatal(err)

@@ -65,6 +65,6 @@ func TestUpload(t *testing.T) {
 		t.Error(err)
 	}
 	if list, err := os.ReadDir(s.Root); err != nil || len(list) != 0 {
-		t.Errorf("left %v, %v", list, err)
+		t.Errorf("got %v left (%v), want nothing", list, err)
 	}
 }

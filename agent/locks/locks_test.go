@@ -40,7 +40,7 @@ func TestLocksAreHeldOverMemory(t *testing.T) {
 			t.Error(f)
 		}
 		if sections == 0 {
-			t.Errorf("no lock was found in %s", p)
+			t.Errorf("got no section with a lock in %s, want at least one", p)
 		}
 		t.Logf("%s: %d sections", p, sections)
 	}

@@ -69,7 +69,7 @@ func TestLocksOfTheRealLogind(t *testing.T) {
 	list := m.inhibitors()
 	for _, want := range []string{"lull", "shutdown:sleep", "Firefox 153 is installed", "delay"} {
 		if !strings.Contains(list, want) {
-			t.Errorf("systemd-inhibit --list does not show %q:\n%s", want, list)
+			t.Errorf("systemd-inhibit --list: got\n%s\nwant %q in it", list, want)
 		}
 	}
 
@@ -81,7 +81,7 @@ func TestLocksOfTheRealLogind(t *testing.T) {
 		t.Errorf("Take: got mode %s, want %s or %s", mode, Block, BlockWeak)
 	}
 	if list := m.inhibitors(); !strings.Contains(list, "copies data, 20 s") || !strings.Contains(list, mode) {
-		t.Errorf("systemd-inhibit --list does not show the lock of mode %s:\n%s", mode, list)
+		t.Errorf("systemd-inhibit --list: got\n%s\nwant \"copies data, 20 s\" and mode %s in it", list, mode)
 	}
 
 	delay.Close()
@@ -97,7 +97,7 @@ func TestLogindComesGoesAndComes(t *testing.T) {
 		t.Fatal("a logind is seen that is not there")
 	}
 	if _, _, err := l.Take("shutdown", "lull", "why", false); !errkind.Is(err, errkind.Unavailable) {
-		t.Fatalf("Take without logind: %v", err)
+		t.Fatalf("Take without logind: got %v, want an error of kind %s", err, errkind.Unavailable)
 	}
 
 	m.start()
@@ -309,7 +309,7 @@ func TestNoBus(t *testing.T) {
 		t.Error("a logind on no bus")
 	}
 	if _, _, err := l.Take("shutdown", "lull", "why", false); !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("Take without a bus: %v", err)
+		t.Errorf("Take without a bus: got %v, want an error of kind %s", err, errkind.Unavailable)
 	}
 	if _, err := Connect("nonsense"); !errkind.Is(err, errkind.Invalid) {
 		t.Errorf("Connect to nonsense: got %v, want an error of kind %v", err, errkind.Invalid)

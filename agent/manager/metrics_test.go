@@ -39,12 +39,12 @@ func TestMetricsOfPolicy(t *testing.T) {
 	m.Worked = m.cancel // after the first write
 	m.followMetrics()
 	if state, text := seen(); state != doctor.Warn || !strings.HasPrefix(text, "cannot write the metrics in "+path+": ") {
-		t.Errorf("without the directory the doctor reports %s: %s", state, text)
+		t.Errorf("without the directory: got %s: %q from the doctor, want %s: \"cannot write the metrics in %s: …\"", state, text, doctor.Warn, path)
 	}
 	if err := set(""); err != nil || m.metricsPath() != "" {
-		t.Errorf("without metrics in the policy: %v, the file is %q", err, m.metricsPath())
+		t.Errorf("without metrics in the policy: got %v and file %q, want no error and none", err, m.metricsPath())
 	}
 	if state, text := seen(); state != "" {
-		t.Errorf("without metrics the doctor reports %s: %s", state, text)
+		t.Errorf("without metrics: got %s: %q from the doctor, want no state", state, text)
 	}
 }

@@ -155,7 +155,7 @@ func TestRepositories(t *testing.T) {
 		}
 		left, err := filepath.Glob(filepath.Join(m.settings.Repositories(), "private*"))
 		if err != nil || len(left) > 0 {
-			t.Errorf("%q is left, %v", left, err)
+			t.Errorf("got %q left (%v), want nothing", left, err)
 		}
 		if err := m.repos.Remove("private"); !errkind.Is(err, errkind.NotFound) {
 			t.Error(err)
@@ -253,7 +253,7 @@ func TestRepositories(t *testing.T) {
 		default:
 		}
 		if h := m.health(t, "drip"); h.Checking.IsZero() {
-			t.Errorf("it does not say that it is being read: %+v", h)
+			t.Errorf("got %+v, want the time since when it is being read", h)
 		}
 		<-ended // by its own deadline
 		for m.health(t, "drip").Error == "" {

@@ -51,7 +51,7 @@ func TestReplace(t *testing.T) {
 				t.Errorf("again: %v", err)
 			}
 			if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
-				t.Errorf("left behind: %v, %v", left, err)
+				t.Errorf("got %v left (%v), want nothing", left, err)
 			}
 		})
 	}
@@ -80,7 +80,7 @@ func TestBadPlaces(t *testing.T) {
 		}
 	}
 	if left, err := os.ReadDir(filepath.Join(dir, "real")); err != nil || len(left) != 1 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("got %v (%v), want folder.prom alone", left, err)
 	}
 }
 

@@ -134,7 +134,7 @@ func TestUnknownIsLeftOut(t *testing.T) {
 		}
 	}
 	if n := len(families["lull_refreshes_total"].GetMetric()); n != len(kinds)*len(results) {
-		t.Errorf("%d kinds of ends begin at 0", n)
+		t.Errorf("got %d kinds of ends that begin at 0, want %d", n, len(kinds)*len(results))
 	}
 }
 
@@ -158,7 +158,7 @@ func TestNames(t *testing.T) {
 	}
 	for name := range parse(t, text) {
 		if !strings.HasPrefix(name, "lull_") {
-			t.Errorf("%s is not called after lull", name)
+			t.Errorf("got metric %s, want a name that begins with lull_", name)
 		}
 	}
 }
@@ -174,7 +174,7 @@ func TestDocumented(t *testing.T) {
 	families := parse(t, text)
 	for _, x := range allGauges {
 		if !strings.Contains(string(text), strings.SplitN(x.desc.String(), `"`, 3)[1]) {
-			t.Errorf("the test has no value for %v", x.desc)
+			t.Errorf("got no value for %v, want one", x.desc)
 		}
 	}
 	var names []string
@@ -192,7 +192,7 @@ func TestDocumented(t *testing.T) {
 	}
 	doc, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil || !strings.Contains(string(doc), want) {
-		t.Errorf("docs/metrics.md does not have this table (%v):\n%s", err, want)
+		t.Errorf("docs/metrics.md: got another table (%v), want\n%s", err, want)
 	}
 }
 
@@ -213,7 +213,7 @@ func TestAnyWords(t *testing.T) {
 			found = found || l.GetName() == "version" && l.GetValue() == strings.ToValidUTF8(p.Version, "\uFFFD")
 		}
 		if !found {
-			t.Fatalf("version %q is not there:\n%s", p.Version, text)
+			t.Fatalf("got no version %q, want it:\n%s", p.Version, text)
 		}
 	})
 }

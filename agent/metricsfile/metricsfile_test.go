@@ -102,7 +102,7 @@ func TestMetricsFollow(t *testing.T) {
 		t.Errorf("got a walk after %v, want after 59 minutes to an hour", again)
 	}
 	if n := blobs("cache"); n != 0 {
-		t.Errorf("%d blobs in cache, which were not to be counted yet", n)
+		t.Errorf("got %d blobs in cache, want 0 (not counted yet)", n)
 	}
 	w.walkAfter = time.Time{}
 	if again := w.write(); again != 0 {
@@ -122,7 +122,7 @@ func TestMetricsFollow(t *testing.T) {
 	w.walkAfter = time.Time{}
 	w.write()
 	if n, p := blobs("writing"), figure(t, path, `lull_index_packages{index="writing"}`); n != 0 || p != 1 {
-		t.Errorf("%d blobs of %d packages in writing", n, p)
+		t.Errorf("writing: got %d blobs of %d packages, want 0 of 1", n, p)
 	}
 	if err := os.Rename(key+"-", key); err != nil {
 		t.Fatal(err)
@@ -157,7 +157,7 @@ func TestMetricsFollow(t *testing.T) {
 	}
 	w.remove()
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
-		t.Errorf("left: %v, %v", left, err)
+		t.Errorf("got %v left (%v), want nothing", left, err)
 	}
 }
 
@@ -176,19 +176,19 @@ func TestMetricsNowhere(t *testing.T) {
 	}
 	w.write()
 	if text := w.file.Failure(); text != "" || figure(t, path, "lull_collections_total") != 0 {
-		t.Errorf("it is not written: %s", text)
+		t.Errorf("got failure %q or another number of collections, want none and 0", text)
 	}
 
 	// Another path, then none.
 	w.at = filepath.Join(dir, "other.prom")
 	w.write()
 	if _, err := os.Stat(path); !os.IsNotExist(err) || figure(t, w.at, "lull_collections_total") != 0 {
-		t.Errorf("it has not moved: %v", err)
+		t.Errorf("after another path: got %v about the former one, want it removed, and 0 collections in %s", err, w.at)
 	}
 	w.at = ""
 	w.write()
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
-		t.Errorf("left: %v, %v", left, err)
+		t.Errorf("got %v left (%v), want nothing", left, err)
 	}
 	if text := w.file.Failure(); text != "" {
 		t.Errorf("the failure is %q; want no text", text)

@@ -321,7 +321,7 @@ func TestBadNeighbour(t *testing.T) {
 				t.Error("the fault has not happened")
 			}
 			if n := p.others.Load(); n > 0 {
-				t.Errorf("%d requests by another protocol than HTTP/2", n)
+				t.Errorf("got %d requests by another protocol, want HTTP/2 only", n)
 			}
 			if failed == nil && !strings.HasSuffix(t.Name(), "root/404") { // the next root may be missing
 				t.Error("the bad one works, want an error")

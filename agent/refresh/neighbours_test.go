@@ -55,7 +55,7 @@ func TestNeighbours(t *testing.T) {
 		return len(files)
 	}
 	if n := sealed("1"); n != 1 {
-		t.Errorf("%d files are sealed beside neighbours, not one", n)
+		t.Errorf("beside neighbours: got %d files sealed, want 1", n)
 	}
 	for _, pkg := range others {
 		if err := os.Rename(s.PackageDir(pkg), s.PackageDir(pkg)+".away"); err != nil {
@@ -63,7 +63,7 @@ func TestNeighbours(t *testing.T) {
 		}
 	}
 	if n := sealed("2"); n != 1 {
-		t.Errorf("%d files are sealed when the neighbours are known, not one: their trees were read", n)
+		t.Errorf("beside known neighbours: got %d files sealed, want 1 (without reading their trees)", n)
 	}
 	for _, pkg := range others {
 		if err := os.Rename(s.PackageDir(pkg)+".away", s.PackageDir(pkg)); err != nil {
@@ -107,6 +107,6 @@ func TestNeighboursBound(t *testing.T) {
 	}
 	n.put("b", neighbour{files: make([]uint64, 1), listed: true}, 1)
 	if n.inodes != 1 {
-		t.Errorf("%d inodes are kept, not one", n.inodes)
+		t.Errorf("got %d inodes kept, want 1", n.inodes)
 	}
 }

@@ -28,7 +28,7 @@ func TestSuperseded(t *testing.T) {
 		{"with more room the oldest reverted one goes", []state.Revision{reverted(1), made(2), reverted(3), made(4)}, 4, 3, "[1]"},
 	} {
 		if got := fmt.Sprint(superseded(c.list, c.cur, c.keep)); got != c.want {
-			t.Errorf("%s: %s goes, not %s", c.name, got, c.want)
+			t.Errorf("%s: got %s superseded, want %s", c.name, got, c.want)
 		}
 	}
 }

@@ -36,6 +36,6 @@ func TestWhatIsLearnedDuringAStepIsKept(t *testing.T) {
 		t.Fatalf("got event %+v (%v), want a step that failed with an error of kind %s, and true", ev, ok, errkind.Interrupted)
 	}
 	if k.r.To != 7 || !k.r.Cancel || !slices.Equal(k.r.Notified, []uint32{5}) {
-		t.Fatalf("something was lost: %+v", k.r)
+		t.Fatalf("got %+v, want revision 7, a cancellation and UID 5 notified", k.r)
 	}
 }

@@ -39,7 +39,7 @@ func TestWhatIsInstalledIsProtected(t *testing.T) {
 					return
 				}
 				if !slices.ContainsFunc(indices.Snapshot(), func(r index.Root) bool { return r.Index == index.InstalledIndex && r.Package == pkg }) {
-					t.Errorf("what a%d has installed is not protected", i)
+					t.Errorf("got what a%d has installed unprotected, want it among the roots", i)
 					return
 				}
 			}

@@ -77,7 +77,7 @@ func TestWatchesExhausted(t *testing.T) {
 			}
 			out, err := cmd.CombinedOutput()
 			if err != nil || !strings.Contains(string(out), "--- PASS: TestScarce/"+c.tracker) {
-				t.Errorf("%v\n%s", err, out)
+				t.Errorf("got %v and\n%s\nwant a pass of TestScarce/%s", err, out, c.tracker)
 			}
 		})
 	}

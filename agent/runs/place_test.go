@@ -99,10 +99,10 @@ func TestPlaceKnowsItsCaller(t *testing.T) {
 		t.Errorf("got process %d in %v (%v), want it where it was: %v", p.PID, after, err, before)
 	}
 	if there, err := ctl.Running(app); there || err != nil {
-		t.Errorf("a marker is left: %v, %v", there, err)
+		t.Errorf("got a marker %v (%v), want none", there, err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(top, "lull/*/*")); slices.ContainsFunc(left, func(s string) bool { return strings.Contains(s, app) }) {
-		t.Errorf("groups are left: %q", left)
+		t.Errorf("got groups %q left, want none of %s", left, app)
 	}
 
 	group, err := tr.Attach(app, pkg, "", p.PID, pidfd(t, p.PID))

@@ -117,7 +117,7 @@ func TestScopeOfAUser(t *testing.T) {
 	opts := m.options(true)
 	opts.RunDir = t.TempDir()
 	if _, err := runs.Choose(opts); !errkind.Is(err, errkind.Unavailable) {
-		t.Errorf("without a manager of the user: %v", err)
+		t.Errorf("without a manager of the user: got %v, want an error of kind %s", err, errkind.Unavailable)
 	}
 	id := strconv.Itoa(os.Getuid())
 	own := "user.slice/user-" + id + ".slice/user@" + id + ".service"

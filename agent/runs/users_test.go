@@ -154,7 +154,7 @@ func TestTreeOfAUser(t *testing.T) {
 							t.Fatal(err)
 						}
 						if _, only := users(ps)[0]; !only || len(users(ps)) > 2 {
-							t.Errorf("vic's process is not among %v", ps)
+							t.Errorf("got processes %v, want one that is vic's for sure, and of two users at most", ps)
 						}
 						if there, err := ctl.Running("org.lull-test.other"); err != nil || !there {
 							awaitRunning(t, tr, ctl, "org.lull-test.other", true)
@@ -257,7 +257,7 @@ func TestDeepRun(t *testing.T) {
 		t.Errorf("got processes %+v (%v), want one of UID 2001", ps, err)
 	}
 	if unread, err := tr.Unread(); err != nil || len(unread) > 0 {
-		t.Errorf("not read: %v, %v", unread, err)
+		t.Errorf("got %v unread (%v), want none", unread, err)
 	}
 	p.End()
 	awaitMarker(t, tr, ctl, false)

@@ -52,10 +52,10 @@ func judged(t *testing.T, path string) (refused bool) {
 	var corrupt *CorruptError
 	if errors.As(err, &corrupt) {
 		if !strings.HasPrefix(err.Error(), "cannot use "+path+": it is damaged: ") {
-			t.Errorf("not a clear error: %v", err)
+			t.Errorf("got %v, want \"cannot use %s: it is damaged: …\"", err, path)
 		}
 		if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
-			t.Errorf("a damaged file was changed (%v)", err)
+			t.Errorf("got a damaged file changed from %d to %d bytes (%v), want it unchanged", len(before), len(after), err)
 		}
 		return true
 	}

@@ -149,6 +149,6 @@ func TestExample(t *testing.T) {
 	s.has(true, base3)
 	s.has(false, base4, four.Package)
 	if left, err := os.ReadDir(filepath.Join(s.root, "packages")); err != nil || len(left) != 1 {
-		t.Errorf("packages has %v (%v)", left, err)
+		t.Errorf("packages: got %v (%v), want one", left, err)
 	}
 }

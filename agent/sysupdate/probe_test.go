@@ -214,7 +214,7 @@ func TestBootOfContainer(t *testing.T) {
 	require.Root(t) // for a process namespace
 	again, err := w.identify()
 	if err != nil || again != here {
-		t.Errorf("this boot is %q and %q (%v)", here, again, err)
+		t.Errorf("got boot %q (%v) the second time, want %q", again, err, here)
 	}
 	// As process 1 of a namespace, with a /proc that shows it.
 	cmd := exec.Command("sh", "-c", `mount -t proc proc /proc && exec "$0" -test.run='^TestBootOfContainer$'`, os.Args[0])

@@ -72,7 +72,7 @@ func TestUpdate(t *testing.T) {
 		t.Errorf("got fetched %v and %d fetches of %s; want %s, %s and %s, and 1", seen, m.repo.Fetches(shared), shared, second.Package, image, b)
 	}
 	if text, err := os.ReadFile(out); err != nil || !strings.HasPrefix(string(text), "image 2\n") {
-		t.Errorf("the hook has installed %q (%v)", text, err)
+		t.Errorf("got %q (%v) installed by the hook, want it to begin with \"image 2\\n\"", text, err)
 	}
 	m.is(Staged, "1", "")
 	if _, err := m.collect(t.Context()); err != nil {
@@ -105,7 +105,7 @@ func TestUpdate(t *testing.T) {
 	m.has(true, b, shared, factory)
 	m.has(false, a, image, first.Package, second.Package)
 	if left, err := os.ReadDir(filepath.Join(m.root, "systems")); err != nil || len(left) != 1 {
-		t.Errorf("systems has %v (%v)", left, err)
+		t.Errorf("systems: got %v (%v), want one", left, err)
 	}
 	m.no(m.stage(second)) // it is committed already
 	m.is(Idle, "2", "")
@@ -229,7 +229,7 @@ func TestResolve(t *testing.T) {
 	}
 	m.has(true, a)
 	if missing, err := m.store.Missing(a); err != nil || len(missing) > 0 {
-		t.Errorf("missing: %v (%v)", missing, err)
+		t.Errorf("got %v missing (%v), want nothing", missing, err)
 	}
 	m.collectAll()
 	m.has(false, a)

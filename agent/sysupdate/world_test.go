@@ -248,7 +248,7 @@ func (m *machine) is(state, committed, booted string) {
 	link, err := os.Readlink(filepath.Join(m.root, "system"))
 	if set == nil {
 		if !errors.Is(err, os.ErrNotExist) {
-			m.t.Errorf("the link leads to %q (%v)", link, err)
+			m.t.Errorf("got a link to %q (%v), want none", link, err)
 		}
 		return
 	}
@@ -300,6 +300,6 @@ func refused(t interface {
 		t.Errorf("got %q (%s), want %q (%s)", err, errkind.KindOf(err), text, kind)
 	}
 	if errkind.HintOf(err) == "" {
-		t.Errorf("%q has no hint", err)
+		t.Errorf("got %q without a hint, want one", err)
 	}
 }

@@ -49,7 +49,7 @@ func TestHoldersAreSeen(t *testing.T) {
 			must(t, os.Link(path, other))
 			l := NewLeases()
 			if s, err := l.Open("", []string{path}); err != nil || s.Take().Granted() == (fs.name == "overlay") {
-				t.Fatalf("with no holder: %v", err)
+				t.Fatalf("without a holder: got %v, want no error, and the lease granted %v", err, fs.name != "overlay")
 			} else {
 				s.Close()
 			}
@@ -109,7 +109,7 @@ func TestThroughOverlay(t *testing.T) {
 	for _, how := range []string{"map", "open"} {
 		h := holds(t, how, filepath.Join(top, "program"))
 		if ok, _ := taken(t, l, path); ok {
-			t.Errorf("%s: not seen through the overlay", how)
+			t.Errorf("%s through the overlay: got granted, want denied", how)
 		}
 		h.end()
 		if !Retry(func() bool { ok, _ := taken(t, l, path); return ok }) {

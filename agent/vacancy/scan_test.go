@@ -77,7 +77,7 @@ func TestFilesOf(t *testing.T) {
 		}
 	}
 	if set, err := FilesOf(1 << 29); err != nil || len(set) != 0 {
-		t.Errorf("a process that does not exist: %v, %v", set, err)
+		t.Errorf("a process that does not exist: got %v (%v), want no files and no error", set, err)
 	}
 }
 
@@ -140,7 +140,7 @@ func TestInterpreters(t *testing.T) {
 	must(t, err)
 	defer s.Close()
 	if r := s.Take(); !r.Tether {
-		t.Errorf("not seen: %+v", r)
+		t.Errorf("got %+v, want the tether seen", r)
 	}
 	h.end()
 }

@@ -95,7 +95,7 @@ func TestScripts(t *testing.T) {
 		}
 	}
 	if n := strings.Count(got, "\n"); n != 10 { // the icon of bad.desktop too
-		t.Errorf("%d findings:\n%s", n, got)
+		t.Errorf("got %d findings, want 10:\n%s", n, got)
 	}
 	if got := texts(t, dir, host, &manifest.Launch{Apps: l.Apps[:1]}); !strings.Contains(got, "lull.yaml: there is no icon") {
 		t.Error(got)
@@ -133,7 +133,7 @@ func TestLibraries(t *testing.T) {
 		}
 	}
 	if n := strings.Count(got, "\n"); n != 5 {
-		t.Errorf("%d findings:\n%s", n, got)
+		t.Errorf("got %d findings, want 5:\n%s", n, got)
 	}
 	tree(t, dir, map[string]string{"AppRun": "#!/bin/sh\nexport LD_LIBRARY_PATH=$PWD/lib\n"})
 	if got := texts(t, dir, "/", &manifest.Launch{}); strings.Contains(got, "libthing") {

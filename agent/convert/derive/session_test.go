@@ -52,7 +52,7 @@ func TestUnattended(t *testing.T) {
 		"lib/systemd/system/thing.service":              "[Service]\nExecStart=/usr/bin/thing\n[Install]\nWantedBy=multi-user.target\n",
 	})
 	if a := l.Apps[0]; len(l.Apps) != 1 || a.Desktop == "" || a.DBusName != "" || a.Autostart != "" || len(l.Services) != 0 {
-		t.Errorf("derived are %+v, %+v", l.Apps, l.Services)
+		t.Errorf("got apps %+v and services %+v, want one app with its desktop file alone and no service", l.Apps, l.Services)
 	}
 	if want := `the bus name "org.x.Thing" has to be confirmed`; !strings.Contains(remarks, want) {
 		t.Errorf("the remarks are %s; want %q in the remarks", remarks, want)

@@ -170,7 +170,7 @@ func FuzzRewrite(f *testing.F) {
 			t.Fatalf("the rewritten Exec is refused: %v\n%q", err, first)
 		}
 		if second := string(again.Bytes()); second != first {
-			t.Fatalf("rewritten twice:\n%q\n%q", first, second)
+			t.Fatalf("rewritten twice: got\n%q\nwant as after the first time\n%q", second, first)
 		}
 	})
 }

@@ -141,7 +141,7 @@ func TestAnyHistoryEndsWhole(t *testing.T) {
 			m.advance("go")
 		}
 		if m.effect != End {
-			t.Fatalf("does not end: %+v", m)
+			t.Fatalf("got effect %d and no end, want %d: %+v", m.effect, End, m)
 		}
 		m.need(!m.marker, "no marker outlives its cause")
 		m.need(m.linked == (m.r.End == Done), fmt.Sprintf("the link says what the end says (%s)", m.r.End))
