@@ -189,10 +189,10 @@ func TestPanicIsAnError(t *testing.T) {
 	w.server.OnPanic(func(method string, _ any, _ []byte) { said <- method })
 	_, err := w.proxy().Inspect(t.Context())
 	if err == nil || err.Error() != "internal error: Inspect has panicked" {
-		t.Fatal(err)
+		t.Fatalf("got %v, want \"internal error: Inspect has panicked\"", err)
 	}
 	if m := <-said; m != bus.ManagerInterface+".Inspect" {
-		t.Fatal(m)
+		t.Fatalf("got a log of %s, want %s.Inspect", m, bus.ManagerInterface)
 	}
 	if _, err := w.proxy().Doctor(t.Context()); err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func TestNameIsTaken(t *testing.T) {
 	}
 	defer s.Close()
 	if err := s.RequestName(bus.AgentName); !errkind.Is(err, errkind.Exists) || !strings.Contains(err.Error(), "process") {
-		t.Fatal(err)
+		t.Fatalf("a second owner of the name: got %v, want an error of kind %s with its process", err, errkind.Exists)
 	}
 }
 
@@ -251,7 +251,7 @@ func TestDescriptors(t *testing.T) {
 	w.agent.mu.Unlock()
 	dir, lease, hash, err := w.proxy().Open(t.Context(), "x")
 	if err != nil || hash != "abc" {
-		t.Fatal(hash, err)
+		t.Fatalf("got hash %q (%v), want \"abc\" and no error", hash, err)
 	}
 	given := <-ends
 	defer given.Close()
@@ -438,11 +438,11 @@ func TestNames(t *testing.T) {
 	}
 	defer stop()
 	if o := <-owners; o != leaver.Names()[0] {
-		t.Fatal(o)
+		t.Fatalf("got owner %q, want %q", o, leaver.Names()[0])
 	}
 	leaver.Close()
 	if o := <-owners; o != "" {
-		t.Fatal(o)
+		t.Fatalf("got owner %q, want none", o)
 	}
 	// A peer that has left before the watch began is reported at once.
 	stop2, err := names.Watch(t.Context(), ":1.99999", func(owner string) { owners <- "?" + owner })
@@ -451,7 +451,7 @@ func TestNames(t *testing.T) {
 	}
 	stop2()
 	if o := <-owners; o != "?" {
-		t.Fatal(o)
+		t.Fatalf("got owner %q, want \"?\"", o)
 	}
 }
 

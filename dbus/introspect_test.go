@@ -86,7 +86,7 @@ func TestIntrospectionIsTheXML(t *testing.T) {
 	}
 	err := bus.FromBus(w.client.Object(bus.AgentName, "/org/none").Call("org.freedesktop.DBus.Introspectable.Introspect", 0).Err)
 	if !errkind.Is(err, errkind.NotFound) {
-		t.Error(err)
+		t.Errorf("got %v, want an error of kind %s", err, errkind.NotFound)
 	}
 }
 

@@ -24,7 +24,7 @@ func TestCallsOfOneUserAreBounded(t *testing.T) {
 				leave, err := l.enter(fmt.Sprintf(":1.%d", i%7), 0, as(4001))
 				if err != nil {
 					if !errkind.Is(err, errkind.LimitsExceeded) {
-						t.Error(err)
+						t.Errorf("got %v, want an error of kind %s", err, errkind.LimitsExceeded)
 					}
 					refused.Add(1)
 					return

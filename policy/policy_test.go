@@ -242,7 +242,7 @@ func TestCheckListsAll(t *testing.T) {
 func TestWrongEnding(t *testing.T) {
 	file, dir := write(t, map[string]string{"policy.d/a.yml": ""})
 	if _, err := Load(file, dir); err == nil || !strings.Contains(err.Error(), "must end in .yaml") {
-		t.Error(err)
+		t.Errorf("got %v, want \"must end in .yaml\"", err)
 	}
 }
 
@@ -253,7 +253,7 @@ func TestEndureHasTwoSpellings(t *testing.T) {
 		t.Fatal(err)
 	}
 	if p.For("a").Mode != ModeEndure || p.For("b").Mode != ModeEndure {
-		t.Error(p.For("a").Mode, p.For("b").Mode)
+		t.Errorf("got modes %s and %s, want %s twice", p.For("a").Mode, p.For("b").Mode, ModeEndure)
 	}
 }
 

@@ -99,7 +99,7 @@ func TestPackages(t *testing.T) {
 	}
 
 	if out := output(t, dir, "sh", "-c", "lintian --allow-root --fail-on error,warning lull_*.deb"); out != "" {
-		t.Error(out)
+		t.Errorf("lintian: got\n%s\nwant no output", out)
 	}
 	output(t, tree, "sh", "-c", "appstreamcli validate --no-net usr/share/metainfo/*.xml")
 	output(t, tree, "bash", "-n", "usr/share/bash-completion/completions/lull")

@@ -15,7 +15,7 @@ func TestReceive(t *testing.T) {
 	var b bytes.Buffer
 	w := convert.NewWriter(&b)
 	if n, err := w.Content(strings.NewReader("hello"), 5); n != 1 || err != nil {
-		t.Fatal(n, err)
+		t.Fatalf("Content: got %d, %v; want 1 and no error", n, err)
 	}
 	if err := w.Done(&convert.Description{Remarks: []string{"x"}}); err != nil {
 		t.Fatal(err)
@@ -23,7 +23,7 @@ func TestReceive(t *testing.T) {
 	whole := b.String()
 	d, err := convert.Receive(strings.NewReader(whole), discard)
 	if err != nil || len(d.Remarks) != 1 {
-		t.Fatal(d, err)
+		t.Fatalf("Receive: got %+v, %v; want one remark and no error", d, err)
 	}
 	for i := range len(whole) {
 		if _, err := convert.Receive(strings.NewReader(whole[:i]), discard); err == nil {

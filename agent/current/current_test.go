@@ -41,7 +41,7 @@ func TestSwapNamesRevisionAndPackageAtOnce(t *testing.T) {
 	}
 	// Any program may follow the links by itself.
 	if real, err := filepath.EvalSymlinks(filepath.Join(root, "current")); err != nil || real == "" {
-		t.Fatal(err)
+		t.Fatalf("the link of current: got %q, %v; want a path and no error", real, err)
 	}
 	if from, err := os.ReadFile(filepath.Join(root, "revisions/notes/2.from")); err != nil || string(from) != "1\n" {
 		t.Fatalf("lineage %q %v; want no error and from %q", from, err, "1\n")

@@ -298,7 +298,7 @@ func TestOldIsShorter(t *testing.T) {
 	c[old.Digest] = c[old.Digest][:1000]
 	err = p.Decode(t.Context(), c.at, func(delta.File) (io.WriteCloser, error) { return nil, nil })
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Error(err)
+		t.Errorf("got %v, want %v or %v", err, io.EOF, io.ErrUnexpectedEOF)
 	}
 }
 

@@ -101,7 +101,7 @@ func TestRepositories(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := m.Reload(); err != nil || m.ConfigError() != nil {
-			t.Error(err, m.ConfigError())
+			t.Errorf("Reload: got %v and configuration error %v, want neither", err, m.ConfigError())
 		}
 	})
 
@@ -158,7 +158,7 @@ func TestRepositories(t *testing.T) {
 			t.Errorf("got %q left (%v), want nothing", left, err)
 		}
 		if err := m.repos.Remove("private"); !errkind.Is(err, errkind.NotFound) {
-			t.Error(err)
+			t.Errorf("Remove a second time: got %v, want an error of kind %s", err, errkind.NotFound)
 		}
 	})
 

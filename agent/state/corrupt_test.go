@@ -68,7 +68,7 @@ func judged(t *testing.T, path string) (refused bool) {
 		t.Fatalf("%d instances, %v; want no error, 40 of them, last 6 and 6 revisions", len(list), err)
 	}
 	if set, err := d.Set(Retained); err != nil || len(set) != 1 {
-		t.Fatal(set, err)
+		t.Fatalf("retained: got %v, %v; want one package and no error", set, err)
 	}
 	return false
 }
@@ -214,7 +214,7 @@ func TestReadOnlyFileSystem(t *testing.T) {
 	}
 	defer d.Close()
 	if l, lost, err := d.Lost(); err != nil || !lost || l.Cause != "x" || !d.ReadOnly() {
-		t.Fatal(l, lost, err, d.ReadOnly())
+		t.Fatalf("Lost: got %+v, %v, %v and read-only %v; want cause x, true, no error and true", l, lost, err, d.ReadOnly())
 	}
 	want := "cannot change " + path + ": read-only file system"
 	if err := d.ForgetLoss(); err == nil || err.Error() != want {
@@ -225,6 +225,6 @@ func TestReadOnlyFileSystem(t *testing.T) {
 		t.Errorf("writable again: got %v and read-only %v, want no error and false", err, d.ReadOnly())
 	}
 	if _, lost, err := d.Lost(); err != nil || lost {
-		t.Error(lost, err)
+		t.Errorf("Lost: got %v, %v; want false and no error", lost, err)
 	}
 }

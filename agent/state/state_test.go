@@ -53,10 +53,10 @@ func TestRecordsSurviveReopening(t *testing.T) {
 		t.Fatalf("got holds %+v (%v), want one by ann until %v", h, err, until)
 	}
 	if set, err := d.Set(Retained); err != nil || len(set) != 1 || set[0] != pkg {
-		t.Fatal(set, err)
+		t.Fatalf("retained: got %v, %v; want %s alone and no error", set, err, pkg)
 	}
 	if _, err := d.Instance("other"); !errkind.Is(err, errkind.NotFound) {
-		t.Fatal(err)
+		t.Fatalf("another instance: got %v, want an error of kind %s", err, errkind.NotFound)
 	}
 }
 
@@ -66,7 +66,7 @@ func TestFailedUpdateChangesNothing(t *testing.T) {
 		t.Fatal("no error")
 	}
 	if _, err := d.Instance("notes"); !errkind.Is(err, errkind.NotFound) {
-		t.Fatal(err)
+		t.Fatalf("after a failed update: got %v, want an error of kind %s", err, errkind.NotFound)
 	}
 }
 
@@ -76,7 +76,7 @@ func TestRefreshNumbersAreNeverUsedAgain(t *testing.T) {
 	for range 5 {
 		id, err := d.NextRefresh()
 		if err != nil || seen[id] {
-			t.Fatal(id, err)
+			t.Fatalf("got ID %v, %v; want a new one and no error", id, err)
 		}
 		seen[id] = true
 		if err := errors.Join(d.PutRefresh(id, struct{}{}), d.RemoveRefresh(id)); err != nil {
@@ -100,7 +100,7 @@ func TestBrokenJournalRecordIsDroppedAndTold(t *testing.T) {
 		bad = nil
 		list, err := Refreshes[record](d, func(id string, _ error) { bad = append(bad, id) })
 		if err != nil || len(list) != 1 || list[0].ID != "1" {
-			t.Fatal(list, err)
+			t.Fatalf("got %+v, %v; want ID 1 alone and no error", list, err)
 		}
 		if len(bad) != 1-want {
 			t.Fatalf("told of %v in round %d; want %v of them", bad, want, 1-want)
@@ -111,7 +111,7 @@ func TestBrokenJournalRecordIsDroppedAndTold(t *testing.T) {
 func TestSecondOpenerIsTold(t *testing.T) {
 	_, path := open(t)
 	if _, err := Open(path); !errkind.Is(err, errkind.Busy) {
-		t.Fatal(err)
+		t.Fatalf("a second Open: got %v, want an error of kind %s", err, errkind.Busy)
 	}
 }
 

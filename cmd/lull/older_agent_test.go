@@ -67,7 +67,7 @@ func TestOlderAgent(t *testing.T) {
 	defer ag.conn.Close()
 	dir, lease, hash, err := a.fetchEphemeral(t.Context(), ag, "org.example.notes", "")
 	if err != nil || dir == nil || lease == nil || hash != hashOf('c') {
-		t.Fatal(dir, lease, hash, err)
+		t.Fatalf("fetchEphemeral: got directory %v, lease %v, hash %s and %v; want both, %s and no error", dir, lease, hash, err, hashOf('c'))
 	}
 	dir.Close()
 	lease.Close()

@@ -50,10 +50,10 @@ func TestRefreshSaysWhatIsLeftOut(t *testing.T) {
 		t.Errorf("refresh a: got exit status %d, output %q and error output %q; want 0, that a 2 is left out and the rest up to date, and none", code, out, errs)
 	}
 	if _, out, _ := f.lull(t.Context(), "refresh"); !strings.Contains(out, "b 3 is left out: it is being rolled out") {
-		t.Error(out)
+		t.Errorf("refresh: got %q, want \"b 3 is left out: it is being rolled out\" in it", out)
 	}
 	if _, out, _ := f.lull(t.Context(), "refresh", "--now"); out != "everything is up to date\n" {
-		t.Error(out)
+		t.Errorf("refresh --now: got %q, want \"everything is up to date\\n\"", out)
 	}
 }
 

@@ -80,7 +80,7 @@ func TestScriptsAgent(t *testing.T) {
 	require.NotShort(t) // hundreds of commands, each in a process of its own
 	scripts, err := filepath.Glob("testdata/agent/*.txt")
 	if err != nil || len(scripts) == 0 {
-		t.Fatal(scripts, err)
+		t.Fatalf("got scripts %q (%v), want some and no error", scripts, err)
 	}
 	for _, script := range scripts {
 		t.Run(filepath.Base(script), func(t *testing.T) { runWithAgent(t, script) })

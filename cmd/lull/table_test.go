@@ -201,11 +201,11 @@ func TestBusy(t *testing.T) {
 		}
 	}
 	if got := errkind.HintOf(busy(p, "side-by-side", "", monday.Add(1e3*time.Hour))); !strings.HasSuffix(got, ", or now, beside the one that runs") {
-		t.Error(got)
+		t.Errorf("got hint %q, want \", or now, beside the one that runs\" at its end", got)
 	}
 	p.Waiting = nil
 	if err := busy(p, "", "", monday); !errkind.Is(err, errkind.Busy) {
-		t.Error(err)
+		t.Errorf("got %v, want an error of kind %s", err, errkind.Busy)
 	}
 }
 

@@ -138,7 +138,7 @@ func TestErrorsAsOneLine(t *testing.T) {
 func TestTooLarge(t *testing.T) {
 	err := Decode("f.yaml", []byte(strings.Repeat("#", MaxSize+1)), new(target))
 	if err == nil || !strings.Contains(err.Error(), "f.yaml: cannot read 1048577 bytes") {
-		t.Error(err)
+		t.Errorf("got %v, want \"f.yaml: cannot read 1048577 bytes\"", err)
 	}
 }
 
@@ -181,7 +181,7 @@ func TestDuration(t *testing.T) {
 		}
 	}
 	if s := Duration(-5).String(); s != "0s" {
-		t.Error(s)
+		t.Errorf("got %q, want \"0s\"", s)
 	}
 }
 

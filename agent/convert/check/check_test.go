@@ -98,7 +98,7 @@ func TestScripts(t *testing.T) {
 		t.Errorf("got %d findings, want 10:\n%s", n, got)
 	}
 	if got := texts(t, dir, host, &manifest.Launch{Apps: l.Apps[:1]}); !strings.Contains(got, "lull.yaml: there is no icon") {
-		t.Error(got)
+		t.Errorf("got\n%s\nwant \"lull.yaml: there is no icon\"", got)
 	}
 }
 
@@ -137,7 +137,7 @@ func TestLibraries(t *testing.T) {
 	}
 	tree(t, dir, map[string]string{"AppRun": "#!/bin/sh\nexport LD_LIBRARY_PATH=$PWD/lib\n"})
 	if got := texts(t, dir, "/", &manifest.Launch{}); strings.Contains(got, "libthing") {
-		t.Error(got)
+		t.Errorf("got\n%s\nwant nothing about libthing", got)
 	}
 }
 
