@@ -106,6 +106,7 @@ func LullYAML(l *manifest.Launch) []byte {
 			}
 		}
 	}
+	put("", "root", l.Root)
 	if len(l.Layout) > 0 {
 		b.WriteString("layout:\n")
 	}

@@ -1,8 +1,9 @@
 //go:build ignore
 
 /*
- * lull-layout: puts parts of a package at fixed paths, for one program and its
- * children, and becomes that program. The launcher executes it.
+ * lull-layout: puts parts of a package at fixed paths, or the files of a runtime
+ * at /, for one program and its children, and becomes that program. The launcher
+ * executes it.
  *
  *	lull-layout INSTANCE OPERATION... -- FILE ARGUMENT...
  *
@@ -13,8 +14,11 @@
  *	dir PATH          make an empty directory
  *	file PATH         make an empty file
  *	merge PATH DIR    show the entries of PATH also in DIR
+ *	link TARGET PATH  make a symlink
  *	done DIR          unmount the tmpfs and go back
  *	bind FROM TO      show FROM at TO, with what is mounted below it
+ *	pivot DIR         make the tmpfs the root, read-only, with the former root at
+ *	                  DIR, and go to the path of the directory before
  *
  * A process with CAP_SYS_ADMIN has a mount namespace alone. For another one it
  * is in a user namespace that has the same user and group and nothing else
@@ -85,6 +89,7 @@ static long call(long n, long a, long b, long c, long d, long e)
 #endif
 
 static const char *instance = "";
+static long scratch = -1; /* descriptor of the newest tmpfs */
 
 static unsigned long length(const char *s)
 {
@@ -257,12 +262,12 @@ static void enter_namespace(void)
 	if (r == -EPERM) {
 		r = call(__NR_unshare, CLONE_NEWUSER | CLONE_NEWNS, 0, 0, 0, 0);
 		if (r < 0)
-			give_up("make a user namespace for its layout", "", r, forbidden());
+			give_up("make a user namespace for its mounts", "", r, forbidden());
 		write_file("/proc/self/setgroups", "deny");
 		map_id("/proc/self/uid_map", uid);
 		map_id("/proc/self/gid_map", gid);
 	}
-	must(r, "make a mount namespace for its layout", "");
+	must(r, "make a mount namespace", "");
 	/* What the host mounts later appears here, and nothing from here there. */
 	must(call(__NR_mount, 0, (long)"/", 0, MS_REC | MS_SLAVE, 0), "separate the mounts of ", "/");
 }
@@ -286,6 +291,21 @@ static void make_file(const char *path)
 	call(__NR_close, fd, 0, 0, 0, 0);
 }
 
+/* pivot goes to the directory of home by its path, or else stays in it, below dir. */
+static void pivot(const char *dir, long home)
+{
+	static char path[PATH_LIMIT];
+	long r;
+
+	must(call(__NR_fchdir, home, 0, 0, 0, 0), "go back from ", dir);
+	r = call(__NR_getcwd, (long)path, sizeof(path), 0, 0, 0);
+	must(call(__NR_fchdir, scratch, 0, 0, 0, 0), "go to ", dir);
+	must(call(__NR_pivot_root, (long)".", (long)dir, 0, 0, 0), "change the root, with the former one at ", dir);
+	must(call(__NR_mount, 0, (long)"/", 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, 0), "protect ", "/");
+	if (r < 0 || path[0] != '/' || call(__NR_chdir, (long)path, 0, 0, 0, 0) < 0)
+		must(call(__NR_fchdir, home, 0, 0, 0, 0), "go back from ", dir);
+}
+
 /* carry_out returns the operation after that at op. */
 static char **carry_out(char **op, long home)
 {
@@ -295,7 +315,9 @@ static char **carry_out(char **op, long home)
 		must(call(__NR_mount, (long)"lull", (long)first, (long)"tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
 			  (long)"mode=0755,size=1m,nr_inodes=4096"),
 		     "mount a tmpfs at ", first);
-		must(call(__NR_chdir, (long)first, 0, 0, 0, 0), "go to ", first);
+		scratch = call(__NR_openat, AT_FDCWD, (long)first, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0);
+		must(scratch, "open ", first);
+		must(call(__NR_fchdir, scratch, 0, 0, 0, 0), "go to ", first);
 	} else if (same(what, "dir")) {
 		must(call(__NR_mkdirat, AT_FDCWD, (long)first, 0755, 0, 0), "make ", first);
 	} else if (same(what, "file")) {
@@ -303,6 +325,11 @@ static char **carry_out(char **op, long home)
 	} else if (same(what, "done")) {
 		must(call(__NR_fchdir, home, 0, 0, 0, 0), "go back from ", first);
 		must(call(__NR_umount2, (long)first, DETACH, 0, 0, 0), "unmount ", first);
+	} else if (same(what, "pivot")) {
+		pivot(first, home);
+	} else if (op[2] && same(what, "link")) {
+		must(call(__NR_symlinkat, (long)first, AT_FDCWD, (long)op[2], 0, 0), "make ", op[2]);
+		return op + 3;
 	} else if (op[2] && same(what, "merge")) {
 		merge(first, op[2]);
 		return op + 3;

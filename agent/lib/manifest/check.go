@@ -94,6 +94,9 @@ func checkLaunch(l *Launch) error {
 	if err := checkLayout(l.Layout); err != nil {
 		return err
 	}
+	if l.Root != "" && l.Root != RootSelf && l.Subpackages[l.Root].IsZero() {
+		return errkind.Errorf("root: there is no subpackage %.80q", l.Root)
+	}
 	if err := checkData(l); err != nil {
 		return err
 	}

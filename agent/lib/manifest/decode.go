@@ -116,6 +116,8 @@ func (d *decoder) member(key string, withEntries bool) {
 		l.Notes = d.text()
 	case "refresh":
 		d.object(d.wish)
+	case "root":
+		l.Root = d.text()
 	case "services":
 		d.array(d.service)
 	case "subpackages":

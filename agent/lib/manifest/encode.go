@@ -194,6 +194,7 @@ func writeMeta(b []byte, l *Launch, entries []Entry, spill func([]byte) []byte) 
 		r.text("refresh-pending", l.Refresh.RefreshPending)
 		w.b = r.end()
 	}
+	w.text("root", l.Root)
 	if len(l.Services) > 0 {
 		w.key("services")
 		for i := range l.Services {

@@ -100,6 +100,7 @@ type Launch struct {
 	Hooks       map[string][]string      `json:"hooks,omitempty" yaml:"hooks,omitempty"`             // hook → command
 	Environment map[string]Variable      `json:"environment,omitempty" yaml:"environment,omitempty"` // name → variable, of all programs
 	Layout      map[string]string        `json:"layout,omitempty" yaml:"layout,omitempty"`           // path on the host → path in the package
+	Root        string                   `json:"root,omitempty" yaml:"root,omitempty"`               // subpackage whose files programs find at /, or RootSelf; "" means the host's
 	Data        Data                     `json:"data,omitzero" yaml:"data,omitempty"`
 	Refresh     Wishes                   `json:"refresh,omitzero" yaml:"refresh,omitempty"`
 	Subpackages map[string]digest.Digest `json:"subpackages,omitempty" yaml:"subpackages,omitempty"`

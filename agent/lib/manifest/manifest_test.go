@@ -33,6 +33,7 @@ func full() *Meta {
 				"MAPS_HOME":     {Value: "${package}/share/maps"},
 				"XDG_DATA_DIRS": {Prepend: []string{"${package}/usr/share", "${user_data}/share"}, Append: []string{"/opt/maps"}},
 			},
+			Root:    "runtime",
 			Data:    Data{Versioned: true},
 			Refresh: Wishes{Mode: WishEndure, RefreshPending: WishBlock, MaxPostponement: Duration(36 * time.Hour)},
 
@@ -199,6 +200,8 @@ func TestRefused(t *testing.T) {
 		{"wish of a postponement", func(m *Meta) { m.Refresh.MaxPostponement = Duration(MaxWish + 1) }, `refresh: max-postponement 2160h0m0.000000001s: want at most 90 days`},
 		{"layout", func(m *Meta) { m.Layout["/etc/maps"] = "share" }, `layout: /etc/maps: a package can have a place in`},
 		{"part of a layout", func(m *Meta) { m.Layout["/opt/x"] = "shar" }, `layout: /opt/x: "shar" is not in the package`},
+		{"root", func(m *Meta) { m.Root = "run" }, `root: there is no subpackage "run"`},
+		{"path as a root", func(m *Meta) { m.Root = ".." }, `root: there is no subpackage ".."`},
 		{"too many variables", func(m *Meta) {
 			for i := range 64 {
 				m.Environment[fmt.Sprintf("X%d", i)] = Variable{Value: "x"}

@@ -10,6 +10,18 @@ import (
 // SubpackagePrefix begins the variables of SubpackageEnv.
 const SubpackagePrefix = "LULL_SUBPACKAGE_"
 
+// RootSelf is the root of a package whose programs find its own files at /.
+const RootSelf = "."
+
+// RootDir is the path in the tree of a package of what its programs find at /. "" means that
+// they find the files of the host.
+func (l *Launch) RootDir() string {
+	if l.Root == "" || l.Root == RootSelf {
+		return l.Root
+	}
+	return SubpackageDir(l.Root)
+}
+
 // SubpackageDir is the path of a subpackage in the tree of a package. It remains the same
 // when the subpackage changes.
 func SubpackageDir(name string) string { return path.Join(Reserved, "sub", name) }

@@ -33,6 +33,7 @@ type source struct {
 	Hooks       map[string]command  `yaml:"hooks"`
 	Environment map[string]variable `yaml:"environment"`
 	Layout      map[string]string   `yaml:"layout"`
+	Root        string              `yaml:"root"`
 	Data        data                `yaml:"data"`
 	Refresh     wishes              `yaml:"refresh"`
 	Subpackages map[string]string   `yaml:"subpackages"` // references, see reference.go
@@ -247,7 +248,7 @@ func parseSource(name string, content []byte, overlay string) (*description, err
 	}
 	m := &manifest.Meta{Launch: manifest.Launch{
 		Format: s.Format, Name: s.Name, Version: s.Version, Title: s.Title, Summary: s.Summary, Icon: s.Icon, License: s.License,
-		Notes: strings.TrimSpace(s.Notes), NeedsLull: s.NeedsLull,
+		Notes: strings.TrimSpace(s.Notes), NeedsLull: s.NeedsLull, Root: s.Root,
 		Data:    manifest.Data{Versioned: s.Data.Versioned == nil || *s.Data.Versioned, XDG: s.Data.XDG, Import: s.Data.Import},
 		Refresh: manifest.Wishes{Mode: s.Refresh.Mode, RefreshPending: s.Refresh.RefreshPending, MaxPostponement: manifest.Duration(s.Refresh.MaxPostponement)},
 	}}
@@ -302,6 +303,9 @@ func parseSource(name string, content []byte, overlay string) (*description, err
 	}
 	if s.Data.XDG && s.Data.Import == nil {
 		m.Data.Import = manifest.DefaultImport(&m.Launch)
+	}
+	if _, known := s.Subpackages[s.Root]; s.Root != "" && s.Root != manifest.RootSelf && !known {
+		return nil, doc.Errorf("root", "cannot use the root %.80q: want the name of a subpackage, or '.' for the package itself", s.Root)
 	}
 	for hook, c := range s.Hooks {
 		if m.Hooks == nil {

@@ -110,6 +110,7 @@ hooks:
   health: bin/index --check
 layout:
   /opt/Editor: ./share
+root: .
 environment:
   EDITOR_HOME: ${package}/share
   XDG_DATA_DIRS: {prepend: "${package}/share"}
@@ -158,6 +159,7 @@ func TestPublish(t *testing.T) {
 		Services: []manifest.Service{{Name: "index", Scope: "system", Command: []string{"bin/index"}, RefreshMode: "endure", Ready: "notify", StopSignal: "SIGINT", StopTimeout: manifest.Duration(90 * time.Second), User: "nobody"}},
 		Hooks:    map[string][]string{"health": {"bin/index", "--check"}},
 		Layout:   map[string]string{"/opt/Editor": "share"},
+		Root:     manifest.RootSelf,
 		Environment: map[string]manifest.Variable{
 			"EDITOR_HOME": {Value: "${package}/share"}, "XDG_DATA_DIRS": {Prepend: []string{"${package}/share"}},
 			"LD_LIBRARY_PATH": {Append: []string{"${package}/lib", "${data}/lib"}},
@@ -251,6 +253,7 @@ func TestBadSources(t *testing.T) {
 		"subpackage":        {head + "subpackages:\n  x: a/b\n", nil, `lull.yaml:4: cannot use the subpackage "x": "a/b" is neither the hash`},
 		"layout":            {head + "layout:\n  /opt/x: file\n  /etc/x: file\n", nil, "lull.yaml:5: cannot use the layout /etc/x: a package can have a place in /opt"},
 		"part of a layout":  {head + "layout:\n  /opt/x: none\n", nil, `layout: /opt/x: "none" is not in the package`},
+		"root":              {head + "subpackages:\n  x: ./x\nroot: y\n", nil, `lull.yaml:5: cannot use the root "y": want the name of a subpackage, or '.' for the package itself`},
 		"placeholder":       {head + "environment:\n  A: ${home}/x\n", nil, "lull.yaml:4: cannot use the environment variable A: unknown placeholder ${home}"},
 		"element":           {head + "environment:\n  A:\n    append:\n    - /x\n    - ${home}/x\n", nil, "lull.yaml:7: cannot use the environment variable A: unknown placeholder ${home}"},
 		"one element":       {head + "environment:\n  A:\n    prepend: x\n", nil, `lull.yaml:5: cannot use the environment variable A: "x" is not an absolute path`},
