@@ -354,9 +354,10 @@ __attribute__((used, noreturn)) static void start(long *stack)
 	}
 	instance = arg[1];
 	arg += 2;
-	home = call(__NR_openat, AT_FDCWD, (long)".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0);
 	mask = call(__NR_umask, 0, 0, 0, 0, 0);
 	enter_namespace();
+	/* A descriptor from before leads to the mounts of the host, where getcwd(2) finds no path. */
+	home = call(__NR_openat, AT_FDCWD, (long)".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0);
 	while (arg[0] && arg[1] && !same(arg[0], "--"))
 		arg = carry_out(arg, home);
 	call(__NR_umask, mask, 0, 0, 0, 0);

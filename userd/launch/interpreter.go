@@ -14,8 +14,8 @@ import (
 // maxInterpreterLine is what the kernel reads of a script's first line (execve(2)), in bytes.
 const maxInterpreterLine = 256
 
-// interpreted returns the command of a script whose interpreter is in its package and not on
-// the host. The kernel looks for it on the host alone. Of another program it returns the
+// interpreted returns the command of a script whose interpreter is in its package and not where
+// the kernel looks for it: on the host, or in the runtime of the package. Of another program it returns the
 // command as it is.
 func (l *launch) interpreted(path string, argv []string) (string, []string) {
 	f, err := os.Open(path)
@@ -35,7 +35,7 @@ func (l *launch) interpreted(path string, argv []string) (string, []string) {
 	line, _, _ = bytes.Cut(line, []byte("\n"))
 	// As execve(2): the rest of the line is one argument.
 	interpreter, option, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
-	if _, err := os.Stat(interpreter); !filepath.IsAbs(interpreter) || !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join("/", l.root, interpreter)); !filepath.IsAbs(interpreter) || !errors.Is(err, fs.ErrNotExist) {
 		return path, argv
 	}
 	for _, inside := range []string{interpreter, filepath.Join("/usr", interpreter)} {

@@ -91,6 +91,7 @@ type launch struct {
 	subs     []string      // LULL_SUBPACKAGE_ variables of that package
 	vars     map[string]manifest.Variable
 	layout   map[string]string
+	root     string        // directory whose files the program finds at /; "" means the host's
 	data     manifest.Data // how the package keeps data
 	ofUser   bool          // what is launched works on the user's data
 	notifies bool          // a service that reports to systemd by itself when it is ready
@@ -227,9 +228,9 @@ func (l *launch) exec(env []string, execFD int) error {
 	path := filepath.Join(l.dirOf(l.ran), l.command[0])
 	argv := append([]string{path}, append(l.command[1:len(l.command):len(l.command)], l.Args...)...)
 	path, argv = l.interpreted(path, argv)
-	if len(l.layout) > 0 {
+	if len(l.layout) > 0 || l.root != "" {
 		var err error
-		if argv, err = l.throughLayout(path, argv); err != nil {
+		if argv, err = l.inPlace(l.inRoot(path), argv); err != nil {
 			return err
 		}
 	}
@@ -438,6 +439,9 @@ func (l *launch) read() error {
 		}
 	}
 	l.subs, l.vars, l.layout = manifest.SubpackageEnv(l.dirOf(l.ran), m), m.Environment, m.Layout
+	if dir := m.RootDir(); dir != "" {
+		l.root = filepath.Join(l.dirOf(l.ran), dir)
+	}
 	l.command, err = l.choose(m)
 	return err
 }

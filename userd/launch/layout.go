@@ -19,34 +19,39 @@ import (
 // describes its operations.
 const layoutProgram = "lull-layout"
 
-// throughLayout returns the command that mounts the package's layout and executes path with
+// inPlace returns the command that mounts the package's root and layout and executes path with
 // argv. The parts of the package are bind mounts: processes use the same inodes as without a
 // layout, so that vacancy, strays and `lull why` find them. Only the empty directories to
 // mount them at, which the host lacks, come from an overlay over the directory around them.
-func (l *launch) throughLayout(path string, argv []string) ([]string, error) {
+func (l *launch) inPlace(path string, argv []string) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	helper := filepath.Join(filepath.Dir(self), layoutProgram)
 	if _, err := os.Stat(helper); err != nil {
-		return nil, errkind.New(errkind.Unavailable, "it has a layout, and %s is missing: %w", helper, err)
+		return nil, errkind.New(errkind.Unavailable, "it has a layout or a root, and %s is missing: %w", helper, err)
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
+	var operations []string
+	if l.root == "" {
+		var mounts []byte
+		if mounts, err = os.ReadFile("/proc/self/mountinfo"); err != nil {
+			return nil, err
+		}
+		operations, err = layoutOperations(l.layout, l.dirOf(l.ran), mountPoints(string(mounts)))
+	} else {
+		operations, err = l.rootOperations()
 	}
-	operations, err := layoutOperations(l.layout, l.dirOf(l.ran), mountPoints(string(mounts)))
 	if err != nil {
 		return nil, err
 	}
 	return slices.Concat([]string{helper, l.Instance}, operations, []string{"--", path}, argv), nil
 }
 
-// missing are the paths of a layout that are not on the host, below the nearest directory
+// missing are the paths of a layout that are not in a tree, below the nearest directory
 // that is.
 type missing struct {
-	dir   string            // of the host, without symlinks
+	dir   string            // without symlinks
 	paths map[string]string // relative to dir; "dir" or "file"
 }
 
@@ -54,59 +59,88 @@ type missing struct {
 const maxMounts = 64
 
 // layoutOperations lists the operations of lull-layout. mounted are the mount points of the
-// host. The package's files in a merged directory have other inodes there, so such
-// directories have no programs.
-func layoutOperations(layout map[string]string, packageDir string, mounted []string) (operations []string, err error) {
-	var merges, binds []string
+// host.
+func layoutOperations(layout map[string]string, packageDir string, mounted []string) ([]string, error) {
+	t := &tree{dir: "/", shown: "/", mounted: mounted}
+	merges, made, binds, err := t.show(parts(layout, packageDir))
+	if err == nil && len(made) > 0 {
+		scratch := filepath.Join(packageDir, manifest.Reserved)
+		made = slices.Concat([]string{"scratch", scratch}, made, []string{"done", scratch})
+	}
+	return slices.Concat(merges, made, binds), err
+}
+
+// parts are the paths of a layout, and what is shown there.
+func parts(layout map[string]string, packageDir string) map[string]string {
+	all := make(map[string]string, len(layout))
+	for at, part := range layout {
+		all[at] = filepath.Join(packageDir, part)
+	}
+	return all
+}
+
+// tree is what programs find at /: the files of the host, or those of a runtime.
+type tree struct {
+	dir     string   // where its files are now, without symlinks
+	shown   string   // where the operations find it: / or the directory that they are in
+	pad     string   // directory for scratch directories, relative to that
+	mounted []string // mount points in it
+}
+
+// show lists the operations that show parts in a tree: overlays over directories that are
+// there, the places that are missing, and bind mounts. The package's files in a merged directory have
+// other inodes there, so such directories have no programs.
+func (t *tree) show(parts map[string]string) (merges, made, binds []string, err error) {
+	refuse := func(format string, args ...any) ([]string, []string, []string, error) {
+		return nil, nil, nil, errkind.New(errkind.Failed, format, args...)
+	}
 	places := map[string]*missing{}
-	for _, at := range slices.Sorted(maps.Keys(layout)) {
-		part := filepath.Join(packageDir, layout[at])
+	for _, at := range slices.Sorted(maps.Keys(parts)) {
+		part := parts[at]
 		fi, err := os.Stat(part)
 		if err != nil {
-			return nil, unread(err)
+			return nil, nil, nil, unread(err)
 		}
 		kind := map[bool]string{true: "dir", false: "file"}[fi.IsDir()]
-		switch on, err := os.Stat(at); {
+		shown := filepath.Join(t.shown, at)
+		switch on, err := os.Stat(filepath.Join(t.dir, at)); {
 		case err == nil && on.IsDir() != fi.IsDir():
-			return nil, errkind.New(errkind.Failed, "its layout has a %s at %s, where this machine has none", kind, at)
+			return refuse("its layout has a %s at %s, where this machine has none", kind, at)
 		case err == nil && manifest.MergesLayout(at):
 			if strings.ContainsAny(part, `,:\`) {
-				return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: the path %s has ',', ':' or '\\'", part)
+				return refuse("its layout cannot be mounted: the path %s has ',', ':' or '\\'", part)
 			}
 			// An overlay over the directory around it, below, would hide this mount.
-			merges, mounted = append(merges, "merge", part, at), append(mounted, at)
+			merges, t.mounted = append(merges, "merge", part, shown), append(t.mounted, at)
 			continue
 		case err == nil:
-			binds = append(binds, "bind", part, at)
+			binds = append(binds, "bind", part, shown)
 			continue
 		case !errors.Is(err, fs.ErrNotExist):
-			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
+			return refuse("its layout cannot be mounted: %w", err)
 		}
-		binds = append(binds, "bind", part, at)
+		binds = append(binds, "bind", part, shown)
 		dir, rest := filepath.Dir(at), filepath.Base(at)
 		for {
-			if _, err := os.Stat(dir); err == nil || dir == "/" {
+			if _, err := os.Stat(filepath.Join(t.dir, dir)); err == nil || dir == "/" {
 				break
 			}
 			dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest)
 		}
-		if dir, err = filepath.EvalSymlinks(dir); err != nil {
-			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
+		if dir, err = filepath.EvalSymlinks(filepath.Join(t.dir, dir)); err != nil {
+			return refuse("its layout cannot be mounted: %w", err)
 		}
-		if dir == "/" || strings.ContainsAny(dir, `,:\`) {
-			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: nothing can be added to %s for %s", dir, at)
+		dir = filepath.Join("/", strings.TrimPrefix(dir, t.dir))
+		if dir == "/" && t.shown == "/" || strings.ContainsAny(dir, `,:\`) {
+			return refuse("its layout cannot be mounted: nothing can be added to %s for %s", dir, at)
 		}
 		if places[dir] == nil {
 			places[dir] = &missing{dir, map[string]string{}}
 		}
 		places[dir].paths[rest] = kind
 	}
-	if len(places) > 0 {
-		if operations, err = scratch(outermost(places), filepath.Join(packageDir, manifest.Reserved), mounted); err != nil {
-			return nil, err
-		}
-	}
-	return slices.Concat(merges, operations, binds), nil
+	made, err = t.make(outermost(places))
+	return merges, made, binds, err
 }
 
 // outermost merges places that are below others: an overlay merges directories at any depth,
@@ -127,14 +161,16 @@ func outermost(places map[string]*missing) (list []*missing) {
 	return list
 }
 
-// scratch lists the operations that make the places in a scratch directory and merge them
-// into the host's directories. An overlay does not show what is mounted in the directory
-// below it; these mounts are kept in the scratch and bound again.
-func scratch(list []*missing, scratch string, mounted []string) (operations []string, err error) {
-	operations = []string{"scratch", scratch}
+// make lists the operations that make places in scratch directories and merge them into the
+// directories of the tree. An overlay does not show what is mounted in the directory below it;
+// these mounts are kept in the scratch and bound again.
+func (t *tree) make(list []*missing) (operations []string, err error) {
 	for i, m := range list {
-		top := strconv.Itoa(i)
-		made := map[string]bool{}
+		top, kept := filepath.Join(t.pad, strconv.Itoa(i)), filepath.Join(t.pad, "kept"+strconv.Itoa(i))
+		if m.dir == "/" {
+			top = "." // of a runtime: that directory is the scratch itself
+		}
+		made := map[string]bool{".": true}
 		mkdir := func(dir string) {
 			for _, d := range above(dir) {
 				if d = filepath.Join(top, d); !made[d] {
@@ -152,8 +188,12 @@ func scratch(list []*missing, scratch string, mounted []string) (operations []st
 			mkdir(filepath.Dir(path))
 			operations = append(operations, "file", filepath.Join(top, path))
 		}
+		if m.dir == "/" {
+			continue
+		}
+		shown := filepath.Join(t.shown, m.dir)
 		var inside []string
-		for _, point := range mounted {
+		for _, point := range t.mounted {
 			// A bind mount is recursive and brings those below along.
 			if strings.HasPrefix(point, m.dir+"/") && !slices.ContainsFunc(inside, func(p string) bool { return strings.HasPrefix(point, p+"/") }) {
 				inside = append(inside, point)
@@ -162,16 +202,15 @@ func scratch(list []*missing, scratch string, mounted []string) (operations []st
 		if len(inside) > maxMounts {
 			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %d file systems are mounted below %s, where %d can be kept", len(inside), m.dir, maxMounts)
 		}
-		kept := "kept" + top
 		if len(inside) > 0 {
-			operations = append(operations, "dir", kept, "bind", m.dir, kept)
+			operations = append(operations, "dir", kept, "bind", shown, kept)
 		}
-		operations = append(operations, "merge", top, m.dir)
+		operations = append(operations, "merge", top, shown)
 		for _, point := range inside {
-			operations = append(operations, "bind", filepath.Join(kept, strings.TrimPrefix(point, m.dir+"/")), point)
+			operations = append(operations, "bind", filepath.Join(kept, strings.TrimPrefix(point, m.dir+"/")), filepath.Join(t.shown, point))
 		}
 	}
-	return append(operations, "done", scratch), nil
+	return operations, nil
 }
 
 // above lists a relative directory and those above it, the uppermost first.

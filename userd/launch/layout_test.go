@@ -117,7 +117,7 @@ func TestLayout(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 			cmd := w.command(app, "nest", "/opt/lull-test.layout/program")
-			cmd.Path = launcher
+			cmd.Path, cmd.Dir = launcher, w.home
 			if who == "nobody" {
 				if os.Getuid() != 0 {
 					t.Skip("needs root, to be another user")
@@ -147,7 +147,7 @@ func TestLayout(t *testing.T) {
 			} else if os.Getuid() != 0 {
 				uid = itoa(os.Getuid()) + " " + itoa(os.Getgid())
 			}
-			if got, want := string(b[:n]), "from the package from the package from the package "+uid+"\n"; err != nil || got != want {
+			if got, want := string(b[:n]), "from the package from the package from the package "+uid+" "+w.home+"\n"; err != nil || got != want {
 				t.Errorf("got %q, %v, %s; want %q", got, err, stderr.String(), want)
 			}
 			// The kernel and /proc show the files of the package.
@@ -219,10 +219,11 @@ static void show(const char *path)
 }
 int main(void)
 {
+	char cwd[4096];
 	show("/usr/share/lull-test.layout/deep/text");
 	show("/usr/lib/lull-test.layout/line");
 	show("/usr/share/locale/text");
-	printf("%d %d\n", getuid(), getgid());
+	printf("%d %d %s\n", getuid(), getgid(), getcwd(cwd, sizeof(cwd)));
 	fflush(stdout);
 	return getchar() == 'x';
 }

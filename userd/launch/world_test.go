@@ -64,6 +64,7 @@ type world struct {
 	env        []string // more of launchers
 	vars       map[string]manifest.Variable
 	layout     map[string]string
+	runtime    digest.Digest // the subpackage runtime, which is the root; zero for none
 	xdg        bool
 	imports    []string
 }
@@ -113,6 +114,9 @@ func (w *world) add(rev, from uint32, versioned bool) digest.Digest {
 		Services:    []manifest.Service{{Name: "daemon", Command: []string{"bin/app", "wait"}}, {Name: "env", Command: []string{"bin/app", "env"}}},
 		Environment: w.vars, Layout: w.layout,
 	}
+	if !w.runtime.IsZero() {
+		l.Root, l.Subpackages = "runtime", map[string]digest.Digest{"runtime": w.runtime}
+	}
 	b, err := l.Encode()
 	w.no(err)
 	pkg := digest.Of(b)
@@ -120,6 +124,10 @@ func (w *world) add(rev, from uint32, versioned bool) digest.Digest {
 	for path, text := range map[string]string{".lull/launch.json": string(b), "bin/app": script} {
 		w.no(os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755))
 		w.no(os.WriteFile(filepath.Join(dir, path), []byte(text), 0o755))
+	}
+	for name, sub := range l.Subpackages {
+		w.no(os.MkdirAll(filepath.Join(dir, manifest.Reserved, "sub"), 0o755))
+		w.no(os.Symlink("../../../"+sub.String(), filepath.Join(dir, manifest.SubpackageDir(name))))
 	}
 	revisions := filepath.Join(w.root, "revisions", app)
 	w.no(os.MkdirAll(revisions, 0o755))

@@ -1,0 +1,225 @@
+package launch
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/vacancy"
+	"github.com/lull/lull/e2e/require"
+)
+
+// shell is /bin/sh of a runtime: it carries out pairs of words, and needs no library.
+const shell = `#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+int main(int argc, char **argv)
+{
+	for (int i = 2; i + 1 < argc; i += 2) { /* behind the script */
+		char line[4096] = "", *what = argv[i], *path = argv[i + 1];
+		if (!strcmp(what, "read")) {
+			FILE *f = fopen(path, "r");
+			if (f && !fgets(line, sizeof(line), f))
+				strcpy(line, "empty");
+		} else if (!strcmp(what, "write")) {
+			FILE *f = fopen(path, "w");
+			if (f && fputs("written\n", f) >= 0 && !fclose(f))
+				strcpy(line, "written");
+		} else if (!strcmp(what, "link")) {
+			if (readlink(path, line, sizeof(line) - 1) < 0)
+				line[0] = 0;
+		} else if (!strcmp(what, "connect")) {
+			struct sockaddr_un a = { .sun_family = AF_UNIX };
+			strncpy(a.sun_path, path, sizeof(a.sun_path) - 1);
+			if (!connect(socket(AF_UNIX, SOCK_STREAM, 0), (struct sockaddr *)&a, sizeof(a)))
+				strcpy(line, "connected");
+		} else if (!strcmp(what, "show")) {
+			if (!strcmp(path, "cwd"))
+				getcwd(line, sizeof(line));
+			else
+				sprintf(line, "%d %d", getuid(), getgid());
+		} else if (!strcmp(what, "wait")) {
+			puts("waits");
+			fflush(stdout);
+			getchar();
+			continue;
+		}
+		line[strcspn(line, "\n")] = 0;
+		puts(line[0] ? line : "-");
+	}
+	return 0;
+}
+`
+
+// addRuntime makes a package with a system of its own, of which the only program is shell.
+func (w *world) addRuntime() digest.Digest {
+	w.Helper()
+	pkg := w.addSub("org.lull-test.runtime", nil)
+	dir := filepath.Join(w.root, "packages", pkg.String())
+	for path, text := range map[string]string{
+		"usr/bin/only-here": "a program of the runtime\n", "etc/own": "etc of the runtime\n", "etc/passwd": "none\n", "etc/resolv.conf": "none\n",
+		"usr/share/doc/x": "", "srv/x": "of the runtime\n", "var/own": "", "usr/share/locale/own": "own\n",
+	} {
+		w.no(os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755))
+		w.no(os.WriteFile(filepath.Join(dir, path), []byte(text), 0o644))
+	}
+	w.no(os.Mkdir(filepath.Join(dir, "tmp"), 0o755))
+	w.no(os.RemoveAll(filepath.Join(dir, "bin")))
+	w.no(os.Symlink("usr/bin", filepath.Join(dir, "bin")))
+	source := filepath.Join(w.TempDir(), "x.c")
+	w.no(os.WriteFile(source, []byte(shell), 0o644))
+	if out, err := exec.Command("cc", "-static", "-w", "-o", filepath.Join(dir, "usr/bin/sh"), source).CombinedOutput(); err != nil {
+		w.Fatalf("%v: %s", err, out)
+	}
+	return pkg
+}
+
+// TestRoot: a program finds the files of a runtime at /, and those of the host where its user,
+// his session and the machine are; the kernel and /proc show the files of the packages.
+func TestRoot(t *testing.T) {
+	require.Program(t, "cc")
+	launcher := buildLayout(t)
+	socket := filepath.Join(t.TempDir(), "socket")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for _, who := range []string{"this user", "nobody"} {
+		t.Run(who, func(t *testing.T) {
+			w := newWorld(t)
+			w.runtime = w.addRuntime()
+			w.layout = map[string]string{"/opt/Lull/deep": "bin", "/usr/share/lull-test.root": "bin", "/usr/share/locale": "share"}
+			w.untracked()
+			dir := filepath.Join(w.root, "packages", w.install(1, 0, false).String())
+			runtime := filepath.Join(w.root, "packages", w.runtime.String())
+			w.no(os.MkdirAll(filepath.Join(dir, "share"), 0o755))
+			w.no(os.WriteFile(filepath.Join(dir, "share/text"), []byte("from the package\n"), 0o644))
+			written := filepath.Join(w.home, "written")
+			first := func(path string) string {
+				b, err := os.ReadFile(path)
+				if err != nil {
+					return "-"
+				}
+				line, _, _ := strings.Cut(string(b), "\n")
+				return line
+			}
+			zone, err := os.Readlink("/etc/localtime")
+			if err != nil {
+				zone = "/.host/etc/localtime"
+			} else if _, err := os.Stat(zones); err != nil {
+				zone = "/.host/etc/localtime"
+			}
+			uid := itoa(os.Getuid()) + " " + itoa(os.Getgid())
+			cmd := w.command(app)
+			cmd.Path, cmd.Dir = launcher, w.home
+			if who == "nobody" {
+				if os.Getuid() != 0 {
+					t.Skip("needs root, to be another user")
+				}
+				uid = "65534 65534"
+				open(t, w.root)
+				open(t, filepath.Dir(socket))
+				w.no(os.Chown(socket, 65534, 65534))
+				w.no(os.Chown(w.home, 65534, 65534))
+				w.no(os.Chmod(filepath.Dir(launcher), 0o755))
+				open(t, launcher)
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+			}
+			var want []string
+			for _, c := range [][3]string{
+				{"read", "/usr/bin/only-here", "a program of the runtime"}, {"read", "/usr/bin/env", "-"}, {"read", "/bin/only-here", "a program of the runtime"},
+				{"read", "/etc/own", "etc of the runtime"}, {"read", "/etc/passwd", first("/etc/passwd")}, {"read", "/etc/resolv.conf", first("/etc/resolv.conf")},
+				{"read", "/etc/shells", "-"}, {"link", "/etc/localtime", zone}, {"read", "/srv/x", "of the runtime"}, {"read", "/var/own", "-"},
+				{"read", "/.host/etc/passwd", first("/etc/passwd")}, {"read", "/proc/self/comm", "app"},
+				{"read", "/opt/Lull/deep/app", "#!/bin/sh"}, {"read", "/usr/share/lull-test.root/app", "#!/bin/sh"}, {"read", "/usr/share/locale/text", "from the package"},
+				{"read", "/usr/share/locale/own", "own"}, {"read", dir + "/bin/app", "#!/bin/sh"},
+				{"write", written, "written"}, {"write", "/x", "-"}, {"write", "/usr/x", "-"}, {"write", "/etc/x", "-"},
+				{"connect", socket, "connected"}, {"show", "cwd", w.home}, {"show", "id", uid}, {"wait", "", "waits"},
+			} {
+				cmd.Args = append(cmd.Args, c[0], c[1])
+				want = append(want, c[2])
+			}
+			if who == "this user" && os.Getuid() == 0 { // root writes everywhere but to read-only mounts
+				for i, word := range cmd.Args {
+					if word == "/usr/x" {
+						cmd.Args[i] = "/y"
+					}
+				}
+			}
+			in, err := cmd.StdinPipe()
+			w.no(err)
+			var out, stderr strings.Builder
+			reader, writer, err := os.Pipe()
+			w.no(err)
+			defer reader.Close()
+			cmd.Stdout, cmd.Stderr = writer, &stderr
+			w.no(cmd.Start())
+			writer.Close()
+			b := make([]byte, 4096)
+			for !strings.HasSuffix(out.String(), "waits\n") {
+				n, err := reader.Read(b)
+				if out.Write(b[:n]); err != nil {
+					break
+				}
+			}
+			if got := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n"); len(got) != len(want) {
+				t.Errorf("got %d lines, want %d:\n%s%s", len(got), len(want), out.String(), stderr.String())
+			} else {
+				for i := range got {
+					if got[i] != want[i] {
+						t.Errorf("%s: got %q, want %q", cmd.Args[len(cmd.Args)-2*len(want)+2*i:][:2], got[i], want[i])
+					}
+				}
+			}
+			inodes, err := vacancy.FilesOf(cmd.Process.Pid)
+			w.no(err)
+			var st unix.Stat_t
+			w.no(unix.Stat(filepath.Join(runtime, "usr/bin/sh"), &st))
+			found := false
+			for in := range inodes {
+				found = found || in.Ino == st.Ino
+			}
+			if !found {
+				t.Errorf("the process has %v, and not the inode %d", inodes, st.Ino)
+			}
+			in.Close()
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("it ended with %v: %s", err, stderr.String())
+			}
+			if got := first(written); got != "written" {
+				t.Errorf("the file in the home has %q, want %q", got, "written")
+			}
+		})
+	}
+}
+
+// TestRootOfItself: a package may be its own runtime, and its programs are at their paths.
+func TestRootOfItself(t *testing.T) {
+	require.Program(t, "cc")
+	launcher := buildLayout(t)
+	w := newWorld(t)
+	w.untracked()
+	w.install(1, 0, false)
+	runtime := w.addRuntime()
+	l := &manifest.Launch{Name: app, Version: "2", Root: manifest.RootSelf, Apps: []manifest.App{{Name: app, Command: []string{"bin/sh", "-"}}}}
+	b, err := l.Encode()
+	w.no(err)
+	dir := filepath.Join(w.root, "packages", runtime.String())
+	w.no(os.WriteFile(filepath.Join(dir, manifest.Reserved, "launch.json"), b, 0o644))
+	cmd := w.command("--package", runtime.String(), "--folder", t.TempDir(), app, "link", "/proc/self/exe", "read", "/etc/own", "read", "/usr/bin/env")
+	cmd.Path = launcher
+	if r := w.end(cmd); r.code != 0 || r.out != "/usr/bin/sh\netc of the runtime\n-\n" {
+		t.Errorf("status %d: got %q%s, want %q", r.code, r.out, r.stderr, "/usr/bin/sh\netc of the runtime\n-\n")
+	}
+}
