@@ -47,17 +47,13 @@ apps:
   - name: "Notes"
     command: ["opt/notes/bin/notes", "--data", "/srv/notes"]
 environment:
-  LD_LIBRARY_PATH:
-    prepend:
-      - "${package}/usr/lib/x86_64-linux-gnu"
-  NOTES_HOME: "${package}/srv/notes"
+  NOTES_HOME: "/srv/notes"
   NOTES_MODE: "a$$b"
   PATH:
     prepend:
+      - "${package}/opt/notes/bin"
       - "${package}/usr/bin"
-  XDG_DATA_DIRS:
-    prepend:
-      - "${package}/usr/share"
+root: "."
 `
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -66,12 +62,12 @@ environment:
 	for _, e := range d.Entries {
 		entries = append(entries, e.Path)
 	}
-	if list := strings.Join(entries, " "); list != "lib lib64 opt/notes/bin/notes srv/notes/a usr/bin/ls usr/lib/notes/libc.so.6 usr/lib/x86_64-linux-gnu/libcap.so.2 usr/share/applications" {
-		t.Errorf("the entries are %s, want %q", list, "lib lib64 opt/notes/bin/notes srv/notes/a usr/bin/ls usr/lib/notes/libc.so.6 usr/lib/x86_64-linux-gnu/libcap.so.2 usr/share/applications")
+	if list := strings.Join(entries, " "); list != "lib lib64/ld-linux-x86-64.so.2 opt/notes/bin/notes srv/notes/a usr/bin/ls usr/lib/notes/libc.so.6 usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 usr/lib/x86_64-linux-gnu/libc.so.6 usr/lib/x86_64-linux-gnu/libcap.so.2 usr/lib/x86_64-linux-gnu/libm-2.31.so usr/share/applications" {
+		t.Errorf("the entries are %s, want %q", list, "lib lib64/ld-linux-x86-64.so.2 opt/notes/bin/notes srv/notes/a usr/bin/ls usr/lib/notes/libc.so.6 usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 usr/lib/x86_64-linux-gnu/libc.so.6 usr/lib/x86_64-linux-gnu/libcap.so.2 usr/lib/x86_64-linux-gnu/libm-2.31.so usr/share/applications")
 	}
 	remarks := strings.Join(d.Remarks, "\n")
 	for _, part := range []string{
-		`the C library of the image is left out (4 files)`, `the argument "/srv/notes" is a path of the image`, `not in "/srv"`, `the volume "/data"`,
+		`not in "/srv"`, `the volume "/data"`,
 		`the variable "PYTHONPATH" of the image is left out`, `the variable "DISPLAY" of the image is left out`,
 	} {
 		if !strings.Contains(remarks, part) {

@@ -15,7 +15,7 @@ import (
 
 // Version is the version of the converter. The same files, names, options and version yield
 // the same package hash. It changes with any change of a result.
-const Version = 5
+const Version = 6
 
 // The bounds of a conversion. The receiver enforces them.
 const (

@@ -30,7 +30,7 @@ func TestReceive(t *testing.T) {
 			t.Errorf("a stream cut after %d of %d bytes: got no error, want one", i, len(whole))
 		}
 	}
-	const head = "lull-convert 5\n"
+	const head = "lull-convert 6\n"
 	for name, s := range map[string]string{
 		"more":          whole + "x",
 		"another":       "lull-convert 1\n",
@@ -49,7 +49,7 @@ func TestReceive(t *testing.T) {
 }
 
 func FuzzReceive(f *testing.F) {
-	f.Add([]byte("lull-convert 5\ncontent 1\nxdone 2\n{}"))
+	f.Add([]byte("lull-convert 6\ncontent 1\nxdone 2\n{}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if d, err := convert.Receive(bytes.NewReader(b), discard); (d == nil) == (err == nil) {
 			t.Errorf("got %v and error %v, want exactly one of them", d, err)

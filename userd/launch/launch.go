@@ -230,7 +230,7 @@ func (l *launch) exec(env []string, execFD int) error {
 	path, argv = l.interpreted(path, argv)
 	if len(l.layout) > 0 || l.root != "" {
 		var err error
-		if argv, err = l.inPlace(l.inRoot(path), argv); err != nil {
+		if argv, err = l.inPlace(path, argv); err != nil {
 			return err
 		}
 	}

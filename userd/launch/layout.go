@@ -45,7 +45,11 @@ func (l *launch) inPlace(path string, argv []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat([]string{helper, l.Instance}, operations, []string{"--", path}, argv), nil
+	inside := l.inRoot(path)
+	if argv[0] == path {
+		argv[0] = inside
+	}
+	return slices.Concat([]string{helper, l.Instance}, operations, []string{"--", inside}, argv), nil
 }
 
 // missing are the paths of a layout that are not in a tree, below the nearest directory

@@ -30,7 +30,7 @@ const (
 // the package. It has the time of the host's file, and is made again when that has another.
 func (l *launch) withLoaders(ctx context.Context, common string, set []string, vars map[string]manifest.Variable) map[string]manifest.Variable {
 	inside, ok := strings.CutPrefix(vars[loadersVariable].Value, "${"+manifest.PlacePackage+"}/")
-	if _, given := vars[loadersFileVariable]; !ok || given {
+	if _, given := vars[loadersFileVariable]; !ok || given || l.root != "" { // a runtime has a file of its own
 		return vars
 	}
 	vars = maps.Clone(vars)

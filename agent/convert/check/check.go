@@ -52,7 +52,8 @@ const (
 // checker checks one package.
 type checker struct {
 	root    *os.Root // of the package
-	host    string   // directory of the host's root
+	host    string   // directory of what programs find at /; "" if that is another package
+	themes  string   // directory of the host's root, with its icons
 	launch  *manifest.Launch
 	files   map[string]fs.FileMode // regular files and symlinks of the package
 	dirs    map[string]bool
@@ -73,7 +74,15 @@ func Tree(dir, host string, launch *manifest.Launch) ([]Finding, error) {
 		return nil, err
 	}
 	defer root.Close()
-	c := &checker{root: root, host: host, launch: launch, files: map[string]fs.FileMode{}, dirs: map[string]bool{}, names: map[string]string{}, ways: map[string]bool{}}
+	themes := host
+	switch launch.Root {
+	case "":
+	case manifest.RootSelf:
+		host = dir
+	default:
+		host = ""
+	}
+	c := &checker{root: root, host: host, themes: themes, launch: launch, files: map[string]fs.FileMode{}, dirs: map[string]bool{}, names: map[string]string{}, ways: map[string]bool{}}
 	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil || p == ".":
@@ -93,7 +102,9 @@ func Tree(dir, host string, launch *manifest.Launch) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.libs = hostLibraries(host)
+	if host != "" {
+		c.libs = hostLibraries(host)
+	}
 	c.ownPaths()
 	paths := make([]string, 0, len(c.files))
 	for p, mode := range c.files {
@@ -264,7 +275,7 @@ func (c *checker) interpreter(p string, content []byte) {
 			c.find(p, 1, "it may import %s, where Python does not look", d)
 		}
 	}
-	if path.Base(words[0]) != "env" {
+	if path.Base(words[0]) != "env" || c.launch.Root != "" {
 		return
 	}
 	for _, w := range words[1:] {
@@ -278,8 +289,11 @@ func (c *checker) interpreter(p string, content []byte) {
 	}
 }
 
-// onHost reports whether an absolute path is on the host.
+// onHost reports whether an absolute path is on the host, or may be in the runtime.
 func (c *checker) onHost(p string) bool {
+	if c.host == "" {
+		return true
+	}
 	_, err := os.Stat(filepath.Join(c.host, p))
 	return err == nil
 }
@@ -315,10 +329,11 @@ func (c *checker) ownPaths() {
 		if _, there := c.launch.Layout["/"+d]; there {
 			continue
 		}
-		if matches(shared, path.Dir(d)) && !matches(common, d) && path.Dir(d) != "." && !c.onHost("/"+d) {
+		hidden := c.host == "" || !c.onHost("/"+d)
+		if matches(shared, path.Dir(d)) && !matches(common, d) && path.Dir(d) != "." && hidden {
 			c.own = append(c.own, "/"+d)
 		}
-		if path.Dir(d) == pythonModules && !c.onHost("/"+d) && !strings.HasSuffix(d, "-info") && !slices.Contains(c.listed("PYTHONPATH"), pythonModules) {
+		if path.Dir(d) == pythonModules && hidden && !strings.HasSuffix(d, "-info") && !slices.Contains(c.listed("PYTHONPATH"), pythonModules) {
 			c.modules = append(c.modules, d)
 		}
 	}
@@ -388,7 +403,7 @@ func (c *checker) icon(p string, line int, icon string) {
 			return
 		}
 		for _, where := range []string{"pixmaps", "icons/hicolor/*/apps", "icons/*/*/apps", "icons/*/apps/*"} {
-			if found, _ := filepath.Glob(filepath.Join(c.host, "usr/share", where, icon+ext)); found != nil {
+			if found, _ := filepath.Glob(filepath.Join(c.themes, "usr/share", where, icon+ext)); found != nil {
 				return
 			}
 		}

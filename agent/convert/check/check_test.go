@@ -52,6 +52,23 @@ func texts(t *testing.T, dir, host string, l *manifest.Launch) string {
 
 const entry = "[Desktop Entry]\nType=Application\nName=Thing\nExec=thing %F\nIcon=thing\n"
 
+// TestRoot: the programs of a package with a root find the files of the runtime, not those of
+// the machine. Those of a runtime in another package are not known.
+func TestRoot(t *testing.T) {
+	dir, host := t.TempDir(), t.TempDir()
+	tree(t, host, map[string]string{"bin/sh": "#!"})
+	tree(t, dir, map[string]string{"bin/own": "#!", "usr/bin/a": "#!/bin/own\n", "usr/bin/b": "#!/bin/sh\ncat /usr/share/thing/x\n", "usr/share/thing/x": "x"})
+	for root, want := range map[string]string{
+		"":                "usr/bin/b:2: it names /usr/share/thing, which is in the package, and nothing is at that path on the machine\n",
+		manifest.RootSelf: "usr/bin/b:1: its interpreter /bin/sh is not on this machine\n",
+		"runtime":         "usr/bin/b:2: it names /usr/share/thing, which is in the package, and nothing is at that path on the machine\n",
+	} {
+		if got := texts(t, dir, host, &manifest.Launch{Root: root}); got != want {
+			t.Errorf("root %q: got\n%s\nwant\n%s", root, got, want)
+		}
+	}
+}
+
 // TestScripts: the paths in scripts and desktop files, with the line.
 func TestScripts(t *testing.T) {
 	dir, host := t.TempDir(), t.TempDir()

@@ -121,7 +121,7 @@ func (c *checker) hasLibrary(p, lib string, b *binary) bool {
 	if c.loose && c.names[lib] != "" {
 		return true
 	}
-	return slices.ContainsFunc(c.libs, func(dir string) bool { return c.onHost(path.Join(dir, lib)) })
+	return c.host == "" || slices.ContainsFunc(c.libs, func(dir string) bool { return c.onHost(path.Join(dir, lib)) })
 }
 
 func (c *checker) has(p string) bool { _, ok := c.files[p]; return ok }

@@ -45,9 +45,6 @@ const (
 // Launch derives the launch part of the manifest. It adds remarks to the tree.
 func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 	d := &deriver{tree: t, unattended: o.Unattended}
-	if t.Image != nil {
-		d.hostLibraries()
-	}
 	d.component()
 	d.desktops()
 	if t.Image == nil {
@@ -59,6 +56,9 @@ func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 		d.units()
 	}
 	l := manifest.Launch{Services: d.services, Data: manifest.Data{Versioned: true}}
+	if t.Image != nil && d.hasLoader() {
+		l.Root = manifest.RootSelf
+	}
 	fileName, fileVersion := splitFile(o.File)
 	main := d.main()
 	var err error
@@ -66,7 +66,7 @@ func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 		return l, err
 	}
 	if t.Image != nil {
-		d.entrypoint(l.Name)
+		d.entrypoint(&l)
 		main = d.main()
 	}
 	d.first(l.Name)
@@ -88,7 +88,9 @@ func Launch(t *unpack.Tree, o Options) (manifest.Launch, error) {
 		l.Summary = d.summary()
 	}
 	l.License = d.license()
-	d.places(&l)
+	if l.Root == "" {
+		d.places(&l)
+	}
 	if t.Image != nil {
 		d.imageEnvironment(&l)
 		return l, nil // the other metadata belongs to its system

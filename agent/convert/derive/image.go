@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -31,9 +30,8 @@ const imagePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 // hostVariables are variables of an image that belong to the user of the machine.
 var hostVariables = []string{"PATH", "HOME", "HOSTNAME", "SHELL", "TERM"}
 
-// cLibrary matches the libraries of glibc. They work with the loader of the same build only,
-// which is that of the machine.
-var cLibrary = regexp.MustCompile(`^(ld-linux.*|lib(c|m|pthread|dl|rt|resolv|util|anl|nsl|mvec|thread_db|BrokenLocale|nss_(files|dns|compat|hesiod|db)|c_malloc_debug))\.so\.[0-9]+$|^(ld|lib[a-zA-Z_]+)-2\.[0-9]+\.so$`)
+// loaders are patterns of the dynamic loaders of glibc and musl.
+var loaders = []string{"*lib*/ld-linux*.so.*", "*lib*/ld-musl-*.so.*", "usr/lib*/ld-linux*.so.*", "usr/lib*/ld-musl-*.so.*", "*lib/" + library + "/ld-linux*.so.*", "usr/lib/" + library + "/ld-linux*.so.*"}
 
 // annotation returns an annotation or label of the image, in one line.
 func (d *deriver) annotation(key string) string {
@@ -58,7 +56,7 @@ func (d *deriver) reference() (name, tag string) {
 
 // entrypoint makes the app of an image, which has the name of the package, from its
 // entrypoint. The other programs of an image belong to its system.
-func (d *deriver) entrypoint(name string) {
+func (d *deriver) entrypoint(l *manifest.Launch) {
 	command := d.tree.Image.Command
 	if len(command) == 0 {
 		if len(d.apps) == 0 {
@@ -71,9 +69,9 @@ func (d *deriver) entrypoint(name string) {
 		d.tree.Remark("the program %.200q of the image is not in it; --with FILE adds apps", command[0])
 		return
 	}
-	app := manifest.App{Name: name, Command: append([]string{program}, command[1:]...)}
+	app := manifest.App{Name: l.Name, Command: append([]string{program}, command[1:]...)}
 	for _, arg := range command[1:] {
-		if strings.HasPrefix(arg, "/") && d.tree.Resolve(strings.TrimPrefix(path.Clean(arg), "/")) != nil {
+		if l.Root == "" && strings.HasPrefix(arg, "/") && d.tree.Resolve(strings.TrimPrefix(path.Clean(arg), "/")) != nil {
 			d.tree.Remark("the argument %.200q is a path of the image, at which the program does not find it", arg)
 		}
 	}
@@ -128,37 +126,33 @@ func (d *deriver) imageProgram(program string) string {
 	return ""
 }
 
-// hostLibraries leaves out the C library of an image: its programs run with the loader of the
-// machine.
-func (d *deriver) hostLibraries() {
-	removed := 0
-	for _, p := range d.tree.Paths() {
-		dir := path.Dir(p)
-		switch base := path.Base(p); {
-		case !strings.HasPrefix(p, "lib") && !strings.HasPrefix(p, "usr/lib"):
-		case cLibrary.MatchString(base) && (matches("*lib*", dir) || matches("usr/lib*", dir) || matches("*lib*/"+library, dir) || matches("usr/lib*/"+library, dir)):
-			delete(d.tree.Nodes, p)
-			removed++
-		case strings.HasPrefix(base, "ld-musl-"):
-			d.tree.Remark("%s: programs that need this loader run only where the machine has it", p)
-		}
-	}
-	if removed > 0 {
-		d.tree.Remark("the C library of the image is left out (%d files): its programs use that of the machine", removed)
-	}
+// hasLoader reports whether an image has a dynamic loader: its programs run with the image's
+// own C library, at the paths of the image.
+func (d *deriver) hasLoader() bool {
+	return slices.ContainsFunc(d.tree.Paths(), func(p string) bool {
+		return slices.ContainsFunc(loaders, func(pattern string) bool { return matches(pattern, p) })
+	})
 }
 
 // imageEnvironment adds the variables of an image to the derived ones. Paths of the image
-// become paths of the package.
+// become paths of the package, except in a root of its own.
 func (d *deriver) imageEnvironment(l *manifest.Launch) {
 	size, count := 0, 0
 	for _, text := range d.tree.Image.Environment {
 		name, value, _ := strings.Cut(text, "=")
+		if l.Root != "" && name == "PATH" {
+			d.imagePath(l, value)
+			continue
+		}
 		if _, derived := l.Environment[name]; derived || value == "" || slices.Contains(hostVariables, name) {
 			continue
 		}
-		v := manifest.Variable{Value: d.placed(value)}
+		v := manifest.Variable{Value: strings.ReplaceAll(value, "$", "$$")}
 		_, err := manifest.CheckVariable(name, v)
+		if err != nil || l.Root == "" { // or one that leads to code, which takes paths of the package
+			v.Value = d.placed(value)
+			_, err = manifest.CheckVariable(name, v)
+		}
 		size, count = size+len(name)+len(v.Value), count+1
 		if err == nil && (size > maxImageText || count > maxImageVariables) {
 			err = errors.New("the image sets too many")
@@ -171,6 +165,19 @@ func (d *deriver) imageEnvironment(l *manifest.Launch) {
 			l.Environment = map[string]manifest.Variable{}
 		}
 		l.Environment[name] = v
+	}
+}
+
+// imagePath adds the directories of an image with programs to PATH.
+func (d *deriver) imagePath(l *manifest.Launch, value string) {
+	var v manifest.Variable
+	for dir := range strings.SplitSeq(value, ":") {
+		if dir = d.placed(dir); strings.HasPrefix(dir, "${package}/") {
+			v.Prepend = append(v.Prepend, dir)
+		}
+	}
+	if _, err := manifest.CheckVariable("PATH", v); err == nil {
+		l.Environment = map[string]manifest.Variable{"PATH": v}
 	}
 }
 

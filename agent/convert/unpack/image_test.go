@@ -58,6 +58,7 @@ func TestLayers(t *testing.T) {
 		"a hard link to a layer":       {[][]byte{image.Layer(image.File("a")), image.Layer(image.Link("b", "a"))}, "a b"},
 		"a hard link and a whiteout":   {[][]byte{image.Layer(image.File("a")), image.Layer(image.Link("b", "/a"), image.File(".wh.a"))}, "b"},
 		"paths from the root":          {[][]byte{image.Layer(image.File("/app/x"), image.File("//y"))}, "app app/x y"},
+		"an absolute symlink":          {[][]byte{image.Layer(image.File("usr/lib/a"), image.Symlink("lib", "usr/lib"), image.Symlink("x", "/lib/a"))}, "lib>usr/lib usr usr/lib usr/lib/a x>usr/lib/a"},
 		"an empty layer":               {[][]byte{image.Layer(image.File("a")), image.Layer()}, "a"},
 		"the same layer twice":         {[][]byte{image.Layer(image.File("a")), image.Layer(image.File("a"))}, "a"},
 		"metadata of AUFS":             {[][]byte{image.Layer(image.File("a"), image.File(".wh..wh.plnk/x"), image.File(".wh..wh.aufs"))}, "a"},

@@ -265,7 +265,11 @@ func (t *Tree) Finish() {
 			continue
 		}
 		if inside, ok := strings.CutPrefix(n.Symlink, "/"); ok {
-			if to, err := clean(inside); err == nil && to != "" && t.Nodes[to] != nil {
+			to, err := clean(inside)
+			if up := t.Resolve(path.Dir(to)); up != nil { // as in /lib, which is a symlink
+				to = path.Join(up.Path, path.Base(to))
+			}
+			if err == nil && t.Nodes[to] != nil {
 				n.Symlink = relative(path.Dir(p), to)
 				continue
 			}
