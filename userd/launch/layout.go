@@ -95,9 +95,6 @@ type tree struct {
 // there, the places that are missing, and bind mounts. The package's files in a merged directory have
 // other inodes there, so such directories have no programs.
 func (t *tree) show(parts map[string]string) (merges, made, binds []string, err error) {
-	refuse := func(format string, args ...any) ([]string, []string, []string, error) {
-		return nil, nil, nil, errkind.New(errkind.Failed, format, args...)
-	}
 	places := map[string]*missing{}
 	for _, at := range slices.Sorted(maps.Keys(parts)) {
 		part := parts[at]
@@ -109,10 +106,10 @@ func (t *tree) show(parts map[string]string) (merges, made, binds []string, err 
 		shown := filepath.Join(t.shown, at)
 		switch on, err := os.Stat(filepath.Join(t.dir, at)); {
 		case err == nil && on.IsDir() != fi.IsDir():
-			return refuse("its layout has a %s at %s, where this machine has none", kind, at)
+			return nil, nil, nil, errkind.New(errkind.Failed, "its layout has a %s at %s, where this machine has none", kind, at)
 		case err == nil && manifest.MergesLayout(at):
 			if strings.ContainsAny(part, `,:\`) {
-				return refuse("its layout cannot be mounted: the path %s has ',', ':' or '\\'", part)
+				return nil, nil, nil, errkind.New(errkind.Failed, "its layout cannot be mounted: the path %s has ',', ':' or '\\'", part)
 			}
 			// An overlay over the directory around it, below, would hide this mount.
 			merges, t.mounted = append(merges, "merge", part, shown), append(t.mounted, at)
@@ -121,7 +118,7 @@ func (t *tree) show(parts map[string]string) (merges, made, binds []string, err 
 			binds = append(binds, "bind", part, shown)
 			continue
 		case !errors.Is(err, fs.ErrNotExist):
-			return refuse("its layout cannot be mounted: %w", err)
+			return nil, nil, nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
 		}
 		binds = append(binds, "bind", part, shown)
 		dir, rest := filepath.Dir(at), filepath.Base(at)
@@ -132,11 +129,11 @@ func (t *tree) show(parts map[string]string) (merges, made, binds []string, err 
 			dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest)
 		}
 		if dir, err = filepath.EvalSymlinks(filepath.Join(t.dir, dir)); err != nil {
-			return refuse("its layout cannot be mounted: %w", err)
+			return nil, nil, nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
 		}
 		dir = filepath.Join("/", strings.TrimPrefix(dir, t.dir))
 		if dir == "/" && t.shown == "/" || strings.ContainsAny(dir, `,:\`) {
-			return refuse("its layout cannot be mounted: nothing can be added to %s for %s", dir, at)
+			return nil, nil, nil, errkind.New(errkind.Failed, "its layout cannot be mounted: nothing can be added to %s for %s", dir, at)
 		}
 		if places[dir] == nil {
 			places[dir] = &missing{dir, map[string]string{}}
