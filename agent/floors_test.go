@@ -117,7 +117,7 @@ func TestUserProgramsLinkNoAgent(t *testing.T) {
 	for program, more := range map[string][]string{
 		"lull-run":   nil,
 		"lull-userd": nil,
-		"lull":       {"agent/delta", "agent/repo", "agent/repo/apt", "agent/repo/publish", "agent/repo/publish/bucket", "agent/repo/watch", "agent/exports", "agent/exports/desktopentry", "agent/store", "agent/convert", "agent/convert/check"},
+		"lull":       {"agent/delta", "agent/repo", "agent/repo/apt", "agent/repo/publish", "agent/repo/publish/bucket", "agent/repo/site", "agent/repo/site/words", "agent/repo/watch", "agent/exports", "agent/exports/desktopentry", "agent/store", "agent/convert", "agent/convert/check"},
 	} {
 		t.Run(program, func(t *testing.T) {
 			out, err := exec.Command("go", "list", "-deps", module+"cmd/"+program).CombinedOutput()

@@ -25,7 +25,7 @@ const maxSources = 64
 
 func (a *app) publishCmd() *cobra.Command {
 	var s signing
-	var repository, channel, urgency, notes, rollout string
+	var repository, channel, urgency, notes, rollout, page string
 	var allowKeys []string
 	var deltasFrom int
 	var deltasLater, wholePack bool
@@ -134,7 +134,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 			if a.JSON {
 				err = errors.Join(a.published(results), err)
 			}
-			return err
+			return errors.Join(err, a.siteOf(cmd.Context(), repository, page, common))
 		},
 	}
 	s.add(a, cmd)
@@ -143,6 +143,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 	cmd.Flags().StringVar(&urgency, "urgency", string(repo.UrgencyMedium), "`urgency` of the version: low, medium, high, security")
 	cmd.Flags().StringVar(&notes, "notes", "", "`text` that describes what is new, if not that of lull.yaml")
 	cmd.Flags().StringVar(&rollout, "rollout", "100%", "`share` of the machines that get it, or shares by time: 1%@0h,10%@6h,100%@2d")
+	cmd.Flags().StringVar(&page, "site", "", "`directory` of the repository's web page, which is made again; see lull repo site")
 	cmd.Flags().StringArrayVar(&allowKeys, "allow-key", nil, "publish the file `PATH` of the package although it is a private key")
 	cmd.Flags().IntVar(&deltasFrom, "deltas-from", 3, "make deltas from the last `N` versions of the channel alone; 0 makes none. Without it, also from those of the last 90 days")
 	cmd.Flags().BoolVar(&deltasLater, "deltas-later", false, "leave the deltas to lull repo deltas, at another time or on another machine")

@@ -22,7 +22,7 @@ func (a *app) repoCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoShowCmd(), a.repoSetURLCmd(), a.repoRemoveCmd(), a.repoResignCmd(), a.repoRotateCmd(), a.repoExportKeyCmd(), a.repoDelegateCmd(), a.repoUndelegateCmd(), a.repoAcceptCmd(), a.repoCheckCmd(), a.repoDeltasCmd(), a.repoPruneCmd())
+	cmd.AddCommand(a.repoInitCmd(), a.repoAddCmd(), a.repoListCmd(), a.repoShowCmd(), a.repoSetURLCmd(), a.repoRemoveCmd(), a.repoResignCmd(), a.repoRotateCmd(), a.repoExportKeyCmd(), a.repoDelegateCmd(), a.repoUndelegateCmd(), a.repoAcceptCmd(), a.repoCheckCmd(), a.repoDeltasCmd(), a.repoPruneCmd(), a.repoSiteCmd())
 	return cmd
 }
 

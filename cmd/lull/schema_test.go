@@ -38,7 +38,7 @@ var documents = map[string]any{
 	"lull publish --check": checkedJSON{}, "lull publish --show": derivedJSON{}, "lull refresh": refreshesJSON{}, "lull refresh --list": updatesJSON{}, "lull remove": refreshesJSON{},
 	"lull repo add": repoChangedJSON{}, "lull repo init": repoInitJSON{}, "lull repo list": repoListJSON{}, "lull repo remove": repoChangedJSON{},
 	"lull repo resign": signedJSON{}, "lull repo rotate": signedJSON{}, "lull repo delegate": signedJSON{}, "lull repo undelegate": signedJSON{}, "lull repo accept": acceptedJSON{}, "lull repo export-key": exportedKeyJSON{}, "lull repo set-url": repoChangedJSON{}, "lull repo show": repoShowJSON{},
-	"lull publish A B": publishedListJSON{}, "lull channel list": channelListJSON{}, "lull channel remove": channelRemovedJSON{}, "lull repo check": repoCheckJSON{}, "lull repo prune": repoPruneJSON{}, "lull repo deltas": repoDeltasJSON{},
+	"lull publish A B": publishedListJSON{}, "lull channel list": channelListJSON{}, "lull channel remove": channelRemovedJSON{}, "lull repo check": repoCheckJSON{}, "lull repo prune": repoPruneJSON{}, "lull repo deltas": repoDeltasJSON{}, "lull repo site": repoSiteJSON{},
 	"lull revert": refreshesJSON{}, "lull search": searchJSON{}, "lull status": statusJSON{}, "lull status APP": packageStatusJSON{},
 	"lull switch": packageStatusJSON{}, "lull system commit": systemJSON{}, "lull system prepare-image": preparedImageJSON{},
 	"lull system rollback": systemJSON{}, "lull system stage": systemJSON{}, "lull system status": systemJSON{}, "lull unhold": holdsJSON{},

@@ -17,7 +17,7 @@ import (
 // directives of go generate have them.
 var programs = map[string][]string{
 	"lull-userd": {"../../../userd", "../../../userd/notify", "../../../userd/desktop"},
-	"lull":       {"../../../cmd/lull", "../../../cmd/lull/output"},
+	"lull":       {"../../../agent/repo/site/words", "../../../cmd/lull", "../../../cmd/lull/output"},
 	"lulld":      agentDirs("lulld"),
 	"lull-run":   agentDirs("lull-run"),
 }
