@@ -69,7 +69,7 @@ var others = map[string]string{
 	"lull new":       "writes files",
 	"lull repo init": "writes files", "lull repo resign": "writes files", "lull repo rotate": "writes files", "lull repo delegate": "writes files", "lull repo undelegate": "writes files", "lull repo accept": "writes files", "lull repo export-key": "writes files", "lull publish": "writes files",
 	"lull channel halt": "writes files", "lull channel promote": "writes files", "lull channel resume": "writes files", "lull channel show": "reads files",
-	"lull channel list": "reads files", "lull channel watch": "reads files", "lull channel remove": "writes files", "lull repo check": "reads files", "lull repo prune": "removes files", "lull repo deltas": "writes files",
+	"lull channel list": "reads files", "lull channel watch": "reads files", "lull channel remove": "writes files", "lull repo check": "reads files", "lull repo prune": "removes files", "lull repo deltas": "writes files", "lull repo site": "writes files",
 	"lull policy check": "reads files", "lull policy explain": "reads files", "lull system prepare-image": "removes files",
 }
 

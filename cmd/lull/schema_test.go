@@ -331,7 +331,7 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 		{"lull publish", "publish " + foreign + " --repo " + repository + " --keys " + vendor}, {"lull repo accept", "repo accept " + repository + " vendor"},
 		{"lull repo undelegate", "repo undelegate " + repository + " vendor"},
 		{"lull publish A B", "publish " + source + " " + other + " --repo " + repository}, {"lull channel list", "channel list --repo " + repository}, {"lull channel remove", "channel remove org.example.other --repo " + repository},
-		{"lull repo check", "repo check " + repository}, {"lull repo prune", "repo prune --dry-run " + repository}, {"lull repo deltas", "repo deltas " + repository},
+		{"lull repo check", "repo check " + repository}, {"lull repo prune", "repo prune --dry-run " + repository}, {"lull repo deltas", "repo deltas " + repository}, {"lull repo site", "repo site " + repository},
 		{"lull channel halt", "channel halt org.example.thing --reason slow --repo " + repository}, {"lull channel show", "channel show org.example.thing --repo " + repository},
 		{"lull channel watch", "channel watch org.example.thing --for 1s --prometheus http://127.0.0.1:1 --rule " + rule + " --repo " + repository},
 		{"lull channel resume", "channel resume org.example.thing --repo " + repository}, {"lull channel promote", "channel promote org.example.thing --rollout 1%@0h,100%@2d --repo " + repository},
