@@ -13,7 +13,7 @@ import (
 )
 
 // evil is a text that is dangerous in HTML, attributes, style sheets and XML.
-const evil = `"'><script>alert(1)</script><img src=x onerror=alert(1)>` + "‮</style>]]>{{.Root}}&#x3c;svg onload=alert(1)>"
+const evil = `"'><script>alert(1)</script><img src=x onerror=alert(1)>` + "\u202e</style>]]>{{.Root}}&#x3c;svg onload=alert(1)>"
 
 // hostileXML is evil in XML.
 var hostileXML = escaped(evil)
@@ -116,7 +116,7 @@ func harmlessPage(t *testing.T, name, content string) {
 	if policies != 1 {
 		t.Errorf("%s has %d policies, want 1", name, policies)
 	}
-	if strings.ContainsRune(content, '‮') {
+	if strings.ContainsRune(content, '\u202e') {
 		t.Errorf("%s has a character that turns the text around", name)
 	}
 }
@@ -178,6 +178,19 @@ func FuzzVector(f *testing.F) {
 			t.Errorf("got %v, %v; want %s", again, err, p.data)
 		}
 	})
+}
+
+func TestLanguages(t *testing.T) {
+	for locale, want := range map[string]string{"": "", "C": "", "de": "de", "de_DE.UTF-8": "de", "de-DE": "de", "en_US": "en", "en@shaw": "en@shaw", "de_AT": "de_AT"} {
+		if got := languageOf(locale); got != want {
+			t.Errorf("%q: got %q, want %q", locale, got, want)
+		}
+	}
+	m, err := parseMetainfo([]byte(`<component><name>Calculator</name><name xml:lang="en@shaw">x</name><name xml:lang="de">Rechner</name></component>`))
+	must(t, err)
+	if en, de := m.name.in("en"), m.name.in("de"); en != "Calculator" || de != "Rechner" {
+		t.Errorf("got %q and %q, want Calculator and Rechner", en, de)
+	}
 }
 
 func TestRaster(t *testing.T) {

@@ -184,13 +184,16 @@ func localOf(list []xmlText) local {
 	return l
 }
 
-// languageOf returns the language of a locale such as de_DE.UTF-8.
+// languageOf returns the language of a locale such as de_DE.UTF-8. Other regions and scripts,
+// such as en@shaw, remain what they are, which no page has.
 func languageOf(locale string) string {
-	if locale == "C" || locale == "en" || locale == "en-US" || locale == "en_US" {
+	locale, _, _ = strings.Cut(strings.ReplaceAll(locale, "-", "_"), ".")
+	language, region, _ := strings.Cut(locale, "_")
+	switch {
+	case locale == "C":
 		return ""
-	}
-	if i := strings.IndexAny(locale, "_-.@"); i >= 0 {
-		locale = locale[:i]
+	case strings.EqualFold(language, region), locale == "en_US":
+		return language
 	}
 	return locale
 }
