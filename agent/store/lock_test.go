@@ -57,8 +57,10 @@ func TestLockRoot(t *testing.T) {
 	if err := lock.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if fi, err := os.Stat(filepath.Join(s.Root(), "lock")); err != nil || fi.Mode() != 0o600 {
-		t.Errorf("the lock file: %v, %v", fi, err)
+	if fi, err := os.Stat(filepath.Join(s.Root(), "lock")); err != nil {
+		t.Error(err)
+	} else if fi.Mode() != 0o600 {
+		t.Errorf("the lock file has mode %v, want -rw-------", fi.Mode())
 	}
 }
 

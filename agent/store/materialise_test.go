@@ -58,7 +58,7 @@ func TestMaterialise(t *testing.T) {
 		t.Errorf("Packages: got %v, want 2 of them", got)
 	}
 	if got, ok := s.Find(one.Short()); !ok || got != one {
-		t.Errorf("Find: %v, %v", got, ok)
+		t.Errorf("Find(%s): got %v, %v; want %v and true", one.Short(), got, ok, one)
 	}
 	if _, ok := s.Find(strings.Repeat("0", 16)); ok {
 		t.Error("Find finds what is not there")
@@ -70,7 +70,7 @@ func TestMaterialise(t *testing.T) {
 		t.Errorf("Missing: %v, %v; want no error and 0 missing", missing, err)
 	}
 	if n, bytes, err := s.Usage(); err != nil || n != len(storetest.Keys(t, s)) || bytes == 0 {
-		t.Errorf("Usage: %d, %d, %v", n, bytes, err)
+		t.Errorf("Usage: got %d, %d, %v; want %d blobs, more than 0 bytes and no error", n, bytes, err, len(storetest.Keys(t, s)))
 	}
 	storetest.Clean(t, s)
 }
@@ -84,7 +84,7 @@ func TestStage(t *testing.T) {
 	left := func(what string) {
 		t.Helper()
 		if got := s.Packages(); len(got) != 2 || s.HasPackage(two) {
-			t.Errorf("%s: trees %v", what, got)
+			t.Errorf("%s: got trees %v, want 2 without %s", what, got, two)
 		}
 		if names, _ := filepath.Glob(filepath.Join(s.Root(), "packages/.*")); len(names) > 0 {
 			t.Errorf("%s: left behind: %v", what, names)
@@ -104,7 +104,7 @@ func TestStage(t *testing.T) {
 	app := store.Want{Key: store.Key{Digest: digest.Of([]byte("app 2")), Exec: true}, Size: 5}
 	g, missing, err := s.Stage(two, known)
 	if err != nil || len(missing) != 1 || missing[0] != app || !s.Has(same) {
-		t.Fatalf("Stage: %v, %v", missing, err)
+		t.Fatalf("Stage: got %v missing, %v, and %v resident: %v; want %v missing, no error and true", missing, err, same, s.Has(same), app)
 	}
 	if err := g.Finish(); !errkind.Is(err, errkind.NotFound) || !strings.Contains(fmt.Sprint(err), "bin/app: blob "+app.Key.String()+" is not resident") {
 		t.Errorf("Finish without a blob: %v", err)
@@ -118,7 +118,7 @@ func TestStage(t *testing.T) {
 	path := s.BlobPath(same)
 	storetest.Replace(t, path, []byte("longer than that"))
 	if _, _, err := s.Stage(two, known); !errkind.Is(err, errkind.Untrusted) || !strings.Contains(fmt.Sprint(err), "share/doc/read me: blob "+same.Digest.Short()+" has 16 bytes, the package names 4") || errkind.HintOf(err) == "" {
-		t.Errorf("Stage with a blob of another size: %v", err)
+		t.Errorf("Stage with a blob of another size: got %v with hint %q, want an error of kind %v about 16 bytes instead of 4, with a hint", err, errkind.HintOf(err), errkind.Untrusted)
 	}
 	left("a blob of another size")
 	storetest.Replace(t, path, []byte("same"))

@@ -35,7 +35,7 @@ func TestMissing(t *testing.T) {
 	s, r := storetest.Open(t), storetest.New()
 	one, two, _ := apps(t, r)
 	if missing, err := s.Missing(one); err != nil || len(missing) != 1 || missing[0] != (store.Want{Key: store.MetaKey(one), Size: -1}) {
-		t.Errorf("of an unknown package: %v, %v", missing, err)
+		t.Errorf("Missing of an unknown package: got %v, %v; want its manifest with unknown size, and no error", missing, err)
 	}
 	r.Put(t, s, one)
 	if err := os.Remove(s.BlobPath(store.Key{Digest: digest.Of([]byte("app 1")), Exec: true})); err != nil {
@@ -84,13 +84,13 @@ func TestWriterRefuses(t *testing.T) {
 		{"continued", 12, []string{"content"}, "", 0},
 	} {
 		if err := write(c.size, c.parts...); errkind.KindOf(err) != c.kind {
-			t.Errorf("%s: %v", c.what, err)
+			t.Errorf("%s: got %v, want an error of kind %q, or none if that is empty", c.what, err, c.kind)
 		}
 		if got := i.Partial(key); got != c.keeps {
 			t.Errorf("%s: keeps %d bytes, want %v", c.what, got, c.keeps)
 		}
 		if s.Has(key) {
-			t.Errorf("%s: resident before commit", c.what)
+			t.Errorf("%s: the blob is resident before Commit, want it not to be", c.what)
 		}
 	}
 	if err := errors.Join(i.Commit(), i.Close()); err != nil {
@@ -154,7 +154,7 @@ func TestIngestResumes(t *testing.T) {
 		w.Write([]byte(c[w.Offset():]))
 		err = w.Close()
 		if n == 1 && !errkind.Is(err, errkind.Untrusted) || n == 2 && err != nil {
-			t.Errorf("blob %d: %v", n, err)
+			t.Errorf("blob %d: got %v, want an error of kind %v for blob 1 and none for blob 2", n, err, errkind.Untrusted)
 		}
 	}
 	if err := errors.Join(i.Commit(), i.Abort()); err != nil {
@@ -226,20 +226,20 @@ func TestReserve(t *testing.T) {
 	}
 	for _, c := range []struct{ set, want int64 }{{1 << 20, 1 << 20}, {1 << 20, 1 << 20}, {1 << 16, 1 << 16}, {1 << 60, 0}, {1 << 16, 1 << 16}} {
 		if err := s.SetReserve(c.set); err != nil || size() != c.want {
-			t.Errorf("SetReserve(%d): %d bytes, %v", c.set, size(), err)
+			t.Errorf("SetReserve(%d): got %d bytes, %v; want %d and no error", c.set, size(), err, c.want)
 		}
 	}
 	if n, err := s.ReleaseReserve(); err != nil || n != 1<<16 || size() != 0 {
-		t.Errorf("ReleaseReserve: %d, %v", n, err)
+		t.Errorf("ReleaseReserve: got %d bytes, %v, and %d left; want %d, no error and 0 left", n, err, size(), 1<<16)
 	}
 	if n, err := s.ReleaseReserve(); err != nil || n != 0 {
 		t.Errorf("ReleaseReserve again: %d, want 0, %v", n, err)
 	}
 	if err := s.RestoreReserve(); err != nil || size() != 1<<16 {
-		t.Errorf("RestoreReserve: %d bytes, %v", size(), err)
+		t.Errorf("RestoreReserve: got %d bytes, %v; want %d and no error", size(), err, 1<<16)
 	}
 	if err := s.SetReserve(0); err != nil || size() != 0 {
-		t.Errorf("SetReserve(0): %v", err)
+		t.Errorf("SetReserve(0): got %d bytes, %v; want 0 and no error", size(), err)
 	}
 }
 

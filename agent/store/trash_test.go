@@ -22,21 +22,21 @@ func TestTrash(t *testing.T) {
 	nobody := store.Key{Digest: digest.Of([]byte("not there"))}
 	tree, err := s.TakeTree(one, func() (bool, error) { return false, nil })
 	if tree != nil || err != nil || !s.HasPackage(one) {
-		t.Errorf("TakeTree took what it must not: %v, %v", tree, err)
+		t.Errorf("TakeTree of a tree that must stay: got %v, %v, the package there: %v; want no tree, no error and true", tree, err, s.HasPackage(one))
 	}
 	if tree, err = s.TakeTree(one, func() (bool, error) { return true, nil }); err != nil || s.HasPackage(one) {
-		t.Errorf("TakeTree: %v, %v", tree, err)
+		t.Errorf("TakeTree: got %v, the package there: %v; want no error and false", err, s.HasPackage(one))
 	}
 	taken, _, err := s.Trash([]store.Key{a, b, c, nobody}, nil, func(k store.Key) (bool, error) { return k != c, nil })
 	if err != nil || len(taken) != 2 || s.Has(a) || !s.Has(c) {
-		t.Errorf("TakeAway: %v, %v", taken, err)
+		t.Errorf("Trash: got %v, %v, blobs there: %v and %v; want 2 taken, no error, the first gone and the last there", taken, err, s.Has(a), s.Has(c))
 	}
 	// A resolve wants one back.
 	if absent, err := s.Absent([]store.Want{{a, -1}, {c, -1}, {nobody, -1}}); err != nil || len(absent) != 1 || absent[0].Key != nobody || !s.Has(a) {
-		t.Errorf("Absent: %v, %v", absent, err)
+		t.Errorf("Absent: got %v, %v, and the taken blob there: %v; want only %v, no error and true", absent, err, s.Has(a), nobody)
 	}
 	if deleted, err := s.Purge(taken); err != nil || len(deleted) != 1 || deleted[0] != b {
-		t.Errorf("Discard: %v, %v", deleted, err)
+		t.Errorf("Purge: got %v, %v; want only %v and no error", deleted, err, b)
 	}
 	if s.Has(b) || !s.Has(a) {
 		t.Error("the wrong one is gone")
@@ -45,13 +45,13 @@ func TestTrash(t *testing.T) {
 	help := store.Key{Digest: digest.Of([]byte(""))}
 	taken, inTree, err := s.Trash([]store.Key{a, b, help, c}, tree, func(store.Key) (bool, error) { return true, nil })
 	if err != nil || len(taken) != 0 || len(inTree) != 3 || s.Has(a) {
-		t.Errorf("TakeAway: %v, %v, %v", taken, inTree, err)
+		t.Errorf("Trash with the tree: got %v taken, %v in the tree, %v, and the blob there: %v; want 0, 3, no error and false", taken, inTree, err, s.Has(a))
 	}
 	if absent, err := s.Absent([]store.Want{{Key: a}}); err != nil || len(absent) != 0 || !s.Has(a) {
-		t.Errorf("Absent: %v, %v", absent, err)
+		t.Errorf("Absent: got %v, %v, and the blob there: %v; want none absent, no error and true", absent, err, s.Has(a))
 	}
 	if deleted, err := s.DiscardTree(tree); err != nil || len(deleted) != 2 || s.Has(help) || !s.Has(a) {
-		t.Errorf("DiscardTree: %v, %v", deleted, err)
+		t.Errorf("DiscardTree: got %v, %v, blobs there: %v and %v; want 2, no error, the first gone and the restored one there", deleted, err, s.Has(help), s.Has(a))
 	}
 	if absent, err := s.Absent([]store.Want{{Key: help}}); err != nil || len(absent) != 1 {
 		t.Errorf("Absent of what is deleted: %v, %v; want no error and 1 absent", absent, err)
@@ -104,7 +104,7 @@ func TestAskedWhileTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-answer; err != nil || !s.Has(same) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, the blob there: %v; want no error and true", name, err, s.Has(same))
 		}
 	}
 	storetest.Clean(t, s)

@@ -27,12 +27,12 @@ func TestVerify(t *testing.T) {
 	findings, n, err := s.Verify(context.Background(), func(done, total int64) {
 		calls++
 		if done < last || done > total {
-			t.Errorf("progress goes from %d to %d of %d", last, done, total)
+			t.Errorf("progress goes from %d to %d of %d, want it to grow up to the total", last, done, total)
 		}
 		last = done
 	}, nil)
 	if err != nil || len(findings) != 0 || n != len(storetest.Keys(t, s)) || calls == 0 {
-		t.Fatalf("%v, %d, %v", findings, n, err)
+		t.Fatalf("got findings %v, %d blobs, error %v, %d calls of progress; want none, %d, no error, and at least 1", findings, n, err, calls, len(storetest.Keys(t, s)))
 	}
 
 	same := store.Key{Digest: digest.Of([]byte("same"))}

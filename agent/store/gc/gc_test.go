@@ -74,7 +74,7 @@ func TestPlan(t *testing.T) {
 		t.Errorf("victims %v, want %v", got, want)
 	}
 	if len(p.Trees) != 2 || !slices.Contains(p.Trees, w.one) || !slices.Contains(p.Trees, w.tool) {
-		t.Errorf("trees %v", p.Trees)
+		t.Errorf("got trees %v to go, want %v", p.Trees, []digest.Digest{w.one, w.tool})
 	}
 	var bytes int64
 	for _, v := range p.Blobs {
@@ -114,8 +114,8 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, u := range w.plan(t, installed(w.two)).Packages {
-		if u.Package == w.two && (u.Shared != 0 || u.Exclusive != size(w.two, 6+4+4)+size(w.runtime, 0)+size(w.fonts, 8)) {
-			t.Errorf("two: %+v", u)
+		if want := size(w.two, 6+4+4) + size(w.runtime, 0) + size(w.fonts, 8); u.Package == w.two && (u.Shared != 0 || u.Exclusive != want) {
+			t.Errorf("two: got %+v, want 0 bytes shared and %d exclusive", u, want)
 		}
 	}
 }
@@ -157,17 +157,17 @@ func TestExecuteIsPlan(t *testing.T) {
 			after := storetest.Keys(t, w.s)
 			for k := range before {
 				if after[k] == p.keys()[k] {
-					t.Errorf("%v: planned %v, there %v", k, p.keys()[k], after[k])
+					t.Errorf("%v: planned to go %v, but there %v; want it there unless it was planned to go", k, p.keys()[k], after[k])
 				}
 			}
 			for _, pkg := range p.Trees {
 				if w.s.HasPackage(pkg) {
-					t.Errorf("the tree %s is there", pkg.Short())
+					t.Errorf("the tree %s is there, want it gone as planned", pkg.Short())
 				}
 			}
 			storetest.Clean(t, w.s)
 			if again := w.plan(t, ix.Snapshot()...); len(again.Blobs)+len(again.Trees) != 0 {
-				t.Errorf("a second plan has %v", again.Blobs)
+				t.Errorf("a second plan has blobs %v and trees %v, want none", again.Blobs, again.Trees)
 			}
 		})
 	}
@@ -223,11 +223,11 @@ func TestFree(t *testing.T) {
 	ix := rooted(w.two)
 	res, err := Execute(context.Background(), w.s, ix, w.plan(t, ix.Snapshot()...), Options{Free: 1})
 	if err != nil || res.Blobs != 1 || w.s.Has(store.Key{Digest: orphan}) || res.Bytes != 60 {
-		t.Errorf("what belongs to nothing goes first: %+v, %v", res, err)
+		t.Errorf("the first collection: got %+v, %v; want only the orphan %s of 60 bytes gone, and no error", res, err, orphan.Short())
 	}
 	res, err = Execute(context.Background(), w.s, ix, w.plan(t, ix.Snapshot()...), Options{Free: 1})
 	if err != nil || res.Packages != 1 || w.s.HasPackage(w.tool) || !w.s.HasPackage(w.one) {
-		t.Errorf("then one whole package: %+v, %v", res, err)
+		t.Errorf("the second collection: got %+v, %v; want 1 package gone, tool %s and not %s, and no error", res, err, w.tool.Short(), w.one.Short())
 	}
 	storetest.Clean(t, w.s)
 }
@@ -388,7 +388,7 @@ func TestDoubt(t *testing.T) {
 			}
 			p := w.plan(t, roots...)
 			if (len(p.Doubts) > 0) != c.doubts || c.doubts && len(p.Blobs)+len(p.Trees) > 0 {
-				t.Fatalf("doubts %q, %d victims", p.Doubts, len(p.Blobs))
+				t.Fatalf("got doubts %q, %d blobs and %d trees to go; want doubts: %v, and then nothing to go", p.Doubts, len(p.Blobs), len(p.Trees), c.doubts)
 			}
 			before := len(storetest.Keys(t, w.s))
 			_, err := Execute(context.Background(), w.s, rooted(w.two), p, Options{})
@@ -396,7 +396,7 @@ func TestDoubt(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.doubts && (len(storetest.Keys(t, w.s)) != before || !strings.HasPrefix(err.Error(), "cannot collect") || errkind.HintOf(err) == "") {
-				t.Errorf("something has gone, or nobody says why: %v", err)
+				t.Errorf("got %d blobs after and %d before, error %v with hint %q; want nothing gone, and an error that begins with %q with a hint", len(storetest.Keys(t, w.s)), before, err, errkind.HintOf(err), "cannot collect")
 			}
 		})
 	}
@@ -436,7 +436,7 @@ func TestPartials(t *testing.T) {
 	ix := rooted(w.one, w.two, w.tool, digest.Of([]byte("wanted")))
 	p := w.plan(t, ix.Snapshot()...)
 	if len(p.Partials) != 1 || p.Partials[0] != (Partial{digest.Of([]byte("stale")), 40}) || p.Bytes != 40 {
-		t.Errorf("%+v", p.Partials)
+		t.Errorf("got partial files %+v and %d bytes to go, want only the stale one of 40 bytes", p.Partials, p.Bytes)
 	}
 	res, err := Execute(context.Background(), w.s, ix, p, Options{})
 	if err != nil || res.Bytes != 40 {

@@ -89,16 +89,16 @@ func TestStrays(t *testing.T) {
 			if !slices.ContainsFunc(p.Strays, func(r index.Root) bool {
 				return r.Package == pkg && r.PID == cmd.Process.Pid && strings.HasPrefix(r.Holder, "stray process cat of user "+me.Username+", executing /")
 			}) {
-				t.Errorf("strays: %v", p.Strays)
+				t.Errorf("got strays %v, want cat (process %d) of user %s with package %s", p.Strays, cmd.Process.Pid, me.Username, pkg)
 			}
 			chains, err := Why(w.s, nil, pkg.String())
 			if err != nil || !slices.ContainsFunc(chains, func(c Chain) bool {
 				return c.Index == index.OpenIndex && c.PID == cmd.Process.Pid && strings.HasPrefix(c.Holder, "stray process cat of user "+me.Username+", executing /")
 			}) {
-				t.Errorf("why: %v, %v", chains, err)
+				t.Errorf("Why: got %v, %v; want cat (process %d) of user %s in the index of open packages, and no error", chains, err, cmd.Process.Pid, me.Username)
 			}
 			if slices.Contains(p.Trees, pkg) || slices.Contains(p.Trees, w.runtime) || !slices.Contains(p.Trees, w.one) {
-				t.Errorf("victims: %v", p.Trees)
+				t.Errorf("got trees %v to go, want %s and neither %s nor %s", p.Trees, w.one, pkg, w.runtime)
 			}
 			if _, err := Execute(context.Background(), w.s, rooted(), p, Options{}); err != nil {
 				t.Fatal(err)
@@ -108,7 +108,7 @@ func TestStrays(t *testing.T) {
 			}
 			stop()
 			if p := w.plan(t); len(p.Strays) > 0 || !slices.Contains(p.Trees, pkg) {
-				t.Errorf("after its end: strays %v", p.Strays)
+				t.Errorf("after its end: got strays %v and trees %v to go, want no strays and %s to go", p.Strays, p.Trees, pkg)
 			}
 		})
 	}
@@ -165,7 +165,7 @@ sys.stdin.read()
 			}
 			p := w.plan(t)
 			if len(p.Doubts) > 0 {
-				t.Fatalf("nothing can go: %v", p.Doubts)
+				t.Fatalf("got doubts %v, want none", p.Doubts)
 			}
 			if kept := !slices.Contains(p.Trees, pkg); kept != c.keeps {
 				t.Errorf("kept: %v, want %v; strays %v", kept, c.keeps, p.Strays)
@@ -173,7 +173,7 @@ sys.stdin.read()
 			if c.keeps && !slices.ContainsFunc(p.Strays, func(r index.Root) bool {
 				return r.PID == cmd.Process.Pid && strings.HasPrefix(r.Holder, "stray process python3 of user nobody, executing /")
 			}) {
-				t.Errorf("strays: %v", p.Strays)
+				t.Errorf("got strays %v, want python3 (process %d) of user nobody", p.Strays, cmd.Process.Pid)
 			}
 		})
 	}
@@ -214,7 +214,7 @@ func TestUnreadAreNamed(t *testing.T) {
 	}
 	result, err := Collect(t.Context(), w.s, rooted(), Options{})
 	if err != nil || result.Packages == 0 {
-		t.Fatalf("%+v, %v", result, err)
+		t.Fatalf("Collect: got %+v, %v; want packages gone and no error", result, err)
 	}
 	if !slices.ContainsFunc(result.Unread, func(u Unread) bool {
 		return u.PID == cmd.Process.Pid && u.UID == 65534 && u.Command == "cat" && u.Err != nil

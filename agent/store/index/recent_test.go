@@ -70,7 +70,7 @@ func TestRecentLeft(t *testing.T) {
 			t.Helper()
 			now := x.ReleaseCount()
 			if (now > left) != want {
-				t.Errorf("%s: from %d to %d", what, left, now)
+				t.Errorf("%s: ReleaseCount goes from %d to %d, want it to grow: %v", what, left, now, want)
 			}
 			left = now
 		}

@@ -200,7 +200,7 @@ func TestLimit(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("after one has ended: %v", err)
+			t.Fatalf("Reserve after one lease has ended: got %v after %v, want no error", err, patience)
 		}
 	}
 	s.Cancel()

@@ -91,7 +91,7 @@ func testCrash(t *testing.T, packed bool) {
 			err := run(root, "LULL_FAULT="+fault)
 			var exit *exec.ExitError
 			if action == "kill" && (!errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
-				t.Errorf("%s: %v", fault, err)
+				t.Errorf("%s: got %v, want the process killed", fault, err)
 			}
 			whole(t, fault, root)
 			if err := run(root); err != nil {
@@ -112,7 +112,7 @@ func testCrash(t *testing.T, packed bool) {
 		}
 	}
 	if points < 30 {
-		t.Errorf("only %d points: %v", points, count)
+		t.Errorf("passed %d fault points, want at least 30: %v", points, count)
 	}
 	if fetched, decoded := count["resolve.delta.fetched"], count["resolve.delta.decoded"]; packed != (fetched > 0 && decoded > 0) {
 		t.Errorf("a pack was fetched %d times and decoded %d times", fetched, decoded)

@@ -47,7 +47,7 @@ func newVersions(t *testing.T) *versions {
 		t.Fatal(err)
 	}
 	if len(v.results) > 0 {
-		t.Errorf("a pack was used for the first version: %v", v.results)
+		t.Errorf("the first version used packs with the results %v, want no pack used", v.results)
 	}
 	return v
 }
@@ -96,10 +96,10 @@ func TestDelta(t *testing.T) {
 		t.Errorf("%+v at the end, want the pack of %d bytes to be fetched, and that and %d to be written", at, v.offer.Size, v.offer.Content)
 	}
 	if n := v.r.Total() - before; n != 1 || v.r.Fetches(v.offer.Pack) != 1 {
-		t.Errorf("%d requests, %d for the pack", n, v.r.Fetches(v.offer.Pack))
+		t.Errorf("got %d requests, %d of them for the pack, want 1 for the pack alone", n, v.r.Fetches(v.offer.Pack))
 	}
 	if len(v.results) != 1 || v.results[0] != nil {
-		t.Errorf("results %v", v.results)
+		t.Errorf("got the results %v of using packs, want one without an error", v.results)
 	}
 }
 
@@ -115,7 +115,7 @@ func TestWholePack(t *testing.T) {
 		t.Errorf("%d requests, want those for the manifest and the pack", n)
 	}
 	if len(v.results) != 1 || v.results[0] != nil {
-		t.Errorf("results %v", v.results)
+		t.Errorf("got the results %v of using packs, want one without an error", v.results)
 	}
 }
 
@@ -142,7 +142,7 @@ func TestDeltaUnused(t *testing.T) {
 		v.open()
 		v.resolve(t)
 		if v.r.Fetches(v.offer.Pack) > 0 || len(v.results) > 0 {
-			t.Errorf("%d requests for the pack, %v", v.r.Fetches(v.offer.Pack), v.results)
+			t.Errorf("got %d requests for the pack and the results %v, want none of both", v.r.Fetches(v.offer.Pack), v.results)
 		}
 	})
 	t.Run("most is there", func(t *testing.T) {
@@ -213,7 +213,7 @@ func TestDeltaFails(t *testing.T) {
 				t.Errorf("big has %d bytes, want %d: %v", len(b), len(v.big), err)
 			}
 			if len(v.results) != 1 || v.results[0] == nil {
-				t.Errorf("results %v", v.results)
+				t.Errorf("got the results %v of using packs, want one with an error", v.results)
 			}
 			if n := v.r.Fetches(digest.Of(v.big)); n != 1 {
 				t.Errorf("the blob was fetched %d times, want 1", n)
@@ -251,7 +251,7 @@ func TestDeltaInterrupted(t *testing.T) {
 		t.Errorf("the pack was continued at %d, want %d", last, half)
 	}
 	if len(v.results) != 1 || v.results[0] != nil {
-		t.Errorf("results %v", v.results)
+		t.Errorf("got the results %v of using packs, want one without an error", v.results)
 	}
 }
 

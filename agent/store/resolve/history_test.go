@@ -171,12 +171,12 @@ func TestHistories(t *testing.T) {
 				// The victims depend on the plan; reached content stays.
 				for k := range keys {
 					if !h.s.Has(k) {
-						t.Fatalf("%v is gone", k)
+						t.Fatalf("%v is gone, want it resident since a root reaches it", k)
 					}
 				}
 				for pkg := range trees {
 					if h.trees[pkg] && !h.s.HasPackage(pkg) {
-						t.Fatalf("tree %v is gone", pkg)
+						t.Fatalf("tree %v is gone, want it kept since a root reaches it", pkg)
 					}
 				}
 				h.look()
@@ -229,7 +229,7 @@ func TestHistories(t *testing.T) {
 					t.Fatalf("trees %v\nwant %v", trees, h.trees)
 				}
 				if writing := h.ix.Of(index.WritingIndex); len(writing) > 0 {
-					t.Fatalf("writing %v", writing)
+					t.Fatalf("got %v in the writing index, want nothing left", writing)
 				}
 				if h.tidy && h.ix.ReleaseCount() == h.left {
 					if plan := h.plan(t); len(plan.Blobs)+len(plan.Trees)+len(plan.Partials) > 0 {
@@ -407,7 +407,7 @@ func (w *world) use(t *testing.T, pkg digest.Digest) bool {
 	for _, e := range m.Entries {
 		b, err := os.ReadFile(filepath.Join(w.s.PackageDir(pkg), e.Path))
 		if err != nil || digest.Of(b) != e.Blob {
-			t.Errorf("%s: %q, %v", e.Path, b, err)
+			t.Errorf("%s: got content %q with hash %s, error %v; want hash %s and no error", e.Path, b, digest.Of(b), err, e.Blob)
 			return false
 		}
 	}

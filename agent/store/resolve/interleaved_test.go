@@ -49,7 +49,7 @@ func TestInterleaved(t *testing.T) {
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(string(out)))
 	if err != nil || n < 60 {
-		t.Errorf("there were %s passages (%v)", out, err)
+		t.Errorf("got %s passages (%v), want a number of at least 60", out, err)
 	}
 	t.Logf("%d passages", n)
 }

@@ -129,7 +129,7 @@ func TestMetaIsContent(t *testing.T) {
 	}
 	b, err := os.ReadFile(filepath.Join(s.PackageDir(top), "stranger.meta"))
 	if err != nil || digest.Of(b) != stranger || s.HasPackage(stranger) {
-		t.Errorf("the file: %q, %v; the package is there: %v", b, err, s.HasPackage(stranger))
+		t.Errorf("got the file %q, %v and its package resident: %v; want the content of %s, no error and false", b, err, s.HasPackage(stranger), stranger)
 	}
 	storetest.Clean(t, s)
 }

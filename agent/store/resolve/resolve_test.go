@@ -84,7 +84,7 @@ func TestResolve(t *testing.T) {
 		}
 		d, n := p.Done, p.Total
 		if d < done || d > n || total != 0 && n != total {
-			t.Errorf("progress goes from %d of %d to %d of %d", done, total, d, n)
+			t.Errorf("progress goes from %d of %d to %d of %d, want it to grow up to the same total", done, total, d, n)
 		}
 		done, total = d, n
 	}
@@ -92,7 +92,7 @@ func TestResolve(t *testing.T) {
 		t.Fatal(err)
 	}
 	if done != total || total == 0 {
-		t.Errorf("progress ends with %d of %d", done, total)
+		t.Errorf("progress ends with %d of %d, want all of a total above 0", done, total)
 	}
 	if first.Done != 0 || first.Fetch != total || first.Write < total {
 		t.Errorf("before content is fetched: %+v, want %d bytes to fetch", first, total)
@@ -141,7 +141,7 @@ func TestWantedFirst(t *testing.T) {
 	w := newWorld(t)
 	w.r.Before = func(_ context.Context, d digest.Digest, _ int64) error {
 		if !w.ix.Protects(store.Key{Digest: d}) && !w.ix.Protects(store.Key{Digest: d, Exec: true}) {
-			t.Errorf("fetched before it was registered: %q", w.r.Content(d))
+			t.Errorf("%q is fetched before it is in the writing index, want it registered first", w.r.Content(d))
 		}
 		return nil
 	}
@@ -182,7 +182,7 @@ func TestUntrusted(t *testing.T) {
 			before := w.r.Total()
 			w.resolve(t, w.one)
 			if n := w.r.Total() - before; n > 8 {
-				t.Errorf("%d fetches", n)
+				t.Errorf("got %d fetches, want at most 8", n)
 			}
 			storetest.Clean(t, w.s)
 		})
@@ -238,8 +238,11 @@ func TestResumes(t *testing.T) {
 		w.idle(t)
 		part := filepath.Join(w.s.Root(), "tmp", pkg.String(), digest.Of(big).String())
 		fi, err := os.Stat(part)
-		if err != nil || fi.Size() != 512<<10 {
-			t.Fatalf("%v, %v", fi, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fi.Size() != 512<<10 {
+			t.Fatalf("the partial file has %d bytes, want %d", fi.Size(), 512<<10)
 		}
 		if spoilt {
 			storetest.Replace(t, part, make([]byte, fi.Size()))
@@ -257,7 +260,7 @@ func TestResumes(t *testing.T) {
 			want = 2 // once behind what is there, once from the start
 		}
 		if n := w.r.Fetches(digest.Of(big)) - before; n != want || !slices.Contains(w.r.Offsets()[offsets:], 512<<10) {
-			t.Errorf("spoilt %v: %d fetches, offsets %v", spoilt, n, w.r.Offsets()[offsets:])
+			t.Errorf("spoilt %v: got %d fetches from the offsets %v, want %d and one from %d", spoilt, n, w.r.Offsets()[offsets:], want, 512<<10)
 		}
 		storetest.Clean(t, w.s)
 	}
@@ -375,7 +378,7 @@ func TestSpoiltMeta(t *testing.T) {
 	storetest.Replace(t, w.s.BlobPath(store.MetaKey(w.runtime)), []byte("{}"))
 	w.resolve(t, w.one)
 	if missing, err := w.s.Missing(w.one); err != nil || len(missing) > 0 {
-		t.Errorf("%v, %v", missing, err)
+		t.Errorf("Missing: got %v, %v; want nothing missing and no error", missing, err)
 	}
 }
 
@@ -397,14 +400,14 @@ func TestLostBelow(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !w.s.Has(libc) || w.r.Fetches(libc.Digest) != 2 {
-				t.Errorf("resident: %v, fetched %d times", w.s.Has(libc), w.r.Fetches(libc.Digest))
+				t.Errorf("got the blob resident: %v, fetched %d times; want true and 2", w.s.Has(libc), w.r.Fetches(libc.Digest))
 			}
 			taken, _, err := w.s.Trash([]store.Key{libc}, nil, func(store.Key) (bool, error) { return true, nil })
 			if err != nil || len(taken) != 1 {
 				t.Fatal(taken, err)
 			}
 			if err := w.res.Repair(context.Background(), w.one, w.r, "test", nil); err != nil || !w.s.Has(libc) || w.r.Fetches(libc.Digest) != 2 {
-				t.Errorf("%v, resident: %v, fetched %d times", err, w.s.Has(libc), w.r.Fetches(libc.Digest))
+				t.Errorf("Repair from the trash: got %v, the blob resident: %v, fetched %d times; want no error, true and 2", err, w.s.Has(libc), w.r.Fetches(libc.Digest))
 			}
 		})
 	}

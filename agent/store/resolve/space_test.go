@@ -87,7 +87,7 @@ func TestAdmission(t *testing.T) {
 	fetches := w.r.Total()
 	err := w.res.Resolve(context.Background(), two, w.r, "test", nil)
 	if !errkind.Is(err, errkind.NoSpace) || !strings.HasPrefix(err.Error(), "cannot fetch two 1: 1.5 MB needed, ") || !strings.HasSuffix(err.Error(), "0 B can be freed") || errkind.HintOf(err) == "" {
-		t.Errorf("%v (hint: %s)", err, errkind.HintOf(err))
+		t.Errorf("got %v with hint %q, want an error of kind %v that says 1.5 MB are needed and 0 B can be freed, with a hint", err, errkind.HintOf(err), errkind.NoSpace)
 	}
 	if n := w.r.Total() - fetches; n != 1 {
 		t.Errorf("%d fetches, only the meta is needed to know, want 1", n)
@@ -225,7 +225,7 @@ func TestFullDiskOnTheWay(t *testing.T) {
 	err := w.res.Resolve(context.Background(), one, w.r, "test", nil)
 	if text := fmt.Sprint(err); !errkind.Is(err, errkind.NoSpace) || errkind.HintOf(err) != "commit it" || strings.Contains(text, "\n") ||
 		!strings.HasSuffix(text, "; cannot collect: the system is not committed") {
-		t.Errorf("%q, hint %q", text, errkind.HintOf(err))
+		t.Errorf("got %q with hint %q, want one line of kind %v that ends with the refused collection, and the hint %q", text, errkind.HintOf(err), errkind.NoSpace, "commit it")
 	}
 	collected := 0
 	w.res.Collect = func(context.Context) error {

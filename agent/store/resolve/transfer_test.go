@@ -95,7 +95,7 @@ func TestTransfers(t *testing.T) {
 		now := w.res.Transfers()
 		if len(now) != 1 || now[0].Package != pkg || now[0].Name != "slow 7" || now[0].Holder != "a test" || !now[0].Since.Equal(began) ||
 			now[0].Total != 20_005 || now[0].Done <= 0 || now[0].Done >= now[0].Total || now[0].Done%100 != 0 && now[0].Done%100 != 5 || now[0].Missing < 1 || now[0].Missing > 2 {
-			t.Errorf("in the middle: %+v", now)
+			t.Errorf("in the middle: got %+v, want one of %s, %q for %q since %v, with a part of 20005 bytes done and 1 or 2 blobs missing", now, pkg, "slow 7", "a test", began)
 		}
 		told := heard()
 		if last := told[len(told)-1].list; !reflect.DeepEqual(last, now) {
@@ -121,7 +121,7 @@ func TestTransfers(t *testing.T) {
 		missing := 1 << 20
 		for i, x := range told {
 			if i > 0 && x.at.Sub(told[i-1].at) < 500*time.Millisecond {
-				t.Errorf("told %v after it had been", x.at.Sub(told[i-1].at))
+				t.Errorf("told %v after it had been, want at least 500ms between", x.at.Sub(told[i-1].at))
 			}
 			if len(x.list) != 1 {
 				t.Fatalf("told of %d transfers, want 1", len(x.list))
@@ -135,7 +135,7 @@ func TestTransfers(t *testing.T) {
 			}
 		}
 		if len(told) < 8 {
-			t.Errorf("told only %d times", len(told))
+			t.Errorf("told %d times, want at least 8", len(told))
 		}
 	})
 }
