@@ -89,7 +89,7 @@ func (d *desktopScene) eval(js string) string {
 	var out string
 	err := d.world.conn.Object("org.gnome.Shell", "/org/gnome/Shell").Call("org.gnome.Shell.Eval", 0, js).Store(&ok, &out)
 	if err != nil || !ok {
-		d.t.Fatalf("%s: %v %s", js, err, out)
+		d.t.Fatalf("cannot evaluate %q in GNOME's shell: success %v, result %q, error %v; want success and no error", js, ok, out, err)
 	}
 	return strings.Trim(out, `"`)
 }
@@ -344,7 +344,7 @@ func (d *desktopScene) launch() {
 	})
 	if d.name == "gnome" {
 		if b := d.banners(); !slices.Contains(b, "Notes is about to start") {
-			d.t.Errorf("%q", b)
+			d.t.Errorf("the banners are %q, want one of them to be %q", b, "Notes is about to start")
 		}
 		d.before += len(d.banners())
 	}

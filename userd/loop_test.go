@@ -52,7 +52,7 @@ func TestRemindersOverTwoWeeks(t *testing.T) {
 			t.Errorf("shown %v\nwant  %v", shown, want)
 		}
 		if wakeups != len(want) {
-			t.Errorf("the agent was asked %d times", wakeups)
+			t.Errorf("the agent was asked %d times, want %d", wakeups, len(want))
 		}
 	})
 }

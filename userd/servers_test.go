@@ -52,7 +52,7 @@ func (w *world) click(button, of int) {
 		}
 	}
 	if width == 0 {
-		w.t.Fatalf("%s", text)
+		w.t.Fatalf("xdotool reports the geometry %q of window %s, want a width above 0", text, id)
 	}
 	w.must("xdotool", "mousemove", fmt.Sprint(x+width*(2*button+1)/(2*of)), fmt.Sprint(y+height-32), "click", "1")
 }

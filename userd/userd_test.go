@@ -22,7 +22,7 @@ func TestNoticeOnARealServer(t *testing.T) {
 	p := w.until("it is shown", one)
 	if p.Notices[0].Text != "Firefox 153 is ready. It will be installed when you close it. Save your work before you restart it." ||
 		!strings.HasPrefix(p.NotificationServer, "dunst ") || !p.AgentPresent {
-		t.Errorf("%+v", p)
+		t.Errorf("got the properties %+v, want the whole text of the notice of Firefox 153, a server that begins with \"dunst \", and an agent", p)
 	}
 	w.displayed("1")
 	w.picture("ready")
@@ -168,7 +168,7 @@ func TestTwoAgents(t *testing.T) {
 	p := w.until("both are shown", both)
 	w.displayed("2")
 	if a, b := p.Notices[0], p.Notices[1]; a.Instance != "firefox" || b.Instance != "firefox" || a.ID == b.ID {
-		t.Errorf("%+v", p.Notices)
+		t.Errorf("got the notices %+v, want two of firefox with different IDs", p.Notices)
 	}
 	if err := w.stop(); err != nil { // log-out
 		t.Fatal(err)
@@ -203,7 +203,7 @@ func TestTwoAgents(t *testing.T) {
 	own.server.Close()
 	w.until("one agent is left", func(p bus.SessionProperties) bool { return p.AgentPresent })
 	if len(system.answers) > 0 {
-		t.Errorf("the system's agent got %q", <-system.answers)
+		t.Errorf("the system's agent got the answer %q, want none", <-system.answers)
 	}
 }
 
@@ -249,7 +249,7 @@ func TestMainRefuses(t *testing.T) {
 		var out, errOut bytes.Buffer
 		code := Main(t.Context(), c.args, &out, &errOut)
 		if code != c.code || !strings.Contains(out.String()+errOut.String(), c.want) {
-			t.Errorf("%v: %d %s%s", c.args, code, out.String(), errOut.String())
+			t.Errorf("Main(%q): got status %d, want %d and %q: %s%s", c.args, code, c.code, c.want, out.String(), errOut.String())
 		}
 	}
 }
@@ -268,7 +268,7 @@ func TestAddresses(t *testing.T) {
 	for _, c := range cases {
 		a, s, l := addresses(c[0], c[1], c[2])
 		if a != c[3] || s != c[4] || l != c[5] {
-			t.Errorf("%q: %q %q %q", c[:3], a, s, l)
+			t.Errorf("addresses(%q): got %q, %q, %q, want %q", c[:3], a, s, l, c[3:])
 		}
 	}
 }

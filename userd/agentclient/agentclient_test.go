@@ -185,7 +185,7 @@ func TestAgentComesAndGoes(t *testing.T) {
 		got := wait[notify.Listed](r).List
 		if len(got) != 1 || got[0].ID != "r1" || !got[0].Since.Equal(time.UnixMicro(1e15)) || !got[0].Deadline.IsZero() ||
 			len(got[0].Processes) != 1 || got[0].Processes[0].PID != 7 || got[0].DBusName != "org.mozilla.firefox" || !got[0].QuitHook || got[0].PendingHook {
-			t.Errorf("%+v", got)
+			t.Errorf("the pending refreshes are %+v, want r1 alone since %v, without a deadline, with process 7, the D-Bus name org.mozilla.firefox and a quit hook, but no pending hook", got, time.UnixMicro(1e15))
 		}
 		a.send(bus.HelperPending{Refresh: a.pending[0]})
 		wait[notify.Changed](r)
@@ -400,7 +400,7 @@ func TestBackgroundProcesses(t *testing.T) {
 		}
 		got := r.pendings([]bus.PendingRefresh{p})
 		if len(got) != 1 || got[0].Background != c.want || !got[0].RestartBackground {
-			t.Errorf("%+v: %+v", c, got)
+			t.Errorf("with the background apps %q and the processes %v: got %+v, want one that restarts its background, Background %v", c.apps, c.pids, got, c.want)
 		}
 	}
 }

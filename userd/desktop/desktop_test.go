@@ -149,10 +149,10 @@ func TestForgedAndMalformedSignals(t *testing.T) {
 		switch e := (<-d.events).(type) {
 		case notify.Disturb:
 			if e.No && e != (notify.Disturb{No: true}) {
-				t.Errorf("believed: %#v", e)
+				t.Errorf("a forged signal was believed: got %#v, want of its kind %#v at most", e, notify.Disturb{No: true})
 			}
 		default:
-			t.Errorf("believed: %#v", e)
+			t.Errorf("a forged signal was believed: got %#v, want no such event", e)
 		}
 	}
 	send(s.conn, serverPath, invoked, id, notify.RestartNow) // the real one, unicast as dunst does
@@ -237,11 +237,11 @@ func TestRender(t *testing.T) {
 	for _, c := range cases {
 		got := render(n, newCapabilities("any", c.caps))
 		if !c.want(got) {
-			t.Errorf("%s: %+v", c.name, got)
+			t.Errorf("a server with the capabilities %q (%s) is sent %+v, want the summary, body and actions of this case", c.caps, c.name, got)
 		}
 		if got.Hints["urgency"].Value() != byte(1) || got.Hints["desktop-entry"].Value() != "org.mozilla.firefox" ||
 			got.Hints["category"].Value() != category || got.AppIcon != defaultIcon {
-			t.Errorf("%s: %+v", c.name, got)
+			t.Errorf("%s: got %+v, want urgency 1, the desktop entry org.mozilla.firefox, the category %q and the icon %q", c.name, got, category, defaultIcon)
 		}
 	}
 	for in, want := range map[string]string{"": defaultIcon, "firefox": "firefox", "/usr/f.png": "file:///usr/f.png", "a\nb": defaultIcon} {
@@ -309,7 +309,7 @@ func TestHints(t *testing.T) {
 			_, transient := got.Hints["transient"]
 			_, resident := got.Hints["resident"]
 			if transient != c.transient || resident != c.resident || got.Hints["urgency"].Value() != byte(1) {
-				t.Errorf("%+v: %+v", c, got.Hints)
+				t.Errorf("a notice of kind %v and urgency %d on %s has the hints %+v, want transient %v, resident %v and urgency 1", c.kind, urgency, c.server, got.Hints, c.transient, c.resident)
 			}
 		}
 	}
@@ -320,7 +320,7 @@ func TestHints(t *testing.T) {
 	}
 	n.Percent = 55
 	if got := render(n, newCapabilities("Plasma", allCaps)); got.Hints["value"].Value() != nil || !strings.HasSuffix(got.Body, " (55\u00a0%)") {
-		t.Errorf("%+v", got)
+		t.Errorf("Plasma is sent %+v, want no hint value and a body that ends with %q", got, " (55\u00a0%)")
 	}
 }
 
@@ -382,7 +382,7 @@ func TestProgressAndApplication(t *testing.T) {
 	got := s.shown[s.id("firefox is ready")]
 	s.mu.Unlock()
 	if got.AppName != "Firefox" || got.Hints["value"].Value() != int32(55) {
-		t.Errorf("%+v", got)
+		t.Errorf("the notice of Firefox is %+v, want the application Firefox and the hint value 55", got)
 	}
 	n = notice("", 2)
 	n.App, n.Percent = "", -1
@@ -392,11 +392,11 @@ func TestProgressAndApplication(t *testing.T) {
 	got = s.shown[s.id(" is ready")]
 	s.mu.Unlock()
 	if _, has := got.Hints["value"]; has || got.AppName != "lull" {
-		t.Errorf("%+v", got)
+		t.Errorf("the notice of no application is %+v, want the application lull and no hint value", got)
 	}
 	n.Percent = 55
 	if got := render(n, newCapabilities("another", allCaps)); got.Hints["value"].Value() != nil || !strings.HasSuffix(got.Body, " (55\u00a0%)") {
-		t.Errorf("%+v", got)
+		t.Errorf("another server is sent %+v, want no hint value and a body that ends with %q", got, " (55\u00a0%)")
 	}
 }
 

@@ -276,7 +276,7 @@ func none[E notify.Event](d *desk) {
 		select {
 		case e := <-d.events:
 			if e, ok := e.(E); ok {
-				d.t.Errorf("believed: %#v", e)
+				d.t.Errorf("the signal of a stranger was believed: got %#v, want no event of this type", e)
 			}
 		case <-time.After(20 * time.Millisecond):
 			return

@@ -69,7 +69,7 @@ func TestServerThatIsNotReadyYet(t *testing.T) {
 			}
 			s.mu.Lock()
 			if len(s.shown) != 0 && what != "no answer to do not disturb" {
-				t.Errorf("shown before it is known how: %v", s.shown)
+				t.Errorf("%s: shown before it is known how: got %v, want none", what, s.shown)
 			}
 			s.mu.Unlock()
 			if what == "no answer to do not disturb" {
@@ -142,7 +142,7 @@ func TestEndWithAHungServer(t *testing.T) {
 		t.Error(err)
 	}
 	if took := time.Since(began); took > exitTimeout+3*time.Second {
-		t.Errorf("it took %v to end", took)
+		t.Errorf("it took %v to end beside a server that hangs, want at most %v", took, exitTimeout+3*time.Second)
 	}
 }
 

@@ -58,7 +58,7 @@ func TestLoaders(t *testing.T) {
 	expect := func() {
 		t.Helper()
 		if r := w.run(read...); r.code != 0 || !strings.Contains(r.out, "Pixbuf") {
-			t.Fatalf("reading an image by the loader of the package: status %d: %.300s%s", r.code, r.out, r.stderr)
+			t.Fatalf("reading an image by the loader of the package: got status %d, want 0 and %q: %.300s%s", r.code, "Pixbuf", r.out, r.stderr)
 		}
 	}
 	expect()
@@ -76,7 +76,7 @@ func TestLoaders(t *testing.T) {
 	install(2, 1)
 	expect()
 	if next, _ := only(); next == path {
-		t.Errorf("package 2 has the file of package 1: %s", next)
+		t.Errorf("package 2 has the file of package 1: got %s, want another", next)
 	}
 
 	// Without a loader that can be loaded, a launch says so and goes on.
@@ -101,6 +101,6 @@ func TestFonts(t *testing.T) {
 	w.no(os.MkdirAll(dir, 0o755))
 	w.no(os.WriteFile(filepath.Join(dir, "own.ttf"), b, 0o644))
 	if r := w.run(app, "nest", "fc-list", ":family=DejaVu Sans", "file"); r.code != 0 || !strings.Contains(r.out, dir+"/own.ttf") || !strings.Contains(r.out, font) {
-		t.Errorf("fonts of the package and of the host: status %d: %s%s", r.code, r.out, r.stderr)
+		t.Errorf("fonts of the package and of the host: got status %d, want 0, %q and %q: %s%s", r.code, dir+"/own.ttf", font, r.out, r.stderr)
 	}
 }

@@ -63,8 +63,10 @@ func TestDataIsBroughtOver(t *testing.T) {
 	if !slices.Equal(left, []string{w.data(".lock")}) {
 		t.Errorf("left: %q", left)
 	}
-	if st, err := os.Stat(w.data("common")); err != nil || st.Mode().Perm() != 0o700 {
-		t.Errorf("%v, %v", st, err)
+	if st, err := os.Stat(w.data("common")); err != nil {
+		t.Error(err)
+	} else if st.Mode().Perm() != 0o700 {
+		t.Errorf("the directory of common data has mode %v, want 0700", st.Mode())
 	}
 }
 
@@ -205,10 +207,10 @@ func TestHomeOfThePasswd(t *testing.T) {
 		w.env = []string{c.env}
 		r := w.end(w.passwd(w.command(app, "save", "here"), w.home))
 		if b, err := os.ReadFile(w.data("1/file")); r.code != 0 || err != nil || string(b) != "here\n" {
-			t.Errorf("%s: status %d, %q, %v: %s", c.env, r.code, b, err, r.stderr)
+			t.Errorf("%s: got status %d and data %q (error %v), want status 0 and %q: %s", c.env, r.code, b, err, "here\n", r.stderr)
 		}
 		if !strings.Contains(r.stderr, c.said) || c.said == "" && strings.Contains(r.stderr, w.home) {
-			t.Errorf("%s: said %q", c.env, r.stderr)
+			t.Errorf("%s: the error output is %q, want %q in it, and no path of the home when that is empty", c.env, r.stderr, c.said)
 		}
 	}
 }

@@ -65,7 +65,7 @@ func TestDesktopIsTold(t *testing.T) {
 			t.Errorf("heard %q, want %v", got, app+" refresh-in-progress")
 		}
 		if took := time.Since(began); took < desktopAfter {
-			t.Errorf("told after %v", took)
+			t.Errorf("the desktop heard of the wait after %v, want at least %v", took, desktopAfter)
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("the helper hears nothing")
@@ -80,7 +80,7 @@ func TestDesktopIsTold(t *testing.T) {
 	l.stop()
 	svc.stop()
 	if len(h.heard) > 0 {
-		t.Errorf("heard also %q", <-h.heard)
+		t.Errorf("the desktop heard also %q, want one wait alone, not that of the service", <-h.heard)
 	}
 
 	// A short wait is not shown.
@@ -92,7 +92,7 @@ func TestDesktopIsTold(t *testing.T) {
 	took := time.Since(began)
 	l.stop()
 	if len(h.heard) > 0 && took < desktopAfter { // else this machine is too busy to judge
-		t.Errorf("heard %q", <-h.heard)
+		t.Errorf("the desktop heard %q after a wait of %v, want nothing of a wait below %v", <-h.heard, took, desktopAfter)
 	}
 }
 

@@ -90,7 +90,7 @@ func TestNothingIsHandedOn(t *testing.T) {
 	}
 	r = w.end(w.with(w.command(app, "tell"), "LULL_REVISION=99", "LULL_DATA=/etc", "LULL_ELSE=1"))
 	if strings.Contains(r.out, "=99") || strings.Contains(r.out, "/etc") || !strings.Contains(r.out, "LULL_ELSE=1\n") {
-		t.Errorf("the environment is\n%s", r.out)
+		t.Errorf("got the environment below, want LULL_ELSE=1 kept, and neither revision 99 nor /etc from outside:\n%s", r.out)
 	}
 }
 
@@ -158,7 +158,7 @@ func TestBrokenStore(t *testing.T) {
 	} {
 		w.no(harm())
 		if r := w.run(app, "exit", "0"); r.code == 0 || !strings.Contains(r.stderr, "lull: cannot run "+app+": ") {
-			t.Errorf("%s: status %d: %s", name, r.code, r.stderr)
+			t.Errorf("%s: got status %d and the error output %q, want a failure and %q", name, r.code, r.stderr, "lull: cannot run "+app+": ")
 		}
 		w.no(os.WriteFile(launch, whole, 0o644))
 		os.Rename(dir+"/bin/gone", dir+"/bin/app")
@@ -295,7 +295,7 @@ func TestInhibited(t *testing.T) {
 		}
 		lock, holders, err := w.ctl.TryWriteLock(app)
 		if err != nil || lock == nil {
-			t.Fatalf("%s: %v hold the lock while they wait: %v", word, holders, err)
+			t.Fatalf("%s: the lock of those that wait is held by %v (error %v), want it to be free", word, holders, err)
 		}
 		w.install(2, 1, false)
 		w.no(lock.Unlock())
@@ -413,7 +413,7 @@ func TestNoWindow(t *testing.T) {
 				}
 				cmd := w.command(app, "exit", "9")
 				if out, err := cmd.CombinedOutput(); cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 9 {
-					t.Errorf("%v: %s", err, out)
+					t.Errorf("a launch ended with %v, want exit status 9: %s", err, out)
 					return
 				}
 			}
@@ -441,7 +441,7 @@ func TestNoWindow(t *testing.T) {
 		for range 5 {
 			time.Sleep(2 * time.Millisecond)
 			if ps, err := a.tracker.Busy(app); err != nil || len(ps) > 0 {
-				t.Errorf("in the critical section run %+v, %v", ps, err)
+				t.Errorf("in the critical section run %+v (error %v), want no process and no error", ps, err)
 			}
 		}
 		rev++
@@ -474,11 +474,11 @@ func TestSmallImports(t *testing.T) {
 	for dep := range strings.FieldsSeq(string(out)) {
 		first, _, _ := strings.Cut(dep, "/")
 		if strings.Contains(first, ".") && !slices.Contains(allowed, dep) {
-			t.Errorf("the launcher imports %s", dep)
+			t.Errorf("the launcher imports %s, want only the packages of the list allowed", dep)
 		}
 		for _, heavy := range []string{"net/http", "crypto/tls", "regexp", "text/template", "log/slog", "go/ast", "encoding/xml"} {
 			if dep == heavy {
-				t.Errorf("the launcher imports %s", dep)
+				t.Errorf("the launcher imports %s, want it without such heavy packages", dep)
 			}
 		}
 	}

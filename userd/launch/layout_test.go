@@ -169,7 +169,7 @@ func TestLayout(t *testing.T) {
 				t.Errorf("the mount is not there:\n%s", mounts)
 			}
 			if _, err := os.Lstat("/opt/lull-test.layout"); !os.IsNotExist(err) {
-				t.Errorf("the host has it: %v", err)
+				t.Errorf("the mount point outside of the mount namespace: got error %v, want that it does not exist", err)
 			}
 			in.Close()
 			go func() { cmd.Wait(); close(l.ended) }()
@@ -243,7 +243,7 @@ func TestLayoutRefused(t *testing.T) {
 	refused := func(what string, cmd *exec.Cmd, want string) {
 		t.Helper()
 		if r := w.end(cmd); r.code != 69 || !strings.Contains(r.stderr, want) || !strings.Contains(r.stderr, "cannot run "+app) {
-			t.Errorf("%s: status %d: %s%s", what, r.code, r.out, r.stderr)
+			t.Errorf("%s: got status %d, want 69, %q and %q: %s%s", what, r.code, "cannot run "+app, want, r.out, r.stderr)
 		}
 	}
 	refused("no helper", w.command(app, "exit", "0"), "lull-layout is missing")

@@ -64,7 +64,7 @@ func TestSchemas(t *testing.T) {
 	w.env = []string{"PATH=" + bin + ":" + os.Getenv("PATH")}
 	r := w.run(app, "tell")
 	if r.code != 0 || !strings.Contains(r.out, "LULL_REVISION=3") || strings.Contains(r.out, schemaVariable) || !strings.Contains(r.stderr, "cannot be compiled") {
-		t.Errorf("with a compiler that fails: status %d: %s%s", r.code, r.out, r.stderr)
+		t.Errorf("with a compiler that fails: got status %d and the output below, want status 0, LULL_REVISION=3, no %s and %q:\n%s%s", r.code, schemaVariable, "cannot be compiled", r.out, r.stderr)
 	}
 	if found, _ := filepath.Glob(cache + "/*"); len(found) != 1 {
 		t.Errorf("got %q, want 1 of them", found)

@@ -56,7 +56,7 @@ func TestSubpackage(t *testing.T) {
 		} {
 			r := run(what)
 			if r.code != 0 || strings.Contains(r.out, "STALE") {
-				t.Errorf("%s: status %d: %s%s", what, r.code, r.out, r.stderr)
+				t.Errorf("%s: got status %d and the output below, want status 0 and no LULL_SUBPACKAGE_STALE:\n%s%s", what, r.code, r.out, r.stderr)
 			}
 			for _, line := range want {
 				if !strings.Contains(r.out, line+"\n") {
@@ -64,7 +64,7 @@ func TestSubpackage(t *testing.T) {
 				}
 			}
 			if strings.Count(r.out, "LULL_SUBPACKAGE_") != strings.Count(strings.Join(want, " "), "LULL_SUBPACKAGE_") {
-				t.Errorf("%s has other variables:\n%s", what, r.out)
+				t.Errorf("%s has not exactly the LULL_SUBPACKAGE_ variables of %q:\n%s", what, want, r.out)
 			}
 		}
 		for what, want := range map[string]string{
@@ -76,7 +76,7 @@ func TestSubpackage(t *testing.T) {
 			app + "/helper/x.inner-1/more":      `inner has no subpackage "more"`,
 		} {
 			if r := run(what); r.code == 0 || !strings.Contains(r.stderr, want) {
-				t.Errorf("%.80s (installed: %v): status %d: %.300s", what, installed, r.code, r.stderr)
+				t.Errorf("%.80s (installed: %v): got status %d and the error output %.300q, want a failure and %q", what, installed, r.code, r.stderr, want)
 			}
 		}
 	}

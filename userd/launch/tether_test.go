@@ -52,7 +52,7 @@ func TestTether(t *testing.T) {
 	// The lock is free, and nothing else is handed on.
 	lock, holders, err := w.ctl.TryWriteLock(app)
 	if lock == nil || err != nil {
-		t.Fatalf("the lock is held by %v, %v", holders, err)
+		t.Fatalf("the lock is held by %v (error %v), want it to be free", holders, err)
 	}
 	w.no(lock.Unlock())
 	l.stop()
@@ -153,7 +153,7 @@ func TestNothingOldInTheSection(t *testing.T) {
 		w.no(lock.Unlock())
 		for range 5 {
 			if left, err := os.ReadDir(marks); err != nil || len(left) > 0 {
-				t.Errorf("in the critical section run %v, %v", left, err)
+				t.Errorf("in the critical section run %v (error %v), want no process and no error", left, err)
 			}
 			time.Sleep(2 * time.Millisecond)
 		}

@@ -71,7 +71,7 @@ func TestBaseDirectories(t *testing.T) {
 	}
 	// A service of the system has no user's data.
 	if r := w.run("--service", "env", app); r.code != 0 || !strings.Contains(r.out, "XDG_CONFIG_HOME="+w.home+"/other\n") || strings.Contains(r.out, "XDG_STATE_HOME") {
-		t.Errorf("a service: status %d: %s%s", r.code, r.out, r.stderr)
+		t.Errorf("a service: got status %d and the environment below, want status 0, XDG_CONFIG_HOME=%s and no XDG_STATE_HOME:\n%s%s", r.code, w.home+"/other", r.out, r.stderr)
 	}
 }
 

@@ -47,11 +47,11 @@ func TestBring(t *testing.T) {
 	}{{"2", true}, {"1", false}, {"3", false}} {
 		p, o := world(t, c.current)
 		if err := (Runner{}).Do(t.Context(), sessionjobs.Job{Order: o, Do: sessionjobs.CopyAhead}); err != nil || has(p) {
-			t.Fatalf("a copy ahead: %v", err)
+			t.Fatalf("a copy ahead: got error %v and migrated data %v, want no error and none", err, has(p))
 		}
 		err := Runner{}.Do(t.Context(), sessionjobs.Job{Order: o, Do: sessionjobs.Migrate})
 		if has(p) != c.want || (err == nil) != c.want {
-			t.Errorf("with revision %s current: there is data: %v, %v", c.current, has(p), err)
+			t.Errorf("with revision %s current: got migrated data %v and error %v, want migrated data and success %v", c.current, has(p), err, c.want)
 		}
 		if err != nil && !strings.Contains(err.Error(), "not current any more") {
 			t.Error(err)

@@ -36,18 +36,18 @@ func TestBackground(t *testing.T) {
 		p.event(Unused{Yes: true})
 		p.event(Changed{})
 		if quits(p) != 0 {
-			t.Errorf("%s: %q", what, p.log)
+			t.Errorf("%s: got %d requests to quit, want none: %q", what, quits(p), p.log)
 		}
 	}
 	p := newPlayer(t, nil)
 	p.pending = []Pending{background()}
 	p.event(AgentUp{})
 	if n, ok := p.screen["firefox"]; !ok || !strings.Contains(n.Body, "It runs in the background.") || quits(p) != 0 {
-		t.Fatalf("%+v %q", n, p.log)
+		t.Fatalf("got the notice %+v and %d requests to quit, want a notice with %q and none: %q", n, quits(p), "It runs in the background.", p.log)
 	}
 	p.event(Unused{Yes: true})
 	if quits(p) != 1 {
-		t.Fatalf("%q", p.log)
+		t.Fatalf("an unused application in the background: got %d requests to quit, want 1: %q", quits(p), p.log)
 	}
 	for range 3 { // it does not quit, and the user comes and goes
 		p.event(Unused{})
@@ -56,7 +56,7 @@ func TestBackground(t *testing.T) {
 		p.event(Changed{})
 	}
 	if quits(p) != 1 {
-		t.Errorf("it was asked again: %q", p.log)
+		t.Errorf("got %d requests to quit, want 1 however often the user comes and goes: %q", quits(p), p.log)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestLogOut(t *testing.T) {
 	core := New(DefaultSchedule, time.UTC, nil)
 	core.mayLogOut = true
 	if n := core.open(back(firefox()), t0); !has(n) || len(n.Buttons) != 3 {
-		t.Errorf("one that stays open has the buttons %q", n.Buttons)
+		t.Errorf("one that stays open has the buttons %q, want 3, with that to log out", n.Buttons)
 	}
 	if f := firefox(); has(newPlayer(t, nil).offer().ready(f).screen["firefox"]) {
 		t.Error("offered for a program with a window")

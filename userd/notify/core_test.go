@@ -153,12 +153,12 @@ func TestShownAtOnceAndWithdrawn(t *testing.T) {
 	p.event(Updated{Done{ID: "r1", Instance: "firefox", Name: "Firefox", ToVersion: "153"}})
 	p.did("show after firefox")
 	if n := p.screen["firefox"]; n.Expire == 0 || n.Urgency != Low || n.Summary != "Firefox was updated" || n.Body != "It is now version 153." {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want a notice of urgency low that expires: Firefox was updated. It is now version 153.", n)
 	}
 	p.after(newsShown)
 	p.did("close firefox") // servers without a time for it keep it
 	if !p.wake.IsZero() {
-		t.Errorf("it wakes up at %v though there is nothing to do", p.wake)
+		t.Errorf("it wakes up at %v, want never, as there is nothing to do", p.wake)
 	}
 }
 
@@ -244,7 +244,7 @@ func TestClockPutBack(t *testing.T) {
 		}
 	}
 	if shown == 0 || shown > 5 {
-		t.Errorf("shown %d times", shown)
+		t.Errorf("shown %d times in 30 days, want 1 to 5", shown)
 	}
 }
 
@@ -363,7 +363,7 @@ func TestAgentThatDoesNotAnswer(t *testing.T) {
 	n := len(p.log)
 	p.after(10 * time.Minute) // after 1, 2, 4 and 8
 	if asked := len(p.log) - n; asked < 2 || asked > 4 {
-		t.Errorf("asked %d times in ten minutes", asked)
+		t.Errorf("asked %d times in ten minutes, want 2 to 4", asked)
 	}
 	p.down = false
 	p.after(10 * time.Minute)
@@ -379,7 +379,7 @@ func TestOutdatedAnswer(t *testing.T) {
 	c.Step(t0, Withdrawn{"r1", "exited"})
 	effects := c.Step(t0, Listed{[]Pending{firefox()}})
 	if len(effects) != 1 || effects[0] != (Ask{}) {
-		t.Errorf("%#v", effects)
+		t.Errorf("an outdated answer has the effects %#v, want one, %#v", effects, Ask{})
 	}
 	for range maxDiscarded {
 		c.Step(t0, Changed{})
@@ -468,7 +468,7 @@ func TestAnyOrder(t *testing.T) {
 			pending := len(p.pending) > 0
 			if n, up := p.screen["firefox"]; up {
 				if n.Urgency > Normal {
-					rt.Fatalf("critical: %+v", n)
+					rt.Fatalf("the notice has urgency %v, want at most normal: %+v", n.Urgency, n)
 				}
 				if n.Kind == Ready && !pending && p.core.agent && !p.core.mustAsk {
 					rt.Fatalf("shown and not pending: %+v", n)
@@ -477,7 +477,7 @@ func TestAnyOrder(t *testing.T) {
 			for _, l := range p.log {
 				if l == "show ready firefox" {
 					if last, ok := shown["firefox"]; ok && !user && p.now.Sub(last) > 0 && p.now.Sub(last) < time.Hour && p.screen["firefox"].Kind == "" {
-						rt.Fatalf("shown twice within %v", p.now.Sub(last))
+						rt.Fatalf("shown twice within %v, want an hour between them at least", p.now.Sub(last))
 					}
 					shown["firefox"] = p.now
 				}
@@ -507,7 +507,7 @@ func TestPendingHook(t *testing.T) {
 	p.event(AgentUp{})
 	p.event(Changed{})
 	if hooks(p) != 1 {
-		t.Fatalf("%q", p.log)
+		t.Fatalf("got %d runs of the hook, want 1: %q", hooks(p), p.log)
 	}
 	p.pending = nil // closed
 	p.event(Changed{})
@@ -515,13 +515,13 @@ func TestPendingHook(t *testing.T) {
 	p.pending = []Pending{f}
 	p.event(AgentUp{})
 	if hooks(p) != 1 {
-		t.Errorf("it has run again: %q", p.log)
+		t.Errorf("after the application was closed and the agent came back: got %d runs of the hook, want 1: %q", hooks(p), p.log)
 	}
 	again := newPlayer(t, p.memory) // another helper of this session
 	again.pending = []Pending{f}
 	again.event(AgentUp{})
 	if hooks(again) != 0 {
-		t.Errorf("it has run in the next helper: %q", again.log)
+		t.Errorf("in the next helper: got %d runs of the hook, want none: %q", hooks(again), again.log)
 	}
 	f.ToRevision++
 	again.pending = []Pending{f}

@@ -20,7 +20,7 @@ func TestLaunchThatWaits(t *testing.T) {
 	p.did("show wait firefox")
 	n := p.screen["firefox"]
 	if n.Summary != "Firefox is about to start" || n.Percent != 20 || n.App != "Firefox" || n.Icon != "firefox" || n.DesktopEntry != "firefox" || len(n.Buttons) != 0 {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want Firefox is about to start, at 20 %%, with the name, icon and entry of Firefox and without buttons", n)
 	}
 	p.event(progress(20))
 	p.event(LaunchWaits{":1.7", "firefox", words.RefreshInProgress})
@@ -40,7 +40,7 @@ func TestLaunchThatWaits(t *testing.T) {
 	p.after(newsShown)
 	p.did("close firefox")
 	if !p.wake.IsZero() {
-		t.Errorf("it wakes up at %v", p.wake)
+		t.Errorf("it wakes up at %v, want never, as nothing is shown", p.wake)
 	}
 }
 
@@ -99,7 +99,7 @@ func TestShutdownWarning(t *testing.T) {
 	p.event(ShuttingDown{[]string{"Firefox", "GIMP"}, time.Minute}) // once
 	p.did("show down ")
 	if n := p.screen[""]; n.Body != "Firefox is being updated. The computer goes on shutting down by itself when that is done, in about 7 seconds." || n.Urgency > Normal {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want urgency normal at most and the text of a shutdown that waits for Firefox, about 7 seconds", n)
 	}
 	p.event(ShuttingDown{})
 	p.event(ShuttingDown{})

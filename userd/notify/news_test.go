@@ -73,7 +73,7 @@ func TestAlert(t *testing.T) {
 			c.then(p)
 			shown := slices.ContainsFunc(p.log, func(l string) bool { return strings.HasPrefix(l, "show") })
 			if shown != c.shown || (p.alerts > 0) != c.want {
-				t.Errorf("%q, %d alerts", p.log, p.alerts)
+				t.Errorf("got shown %v and %d alerts, want shown %v and an alert %v: %q", shown, p.alerts, c.shown, c.want, p.log)
 			}
 		})
 	}
@@ -89,7 +89,7 @@ func TestUndone(t *testing.T) {
 	p.event(Withdrawn{"r1", "failed"})
 	p.did("show ready firefox", "close firefox", "show undone firefox")
 	if n := p.screen["firefox"]; n.Summary != "The update of Firefox did not work" || !strings.HasPrefix(n.Body, "It is version 152 again") || !n.Alert || n.Expire != 0 {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want an alert that stays: The update of Firefox did not work. It is version 152 again …", n)
 	}
 	p.after(time.Hour)
 	p.did() // it stays
@@ -130,7 +130,7 @@ func TestDataIncomplete(t *testing.T) {
 	p.did("show ready firefox", "close firefox", "show lacks firefox")
 	n := p.screen["firefox"]
 	if n.Summary != "2 files of Firefox could not be brought over" || n.Body != "The new version works without them, for example a/b. They are still in /home/ann/1." || !n.Alert {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want an alert that 2 files could not be brought over, with a/b and /home/ann/1", n)
 	}
 	p.after(time.Hour)
 	p.did()

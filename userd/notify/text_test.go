@@ -81,10 +81,10 @@ func TestButtonsAndWords(t *testing.T) {
 						restart = restart || b.Action == RestartNow
 					}
 					if len(n.Buttons) > 3 {
-						t.Errorf("%q", n.Buttons)
+						t.Errorf("got the buttons %q, want 3 at most", n.Buttons)
 					}
 					if len(conditions) > 0 && (restart || strings.Contains(all, "when you close it") || strings.Contains(all, "When I close it")) {
-						t.Errorf("%v: %s", conditions, all)
+						t.Errorf("while %v are not met, the notice is %q, want no restart and no word of closing the application", conditions, all)
 					}
 					if restart && !strings.Contains(strings.ToLower(all), "save your work before") {
 						t.Errorf("work may be lost and it is not said: %s", all)
@@ -101,7 +101,7 @@ func TestOthersAreNamed(t *testing.T) {
 	p.Processes = append(p.Processes, Process{PID: 43, Command: "chromium", Other: true}, Process{PID: 44, Command: "chromium", Other: true}, Process{PID: 45, Command: "ev\x1bince", Other: true})
 	c := New(DefaultSchedule, time.UTC, nil)
 	if n := c.open(p, t0); n.Summary != "Firefox is still open" || !strings.HasSuffix(n.Body, " Programs that it has started have to be closed, too: chromium, evince.") || len(n.Buttons) > 3 {
-		t.Errorf("%+v", n)
+		t.Errorf("got %+v, want that Firefox is still open, with chromium and evince to close, and at most 3 buttons", n)
 	}
 	p.Processes = p.Processes[1:]
 	if n := c.open(p, t0); n.Summary != "Programs of Firefox are still open" || !strings.HasSuffix(n.Body, ": chromium, evince.") {
@@ -125,11 +125,11 @@ func TestTimesAreSane(t *testing.T) {
 				p.Since, p.Deadline, p.AtDeadline = since, deadline, what
 				n := core.ready(p, t0)
 				if strings.Contains(n.Body, "-") || strings.Contains(n.Body, "minutes") || strings.Contains(n.Body, "%!") {
-					t.Errorf("%v %v %s: %q", since, deadline, what, n.Body)
+					t.Errorf("since %v, deadline %v, %s: the text is %q, want one without negative times, minutes and %%!", since, deadline, what, n.Body)
 				}
 				at := DefaultSchedule.next(p, Memory{Revision: p.ToRevision, Shown: t0}, t0)
 				if !at.IsZero() && !at.After(t0) {
-					t.Errorf("%v %v %s: next at %v", since, deadline, what, at)
+					t.Errorf("since %v, deadline %v, %s: the next notice is at %v, want one after %v or none", since, deadline, what, at, t0)
 				}
 			}
 		}
@@ -166,7 +166,7 @@ func FuzzClean(f *testing.F) {
 		got := clean(s, limit)
 		if !utf8.ValidString(got) || utf8.RuneCountInString(got) > limit || strings.ContainsAny(got, "\n\r\t\x00\x1b\u202e") ||
 			strings.TrimSpace(got) != got {
-			t.Errorf("clean(%q, %d) = %q", s, limit, got)
+			t.Errorf("clean(%q, %d) = %q, want valid UTF-8 of at most %d characters, trimmed and without control characters", s, limit, got, limit)
 		}
 	})
 }

@@ -79,7 +79,7 @@ while [ ! -e `+dir+`/end ]; do sleep 0.02; done`)
 	}
 	for _, pid := range []int{browser, child, p.cmd.Process.Pid} {
 		if there, _ := Look("lulltest-main", uint32(pid)); !there {
-			t.Errorf("process %d has got a signal", pid)
+			t.Errorf("process %d has ended by a signal, want it to be left alone", pid)
 		}
 	}
 	if there, _ := Look("lulltest-main", uint32(tool)); there {
@@ -129,7 +129,7 @@ func TestTether(t *testing.T) {
 				break
 			}
 			if time.Now().After(end) {
-				t.Fatalf("%s is there: %v, another program: %v", cmd.Path, there, isOther)
+				t.Fatalf("Look at %s: got there %v, another program %v, want true and %v", cmd.Path, there, isOther, want)
 			}
 		}
 	}
@@ -139,7 +139,7 @@ func TestTether(t *testing.T) {
 	a := newAgain(t)
 	a.Quit(t.Context(), connect(t), pending("lulltest", own.Process.Pid, other.Process.Pid))
 	if err := own.Wait(); err == nil || own.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
-		t.Errorf("it has ended with %v", err)
+		t.Errorf("the program has ended with %v, want %v", err, syscall.SIGTERM)
 	}
 	if there, _ := Look("lulltest", uint32(other.Process.Pid)); !there {
 		t.Error("the other program was hit")
@@ -201,7 +201,7 @@ func TestNoAnswerIsAsked(t *testing.T) {
 			p := notify.Pending{Instance: "lulltest", DesktopEntry: "org.lull.Test"}
 			a.ask(ctx, conn, r, nil, p, []process{{pid: os.Getpid(), pidfd: fd}})
 			if len(s.called) != c.asked || r.how != byBus || !alive(fd) {
-				t.Errorf("asked %d times, by %q, alive: %v", len(s.called), r.how, alive(fd))
+				t.Errorf("asked %d times, by %q, alive: %v; want %d, %q and true", len(s.called), r.how, alive(fd), c.asked, byBus)
 			}
 			// Retried when the name is gone: it is not signalled after that.
 			if _, err := conn.ReleaseName("org.lull.Test"); err != nil {
@@ -211,7 +211,7 @@ func TestNoAnswerIsAsked(t *testing.T) {
 			a.ask(t.Context(), conn, again, r, p, []process{{pid: os.Getpid(), pidfd: fd}})
 			time.Sleep(50 * time.Millisecond) // a signal would have come
 			if again.how != byBus || !alive(fd) {
-				t.Errorf("by %q, alive: %v", again.how, alive(fd))
+				t.Errorf("the retry: asked by %q, alive: %v; want %q and true", again.how, alive(fd), byBus)
 			}
 			r.release()
 		})

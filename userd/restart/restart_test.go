@@ -52,7 +52,7 @@ func TestInRun(t *testing.T) {
 	for _, c := range cases {
 		got := inRuns(c.cgroups, c.instance)
 		if c.want && !slices.Equal(got, []string{h}) || !c.want && len(got) > 0 {
-			t.Errorf("inRuns(%q, %s) = %q", c.cgroups, c.instance, got)
+			t.Errorf("inRuns(%q, %s) = %q, want %q alone: %v (else nothing)", c.cgroups, c.instance, got, h, c.want)
 		}
 	}
 }
@@ -181,7 +181,7 @@ func TestSIGTERM(t *testing.T) {
 	select {
 	case err := <-p.done:
 		if e := new(exec.ExitError); !errors.As(err, &e) || e.ExitCode() != 7 {
-			t.Errorf("it has ended with %v", err)
+			t.Errorf("the program has ended with %v, want exit status 7", err)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("it has got no SIGTERM")
@@ -206,7 +206,7 @@ func TestSIGTERM(t *testing.T) {
 	b, err := os.ReadFile(out)
 	f := strings.Fields(string(b))
 	if err != nil || len(f) != 4 || f[0] != "lulltest-term" || f[1] != "/there" || f[2] != f[3] {
-		t.Errorf("the launcher was called with %q %v", b, err)
+		t.Errorf("the launcher was called with %q (error %v), want lulltest-term, /there and the same word twice", b, err)
 	}
 }
 
@@ -255,8 +255,10 @@ func TestQuitByBus(t *testing.T) {
 	defer cancel()
 	p := pending("lulltest")
 	a := mine("about", "quit")
-	if name, err := quitByBus(ctx, conn, p, []int{os.Getpid()}); err != nil || name != "org.lull.Test" || <-a.called != "quit" {
-		t.Errorf("%s %v", name, err)
+	if name, err := quitByBus(ctx, conn, p, []int{os.Getpid()}); err != nil || name != "org.lull.Test" {
+		t.Errorf("quitByBus: got %q, %v, want org.lull.Test and no error", name, err)
+	} else if called := <-a.called; called != "quit" {
+		t.Errorf("quitByBus called %q, want quit", called)
 	}
 	if _, err := quitByBus(ctx, conn, p, []int{1}); err == nil {
 		t.Error("a stranger was asked to quit")
@@ -279,7 +281,7 @@ func TestLauncher(t *testing.T) {
 	t.Setenv("LULL_LAUNCHER", "")
 	t.Setenv("PATH", "")
 	if got, err := Launcher(); err == nil {
-		t.Errorf("found %s in nowhere", got)
+		t.Errorf("Launcher without a PATH: got %q, want an error", got)
 	} else if !strings.HasPrefix(err.Error(), "cannot find the launcher") {
 		t.Error(err)
 	}

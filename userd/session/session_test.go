@@ -140,7 +140,7 @@ func TestClasses(t *testing.T) {
 		for got = next(t, states); got.Known; got = next(t, states) {
 		}
 		if len(got.Sessions) > 0 {
-			t.Errorf("%+v", got)
+			t.Errorf("after the session was of the class user-incomplete: got %+v, want no session", got)
 		}
 	}
 }

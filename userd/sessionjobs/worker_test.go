@@ -29,22 +29,22 @@ func TestNothingAppearsTooEarly(t *testing.T) {
 				case Run:
 					at := e.Do.lane()
 					if running[at] != nil {
-						t.Fatalf("two jobs in lane %d: %+v, %+v", at, *running[at], e.Job)
+						t.Fatalf("two jobs in lane %d: %+v and %+v, want one at a time", at, *running[at], e.Job)
 					}
 					if shut && (e.Do == Migrate || e.Do == Start) {
-						t.Fatalf("%+v begins while the door is shut", e.Job)
+						t.Fatalf("%+v begins while launches are inhibited, want it to wait", e.Job)
 					}
 					running[at], cancelled[at] = &e.Job, false
 				case Cancel:
 					if running[e.Lane] == nil {
-						t.Fatalf("nothing to cancel in lane %d", e.Lane)
+						t.Fatalf("a job of lane %d is cancelled, want that only when one is running there", e.Lane)
 					}
 					cancelled[e.Lane] = true
 				}
 			}
 			for _, j := range running {
 				if j != nil && shut && !cancelled[j.Do.lane()] && (j.Do == Migrate || j.Do == Start) {
-					t.Fatalf("%+v goes on while the door is shut", *j)
+					t.Fatalf("%+v goes on while launches are inhibited, want it to be cancelled", *j)
 				}
 			}
 		}
@@ -146,6 +146,6 @@ func TestWorker(t *testing.T) {
 	cancel() // with a job under way
 	<-ended
 	if len(done) > 0 {
-		t.Errorf("and then: %s", strings.TrimSpace(<-done))
+		t.Errorf("a cancelled job reported %q, want no report after the end", strings.TrimSpace(<-done))
 	}
 }

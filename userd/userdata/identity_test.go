@@ -124,7 +124,7 @@ func TestPurgedAndInstalledAgain(t *testing.T) {
 		for i, want := range []string{"1", "1 2", "1 2 3", "1 2 3 4"} {
 			b, err := os.ReadFile(filepath.Join(old.Base, before[i], "document"))
 			if err != nil || strings.TrimSpace(string(b)) != want {
-				t.Errorf("%s has become %q, %v", before[i], b, err)
+				t.Errorf("the data of %s has become %q (error %v), want %q", before[i], b, err, want)
 			}
 		}
 	}
@@ -169,7 +169,7 @@ func TestWithoutRecords(t *testing.T) {
 				t.Errorf("there are %q, want %q", got, c.dirs)
 			}
 			if _, err := readRecord(m.Base, number(c.rev)); (err == nil) != (c.adopted || c.rev == 4) {
-				t.Errorf("a record of %d: %v", c.rev, err)
+				t.Errorf("the record of revision %d: got error %v, want one to exist: %v", c.rev, err, c.adopted || c.rev == 4)
 			}
 		})
 	}
@@ -225,13 +225,13 @@ func TestCloned(t *testing.T) {
 	a.run("a2")
 	clone.install(2, 1, "q2")
 	if got := clone.run("c2"); strings.Contains(got, "a2") && got != "1 a2" || !strings.HasPrefix(got, "1") {
-		t.Errorf("the clone shows %q", got)
+		t.Errorf("the clone shows %q, want data that begins with 1, and a2 only as %q", got, "1 a2")
 	}
 	a.shows("1 a2")
 	clone.install(3, 2, "q3")
 	clone.shows("1 c2")
 	if d := directories(t, a.Base); !slices.Contains(d, "2") || !slices.Contains(d, "2."+a.short()) {
-		t.Errorf("there are %q", d)
+		t.Errorf("there are %q, want 2 and %q among them", d, "2."+a.short())
 	}
 }
 

@@ -108,7 +108,7 @@ func TestSupersededStays(t *testing.T) {
 			m.shows("1 2 3")
 			got := directories(t, m.Base)
 			if _, err := os.Stat(newest(m)); err != nil || !slices.Contains(got, "3") {
-				t.Errorf("the newest is gone: %v", err)
+				t.Errorf("the newest data: got error %v and the directories %q, want no error and 3 among them", err, got)
 			}
 			for _, stays := range c.stays {
 				if !slices.Contains(got, stays) {
@@ -116,7 +116,7 @@ func TestSupersededStays(t *testing.T) {
 				}
 			}
 			if c.stays == nil && !slices.Equal(got, []string{"3"}) {
-				t.Errorf("there are %q", got)
+				t.Errorf("there are %q, want 3 alone", got)
 			}
 		})
 	}
@@ -140,7 +140,7 @@ func TestWhatCannotGo(t *testing.T) {
 	d, err := m.Enter(t.Context(), 3, Hooks{})
 	no(t, err)
 	if d.Note == nil || !strings.Contains(d.Note.Error(), "superseded data cannot be removed") {
-		t.Errorf("said %v", d.Note)
+		t.Errorf("the launch notes %v, want %q", d.Note, "superseded data cannot be removed")
 	}
 	m.install(4, 3, "v4")
 	m.shows("1 2 3")
@@ -204,7 +204,7 @@ func TestDiesAtEachStep(t *testing.T) {
 				err := run(m, 4, line, "LULL_FAULT="+fault)
 				var exit *exec.ExitError
 				if action == "kill" && (!errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
-					t.Errorf("%s: %v", fault, err)
+					t.Errorf("%s: the launch ended with %v, want %v", fault, err, syscall.SIGKILL)
 				}
 				if err == nil {
 					want += line + " "
@@ -229,7 +229,7 @@ func TestDiesAtEachStep(t *testing.T) {
 		}
 	}
 	if points < 15 {
-		t.Errorf("only %d points", points)
+		t.Errorf("only %d fault points were reached, want at least 15", points)
 	}
 	t.Logf("%d points", points)
 }
@@ -257,7 +257,7 @@ func TestMissingIsNoted(t *testing.T) {
 				t.Errorf("launch %d of revision %d: %d missing", launch, rev, d.MissingCount)
 			}
 			if launch == 0 && (d.Missing[0].In != "1" || d.Missing[0].Path != "elsewhere" || d.Missing[0].Why != "something else is mounted there") {
-				t.Errorf("revision %d: %+v", rev, d.Missing)
+				t.Errorf("revision %d: got the missing data %+v, want elsewhere in 1, where something else is mounted", rev, d.Missing)
 			}
 		}
 		if !slices.Contains(directories(t, m.Base), "1") {
@@ -349,7 +349,7 @@ func TestFullHome(t *testing.T) {
 			for range 2 {
 				_, err := m.Enter(t.Context(), 2, Hooks{})
 				if !errors.Is(err, c.errno) || !strings.Contains(err.Error(), c.want) || errkind.KindOf(err) != errkind.NoSpace {
-					t.Errorf("%v", err)
+					t.Errorf("without space: got error %v of kind %v, want %q by %v, of kind %v", err, errkind.KindOf(err), c.want, c.errno, errkind.NoSpace)
 				}
 			}
 			if got := directories(t, m.Base); !slices.Equal(got, []string{"1"}) {
@@ -399,7 +399,7 @@ func TestImmutable(t *testing.T) {
 	d, err := m.Enter(t.Context(), 2, Hooks{})
 	no(t, err)
 	if d.Note == nil || !errors.Is(d.Note, unix.EPERM) {
-		t.Errorf("said %v", d.Note)
+		t.Errorf("the launch notes %v, want %v", d.Note, unix.EPERM)
 	}
 	no(t, copytree.Remove(filepath.Join(m.Base, "2")))
 }

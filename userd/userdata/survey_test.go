@@ -34,7 +34,7 @@ func TestSurvey(t *testing.T) {
 		for _, d := range list {
 			got[filepath.Base(d.Path)] = d.Kind
 			if d.Instance != app || filepath.Base(d.Path) == "1" && (d.Bytes < 100_000 || d.Bytes > 150_000) {
-				t.Errorf("%+v", d)
+				t.Errorf("got %+v, want the instance %s, and 100000 to 150000 bytes for the data of revision 1", d, app)
 			}
 		}
 		for name, kind := range want {
@@ -51,7 +51,7 @@ func TestSurvey(t *testing.T) {
 	freed, err := Clean(t.Context(), m.Root, m.home)
 	no(t, err)
 	if freed < 100_000 {
-		t.Errorf("freed %d", freed)
+		t.Errorf("freed %d bytes, want at least 100000", freed)
 	}
 	delete(all, "1")
 	delete(all, "2")

@@ -168,14 +168,16 @@ func TestFullDisk(t *testing.T) {
 	} {
 		err := f()
 		if !errkind.Is(err, errkind.NoSpace) || !strings.Contains(errkind.HintOf(err), "lull revert "+app) || !strings.Contains(err.Error(), "revision 1") {
-			t.Errorf("%s: %v, hint %q", name, err, errkind.HintOf(err))
+			t.Errorf("%s: got error %v, hint %q; want no space beside revision 1, and the hint lull revert %s", name, err, errkind.HintOf(err), app)
 		}
 		if left := hidden(t, p); len(left) > 0 || has(p, 2) {
 			t.Errorf("%s left %q", name, left)
 		}
 	}
-	if st, err := os.Stat(dirOf(p, 1) + "/large"); err != nil || st.Size() != 700<<10 || content(t, p, 1) != "of 1" {
-		t.Errorf("%v %v", st, err)
+	if st, err := os.Stat(dirOf(p, 1) + "/large"); err != nil {
+		t.Error(err)
+	} else if got := content(t, p, 1); st.Size() != 700<<10 || got != "of 1" {
+		t.Errorf("the data of revision 1 has changed: got %q and a large file of %d bytes, want %q and %d bytes", got, st.Size(), "of 1", 700<<10)
 	}
 }
 

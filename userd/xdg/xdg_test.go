@@ -83,7 +83,7 @@ func TestDesktopOwn(t *testing.T) {
 	for _, p := range strings.Fields(`config/gtk-3.0 config/gtk-4.0 config/dconf config/user-dirs.dirs data/fonts config/fontconfig data/icons
 		data/themes config/mimeapps.list data/applications data/user-places.xbel config/kdeglobals config/autostart data/Trash`) {
 		if to, err := os.Readlink(h.own.at(p)); err != nil || to != h.host.at(p) {
-			t.Errorf("%s leads to %q (%v)", p, to, err)
+			t.Errorf("%s leads to %q (error %v), want %q", p, to, err, h.host.at(p))
 		}
 	}
 	// Everything else is the program's.
@@ -119,7 +119,7 @@ func TestOtherKinds(t *testing.T) {
 	h.no(os.RemoveAll(h.own["data"] + "/Trash"))
 	h.write(h.host["data"], "a file")
 	if r, err := Prepare(t.Context(), h.own, h.host, nil, nil); err != nil || r.Note != nil {
-		t.Errorf("%v, %v", err, r.Note)
+		t.Errorf("Prepare with a file in the place of a directory: got error %v and note %v, want neither", err, r.Note)
 	}
 }
 
@@ -165,15 +165,17 @@ func TestReplacedFile(t *testing.T) {
 			h.is(at, c.want)
 			h.is(own, c.want)
 			if to, err := os.Readlink(own); err != nil || to != at {
-				t.Errorf("it leads to %q (%v)", to, err)
+				t.Errorf("%s leads to %q (error %v), want %q", own, to, err, at)
 			}
 			if kept, err := os.ReadFile(own + Kept); string(kept) != c.kept || (err == nil) != (c.kept != "") {
-				t.Errorf("kept is %q (%v)", kept, err)
+				t.Errorf("what was kept is %q (error %v), want %q, and no file when that is empty", kept, err, c.kept)
 			}
 			if c.otherPlace {
 				h.is(h.dir+"/dotfiles/list", c.want)
-				if fi, err := os.Lstat(at); err != nil || fi.Mode()&os.ModeSymlink == 0 {
-					t.Errorf("the host's symlink is gone: %v", err)
+				if fi, err := os.Lstat(at); err != nil {
+					t.Error(err)
+				} else if fi.Mode()&os.ModeSymlink == 0 {
+					t.Errorf("%s of the host has mode %v, want a symlink", at, fi.Mode())
 				}
 			}
 		})
@@ -200,27 +202,31 @@ func TestImport(t *testing.T) {
 	imports := []string{"config/thing", "config/thingrc", "config/none", "config/thingrc/below", "data/thing", "state/loop"}
 	r := h.prepare(imports...)
 	if len(r.Imported) != 3 || len(r.Lost) > 0 {
-		t.Errorf("imported %q, lost %v", r.Imported, r.Lost)
+		t.Errorf("imported %q, lost %v, want 3 imported and none lost", r.Imported, r.Lost)
 	}
 	h.is(h.own["config"]+"/thing/deep/rc", "settings")
 	h.is(h.own["config"]+"/thing/link", "settings")
 	h.is(h.own["config"]+"/thingrc", "more settings")
 	h.is(h.own["data"]+"/thing/x", "elsewhere")
-	if fi, err := os.Stat(h.own["config"] + "/thingrc"); err != nil || !fi.ModTime().Equal(old) || fi.Mode().Perm() != 0o600 {
-		t.Errorf("the copy of a file: %v, %v", fi, err)
+	if fi, err := os.Stat(h.own["config"] + "/thingrc"); err != nil {
+		t.Error(err)
+	} else if !fi.ModTime().Equal(old) || fi.Mode().Perm() != 0o600 {
+		t.Errorf("the copy of a file has mode %v and time %v, want 0600 and %v", fi.Mode(), fi.ModTime(), old)
 	}
 	if _, err := os.Lstat(h.own["config"] + "/thing/half"); err == nil {
 		t.Error("the remains of an interrupted launch are used")
 	}
 	after, err := os.Stat(h.host["config"] + "/thing/deep/rc")
-	if err != nil || !os.SameFile(before, after) || !before.ModTime().Equal(after.ModTime()) {
-		t.Errorf("the existing profile has changed: %v, %v", after, err)
+	if err != nil {
+		t.Error(err)
+	} else if !os.SameFile(before, after) || !before.ModTime().Equal(after.ModTime()) {
+		t.Errorf("the existing profile has changed: got the same file %v and time %v, want true and %v", os.SameFile(before, after), after.ModTime(), before.ModTime())
 	}
 	h.write(h.own["config"]+"/thing/deep/rc", "of the program")
 	h.is(h.host["config"]+"/thing/deep/rc", "settings")
 	h.write(h.host["config"]+"/late/rc", "later")
 	if r := h.prepare("config/thing", "config/late"); len(r.Imported) > 0 {
-		t.Errorf("imported %q", r.Imported)
+		t.Errorf("the second launch imported %q, want nothing", r.Imported)
 	}
 	h.is(h.own["config"]+"/thing/deep/rc", "of the program")
 }
@@ -251,7 +257,7 @@ func TestHost(t *testing.T) {
 		{"XDG_CONFIG_HOME=" + own["config"] + "/", "/h/.config"}, {"XDG_CONFIG_HOME=/h/lull/b/7/xdg/config", "/h/.config"},
 	} {
 		if got := Host("/h", "/h/lull", own, []string{c.env}); got["config"] != c.config || got["data"] != "/h/.local/share" || got["state"] != "/h/.local/state" || got["cache"] != "/h/.cache" {
-			t.Errorf("%q: %v", c.env, got)
+			t.Errorf("Host with %q: got %v, want config %s, and .local/share, .local/state and .cache in /h", c.env, got, c.config)
 		}
 	}
 }
