@@ -23,6 +23,7 @@ const shell = `#include <stdio.h>
 #include <unistd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 int main(int argc, char **argv)
 {
 	for (int i = 2; i + 1 < argc; i += 2) { /* behind the script */
@@ -47,7 +48,13 @@ int main(int argc, char **argv)
 			if (!strcmp(path, "cwd"))
 				getcwd(line, sizeof(line));
 			else
-				sprintf(line, "%d %d", getuid(), getgid());
+				sprintf(line, "%d %d", geteuid(), getegid());
+		} else if (!strcmp(what, "run")) {
+			fflush(stdout);
+			if (!fork())
+				execl(path, path, "-", "show", "id", (char *)0);
+			wait(0);
+			continue;
 		} else if (!strcmp(what, "wait")) {
 			puts("waits");
 			fflush(stdout);
@@ -136,6 +143,17 @@ func TestRoot(t *testing.T) {
 				open(t, launcher)
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 			}
+			// A set-user-id program of the machine, which would read /etc of the runtime.
+			privileged := filepath.Join(w.home, "privileged")
+			b, err := os.ReadFile(filepath.Join(runtime, "usr/bin/sh"))
+			w.no(err)
+			w.no(os.WriteFile(privileged, b, 0o755))
+			w.no(unix.Chmod(privileged, 0o4755))
+			plain := exec.Command(privileged, "-", "show", "id")
+			plain.SysProcAttr = cmd.SysProcAttr
+			if out, err := plain.Output(); err != nil || strings.Fields(string(out))[0] != itoa(os.Getuid()) {
+				t.Fatalf("outside of the runtime a set-user-id program has %q, %v; want user %d", out, err, os.Getuid())
+			}
 			var want []string
 			for _, c := range [][3]string{
 				{"read", "/usr/bin/only-here", "a program of the runtime"}, {"read", "/usr/bin/env", "-"}, {"read", "/bin/only-here", "a program of the runtime"},
@@ -145,7 +163,7 @@ func TestRoot(t *testing.T) {
 				{"read", "/opt/Lull/deep/app", "#!/bin/sh"}, {"read", "/usr/share/lull-test.root/app", "#!/bin/sh"}, {"read", "/usr/share/locale/text", "from the package"},
 				{"read", "/usr/share/locale/own", "own"}, {"read", dir + "/bin/app", "#!/bin/sh"},
 				{"write", written, "written"}, {"write", "/x", "-"}, {"write", "/usr/x", "-"}, {"write", "/etc/x", "-"},
-				{"connect", socket, "connected"}, {"show", "cwd", w.home}, {"show", "id", uid}, {"wait", "", "waits"},
+				{"connect", socket, "connected"}, {"show", "cwd", w.home}, {"show", "id", uid}, {"run", privileged, uid}, {"wait", "", "waits"},
 			} {
 				cmd.Args = append(cmd.Args, c[0], c[1])
 				want = append(want, c[2])
@@ -166,7 +184,7 @@ func TestRoot(t *testing.T) {
 			cmd.Stdout, cmd.Stderr = writer, &stderr
 			w.no(cmd.Start())
 			writer.Close()
-			b := make([]byte, 4096)
+			b = make([]byte, 4096)
 			for !strings.HasSuffix(out.String(), "waits\n") {
 				n, err := reader.Read(b)
 				if out.Write(b[:n]); err != nil {
