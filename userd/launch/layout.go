@@ -128,10 +128,9 @@ func (t *tree) show(parts map[string]string) (merges, made, binds []string, err 
 			}
 			dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest)
 		}
-		if dir, err = filepath.EvalSymlinks(filepath.Join(t.dir, dir)); err != nil {
+		if dir, err = t.resolve(dir); err != nil {
 			return nil, nil, nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
 		}
-		dir = filepath.Join("/", strings.TrimPrefix(dir, t.dir))
 		if dir == "/" && t.shown == "/" || strings.ContainsAny(dir, `,:\`) {
 			return nil, nil, nil, errkind.New(errkind.Failed, "its layout cannot be mounted: nothing can be added to %s for %s", dir, at)
 		}
@@ -142,6 +141,20 @@ func (t *tree) show(parts map[string]string) (merges, made, binds []string, err 
 	}
 	made, err = t.make(outermost(places))
 	return merges, made, binds, err
+}
+
+// resolve returns the path of a directory in the tree without symlinks. Those at the top of a package
+// that is tried lead to a directory elsewhere, which is bound.
+func (t *tree) resolve(dir string) (string, error) {
+	full, err := filepath.EvalSymlinks(filepath.Join(t.dir, dir))
+	if err != nil || t.dir == "/" {
+		return full, err
+	}
+	if rest, inside := strings.CutPrefix(full+"/", t.dir+"/"); inside {
+		return filepath.Join("/", rest), nil
+	}
+	top, err := filepath.EvalSymlinks(filepath.Join(t.dir, topOf(dir)))
+	return filepath.Join("/", topOf(dir), strings.TrimPrefix(full, top)), err
 }
 
 // outermost merges places that are below others: an overlay merges directories at any depth,

@@ -230,14 +230,20 @@ func TestRootOfItself(t *testing.T) {
 	w.untracked()
 	w.install(1, 0, false)
 	runtime := w.addRuntime()
-	l := &manifest.Launch{Name: app, Version: "2", Root: manifest.RootSelf, Apps: []manifest.App{{Name: app, Command: []string{"bin/sh", "-"}}}}
+	l := &manifest.Launch{Name: app, Version: "2", Root: manifest.RootSelf, Layout: map[string]string{"/usr/share/lull-test.root": "usr/share/locale"}, Apps: []manifest.App{{Name: app, Command: []string{"bin/sh", "-"}}}}
 	b, err := l.Encode()
 	w.no(err)
 	dir := filepath.Join(w.root, "packages", runtime.String())
 	w.no(os.WriteFile(filepath.Join(dir, manifest.Reserved, "launch.json"), b, 0o644))
-	cmd := w.command("--package", runtime.String(), "--folder", t.TempDir(), app, "link", "/proc/self/exe", "read", "/etc/own", "read", "/usr/bin/env")
+	// A package that is tried has symlinks to the files of its source.
+	source := t.TempDir()
+	for _, name := range []string{"usr", "etc"} {
+		w.no(os.Rename(filepath.Join(dir, name), filepath.Join(source, name)))
+		w.no(os.Symlink(filepath.Join(source, name), filepath.Join(dir, name)))
+	}
+	cmd := w.command("--package", runtime.String(), "--folder", t.TempDir(), app, "link", "/proc/self/exe", "read", "/etc/own", "read", "/usr/bin/env", "read", "/usr/share/lull-test.root/own")
 	cmd.Path = launcher
-	if r := w.end(cmd); r.code != 0 || r.out != "/usr/bin/sh\netc of the runtime\n-\n" {
-		t.Errorf("status %d: got %q%s, want %q", r.code, r.out, r.stderr, "/usr/bin/sh\netc of the runtime\n-\n")
+	if r := w.end(cmd); r.code != 0 || r.out != "/usr/bin/sh\netc of the runtime\n-\nown\n" {
+		t.Errorf("status %d: got %q%s, want %q", r.code, r.out, r.stderr, "/usr/bin/sh\netc of the runtime\n-\nown\n")
 	}
 }
