@@ -41,7 +41,7 @@ func clockJumps(s *scene) {
 
 // over waits until a refresh that the clock has released is done. The command
 // that follows it may have come after that.
-func (s *scene) over(what string, end *rig.VMProc, name string) {
+func (s *scene) over(what string, end *rig.Command, name string) {
 	s.Helper()
 	s.untilSaid(what, end, func(said string) bool {
 		return strings.Contains(said, s.refreshed(name)) || strings.Contains(said, "everything is up to date")

@@ -28,6 +28,7 @@ func TestVacancyOnKernels(t *testing.T) {
 	require.QEMU(t)
 	require.Program(t, "mkfs.xfs", "mkfs.btrfs")
 	require.NotShort(t)
+	t.Parallel()
 	const inside = "/opt/vacancy.test"
 	program := filepath.Join(t.TempDir(), "vacancy.test")
 	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", program, "./agent/vacancy")

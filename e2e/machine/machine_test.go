@@ -11,51 +11,79 @@ import (
 	"github.com/lull/lull/e2e/rig/disk"
 )
 
-// TestMachine goes through the life of a machine: on v2, and with LULL_MACHINE=all on v1
-// beside it. In every run the tests of rig boot a machine on v1, and powercut works on two.
+// parts are the life of a machine, in this order.
+var parts = []struct {
+	name  string
+	whole bool // it needs a whole machine, and no container will do
+	play  func(*scene)
+}{
+	{"logind is restarted while a refresh waits", false, logindRestartsWaiting},
+	{"logind is restarted in a critical section", false, logindRestartsCritical},
+	{"a shutdown is refused by name", false, refused},
+	{"logind is away", false, logindAway},
+	{"the clock jumps", true, clockJumps},
+	{"the machine is suspended", true, suspended},
+	{"the clock jumps in a critical section", true, clockInSection},
+	{"a system update is staged", false, systemStaged},
+	{"shutdown waits for a critical section alone", false, shutdownWaits},
+	{"boot refreshes what is prepared", false, bootRefreshes},
+	{"boot commits a system that has started well", false, systemCommitted},
+	{"boot finishes or undoes what power cut", true, bootAfterCut},
+	{"the kernel bounds the agent", true, bounded},
+	{"the last moment before a shutdown", false, lastMoment},
+	{"boot with a broken agent", false, brokenAgent},
+	{"shutdown past logind", false, shutdownPastLogind},
+	{"a user refreshes what he runs", false, userRefreshes},
+	{"shutdown does not wait for what waits", false, shutdownGoesOn},
+	{"the user comes back", false, userComesBack},
+	{"lull is upgraded while refreshes are under way, and downgraded", false, upgraded},
+	{"lull is removed, comes back, and is purged", false, removed},
+}
+
+// play plays some parts.
+func (s *scene) play(chosen func(whole bool) bool) {
+	for _, part := range parts {
+		if chosen(part.whole) && !s.T.Run(part.name, func(t *testing.T) { part.play(s.at(t)) }) {
+			s.FailNow() // what comes next builds on it
+		}
+	}
+}
+
+// TestMachine plays the parts that need a whole machine: on v2, and with LULL_MACHINE=all
+// all parts, and on v1 beside it. In every run the tests of rig boot a machine on v1, and
+// powercut works on two.
 func TestMachine(t *testing.T) {
 	require.QEMU(t)
 	require.NotShort(t)
-	debs := packages(t)
+	t.Parallel()
+	all := os.Getenv("LULL_MACHINE") == "all"
+	debs := map[string]string{firstDeb: rig.Deb(t, "")}
+	if all {
+		debs = packages(t)
+	}
 	for _, v1 := range []bool{false, true} {
-		if v1 && os.Getenv("LULL_MACHINE") != "all" {
+		if v1 && !all {
 			continue
 		}
 		t.Run(map[bool]string{false: "v2", true: "v1"}[v1], func(t *testing.T) {
 			t.Parallel()
-			s := start(t, v1, debs)
-			for _, part := range []struct {
-				name string
-				run  func(*scene)
-			}{
-				{"logind is restarted while a refresh waits", logindRestartsWaiting},
-				{"logind is restarted in a critical section", logindRestartsCritical},
-				{"a shutdown is refused by name", refused},
-				{"logind is away", logindAway},
-				{"the clock jumps", clockJumps},
-				{"the machine is suspended", suspended},
-				{"the clock jumps in a critical section", clockInSection},
-				{"a system update is staged", systemStaged},
-				{"shutdown waits for a critical section alone", shutdownWaits},
-				{"boot refreshes what is prepared", bootRefreshes},
-				{"boot commits a system that has started well", systemCommitted},
-				{"boot finishes or undoes what power cut", bootAfterCut},
-				{"the kernel bounds the agent", bounded},
-				{"the last moment before a shutdown", lastMoment},
-				{"boot with a broken agent", brokenAgent},
-				{"shutdown past logind", shutdownPastLogind},
-				{"a user refreshes what he runs", userRefreshes},
-				{"shutdown does not wait for what waits", shutdownGoesOn},
-				{"the user comes back", userComesBack},
-				{"lull is upgraded while refreshes are under way, and downgraded", upgraded},
-				{"lull is removed, comes back, and is purged", removed},
-			} {
-				if !t.Run(part.name, func(t *testing.T) { part.run(s.at(t)) }) {
-					t.FailNow() // what comes next builds on it
-				}
-			}
+			s := start(t, pace{hung: "150s", boot: "2m"}, debs, func(files map[string]string) machine {
+				return rig.StartVM(t, rig.VMOptions{CgroupV1: v1, Bare: true, Files: files})
+			})
+			s.v1 = v1
+			s.play(func(whole bool) bool { return whole || all })
 		})
 	}
+}
+
+// TestContainer plays all other parts in a container with real systemd and logind, which
+// keeps its changes from boot to boot.
+func TestContainer(t *testing.T) {
+	require.Container(t)
+	require.NotShort(t)
+	t.Parallel()
+	s := start(t, pace{hung: "30s", boot: "15s"}, packages(t), func(files map[string]string) machine { return newBox(t, files) })
+	s.play(func(whole bool) bool { return !whole })
 }
 
 const (
@@ -66,7 +94,7 @@ const (
 )
 
 // inhibitors follows logind's list of held locks.
-func (s *scene) inhibitors() *rig.VMProc {
+func (s *scene) inhibitors() *rig.Command {
 	p := s.follow("gdbus", "monitor", "--system", "--dest", "org.freedesktop.login1", "--object-path", "/org/freedesktop/login1")
 	s.until("logind is listened to", p, "is owned by")
 	return p
@@ -119,7 +147,7 @@ func logindRestartsCritical(s *scene) {
 func refused(s *scene) {
 	const mayPowerOff = "busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager CanPowerOff"
 	atSeat := func(script string) rig.Result {
-		return s.VM.Run(rig.LoginArgv(seat, "bash", "-c", script)...)
+		return s.machine.Run(rig.LoginArgv(s.seat(), "bash", "-c", script)...)
 	}
 	if r := atSeat(mayPowerOff); strings.TrimSpace(r.Stdout) != `s "yes"` {
 		s.Fatalf("the user at the screen may not switch the machine off: %v", r)
@@ -141,7 +169,7 @@ func refused(s *scene) {
 	}
 	if !strings.Contains(l, "block-weak") {
 		for _, who := range [][]string{{"systemctl"}, rig.LoginArgv(nil, "systemctl")} {
-			p := s.VM.Run(append(who, "--check-inhibitors=yes", "poweroff")...)
+			p := s.machine.Run(append(who, "--check-inhibitors=yes", "poweroff")...)
 			s.Logf("systemctl poweroff: %v", p)
 			if p.Code == 0 || !strings.Contains(p.Text(), "lull") || !strings.Contains(p.Text(), "Refreshing "+heavy) {
 				s.Errorf("a shutdown is not refused in the name of lull: %v", p)
@@ -187,7 +215,7 @@ func shutdownWaits(s *scene) {
 		s.prepare(name)
 	}
 	s.sh("echo sick > /etc/healthy/%s; echo hung > /etc/healthy/%s", sick, hung)
-	s.dropIn("lull-boot", "ExecStart=", "ExecStart=/usr/bin/lull refresh --prepared --time-limit=2m", "TimeoutStartSec=5min")
+	s.dropIn("lull-boot", "ExecStart=", "ExecStart=/usr/bin/lull refresh --prepared --time-limit="+s.pace.boot, "TimeoutStartSec=5min")
 	s.gate(heavy, atStop)
 	s.refresh(heavy)
 	// Asked of systemd: what the command prints is another part's matter.
@@ -228,7 +256,7 @@ func bootRefreshes(s *scene) {
 	s.inOrder(list, "lull-boot.service: lull: cannot refresh "+sick, "lull-boot.service: Finished")
 	at := s.inOrder(list, "lulld.service: serving", "lull-boot.service: Finished", "user@1000.service: Starting")
 	s.inOrder(list, "lull-boot.service: Finished", "Reached target multi-user.target")
-	s.Logf("lull-boot.service finished %v after the agent served, with one refresh that hangs, so that the limit of 2 min was reached", at[1]-at[0])
+	s.Logf("lull-boot.service finished %v after the agent served, with one refresh that hangs, so that the limit of %s was reached", at[1]-at[0], s.pace.boot)
 	s.inOrder(list, "lull-boot.service: "+hung+": the refresh goes on in the background", "lull-boot.service: Finished")
 	s.whole(well, false)
 	s.whole(sick, true)
@@ -247,7 +275,7 @@ func bootAfterCut(s *scene) {
 	s.gate(slow, atStop)
 	before := s.refresh(slow)
 	s.until("it is in its critical section", before, stopping)
-	s.Cut(disk.LoseAll, nil)
+	s.vm.Cut(disk.LoseAll, nil)
 	s.Boot()
 	s.WaitBoot()
 	list := s.journal(s.thisBoot())
@@ -271,7 +299,7 @@ func lastMoment(s *scene) {
 	s.Start("systemctl", "kill", "--kill-whom=main", "-s", "CONT", "lulld")
 	s.off()
 	s.Boot()
-	s.VM.RunWithin(limit, "systemctl", "is-system-running", "--wait")
+	s.machine.RunWithin(limit, "systemctl", "is-system-running", "--wait")
 	list := s.journal(boot)
 	at := s.inOrder(list, s.healthy(well), poweringDown)
 	s.never(list, timeout)
@@ -281,7 +309,7 @@ func lastMoment(s *scene) {
 // brokenAgent: the agent cannot start, because its directory is broken. That does not keep
 // the machine from booting.
 func brokenAgent(s *scene) {
-	if s.VM.Run("systemctl", "is-active", "lulld").Code == 0 {
+	if s.machine.Run("systemctl", "is-active", "lulld").Code == 0 {
 		s.Fatal("the agent is not broken")
 	}
 	list := s.journal(s.thisBoot())

@@ -40,7 +40,7 @@ func TestStoreOnNFS(t *testing.T) {
 	if os.Getenv("LULL_MACHINE") != "all" {
 		t.Skip("it takes five minutes, and a root of its own: LULL_MACHINE=all, as in make nightly")
 	}
-	s := &scene{T: t, VM: rig.StartVM(t, rig.VMOptions{Set: suite.NFS})}
+	s := &scene{T: t, machine: rig.StartVM(t, rig.VMOptions{Set: suite.NFS})}
 	s.WaitBoot()
 	s.sh("%s", remoteScript)
 	for _, version := range []string{"4.2", "3"} {
@@ -48,7 +48,7 @@ func TestStoreOnNFS(t *testing.T) {
 			s := s.at(t)
 			s.sh("lull publish --repo /srv/repo /srv/1; mount -t nfs -o vers=%s 127.0.0.1:/srv/store /var/lib/lull; systemctl start lulld", version)
 			s.sh("lull repo add local /srv/repo; lull install %s", remote)
-			if said := s.VM.Run("lull", "doctor").Text(); !strings.Contains(said, "warn  vacancy") || !strings.Contains(said, "network file system") {
+			if said := s.machine.Run("lull", "doctor").Text(); !strings.Contains(said, "warn  vacancy") || !strings.Contains(said, "network file system") {
 				t.Errorf("the doctor says\n%s", said)
 			}
 			s.serves("1")

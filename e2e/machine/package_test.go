@@ -18,10 +18,10 @@ const (
 	nextVersion = "99.0.0"
 )
 
-// packages makes lull's Debian package, and that of a later version.
-func packages(t *testing.T) [2]string {
+// packages makes lull's Debian package, and that of a later version, as files of a machine.
+func packages(t *testing.T) map[string]string {
 	t.Helper()
-	return [2]string{rig.Deb(t, ""), rig.Deb(t, nextVersion)}
+	return map[string]string{firstDeb: rig.Deb(t, ""), secondDeb: rig.Deb(t, nextVersion)}
 }
 
 // deadline is until when the refresh of notes may be put off, as JSON has it.
@@ -80,11 +80,11 @@ func upgraded(s *scene) {
 var fine = regexp.MustCompile(`dpkg: warning: (downgrading|while removing lull, directory '/usr/lib/systemd/system/user@.service.d' not empty)`)
 
 // finished waits for the end of a package's installation, which must succeed.
-func (s *scene) finished(p *rig.VMProc) {
+func (s *scene) finished(p *rig.Command) {
 	s.Helper()
 	r, err := p.Wait(s.Context(), limit)
 	if err != nil || r.Code != 0 {
-		s.Fatalf("%v %v\n%s", r, err, s.VM.Run("sh", "-c", "systemctl list-jobs; ps axf -o pid,stat,cmd; journalctl -b --no-pager -n 40").Stdout)
+		s.Fatalf("%v %v\n%s", r, err, s.machine.Run("sh", "-c", "systemctl list-jobs; ps axf -o pid,stat,cmd; journalctl -b --no-pager -n 40").Stdout)
 	}
 	for _, complaint := range []string{"warning", "rror:", "ailed", "not found"} {
 		if strings.Contains(fine.ReplaceAllString(r.Text(), ""), complaint) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,21 +103,40 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// machine is what a scene is played on: a whole machine, or a container.
+type machine interface {
+	Run(argv ...string) rig.Result
+	RunWithin(limit time.Duration, argv ...string) rig.Result
+	Start(argv ...string) *rig.Command
+	Boot()
+	WaitBoot()
+	WaitExit(limit time.Duration) error
+	Poweroff()
+}
+
 // scene is a machine with all apps installed.
 type scene struct {
 	*testing.T
-	*rig.VM
+	machine
+	vm      *rig.VM // nil for a container
 	v1      bool
+	pace    pace
 	version map[string]int // the index of the version that was published last
 }
 
-// start makes the machine. The policy leaves out what would disturb.
-func start(t *testing.T, v1 bool, debs [2]string) *scene {
+// pace is how long things may take, in the words of a policy. Emulation on a busy host is slow.
+type pace struct {
+	hung string // a hook that hangs
+	boot string // lull-boot.service; shorter
+}
+
+// start makes the machine, with lull's packages. The policy leaves out what would disturb.
+func start(t *testing.T, pace pace, packages map[string]string, make func(files map[string]string) machine) *scene {
 	t.Helper()
 	files := write(t)
 	conf := filepath.Join(files, "policy.yaml")
 	must(t, os.WriteFile(conf, []byte("defaults: {hook-time-limit: 10m}\nschedule: {check: 31d}\ngc: {after-refresh: false, watermark: 0, reserve: 0}\n"+
-		"packages: {org.lull.hung: {hook-time-limit: 150s}, org.lull.well: {at-deadline: side-by-side}}\n"), 0o644))
+		"packages: {org.lull.hung: {hook-time-limit: "+pace.hung+"}, org.lull.well: {at-deadline: side-by-side}}\n"), 0o644))
 	// Five seconds, which is what logind waits by itself, can be short on a busy host.
 	logind := filepath.Join(files, "logind.conf")
 	must(t, os.WriteFile(logind, []byte("[Login]\nInhibitDelayMaxSec=60\n"), 0o644))
@@ -136,10 +156,12 @@ func start(t *testing.T, v1 bool, debs [2]string) *scene {
 		lull("publish", "--repo", repo, filepath.Join(files, "apps", a.name+"-"+versions[0]))
 	}
 	publishSystem(t, files, repo)
-	s := &scene{T: t, v1: v1, version: map[string]int{}, VM: rig.StartVM(t, rig.VMOptions{CgroupV1: v1, Bare: true, Files: map[string]string{
-		"/opt/apps": filepath.Join(files, "apps"), "/srv": filepath.Join(files, "srv"), "/etc/lull/policy.yaml": conf, "/etc/systemd/logind.conf.d/test.conf": logind,
-		firstDeb: debs[0], secondDeb: debs[1], "/": session(t),
-	}})}
+	inside := map[string]string{
+		"/opt/apps": filepath.Join(files, "apps"), "/srv": filepath.Join(files, "srv"), "/etc/lull/policy.yaml": conf, "/etc/systemd/logind.conf.d/test.conf": logind, "/": session(t),
+	}
+	maps.Copy(inside, packages)
+	s := &scene{T: t, pace: pace, version: map[string]int{}, machine: make(inside)}
+	s.vm, _ = s.machine.(*rig.VM)
 	s.WaitBoot()
 	s.finished(s.Start("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", firstDeb))
 	s.sh("systemd-analyze verify --man=no lulld.service lull-boot.service lull-system-commit.service")
@@ -158,22 +180,22 @@ func (s *scene) at(t *testing.T) *scene {
 func (s *scene) sh(format string, args ...any) string {
 	s.Helper()
 	// An emulated machine may need longer than sd-bus gives a call.
-	r := s.VM.Run("env", "SYSTEMD_BUS_TIMEOUT=5min", "sh", "-euc", fmt.Sprintf(format, args...))
+	r := s.machine.Run("env", "SYSTEMD_BUS_TIMEOUT=5min", "sh", "-euc", fmt.Sprintf(format, args...))
 	if r.Code != 0 {
-		s.Fatalf("%v\n%s", r, s.VM.Run("journalctl", "-b", "-u", "lulld", "-u", "lull-boot", "--no-pager", "-n", "40").Stdout)
+		s.Fatalf("%v\n%s", r, s.machine.Run("journalctl", "-b", "-u", "lulld", "-u", "lull-boot", "--no-pager", "-n", "40").Stdout)
 	}
 	return strings.TrimSpace(r.Stdout)
 }
 
 // follow starts a command for until to read.
-func (s *scene) follow(argv ...string) *rig.VMProc {
+func (s *scene) follow(argv ...string) *rig.Command {
 	p := s.Start(argv...)
 	s.Cleanup(func() { p.Signal(15) })
 	return p
 }
 
 // until waits until a command has printed text.
-func (s *scene) until(what string, p *rig.VMProc, text ...string) rig.Result {
+func (s *scene) until(what string, p *rig.Command, text ...string) rig.Result {
 	s.Helper()
 	return s.untilSaid(what, p, func(said string) bool {
 		for _, t := range text {
@@ -185,17 +207,17 @@ func (s *scene) until(what string, p *rig.VMProc, text ...string) rig.Result {
 	})
 }
 
-func (s *scene) untilSaid(what string, p *rig.VMProc, cond func(string) bool) rig.Result {
+func (s *scene) untilSaid(what string, p *rig.Command, cond func(string) bool) rig.Result {
 	s.Helper()
 	r, err := p.Until(s.Context(), limit, func(r rig.Result) bool { return cond(r.Text()) })
 	if err != nil {
-		s.Fatalf("waited in vain until %s: %v\n%v\n%s", what, err, r, s.VM.Run("journalctl", "-b", "-u", "lulld", "--no-pager", "-n", "40").Stdout)
+		s.Fatalf("waited in vain until %s: %v\n%v\n%s", what, err, r, s.machine.Run("journalctl", "-b", "-u", "lulld", "--no-pager", "-n", "40").Stdout)
 	}
 	return r
 }
 
 // open starts an application in the user's session and returns when it runs.
-func (s *scene) open(name string) *rig.VMProc {
+func (s *scene) open(name string) *rig.Command {
 	s.Helper()
 	p := s.follow(rig.LoginArgv(nil, "lull", "run", name)...)
 	s.until(name+" runs", p, "is running as process")
@@ -227,7 +249,7 @@ func (s *scene) refreshed(name string) string {
 
 // refresh publishes the next version of an app and follows its refresh, which prints
 // its steps and how it ends.
-func (s *scene) refresh(name string) *rig.VMProc {
+func (s *scene) refresh(name string) *rig.Command {
 	s.Helper()
 	s.publish(name)
 	return s.follow("lull", "refresh", "--wait", name)

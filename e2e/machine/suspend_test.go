@@ -22,8 +22,8 @@ func suspended(s *scene) {
 	}
 	sleeps := s.inhibitors()
 	suspend := s.follow("env", "SYSTEMD_BUS_TIMEOUT=5min", "systemctl", "suspend", "--ignore-inhibitors")
-	must(s.T, s.Suspended(limit))
-	s.WakeUp()
+	must(s.T, s.vm.Suspended(limit))
+	s.vm.WakeUp()
 	if r, err := suspend.Wait(s.T.Context(), limit); err != nil || r.Code != 0 {
 		s.Errorf("systemctl suspend: %v, %v; want no error and exit status 0", r, err)
 	}

@@ -43,7 +43,7 @@ func systemStaged(s *scene) {
 	s.sh("systemctl add-requires boot-complete.target lulld.service")
 	s.sh("lull system stage %s", osUpdate)
 	// A system that is not in effect yet cannot be committed.
-	if r := s.VM.Run("systemctl", "start", "lull-system-commit"); r.Code != 0 {
+	if r := s.machine.Run("systemctl", "start", "lull-system-commit"); r.Code != 0 {
 		s.Errorf("where there is no system to commit, the unit fails: %v", r)
 	}
 	if state := s.sh("lull --json system status"); s.has(state, "committed") || !s.has(state, "staged") {

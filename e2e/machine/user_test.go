@@ -9,13 +9,20 @@ import (
 	"github.com/lull/lull/e2e/sample"
 )
 
-// seat is the environment of a log-in at the machine's seat.
-var seat = []string{"XDG_SESSION_TYPE=x11", "XDG_SESSION_CLASS=user", "XDG_SEAT=seat0", "XDG_VTNR=1"}
+// seat is the environment of a log-in at the machine's seat, which in a container has no
+// virtual terminals.
+func (s *scene) seat() []string {
+	env := []string{"XDG_SESSION_TYPE=x11", "XDG_SESSION_CLASS=user", "XDG_SEAT=seat0"}
+	if s.vm != nil {
+		env = append(env, "XDG_VTNR=1")
+	}
+	return env
+}
 
 // desktop logs the user in, at the seat, with a display and a notification server.
 func (s *scene) desktop() {
 	s.Helper()
-	p := s.follow(rig.LoginArgv(seat, "test-desktop")...)
+	p := s.follow(rig.LoginArgv(s.seat(), "test-desktop")...)
 	r := s.until("the desktop is there", p, "the desktop is there")
 	for _, want := range []string{"Type=x11", "Seat=seat0", "Active=yes", "Class=user"} {
 		if !strings.Contains(r.Stdout, want) {
@@ -34,15 +41,15 @@ func byUser(script string) []string {
 // asUser runs a script on the user's desktop, which must succeed.
 func (s *scene) asUser(format string, args ...any) string {
 	s.Helper()
-	r := s.VM.Run(byUser(fmt.Sprintf(format, args...))...)
+	r := s.machine.Run(byUser(fmt.Sprintf(format, args...))...)
 	if r.Code != 0 {
-		s.Fatalf("%v\n%s", r, s.VM.Run("journalctl", "-b", "-u", "lulld", "-u", "polkit", "--no-pager", "-n", "40").Stdout)
+		s.Fatalf("%v\n%s", r, s.machine.Run("journalctl", "-b", "-u", "lulld", "-u", "polkit", "--no-pager", "-n", "40").Stdout)
 	}
 	return strings.TrimSpace(r.Stdout)
 }
 
 // userOpens starts notes on the user's desktop, by its exported command.
-func (s *scene) userOpens() *rig.VMProc {
+func (s *scene) userOpens() *rig.Command {
 	s.Helper()
 	p := s.follow(byUser("exec /var/lib/lull/exports/bin/" + sample.Name)...)
 	s.until("notes runs", p, "is running as process")
@@ -50,7 +57,7 @@ func (s *scene) userOpens() *rig.VMProc {
 }
 
 // userCloses ends it.
-func (s *scene) userCloses(p *rig.VMProc) {
+func (s *scene) userCloses(p *rig.Command) {
 	s.Helper()
 	s.asUser("pkill -x notes")
 	s.until("notes has ended", p, "ends after")
@@ -74,7 +81,7 @@ func (s *scene) userHasNotes(versions ...string) {
 func userRefreshes(s *scene) {
 	s.desktop()
 	s.asUser("lull install %s", sample.Name)
-	if r := s.VM.Run(byUser("lull repo add other /srv/repo")...); r.Code != 77 || !strings.Contains(r.Stderr, "cannot") {
+	if r := s.machine.Run(byUser("lull repo add other /srv/repo")...); r.Code != 77 || !strings.Contains(r.Stderr, "cannot") {
 		s.Errorf("a user may change where applications come from: got %v, want exit status 77 and %q in the error output", r, "cannot")
 	}
 	app := s.userOpens()
@@ -140,7 +147,7 @@ func (s *scene) userReverts() {
 	if why := s.asUser("lull why %s", pkg); !strings.Contains(why, sample.Name) {
 		s.Errorf("nobody knows why it is kept: got %s, want %q in the why", why, sample.Name)
 	}
-	if r := s.VM.Run(byUser("lull gc")...); r.Code != 77 {
+	if r := s.machine.Run(byUser("lull gc")...); r.Code != 77 {
 		s.Errorf("a user may collect without a password: %v", r)
 	}
 	s.sh("lull gc")

@@ -34,15 +34,15 @@ type machine struct {
 	data     string // file system
 	collects bool   // the agent collects after refreshes
 	lanes    []*lane
-	points   *points     // of the boot under way
-	reader   *rig.VMProc // of the pipe that they come through
-	agent    *rig.VMProc
+	points   *points      // of the boot under way
+	reader   *rig.Command // of the pipe that they come through
+	agent    *rig.Command
 	killing  bool           // the agent dies at the fault point, and another one comes before the cut
 	steps    map[string]int // of a ledger, by instance and revision, as far as it was ever seen
 }
 
 // result is the end of a command in the machine.
-func (m *machine) result(p *rig.VMProc) (rig.Result, error) { return p.Wait(m.t.Context(), limit) }
+func (m *machine) result(p *rig.Command) (rig.Result, error) { return p.Wait(m.t.Context(), limit) }
 
 func (m *machine) run(argv ...string) (rig.Result, error) {
 	return m.result(m.vm.Begin(rig.VMCommand{Argv: argv, Env: environment}))

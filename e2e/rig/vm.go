@@ -351,19 +351,24 @@ func (vm *VM) WaitBoot() {
 	if vm.opts.Minimal {
 		return
 	}
-	r := vm.RunWithin(bootLimit, "systemctl", "is-system-running", "--wait")
-	switch strings.TrimSpace(r.Stdout) {
+	waitBoot(vm.tb, vm.RunWithin(bootLimit, "systemctl", "is-system-running", "--wait"), vm.Run)
+}
+
+// waitBoot checks how a boot has ended, where run runs a command.
+func waitBoot(tb TB, state Result, run func(argv ...string) Result) {
+	tb.Helper()
+	switch strings.TrimSpace(state.Stdout) {
 	case "running":
 		return
 	case "degraded":
-		failed := strings.TrimSpace(vm.Run("systemctl", "list-units", "--failed", "--plain", "--no-legend").Stdout)
+		failed := strings.TrimSpace(run("systemctl", "list-units", "--failed", "--plain", "--no-legend").Stdout)
 		if !slices.ContainsFunc(strings.Split(failed, "\n"), func(l string) bool { return l != "" && !strings.HasPrefix(l, "lull_hook-") }) {
 			return
 		}
 	}
-	vm.tb.Fatalf("the machine has booted with failures: %s\n%s%s", r.Text(),
-		vm.Run("sh", "-c", "systemctl list-units --failed --plain --no-legend | while read -r unit rest; do journalctl -b --no-pager -n 20 -u $unit; done").Stdout,
-		vm.Run("journalctl", "-b", "-p", "warning", "--no-pager", "-n", "40").Stdout)
+	tb.Fatalf("it has booted with failures: %s\n%s%s", state.Text(),
+		run("sh", "-c", "systemctl list-units --failed --plain --no-legend | while read -r unit rest; do journalctl -b --no-pager -n 20 -u $unit; done").Stdout,
+		run("journalctl", "-b", "-p", "warning", "--no-pager", "-n", "40").Stdout)
 }
 
 // Cut cuts the power: data that the machine's kernel has not written is gone,

@@ -2,11 +2,9 @@ package rig
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"syscall"
@@ -29,7 +27,7 @@ type vmLink struct {
 
 	mu    sync.Mutex
 	next  int
-	procs map[int]*VMProc
+	procs map[int]*Command
 }
 
 // accept waits for the hello of the machine that was just switched on.
@@ -65,7 +63,7 @@ func (vm *VM) accept() (*vmLink, error) {
 	case <-ctx.Done():
 		return stop(ctx.Err())
 	}
-	l := &vmLink{conn: conn, gone: make(chan struct{}), procs: map[int]*VMProc{}}
+	l := &vmLink{conn: conn, gone: make(chan struct{}), procs: map[int]*Command{}}
 	hello := make(chan struct{})
 	go l.read(hello)
 	select {
@@ -90,7 +88,7 @@ func (l *vmLink) read(hello chan struct{}) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for _, p := range l.procs {
-			p.end(wire.Message{Code: -1}, errOff)
+			p.end(-1, errOff)
 		}
 		l.procs = nil
 		close(l.gone)
@@ -120,9 +118,9 @@ func (l *vmLink) read(hello chan struct{}) {
 		case m.Kind == wire.Err:
 			p.print(&p.errOut, m.Data)
 		case m.Kind == wire.Exit && m.Text != "" && m.Code < 0:
-			p.end(m, errors.New(m.Text))
+			p.end(m.Code, errors.New(m.Text))
 		case m.Kind == wire.Exit:
-			p.end(m, nil)
+			p.end(m.Code, nil)
 		}
 	}
 }
@@ -138,24 +136,6 @@ func (l *vmLink) send(m wire.Message) error {
 	return err
 }
 
-// VMProc is a command that runs in a machine. Its methods may be called from
-// everywhere.
-type VMProc struct {
-	argv  []string
-	link  *vmLink
-	id    int
-	began time.Time
-	done  chan struct{}
-
-	mu      sync.Mutex
-	out     bytes.Buffer
-	errOut  bytes.Buffer
-	changed chan struct{} // closed when more was printed
-	code    int
-	err     error
-	took    time.Duration
-}
-
 // VMCommand is a command for a machine, run as root.
 type VMCommand struct {
 	Argv  []string
@@ -165,28 +145,32 @@ type VMCommand struct {
 }
 
 // Begin starts a command that goes on.
-func (vm *VM) Begin(c VMCommand) *VMProc {
+func (vm *VM) Begin(c VMCommand) *Command {
 	l := vm.link
-	p := &VMProc{argv: c.Argv, link: l, began: time.Now(), done: make(chan struct{}), changed: make(chan struct{})}
+	p := newCommand(c.Argv)
 	l.mu.Lock()
 	l.next++
-	p.id = l.next
+	id := l.next
 	off := l.procs == nil
 	if !off {
-		l.procs[p.id] = p
+		l.procs[id] = p
 	}
 	l.mu.Unlock()
+	p.signal = func(s syscall.Signal) {
+		// If the machine is off, it has ended already.
+		_ = l.send(wire.Message{Kind: wire.Signal, ID: id, Code: int(s)})
+	}
 	if off {
-		p.end(wire.Message{Code: -1}, errOff)
+		p.end(-1, errOff)
 		return p
 	}
-	err := l.send(wire.Message{Kind: wire.Start, ID: p.id, Argv: c.Argv, Env: c.Env, Dir: c.Dir})
+	err := l.send(wire.Message{Kind: wire.Start, ID: id, Argv: c.Argv, Env: c.Env, Dir: c.Dir})
 	const chunk = 32 << 10
 	for in := c.Stdin; err == nil && len(in) > 0; in = in[min(chunk, len(in)):] {
-		err = l.send(wire.Message{Kind: wire.Input, ID: p.id, Data: in[:min(chunk, len(in))]})
+		err = l.send(wire.Message{Kind: wire.Input, ID: id, Data: in[:min(chunk, len(in))]})
 	}
 	if err == nil {
-		err = l.send(wire.Message{Kind: wire.EOF, ID: p.id})
+		err = l.send(wire.Message{Kind: wire.EOF, ID: id})
 	}
 	if err != nil {
 		l.conn.Close() // then everything ends
@@ -195,7 +179,7 @@ func (vm *VM) Begin(c VMCommand) *VMProc {
 }
 
 // Start starts a command that goes on.
-func (vm *VM) Start(argv ...string) *VMProc { return vm.Begin(VMCommand{Argv: argv}) }
+func (vm *VM) Start(argv ...string) *Command { return vm.Begin(VMCommand{Argv: argv}) }
 
 // Run runs a command to its end.
 func (vm *VM) Run(argv ...string) Result {
@@ -239,84 +223,4 @@ func LoginArgv(env []string, argv ...string) []string {
 		args = append(args, "--setenv="+e)
 	}
 	return append(append(args, "--"), argv...)
-}
-
-func (p *VMProc) print(to *bytes.Buffer, data []byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	to.Write(data)
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-func (p *VMProc) end(m wire.Message, err error) {
-	p.mu.Lock()
-	p.code, p.err, p.took = m.Code, err, time.Since(p.began)
-	p.mu.Unlock()
-	close(p.done)
-}
-
-// Done is closed when the command has ended, or its machine.
-func (p *VMProc) Done() <-chan struct{} { return p.done }
-
-// Result is what is known so far.
-func (p *VMProc) Result() Result {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return Result{Args: p.argv, Stdout: p.out.String(), Stderr: p.errOut.String(), Code: p.code, Took: p.took}
-}
-
-// Wait waits for the end of the command; the error is the reason for a missing exit
-// status: the machine went off, or it took too long and got SIGKILL.
-func (p *VMProc) Wait(ctx context.Context, limit time.Duration) (Result, error) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-p.done:
-		p.mu.Lock()
-		err := p.err
-		p.mu.Unlock()
-		return p.Result(), err
-	case <-ctx.Done():
-		return p.Result(), errStopped
-	case <-timer.C:
-		p.Signal(syscall.SIGKILL)
-		return p.Result(), fmt.Errorf("it has not ended within %v", limit)
-	}
-}
-
-// Until waits until what was printed satisfies cond, and returns it.
-func (p *VMProc) Until(ctx context.Context, limit time.Duration, cond func(Result) bool) (Result, error) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	for {
-		p.mu.Lock()
-		changed := p.changed
-		p.mu.Unlock()
-		r := p.Result()
-		if cond(r) {
-			return r, nil
-		}
-		select {
-		case <-changed:
-		case <-p.done:
-			if r := p.Result(); cond(r) {
-				return r, nil
-			}
-			p.mu.Lock()
-			err := p.err
-			p.mu.Unlock()
-			return p.Result(), fmt.Errorf("it has ended (%w)", errors.Join(err, fmt.Errorf("exit status %d", p.Result().Code)))
-		case <-ctx.Done():
-			return p.Result(), errStopped
-		case <-timer.C:
-			return p.Result(), fmt.Errorf("that has not happened within %v", limit)
-		}
-	}
-}
-
-// Signal sends a signal to the command's process group.
-func (p *VMProc) Signal(s syscall.Signal) {
-	// If the machine is off, it has ended already.
-	_ = p.link.send(wire.Message{Kind: wire.Signal, ID: p.id, Code: int(s)})
 }
