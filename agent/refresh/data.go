@@ -37,8 +37,12 @@ func (e *Engine) reportSkipped(r *plan.Refresh, src string, stats copytree.Stats
 	}
 }
 
+// undoneSuffix, behind a number of a revision, begins the names of what undoCopy could not remove.
+const undoneSuffix = ".undone-"
+
 // pruneData removes the data of revisions that are not kept, including those of an earlier
-// installation of the instance.
+// installation of the instance. Data that cannot be removed, for example because a service
+// has mounted something in it, is logged, and tried again the next time.
 func (e *Engine) pruneData(instance string, kept []uint32) error {
 	dir := filepath.Join(e.Root, "data", instance)
 	entries, err := os.ReadDir(dir)
@@ -47,13 +51,18 @@ func (e *Engine) pruneData(instance string, kept []uint32) error {
 	}
 	for _, d := range entries {
 		name, _, partial := strings.Cut(d.Name(), copytree.PartialSuffix)
-		n, perr := strconv.ParseUint(name, 10, 32)
+		number, _, undone := strings.Cut(name, undoneSuffix)
+		n, perr := strconv.ParseUint(number, 10, 32)
+		var rerr error
 		switch {
 		case perr != nil:
 		case partial: // precopied for a refresh whose journal was lost
-			err = errors.Join(err, copytree.Discard(filepath.Join(dir, name), copytree.Options{}))
-		case !slices.Contains(kept, uint32(n)):
-			err = errors.Join(err, copytree.Remove(filepath.Join(dir, name)))
+			rerr = copytree.Discard(filepath.Join(dir, name), copytree.Options{})
+		case undone, !slices.Contains(kept, uint32(n)):
+			rerr = copytree.Remove(filepath.Join(dir, name))
+		}
+		if rerr != nil {
+			e.Log.Warn("data that is no longer needed cannot be removed", messages.Key, messages.DataLeft, "instance", instance, "path", filepath.Join(dir, d.Name()), "error", rerr)
 		}
 	}
 	return err

@@ -143,13 +143,12 @@ func (e *Engine) forget(r *plan.Refresh) error {
 		return err
 	}
 	left := r.From
+	var err error // what cannot be removed is reported, and keeps nothing else
 	if r.Purge {
 		left = 0
-		if err := copytree.Remove(filepath.Join(e.Root, "data", r.Instance)); err != nil {
-			return err
-		}
+		err = copytree.Remove(filepath.Join(e.Root, "data", r.Instance))
 	}
-	return errors.Join(e.State.RemoveInstance(r.Instance, left), e.remember(r.Instance), e.removeMarkers(r.Instance), e.Installed(r.Instance))
+	return errors.Join(err, e.State.RemoveInstance(r.Instance, left), e.remember(r.Instance), e.removeMarkers(r.Instance), e.Installed(r.Instance))
 }
 
 // removeMarkers removes the run-control files of an instance that is gone. If a launcher

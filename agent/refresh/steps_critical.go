@@ -12,9 +12,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lull/lull/agent/lib/copytree"
+	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/faultpoint"
 	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/lib/messages"
 	"github.com/lull/lull/agent/lib/printable"
 	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/lib/wallclock"
@@ -286,9 +288,22 @@ func doCopy(ctx context.Context, t *task) error {
 	return nil
 }
 
-// undoCopy keeps the precopied data: another try may follow, and undoPrecopy removes it.
+// undoCopy keeps the precopied data: another try may follow, and undoPrecopy removes it. A
+// service of the new revision may have made what cannot be removed, for example by mounting
+// something in its data. That keeps no old revision from coming back: the rest is moved
+// aside, and removed when it can be (see pruneData).
 func undoCopy(_ context.Context, t *task) error {
-	return copytree.Remove(t.e.dataDir(t.r.Instance, t.r.To))
+	dir := t.e.dataDir(t.r.Instance, t.r.To)
+	err := copytree.Remove(dir)
+	if err == nil {
+		return nil
+	}
+	aside := fmt.Sprintf("%s%s%d", dir, undoneSuffix, time.Now().UnixNano())
+	if rerr := durable.Rename(dir, aside); rerr != nil {
+		return errors.Join(err, rerr)
+	}
+	t.e.Log.Warn("the data of a revision that was undone cannot be removed yet", messages.Key, messages.DataLeft, "instance", t.r.Instance, "path", aside, "error", err)
+	return nil
 }
 
 // doLink is the commit. Actions before the swap can be undone without a trace. Actions after

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -185,5 +186,94 @@ func TestOwnWhateverItsMode(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestLeased: a file on which another process keeps a lease is left out of the copy and
+// named, and fails neither the precopy nor the copy; one whose lease ends when it is asked
+// for is copied.
+func TestLeased(t *testing.T) {
+	src, dst := place(t)
+	put(t, src+"/leased", "x")
+	put(t, src+"/other", "y")
+	holder, err := os.Open(src + "/leased")
+	must(t, err)
+	defer holder.Close()
+	if _, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		require.Missing(t, "needs leases on files: %v", err)
+	}
+	_, err = Precopy(t.Context(), src, dst, Options{})
+	must(t, err)
+	stats, err := Copy(t.Context(), src, dst, Options{})
+	must(t, err)
+	if got, want := fmt.Sprint(stats.Lost()), "[leased: another process keeps a lease on it]"; got != want {
+		t.Errorf("lost %s, want %s", got, want)
+	}
+	if b, err := os.ReadFile(dst + "/other"); err != nil || string(b) != "y" {
+		t.Errorf("the other file: %q, %v; want %q", b, err, "y")
+	}
+	go func() { // after the copy has asked for it
+		for {
+			if now, err := unix.FcntlInt(holder.Fd(), unix.F_GETLEASE, 0); err != nil || now != unix.F_WRLCK {
+				unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+				return
+			}
+			runtime.Gosched()
+		}
+	}()
+	stats, err = Copy(t.Context(), src, dst+"2", Options{})
+	must(t, err)
+	if len(stats.Lost()) > 0 {
+		t.Errorf("lost %v, want nothing", stats.Lost())
+	}
+	same(t, src, dst+"2")
+}
+
+// TestLongPaths: what is remembered of a source is bounded in bytes, not only in entries:
+// the owner of the data chooses how long its paths are. A precopy ends when it can remember
+// no more, and the copy completes it.
+func TestLongPaths(t *testing.T) {
+	src, dst := place(t)
+	const levels, files = 150, 600
+	fd, err := unix.Open(src, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	must(t, err)
+	long := strings.Repeat("n", 255)
+	for range levels {
+		must(t, unix.Mkdirat(fd, long, 0o700))
+		next, err := unix.Openat(fd, long, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		must(t, err)
+		unix.Close(fd)
+		fd = next
+	}
+	defer unix.Close(fd)
+	for i := range files {
+		must(t, unix.Mknodat(fd, fmt.Sprint(i), unix.S_IFREG|0o600, 0))
+		must(t, unix.Linkat(fd, fmt.Sprint(i), fd, fmt.Sprintf("%d too", i), 0))
+	}
+	stats, err := Precopy(t.Context(), src, dst, Options{})
+	must(t, err)
+	if n := int(stats.Files); n < 100 || n > maxPaths/(levels*256)+1 {
+		t.Errorf("the precopy has copied %d files, want no more than can be remembered", n)
+	}
+	index, err := os.Stat(dst + PartialSuffix + indexSuffix)
+	must(t, err)
+	if index.Size() > maxPaths+1<<20 {
+		t.Errorf("the index has %d bytes, want at most about %d", index.Size(), maxPaths)
+	}
+	stats, err = Copy(t.Context(), src, dst, Options{})
+	must(t, err)
+	if got := stats.Files + stats.Unchanged; got != 2*files {
+		t.Errorf("the copy has %d files, want %d", got, 2*files)
+	}
+	j := &job{seen: map[inode]first{}}
+	for i := range uint64(1000) {
+		j.hasNames(&unix.Statx_t{Nlink: 2, Ino: i}, strings.Repeat("p", 60<<10), i)
+	}
+	if j.seenBytes > maxPaths || len(j.seen) != maxPaths/(60<<10) {
+		t.Errorf("%d files with %d bytes of paths are remembered, want at most %d bytes", len(j.seen), j.seenBytes, maxPaths)
+	}
+	j.skip(strings.Repeat("p", 60<<10), "it is long", true)
+	if n := len(j.stats.Skipped[0].Path); n > 2*maxShown {
+		t.Errorf("a path of %d bytes is reported, want at most about %d", n, maxShown)
 	}
 }

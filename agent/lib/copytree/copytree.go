@@ -23,7 +23,8 @@
 //
 // The source chooses how deep it is, how many entries it has and what they are
 // called. Directories are read in pieces, and no more than maxIndex entries are
-// remembered; the others are re-copied.
+// remembered; the others are left to the copy. A file on which another process keeps a
+// lease is waited for, for a moment.
 //
 // # Precopy
 //
@@ -281,6 +282,7 @@ func (j *job) prepare() error {
 	}
 	j.total = total
 	clear(j.seen)
+	j.seenBytes = 0
 	j.progress(0, total)
 	return nil
 }

@@ -289,6 +289,10 @@ func (j *job) xattrs(in, out int, rel string) error {
 	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
 		return nil
 	}
+	if err == unix.E2BIG { // XFS and btrfs keep more than can be listed
+		j.skip(rel, "it has more extended attributes than can be listed", true)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -304,6 +308,13 @@ func (j *job) xattrs(in, out int, rel string) error {
 		}
 		switch err {
 		case nil, unix.ENODATA:
+		case unix.ENOSPC, unix.E2BIG, unix.ERANGE:
+			// Attributes have less space than the disk (xattr(7)), and how much of it
+			// they take depends on the order in which they were set.
+			if err == unix.ENOSPC && diskFull(out) {
+				return err
+			}
+			j.skip(rel, "its attribute "+string(name)+" does not fit", true)
 		case unix.EPERM, unix.EACCES, unix.EOPNOTSUPP, unix.EINVAL:
 			// Labels are the security module's to give to the new file.
 			if !bytes.HasPrefix(name, []byte("security.")) && !bytes.HasPrefix(name, []byte("trusted.")) {
@@ -326,6 +337,12 @@ func (j *job) xattrs(in, out int, rel string) error {
 		}
 	}
 	return nil
+}
+
+// diskFull reports whether the file system of an open file has no space left.
+func diskFull(fd int) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(fd, &st) != nil || st.Bavail < 64 || st.Files > 0 && st.Ffree == 0
 }
 
 // xattr calls get with room enough for its answer.

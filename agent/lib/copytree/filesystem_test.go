@@ -396,6 +396,29 @@ func TestImmutableSource(t *testing.T) {
 	must(t, err)
 	same(t, src, dst)
 	must(t, os.RemoveAll(dst))
+	must(t, Remove(src)) // with its revision
+	if _, err := os.Lstat(src); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the source is still there: %v", err)
+	}
+}
+
+// TestMoreAttributesThanCanBeListed: XFS and btrfs keep more names of extended attributes
+// than listxattr(2) returns. The file is copied without them, and named.
+func TestMoreAttributesThanCanBeListed(t *testing.T) {
+	top := loop(t, "mkfs.xfs", "-q")
+	src, dst := top+"/1", top+"/2"
+	put(t, src+"/file", "x")
+	for i := range 300 { // of 250 bytes: more than XATTR_LIST_MAX
+		must(t, unix.Setxattr(src+"/file", fmt.Sprintf("user.%0245d", i), []byte("v"), 0))
+	}
+	stats, err := Copy(t.Context(), src, dst, Options{})
+	must(t, err)
+	if got, want := fmt.Sprint(stats.Lost()), "[file: it has more extended attributes than can be listed]"; got != want {
+		t.Errorf("lost %s, want %s", got, want)
+	}
+	if b, err := os.ReadFile(dst + "/file"); err != nil || string(b) != "x" {
+		t.Errorf("the file: %q, %v; want %q", b, err, "x")
+	}
 }
 
 // flag sets a flag of chattr(1) on a file (ioctl_iflags(2)).

@@ -133,6 +133,9 @@ func removeAll(dir int, name string, r *remover) error { return r.remove(dir, na
 
 func (r *remover) remove(dir int, name string, depth int) error {
 	err := unix.Unlinkat(dir, name, 0)
+	if err == unix.EPERM && unprotect(dir, name) {
+		err = unix.Unlinkat(dir, name, 0)
+	}
 	if err == nil || err == unix.ENOENT {
 		return nil
 	}
@@ -157,6 +160,7 @@ func (r *remover) remove(dir int, name string, depth int) error {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	defer unix.Close(fd)
+	unprotectFile(fd)
 	unix.Fchmod(fd, 0o700)
 	if r == nil {
 		r, depth = &remover{top: fd}, 0
@@ -185,6 +189,28 @@ func (r *remover) remove(dir int, name string, depth int) error {
 	}
 }
 
+// unprotect lets a name be removed from a directory: it clears the flags of chattr(1) that
+// forbid it, of the directory and of a file of that name. It reports whether it has cleared any.
+func unprotect(dir int, name string) bool {
+	cleared := unprotectFile(dir)
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return cleared // others have no flags, and opening a device may do something
+	}
+	fd, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return cleared
+	}
+	defer unix.Close(fd)
+	return unprotectFile(fd) || cleared
+}
+
+func unprotectFile(fd int) bool {
+	const protected = 0x10 | 0x20 // FS_IMMUTABLE_FL, FS_APPEND_FL: ioctl_iflags(2)
+	have, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+	return err == nil && have&protected != 0 && unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(have&^protected)) == nil
+}
+
 // moveUp gives a directory a random name in the top, which the owner of the tree
 // cannot have taken before.
 func (r *remover) moveUp(dir int, name string) error {
@@ -198,6 +224,9 @@ func (r *remover) moveUp(dir int, name string) error {
 		if err = unix.Fchmodat(dir, name, 0o700, 0); err == nil {
 			err = unix.Renameat(dir, name, r.top, to)
 		}
+	}
+	if err == unix.EPERM && unprotect(dir, name) {
+		err = unix.Renameat(dir, name, r.top, to)
 	}
 	if err != nil && err != unix.ENOENT {
 		return &os.PathError{Op: "rename", Path: name, Err: err}

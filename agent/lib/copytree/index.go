@@ -29,9 +29,13 @@ func recordOf(st *unix.Statx_t, racy bool) record {
 const indexMagic = "lull datacopy index 1\n"
 
 type indexWriter struct {
-	b []byte
-	n int // records
+	b     []byte
+	n     int // records
+	paths int // the bytes of their paths
 }
+
+// full reports whether no more is remembered.
+func (w *indexWriter) full() bool { return w.n >= maxIndex || w.paths >= maxPaths }
 
 func newIndexWriter(root inode) *indexWriter {
 	w := &indexWriter{b: []byte(indexMagic)}
@@ -42,6 +46,7 @@ func newIndexWriter(root inode) *indexWriter {
 
 func (w *indexWriter) add(rel string, r record) {
 	w.n++
+	w.paths += len(rel)
 	racy := uint64(0)
 	if r.racy {
 		racy = 1

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,11 +18,23 @@ import (
 const maxDepth = 256
 
 // maxIndex bounds how many entries a precopy remembers, and how many files with
-// several names: about 200 bytes each.
-const maxIndex = 100_000
+// several names; maxPaths bounds the length of their paths, in bytes. A path may have
+// 64 KiB, and its owner chooses it.
+const (
+	maxIndex = 100_000
+	maxPaths = 16 << 20
+)
 
-// batch is how many names of a directory are read at a time.
-const batch = 4096
+// batch is how many names of a directory are read at a time. On each of maxDepth levels
+// so many may be in memory, of 255 bytes each.
+const batch = 128
+
+// maxShown is how many bytes of a path are reported.
+const maxShown = 1024
+
+// maxLeased bounds how long a copy waits for other processes to give up their leases on
+// files, in total. A lease ends on request, or by force after some 45 s (fcntl(2)).
+const maxLeased = 5 * time.Second
 
 // inode identifies a file while it exists.
 type inode struct{ dev, ino uint64 }
@@ -50,6 +63,8 @@ type job struct {
 	fresh time.Time         // change times from here on prove nothing
 
 	seen            map[inode]first // files with several names
+	seenBytes       int             // of the paths in seen
+	leased          time.Duration   // the time that was spent on waiting for leases
 	reflink, ranges bool            // still believed to work here
 	buf             []byte
 
@@ -72,7 +87,10 @@ func (j *job) skip(rel, why string, lost bool) {
 		j.stats.Unnamed++
 		return
 	}
-	j.stats.Skipped = append(j.stats.Skipped, Skip{rel, why, lost})
+	if len(rel) > maxShown {
+		rel = rel[:maxShown/2] + "…" + rel[len(rel)-maxShown/2:]
+	}
+	j.stats.Skipped = append(j.stats.Skipped, Skip{strings.ToValidUTF8(rel, "\uFFFD"), why, lost})
 }
 
 // elsewhere reports whether an entry is a mount of another file system.
@@ -122,6 +140,9 @@ func (j *job) folder(src, dst int, rel string, depth int) error {
 			if inner = j.ctx.Err(); inner != nil {
 				return inner
 			}
+			if j.index != nil && j.index.full() {
+				return errFull
+			}
 			if inner = j.entry(src, dst, name, path.Join(rel, name), depth); inner != nil {
 				return inner
 			}
@@ -131,8 +152,15 @@ func (j *job) folder(src, dst int, rel string, depth int) error {
 	if inner != nil {
 		return inner
 	}
+	if errors.Is(err, errFull) {
+		return nil
+	}
 	return wrap(rel, err)
 }
+
+// errFull ends a precopy that can remember no more: all else would be re-copied. So an
+// application that makes files faster than they are copied does not prolong it for ever.
+var errFull = errors.New("no more entries are remembered")
 
 // open makes a directory of the copy writable, and free of ACLs that new
 // entries would inherit. Its own attributes come when it is complete.
@@ -200,9 +228,14 @@ func (j *job) entry(src, dst int, name, rel string, depth int) error {
 		// It is gone, or replaced by now. The replacement was made after us,
 		// like any new entry in a directory already read.
 		return removeAll(dst, name, nil)
+	case errors.Is(err, errLeased):
+		j.skip(rel, "another process keeps a lease on it", true)
+		return removeAll(dst, name, nil)
 	case errors.Is(err, errUnreadable):
 		why := "it cannot be read"
-		if int(st.Uid) != os.Geteuid() {
+		if errors.Is(err, unix.ENOKEY) {
+			why = "it is encrypted, and its key is not there"
+		} else if int(st.Uid) != os.Geteuid() {
 			why = fmt.Sprintf("it belongs to %s and cannot be read", owner(st.Uid))
 		}
 		j.skip(rel, why, true)
@@ -224,17 +257,29 @@ func owner(uid uint32) string {
 var (
 	errGone       = errors.New("it has changed meanwhile")
 	errUnreadable = errors.New("permission denied")
+	errLeased     = errors.New("another process has a lease on it")
 )
 
 // source opens an entry that was of the type want a moment ago.
 func (j *job) source(dir int, name string, flags int, want uint16) (int, *unix.Statx_t, error) {
 	fd, err := openBeneath(dir, name, flags|unix.O_NONBLOCK)
+	// The first attempt has asked the owner of a lease to end it (fcntl(2)). The kernel
+	// has no event for that but a blocking open, which could not be bounded. A precopy
+	// leaves the file to the copy.
+	for err == unix.EAGAIN && j.index == nil && j.leased < maxLeased && j.ctx.Err() == nil {
+		const pause = 10 * time.Millisecond
+		time.Sleep(pause)
+		j.leased += pause
+		fd, err = openBeneath(dir, name, flags|unix.O_NONBLOCK)
+	}
 	switch err {
 	case nil:
 	case unix.ENOENT, unix.ELOOP, unix.ENOTDIR, unix.ENXIO, unix.EXDEV:
 		return -1, nil, errGone
-	case unix.EACCES, unix.EPERM:
+	case unix.EACCES, unix.EPERM, unix.ENOKEY:
 		return -1, nil, fmt.Errorf("%w: %w", errUnreadable, err)
+	case unix.EAGAIN:
+		return -1, nil, errLeased
 	default:
 		return -1, nil, err
 	}
@@ -316,7 +361,7 @@ func (j *job) unchanged(rel string, st *unix.Statx_t) bool {
 
 // note enters what has been copied, or found unchanged, into the index.
 func (j *job) note(rel string, st *unix.Statx_t) {
-	if j.index != nil && j.index.n < maxIndex {
+	if j.index != nil && !j.index.full() {
 		changed := time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec))
 		j.index.add(rel, recordOf(st, !changed.Before(j.fresh)))
 	}
@@ -324,9 +369,12 @@ func (j *job) note(rel string, st *unix.Statx_t) {
 
 // hasNames remembers the first name of a file that has several.
 func (j *job) hasNames(st *unix.Statx_t, rel string, copy uint64) {
-	if st.Nlink > 1 && len(j.seen) < maxIndex {
-		j.seen[inodeOf(st)] = first{rel, copy}
+	if st.Nlink < 2 || len(j.seen) >= maxIndex || j.seenBytes+len(rel) > maxPaths {
+		return
 	}
+	in := inodeOf(st)
+	j.seenBytes += len(rel) - len(j.seen[in].rel)
+	j.seen[in] = first{rel, copy}
 }
 
 // keep reports whether the copy already has the entry; it then stays in the index.
@@ -434,7 +482,7 @@ func (j *job) measureEntry(src int, name, rel string, depth int) (files, bytes i
 }
 
 func wrap(rel string, err error) error {
-	if err == nil || errors.Is(err, errGone) || errors.Is(err, errUnreadable) {
+	if err == nil || errors.Is(err, errGone) || errors.Is(err, errUnreadable) || errors.Is(err, errLeased) {
 		return err
 	}
 	if rel == "" {

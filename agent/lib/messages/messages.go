@@ -63,6 +63,7 @@ const (
 	SystemCommitted      ID = "5fc59385048baa54e4a9ec63e47cbec1"
 	SystemRolledBack     ID = "a253482f1dcad932c3d9ee0cb6585457"
 	DataMissing          ID = "5d0b6f2c9a3e47d1b8e06a4f7c1392de"
+	DataLeft             ID = "8f2b7c41d6e94a0bb35a1c9e70d4f826"
 	Bug                  ID = "2ab1368915817d3ff75fb091173b05d8"
 )
 
@@ -249,6 +250,11 @@ written to, a mount, or directories nested too deeply. The message names it.
 It is still in the directory of the revision before. A user's directory is kept
 for as long as a copy lacks something of it; a service's goes with its revision
 (keep-revisions in the policy).`},
+	{DataLeft, "Data of @LULL_INSTANCE@ that is no longer needed cannot be removed", `Something in the system data of a revision that is not kept cannot be removed, for
+example because a service has mounted something there. The message names it.
+
+It takes space, and does no other harm. After the next refresh, or the next start of
+the agent, lull tries again.`},
 	{Bug, "Internal error", `This should not happen. Please report it, with this entry:
 journalctl -o verbose MESSAGE_ID=@MESSAGE_ID@`},
 }
