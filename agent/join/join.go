@@ -106,7 +106,7 @@ func (j *Joiner) launches(instance string, uid uint32, pid int) error {
 				return errkind.New(errkind.NotPermitted, "cannot join a run of %s: process %d is not user %d's alone", instance, pid, uid)
 			}
 		}
-		return runs.MayLeave(j.Tracker.Name(), pid)
+		return runs.MayLeave(j.Tracker.Name(), pid, uid)
 	}
 	return errkind.New(errkind.NotPermitted, "cannot join a run of %s: it is not shown whose process %d is", instance, pid)
 }

@@ -30,6 +30,15 @@ func TestMayLeave(t *testing.T) {
 		{"scope", unified("/machine.slice/machine-deb.scope/payload"), "machine-deb.scope"},
 		{"scope", unified("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-0a.scope/container"), "libpod-0a.scope"},
 		{"scope", unified("/../../x"), "container"},
+		{"scope", unified("/system.slice/run-u7.scope"), "run-u7.scope"},
+		{"scope", unified("/system.slice/system-tight.slice/run-u7.scope/below"), "run-u7.scope"},
+		{"scope of root's", unified("/system.slice/run-u7.scope"), ""},
+		{"scope", unified("/init.scope"), ""},
+		{"scope", unified("/docker/0a"), "the container docker"},
+		{"scope", unified("/kubepods/burstable/pod1/0a"), "the container kubepods"},
+		{"scope of root's", unified("/kubepods.slice/kubepods-burstable.slice/cri-containerd-0a.scope"), "the container"},
+		{"scope", unified("/tight"), "no unit"},
+		{"scope of root's", unified("/tight/more"), "no unit"},
 		{"subtree", unified("/agents"), ""},
 		{"subtree", unified("/system.slice/web.service"), "web.service"},
 		{"subtree", unified("/docker-0a"), "docker-0a"},
@@ -40,7 +49,11 @@ func TestMayLeave(t *testing.T) {
 		{"freezer", freezer("/suspended"), "/suspended"},
 	} {
 		own := []cgroup.Membership{{Path: "/agents"}, {Path: "/agents", Controllers: []string{"freezer"}}}
-		got := mayLeave(c.tracker, c.at, own)
+		tracker, uid := c.tracker, uint32(1000)
+		if name, ok := strings.CutSuffix(tracker, " of root's"); ok {
+			tracker, uid = name, 0
+		}
+		got := mayLeave(tracker, uid, c.at, own)
 		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s, %+v: %q, want %q", c.tracker, c.at, got, c.want)
 		}
