@@ -192,7 +192,7 @@ func (e *Engine) Submit(ctx context.Context, q Request) (plan.Refresh, error) {
 			return e.begin(r)
 		}
 		r := old.snapshot()
-		if r.Kind == q.Kind && (q.Package.IsZero() || r.Package == q.Package || r.Package.IsZero()) {
+		if q.joins(&r) {
 			if q.Now {
 				return e.look(ctx, old), nil
 			}
@@ -271,12 +271,33 @@ func (e *Engine) begin(r plan.Refresh) (plan.Refresh, error) {
 	return t.snapshot(), nil
 }
 
+// joins reports whether a refresh under way does what a request asks for.
+func (q *Request) joins(r *plan.Refresh) bool {
+	switch {
+	case r.Kind != q.Kind:
+		return false
+	case q.Kind == plan.Remove:
+		return r.Purge || !q.Purge
+	case q.Kind == plan.Revert:
+		return q.To == 0 || r.To == q.To
+	}
+	return q.Package.IsZero() || r.Package == q.Package || r.Package.IsZero()
+}
+
 // mayReplace returns why a request cannot be carried out in place of r. The refresh r is
 // under way and has not been given up yet.
 func (e *Engine) mayReplace(r *plan.Refresh, q Request) error {
 	if q.Kind == plan.Remove && r.Kind == plan.Install {
 		return errkind.New(errkind.Busy, "cannot remove %s: it is being installed", q.Instance).
 			WithHint("remove it when the installation has ended")
+	}
+	if q.Kind == plan.Update && r.GoesBack() && r.State() != plan.Finishing {
+		// Whoever may refresh may not decide about these, and nor may a scheduled check.
+		err := errkind.New(errkind.Busy, "cannot refresh %s: its revert was requested, and has not ended", q.Instance)
+		if r.Kind == plan.Remove {
+			err = errkind.New(errkind.Busy, "cannot refresh %s: its removal was requested, and has not ended", q.Instance)
+		}
+		return err.WithHint("lull refresh --cancel %s gives that up", q.Instance)
 	}
 	n := q.record()
 	err := e.describe(&n)
@@ -289,21 +310,28 @@ func (e *Engine) mayReplace(r *plan.Refresh, q Request) error {
 // giveUp ends a refresh that is under way for another purpose, if that is still possible.
 func (e *Engine) giveUp(ctx context.Context, old *task, q Request) error {
 	r := old.snapshot()
+	if err := mayGiveUp(&r, q); err != nil {
+		return err
+	}
+	if r.State() == plan.Finishing {
+		return old.wait(ctx)
+	}
+	return e.cancelAndWait(ctx, old)
+}
+
+// mayGiveUp returns why a refresh under way cannot be given up for a request.
+func mayGiveUp(r *plan.Refresh, q Request) error {
 	switch s := r.State(); {
 	case s == plan.Stuck:
 		return errkind.New(errkind.Busy, "cannot %s %s: an earlier %s of it could not be undone: %s", q.Kind, q.Instance, r.Kind, r.Stuck.Text).
 			WithHint("lull refresh --retry %s undoes it when the cause has gone", q.Instance)
-	case s == plan.Undoing && r.Tries == 0:
-		// It is being given up already, because of another request or the failure of another
-		// member of its group, or it is undoing its critical section. It may be about to
-		// return to waiting; the cancellation ends that.
-		return e.cancelAndWait(ctx, old)
-	case s == plan.Finishing:
-		return old.wait(ctx)
-	case s != plan.Preparing && s != plan.Waiting:
-		return errkind.New(errkind.Busy, "cannot %s %s: a %s of it is in its critical section", q.Kind, q.Instance, r.Kind)
+	case s == plan.Undoing && r.Tries == 0, s == plan.Finishing, s == plan.Preparing, s == plan.Waiting:
+		// One that is undone is given up already, because of another request or the failure
+		// of another member of its group, or it is undoing its critical section. It may be
+		// about to return to waiting; the cancellation ends that.
+		return nil
 	}
-	return e.cancelAndWait(ctx, old)
+	return errkind.New(errkind.Busy, "cannot %s %s: a %s of it is in its critical section", q.Kind, q.Instance, r.Kind)
 }
 
 // record returns the refresh record that a request determines.

@@ -288,17 +288,39 @@ func (e *Engine) SubmitTogether(ctx context.Context, requests []Request) ([]plan
 			defer release()
 			return e.beginTogether(requests)
 		}
-		for _, q := range requests {
-			r := q.record()
-			if err := e.describe(&r); err != nil {
-				return nil, err
-			}
+		if err := e.mayReplaceAll(requests); err != nil {
+			return nil, err
 		}
 		i := slices.Index(names, old.instance)
 		if err := e.giveUp(ctx, old, requests[i]); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// mayReplaceAll returns why a group cannot be started in place of what is under way for its
+// members, before any of that is given up.
+func (e *Engine) mayReplaceAll(requests []Request) error {
+	for _, q := range requests {
+		e.mu.Lock()
+		t := e.taskOf(q.Instance)
+		e.mu.Unlock()
+		if t == nil {
+			r := q.record()
+			if err := e.describe(&r); err != nil {
+				return err
+			}
+			continue
+		}
+		r := t.snapshot()
+		if err := e.mayReplace(&r, q); err != nil {
+			return err
+		}
+		if err := mayGiveUp(&r, q); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // beginTogether starts a group. The caller has claimed its instances.

@@ -36,7 +36,7 @@ func (q *Requests) Check(ctx context.Context, only []string, how offers.Mode) ([
 		if err != nil {
 			return nil, err
 		}
-		names = slices.DeleteFunc(slices.Clone(all), func(n string) bool { return !q.Policy().For(n).AutoRefresh })
+		names = slices.DeleteFunc(slices.Clone(all), func(n string) bool { return !q.Policy().For(n).AutoRefresh || q.goesBack(n) })
 	}
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
 	from, other := q.sources(ctx, names)
@@ -219,6 +219,9 @@ func (q *Requests) checkOne(ctx context.Context, name string, client *repo.Clien
 	if old := q.underWay(name); c.Request == nil || !how.Asked && old != nil && old.Group != "" {
 		return old, nil
 	}
+	if !how.Asked && q.goesBack(name) {
+		return nil, nil
+	}
 	r, err := q.Engine.Submit(ctx, *c.Request)
 	switch {
 	case errkind.Is(err, errkind.Exists):
@@ -249,6 +252,17 @@ func (q *Requests) giveUpHalted(ctx context.Context, name string, offers repo.Of
 		return
 	}
 	log.Info("the publisher has halted a version: its refresh is given up")
+}
+
+// goesBack reports whether an instance is being removed or reverted, which only a request
+// for this instance may end. It is checked again afterwards.
+func (q *Requests) goesBack(name string) bool {
+	r, ok := q.Engine.Of(name)
+	if !ok || !r.GoesBack() {
+		return false
+	}
+	q.Later(name, q.isUnderWay)
+	return true
 }
 
 func (q *Requests) underWay(name string) *plan.Refresh { return UnderWay(q.Engine, name) }

@@ -59,7 +59,36 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 	run, _ = s.waiting("org.lull.one", "3", func() {
 		s.publish(app("org.lull.one", "3", ""), map[string]string{"app": forever})
 	})
+	// What an administrator has asked for is not ended by a refresh, asked for or due, nor
+	// by a request that is refused.
+	keeps := func(kind, noun string) {
+		t.Helper()
+		var path string
+		s.Until("the "+kind+" waits", limit, func() (bool, string) {
+			for _, o := range s.API.Objects("Refresh") {
+				if o.Str("Instance") == "org.lull.one" && o.Str("Kind") == kind && o.Str("State") == "waiting" {
+					path = string(o.Path)
+				}
+			}
+			return path != "", ""
+		})
+		s.refused(75, "cannot refresh org.lull.one: its "+noun+" was requested, and has not ended", "refresh", "--no-wait", "org.lull.one")
+		s.refused(75, "cannot refresh org.lull.one: its "+noun+" was requested, and has not ended", "refresh", "--no-wait", "--atomic", "org.lull.one", "org.lull.two")
+		s.Lull("refresh", "--no-wait") // of all; it reports the same
+		s.refused(1, "cannot revert org.lull.one: revision 99 is not kept", "revert", "--no-wait", "--revision", "99", "org.lull.one")
+		for _, o := range s.API.Objects("Refresh") {
+			if string(o.Path) == path && o.Str("State") == "waiting" {
+				return
+			}
+		}
+		t.Errorf("the %s %s does not wait any more: %v", kind, path, s.API.Objects("Refresh"))
+	}
+	s.publish(app("org.lull.one", "4", ""), map[string]string{"app": forever})
+	s.publish(app("org.lull.two", "2", ""), map[string]string{"app": forever})
+	s.MustLull("revert", "--no-wait", "org.lull.one")
+	keeps("revert", "revert")
 	s.MustLull("remove", "--no-wait", "org.lull.one")
+	keeps("remove", "removal")
 	s.says("org.lull.one is already installed", "install", "org.lull.one")
 	run.Stop()
 	if _, there := s.API.Package("org.lull.one"); !there {

@@ -206,6 +206,10 @@ func (r *Refresh) State() State {
 	}
 }
 
+// GoesBack reports whether an administrator has asked for the instance, or its revision, to
+// go. A newer version does not end that.
+func (r *Refresh) GoesBack() bool { return r.Kind == Remove || r.Kind == Revert }
+
 // waits reports whether the last check found a reason to wait. A refresh that has not checked
 // yet may be done in a moment.
 func (r *Refresh) waits() bool { return len(r.WaitingFor) > 0 || r.Held || len(r.Unmet) > 0 }
