@@ -15,6 +15,7 @@ package api
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/lull/lull/agent/doctor"
 	"github.com/lull/lull/agent/lib/faultpoint"
 	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/share"
 	"github.com/lull/lull/agent/manager"
 	"github.com/lull/lull/agent/refresh"
 	"github.com/lull/lull/agent/refresh/plan"
@@ -72,6 +74,7 @@ type news struct {
 	refreshes map[string]plan.Refresh
 	ended     []plan.Refresh  // in their order; none may be merged away
 	packages  map[string]bool // by instance; "" means all
+	runs      map[string]bool // the same, where processes may have started or ended
 	space     bool
 	transfers bool
 	repos     bool
@@ -85,7 +88,9 @@ type news struct {
 	alive     []chan<- struct{} // closed when the goroutine has gone round
 }
 
-func noNews() news { return news{refreshes: map[string]plan.Refresh{}, packages: map[string]bool{}} }
+func noNews() news {
+	return news{refreshes: map[string]plan.Refresh{}, packages: map[string]bool{}, runs: map[string]bool{}}
+}
 
 // queue collects news until the service's goroutine gets round to it.
 type queue struct {
@@ -148,6 +153,9 @@ func (o Observer) RefreshChanged(r plan.Refresh) {
 
 // PackageChanged implements manager.Observer.
 func (o Observer) PackageChanged(instance string) { o.q.put(func() { o.q.packages[instance] = true }) }
+
+// RunsChanged implements manager.Observer.
+func (o Observer) RunsChanged(instance string) { o.q.put(func() { o.q.runs[instance] = true }) }
 
 // SpaceChanged implements manager.Observer.
 func (o Observer) SpaceChanged() { o.q.put(func() { o.q.space = true }) }
@@ -240,6 +248,9 @@ func (s *Service) run(w *objects) {
 	defer s.names.Close()
 	var space bool            // the indices must be shown
 	var rest <-chan time.Time // when they may be shown next; nil means now
+	// Any user can start applications in a loop, and each change of what runs reads it all.
+	runs, spent := map[string]bool{}, share.Time{} // what must be shown, and the time for it
+	var pause <-chan time.Time                     // when it may be shown next; nil means now
 	for {
 		select {
 		case <-s.ctx.Done():
@@ -247,7 +258,10 @@ func (s *Service) run(w *objects) {
 		case <-s.queue.wake:
 		case <-rest:
 			rest = nil
+		case <-pause:
+			pause = nil
 		}
+		began := time.Now()
 		n := s.queue.take()
 		space = space || n.space
 		for _, x := range n.helpers {
@@ -256,6 +270,12 @@ func (s *Service) run(w *objects) {
 		for _, r := range n.refreshes {
 			w.refresh(r)
 			s.helpers.tell(s, r)
+		}
+		maps.Copy(runs, n.runs)
+		running := len(runs) > 0 && (pause == nil || len(n.ended)+len(n.alive) > 0)
+		if running {
+			maps.Copy(n.packages, runs)
+			clear(runs)
 		}
 		// Before the ends: a client that has seen one finds the package as it is then.
 		w.packages(n.packages)
@@ -272,10 +292,10 @@ func (s *Service) run(w *objects) {
 			s.updateTracker()
 		}
 		switch {
-		case space && rest == nil:
+		case space && rest == nil && (pause == nil || len(n.alive) > 0):
 			began := time.Now()
 			roots := s.updateSpace()
-			space = false
+			space, running = false, true
 			// With thousands of leases that takes a while, and each is a change.
 			if roots > manyRoots {
 				rest = time.After(20 * time.Since(began))
@@ -301,6 +321,11 @@ func (s *Service) run(w *objects) {
 		}
 		if n.failures || n.policy || n.machine || len(n.helpers) > 0 {
 			s.helpers.sendFailures(s)
+		}
+		if running {
+			if left := spent.Spend(time.Since(began)); left > 0 {
+				pause = time.After(left)
+			}
 		}
 		for _, c := range n.alive {
 			close(c)

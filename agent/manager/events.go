@@ -39,7 +39,7 @@ func (m *Manager) followRuns() {
 func (m *Manager) runsChanged(instance string) {
 	m.engine.ForgetTied()
 	m.indices.Changed(index.OpenIndex)
-	m.observer.PackageChanged(instance)
+	m.observer.RunsChanged(instance)
 }
 
 // publishInstalled passes on a change of one instance, or of all with "", and reports it.
@@ -99,12 +99,14 @@ func (m *Manager) refreshChanged(r plan.Refresh) {
 		// Before the end is reported: its observers may request more, and read the package.
 		m.noteEnd(r)
 		m.runsChanged(r.Instance)
+		m.observer.PackageChanged(r.Instance)
 		m.observer.RefreshChanged(r)
 		m.checker.Ended(r.Instance)
 		return
 	}
 	m.observer.RefreshChanged(r)
 	m.runsChanged(r.Instance)
+	m.observer.PackageChanged(r.Instance)
 }
 
 // The delay before a package that failed its health check is retried: it doubles each time.

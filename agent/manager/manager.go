@@ -86,6 +86,7 @@ type Config struct {
 type Observer interface {
 	RefreshChanged(plan.Refresh)
 	PackageChanged(instance string) // also when it has gone; "" means any
+	RunsChanged(instance string)    // processes of it may have started or ended; likewise
 	SpaceChanged()
 	TransfersChanged() // while they go on; SpaceChanged reports beginnings and ends
 	RepositoriesChanged()

@@ -18,6 +18,7 @@ type deaf struct{}
 
 func (deaf) RefreshChanged(plan.Refresh) {}
 func (deaf) PackageChanged(string)       {}
+func (deaf) RunsChanged(string)          {}
 func (deaf) SpaceChanged()               {}
 func (deaf) ConditionsChanged()          {}
 func (deaf) TransfersChanged()           {}

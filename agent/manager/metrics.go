@@ -35,6 +35,10 @@ func (s shown) PackageChanged(instance string) {
 	s.Observer.PackageChanged(instance)
 	s.m.touchMetrics()
 }
+func (s shown) RunsChanged(instance string) {
+	s.Observer.RunsChanged(instance)
+	s.m.touchMetrics()
+}
 func (s shown) SpaceChanged()        { s.Observer.SpaceChanged(); s.m.touchMetrics() }
 func (s shown) RepositoriesChanged() { s.Observer.RepositoriesChanged(); s.m.touchMetrics() }
 

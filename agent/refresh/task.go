@@ -14,6 +14,7 @@ import (
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/faultpoint"
 	"github.com/lull/lull/agent/lib/messages"
+	"github.com/lull/lull/agent/lib/share"
 	"github.com/lull/lull/agent/lib/wallclock"
 	"github.com/lull/lull/agent/logind"
 	"github.com/lull/lull/agent/refresh/plan"
@@ -48,6 +49,9 @@ type task struct {
 	looks     []chan struct{}          // closed when the record shows the result of the next check
 	stale     bool                     // the step under way may have checked before the last of looks was added
 	requested atomic.Bool              // a user has requested this automatic refresh during a step
+	woken     time.Time                // when the check that is under way began; zero if no event has caused it
+	checks    share.Time               // for those
+	resting   time.Time                // until then no event causes one
 	sealing
 
 	mu        sync.Mutex // guards published
@@ -403,20 +407,41 @@ func (t *task) await(ctx context.Context) (plan.Event, bool) {
 	if t.alarm != nil {
 		rung = t.alarm.C()
 	}
-	select {
-	case <-t.wake:
-		return plan.Event{Type: plan.Woken}, true
-	case <-rung:
-		return plan.Event{Type: plan.Woken}, true
-	case l := <-t.letters:
-		t.taken = l.taken
-		if l.looked != nil {
-			t.looks = append(t.looks, l.looked)
-		}
-		return l.Event, true
-	case <-ctx.Done():
-		return plan.Event{}, false
+	wake := t.wake
+	var rested <-chan time.Time
+	if rest := t.rest(); rest > 0 {
+		wake, rested = nil, time.After(rest)
 	}
+	for {
+		select {
+		case <-rested:
+			wake = t.wake
+		case <-wake:
+			t.woken = time.Now()
+			return plan.Event{Type: plan.Woken}, true
+		case <-rung:
+			return plan.Event{Type: plan.Woken}, true
+		case l := <-t.letters:
+			t.taken = l.taken
+			if l.looked != nil {
+				t.looks = append(t.looks, l.looked)
+			}
+			return l.Event, true
+		case <-ctx.Done():
+			return plan.Event{}, false
+		}
+	}
+}
+
+// rest returns how long a parked refresh is not woken. A user who starts the application in a
+// loop wakes it without a pause, and each check reads what runs.
+func (t *task) rest() time.Duration {
+	now := time.Now()
+	if !t.woken.IsZero() {
+		t.resting = now.Add(t.checks.Spend(now.Sub(t.woken)))
+		t.woken = time.Time{}
+	}
+	return t.resting.Sub(now)
 }
 
 // setAlarm makes a parked refresh recheck at a time; zero means only when it is woken.

@@ -21,6 +21,7 @@ import (
 	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/lib/runname"
 	"github.com/lull/lull/agent/lib/scopes"
+	"github.com/lull/lull/agent/lib/share"
 	"github.com/lull/lull/agent/vacancy"
 )
 
@@ -95,9 +96,15 @@ func newScope(ctl *runctl.Dir, l cgroup.Layout, opts Options) (*scopeTracker, er
 	}
 	s.wg.Go(s.poll)
 	s.wg.Go(func() {
+		var spent share.Time
 		for instance := range s.marks.out {
+			began := time.Now()
 			if s.mark(instance) {
 				s.hints.give(instance) // for those who wait for the marker
+			}
+			select { // a marker is for display, and any user can start applications in a loop
+			case <-time.After(spent.Spend(time.Since(began))):
+			case <-s.stop:
 			}
 		}
 	})
