@@ -155,7 +155,7 @@ func TestLoadConfigs(t *testing.T) {
 		// The broken file does not affect the others.
 		configs, broken, err := repo.LoadConfigs(write(map[string]string{c[0]: c[1], "good.yaml": "url: /x\nroot: g\n", "g": string(root)}))
 		if err != nil || len(configs) != 1 || len(broken) != 1 || configs[0].Name != "good" || broken[0].Name != strings.TrimSuffix(c[0], ".yaml") {
-			t.Errorf("%s: %v, %v, %v", name, configs, broken, err)
+			t.Errorf("%s: LoadConfigs: got %v, broken %v, error %v; want good, %s broken, and no error", name, configs, broken, err, c[0])
 			continue
 		}
 		if err := broken[0].Err; !errkind.Is(err, errkind.BadPolicy) || !strings.Contains(err.Error(), c[2]) {

@@ -107,7 +107,7 @@ func TestStage(t *testing.T) {
 		t.Fatalf("Stage: got %v missing, %v, and %v resident: %v; want %v missing, no error and true", missing, err, same, s.Has(same), app)
 	}
 	if err := g.Finish(); !errkind.Is(err, errkind.NotFound) || !strings.Contains(fmt.Sprint(err), "bin/app: blob "+app.Key.String()+" is not resident") {
-		t.Errorf("Finish without a blob: %v", err)
+		t.Errorf("Finish without a blob: got %v, want an error of kind %v that names the blob", err, errkind.NotFound)
 	}
 	if err := g.Close(); err != nil {
 		t.Error(err)

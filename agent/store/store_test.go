@@ -43,7 +43,7 @@ func TestMissing(t *testing.T) {
 	}
 	missing, err := s.Missing(one)
 	if err != nil || len(missing) != 1 || missing[0].Size != 5 || !missing[0].Key.Exec {
-		t.Errorf("of a package with a lost blob: %v, %v", missing, err)
+		t.Errorf("Missing of a package with a lost blob: got %v, %v; want the executable of 5 bytes and no error", missing, err)
 	}
 	if err := s.Materialise(two); !errkind.Is(err, errkind.NotFound) {
 		t.Errorf("Materialise without a meta: %v", err)

@@ -182,6 +182,6 @@ func TestVerifyLeavesSealsAlone(t *testing.T) {
 	}
 	seal.Close()
 	if found, n, err := verify(); err != nil || n != keys || len(found) > 0 || through != 1 {
-		t.Errorf("without the seal %d files were read, %d through a lease: %v, %v", n, through, found, err)
+		t.Errorf("without the seal: got %d files read, %d through a lease, findings %v, error %v; want %d, 1, none and no error", n, through, found, err, keys)
 	}
 }

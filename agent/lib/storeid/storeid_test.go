@@ -22,8 +22,10 @@ func TestEnsure(t *testing.T) {
 		t.Errorf("the second Ensure: got %+v, %v, %v; want ID %s with app adopted as 3, false and no error", again, made, err, first.ID)
 	}
 	st, err := os.Stat(filepath.Join(root, File))
-	if err != nil || st.Mode().Perm() != 0o644 {
-		t.Errorf("launchers cannot read it: %v, %v", st, err)
+	if err != nil {
+		t.Error(err)
+	} else if st.Mode().Perm() != 0o644 {
+		t.Errorf("got mode %v, want -rw-r--r--, so that launchers can read it", st.Mode())
 	}
 	other, _, err := Ensure(t.TempDir(), ID{})
 	if err != nil || other.ID == first.ID {

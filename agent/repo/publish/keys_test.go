@@ -164,7 +164,7 @@ func TestRotateKilled(t *testing.T) {
 	}
 	left, err := filepath.Glob(keys + "*.new")
 	if len(left) != 0 || err != nil {
-		t.Errorf("left: %v, %v", left, err)
+		t.Errorf("got new keys %v left, %v; want none and no error", left, err)
 	}
 	if err := publish.Rotate(t.Context(), dir, publish.RotateOptions{Roles: []string{"x"}}); !errkind.Is(err, errkind.Usage) {
 		t.Error(err)

@@ -257,7 +257,7 @@ func TestStalePlan(t *testing.T) {
 				t.Error("wrong packages have gone")
 			}
 			if missing, err := w.s.Missing(w.one); err != nil || len(missing) > 0 {
-				t.Errorf("missing %v, %v", missing, err)
+				t.Errorf("Missing: got %v, %v; want nothing missing and no error", missing, err)
 			}
 			storetest.Clean(t, w.s)
 		})
@@ -287,7 +287,7 @@ func TestProtectedOnTheWay(t *testing.T) {
 		t.Error("the leased package has gone")
 	}
 	if missing, err := w.s.Missing(last); err != nil || len(missing) > 0 {
-		t.Errorf("missing %v, %v", missing, err)
+		t.Errorf("Missing: got %v, %v; want nothing missing and no error", missing, err)
 	}
 }
 
@@ -313,7 +313,7 @@ func TestTreeBuiltAgain(t *testing.T) {
 	}
 	for _, pkg := range []digest.Digest{w.one, w.runtime, w.fonts} {
 		if missing, err := w.s.Missing(pkg); err != nil || len(missing) > 0 || !w.s.HasPackage(pkg) {
-			t.Errorf("missing %v, %v", missing, err)
+			t.Errorf("%s: got %v missing, %v, and a tree: %v; want nothing missing, no error and a tree", pkg.Short(), missing, err, w.s.HasPackage(pkg))
 		}
 	}
 	if _, err := Collect(context.Background(), w.s, ix, Options{}); err != nil {

@@ -104,7 +104,7 @@ func TestStrays(t *testing.T) {
 				t.Fatal(err)
 			}
 			if missing, err := w.s.Missing(pkg); err != nil || len(missing) > 0 {
-				t.Errorf("missing %v, %v", missing, err)
+				t.Errorf("Missing: got %v, %v; want nothing missing and no error", missing, err)
 			}
 			stop()
 			if p := w.plan(t); len(p.Strays) > 0 || !slices.Contains(p.Trees, pkg) {

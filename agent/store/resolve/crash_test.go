@@ -115,7 +115,7 @@ func testCrash(t *testing.T, packed bool) {
 		t.Errorf("passed %d fault points, want at least 30: %v", points, count)
 	}
 	if fetched, decoded := count["resolve.delta.fetched"], count["resolve.delta.decoded"]; packed != (fetched > 0 && decoded > 0) {
-		t.Errorf("a pack was fetched %d times and decoded %d times", fetched, decoded)
+		t.Errorf("a pack was fetched %d times and decoded %d times, want both at least once: %v", fetched, decoded, packed)
 	}
 	t.Logf("%d points", points)
 }

@@ -396,7 +396,7 @@ func (w *world) use(t *testing.T, pkg digest.Digest) bool {
 	}
 	missing, err := w.s.Missing(pkg)
 	if err != nil || len(missing) > 0 {
-		t.Errorf("missing %v, %v", missing, err)
+		t.Errorf("Missing: got %v, %v; want nothing missing and no error", missing, err)
 		return false
 	}
 	m, err := w.s.TreeMeta(pkg)

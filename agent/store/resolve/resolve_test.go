@@ -126,7 +126,7 @@ func TestFetchThenResolve(t *testing.T) {
 		t.Fatal(err)
 	}
 	if missing, err := w.s.Missing(w.one); err != nil || len(missing) > 0 || w.s.HasPackage(w.one) {
-		t.Errorf("missing %v, %v", missing, err)
+		t.Errorf("after Fetch: got %v missing, %v, and a tree: %v; want nothing missing, no error and no tree", missing, err, w.s.HasPackage(w.one))
 	}
 	before := w.r.Total()
 	w.resolve(t, w.one)
@@ -421,7 +421,7 @@ func TestRepair(t *testing.T) {
 	os.Remove(filepath.Join(w.s.PackageDir(w.one), "bin/app"))
 	findings, _, err := w.s.Verify(context.Background(), nil, nil)
 	if err != nil || len(findings) != 3 {
-		t.Fatalf("%v, %v", findings, err)
+		t.Fatalf("Verify: got %v, %v; want 3 findings and no error", findings, err)
 	}
 	broken := map[digest.Digest]bool{}
 	for _, f := range findings {
@@ -459,7 +459,7 @@ func TestTakenBack(t *testing.T) {
 		t.Errorf("%d fetches, want 0", n)
 	}
 	if deleted, err := w.s.Purge(taken); err != nil || len(deleted) != 0 {
-		t.Errorf("deleted %v, %v", deleted, err)
+		t.Errorf("Purge: got %v, %v; want nothing deleted, as all was restored, and no error", deleted, err)
 	}
 	if _, err := w.s.DiscardTree(tree); err != nil {
 		t.Error(err)
