@@ -316,6 +316,8 @@ func TestPlaces(t *testing.T) {
 		"usr/lib/x86_64-linux-gnu/libthing.so.1":                 "\x7fELF" + strings.Repeat("\x00", 32<<10-8) + "/opt/Thing/lib/x.so\x00/usr/share/locale\x00",
 		"usr/lib/x86_64-linux-gnu/girepository-1.0/T-1.typelib":  "x",
 		"usr/lib/x86_64-linux-gnu/qt6/plugins/imageformats/t.so": "x",
+		"usr/lib/x86_64-linux-gnu/babl-0.1/t.so":                 "x",
+		"usr/lib/x86_64-linux-gnu/gegl-0.4/t.so":                 "x",
 		"usr/lib/python3/dist-packages/thing/__init__.py":        "P = '/usr/lib/thing'\n",
 		"usr/lib/thing/helper":                                   "x",
 		"usr/lib/other/helper":                                   "x",
@@ -334,7 +336,13 @@ func TestPlaces(t *testing.T) {
 	}
 	got := string(convert.LullYAML(&d.Launch))
 	_, got, _ = strings.Cut(got, "environment:\n")
-	want := `  GDK_PIXBUF_MODULEDIR: "${package}/usr/lib/x86_64-linux-gnu/gdk-pixbuf-2.0/2.10.0/loaders"
+	want := `  BABL_PATH:
+    prepend:
+      - "${package}/usr/lib/x86_64-linux-gnu/babl-0.1"
+  GDK_PIXBUF_MODULEDIR: "${package}/usr/lib/x86_64-linux-gnu/gdk-pixbuf-2.0/2.10.0/loaders"
+  GEGL_PATH:
+    prepend:
+      - "${package}/usr/lib/x86_64-linux-gnu/gegl-0.4"
   GI_TYPELIB_PATH:
     prepend:
       - "${package}/usr/lib/x86_64-linux-gnu/girepository-1.0"

@@ -32,6 +32,8 @@ var listed = []struct{ name, dir, contents string }{
 	{"QT_PLUGIN_PATH", "usr/lib/" + library + "/qt6/plugins", "*"},
 	{"QML2_IMPORT_PATH", "usr/lib/" + library + "/qt5/qml", "*"},
 	{"QML_IMPORT_PATH", "usr/lib/" + library + "/qt6/qml", "*"},
+	{"BABL_PATH", "usr/lib/" + library + "/babl-*", "*.so"},
+	{"GEGL_PATH", "usr/lib/" + library + "/gegl-*", "*.so"},
 	{"PYTHONPATH", "usr/lib/python3/dist-packages", "*"},
 	{"PERL5LIB", "usr/share/perl5", "*"},
 }
