@@ -17,6 +17,8 @@ import (
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/agent/repositories"
+	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/store/index"
 )
 
 // newRepository makes a repository with the packages "NAME VERSION".
@@ -215,6 +217,64 @@ func TestRepositories(t *testing.T) {
 		}
 		if _, err := m.opener.Resolve(t.Context(), "editor", "va", "", "test", 0, nil); !errkind.Is(err, errkind.Unavailable) {
 			t.Errorf("from va, which is away: got %v, want an error of kind %v", err, errkind.Unavailable)
+		}
+		for _, name := range []string{"va", "vb"} {
+			if err := m.repos.Remove(name); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+
+	t.Run("a bound name", func(t *testing.T) {
+		a, b := newRepository(t, publish.Options{}, "tool 1"), newRepository(t, publish.Options{}, "tool 2")
+		m.mustAdd(t, "va", a, a)
+		err := m.state.UpdateInstance("tool_work", func(i *state.Instance) error {
+			i.Repository, i.Channel, i.Revisions = "va", "stable", []state.Revision{{Number: 1}}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.mustAdd(t, "vb", b, b)
+		resolve := func(repository string) (version string, offline bool, err error) {
+			r, err := m.opener.Resolve(t.Context(), "tool", repository, "", "test", 0, nil)
+			if err == nil {
+				r.Dir.Close()
+				r.Lease.Close()
+			}
+			return r.Version, r.Offline != nil, err
+		}
+		other, err := m.offers.Offered(t.Context(), "tool", "vb", "stable", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if version, _, err := resolve("vb"); version != "2" || err != nil {
+			t.Fatalf("version %q, %v; want 2 from the named repository", version, err)
+		}
+		// The other one is resident and in the cache index, and is not taken all the same.
+		m.indices.SetCache([]index.Root{{Package: other.Package}})
+		defer m.indices.SetCache(nil)
+		away := a + ".away"
+		if err := os.Rename(a, away); err != nil {
+			t.Fatal(err)
+		}
+		if version, _, err := resolve(""); !errkind.Is(err, errkind.Unavailable) {
+			t.Errorf("version %q, %v; want an error of kind %v: the repository of the installed instance is away", version, err, errkind.Unavailable)
+		}
+		if err := os.Rename(away, a); err != nil {
+			t.Fatal(err)
+		}
+		if version, offline, err := resolve(""); version != "1" || offline || err != nil {
+			t.Errorf("version %q, offline %v, %v; want 1 from the repository of the installed instance", version, offline, err)
+		}
+		if err := os.Rename(a, away); err != nil {
+			t.Fatal(err)
+		}
+		if version, offline, err := resolve(""); version != "1" || !offline || err != nil {
+			t.Errorf("version %q, offline %v, %v; want the last offer of the repository of the installed instance", version, offline, err)
+		}
+		if err := m.state.RemoveInstance("tool_work", 0); err != nil {
+			t.Error(err)
 		}
 		for _, name := range []string{"va", "vb"} {
 			if err := m.repos.Remove(name); err != nil {

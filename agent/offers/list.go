@@ -3,8 +3,9 @@ package offers
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
-	"sync"
+	"strings"
 
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/refresh/plan"
@@ -43,20 +44,15 @@ func (o *Offers) Available(ctx context.Context, only string, read bool) (list []
 	if err != nil {
 		return nil, nil, err
 	}
-	var mu sync.Mutex // guards list and failed
-	var wg sync.WaitGroup
-	for _, name := range names {
-		wg.Go(func() {
-			found, err := o.offersOf(ctx, name, read, instances)
-			mu.Lock()
-			defer mu.Unlock()
-			list = append(list, found...)
-			if err != nil {
-				failed = append(failed, Failed{name, err})
-			}
-		})
+	answers := ask(ctx, o, names, read, func(ctx context.Context, name string, read bool) ([]Available, error) {
+		return o.offersOf(ctx, name, read, instances)
+	})
+	for _, a := range answers {
+		list = append(list, a.value...)
+		if a.err != nil {
+			failed = append(failed, Failed{a.repository, a.err})
+		}
 	}
-	wg.Wait()
 	return list, failed, nil
 }
 
@@ -114,8 +110,7 @@ func (o *Offers) Updates(ctx context.Context, names []string, read bool) (list [
 		}
 	}
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
-	var instances []installed
-	all := sources{}
+	from := map[string][]installed{} // by repository
 	for _, n := range names {
 		var i installed
 		if i.Instance, i.version, err = o.Installed(n); err == nil {
@@ -125,18 +120,27 @@ func (o *Offers) Updates(ctx context.Context, names []string, read bool) (list [
 			failed = append(failed, Failed{n, err})
 			continue
 		}
-		instances = append(instances, i)
-		all[i.Repository] = &source{}
+		from[i.Repository] = append(from[i.Repository], i)
 	}
-	o.readAll(ctx, all, read)
-	for _, i := range instances {
-		u, err := o.update(ctx, i, all[i.Repository], read)
-		if err != nil {
-			failed = append(failed, Failed{i.Instance.Instance, err})
-		} else if u != nil {
-			list = append(list, *u)
+	answers := ask(ctx, o, slices.Collect(maps.Keys(from)), read, func(ctx context.Context, repository string, read bool) (map[string]updateOf, error) {
+		return o.updatesFrom(ctx, repository, from[repository], read)
+	})
+	for _, a := range answers {
+		for _, i := range from[a.repository] {
+			u := a.value[i.Instance.Instance]
+			switch {
+			case u.update != nil:
+				list = append(list, *u.update)
+			case a.err != nil: // that there is none is unknown
+				failed = append(failed, Failed{i.Instance.Instance, a.err})
+			case u.err != nil:
+				failed = append(failed, Failed{i.Instance.Instance, u.err})
+			}
 		}
 	}
+	byName := func(a, b AvailableUpdate) int { return strings.Compare(a.Instance, b.Instance) }
+	slices.SortFunc(list, byName)
+	slices.SortFunc(failed, func(a, b Failed) int { return strings.Compare(a.Name, b.Name) })
 	return list, failed, nil
 }
 
@@ -146,33 +150,32 @@ type installed struct {
 	version string
 }
 
-// source is a repository, or why it cannot be used.
-type source struct {
-	client *repo.Client
+// updateOf is the update of an instance, or why it cannot be determined. If both are nil, the
+// instance has the newest version.
+type updateOf struct {
+	update *AvailableUpdate
 	err    error
 }
 
-// sources has repositories by name.
-type sources map[string]*source
-
-// readAll fills in the sources in parallel: a slow repository delays only itself.
-func (o *Offers) readAll(ctx context.Context, all sources, read bool) {
-	var wg sync.WaitGroup
-	for name, s := range all {
-		wg.Go(func() {
-			if s.client, s.err = o.Repositories.Client(name); s.err == nil && read {
-				s.client, s.err = o.Repositories.Read(ctx, name, false)
-			}
-		})
+// updatesFrom returns the updates of instances from a repository, by instance.
+func (o *Offers) updatesFrom(ctx context.Context, repository string, instances []installed, read bool) (map[string]updateOf, error) {
+	client, err := o.Repositories.Client(repository)
+	if err == nil && read {
+		client, err = o.Repositories.Read(ctx, repository, false)
 	}
-	wg.Wait()
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]updateOf{}
+	for _, i := range instances {
+		u, err := o.update(ctx, i, client, read)
+		all[i.Instance.Instance] = updateOf{u, err}
+	}
+	return all, nil
 }
 
-func (o *Offers) update(ctx context.Context, i installed, s *source, read bool) (*AvailableUpdate, error) {
-	if s.err != nil {
-		return nil, s.err
-	}
-	name, client := i.Instance.Instance, s.client
+func (o *Offers) update(ctx context.Context, i installed, client *repo.Client, read bool) (*AvailableUpdate, error) {
+	name := i.Instance.Instance
 	c, err := o.For(ctx, name, client, Mode{})
 	if err != nil || c.Pointer == nil {
 		return nil, err

@@ -17,17 +17,23 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/lull/lull/agent/current"
+	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/manifest"
+	"github.com/lull/lull/agent/refresh/plan"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/store"
+	"github.com/lull/lull/agent/store/cost"
 )
 
 // mostDelay is how long a bad repository may delay another one.
@@ -132,6 +138,8 @@ type pair struct {
 	good, dir string // the directories
 	root      string // of the agent
 	db        *state.DB
+	installed *state.DB // of a machine that has a package of each
+	store     *store.Store
 	// Of the bad one: the answer to requests that match, or the connection.
 	match  func(path string) bool
 	answer func(http.ResponseWriter, *http.Request)
@@ -190,9 +198,10 @@ func (p *pair) serve(ctx context.Context, dir string, cert tls.Certificate, bad 
 	}
 }
 
-// run reads both repositories as the agent does in a check and in an installation, and reports
-// how long the good one took each time, and the error of the bad one.
-func (p *pair) run(t *testing.T) (choose, check time.Duration, failed error) {
+// run reads both repositories as the agent does in a check, in an installation and for lists,
+// and reports how long the good one took each time, and the error of the bad one.
+func (p *pair) run(t *testing.T) (took map[string]time.Duration, failed error) {
+	took = map[string]time.Duration{}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer synctest.Wait() // what is left of the servers
 	defer cancel()
@@ -224,7 +233,7 @@ func (p *pair) run(t *testing.T) (choose, check time.Duration, failed error) {
 	if err := read(ctx, set, "good", "good"); err != nil {
 		t.Errorf("the good one: %v", err)
 	}
-	check = time.Since(began)
+	took["check"] = time.Since(began)
 	failed = <-bad
 	if spent := time.Since(began); spent > 30*time.Minute {
 		t.Errorf("the bad one was given up after %v, want at most half an hour", spent)
@@ -232,17 +241,56 @@ func (p *pair) run(t *testing.T) (choose, check time.Duration, failed error) {
 	// An installation without a repository asks all of them.
 	began = time.Now()
 	from, err := o.Choose(ctx, "good", "", "stable")
-	choose = time.Since(began)
+	took["choose"] = time.Since(began)
 	if from != "good" || err != nil {
 		t.Errorf("chosen %q: %v, want good", from, err)
 	}
 	o.Wait() // what goes on of the bad one has an end, too
+
+	began = time.Now()
+	available, _, err := o.Available(ctx, "", true)
+	took["list what is available"] = time.Since(began)
+	if err != nil || !slices.ContainsFunc(available, func(a Available) bool { return a.Repository == "good" && a.Name == "good" }) {
+		t.Errorf("available: %+v, %v; want good", available, err)
+	}
+	o.Wait()
+
+	o.State, o.Links, o.Costs = p.installed, p.links(t), cost.New(p.store)
+	o.Installed = func(name string) (state.Instance, string, error) {
+		i, err := p.installed.Instance(name)
+		return i, "0", err
+	}
+	o.UnderWay = func(string) *plan.Refresh { return nil }
+	began = time.Now()
+	updates, _, err := o.Updates(ctx, nil, true)
+	took["list updates"] = time.Since(began)
+	if err != nil || !slices.ContainsFunc(updates, func(u AvailableUpdate) bool { return u.Instance == "good" && u.Cost != nil }) {
+		t.Errorf("updates: %+v, %v; want one of good with its cost", updates, err)
+	}
+	o.Wait()
 	for _, name := range []string{"good", "bad"} {
 		if c, err := set.Client(name); err == nil {
 			c.Close()
 		}
 	}
-	return choose, check, failed
+	return took, failed
+}
+
+// links makes the links of a machine that has an older package of each.
+func (p *pair) links(t *testing.T) current.Links {
+	l, err := current.Open(p.root)
+	for _, name := range []string{"good", "bad"} {
+		if err == nil {
+			err = l.Add(name, 1, digest.Of([]byte(name)), 0)
+		}
+		if err == nil {
+			err = l.Swap(name, 1)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 // read reads a repository, an offer of it and the content of its package.
@@ -293,18 +341,34 @@ func TestBadNeighbour(t *testing.T) {
 		}
 		dirs[name] = dir
 	}
-	db, err := state.Open(filepath.Join(t.TempDir(), "state.db"))
+	open := func() *state.DB {
+		db, err := state.Open(filepath.Join(t.TempDir(), "state.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return db
+	}
+	db, has := open(), open()
+	content, err := store.Open(t.TempDir())
+	for name := range dirs {
+		if err == nil {
+			err = has.UpdateInstance(name, func(i *state.Instance) error {
+				i.Repository, i.Channel = name, "stable"
+				return nil
+			})
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	try := func(t *testing.T, scheme string, faulty func(*pair)) {
 		t.Parallel() // they wait for the disk
-		p := &pair{scheme: scheme, cert: cert, bad: cert, good: dirs["good"], dir: dirs["bad"], root: t.TempDir(), db: db}
+		p := &pair{scheme: scheme, cert: cert, bad: cert, good: dirs["good"], dir: dirs["bad"], root: t.TempDir(), db: db, installed: has, store: content}
 		faulty(p)
 		if err := os.Mkdir(filepath.Join(p.root, "repos.d"), 0o755); err != nil {
 			t.Fatal(err)
@@ -313,9 +377,11 @@ func TestBadNeighbour(t *testing.T) {
 			write(t, filepath.Join(p.root, "repos.d", name+".yaml"), fmt.Sprintf("url: %s://%s.test\nroot: %s/root.json\n", scheme, name, dir))
 		}
 		synctest.Test(t, func(t *testing.T) {
-			choose, check, failed := p.run(t)
-			if choose > mostDelay || check > mostDelay {
-				t.Errorf("the good one is chosen after %v and checked after %v, want at most %v", choose, check, mostDelay)
+			took, failed := p.run(t)
+			for what, spent := range took {
+				if spent > mostDelay {
+					t.Errorf("%s: the good one takes %v, want at most %v", what, spent, mostDelay)
+				}
 			}
 			if !p.hit.Load() && p.answer != nil {
 				t.Error("the fault has not happened")

@@ -1,6 +1,7 @@
 package catalog_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,7 +62,18 @@ func TestRepositoriesOnTheBus(t *testing.T) {
 	add("two", two)
 	addresses(bus.RepositoryAddress{Name: "one", URL: one}, bus.RepositoryAddress{Name: "two", URL: two})
 	from("1", "one")
-
+	// A name that is bound to a repository is not resolved from another one.
+	fds, err := bus.DialFDs(ctx, w.Bus.Address, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fds.Close()
+	dir, lease, _, version, err := bus.NewManagerProxy(fds, bus.AgentPath).Resolve(ctx, name, bus.ResolveOptions{})
+	if version != "1" || err != nil {
+		t.Errorf("version %q, %v; want 1, which one offers", version, err)
+	} else if err := errors.Join(dir.Close(), lease.Close()); err != nil {
+		t.Error(err)
+	}
 	if err := m.Switch(ctx, name, bus.SwitchOptions{Repository: "two"}); err != nil {
 		t.Fatal(err)
 	}
