@@ -60,7 +60,7 @@ func newSide(name, address string, s shared, event func(notify.Event)) *side {
 		d.agent.Do(agentclient.WorkDone{Order: order, Err: err})
 	}, s.Log)
 	session := sessionBus(s.SessionBus)
-	d.agent = agentclient.New(agentclient.Options{Address: address, Log: s.Log, Version: s.Version, Here: here(session), Look: restart.Look, App: restart.App, Work: func(order sessionjobs.Order) {
+	d.agent = agentclient.New(agentclient.Options{Address: address, Log: s.Log, Version: s.Version, Here: here(session), Look: restart.Look, App: restart.App, Translate: foreign(), Work: func(order sessionjobs.Order) {
 		s.idle.ordered()
 		d.worker.Submit(order)
 	}}, event)

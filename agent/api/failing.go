@@ -55,6 +55,7 @@ func inFront(sessions []conditions.Session, uid uint32) bool {
 }
 
 func (s *Service) failureOf(f failures.Failure) bus.FailureOf {
+	errkind.Remember(f.Made) // the helper asks how the text was made
 	v := bus.FailureOf{Kind: string(f.Kind), Name: f.Name, Title: f.Name, Since: micro(f.Since), Error: errkind.Prefix + string(f.Error), Text: f.Text, Notified: f.Notified != nil}
 	if f.Kind == failures.Package {
 		if p, err := s.m.Reports().Package(f.Name); err == nil && p.Launch != nil {

@@ -40,6 +40,8 @@ type Failure struct {
 	Since time.Time    `json:"since"` // of the first failure after the last success
 	Error errkind.Kind `json:"error"` // of the last one
 	Text  string       `json:"text"`
+	// Made is how the text was made, so that it can be translated also after a restart.
+	Made map[string]errkind.Sentence `json:"made,omitempty"`
 	// Notified is the user whose helper has received it; nil means none.
 	Notified *uint32 `json:"notified,omitempty"`
 }
@@ -93,12 +95,14 @@ func (l *List) Note(kind Kind, name string, err error, now time.Time) {
 			i = len(l.all) - 1
 		}
 		f := &l.all[i]
-		old := *f
+		since, kind, text := f.Since, f.Error, f.Text
 		if f.Since.After(now) { // the clock was put back
 			f.Since = now.Round(0)
 		}
-		f.Error, f.Text = errkind.KindOf(err), err.Error()
-		return *f != old
+		if f.Error, f.Text = errkind.KindOf(err), err.Error(); f.Text != text {
+			f.Made = errkind.Sentences([]string{f.Text})
+		}
+		return f.Since != since || f.Error != kind || f.Text != text
 	})
 }
 

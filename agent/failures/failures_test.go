@@ -14,6 +14,7 @@ import (
 // A failure begins with the first one after a success, outlives the agent, is notified once
 // and ends with a success.
 func TestFailure(t *testing.T) {
+	errkind.RememberSentences()
 	root, changes := t.TempDir(), 0
 	open := func() *List { return Open(root, slog.New(slog.DiscardHandler), func() { changes++ }) }
 	l := open()
@@ -49,6 +50,9 @@ func TestFailure(t *testing.T) {
 	want(start.Add(after+time.Hour), "repository main again package main cannot read it ")
 	if l.Due(0, start.Add(10*after)) != nil {
 		t.Error("a failure is due without a time, want none")
+	}
+	if made := l.Due(after, start.Add(2*after))[1].Made["cannot read it"]; made.Message != "cannot read it" {
+		t.Errorf("after a restart %+v is known of how the text was made, want its message", made)
 	}
 	l.NoteNotified(l.Due(after, start.Add(after))[0], 1000)
 	l.NoteNotified(l.Due(after, start.Add(after))[0], 1001)

@@ -42,7 +42,7 @@ func ask[T any](ctx context.Context, o *Offers, names []string, now bool, read f
 				enough = t.C
 			}
 		case <-enough:
-			why = errkind.New(errkind.Unavailable, "it has not answered within %s after another repository", otherAnswers)
+			why = errkind.New(errkind.Unavailable, "it has not answered within a second after another one")
 		case <-ctx.Done():
 			why = errkind.New(errkind.Interrupted, "%w", context.Cause(ctx))
 		}

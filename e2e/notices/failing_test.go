@@ -15,6 +15,9 @@ import (
 func (s *scene) failing(t *testing.T, bob *scene) {
 	s.desk.CloseAll()
 	bob.desk.CloseAll()
+	bob.helper.Stop()
+	bob.User.Env = append(bob.User.Env, "LC_ALL=de_DE.UTF-8")
+	bob.helper = bob.StartHelper()
 	away := s.Path("away")
 	rename := func(from, to string) {
 		t.Helper()
@@ -35,20 +38,14 @@ func (s *scene) failing(t *testing.T, bob *scene) {
 	}
 	s.age(8 * 24 * time.Hour)
 	fail()
-	s.Until("one user is notified", limit, func() (bool, string) {
-		return len(s.desk.Live())+len(bob.desk.Live()) == 1, s.desk.String() + bob.desk.String()
-	})
-	told := s
-	if len(bob.desk.Live()) > 0 {
-		told = bob
-	}
-	n := told.untilShown(1, "No updates from local")
-	for _, want := range []string{"The repository local has been unusable since ", "Cause: cannot ", s.Repo} {
+	// The one with the lowest number is chosen, with all of the text in the user's language.
+	n := bob.untilShown(1, "Keine Aktualisierungen aus local")
+	for _, want := range []string{"Die Paketquelle local ist seit dem ", "Der Server ist nicht erreichbar", "Ursache: Paketquelle \"local\" kann nicht gelesen werden", s.Repo, "Datei oder Verzeichnis nicht gefunden"} {
 		if !strings.Contains(n.Body, want) {
 			t.Errorf("no %q in %q", want, n.Body)
 		}
 	}
-	told.desk.CloseAll()
+	bob.desk.CloseAll()
 	fail()
 	s.age(0)
 	fail()
@@ -87,10 +84,13 @@ func (s *scene) failing(t *testing.T, bob *scene) {
 	failed()
 	s.age(8 * 24 * time.Hour)
 	failed()
-	s.Until("one user is notified that Lost gets no updates", limit, func() (bool, string) {
-		live := append(s.desk.Live(), bob.desk.Live()...)
-		return len(live) == 1 && live[0].Summary == "Lost gets no updates" && strings.Contains(live[0].Body, "Cause: cannot refresh "+lost), s.desk.String() + bob.desk.String()
-	})
+	n = bob.untilShown(1, "Lost bekommt keine Aktualisierungen")
+	if want := "Ursache: " + lost + ": Aktualisieren ist nicht möglich: "; !strings.Contains(n.Body, want) {
+		t.Errorf("no %q in %q", want, n.Body)
+	}
+	if live := s.desk.Live(); len(live) > 0 {
+		t.Errorf("the other user is notified, too: %v", live)
+	}
 	rename(s.Path("blobs"), s.Repo+"/blobs")
 	s.MustLull("refresh", lost)
 	s.untilShown(0, "")

@@ -349,7 +349,7 @@ func TestTwoUsers(t *testing.T) {
 	bob.Bus, bob.Store, bob.RunDir, bob.Config = s.Bus, s.Store, s.RunDir, s.Config
 	bob.User = bob.Ordinary("daemon")
 	bob.desk = bob.StartDesktop()
-	bob.StartHelper()
+	bob.helper = bob.StartHelper()
 	s.publish(2)
 	if r := s.Lull("refresh", name); r.Code != 75 {
 		t.Fatalf("got %v, want exit status 75", r)

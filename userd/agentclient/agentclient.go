@@ -22,6 +22,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/lull/lull/agent/lib/dialer"
+	"github.com/lull/lull/agent/lib/errkind"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/userd/notify"
 	"github.com/lull/lull/userd/queue"
@@ -46,7 +47,10 @@ type Options struct {
 	Look func(instance string, pid uint32) (there, other bool)
 	// App returns the name of the application of the package that a process is, or "".
 	App func(pid uint32) string
-	Log *slog.Logger
+	// Translate translates a text of the agent, with how it and its parts were made; nil means
+	// that they are shown in English.
+	Translate func(text string, made map[string]errkind.Sentence) string
+	Log       *slog.Logger
 }
 
 // A Command is notify.Ask, notify.Answer, notify.Follow or WorkDone.
@@ -179,6 +183,7 @@ type link struct {
 	told    uint // the number of the session state that was reported last
 	telling bool // a report is under way
 	follow  follows
+	lists   uint        // counts the lists of failures
 	results chan func() // what the goroutines of calls want done here
 }
 
@@ -353,7 +358,7 @@ func (l *link) heard(ctx context.Context, calls *sync.WaitGroup, s *dbus.Signal)
 	} else if a, ok := bus.ParseHelperRestart(s); ok {
 		l.event(notify.Invoked{Instance: a.Instance, Action: notify.RestartNow})
 	} else if f, ok := bus.ParseHelperFailing(s); ok {
-		l.event(notify.Failing{List: failing(f.Failures)})
+		l.failing(ctx, calls, failing(f.Failures))
 	} else if d, ok := bus.ParseHelperShuttingDown(s); ok {
 		l.event(notify.ShuttingDown{Names: d.Names, Left: time.Duration(min(d.Left, maxStop)) * time.Microsecond})
 	} else if w, ok := bus.ParseHelperWork(s); ok {

@@ -37,6 +37,7 @@ type agent struct {
 	refuse  bool
 	done    chan string
 	stand   []string // the reported states of the sessions
+	made    []bus.Sentence
 }
 
 func newAgent(t *testing.T, address string) *agent {
@@ -97,6 +98,12 @@ func (a *agent) Answer(_ bus.Caller, id, action string) error {
 	return nil
 }
 
+func (a *agent) Sentences(bus.Caller, []string) ([]bus.Sentence, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.made, nil
+}
+
 func (a *agent) WorkDone(_ bus.Caller, id, instance, phase, text string) error {
 	a.done <- id + " " + instance + " " + phase + " " + text
 	return nil
@@ -125,11 +132,14 @@ type rig struct {
 	orders chan sessionjobs.Order
 }
 
-func run(t *testing.T, address string) *rig {
+func run(t *testing.T, address string) *rig { t.Helper(); return runWith(t, Options{Address: address}) }
+
+func runWith(t *testing.T, o Options) *rig {
 	t.Helper()
 	r := &rig{t: t, events: make(chan notify.Event, 64), orders: make(chan sessionjobs.Order, 64)}
 	ctx, cancel := context.WithCancel(context.Background())
-	r.Relay = New(Options{Address: address, Work: func(o sessionjobs.Order) { r.orders <- o }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, func(e notify.Event) {
+	o.Work, o.Log = func(o sessionjobs.Order) { r.orders <- o }, slog.New(slog.NewTextHandler(io.Discard, nil))
+	r.Relay = New(o, func(e notify.Event) {
 		select {
 		case r.events <- e:
 		case <-ctx.Done():

@@ -104,7 +104,7 @@ func (c *Core) fails(now time.Time) Notice {
 	} else {
 		n.Body = c.Texts.T("The update of %[1]s has failed each time since %[2]s.", title, c.date(since))
 	}
-	if why := c.cause(f.Cause); why != "" {
+	if why := c.cause(f); why != "" {
 		n.Body += " " + why
 	}
 	n.Body += " " + c.Texts.T("An administrator can see more with “lull status”.")
@@ -119,14 +119,24 @@ func (c *Core) fails(now time.Time) Notice {
 const maxCause = 240
 
 // cause describes the kind of an error; "" if the error itself has to do.
-func (c *Core) cause(kind string) string {
-	switch kind {
+func (c *Core) cause(f Failure) string {
+	switch f.Cause {
 	case "Unavailable":
 		return c.Texts.T("Its server cannot be reached, or does not answer.")
 	case "Untrusted":
 		return c.Texts.T("What its server sends cannot be trusted, and was refused.")
 	case "NoSpace":
 		return c.Texts.T("There is not enough space on the disk.")
+	case "BadPolicy":
+		return c.Texts.T("A file of the configuration has an error.")
+	case "NotPermitted":
+		return c.Texts.T("Something that it needs is not permitted.")
+	case "LimitsExceeded":
+		return c.Texts.T("It has reached a limit.")
+	case "NotFound":
+		if !f.Repository {
+			return c.Texts.T("Its repository does not offer it any more.")
+		}
 	}
 	return ""
 }

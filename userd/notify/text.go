@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"github.com/lull/lull/agent/lib/printable"
+	"github.com/lull/lull/agent/lib/texts"
 	"github.com/lull/lull/agent/lib/words"
 )
 
@@ -251,6 +252,26 @@ func (c *Core) length(d time.Duration) string {
 	}
 	m := int((min(d, 24*time.Hour) + time.Minute/2) / time.Minute)
 	return c.Texts.N("%d minute", "%d minutes", m, m)
+}
+
+// size is a number of bytes in words, as the command line has it.
+func (c *Core) size(n uint64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}
+	v, unit := float64(n), 0
+	for ; v >= 999.5 && unit < len(units)-1; unit++ {
+		v /= 1000
+	}
+	digits := 0
+	if v < 9.95 && unit > 0 {
+		digits = 1
+	}
+	return Decimal(c.Texts, fmt.Sprintf("%.*f %s", digits, v, units[unit]))
+}
+
+// Decimal writes a number with a decimal point, which a unit follows, as the language does.
+func Decimal(t texts.Texts, number string) string {
+	separator := t.T("decimal separator|.")
+	return strings.Replace(number, ".", separator[strings.LastIndexByte(separator, '|')+1:], 1)
 }
 
 // when names a time near now in the person's time zone.

@@ -9,8 +9,8 @@ import (
 // Sentence is how a text for people was made, so that another program can translate it: the
 // message of the code, and the text of each of its arguments.
 type Sentence struct {
-	Message string   // with the verbs of fmt
-	Parts   []string // one for each verb but %%, in their order
+	Message string   `json:"message"`         // with the verbs of fmt
+	Parts   []string `json:"parts,omitempty"` // one for each verb but %%, in their order
 }
 
 // A program remembers the latest of its texts, and no longer ones; in bytes.
@@ -52,6 +52,18 @@ func SentenceOf(text string) (Sentence, bool) {
 	defer sentences.mu.Unlock()
 	s, ok := sentences.known[text]
 	return s, ok
+}
+
+// Remember makes texts known that an earlier process has made, or this one long ago.
+func Remember(made map[string]Sentence) {
+	sentences.mu.Lock()
+	defer sentences.mu.Unlock()
+	if sentences.known == nil {
+		return
+	}
+	for text, s := range made {
+		rememberLocked(text, s)
+	}
 }
 
 // SameSentence makes a text known as another way to write a remembered one.

@@ -2,7 +2,6 @@ package resolve
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/dustin/go-humanize"
 
@@ -60,19 +59,21 @@ func (s *shortage) lacks(plan *gc.Plan) int64 {
 }
 
 func (s *shortage) refuse(name string, plan *gc.Plan) error {
-	free := humanize.Bytes(uint64(max(0, s.free+s.reserve))) + " free"
+	size := func(n int64) string { return humanize.Bytes(uint64(max(0, n))) }
+	need, free, freeable := size(s.need), size(s.free+s.reserve), size(plan.Bytes)
+	text := ""
 	switch {
+	case s.inode >= 0 && s.files > s.inode:
+		text = errkind.Text("%d files needed, %d free", s.files, s.inode)
 	case s.reserve > 0:
-		free += ", of which " + humanize.Bytes(uint64(s.reserve)) + " are a reserve (gc.reserve in the policy)"
+		text = errkind.Text("%s needed, %s free, of which %s are a reserve (gc.reserve in the policy), %s can be freed", need, free, size(s.reserve), freeable)
 	case s.kept > 0:
-		free += " beside a reserve of " + humanize.Bytes(uint64(s.kept)) + " (gc.reserve in the policy)"
+		text = errkind.Text("%s needed, %s free beside a reserve of %s (gc.reserve in the policy), %s can be freed", need, free, size(s.kept), freeable)
+	default:
+		text = errkind.Text("%s needed, %s free, %s can be freed", need, free, freeable)
 	}
-	text := fmt.Sprintf("%s needed, %s, %s can be freed", humanize.Bytes(uint64(s.need)), free, humanize.Bytes(uint64(plan.Bytes)))
-	if s.inode >= 0 && s.files > s.inode {
-		text = fmt.Sprintf("%d files needed, %d free", s.files, s.inode)
-	}
-	p := errkind.New(errkind.NoSpace, "cannot fetch %s: %s: %w", name, text, errRefused)
-	p.Text = fmt.Sprintf("cannot fetch %s: %s", name, text)
+	p := errkind.New(errkind.NoSpace, "cannot fetch %s: %s", name, text)
+	p.Err = errRefused
 	if len(plan.Doubts) > 0 {
 		return p.WithHint("nothing can be freed, because it is unknown what is needed; lull verify --repair may help")
 	}
