@@ -136,6 +136,38 @@ func ParseHelperFailing(sig *dbus.Signal) (s HelperFailing, ok bool) {
 	return s, true
 }
 
+// HelperDownloads: Sent when the list changes of the large downloads that this user is to be
+// notified of: refreshes that no user has requested and that fetch at least network.download-notice
+// of the policy. Each of them is on the list of one user only, whose session was in the foreground.
+// It begins at begins, or when the user answers download-now to Manager.Answer; a hold puts it off,
+// of this user until hold-until at most (0: the user may not). Fetch is in bytes; unmetered whether
+// policy keeps such downloads from metered connections; notified whether the user was notified
+// before. A download leaves the list when it is done, held or given up.
+type HelperDownloads struct {
+	Downloads []LargeDownload
+}
+
+// SignalName implements Signal.
+func (HelperDownloads) SignalName() string { return HelperInterface + ".Downloads" }
+
+func (s HelperDownloads) body() []any { return []any{toDicts(s.Downloads)} }
+
+// ParseHelperDownloads decodes sig. It returns false for any other signal.
+func ParseHelperDownloads(sig *dbus.Signal) (s HelperDownloads, ok bool) {
+	if sig.Name != s.SignalName() {
+		return s, false
+	}
+	var w0 []map[string]dbus.Variant
+	if store(sig.Body, &w0) != nil {
+		return s, false
+	}
+	var err error
+	if s.Downloads, err = fromDicts[LargeDownload](w0, false); err != nil {
+		return s, false
+	}
+	return s, true
+}
+
 // HelperRestart: Sent when a program of the user calls Manager.RestartNow for this instance.
 type HelperRestart struct {
 	Instance string

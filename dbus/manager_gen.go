@@ -213,7 +213,8 @@ type Manager interface {
 	SetSessions(caller Caller, sessions []HelperSession) (err error)
 	// Answer: Reports the user's answer to the notice of a refresh: restart-now, when-closed or later.
 	// If polkit allows the caller to refresh, restart-now requests the refresh, which then waits for
-	// no further condition. From other callers it is only logged. With an empty id, next-start answers
+	// no further condition. From other callers it is only logged. The answer download-now is to
+	// Helper.Downloads: the download begins at once. With an empty id, next-start answers
 	// Helper.ShuttingDown, for registered helpers only: the machine shuts down without waiting for
 	// refreshes in their critical section, which are applied at the next start. Error NotFound: no
 	// such refresh waits for the caller's user, or the machine is not shutting down; NotPermitted:
@@ -1036,7 +1037,8 @@ func (p ManagerProxy) SetSessions(ctx context.Context, sessions []HelperSession)
 
 // Answer: Reports the user's answer to the notice of a refresh: restart-now, when-closed or later.
 // If polkit allows the caller to refresh, restart-now requests the refresh, which then waits for no
-// further condition. From other callers it is only logged. With an empty id, next-start answers
+// further condition. From other callers it is only logged. The answer download-now is to
+// Helper.Downloads: the download begins at once. With an empty id, next-start answers
 // Helper.ShuttingDown, for registered helpers only: the machine shuts down without waiting for
 // refreshes in their critical section, which are applied at the next start. Error NotFound: no such
 // refresh waits for the caller's user, or the machine is not shutting down; NotPermitted:

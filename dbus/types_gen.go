@@ -436,6 +436,21 @@ type UpdatedRefresh struct {
 	Icon         string `dict:"icon"`
 }
 
+// LargeDownload is a dictionary on the bus; zero values are left out.
+type LargeDownload struct {
+	ID           string `dict:"id"`
+	Instance     string `dict:"instance"`
+	Name         string `dict:"name"`
+	Version      string `dict:"version"`
+	DesktopEntry string `dict:"desktop-entry"`
+	Icon         string `dict:"icon"`
+	Fetch        uint64 `dict:"fetch"`
+	Begins       uint64 `dict:"begins"`
+	HoldUntil    uint64 `dict:"hold-until"`
+	Unmetered    bool   `dict:"unmetered"`
+	Notified     bool   `dict:"notified"`
+}
+
 // SessionWork is a dictionary on the bus; zero values are left out.
 type SessionWork struct {
 	Instance     string   `dict:"instance"`

@@ -111,6 +111,9 @@ func (p *Policy) add(l layer) {
 	if n.Requests != nil {
 		p.Network.Requests = *n.Requests
 	}
+	if n.Notice != nil {
+		p.Network.Notice = int64(*n.Notice)
+	}
 	if n.Proxy != nil {
 		p.Network.Proxy.URL, p.Network.Proxy.Origin = *n.Proxy, p.origins["network.proxy"]
 	}

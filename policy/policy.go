@@ -85,6 +85,7 @@ type Network struct {
 	Bandwidth int64   // bytes per second, of all transfers together; 0 means no limit
 	Windows   Windows // when Bandwidth holds; none means always
 	Requests  bool    // whether it also holds for transfers that a user has requested
+	Notice    int64   // bytes from which on a user is notified before they are fetched; 0 means never
 	Proxy     Proxy
 }
 
@@ -268,6 +269,7 @@ func (p *Policy) Explain(instance string, wishes manifest.Wishes) []Value {
 	add("network.bandwidth", strictyaml.Size(p.Network.Bandwidth))
 	add("network.bandwidth-windows", p.Network.Windows)
 	add("network.bandwidth-requests", p.Network.Requests)
+	add("network.download-notice", strictyaml.Size(p.Network.Notice))
 	add("network.proxy", p.Network.Proxy.URL)
 	add("network.no-proxy", p.Network.Proxy.Except)
 	add("gc.watermark", p.GC.Watermark)

@@ -163,6 +163,7 @@ func TestBadPolicies(t *testing.T) {
 		"check":               {"schedule:\n  check: 1s\n", "2: cannot use 1s as schedule.check: want 5m to 31d"},
 		"bandwidth":           {"network:\n  bandwidth: 9kB\n", "2: cannot use 9kB as network.bandwidth: want 0, or 10kB to 1GB"},
 		"bandwidth, too much": {"network:\n  bandwidth: 2GB\n", "2: cannot use 2GB as network.bandwidth: want 0, or 10kB to 1GB"},
+		"download notice":     {"network:\n  download-notice: 1kB\n", "2: cannot use 1kB as network.download-notice: want 0, or 1MB to 1TB"},
 		"bandwidth spelled":   {"network:\n  bandwidth: fast\n", `2: cannot use "fast" as network.bandwidth: want a size such as 64MiB or 2GB`},
 		"bandwidth windows":   {"network:\n  bandwidth-windows: [often]\n", `2: cannot use "often" as network.bandwidth-windows[0]: want days and hours such as sat,sun 02:00-05:00, mon-fri 22:00-06:00, or hours alone`},
 		"proxy":               {"network:\n  proxy: ftp://x\n", "2: cannot use this network.proxy: want an address like http://proxy.example.org:3128, with http, https or socks5"},

@@ -37,7 +37,10 @@ const (
 	// With less than MinBandwidth, servers would end transfers that make too little progress.
 	MinBandwidth = 10_000        // bytes per second
 	MaxBandwidth = 1_000_000_000 // bytes per second
-	MaxNoProxy   = 100
+	// Smaller downloads are over before a notice is read.
+	MinDownloadNotice = 1_000_000         // bytes
+	MaxDownloadNotice = 1_000_000_000_000 // bytes
+	MaxNoProxy        = 100
 )
 
 // file is one policy file. A nil pointer is a key that the file does not set.
@@ -85,6 +88,7 @@ type network struct {
 	Bandwidth *strictyaml.Size `yaml:"bandwidth"`
 	Windows   Windows          `yaml:"bandwidth-windows"`
 	Requests  *bool            `yaml:"bandwidth-requests"`
+	Notice    *strictyaml.Size `yaml:"download-notice"`
 	Proxy     *string          `yaml:"proxy"`
 	NoProxy   []string         `yaml:"no-proxy"`
 }
@@ -241,6 +245,9 @@ const textfileSuffix = ".prom"
 func (n *network) validate(fail func(path, format string, args ...any)) {
 	if b := n.Bandwidth; b != nil && *b != 0 && (*b < MinBandwidth || *b > MaxBandwidth) {
 		fail("network.bandwidth", "cannot use %s as network.bandwidth: want 0, or %s to %s", b, strictyaml.Size(MinBandwidth), strictyaml.Size(MaxBandwidth))
+	}
+	if b := n.Notice; b != nil && *b != 0 && (*b < MinDownloadNotice || *b > MaxDownloadNotice) {
+		fail("network.download-notice", "cannot use %s as network.download-notice: want 0, or %s to %s", b, strictyaml.Size(MinDownloadNotice), strictyaml.Size(MaxDownloadNotice))
 	}
 	if len(n.Windows) > MaxWindows {
 		fail("network.bandwidth-windows", "cannot use %d network.bandwidth-windows: want at most %d", len(n.Windows), MaxWindows)

@@ -9,7 +9,7 @@ import (
 
 // edges are where effects go. None of them blocks.
 type edges struct {
-	agent    func(notify.Effect) // notify.Ask, notify.Answer
+	agent    func(notify.Effect) // notify.Ask, notify.Answer, notify.PutOff, notify.Follow
 	desktop  func(any)           // notify.Show, notify.Close
 	present  func(yes bool)      // the agent has come or gone
 	quit     func(notify.Pending)
@@ -44,7 +44,7 @@ func loop(ctx context.Context, core *notify.Core, events <-chan notify.Event, ne
 		core.Zone = now.Location() // it may have changed
 		for _, effect := range core.Step(now, event) {
 			switch f := effect.(type) {
-			case notify.Ask, notify.Answer, notify.Follow:
+			case notify.Ask, notify.Answer, notify.PutOff, notify.Follow:
 				if _, ask := f.(notify.Ask); ask {
 					e.offered()
 				}

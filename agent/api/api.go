@@ -322,6 +322,9 @@ func (s *Service) run(w *objects) {
 		if n.failures || n.policy || n.machine || len(n.helpers) > 0 {
 			s.helpers.sendFailures(s)
 		}
+		if n.policy || n.machine || len(n.helpers)+len(n.refreshes)+len(n.ended) > 0 {
+			s.helpers.sendDownloads(s)
+		}
 		if running {
 			if left := spent.Spend(time.Since(began)); left > 0 {
 				pause = time.After(left)

@@ -14,10 +14,7 @@ import (
 // sendFailures sends each helper the failures that its user is notified of. One that no user
 // was notified of goes to one user in the foreground. The service's goroutine calls it.
 func (h *helpers) sendFailures(s *Service) {
-	h.mu.Lock()
-	list := slices.Collect(maps.Values(h.list))
-	h.mu.Unlock()
-	slices.SortFunc(list, func(a, b *helper) int { return cmp.Or(cmp.Compare(a.uid, b.uid), cmp.Compare(a.name, b.name)) })
+	list := h.sorted()
 	due, sessions := s.m.Failing(), s.m.Conditions().Sessions
 	for _, x := range list {
 		if x.told == nil {
@@ -46,6 +43,15 @@ func (h *helpers) sendFailures(s *Service) {
 			s.m.NoteNotified(f, x.uid)
 		}
 	}
+}
+
+// sorted returns all helpers, by their users.
+func (h *helpers) sorted() []*helper {
+	h.mu.Lock()
+	list := slices.Collect(maps.Values(h.list))
+	h.mu.Unlock()
+	slices.SortFunc(list, func(a, b *helper) int { return cmp.Or(cmp.Compare(a.uid, b.uid), cmp.Compare(a.name, b.name)) })
+	return list
 }
 
 // inFront reports whether a user can see a notice. Where no session is known, as without

@@ -21,8 +21,9 @@ type helper struct {
 	stop func()
 
 	// The last reports. The service's goroutine owns them.
-	told    map[string]bus.PendingRefresh // by refresh
-	failing []bus.FailureOf
+	told      map[string]bus.PendingRefresh // by refresh
+	failing   []bus.FailureOf
+	downloads []bus.LargeDownload
 
 	ready chan struct{} // closed when it is watched, or cannot be
 	err   error         // why it cannot; is read after ready

@@ -297,8 +297,11 @@ func (o managerObject) Answer(c bus.Caller, id, action string) error {
 	if action == "next-start" {
 		return o.leaveToBoot(c, uid, id)
 	}
+	if action == "download-now" {
+		return o.downloadNow(uid, id)
+	}
 	if !slices.Contains([]string{"restart-now", "when-closed", "later"}, action) {
-		return errkind.New(errkind.Invalid, "cannot take %.40q as an answer: want restart-now, when-closed, later or next-start", action)
+		return errkind.New(errkind.Invalid, "cannot take %.40q as an answer: want restart-now, when-closed, later, download-now or next-start", action)
 	}
 	for _, p := range o.s.m.Reports().Pending(uid, uid == 0) {
 		if p.ID == id {

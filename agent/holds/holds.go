@@ -54,7 +54,7 @@ func (h *Holds) UserEnd(name, owner string, until time.Time) (time.Time, error) 
 	if until.IsZero() {
 		far = now.Add(usualHold)
 	}
-	end := s.UserHoldEnd(far, r.Since, now, r.Urgency)
+	end := s.UserHoldEnd(far, r.HoldSince(), now, r.Urgency)
 	switch {
 	case s.UserHold <= 0:
 		return end, errkind.New(errkind.NotPermitted, "cannot hold %s as user %s: policy lets only administrators hold it", name, owner).
@@ -64,7 +64,7 @@ func (h *Holds) UserEnd(name, owner string, until time.Time) (time.Time, error) 
 			WithHint("user-hold-security in the policy lets users do so")
 	case !end.After(now):
 		return end, errkind.New(errkind.NotPermitted, "cannot hold %s any longer as user %s: the update to %s has been ready since %s, and users may hold it for %s",
-			name, owner, r.ToVersion, r.Since.Local().Format(wallclock.Layout), strictyaml.Duration(min(s.UserHold, s.MaxPostponement))).
+			name, owner, r.ToVersion, r.HoldSince().Local().Format(wallclock.Layout), strictyaml.Duration(min(s.UserHold, s.MaxPostponement))).
 			WithHint("an administrator may hold it for longer")
 	case end.Before(until):
 		return end, errkind.New(errkind.NotPermitted, "cannot hold %s until %s as user %s: users may hold it until %s", name, until.Local().Format(wallclock.Layout), owner, end.Local().Format(wallclock.Layout)).

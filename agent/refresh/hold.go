@@ -29,7 +29,7 @@ func (e *Engine) holds(instance string, r *plan.Refresh, now time.Time) ([]state
 	s := e.Policy().With(instance, r.Wishes)
 	var force []state.Hold
 	for _, h := range list {
-		since := r.Since
+		since := r.HoldSince()
 		if since.IsZero() {
 			since = h.Since // nothing is ready yet: only the hold itself is bounded
 		}

@@ -142,6 +142,14 @@ func (e *Engine) Retry(ctx context.Context, id string) error {
 	return nil
 }
 
+// NoteLargeNotified records that a user was notified of what a refresh fetches.
+func (e *Engine) NoteLargeNotified(id string, uid uint32) {
+	e.send(id, letter{Event: plan.Event{Type: plan.LargeShown, UID: uid}})
+}
+
+// FetchNow makes a refresh fetch at once what a user was notified of.
+func (e *Engine) FetchNow(id string) { e.send(id, letter{Event: plan.Event{Type: plan.FetchAsked}}) }
+
 // NoteNotified records that a user was shown a notice about a refresh, so that the same user is
 // notified of its end.
 func (e *Engine) NoteNotified(id string, uid uint32) {

@@ -14,13 +14,14 @@ const progressEvery = 100 * time.Millisecond
 // goroutines while the task's own goroutine waits for the step.
 type meter struct {
 	t            *task
+	size         func(bytes int64) // receives how much is fetched, before the first byte of it
 	mu           sync.Mutex
 	last         time.Time
 	done         int64
 	fetch, write int64
 }
 
-func newMeter(t *task) *meter { return &meter{t: t} }
+func newMeter(t *task, size func(bytes int64)) *meter { return &meter{t: t, size: size} }
 
 func (m *meter) set(p resolve.Progress) {
 	m.mu.Lock()
@@ -32,6 +33,9 @@ func (m *meter) set(p resolve.Progress) {
 		m.t.progress(p)
 	}
 	m.mu.Unlock()
+	if sized {
+		m.size(p.Fetch)
+	}
 	if due {
 		m.t.e.Changed(m.t.snapshot())
 	}

@@ -45,7 +45,7 @@ func (t *task) mayFetch() *busyError {
 	r.Unmet = unmet
 	if len(unmet) == 0 {
 		r.Deadline = time.Time{}
-		return nil
+		return t.mayFetchLarge()
 	}
 	r.FetchSince = began
 	r.Deadline = policy.Postponement{Since: r.FetchSince, Max: s.MaxPostponement}.Deadline()
@@ -77,7 +77,7 @@ func (t *task) whileMayFetch(ctx context.Context) (_ context.Context, stop func(
 			}
 			s := t.settings()
 			unmet, again := t.unmet(s, s.FetchRequires, t.r.FetchSince)
-			if len(unmet) > 0 {
+			if len(unmet) > 0 || !t.largeHeld().IsZero() {
 				cancel(&busyError{})
 				return
 			}

@@ -102,8 +102,12 @@ func doFetch(ctx context.Context, t *task) error {
 	if r.Kind == plan.Update && !r.Now {
 		ctx = repo.Unrequested(ctx, t.requested.Load)
 	}
-	meter := newMeter(t)
-	err = t.e.Resolver.Resolve(ctx, r.Package, client, "refresh "+r.ID, meter.set)
+	ctx, size, large := t.announcing(ctx)
+	err = t.e.Resolver.Resolve(ctx, r.Package, client, "refresh "+r.ID, newMeter(t, size).set)
+	if bytes := large(); bytes > 0 {
+		stop()
+		t.announce(bytes)
+	}
 	var busy *busyError
 	if err != nil && errors.As(context.Cause(ctx), &busy) {
 		stop()

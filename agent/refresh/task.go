@@ -29,7 +29,7 @@ type task struct {
 	id       string
 	instance string
 	group    *group        // nil if it goes by itself
-	letters  chan letter   // CancelAsked, NoticeShown, NowAsked, BesideAsked, RetryAsked
+	letters  chan letter   // all events but those of steps
 	wake     chan struct{} // capacity 1: something may have changed; never lost, never counted
 	done     chan struct{} // closed when the goroutine has ended
 

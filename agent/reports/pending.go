@@ -101,6 +101,15 @@ func (rs *Reports) Describe(r plan.Refresh) Pending {
 	return p
 }
 
+// Before returns what people are shown of the application that a refresh replaces.
+func (rs *Reports) Before(r plan.Refresh) (name, desktop, icon string) {
+	l := rs.launchOf(r.Instance, r.From)
+	if l == nil {
+		return r.Instance, "", ""
+	}
+	return l.Shown(), rs.DesktopEntry(r.Instance, l), rs.Exports.IconPath(r.Instance, l)
+}
+
 // launchOf reads the launch information of a revision's package; nil if that is unknown.
 func (rs *Reports) launchOf(instance string, rev uint32) *manifest.Launch {
 	pkg, err := rs.Links.Package(instance, rev)

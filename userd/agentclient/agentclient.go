@@ -53,7 +53,7 @@ type Options struct {
 	Log       *slog.Logger
 }
 
-// A Command is notify.Ask, notify.Answer, notify.Follow or WorkDone.
+// A Command is notify.Ask, notify.Answer, notify.PutOff, notify.Follow or WorkDone.
 type Command any
 
 // WorkDone answers an order.
@@ -359,6 +359,8 @@ func (l *link) heard(ctx context.Context, calls *sync.WaitGroup, s *dbus.Signal)
 		l.event(notify.Invoked{Instance: a.Instance, Action: notify.RestartNow})
 	} else if f, ok := bus.ParseHelperFailing(s); ok {
 		l.failing(ctx, calls, failing(f.Failures))
+	} else if d, ok := bus.ParseHelperDownloads(s); ok {
+		l.event(notify.Downloads{List: downloads(d.Downloads)})
 	} else if d, ok := bus.ParseHelperShuttingDown(s); ok {
 		l.event(notify.ShuttingDown{Names: d.Names, Left: time.Duration(min(d.Left, maxStop)) * time.Microsecond})
 	} else if w, ok := bus.ParseHelperWork(s); ok {
@@ -407,6 +409,15 @@ func (l *link) command(ctx context.Context, calls *sync.WaitGroup, c Command) {
 			return func() {
 				if err != nil {
 					l.Log.Warn("cannot send the user's answer to the agent", "refresh", c.ID, "action", c.Action, "error", err)
+				}
+			}
+		})
+	case notify.PutOff:
+		l.call(ctx, calls, func(ctx context.Context) func() {
+			_, err := l.manager.Hold(ctx, c.Instance, uint64(c.Until.UnixMicro()), c.Reason)
+			return func() {
+				if err != nil {
+					l.Log.Warn("cannot put a download off", "instance", c.Instance, "until", c.Until, "error", err)
 				}
 			}
 		})

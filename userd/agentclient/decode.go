@@ -94,6 +94,16 @@ func order(w bus.HelperWork) sessionjobs.Order {
 	return o
 }
 
+// downloads converts what the agent reports as about to be fetched, or being fetched.
+func downloads(list []bus.LargeDownload) []notify.Download {
+	var out []notify.Download
+	for _, d := range list {
+		out = append(out, notify.Download{ID: d.ID, Instance: d.Instance, Name: d.Name, Version: d.Version, DesktopEntry: d.DesktopEntry, Icon: d.Icon,
+			Bytes: d.Fetch, Begins: when(d.Begins), HoldUntil: when(d.HoldUntil), Unmetered: d.Unmetered, Notified: d.Notified})
+	}
+	return out
+}
+
 // failing converts what the agent reports as failing.
 func failing(list []bus.FailureOf) []notify.Failure {
 	var out []notify.Failure

@@ -8,6 +8,12 @@ func (c *Core) closed(e Closed) {
 		c.failuresClosed(e.Serial)
 		return
 	}
+	if e.Instance == downloadsKey {
+		if c.downloads != nil && c.downloads.Serial == e.Serial {
+			c.downloads = nil
+		}
+		return
+	}
 	s := c.slots[e.Instance]
 	if s == nil || s.live == nil || s.live.Serial != e.Serial {
 		return
@@ -43,6 +49,10 @@ func (c *Core) invoked(now time.Time, e Invoked) {
 	}
 	if e.Instance == failuresKey {
 		c.takeFailures()
+		return
+	}
+	if e.Instance == downloadsKey {
+		c.answerDownloads(now, e.Action)
 		return
 	}
 	s := c.slots[e.Instance]

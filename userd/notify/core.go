@@ -68,8 +68,12 @@ type Core struct {
 	failing   []Failure
 	owed      map[string]bool // failures that this user was not notified of when they came, by id
 	failures  *Notice         // what is up about them
-	wake      time.Time
-	effects   []Effect
+	// The same of large downloads.
+	downloading   []Download
+	owedDownloads map[string]bool
+	downloads     *Notice
+	wake          time.Time
+	effects       []Effect
 }
 
 // slot is one instance.
@@ -225,6 +229,8 @@ func (c *Core) handle(now time.Time, e Event) {
 		}
 	case Failing:
 		c.nowFailing(e.List)
+	case Downloads:
+		c.nowDownloading(e.List)
 	case ShowAll:
 		c.mustAsk = true
 		for _, s := range c.slots {
@@ -286,7 +292,7 @@ func (c *Core) listed(now time.Time, list []Pending) {
 			m.Restart = r
 			c.memory[instance] = m
 		}
-		if instance != failuresKey && !seen[instance] && r == nil && !m.Up && now.Sub(m.Shown) > forgetAfter && now.Sub(m.HookedAt) > forgetAfter {
+		if instance != failuresKey && instance != downloadsKey && !seen[instance] && r == nil && !m.Up && now.Sub(m.Shown) > forgetAfter && now.Sub(m.HookedAt) > forgetAfter {
 			delete(c.memory, instance)
 		}
 	}
@@ -399,7 +405,7 @@ func (c *Core) take(instance string, s *slot, keep bool) {
 func (c *Core) timeouts(now time.Time) {
 	if !c.agentLost.IsZero() && !now.Before(c.agentLost.Add(agentGrace)) {
 		c.agentLost = time.Time{}
-		c.failing = nil
+		c.failing, c.downloading = nil, nil
 		for _, instance := range c.instances() {
 			s := c.slots[instance]
 			s.forced = s.live != nil && !s.live.isNews() && s.live.Kind != Wait
@@ -419,6 +425,7 @@ func (c *Core) timeouts(now time.Time) {
 	}
 	c.showLaunches()
 	c.showFailures(now)
+	c.showDownloads(now)
 }
 
 // due is the time of the instance's next notice; zero means never.
@@ -526,6 +533,11 @@ func (c *Core) nextWake(now time.Time) time.Time {
 	}
 	for _, s := range c.slots {
 		consider(s.until)
+	}
+	if c.downloads != nil {
+		for _, d := range c.downloading {
+			consider(d.Begins)
+		}
 	}
 	for _, m := range c.memory {
 		if m.Restart != nil && !m.Restart.Exited.IsZero() {

@@ -80,6 +80,8 @@ func (p *player) event(e Event) {
 				delete(p.screen, f.Instance)
 			case Answer:
 				p.log = append(p.log, "answer "+f.ID+" "+f.Action)
+			case PutOff:
+				p.log = append(p.log, fmt.Sprintf("put off %s for %v: %s", f.Instance, f.Until.Sub(p.now), f.Reason))
 			case Quit:
 				p.log = append(p.log, fmt.Sprintf("quit %s %d", f.Pending.Instance, len(f.Pending.Processes)))
 			case AskToLogOut:

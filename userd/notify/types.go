@@ -56,6 +56,17 @@ type Failure struct {
 	Notified    bool   // this user was notified of it before
 }
 
+// Download is a refresh that fetches much by itself.
+type Download struct {
+	ID, Instance, Name, Version string
+	DesktopEntry, Icon          string
+	Bytes                       uint64
+	Begins                      time.Time // zero: it has begun
+	HoldUntil                   time.Time // until when the user may put it off; zero: not at all
+	Unmetered                   bool      // it waits by itself while the network is metered
+	Notified                    bool      // this user was notified of it before
+}
+
 // Kind distinguishes notices.
 type Kind string
 
@@ -68,6 +79,7 @@ const (
 	Lacks  Kind = "lacks"  // the data of the new revision lacks files of the old one's
 	Wait   Kind = "wait"   // a launch waits for a refresh
 	Down   Kind = "down"   // the machine goes off while something is refreshed
+	Fetch  Kind = "fetch"  // a refresh fetches much
 	Fails  Kind = "fails"  // repositories cannot be read, or packages not be refreshed, for long
 )
 
@@ -78,7 +90,9 @@ const (
 	Later      = "later"
 	NextStart  = "next-start"
 	LogOut     = "log-out"
-	Default    = "default" // a click on the notice itself
+	FetchNow   = "download-now"
+	Tomorrow   = "tomorrow" // put a download off
+	Default    = "default"  // a click on the notice itself
 )
 
 // Button is an action with its label.
@@ -98,7 +112,7 @@ type Notice struct {
 	Kind         Kind
 	Refresh      string // id
 	Agent        string // whose instance it is; the core leaves it to its caller
-	Instance     string // "" with Down, failuresKey with Fails
+	Instance     string // "" with Down, failuresKey with Fails, downloadsKey with Fetch
 	App          string // the name of the application
 	Summary      string
 	Body         string
@@ -144,6 +158,8 @@ type (
 	}
 	// Failing: what has failed for long, and this user is to be notified of.
 	Failing struct{ List []Failure }
+	// Downloads: large ones that this user is to be notified of.
+	Downloads struct{ List []Download }
 	// LogOutOffered: whether the desktop can be asked to log out.
 	LogOutOffered struct{ Yes bool }
 	// ShuttingDown: the machine goes off, but not before these applications are
@@ -218,6 +234,7 @@ func (Unused) event()       {}
 func (DataIncomplete) event() {}
 func (LogOutOffered) event()  {}
 func (Failing) event()        {}
+func (Downloads) event()      {}
 
 // An Effect is something to do.
 type Effect interface{ effect() }
@@ -236,6 +253,11 @@ type (
 	}
 	// Answer sends the user's answer to the agent.
 	Answer struct{ ID, Action string }
+	// PutOff holds a refresh, so that its download waits.
+	PutOff struct {
+		Instance, Reason string
+		Until            time.Time
+	}
 	// Quit asks the application to end itself.
 	Quit struct{ Pending Pending }
 	// AskToLogOut has the desktop ask the user whether to log out.
@@ -264,6 +286,7 @@ func (Answer) effect() {}
 func (Quit) effect()   {}
 
 func (AskToLogOut) effect() {}
+func (PutOff) effect()      {}
 
 func (RunHook) effect()  {}
 func (Launch) effect()   {}
@@ -285,6 +308,8 @@ type Memory struct {
 	Tried    uint32    `json:"tried,omitempty"` // last revision that a background program was restarted for
 	// Failures are those that were shown, with failuresKey in place of an instance.
 	Failures []string `json:"failures,omitempty"`
+	// Downloads are those that were shown, with downloadsKey in place of an instance.
+	Downloads []string `json:"downloads,omitempty"`
 }
 
 // Restart is a wish that is being fulfilled: quit, refresh, launch.

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"slices"
+	"time"
 )
 
 // Event is an input of the machine.
@@ -10,7 +11,7 @@ type Event struct {
 	Err    error  // of StepFailed
 	Linked bool   // of Restarted: current already names the revision To (for a removal: nothing)
 	Whole  bool   // of Restarted: the group of the record has committed
-	UID    uint32 // of NoticeShown
+	UID    uint32 // of NoticeShown and LargeShown
 }
 
 // EventType is the kind of an event.
@@ -32,6 +33,8 @@ const (
 	NoticeShown // a notice about it was passed to a user's helper
 	NowAsked    // it was requested explicitly, regardless of conditions
 	BesideAsked // it must switch under running applications, this once, and waits for no condition
+	LargeShown  // a notice about what it fetches was passed to a user's helper
+	FetchAsked  // that user lets it fetch at once
 	RetryAsked  // the undoing of a stuck refresh must be retried
 )
 
@@ -113,6 +116,16 @@ func Next(r Refresh, ev Event) (Refresh, Effect) {
 	case NoticeShown:
 		if !slices.Contains(r.Notified, ev.UID) {
 			r.Notified = append(slices.Clone(r.Notified), ev.UID)
+		}
+	case LargeShown:
+		if r.LargeNotified == nil {
+			r.LargeNotified = &ev.UID
+		}
+	case FetchAsked:
+		r.LargeFrom = time.Time{}
+		if r.Parked && r.Step == Fetch {
+			r.Parked = false
+			return r, DoStep
 		}
 	case NowAsked, BesideAsked:
 		r.Now = true
@@ -257,7 +270,7 @@ func restarted(r Refresh, ev Event) (Refresh, Effect) {
 // wait for this purpose, it does not: see restarted.
 func MustPersist(old, r *Refresh) bool {
 	if (old.Stuck == nil) != (r.Stuck == nil) || old.Undo != r.Undo || old.Again != r.Again || old.Cancel != r.Cancel || old.End != r.End ||
-		old.To != r.To || old.Now != r.Now || !old.FetchSince.Equal(r.FetchSince) || !old.Since.Equal(r.Since) || !slices.Equal(old.Notified, r.Notified) {
+		old.To != r.To || old.Now != r.Now || !old.FetchSince.Equal(r.FetchSince) || old.Large != r.Large || !old.LargeFrom.Equal(r.LargeFrom) || (old.LargeNotified == nil) != (r.LargeNotified == nil) || !old.Since.Equal(r.Since) || !slices.Equal(old.Notified, r.Notified) {
 		return true
 	}
 	inSection := func(s Step) bool { return s == Wait || s.InSection() }

@@ -135,6 +135,12 @@ type Refresh struct {
 	Published time.Time `json:"published,omitzero"`
 	// FetchSince is when the refresh first had to wait for a condition before its fetch.
 	FetchSince time.Time `json:"fetch-since,omitzero"`
+	// Large is how many bytes it fetches, if that is so much that a user is notified before;
+	// zero means that it is not. The fetch does not begin before LargeFrom, so that the user
+	// can answer. LargeNotified is the user who was notified; nil means that none was yet.
+	Large         int64     `json:"large,omitempty"`
+	LargeFrom     time.Time `json:"large-from,omitzero"`
+	LargeNotified *uint32   `json:"large-notified,omitempty"`
 	// Now means that it was requested explicitly: it waits for no condition.
 	Now bool `json:"now,omitempty"`
 	// Early means that it was requested regardless of rollouts.
@@ -209,6 +215,21 @@ func (r *Refresh) State() State {
 // GoesBack reports whether an administrator has asked for the instance, or its revision, to
 // go. A newer version does not end that.
 func (r *Refresh) GoesBack() bool { return r.Kind == Remove || r.Kind == Revert }
+
+// Announced reports whether users are notified of what it is about to fetch, or fetches: it
+// does that by itself, and no hold keeps it from that.
+func (r *Refresh) Announced() bool {
+	return r.Large > 0 && r.Kind == Update && r.Step == Fetch && !r.Now && !r.Undo && !r.Held && r.End == ""
+}
+
+// HoldSince returns since when users' holds have put off this revision: since it was ready, or
+// since the notice of a large download. Zero means not yet.
+func (r *Refresh) HoldSince() time.Time {
+	if r.Since.IsZero() && r.Large > 0 {
+		return r.FetchSince
+	}
+	return r.Since
+}
 
 // waits reports whether the last check found a reason to wait. A refresh that has not checked
 // yet may be done in a moment.
