@@ -379,6 +379,7 @@ func TestTwoUsers(t *testing.T) {
 	bob.untilShown(1, "Asking was updated")
 	s.untilShown(1, "Asking was updated")
 	s.failing(t, bob)
+	s.large(t, bob)
 }
 
 // TestDataIncomplete: data that could not be migrated is shown on the desktop
