@@ -29,6 +29,7 @@ var infoJob = &ifaceInfo{
 		{"BytesTotal", emitsValue},
 		{"BytesToFetch", emitsValue},
 		{"BytesToWrite", emitsValue},
+		{"Speed", emitsValue},
 		{"Hash", emitsValue},
 		{"Version", emitsValue},
 		{"Warning", emitsValue},
@@ -70,6 +71,7 @@ type JobProperties struct {
 	BytesTotal    uint64    // Uncompressed bytes to fetch (resolve), as far as known, or bytes to read (verify, repair); 0 if not known
 	BytesToFetch  uint64    // Bytes that a resolve fetches, as determined before the first of them: the size of a pack of differences, or else the uncompressed missing files. 0 if not known yet, or if nothing is missing
 	BytesToWrite  uint64    // Space on the disk, in bytes, that was found free for BytesToFetch and what is made of it; 0 like BytesToFetch
+	Speed         uint64    // Bytes of BytesDone per second that have arrived since a resolve began to download; 0 in its first second and at other times
 	Hash          string    // Result of resolve: hash of the package
 	Version       string    // Result of resolve: version of the package
 	Warning       string    // Result of resolve: why no repository could be read, so that the last known version, which is present, is the result; otherwise empty
@@ -216,6 +218,12 @@ func (p JobProxy) GetBytesToFetch(ctx context.Context) (v uint64, err error) {
 // GetBytesToWrite reads one property.
 func (p JobProxy) GetBytesToWrite(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "BytesToWrite", &v)
+	return v, err
+}
+
+// GetSpeed reads one property.
+func (p JobProxy) GetSpeed(ctx context.Context) (v uint64, err error) {
+	err = p.get(ctx, "Speed", &v)
 	return v, err
 }
 

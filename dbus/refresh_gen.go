@@ -37,6 +37,7 @@ var infoRefresh = &ifaceInfo{
 		{"BytesTotal", emitsValue},
 		{"BytesToFetch", emitsValue},
 		{"BytesToWrite", emitsValue},
+		{"Speed", emitsValue},
 		{"Estimate", emitsValue},
 		{"BytesToCopy", emitsValue},
 		{"Waiting", emitsValue},
@@ -78,6 +79,7 @@ type RefreshProperties struct {
 	BytesTotal   uint64            // Uncompressed bytes to fetch
 	BytesToFetch uint64            // Bytes that are fetched, as determined before the first of them, and unlike BytesTotal still known when they are there: the size of a pack of differences, or else the uncompressed missing files. 0 if not known yet, or if nothing is missing
 	BytesToWrite uint64            // Space on the disk, in bytes, that was found free for BytesToFetch and what is made of it; 0 like BytesToFetch. It does not include copies of the instance's data
+	Speed        uint64            // Bytes of BytesDone per second that have arrived since the download began; 0 in its first second and when nothing is downloaded
 	Estimate     uint64            // How long launches of the instance are expected to be blocked, in microseconds; 0 if not known yet. The estimate uses the last durations of the hooks, services and data copies, or else their limits, and BytesToCopy. It determines the type of the shutdown inhibitor lock.
 	BytesToCopy  uint64            // Bytes of the instance's system data that have changed since they were copied ahead, and which are copied while launches are blocked, as determined at the last check of a refresh that waits
 	Waiting      []Process         // Processes that the refresh waits for: pid, uid, command
@@ -258,6 +260,12 @@ func (p RefreshProxy) GetBytesToFetch(ctx context.Context) (v uint64, err error)
 // GetBytesToWrite reads one property.
 func (p RefreshProxy) GetBytesToWrite(ctx context.Context) (v uint64, err error) {
 	err = p.get(ctx, "BytesToWrite", &v)
+	return v, err
+}
+
+// GetSpeed reads one property.
+func (p RefreshProxy) GetSpeed(ctx context.Context) (v uint64, err error) {
+	err = p.get(ctx, "Speed", &v)
 	return v, err
 }
 

@@ -261,7 +261,7 @@ func (j *busJob) resolving(at resolve.Progress) {
 		j.export.Update(func(p *bus.JobProperties) {
 			if p.State == "running" {
 				p.BytesDone, p.BytesTotal = uint64(max(at.Done, 0)), uint64(max(at.Total, 0))
-				p.BytesToFetch, p.BytesToWrite = uint64(max(at.Fetch, 0)), uint64(max(at.Write, 0))
+				p.BytesToFetch, p.BytesToWrite, p.Speed = uint64(max(at.Fetch, 0)), uint64(max(at.Write, 0)), uint64(max(at.Speed, 0))
 			}
 		})
 	}

@@ -45,6 +45,6 @@ func (m *meter) set(p resolve.Progress) {
 func (t *task) progress(p resolve.Progress) {
 	t.mu.Lock()
 	r := &t.published
-	r.BytesDone, r.BytesTotal, r.ToFetch, r.ToWrite = p.Done, p.Total, p.Fetch, p.Write
+	r.BytesDone, r.BytesTotal, r.ToFetch, r.ToWrite, r.Speed = p.Done, p.Total, p.Fetch, p.Write, p.Speed
 	t.mu.Unlock()
 }

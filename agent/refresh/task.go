@@ -82,7 +82,7 @@ func (t *task) show() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.r.BytesDone, t.r.BytesTotal = t.published.BytesDone, t.published.BytesTotal
-	t.r.ToFetch, t.r.ToWrite = t.published.ToFetch, t.published.ToWrite
+	t.r.ToFetch, t.r.ToWrite, t.r.Speed = t.published.ToFetch, t.published.ToWrite, 0 // between steps nothing arrives
 	t.published = t.r
 }
 

@@ -299,6 +299,7 @@ type refreshJSON struct {
 	BytesTotal   uint64            `json:"bytes-total"`
 	BytesToFetch uint64            `json:"bytes-to-fetch,omitempty"`        // as determined before the first of them was fetched
 	BytesToWrite uint64            `json:"bytes-to-write,omitempty"`        // space on the disk for them
+	Speed        uint64            `json:"bytes-per-second,omitempty"`      // of the download, since it began
 	BlocksMillis uint64            `json:"estimate-milliseconds,omitempty"` // how long launches may have to wait
 	BytesToCopy  uint64            `json:"bytes-to-copy,omitempty"`
 	Waiting      []processJSON     `json:"waiting"`
@@ -331,7 +332,7 @@ func toRefreshJSON(p bus.RefreshProperties) refreshJSON {
 		ID: p.ID, Kind: p.Kind, Instance: p.Instance, State: p.State, Step: p.Step,
 		FromVersion: p.FromVersion, ToVersion: p.ToVersion, FromRevision: p.FromRevision, ToRevision: p.ToRevision,
 		Hash: p.Hash, Urgency: p.Urgency, Notes: p.Notes, Since: output.Stamp(p.Since), Deadline: output.Stamp(p.Deadline),
-		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, BytesToFetch: p.BytesToFetch, BytesToWrite: p.BytesToWrite, BlocksMillis: p.Estimate / 1000, BytesToCopy: p.BytesToCopy, Waiting: processesJSON(p.Waiting), Conditions: p.Conditions,
+		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, BytesToFetch: p.BytesToFetch, BytesToWrite: p.BytesToWrite, Speed: p.Speed, BlocksMillis: p.Estimate / 1000, BytesToCopy: p.BytesToCopy, Waiting: processesJSON(p.Waiting), Conditions: p.Conditions,
 	}
 	if p.ErrorText != "" || p.ErrorName != "" {
 		r.Error = &errorJSON{p.ErrorName, p.ErrorText, p.ErrorHint}

@@ -185,6 +185,7 @@ type Refresh struct {
 	BytesTotal int64              `json:"-"`
 	ToFetch    int64              `json:"-"` // bytes, as determined before the first of them was fetched
 	ToWrite    int64              `json:"-"` // bytes on the disk for them
+	Speed      int64              `json:"-"` // bytes that arrive per second
 	EnteredAt  time.Time          `json:"-"` // the critical section
 	Estimate   time.Duration      `json:"-"` // how long the critical section may take
 	ToCopy     int64              `json:"-"` // bytes of the system data left to copy, as found last

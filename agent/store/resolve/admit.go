@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"errors"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -133,6 +134,7 @@ func (j *job) expect(missing []store.Want) {
 		p.Total += w.Size
 		p.Done += min(w.Size, j.ingest.Partial(w.Key))
 	}
+	j.counted, j.from = time.Now(), p.Done
 	if p.Total > p.Done { // else the blobs come from the pack, which was counted
 		p.Fetch, p.Write = p.Total-p.Done, j.pledged
 	}
@@ -163,6 +165,10 @@ func (j *job) finished() {
 }
 
 func (j *job) tellLocked() {
+	j.at.Speed = 0
+	if spent := time.Since(j.counted); spent >= time.Second && j.at.Done < j.at.Total {
+		j.at.Speed = int64(float64(j.at.Done-j.from) / spent.Seconds())
+	}
 	if j.progress != nil {
 		j.progress(j.at)
 	}

@@ -170,6 +170,8 @@ type job struct {
 	mu      sync.Mutex // guards what follows, and calls of progress
 	title   string     // name and version of the package; "" until its meta is there
 	at      Progress
+	counted time.Time // since when Done grows, from
+	from    int64
 	left    int // blobs
 	pledged int64
 }
@@ -181,6 +183,9 @@ type Progress struct {
 	// nothing is missing. Fetch is what is fetched: a pack as it is, blobs without their
 	// compression. Write is the space on the disk that was admitted for it.
 	Fetch, Write int64
+	// Speed is how many bytes have arrived per second since they were first counted; zero in
+	// the first second, and when all are there.
+	Speed int64
 }
 
 func (j *job) resolve() error {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,13 +90,17 @@ func TestTransfers(t *testing.T) {
 
 		d := &drip{src: w.r, pause: 20 * time.Millisecond, drops: 150, letGo: make(chan struct{})}
 		ended := make(chan error, 1)
-		go func() { ended <- w.res.Resolve(context.Background(), pkg, d, "a test", nil) }()
+		var speed atomic.Int64
+		go func() { ended <- w.res.Resolve(context.Background(), pkg, d, "a test", func(p resolve.Progress) { speed.Store(p.Speed) }) }()
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		now := w.res.Transfers()
 		if len(now) != 1 || now[0].Package != pkg || now[0].Name != "slow 7" || now[0].Holder != "a test" || !now[0].Since.Equal(began) ||
 			now[0].Total != 20_005 || now[0].Done <= 0 || now[0].Done >= now[0].Total || now[0].Done%100 != 0 && now[0].Done%100 != 5 || now[0].Missing < 1 || now[0].Missing > 2 {
 			t.Errorf("in the middle: got %+v, want one of %s, %q for %q since %v, with a part of 20005 bytes done and 1 or 2 blobs missing", now, pkg, "slow 7", "a test", began)
+		}
+		if got := speed.Load(); got < 4800 || got > 5100 { // the first drop is counted with its pause
+			t.Errorf("%d bytes a second, want about 5000: 100 in 20 ms", got)
 		}
 		told := heard()
 		if last := told[len(told)-1].list; !reflect.DeepEqual(last, now) {
@@ -108,6 +113,9 @@ func TestTransfers(t *testing.T) {
 		close(d.letGo)
 		if err := <-ended; err != nil {
 			t.Fatal(err)
+		}
+		if got := speed.Load(); got != 0 {
+			t.Errorf("%d bytes a second after the end, want 0", got)
 		}
 		time.Sleep(time.Minute)
 		if left := w.res.Transfers(); len(left) != 0 {
