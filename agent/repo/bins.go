@@ -221,7 +221,7 @@ func (c *Client) fetchBin(ctx context.Context, by *delegator, role string, at *m
 		case errors.As(err, new(tooLarge)):
 			err = c.untrusted(role, "it is too large", err)
 		case err != nil:
-			err = c.unavailable("read the "+role+" metadata of", err)
+			err = c.unavailable(errkind.Text("read the %s metadata of", role), err)
 		default:
 			bin, err = c.acceptBin(by, role, at, data)
 		}

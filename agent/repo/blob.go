@@ -40,7 +40,7 @@ func (c *Client) Blob(ctx context.Context, d digest.Digest, offset int64) (io.Re
 		body, err = c.openAnywhere(ctx, old, 0)
 	}
 	if err != nil {
-		return nil, c.unavailable("fetch blob "+d.String()+" from", err)
+		return nil, c.unavailable(errkind.Text("fetch blob %s from", d), err)
 	}
 	b := &blobReader{c: c, digest: d, body: body, sum: newSumOf(c, d, offset)}
 	if b.dec, err = c.decoder(); err == nil {
@@ -97,7 +97,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 
 func (b *blobReader) translate(err error) error {
 	if b.bodyErr != nil {
-		return b.c.unavailable("fetch blob "+b.digest.String()+" from", b.bodyErr)
+		return b.c.unavailable(errkind.Text("fetch blob %s from", b.digest), b.bodyErr)
 	}
 	b.c.passOver(b.body.from, err)
 	return errkind.New(errkind.Untrusted, "cannot use blob %s from repository %q: %w", b.digest, b.c.cfg.Name, err)

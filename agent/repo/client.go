@@ -150,7 +150,7 @@ func (c *Client) takeTurn(ctx context.Context, quick bool) error {
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
-		return c.unavailable("read", context.Cause(ctx))
+		return c.unavailable(errkind.Text("read"), context.Cause(ctx))
 	}
 	defer func() { <-c.turn }()
 	// One of several waiting callers reads for all.
@@ -354,7 +354,7 @@ func (c *Client) offers(ctx context.Context, name, channel string, t *metadata.T
 		return nil, untrusted("its pointer is not the one that was signed")
 	}
 	if err != nil {
-		return nil, c.unavailable("read "+PointerPath(name, channel)+" of", err)
+		return nil, c.unavailable(errkind.Text("read %s of", PointerPath(name, channel)), err)
 	}
 	list, err := parse(data)
 	if err != nil {

@@ -56,7 +56,7 @@ func (c *Client) confirm(ctx context.Context, set *trustedmetadata.TrustedMetada
 	case err == nil, errors.As(err, new(tooLarge)):
 		return c.update(ctx, nil)
 	case err != errMissing:
-		return c.unavailable("read the root metadata of", err)
+		return c.unavailable(errkind.Text("read the %s metadata of", "root"), err)
 	}
 	if err := c.check(ctx); err != nil {
 		return err
@@ -74,7 +74,7 @@ func (c *Client) check(ctx context.Context) error {
 	case errors.As(err, new(tooLarge)):
 		return c.untrusted(metadata.TIMESTAMP, "it is too large", err)
 	case err != nil:
-		return c.unavailable("read the timestamp metadata of", err)
+		return c.unavailable(errkind.Text("read the %s metadata of", "timestamp"), err)
 	case digest.Of(data) == c.timestamp: // from a directory, or a server without ETag
 		c.tag = tag
 		return nil
@@ -284,7 +284,7 @@ func (c *Client) explain(f *fetcher, set *trustedmetadata.TrustedMetadata, err e
 	var syntax *json.SyntaxError
 	switch {
 	case f.err != nil:
-		return c.unavailable("read the "+role+" metadata of", f.err)
+		return c.unavailable(errkind.Text("read the %s metadata of", role), f.err)
 	case errors.Is(err, &metadata.ErrExpiredMetadata{}):
 		if set == nil {
 			return c.expired(role, time.Time{})

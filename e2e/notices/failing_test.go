@@ -40,7 +40,7 @@ func (s *scene) failing(t *testing.T, bob *scene) {
 	fail()
 	// The one with the lowest number is chosen, with all of the text in the user's language.
 	n := bob.untilShown(1, "Keine Aktualisierungen aus local")
-	for _, want := range []string{"Die Paketquelle local ist seit dem ", "Der Server ist nicht erreichbar", "Ursache: Paketquelle \"local\" kann nicht gelesen werden", s.Repo, "Datei oder Verzeichnis nicht gefunden"} {
+	for _, want := range []string{"Die Paketquelle local ist seit dem ", "Der Server ist nicht erreichbar", "Ursache: Paketquelle \"local\" unter ", "Lesen der root-Metadaten ist nicht möglich", s.Repo, "Datei oder Verzeichnis nicht gefunden"} {
 		if !strings.Contains(n.Body, want) {
 			t.Errorf("no %q in %q", want, n.Body)
 		}
