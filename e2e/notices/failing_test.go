@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lull/lull/e2e/rig"
 )
 
 // failing: one of two users gets one notice of a repository that has failed for longer than
@@ -15,9 +17,24 @@ import (
 func (s *scene) failing(t *testing.T, bob *scene) {
 	s.desk.CloseAll()
 	bob.desk.CloseAll()
-	bob.helper.Stop()
-	bob.User.Env = append(bob.User.Env, "LC_ALL=de_DE.UTF-8")
-	bob.helper = bob.StartHelper()
+	for _, x := range []*scene{s, bob} { // with all of the text in the user's language
+		x.helper.Stop()
+		x.User.Env = append(x.User.Env, "LC_ALL=de_DE.UTF-8")
+		x.helper = x.StartHelper()
+	}
+	// notified waits until one of them is, and returns the user and the notice.
+	notified := func(summary string) (told *scene, n rig.Notice) {
+		t.Helper()
+		s.Until("one user is notified: "+summary, limit, func() (bool, string) {
+			for _, x := range []*scene{s, bob} {
+				if live := x.desk.Live(); len(live) == 1 && live[0].Summary == summary {
+					told, n = x, live[0]
+				}
+			}
+			return told != nil && len(s.desk.Live())+len(bob.desk.Live()) == 1, s.desk.String() + bob.desk.String()
+		})
+		return told, n
+	}
 	away := s.Path("away")
 	rename := func(from, to string) {
 		t.Helper()
@@ -38,14 +55,13 @@ func (s *scene) failing(t *testing.T, bob *scene) {
 	}
 	s.age(8 * 24 * time.Hour)
 	fail()
-	// The one with the lowest number is chosen, with all of the text in the user's language.
-	n := bob.untilShown(1, "Keine Aktualisierungen aus local")
+	told, n := notified("Keine Aktualisierungen aus local")
 	for _, want := range []string{"Die Paketquelle local ist seit dem ", "Der Server ist nicht erreichbar", "Ursache: Paketquelle \"local\" unter ", "Lesen der root-Metadaten ist nicht möglich", s.Repo, "Datei oder Verzeichnis nicht gefunden"} {
 		if !strings.Contains(n.Body, want) {
 			t.Errorf("no %q in %q", want, n.Body)
 		}
 	}
-	bob.desk.CloseAll()
+	told.desk.CloseAll()
 	fail()
 	s.age(0)
 	fail()
@@ -84,12 +100,9 @@ func (s *scene) failing(t *testing.T, bob *scene) {
 	failed()
 	s.age(8 * 24 * time.Hour)
 	failed()
-	n = bob.untilShown(1, "Lost bekommt keine Aktualisierungen")
+	_, n = notified("Lost bekommt keine Aktualisierungen")
 	if want := "Ursache: " + lost + ": Aktualisieren ist nicht möglich: "; !strings.Contains(n.Body, want) {
 		t.Errorf("no %q in %q", want, n.Body)
-	}
-	if live := s.desk.Live(); len(live) > 0 {
-		t.Errorf("the other user is notified, too: %v", live)
 	}
 	rename(s.Path("blobs"), s.Repo+"/blobs")
 	s.MustLull("refresh", lost)
