@@ -91,7 +91,9 @@ func TestTransfers(t *testing.T) {
 		d := &drip{src: w.r, pause: 20 * time.Millisecond, drops: 150, letGo: make(chan struct{})}
 		ended := make(chan error, 1)
 		var speed atomic.Int64
-		go func() { ended <- w.res.Resolve(context.Background(), pkg, d, "a test", func(p resolve.Progress) { speed.Store(p.Speed) }) }()
+		go func() {
+			ended <- w.res.Resolve(context.Background(), pkg, d, "a test", func(p resolve.Progress) { speed.Store(p.Speed) })
+		}()
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		now := w.res.Transfers()
