@@ -9,7 +9,6 @@ import (
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/refresh/plan"
 	bus "github.com/lull/lull/dbus"
-	"github.com/lull/lull/policy"
 )
 
 // announced returns the refreshes under way whose download a user is notified of.
@@ -61,7 +60,7 @@ func (s *Service) download(r plan.Refresh, uid uint32) bus.LargeDownload {
 	name, desktop, icon := s.m.Reports().Before(r) // the new manifest is not here yet
 	v := bus.LargeDownload{ID: r.ID, Instance: r.Instance, Name: name, Version: r.ToVersion, DesktopEntry: desktop, Icon: icon,
 		Fetch: uint64(r.Large), Begins: micro(r.LargeFrom), Notified: r.LargeNotified != nil,
-		Unmetered: slices.Contains(s.m.Policy().With(r.Instance, r.Wishes).FetchRequires, policy.Unmetered)}
+		Unmetered: s.m.Reports().FetchesUnmetered(r)}
 	if !r.LargeFrom.After(time.Now()) {
 		v.Begins = 0
 	}

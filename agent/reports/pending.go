@@ -110,6 +110,12 @@ func (rs *Reports) Before(r plan.Refresh) (name, desktop, icon string) {
 	return l.Shown(), rs.DesktopEntry(r.Instance, l), rs.Exports.IconPath(r.Instance, l)
 }
 
+// FetchesUnmetered reports whether policy keeps the download of a refresh that no user has
+// requested from metered networks.
+func (rs *Reports) FetchesUnmetered(r plan.Refresh) bool {
+	return slices.Contains(rs.Policy().With(r.Instance, r.Wishes).FetchRequires, policy.Unmetered)
+}
+
 // launchOf reads the launch information of a revision's package; nil if that is unknown.
 func (rs *Reports) launchOf(instance string, rev uint32) *manifest.Launch {
 	pkg, err := rs.Links.Package(instance, rev)
