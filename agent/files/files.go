@@ -27,6 +27,7 @@ import (
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/agent/repositories"
 	"github.com/lull/lull/agent/state"
+	"github.com/lull/lull/agent/store"
 	"github.com/lull/lull/agent/store/index"
 )
 
@@ -59,6 +60,8 @@ type Config struct {
 	Log          *slog.Logger
 	// MayChange returns why the root cannot be changed, as the error of doing what.
 	MayChange func(what string) error
+	// Prepare gives files to the store, for a package that it will resolve.
+	Prepare func(pkg digest.Digest, files map[store.Key]string) error
 	// Replica returns the replica of a repository that follows a source of apt or a directory.
 	Replica func(config repo.Config) *local.Store
 	// Followed lists the packages that a replica offers by itself; none for other repositories.
@@ -135,11 +138,9 @@ func (f *Files) Install(ctx context.Context, uploads []*local.Upload, o Options)
 	if err != nil {
 		return r, p, err
 	}
-	published, err := f.Local.Publish(ctx, src, "stable", "")
-	if err != nil {
+	if p.Package, err = f.publish(ctx, src, "stable"); err != nil {
 		return r, p, err
 	}
-	p.Package = published.Package
 	if !installed {
 		r, err = f.InstallPackage(ctx, p.Launch.Name, o.Key, local.Name, "stable")
 		if errkind.Is(err, errkind.Exists) { // another request has installed it meanwhile
@@ -153,6 +154,19 @@ func (f *Files) Install(ctx context.Context, uploads []*local.Upload, o Options)
 		f.pruneLocal(ctx)
 	}
 	return r, p, err
+}
+
+// publish publishes a source in the repository of this machine, and gives its files to the
+// store, which need not read them from there. The caller has the turn.
+func (f *Files) publish(ctx context.Context, src *local.Source, channel string) (digest.Digest, error) {
+	r, err := f.Local.Publish(ctx, src, channel, "")
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	if err := f.Prepare(r.Package, src.Content(r)); err != nil { // the repository has them too
+		f.Log.Warn("cannot keep the files of a package that was made of a file", "package", r.Name, "error", err)
+	}
+	return r.Package, nil
 }
 
 // onceChannel is the channel of packages that are run once. No instance follows it.
@@ -183,7 +197,7 @@ func (f *Files) Resolve(ctx context.Context, uploads []*local.Upload, o local.Op
 	if err := f.useLocal(ctx); err != nil {
 		return nil, nil, l, err
 	}
-	if _, err := f.Local.Publish(ctx, src, onceChannel, ""); err != nil {
+	if _, err := f.publish(ctx, src, onceChannel); err != nil {
 		return nil, nil, l, err
 	}
 	defer f.pruneLocal(f.ctx)

@@ -18,6 +18,7 @@ import (
 	"github.com/lull/lull/agent/lib/manifest"
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
+	"github.com/lull/lull/agent/store"
 )
 
 // Options are the options of Convert.
@@ -46,6 +47,18 @@ type Source struct {
 
 // Remove deletes the source.
 func (s *Source) Remove() error { return os.RemoveAll(s.dir) }
+
+// Content returns the files of a published source, which only the agent can change, by the
+// blobs of the store that they can become.
+func (s *Source) Content(r *publish.Result) map[store.Key]string {
+	files := map[store.Key]string{}
+	for _, e := range r.Entries {
+		if e.IsFile() {
+			files[store.Key{Digest: e.Blob, Exec: e.Exec}] = filepath.Join(s.tree, filepath.FromSlash(e.Path))
+		}
+	}
+	return files
+}
 
 // Input is a file that only the agent can change.
 type Input interface {

@@ -208,7 +208,7 @@ func (m *Manager) newDoctor() *doctor.Doctor {
 func (m *Manager) newFiles() *files.Files {
 	return files.New(m.ctx, files.Config{
 		Local: m.local, Slots: m.slots, State: m.state, Links: m.links, Engine: m.engine, Repositories: m.repos, Log: m.Log,
-		MayChange: m.root.MayChange, Replica: m.sources.Store, Followed: m.sources.Offered, AddRepository: m.repos.Add,
+		MayChange: m.root.MayChange, Prepare: m.store.Prepare, Replica: m.sources.Store, Followed: m.sources.Offered, AddRepository: m.repos.Add,
 		InstallPackage: func(ctx context.Context, name, key, repository, channel string) (plan.Refresh, error) {
 			return m.requests.Install(ctx, name, key, repository, channel, true)
 		},

@@ -73,6 +73,29 @@ func (s *Store) Ingest(pkg digest.Digest) (*Ingest, error) {
 	return i, nil
 }
 
+// Prepare moves files into the ingest of a package, by the blobs that they are to become. They
+// belong to the caller alone, on the file system of the store. The next Ingest verifies them
+// like the remains of a dead process, so that they need no source.
+func (s *Store) Prepare(pkg digest.Digest, files map[Key]string) (err error) {
+	if s.HasPackage(pkg) {
+		return nil
+	}
+	i, err := s.Ingest(pkg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, i.Close()) }()
+	for k, file := range files {
+		if s.Has(k) || i.Has(k) {
+			continue
+		}
+		if err := os.Rename(file, i.Path(k)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (i *Ingest) end() {
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()

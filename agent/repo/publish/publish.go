@@ -60,6 +60,7 @@ type Result struct {
 	Pending  int           // packs that MakeDeltas is to make
 	Proposed string        // the role whose list has it, which awaits Accept; "" if machines see it
 
+	Entries     []manifest.Entry
 	Files       int        // regular files of the source
 	FileBytes   int64      // their size
 	Largest     []File     // at most five of them, the largest first
@@ -82,7 +83,7 @@ const largestFiles = 5
 
 // describe adds the files and omissions of the source to a result.
 func (r *Result) describe(entries []manifest.Entry, omitted []Omission) {
-	r.Omitted = omitted
+	r.Entries, r.Omitted = entries, omitted
 	for _, e := range entries {
 		if !e.IsFile() {
 			continue
