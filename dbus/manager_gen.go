@@ -1342,6 +1342,33 @@ func (p ManagerProxy) GetSessions(ctx context.Context) (v []UserSession, err err
 	return v, err
 }
 
+// ManagerFilesProgress: Sent to the caller of InstallFiles or ResolveFiles alone, until that call
+// returns. Ids are those of the call. Step is convert (bytes of the files are read) or compress
+// (bytes of the package are put into the repository local). Done and total count the bytes of the
+// step. Clients ignore other steps.
+type ManagerFilesProgress struct {
+	Ids   []string
+	Step  string
+	Done  uint64
+	Total uint64
+}
+
+// SignalName implements Signal.
+func (ManagerFilesProgress) SignalName() string { return ManagerInterface + ".FilesProgress" }
+
+func (s ManagerFilesProgress) body() []any { return []any{s.Ids, s.Step, s.Done, s.Total} }
+
+// ParseManagerFilesProgress decodes sig. It returns false for any other signal.
+func ParseManagerFilesProgress(sig *dbus.Signal) (s ManagerFilesProgress, ok bool) {
+	if sig.Name != s.SignalName() {
+		return s, false
+	}
+	if store(sig.Body, &s.Ids, &s.Step, &s.Done, &s.Total) != nil {
+		return s, false
+	}
+	return s, true
+}
+
 // ManagerRefreshFinished: Sent when a refresh ends. Result is done, undone, failed or cancelled.
 type ManagerRefreshFinished struct {
 	Refresh  dbus.ObjectPath

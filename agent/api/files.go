@@ -152,7 +152,7 @@ func (o managerObject) InstallFiles(c bus.Caller, ids []string, opt bus.InstallF
 	}
 	r, p, err := o.s.m.Files().Install(ctx, sent, files.Options{
 		Options: local.Options{Name: opt.Name, Version: opt.Version, LullYAML: opt.LullYaml},
-		Key:     opt.Key, Older: opt.Older, Confirm: opt.Confirm,
+		Key:     opt.Key, Older: opt.Older, Confirm: opt.Confirm, Progress: o.s.making(c.Sender, ids),
 	})
 	if err != nil || p.Confirm.IsZero() {
 		for _, u := range list {
@@ -167,6 +167,30 @@ func (o managerObject) InstallFiles(c bus.Caller, ids []string, opt bus.InstallF
 		path, err = o.started(r, nil)
 	}
 	return path, made, err
+}
+
+// making returns a function that shows the sender of files how far the making of their package
+// is: each step at its beginning and its end, and in between not too often.
+func (s *Service) making(sender string, ids []string) files.Progress {
+	var mu sync.Mutex
+	var shown time.Time
+	var last string
+	return func(step string, done, total int64) {
+		mu.Lock()
+		now := time.Now()
+		due := step != last || done >= total || now.Sub(shown) >= jobProgressEvery
+		if due {
+			last, shown = step, now
+		}
+		mu.Unlock()
+		if !due {
+			return
+		}
+		sig := bus.ManagerFilesProgress{Ids: ids, Step: step, Done: uint64(done), Total: uint64(total)}
+		if err := s.server.SendTo(sender, bus.AgentPath, sig); err != nil {
+			s.log.Debug("cannot show the progress of files", "error", err)
+		}
+	}
 }
 
 // ResolveFiles implements bus.Manager: it is Resolve for files.
@@ -205,7 +229,7 @@ func (o managerObject) ResolveFiles(c bus.Caller, ids []string, opt bus.ResolveF
 		sent = append(sent, u.Upload)
 	}
 	holder := fmt.Sprintf("ephemeral run of the file %s, user %s", list[0].Name, accounts.Name(cred.UID))
-	dir, lease, l, err := o.s.m.Files().Resolve(ctx, sent, local.Options{Name: opt.Name, Version: opt.Version, LullYAML: opt.LullYaml}, holder, cred.PID)
+	dir, lease, l, err := o.s.m.Files().Resolve(ctx, sent, local.Options{Name: opt.Name, Version: opt.Version, LullYAML: opt.LullYaml}, holder, cred.PID, o.s.making(c.Sender, ids))
 	if err != nil {
 		return fail(err)
 	}

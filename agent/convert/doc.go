@@ -10,8 +10,10 @@
 // last, so that the converter reads each input once and keeps no file in memory:
 //
 //	lull-convert VERSION\n
-//	content SIZE\n SIZE bytes        any number of times
-//	done SIZE\n    SIZE bytes        the description in JSON, once, at the end
+//	content SIZE READ\n SIZE bytes   any number of times
+//	done SIZE\n         SIZE bytes   the description in JSON, once, at the end
+//
+// READ is how many bytes of the input the converter has read, for the display of progress.
 //
 // Contents have numbers, from 1, instead of paths: the receiver creates no path before
 // it has checked the whole description with the rules of a manifest.

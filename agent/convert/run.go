@@ -27,6 +27,9 @@ type Options struct {
 	// Unattended leaves out what a user has to confirm: bus names, autostart files and
 	// services.
 	Unattended bool
+	// Progress is called with the bytes of all files that are read, and with their number. Nil
+	// means that it is not of interest.
+	Progress func(done, total int64)
 }
 
 // Start starts the converter and returns when it has ended. The caller closes the files.
@@ -87,8 +90,23 @@ func Run(ctx context.Context, dir string, files []*os.File, o Options) (*Descrip
 		errsEnd.Close()
 		ended <- err
 	}()
-	d, err := receive(dir, out)
-	if err != nil {
+	var total int64
+	for i := 0; i < len(args); i += 2 {
+		size, err := strconv.ParseInt(args[i], 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		total += size
+	}
+	progress := func(read int64) {
+		if o.Progress != nil {
+			o.Progress(min(read, total), total)
+		}
+	}
+	d, err := receive(dir, out, progress)
+	if err == nil {
+		progress(total)
+	} else {
 		cancel() // the rest of its output has no reader
 	}
 	failed, text := <-ended, <-said
@@ -170,7 +188,7 @@ var contents = filepath.Join(manifest.Reserved, "contents")
 
 // receive writes the contents of a stream into the directory contents of the tree, checks the
 // description, and moves the contents to their paths.
-func receive(dir string, r io.Reader) (d *Description, err error) {
+func receive(dir string, r io.Reader, progress func(read int64)) (d *Description, err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
@@ -186,13 +204,14 @@ func receive(dir string, r io.Reader) (d *Description, err error) {
 	}
 	sizes := []int64{0} // numbers begin at 1
 	buffer := make([]byte, 256<<10)
-	d, err = Receive(r, func(number int, size int64, r io.Reader) error {
-		f, err := os.OpenFile(filepath.Join(dir, contentPath(number)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	d, err = Receive(r, func(c Content, r io.Reader) error {
+		progress(c.Read)
+		f, err := os.OpenFile(filepath.Join(dir, contentPath(c.Number)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		if err != nil {
 			return err
 		}
 		_, err = io.CopyBuffer(onlyWriter{f}, r, buffer)
-		sizes = append(sizes, size)
+		sizes = append(sizes, c.Size)
 		return errors.Join(err, f.Close())
 	})
 	if err != nil {

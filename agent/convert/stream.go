@@ -15,7 +15,7 @@ import (
 
 // Version is the version of the converter. The same files, names, options and version yield
 // the same package hash. It changes with any change of a result.
-const Version = 6
+const Version = 7
 
 // The bounds of a conversion. The receiver enforces them.
 const (
@@ -48,6 +48,9 @@ type Entry struct {
 
 // Writer writes a stream. The first error is returned by all later calls.
 type Writer struct {
+	// Position returns how many bytes of the input were read. Nil means that it is not known.
+	Position func() int64
+
 	w        *bufio.Writer
 	contents int
 	err      error
@@ -65,7 +68,11 @@ func (s *Writer) Content(r io.Reader, size int64) (number int, err error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	if _, s.err = fmt.Fprintf(s.w, "content %d\n", size); s.err != nil {
+	var read int64
+	if s.Position != nil {
+		read = s.Position()
+	}
+	if _, s.err = fmt.Fprintf(s.w, "content %d %d\n", size, read); s.err != nil {
 		return 0, s.err
 	}
 	n, err := io.Copy(s.w, io.LimitReader(r, size))
@@ -92,9 +99,16 @@ func (s *Writer) Done(d *Description) error {
 	return errors.Join(err, s.w.Flush())
 }
 
+// Content is the header of a content.
+type Content struct {
+	Number int   // from 1
+	Size   int64 // bytes
+	Read   int64 // bytes of the input that the converter had read; it is not verified
+}
+
 // Receive reads a stream and calls content with each content, which must read all of it. Data
 // after the end of the stream, or beyond a bound, is an error.
-func Receive(r io.Reader, content func(number int, size int64, r io.Reader) error) (*Description, error) {
+func Receive(r io.Reader, content func(c Content, r io.Reader) error) (*Description, error) {
 	in := bufio.NewReaderSize(r, 256<<10)
 	first, err := line(in)
 	if err != nil {
@@ -110,11 +124,15 @@ func Receive(r io.Reader, content func(number int, size int64, r io.Reader) erro
 			return nil, err
 		}
 		verb, digits, _ := strings.Cut(header, " ")
-		size, err := strconv.ParseInt(digits, 10, 64)
-		if err != nil || size < 0 || digits != strconv.FormatInt(size, 10) {
-			return nil, fmt.Errorf("the converter sent %.40q", header)
+		digits, position, begins := strings.Cut(digits, " ")
+		size, err := number64(digits)
+		read := int64(0)
+		if begins && err == nil {
+			read, err = number64(position)
 		}
 		switch {
+		case err != nil, begins != (verb == "content"):
+			return nil, fmt.Errorf("the converter sent %.40q", header)
 		case verb == "done" && size <= maxDescription:
 			return description(in, size)
 		case verb != "content":
@@ -126,13 +144,22 @@ func Receive(r io.Reader, content func(number int, size int64, r io.Reader) erro
 		}
 		total += size
 		part := &io.LimitedReader{R: in, N: size}
-		if err := content(number, size, part); err != nil {
+		if err := content(Content{number, size, read}, part); err != nil {
 			return nil, err
 		}
 		if part.N != 0 {
 			return nil, io.ErrUnexpectedEOF
 		}
 	}
+}
+
+// number64 parses a number in its only form.
+func number64(digits string) (int64, error) {
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err == nil && (n < 0 || digits != strconv.FormatInt(n, 10)) {
+		err = strconv.ErrSyntax
+	}
+	return n, err
 }
 
 // line reads a header of at most 64 bytes.

@@ -31,12 +31,31 @@ import (
 	"github.com/lull/lull/agent/store/index"
 )
 
+// Steps of the making of a package, for Progress.
+const (
+	StepConvert  = "convert"  // bytes of the files are read
+	StepCompress = "compress" // bytes of the package are put into the repository
+)
+
+// Progress is called with how far a step is, in bytes, often and by any goroutine. It may be
+// nil.
+type Progress func(step string, done, total int64)
+
+// of returns the progress of one step.
+func (p Progress) of(step string) func(done, total int64) {
+	if p == nil {
+		return nil
+	}
+	return func(done, total int64) { p(step, done, total) }
+}
+
 // Options are the options of Install.
 type Options struct {
 	local.Options
-	Key     string // of the instance, NAME_KEY
-	Older   bool   // a version older than the installed one is not an error
-	Confirm string // the digest of the rights that a person has seen
+	Progress Progress
+	Key      string // of the instance, NAME_KEY
+	Older    bool   // a version older than the installed one is not an error
+	Confirm  string // the digest of the rights that a person has seen
 }
 
 // Package is a package made by Install.
@@ -105,6 +124,7 @@ func (f *Files) Install(ctx context.Context, uploads []*local.Upload, o Options)
 	if err := f.MayChange("install " + what); err != nil {
 		return r, p, err
 	}
+	o.Options.Progress = o.Progress.of(StepConvert)
 	src, err := f.Slots.Convert(ctx, inputs(uploads), o.Options)
 	if err != nil {
 		return r, p, err
@@ -138,7 +158,7 @@ func (f *Files) Install(ctx context.Context, uploads []*local.Upload, o Options)
 	if err != nil {
 		return r, p, err
 	}
-	if p.Package, err = f.publish(ctx, src, "stable"); err != nil {
+	if p.Package, err = f.publish(ctx, src, "stable", o.Progress); err != nil {
 		return r, p, err
 	}
 	if !installed {
@@ -158,8 +178,8 @@ func (f *Files) Install(ctx context.Context, uploads []*local.Upload, o Options)
 
 // publish publishes a source in the repository of this machine, and gives its files to the
 // store, which need not read them from there. The caller has the turn.
-func (f *Files) publish(ctx context.Context, src *local.Source, channel string) (digest.Digest, error) {
-	r, err := f.Local.Publish(ctx, src, channel, "")
+func (f *Files) publish(ctx context.Context, src *local.Source, channel string, progress Progress) (digest.Digest, error) {
+	r, err := f.Local.Publish(ctx, src, channel, "", progress.of(StepCompress))
 	if err != nil {
 		return digest.Digest{}, err
 	}
@@ -174,11 +194,12 @@ const onceChannel = "once"
 
 // Resolve makes a package of uploads resident without installing it, and protects it
 // until the lease is closed.
-func (f *Files) Resolve(ctx context.Context, uploads []*local.Upload, o local.Options, holder string, pid int) (dir *os.File, lease *index.Lease, l manifest.Launch, err error) {
+func (f *Files) Resolve(ctx context.Context, uploads []*local.Upload, o local.Options, holder string, pid int, progress Progress) (dir *os.File, lease *index.Lease, l manifest.Launch, err error) {
 	what := uploads[0].Name
 	if err := f.MayChange("run " + what); err != nil {
 		return nil, nil, l, err
 	}
+	o.Progress = progress.of(StepConvert)
 	src, err := f.Slots.Convert(ctx, inputs(uploads), o)
 	if err != nil {
 		return nil, nil, l, err
@@ -197,7 +218,7 @@ func (f *Files) Resolve(ctx context.Context, uploads []*local.Upload, o local.Op
 	if err := f.useLocal(ctx); err != nil {
 		return nil, nil, l, err
 	}
-	if _, err := f.publish(ctx, src, onceChannel); err != nil {
+	if _, err := f.publish(ctx, src, onceChannel, progress); err != nil {
 		return nil, nil, l, err
 	}
 	defer f.pruneLocal(f.ctx)

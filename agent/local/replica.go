@@ -401,7 +401,7 @@ func (m *Replicas) make(ctx context.Context, c *apt.Client, repository, name str
 	if len(src.Rights) > 0 { // no user can confirm them here
 		return errkind.New(errkind.NotPermitted, "cannot follow %s to version %s: it asks for rights that are not confirmed: %s", name, of[0].Version, strings.Join(src.Rights, "; "))
 	}
-	_, err = m.Store(repository).Publish(ctx, src, "stable", urgency(source))
+	_, err = m.Store(repository).Publish(ctx, src, "stable", urgency(source), nil)
 	return err
 }
 

@@ -29,6 +29,9 @@ type Options struct {
 	// Unattended means that no user can confirm rights: bus names, autostart files and
 	// services are not derived.
 	Unattended bool `json:",omitempty"`
+	// Progress is called with the bytes of all files that are read, and with their number. It may
+	// be nil.
+	Progress func(done, total int64) `json:"-"`
 }
 
 // Source is a package source that was made from uploads.
@@ -102,7 +105,7 @@ func (s *Source) make(ctx context.Context, l *Store, files []*os.File, o Options
 	if err := os.Mkdir(s.tree, 0o755); err != nil {
 		return err
 	}
-	run := convert.Options{Program: l.Converter, Name: o.Name, Version: o.Version, Unattended: o.Unattended}
+	run := convert.Options{Program: l.Converter, Name: o.Name, Version: o.Version, Unattended: o.Unattended, Progress: o.Progress}
 	if l.Confine != nil {
 		root := filepath.Join(s.dir, "root")
 		if err := os.Mkdir(root, 0o755); err != nil {
@@ -180,12 +183,13 @@ func rights(l *manifest.Launch) (list []string) {
 }
 
 // Publish puts a source into the repository and points a channel to it. The urgency "" means
-// medium.
-func (s *Store) Publish(ctx context.Context, src *Source, channel string, urgency repo.Urgency) (*publish.Result, error) {
+// medium. Progress is called with the bytes of the source that were compressed, and with their
+// number; it may be nil.
+func (s *Store) Publish(ctx context.Context, src *Source, channel string, urgency repo.Urgency, progress func(done, total int64)) (*publish.Result, error) {
 	if err := faultpoint.Hit("local.publish"); err != nil {
 		return nil, err
 	}
-	r, err := publish.Publish(ctx, s.Dir(), src.tree, publish.Options{Common: s.common(), Channel: channel, Urgency: urgency, Overlay: src.overlay, Quick: true})
+	r, err := publish.Publish(ctx, s.Dir(), src.tree, publish.Options{Common: s.common(), Channel: channel, Urgency: urgency, Overlay: src.overlay, Quick: true, Progress: progress})
 	if err != nil {
 		return nil, withoutScratch(err, src.tree)
 	}

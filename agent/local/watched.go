@@ -175,7 +175,7 @@ func (m *Watched) convertDropped(ctx context.Context, repository string, f *os.F
 	}
 	m.Log.Info("a new version is converted", "repository", repository, "package", name, "version", version, "file", file, "remarks", src.Found.Remarks,
 		"scripts that do not run", src.Found.Scripts, "needs", src.Found.Needs)
-	if _, err := m.Store(repository).Publish(ctx, src, "stable", ""); err != nil {
+	if _, err := m.Store(repository).Publish(ctx, src, "stable", "", nil); err != nil {
 		return err
 	}
 	st.Offers[name] = version

@@ -17,6 +17,7 @@ import (
 	"github.com/lull/lull/agent/lib/tempdir"
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/cmd/lull/output"
+	bus "github.com/lull/lull/dbus"
 )
 
 // conversion has the flags of a verb that makes packages from files.
@@ -79,8 +80,8 @@ func (s *scratch) named(err error, source string) error {
 }
 
 // converted makes a package source from files and directories, calls use with it, deletes it,
-// and prints the remarks about it. Nothing is printed before that: a closed pipe ends this
-// process at once.
+// and prints the remarks about it. Apart from progress on a terminal, nothing is printed before
+// that: a closed pipe ends this process at once.
 func (a *app) converted(ctx context.Context, sources []string, c conversion, use func(s *scratch) error) (err error) {
 	program, err := converter()
 	if err != nil {
@@ -91,7 +92,14 @@ func (a *app) converted(ctx context.Context, sources []string, c conversion, use
 		return err
 	}
 	s := &scratch{Dir: dir, tree: filepath.Join(dir.Path(), "package")}
-	if err = s.convert(ctx, program, sources, c); err == nil {
+	show := a.terminalProgress()
+	name := filepath.Base(sources[0])
+	progress := func(done, total int64) {
+		show.Update(bus.AgentPath, filesProgress(name, "convert", uint64(done), uint64(total)))
+	}
+	err = s.convert(ctx, program, sources, c, progress)
+	show.Close()
+	if err == nil {
 		err = use(s)
 	}
 	err = errors.Join(err, s.Remove())
@@ -111,7 +119,7 @@ func (a *app) converted(ctx context.Context, sources []string, c conversion, use
 }
 
 // convert fills the directory.
-func (s *scratch) convert(ctx context.Context, program string, sources []string, c conversion) error {
+func (s *scratch) convert(ctx context.Context, program string, sources []string, c conversion, progress func(done, total int64)) error {
 	var files []*os.File
 	for _, source := range sources {
 		f, err := s.open(source)
@@ -125,7 +133,7 @@ func (s *scratch) convert(ctx context.Context, program string, sources []string,
 	if err != nil {
 		return err
 	}
-	s.found, err = convert.Run(ctx, s.tree, files, convert.Options{Program: program, Name: c.name, Version: c.version})
+	s.found, err = convert.Run(ctx, s.tree, files, convert.Options{Program: program, Name: c.name, Version: c.version, Progress: progress})
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func (a *app) runEphemeral(ctx context.Context, name string, words []string) (er
 		inside = "/" + inside
 	}
 	if file {
-		dir, lease, hash, what, err = ag.resolveFile(ctx, words[0])
+		dir, lease, hash, what, err = a.resolveFile(ctx, ag, words[0])
 	} else {
 		dir, lease, hash, err = a.fetchEphemeral(ctx, ag, what, channel)
 	}

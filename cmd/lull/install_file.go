@@ -113,7 +113,14 @@ func (a *app) installFiles(ctx context.Context, w waitFlags, words []string, key
 			}
 			ids = append(ids, id)
 		}
-		path, made, err := ag.manager.InstallFiles(ctx, ids, o)
+		var path dbus.ObjectPath
+		var made bus.ConvertedPackage
+		install := func() (err error) {
+			path, made, err = ag.manager.InstallFiles(ctx, ids, o)
+			return err
+		}
+		name := filepath.Base(words[0])
+		err = a.making(ctx, ag, name, a.Progress(), install)
 		if err == nil {
 			a.remark(made)
 		}
@@ -122,7 +129,7 @@ func (a *app) installFiles(ctx context.Context, w waitFlags, words []string, key
 				return nil, err
 			}
 			o.Confirm = made.Confirm
-			path, made, err = ag.manager.InstallFiles(ctx, ids, o)
+			err = a.making(ctx, ag, name, a.Progress(), install)
 			if err == nil && made.Confirm != "" {
 				err = output.Error(errkind.Conflict, "cannot install %s: what it asks for has changed meanwhile", made.Instance)
 			}
@@ -138,6 +145,37 @@ func (a *app) installFiles(ctx context.Context, w waitFlags, words []string, key
 		}
 		return []dbus.ObjectPath{path}, nil
 	})
+}
+
+// making calls do, which makes a package of files, and shows the progress of that. It closes
+// show.
+func (a *app) making(ctx context.Context, ag *agent, name string, show output.Progress, do func() error) error {
+	asking, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	sub, err := bus.Subscribe(asking, ag.conn, bus.AgentName, bus.AgentPath)
+	if err != nil {
+		show.Close()
+		return err
+	}
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		for sig := range sub.C {
+			if p, ok := bus.ParseManagerFilesProgress(sig); ok { // it is for this connection
+				show.Update(bus.AgentPath, filesProgress(name, p.Step, p.Done, p.Total))
+			}
+		}
+	}()
+	err = do()
+	sub.Close()
+	<-shown
+	show.Close()
+	return err
+}
+
+// filesProgress returns the progress of a package that is made of files as that of a refresh.
+func filesProgress(name, step string, done, total uint64) bus.RefreshProperties {
+	return bus.RefreshProperties{Instance: name, State: "preparing", Step: step, BytesDone: done, BytesTotal: total}
 }
 
 // openFile opens a file for installation.
@@ -227,8 +265,9 @@ func (ag *agent) sendFile(ctx context.Context, f *os.File) (id string, err error
 	return id, nil
 }
 
-// resolveFile sends a file for one run, and returns the package and its name.
-func (ag *agent) resolveFile(ctx context.Context, word string) (dir, lease *os.File, hash, name string, err error) {
+// resolveFile sends a file for one run, and returns the package and its name. On a terminal it
+// shows the progress.
+func (a *app) resolveFile(ctx context.Context, ag *agent, word string) (dir, lease *os.File, hash, name string, err error) {
 	f, err := openFile(word)
 	if err != nil {
 		return nil, nil, "", "", err
@@ -238,7 +277,10 @@ func (ag *agent) resolveFile(ctx context.Context, word string) (dir, lease *os.F
 	if err != nil {
 		return nil, nil, "", "", err
 	}
-	dir, lease, hash, name, _, err = ag.manager.ResolveFiles(ctx, []string{id}, bus.ResolveFilesOptions{})
+	err = a.making(ctx, ag, filepath.Base(word), a.terminalProgress(), func() (err error) {
+		dir, lease, hash, name, _, err = ag.manager.ResolveFiles(ctx, []string{id}, bus.ResolveFilesOptions{})
+		return err
+	})
 	return dir, lease, hash, name, err
 }
 

@@ -45,12 +45,9 @@ type jobCalls struct {
 // before it starts the job, so that it misses no signal. A failed job is an error; the
 // properties are valid then too.
 func (a *app) followJob(ctx context.Context, ag *agent, text jobText, calls jobCalls) (p bus.JobProperties, err error) {
-	show := func(dbus.ObjectPath, bus.RefreshProperties) {}
-	if output.IsTerminal(a.Stderr) {
-		bars := a.Progress()
-		defer bars.Close()
-		show = bars.Update
-	}
+	bars := a.terminalProgress()
+	defer bars.Close()
+	show := bars.Update
 	asking, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	sub, err := bus.Subscribe(asking, ag.conn, bus.AgentName, bus.AgentPath)
@@ -103,6 +100,14 @@ func (a *app) followJob(ctx context.Context, ag *agent, text jobText, calls jobC
 		return p, err
 	}
 	return p, jobFailure(p)
+}
+
+// terminalProgress shows progress on a terminal alone.
+func (a *app) terminalProgress() output.Progress {
+	if output.IsTerminal(a.Stderr) {
+		return a.Progress()
+	}
+	return output.NoProgress()
 }
 
 // interrupted cancels the job, unless it goes on after an interruption, and returns the

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 
@@ -87,7 +89,23 @@ func TestClients(t *testing.T) {
 	if err := c.call("InstallFiles", []string{}, none).Err; kind(err) != "InvalidArgument" {
 		t.Errorf("no file: got error %v, want InvalidArgument", err)
 	}
+	mine, theirs := make(chan *dbus.Signal, 256), make(chan *dbus.Signal, 256)
+	c.Signal(mine)
+	other.Signal(theirs)
 	c.install(t, none, id)
+	for _, step := range []string{"convert", "compress"} {
+		progressed(t, mine, id, step)
+	}
+	if err := errors.Join(c.call("Check").Err, other.call("Check").Err); err != nil {
+		t.Fatal(err)
+	}
+	for len(theirs) > 0 { // those before the reply are here
+		if sig := <-theirs; strings.HasSuffix(sig.Name, ".FilesProgress") {
+			t.Errorf("another connection has received %s %v, want that the sender alone does", sig.Name, sig.Body)
+		}
+	}
+	c.RemoveSignal(mine)
+	other.RemoveSignal(theirs)
 	if err := c.call("InstallFiles", []string{id}, none).Err; kind(err) != "NotFound" {
 		t.Errorf("a file that was used: got error %v, want NotFound", err)
 	}
@@ -130,6 +148,30 @@ func TestClients(t *testing.T) {
 	c.Close()
 	<-call.Done
 	s.clean()
+}
+
+// progressed waits for the signal that a step of the making of a package has ended.
+func progressed(t *testing.T, signals <-chan *dbus.Signal, id, step string) {
+	t.Helper()
+	end := time.After(limit)
+	var last []any
+	for {
+		select {
+		case sig := <-signals:
+			var ids []string
+			var s string
+			var done, total uint64
+			if !strings.HasSuffix(sig.Name, ".FilesProgress") || dbus.Store(sig.Body, &ids, &s, &done, &total) != nil {
+				continue
+			}
+			if last = sig.Body; slices.Equal(ids, []string{id}) && s == step && done == total && total > 0 {
+				return
+			}
+		case <-end:
+			t.Errorf("the last progress is %v, want all bytes of the step %s of file %s", last, step, id)
+			return
+		}
+	}
 }
 
 // TestNotPermitted: a user without the right sends no byte; one with it needs no other.

@@ -18,8 +18,12 @@ import (
 func TestInstall(t *testing.T) {
 	s := set(t, rig.Options{})
 	one, two := s.tarball("1.0", nil), s.tarball("2.0", nil)
-	if r := s.MustLull("install", one); !strings.Contains(r.Stdout, "notes 1.0 is installed") {
+	r := s.MustLull("install", one)
+	if !strings.Contains(r.Stdout, "notes 1.0 is installed") {
 		t.Errorf("got %v, want %q in the output", r, "notes 1.0 is installed")
+	}
+	if strings.Contains(r.Stderr, "to download") { // the store has the files already
+		t.Errorf("got %v, want no download of what was made here", r)
 	}
 	s.runs("1.0")
 	if r := s.MustLull("install", one); r.Stdout != "notes 1.0 is already installed\n" {

@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/lull/lull/agent/convert"
 	"github.com/lull/lull/agent/convert/derive"
@@ -55,10 +56,12 @@ func run(args []string, stdout io.Writer) error {
 		return errors.Join(err, errors.New("the standard input is no regular file"))
 	}
 	out := convert.NewWriter(stdout)
+	counted := &counter{r: in}
+	out.Position = counted.n.Load
 	tree := unpack.NewTree(out, unpack.DefaultLimits)
 	var at int64
 	for _, i := range inputs {
-		if err := tree.Add(i.name, io.NewSectionReader(in, at, i.size), i.size); err != nil {
+		if err := tree.Add(i.name, io.NewSectionReader(counted, at, i.size), i.size); err != nil {
 			return err
 		}
 		at += i.size
@@ -75,6 +78,18 @@ func run(args []string, stdout io.Writer) error {
 	}
 	d.Entries, d.Remarks = tree.Entries(), tree.Remarks()
 	return out.Done(d)
+}
+
+// counter counts the bytes that are read. Decompressors read in goroutines of their own.
+type counter struct {
+	r io.ReaderAt
+	n atomic.Int64
+}
+
+func (c *counter) ReadAt(b []byte, at int64) (int, error) {
+	n, err := c.r.ReadAt(b, at)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // input is a file in the standard input.

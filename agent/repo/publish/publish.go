@@ -26,17 +26,17 @@ import (
 // Options are the options of Publish.
 type Options struct {
 	Common
-	Channel  string       // default: stable
-	Urgency  repo.Urgency // default: medium
-	Notes    string       // default: those of the lull.yaml
-	AllowKey []string     // files, relative to the source, that may be published although they are private keys
-	Overlay  string       // file whose keys replace those of the lull.yaml; "" means none
-	Nested   bool         // subpackages may be named by the path of their source, anywhere on this machine
-	Rollout  *int         // percent of the machines; default: 100
-	Steps    []repo.Step  // rollout by time, from now on; replaces Rollout
-	Workers  int          // default: 2, or 1 on a machine with one processor
-	Quick    bool         // compress in less time, for a repository whose blobs are not sent over a network
-	Progress func(done, total int)
+	Channel  string                  // default: stable
+	Urgency  repo.Urgency            // default: medium
+	Notes    string                  // default: those of the lull.yaml
+	AllowKey []string                // files, relative to the source, that may be published although they are private keys
+	Overlay  string                  // file whose keys replace those of the lull.yaml; "" means none
+	Nested   bool                    // subpackages may be named by the path of their source, anywhere on this machine
+	Rollout  *int                    // percent of the machines; default: 100
+	Steps    []repo.Step             // rollout by time, from now on; replaces Rollout
+	Workers  int                     // default: 2, or 1 on a machine with one processor
+	Quick    bool                    // compress in less time, for a repository whose blobs are not sent over a network
+	Progress func(done, total int64) // bytes of a source's files
 	// DeltasFrom is the number of earlier versions of the channel from which MakeDeltas is
 	// to make packs of differences. DeltasWithin adds those that it has offered within this
 	// time before now. There are fewer than delta.MaxOffers in all.
@@ -359,11 +359,12 @@ func cannot(srcDir string, err error) error {
 // addFiles hashes and compresses the files in parallel.
 func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.Entry, o Options) error {
 	g, ctx := errgroup.WithContext(ctx)
-	work, done := make(chan *manifest.Entry), make(chan struct{}, 64)
-	total := 0
+	work, done := make(chan *manifest.Entry), make(chan int64, 64)
+	files, total := 0, int64(0)
 	for i := range entries {
 		if entries[i].IsFile() {
-			total++
+			files++
+			total += entries[i].Size
 		}
 	}
 	g.Go(func() error {
@@ -396,7 +397,7 @@ func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.
 					return err
 				}
 				select {
-				case done <- struct{}{}:
+				case done <- e.Size:
 				case <-ctx.Done():
 					return ctx.Err()
 				}
@@ -405,14 +406,16 @@ func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.
 		})
 	}
 	g.Go(func() error {
-		for n := 1; n <= total; n++ {
+		bytes := int64(0)
+		for range files {
 			select {
-			case <-done:
+			case size := <-done:
+				bytes += size
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 			if o.Progress != nil {
-				o.Progress(n, total)
+				o.Progress(min(bytes, total), total)
 			}
 		}
 		return nil

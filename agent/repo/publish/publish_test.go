@@ -403,12 +403,12 @@ func TestCancel(t *testing.T) {
 	src := source(t, files)
 	before := tree(t, dir)
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := publish.Publish(ctx, dir, src, publish.Options{Progress: func(done, total int) {
-		if done == 10 {
+	_, err := publish.Publish(ctx, dir, src, publish.Options{Progress: func(done, total int64) {
+		if done >= 10 {
 			cancel()
 		}
-		if total != 50 {
-			t.Errorf("total %d, want 50", total)
+		if total != 90 { // 10 files of one byte, and 40 of two
+			t.Errorf("total %d, want 90", total)
 		}
 	}})
 	if !errkind.Is(err, errkind.Interrupted) {

@@ -138,7 +138,7 @@ func entryOf(full, rel string, d fs.DirEntry) (e manifest.Entry, err error) {
 	case mode&(fs.ModeSetuid|fs.ModeSetgid) != 0 && mode.IsRegular():
 		return refuse("set-user-id or set-group-id, which no package may have")
 	case mode.IsRegular():
-		e.Exec = mode&0o111 != 0
+		e.Exec, e.Size = mode&0o111 != 0, info.Size()
 		return e, nil
 	case mode.IsDir():
 		e.Type = manifest.TypeDir

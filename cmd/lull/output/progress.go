@@ -31,6 +31,9 @@ func (a *Printer) Progress() Progress {
 	return &lines{w: a.Stderr, last: map[dbus.ObjectPath]string{}, sized: sized{}}
 }
 
+// NoProgress shows nothing.
+func NoProgress() Progress { return quiet{} }
+
 type quiet struct{}
 
 func (quiet) Update(dbus.ObjectPath, bus.RefreshProperties) {}
@@ -53,6 +56,8 @@ var stepWords = map[string]string{
 	"finish":         Mark("cleaning up"),
 	"verify":         Mark("checking"),
 	"collect":        Mark("collecting"),
+	"convert":        Mark("reading the file"),
+	"compress":       Mark("compressing"),
 
 	"system-resolve":  Mark("looking for what is needed"),
 	"system-images":   Mark("downloading what installs it"),
@@ -63,7 +68,7 @@ var stepWords = map[string]string{
 
 // downloads reports whether a step counts bytes.
 func downloads(step string) bool {
-	return step == "fetch" || step == "verify" || step == "system-images" || step == "system-set"
+	return step == "fetch" || step == "verify" || step == "convert" || step == "compress" || step == "system-images" || step == "system-set"
 }
 
 func StepText(p bus.RefreshProperties) string {
