@@ -110,7 +110,7 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 			put := func(dir *scratch) (err error) {
 				sources := words
 				if dir != nil {
-					sources = []string{dir.tree}
+					sources, o.Consume = []string{dir.tree}, true
 				}
 				if results, err = publish.PublishAll(cmd.Context(), repository, sources, o); err != nil {
 					return output.Doing(output.T("publish %s", words[0]), dir.named(err, words[0]))

@@ -37,6 +37,9 @@ type Options struct {
 	Workers  int                     // default: 2, or 1 on a machine with one processor
 	Quick    bool                    // compress in less time, for a repository whose blobs are not sent over a network
 	Progress func(done, total int64) // bytes of a source's files
+	// Consume deletes the files of the sources, apart from those of subpackages, as soon as they
+	// are read: files which were made for the publication alone need not reach the disk.
+	Consume bool
 	// DeltasFrom is the number of earlier versions of the channel from which MakeDeltas is
 	// to make packs of differences. DeltasWithin adds those that it has offered within this
 	// time before now. There are fewer than delta.MaxOffers in all.
@@ -129,6 +132,7 @@ func PublishAll(ctx context.Context, dir string, srcDirs []string, o Options) ([
 	if err != nil {
 		return nil, err
 	}
+	o.Consume = o.Consume && !store.Shared() // there it may be repeated
 	if o.Workers <= 0 {
 		o.Workers = min(2, runtime.NumCPU())
 		if store.Shared() {
@@ -268,7 +272,9 @@ func (p *publication) put(ctx context.Context, srcDir string, d *description, l 
 		return nil, cannot(srcDir, err)
 	}
 	d.Entries = l.entries
-	if err := b.addFiles(ctx, srcDir, d.Entries, p.o); err != nil {
+	o := p.o
+	o.Consume = o.Consume && depth == 0 // a source that it names by its path is another's
+	if err := b.addFiles(ctx, srcDir, d.Entries, o); err != nil {
 		return nil, cannot(srcDir, err)
 	}
 	res, err := b.finish(ctx, d.Meta)
@@ -395,6 +401,11 @@ func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.
 				}
 				if err := b.add(ctx, path, e, c); err != nil {
 					return err
+				}
+				if o.Consume {
+					if err := os.Remove(path); err != nil {
+						return err
+					}
 				}
 				select {
 				case done <- e.Size:
