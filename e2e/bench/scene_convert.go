@@ -83,7 +83,7 @@ func playConvert(tb rig.TB) results {
 	note := fmt.Sprintf("the Go toolchain; AppImage of %.0f MB, .deb of %.0f MB, on %s", s.megabytes(image), s.megabytes(file), fileSystem(s.Store))
 	return results{
 		"convert":      {Ours: got[0], Theirs: got[1], Notes: []string{note + "; unpacked by a process without privileges, each file compressed by itself"}},
-		"install-file": {Ours: got[2], Theirs: got[3], Notes: []string{note + "; copied, converted, signed, compressed and unpacked again, so that it can be reverted; flatpak is not compared"}},
+		"install-file": {Ours: got[2], Theirs: got[3], Notes: []string{note + "; copied, converted, compressed and signed in the repository of the machine, verified and moved into the store; flatpak is not compared"}},
 	}
 }
 
