@@ -17,6 +17,7 @@
  *	link TARGET PATH  make a symlink
  *	done DIR          unmount the tmpfs and go back
  *	bind FROM TO      show FROM at TO, with what is mounted below it
+ *	protect DIR       make the mount at DIR read-only
  *	pivot DIR         make the tmpfs the root, read-only, with the former root at
  *	                  DIR, and go to the path of the directory before
  *
@@ -291,6 +292,12 @@ static void make_file(const char *path)
 	call(__NR_close, fd, 0, 0, 0, 0);
 }
 
+/* protect makes a mount of a scratch read-only. */
+static void protect(const char *dir)
+{
+	must(call(__NR_mount, 0, (long)dir, 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, 0), "protect ", dir);
+}
+
 /* pivot goes to the directory of home by its path, or else stays in it, below dir. */
 static void pivot(const char *dir, long home)
 {
@@ -301,7 +308,7 @@ static void pivot(const char *dir, long home)
 	r = call(__NR_getcwd, (long)path, sizeof(path), 0, 0, 0);
 	must(call(__NR_fchdir, scratch, 0, 0, 0, 0), "go to ", dir);
 	must(call(__NR_pivot_root, (long)".", (long)dir, 0, 0, 0), "change the root, with the former one at ", dir);
-	must(call(__NR_mount, 0, (long)"/", 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, 0), "protect ", "/");
+	protect("/");
 	if (r < 0 || path[0] != '/' || call(__NR_chdir, (long)path, 0, 0, 0, 0) < 0)
 		must(call(__NR_fchdir, home, 0, 0, 0, 0), "go back from ", dir);
 }
@@ -325,6 +332,8 @@ static char **carry_out(char **op, long home)
 	} else if (same(what, "done")) {
 		must(call(__NR_fchdir, home, 0, 0, 0, 0), "go back from ", first);
 		must(call(__NR_umount2, (long)first, DETACH, 0, 0, 0), "unmount ", first);
+	} else if (same(what, "protect")) {
+		protect(first);
 	} else if (same(what, "pivot")) {
 		pivot(first, home);
 	} else if (op[2] && same(what, "link")) {

@@ -59,8 +59,9 @@ type missing struct {
 	paths map[string]string // relative to dir; "dir" or "file"
 }
 
-// maxMounts bounds the file systems mounted in a directory that gets a place for a package.
-const maxMounts = 64
+// maxEntries bounds the files of a directory that are bound one by one: the scratch has room
+// for so many, and the command line.
+const maxEntries = 3000
 
 // layoutOperations lists the operations of lull-layout. mounted are the mount points of the
 // host.
@@ -175,12 +176,11 @@ func outermost(places map[string]*missing) (list []*missing) {
 	return list
 }
 
-// make lists the operations that make places in scratch directories and merge them into the
-// directories of the tree. An overlay does not show what is mounted in the directory below it;
-// these mounts are kept in the scratch and bound again.
+// make lists the operations that make places in scratch directories and add them to the
+// directories of the tree.
 func (t *tree) make(list []*missing) (operations []string, err error) {
 	for i, m := range list {
-		top, kept := filepath.Join(t.pad, strconv.Itoa(i)), filepath.Join(t.pad, "kept"+strconv.Itoa(i))
+		top := filepath.Join(t.pad, strconv.Itoa(i))
 		if m.dir == "/" {
 			top = "." // of a runtime: that directory is the scratch itself
 		}
@@ -202,29 +202,62 @@ func (t *tree) make(list []*missing) (operations []string, err error) {
 			mkdir(filepath.Dir(path))
 			operations = append(operations, "file", filepath.Join(top, path))
 		}
-		if m.dir == "/" {
-			continue
-		}
 		shown := filepath.Join(t.shown, m.dir)
-		var inside []string
-		for _, point := range t.mounted {
-			// A bind mount is recursive and brings those below along.
-			if strings.HasPrefix(point, m.dir+"/") && !slices.ContainsFunc(inside, func(p string) bool { return strings.HasPrefix(point, p+"/") }) {
-				inside = append(inside, point)
+		switch {
+		case m.dir == "/":
+		case slices.ContainsFunc(t.mounted, func(point string) bool { return strings.HasPrefix(point, m.dir+"/") }):
+			entries, err := t.assemble(m.dir, top, made)
+			if err != nil {
+				return nil, err
 			}
-		}
-		if len(inside) > maxMounts {
-			return nil, errkind.New(errkind.Failed, "its layout cannot be mounted: %d file systems are mounted below %s, where %d can be kept", len(inside), m.dir, maxMounts)
-		}
-		if len(inside) > 0 {
-			operations = append(operations, "dir", kept, "bind", shown, kept)
-		}
-		operations = append(operations, "merge", top, shown)
-		for _, point := range inside {
-			operations = append(operations, "bind", filepath.Join(kept, strings.TrimPrefix(point, m.dir+"/")), filepath.Join(t.shown, point))
+			operations = slices.Concat(operations, entries, []string{"bind", top, shown, "protect", shown})
+		default:
+			operations = append(operations, "merge", top, shown)
 		}
 	}
 	return operations, nil
+}
+
+// assemble lists the operations that bind the entries of a directory into one in a scratch, in
+// which made are the directories. It takes the place of an overlay where a file system is
+// mounted below the directory: the kernel lets no user make an overlay over what that hides.
+func (t *tree) assemble(dir, top string, made map[string]bool) (operations []string, err error) {
+	count := 0
+	var fill func(rel string) error
+	fill = func(rel string) error {
+		entries, err := os.ReadDir(filepath.Join(t.dir, dir, rel))
+		if err != nil {
+			return errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
+		}
+		if count += len(entries); count > maxEntries {
+			return errkind.New(errkind.Failed, "its layout cannot be mounted: a file system is mounted below %s, and more than %d files are in it", dir, maxEntries)
+		}
+		for _, e := range entries {
+			path := filepath.Join(rel, e.Name())
+			from, at := filepath.Join(t.shown, dir, path), filepath.Join(top, path)
+			kind := "file"
+			switch {
+			case made[at]:
+				if err := fill(path); err != nil {
+					return err
+				}
+				continue
+			case e.Type() == fs.ModeSymlink:
+				target, err := os.Readlink(filepath.Join(t.dir, dir, path))
+				if err != nil {
+					return errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
+				}
+				operations = append(operations, "link", target, at)
+				continue
+			case e.IsDir():
+				kind = "dir"
+			}
+			operations = append(operations, kind, at, "bind", from, at)
+		}
+		return nil
+	}
+	err = fill(".")
+	return operations, err
 }
 
 // above lists a relative directory and those above it, the uppermost first.

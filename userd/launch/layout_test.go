@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -25,12 +26,12 @@ func TestLayoutOperations(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, f := range []string{pkg + "/file", host + "/conf"} {
+	for _, f := range []string{pkg + "/file", host + "/conf", host + "/opt/inner/text"} {
 		if err := os.WriteFile(f, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink("opt", host+"/link"); err != nil {
+	if err := errors.Join(os.Symlink("opt", host+"/link"), os.Symlink("inner", host+"/opt/line")); err != nil {
 		t.Fatal(err)
 	}
 	mounted := []string{"/", host, host + "/opt", host + "/opt/mounted", host + "/opt/mounted/deep", host + "/optional"}
@@ -44,8 +45,9 @@ func TestLayoutOperations(t *testing.T) {
 		"file that is missing": {map[string]string{host + "/there/a/f": "file"},
 			"scratch PKG/.lull dir 0 dir 0/a file 0/a/f merge 0 HOST/there done PKG/.lull bind PKG/file HOST/there/a/f"},
 		"mounts, and a symlink": {map[string]string{host + "/link/app": "part", host + "/opt/inner/app": "part"},
-			"scratch PKG/.lull dir 0 dir 0/app dir 0/inner dir 0/inner/app dir kept0 bind HOST/opt kept0 merge 0 HOST/opt " +
-				"bind kept0/mounted HOST/opt/mounted done PKG/.lull bind PKG/part HOST/link/app bind PKG/part HOST/opt/inner/app"},
+			"scratch PKG/.lull dir 0 dir 0/app dir 0/inner dir 0/inner/app file 0/inner/text bind HOST/opt/inner/text 0/inner/text " +
+				"link inner 0/line dir 0/mounted bind HOST/opt/mounted 0/mounted bind 0 HOST/opt protect HOST/opt " +
+				"done PKG/.lull bind PKG/part HOST/link/app bind PKG/part HOST/opt/inner/app"},
 		"directory where a file is": {map[string]string{host + "/conf": "part"}, "its layout has a dir at HOST/conf, where this machine has none"},
 		"below a file":              {map[string]string{host + "/conf/x": "part"}, "its layout cannot be mounted: stat HOST/conf/x: not a directory"},
 		"part that is missing":      {map[string]string{host + "/there": "none"}, "its installation is damaged: stat PKG/none: no such file or directory"},
@@ -59,12 +61,14 @@ func TestLayoutOperations(t *testing.T) {
 			t.Errorf("%s:\ngot  %s\nwant %s", what, got, c.want)
 		}
 	}
-	many := make([]string, 0, maxMounts+1)
-	for i := range maxMounts + 1 {
-		many = append(many, host+"/there/"+itoa(i))
+	for i := range maxEntries + 1 {
+		if err := os.WriteFile(filepath.Join(host, "there", itoa(i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := layoutOperations(map[string]string{host + "/there/a": "part"}, pkg, many); err == nil || !strings.Contains(err.Error(), "65 file systems are mounted") {
-		t.Error(err)
+	const want = "more than 3000 files are in it"
+	if _, err := layoutOperations(map[string]string{host + "/there/a": "part"}, pkg, []string{host + "/there/0"}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a large directory with a mount: got error %v, want %q", err, want)
 	}
 	if got := mountPoints("22 1 0:1 / /a\\040b rw - x x rw\n23 22 0:2 / / rw - x x rw\n24 22 0:2 / / rw - x x rw\nx\n"); !slices.Equal(got, []string{"/", "/a b"}) {
 		t.Errorf("got %q, want %v", got, []string{"/", "/a b"})
@@ -101,7 +105,9 @@ func buildLayout(t *testing.T) string {
 func TestLayout(t *testing.T) {
 	require.Program(t, "cc")
 	launcher := buildLayout(t)
-	for _, who := range []string{"this user", "nobody"} {
+	// The kernel lets a user make no overlay over a directory with a mount in it.
+	const mounted = "nobody and a mount below /usr/share"
+	for _, who := range []string{"this user", "nobody", mounted} {
 		t.Run(who, func(t *testing.T) {
 			w := newWorld(t)
 			w.layout = map[string]string{"/opt/lull-test.layout": "opt", "/usr/share/locale": "share", "/usr/share/lull-test.layout/deep": "share", "/usr/lib/lull-test.layout/line": "share/text"}
@@ -118,7 +124,7 @@ func TestLayout(t *testing.T) {
 			}
 			cmd := w.command(app, "nest", "/opt/lull-test.layout/program")
 			cmd.Path, cmd.Dir = launcher, w.home
-			if who == "nobody" {
+			if who != "this user" {
 				if os.Getuid() != 0 {
 					t.Skip("needs root, to be another user")
 				}
@@ -127,6 +133,11 @@ func TestLayout(t *testing.T) {
 				w.no(os.Chmod(filepath.Dir(launcher), 0o755))
 				open(t, launcher)
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+			}
+			if who == mounted {
+				const script = `mount -t tmpfs lull-test /usr/share/doc && echo here >/usr/share/doc/file && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" "$@"`
+				cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", script, launcher}, cmd.Args[1:]...)
+				cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // Go makes its mounts private
 			}
 			in, err := cmd.StdinPipe()
 			w.no(err)
@@ -142,7 +153,7 @@ func TestLayout(t *testing.T) {
 				t.Skip(stderr.String())
 			}
 			uid := "0 0"
-			if who == "nobody" {
+			if who != "this user" {
 				uid = "65534 65534"
 			} else if os.Getuid() != 0 {
 				uid = itoa(os.Getuid()) + " " + itoa(os.Getgid())
@@ -167,6 +178,16 @@ func TestLayout(t *testing.T) {
 			mounts, err := os.ReadFile("/proc/" + itoa(cmd.Process.Pid) + "/mountinfo")
 			if w.no(err); !strings.Contains(string(mounts), filepath.Join(dir, "opt")+" /opt/lull-test.layout ") {
 				t.Errorf("the mount is not there:\n%s", mounts)
+			}
+			if who == mounted {
+				inside := "/proc/" + itoa(cmd.Process.Pid) + "/root/usr/share"
+				if b, err := os.ReadFile(inside + "/doc/file"); err != nil || string(b) != "here\n" {
+					t.Errorf("the mount of the host: got %q, %v, want %q and no error", b, err, "here\n")
+				}
+				var fs unix.Statfs_t
+				if err := unix.Statfs(inside, &fs); err != nil || fs.Flags&unix.ST_RDONLY == 0 {
+					t.Errorf("/usr/share: got flags %#x, %v, want it read-only", fs.Flags, err)
+				}
 			}
 			if _, err := os.Lstat("/opt/lull-test.layout"); !os.IsNotExist(err) {
 				t.Errorf("the mount point outside of the mount namespace: got error %v, want that it does not exist", err)
