@@ -182,17 +182,18 @@ func (t *Tree) Symlink(name, target string) error {
 	return t.add(name, &Node{Entry: convert.Entry{Type: manifest.TypeSymlink, Symlink: target}})
 }
 
-// Link adds another name of a file of the tree.
+// Link adds another name of a file or symlink of the tree.
 func (t *Tree) Link(name, target string) error {
 	p, err := clean(target)
 	if err != nil {
 		return fmt.Errorf("the hard link %.300q: %w", name, err)
 	}
 	n := t.Nodes[p]
-	if n == nil || n.Content == 0 {
+	if n == nil || n.Content == 0 && n.Type != manifest.TypeSymlink {
 		return fmt.Errorf("the hard link %.300q leads to %.300q, which is no file before it", name, p)
 	}
 	same := *n
+	t.kept += int64(len(same.Kept)) // add takes it away again with each node that is replaced
 	return t.add(name, &same)
 }
 

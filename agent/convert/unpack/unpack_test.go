@@ -55,6 +55,51 @@ func symlink(name, target string) tar.Header {
 	return tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target}
 }
 
+// TestHardLinks: files and symlinks can have several names, as in archives of GNU tar.
+func TestHardLinks(t *testing.T) {
+	link := func(name, target string) tar.Header {
+		return tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}
+	}
+	tree, err := add(archive(t, file("a"), link("b", "a"), symlink("d/line", "../a"), link("d/other", "d/line")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tree.Nodes["d/other"]; got == nil || got.Symlink != "../a" {
+		t.Errorf("a hard link to a symlink: got %+v, want a symlink to ../a", got)
+	}
+	if got, want := tree.Nodes["b"], tree.Nodes["a"]; got == nil || got.Content != want.Content {
+		t.Errorf("a hard link to a file: got %+v, want the content of %+v", got, want)
+	}
+}
+
+// TestKeptMetadata: what is kept in memory has a bound, also where hard links are replaced.
+func TestKeptMetadata(t *testing.T) {
+	tree := unpack.NewTree(convert.NewWriter(io.Discard), unpack.Limits{Bytes: 1 << 30, Entries: 1000})
+	add := func(name string) {
+		t.Helper()
+		if err := tree.File(name, 0o644, 1<<20, bytes.NewReader(make([]byte, 1<<20))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 60 {
+		add(fmt.Sprint(i, ".desktop"))
+	}
+	for i := range 10 {
+		name := fmt.Sprint("link", i, ".desktop")
+		if err := tree.Link(name, "0.desktop"); err != nil {
+			t.Fatal(err)
+		}
+		add(name)
+	}
+	kept := 0
+	for _, n := range tree.Nodes {
+		kept += len(n.Kept)
+	}
+	if kept > 64<<20 {
+		t.Errorf("%d bytes are kept in memory, want at most 64 MiB", kept)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	many := make([]tar.Header, 0, 1001)
 	for i := range 1001 {
