@@ -90,8 +90,8 @@ var writers = map[string]string{
 	"checks": "TestTextsOfOthers", "Progress": "TestTextsOfOthers",
 	"WriteJSON": "TestJSONControlsNoTerminal", "WriteLine": "TestJSONControlsNoTerminal",
 	"completionCmd": "texts of this program", "commandsCmd": "texts of this program",
-	"Prompt":    "texts of this program",
-	"followJob": "asks whether it is a terminal", "holdOpen": "a text of this program",
+	"Prompt":           "texts of this program",
+	"terminalProgress": "asks whether it is a terminal", "holdOpen": "a text of this program",
 	"runForeground": "hands them to another program",
 }
 

@@ -212,10 +212,12 @@ func TestLeased(t *testing.T) {
 	if b, err := os.ReadFile(dst + "/other"); err != nil || string(b) != "y" {
 		t.Errorf("the other file: %q, %v; want %q", b, err, "y")
 	}
+	fd, ended := holder.Fd(), make(chan struct{})
 	go func() { // after the copy has asked for it
+		defer close(ended)
 		for {
-			if now, err := unix.FcntlInt(holder.Fd(), unix.F_GETLEASE, 0); err != nil || now != unix.F_WRLCK {
-				unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+			if now, err := unix.FcntlInt(fd, unix.F_GETLEASE, 0); err != nil || now != unix.F_WRLCK {
+				unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK)
 				return
 			}
 			runtime.Gosched()
@@ -223,6 +225,7 @@ func TestLeased(t *testing.T) {
 	}()
 	stats, err = Copy(t.Context(), src, dst+"2", Options{})
 	must(t, err)
+	<-ended
 	if len(stats.Lost()) > 0 {
 		t.Errorf("lost %v, want nothing", stats.Lost())
 	}

@@ -253,8 +253,8 @@ for as long as a copy lacks something of it; a service's goes with its revision
 	{DataLeft, "Data of @LULL_INSTANCE@ that is no longer needed cannot be removed", `Something in the system data of a revision that is not kept cannot be removed, for
 example because a service has mounted something there. The message names it.
 
-It takes space, and does no other harm. After the next refresh, or the next start of
-the agent, lull tries again.`},
+It takes space, and does no other harm. After the next refresh, or the next
+start of the agent, lull tries again.`},
 	{Bug, "Internal error", `This should not happen. Please report it, with this entry:
 journalctl -o verbose MESSAGE_ID=@MESSAGE_ID@`},
 }
