@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"reflect"
 	"slices"
 	"time"
 )
@@ -38,33 +37,15 @@ func (c *Core) showDownloads(now time.Time) {
 		ids = append(ids, d.ID)
 		fresh = fresh || c.owedDownloads[d.ID] && !slices.Contains(m.Downloads, d.ID)
 	}
-	n := c.fetches(now)
-	switch {
-	case fresh && !c.quiet():
+	if c.showList(&c.downloads, c.fetches(now), fresh) {
 		m.Shown, m.Downloads = now, ids
 		c.memory[downloadsKey] = m
-		n.Alert = true
-	case c.downloads == nil:
-		return
-	default:
-		n.Serial, n.Alert = c.downloads.Serial, c.downloads.Alert
-		if reflect.DeepEqual(n, *c.downloads) {
-			return
-		}
-		n.Alert = false
 	}
-	c.serial++
-	n.Serial = c.serial
-	c.downloads = &n
-	c.do(Show{n})
 }
 
 // takeDownloads takes the notice down.
 func (c *Core) takeDownloads() {
-	if c.downloads != nil {
-		c.downloads = nil
-		c.do(Close{Instance: downloadsKey})
-	}
+	c.takeList(&c.downloads, downloadsKey)
 }
 
 // answerDownloads handles a button of the notice: it is about each download on the list.

@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -45,33 +44,15 @@ func (c *Core) showFailures(now time.Time) {
 		ids = append(ids, f.id())
 		fresh = fresh || c.owed[f.id()] && !slices.Contains(m.Failures, f.id())
 	}
-	n := c.fails(now)
-	switch {
-	case fresh && !c.quiet():
+	if c.showList(&c.failures, c.fails(now), fresh) {
 		m.Shown, m.Failures = now, ids
 		c.memory[failuresKey] = m
-		n.Alert = true
-	case c.failures == nil:
-		return
-	default:
-		n.Serial, n.Alert = c.failures.Serial, c.failures.Alert
-		if reflect.DeepEqual(n, *c.failures) {
-			return
-		}
-		n.Alert = false
 	}
-	c.serial++
-	n.Serial = c.serial
-	c.failures = &n
-	c.do(Show{n})
 }
 
 // takeFailures takes the notice down.
 func (c *Core) takeFailures() {
-	if c.failures != nil {
-		c.failures = nil
-		c.do(Close{Instance: failuresKey})
-	}
+	c.takeList(&c.failures, failuresKey)
 }
 
 // failuresClosed notes that the user or the server has closed it.
