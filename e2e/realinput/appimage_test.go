@@ -43,7 +43,8 @@ func appImage(t *testing.T, w *rig.World, version string) string {
 	return image
 }
 
-// TestAppImage: the window of an AppImage is refreshed when it is closed, and reverted.
+// TestAppImage: the user of an AppImage gets a notice of its update; it is refreshed when its
+// window is closed, and reverted.
 func TestAppImage(t *testing.T) {
 	require.Root(t)
 	require.Unified(t)
@@ -51,11 +52,12 @@ func TestAppImage(t *testing.T) {
 	require.Program(t, "dbus-daemon", "Xvfb", "dunst", "openbox", "xdotool", "setpriv", "apt-get", "dpkg-deb", "mksquashfs", "import")
 	w := rig.New(t, rig.Options{Tracker: "subtree"})
 	w.Configure("policy.yaml", policy)
-	w.StartDesktop()
+	d := w.StartDesktop()
 	w.User.Env = append(w.User.Env, "GSETTINGS_BACKEND=memory", "NO_AT_BRIDGE=1")
 	w.User.Start("openbox", "--sm-disable")
 	api := w.Bus.Watch()
 	w.StartAgent()
+	w.StartHelper()
 	stop := w.Tick(200 * time.Millisecond) // a window has no bus signal for its appearance
 	defer stop()
 	const name = "org.example.Pad"
@@ -99,11 +101,20 @@ func TestAppImage(t *testing.T) {
 	if r := w.Lull("install", two); r.Code != 75 {
 		t.Errorf("a refresh while it runs: got %v, want exit status 75", r)
 	}
+	notice := func(words string) {
+		t.Helper()
+		w.Until("one notice says "+words, limit, func() (bool, string) {
+			live := d.Live()
+			return len(live) == 1 && strings.Contains(live[0].Summary+live[0].Body, words), d.String()
+		})
+	}
+	notice("Pad")
 	shut(p, window)
 	w.Until("it is refreshed", limit, func() (bool, string) {
 		o, _ := api.Package(name)
 		return o.Str("Version") == "2", o.Str("Version")
 	})
+	notice("was updated")
 	shut(open("2"))
 	w.MustLull("revert", name)
 	shut(open("1"))
