@@ -10,10 +10,12 @@
 // last, so that the converter reads each input once and keeps no file in memory:
 //
 //	lull-convert VERSION\n
-//	content SIZE READ\n SIZE bytes   any number of times
+//	content SIZE READ\n SIZE bytes   any number of times; after each 4 MiB of a content that
+//	                                 has more: read READ\n
 //	done SIZE\n         SIZE bytes   the description in JSON, once, at the end
 //
-// READ is how many bytes of the input the converter has read, for the display of progress.
+// READ is how many bytes of the input the converter has read, for the display of progress, also
+// within one large file.
 //
 // Contents have numbers, from 1, instead of paths: the receiver creates no path before
 // it has checked the whole description with the rules of a manifest.

@@ -204,8 +204,7 @@ func receive(dir string, r io.Reader, progress func(read int64)) (d *Description
 	}
 	sizes := []int64{0} // numbers begin at 1
 	buffer := make([]byte, 256<<10)
-	d, err = Receive(r, func(c Content, r io.Reader) error {
-		progress(c.Read)
+	d, err = Receive(r, progress, func(c Content, r io.Reader) error {
 		f, err := os.OpenFile(filepath.Join(dir, contentPath(c.Number)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		if err != nil {
 			return err

@@ -2,7 +2,9 @@ package convert_test
 
 import (
 	"context"
+	"errors"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,6 +127,48 @@ func TestLayoutSymlinks(t *testing.T) {
 		}
 		if got, err := os.ReadFile(at); string(got) != want {
 			t.Errorf("%s: got %q (%v), want %q", at, got, err, want)
+		}
+	}
+}
+
+// TestProgressOfLargeFile: the progress is that of bytes, also if one file is nearly the whole
+// input.
+func TestProgressOfLargeFile(t *testing.T) {
+	require.Program(t, "zstd", "mksquashfs")
+	const size = 32 << 20
+	large := make([]byte, size)
+	rand.NewChaCha8([32]byte{}).Read(large) // no compressor makes it smaller
+	root := tree(t, map[string]string{"AppRun": "#!/bin/sh\n", "notes.desktop": entry, "data": string(large)})
+	image, archive := filepath.Join(t.TempDir(), "Notes-1.AppImage"), filepath.Join(t.TempDir(), "notes-1.tar.zst")
+	run(t, "mksquashfs", root, image, "-comp", "zstd", "-root-owned", "-quiet", "-no-progress", "-noD", "-offset", "64")
+	header := make([]byte, 64)
+	copy(header, "\x7fELF\x02\x01\x01\x00AI\x02")
+	header[40] = 64 // where its section table would be, which has no entries
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.Write(header)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "tar", "-C", root, "--zstd", "-cf", archive, ".")
+	converter := program(t)
+	for _, file := range []string{image, archive} {
+		in, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		dir := filepath.Join(t.TempDir(), "package")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		seen := map[int64]bool{} // eighths of the input
+		_, err = convert.Run(t.Context(), dir, []*os.File{in}, convert.Options{Program: converter, Progress: func(done, total int64) {
+			seen[8*done/total] = true
+		}})
+		if err != nil || len(seen) < 7 {
+			t.Errorf("%s: got progress in the eighths %v, %v; want at least 7 of them and no error", filepath.Base(file), slices.Sorted(maps.Keys(seen)), err)
 		}
 	}
 }

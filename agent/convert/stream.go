@@ -14,8 +14,8 @@ import (
 )
 
 // Version is the version of the converter. The same files, names, options and version yield
-// the same package hash. It changes with any change of a result.
-const Version = 7
+// the same package hash. It changes with any change of a result or of the stream.
+const Version = 8
 
 // The bounds of a conversion. The receiver enforces them.
 const (
@@ -23,6 +23,9 @@ const (
 	MaxEntries     = 400_000
 	maxDescription = 128 << 20
 )
+
+// partSize is how much of a content is sent between two positions in the input.
+const partSize = 4 << 20
 
 // Description is what the converter derived from its input.
 type Description struct {
@@ -68,22 +71,38 @@ func (s *Writer) Content(r io.Reader, size int64) (number int, err error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	var read int64
-	if s.Position != nil {
-		read = s.Position()
-	}
-	if _, s.err = fmt.Fprintf(s.w, "content %d %d\n", size, read); s.err != nil {
+	if s.err = s.content(r, size); s.err != nil {
 		return 0, s.err
-	}
-	n, err := io.Copy(s.w, io.LimitReader(r, size))
-	if err == nil && n < size {
-		err = io.ErrUnexpectedEOF
-	}
-	if s.err = err; err != nil {
-		return 0, err
 	}
 	s.contents++
 	return s.contents, nil
+}
+
+func (s *Writer) content(r io.Reader, size int64) error {
+	if _, err := fmt.Fprintf(s.w, "content %d %d\n", size, s.position()); err != nil {
+		return err
+	}
+	for left := size; left > 0; {
+		part := min(left, partSize)
+		n, err := io.Copy(s.w, io.LimitReader(r, part))
+		if err == nil && n < part {
+			err = io.ErrUnexpectedEOF
+		}
+		if left -= part; err == nil && left > 0 {
+			_, err = fmt.Fprintf(s.w, "read %d\n", s.position())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Writer) position() int64 {
+	if s.Position == nil {
+		return 0
+	}
+	return s.Position()
 }
 
 // Done ends the stream.
@@ -103,12 +122,12 @@ func (s *Writer) Done(d *Description) error {
 type Content struct {
 	Number int   // from 1
 	Size   int64 // bytes
-	Read   int64 // bytes of the input that the converter had read; it is not verified
 }
 
 // Receive reads a stream and calls content with each content, which must read all of it. Data
-// after the end of the stream, or beyond a bound, is an error.
-func Receive(r io.Reader, content func(c Content, r io.Reader) error) (*Description, error) {
+// after the end of the stream, or beyond a bound, is an error. It calls progress with the bytes
+// of the input that the converter has read, which are not verified.
+func Receive(r io.Reader, progress func(read int64), content func(c Content, r io.Reader) error) (*Description, error) {
 	in := bufio.NewReaderSize(r, 256<<10)
 	first, err := line(in)
 	if err != nil {
@@ -143,14 +162,46 @@ func Receive(r io.Reader, content func(c Content, r io.Reader) error) (*Descript
 			return nil, fmt.Errorf("it has more than %d bytes of content", int64(MaxBytes))
 		}
 		total += size
-		part := &io.LimitedReader{R: in, N: size}
-		if err := content(Content{number, size, read}, part); err != nil {
+		progress(read)
+		parts := &partsReader{in: in, left: size, part: min(size, partSize), progress: progress}
+		if err := content(Content{number, size}, parts); err != nil {
 			return nil, err
 		}
-		if part.N != 0 {
+		if parts.left != 0 {
 			return nil, io.ErrUnexpectedEOF
 		}
 	}
+}
+
+// partsReader reads one content without the positions in it.
+type partsReader struct {
+	in       *bufio.Reader
+	left     int64 // bytes of the content
+	part     int64 // bytes before the next position
+	progress func(read int64)
+}
+
+func (p *partsReader) Read(b []byte) (int, error) {
+	if p.left == 0 {
+		return 0, io.EOF
+	}
+	if p.part == 0 {
+		header, err := line(p.in)
+		if err != nil {
+			return 0, err
+		}
+		digits, found := strings.CutPrefix(header, "read ")
+		read, err := number64(digits)
+		if err != nil || !found {
+			return 0, fmt.Errorf("the converter sent %.40q", header)
+		}
+		p.progress(read)
+		p.part = min(p.left, partSize)
+	}
+	n, err := p.in.Read(b[:min(int64(len(b)), p.part)])
+	p.left -= int64(n)
+	p.part -= int64(n)
+	return n, cutOff(err)
 }
 
 // number64 parses a number in its only form.

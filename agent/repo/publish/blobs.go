@@ -56,6 +56,7 @@ type compressor struct {
 	enc     *zstd.Encoder
 	content []byte
 	packed  []byte
+	wrote   func(n int) // called with the bytes of each frame of a large file; may be nil
 }
 
 // newCompressor returns a compressor; quick means that time is worth more than space.
@@ -161,6 +162,9 @@ func (b *batch) write(d digest.Digest, r io.Reader, c *compressor) (sum digest.D
 		total += len(c.packed)
 		if _, err := f.Write(c.packed); err != nil {
 			return sum, err
+		}
+		if c.wrote != nil {
+			c.wrote(n)
 		}
 	}
 	seek := table.Encode()

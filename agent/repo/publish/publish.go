@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -365,12 +366,11 @@ func cannot(srcDir string, err error) error {
 // addFiles hashes and compresses the files in parallel.
 func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.Entry, o Options) error {
 	g, ctx := errgroup.WithContext(ctx)
-	work, done := make(chan *manifest.Entry), make(chan int64, 64)
-	files, total := 0, int64(0)
+	work := make(chan *manifest.Entry)
+	m := meter{report: o.Progress}
 	for i := range entries {
 		if entries[i].IsFile() {
-			files++
-			total += entries[i].Size
+			m.total += entries[i].Size
 		}
 	}
 	g.Go(func() error {
@@ -394,7 +394,10 @@ func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.
 				return err
 			}
 			defer c.enc.Close()
+			counted := int64(0) // of the current file
+			c.wrote = func(n int) { counted += int64(n); m.add(int64(n)) }
 			for e := range work {
+				counted = 0
 				path := b.replaced[e.Path]
 				if path == "" {
 					path = filepath.Join(srcDir, filepath.FromSlash(e.Path))
@@ -407,31 +410,32 @@ func (b *batch) addFiles(ctx context.Context, srcDir string, entries []manifest.
 						return err
 					}
 				}
-				select {
-				case done <- e.Size:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
+				m.add(e.Size - counted)
 			}
 			return nil
 		})
 	}
-	g.Go(func() error {
-		bytes := int64(0)
-		for range files {
-			select {
-			case size := <-done:
-				bytes += size
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			if o.Progress != nil {
-				o.Progress(min(bytes, total), total)
-			}
-		}
-		return nil
-	})
 	return g.Wait()
+}
+
+// meter counts bytes for the display of progress. Any goroutine may call add; the reports have
+// an order.
+type meter struct {
+	report func(done, total int64) // nil means that it is not of interest
+	total  int64
+
+	mu   sync.Mutex
+	done int64
+}
+
+func (m *meter) add(n int64) {
+	if m.report == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.done += n
+	m.report(min(m.done, m.total), m.total)
 }
 
 // finish adds the manifest of a source.

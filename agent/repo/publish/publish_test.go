@@ -430,6 +430,24 @@ func TestCancel(t *testing.T) {
 	must(t, publish.Resign(t.Context(), dir, publish.ResignOptions{}))
 }
 
+// TestProgressOfLargeFile: the progress is that of bytes, also in one file.
+func TestProgressOfLargeFile(t *testing.T) {
+	const size = 3*repo.FrameSize + 1
+	src := source(t, map[string]string{"lull.yaml": "name: a\nversion: 1\n", "large": strings.Repeat("x", size), "small": "x"})
+	var got []int64
+	_, err := publish.Publish(t.Context(), initRepo(t), src, publish.Options{Workers: 1, Progress: func(done, total int64) {
+		if total != size+1 {
+			t.Errorf("got a total of %d bytes, want %d", total, size+1)
+		}
+		got = append(got, done)
+	}})
+	must(t, err)
+	want := []int64{repo.FrameSize, 2 * repo.FrameSize, 3 * repo.FrameSize, size, size, size + 1}
+	if !slices.Equal(got, want) {
+		t.Errorf("got progress %v, want %v", got, want)
+	}
+}
+
 // Files of a killed publisher do not prevent the next publication.
 func TestLeftovers(t *testing.T) {
 	dir := initRepo(t)
