@@ -15,13 +15,15 @@ import (
 )
 
 // The bounds of the events of one user. Beyond them that user's groups are
-// read once a second, for calm at least.
+// read once a second, for calm at least, and twice as long each time that the
+// events exceed the bounds again soon after.
 const (
 	maxWatches = 1024
 	period     = 5 * time.Second
 	maxEvents  = 500                    // in a period
-	maxSpent   = 250 * time.Millisecond // of reading because of events, in a period
+	maxSpent   = 250 * time.Millisecond // of work because of events, in a period
 	calm       = 10 * time.Second
+	maxCalm    = 16 * calm
 )
 
 var (
@@ -42,10 +44,11 @@ type following struct {
 	dirty   bool              // must be read at once
 	looked  time.Time
 
-	polled error     // why it is read once a second; nil if it is not
-	until  time.Time // when events may be tried again
-	began  time.Time // of the period
-	events int       // in it
+	polled error         // why it is read once a second; nil if it is not
+	until  time.Time     // when events may be tried again
+	calm   time.Duration // what until was last set to
+	began  time.Time     // of the period
+	events int           // in it
 	spent  time.Duration
 }
 
@@ -73,6 +76,16 @@ func (f *following) charge(events int, spent time.Duration) bool {
 	f.events += events
 	f.spent += spent
 	return f.events <= maxEvents && f.spent <= maxSpent
+}
+
+// calmDown sets when events may be tried again.
+func (f *following) calmDown(now time.Time) {
+	if f.calm == 0 || now.Sub(f.until) > f.calm {
+		f.calm = calm
+	} else {
+		f.calm = min(2*f.calm, maxCalm)
+	}
+	f.until = now.Add(f.calm)
 }
 
 // listen gets what events come through.
@@ -162,7 +175,8 @@ func (s *scopeTracker) pollLocked(f *following, why error) {
 		f.loses(s.watches[wd].instance)
 		s.forgetLocked(f, path)
 	}
-	f.polled, f.until = why, time.Now().Add(calm)
+	f.polled = why
+	f.calmDown(time.Now())
 	s.wakeLocked()
 }
 
@@ -190,13 +204,44 @@ func (s *scopeTracker) follow() {
 		if err != nil {
 			return
 		}
-		for _, e := range events {
+		for _, e := range lastOfEach(events) {
 			s.handle(e)
 		}
 	}
 }
 
-func (s *scopeTracker) handle(e inotify.Event) {
+// change is the last of the events about one group that were read together.
+type change struct {
+	inotify.Event
+	events int // how many there were
+}
+
+// lastOfEach merges the events about the same group: an event is only a hint, and a group
+// that has come and gone many times is read once.
+func lastOfEach(events []inotify.Event) []change {
+	type group struct {
+		watch int
+		name  string
+	}
+	at := map[group]int{}
+	var all []change
+	for _, e := range events {
+		if e.Ended() { // the agent has removed the watch
+			continue
+		}
+		g := group{e.Watch, e.Name}
+		if i, ok := at[g]; ok {
+			all[i].Event = e
+			all[i].events++
+			continue
+		}
+		at[g] = len(all)
+		all = append(all, change{e, 1})
+	}
+	return all
+}
+
+func (s *scopeTracker) handle(e change) {
 	if e.Overflow() {
 		if err := s.lookAtAll(); err != nil {
 			s.log.Warn("cannot determine what runs", messages.Key, messages.RunsUnreadable, "error", err)
@@ -213,7 +258,7 @@ func (s *scopeTracker) handle(e inotify.Event) {
 	}
 }
 
-func (s *scopeTracker) handleOne(e inotify.Event) (touched string) {
+func (s *scopeTracker) handleOne(e change) (touched string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w, ok := s.watches[e.Watch]
@@ -221,7 +266,7 @@ func (s *scopeTracker) handleOne(e inotify.Event) (touched string) {
 	if !ok || f == nil {
 		return ""
 	}
-	if !f.charge(1, 0) {
+	if !f.charge(e.events, 0) {
 		s.pollLocked(f, errEvents)
 		return ""
 	}
@@ -279,6 +324,8 @@ func (s *scopeTracker) trunkLocked(trunk *following, name string) {
 // newRunLocked watches a run that has just appeared. If that fails for any
 // reason, the run is polled.
 func (s *scopeTracker) newRunLocked(f *following, g group) {
+	began := time.Now()
+	defer func() { f.charge(0, time.Since(began)) }() // what is too much shows at the next event
 	parent, err := cgroup.OpenDir(filepath.Dir(g.dir))
 	if err == nil {
 		defer parent.Close()
