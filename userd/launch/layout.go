@@ -97,6 +97,10 @@ type tree struct {
 // other inodes there, so such directories have no programs.
 func (t *tree) show(parts map[string]string) (merges, made, binds []string, err error) {
 	places := map[string]*missing{}
+	parts, merging, err := t.spread(parts)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	for _, at := range slices.Sorted(maps.Keys(parts)) {
 		part := parts[at]
 		fi, err := os.Stat(part)
@@ -108,7 +112,7 @@ func (t *tree) show(parts map[string]string) (merges, made, binds []string, err 
 		switch on, err := os.Stat(filepath.Join(t.dir, at)); {
 		case err == nil && on.IsDir() != fi.IsDir():
 			return nil, nil, nil, errkind.New(errkind.Failed, "its layout has a %s at %s, where this machine has none", kind, at)
-		case err == nil && manifest.MergesLayout(at):
+		case err == nil && merging[at]:
 			if strings.ContainsAny(part, `,:\`) {
 				return nil, nil, nil, errkind.New(errkind.Failed, "its layout cannot be mounted: the path %s has ',', ':' or '\\'", part)
 			}
@@ -142,6 +146,51 @@ func (t *tree) show(parts map[string]string) (merges, made, binds []string, err 
 	}
 	made, err = t.make(outermost(places))
 	return merges, made, binds, err
+}
+
+// spread returns parts with the entries of each directory that merges and has a mount below it,
+// in place of that directory, and which of them merge: an overlay over it is refused by the
+// kernel, one over a directory in it is not.
+func (t *tree) spread(parts map[string]string) (all map[string]string, merging map[string]bool, err error) {
+	all, merging = map[string]string{}, map[string]bool{}
+	var add func(at, part string, merge bool) error
+	add = func(at, part string, merge bool) error {
+		dir, err := t.resolve(at)
+		if !merge || err != nil || !t.mountBelow(dir) {
+			all[at], merging[at] = part, merge
+			return nil // show reports an error of the tree
+		}
+		entries, err := os.ReadDir(part)
+		if err != nil {
+			return unread(err)
+		}
+		for _, e := range entries {
+			at, part := filepath.Join(at, e.Name()), filepath.Join(part, e.Name())
+			fi, err := os.Stat(part)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // a symlink to nothing
+			}
+			if err != nil {
+				return unread(err)
+			}
+			on, err := os.Stat(filepath.Join(t.dir, at))
+			if err := add(at, part, err == nil && fi.IsDir() && on.IsDir()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for at, part := range parts {
+		if err := add(at, part, manifest.MergesLayout(at)); err != nil {
+			return nil, nil, err
+		}
+	}
+	return all, merging, nil
+}
+
+// mountBelow reports whether a file system is mounted below a directory, not at it.
+func (t *tree) mountBelow(dir string) bool {
+	return slices.ContainsFunc(t.mounted, func(point string) bool { return strings.HasPrefix(point, dir+"/") })
 }
 
 // resolve returns the path of a directory in the tree without symlinks. Those at the top of a package
@@ -205,7 +254,7 @@ func (t *tree) make(list []*missing) (operations []string, err error) {
 		shown := filepath.Join(t.shown, m.dir)
 		switch {
 		case m.dir == "/":
-		case slices.ContainsFunc(t.mounted, func(point string) bool { return strings.HasPrefix(point, m.dir+"/") }):
+		case t.mountBelow(m.dir):
 			entries, err := t.assemble(m.dir, top, made)
 			if err != nil {
 				return nil, err

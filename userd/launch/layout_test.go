@@ -75,6 +75,50 @@ func TestLayoutOperations(t *testing.T) {
 	}
 }
 
+// TestMergesAroundMounts: below a directory that merges and has a mount in it, the directories without
+// one merge; it is put together of its entries only if the package adds one.
+func TestMergesAroundMounts(t *testing.T) {
+	const locale = "/usr/share/locale"
+	dir := t.TempDir()
+	host, part := filepath.Join(dir, "host"), filepath.Join(dir, "part")
+	for _, d := range []string{host + locale + "/de/LC_MESSAGES", host + locale + "/fr", part + "/de/LC_MESSAGES"} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(part+"/de/LC_MESSAGES/thing.mo", nil, 0o644), os.Symlink("none", part+"/dangling")); err != nil {
+		t.Fatal(err)
+	}
+	shown := func(mounted string) string {
+		t.Helper()
+		tree := &tree{dir: host, shown: "/", mounted: []string{"/", mounted}}
+		merges, made, binds, err := tree.show(map[string]string{locale: part})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.ReplaceAll(strings.Join(slices.Concat(merges, made, binds), " "), part, "PART")
+	}
+	for mounted, want := range map[string]string{
+		locale:                     "merge PART /usr/share/locale",
+		locale + "/fr":             "merge PART/de /usr/share/locale/de",
+		locale + "/de/LC_MESSAGES": "merge PART/de/LC_MESSAGES /usr/share/locale/de/LC_MESSAGES",
+		locale + "/de/LC_MESSAGES/x": "dir 0 file 0/thing.mo bind 0 /usr/share/locale/de/LC_MESSAGES protect /usr/share/locale/de/LC_MESSAGES " +
+			"bind PART/de/LC_MESSAGES/thing.mo /usr/share/locale/de/LC_MESSAGES/thing.mo",
+	} {
+		if got := shown(mounted); got != want {
+			t.Errorf("a mount at %s:\ngot  %s\nwant %s", mounted, got, want)
+		}
+	}
+	if err := os.Mkdir(part+"/nds", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const want = "merge PART/de /usr/share/locale/de dir 0 dir 0/nds dir 0/de bind /usr/share/locale/de 0/de dir 0/fr bind /usr/share/locale/fr 0/fr " +
+		"bind 0 /usr/share/locale protect /usr/share/locale bind PART/nds /usr/share/locale/nds"
+	if got := shown(locale + "/fr"); got != want {
+		t.Errorf("a language that the machine lacks:\ngot  %s\nwant %s", got, want)
+	}
+}
+
 // buildLayout builds lull-layout into a directory that has the launcher, too, and returns the
 // launcher.
 func buildLayout(t *testing.T) string {
@@ -106,9 +150,10 @@ func TestLayout(t *testing.T) {
 	require.Program(t, "cc")
 	launcher := buildLayout(t)
 	// The kernel lets a user make no overlay over a directory with a mount in it.
-	const mounted = "nobody and a mount below /usr/share"
-	for _, who := range []string{"this user", "nobody", mounted} {
+	const mounted, inLocale = "nobody and a mount below /usr/share", "nobody and a mount below /usr/share/locale"
+	for _, who := range []string{"this user", "nobody", mounted, inLocale} {
 		t.Run(who, func(t *testing.T) {
+			point := map[string]string{mounted: "/usr/share/doc", inLocale: "/usr/share/locale/de"}[who]
 			w := newWorld(t)
 			w.layout = map[string]string{"/opt/lull-test.layout": "opt", "/usr/share/locale": "share", "/usr/share/lull-test.layout/deep": "share", "/usr/lib/lull-test.layout/line": "share/text"}
 			w.untracked()
@@ -134,8 +179,9 @@ func TestLayout(t *testing.T) {
 				open(t, launcher)
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 			}
-			if who == mounted {
-				const script = `mount -t tmpfs lull-test /usr/share/doc && echo here >/usr/share/doc/file && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" "$@"`
+			if point != "" {
+				// A machine may have no locale.
+				script := "mount -t tmpfs lull-test /usr/share/locale && mkdir /usr/share/locale/de && mount -t tmpfs lull-test " + point + " && echo here >" + point + `/file && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" "$@"`
 				cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", script, launcher}, cmd.Args[1:]...)
 				cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // Go makes its mounts private
 			}
@@ -179,9 +225,9 @@ func TestLayout(t *testing.T) {
 			if w.no(err); !strings.Contains(string(mounts), filepath.Join(dir, "opt")+" /opt/lull-test.layout ") {
 				t.Errorf("the mount is not there:\n%s", mounts)
 			}
-			if who == mounted {
+			if point != "" {
 				inside := "/proc/" + itoa(cmd.Process.Pid) + "/root/usr/share"
-				if b, err := os.ReadFile(inside + "/doc/file"); err != nil || string(b) != "here\n" {
+				if b, err := os.ReadFile("/proc/" + itoa(cmd.Process.Pid) + "/root" + point + "/file"); err != nil || string(b) != "here\n" {
 					t.Errorf("the mount of the host: got %q, %v, want %q and no error", b, err, "here\n")
 				}
 				var fs unix.Statfs_t
