@@ -166,7 +166,7 @@ type Manager interface {
 	// directories; id is for InstallFiles. A write fails with EPIPE if the agent refuses the file: it
 	// is larger than 16 GiB, the disk is full, or nothing was written for 5 minutes; InstallFiles
 	// returns the error. The agent deletes the copy when InstallFiles has used it, when the caller
-	// leaves the bus, and after an hour. Error LimitsExceeded: the user has 256 files here already.
+	// leaves the bus, and after an hour. Error LimitsExceeded: the user has 1,024 files here already.
 	SendFile(caller Caller, name string) (content *os.File, id string, err error)
 	// InstallFiles: Privileged (polkit: org.lull.install-file). Makes a package of files that the
 	// caller has sent by SendFile, publishes it in the repository local of this machine, and installs
@@ -949,7 +949,7 @@ func (p ManagerProxy) StartResolve(ctx context.Context, name string, options Res
 // id is for InstallFiles. A write fails with EPIPE if the agent refuses the file: it is larger than
 // 16 GiB, the disk is full, or nothing was written for 5 minutes; InstallFiles returns the error.
 // The agent deletes the copy when InstallFiles has used it, when the caller leaves the bus, and
-// after an hour. Error LimitsExceeded: the user has 256 files here already.
+// after an hour. Error LimitsExceeded: the user has 1,024 files here already.
 func (p ManagerProxy) SendFile(ctx context.Context, name string) (content *os.File, id string, err error) {
 	var w0 dbus.UnixFD
 	err = p.call(ctx, "SendFile", []any{name}, &w0, &id)

@@ -35,7 +35,10 @@ type upload struct {
 }
 
 const (
-	maxUploads = 256       // of one user: a program may need many libraries
+	// maxUploads bounds those of one user. A program is installed with the libraries that the machine
+	// lacks: Okular on a new GNOME desktop of Debian 13 has 257 packages, and Kdenlive with all that
+	// it recommends 576, the most of 16 large programs.
+	maxUploads = 1024
 	maxUpload  = time.Hour // the time for which an upload is kept
 )
 
