@@ -28,6 +28,7 @@ type app struct {
 
 	bus, sessionBus, root, runDir, config string
 	user, noAsk                           bool
+	events                                bool // progress is written as JSON, too
 
 	saidBroken bool // see sayBroken
 
@@ -227,6 +228,7 @@ func (a *app) command() *cobra.Command {
 	flags.StringVar(&a.runDir, "run-dir", os.Getenv("LULL_RUN_DIR"), "`directory` of run control, if not /run/lull (with --user $XDG_RUNTIME_DIR/lull)")
 	flags.StringVar(&a.config, "config", os.Getenv("LULL_CONFIG"), "`directory` of policy.yaml and repos.d, if not /etc/lull (with --user ~/.config/lull)")
 	flags.BoolVar(&a.JSON, "json", false, "write JSON, for programs")
+	flags.BoolVar(&a.events, "events", false, "write JSON in lines, for programs: progress, and then what --json writes")
 	flags.BoolVar(&a.noAsk, "no-ask-password", false, "ask for no password on the terminal")
 	flags.BoolVar(&a.user, "user", false, "talk to your own agent, on the session bus")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -277,11 +279,14 @@ func (a *app) noteRun(cmd *cobra.Command) {
 	if verb := cmd.RunE; verb != nil {
 		cmd.RunE = func(cmd *cobra.Command, words []string) error {
 			a.ran = true
+			a.JSON, a.Lines = a.JSON || a.events, a.events
 			if a.JSON {
 				output.ForPrograms()
 			}
 			switch top := strings.Fields(cmd.CommandPath()); {
 			case len(top) < 2:
+			case top[1] == "run", top[1] == "try":
+				a.events = false // their output is that of the application
 			case slices.Contains([]string{"status", "policy", "monitor", "doctor"}, top[1]):
 				a.saidBroken = true // it is part of their output
 			}

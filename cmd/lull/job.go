@@ -102,9 +102,9 @@ func (a *app) followJob(ctx context.Context, ag *agent, text jobText, calls jobC
 	return p, jobFailure(p)
 }
 
-// terminalProgress shows progress on a terminal alone.
+// terminalProgress shows progress on a terminal alone, and to programs.
 func (a *app) terminalProgress() output.Progress {
-	if output.IsTerminal(a.Stderr) {
+	if a.events || output.IsTerminal(a.Stderr) {
 		return a.Progress()
 	}
 	return output.NoProgress()

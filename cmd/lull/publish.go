@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/lull/lull/agent/repo"
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/cmd/lull/output"
+	bus "github.com/lull/lull/dbus"
 )
 
 // defaultDeltasWithin is for how long machines have deltas from a version that the channel
@@ -111,6 +113,12 @@ gitignore(5). What was left out is printed. A private key is refused.`,
 				sources := words
 				if dir != nil {
 					sources, o.Consume = []string{dir.tree}, true
+				}
+				show := a.terminalProgress()
+				defer show.Close()
+				name := filepath.Base(words[0])
+				o.Progress = func(done, total int64) {
+					show.Update(bus.AgentPath, filesProgress(name, "compress", uint64(done), uint64(total)))
 				}
 				if results, err = publish.PublishAll(cmd.Context(), repository, sources, o); err != nil {
 					return output.Doing(output.T("publish %s", words[0]), dir.named(err, words[0]))

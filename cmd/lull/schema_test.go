@@ -30,7 +30,7 @@ const schemaFile = "../../docs/lull.schema.json"
 
 // documents are the outputs of the commands with --json.
 var documents = map[string]any{
-	"lull changelog": changelogJSON{}, "lull channel halt": channelJSON{}, "lull channel watch": channelJSON{}, "lull channel promote": channelJSON{},
+	"lull --events": progressJSON{}, "lull changelog": changelogJSON{}, "lull channel halt": channelJSON{}, "lull channel watch": channelJSON{}, "lull channel promote": channelJSON{},
 	"lull channel resume": channelJSON{}, "lull channel show": channelJSON{}, "lull commands": commandsJSON{}, "lull doctor": doctorJSON{}, "lull du": duJSON{}, "lull gc": gcJSON{},
 	"lull history": historyJSON{}, "lull hold": holdsJSON{}, "lull info": infoJSON{}, "lull inspect": map[string]any{}, "lull install": refreshesJSON{},
 	"lull list": listJSON{}, "lull monitor": eventJSON{}, "lull new": newJSON{}, "lull open": openJSON{}, "lull pending": pendingsJSON{}, "lull policy": policyJSON{},
@@ -314,6 +314,7 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 	lines := []struct {
 		document, arguments string
 	}{
+		{"lull install", "--events install org.example.evented"}, {"lull verify", "--events verify"},
 		{"lull install", "install org.example.new"}, {"lull install", "install --detach org.example.busy"}, {"lull remove", "remove " + app}, {"lull revert", "revert " + app},
 		{"lull refresh", "refresh"}, {"lull refresh", "refresh org.example.busy"}, {"lull refresh", "refresh --cancel " + app}, {"lull refresh", "refresh --retry " + app},
 		{"lull refresh --list", "refresh --list"}, {"lull list", "list"}, {"lull open", "open " + app}, {"lull pending", "pending"}, {"lull hold", "hold " + app},
@@ -326,7 +327,7 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 		{"lull repo add", "repo add main /x --trust " + root}, {"lull repo list", "repo list"}, {"lull repo show", "repo show local"}, {"lull repo set-url", "repo set-url main /y"},
 		{"lull repo remove", "repo remove main"}, {"lull repo remove", "repo remove main"},
 		{"lull policy check", "policy check " + policy}, {"lull policy check", "policy check " + broken}, {"lull policy explain", "--config " + dir + " --root " + store + " policy explain " + app},
-		{"lull repo init", "repo init " + repository}, {"lull publish", "publish " + source + " --repo " + repository}, {"lull repo resign", "repo resign " + repository},
+		{"lull repo init", "repo init " + repository}, {"lull publish", "--events publish " + source + " --repo " + repository}, {"lull publish", "publish " + source + " --repo " + repository}, {"lull repo resign", "repo resign " + repository},
 		{"lull repo export-key", "repo export-key vendor --keys " + vendor}, {"lull repo delegate", "repo delegate " + repository + " vendor org.vendor.* --key " + vendor + "/vendor.pub"},
 		{"lull publish", "publish " + foreign + " --repo " + repository + " --keys " + vendor}, {"lull repo accept", "repo accept " + repository + " vendor"},
 		{"lull repo undelegate", "repo undelegate " + repository + " vendor"},
@@ -363,10 +364,14 @@ func TestOutputsHaveTheirSchema(t *testing.T) {
 					t.Errorf("lull %s: %v", l.arguments, err)
 					break
 				}
-				if err := checks[l.document].Validate(doc); err != nil {
+				document := l.document
+				if strings.HasPrefix(l.arguments, "--events ") && d.More() { // the last line is the document
+					document = "lull --events"
+				}
+				if err := checks[document].Validate(doc); err != nil {
 					t.Errorf("lull %s: %v\n%v", l.arguments, err, doc)
 				}
-				tried[l.document] = true
+				tried[document] = true
 			}
 		}
 	}

@@ -1,7 +1,9 @@
 package files_test
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,7 +61,7 @@ func TestInstall(t *testing.T) {
 		t.Errorf("after a revert: got %v, want %q in the output", r, "notes is refreshed from 1.0 to 2.0")
 	}
 	s.runs("2.0")
-	s.MustLull("install", "--older", one)
+	s.events(s.MustLull("--events", "install", "--older", one).Stdout)
 	s.runs("1.0")
 	s.clean()
 
@@ -73,6 +75,36 @@ func TestInstall(t *testing.T) {
 	s.runs("2.0")
 	if r := s.MustLull("doctor"); strings.Contains(r.Stdout, "fail") {
 		t.Errorf("doctor: got %v; want nothing that fails", r)
+	}
+}
+
+// events checks the lines of an installation: the progress of the file and of the refresh, and
+// the document at the end.
+func (s *scene) events(lines string) {
+	s.Helper()
+	var steps []string
+	var last map[string]any
+	for l := range strings.Lines(lines) {
+		last = nil
+		if err := json.Unmarshal([]byte(l), &last); err != nil {
+			s.Errorf("got the line %q, %v; want JSON", l, err)
+		}
+		if last["event"] != "progress" {
+			continue
+		}
+		step := fmt.Sprint(last["name"], " ", last["step"])
+		if len(steps) == 0 || steps[len(steps)-1] != step {
+			steps = append(steps, step)
+		}
+		if last["refresh"] == nil && last["bytes-total"] == 0.0 {
+			s.Errorf("got %q, want the number of bytes", l)
+		}
+	}
+	if len(steps) < 3 || steps[0] != "notes-1.0.tar.gz convert" || steps[1] != "notes-1.0.tar.gz compress" || !strings.HasPrefix(steps[2], "notes ") {
+		s.Errorf("got progress of %q, want that of the reading and the compression of notes-1.0.tar.gz, and of the refresh of notes", steps)
+	}
+	if last["refreshes"] == nil || last["event"] != nil {
+		s.Errorf("got the last line %v, want the refreshes", last)
 	}
 }
 

@@ -23,7 +23,8 @@ type Printer struct {
 	Stdout, Stderr io.Writer
 	Now            func() time.Time
 
-	JSON bool // documents for programs instead of text
+	JSON  bool // documents for programs instead of text
+	Lines bool // each document is one line
 
 	// AskSentences asks the agent how a text was made, and its parts. It may be nil.
 	AskSentences func(text string) map[string]errkind.Sentence

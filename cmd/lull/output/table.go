@@ -199,6 +199,9 @@ func (a *Printer) Prompt(text string) { fmt.Fprint(a.Stderr, text) }
 
 // WriteJSON writes a document for programs; v has a field Version that is 1.
 func (a *Printer) WriteJSON(v any) error {
+	if a.Lines {
+		return a.WriteLine(v)
+	}
 	e := json.NewEncoder(printable.JSON(a.Stdout))
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
