@@ -122,21 +122,23 @@ type Manager interface {
 	Unhold(caller Caller, instance string) (until uint64, by string, err error)
 	// Pending: Returns the refreshes that wait for running applications: all of them for uid 0, and
 	// for other users those that wait for the user's own applications. Refreshes that wait for a
-	// condition or for the end of a hold are returned to every user. Keys: id (s), refresh (o),
-	// instance (s), name (s: the display name), from-version (s), to-version (s), from-revision (u),
-	// to-revision (u), urgency (s), notes (s: the changes), since (t), deadline (t), reminders (at:
-	// when to remind the user; the last one is the deadline), at-deadline (s), desktop-entry (s), icon
-	// (s), processes (a(uus): pid, uid, command), conditions (a{ss}: unmet conditions, as in
-	// Refresh.Conditions), dbus-name (s: the bus name on which to ask the application to quit), hook
-	// (b: the running revision is of the format 1 of packages and has a refresh-pending hook, which
-	// asks the application to quit; lull-run --hook runs it), quit-hook (b: the running revision has a
-	// hook that asks the application to quit, in any format; lull-run --hook quit runs it),
-	// pending-hook (b: the running revision has a hook that the helper runs once per revision and
-	// session; lull-run --hook refresh-pending runs it), background-apps (as: the applications of the
-	// running revision that start at log-in or by their bus name and have no menu entry; a process has
-	// its name in LULL_APP), restart-background (b: the policy lets the helper restart them while the
-	// session is not in use), held-until (t), held-by (s), held-reason (s): the hold that is in force.
-	// Keys without a value may be missing.
+	// condition, for the end of a hold or for the begin of a large download are returned to every
+	// user. Keys: id (s), refresh (o), instance (s), name (s: the display name), from-version (s),
+	// to-version (s), from-revision (u), to-revision (u), urgency (s), notes (s: the changes), since
+	// (t), deadline (t), reminders (at: when to remind the user; the last one is the deadline),
+	// at-deadline (s), desktop-entry (s), icon (s), processes (a(uus): pid, uid, command), conditions
+	// (a{ss}: unmet conditions, as in Refresh.Conditions), download-begins (t: as
+	// Refresh.DownloadBegins), download-size (t: what it downloads then, in bytes), dbus-name (s: the
+	// bus name on which to ask the application to quit), hook (b: the running revision is of the
+	// format 1 of packages and has a refresh-pending hook, which asks the application to quit;
+	// lull-run --hook runs it), quit-hook (b: the running revision has a hook that asks the
+	// application to quit, in any format; lull-run --hook quit runs it), pending-hook (b: the running
+	// revision has a hook that the helper runs once per revision and session; lull-run --hook
+	// refresh-pending runs it), background-apps (as: the applications of the running revision that
+	// start at log-in or by their bus name and have no menu entry; a process has its name in
+	// LULL_APP), restart-background (b: the policy lets the helper restart them while the session is
+	// not in use), held-until (t), held-by (s), held-reason (s): the hold that is in force. Keys
+	// without a value may be missing.
 	Pending(caller Caller) (pending []PendingRefresh, err error)
 	// JoinRun: For launchers on systems where systemd does not track processes. Moves the calling
 	// process into a new run of the instance. The agent holds the launch lock during the call. Service
@@ -865,22 +867,23 @@ func (p ManagerProxy) Unhold(ctx context.Context, instance string) (until uint64
 }
 
 // Pending: Returns the refreshes that wait for running applications: all of them for uid 0, and for
-// other users those that wait for the user's own applications. Refreshes that wait for a condition
-// or for the end of a hold are returned to every user. Keys: id (s), refresh (o), instance (s),
-// name (s: the display name), from-version (s), to-version (s), from-revision (u), to-revision (u),
-// urgency (s), notes (s: the changes), since (t), deadline (t), reminders (at: when to remind the
-// user; the last one is the deadline), at-deadline (s), desktop-entry (s), icon (s), processes
-// (a(uus): pid, uid, command), conditions (a{ss}: unmet conditions, as in Refresh.Conditions),
-// dbus-name (s: the bus name on which to ask the application to quit), hook (b: the running
-// revision is of the format 1 of packages and has a refresh-pending hook, which asks the
-// application to quit; lull-run --hook runs it), quit-hook (b: the running revision has a hook that
-// asks the application to quit, in any format; lull-run --hook quit runs it), pending-hook (b: the
-// running revision has a hook that the helper runs once per revision and session; lull-run --hook
-// refresh-pending runs it), background-apps (as: the applications of the running revision that
-// start at log-in or by their bus name and have no menu entry; a process has its name in LULL_APP),
-// restart-background (b: the policy lets the helper restart them while the session is not in use),
-// held-until (t), held-by (s), held-reason (s): the hold that is in force. Keys without a value may
-// be missing.
+// other users those that wait for the user's own applications. Refreshes that wait for a condition,
+// for the end of a hold or for the begin of a large download are returned to every user. Keys: id
+// (s), refresh (o), instance (s), name (s: the display name), from-version (s), to-version (s),
+// from-revision (u), to-revision (u), urgency (s), notes (s: the changes), since (t), deadline (t),
+// reminders (at: when to remind the user; the last one is the deadline), at-deadline (s),
+// desktop-entry (s), icon (s), processes (a(uus): pid, uid, command), conditions (a{ss}: unmet
+// conditions, as in Refresh.Conditions), download-begins (t: as Refresh.DownloadBegins),
+// download-size (t: what it downloads then, in bytes), dbus-name (s: the bus name on which to ask
+// the application to quit), hook (b: the running revision is of the format 1 of packages and has a
+// refresh-pending hook, which asks the application to quit; lull-run --hook runs it), quit-hook (b:
+// the running revision has a hook that asks the application to quit, in any format; lull-run --hook
+// quit runs it), pending-hook (b: the running revision has a hook that the helper runs once per
+// revision and session; lull-run --hook refresh-pending runs it), background-apps (as: the
+// applications of the running revision that start at log-in or by their bus name and have no menu
+// entry; a process has its name in LULL_APP), restart-background (b: the policy lets the helper
+// restart them while the session is not in use), held-until (t), held-by (s), held-reason (s): the
+// hold that is in force. Keys without a value may be missing.
 func (p ManagerProxy) Pending(ctx context.Context) (pending []PendingRefresh, err error) {
 	var w0 []map[string]dbus.Variant
 	err = p.call(ctx, "Pending", nil, &w0)

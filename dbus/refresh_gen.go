@@ -42,6 +42,7 @@ var infoRefresh = &ifaceInfo{
 		{"BytesToCopy", emitsValue},
 		{"Waiting", emitsValue},
 		{"Conditions", emitsValue},
+		{"DownloadBegins", emitsValue},
 		{"ErrorName", emitsValue},
 		{"ErrorText", emitsValue},
 		{"ErrorHint", emitsValue},
@@ -60,33 +61,34 @@ type Refresh interface {
 
 // RefreshProperties are the properties of RefreshInterface.
 type RefreshProperties struct {
-	ID           string            // Number of the refresh
-	Kind         string            // install, refresh, revert or remove
-	Instance     string            // NAME or NAME_KEY
-	State        string            // preparing, waiting, critical, finishing, undoing, stuck, done, undone, failed or cancelled. Stuck means that the refresh could not be undone, for the reason in ErrorText. Launches use the previous revision, and Retry must be called manually.
-	Step         string            // resolve, fetch, stage, precopy, wait, inhibit, gather, stop-services, copy, link, start-services, health, commit, uninhibit or finish; gather and commit occur in atomic refreshes
-	Together     []string          // The other instances of an atomic refresh, which changes all of them or none
-	FromRevision uint32            // Number of the replaced revision, or 0 if there is none
-	ToRevision   uint32            // Number of the new current revision, or 0 if there is none
-	FromVersion  string            // The replaced version
-	ToVersion    string            // The new current version
-	Hash         string            // Hash of the package; empty until known
-	Urgency      string            // low, medium, high or security
-	Notes        string            // The changes, as the publisher describes them
-	Since        uint64            // When the postponement window of this revision began
-	Deadline     uint64            // When the window ends; for a refresh that waits to be fetched, when it is fetched regardless of the conditions
-	BytesDone    uint64            // Bytes of BytesTotal that are already present
-	BytesTotal   uint64            // Uncompressed bytes to fetch
-	BytesToFetch uint64            // Bytes that are fetched, as determined before the first of them, and unlike BytesTotal still known when they are there: the size of a pack of differences, or else the uncompressed missing files. 0 if not known yet, or if nothing is missing
-	BytesToWrite uint64            // Space on the disk, in bytes, that was found free for BytesToFetch and what is made of it; 0 like BytesToFetch. It does not include copies of the instance's data
-	Speed        uint64            // Bytes of BytesDone per second that have arrived since the download began; 0 in its first second and when nothing is downloaded
-	Estimate     uint64            // How long launches of the instance are expected to be blocked, in microseconds; 0 if not known yet. The estimate uses the last durations of the hooks, services and data copies, or else their limits, and BytesToCopy. It determines the type of the shutdown inhibitor lock.
-	BytesToCopy  uint64            // Bytes of the instance's system data that have changed since they were copied ahead, and which are copied while launches are blocked, as determined at the last check of a refresh that waits
-	Waiting      []Process         // Processes that the refresh waits for: pid, uid, command
-	Conditions   map[string]string // Conditions of the policy that the refresh waits for (mains, unmetered, idle, window), each with a description of the current state. In step fetch, they delay the fetch. After its deadline the refresh no longer waits for them.
-	ErrorName    string            // Why the refresh failed or is stuck: org.lull.Error.*; otherwise empty
-	ErrorText    string            // Text of the error
-	ErrorHint    string            // Advice, or empty
+	ID             string            // Number of the refresh
+	Kind           string            // install, refresh, revert or remove
+	Instance       string            // NAME or NAME_KEY
+	State          string            // preparing, waiting, critical, finishing, undoing, stuck, done, undone, failed or cancelled. Stuck means that the refresh could not be undone, for the reason in ErrorText. Launches use the previous revision, and Retry must be called manually.
+	Step           string            // resolve, fetch, stage, precopy, wait, inhibit, gather, stop-services, copy, link, start-services, health, commit, uninhibit or finish; gather and commit occur in atomic refreshes
+	Together       []string          // The other instances of an atomic refresh, which changes all of them or none
+	FromRevision   uint32            // Number of the replaced revision, or 0 if there is none
+	ToRevision     uint32            // Number of the new current revision, or 0 if there is none
+	FromVersion    string            // The replaced version
+	ToVersion      string            // The new current version
+	Hash           string            // Hash of the package; empty until known
+	Urgency        string            // low, medium, high or security
+	Notes          string            // The changes, as the publisher describes them
+	Since          uint64            // When the postponement window of this revision began
+	Deadline       uint64            // When the window ends; for a refresh that waits to be fetched, when it is fetched regardless of the conditions
+	BytesDone      uint64            // Bytes of BytesTotal that are already present
+	BytesTotal     uint64            // Uncompressed bytes to fetch
+	BytesToFetch   uint64            // Bytes that are fetched, as determined before the first of them, and unlike BytesTotal still known when they are there: the size of a pack of differences, or else the uncompressed missing files. 0 if not known yet, or if nothing is missing
+	BytesToWrite   uint64            // Space on the disk, in bytes, that was found free for BytesToFetch and what is made of it; 0 like BytesToFetch. It does not include copies of the instance's data
+	Speed          uint64            // Bytes of BytesDone per second that have arrived since the download began; 0 in its first second and when nothing is downloaded
+	Estimate       uint64            // How long launches of the instance are expected to be blocked, in microseconds; 0 if not known yet. The estimate uses the last durations of the hooks, services and data copies, or else their limits, and BytesToCopy. It determines the type of the shutdown inhibitor lock.
+	BytesToCopy    uint64            // Bytes of the instance's system data that have changed since they were copied ahead, and which are copied while launches are blocked, as determined at the last check of a refresh that waits
+	Waiting        []Process         // Processes that the refresh waits for: pid, uid, command
+	Conditions     map[string]string // Conditions of the policy that the refresh waits for (mains, unmetered, idle, window), each with a description of the current state. In step fetch, they delay the fetch. After its deadline the refresh no longer waits for them.
+	DownloadBegins uint64            // While a large download waits for the answer to its notice: when it begins without one. Manager.Refresh begins it at once. Otherwise 0
+	ErrorName      string            // Why the refresh failed or is stuck: org.lull.Error.*; otherwise empty
+	ErrorText      string            // Text of the error
+	ErrorHint      string            // Advice, or empty
 }
 
 // Apply sets the properties that a PropertiesChanged signal or a GetAll reply contains.
@@ -290,6 +292,12 @@ func (p RefreshProxy) GetWaiting(ctx context.Context) (v []Process, err error) {
 // GetConditions reads one property.
 func (p RefreshProxy) GetConditions(ctx context.Context) (v map[string]string, err error) {
 	err = p.get(ctx, "Conditions", &v)
+	return v, err
+}
+
+// GetDownloadBegins reads one property.
+func (p RefreshProxy) GetDownloadBegins(ctx context.Context) (v uint64, err error) {
+	err = p.get(ctx, "DownloadBegins", &v)
 	return v, err
 }
 

@@ -270,6 +270,8 @@ type PendingRefresh struct {
 	Icon              string            `dict:"icon"`
 	Processes         []Process         `dict:"processes"`
 	Conditions        map[string]string `dict:"conditions"`
+	DownloadBegins    uint64            `dict:"download-begins"`
+	DownloadSize      uint64            `dict:"download-size"`
 	HeldUntil         uint64            `dict:"held-until"`
 	HeldBy            string            `dict:"held-by"`
 	HeldReason        string            `dict:"held-reason"`

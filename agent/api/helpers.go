@@ -54,6 +54,9 @@ func pendingRefresh(p reports.Pending) bus.PendingRefresh {
 		AtDeadline: string(p.AtDeadline), DesktopEntry: p.Desktop, Icon: p.Icon, Processes: processes(p.WaitingFor),
 	}
 	v.Conditions = unmet(p.Unmet)
+	if v.DownloadBegins = micro(p.DownloadBegins()); v.DownloadBegins != 0 {
+		v.DownloadSize = uint64(p.Large)
+	}
 	if p.Hold != nil {
 		v.HeldUntil, v.HeldBy, v.HeldReason = micro(p.Hold.Until), p.Hold.Owner, p.Hold.Reason
 	}

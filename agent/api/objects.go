@@ -279,7 +279,7 @@ func refreshProperties(r plan.Refresh) bus.RefreshProperties {
 		Urgency: r.Urgency, Notes: r.Notes, Since: micro(r.Since), Deadline: micro(r.Deadline),
 		BytesDone: uint64(max(r.BytesDone, 0)), BytesTotal: uint64(max(r.BytesTotal, 0)),
 		BytesToFetch: uint64(max(r.ToFetch, 0)), BytesToWrite: uint64(max(r.ToWrite, 0)), Speed: uint64(max(r.Speed, 0)), Estimate: uint64(r.Estimate.Microseconds()), BytesToCopy: uint64(max(r.ToCopy, 0)), Waiting: processes(r.WaitingFor),
-		Conditions: unmet(r.Unmet),
+		Conditions: unmet(r.Unmet), DownloadBegins: micro(r.DownloadBegins()),
 	}
 	if !r.Package.IsZero() {
 		v.Hash = r.Package.String()

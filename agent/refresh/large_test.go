@@ -56,6 +56,11 @@ func TestLargeDownload(t *testing.T) {
 				if announced := k.r.Announced(); announced == k.r.Held {
 					t.Errorf("announced %v while held %v; want a held one to need no notice", announced, k.r.Held)
 				}
+				k.r.Parked = true
+				if begins := k.r.DownloadBegins(); k.r.Held != begins.IsZero() || !k.r.Held && !begins.Equal(busy.until) {
+					t.Errorf("it is shown to begin at %v while held %v until %v; want a held one to show no time, and another one its own", begins, k.r.Held, busy.until)
+				}
+				k.r.Parked = false
 				time.Sleep(time.Until(busy.until))
 			}
 			return time.Since(start)

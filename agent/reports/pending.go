@@ -34,8 +34,8 @@ type Pending struct {
 	RestartBackground bool
 }
 
-// Pending lists the refreshes that wait for processes, for a condition or for the end of a
-// hold. With all unset, those that wait for processes are limited to processes of the user
+// Pending lists the refreshes that wait for processes, for a condition, for the end of a hold
+// or for the begin of a large download. With all unset, those that wait for processes are limited to processes of the user
 // uid. The others are visible to every user.
 func (rs *Reports) Pending(uid uint32, all bool) (list []Pending) {
 	for _, r := range rs.Engine.All() {
@@ -54,7 +54,9 @@ func (rs *Reports) Pending(uid uint32, all bool) (list []Pending) {
 }
 
 // waitsOtherwise reports whether a refresh waits for something other than processes.
-func waitsOtherwise(r plan.Refresh) bool { return r.Held || len(r.Unmet) > 0 }
+func waitsOtherwise(r plan.Refresh) bool {
+	return r.Held || len(r.Unmet) > 0 || !r.DownloadBegins().IsZero()
+}
 
 func ofUser(procs []runs.Process, uid uint32) (list []runs.Process) {
 	for _, p := range procs {

@@ -53,6 +53,14 @@ func waitsForThese(unmet map[string]string, processes []bus.Process) string {
 	return text
 }
 
+// downloadText describes the wait for a large download that is announced first.
+func downloadText(size uint64) string { return output.T("its download of %s", output.Size(size)) }
+
+// beginsText describes when a large download begins, and how to begin it at once.
+func beginsText(instance string, begins uint64, now time.Time) string {
+	return output.T("%[1]s; lull refresh %[2]s begins it now", output.In(output.FromBus(begins), now), instance)
+}
+
 // latestWords describes the action at the end of a refresh's waiting time. A condition alone
 // does not delay it further.
 func latestWords(step string, unmet map[string]string, running int, deadline uint64, at string, now time.Time) string {

@@ -304,6 +304,7 @@ type refreshJSON struct {
 	BytesToCopy  uint64            `json:"bytes-to-copy,omitempty"`
 	Waiting      []processJSON     `json:"waiting"`
 	Conditions   map[string]string `json:"conditions,omitempty"`
+	Begins       *time.Time        `json:"download-begins,omitempty"` // of a large download that is announced first
 	Error        *errorJSON        `json:"error,omitempty"`
 }
 
@@ -332,7 +333,7 @@ func toRefreshJSON(p bus.RefreshProperties) refreshJSON {
 		ID: p.ID, Kind: p.Kind, Instance: p.Instance, State: p.State, Step: p.Step,
 		FromVersion: p.FromVersion, ToVersion: p.ToVersion, FromRevision: p.FromRevision, ToRevision: p.ToRevision,
 		Hash: p.Hash, Urgency: p.Urgency, Notes: p.Notes, Since: output.Stamp(p.Since), Deadline: output.Stamp(p.Deadline),
-		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, BytesToFetch: p.BytesToFetch, BytesToWrite: p.BytesToWrite, Speed: p.Speed, BlocksMillis: p.Estimate / 1000, BytesToCopy: p.BytesToCopy, Waiting: processesJSON(p.Waiting), Conditions: p.Conditions,
+		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, BytesToFetch: p.BytesToFetch, BytesToWrite: p.BytesToWrite, Speed: p.Speed, BlocksMillis: p.Estimate / 1000, BytesToCopy: p.BytesToCopy, Waiting: processesJSON(p.Waiting), Conditions: p.Conditions, Begins: output.Stamp(p.DownloadBegins),
 	}
 	if p.ErrorText != "" || p.ErrorName != "" {
 		r.Error = &errorJSON{p.ErrorName, p.ErrorText, p.ErrorHint}

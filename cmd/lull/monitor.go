@@ -266,6 +266,8 @@ func (w *watcher) tellRefresh(path dbus.ObjectPath, r *bus.RefreshProperties) er
 		text += fmt.Sprintf(" %d%%", min(100, 100*(r.BytesDone/1024)/max(1, r.BytesTotal/1024)))
 	case r.State == "waiting" && len(r.Waiting)+len(r.Conditions) > 0:
 		text += ": " + waitsForThese(r.Conditions, r.Waiting)
+	case r.DownloadBegins != 0:
+		text += ": " + output.T("it begins %s", beginsText(r.Instance, r.DownloadBegins, w.app.Now()))
 	}
 	j := toRefreshJSON(*r)
 	return w.say(path, eventJSON{Event: "refresh", Instance: r.Instance, Refresh: &j, text: text})

@@ -20,9 +20,9 @@ func (a *app) pendingCmd() *cobra.Command {
 		Short: "Show what waits, and for what",
 		Long: `Shows the refreshes that wait until an application is closed: whose processes
 they wait for, and what happens when. Root sees all, others see those of the
-applications that they run. All users see those that are held, and those
-that wait for what policy requires (mains power, an unmetered network, an idle
-computer, a maintenance window).
+applications that they run. All users see those that are held, those that wait
+for what policy requires (mains power, an unmetered network, an idle computer, a
+maintenance window), and those whose large download begins in a moment.
 
 With --self, inside an application that lull has started, only what waits for
 that application is shown.`,
@@ -70,6 +70,9 @@ type pendingJSON struct {
 
 	Held       *heldPackageJSON  `json:"held,omitempty"`
 	Conditions map[string]string `json:"conditions,omitempty"`
+
+	Begins *time.Time `json:"download-begins,omitempty"` // of a large download that is announced first
+	Size   uint64     `json:"bytes-to-fetch,omitempty"`  // by it
 }
 
 // stuck lists the refreshes that need intervention, by instance.
@@ -133,7 +136,7 @@ func (a *app) pending(pending []bus.PendingRefresh, stuck []bus.RefreshPropertie
 			}
 			doc.Pending = append(doc.Pending, pendingJSON{
 				p.ID, p.Instance, p.Name, p.FromVersion, p.ToVersion, p.FromRevision, p.ToRevision, p.Urgency, p.Notes,
-				output.Stamp(p.Since), output.Stamp(p.Deadline), p.AtDeadline, processesJSON(p.Processes), held, p.Conditions,
+				output.Stamp(p.Since), output.Stamp(p.Deadline), p.AtDeadline, processesJSON(p.Processes), held, p.Conditions, output.Stamp(p.DownloadBegins), p.DownloadSize,
 			})
 		}
 		return a.WriteJSON(doc)
@@ -185,6 +188,7 @@ func (a *app) pending(pending []bus.PendingRefresh, stuck []bus.RefreshPropertie
 			since = output.Ago(output.FromBus(p.Since), a.Now())
 		}
 		waits, happens, held := output.Either(waitsForThese(p.Conditions, p.Processes), output.T("its turn")), output.T("when it is closed, or %s", deadlineWords(p.Deadline, p.AtDeadline, a.Now())), ""
+		begins := ""
 		if len(p.Conditions) > 0 {
 			step := ""
 			if p.Since == 0 { // its window begins when the package has been downloaded
@@ -196,6 +200,9 @@ func (a *app) pending(pending []bus.PendingRefresh, stuck []bus.RefreshPropertie
 			}
 			happens = fmt.Sprintf(output.Marked(happens), latestWords(step, p.Conditions, len(p.Processes), p.Deadline, p.AtDeadline, a.Now()))
 		}
+		if p.DownloadBegins != 0 {
+			waits, happens, begins = downloadText(p.DownloadSize), "", beginsText(p.Instance, p.DownloadBegins, a.Now())
+		}
 		if p.HeldUntil != 0 {
 			waits, happens, held = output.T("the end of a hold"), "", holdText(p.HeldUntil, p.HeldBy, p.HeldReason, a.Now())
 		}
@@ -203,6 +210,7 @@ func (a *app) pending(pending []bus.PendingRefresh, stuck []bus.RefreshPropertie
 			{"  waits for", waits},
 			{"  held", held},
 			{"  since", since},
+			{"  begins", begins},
 			{"  happens", happens},
 			{"  what is new", p.Notes},
 		})

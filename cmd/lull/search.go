@@ -155,8 +155,9 @@ func (a *app) infoCmd() *cobra.Command {
 		Short: "Show what is known of an application, installed or not",
 		Long: `Shows an application that is installed or that a repository offers: its versions
 by channel, their sizes and what is new in them. Of an installed one it also shows
-what may happen with more than the rights of the user who runs it: services,
-programs that run during a refresh, names on the message bus, start at log-in.`,
+what a refresh of it waits for, and what may happen with more than the rights of
+the user who runs it: services, programs that run during a refresh, names on the
+message bus, start at log-in.`,
 		Example: "  lull info org.example.notes",
 		Args:    args(1, 1),
 		RunE: func(cmd *cobra.Command, words []string) error {
@@ -191,6 +192,9 @@ func (a *app) info(ctx context.Context, ag *agent, typed string) error {
 			text += output.T(", as %s", p.Instance)
 		}
 		pairs = append(pairs, [2]string{"Summary", p.Summary}, [2]string{"Installed", text})
+		if r, ok := k.all.refreshes[p.Refresh]; ok && !output.Over(r.State) {
+			pairs = append(pairs, a.refreshFields(ctx, ag, k.all, r)...)
+		}
 		for _, v := range p.Services {
 			pairs = append(pairs, [2]string{"Service", v.Name + " (" + output.StateText(v.State) + ")"})
 		}

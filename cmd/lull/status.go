@@ -226,9 +226,13 @@ func (a *app) waitingFields(ctx context.Context, ag *agent, s *snapshot) (pairs 
 		if at == nil {
 			at = ag.atDeadlines(ctx)
 		}
+		then := latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, at[r.ID], a.Now())
+		if r.DownloadBegins != 0 {
+			then = output.T("it begins %s", beginsText(r.Instance, r.DownloadBegins, a.Now()))
+		}
 		pairs = append(pairs,
 			[2]string{"Waiting", output.T("%s %s → %s for %s", r.Instance, output.Either(r.FromVersion, "?"), output.Either(r.ToVersion, "?"), output.Either(s.heldText(r, a.Now()), waitsShort(r)))},
-			[2]string{"", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, at[r.ID], a.Now())})
+			[2]string{"", then})
 	}
 	if more > 0 {
 		pairs = append(pairs, [2]string{"", output.T("and %d more", more)})
@@ -275,6 +279,7 @@ func (a *app) packageStatus(ctx context.Context, ag *agent, s *snapshot, instanc
 	}
 	if r, ok := s.refreshes[p.Refresh]; ok && !output.Over(r.State) {
 		pairs = append(pairs, a.refreshFields(ctx, ag, s, r)...)
+		pairs = append(pairs, [2]string{"What is new", r.Notes})
 	}
 	pairs = append(pairs, a.undoneFields(p)...)
 	for i, r := range p.Revisions {
@@ -333,6 +338,8 @@ func holdText(until uint64, by, reason string, now time.Time) string {
 	return text
 }
 
+// refreshFields describes a refresh that has not ended: what it does or waits for, and when it
+// goes on.
 func (a *app) refreshFields(ctx context.Context, ag *agent, s *snapshot, r bus.RefreshProperties) [][2]string {
 	label := map[string]string{"remove": output.Mark("Removal"), "revert": output.Mark("Revert"), "install": output.Mark("Install")}[r.Kind]
 	label = output.Either(label, output.Mark("Refresh"))
@@ -344,13 +351,17 @@ func (a *app) refreshFields(ctx context.Context, ag *agent, s *snapshot, r bus.R
 	if r.State == output.Stuck {
 		pairs = a.stuckFields(r)
 	}
-	if r.State == "waiting" {
+	if r.DownloadBegins != 0 {
+		pairs = append(pairs,
+			[2]string{"Waits for", downloadText(r.BytesToFetch)},
+			[2]string{"Begins", beginsText(r.Instance, r.DownloadBegins, a.Now())})
+	} else if r.State == "waiting" {
 		pairs = append(pairs,
 			[2]string{"Waits for", output.Either(s.heldText(r, a.Now()), waitsFor(r))},
 			[2]string{"At the latest", latestWords(r.Step, r.Conditions, len(r.Waiting), r.Deadline, ag.atDeadlines(ctx)[r.ID], a.Now())},
 			[2]string{"It takes", takesWords(r)})
 	}
-	return append(pairs, [2]string{"What is new", r.Notes})
+	return pairs
 }
 
 // takesWords describes how long the application will be unavailable during the refresh, or
@@ -368,6 +379,9 @@ func takesWords(r bus.RefreshProperties) string {
 
 // elsewhere describes the wait of a refresh if it is not for a process.
 func elsewhere(r bus.RefreshProperties) string {
+	if r.DownloadBegins != 0 {
+		return downloadText(r.BytesToFetch)
+	}
 	if len(r.Together) > 0 {
 		return output.T("%s, with which it goes together", output.List(r.Together))
 	}

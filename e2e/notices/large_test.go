@@ -64,6 +64,16 @@ func (s *scene) large(t *testing.T, bob *scene) {
 	s.MustLull("install", big)
 
 	notified("2")
+	for _, words := range [][]string{{"status"}, {"status", big}, {"pending"}, {"info", big}} {
+		for _, who := range []*scene{s, bob} {
+			out := who.MustLull(words...).Stdout
+			for _, want := range []string{"its download of 1.2 MB", "lull refresh " + big + " begins it now"} {
+				if !strings.Contains(out, want) {
+					t.Errorf("lull %s: got %s, want %q in it", strings.Join(words, " "), out, want)
+				}
+			}
+		}
+	}
 	s.Agent().Crash() // the notice is not repeated by the next agent
 	s.StartAgent()
 	bob.untilShown(1, "Große Aktualisierung von Big")

@@ -223,6 +223,15 @@ func (r *Refresh) Announced() bool {
 	return r.Large > 0 && r.Kind == Update && r.Step == Fetch && !r.Now && !r.Undo && !r.Held && r.End == ""
 }
 
+// DownloadBegins returns when a large download begins that waits for the answer to its notice;
+// zero means that it waits for none.
+func (r *Refresh) DownloadBegins() time.Time {
+	if r.Parked && r.Announced() && len(r.Unmet) == 0 {
+		return r.LargeFrom
+	}
+	return time.Time{}
+}
+
 // HoldSince returns since when users' holds have put off this revision: since it was ready, or
 // since the notice of a large download. Zero means not yet.
 func (r *Refresh) HoldSince() time.Time {
