@@ -1,12 +1,10 @@
 package publishing
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -28,27 +26,6 @@ func must(t *testing.T, err error) {
 	}
 }
 
-const gatewayVersion = "v1.8.0"
-
-// gateway returns the program of the object store. It is built once for each user.
-func gateway(t *testing.T) string {
-	t.Helper()
-	cache, err := os.UserCacheDir()
-	must(t, err)
-	dir := filepath.Join(cache, "lull", "versitygw-"+gatewayVersion)
-	program := filepath.Join(dir, "versitygw")
-	require.Lock(t, "versitygw")
-	if _, err := os.Stat(program); err == nil {
-		return program
-	}
-	cmd := exec.Command("go", "install", "github.com/versity/versitygw/cmd/versitygw@"+gatewayVersion)
-	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		require.Missing(t, "needs the Versity S3 Gateway, which cannot be built: %v: %s", err, out)
-	}
-	return program
-}
-
 // program returns the command line of lull.
 func program(t *testing.T) string {
 	t.Helper()
@@ -60,59 +37,24 @@ func program(t *testing.T) string {
 	return to
 }
 
-// store is a running object store with an empty bucket, packages, that everybody can read.
+// store is a running object store with the empty bucket packages.
 type store struct {
 	*testing.T
 	url, lull, keys string
 }
 
-const policy = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::packages/*"]}]}`
-
 func startStore(t *testing.T) *store {
 	t.Helper()
-	server := gateway(t)
-	s := &store{T: t, lull: program(t), keys: filepath.Join(t.TempDir(), "keys")}
-	socket, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	host := socket.Addr().String()
-	must(t, socket.Close())
-	s.url = "http://" + host
-	var log bytes.Buffer
-	cmd := exec.Command(server, "--port", host, "--access", "publisher", "--secret", "not-a-secret", "--quiet", "posix", t.TempDir())
-	cmd.Stdout, cmd.Stderr = &log, &log
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
-	t.Setenv("AWS_ENDPOINT_URL", s.url)
-	t.Setenv("AWS_ACCESS_KEY_ID", "publisher")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
-	awaitServer(t, s.url)
-	makeBucket(t, host)
-	return s
-}
-
-// awaitServer waits until a server accepts connections.
-func awaitServer(t *testing.T, url string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	var d net.Dialer
-	for {
-		c, err := d.DialContext(ctx, "tcp", strings.TrimPrefix(url, "http://"))
-		if err == nil {
-			c.Close()
-			return
-		}
-		if ctx.Err() != nil {
-			t.Fatalf("%s does not answer: %v", url, err)
-		}
-		time.Sleep(20 * time.Millisecond) // the program reports its start by no event
+	gateway, err := rig.Gateway()
+	if err != nil {
+		require.Missing(t, "needs an object store: %v", err)
 	}
+	s := &store{T: t, lull: program(t), keys: filepath.Join(t.TempDir(), "keys")}
+	s.url = "http://" + rig.ObjectStore(t, gateway, t.TempDir())
+	t.Setenv("AWS_ENDPOINT_URL", s.url)
+	t.Setenv("AWS_ACCESS_KEY_ID", rig.StoreOwner)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", rig.StoreSecret)
+	return s
 }
 
 func (s *store) source(name, version string) string {
