@@ -34,8 +34,10 @@ func (rep *report) arithmetic() string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "A machine sends %.1f requests and moves %.1f kB a day (rows `fleet` and `fleet-bytes`); where nothing is new, a check is %.0f request of %.0f bytes\n"+
-		"(`check-idle-requests`, `check-idle-bytes`). At worst %.1f %% of the machines check within a minute (`fleet-herd`).\n\n",
-		requests, bytes/1000, value["check-idle-requests"], value["check-idle-bytes"], 100*herd)
+		"with nginx and of %.0f with an S3 object store (`check-idle-requests`, `check-idle-bytes`, `check-idle-bytes-s3`). Once a day and at `lull refresh` it\n"+
+		"requests the next root, too: %.0f requests, %.0f bytes (`check-root-requests`, `check-root-bytes`). At worst %.1f %% of the machines check within a\n"+
+		"minute (`fleet-herd`).\n\n",
+		requests, bytes/1000, value["check-idle-requests"], value["check-idle-bytes"], value["check-idle-bytes-s3"], value["check-root-requests"], value["check-root-bytes"], 100*herd)
 	b.WriteString("| machines | requests a day | on average | in the worst minute | metadata a day | S3 a month: requests + transfer | CDN a month: requests + transfer |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, machines := range []float64{10_000, 1_000_000, 10_000_000} {
 		daily, gb := machines*requests, machines*bytes/1e9

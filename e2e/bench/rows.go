@@ -115,7 +115,10 @@ var scenes = []scene{
 	{name: "delivery", play: playDelivery, rows: []row{
 		{"check-idle-requests", "a check without news, of 10,000 packages", "requests", "", 1},
 		{"check-idle-bytes", "the same, request and response on nginx", "bytes", "", 500},
+		{"check-idle-bytes-s3", "the same, in an S3 object store", "bytes", "", 500},
 		{"check-idle-cpu", "the same, processor time of the client", "ms", "", 20},
+		{"check-root-requests", "a check that requests the next root, too", "requests", "", 2},
+		{"check-root-bytes", "the same, request and response on nginx", "bytes", "", 1000},
 		{"check-changed", "a check: 200 of 10,000 changed, 20 installed", "requests", "", 7},
 		{"check-changed-bytes", "the same, request and response on nginx", "kB", "", 10},
 		{"publish-100k", "a publication among 100,000 packages", "ms", "", 50},

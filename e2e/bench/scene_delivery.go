@@ -35,8 +35,8 @@ const (
 	deliveryPublished = 20
 )
 
-// playDelivery has machines read a repository of 10,000 packages behind nginx, and
-// publishes into one of 100,000.
+// playDelivery has machines read a repository of 10,000 packages behind nginx, and a small one
+// in an object store, and publishes into one of 100,000.
 func playDelivery(tb rig.TB) results {
 	r := newShelf(tb, 10_000, true)
 	n := r.serve()
@@ -117,13 +117,19 @@ func signAs[T metadata.Roles](r *shelf, role string, m *metadata.Metadata[T], pa
 	r.must(os.WriteFile(path, data, 0o644))
 }
 
+// source makes the source of a package of the shelf.
+func (r *shelf) source(i int, version string) (dir string) {
+	dir, err := os.MkdirTemp(filepath.Dir(r.dir), "source-")
+	r.must(err)
+	r.must(os.WriteFile(filepath.Join(dir, "lull.yaml"), fmt.Appendf(nil, "name: %s\nversion: %q\n", shelfName(i), version), 0o644))
+	return dir
+}
+
 // publish publishes a package of the shelf in another version.
 func (r *shelf) publish(i int, version string) time.Duration {
-	src, err := os.MkdirTemp(filepath.Dir(r.dir), "source-")
-	r.must(err)
-	r.must(os.WriteFile(filepath.Join(src, "lull.yaml"), fmt.Appendf(nil, "name: %s\nversion: %q\n", shelfName(i), version), 0o644))
+	src := r.source(i, version)
 	begun := time.Now()
-	_, err = publish.Publish(r.Context(), r.dir, src, publish.Options{})
+	_, err := publish.Publish(r.Context(), r.dir, src, publish.Options{})
 	took := time.Since(begun)
 	r.must(err)
 	return took
@@ -228,29 +234,6 @@ func (r *shelf) wants(c *repo.Client, installed []repo.Listing) error {
 		}
 	}
 	return nil
-}
-
-// idle measures checks of a repository that has nothing new.
-func (r *shelf) idle(n *nginx, got results) {
-	// In the second of its signature a timestamp has no ETag that a machine uses.
-	ago := time.Now().Add(-time.Hour)
-	r.must(os.Chtimes(filepath.Join(r.dir, "metadata", "timestamp.json"), ago, ago))
-	before := heapInUse()
-	c, installed := r.machine(n)
-	kept := heapInUse() - before
-	_, from := n.mark(r)
-	cpu := samples{Notes: []string{fmt.Sprintf("the client keeps %d KiB of the repository in memory", kept/1024)}}
-	for range deliveryChecks {
-		before := cpuTime()
-		r.must(c.Check(r.Context()))
-		r.must(r.wants(c, installed))
-		cpu.Ours = append(cpu.Ours, (cpuTime()-before).Seconds()*1000)
-	}
-	requests, bytes := n.logged(r, from)
-	per := func(total float64) samples {
-		return samples{Ours: []float64{total / deliveryChecks}, Notes: []string{fmt.Sprintf("mean of %d checks, %d packages installed of %d", deliveryChecks, deliveryInstalled, r.size)}}
-	}
-	got["check-idle-requests"], got["check-idle-bytes"], got["check-idle-cpu"] = per(float64(requests)), per(float64(bytes)), cpu
 }
 
 // heapInUse is the memory of this process that is in use after a collection.
