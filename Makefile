@@ -31,7 +31,7 @@ TEST_NEEDS := $(DEMO_NEEDS) git:git openssl:openssl prometheus:prometheus promto
 	mkfs.btrfs:btrfs-progs bindfs:bindfs fusermount3:fuse3 setfattr:attr /usr/lib/python3/dist-packages/dbusmock:python3-dbusmock /usr/lib/python3/dist-packages/gi:python3-gi /usr/lib/python3/dist-packages/dbus_next:python3-dbus-next /usr/lib/polkit-1/polkitd:polkitd \
 	libgtk-3.so.0:libgtk-3-0|libgtk-3-0t64 libvpx.so.[0-9]*:libvpx7|libvpx9|libvpx11|libvpx12 libasound.so.2:libasound2|libasound2t64 libX11-xcb.so.1:libx11-xcb1 \
 	libevent-2.1.so.7:libevent-2.1-7|libevent-2.1-7t64 \
-	qemu-system-x86_64:qemu-system-x86 depmod:kmod /usr/lib/x86_64-linux-gnu/xfce4/notifyd/xfce4-notifyd:xfce4-notifyd xfconf-query:xfconf openbox:openbox mousepad:mousepad dbus-broker-launch:dbus-broker \
+	qemu-system-x86_64:qemu-system-x86 depmod:kmod /usr/lib/x86_64-linux-gnu/xfce4/notifyd/xfce4-notifyd:xfce4-notifyd xfconf-query:xfconf openbox:openbox mousepad:mousepad xmessage:x11-utils xprop:x11-utils dbus-broker-launch:dbus-broker \
 	gsettings:libglib2.0-bin gio:libglib2.0-bin desktop-file-validate:desktop-file-utils xdg-mime:xdg-utils update-mime-database:shared-mime-info gdk-pixbuf-csource:libgdk-pixbuf2.0-bin cupsd:cups-daemon lpadmin:cups-client man:man-db zsh:zsh fish:fish /usr/share/glib-2.0/schemas/org.gnome.desktop.notifications.gschema.xml:gsettings-desktop-schemas \
 	/usr/libexec/dconf-service:dconf-service /usr/lib/x86_64-linux-gnu/gio/modules/libdconfsettings.so:dconf-gsettings-backend \
 	mksquashfs:squashfs-tools mandoc:mandoc groff:groff-base lintian:lintian rpm:rpm appstreamcli:appstream \

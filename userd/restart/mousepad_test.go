@@ -19,9 +19,11 @@ import (
 
 // desk is an X display with a window manager.
 type desk struct {
-	t      *testing.T
-	env    []string
-	server *exec.Cmd
+	t         *testing.T
+	env       []string
+	server    *exec.Cmd
+	authority string // the server's cookie; "" if it has none
+	program   *exec.Cmd
 }
 
 func newDesk(t *testing.T, address string) *desk {

@@ -107,14 +107,19 @@ func (a *Again) ask(ctx context.Context, conn *dbus.Conn, r, old *run, p notify.
 		return
 	}
 	why := err
-	if display := r.display(); display != "" {
-		n, err := windows.Close(ctx, display, pids(own))
+	if display := r.display(); display.Name != "" {
+		n, dialogs, err := windows.Close(ctx, display, pids(own))
 		if n > 0 {
 			r.how = byWindows
 			log.Info("the windows of an application were asked to close", "windows", n)
 			return
 		}
-		if ctx.Err() != nil { // its windows may have unsaved work, which a signal would lose
+		if dialogs > 0 {
+			r.how = byWindows
+			log.Info("an application waits for its user in a dialog and is left alone", "dialogs", dialogs)
+			return
+		}
+		if errors.Is(err, windows.ErrUnknown) { // its windows may have unsaved work, which a signal would lose
 			r.how = byWindows
 			log.Warn("cannot determine whether an application has windows, so it is left alone", "error", err)
 			return
@@ -135,19 +140,19 @@ func (a *Again) ask(ctx context.Context, conn *dbus.Conn, r, old *run, p notify.
 	}
 }
 
-// display is the X display on which the application has its windows; "" where its
+// display is the X display on which the application has its windows; none where its
 // session is none of type x11. A Wayland session has no such way to ask, and its
 // DISPLAY would start an Xwayland.
-func (r *run) display() string {
+func (r *run) display() windows.Display {
 	env := map[string]string{}
 	for _, e := range r.env() {
 		name, value, _ := strings.Cut(e, "=")
 		env[name] = value
 	}
 	if env["WAYLAND_DISPLAY"] != "" || env["XDG_SESSION_TYPE"] != "" && env["XDG_SESSION_TYPE"] != "x11" {
-		return ""
+		return windows.Display{}
 	}
-	return env["DISPLAY"]
+	return windows.Display{Name: env["DISPLAY"], Authority: env["XAUTHORITY"]}
 }
 
 // askByHook runs the package's quit hook, which asks its application in its
