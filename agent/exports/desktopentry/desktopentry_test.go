@@ -117,6 +117,9 @@ func TestRewriteExec(t *testing.T) {
 		{"sh -c odd", `error: cannot be written in a script`},
 		{"sh -c 'app; other'", "error: more than one command"},
 		{"sh -c '$APP x'", `error: the program "$APP" of its script`},
+		{`sh -c "a"pp`, `error: the program "app" of its script`},
+		{`sh -c "ap"'p x'`, `error: the program "app" of its script`},
+		{`sh -c exec' 'app`, "sh -c exec' '/exports/bin/app"},
 		{"sh -c 'exec '", "error: its script names no program"},
 		{"sh app", "error: unknown program sh"},
 		{"gapplication launch org.x.App %U", "/exports/bin/app %U"},
@@ -151,6 +154,7 @@ func FuzzRewrite(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("[Desktop Entry]\nExec=sh -c \"exec a \\\\\"x\"\n[Desktop Action q]\nExec=gapplication launch a.b %U\n"))
 	f.Add([]byte("[Desktop Entry]\nExec=env A='b c' \"x y\" %U\n[Desktop Action q]\nExec=\\\"x\n"))
+	f.Add([]byte("[Desktop Entry]\nExec=sh -c \"00\"0"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		file, err := Parse(content, Main)
 		if err != nil {

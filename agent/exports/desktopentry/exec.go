@@ -93,6 +93,8 @@ func (p Programs) script(value string, w word) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
+	case w.at[to-1]-w.at[from] != to-1-from: // a quote begins or ends in it
+		return "", fmt.Errorf("the program %.80q of its script cannot be rewritten", w.text[from:to])
 	case strings.IndexFunc(program, func(r rune) bool { return !isPlain(r) }) >= 0:
 		return "", fmt.Errorf("the path %.200q cannot be written in a script", program)
 	}
