@@ -157,8 +157,9 @@ func joined(dir string, files []*os.File) (in *os.File, args []string, err error
 	return in, args, nil
 }
 
-// Child starts the converter as a child of this process. Root's child has a user of its own
-// and, with CAP_SYS_ADMIN, a network without interfaces.
+// Child starts the converter as a child of this process. Root's child has a user of its own, no
+// terminal and, with CAP_SYS_ADMIN, a network without interfaces. A process that has root's
+// terminal could type into it.
 func Child(ctx context.Context, argv []string, in, out, errs *os.File) error {
 	start := func(namespaces uintptr) (*exec.Cmd, error) {
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -168,6 +169,7 @@ func Child(ctx context.Context, argv []string, in, out, errs *os.File) error {
 			cmd.SysProcAttr = &syscall.SysProcAttr{
 				Credential: &syscall.Credential{Uid: unprivileged, Gid: unprivileged},
 				Cloneflags: namespaces,
+				Setsid:     true,
 			}
 		}
 		return cmd, cmd.Start()

@@ -255,7 +255,7 @@ func TestRights(t *testing.T) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	prog := filepath.Join(dir, "spy")
-	script := "#!/bin/sh\necho \"$(/usr/bin/id -u):$(/usr/bin/id -G) $(/usr/bin/env | /bin/grep -cv '^PWD=\\|^_=\\|^SHLVL=\\|^OLDPWD=') $(/bin/grep -c : /proc/net/dev)\" >&2\nexit 1\n"
+	script := "#!/bin/sh\necho \"$(/usr/bin/id -u):$(/usr/bin/id -G) $(/usr/bin/env | /bin/grep -cv '^PWD=\\|^_=\\|^SHLVL=\\|^OLDPWD=') $(/bin/grep -c : /proc/net/dev) $(/usr/bin/cut -d ' ' -f 7 /proc/$$/stat) $(/usr/bin/test $$ = $(/usr/bin/cut -d ' ' -f 6 /proc/$$/stat); echo $?)\" >&2\nexit 1\n"
 	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(prog, []byte(script), 0o755)); err != nil {
 		t.Fatal(err)
 	}
@@ -264,8 +264,8 @@ func TestRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err = convertFile(t, prog, file)
-	if err == nil || err.Error() != "cannot convert 65519:65519 0 1" { // its user and groups, no environment, only the interface lo
-		t.Errorf("got %v, want \"cannot convert 65519:65519 0 1\"", err)
+	if err == nil || err.Error() != "cannot convert 65519:65519 0 1 0 0" { // its user and groups, no environment, only the interface lo, no terminal, its own session
+		t.Errorf("got %v, want \"cannot convert 65519:65519 0 1 0 0\"", err)
 	}
 }
 

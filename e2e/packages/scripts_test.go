@@ -35,11 +35,14 @@ var steps = []struct {
 }{
 	{"dpkg installs", "dpkg --install " + where + "/1.deb", true, false},
 	{"dpkg upgrades", "dpkg --install " + where + "/2.deb", true, false},
+	{"dpkg fails to upgrade, with more descriptors", "bash -c 'exec 3<>/dev/tty 7>&1; ! dpkg --install " + where + "/bad.deb'", true, false},
 	{"dpkg removes", "dpkg --remove lull", true, true},
+	{"dpkg purges what was removed", "dpkg --purge lull", false, true},
 	{"dpkg installs again", "dpkg --install " + where + "/2.deb", true, false},
 	{"dpkg purges", "dpkg --purge lull", true, true},
 	{"rpm installs", "rpm --install --nodeps " + where + "/1.rpm", true, false},
 	{"rpm upgrades", "rpm --upgrade --nodeps " + where + "/2.rpm", true, false},
+	{"rpm reinstalls", "rpm --reinstall --nodeps " + where + "/2.rpm", true, false},
 	{"rpm removes", "rpm --erase lull", true, true},
 }
 
@@ -61,6 +64,13 @@ func TestScriptsGiveNothingAway(t *testing.T) {
 			}
 		}
 	}
+	whole, err := os.ReadFile(filepath.Join(dir, "2.deb"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "bad.deb"), whole[:len(whole)/2], 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := rig.BootContainer(t, rig.ContainerOptions{Set: suite.RPM, ReadOnly: []string{dir + ":" + where}})
 	r := c.Service(patience, nil, "sh", "-c", fmt.Sprintf("useradd --create-home --uid %d %s && loginctl enable-linger %[2]s && systemctl start user@%[1]d.service", malloryUID, mallory))
 	if r.Code != 0 {
@@ -81,9 +91,10 @@ func TestScriptsGiveNothingAway(t *testing.T) {
 			ended := make(chan rig.Result, 1)
 			go func() { ended <- terminal(t, c, step.run) }()
 			seen := watch(t, c, manager, goOn, ended)
-			if step.users && !seen {
-				t.Error("nothing was done in mallory's systemd")
+			if step.users != seen {
+				t.Errorf("something was done in mallory's systemd: got %v, want %v", seen, step.users)
 			}
+			goOn()
 			// Units of hers, loaded in any way.
 			r := c.Run("systemd-run", "--quiet", "--pipe", "--wait", "--collect", fmt.Sprintf("--uid=%d", malloryUID), fmt.Sprintf("--setenv=XDG_RUNTIME_DIR=/run/user/%d", malloryUID),
 				"systemctl", "--user", "list-units", "--all", "--plain", "--no-legend", "lull*")
