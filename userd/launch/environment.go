@@ -48,7 +48,7 @@ func (l *launch) prepare(ctx context.Context) ([]string, error) {
 		set = append(set, "LULL_USER_DATA="+userData, "LULL_USER_COMMON="+userCommon)
 		vars = l.withBaseDirs(l.withCaches(ctx, userCommon, set))
 	}
-	return l.environment(set, vars), nil
+	return l.environment(set, l.withDrivers(vars)), nil
 }
 
 // environment is that of this process, with other places and these variables, and

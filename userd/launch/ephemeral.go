@@ -40,5 +40,5 @@ func (l *launch) fromPackage(ctx context.Context) (env []string, err error) {
 			return nil, err
 		}
 	}
-	return l.environment(set, l.withBaseDirs(l.withCaches(ctx, common, set))), nil
+	return l.environment(set, l.withDrivers(l.withBaseDirs(l.withCaches(ctx, common, set)))), nil
 }

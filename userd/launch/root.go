@@ -28,9 +28,13 @@ var hostFiles = []string{
 	"gai.conf", "group", "host.conf", "hostname", "hosts", "machine-id", "nsswitch.conf", "passwd", "resolv.conf", "timezone",
 }
 
-// hostParts are the directories of the host that are shown in a runtime, if the directory above them is
-// there: fonts and time zones.
-var hostParts = []string{"/usr/local/share/fonts", "/usr/share/fonts", zones}
+// Directories of the host that are shown in a runtime, if the directory above them is there: fonts and
+// time zones replace those of the runtime, themes are added to them. A theme of the runtime stays, as the
+// icons of its programs are in one.
+var (
+	hostParts  = []string{"/usr/local/share/fonts", "/usr/share/fonts", zones}
+	hostThemes = []string{"/usr/share/color-schemes", "/usr/share/icons", "/usr/share/Kvantum", "/usr/share/sounds", "/usr/share/themes"}
+)
 
 // The directories of time zones, and of the locales of glibc.
 const (
@@ -88,7 +92,7 @@ func (l *launch) rootOperations() (operations []string, err error) {
 			mine = err != nil || len(inside) > 0
 		}
 		switch {
-		case name == hostRoot, name == manifest.Reserved, slices.Contains(host, name) && slices.Contains(systemDirs, name) && !mine:
+		case name == hostRoot, name == driverDir, name == manifest.Reserved, slices.Contains(host, name) && slices.Contains(systemDirs, name) && !mine:
 		case mine:
 			if target, err := os.Readlink(filepath.Join(dir, name)); err == nil && !filepath.IsAbs(target) {
 				operations = append(operations, "link", target, name)
@@ -109,7 +113,7 @@ func (l *launch) rootOperations() (operations []string, err error) {
 	}
 	t := &tree{dir: dir, shown: ".", pad: hostRoot}
 	merges, made, binds, err := t.show(places)
-	return slices.Concat(operations, inEtc(slices.Contains(own, "etc"), places[zones] == zones), merges, made, binds, []string{"pivot", hostRoot}), err
+	return slices.Concat(operations, driverOperations(), inEtc(slices.Contains(own, "etc"), places[zones] == zones), merges, made, binds, []string{"pivot", hostRoot}), err
 }
 
 // inEtc lists the operations that put the host's files into /etc. there reports whether the
@@ -126,6 +130,10 @@ func inEtc(there, zoned bool) (operations []string) {
 		zone = filepath.Join("/", hostRoot, "etc/localtime")
 	}
 	operations = append(operations, "link", zone, filepath.Join(made, "localtime"))
+	if _, err := os.Stat(openCL); err == nil {
+		at := filepath.Join(hostRoot, openCL)
+		operations = append(operations, "dir", filepath.Dir(filepath.Dir(at)), "dir", filepath.Dir(at), "link", filepath.Join("/", hostRoot, openCL), at)
+	}
 	if !there {
 		operations = append(operations, "dir", "etc")
 	}
@@ -141,12 +149,39 @@ func hostPlaces(dir string) map[string]string {
 			places[at] = at
 		}
 	}
-	// A runtime with locales of its own has those of its C library.
+	for _, at := range hostThemes {
+		if isDir(filepath.Join(dir, at)) {
+			addEntries(places, dir, at)
+		} else if isDir(at) && isDir(filepath.Join(dir, filepath.Dir(at))) {
+			places[at] = at
+		}
+	}
+	// A runtime with locales of its own has those of its C library, and the host's others.
 	inside, err := readNames(filepath.Join(dir, locales))
 	if err == nil && !slices.ContainsFunc(inside, func(name string) bool { return !strings.HasPrefix(name, "C.") }) && isDir(locales) {
 		places[locales] = locales
+	} else if err == nil {
+		addEntries(places, dir, locales)
 	}
+	maps.Copy(places, driverPlaces(dir))
 	return places
+}
+
+// addEntries adds the entries of a directory of the host that the runtime in dir lacks there.
+func addEntries(places map[string]string, dir, at string) {
+	names, err := readNames(at)
+	if err != nil {
+		return // the host has none
+	}
+	for _, name := range names {
+		path := filepath.Join(at, name)
+		if _, err := os.Lstat(filepath.Join(dir, path)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if fi, err := os.Stat(path); err == nil && (fi.IsDir() || fi.Mode().IsRegular()) {
+			places[path] = path
+		}
+	}
 }
 
 // topOf returns the first component of an absolute path.

@@ -19,6 +19,7 @@ import (
 
 // shell is /bin/sh of a runtime: it carries out pairs of words, and needs no library.
 const shell = `#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <sys/socket.h>
@@ -49,6 +50,9 @@ int main(int argc, char **argv)
 				getcwd(line, sizeof(line));
 			else
 				sprintf(line, "%d %d", geteuid(), getegid());
+		} else if (!strcmp(what, "env")) {
+			if (getenv(path))
+				strncpy(line, getenv(path), sizeof(line) - 1);
 		} else if (!strcmp(what, "run")) {
 			fflush(stdout);
 			if (!fork())
@@ -217,6 +221,91 @@ func TestRoot(t *testing.T) {
 			}
 			if got := first(written); got != "written" {
 				t.Errorf("the file in the home has %q, want %q", got, "written")
+			}
+		})
+	}
+}
+
+// TestRootShowsHost: programs in a runtime find the themes, locales and fonts that the machine has
+// and the runtime lacks, and the driver of NVIDIA with its configuration, laid out as on Debian.
+func TestRootShowsHost(t *testing.T) {
+	require.Root(t)
+	require.Program(t, "cc")
+	launcher := buildLayout(t)
+	w := newWorld(t)
+	w.runtime = w.addRuntime()
+	runtime := filepath.Join(w.root, "packages", w.runtime.String())
+	files := func(root string, list map[string]string) {
+		t.Helper()
+		for path, text := range list {
+			at := filepath.Join(root, path)
+			w.no(os.MkdirAll(filepath.Dir(at), 0o755))
+			if target, link := strings.CutPrefix(text, "-> "); link {
+				w.no(os.Symlink(target, at))
+			} else {
+				w.no(os.WriteFile(at, []byte(text), 0o644))
+			}
+		}
+	}
+	files(runtime, map[string]string{
+		"usr/share/icons/hicolor/index.theme": "runtime", "usr/share/icons/Lull-Both/index.theme": "runtime",
+		"usr/lib/locale/en_US.utf8/LC_TIME": "runtime", "usr/share/vulkan/icd.d/mesa.json": "runtime", "usr/lib64/gbm/dri_gbm.so": "runtime",
+	})
+	host := t.TempDir() // shown over the files of this machine
+	const lib, version = "usr/lib/x86_64-linux-gnu/", "550.163.01"
+	files(host, map[string]string{
+		"usr/share/icons/Lull-Icons/index.theme": "host", "usr/share/icons/Lull-Both/index.theme": "host", "usr/share/themes/Lull-Theme/gtk-3.0/gtk.css": "host",
+		"usr/lib/locale/lull_DE.utf8/LC_TIME": "host", "usr/lib/locale/en_US.utf8/LC_TIME": "host", "usr/share/fonts/lull/font.ttf": "host",
+		lib + "libGLX_nvidia.so.0":                         "-> /etc/alternatives/lull--libGLX_nvidia.so.0",
+		"etc/alternatives/lull--libGLX_nvidia.so.0":        "-> /" + lib + "nvidia/current/libGLX_nvidia.so." + version,
+		lib + "nvidia/current/libGLX_nvidia.so." + version: "glx", lib + "libnvidia-glcore.so." + version: "core", lib + "libnvidia-gone.so.1": "-> none",
+		lib + "libcuda.so.1": "cuda", lib + "gbm/nvidia-drm_gbm.so": "gbm", lib + "vdpau/libvdpau_nvidia.so.1": "vdpau",
+		"usr/share/vulkan/icd.d/nvidia_icd.json": "icd", "usr/share/glvnd/egl_vendor.d/10_nvidia.json": "egl", "etc/OpenCL/vendors/nvidia.icd": "opencl",
+	})
+	w.untracked()
+	w.install(1, 0, false)
+	for _, who := range []string{"root", "nobody"} {
+		t.Run(who, func(t *testing.T) {
+			w.no(os.RemoveAll(w.home))
+			w.no(os.Mkdir(w.home, 0o755))
+			cmd := w.command(app)
+			cmd.Dir = w.home
+			become := ""
+			if who == "nobody" {
+				open(t, w.root)
+				w.no(os.Chown(w.home, 65534, 65534))
+				w.no(os.Chmod(filepath.Dir(launcher), 0o755))
+				open(t, launcher)
+				become = "setpriv --reuid 65534 --regid 65534 --clear-groups "
+			}
+			open(t, host)
+			script := "for d in usr etc; do mount -t overlay -o lowerdir=" + host + "/$d:/$d lull-test /$d; done && exec " + become + `"$0" "$@"`
+			cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", script, launcher}, cmd.Args[1:]...)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // Go makes its mounts private
+			var want []string
+			for _, c := range [][3]string{
+				{"read", "/usr/share/icons/Lull-Icons/index.theme", "host"}, {"read", "/usr/share/icons/Lull-Both/index.theme", "runtime"},
+				{"read", "/usr/share/icons/hicolor/index.theme", "runtime"}, {"read", "/usr/share/themes/Lull-Theme/gtk-3.0/gtk.css", "host"},
+				{"read", "/usr/lib/locale/lull_DE.utf8/LC_TIME", "host"}, {"read", "/usr/lib/locale/en_US.utf8/LC_TIME", "runtime"},
+				{"read", "/usr/share/fonts/lull/font.ttf", "host"},
+				{"read", "/.driver/0/libGLX_nvidia.so.0", "glx"}, {"read", "/.driver/0/libnvidia-glcore.so." + version, "core"}, {"read", "/.driver/0/libcuda.so.1", "cuda"},
+				{"read", "/.driver/0/libvdpau_nvidia.so.1", "vdpau"}, {"read", "/.driver/0/gbm/nvidia-drm_gbm.so", "gbm"}, {"link", "/.driver/0/libnvidia-gone.so.1", "-"},
+				{"link", "/.driver/0/libc.so.6", "-"}, {"env", "LD_LIBRARY_PATH", "/.driver/0"}, {"env", "GBM_BACKENDS_PATH", "/.driver/0/gbm:/usr/lib64/gbm"},
+				{"read", "/usr/share/vulkan/icd.d/nvidia_icd.json", "icd"}, {"read", "/usr/share/vulkan/icd.d/mesa.json", "runtime"},
+				{"read", "/usr/share/glvnd/egl_vendor.d/10_nvidia.json", "egl"}, {"read", "/etc/OpenCL/vendors/nvidia.icd", "opencl"}, {"read", "/etc/own", "etc of the runtime"},
+			} {
+				cmd.Args = append(cmd.Args, c[0], c[1])
+				want = append(want, c[2])
+			}
+			r := w.end(cmd)
+			got := strings.Split(strings.TrimSuffix(r.out, "\n"), "\n")
+			if r.code != 0 || len(got) != len(want) {
+				t.Fatalf("status %d: got %d lines, want %d: %s%s", r.code, len(got), len(want), r.out, r.stderr)
+			}
+			for i := range got {
+				if got[i] != want[i] {
+					t.Errorf("%s: got %q, want %q", cmd.Args[len(cmd.Args)-2*len(want)+2*i:][:2], got[i], want[i])
+				}
 			}
 		})
 	}
