@@ -225,6 +225,8 @@ func TestRepositories(t *testing.T) {
 		}
 	})
 
+	t.Run("what the file says", func(t *testing.T) { testFileOfRepository(t, m) })
+
 	t.Run("a bound name", func(t *testing.T) {
 		a, b := newRepository(t, publish.Options{}, "tool 1"), newRepository(t, publish.Options{}, "tool 2")
 		m.mustAdd(t, "va", a, a)

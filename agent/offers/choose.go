@@ -18,8 +18,9 @@ import (
 const otherAnswers = time.Second
 
 // Choose returns the repository that a package comes from: the named one, else the
-// one that the name is bound to, else the only one that offers it. Kind Invalid means that
-// several offer it, and none of them is chosen silently.
+// one that the name is bound to, else the only one that offers it, or that has a higher
+// priority than the others. Kind Invalid means that several offer it, and none of them is
+// chosen silently.
 func (o *Offers) Choose(ctx context.Context, name, repository, channel string) (string, error) {
 	if err := repo.ValidChannel(channel); err != nil {
 		return "", err
@@ -44,12 +45,13 @@ func (o *Offers) Choose(ctx context.Context, name, repository, channel string) (
 		return "", err
 	}
 	found, errs := o.whoOffers(ctx, names, name, channel)
+	found = o.First(found)
 	switch {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
 		return "", errkind.New(errkind.Invalid, "cannot choose a repository for %s: %s offer it", name, strings.Join(found, " and ")).
-			WithHint("--repository %s takes it from there, now and later", found[0])
+			WithHint("--repository %s takes it from there, now and later; a priority in repos.d decides for every name", found[0])
 	}
 	// A repository that could not be trusted matters more than one without such a package.
 	slices.SortStableFunc(errs, func(a, b error) int {
@@ -62,6 +64,20 @@ func (o *Offers) Choose(ctx context.Context, name, repository, channel string) (
 		return found(a) - found(b)
 	})
 	return "", errs[0]
+}
+
+// First returns the repositories with the highest priority of some.
+func (o *Offers) First(found []string) (list []string) {
+	highest := 0
+	for _, n := range found {
+		switch p := o.Repositories.ConfigOf(n).Priority; {
+		case len(list) == 0 || p > highest:
+			list, highest = []string{n}, p
+		case p == highest:
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // whoOffers reads repositories in parallel and returns those that offer the package, sorted,

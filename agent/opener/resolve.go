@@ -91,9 +91,15 @@ type Resolved struct {
 // repository that it must come from, or is empty.
 func (o *Opener) offline(ctx context.Context, name, only, channel string) (pkg digest.Digest, version string, there bool) {
 	offers := map[digest.Digest]string{}
+	var lists []string
 	for _, n := range o.Repositories.Names() {
+		if (only == "" || n == only) && o.Repositories.Lists(n, name, channel) {
+			lists = append(lists, n)
+		}
+	}
+	for _, n := range o.Offers.First(lists) {
 		client, err := o.Repositories.Client(n)
-		if err != nil || only != "" && n != only || !client.Lists(name, channel) {
+		if err != nil {
 			continue
 		}
 		list, err := client.Offers(ctx, name, channel)

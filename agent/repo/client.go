@@ -228,7 +228,7 @@ type Listing struct {
 	Summary       string // of the newest version, "" if the publisher gave none
 }
 
-// Listings returns the offered channels, sorted.
+// Listings returns the offered channels that the configuration permits, sorted.
 func (c *Client) Listings(ctx context.Context) ([]Listing, error) {
 	set, err := c.current(ctx)
 	if err != nil {
@@ -241,7 +241,7 @@ func (c *Client) Listings(ctx context.Context) ([]Listing, error) {
 	}
 	for _, targets := range all {
 		for path, t := range targets {
-			if name, channel, ok := SplitPointerPath(path); ok {
+			if name, channel, ok := SplitPointerPath(path); ok && c.cfg.takes(name) {
 				l = append(l, Listing{name, channel, SummaryOf(t.Custom)})
 			}
 		}
@@ -256,7 +256,7 @@ func (c *Client) Listings(ctx context.Context) ([]Listing, error) {
 // was accepted last. It sends no request.
 func (c *Client) Lists(name, channel string) bool {
 	set := c.accepted()
-	if set == nil {
+	if set == nil || !c.cfg.takes(name) {
 		return false
 	}
 	if role, _ := expired(set, c.time()); role != "" {
@@ -294,6 +294,9 @@ func (c *Client) Offers(ctx context.Context, name, channel string) (Offers, erro
 	}
 	if err := ValidChannel(channel); err != nil {
 		return nil, err
+	}
+	if !c.cfg.takes(name) {
+		return nil, errkind.New(errkind.NotFound, "cannot take %s from repository %q: its file names other packages", name, c.cfg.Name)
 	}
 	set, err := c.current(ctx)
 	if err != nil {

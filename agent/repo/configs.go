@@ -29,6 +29,12 @@ type Config struct {
 	Root []byte // the trusted root.json
 	// Mirrors are further addresses with copies of the repository, in the form of URL.
 	Mirrors []string
+	// Names are the packages that it may offer: names, and beginnings of names that end in
+	// '*'. Nil means all.
+	Names []string
+	// Priority decides between repositories that offer a package: the highest one does, and
+	// several of them are ambiguous.
+	Priority int
 
 	// Authorization is the value of that header (RFC 9110, section 11.6.2), or "".
 	Authorization string
@@ -92,6 +98,7 @@ func (c Config) Address() string {
 // Equal reports whether both configure the same repository in the same way; how servers are reached does not count.
 func (c Config) Equal(d Config) bool {
 	return c.Name == d.Name && c.URL == d.URL && c.Authorization == d.Authorization && slices.Equal(c.Mirrors, d.Mirrors) && bytes.Equal(c.Root, d.Root) &&
+		slices.Equal(c.Names, d.Names) && c.Priority == d.Priority &&
 		c.Apt.equal(d.Apt) && c.Watch == d.Watch
 }
 
@@ -106,6 +113,8 @@ type configFile struct {
 	Root        string   `yaml:"root"`        // path, relative to the file's directory
 	Credentials string   `yaml:"credentials"` // path likewise, or the name of a systemd credential
 	Mirrors     []string `yaml:"mirrors"`
+	Names       []string `yaml:"names"`
+	Priority    int      `yaml:"priority"`
 	Watch       string   `yaml:"watch"`
 	Apt         *struct {
 		URL        string   `yaml:"url"`
@@ -177,18 +186,21 @@ func loadConfig(path, name string) (Config, error) {
 		}
 		return filepath.Join(filepath.Dir(path), p)
 	}
+	if err := checkNames(doc, &f); err != nil {
+		return bad(err)
+	}
 	if f.Watch != "" {
-		if f.URL != "" || f.Root != "" || f.Credentials != "" || f.Mirrors != nil || f.Apt != nil {
-			return bad(doc.Errorf("watch", "cannot use watch together with other keys"))
+		if f.Names != nil || f.URL != "" || f.Root != "" || f.Credentials != "" || f.Mirrors != nil || f.Apt != nil {
+			return bad(doc.Errorf("watch", "cannot use watch together with other keys than priority"))
 		}
 		if !filepath.IsAbs(f.Watch) {
 			return bad(doc.Errorf("watch", "cannot watch %.200q: want an absolute path", f.Watch))
 		}
-		return Config{Name: name, Watch: filepath.Clean(f.Watch)}, nil
+		return Config{Name: name, Watch: filepath.Clean(f.Watch), Priority: f.Priority}, nil
 	}
 	if f.Apt != nil {
-		if f.URL != "" || f.Root != "" || f.Credentials != "" || f.Mirrors != nil {
-			return bad(doc.Errorf("apt", "cannot use apt together with url, root, credentials or mirrors"))
+		if f.URL != "" || f.Root != "" || f.Credentials != "" || f.Mirrors != nil || f.Names != nil {
+			return bad(doc.Errorf("apt", "cannot use apt together with url, root, credentials, mirrors or names"))
 		}
 		if f.Apt.Key == "" {
 			return bad(doc.Errorf("apt", "cannot use an apt repository without key: name the file of its signing key"))
@@ -197,7 +209,7 @@ func loadConfig(path, name string) (Config, error) {
 		if err != nil {
 			return bad(doc.Errorf("apt", "cannot read the signing key: %s", err))
 		}
-		return Config{Name: name, Apt: &Apt{f.Apt.URL, f.Apt.Suite, f.Apt.Components, keys, f.Apt.Packages}}, nil
+		return Config{Name: name, Apt: &Apt{f.Apt.URL, f.Apt.Suite, f.Apt.Components, keys, f.Apt.Packages}, Priority: f.Priority}, nil
 	}
 	if f.URL == "" {
 		return bad(doc.Errorf("url", "cannot use a repository without url"))
@@ -221,7 +233,7 @@ func loadConfig(path, name string) (Config, error) {
 			return bad(doc.Errorf("mirrors", "cannot use the mirror %.200q: %s", shown(m), err))
 		}
 	}
-	c := Config{Name: name, URL: f.URL, Root: root, Mirrors: f.Mirrors}
+	c := Config{Name: name, URL: f.URL, Root: root, Mirrors: f.Mirrors, Names: f.Names, Priority: f.Priority}
 	if err := checkRoot(c); err != nil {
 		return bad(doc.Errorf("root", "%s", err))
 	}

@@ -150,6 +150,8 @@ func TestLoadConfigs(t *testing.T) {
 		"garbage root":  {"a.yaml", "url: /x\nroot: a.yaml\n", "a.yaml:2: cannot trust repository"},
 		"password":      {"a.yaml", "url: https://u:secret@%zz/\nroot: r\n", `a.yaml:1: cannot use the url "https://xxxxx@%zz/"`},
 		"empty":         {"a.yaml", "", "a.yaml: cannot use a repository without url"},
+		"priority":      {"a.yaml", "url: /x\nroot: r\npriority: 2000\n", "a.yaml:3: cannot use the priority 2000: want -1000 to 1000"},
+		"names":         {"a.yaml", "url: /x\nroot: r\nnames: [org.x, 'org*x']\n", `a.yaml:3: cannot use the name "org*x": want the name of a package`},
 		"remote folder": {"a.yaml", "url: file://host/x\nroot: r\n", "cannot use the url"},
 	} {
 		// The broken file does not affect the others.

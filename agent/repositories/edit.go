@@ -100,6 +100,16 @@ func (r *Set) write(c repo.Config) error {
 		}
 		text = fmt.Appendf(text, "mirrors: %s\n", list)
 	}
+	if len(c.Names) > 0 {
+		list, err := json.Marshal(c.Names)
+		if err != nil {
+			return err
+		}
+		text = fmt.Appendf(text, "names: %s\n", list)
+	}
+	if c.Priority != 0 {
+		text = fmt.Appendf(text, "priority: %d\n", c.Priority)
+	}
 	if credentials != "" {
 		text = fmt.Appendf(text, "credentials: ./%s.credentials\n", c.Name)
 		if err := durable.WriteFile(filepath.Join(dir, c.Name+".credentials"), []byte(credentials), 0o600); err != nil {
