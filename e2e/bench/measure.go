@@ -76,6 +76,7 @@ func playInContainer(tb rig.TB, s scene) results {
 	dir := tempDir(tb)
 	rig.GoBuild(tb, "./e2e/bench", filepath.Join(dir, "bench"), nil)
 	compile(tb, dir)
+	rig.GoBuild(tb, "./e2e/bench/programs/scope", filepath.Join(dir, goScope), nil)
 	c := rig.Boot(tb, true, rig.Binaries(tb, "")+":/opt/lull", dir+":/opt/bench")
 	inside := []string{"/opt/bench/bench", "-inside=" + s.name}
 	if s.shared {

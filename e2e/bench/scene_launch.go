@@ -28,8 +28,8 @@ func playLaunch(tb rig.TB) results {
 	ours := s.starter(s.wrapper(name))
 	command := s.starter("lull", "--user", "run", name)
 	theirs := s.starter("systemd-run", "--user", "--scope", "--quiet", "--collect", program)
-	got := inTurns(10, 200, plain, ours, theirs, command, s.asked(), s.starter(s.least(program)...),
-		s.starter(asDesktop(program)...), s.starter(asDesktop(s.wrapper(name))...))
+	got := inTurns(10, 200, plain, ours, theirs, command, s.asked(), s.starter(s.least("scope", program)...),
+		s.starter(asDesktop(program)...), s.starter(asDesktop(s.wrapper(name))...), s.starter(s.least(goScope, program)...))
 	launched, peer, least := minus(got[1], got[0]), minus(got[2], got[0]), minus(got[5], got[0])
 	return results{"launch": samples{
 		Ours:   minus(got[7], got[6]),
@@ -44,6 +44,7 @@ func playLaunch(tb rig.TB) results {
 		Notes: []string{
 			fmt.Sprintf("plain exec %.2f ms; by `lull run` instead of the wrapper %.2f ms more", median(got[0]), median(minus(got[3], got[0]))),
 			fmt.Sprintf("systemd's part, from the request for a scope to the end of its job: %.2f ms", median(got[4])),
+			fmt.Sprintf("the least, written in Go: %.2f ms", median(minus(got[8], got[0]))),
 			"the least: it sends the finished request, waits for the end of the job and executes",
 			fmt.Sprintf("systemd-run --user --scope: %.2f ms; a launch takes %.2f of that", median(peer), median(launched)/median(peer)),
 		},
@@ -57,8 +58,8 @@ func asDesktop(program string) []string {
 }
 
 // least is the command for the least that a launch into a scope of its own takes;
-// see programs/scope.c.
-func (s *stage) least(program string) []string {
+// see programs/scope.c, and goScope.
+func (s *stage) least(by, program string) []string {
 	const pid, unique = 0xfefefefe, "UNIQUE!!"
 	request, err := scopes.Request(s.User.UID, scopes.Scope{Name: "app-lull-least-" + unique + ".scope",
 		Description: "Least (least)", Slice: "app.slice", PIDs: []uint32{pid}})
@@ -69,9 +70,12 @@ func (s *stage) least(program string) []string {
 	if err := os.WriteFile(path, request, 0o644); err != nil {
 		s.Fatalf("%v", err)
 	}
-	return []string{filepath.Join(programs(s), "scope"), path, strconv.Itoa(bytes.Index(request, []byte{0xfe, 0xfe, 0xfe, 0xfe})),
+	return []string{filepath.Join(programs(s), by), path, strconv.Itoa(bytes.Index(request, []byte{0xfe, 0xfe, 0xfe, 0xfe})),
 		strconv.Itoa(bytes.Index(request, []byte(unique))), program}
 }
+
+// goScope is the same in Go; see programs/scope.
+const goScope = "scope-go"
 
 // asked returns what measures how long systemd takes for the scope alone, in the
 // same way as the launcher asks for it.
