@@ -58,6 +58,9 @@ func TestRightsAreWritten(t *testing.T) {
 		}
 		method, _, _ := strings.Cut(cells[0], ",")
 		rows[method], used[cells[1]] = true, true
+		if cells[6] == "" {
+			t.Errorf("%s: got no effect on other users, want one, or \"nothing\"", cells[0])
+		}
 		if want := defaults[cells[1]]; !slices.Equal(cells[2:6], want) {
 			t.Errorf("%s: got %v, want %v, the defaults of %q", cells[0], cells[2:6], want, cells[1])
 		}
@@ -70,6 +73,19 @@ func TestRightsAreWritten(t *testing.T) {
 			if !rows[name] {
 				t.Errorf("%s has no row in docs/rights.md", name)
 			}
+		}
+	}
+	var session struct {
+		Methods []struct {
+			Name string `xml:"name,attr"`
+		} `xml:"interface>method"`
+	}
+	read("../../dbus/org.lull.Session1.xml", &session)
+	text := string(read("../../docs/rights.md", nil))
+	for _, m := range session.Methods {
+		_, row, ok := strings.Cut(text, "\n| `Session1."+m.Name+"` | ")
+		if effect, _, _ := strings.Cut(row, "|"); !ok || strings.TrimSpace(effect) == "" {
+			t.Errorf("Session1.%s: got the effect %q on other users in docs/rights.md, want one, or \"nothing\"", m.Name, effect)
 		}
 	}
 	for name := range rows {

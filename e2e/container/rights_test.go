@@ -119,6 +119,7 @@ var special = map[string][]any{
 	"Manager.Unhold, of others":                    {noted},
 	"Manager.Revert":                               {noted, map[string]dbus.Variant{}},
 	"Manager.Refresh, side-by-side":                {[]string{noted}, map[string]dbus.Variant{"side-by-side": dbus.MakeVariant(true)}},
+	"Manager.Refresh, now":                         {[]string{noted}, map[string]dbus.Variant{"now": dbus.MakeVariant(true)}},
 	"Manager.RefreshEach, now":                     {[]string{}, map[string]dbus.Variant{"now": dbus.MakeVariant(true)}},
 	"Manager.ListAvailable, read":                  {map[string]dbus.Variant{"read": dbus.MakeVariant(true)}},
 	"Manager.ListUpdates, read":                    {[]string{}, map[string]dbus.Variant{"read": dbus.MakeVariant(true)}},
