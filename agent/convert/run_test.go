@@ -306,8 +306,10 @@ func TestPlaces(t *testing.T) {
 	prog := program(t)
 	files := map[string]string{
 		"DEBIAN/control":                                         "Package: thing\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: thing\n",
-		"usr/bin/thing":                                          "#!/bin/sh\nexec cat /usr/share/thing/data \"$HOME/usr/share/unused/x\"\n",
+		"usr/bin/thing":                                          "#!/bin/sh\n. /etc/thing.d/*\nexec cat /usr/share/thing/data \"$HOME/usr/share/unused/x\"\n",
 		"usr/share/thing/data":                                   "x",
+		"etc/thing.d/defaults":                                   "FLAGS=",
+		"etc/unused/x":                                           "x",
 		"usr/bin/pad-gtk":                                        "\x7fELF\x00/usr/share\x00pad\x00",
 		"usr/share/pad/data":                                     "x",
 		"usr/share/unused/data":                                  "x /usr/share/unused/y",
@@ -362,6 +364,7 @@ func TestPlaces(t *testing.T) {
     prepend:
       - "${package}/usr/share"
 layout:
+  "/etc/thing.d": "etc/thing.d"
   "/opt/Thing": "opt/Thing"
   "/usr/lib/thing": "usr/lib/thing"
   "/usr/lib/x86_64-linux-gnu/org.example.Thing": "usr/lib/x86_64-linux-gnu/org.example.Thing"

@@ -181,11 +181,46 @@ func (t *tree) spread(parts map[string]string) (all map[string]string, merging m
 		return nil
 	}
 	for at, part := range parts {
-		if err := add(at, part, manifest.MergesLayout(at)); err != nil {
+		if manifest.AddsLayout(at) {
+			err = t.lacking(at, part, all)
+		} else {
+			err = add(at, part, manifest.MergesLayout(at))
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 	}
 	return all, merging, nil
+}
+
+// lacking adds the part of the package at a path, or what is in it, to all, where the tree has
+// nothing.
+func (t *tree) lacking(at, part string, all map[string]string) error {
+	fi, err := os.Stat(part)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a symlink to nothing
+	}
+	if err != nil {
+		return unread(err)
+	}
+	there := filepath.Join(t.dir, at)
+	if _, err := os.Lstat(there); errors.Is(err, fs.ErrNotExist) {
+		all[at] = part
+		return nil
+	}
+	if on, err := os.Stat(there); err != nil || !on.IsDir() || !fi.IsDir() {
+		return nil // the host's counts, also one that this user cannot read
+	}
+	entries, err := os.ReadDir(part)
+	if err != nil {
+		return unread(err)
+	}
+	for _, e := range entries {
+		if err := t.lacking(filepath.Join(at, e.Name()), filepath.Join(part, e.Name()), all); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountBelow reports whether a file system is mounted below a directory, not at it.
@@ -254,6 +289,12 @@ func (t *tree) make(list []*missing) (operations []string, err error) {
 		shown := filepath.Join(t.shown, m.dir)
 		switch {
 		case m.dir == "/":
+		case m.dir == etc || strings.HasPrefix(m.dir, etc+"/"):
+			entries, err := t.linked(m.dir, top, made)
+			if err != nil {
+				return nil, err
+			}
+			operations = slices.Concat(operations, entries, []string{"bind", top, shown, "protect", shown})
 		case t.mountBelow(m.dir):
 			entries, err := t.assemble(m.dir, top, made)
 			if err != nil {
@@ -302,6 +343,47 @@ func (t *tree) assemble(dir, top string, made map[string]bool) (operations []str
 				kind = "dir"
 			}
 			operations = append(operations, kind, at, "bind", from, at)
+		}
+		return nil
+	}
+	err = fill(".")
+	return operations, err
+}
+
+// The directory of configuration, and where in a directory that is linked its files are.
+const (
+	etc      = "/etc"
+	etcFiles = ".lull"
+)
+
+// linked lists the operations that link the entries of a directory of configuration from one in
+// a scratch, in which made are the directories. Files there are replaced while programs run, as
+// resolv.conf, and an overlay or a bind mount would show the former ones.
+func (t *tree) linked(dir, top string, made map[string]bool) (operations []string, err error) {
+	files := filepath.Join(top, etcFiles)
+	operations = []string{"dir", files, "bind", filepath.Join(t.shown, dir), files}
+	var fill func(rel string) error
+	fill = func(rel string) error {
+		entries, err := os.ReadDir(filepath.Join(t.dir, dir, rel))
+		if err != nil {
+			return errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
+		}
+		for _, e := range entries {
+			path := filepath.Join(rel, e.Name())
+			at := filepath.Join(top, path)
+			if made[at] {
+				if err := fill(path); err != nil {
+					return err
+				}
+				continue
+			}
+			target := filepath.Join(dir, etcFiles, path)
+			if e.Type() == fs.ModeSymlink { // programs read the time zone's name from one
+				if target, err = os.Readlink(filepath.Join(t.dir, dir, path)); err != nil {
+					return errkind.New(errkind.Failed, "its layout cannot be mounted: %w", err)
+				}
+			}
+			operations = append(operations, "link", target, at)
 		}
 		return nil
 	}

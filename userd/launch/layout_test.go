@@ -119,6 +119,37 @@ func TestMergesAroundMounts(t *testing.T) {
 	}
 }
 
+// TestLayoutOfConfiguration: of the package's configuration programs find what the machine lacks, and
+// links to that of the machine.
+func TestLayoutOfConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	host, part := filepath.Join(dir, "host"), filepath.Join(dir, "part")
+	for path, text := range map[string]string{
+		host + "/etc/passwd": "", host + "/etc/thing/own": "", host + "/etc/thing/both": "", host + "/etc/thing/deep/own": "",
+		part + "/both": "", part + "/new": "", part + "/deep/new/file": "", part + "/own/file": "",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("../zone", host+"/etc/localtime"); err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[string]string{
+		"/etc/other": "dir 0 dir 0/other dir 0/.lull bind /etc 0/.lull link ../zone 0/localtime link /etc/.lull/passwd 0/passwd link /etc/.lull/thing 0/thing " +
+			"bind 0 /etc protect /etc bind PART /etc/other",
+		"/etc/thing": "dir 0 dir 0/deep dir 0/deep/new file 0/new dir 0/.lull bind /etc/thing 0/.lull link /etc/thing/.lull/both 0/both " +
+			"link /etc/thing/.lull/deep/own 0/deep/own link /etc/thing/.lull/own 0/own bind 0 /etc/thing protect /etc/thing " +
+			"bind PART/deep/new /etc/thing/deep/new bind PART/new /etc/thing/new",
+	} {
+		tree := &tree{dir: host, shown: "/", mounted: []string{"/", "/etc/passwd"}}
+		merges, made, binds, err := tree.show(map[string]string{at: part})
+		if got := strings.ReplaceAll(strings.Join(slices.Concat(merges, made, binds), " "), part, "PART"); err != nil || got != want {
+			t.Errorf("%s: error %v\ngot  %s\nwant %s", at, err, got, want)
+		}
+	}
+}
+
 // buildLayout builds lull-layout into a directory that has the launcher, too, and returns the
 // launcher.
 func buildLayout(t *testing.T) string {
@@ -155,7 +186,8 @@ func TestLayout(t *testing.T) {
 		t.Run(who, func(t *testing.T) {
 			point := map[string]string{mounted: "/usr/share/doc", inLocale: "/usr/share/locale/de"}[who]
 			w := newWorld(t)
-			w.layout = map[string]string{"/opt/lull-test.layout": "opt", "/usr/share/locale": "share", "/usr/share/lull-test.layout/deep": "share", "/usr/lib/lull-test.layout/line": "share/text"}
+			w.layout = map[string]string{"/opt/lull-test.layout": "opt", "/usr/share/locale": "share", "/usr/share/lull-test.layout/deep": "share", "/usr/lib/lull-test.layout/line": "share/text",
+				"/etc/lull-test.layout": "share"}
 			w.untracked()
 			dir := filepath.Join(w.root, "packages", w.install(1, 0, false).String())
 			w.no(os.MkdirAll(filepath.Join(dir, "share"), 0o755))
@@ -204,7 +236,7 @@ func TestLayout(t *testing.T) {
 			} else if os.Getuid() != 0 {
 				uid = itoa(os.Getuid()) + " " + itoa(os.Getgid())
 			}
-			if got, want := string(b[:n]), "from the package from the package from the package "+uid+" "+w.home+"\n"; err != nil || got != want {
+			if got, want := string(b[:n]), "from the package from the package from the package from the package - "+uid+" "+w.home+"\n"; err != nil || got != want {
 				t.Errorf("got %q, %v, %s; want %q", got, err, stderr.String(), want)
 			}
 			// The kernel and /proc show the files of the package.
@@ -292,6 +324,8 @@ int main(void)
 	show("/usr/share/lull-test.layout/deep/text");
 	show("/usr/lib/lull-test.layout/line");
 	show("/usr/share/locale/text");
+	show("/etc/lull-test.layout/text");
+	printf(fopen("/etc/passwd", "r") ? "- " : "no users ");
 	syscall(SYS_getcwd, cwd, sizeof(cwd)); /* glibc's function searches for the name */
 	printf("%d %d %s\n", getuid(), getgid(), cwd);
 	fflush(stdout);

@@ -112,15 +112,38 @@ func (l *launch) rootOperations() (operations []string, err error) {
 		}
 	}
 	t := &tree{dir: dir, shown: ".", pad: hostRoot}
+	configuration := map[string]string{}
+	for at, part := range places {
+		if manifest.AddsLayout(at) {
+			if err := t.lacking(at, part, configuration); err != nil {
+				return nil, err
+			}
+			delete(places, at)
+		}
+	}
 	merges, made, binds, err := t.show(places)
-	return slices.Concat(operations, driverOperations(), inEtc(slices.Contains(own, "etc"), places[zones] == zones), merges, made, binds, []string{"pivot", hostRoot}), err
+	return slices.Concat(operations, driverOperations(), inEtc(slices.Contains(own, "etc"), places[zones] == zones, configuration), merges, made, binds, []string{"pivot", hostRoot}), err
 }
 
-// inEtc lists the operations that put the host's files into /etc. there reports whether the
-// runtime has that directory, and zoned whether the host's time zones are at their place.
-func inEtc(there, zoned bool) (operations []string) {
+// inEtc lists the operations that put the host's files and parts of the package into /etc. there
+// reports whether the runtime has that directory, and zoned whether the host's time zones are at
+// their place.
+func inEtc(there, zoned bool, parts map[string]string) (operations []string) {
 	made := filepath.Join(hostRoot, "etc")
 	operations = []string{"dir", made}
+	dirs := map[string]bool{}
+	link := func(target, at string) {
+		for _, dir := range above(filepath.Dir(strings.TrimPrefix(at, etc+"/"))) {
+			if dir != "." && !dirs[dir] {
+				dirs[dir] = true
+				operations = append(operations, "dir", filepath.Join(made, dir))
+			}
+		}
+		operations = append(operations, "link", target, filepath.Join(hostRoot, at))
+	}
+	for _, at := range slices.Sorted(maps.Keys(parts)) {
+		link(parts[at], at)
+	}
 	for _, name := range hostFiles {
 		operations = append(operations, "link", filepath.Join("/", hostRoot, "etc", name), filepath.Join(made, name))
 	}
@@ -131,8 +154,7 @@ func inEtc(there, zoned bool) (operations []string) {
 	}
 	operations = append(operations, "link", zone, filepath.Join(made, "localtime"))
 	if _, err := os.Stat(openCL); err == nil {
-		at := filepath.Join(hostRoot, openCL)
-		operations = append(operations, "dir", filepath.Dir(filepath.Dir(at)), "dir", filepath.Dir(at), "link", filepath.Join("/", hostRoot, openCL), at)
+		link(filepath.Join("/", hostRoot, openCL), openCL)
 	}
 	if !there {
 		operations = append(operations, "dir", "etc")

@@ -110,7 +110,7 @@ func TestRoot(t *testing.T) {
 		t.Run(who, func(t *testing.T) {
 			w := newWorld(t)
 			w.runtime = w.addRuntime()
-			w.layout = map[string]string{"/opt/Lull/deep": "bin", "/usr/share/lull-test.root": "bin", "/usr/share/locale": "share"}
+			w.layout = map[string]string{"/opt/Lull/deep": "bin", "/usr/share/lull-test.root": "bin", "/usr/share/locale": "share", "/etc/lull-test.root": "share"}
 			w.untracked()
 			dir := filepath.Join(w.root, "packages", w.install(1, 0, false).String())
 			runtime := filepath.Join(w.root, "packages", w.runtime.String())
@@ -165,6 +165,7 @@ func TestRoot(t *testing.T) {
 				{"read", "/etc/shells", "-"}, {"link", "/etc/localtime", zone}, {"read", "/srv/x", "of the runtime"}, {"read", "/var/own", "-"},
 				{"read", "/.host/etc/passwd", first("/etc/passwd")}, {"read", "/proc/self/comm", "app"},
 				{"read", "/opt/Lull/deep/app", "#!/bin/sh"}, {"read", "/usr/share/lull-test.root/app", "#!/bin/sh"}, {"read", "/usr/share/locale/text", "from the package"},
+				{"read", "/etc/lull-test.root/text", "from the package"},
 				{"read", "/usr/share/locale/own", "own"}, {"read", dir + "/bin/app", "#!/bin/sh"},
 				{"write", written, "written"}, {"write", "/x", "-"}, {"write", "/usr/x", "-"}, {"write", "/etc/x", "-"},
 				{"connect", socket, "connected"}, {"show", "cwd", w.home}, {"show", "id", uid}, {"run", privileged, uid}, {"wait", "", "waits"},

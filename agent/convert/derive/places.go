@@ -63,7 +63,7 @@ func (d *deriver) places(l *manifest.Launch) {
 		if matches(imageLoaders, dir) && path.Ext(p) == ".so" {
 			loaders = dir
 		}
-		if n := d.tree.Nodes[p]; n.Type == manifest.TypeDir && (d.mentioned(p) || manifest.MergesLayout("/"+p) && d.names(p)) {
+		if n := d.tree.Nodes[p]; n.Type == manifest.TypeDir && (d.mentioned(p) || d.configures(p) || manifest.MergesLayout("/"+p) && d.names(p)) {
 			layout = append(layout, p)
 		}
 	}
@@ -122,6 +122,12 @@ func (d *deriver) mentioned(dir string) bool {
 	parent := path.Dir(dir)
 	fixed := d.tree.Mentions["/"+parent] || parent == path.Dir(translations) && d.tree.Mentions["/"+translations] || strings.HasPrefix(parent, "usr/") && d.tree.Mentions["/usr"]
 	return fixed && d.hasProgram(path.Base(dir))
+}
+
+// configures reports whether a directory has configuration of the package's own, which a program
+// of it reads by its path.
+func (d *deriver) configures(dir string) bool {
+	return path.Dir(dir) == "etc" && manifest.CheckLayout("/"+dir, dir) == nil && d.names(dir)
 }
 
 // names reports whether a program of the package has the absolute path of a directory, or of

@@ -18,9 +18,9 @@ const elfMagic = "\x7fELF"
 
 // mentionPrefixes begin paths at which a program may look for parts of its package.
 // "/usr" alone is the prefix of programs that put their paths together at run time.
-var mentionPrefixes = [][]byte{[]byte("/usr"), []byte("/opt/")}
+var mentionPrefixes = [][]byte{[]byte("/usr"), []byte("/opt/"), []byte("/etc/")}
 
-const usr = "/usr" // as long as /opt
+const usr = "/usr" // as long as /opt and /etc
 
 // codeExtensions are those of files that programs read as code.
 var codeExtensions = []string{".py", ".pl", ".pm", ".rb", ".lua", ".tcl", ".sh", ".conf"}

@@ -43,7 +43,7 @@ type Tree struct {
 	App     *Node             // the AppRun of an AppImage, or nil
 	Chosen  string            // the desktop file of an AppImage, a path
 	Image   *Image            // the settings of a container image, or nil
-	// Mentions are absolute paths below /usr and /opt in programs, libraries and scripts.
+	// Mentions are absolute paths below /usr, /opt and /etc in programs, libraries and scripts.
 	Mentions map[string]bool
 
 	packages []string // names of the Debian packages, and what they provide

@@ -14,14 +14,17 @@ const MaxLayout = 32
 
 // layoutParents are the directories in which packages can have a place of their own. The
 // directory around that place is read-only for the program, so it must be one that programs do
-// not write to: /etc and /var are not among them.
+// not write to: /var is not among them.
 var layoutParents = []string{
-	"/opt", "/usr/games", "/usr/lib", "/usr/lib/*-linux-gnu*", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/share",
+	"/opt", "/etc", "/usr/games", "/usr/lib", "/usr/lib/*-linux-gnu*", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/share",
 	"/usr/share/games", "/usr/local/etc", "/usr/local/games", "/usr/local/lib", "/usr/local/libexec", "/usr/local/share",
 }
 
 // layoutCommon are directories there that many packages share: to hide one breaks programs.
 var layoutCommon = []string{
+	"/etc/X11", "/etc/alternatives", "/etc/apparmor.d", "/etc/ca-certificates", "/etc/cron*", "/etc/cups", "/etc/dbus-1", "/etc/dconf",
+	"/etc/default", "/etc/fonts", "/etc/init.d", "/etc/ld.so.conf.d", "/etc/logrotate.d", "/etc/pam.d", "/etc/polkit-1", "/etc/profile.d",
+	"/etc/rc*.d", "/etc/security", "/etc/skel", "/etc/ssl", "/etc/sudoers.d", "/etc/systemd", "/etc/udev", "/etc/xdg",
 	"/usr/lib/*-linux-gnu*", "/usr/lib/firmware", "/usr/lib/locale", "/usr/lib/modules", "/usr/lib/python3*", "/usr/lib/ssl",
 	"/usr/lib/systemd", "/usr/lib/tmpfiles.d", "/usr/lib/udev", "/usr/share/X11", "/usr/share/applications", "/usr/share/ca-certificates",
 	"/usr/share/dbus-1", "/usr/share/dconf", "/usr/share/fontconfig", "/usr/share/fonts", "/usr/share/games", "/usr/share/glib-2.0",
@@ -39,6 +42,10 @@ var mergedLayout = []string{"/usr/share/java", "/usr/share/locale"}
 
 // MergesLayout reports whether a path of a layout shows the entries of the host, too.
 func MergesLayout(at string) bool { return slices.Contains(mergedLayout, at) }
+
+// AddsLayout reports whether a path of a layout shows what the host lacks there, and nothing
+// else: the administrator's configuration counts.
+func AddsLayout(at string) bool { return strings.HasPrefix(at, "/etc/") }
 
 // CheckLayout checks one path of a layout: a path of the host, and the part of the package
 // that a program finds there.

@@ -14,7 +14,7 @@ func TestLayout(t *testing.T) {
 		{"/usr/share/locale", "usr/share/locale", ""}, {"/usr/share/locale/de", "x", ""},
 		{"opt/App", "x", "want an absolute path"}, {"/opt/App/", "x", "want an absolute path"}, {"/opt/../etc", "x", "want an absolute path"},
 		{"/", "x", "a package can have a place in /opt"}, {"/opt", "x", "a package can have a place in"}, {"/usr", "x", "a package can have a place in"},
-		{"/usr/share", "x", "a package can have a place in"}, {"/usr/bin/app", "x", "a package can have a place in"}, {"/etc/app", "x", "a package can have a place in"},
+		{"/usr/share", "x", "a package can have a place in"}, {"/usr/bin/app", "x", "a package can have a place in"}, {"/etc/app", "x", ""}, {"/etc/xdg/app", "x", ""}, {"/etc", "x", "a package can have a place in"}, {"/etc/fonts", "x", "other programs' files"},
 		{"/home/x", "x", "a package can have a place in"}, {"/var/lib/app", "x", "a package can have a place in"}, {"/proc/app", "x", "a package can have a place in"},
 		{"/usr/share/icons", "x", "other programs' files"}, {"/usr/lib/x86_64-linux-gnu", "x", "other programs' files"}, {"/usr/lib/python3", "x", "other programs' files"},
 		{"/usr/lib/aarch64-linux-gnu/qt6", "x", "other programs' files"},

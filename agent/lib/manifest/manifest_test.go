@@ -198,7 +198,7 @@ func TestRefused(t *testing.T) {
 		{"wish of a mode", func(m *Meta) { m.Refresh.Mode = "kill" }, `refresh: mode "kill": want wait, side-by-side or endure`},
 		{"wish of refresh-pending", func(m *Meta) { m.Refresh.RefreshPending = "ask" }, `refresh: refresh-pending "ask": want allow or block`},
 		{"wish of a postponement", func(m *Meta) { m.Refresh.MaxPostponement = Duration(MaxWish + 1) }, `refresh: max-postponement 2160h0m0.000000001s: want at most 90 days`},
-		{"layout", func(m *Meta) { m.Layout["/etc/maps"] = "share" }, `layout: /etc/maps: a package can have a place in`},
+		{"layout", func(m *Meta) { m.Layout["/var/maps"] = "share" }, `layout: /var/maps: a package can have a place in`},
 		{"part of a layout", func(m *Meta) { m.Layout["/opt/x"] = "shar" }, `layout: /opt/x: "shar" is not in the package`},
 		{"root", func(m *Meta) { m.Root = "run" }, `root: there is no subpackage "run"`},
 		{"path as a root", func(m *Meta) { m.Root = ".." }, `root: there is no subpackage ".."`},
