@@ -3,7 +3,9 @@ package api
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -200,14 +202,17 @@ func (j *busJob) remove() {
 // close forgets all jobs when the service has ended, and gives up their results.
 func (x *jobs) close() {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, j := range x.list {
+	list := slices.Collect(maps.Values(x.list))
+	for _, j := range list {
 		if j.expire != nil {
 			j.expire.Stop()
 		}
-		j.abandon()
 	}
 	clear(x.list)
+	x.mu.Unlock()
+	for _, j := range list {
+		j.abandon()
+	}
 }
 
 // abandon cancels the work and gives up a result that was not taken.

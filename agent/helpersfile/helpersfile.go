@@ -29,16 +29,16 @@ type File struct {
 	UnderWay func() bool // whether a refresh is under way
 	Log      *slog.Logger
 
-	mu     sync.Mutex // guards the fields below, and the file
-	there  bool
-	linger *time.Timer // removes it
-	closed bool
+	writing sync.Mutex // guards the fields below, and orders the changes of the file
+	there   bool
+	linger  *time.Timer // removes it
+	closed  bool
 }
 
 // Update creates the file, or schedules its removal.
 func (f *File) Update() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.writing.Lock()
+	defer f.writing.Unlock()
 	switch want := f.UnderWay(); {
 	case f.closed:
 	case want && f.linger != nil:
@@ -56,8 +56,8 @@ func (f *File) Update() {
 }
 
 func (f *File) remove() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.writing.Lock()
+	defer f.writing.Unlock()
 	if f.linger = nil; f.closed || f.UnderWay() {
 		return
 	}
@@ -70,17 +70,17 @@ func (f *File) remove() {
 
 // Adopt takes over the file that an earlier agent may have left.
 func (f *File) Adopt() {
-	f.mu.Lock()
+	f.writing.Lock()
 	_, err := os.Lstat(f.path())
 	f.there = err == nil
-	f.mu.Unlock()
+	f.writing.Unlock()
 	f.Update()
 }
 
 // Close leaves the file as it is: the next agent goes on with the refreshes under way.
 func (f *File) Close() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.writing.Lock()
+	defer f.writing.Unlock()
 	f.closed = true
 	if f.linger != nil {
 		f.linger.Stop()

@@ -176,28 +176,26 @@ func (k *Lock) Close() error {
 	delete(k.logind.locks, k)
 	k.logind.mu.Unlock()
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.closed = true
-	if k.fd == nil {
+	fd := k.fd
+	k.fd, k.closed = nil, true
+	k.mu.Unlock()
+	if fd == nil {
 		return nil
 	}
-	err := k.fd.Close()
-	k.fd = nil
-	return err
+	return fd.Close()
 }
 
 // granted puts a new descriptor in the place of the old one.
 func (k *Lock) granted(fd io.Closer, mode string) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.closed {
-		fd.Close()
-		return
+	old := fd
+	if !k.closed {
+		old, k.fd, k.mode = k.fd, fd, mode
 	}
-	if k.fd != nil {
-		k.fd.Close()
+	k.mu.Unlock()
+	if old != nil {
+		old.Close()
 	}
-	k.fd, k.mode = fd, mode
 }
 
 func unavailable(err error) error {

@@ -36,18 +36,18 @@ type Roots struct {
 	// them, in the order of the changes, and under the lock.
 	Published func(instances []string) error
 
-	// mu is held from reading the state until its content is passed on: a slower goroutine
+	// publishing is held from reading the state until its content is passed on: a slower goroutine
 	// must not pass on an older state.
-	mu        sync.Mutex
-	installed map[string][]index.Root // by instance; guarded by mu; nil until all are read
+	publishing sync.Mutex
+	installed  map[string][]index.Root // by instance; guarded by publishing; nil until all are read
 }
 
 // Publish passes the installed revisions to their index, after a change of one instance, or of
 // all with "", whose record is re-read. Of two callers, the second must read what the first
 // has not seen, and publish it after the first.
 func (rs *Roots) Publish(instance string) error {
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
+	rs.publishing.Lock()
+	defer rs.publishing.Unlock()
 	if err := rs.readLocked(instance); err != nil {
 		return err
 	}

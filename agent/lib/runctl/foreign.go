@@ -51,6 +51,11 @@ func (d *Dir) counted(instance string, pids []int) (list []int) {
 	if len(pids) == 0 {
 		pids = []int{0}
 	}
+	holders := make([]holder, len(pids))
+	launch := make([]bool, len(pids)) // of a launcher
+	for i, pid := range pids {
+		holders[i], launch[i] = holder{instance, pid, startTime(pid)}, pid == 0 || d.launchers.is(pid)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	seen := map[holder]time.Time{}
@@ -59,16 +64,15 @@ func (d *Dir) counted(instance string, pids []int) (list []int) {
 			seen[h] = since
 		}
 	}
-	for _, pid := range pids {
-		h := holder{instance, pid, startTime(pid)}
+	for i, h := range holders {
 		since, known := d.seen[h]
 		if !known {
 			since = now
 		}
 		seen[h] = since
 		// The agent has a lock for each launch that it places: its age has no meaning.
-		if pid == os.Getpid() || (pid == 0 || d.launchers.is(pid)) && now.Sub(since) < MaxLaunch {
-			list = append(list, pid)
+		if h.pid == os.Getpid() || launch[i] && now.Sub(since) < MaxLaunch {
+			list = append(list, h.pid)
 		}
 	}
 	d.seen = seen
