@@ -141,6 +141,9 @@ func (d *decoder) decode(old Source) error {
 		return err
 	}
 	d.spans = spansOf(spans)
+	if d.numbers, err = d.readNumbers(); err != nil {
+		return err
+	}
 	d.buf = make([]byte, 0, 256<<10)
 	if err = d.write(); d.out != nil {
 		d.out.Close()
@@ -164,7 +167,7 @@ func (d *decoder) openOld(f File, unpacked int64, old Source) (*file, error) {
 			return nil, err
 		}
 	}
-	o, err := openFile(r, size, in)
+	o, err := openFile(r, size, in, d.version)
 	if err != nil {
 		closeIf(r)
 		return nil, err
@@ -207,6 +210,24 @@ func (d *decoder) open(n int) (err error) {
 	return nil
 }
 
+// readNumbers reads how numbers have changed.
+func (d *decoder) readNumbers() (numbers, error) {
+	at := d.at
+	for _, n := range d.group.streams[:streamNumbers] {
+		at += n
+	}
+	size := d.group.streams[streamNumbers]
+	if size == 0 {
+		return numbers{}, nil
+	}
+	s, err := openStream(streamNumbers, d.group.codecs[streamNumbers], io.NewSectionReader(d.r, at, size))
+	if err != nil {
+		return numbers{}, err
+	}
+	defer s.close()
+	return readNumbers(s)
+}
+
 func (d *decoder) close() {
 	for i, s := range d.raw {
 		if s != nil {
@@ -222,7 +243,7 @@ func (d *decoder) operations(n int, do func(m match) error, literals func(off, n
 	if err := d.open(n); err != nil {
 		return err
 	}
-	if n == streams {
+	if n > streamGap {
 		if err := d.nextRun(); err != nil {
 			return err
 		}
@@ -278,26 +299,17 @@ func (d *decoder) operations(n int, do func(m match) error, literals func(off, n
 func (d *decoder) write() error {
 	w := &walker{predictor: d.predictor, blocks: newBlocks(d.predictor.old, d.version), plain: d.plain}
 	var b [8]byte
+	d.settle = d.actual
 	w.field = func(_ int64, r reference, v []byte) error {
-		target := r.kind.target(v, r.oldAt, r.oldBase)
-		to := d.predict(r.of, r.nf, target)
-		differs, err := d.differs()
+		to, err := d.actual(r, r.kind.target(v, r.oldAt, r.oldBase))
 		if err != nil {
 			return err
-		}
-		if differs {
-			wrong, err := binary.ReadVarint(d.raw[streamFields])
-			if err != nil {
-				return malformed("a field is missing")
-			}
-			to += wrong
-			d.learn(r.of, r.nf, target, to)
 		}
 		r.kind.put(b[:], to, r.newAt, r.newBase)
 		return d.emit(b[:r.kind.size()])
 	}
 	defer d.close()
-	err := d.operations(streams, w.walk, d.literals)
+	err := d.operations(streamNumbers, w.walk, d.literals)
 	if err != nil {
 		return err
 	}
@@ -305,6 +317,22 @@ func (d *decoder) write() error {
 		return err
 	}
 	return d.border()
+}
+
+// actual reads the new value of a field whose old value is target.
+func (d *decoder) actual(r reference, target int64) (int64, error) {
+	to := d.predict(r, target)
+	differs, err := d.differs()
+	if err != nil || !differs {
+		return to, err
+	}
+	wrong, err := binary.ReadVarint(d.raw[streamFields])
+	if err != nil {
+		return 0, malformed("a field is missing")
+	}
+	to += wrong
+	d.learn(r, target, to)
+	return to, nil
 }
 
 // literals copies the literals of a range of new.

@@ -314,6 +314,9 @@ func FuzzDecode(f *testing.F) {
 	}
 	lz4 := []byte("head\x02\x21\x4c\x18\x0b\x00\x00\x00\xa0abcdefghijtail")
 	f.Add(c.roundTrip(f, delta.Pair{New: c.add(append([]byte("more"), lz4...)), Old: &old}, delta.Pair{New: c.add(lz4)}), lz4)
+	before, after := objects()
+	o := c.add(before)
+	f.Add(c.roundTrip(f, delta.Pair{New: c.add(after), Old: &o}), before)
 	f.Fuzz(func(t *testing.T, pack, old []byte) {
 		p, err := delta.Open(bytes.NewReader(pack), int64(len(pack)))
 		if err != nil {

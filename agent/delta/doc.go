@@ -12,9 +12,13 @@
 // the predicted value. Only wrong predictions are coded, each by its difference, and a wrong
 // one corrects later predictions of the same address.
 //
+// Kernels and their modules have more of them. An object file has no addresses: its references
+// are relative to sections, whose places in the new file are coded as fields. Types have numbers
+// that are the same in a kernel and in all modules: how they have changed is coded once, as runs.
+//
 // The format of a pack:
 //
-//	"LULLDLT2"            magic
+//	"LULLDLT3"            magic and version
 //	length of the header  32 bits, little-endian
 //	header                zstd, see header
 //	streams               zstd or LZMA, in the order of the groups; see the constants of streams

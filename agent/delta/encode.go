@@ -53,7 +53,7 @@ func Encode(ctx context.Context, w io.Writer, pairs []Pair, open func(File) (io.
 	if err != nil {
 		return err
 	}
-	out := append([]byte(magic), binary.LittleEndian.AppendUint32(nil, uint32(len(b)))...)
+	out := binary.LittleEndian.AppendUint32(fmt.Appendf(nil, "%s%d", magic, version), uint32(len(b)))
 	for _, part := range append([][]byte{out, b}, packed...) {
 		if _, err := w.Write(part); err != nil {
 			return err
@@ -148,7 +148,11 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 	spans, least := predicting(matches)
 	g.least = least
 	e.new = newList
-	if err := e.residual(newPredictor(oldList, newList, spans), matches); err != nil {
+	p := newEncoderPredictor(oldList, newList, spans)
+	if err := e.count(p, matches, oldContent); err != nil {
+		return nil, nil, err
+	}
+	if err := e.residual(p, matches); err != nil {
 		return nil, nil, err
 	}
 	packed := make([][]byte, streams)
@@ -219,7 +223,7 @@ func (e *encoder) load(files []File, unpack func(i int, b []byte) ([]byte, insid
 	var opened []*file
 	rest := content
 	for i, n := range sizes {
-		o, err := openFile(bytes.NewReader(rest[:n:n]), int64(n), insides[i])
+		o, err := openFile(bytes.NewReader(rest[:n:n]), int64(n), insides[i], version)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -235,12 +239,12 @@ func (e *encoder) matches(oldList, newList *list, oldContent []byte, pairOf []in
 		return nil
 	}
 	old, new := newSide(oldList, oldContent), newSide(newList, e.content)
-	found := findMatches(old, new, false)
+	found := findMatches(old, new)
 	var tables []match
 	for range tablePasses {
 		spans, _ := predicting(append(slices.Clone(found), tables...))
-		predictTables(newPredictor(oldList, newList, spans), old, new, pairOf)
-		tables = findMatches(old, new, true)
+		predictTables(newEncoderPredictor(oldList, newList, spans), old, new, pairOf)
+		tables = findTables(old, new, pairOf)
 	}
 	found = append(found, tables...)
 	slices.SortFunc(found, func(a, b match) int { return cmp.Compare(a.new, b.new) })
@@ -269,21 +273,50 @@ func predicting(matches []match) (spans []match, least uint32) {
 	return spansOf(spans), least
 }
 
+// count finds how numbers have changed, and writes it.
+func (e *encoder) count(p *predictor, matches []match, oldContent []byte) error {
+	var v votes
+	for i := range v {
+		v[i] = map[[2]int32]int{}
+	}
+	w := &walker{predictor: p, blocks: newBlocks(p.old, version), plain: func(int64, []byte) error { return nil }}
+	w.field = func(n int64, r reference, b []byte) error {
+		if r.kind.isNumber() {
+			v[numbersOf(r.kind)][[2]int32{int32(binary.LittleEndian.Uint32(b)), int32(binary.LittleEndian.Uint32(e.content[n:]))}]++
+		}
+		return nil
+	}
+	for _, m := range matches {
+		i := p.old.find(int64(m.old))
+		types, start := p.old.files[i].types, p.old.starts[i]
+		from, to := max(int64(m.old), start+types.off), min(int64(m.old)+int64(m.n), start+types.end)
+		if from < to {
+			if err := w.walk(match{uint32(from), m.new + uint32(from) - m.old, uint32(to - from)}); err != nil {
+				return err
+			}
+		}
+	}
+	p.numbers = v.numbers(baseSizes(p.old, oldContent))
+	if len(v[0])+len(v[1]) > 0 {
+		e.raw[streamNumbers] = p.numbers.append(nil)
+	}
+	return nil
+}
+
 // residual fills the streams.
 func (e *encoder) residual(p *predictor, matches []match) error {
-	w := &walker{predictor: p, blocks: newBlocks(p.old, 2), plain: e.plain}
+	w := &walker{predictor: p, blocks: newBlocks(p.old, version), plain: e.plain}
+	known := p.settle
+	p.bases = [len(p.bases)]base{}
+	p.settle = func(r reference, old int64) (int64, error) {
+		actual, err := known(r, old)
+		e.code(p, r, old, actual)
+		return actual, err
+	}
 	w.field = func(n int64, r reference, v []byte) error {
 		target := r.kind.target(v, r.oldAt, r.oldBase)
 		actual := r.kind.target(e.content[n:], r.newAt, r.newBase)
-		predicted := p.predict(r.of, r.nf, target)
-		wrong := wrongBy(r.kind, actual, predicted)
-		if wrong == 0 {
-			e.equal(1)
-			return nil
-		}
-		p.learn(r.of, r.nf, target, predicted+wrong)
-		e.differ()
-		e.raw[streamFields] = binary.AppendVarint(e.raw[streamFields], wrong)
+		e.code(p, r, target, actual)
 		return nil
 	}
 	end, shift := int64(0), int64(0)
@@ -307,10 +340,35 @@ func (e *encoder) residual(p *predictor, matches []match) error {
 	return nil
 }
 
+// code codes the value of a field as its difference from the predicted one.
+func (e *encoder) code(p *predictor, r reference, target, actual int64) {
+	predicted := p.predict(r, target)
+	wrong := wrongBy(r.kind, actual, predicted)
+	if wrong == 0 {
+		e.equal(1)
+		return
+	}
+	p.learn(r, target, predicted+wrong)
+	e.differ()
+	e.raw[streamFields] = binary.AppendVarint(e.raw[streamFields], wrong)
+}
+
+// newEncoderPredictor returns a predictor that knows where the sections of new files are.
+func newEncoderPredictor(old, new *list, spans []match) *predictor {
+	p := newPredictor(old, new, spans)
+	p.settle = func(r reference, base int64) (int64, error) {
+		if to, ok := baseLike(&old.files[r.of].layout, &new.files[r.nf].layout, r.kind, r.section); ok {
+			return to, nil
+		}
+		return p.place(r.of, r.nf, base), nil
+	}
+	return p
+}
+
 // wrongBy returns what is to be added to a predicted target. Only the bits that the field
 // has count.
 func wrongBy(kind fieldKind, actual, predicted int64) int64 {
-	if kind == fieldAbs || kind == fieldSym { // the number has 32 bits and replaces more bytes
+	if kind.isLong() || kind == fieldSym { // the number has 32 bits and replaces more bytes
 		return actual - predicted
 	}
 	return int64(int32(actual - predicted))

@@ -17,12 +17,26 @@ const (
 	fieldName                    // 32 bits, relative to .dynstr
 	fieldSym                     // 32 bits, the number of an entry of .dynsym
 	fieldAbs                     // 64 bits, absolute
+	fieldString                  // 32 bits, the offset of a name of a type; since version 3
+	fieldType                    // 32 bits, the number of a type; since version 3
+	fieldSum                     // 32 bits, the checksum of a symbol; since version 3
+	fieldPlace                   // 64 bits, relative to a section; since version 3
+	fieldEntry                   // as fieldSelf, in a table; since version 3
 )
 
 const symSize = 24 // bytes of an Elf64_Sym
 
+// isLong reports whether a field has 64 bits.
+func (k fieldKind) isLong() bool { return k == fieldAbs || k == fieldPlace }
+
+// inTable reports whether fields of a kind are in tables.
+func (k fieldKind) inTable() bool { return k >= fieldSearch && k <= fieldAbs || k >= fieldPlace }
+
+// isShared reports whether a field has a number that means the same in all files.
+func (k fieldKind) isShared() bool { return k.isNumber() || k == fieldSum }
+
 func (k fieldKind) size() int {
-	if k == fieldAbs {
+	if k.isLong() {
 		return 8
 	}
 	return 4
@@ -31,14 +45,14 @@ func (k fieldKind) size() int {
 // target returns the address that a field refers to, with its bytes, its own address, and
 // the address that its kind is relative to.
 func (k fieldKind) target(b []byte, at, base int64) int64 {
-	if k == fieldAbs {
-		return int64(binary.LittleEndian.Uint64(b))
+	if k.isLong() {
+		return base + int64(binary.LittleEndian.Uint64(b))
 	}
 	v := int64(int32(binary.LittleEndian.Uint32(b)))
 	switch k {
 	case fieldRel:
 		return at + 4 + v
-	case fieldSelf:
+	case fieldSelf, fieldEntry:
 		return at + v
 	case fieldBack:
 		return at - v
@@ -51,12 +65,12 @@ func (k fieldKind) target(b []byte, at, base int64) int64 {
 // put is the inverse of target.
 func (k fieldKind) put(b []byte, target, at, base int64) {
 	switch k {
-	case fieldAbs:
-		binary.LittleEndian.PutUint64(b, uint64(target))
+	case fieldAbs, fieldPlace:
+		binary.LittleEndian.PutUint64(b, uint64(target-base))
 		return
 	case fieldRel:
 		target -= at + 4
-	case fieldSelf:
+	case fieldSelf, fieldEntry:
 		target -= at
 	case fieldBack:
 		target = at - target
@@ -69,8 +83,12 @@ func (k fieldKind) put(b []byte, target, at, base int64) {
 }
 
 // base returns the address that fields of a kind are relative to.
-func (l *layout) base(k fieldKind) int64 {
+func (l *layout) base(k fieldKind, section uint16) int64 {
 	switch k {
+	case fieldPlace:
+		if int(section) < len(l.sections) {
+			return l.sections[section].off
+		}
 	case fieldSearch:
 		return l.search
 	case fieldName:
@@ -83,8 +101,9 @@ func (l *layout) base(k fieldKind) int64 {
 
 // field is the place of a reference.
 type field struct {
-	off  uint32 // in the data that was searched
-	kind fieldKind
+	off     uint32 // in the data that was searched
+	kind    fieldKind
+	section uint16 // of a fieldPlace
 }
 
 // Blocks of a file are searched for fields one by one, in any order, with some bytes before,
@@ -102,6 +121,7 @@ type file struct {
 	layout
 	r       io.ReaderAt
 	unwinds []unwind
+	typed   []typeFields
 }
 
 // unwind has the fields of an .eh_frame region, which only a reading from its beginning finds.
@@ -110,8 +130,8 @@ type unwind struct {
 	self, back []uint64 // bits: offsets of fields in the region
 }
 
-func openFile(r io.ReaderAt, size int64, in inside) (*file, error) {
-	f := &file{layout: layoutIn(r, size, in), r: r}
+func openFile(r io.ReaderAt, size int64, in inside, version int) (*file, error) {
+	f := &file{layout: layoutIn(r, size, in, version), r: r}
 	for _, reg := range f.regions {
 		if reg.kind == regionUnwind {
 			u, err := readUnwind(r, reg)
@@ -119,6 +139,13 @@ func openFile(r io.ReaderAt, size int64, in inside) (*file, error) {
 				return nil, err
 			}
 			f.unwinds = append(f.unwinds, u)
+		}
+		if reg.kind == regionTypes {
+			t, err := readTypes(r, reg)
+			if err != nil {
+				return nil, err
+			}
+			f.typed = append(f.typed, t)
 		}
 	}
 	return f, nil
@@ -145,25 +172,45 @@ func (f *file) fields(fields []field, off int64, data []byte) []field {
 					fields = f.unwinds[u].fields(fields, off, from, to)
 				}
 			}
+		case regionTypes:
+			for t := range f.typed {
+				if f.typed[t].region == *reg {
+					fields = f.typed[t].fields(fields, off, from, to)
+				}
+			}
+		case regionVersions:
+			for p := align(from, reg.off, versionSize); p+4 <= to; p += versionSize {
+				fields = append(fields, field{off: uint32(p - off), kind: fieldSum})
+			}
+		case regionEntries:
+			for p := align(from, reg.off, 4); p+4 <= to; p += 4 {
+				if at, ok := f.addr(p); ok && f.mapped(at+int64(int32(binary.LittleEndian.Uint32(b[p-from:])))) {
+					fields = append(fields, field{off: uint32(p - off), kind: fieldEntry})
+				}
+			}
+		case regionPatches:
+			fields = f.patchFields(fields, reg, off, from, b)
+		case regionSymbols:
+			fields = f.symbolFields(fields, reg, off, from, b)
 		case regionSearch:
 			for p := align(from, reg.off, 4); p+4 <= to; p += 4 {
-				fields = append(fields, field{uint32(p - off), fieldSearch})
+				fields = append(fields, field{off: uint32(p - off), kind: fieldSearch})
 			}
 		case regionRela:
 			fields = f.relaFields(fields, reg, off, from, b)
 		case regionSyms:
 			for p := align(from-symSize+1, reg.off, symSize); p < to; p += symSize {
 				if p >= from && p+4 <= to {
-					fields = append(fields, field{uint32(p - off), fieldName})
+					fields = append(fields, field{off: uint32(p - off), kind: fieldName})
 				}
 				if p+8 >= from && p+16 <= to && f.mapped(int64(binary.LittleEndian.Uint64(b[p+8-from:]))) {
-					fields = append(fields, field{uint32(p + 8 - off), fieldAbs})
+					fields = append(fields, field{off: uint32(p + 8 - off), kind: fieldAbs})
 				}
 			}
 		case regionWords:
 			for p := (from + 7) &^ 7; p+8 <= to; p += 8 {
 				if v := int64(binary.LittleEndian.Uint64(b[p-from:])); (v >= f.wordLo || v < f.wordHi) && f.mapped(v) {
-					fields = append(fields, field{uint32(p - off), fieldAbs})
+					fields = append(fields, field{off: uint32(p - off), kind: fieldAbs})
 				}
 			}
 		}
@@ -184,15 +231,15 @@ func (f *file) relaFields(fields []field, reg *region, off, from int64, b []byte
 	to := from + int64(len(b))
 	for p := align(from-23, reg.off, 24); p < to; p += 24 {
 		if p >= from && p+8 <= to {
-			fields = append(fields, field{uint32(p - off), fieldAbs})
+			fields = append(fields, field{off: uint32(p - off), kind: fieldAbs})
 		}
 		// Without the whole entry, its type is unknown.
 		switch {
 		case p+8 < from || p+24 > to:
 		case binary.LittleEndian.Uint32(b[p+8-from:]) == relocRel:
-			fields = append(fields, field{uint32(p + 16 - off), fieldAbs})
+			fields = append(fields, field{off: uint32(p + 16 - off), kind: fieldAbs})
 		default:
-			fields = append(fields, field{uint32(p + 12 - off), fieldSym})
+			fields = append(fields, field{off: uint32(p + 12 - off), kind: fieldSym})
 		}
 	}
 	return fields
@@ -249,7 +296,7 @@ func (f *file) codeFields(fields []field, off, at int64, b []byte) []field {
 		}
 		target := at + int64(p) + 4 + int64(int32(binary.LittleEndian.Uint32(b[p:])))
 		if target >= f.codeLo && target < f.code || data && f.mapped(target) {
-			fields = append(fields, field{uint32(off + int64(p)), fieldRel})
+			fields = append(fields, field{off: uint32(off + int64(p)), kind: fieldRel})
 			i = p + 3
 		}
 	}
@@ -319,9 +366,9 @@ func (u *unwind) fields(fields []field, off, from, to int64) []field {
 		case u.self[word]|u.back[word] == 0:
 			p |= 63
 		case u.back[word]&bit != 0:
-			fields = append(fields, field{uint32(u.region.off + p - off), fieldBack})
+			fields = append(fields, field{off: uint32(u.region.off + p - off), kind: fieldBack})
 		case u.self[word]&bit != 0:
-			fields = append(fields, field{uint32(u.region.off + p - off), fieldSelf})
+			fields = append(fields, field{off: uint32(u.region.off + p - off), kind: fieldSelf})
 		}
 	}
 	return fields

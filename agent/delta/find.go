@@ -24,7 +24,19 @@ type part struct {
 // newSide masks the fields in content, which is all files of the list.
 func newSide(l *list, content []byte) *side {
 	s := &side{list: l, content: content, masked: slices.Clone(content)}
-	s.each(func(_ int, kind fieldKind, at int64) { clear(s.masked[at : at+int64(kind.size())]) })
+	described := descriptions(l, content)
+	s.each(func(i int, x field, at int64) {
+		kind := x.kind
+		if kind.isNumber() {
+			b := s.masked[at:]
+			binary.LittleEndian.PutUint32(b, described[i].alike(kind, binary.LittleEndian.Uint32(b)))
+			return
+		}
+		clear(s.masked[at : at+int64(kind.size())])
+	})
+	for i, f := range l.files {
+		f.refer(content[l.starts[i]:l.starts[i+1]], s.masked[l.starts[i]:l.starts[i+1]])
+	}
 	off := int64(0)
 	add := func(end int64, table bool) {
 		if off < end {
@@ -48,14 +60,14 @@ func newSide(l *list, content []byte) *side {
 const chunkSize = 1 << 20
 
 // each calls do for each field, with its file and its offset in the list.
-func (s *side) each(do func(i int, kind fieldKind, at int64)) {
+func (s *side) each(do func(i int, x field, at int64)) {
 	var fields []field
 	for i, f := range s.files {
 		start := s.starts[i]
 		for off := int64(0); off < f.size; off += chunkSize {
 			fields = f.fields(fields[:0], off, s.content[start+off:start+min(off+chunkSize, f.size)])
 			for _, x := range fields {
-				do(i, x.kind, start+off+int64(x.off))
+				do(i, x, start+off+int64(x.off))
 			}
 		}
 	}
@@ -87,14 +99,31 @@ func predictTables(p *predictor, old, new *side, pairs []int) {
 			copy(new.masked[x.off:x.end], new.content[x.off:x.end])
 		}
 	}
-	old.each(func(of int, kind fieldKind, at int64) {
-		nf := partner[of]
-		if nf < 0 || kind < fieldSearch {
+	new.each(func(nf int, x field, at int64) {
+		if x.kind == fieldEntry {
+			putEntry(p.new, new, nf, at, func(target int64) int64 { return target })
+		}
+	})
+	old.each(func(of int, x field, at int64) {
+		nf, kind := partner[of], x.kind
+		if nf < 0 || !kind.inTable() {
 			return
 		}
-		oldBase, newBase := p.base(kind, of, nf)
+		if kind == fieldEntry {
+			putEntry(p.old, old, of, at, func(target int64) int64 { return p.place(of, nf, target) })
+			return
+		}
+		oldBase, newBase, _ := p.base(reference{kind: kind, of: of, nf: nf}, x.section) // there is none
 		kind.put(old.masked[at:], p.place(of, nf, kind.target(old.content[at:], 0, oldBase)), 0, newBase)
 	})
+}
+
+// putEntry replaces a reference that is relative to itself by what it refers to.
+func putEntry(l *list, s *side, file int, at int64, become func(int64) int64) {
+	if own, ok := l.files[file].addr(at - l.starts[file]); ok {
+		to := become(fieldEntry.target(s.content[at:], own, 0))
+		binary.LittleEndian.PutUint32(s.masked[at:], uint32(to))
+	}
 }
 
 const (
@@ -227,24 +256,42 @@ func extendBack(a, b []byte) int {
 	return length
 }
 
-// findMatches returns the matches of tables, or those of all other parts, in the order of new.
-func findMatches(old, new *side, tables bool) (found []match) {
-	index := newAnchors(old, tables)
+// findMatches returns the matches of all parts but tables, in the order of new.
+func findMatches(old, new *side) (found []match) {
+	index := newAnchors(old, false)
 	shift := int64(0) // of the last match: old offset - new offset
 	for _, x := range new.parts {
-		if x.table == tables {
-			found, shift = matchPart(found, old, new, index, x.off, x.end, shift)
+		if !x.table {
+			found, shift = matchPart(found, old, new, index, x, 0, old.size(), shift)
 		}
 	}
 	return found
 }
 
-func matchPart(found []match, old, new *side, index *anchors, from, to, shift int64) ([]match, int64) {
+// findTables returns the matches of tables, in the order of new. Their fields are predicted for
+// pairs of files. So they are matched in these only.
+func findTables(old, new *side, pairs []int) (found []match) {
+	index := newAnchors(old, true)
+	for _, x := range new.parts {
+		if !x.table {
+			continue
+		}
+		file := new.find(x.off)
+		if of := pairs[file]; of >= 0 {
+			found, _ = matchPart(found, old, new, index, x, old.starts[of], old.starts[of+1], old.starts[of]-new.starts[file])
+		}
+	}
+	return found
+}
+
+// matchPart appends the matches of a part of new with a range of old.
+func matchPart(found []match, old, new *side, index *anchors, x part, low, high, shift int64) ([]match, int64) {
+	from, to := x.off, x.end
 	done := from // everything before is decided
 	for at := from; at+anchorSize <= to; {
 		o, n, best := int64(0), int64(0), 0
 		near := at + shift
-		if near >= 0 && near < int64(len(old.masked)) {
+		if near >= low && near < high {
 			if k := common(old.masked[near:old.part(near).end], new.masked[at:to]); k >= nearMatch {
 				o, n, best = near, at, k
 			}
@@ -252,6 +299,9 @@ func matchPart(found []match, old, new *side, index *anchors, from, to, shift in
 		if best == 0 {
 			for _, place := range index.find(new.masked[at:], near) {
 				p := int64(place)
+				if p < low || p >= high {
+					continue
+				}
 				if string(old.masked[p:p+anchorSize]) != string(new.masked[at:at+anchorSize]) {
 					continue
 				}

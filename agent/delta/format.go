@@ -12,10 +12,10 @@ import (
 	"github.com/lull/lull/agent/lib/lz4"
 )
 
-// The first bytes of a pack. Packs of version 1 are still read.
+// The first bytes of a pack: magic and its version. Those of former versions are still read.
 const (
-	magic  = "LULLDLT2"
-	magic1 = "LULLDLT1"
+	magic   = "LULLDLT"
+	version = 3
 )
 
 // The bounds of a pack.
@@ -51,11 +51,20 @@ const (
 	streamFields         // signed numbers: differences of targets of fields
 	streamContent        // literals
 	streamNotes          // notes of package lz4; since version 2
+	streamNumbers        // how numbers have changed; since version 3
 	streams
 )
 
-// streams1 is the number of streams of version 1.
-const streams1 = streamNotes
+// streamsOf returns the number of streams of a version.
+func streamsOf(version int) int {
+	switch version {
+	case 1:
+		return streamNotes
+	case 2:
+		return streamNumbers
+	}
+	return streams
+}
 
 // header describes a pack.
 type header struct {
@@ -257,10 +266,7 @@ func parseHeader(b []byte, version int) (*header, error) {
 			g.layouts = append(g.layouts, p.layout(formSize(f, g.forms[i]), version))
 		}
 		g.least = uint32(p.number(maxGroup))
-		for i := range g.streams {
-			if version == 1 && i == streams1 {
-				break
-			}
+		for i := range streamsOf(version) {
 			g.streams[i] = p.number(maxGroup)
 			if version > 1 {
 				g.codecs[i] = codec(p.number(uint64(codecs - 1)))
@@ -286,12 +292,8 @@ func readHeader(r io.ReaderAt, size int64) (*header, int64, error) {
 	if size < int64(len(start)) || readFull(r, start[:], 0) != nil {
 		return nil, 0, malformed("it is too short")
 	}
-	version := 2
-	switch string(start[:8]) {
-	case magic:
-	case magic1:
-		version = 1
-	default:
+	of := int(start[len(magic)] - '0')
+	if string(start[:len(magic)]) != magic || of < 1 || of > version {
 		return nil, 0, malformed("it does not begin as one")
 	}
 	n := int64(binary.LittleEndian.Uint32(start[8:]))
@@ -307,6 +309,6 @@ func readHeader(r io.ReaderAt, size int64) (*header, int64, error) {
 	if err != nil || len(b) > maxHeader {
 		return nil, 0, malformed("its header cannot be decompressed")
 	}
-	h, err := parseHeader(b, version)
+	h, err := parseHeader(b, of)
 	return h, int64(len(start)) + n, err
 }

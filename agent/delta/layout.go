@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"io"
@@ -9,11 +10,13 @@ import (
 
 // The parts of ELF that are used: see elf(5) and the System V ABI, AMD64 supplement.
 const (
+	etRel       = 1
 	etExec      = 2
 	emX8664     = 62
 	ptLoad      = 1
 	ptEhFrame   = 0x6474e550 // PT_GNU_EH_FRAME
 	shtProgbits = 1
+	shtSymtab   = 2
 	shtRela     = 4
 	shtDynsym   = 11
 	shtInit     = 14         // and SHT_FINI_ARRAY
@@ -24,6 +27,7 @@ const (
 	relocRel    = 8 // R_X86_64_RELATIVE
 
 	maxHeaders = 1 << 16 // section and program headers
+	maxNames   = 1 << 16 // bytes of the names of sections
 	maxLoads   = 64      // PT_LOAD segments
 	maxUnwind  = 32 << 20
 	leastWord  = 4096 // smaller words are numbers, not addresses
@@ -39,12 +43,17 @@ type load struct {
 type regionKind uint8
 
 const (
-	regionCode   regionKind = iota
-	regionUnwind            // .eh_frame
-	regionSearch            // the table of .eh_frame_hdr
-	regionRela              // Elf64_Rela entries
-	regionSyms              // Elf64_Sym entries
-	regionWords             // addresses at multiples of 8
+	regionCode     regionKind = iota
+	regionUnwind              // .eh_frame
+	regionTypes               // the types of .BTF; since version 3
+	regionVersions            // __versions of a module; since version 3
+	regionSearch              // the table of .eh_frame_hdr
+	regionRela                // Elf64_Rela entries
+	regionSyms                // Elf64_Sym entries
+	regionWords               // addresses at multiples of 8
+	regionEntries             // a table of a kernel, with references of 32 bits; since version 3
+	regionPatches             // Elf64_Rela entries of an object file; since version 3
+	regionSymbols             // Elf64_Sym entries of an object file; since version 3
 )
 
 // isTable reports whether a region consists of fields, mostly. Masked, it would resemble any
@@ -55,6 +64,12 @@ func (k regionKind) isTable() bool { return k >= regionSearch }
 type region struct {
 	off, end int64
 	kind     regionKind
+	section  uint16 // of an object file, that relocations are for
+}
+
+func (r region) moved(by int64) region {
+	r.off, r.end = r.off+by, r.end+by
+	return r
 }
 
 // layout is the structure of one file that is relevant for fields. The zero value belongs to
@@ -65,8 +80,11 @@ type layout struct {
 	search       int64  // address of .eh_frame_hdr, or 0
 	names, syms  int64  // addresses of .dynstr and .dynsym, or 0
 	regions      []region
-	codeLo, code int64 // range of addresses with code
-	codeOff      int64 // the same in the file, for literals; empty without sections
+	types, texts region    // of .BTF: its types and its strings
+	sections     []section // of an object file
+	local        []uint16  // of an object file: the sections that its first symbols are
+	codeLo, code int64     // range of addresses with code
+	codeOff      int64     // the same in the file, for literals; empty without sections
 	codeEnd      int64
 	wordLo       int64 // least address of a word in regionWords
 	wordHi       int64 // words below it are addresses, too: those of the kernel are negative
@@ -74,7 +92,7 @@ type layout struct {
 
 // readLayout reads the layout of a file. A file that is not a well-formed ELF file for x86-64
 // has no fields.
-func readLayout(r io.ReaderAt, size int64) layout {
+func readLayout(r io.ReaderAt, size int64, version int) layout {
 	l := layout{size: size}
 	h := make([]byte, 64)
 	if size < 64 || readFull(r, h, 0) != nil || string(h[:6]) != "\x7fELF\x02\x01" || binary.LittleEndian.Uint16(h[18:]) != emX8664 {
@@ -84,6 +102,9 @@ func readLayout(r io.ReaderAt, size int64) layout {
 	ph, ok := readTable(r, size, u64(h[32:]), u16(h[54:]), u16(h[56:]), 56)
 	if !ok {
 		return l
+	}
+	if version > 2 && u16(h[16:]) == etRel {
+		return readObject(r, size, h)
 	}
 	for ; len(ph) >= 56; ph = ph[56:] {
 		off, addr, n, mem := int64(u64(ph[8:])), int64(u64(ph[16:])), int64(u64(ph[32:])), int64(u64(ph[40:]))
@@ -101,7 +122,14 @@ func readLayout(r io.ReaderAt, size int64) layout {
 		return layout{size: size}
 	}
 	sh, ok := readTable(r, size, u64(h[40:]), u16(h[58:]), u16(h[60:]), 64)
-	if !ok || len(l.loads) == 0 {
+	if !ok {
+		return l
+	}
+	if version > 2 {
+		l.findTypes(r, sh, int(u16(h[62:])))
+		l.findEntries(r, sh, int(u16(h[62:])))
+	}
+	if len(l.loads) == 0 {
 		return l
 	}
 	exec := u16(h[16:]) == etExec
@@ -112,34 +140,101 @@ func readLayout(r io.ReaderAt, size int64) layout {
 		}
 	}
 	for ; len(sh) >= 64; sh = sh[64:] {
+		if l.isKnown(int64(u64(sh[24:])), int64(u64(sh[32:]))) {
+			continue
+		}
 		l.addSection(u32(sh[4:]), u64(sh[8:]), int64(u64(sh[16:])), int64(u64(sh[24:])), int64(u64(sh[32:])), exec)
 	}
+	l.sortRegions()
+	return l
+}
+
+// entryTables are the sections of a kernel that have references of 32 bits, relative to
+// themselves.
+var entryTables = map[string]bool{"__ksymtab": true, "__ksymtab_gpl": true, "__bug_table": true, "__ex_table": true,
+	".altinstructions": true, ".orc_unwind_ip": true, ".retpoline_sites": true, ".return_sites": true, ".smp_locks": true}
+
+// findEntries adds the tables of a kernel.
+func (l *layout) findEntries(r io.ReaderAt, sh []byte, index int) {
+	sectionNames(r, l.size, sh, index, func(_ int, name string, typ uint32, off, n int64) {
+		if entryTables[name] && typ == shtProgbits && n > 0 {
+			l.regions = append(l.regions, region{off: off, end: off + n/4*4, kind: regionEntries})
+		}
+	})
+}
+
+// isKnown reports whether a section has a region already.
+func (l *layout) isKnown(off, n int64) bool {
+	return slices.ContainsFunc(l.regions, func(r region) bool {
+		return (r.kind == regionTypes || r.kind == regionEntries) && off <= r.off && r.off < off+n
+	})
+}
+
+// sortRegions sorts the regions. If some overlap there are none.
+func (l *layout) sortRegions() {
 	slices.SortFunc(l.regions, func(a, b region) int { return cmp.Compare(a.off, b.off) })
-	for i := range l.regions { // of overlapping ones, the first
+	for i := range l.regions {
 		if i > 0 && l.regions[i].off < l.regions[i-1].end {
 			l.regions = nil
-			break
+			return
 		}
 	}
-	return l
 }
 
 // inside is the range of a file that may be an ELF file: all of it, or the content of blocks.
 type inside struct{ off, size int64 }
 
 // layoutIn reads the layout of a file of size bytes.
-func layoutIn(r io.ReaderAt, size int64, in inside) layout {
-	l := readLayout(io.NewSectionReader(r, in.off, in.size), in.size)
+func layoutIn(r io.ReaderAt, size int64, in inside, version int) layout {
+	l := readLayout(io.NewSectionReader(r, in.off, in.size), in.size, version)
 	l.size = size
 	for i := range l.loads {
 		l.loads[i].off += in.off
 	}
 	for i := range l.regions {
-		l.regions[i].off += in.off
-		l.regions[i].end += in.off
+		l.regions[i] = l.regions[i].moved(in.off)
 	}
+	l.types, l.texts = l.types.moved(in.off), l.texts.moved(in.off)
 	l.codeOff, l.codeEnd = l.codeOff+in.off, l.codeEnd+in.off
 	return l
+}
+
+// sectionNames calls do with the name of each section of a table that is in the file. Section
+// number index has the names.
+func sectionNames(r io.ReaderAt, size int64, sh []byte, index int, do func(i int, name string, typ uint32, off, n int64)) {
+	u32, u64 := binary.LittleEndian.Uint32, binary.LittleEndian.Uint64
+	if index >= len(sh)/64 {
+		return
+	}
+	off, n := int64(u64(sh[index*64+24:])), int64(u64(sh[index*64+32:]))
+	if off < 0 || n < 0 || off > size || n > min(size-off, maxNames) {
+		return
+	}
+	names := make([]byte, n)
+	if readFull(r, names, off) != nil {
+		return
+	}
+	for i := 0; len(sh) >= 64; i, sh = i+1, sh[64:] {
+		off, n := int64(u64(sh[24:])), int64(u64(sh[32:]))
+		if off < 0 || n < 0 || off > size || n > size-off || int64(u32(sh)) >= int64(len(names)) {
+			continue
+		}
+		if name, _, ok := bytes.Cut(names[u32(sh):], []byte{0}); ok {
+			do(i, string(name), u32(sh[4:]), off, n)
+		}
+	}
+}
+
+// findTypes adds the types of the section .BTF.
+func (l *layout) findTypes(r io.ReaderAt, sh []byte, index int) {
+	sectionNames(r, l.size, sh, index, func(_ int, name string, typ uint32, off, n int64) {
+		if name != ".BTF" || typ != shtProgbits || l.types.end > 0 {
+			return
+		}
+		if l.types, l.texts = btfTypes(r, off, n); l.types.end > l.types.off {
+			l.regions = append(l.regions, l.types)
+		}
+	})
 }
 
 func validLoad(off, addr, n, mem, size int64) bool {
@@ -221,7 +316,7 @@ func (l *layout) addSection(typ uint32, flags uint64, addr, off, n int64, exec b
 		return
 	}
 	if n > 0 {
-		l.regions = append(l.regions, region{off, off + n, kind})
+		l.regions = append(l.regions, region{off: off, end: off + n, kind: kind})
 	}
 }
 

@@ -84,8 +84,10 @@ func (m match) from(old uint32) match {
 type predictor struct {
 	old, new *list
 	spans    []match
+	numbers  numbers
 	learned  []lesson
-	bases    [fieldAbs]base
+	bases    [64]base
+	settle   func(r reference, old int64) (int64, error) // returns the new base in an object file
 }
 
 // base is the prediction of layout.base for a pair of files.
@@ -106,18 +108,30 @@ func newPredictor(old, new *list, spans []match) *predictor {
 	return &predictor{old: old, new: new, spans: spans, learned: make([]lesson, lessons)}
 }
 
-func (p *predictor) slot(of, nf int, target int64) (*lesson, uint64) {
-	in := uint64(of+1)<<32 | uint64(nf+1)
+// pairOf returns a number for a pair of files. There are less than 1<<17 of each.
+func pairOf(of, nf int) uint64 { return uint64(of+1)<<32 | uint64(nf+1) }
+
+func (p *predictor) slot(r reference, target int64) (*lesson, uint64) {
+	in := pairOf(r.of, r.nf)
+	if r.kind.isShared() {
+		in = uint64(r.kind) << 56
+	}
 	h := (uint64(target) ^ in<<20) * 0x9e3779b97f4a7c15
 	return &p.learned[h>>49], in
 }
 
-// predict returns the address in the new file nf of the address target in the old file of.
-func (p *predictor) predict(of, nf int, target int64) int64 {
-	if s, in := p.slot(of, nf, target); s.in == in && s.old == target {
+// predict returns the new value of a field whose old value is target.
+func (p *predictor) predict(r reference, target int64) int64 {
+	if s, in := p.slot(r, target); s.in == in && s.old == target {
 		return s.new
 	}
-	return p.place(of, nf, target)
+	if r.kind.isNumber() {
+		return p.numbers[numbersOf(r.kind)].predict(r.nf, target)
+	}
+	if r.kind.isShared() {
+		return target
+	}
+	return p.place(r.of, r.nf, target)
 }
 
 // place is predict by the matches alone.
@@ -158,21 +172,29 @@ func (p *predictor) place(of, nf int, target int64) int64 {
 	return target
 }
 
-// base returns the addresses that fields of a kind are relative to, the new one as far as it
-// can be predicted. Only differences to it are coded.
-func (p *predictor) base(k fieldKind, of, nf int) (old, new int64) {
-	switch k {
+// base returns the addresses that a field is relative to, the new one as far as it is known.
+func (p *predictor) base(r reference, section uint16) (old, new int64, err error) {
+	f := p.old.files[r.of]
+	switch r.kind {
 	case fieldSearch:
-		return p.old.files[of].search, p.new.files[nf].search
-	case fieldName, fieldSym:
-		b := &p.bases[k]
-		if _, in := p.slot(of, nf, 0); b.in != in {
-			old := p.old.files[of].base(k)
-			*b = base{in, old, p.place(of, nf, old)}
+		return f.search, p.new.files[r.nf].search, nil
+	case fieldName, fieldSym, fieldPlace:
+		b := &p.bases[(uint16(r.kind)+section)%uint16(len(p.bases))]
+		if in := pairOf(r.of, r.nf) ^ uint64(section)<<20 ^ uint64(r.kind)<<52; b.in != in {
+			old, new := f.base(r.kind, section), int64(0)
+			if len(f.sections) == 0 {
+				new = p.place(r.of, r.nf, old)
+			} else {
+				r.section = section
+				if new, err = p.settle(r, old); err != nil {
+					return 0, 0, err
+				}
+			}
+			*b = base{in, old, new}
 		}
-		return b.old, b.new
+		return b.old, b.new, nil
 	}
-	return 0, 0
+	return 0, 0, nil
 }
 
 // moved moves an address by as much as the loaded bytes at old moved to new.
@@ -187,8 +209,11 @@ func (p *predictor) moved(of, nf int, target int64, old, new uint32) (int64, boo
 }
 
 // learn notes the true value after a wrong prediction.
-func (p *predictor) learn(of, nf int, target, actual int64) {
-	s, in := p.slot(of, nf, target)
+func (p *predictor) learn(r reference, target, actual int64) {
+	if r.kind.isNumber() && p.numbers[numbersOf(r.kind)].learn(r.nf, target, actual) {
+		return
+	}
+	s, in := p.slot(r, target)
 	*s = lesson{target, actual, in}
 }
 
@@ -203,7 +228,7 @@ type blocks struct {
 
 const (
 	blockCache = 2 << 10
-	pageCache  = 2 << 10
+	pageCache  = 1 << 10
 	pageSize   = 4 << 10
 )
 
@@ -292,9 +317,10 @@ type walker struct {
 // reference is a field of old whose place in new is known.
 type reference struct {
 	kind             fieldKind
-	of, nf           int   // files
-	oldAt, newAt     int64 // its addresses
-	oldBase, newBase int64 // see base
+	section          uint16 // of a base
+	of, nf           int    // files
+	oldAt, newAt     int64  // its addresses
+	oldBase, newBase int64  // see base
 }
 
 // walk goes through one match, which is inside of one old and one new file.
@@ -323,10 +349,10 @@ func (w *walker) walk(m match) error {
 			}
 			r := reference{kind: kind, of: of, nf: nf}
 			var known bool
-			if r.oldAt, known = w.predictor.old.files[of].addr(at); !known {
+			if r.oldAt, known = w.predictor.old.files[of].addr(at); !known && !kind.isNumber() {
 				continue
 			}
-			if r.newAt, known = w.new.files[nf].addr(at + shift - base); !known {
+			if r.newAt, known = w.new.files[nf].addr(at + shift - base); !known && !kind.isNumber() {
 				continue
 			}
 			if at > off {
@@ -334,7 +360,9 @@ func (w *walker) walk(m match) error {
 					return err
 				}
 			}
-			r.oldBase, r.newBase = w.base(kind, of, nf)
+			if r.oldBase, r.newBase, err = w.base(r, b.fields[i].section); err != nil {
+				return err
+			}
 			if err := w.field(at+shift, r, b.data[at-b.off:at-b.off+n]); err != nil {
 				return err
 			}

@@ -2,10 +2,13 @@ package delta_test
 
 import (
 	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -29,16 +32,59 @@ func formerFiles() (old, new, alone []byte) {
 	return []byte(o.String()), []byte(n.String()), []byte(strings.Repeat("alone", 50))
 }
 
-// TestFormerVersion: a pack of version 1 makes its files. One of an unknown version is an error.
-func TestFormerVersion(t *testing.T) {
-	pack, err := os.ReadFile("testdata/version1.pack")
+// plainObject is an object file with the types of kernel in an order, and nothing else.
+func plainObject(order []int) []byte {
+	types, _ := kernel(order)
+	btf, names := types.section(), "\x00.BTF\x00.names\x00"
+	b := make([]byte, 64, 64+len(btf)+len(names)+3*64)
+	copy(b, "\x7fELF\x02\x01\x01")
+	put := binary.LittleEndian
+	put.PutUint16(b[16:], uint16(elf.ET_REL))
+	put.PutUint16(b[18:], uint16(elf.EM_X86_64))
+	put.PutUint64(b[40:], uint64(64+len(btf)+len(names)))
+	put.PutUint16(b[58:], 64)
+	put.PutUint16(b[60:], 3)
+	put.PutUint16(b[62:], 2)
+	b = append(append(b, btf...), names...)
+	for _, s := range [3]elf.Section64{{}, {Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: 64, Size: uint64(len(btf))},
+		{Name: 6, Type: uint32(elf.SHT_STRTAB), Off: uint64(64 + len(btf)), Size: uint64(len(names))}} {
+		b, _ = binary.Append(b, put, s)
+	}
+	return b
+}
+
+// objects are the files of testdata/version2.pack.
+func objects() (old, new []byte) {
+	var first, second []int
+	for i := range 50 {
+		first, second = append(first, i), append(second, (i+17)%50)
+	}
+	return plainObject(first), plainObject(second)
+}
+
+// TestFormerVersions: packs of versions 1 and 2 make their files. One of an unknown version is an
+// error.
+func TestFormerVersions(t *testing.T) {
+	c := content{}
+	old, new, alone := formerFiles()
+	c.add(old)
+	former := c.make(t, "version1.pack", c.add(new), c.add(alone))
+	old, new = objects()
+	c.add(old)
+	c.make(t, "version2.pack", c.add(new))
+	later := append([]byte("LULLDLT9"), former[8:]...)
+	if _, err := delta.Open(bytes.NewReader(later), int64(len(later))); !errors.Is(err, delta.ErrMalformed) {
+		t.Errorf("a later version: %v, want %v", err, delta.ErrMalformed)
+	}
+}
+
+// make makes the files of a pack, and returns the pack.
+func (c content) make(t *testing.T, name string, want ...delta.File) []byte {
+	t.Helper()
+	pack, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	old, new, alone := formerFiles()
-	c := content{}
-	c.add(old)
-	want := []delta.File{c.add(new), c.add(alone)}
 	p, err := delta.Open(bytes.NewReader(pack), int64(len(pack)))
 	if err != nil {
 		t.Fatal(err)
@@ -46,15 +92,12 @@ func TestFormerVersion(t *testing.T) {
 	made := 0
 	if err := p.Decode(t.Context(), c.at, func(f delta.File) (io.WriteCloser, error) {
 		if f != want[made] {
-			t.Errorf("file %d is %v, want %v", made, f, want[made])
+			t.Errorf("%s: file %d is %v, want %v", name, made, f, want[made])
 		}
 		made++
 		return &checked{want: c[f.Digest]}, nil
 	}); err != nil || made != len(want) {
-		t.Errorf("%d files were made, want %d: %v", made, len(want), err)
+		t.Errorf("%s: %d files were made, want %d: %v", name, made, len(want), err)
 	}
-	later := append([]byte("LULLDLT9"), pack[8:]...)
-	if _, err := delta.Open(bytes.NewReader(later), int64(len(later))); !errors.Is(err, delta.ErrMalformed) {
-		t.Errorf("a later version: %v, want %v", err, delta.ErrMalformed)
-	}
+	return pack
 }
