@@ -30,8 +30,7 @@ var (
 	firefox     = update{"firefox", "firefox-esr=140.12.0esr-1~deb12u1", "firefox-esr=153.8.0esr-1~deb12u1", false}
 )
 
-// play compares the bytes that an update of a Debian package takes, and those of its first
-// installation.
+// play compares the bytes that an update of a Debian package takes with those of others.
 func (u update) play(tb rig.TB) results {
 	s := newDeltaScene(tb)
 	s.old, _ = s.unpack("old", u.old)
@@ -40,10 +39,24 @@ func (u update) play(tb rig.TB) results {
 	s.compare()
 	ours := s.lull()
 	got := results{"delta-" + u.id: s.peers(u.old+" → "+u.new, ours, fmt.Sprintf("the .deb %d", deb))}
+	if u.encode {
+		got["delta-encode"] = s.encoding(ours)
+	}
+	return got
+}
+
+// playPacks measures the pack of the first installation, and the use of the pack of an update.
+func (u update) playPacks(tb rig.TB) results {
+	s := newDeltaScene(tb)
+	s.old, _ = s.unpack("old", u.old)
+	var deb int64
+	s.new, deb = s.unpack("new", u.new)
+	ours := s.lull()
+	got := results{}
 	got["first-"+u.id] = samples{Ours: []float64{float64(ours.whole.Size)}, Theirs: []float64{float64(deb)}, Notes: []string{
 		fmt.Sprintf("%s: one pack of all files of %d bytes; single blobs have %d", u.new, ours.whole.Content, ours.whole.Replaces)}}
 	if u.encode {
-		got["delta-encode"], got["delta-decode"] = s.encoding(ours), s.decoding(ours)
+		got["delta-decode"] = s.decoding(ours)
 	}
 	return got
 }
@@ -183,7 +196,8 @@ type packs struct {
 // usage is what a process has used.
 type usage struct {
 	cpu    float64 // seconds
-	memory float64 // MiB at most
+	memory float64 // MiB at most, of itself and of this program
+	out    string
 }
 
 // used runs a program and returns what it has used.
@@ -191,10 +205,11 @@ func (s *deltaScene) used(dir string, words ...string) usage {
 	s.Helper()
 	c := exec.Command(words[0], words[1:]...)
 	c.Dir = dir
-	if out, err := c.CombinedOutput(); err != nil {
+	out, err := c.CombinedOutput()
+	if err != nil {
 		s.Fatalf("%v: %v\n%s", words, err, out)
 	}
-	u := usage{cpu: (c.ProcessState.UserTime() + c.ProcessState.SystemTime()).Seconds()}
+	u := usage{out: string(out), cpu: (c.ProcessState.UserTime() + c.ProcessState.SystemTime()).Seconds()}
 	if r, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		u.memory = float64(r.Maxrss) / 1024
 	}
@@ -248,7 +263,7 @@ func (s *deltaScene) encoding(ours packs) samples {
 	theirs := usage{}
 	for _, c := range s.changed {
 		u := s.used(s.dir, zstdCommand(c[0], c[1], filepath.Join(s.dir, "patch"), "-f")...)
-		theirs = usage{theirs.cpu + u.cpu, max(theirs.memory, u.memory)}
+		theirs = usage{cpu: theirs.cpu + u.cpu, memory: max(theirs.memory, u.memory)}
 	}
 	return samples{Ours: []float64{ours.usage.cpu}, Theirs: []float64{theirs.cpu}, Notes: []string{
 		fmt.Sprintf("with reading, compressing and signing; memory: %.0f MiB, zstd %.0f MiB", ours.usage.memory, theirs.memory)}}
@@ -263,7 +278,9 @@ func (s *deltaScene) decoding(ours packs) samples {
 	for range 5 {
 		u := s.used(s.dir, program, ours.repository, ours.delta.Pack.String(), s.old)
 		list = append(list, u.cpu*1e3/(float64(ours.delta.Content)/1e6))
-		memory = max(memory, u.memory)
+		kib, err := strconv.ParseFloat(strings.TrimSpace(u.out), 64)
+		s.must(err)
+		memory = max(memory, kib/1024)
 	}
 	return samples{Ours: list, Notes: []string{fmt.Sprintf("with hashing: %.0f MB/s; memory of the whole process: %.0f MiB", 1e3/median(list), memory)}}
 }

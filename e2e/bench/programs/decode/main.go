@@ -1,17 +1,20 @@
 // Decode makes the files of a pack from the files of an older version, and verifies them. It
-// writes nothing. Its memory and processor time are measured.
+// writes nothing. It prints the memory that it has used at most, in KiB: what wait4(2) returns of a
+// child is at least what its parent had at the time of fork(2).
 //
 // Usage: decode REPOSITORY PACK OLD, where OLD is a directory.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -51,9 +54,27 @@ func run(repository, name, old string) error {
 		}
 		return blob(repository, f) // the manifest, which is not in the tree
 	}
-	return p.Decode(context.Background(), open, func(f delta.File) (io.WriteCloser, error) {
+	if err := p.Decode(context.Background(), open, func(f delta.File) (io.WriteCloser, error) {
 		return &verifier{digest.New(), f.Digest}, nil
-	})
+	}); err != nil {
+		return err
+	}
+	return printMemory()
+}
+
+// printMemory prints VmHWM of proc_pid_status(5).
+func printMemory() error {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	kib, _, ok := strings.Cut(strings.TrimSpace(rest), " ")
+	if !ok {
+		return errors.New("/proc/self/status has no VmHWM")
+	}
+	fmt.Println(kib)
+	return nil
 }
 
 // bySize returns the paths of the files of a directory.
