@@ -3,15 +3,18 @@ package repo_test
 import (
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/repo"
+	"github.com/lull/lull/agent/repo/publish"
 )
 
 // TestHTTP2: over TLS, all requests use one connection, and those for several packages are
@@ -78,5 +81,45 @@ func TestHTTP2(t *testing.T) {
 		if !c.Lists(l.Name, l.Channel) {
 			t.Errorf("%s is not known", l.Name)
 		}
+	}
+}
+
+// TestBodiesAreDrained: over HTTP/1.1, too, all requests use one connection, because the client
+// reads the pages of errors that it does not use.
+func TestBodiesAreDrained(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	h := &recorder{files: tagged(f.dir)}
+	var connections atomic.Int32
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	c := f.client(s.URL, t.TempDir())
+	if err := install(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	f.age()
+	page := strings.Repeat("no such file\n", 1000)
+	for _, status := range []int{http.StatusNotFound, http.StatusForbidden, http.StatusServiceUnavailable} {
+		h.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, "/timestamp.json") && status != http.StatusServiceUnavailable {
+				return false
+			}
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, page)
+			return true
+		})
+		for range 3 {
+			if err := c.Update(t.Context()); err != nil && (status != http.StatusServiceUnavailable || !errkind.Is(err, errkind.Unavailable)) {
+				t.Errorf("with answers %d: got %v, want no error unless all of them are 503", status, err)
+			}
+		}
+	}
+	if n := connections.Load(); n != 1 {
+		t.Errorf("%d requests used %d connections, want 1", len(h.take()), n)
 	}
 }
