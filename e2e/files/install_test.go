@@ -13,13 +13,13 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
-// TestInstall: a file is installed, the same file changes nothing, a newer one
-// is a refresh that waits for the application, an older one is refused, and
+// TestInstall: a file is installed, the same file changes nothing, a newer one, which has another
+// format, is a refresh that waits for the application, an older one is refused, and
 // the refreshed package can be reverted, reinstalled, and removed. The
 // repository keeps the needed packages.
 func TestInstall(t *testing.T) {
 	s := set(t, rig.Options{})
-	one, two := s.tarball("1.0", nil), s.tarball("2.0", nil)
+	one, two := s.tarball("1.0", nil), s.archive("notes-2.0.zip", program("2.0"), nil)
 	r := s.MustLull("install", one)
 	if !strings.Contains(r.Stdout, "notes 1.0 is installed") {
 		t.Errorf("got %v, want %q in the output", r, "notes 1.0 is installed")

@@ -1,6 +1,8 @@
 package files_test
 
 import (
+	"archive/zip"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -44,7 +46,11 @@ func set(t *testing.T, o rig.Options, env ...string) *scene {
 // tarball makes a tar archive with a program, which prints its version, and files by path.
 func (s *scene) tarball(version string, more map[string]string) string {
 	s.Helper()
-	return s.archive("notes-"+version+".tar.gz", fmt.Sprintf("#!/bin/sh\necho notes %s\n[ $# = 0 ] || exec \"$@\"\n", version), more)
+	return s.archive("notes-"+version+".tar.gz", program(version), more)
+}
+
+func program(version string) string {
+	return fmt.Sprintf("#!/bin/sh\necho notes %s\n[ $# = 0 ] || exec \"$@\"\n", version)
 }
 
 func (s *scene) archive(name, program string, more map[string]string) string {
@@ -67,6 +73,17 @@ func (s *scene) archive(name, program string, more map[string]string) string {
 		}
 	}
 	file := filepath.Join(s.Path(), name)
+	if strings.HasSuffix(name, ".zip") {
+		f, err := os.Create(file)
+		if err != nil {
+			s.Fatalf("%v", err)
+		}
+		w := zip.NewWriter(f)
+		if err := errors.Join(w.AddFS(os.DirFS(dir)), w.Close(), f.Close()); err != nil {
+			s.Fatalf("%v", err)
+		}
+		return file
+	}
 	if out, err := exec.Command("tar", "-C", dir, "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "-caf", file, ".").CombinedOutput(); err != nil {
 		s.Fatalf("%v: %s", err, out)
 	}
