@@ -162,7 +162,7 @@ func TestDesktops(t *testing.T) {
 				if os.Getenv("LULL_DESKTOPS") == "" {
 					t.Skip("`make desktops` runs this")
 				}
-				onDesktop(t, d.set)
+				onDesktop(t, d.set, 0)
 				return
 			}
 			m := listen(t)

@@ -25,7 +25,7 @@ func TestGNOME(t *testing.T) {
 		return
 	}
 	require.Container(t)
-	onDesktop(t, suite.GNOME)
+	onDesktop(t, suite.GNOME, 0)
 }
 
 // gnomeScript is a session of GNOME Shell. The shell is a unit of the user's
@@ -105,16 +105,23 @@ func (g *gnome) search(s subject) {
 	g.await("the overview has gone", `!Main.overview.visible`)
 }
 
-// key presses and releases a key, by its X key symbol.
-func (g *gnome) key(symbol int) {
+// key presses and releases a key with modifiers, by their X key symbols.
+func (g *gnome) key(symbol int, modifiers ...int) {
 	g.t.Helper()
+	symbols, err := json.Marshal(append(modifiers, symbol))
+	if err != nil {
+		g.t.Fatal(err)
+	}
 	g.eval(fmt.Sprintf(`(() => {
 		const Clutter = imports.gi.Clutter;
 		globalThis.testKeys ??= (Clutter.get_default_backend?.() ?? global.stage.get_context().get_backend()).get_default_seat().create_virtual_device(Clutter.InputDeviceType.KEYBOARD_DEVICE);
-		for (const state of [Clutter.KeyState.PRESSED, Clutter.KeyState.RELEASED])
-			testKeys.notify_keyval(imports.gi.GLib.get_monotonic_time(), %d, state);
+		const keys = %s;
+		for (const key of keys)
+			testKeys.notify_keyval(imports.gi.GLib.get_monotonic_time(), key, Clutter.KeyState.PRESSED);
+		for (const key of keys.reverse())
+			testKeys.notify_keyval(imports.gi.GLib.get_monotonic_time(), key, Clutter.KeyState.RELEASED);
 		return 1;
-	})()`, symbol))
+	})()`, symbols))
 }
 
 // await waits until an expression is true in the shell, which sends no signal
@@ -183,6 +190,7 @@ func gnomeScene(t *testing.T) {
 	}
 	opened(t, m, g.conn, g.openers)
 	waited(t, m, g)
+	asksPortal(t)
 }
 
 // waited: a waiting refresh has a notice with buttons, which is withdrawn when

@@ -46,8 +46,8 @@ func launches(t *testing.T) int {
 
 // onDesktop boots a container with a desktop and lull's package, with the
 // application's first version installed, and runs the same test inside of it,
-// as root. It keeps the pictures that it takes.
-func onDesktop(t *testing.T, set suite.Set) {
+// as root, for more than ten minutes at most. It keeps the pictures that it takes.
+func onDesktop(t *testing.T, set suite.Set, more time.Duration) {
 	t.Helper()
 	dir := t.TempDir()
 	self, err := os.Executable()
@@ -74,8 +74,8 @@ func onDesktop(t *testing.T, set suite.Set) {
 	run("dpkg", "--install", "/opt/packages/"+filepath.Base(deb))
 	// The files that a user's manager reads at its start are new.
 	run("sh", "-c", "mkdir -p /etc/lull "+pictureDir+" && chmod 1777 "+pictureDir+" && echo 'schedule: {check: 0}' > /etc/lull/policy.yaml && systemctl restart lulld user@1000")
-	env := []string{insideEnv + "=1", "CI=" + os.Getenv("CI"), "LULL_LAUNCHES=" + os.Getenv("LULL_LAUNCHES"), "HOME=/root"}
-	r := c.Service(time.Duration(launches(t))*10*time.Second+10*time.Minute, env, "/opt/desktops.test", "-test.v", "-test.timeout=0", "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$")
+	env := []string{insideEnv + "=1", "CI=" + os.Getenv("CI"), "LULL_LAUNCHES=" + os.Getenv("LULL_LAUNCHES"), programsEnv + "=" + os.Getenv(programsEnv), "HOME=/root"}
+	r := c.Service(time.Duration(launches(t))*10*time.Second+10*time.Minute+more, env, "/opt/desktops.test", "-test.v", "-test.timeout=0", "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$")
 	if r.Code != 0 || !strings.Contains(r.Stdout, "--- PASS: "+t.Name()+" ") {
 		t.Errorf("%v\n%s", r, c.Run("journalctl", "--boot", "--no-pager", "--lines=60", "--identifier=lulld", "--identifier=lull-userd", "--identifier=gnome-shell", "--identifier=lull-run", "--identifier="+desktop).Stdout)
 	}
@@ -83,6 +83,9 @@ func onDesktop(t *testing.T, set suite.Set) {
 	keep := os.Getenv("LULL_PICTURES")
 	if keep == "" {
 		return
+	}
+	if strings.HasPrefix(t.Name(), "TestPrograms/") {
+		keep = filepath.Join(keep, "programs") // many; git ignores them
 	}
 	for _, name := range strings.Fields(c.Run("ls", pictureDir).Stdout) {
 		r := c.Run("cat", filepath.Join(pictureDir, name))
