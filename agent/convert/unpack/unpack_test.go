@@ -202,6 +202,7 @@ func FuzzAdd(f *testing.F) {
 		f.Add(image.Pack(image.Saved(image.Image{Layers: [][]byte{l, l}})))
 		f.Add(image.Pack(image.Layout(image.Image{Layers: [][]byte{l, l}, Plain: true})))
 	}
+	f.Add(appImage(f, map[string]string{"AppRun": "x", "a/b": "y"}))
 	f.Add([]byte("!<arch>\ndebian-binary   0           0     0     100644  4         `\n2.0\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		tree, _ := add(content)
