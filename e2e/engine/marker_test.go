@@ -4,7 +4,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMarkerIsPutBack: the marker of a critical section is removed, or replaced, by hand,
@@ -25,6 +28,16 @@ func TestMarkerIsPutBack(t *testing.T) {
 			func() error { return os.Remove(marker) },
 			func() error {
 				return errors.Join(os.WriteFile(s.Path("other"), []byte("nonsense\n"), 0o644), os.Rename(s.Path("other"), marker))
+			},
+			func() error { return os.Truncate(marker, 0) },
+			func() error { return os.WriteFile(marker, []byte("refresh-pending\n"), 0o644) },
+			func() error { return os.Rename(marker, marker+".away") },
+			func() error {
+				return errors.Join(os.Symlink("/dev/null", s.Path("link")), os.Rename(s.Path("link"), marker))
+			},
+			func() error { // a directory takes its place
+				dir := s.Path("dir-" + strings.TrimSpace(want))
+				return errors.Join(os.MkdirAll(dir, 0o755), unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, marker, unix.RENAME_EXCHANGE))
 			},
 		} {
 			if err := spoil(); err != nil {

@@ -48,7 +48,7 @@ type Watch struct {
 // Opening the lock for writing and closing it is what the agent itself and the
 // release agent do all the time: IN_CLOSE_WRITE is left out, or the agent would
 // wake itself. They give a sign if there is a waiter (see Lock.Unlock).
-const watchMask = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_CLOSE_NOWRITE | unix.IN_ONLYDIR
+const watchMask = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_CLOSE_NOWRITE | unix.IN_MODIFY | unix.IN_ONLYDIR
 
 // Watch starts to watch the directory. The caller checks everything once
 // afterwards, and closes it.
@@ -133,7 +133,7 @@ func translate(e inotify.Event) (Event, bool) {
 		ev.Kind = RunningMade
 	case suffix == running && gone:
 		ev.Kind = RunningGone
-	case suffix == inhibited && (made || gone):
+	case suffix == inhibited && (made || gone || e.Mask&unix.IN_MODIFY != 0):
 		ev.Kind = Inhibition
 	default:
 		return Event{}, false
