@@ -72,7 +72,10 @@ program gets the data to sign on standard input and writes the signature.`,
 			if err := a.Say(output.T("%s is an empty repository now; its keys are in %s", words[0], keys)); err != nil {
 				return err
 			}
-			return a.sayFingerprints(trusted)
+			if err := a.sayFingerprints(trusted); err != nil {
+				return err
+			}
+			return a.sayOffline(keys)
 		},
 	}
 	s.add(a, cmd)
@@ -259,6 +262,15 @@ func asStated(name string, keys, stated []string) error {
 		}
 	}
 	return nil
+}
+
+// sayOffline names the keys in a directory that publishing does not need.
+func (a *app) sayOffline(keys string) error {
+	files, err := filepath.Glob(filepath.Join(keys, "root*.pem"))
+	if err != nil || len(files) == 0 { // used through a program
+		return err
+	}
+	return a.Say(output.N("  move %s to a safe place: only lull repo rotate needs it", "  move %s to a safe place: only lull repo rotate needs them", len(files), output.List(files)))
 }
 
 // sayFingerprints shows the keys of a repository's root of trust.
