@@ -11,10 +11,11 @@ import (
 )
 
 // playConvert makes packages of an AppImage and of a .deb with the Go toolchain, beside
-// the tools that unpack, compress and install the same.
+// the tools that unpack, compress and install the same. The program that is started is static
+// and ends at once.
 func playConvert(tb rig.TB) results {
 	myTurn(tb)
-	for _, program := range []string{"mksquashfs", "unsquashfs", "zstd", "dpkg", "dpkg-deb"} {
+	for _, program := range []string{"mksquashfs", "unsquashfs", "zstd", "dpkg", "dpkg-deb", "flatpak"} {
 		if _, err := require.Find(program); err != nil {
 			tb.Fatalf("it needs %s: %v", program, err)
 		}
@@ -28,10 +29,11 @@ func playConvert(tb rig.TB) results {
 	s.command("cp", "-a", goroot, filepath.Join(tree, "usr/go"))
 	s.command("find", tree, "-name", "*key*.pem", "-delete") // private keys are not published
 	started := filepath.Join(tree, "usr/bin/started")
-	s.write(started, "#!/bin/sh\nexit 0\n", 0o755)
+	s.command("cp", filepath.Join(programs(tb), "empty"), started)
 	s.write(filepath.Join(tree, "AppRun"), "#!/bin/sh\nexit 0\n", 0o755)
 	s.write(filepath.Join(tree, "toolchain.desktop"), "[Desktop Entry]\nType=Application\nName=Toolchain\nExec=AppRun\nX-AppImage-Version=1\n", 0o644)
 	image := s.appImage(tree)
+	bundle, fenv := s.flatpakBundle(tree, "/app/usr/bin/started")
 
 	s.write(filepath.Join(tree, "DEBIAN/control"), "Package: toolchain\nVersion: 1\nArchitecture: all\nMaintainer: Bench <bench@example.org>\nDescription: Measured\n", 0o644)
 	file := s.Path("toolchain_1_all.deb")
@@ -79,12 +81,53 @@ func playConvert(tb rig.TB) results {
 				s.command(filepath.Join(root, "usr/bin/started"))
 			})
 		},
+		func() float64 { // 4: its runtime is there
+			defer s.commandWith(fenv, "flatpak", "--user", "uninstall", "--noninteractive", flatpakBundled)
+			return s.timed(func() {
+				s.commandWith(fenv, "flatpak", "--user", "install", "--noninteractive", "--no-deps", "--no-related", "--bundle", bundle)
+				s.commandWith(fenv, "flatpak", "--user", "run", flatpakBundled)
+			})
+		},
 	)
 	note := fmt.Sprintf("the Go toolchain; AppImage of %.0f MB, .deb of %.0f MB, on %s", s.megabytes(image), s.megabytes(file), fileSystem(s.Store))
+	ours, dpkg, flatpak := median(got[2]), median(got[3]), median(got[4])
 	return results{
-		"convert":      {Ours: got[0], Theirs: got[1], Notes: []string{note + "; unpacked by a process without privileges, each file compressed by itself"}},
-		"install-file": {Ours: got[2], Theirs: got[3], Notes: []string{note + "; copied, converted, compressed and signed in the repository of the machine, verified and moved into the store; flatpak is not compared"}},
+		"convert": {Ours: got[0], Theirs: got[1], Notes: []string{note + "; unpacked by a process without privileges, each file compressed by itself"}},
+		"install-file": {Ours: got[2], Theirs: got[3], Notes: []string{
+			note + "; copied, converted, compressed and signed in the repository of the machine, verified and moved into the store",
+			fmt.Sprintf("dpkg --install and the program: %.0f ms, ours is %.2f× (%s)", dpkg, ours/dpkg, firstLine("dpkg", "--version")),
+			fmt.Sprintf("flatpak install --bundle of the same tree, %.0f MB, for a user who has the runtime, and flatpak run: %.0f ms, ours is %.2f× (%s)", s.megabytes(bundle), flatpak, ours/flatpak, firstLine("flatpak", "--version")),
+		}},
 	}
+}
+
+// flatpakBundled is the name of the flatpak of flatpakBundle.
+const flatpakBundled = "org.lull.Toolchain"
+
+// flatpakBundle makes a bundle of a tree, and an installation of flatpak's that has the runtime
+// of it alone. env leads to that installation.
+func (s *stage) flatpakBundle(tree, command string) (bundle string, env []string) {
+	dir, home := s.Path("flatpak"), s.Path("flatpak-home")
+	bundle = filepath.Join(dir, "toolchain.flatpak")
+	for _, d := range []string{"runtime/usr/bin", "runtime/files", "app/export"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			s.Fatalf("%v", err)
+		}
+	}
+	for path, text := range flatpakMetadata(flatpakBundled, command) {
+		s.write(filepath.Join(dir, path), text, 0o644)
+	}
+	s.write(filepath.Join(home, "run", "README"), "of flatpak run\n", 0o600)
+	env = []string{"HOME=" + home, "XDG_DATA_HOME=" + home + "/share", "XDG_CACHE_HOME=" + home + "/cache", "XDG_RUNTIME_DIR=" + home + "/run", "DBUS_SESSION_BUS_ADDRESS="}
+	s.command("cp", "-al", tree, filepath.Join(dir, "app/files"))
+	repo := filepath.Join(dir, "repo")
+	flatpak := func(argv ...string) { s.commandWith(env, append([]string{"flatpak"}, argv...)...) }
+	flatpak("build-export", "--runtime", "--disable-sandbox", repo, filepath.Join(dir, "runtime"), "stable")
+	flatpak("build-export", "--disable-sandbox", repo, filepath.Join(dir, "app"), "stable")
+	flatpak("build-bundle", repo, bundle, flatpakBundled, "stable")
+	flatpak("--user", "remote-add", "--no-gpg-verify", "bench", repo)
+	flatpak("--user", "install", "--noninteractive", "bench", flatpakRuntime)
+	return bundle, env
 }
 
 func (s *stage) write(path, text string, perm os.FileMode) {

@@ -34,18 +34,12 @@ func playLayout(tb rig.TB) results {
 
 // flatpak installs the program as a flatpak of the user's, and returns the command that runs it.
 func (s *stage) flatpak(program string) []string {
-	const app, runtime = "org.lull.Tiny", "org.lull.Runtime"
+	const app = "org.lull.Tiny"
 	dir := filepath.Join(s.User.Home, "flatpak")
-	arch := firstLine("flatpak", "--default-arch")
-	ref := runtime + "/" + arch + "/stable"
-	files := map[string]string{
-		"runtime/metadata": "[Runtime]\nname=" + runtime + "\nruntime=" + ref + "\nsdk=" + ref + "\n",
-		"app/metadata":     "[Application]\nname=" + app + "\nruntime=" + ref + "\nsdk=" + ref + "\ncommand=empty\n",
-	}
 	for _, d := range []string{"runtime/usr/bin", "runtime/files", "app/files/bin", "app/export"} {
 		s.User.Must("mkdir", "-p", filepath.Join(dir, d))
 	}
-	for path, text := range files {
+	for path, text := range flatpakMetadata(app, "empty") {
 		if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o644); err != nil {
 			s.Fatalf("%v", err)
 		}
@@ -56,4 +50,16 @@ func (s *stage) flatpak(program string) []string {
 	s.User.Must("flatpak", "--user", "remote-add", "--no-gpg-verify", "bench", filepath.Join(dir, "repo"))
 	s.User.Must("flatpak", "--user", "install", "--noninteractive", "bench", app)
 	return []string{"flatpak", "--user", "run", app}
+}
+
+// flatpakRuntime is the runtime of flatpaks here. It has no file.
+const flatpakRuntime = "org.lull.Runtime"
+
+// flatpakMetadata returns the descriptions of a flatpak and its runtime, by path.
+func flatpakMetadata(app, command string) map[string]string {
+	ref := flatpakRuntime + "/" + firstLine("flatpak", "--default-arch") + "/stable"
+	return map[string]string{
+		"runtime/metadata": "[Runtime]\nname=" + flatpakRuntime + "\nruntime=" + ref + "\nsdk=" + ref + "\n",
+		"app/metadata":     "[Application]\nname=" + app + "\nruntime=" + ref + "\nsdk=" + ref + "\ncommand=" + command + "\n",
+	}
 }
