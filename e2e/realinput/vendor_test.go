@@ -42,6 +42,48 @@ func TestJava(t *testing.T) {
 	c.play(t, w, d)
 }
 
+// TestFirefoxFile: Firefox is installed from its files of Debian, in two versions, without a
+// lull.yaml.
+func TestFirefoxFile(t *testing.T) {
+	requested(t)
+	w, d := trialWorld(t)
+	versions, files := debs(t, "firefox-esr")
+	c := trial{name: "firefox-esr", label: "Firefox ESR", versions: versions, menu: "firefox-esr.desktop", keys: "ctrl+q"}
+	profile, page := filepath.Join(w.User.Home, "profile"), w.Path("page.html")
+	write(t, w, filepath.Join(profile, "user.js"), firefoxPrefs)
+	text := "<!doctype html><title>opening</title><h1>A page</h1><script>document.title = 'In ' + navigator.userAgent.split('Firefox/')[1]</script>"
+	if err := os.WriteFile(page, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i, version := range versions {
+		major, _, _ := strings.Cut(version, ".")
+		c.install[i], c.titles[i] = []string{files[i]}, "In "+major+".0"
+	}
+	c.args = []string{"--no-remote", "--allow-downgrade", "--profile", profile, "file://" + page}
+	c.play(t, w, d)
+}
+
+// TestPython: Meld, which is written in Python, is installed from its files of Debian with the
+// typelibs that it needs.
+func TestPython(t *testing.T) {
+	requested(t)
+	w, d := trialWorld(t)
+	var one, two []string
+	for i, name := range strings.Fields("meld gir1.2-gtksource-4 libgtksourceview-4-0 libgtksourceview-4-common gir1.2-gtk-3.0 gir1.2-atk-1.0 gir1.2-freedesktop gir1.2-gdkpixbuf-2.0 gir1.2-harfbuzz-0.0 gir1.2-pango-1.0 python3-cairo python3-gi-cairo") {
+		deb := newest(t, name)
+		one, two = append(one, deb), append(two, deb)
+		if i == 0 {
+			two[0] = repacked(t, deb)
+		}
+	}
+	version := strings.TrimSpace(output(t, "", "dpkg-deb", "-f", one[0], "Version"))
+	left, right := filepath.Join(w.User.Home, "left.txt"), filepath.Join(w.User.Home, "right.txt")
+	write(t, w, left, "one\ntwo\n")
+	write(t, w, right, "one\nthree\n")
+	trial{name: "org.gnome.Meld", label: "Meld", versions: [2]string{version, version + "+again"}, titles: [2]string{"Meld", "Meld"},
+		install: [2][]string{append([]string{"--yes"}, one...), append([]string{"--yes"}, two...)}, args: []string{left, right}, menu: "org.gnome.Meld.desktop", keys: "ctrl+q"}.play(t, w, d)
+}
+
 // vendorPostinst is like those of vendors of browsers: it adds their repository and gives rights.
 const vendorPostinst = `#!/bin/sh
 set -e
