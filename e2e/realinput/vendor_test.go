@@ -29,7 +29,7 @@ func TestJava(t *testing.T) {
 	require.Program(t, "java")
 	require.File(t, "/usr/lib/jvm")
 	w, d := trialWorld(t)
-	w.User.Env = append(w.User.Env, "JAVA_TOOL_OPTIONS=-Duser.home="+w.User.Home) // Java reads the home of nobody in passwd
+	w.User.Env = append(w.User.Env, "JAVA_TOOL_OPTIONS=-Duser.home="+w.User.Home+" -XX:-UsePerfData") // Java reads the home in passwd, and writes to /tmp
 	deb, library := newest(t, "jedit"), newest(t, "java-wrappers")
 	version := strings.TrimSpace(output(t, "", "dpkg-deb", "-f", deb, "Version"))
 	c := trial{name: "jedit", label: "jEdit", versions: [2]string{version, version + "+again"}, titles: [2]string{"Untitled-1", "Untitled-1"}, menu: "jedit.desktop", keys: "ctrl+q"}
