@@ -118,6 +118,10 @@ var scenes = []scene{
 	{name: "lulld", play: playLulld, rows: []row{
 		{"delta-lulld", "lulld, 60 commits later", "bytes", bestDelta, 1},
 	}},
+	{name: "toolchain", play: playToolchain, rows: []row{
+		{"toolchain-requests", "the Go toolchain installed from a web server", "requests", "", 10},
+		{"toolchain-rtt", "the same, where an answer takes 20 ms", "ms", "", 6000},
+	}},
 	{name: "delivery", play: playDelivery, rows: []row{
 		{"check-idle-requests", "a check without news, of 10,000 packages", "requests", "", 1},
 		{"check-idle-bytes", "the same, request and response on nginx", "bytes", "", 500},
