@@ -45,7 +45,7 @@ func newScreen(t *testing.T, forwarded bool) *desk {
 	defer r.Close()
 	d := &desk{t: t, env: os.Environ(), authority: filepath.Join(t.TempDir(), "authority")}
 	d.xauthority("0123456789abcdef")
-	x := exec.Command("Xvfb", "-displayfd", "3", "-screen", "0", "800x600x24", "-nolisten", "tcp", "-auth", d.authority)
+	x := exec.Command("Xvfb", "-displayfd", "3", "-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset", "-auth", d.authority) // it would forget all when xprop is its only client and leaves
 	x.ExtraFiles = []*os.File{w}
 	d.server = x
 	d.start(x)
