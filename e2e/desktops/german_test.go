@@ -40,9 +40,16 @@ func startGermanGNOME(t *testing.T) screenDesk {
 	g := &gnome{t: t, conn: conn}
 	untilName(t, conn, "org.gnome.Shell", over)
 	g.await("the shell has started up", "Main.layoutManager._startingUp === false && Main.overview")
+	// As gnome-session does: what is not started by the shell finds the X server, too.
+	environment := g.eval("['DISPLAY', 'XAUTHORITY'].map(n => n + '=' + imports.gi.GLib.getenv(n)).join(' ')")
+	argv := append([]string{"dbus-update-activation-environment", "--systemd"}, strings.Fields(strings.Trim(environment, `"`))...)
+	if out, err := asUser(argv...).CombinedOutput(); err != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, out)
+	}
 	return germanGNOME{g}
 }
 
+// gnomeWindows are windows of programs. The shell does not open one again that was closed while it started.
 const gnomeWindows = "global.get_window_actors().map(a => a.meta_window).filter(w => [0, 3, 4].includes(w.get_window_type()))"
 
 func (g germanGNOME) openFromMenu(t *testing.T, id, title string) {
@@ -62,7 +69,7 @@ func (g germanGNOME) openFromMenu(t *testing.T, id, title string) {
 func (g germanGNOME) windows(t *testing.T) (list []string) {
 	t.Helper()
 	g.t = t
-	text := g.eval(gnomeWindows + ".map(w => w.title + ' (' + imports.gi.Shell.WindowTracker.get_default().get_window_app(w)?.get_id() + ')').join('\\n')")
+	text := g.eval(gnomeWindows + ".filter(w => imports.gi.Shell.WindowTracker.get_default().get_window_app(w)?.get_state() !== imports.gi.Shell.AppState.STARTING).map(w => w.title + ' (' + imports.gi.Shell.WindowTracker.get_default().get_window_app(w)?.get_id() + ')').join('\\n')")
 	for line := range strings.Lines(strings.ReplaceAll(strings.Trim(text, `"`), `\n`, "\n")) {
 		list = append(list, strings.TrimSpace(line))
 	}
