@@ -38,6 +38,13 @@ func TestRun0(t *testing.T) {
 		cmd := as(who, "run", name)
 		var out strings.Builder
 		cmd.Stdout, cmd.Stderr = &out, &out
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill() // it has ended, or never will
+			_ = cmd.Wait()
+			if t.Failed() {
+				t.Logf("run0 for %s: %s", who.Name, out.String())
+			}
+		})
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
