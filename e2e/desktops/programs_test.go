@@ -256,7 +256,7 @@ func makeFiles(t *testing.T) {
 
 func userFile(name string) string { return filepath.Join("/home", suite.Tester, name) }
 
-// paperPPD describes a printer for PDF on A4. Chromium prints on no printer without a description.
+// paperPPD describes a printer for PDF and PostScript on A4. Chromium prints on no printer without a description.
 const paperPPD = `*PPD-Adobe: "4.3"
 *FormatVersion: "4.3"
 *FileVersion: "1.0"
@@ -275,6 +275,7 @@ const paperPPD = `*PPD-Adobe: "4.3"
 *FileSystem: False
 *cupsVersion: 2.2
 *cupsFilter2: "application/pdf application/pdf 0 -"
+*cupsFilter2: "application/postscript application/postscript 0 -"
 *OpenUI *PageSize/Page Size: PickOne
 *OrderDependency: 10 AnySetup *PageSize
 *DefaultPageSize: A4
