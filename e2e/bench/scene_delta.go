@@ -343,7 +343,11 @@ func zstdCommand(old, new, out string, flags ...string) []string {
 
 func (s *deltaScene) xdelta() int64 {
 	return s.each(func(old, new, out string) []string {
-		return []string{"xdelta3", "-9", "-S", "lzma", "-B", "536870912", "-e", "-s", old, new, out}
+		window := int64(1 << 20) // all of the old file; xdelta3 clears as much memory
+		if old != os.DevNull {
+			window = max(window, s.size(old))
+		}
+		return []string{"xdelta3", "-9", "-S", "lzma", "-B", strconv.FormatInt(window, 10), "-e", "-s", old, new, out}
 	})
 }
 
