@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/lull/lull/e2e/rig"
 )
@@ -37,7 +38,7 @@ func TestRun0(t *testing.T) {
 	for _, who := range []*rig.Actor{w.User, w.Admin} {
 		cmd := as(who, "run", name)
 		var out strings.Builder
-		cmd.Stdout, cmd.Stderr = &out, &out
+		cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second // what it has started may keep the pipe
 		t.Cleanup(func() {
 			_ = cmd.Process.Kill() // it has ended, or never will
 			_ = cmd.Wait()
