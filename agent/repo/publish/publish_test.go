@@ -251,7 +251,7 @@ func TestBadSources(t *testing.T) {
 		"absolute":          {head + "apps:\n- name: a\n  command: /bin/sh\n", nil, `command "/bin/sh": the path is absolute`},
 		"not executable":    {head + "apps:\n- name: a\n  command: file\n", nil, `command "file" is not executable`},
 		"subpackage":        {head + "subpackages:\n  x: a/b\n", nil, `lull.yaml:4: cannot use the subpackage "x": "a/b" is neither the hash`},
-		"layout":            {head + "layout:\n  /opt/x: file\n  /etc/x: file\n", nil, "lull.yaml:5: cannot use the layout /etc/x: a package can have a place in /opt"},
+		"layout":            {head + "layout:\n  /opt/x: file\n  /var/x: file\n", nil, "lull.yaml:5: cannot use the layout /var/x: a package can have a place in /opt"},
 		"part of a layout":  {head + "layout:\n  /opt/x: none\n", nil, `layout: /opt/x: "none" is not in the package`},
 		"root":              {head + "subpackages:\n  x: ./x\nroot: y\n", nil, `lull.yaml:5: cannot use the root "y": want the name of a subpackage, or '.' for the package itself`},
 		"placeholder":       {head + "environment:\n  A: ${home}/x\n", nil, "lull.yaml:4: cannot use the environment variable A: unknown placeholder ${home}"},
