@@ -137,7 +137,7 @@ func (s *deltaScene) must(err error) {
 
 func (s *deltaScene) run(dir string, words ...string) {
 	s.Helper()
-	c := exec.Command(words[0], words[1:]...)
+	c := exec.CommandContext(s.Context(), words[0], words[1:]...)
 	c.Dir = dir
 	if out, err := c.CombinedOutput(); err != nil {
 		s.Fatalf("%v: %v\n%s", words, err, out)
@@ -203,7 +203,7 @@ type usage struct {
 // used runs a program and returns what it has used.
 func (s *deltaScene) used(dir string, words ...string) usage {
 	s.Helper()
-	c := exec.Command(words[0], words[1:]...)
+	c := exec.CommandContext(s.Context(), words[0], words[1:]...)
 	c.Dir = dir
 	out, err := c.CombinedOutput()
 	if err != nil {
