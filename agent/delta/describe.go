@@ -130,7 +130,7 @@ func (d *description) typeHash(id uint32, depth int) uint32 {
 				case m.names>>j&1 != 0:
 					b = append(b, d.name(v)...)
 				case m.types>>j&1 != 0:
-					add(d.typeHash(v, depth-1))
+					add(d.typeHash(v, min(depth-1, 1))) // more would take time that grows with each reference
 				default:
 					add(v)
 				}
