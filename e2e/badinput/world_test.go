@@ -151,12 +151,12 @@ func (s *scene) same() {
 			s.t.Errorf("data of revision %s: %v", v, err)
 		}
 	}
-	o, ok := s.API.Package(app)
-	revisions := fmt.Sprint(o.Props["Revisions"])
-	if !ok || o.Num("Revision") != 2 || o.Str("Repository") != "local" || o.Str("Channel") != "stable" ||
-		!strings.Contains(revisions, "current") || !strings.Contains(revisions, "previous") || strings.Contains(revisions, "staged") {
-		s.t.Errorf("the package on the bus: got %+v, want revision 2 of repository local, channel stable, with a current and a previous revision and none staged", o.Props)
-	}
+	s.Until("the package is on the bus with revision 2 of repository local, channel stable, a current and a previous revision, none staged", limit, func() (bool, string) {
+		o, ok := s.API.Package(app) // as far as signals have come
+		revisions := fmt.Sprint(o.Props["Revisions"])
+		return ok && o.Num("Revision") == 2 && o.Str("Repository") == "local" && o.Str("Channel") == "stable" &&
+			strings.Contains(revisions, "current") && strings.Contains(revisions, "previous") && !strings.Contains(revisions, "staged"), fmt.Sprint(o.Props)
+	})
 	if r := s.Lull("verify"); r.Code != 0 {
 		s.t.Errorf("not whole: %v", r)
 	}
