@@ -111,17 +111,17 @@ func TestClients(t *testing.T) {
 	}
 	s.clean()
 
-	// 256 that are not finished, of one user in two connections.
+	// 1,024 that are not finished, of one user in two connections.
 	var open []*os.File
-	for i := range 257 {
+	for i := range 1025 {
 		to, _, err := []client{c, other}[i%2].begin("x.tar")
-		if i < 256 {
+		if i < 1024 {
 			if err != nil {
 				t.Fatal(err)
 			}
 			open = append(open, to)
 		} else if kind(err) != "LimitsExceeded" {
-			t.Errorf("file 257: got error %v, want LimitsExceeded", err)
+			t.Errorf("file 1025: got error %v, want LimitsExceeded", err)
 		}
 	}
 	c.Close()

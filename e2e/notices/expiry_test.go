@@ -2,6 +2,7 @@ package notices_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -31,6 +32,12 @@ func TestExpires(t *testing.T) {
 	}
 	expires("the notice has expired", 1)
 
+	// The helper has heard of it, too.
+	s.Until("the helper remembers that the notice has expired", limit, func() (bool, string) {
+		_, memory := s.memory(t)
+		return !memory[name].Up, fmt.Sprintf("%+v", memory)
+	})
+
 	s.helper.Stop()
 	s.helper = s.StartHelper()
 	s.helper.Stop() // it has looked for what waits before it was ready
@@ -39,23 +46,16 @@ func TestExpires(t *testing.T) {
 	}
 
 	// Notices of an application are hours apart: the one that has expired is a day old now.
-	files, err := filepath.Glob(filepath.Join(s.User.Runtime(), "lull-userd", "notices*.json"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("the helper remembers its notices in %q (%v), want one file", files, err)
-	}
-	memory := map[string]notify.Memory{}
-	b, err := os.ReadFile(files[0])
-	if err == nil {
-		err = json.Unmarshal(b, &memory)
-	}
-	if err != nil || memory[name].Shown.IsZero() {
-		t.Fatalf("the helper remembers %s (%v), want when the notice of %s was shown", b, err, name)
+	file, memory := s.memory(t)
+	if memory[name].Shown.IsZero() {
+		t.Fatalf("the helper remembers %+v, want when the notice of %s was shown", memory, name)
 	}
 	m := memory[name]
 	m.Shown = m.Shown.Add(-24 * time.Hour)
 	memory[name] = m
-	if b, err = json.Marshal(memory); err == nil {
-		err = os.WriteFile(files[0], b, 0o600)
+	b, err := json.Marshal(memory)
+	if err == nil {
+		err = os.WriteFile(file, b, 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -65,4 +65,21 @@ func TestExpires(t *testing.T) {
 	if all := s.desk.Notices(); all[1].Summary != all[0].Summary {
 		t.Errorf("it comes back as %q, want %q", all[1].Summary, all[0].Summary)
 	}
+}
+
+// memory returns what the helper remembers of notices, and its file.
+func (s *scene) memory(t *testing.T) (file string, memory map[string]notify.Memory) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(s.User.Runtime(), "lull-userd", "notices*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the helper remembers its notices in %q (%v), want one file", files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err == nil {
+		err = json.Unmarshal(b, &memory)
+	}
+	if err != nil {
+		t.Fatalf("the helper remembers %s: %v", b, err)
+	}
+	return files[0], memory
 }
