@@ -100,7 +100,9 @@ func runsOf(counts map[[2]int32]int) []run {
 	}
 	var all []vote
 	for pair, count := range counts {
-		all = append(all, vote{pair, count})
+		if pair[0] >= 0 { // others are none
+			all = append(all, vote{pair, count})
+		}
 	}
 	slices.SortFunc(all, func(a, b vote) int {
 		return cmp.Or(cmp.Compare(a.pair[0], b.pair[0]), cmp.Compare(b.count, a.count), cmp.Compare(a.pair[1], b.pair[1]))
