@@ -169,6 +169,7 @@ func builds(t *testing.T, n int) (old, new [][]byte) {
 // TestObjects: the types of modules, and their code before it has addresses, cost less than
 // with other programs: other numbers of types, moved functions, and other symbols are predicted.
 func TestObjects(t *testing.T) {
+	require.NotShort(t)
 	old, new := builds(t, 200)
 	c := content{}
 	var pairs []delta.Pair
@@ -193,6 +194,7 @@ func TestObjects(t *testing.T) {
 
 // TestOddObjects: whatever an object file has in it, it comes back.
 func TestOddObjects(t *testing.T) {
+	require.NotShort(t)
 	old, new := builds(t, 30)
 	rapid.Check(t, func(t *rapid.T) {
 		c := content{}
