@@ -126,8 +126,7 @@ func readLayout(r io.ReaderAt, size int64, version int) layout {
 		return l
 	}
 	if version > 2 {
-		l.findTypes(r, sh, int(u16(h[62:])))
-		l.findEntries(r, sh, int(u16(h[62:])))
+		l.findNamed(r, sh, int(u16(h[62:])))
 	}
 	if len(l.loads) == 0 {
 		return l
@@ -154,10 +153,13 @@ func readLayout(r io.ReaderAt, size int64, version int) layout {
 var entryTables = map[string]bool{"__ksymtab": true, "__ksymtab_gpl": true, "__bug_table": true, "__ex_table": true,
 	".altinstructions": true, ".orc_unwind_ip": true, ".retpoline_sites": true, ".return_sites": true, ".smp_locks": true}
 
-// findEntries adds the tables of a kernel.
-func (l *layout) findEntries(r io.ReaderAt, sh []byte, index int) {
+// findNamed adds the types and the tables of a kernel, which have names only.
+func (l *layout) findNamed(r io.ReaderAt, sh []byte, index int) {
 	sectionNames(r, l.size, sh, index, func(_ int, name string, typ uint32, off, n int64) {
-		if entryTables[name] && typ == shtProgbits && n > 0 {
+		switch {
+		case isTypes(name, typ):
+			l.addTypes(r, off, n)
+		case entryTables[name] && typ == shtProgbits && n > 0:
 			l.regions = append(l.regions, region{off: off, end: off + n/4*4, kind: regionEntries})
 		}
 	})
@@ -225,16 +227,17 @@ func sectionNames(r io.ReaderAt, size int64, sh []byte, index int, do func(i int
 	}
 }
 
-// findTypes adds the types of the section .BTF.
-func (l *layout) findTypes(r io.ReaderAt, sh []byte, index int) {
-	sectionNames(r, l.size, sh, index, func(_ int, name string, typ uint32, off, n int64) {
-		if name != ".BTF" || typ != shtProgbits || l.types.end > 0 {
-			return
-		}
-		if l.types, l.texts = btfTypes(r, off, n); l.types.end > l.types.off {
-			l.regions = append(l.regions, l.types)
-		}
-	})
+// isTypes reports whether a section describes types.
+func isTypes(name string, typ uint32) bool { return name == ".BTF" && typ == shtProgbits }
+
+// addTypes adds the types of a section .BTF, the first one.
+func (l *layout) addTypes(r io.ReaderAt, off, n int64) {
+	if l.types.end > 0 {
+		return
+	}
+	if l.types, l.texts = btfTypes(r, off, n); l.types.end > l.types.off {
+		l.regions = append(l.regions, l.types)
+	}
 }
 
 func validLoad(off, addr, n, mem, size int64) bool {

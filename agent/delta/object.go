@@ -78,10 +78,12 @@ func readObject(r io.ReaderAt, size int64, h []byte) layout {
 		}
 		l.regions = append(l.regions, reg)
 	}
-	l.findTypes(r, sh, int(u16(h[62:])))
 	sectionNames(r, size, sh, int(u16(h[62:])), func(i int, name string, typ uint32, off, n int64) {
 		l.sections[i].name = name
-		if name == "__versions" && typ == shtProgbits && n > 0 {
+		switch {
+		case isTypes(name, typ):
+			l.addTypes(r, off, n)
+		case name == "__versions" && typ == shtProgbits && n > 0:
 			l.regions = append(l.regions, region{off: off, end: off + n/versionSize*versionSize, kind: regionVersions})
 		}
 	})

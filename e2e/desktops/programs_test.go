@@ -409,7 +409,7 @@ func (c *converted) closed(t *testing.T, desk screenDesk) {
 	t.Helper()
 	c.until(t, "it is closed", func() (bool, string) {
 		desk.closeAll(t, "")
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // a program asked again while it closes may ask its user
 		state := lull(t, "status", c.pkg)
 		return len(desk.windows(t)) == 0 && strings.Contains(state, "Running:      no"), fmt.Sprintf("%q\n%s", desk.windows(t), state)
 	})
@@ -420,7 +420,7 @@ func (c *converted) printsPage(t *testing.T, desk screenDesk) {
 	t.Helper()
 	before := printed()
 	desk.closeAll(t, c.titled()) // such as a welcome
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * time.Second)  // the focus comes back, which has no event
 	desk.key(t, "ctrl", "p")
 	time.Sleep(4 * time.Second) // dialogs of toolkits have no common event
 	desk.picture("print-" + c.name)
@@ -440,5 +440,5 @@ func (c *converted) printsPage(t *testing.T, desk screenDesk) {
 		}
 		return false, fmt.Sprintf("%q", desk.windows(t))
 	})
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * time.Second) // the dialog goes, which has no event
 }
