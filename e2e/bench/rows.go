@@ -52,7 +52,7 @@ var scenes = []scene{
 		{"launch", "a tracked launch from a desktop, beyond plain exec", "ms", "the least: a static C program", 1.3},
 		{"launch-scope", "the same from a terminal", "ms", "the least: a static C program", 1.3},
 	}},
-	{name: "layout", play: playLayout, rows: []row{
+	{name: "layout", systemd: true, play: playLayout, beside: besideLayout, rows: []row{
 		{"launch-layout", "what a layout of two paths adds to a launch", "ms", "", 5},
 	}},
 	{name: "vacancy", systemd: true, play: playVacancy, rows: []row{
