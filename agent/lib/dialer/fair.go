@@ -18,7 +18,9 @@ const (
 	callBurst = 256 // tokens that are saved up
 	tokenSize = 4 << 10
 
-	maxRunning = 32  // calls in the library that have no reply yet
+	maxRunning = 32 // calls in the library that have no reply yet
+	maxYoung   = 2  // of those, calls that came there less than youth ago
+	youth      = 50 * time.Millisecond
 	maxParked  = 256 // calls that wait, of a user
 	maxWaiting = 512 << 10
 
@@ -71,12 +73,20 @@ type line struct {
 	free    bool // has no bounds
 	unknown bool
 	running int
+	young   []young // at most maxYoung, the oldest first
 	parked  []call
 	bytes   int // of those
 	calls   bucket
 
 	refused  []call // whose refusals wait
 	refusals bucket
+}
+
+// young is a call that has come to the library lately. It is taken to need a processor, where
+// an older one waits for something.
+type young struct {
+	serial uint32 // the library's
+	until  time.Time
 }
 
 // call is a message that waits.
@@ -285,6 +295,11 @@ func (f *fair) dueLocked(l *line, size int) (wait time.Duration) {
 	case l.running >= maxRunning, l.unknown && l.running > 0:
 		return forever
 	}
+	if len(l.young) == maxYoung {
+		if wait = time.Until(l.young[0].until); wait > 0 {
+			return wait
+		}
+	}
 	return l.calls.take(1 + float64(size/tokenSize))
 }
 
@@ -301,6 +316,10 @@ func (f *fair) enterLocked(l *line, m *message, b []byte) {
 	b[flagsAt] &^= noReply
 	m.order.PutUint32(b[serialAt:], f.last)
 	l.running++
+	if len(l.young) == maxYoung {
+		l.young = l.young[1:]
+	}
+	l.young = append(l.young, young{f.last, time.Now().Add(youth)})
 }
 
 // next returns the next call that is due, or how long none is. A call for the library
@@ -361,6 +380,7 @@ func (f *fair) replied(serial uint32) (callers uint32, wanted bool) {
 	}
 	delete(f.flight, serial)
 	c.of.running--
+	c.of.young = slices.DeleteFunc(c.of.young, func(y young) bool { return y.serial == serial })
 	f.stir()
 	return c.serial, !c.silent
 }

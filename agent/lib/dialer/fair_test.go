@@ -117,12 +117,20 @@ func TestFloodOfOneUser(t *testing.T) {
 				each = 500
 			}
 			var calls []*dbus.Call
-			for range each {
-				for _, c := range s.mallory {
-					calls = append(calls, s.call(c, "Wait", flags, ""))
+			flood := func(each int) {
+				for range each {
+					for _, c := range s.mallory {
+						calls = append(calls, s.call(c, "Wait", flags, ""))
+					}
 				}
 			}
-			s.begins(t, running)
+			began := time.Now()
+			flood(5)
+			s.begins(t, running+9)
+			if least := (running - 2) / 2 * 50 * time.Millisecond; time.Since(began) < least {
+				t.Errorf("%d calls began within %v, want two in 50 ms: at least %v", running, time.Since(began), least)
+			}
+			flood(each - 5)
 			for i := range 20 {
 				s.echoed(t, s.vic, fmt.Sprint(i))
 			}
@@ -172,14 +180,16 @@ func TestLongCallsCostMore(t *testing.T) {
 	close(s.end)
 	s.echoed(t, s.mallory[0], "known")
 	began := time.Now()
-	var calls []*dbus.Call
-	for range 30 {
-		calls = append(calls, s.call(s.mallory[0], "Echo", 0, strings.Repeat("x", 60<<10)))
-	}
 	tokens := -256
-	for _, c := range calls {
-		if <-c.Done; c.Err == nil {
-			tokens += 16
+	for range 3 {
+		var calls []*dbus.Call
+		for range 8 { // as many as may wait
+			calls = append(calls, s.call(s.mallory[0], "Echo", 0, strings.Repeat("x", 60<<10)))
+		}
+		for _, c := range calls {
+			if <-c.Done; c.Err == nil {
+				tokens += 16
+			}
 		}
 	}
 	if least := time.Duration(tokens) * time.Second / 128; tokens <= 0 || time.Since(began) < least {
