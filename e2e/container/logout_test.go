@@ -136,14 +136,24 @@ func ends(t *testing.T, pid int) {
 
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
+// environ is the environment of an actor, without what a session sets.
+func environ(who *rig.Actor) []string {
+	return slices.DeleteFunc(who.Command("true").Env, func(v string) bool { return strings.HasPrefix(v, "XDG_RUNTIME_DIR=") })
+}
+
 // setenv are the flags for systemd-run that give a unit the environment of an actor.
 func setenv(who *rig.Actor) (flags []string) {
-	for _, v := range who.Command("true").Env {
-		if !strings.HasPrefix(v, "XDG_RUNTIME_DIR=") {
-			flags = append(flags, "--setenv="+v)
-		}
+	for _, v := range environ(who) {
+		flags = append(flags, "--setenv="+v)
 	}
 	return flags
+}
+
+// inSession makes a command that has the environment of an actor in a session. It sets
+// it itself, because pam_systemd of systemd 262 sets HOME to the one of the account,
+// over the HOME of the unit.
+func inSession(who *rig.Actor, argv ...string) []string {
+	return append(append([]string{"env"}, environ(who)...), argv...)
 }
 
 // configureLogind sets what becomes of a session's processes at its end.
@@ -196,8 +206,8 @@ func TestLogOut(t *testing.T) {
 			script := fmt.Sprintf(`cd %[1]s; nohup sleep 100000 >/dev/null 2>&1 & echo $! >%[1]s/.plain; mv %[1]s/.plain %[1]s/plain
 nohup %[2]s >/dev/null 2>&1 &
 read -r _ <%[1]s/end`, files, wrapper)
-			args := append([]string{"--quiet", "--pipe", "--wait", "--collect", "--uid=" + who.Name, "--property=PAMName=login"}, setenv(who)...)
-			session := m.Admin.Start("systemd-run", append(args, "sh", "-c", script)...)
+			args := []string{"--quiet", "--pipe", "--wait", "--collect", "--uid=" + who.Name, "--property=PAMName=login"}
+			session := m.Admin.Start("systemd-run", append(args, inSession(who, "sh", "-c", script)...)...)
 			app, plain := m.started(marks, before), 0
 			m.UntilFile("the other program runs", limit, files+"/plain", func(text string) (bool, string) {
 				plain, _ = strconv.Atoi(strings.TrimSpace(text))

@@ -24,14 +24,8 @@ func TestRun0(t *testing.T) {
 	}
 	w := world(t)
 	as := func(who *rig.Actor, args ...string) *exec.Cmd {
-		lull := who.Command("lull", args...)
-		argv := []string{"--user=" + who.Name, "--background="}
-		for _, e := range lull.Env {
-			if !strings.HasPrefix(e, "XDG_RUNTIME_DIR=") { // of the session
-				argv = append(argv, "--setenv="+e)
-			}
-		}
-		return exec.Command(run0, append(append(argv, "--", filepath.Join(w.Bin, "lull")), args...)...)
+		lull := inSession(who, append([]string{filepath.Join(w.Bin, "lull")}, args...)...)
+		return exec.Command(run0, append([]string{"--user=" + who.Name, "--background=", "--"}, lull...)...)
 	}
 	var commands []*exec.Cmd
 	var pids []int
