@@ -272,6 +272,47 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestHelpers: what libraries in two packages start, hidden menu entries and bus names, belongs
+// to the first one, and does not keep the second one away.
+func TestHelpers(t *testing.T) {
+	root, pkg := t.TempDir(), t.TempDir()
+	for _, name := range []string{"viewer", "editor"} {
+		write(t, pkg+"/"+name+".desktop", entry(name))
+	}
+	write(t, pkg+"/telnet.desktop", entry("telnet")+"NoDisplay=true\n")
+	write(t, pkg+"/kded.service", "[D-BUS Service]\nName=org.x.kded\nExec=kded\n")
+	launch := func(name string) *manifest.Launch {
+		return &manifest.Launch{Name: name, Apps: []manifest.App{
+			{Name: name, Command: []string{name}, Desktop: name + ".desktop"},
+			{Name: "telnet", Command: []string{"telnet"}, Desktop: "telnet.desktop"},
+			{Name: "kded", Command: []string{"kded"}, DBusName: "org.x.kded", DBusService: "kded.service"},
+		}}
+	}
+	e := open(t, root)
+	for _, name := range []string{"viewer", "editor"} {
+		if err := errors.Join(e.Claim(name, launch(name), pkg), e.Write(name, launch(name), pkg)); err != nil {
+			t.Fatalf("%s: %v, want it beside the other one", name, err)
+		}
+	}
+	const all = "bin/editor bin/editor.kded bin/editor.telnet bin/viewer bin/viewer.kded bin/viewer.telnet " +
+		"share/applications/editor.desktop share/applications/telnet.desktop share/applications/viewer.desktop share/dbus-1/services/org.x.kded.service"
+	if got := files(t, root); got != all {
+		t.Errorf("got  %s\nwant %s", got, all)
+	}
+	owner := func(want string) {
+		t.Helper()
+		if text := read(t, root+"/exports/share/dbus-1/services/org.x.kded.service"); !strings.Contains(text, "/"+want+".kded") {
+			t.Errorf("got %s, want the program of %s", text, want)
+		}
+	}
+	owner("viewer")
+	// After its owner is gone the next writing, as at the start of the agent, takes it over.
+	if err := errors.Join(e.Remove("viewer"), e.Write("editor", launch("editor"), pkg)); err != nil {
+		t.Fatal(err)
+	}
+	owner("editor")
+}
+
 // TestRelease: a claim of an abandoned refresh blocks no other instance.
 func TestRelease(t *testing.T) {
 	root, pkg := t.TempDir(), t.TempDir()

@@ -123,6 +123,8 @@ type planner struct {
 
 func (p *planner) app(a *manifest.App) {
 	p.files = append(p.files, file{name: filepath.Join(binDir, Wrapper(p.instance, p.m, a.Name)), content: p.wrapper(a.Name), perm: 0o755})
+	before := len(p.files)
+	defer func() { p.help(a, p.files[before:]) }()
 	if a.Desktop != "" {
 		name := filepath.Join(appDir, DesktopID(p.instance, a)+".desktop")
 		p.add(name, "the desktop file", a.Desktop, func(b []byte) ([]byte, error) { return p.desktop(a, DesktopID(p.instance, a), b) })
@@ -134,6 +136,24 @@ func (p *planner) app(a *manifest.App) {
 	if p.hasBusName(a) {
 		p.add(filepath.Join(dbusDir, a.DBusName+".service"), "the D-Bus service file", a.DBusService, func(b []byte) ([]byte, error) { return p.busService(a, b) })
 	}
+}
+
+// help makes files of an app optional that no user opens: hidden menu entries and, of an app
+// that has no visible one and that `lull run` does not start, its other files, too. Such apps
+// belong to libraries, as kded6 of KDE's. Each package that was made with those libraries has
+// them, and they would keep all but the first from being installed.
+func (p *planner) help(a *manifest.App, files []file) {
+	hidden := func(f file) bool { return filepath.Dir(f.name) == appDir && isHidden(f.content) }
+	helper := a.Name != p.m.DefaultApp() && !slices.ContainsFunc(files, func(f file) bool { return filepath.Dir(f.name) == appDir && !isHidden(f.content) })
+	for i, f := range files {
+		files[i].optional = helper || hidden(f)
+	}
+}
+
+// isHidden reports whether menus leave a desktop file out.
+func isHidden(content []byte) bool {
+	d, err := desktopentry.Parse(content, desktopentry.Main)
+	return err == nil && (d.Value(desktopentry.Main, "NoDisplay") == "true" || d.Value(desktopentry.Main, "Hidden") == "true")
 }
 
 // hasBusName reports whether the application is started by its name on the session bus. A
