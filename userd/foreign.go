@@ -8,16 +8,16 @@ import (
 	"github.com/lull/lull/userd/notify"
 )
 
-// foreign returns what translates texts of the agent into the language of this process; nil
-// for English.
-func foreign() func(text string, made map[string]errkind.Sentence) string {
-	own := texts.FromEnvironment("lull-userd")
+// foreign returns what translates texts of the agent into the first of the languages that it
+// has; nil for English.
+func foreign(languages []string) func(text string, made map[string]errkind.Sentence) string {
+	own := texts.For("lull-userd", languages...)
 	if own.English() {
 		return nil
 	}
 	return func(text string, made map[string]errkind.Sentence) string {
 		// The catalog is large and rarely needed, so it is not kept.
-		agent := texts.FromEnvironment("lulld")
+		agent := texts.For("lulld", languages...)
 		quantity := regexp.MustCompile(`^\d+(\.\d+)? ([kMGTPE]?B|s)$`)
 		shown, _ := errkind.Translation{
 			Message: agent.Message,

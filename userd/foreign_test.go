@@ -4,13 +4,14 @@ import (
 	"testing"
 
 	"github.com/lull/lull/agent/lib/errkind"
+	"github.com/lull/lull/agent/lib/texts/po"
 )
 
 // TestForeign: errors of the agent are translated with their parts, sizes and causes.
 func TestForeign(t *testing.T) {
 	t.Setenv("LANGUAGE", "")
 	t.Setenv("LC_ALL", "C.UTF-8")
-	if foreign() != nil {
+	if foreign(po.Languages()) != nil {
 		t.Error("English is translated, want no translation")
 	}
 	t.Setenv("LC_ALL", "de_DE.UTF-8")
@@ -27,7 +28,7 @@ func TestForeign(t *testing.T) {
 		"cannot fetch x: 2.1 GB needed, 1.0 GB free, 10 MB can be freed":     "x kann nicht geholt werden: 2,1 GB gebraucht, 1,0 GB frei, 10 MB können frei werden",
 		"of another program": "of another program",
 	} {
-		if got := foreign()(text, made); got != want {
+		if got := foreign(po.Languages())(text, made); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}

@@ -5,10 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/godbus/dbus/v5"
 
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/agent/lib/runctl"
 	"github.com/lull/lull/agent/lib/texts"
 	"github.com/lull/lull/agent/lib/wallclock"
@@ -51,6 +53,13 @@ type shared struct {
 	screen  func() *desktop.Desktop
 	idle    *idler
 	present *presence
+	// languages are those of notify.Language, or those of this process.
+	languages *atomic.Pointer[[]string]
+}
+
+// translation returns what translates texts of the agent; nil for English.
+func (s shared) translation() func(text string, made map[string]errkind.Sentence) string {
+	return foreign(*s.languages.Load())
 }
 
 // newSide prepares the side of the agent at the address of a bus; empty means the system bus.
@@ -60,7 +69,7 @@ func newSide(name, address string, s shared, event func(notify.Event)) *side {
 		d.agent.Do(agentclient.WorkDone{Order: order, Err: err})
 	}, s.Log)
 	session := sessionBus(s.SessionBus)
-	d.agent = agentclient.New(agentclient.Options{Address: address, Log: s.Log, Version: s.Version, Here: here(session), Look: restart.Look, App: restart.App, Translate: foreign(), Work: func(order sessionjobs.Order) {
+	d.agent = agentclient.New(agentclient.Options{Address: address, Log: s.Log, Version: s.Version, Here: here(session), Look: restart.Look, App: restart.App, Translation: s.translation, Work: func(order sessionjobs.Order) {
 		s.idle.ordered()
 		d.worker.Submit(order)
 	}}, event)
@@ -69,7 +78,7 @@ func newSide(name, address string, s shared, event func(notify.Event)) *side {
 	d.hooks = pendinghook.New(env, s.Log)
 	d.mem = newMemory(name, session, s.Log)
 	d.core = notify.New(notify.DefaultSchedule, time.Local, d.mem.read())
-	d.core.Texts = texts.FromEnvironment("lull-userd")
+	d.core.Texts = texts.For("lull-userd", *s.languages.Load()...)
 	return d
 }
 

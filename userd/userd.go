@@ -7,11 +7,13 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/godbus/dbus/v5"
 
+	"github.com/lull/lull/agent/lib/texts/po"
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/userd/agentclient"
 	"github.com/lull/lull/userd/desktop"
@@ -45,10 +47,14 @@ func Run(ctx context.Context, o Options) error {
 	defer idle.close()
 	var sides []*side
 	report := &reporter{tell: func(list []bus.HelperSession) { sessions(sides)(list) }}
+	languages := &atomic.Pointer[[]string]{}
+	languages.Store(new(po.Languages()))
 	// event is for events of the desktop and of the session.
 	event := func(e notify.Event) {
 		idle.event("", e)
 		switch e := e.(type) {
+		case notify.Language:
+			languages.Store(&e.Names)
 		case notify.Disturb:
 			report.disturb(e.No)
 		case notify.LaunchWaits:
@@ -62,7 +68,7 @@ func Run(ctx context.Context, o Options) error {
 			d.take(ctx, e)
 		}
 	}
-	common := shared{Options: o, screen: func() *desktop.Desktop { return screen }, idle: idle, present: &presence{}}
+	common := shared{Options: o, screen: func() *desktop.Desktop { return screen }, idle: idle, present: &presence{}, languages: languages}
 	addSide := func(name, address string) {
 		var d *side
 		d = newSide(name, address, common, func(e notify.Event) {

@@ -47,10 +47,10 @@ type Options struct {
 	Look func(instance string, pid uint32) (there, other bool)
 	// App returns the name of the application of the package that a process is, or "".
 	App func(pid uint32) string
-	// Translate translates a text of the agent, with how it and its parts were made; nil means
-	// that they are shown in English.
-	Translate func(text string, made map[string]errkind.Sentence) string
-	Log       *slog.Logger
+	// Translation returns what translates a text of the agent, with how it and its parts were
+	// made, into the language of the moment. Nil, and what returns nil, mean English.
+	Translation func() func(text string, made map[string]errkind.Sentence) string
+	Log         *slog.Logger
 }
 
 // A Command is notify.Ask, notify.Answer, notify.PutOff, notify.Follow or WorkDone.

@@ -12,7 +12,11 @@ import (
 // they were made. A list that another one has replaced meanwhile is dropped.
 func (l *link) failing(ctx context.Context, calls *sync.WaitGroup, list []notify.Failure) {
 	l.lists++
-	if l.Translate == nil || len(list) == 0 {
+	var translate func(string, map[string]errkind.Sentence) string
+	if l.Translation != nil {
+		translate = l.Translation()
+	}
+	if translate == nil || len(list) == 0 {
 		l.event(notify.Failing{List: list})
 		return
 	}
@@ -35,7 +39,7 @@ func (l *link) failing(ctx context.Context, calls *sync.WaitGroup, list []notify
 				made[s.Text] = errkind.Sentence{Message: s.Message, Parts: s.Parts}
 			}
 			for i := range list {
-				list[i].Text = l.Translate(list[i].Text, made)
+				list[i].Text = translate(list[i].Text, made)
 			}
 			l.event(notify.Failing{List: list})
 		}

@@ -13,8 +13,10 @@ import (
 // an empty list is passed on at once.
 func TestFailing(t *testing.T) {
 	address := bustest.Start(t)
-	r := runWith(t, Options{Address: address, Translate: func(text string, made map[string]errkind.Sentence) string {
-		return made[text].Fill("%s lesen geht nicht", func(part string) string { return part })
+	r := runWith(t, Options{Address: address, Translation: func() func(string, map[string]errkind.Sentence) string {
+		return func(text string, made map[string]errkind.Sentence) string {
+			return made[text].Fill("%s lesen geht nicht", func(part string) string { return part })
+		}
 	}})
 	a := newAgent(t, address)
 	wait[notify.AgentUp](r)

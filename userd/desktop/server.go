@@ -153,8 +153,11 @@ func (l *loop) inquire() {
 		if err == nil {
 			err = server.CallWithContext(ctx, serverName+".GetCapabilities", dbus.FlagNoAutoStart).Store(&caps)
 		}
+		var languages []string
+		imported := false
 		if err == nil {
 			l.follow(ctx, info.Name)
+			languages, imported = sessionLanguages(ctx, l.conn)
 		}
 		return func() {
 			if l.peer.owner != owner {
@@ -163,6 +166,9 @@ func (l *loop) inquire() {
 			if err != nil {
 				l.unanswered(err)
 				return
+			}
+			if imported {
+				l.event(notify.Language{Names: languages})
 			}
 			l.peer.ready = true
 			l.peer.name, l.peer.kind = info.Name+" "+info.Version, info.Name

@@ -1,9 +1,13 @@
 package desktop
 
 import (
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/godbus/dbus/v5"
 
 	bus "github.com/lull/lull/dbus"
 	"github.com/lull/lull/userd/notify"
@@ -86,6 +90,49 @@ func TestServerThatIsNotReadyYet(t *testing.T) {
 			})
 			d.eventually("its name is known", func(p bus.SessionProperties) bool { return p.NotificationServer == "hostile 0.1" })
 			for e := wait[notify.Disturb](d); e.No; e = wait[notify.Disturb](d) {
+			}
+		})
+	}
+}
+
+// userManager has the property Environment of the user's systemd.
+type userManager []string
+
+// Get is a method of org.freedesktop.DBus.Properties.
+func (m userManager) Get(iface, name string) (dbus.Variant, *dbus.Error) {
+	return dbus.MakeVariant([]string(m)), nil
+}
+
+// TestLanguage: the languages are those that the desktop has imported into the user's systemd,
+// and come before the server may be disturbed.
+func TestLanguage(t *testing.T) {
+	for env, want := range map[string]*notify.Language{
+		"HOME=/ LANG=de_DE.UTF-8 LANGUAGE=de:fr": {Names: []string{"de", "fr", "de_DE.UTF-8"}},
+		"LANG=de_DE.UTF-8 LC_ALL=C LANGUAGE=de":  {},
+		"HOME=/":                                 nil,
+	} {
+		t.Run(env, func(t *testing.T) {
+			address := start(t)
+			manager := connect(t, address)
+			if err := manager.Export(userManager(strings.Fields(env)), "/org/freedesktop/systemd1", properties); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := manager.RequestName("org.freedesktop.systemd1", 0); err != nil {
+				t.Fatal(err)
+			}
+			newServer(t, address, allCaps...).own()
+			d := newDesk(t, address, Options{})
+			var got *notify.Language
+			for e := range d.events {
+				if l, ok := e.(notify.Language); ok {
+					got = &l
+				}
+				if d, ok := e.(notify.Disturb); ok && !d.No {
+					break
+				}
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got %v, want %v", got, want)
 			}
 		})
 	}

@@ -201,6 +201,9 @@ func (c *Core) handle(now time.Time, e Event) {
 		c.closed(e)
 	case Invoked:
 		c.invoked(now, e)
+	case Language:
+		c.Texts = texts.For("lull-userd", e.Names...)
+		c.changed() // the notices that are up change with it
 	case Disturb:
 		c.disturb = e.No
 	case Locked:

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull/lull/agent/lib/texts"
 	"github.com/lull/lull/agent/lib/words"
 )
 
@@ -125,7 +124,7 @@ func TestNewsOfAnotherSession(t *testing.T) {
 
 func TestGerman(t *testing.T) {
 	c := New(DefaultSchedule, time.UTC, nil)
-	c.Texts = texts.For("lull-userd", "de_DE.UTF-8")
+	c.Step(t0, Language{Names: []string{"de_DE.UTF-8"}})
 	p := firefox()
 	p.AtDeadline, p.Urgency, p.Notes = terminate, security, "Schneller."
 	n := c.ready(p, t0)

@@ -183,6 +183,8 @@ type (
 		Agent            string // as in the notice
 		Instance, Action string
 	}
+	// Language names the languages of the desktop, the preferred one first; none means English.
+	Language struct{ Names []string }
 	// Disturb reports whether the notification server may be disturbed.
 	Disturb struct{ No bool }
 	// Locked reports whether the screen is locked, or the session in the
@@ -219,6 +221,7 @@ func (Updated) event()   {}
 func (Finished) event()  {}
 func (Closed) event()    {}
 func (Invoked) event()   {}
+func (Language) event()  {}
 func (Disturb) event()   {}
 func (Locked) event()    {}
 func (ShowAll) event()   {}

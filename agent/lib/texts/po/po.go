@@ -16,10 +16,13 @@ var files embed.FS
 
 // Languages are those of this process, the preferred one first, by the rules of gettext(3):
 // LANGUAGE counts unless the locale is C. Nil means English.
-func Languages() []string {
+func Languages() []string { return LanguagesOf(os.Getenv) }
+
+// LanguagesOf are those of an environment, as Languages.
+func LanguagesOf(getenv func(name string) string) []string {
 	locale := ""
 	for _, name := range []string{"LC_ALL", "LC_MESSAGES", "LANG"} {
-		if locale = os.Getenv(name); locale != "" {
+		if locale = getenv(name); locale != "" {
 			break
 		}
 	}
@@ -27,7 +30,7 @@ func Languages() []string {
 	case "", "C", "POSIX":
 		return nil
 	}
-	return append(strings.Split(os.Getenv("LANGUAGE"), ":"), locale)
+	return append(strings.Split(getenv("LANGUAGE"), ":"), locale)
 }
 
 // Names are the names that catalogs of the languages can have, up to the first that is
