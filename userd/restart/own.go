@@ -19,9 +19,13 @@ import (
 
 // process is one of an instance's package.
 type process struct {
-	pid, parent int
-	pidfd       int
-	script      bool // its executable is an interpreter from elsewhere
+	pid    int
+	pidfd  int
+	script bool   // its executable is an interpreter from elsewhere
+	began  uint64 // when it was started, in ticks of the kernel's clock
+	group  string // its cgroups
+	above  []int  // its ancestors in the same cgroups, the nearest one first
+	orphan bool   // the process that has started it has ended
 }
 
 func pids(list []process) []int {
@@ -33,16 +37,32 @@ func pids(list []process) []int {
 }
 
 // mains returns the processes to signal: those that no other one of the package has
-// started. A script that waits for a program of the package passes no signal on, so
-// that the programs count and not the script, unless there are only scripts.
+// started, directly or by other programs. A script that waits for a program of the
+// package passes no signal on, so that the programs count and not the script, unless
+// there are only scripts. An orphan that is not the first process in its cgroup is a
+// helper that the application has left running: it is not signalled, nor is what it has
+// started.
 func mains(own []process) []process {
-	programs := slices.DeleteFunc(slices.Clone(own), func(p process) bool { return p.script })
-	if len(programs) == 0 {
-		programs = own
+	startedBy := func(p process, list []process) bool {
+		return slices.ContainsFunc(list, func(q process) bool { return slices.Contains(p.above, q.pid) })
 	}
-	return slices.DeleteFunc(slices.Clone(programs), func(p process) bool {
-		return slices.ContainsFunc(programs, func(q process) bool { return q.pid == p.parent })
-	})
+	without := func(list, starters []process) []process {
+		return slices.DeleteFunc(slices.Clone(list), func(p process) bool { return startedBy(p, starters) })
+	}
+	var helpers, rest []process
+	for _, p := range own {
+		if p.orphan && slices.ContainsFunc(own, func(q process) bool { return q.group == p.group && q.began < p.began }) {
+			helpers = append(helpers, p)
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	rest = without(rest, helpers)
+	programs := slices.DeleteFunc(slices.Clone(rest), func(p process) bool { return p.script })
+	if len(programs) == 0 {
+		programs = rest
+	}
+	return without(programs, programs)
 }
 
 // Look reports whether a process that a refresh of the instance waits for is still
@@ -95,9 +115,61 @@ func check(pid int, instance string) (process, error) {
 	}
 	p, err := look(pid, instance)
 	if err == nil {
-		p.parent, err = strconv.Atoi(field(text, "PPid"))
+		err = p.origin()
 	}
 	return p, err
+}
+
+// maxAncestors bounds how far the ancestors of a process are followed.
+const maxAncestors = 64
+
+// origin reads where a process comes from.
+func (p *process) origin() (err error) {
+	_, parent, began, err := stat(p.pid)
+	if err != nil {
+		return err
+	}
+	group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.pid))
+	if err != nil {
+		return err
+	}
+	p.began, p.group = began, string(group)
+	for first := true; len(p.above) < maxAncestors; first = false {
+		pid := parent
+		var name string
+		name, parent, _, err = stat(pid)
+		if first { // PID 1, or a user's systemd, is the parent of what has lost its own
+			p.orphan = pid <= 1 || err == nil && name == "systemd"
+		}
+		other, gerr := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		if pid <= 1 || err != nil || gerr != nil || !bytes.Equal(other, group) {
+			return nil // from elsewhere, or it has ended
+		}
+		p.above = append(p.above, pid)
+	}
+	return nil
+}
+
+// stat reads what proc_pid_stat(5) has of a process: its name, its parent, and when it was
+// started.
+func stat(pid int) (name string, parent int, began uint64, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", 0, 0, err
+	}
+	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')') // the name may have any character
+	if open < 0 || end < open {
+		return "", 0, 0, fmt.Errorf("/proc/%d/stat has no name", pid)
+	}
+	f := strings.Fields(string(b[end+1:]))
+	if len(f) < 20 {
+		return "", 0, 0, fmt.Errorf("/proc/%d/stat has %d fields behind the name, want 20", pid, len(f))
+	}
+	parent, err = strconv.Atoi(f[1])
+	if err == nil {
+		began, err = strconv.ParseUint(f[19], 10, 64)
+	}
+	return string(b[open+1 : end]), parent, began, err
 }
 
 // status reads /proc/PID/status, and the letter of the state in it.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -87,6 +88,65 @@ while [ ! -e `+dir+`/end ]; do sleep 0.02; done`)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "end"), nil, 0o644); err != nil {
 		t.Fatal(err)
+	}
+	<-p.done
+}
+
+// What the application has left running, or has started by another program, is no main
+// process, and gets no signal: it may have unsaved work, and it ends with the application or
+// is named as still open.
+func TestHelpersAreNotSignalled(t *testing.T) {
+	dir := t.TempDir()
+	// The orphans are adopted by PID 1, or by a user's systemd.
+	p := startProgram(t, "lulltest-helpers", `while [ ! -e `+dir+`/go ]; do echo ready; exec 1>&2; sleep 0.02; done
+"${0%/*}/tool" -c 'trap "exit 3" TERM
+(setsid "$0" -c "echo \$\$ > `+dir+`/orphan; trap : TERM; while :; do read -t 1 x < /dev/zero || :; done" &)
+sh -c "\"\$0\" -c \"echo \\\$\\\$ > `+dir+`/through; trap : TERM; while :; do read -t 1 x < /dev/zero || :; done\"; :" "$0" &
+echo $$ > `+dir+`/tool; wait' "${0%/*}/tool"
+echo $? > `+dir+`/status`)
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(p.tree, "bin/tool"), read(t, bash), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tool, orphan, through := untilPID(t, dir+"/tool"), untilPID(t, dir+"/orphan"), untilPID(t, dir+"/through")
+	t.Cleanup(func() {
+		syscall.Kill(orphan, syscall.SIGKILL)
+		syscall.Kill(through, syscall.SIGKILL)
+	})
+	var own []process
+	for _, pid := range []int{through, orphan, tool, p.cmd.Process.Pid} {
+		o, fd, err := hold(pid, "lulltest-helpers")
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+		own = append(own, o)
+	}
+	if !own[1].orphan {
+		t.Fatalf("process %d has lost its parent, and is %+v, want an orphan", orphan, own[1])
+	}
+	if got := pids(mains(own)); !slices.Equal(got, []int{tool}) {
+		t.Errorf("signalled are %v, want %d; not %d, which is an orphan, nor %d, which a shell has started", got, tool, orphan, through)
+	}
+	a := newAgain(t)
+	a.Quit(t.Context(), connect(t), pending("lulltest-helpers", through, orphan, tool, p.cmd.Process.Pid))
+	if status := untilPID(t, dir+"/status"); status != 3 {
+		t.Errorf("the program has ended with %d, want 3", status)
+	}
+	// Without its first process, an orphan is the application: it has gone to the background.
+	if o, fd, err := hold(orphan, "lulltest-helpers"); err != nil {
+		t.Error(err)
+	} else {
+		unix.Close(fd)
+		if got := pids(mains([]process{o})); !slices.Equal(got, []int{orphan}) {
+			t.Errorf("of an orphan alone, signalled are %v, want %d", got, orphan)
+		}
 	}
 	<-p.done
 }
