@@ -184,6 +184,7 @@ func (g *gnome) picture(name string) {
 func gnomeScene(t *testing.T) {
 	m := listen(t)
 	installed(t)
+	installOwn(t)
 	g := startGNOME(t)
 	for _, id := range []string{ours.id, ours.bells(), twin.id, twin.bells()} {
 		g.await("the shell knows "+id, "Shell.AppSystem.get_default().lookup_app('"+id+".desktop')")
@@ -191,6 +192,7 @@ func gnomeScene(t *testing.T) {
 	opened(t, m, g.conn, g.openers)
 	waited(t, m, g)
 	asksPortal(t)
+	opensOwn(t, g)
 }
 
 // waited: a waiting refresh has a notice with buttons, which is withdrawn when
