@@ -138,6 +138,9 @@ arm64: deps-arm64 build ## make the packages for arm64 in dist/, and run them un
 	$(MAKE) --no-print-directory packages GOARCH=arm64 CC=aarch64-linux-gnu-gcc BIN='$(DIST)/arm64' ASK='$(BIN)'
 	LULL_ARM64='$(abspath $(DIST))' $(GO) test -count=1 -timeout 2h -v ./e2e/arm64
 
+nightly: S = 3600
+nightly: N = 1000
+nightly: LAUNCHES = 1000
 nightly: deps-arm64 build ## what is too long for every run: sid, desktops, soaks, arm64; a table at the end
 	@MAKE='$(MAKE)' GO='$(GO)' LULL_BIN='$(abspath $(BIN))' S='$(S)' N='$(N)' LAUNCHES='$(LAUNCHES)' sh .ci/nightly
 
