@@ -188,6 +188,7 @@ func opened(t *testing.T, m *marks, conn *dbus.Conn, own func(*terminal) []opene
 		sameAsTwin(t, m, o)
 	}
 	inShell(t, m, term)
+	openers = chosen(t, openers)
 	rushed(t, m, launches(t), func(i int) string {
 		o := openers[i%len(openers)]
 		o.open(ours)

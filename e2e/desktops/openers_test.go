@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,27 @@ type opener struct {
 	// stays means that what starts it gives it a unit of its own, where it has to be with
 	// lull as without.
 	stays bool
+}
+
+// openersEnv has the names of the openers that open the application repeatedly, separated
+// by commas, where not all of them are to.
+const openersEnv = "LULL_OPENERS"
+
+// chosen are the openers that the caller has asked for.
+func chosen(t *testing.T, all []opener) (some []opener) {
+	t.Helper()
+	names := os.Getenv(openersEnv)
+	if names == "" {
+		return all
+	}
+	for _, name := range strings.Split(names, ",") {
+		i := slices.IndexFunc(all, func(o opener) bool { return o.name == name })
+		if i < 0 {
+			t.Fatalf("%s: there is no opener %q", openersEnv, name)
+		}
+		some = append(some, all[i])
+	}
+	return some
 }
 
 // fill puts what belongs to the subject into the words of a command.

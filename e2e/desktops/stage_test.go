@@ -74,7 +74,7 @@ func onDesktop(t *testing.T, set suite.Set, more time.Duration) {
 	run("dpkg", "--install", "/opt/packages/"+filepath.Base(deb))
 	// The files that a user's manager reads at its start are new.
 	run("sh", "-c", "mkdir -p /etc/lull "+pictureDir+" && chmod 1777 "+pictureDir+" && echo 'schedule: {check: 0}' > /etc/lull/policy.yaml && systemctl restart lulld user@1000")
-	env := []string{insideEnv + "=1", "CI=" + os.Getenv("CI"), "LULL_LAUNCHES=" + os.Getenv("LULL_LAUNCHES"), programsEnv + "=" + os.Getenv(programsEnv), "HOME=/root"}
+	env := []string{insideEnv + "=1", "CI=" + os.Getenv("CI"), "LULL_LAUNCHES=" + os.Getenv("LULL_LAUNCHES"), programsEnv + "=" + os.Getenv(programsEnv), openersEnv + "=" + os.Getenv(openersEnv), "HOME=/root"}
 	r := c.Service(time.Duration(launches(t))*10*time.Second+10*time.Minute+more, env, "/opt/desktops.test", "-test.v", "-test.timeout=0", "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$")
 	if r.Code != 0 || !strings.Contains(r.Stdout, "--- PASS: "+t.Name()+" ") {
 		t.Errorf("%v\n%s", r, c.Run("journalctl", "--boot", "--no-pager", "--lines=60", "--identifier=lulld", "--identifier=lull-userd", "--identifier=gnome-shell", "--identifier=lull-run", "--identifier="+desktop).Stdout)
