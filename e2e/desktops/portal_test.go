@@ -2,10 +2,14 @@ package desktops_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // asksPortal: a program with a layout, which is in a mount namespace and a user namespace, is served
@@ -31,4 +35,43 @@ func asksPortal(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "direct://") {
 		t.Errorf("a program with a layout asks the portal: got %v, %s, want direct://", err, out)
 	}
+}
+
+// choosesByPortal: a program that is open opens its file by the dialog of GTK's portal, which is a
+// process of the desktop, without the program's layout.
+func (c *converted) choosesByPortal(t *testing.T, g germanGNOME) {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", "for e in $(grep -lz '^LULL_INSTANCE="+c.pkg+"$' /proc/[0-9]*/environ); do readlink ${e%environ}ns/mnt; done; readlink /proc/self/ns/mnt").Output()
+	spaces := strings.Fields(string(out))
+	if err != nil || len(spaces) < 2 || spaces[0] == spaces[len(spaces)-1] {
+		t.Errorf("%s: got mount namespaces %q (the last one is the host's), %v, want one of its layout", c.name, spaces, err)
+	}
+	g.key(t, "ctrl", "o")
+	c.until(t, "the portal asks for a file", func() (bool, string) {
+		text := g.eval(gnomeWindows + ".map(w => w.get_pid()).join(' ')")
+		for _, pid := range strings.Fields(strings.Trim(text, `"`)) {
+			if _, err := strconv.Atoi(pid); err != nil {
+				t.Fatalf("got %q as process of a window, want a number", pid)
+			}
+			exe, err := os.Readlink("/proc/" + pid + "/exe")
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			if filepath.Base(exe) == "xdg-desktop-portal-gtk" {
+				return true, ""
+			}
+		}
+		return false, fmt.Sprintf("%q", g.windows(t))
+	})
+	time.Sleep(2 * time.Second) // it takes the focus, which has no event
+	for _, r := range userFile(c.file) {
+		g.key(t, string(r))
+	}
+	g.picture("portal-" + c.name)
+	g.key(t, "Return")
+	c.until(t, "it has the file", func() (bool, string) {
+		list := g.windows(t)
+		return len(list) == 1 && strings.Contains(list[0], c.titled()), fmt.Sprintf("%q", list)
+	})
+	g.picture("chosen-" + c.name)
 }
