@@ -296,15 +296,20 @@ func (p *peers) remove() float64 {
 	return p.timed(func() { p.command("rm", "-rf", p.path("copy")) })
 }
 
-// rest lets a round end. When ext4 makes a file it passes over those that were
-// deleted within the last minute, one by one (recently_deleted in
-// fs/ext4/ialloc.c): who comes after a large deletion would pay for it.
+// rest lets a round end.
 func (p *peers) rest() float64 {
 	p.command("rm", "-rf", p.path("extracted"))
+	p.outwaitDeletions()
+	return 0
+}
+
+// outwaitDeletions is called after a large deletion. When ext4 makes a file it passes over those
+// that were deleted within the last minute, one by one (recently_deleted in
+// fs/ext4/ialloc.c): who comes next would pay for it.
+func (s *stage) outwaitDeletions() {
 	unix.Sync()
 	select {
 	case <-time.After(61 * time.Second):
-	case <-p.Context().Done():
+	case <-s.Context().Done():
 	}
-	return 0
 }

@@ -33,6 +33,7 @@ func playToolchain(tb rig.TB) results {
 		requests, bytes = append(requests, float64(far.requests.Load())), append(bytes, float64(far.bytes.Load()))
 		s.MustLull("remove", "--purge", toolchain)
 		s.MustLull("gc")
+		s.outwaitDeletions()
 		return ms
 	})
 	return results{
