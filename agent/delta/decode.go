@@ -7,6 +7,9 @@ import (
 	"math"
 	"os"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lull/lull/agent/lib/digest"
 	"github.com/lull/lull/agent/lib/lz4"
 )
 
@@ -38,7 +41,20 @@ func Open(r io.ReaderAt, size int64) (*Pack, error) {
 	if at != size {
 		return nil, malformed("something follows it")
 	}
-	return &Pack{r: r, header: h, start: start, Scratch: scratch}, nil
+	p := &Pack{r: r, header: h, start: start, Scratch: scratch}
+	type made struct {
+		digest digest.Digest
+		exec   bool
+	}
+	files := map[made]bool{}
+	for _, f := range p.Files() {
+		m := made{f.Digest, f.Exec}
+		if files[m] {
+			return nil, malformed("it makes a file twice")
+		}
+		files[m] = true
+	}
+	return p, nil
 }
 
 // Files returns the new files, in the order in which Decode writes them.
@@ -65,24 +81,43 @@ func (p *Pack) ScratchSize() (most int64) {
 type Source func(File) (io.ReaderAt, error)
 
 // Sink takes the content of a new file. Writes are in order; Close follows the last one. To
-// skip a file, it returns nil.
+// skip a file, it returns nil. Several files may be open at once, each in a goroutine.
 type Sink func(File) (io.WriteCloser, error)
+
+// decoders is how many groups without old files are decoded at once. Each takes about 11 MiB.
+const decoders = 2
 
 // Decode writes the new files of a pack. Errors: ErrMalformed; those of old and new. Old
 // files that have changed make other content, which the caller detects by its hash.
-func (p *Pack) Decode(ctx context.Context, old Source, new Sink) error {
+func (p *Pack) Decode(parent context.Context, old Source, new Sink) error {
+	running, ctx := errgroup.WithContext(parent)
+	running.SetLimit(p.together())
 	at := p.start
 	for i := range p.header.groups {
+		if ctx.Err() != nil {
+			break
+		}
 		g := &p.header.groups[i]
 		d := &decoder{ctx: ctx, r: p.r, group: g, at: at, sink: new, scratch: p.Scratch, version: p.header.version}
-		if err := d.decode(old); err != nil {
-			return err
-		}
+		running.Go(func() error { return d.decode(old) })
 		for _, n := range g.streams {
 			at += n
 		}
 	}
-	return nil
+	if err := running.Wait(); err != nil {
+		return err
+	}
+	return parent.Err()
+}
+
+// together returns how many groups are decoded at once.
+func (p *Pack) together() int {
+	for i := range p.header.groups {
+		if len(p.header.groups[i].old) > 0 {
+			return 1
+		}
+	}
+	return decoders
 }
 
 // decoder decodes one group.

@@ -12,7 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -118,6 +121,9 @@ func TestRandomEdits(t *testing.T) {
 				}
 			}
 			pair := delta.Pair{New: c.add(new)}
+			if slices.ContainsFunc(pairs, func(p delta.Pair) bool { return p.New == pair.New }) {
+				continue // a pack makes a file once
+			}
 			if rapid.Bool().Draw(t, "old") {
 				f := c.add(old)
 				pair.Old = &f
@@ -302,6 +308,70 @@ func TestOldIsShorter(t *testing.T) {
 	}
 }
 
+// TestMadeTwice: a pack that makes a file twice is malformed.
+func TestMadeTwice(t *testing.T) {
+	c := content{}
+	f := c.add([]byte("a line of text\n"))
+	var b bytes.Buffer
+	if err := delta.Encode(t.Context(), &b, []delta.Pair{{New: f}, {New: f}}, c.open); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := delta.Open(bytes.NewReader(b.Bytes()), int64(b.Len())); !errors.Is(err, delta.ErrMalformed) {
+		t.Errorf("got %v, want %v", err, delta.ErrMalformed)
+	}
+}
+
+// TestGroupsAtOnce: two groups without old files are decoded at the same time, and the end of
+// one ends the other.
+func TestGroupsAtOnce(t *testing.T) {
+	require.NotShort(t)
+	c := content{}
+	var pairs []delta.Pair
+	for i := range 3 {
+		b := make([]byte, 30<<20)
+		rand.New(rand.NewSource(int64(i))).Read(b)
+		pairs = append(pairs, delta.Pair{New: c.add(b)})
+	}
+	var b bytes.Buffer
+	if err := delta.Encode(t.Context(), &b, pairs, c.open); err != nil {
+		t.Fatal(err)
+	}
+	p, err := delta.Open(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan struct{})
+	var made sync.Map
+	if err := p.Decode(t.Context(), c.at, func(f delta.File) (io.WriteCloser, error) {
+		switch f {
+		case pairs[0].New:
+			<-second
+		case pairs[1].New:
+			close(second)
+		}
+		if _, known := made.LoadOrStore(f, true); known {
+			t.Errorf("%v is made twice", f)
+		}
+		return &checked{want: c[f.Digest]}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range pairs {
+		if _, ok := made.Load(pairs[i].New); !ok {
+			t.Errorf("file %d is not made", i)
+		}
+	}
+	full := errors.New("the disk is full")
+	if err := p.Decode(t.Context(), c.at, func(f delta.File) (io.WriteCloser, error) {
+		if f == pairs[1].New {
+			return nil, full
+		}
+		return &checked{want: c[f.Digest]}, nil
+	}); err != full {
+		t.Errorf("got %v, want %v", err, full)
+	}
+}
+
 // FuzzDecode: a hostile pack makes an error, or no more content than its header says. Old
 // files are hostile, too.
 func FuzzDecode(f *testing.F) {
@@ -329,18 +399,18 @@ func FuzzDecode(f *testing.F) {
 		if sizes > 64<<20 {
 			return
 		}
-		total := int64(0)
+		var total atomic.Int64
 		_ = p.Decode(t.Context(), func(delta.File) (io.ReaderAt, error) { return bytes.NewReader(old), nil },
 			func(f delta.File) (io.WriteCloser, error) { return &bounded{&total, f.Size}, nil })
-		if total > sizes {
-			t.Errorf("%d bytes were made, want %d at most", total, sizes)
+		if n := total.Load(); n > sizes {
+			t.Errorf("%d bytes were made, want %d at most", n, sizes)
 		}
 	})
 }
 
 // bounded counts the bytes of a file.
 type bounded struct {
-	total *int64
+	total *atomic.Int64
 	left  int64
 }
 
@@ -348,7 +418,7 @@ func (b *bounded) Write(p []byte) (int, error) {
 	if b.left -= int64(len(p)); b.left < 0 {
 		return 0, errors.New("too many bytes")
 	}
-	*b.total += int64(len(p))
+	b.total.Add(int64(len(p)))
 	return len(p), nil
 }
 

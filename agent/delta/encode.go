@@ -23,8 +23,12 @@ type Pair struct {
 // the size of the larger file in memory, or of groupSize.
 const MaxFile = 512 << 20
 
-// groupSize is how many bytes of new files are coded together, unless one file is larger.
-const groupSize = 160 << 20
+// How many bytes of new files are coded together, unless one file is larger. Files that resemble
+// no old ones are in smaller groups, of which several are decoded at once.
+const (
+	groupSize    = 160 << 20
+	newGroupSize = 40 << 20
+)
 
 // Encode writes a pack that makes the new files of pairs from the old ones. Open returns the
 // content of a file. Equal arguments make equal packs.
@@ -74,7 +78,11 @@ func groupOf(pairs []Pair) int {
 		if p.Old != nil {
 			oldSize += p.Old.Size
 		}
-		if i > 0 && max(oldSize, newSize) > groupSize {
+		most := int64(groupSize)
+		if oldSize == 0 {
+			most = newGroupSize
+		}
+		if i > 0 && max(oldSize, newSize) > most {
 			return i
 		}
 	}
