@@ -218,7 +218,7 @@ func (d *decoder) unpack(r io.ReaderAt, f File, unpacked int64) (io.ReaderAt, in
 	if err != nil {
 		return nil, inside{}, err
 	}
-	in, err := unpackOld(r, f, unpacked, out)
+	in, err := unpackOld(r, f, unpacked, out, d.version)
 	if err != nil {
 		out.Close()
 		return nil, in, err

@@ -382,8 +382,9 @@ func FuzzDecode(f *testing.F) {
 		o := c.add(self)
 		f.Add(c.roundTrip(f, delta.Pair{New: c.add(append(bytes.Clone(self), self[:5000]...)), Old: &o}), self)
 	}
-	lz4 := []byte("head\x02\x21\x4c\x18\x0b\x00\x00\x00\xa0abcdefghijtail")
-	f.Add(c.roundTrip(f, delta.Pair{New: c.add(append([]byte("more"), lz4...)), Old: &old}, delta.Pair{New: c.add(lz4)}), lz4)
+	f.Add(c.roundTrip(f, delta.Pair{New: c.add(append([]byte("more"), smallImage...)), Old: &old}, delta.Pair{New: c.add(smallImage)}), smallImage)
+	zipped := c.add(gzipped([]byte("a line of text, a line of text"), 9))
+	f.Add(c.roundTrip(f, delta.Pair{New: c.add(gzipped([]byte("a line of text, another line of text"), 6)), Old: &zipped}), c[zipped.Digest])
 	before, after := objects()
 	o := c.add(before)
 	f.Add(c.roundTrip(f, delta.Pair{New: c.add(after), Old: &o}), before)

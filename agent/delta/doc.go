@@ -18,7 +18,7 @@
 //
 // The format of a pack:
 //
-//	"LULLDLT3"            magic and version
+//	"LULLDLT4"            magic and version
 //	length of the header  32 bits, little-endian
 //	header                zstd, see header
 //	streams               zstd or LZMA, in the order of the groups; see the constants of streams

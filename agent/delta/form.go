@@ -7,15 +7,18 @@ import (
 	"io"
 	"os"
 
+	"github.com/lull/lull/agent/lib/gnuzip"
 	"github.com/lull/lull/agent/lib/lz4"
 )
 
 // A file that contains compressed blocks is coded in its unpacked form: the bytes before the
 // first block, the content of the blocks, and the bytes after the last one. It is used only if
-// the encoder has packed it again with identical bytes.
+// the encoder has packed it again with identical bytes. The blocks are those of an LZ4 frame, or
+// the stream of a gzip file.
 
 // form is the unpacked form of a file. Nil means that the file is coded as it is.
 type form struct {
+	level      int   // of gzip; 0 for LZ4. Since version 4
 	head, tail int64 // bytes before the first block and after the last one
 	blocks     []formBlock
 }
@@ -34,6 +37,14 @@ func (f *form) size() int64 {
 	return n
 }
 
+// prefix is how many bytes precede each block that are computed.
+func (f *form) prefix() int64 {
+	if f.level > 0 {
+		return 0
+	}
+	return 4 // the size of the block
+}
+
 // inside is where the content of the blocks is.
 func (f *form) inside() inside { return inside{f.head, f.size() - f.head - f.tail} }
 
@@ -49,6 +60,9 @@ func formSize(f File, x *form) int64 {
 func unpackedForm(b []byte) (*form, []byte) {
 	if len(b) > maxUnpacked {
 		return nil, nil
+	}
+	if off := gnuzip.Find(b); off > 0 {
+		return unpackedGzip(b, off)
 	}
 	list := lz4.Find(b)
 	if len(list) == 0 || len(list) > maxBlocks {
@@ -69,10 +83,27 @@ func unpackedForm(b []byte) (*form, []byte) {
 	return x, append(out, b[last.Off+last.Size:]...)
 }
 
+// unpackedGzip returns the form of a gzip file whose stream is at an offset.
+func unpackedGzip(b []byte, off int) (*form, []byte) {
+	var out bytes.Buffer
+	out.Write(b[:off])
+	content, size, err := gnuzip.Unpack(&out, b[off:])
+	if err != nil || content == 0 {
+		return nil, nil
+	}
+	end := off + size
+	out.Write(b[end:])
+	return &form{level: gnuzip.Level(b), head: int64(off), tail: int64(len(b) - end), blocks: []formBlock{{content, int64(size)}}}, out.Bytes()
+}
+
 // notes returns what packing the form again needs, or nil if that is not worth it.
 func (x *form) notes(file, unpacked []byte) (notes []byte) {
+	notes = []byte{}
 	at, from, packed := x.head, x.head, int64(0)
 	for _, b := range x.blocks {
+		if x.level > 0 {
+			break // it has none
+		}
 		block := file[from+4 : from+4+b.packed]
 		note := lz4.Note(block, unpacked[at:at+b.content])
 		if note == nil {
@@ -82,7 +113,7 @@ func (x *form) notes(file, unpacked []byte) (notes []byte) {
 		at, from, packed = at+b.content, from+4+b.packed, packed+b.packed
 	}
 	p := &packer{Packer: lz4.Packer{Notes: bytes.NewReader(notes)}, form: x, out: &equal{want: file}}
-	if _, err := p.Write(unpacked); err != nil || p.Close() != nil || int64(len(notes)) > packed/8 {
+	if _, err := p.Write(unpacked); err != nil || p.Close() != nil || len(notes) > 0 && int64(len(notes)) > packed/8 {
 		return nil
 	}
 	return notes
@@ -152,6 +183,14 @@ func (p *packer) Write(b []byte) (int, error) {
 }
 
 func (p *packer) pack(b formBlock) error {
+	if p.form.level > 0 {
+		out := &exactly{p.out, b.packed}
+		err := gnuzip.Pack(out, p.block, p.form.level)
+		if errors.Is(err, gnuzip.ErrSlow) || err == nil && out.left > 0 {
+			return malformed("a gzip file cannot be packed again")
+		}
+		return err
+	}
 	if _, err := p.out.Write(binary.LittleEndian.AppendUint32(nil, uint32(b.packed))); err != nil {
 		return err
 	}
@@ -163,6 +202,19 @@ func (p *packer) pack(b formBlock) error {
 }
 
 func (p *packer) Close() error { return p.out.Close() }
+
+// exactly takes a number of bytes.
+type exactly struct {
+	out  io.Writer
+	left int64
+}
+
+func (e *exactly) Write(b []byte) (int, error) {
+	if e.left -= int64(len(b)); e.left < 0 {
+		return 0, malformed("a gzip file is larger when it is packed again")
+	}
+	return e.out.Write(b)
+}
 
 // discard is the output of a file that is skipped.
 type discard struct{}
@@ -184,7 +236,7 @@ const maxUnpacked = 24 << 20
 
 // unpackOld writes the unpacked form of an old file, of size bytes, to out, and returns where
 // the content of the blocks is. It writes no more than that: there may be no space for more.
-func unpackOld(r io.ReaderAt, f File, size int64, out io.Writer) (in inside, err error) {
+func unpackOld(r io.ReaderAt, f File, size int64, out io.Writer, version int) (in inside, err error) {
 	if f.Size > maxUnpacked {
 		return in, malformed("a file is too large to be unpacked")
 	}
@@ -192,19 +244,52 @@ func unpackOld(r io.ReaderAt, f File, size int64, out io.Writer) (in inside, err
 	if err := readFull(r, b, 0); err != nil {
 		return in, err
 	}
+	o := &announced{out, size}
+	if off := gnuzip.Find(b); off > 0 && version >= 4 {
+		in, err = unpackGzip(o, b, off)
+	} else {
+		in, err = unpackFrame(o, b)
+	}
+	if err == nil && o.left > 0 {
+		err = malformed("an old file is smaller when it is unpacked")
+	}
+	return in, err
+}
+
+// announced takes no more bytes than a pack has announced.
+type announced struct {
+	out  io.Writer
+	left int64
+}
+
+func (a *announced) Write(b []byte) (int, error) {
+	if a.left -= int64(len(b)); a.left < 0 {
+		return 0, malformed("an old file is larger when it is unpacked")
+	}
+	return a.out.Write(b)
+}
+
+// unpackGzip writes the unpacked form of a gzip file.
+func unpackGzip(out io.Writer, b []byte, off int) (in inside, err error) {
+	if _, err := out.Write(b[:off]); err != nil {
+		return in, err
+	}
+	content, size, err := gnuzip.Unpack(out, b[off:])
+	if err != nil {
+		return in, err
+	}
+	_, err = out.Write(b[off+size:])
+	return inside{int64(off), content}, err
+}
+
+// unpackFrame writes the unpacked form of a file with an LZ4 frame.
+func unpackFrame(out io.Writer, b []byte) (in inside, err error) {
 	list := lz4.Find(b)
 	if len(list) == 0 || len(list) > maxBlocks {
 		return in, errors.New("the old file has no compressed blocks")
 	}
-	write := func(part []byte) error {
-		if size -= int64(len(part)); size < 0 {
-			return malformed("an old file is larger when it is unpacked")
-		}
-		_, err := out.Write(part)
-		return err
-	}
 	in.off = int64(list[0].Off - 4)
-	if err := write(b[:in.off]); err != nil {
+	if _, err := out.Write(b[:in.off]); err != nil {
 		return in, err
 	}
 	var block []byte
@@ -212,14 +297,12 @@ func unpackOld(r io.ReaderAt, f File, size int64, out io.Writer) (in inside, err
 		if block, err = lz4.Unpack(block[:0], b[l.Off:l.Off+l.Size]); err != nil {
 			return in, err
 		}
-		if err := write(block); err != nil {
+		if _, err := out.Write(block); err != nil {
 			return in, err
 		}
 		in.size += int64(len(block))
 	}
 	last := list[len(list)-1]
-	if err = write(b[last.Off+last.Size:]); err == nil && size > 0 {
-		err = malformed("an old file is smaller when it is unpacked")
-	}
+	_, err = out.Write(b[last.Off+last.Size:])
 	return in, err
 }

@@ -2,10 +2,17 @@ package delta_test
 
 import (
 	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math/rand"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/lull/lull/agent/delta"
+	"github.com/lull/lull/agent/lib/gnuzip"
 	"github.com/lull/lull/e2e/require"
 )
 
@@ -19,6 +26,62 @@ func image(t *testing.T, head string, program []byte, flags ...string) []byte {
 		t.Fatal(err)
 	}
 	return append(append([]byte(head), out...), "\xff\xff\xff\x7fthe end"...)
+}
+
+// gzipped returns a gzip file as GNU gzip makes it.
+func gzipped(content []byte, level int) []byte {
+	b := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3}
+	if level == gnuzip.MaxLevel {
+		b[8] = 2
+	}
+	out := bytes.NewBuffer(b)
+	if err := gnuzip.Pack(out, content, level); err != nil {
+		panic(err)
+	}
+	trailer := binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE(content))
+	return append(out.Bytes(), binary.LittleEndian.AppendUint32(trailer, uint32(len(content)))...)
+}
+
+// TestGzip: of a text that GNU gzip has packed, the differences of its content are coded. What
+// another program has packed, or what is cut off or longer, comes back as any other file.
+func TestGzip(t *testing.T) {
+	var text strings.Builder
+	rnd := rand.New(rand.NewSource(1))
+	for i := range 20000 {
+		fmt.Fprintf(&text, "%d: %x\n", i, rnd.Intn(1<<30))
+	}
+	old, new := text.String(), "a line that is new\n"+text.String()
+	sizes := map[string]int{}
+	for _, c := range []struct {
+		name string
+		pack func(string) []byte
+	}{
+		{"gzip -9", func(s string) []byte { return gzipped([]byte(s), 9) }},
+		{"gzip -6", func(s string) []byte { return gzipped([]byte(s), 6) }},
+		{"another program", func(s string) []byte {
+			var b bytes.Buffer
+			w := gzip.NewWriter(&b)
+			w.Write([]byte(s))
+			w.Close()
+			return b.Bytes()
+		}},
+		{"two members", func(s string) []byte { return append(gzipped([]byte(s), 9), gzipped([]byte("the end"), 9)...) }},
+		{"cut off", func(s string) []byte { return gzipped([]byte(s), 9)[:1000] }},
+	} {
+		files := content{}
+		before := files.add(c.pack(old))
+		sizes[c.name] = len(files.roundTrip(t, delta.Pair{New: files.add(c.pack(new)), Old: &before}))
+		files.roundTrip(t, delta.Pair{New: files.add(c.pack(new))})
+	}
+	t.Log(sizes)
+	for _, name := range []string{"gzip -9", "gzip -6", "two members"} {
+		if sizes[name] > 500 {
+			t.Errorf("%s: the delta has %d bytes, want 500 at most", name, sizes[name])
+		}
+	}
+	if sizes["another program"] < 100000 {
+		t.Errorf("another program: the delta has %d bytes: this test shows nothing", sizes["another program"])
+	}
 }
 
 // TestImages: of a packed program, the differences of its unpacked form are coded, if lz4 -9 has

@@ -9,13 +9,14 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/lull/lull/agent/lib/digest"
+	"github.com/lull/lull/agent/lib/gnuzip"
 	"github.com/lull/lull/agent/lib/lz4"
 )
 
 // The first bytes of a pack: magic and its version. Those of former versions are still read.
 const (
 	magic   = "LULLDLT"
-	version = 3
+	version = 4
 )
 
 // The bounds of a pack.
@@ -133,6 +134,7 @@ func appendForm(b []byte, x *form) []byte {
 		return append(b, 0)
 	}
 	b = binary.AppendUvarint(b, uint64(len(x.blocks)))
+	b = binary.AppendUvarint(b, uint64(x.level))
 	b = binary.AppendUvarint(b, uint64(x.head))
 	b = binary.AppendUvarint(b, uint64(x.tail))
 	for _, k := range x.blocks {
@@ -142,17 +144,27 @@ func appendForm(b []byte, x *form) []byte {
 }
 
 // form reads a form of a file of size bytes, which is checked.
-func (p *parser) form(size int64) *form {
+func (p *parser) form(size int64, version int) *form {
 	n := p.number(maxBlocks)
 	if n == 0 {
 		return nil
 	}
-	x := &form{head: p.number(maxGroup), tail: p.number(maxGroup)}
+	x := &form{}
+	most := uint64(lz4.BlockSize)
+	if version >= 4 {
+		if x.level = int(p.number(gnuzip.MaxLevel)); x.level > 0 {
+			most = gnuzip.MaxContent
+			if (n > 1 || x.level < gnuzip.MinLevel) && p.err == nil {
+				p.err = malformed("a gzip file has one stream, of a level of %d or more", gnuzip.MinLevel)
+			}
+		}
+	}
+	x.head, x.tail = p.number(maxGroup), p.number(maxGroup)
 	total := x.head + x.tail
 	for range n {
-		k := formBlock{p.number(lz4.BlockSize), p.number(2 * lz4.BlockSize)}
+		k := formBlock{p.number(most), p.number(2 * most)}
 		x.blocks = append(x.blocks, k)
-		total += 4 + k.packed
+		total += x.prefix() + k.packed
 		if k.content == 0 && p.err == nil {
 			p.err = malformed("a block is empty")
 		}
@@ -175,7 +187,7 @@ func (p *parser) forms(g *groupHeader, version int) {
 		oldTotal += max(g.unpacked[i], f.Size)
 	}
 	for i, f := range g.new {
-		g.forms[i] = p.form(f.Size)
+		g.forms[i] = p.form(f.Size, version)
 		newTotal += formSize(f, g.forms[i])
 	}
 	if max(oldTotal, newTotal) > maxGroup && p.err == nil {

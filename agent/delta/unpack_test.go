@@ -23,7 +23,7 @@ func TestUnpackIsBounded(t *testing.T) {
 	f := File{Size: int64(len(packed))}
 	for _, announced := range []int64{0, 1, size - 1, size, size + 1} {
 		var out bytes.Buffer
-		in, err := unpackOld(bytes.NewReader(packed), f, announced, &out)
+		in, err := unpackOld(bytes.NewReader(packed), f, announced, &out, version)
 		if int64(out.Len()) > announced {
 			t.Errorf("announced %d: %d bytes are written, want that at most", announced, out.Len())
 		}

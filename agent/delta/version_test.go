@@ -53,7 +53,7 @@ func plainObject(order []int) []byte {
 	return b
 }
 
-// objects are the files of testdata/version2.pack.
+// objects are the files of testdata/version2.pack, and two of those of version3.pack.
 func objects() (old, new []byte) {
 	var first, second []int
 	for i := range 50 {
@@ -62,7 +62,10 @@ func objects() (old, new []byte) {
 	return plainObject(first), plainObject(second)
 }
 
-// TestFormerVersions: packs of versions 1 and 2 make their files. One of an unknown version is an
+// smallImage is the third file of version3.pack: text around an LZ4 frame of ten bytes.
+var smallImage = []byte("head\x02\x21\x4c\x18\x0b\x00\x00\x00\xa0abcdefghijtail")
+
+// TestFormerVersions: packs of versions 1 to 3 make their files. One of an unknown version is an
 // error.
 func TestFormerVersions(t *testing.T) {
 	c := content{}
@@ -72,6 +75,7 @@ func TestFormerVersions(t *testing.T) {
 	old, new = objects()
 	c.add(old)
 	c.make(t, "version2.pack", c.add(new))
+	c.make(t, "version3.pack", c.add(new), c.add(smallImage))
 	later := append([]byte("LULLDLT9"), former[8:]...)
 	if _, err := delta.Open(bytes.NewReader(later), int64(len(later))); !errors.Is(err, delta.ErrMalformed) {
 		t.Errorf("a later version: %v, want %v", err, delta.ErrMalformed)
