@@ -383,8 +383,8 @@ func FuzzDecode(f *testing.F) {
 		f.Add(c.roundTrip(f, delta.Pair{New: c.add(append(bytes.Clone(self), self[:5000]...)), Old: &o}), self)
 	}
 	f.Add(c.roundTrip(f, delta.Pair{New: c.add(append([]byte("more"), smallImage...)), Old: &old}, delta.Pair{New: c.add(smallImage)}), smallImage)
-	zipped := c.add(gzipped([]byte("a line of text, a line of text"), 9))
-	f.Add(c.roundTrip(f, delta.Pair{New: c.add(gzipped([]byte("a line of text, another line of text"), 6)), Old: &zipped}), c[zipped.Digest])
+	zipped := c.add(gzipped(f, []byte("a line of text, a line of text"), 9))
+	f.Add(c.roundTrip(f, delta.Pair{New: c.add(gzipped(f, []byte("a line of text, another line of text"), 6)), Old: &zipped}), c[zipped.Digest])
 	before, after := objects()
 	o := c.add(before)
 	f.Add(c.roundTrip(f, delta.Pair{New: c.add(after), Old: &o}), before)

@@ -29,14 +29,15 @@ func image(t *testing.T, head string, program []byte, flags ...string) []byte {
 }
 
 // gzipped returns a gzip file as GNU gzip makes it.
-func gzipped(content []byte, level int) []byte {
+func gzipped(t fataler, content []byte, level int) []byte {
+	t.Helper()
 	b := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3}
 	if level == gnuzip.MaxLevel {
 		b[8] = 2
 	}
 	out := bytes.NewBuffer(b)
 	if err := gnuzip.Pack(out, content, level); err != nil {
-		panic(err)
+		t.Fatal(err)
 	}
 	trailer := binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE(content))
 	return append(out.Bytes(), binary.LittleEndian.AppendUint32(trailer, uint32(len(content)))...)
@@ -56,8 +57,8 @@ func TestGzip(t *testing.T) {
 		name string
 		pack func(string) []byte
 	}{
-		{"gzip -9", func(s string) []byte { return gzipped([]byte(s), 9) }},
-		{"gzip -6", func(s string) []byte { return gzipped([]byte(s), 6) }},
+		{"gzip -9", func(s string) []byte { return gzipped(t, []byte(s), 9) }},
+		{"gzip -6", func(s string) []byte { return gzipped(t, []byte(s), 6) }},
 		{"another program", func(s string) []byte {
 			var b bytes.Buffer
 			w := gzip.NewWriter(&b)
@@ -65,8 +66,8 @@ func TestGzip(t *testing.T) {
 			w.Close()
 			return b.Bytes()
 		}},
-		{"two members", func(s string) []byte { return append(gzipped([]byte(s), 9), gzipped([]byte("the end"), 9)...) }},
-		{"cut off", func(s string) []byte { return gzipped([]byte(s), 9)[:1000] }},
+		{"two members", func(s string) []byte { return append(gzipped(t, []byte(s), 9), gzipped(t, []byte("the end"), 9)...) }},
+		{"cut off", func(s string) []byte { return gzipped(t, []byte(s), 9)[:1000] }},
 	} {
 		files := content{}
 		before := files.add(c.pack(old))
