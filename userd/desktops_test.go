@@ -3,6 +3,7 @@ package userd
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -290,18 +291,39 @@ func (d *desktopScene) focused() {
 	d.shot("focused")
 }
 
-// window opens an editor and waits for it to be in front.
+// windowScript is a program of GNOME with a window, which has nothing of a desktop but what
+// the shell depends on; windowEntry is its menu entry.
+const (
+	windowScript = `imports.gi.versions.Gtk = "4.0";
+const {Gtk, Gio} = imports.gi;
+const app = new Gtk.Application({application_id: "org.lull.window", flags: Gio.ApplicationFlags.NON_UNIQUE});
+app.connect("activate", () => new Gtk.ApplicationWindow({application: app, title: "Window", default_width: 600, default_height: 400}).present());
+app.run([]);`
+	windowEntry = "[Desktop Entry]\nType=Application\nName=Window\nExec=gjs\n"
+)
+
+// window opens a window of GNOME's and waits for it to be in front.
 func (d *desktopScene) window(full bool) {
 	d.t.Helper()
-	cmd := exec.Command("mousepad", "--disable-server")
-	start(d.t, cmd)
-	if d.name != "gnome" {
-		time.Sleep(3 * time.Second)
-		return
+	home, err := os.UserHomeDir()
+	if err != nil {
+		d.t.Fatal(err)
 	}
+	entry := filepath.Join(home, ".local/share/applications/org.lull.window.desktop")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(entry), 0o755), os.WriteFile(entry, []byte(windowEntry), 0o644)); err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { os.Remove(entry) })
+	for end := time.Now().Add(30 * time.Second); d.eval(`!!Shell.AppSystem.get_default().lookup_app("org.lull.window.desktop")`) != "true"; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			d.t.Fatal("GNOME does not find the menu entry of the window")
+		}
+	}
+	cmd := exec.Command("gjs", "-c", windowScript)
+	start(d.t, cmd)
 	for end := time.Now().Add(30 * time.Second); d.eval(`global.display.focus_window?.get_pid() ?? 0`) != fmt.Sprint(cmd.Process.Pid); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			d.t.Fatal("no editor comes to the front")
+			d.t.Fatal("no window comes to the front")
 		}
 		d.eval(`Main.overview.hide(); global.get_window_actors().map(a => a.meta_window).find(w => w.get_pid() == ` + fmt.Sprint(cmd.Process.Pid) + `)?.activate(global.get_current_time()); 1`)
 	}
