@@ -50,7 +50,8 @@ var steps = []struct {
 // packages at a terminal, no process of another user has that terminal or a
 // descriptor of root's. Mallory stops her systemd, so that the work in it
 // waits, and can be checked. Otherwise the scripts do their work: her manager
-// has the units of the installed package, and none of a removed one.
+// has the units of the installed package, and none of a removed one. The scripts are also
+// run in a root that is not booted.
 func TestScriptsGiveNothingAway(t *testing.T) {
 	require.Container(t)
 	dir := t.TempDir()
@@ -71,6 +72,7 @@ func TestScriptsGiveNothingAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Run("rpm in a root", func(t *testing.T) { inARoot(t, dir) })
 	c := rig.BootContainer(t, rig.ContainerOptions{Set: suite.RPM, ReadOnly: []string{dir + ":" + where}})
 	r := c.Service(patience, nil, "sh", "-c", fmt.Sprintf("useradd --create-home --uid %d %s && loginctl enable-linger %[2]s && systemctl start user@%[1]d.service", malloryUID, mallory))
 	if r.Code != 0 {
