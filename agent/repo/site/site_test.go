@@ -201,7 +201,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestAppStream: AppStream's own tool accepts the catalogue.
+// TestAppStream: AppStream's own tool accepts the catalogue. Its version 1 fails on
+// warnings; that an application has no website is one, and not the catalogue's fault.
 func TestAppStream(t *testing.T) {
 	tool := require.Program(t, "appstreamcli")
 	dir := initRepo(t)
@@ -209,8 +210,18 @@ func TestAppStream(t *testing.T) {
 	out := filepath.Join(dir, "site")
 	_, err := Make(t.Context(), dir, Options{Output: out, URL: "https://example.org/lull"})
 	must(t, err)
-	if b, err := exec.Command(tool, "validate", "--no-net", filepath.Join(out, catalogFile)).CombinedOutput(); err != nil {
-		t.Errorf("appstreamcli: %v\n%s", err, b)
+	b, err := exec.Command(tool, "validate", "--no-net", filepath.Join(out, catalogFile)).CombinedOutput()
+	faults, accepted := 0, 0
+	for line := range strings.Lines(string(b)) {
+		switch {
+		case strings.HasPrefix(line, "W: ") && strings.HasSuffix(line, " url-homepage-missing\n"):
+			accepted++
+		case strings.HasPrefix(line, "E: "), strings.HasPrefix(line, "W: "):
+			faults++
+		}
+	}
+	if faults > 0 || err != nil && accepted == 0 {
+		t.Errorf("appstreamcli: got %v and %d faults, want none\n%s", err, faults, b)
 	}
 }
 
