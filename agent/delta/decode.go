@@ -512,7 +512,7 @@ func (d *decoder) border() error {
 		if d.out, err = d.sink(f); err != nil {
 			return err
 		}
-		if x != nil {
+		if x != nil && (d.out != nil || x.level == 0) {
 			if d.out == nil {
 				d.out = discard{} // its notes are read
 			}

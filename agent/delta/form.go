@@ -146,13 +146,22 @@ type packer struct {
 	done  int64 // bytes of the form
 	next  int   // block
 	block []byte
+
+	zip    *gnuzip.Writer // of the stream of a gzip file
+	zipped exactly
 }
 
 func (p *packer) Write(b []byte) (int, error) {
 	n := len(b)
 	for len(b) > 0 {
 		part := b
-		if p.done >= p.form.head && p.next < len(p.form.blocks) {
+		switch {
+		case p.form.level > 0:
+			var err error
+			if part, err = p.gzip(b); err != nil {
+				return 0, err
+			}
+		case p.done >= p.form.head && p.next < len(p.form.blocks):
 			want := p.form.blocks[p.next].content
 			if p.block == nil {
 				p.block = make([]byte, 0, want)
@@ -168,7 +177,7 @@ func (p *packer) Write(b []byte) (int, error) {
 					p.block = nil
 				}
 			}
-		} else {
+		default:
 			if p.done < p.form.head {
 				part = b[:min(int64(len(b)), p.form.head-p.done)]
 			}
@@ -182,15 +191,37 @@ func (p *packer) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-func (p *packer) pack(b formBlock) error {
-	if p.form.level > 0 {
-		out := &exactly{p.out, b.packed}
-		err := gnuzip.Pack(out, p.block, p.form.level)
-		if errors.Is(err, gnuzip.ErrSlow) || err == nil && out.left > 0 {
-			return malformed("a gzip file cannot be packed again")
+// gzip writes the first part of b to a gzip file: what belongs to its header, its stream or its
+// trailer.
+func (p *packer) gzip(b []byte) (part []byte, err error) {
+	stream := p.form.blocks[0]
+	end := p.form.head + stream.content
+	switch {
+	case p.done < p.form.head:
+		part = b[:min(int64(len(b)), p.form.head-p.done)]
+		_, err = p.out.Write(part)
+	case p.done < end:
+		part = b[:min(int64(len(b)), end-p.done)]
+		if p.zip == nil {
+			p.zipped = exactly{p.out, stream.packed}
+			p.zip = gnuzip.NewWriter(&p.zipped, p.form.level)
 		}
-		return err
+		if _, err = p.zip.Write(part); err == nil && p.done+int64(len(part)) == end {
+			if err = p.zip.Close(); err == nil && p.zipped.left > 0 {
+				err = malformed("a gzip file is smaller when it is packed again")
+			}
+		}
+	default:
+		part = b
+		_, err = p.out.Write(part)
 	}
+	if errors.Is(err, gnuzip.ErrSlow) {
+		err = malformed("a gzip file cannot be packed again")
+	}
+	return part, err
+}
+
+func (p *packer) pack(b formBlock) error {
 	if _, err := p.out.Write(binary.LittleEndian.AppendUint32(nil, uint32(b.packed))); err != nil {
 		return err
 	}

@@ -36,7 +36,11 @@ func gzipped(t fataler, content []byte, level int) []byte {
 		b[8] = 2
 	}
 	out := bytes.NewBuffer(b)
-	if err := gnuzip.Pack(out, content, level); err != nil {
+	w := gnuzip.NewWriter(out, level)
+	if _, err := w.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
 	trailer := binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE(content))

@@ -142,7 +142,7 @@ func (b *blocks) full(since int) bool {
 
 // flush writes a block in the smallest of three forms. Stored is its content if that is still
 // in the buffer, which has size bytes.
-func (b *blocks) flush(stored []byte, size int, last bool) {
+func (b *blocks) flush(stored []byte, size int, last bool) error {
 	lit := newTree(b.litFreq[:], lengthExtra[:], literals+1, maxBits, staticLengths[:])
 	dist := newTree(b.distFreq[:], distExtra[:], 0, maxBits, staticDists[:])
 	var codeFreq [codeSyms]int
@@ -192,6 +192,7 @@ func (b *blocks) flush(stored []byte, size int, last bool) {
 	}
 	b.out.flush()
 	b.tokens, b.matches, b.litFreq, b.distFreq = b.tokens[:0], 0, [symbols]int{endOfBlock: 1}, [distSyms]int{}
+	return b.out.err
 }
 
 // write writes the tokens in codes.
