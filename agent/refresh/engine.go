@@ -410,7 +410,7 @@ func revertTarget(inst state.Instance, cur, want uint32) (state.Revision, error)
 	for _, v := range slices.Backward(inst.Revisions) {
 		if v.Number == want || want == 0 && v.Number < cur && !v.Made.IsZero() && !v.Reverted {
 			if v.Number == cur {
-				return v, errkind.New(errkind.Invalid, "cannot revert %s to revision %d: it is in use", inst.Instance, want)
+				return v, errkind.New(errkind.Exists, "cannot revert %s to revision %d: it is in use", inst.Instance, want)
 			}
 			return v, nil
 		}

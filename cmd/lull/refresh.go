@@ -301,7 +301,11 @@ func (a *app) cancelRefreshes(ctx context.Context, names []string) error {
 					return err
 				}
 			}
-			if !found {
+			if !found && slices.ContainsFunc(s.packages, func(p bus.PackageProperties) bool { return p.Instance == name }) {
+				if err := a.already(output.T("no refresh of %s is in progress", name)); err != nil {
+					return err
+				}
+			} else if !found {
 				errs = append(errs, output.Error(errkind.NotFound, "cannot cancel the refresh of %s: none is in progress", name))
 			}
 		}

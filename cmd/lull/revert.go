@@ -6,6 +6,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/lull/lull/agent/lib/errkind"
 	"github.com/lull/lull/cmd/lull/output"
 	bus "github.com/lull/lull/dbus"
 )
@@ -29,6 +30,9 @@ again. ` + "`lull status APP`" + ` shows the revisions that are kept.`,
 			}
 			return a.refreshing(cmd.Context(), w, false, func(ctx context.Context, ag *agent) ([]dbus.ObjectPath, error) {
 				path, err := ag.manager.Revert(ctx, names[0], o)
+				if errkind.Is(err, errkind.Exists) {
+					return nil, a.already(output.T("%s is at revision %d already", names[0], o.Revision))
+				}
 				if err != nil {
 					return nil, goesOn(ctx, output.T("revert of %s", names[0]), names, err)
 				}

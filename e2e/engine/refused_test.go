@@ -32,6 +32,11 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 	unchanged("install from another channel")
 	s.refused(1, "cannot revert org.lull.one: revision 99 is not kept", "revert", "--revision", "99", "org.lull.one")
 	unchanged("revert to a revision that is not kept")
+	s.says("org.lull.one is at revision 1 already", "revert", "--revision", "1", "org.lull.one")
+	unchanged("revert to the current revision")
+	s.says("no refresh of org.lull.two is in progress", "refresh", "--cancel", "org.lull.two")
+	unchanged("the end of a refresh of another package, which has none")
+	s.refused(1, "cannot cancel the refresh of org.lull.none: none is in progress", "refresh", "--cancel", "org.lull.none")
 	s.refused(1, "cannot hold tomorrow: it is not installed", "hold", "org.lull.one", "tomorrow")
 	unchanged("a hold that is refused")
 	s.says("org.lull.none is not installed; did you mean org.lull.one?", "remove", "org.lull.none")
@@ -72,6 +77,7 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 			}
 			return path != "", ""
 		})
+		s.MustLull(kind, "--no-wait", "org.lull.one") // a second time
 		s.refused(75, "cannot refresh org.lull.one: its "+noun+" was requested, and has not ended", "refresh", "--no-wait", "org.lull.one")
 		s.refused(75, "cannot refresh org.lull.one: its "+noun+" was requested, and has not ended", "refresh", "--no-wait", "--atomic", "org.lull.one", "org.lull.two")
 		s.Lull("refresh", "--no-wait") // of all; it reports the same
