@@ -85,7 +85,7 @@ func (a *app) refreshing(ctx context.Context, w waitFlags, lenient bool, start f
 				continue
 			}
 			if !a.JSON {
-				if err := a.postponed(p, b); err != nil {
+				if err := a.postponed(p, b, hold); err != nil {
 					return err
 				}
 			}
@@ -117,10 +117,17 @@ func (a *app) already(text string) error {
 }
 
 // postponed reports the content of the error as a normal message.
-func (a *app) postponed(p bus.RefreshProperties, busy error) error {
-	text := output.T("%s waits: it is running", p.Instance)
-	if len(p.Waiting) > 0 {
+func (a *app) postponed(p bus.RefreshProperties, busy error, hold string) error {
+	text := output.T("%s waits: it is held or still running", p.Instance)
+	switch {
+	case len(p.Waiting) > 0:
 		text = output.T("%s waits for %s: %s", p.Instance, output.Count(len(p.Waiting), "process", "processes"), who(p.Waiting))
+	case len(p.Together) > 0:
+		text = output.T("%s waits: it goes together with %s, which cannot go yet", p.Instance, output.List(p.Together))
+	case len(p.Conditions) > 0:
+		text = output.T("%s waits for %s", p.Instance, conditionText(p.Conditions))
+	case hold != "":
+		text = output.T("%s waits: it is held %s", p.Instance, hold)
 	}
 	if err := a.Say(text); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/lull/lull/e2e/rig"
@@ -54,6 +55,11 @@ func TestRefusedCommandsChangeNothing(t *testing.T) {
 	if held.Props["Holds"].String() != again.Props["Holds"].String() {
 		t.Errorf("after the same hold a second time: got %v, want %v as before", again.Props["Holds"], held.Props["Holds"])
 	}
+	s.publish(app("org.lull.two", "1.5", ""), map[string]string{"app": forever})
+	if r := s.Lull("refresh", "--no-wait", "org.lull.two"); r.Code != 0 || !strings.HasPrefix(r.Stdout, "org.lull.two waits: it is held until 1 January 2090 by root\n") {
+		t.Errorf("a refresh of what is held: got %v, want exit status 0 and that it waits because it is held", r)
+	}
+	s.MustLull("refresh", "--cancel", "org.lull.two")
 	s.MustLull("unhold", "org.lull.two")
 	s.says("org.lull.two is not held any longer", "unhold", "org.lull.two")
 
