@@ -95,6 +95,10 @@ func (d *desktopScene) eval(js string) string {
 	return strings.Trim(out, `"`)
 }
 
+// shellsOwn is a notice that GNOME's shell posts some time after its start where no display
+// manager can lock the screen.
+const shellsOwn = "Screen Lock disabled"
+
 // count has GNOME's shell count its banners from now on.
 func (d *desktopScene) count() {
 	if d.name == "gnome" {
@@ -102,7 +106,8 @@ func (d *desktopScene) count() {
 			const {Clutter} = imports.gi;
 			global.lullPointer ??= (Clutter.get_default_backend?.() ?? global.stage.get_context().get_backend()).get_default_seat().create_virtual_device(Clutter.InputDeviceType.POINTER_DEVICE);
 			if (!global.lullBanners) { global.lullBanners = []; const tray = Main.messageTray, show = tray._showNotification;
-			tray._showNotification = function() { global.lullBanners.push(this._notificationQueue[0]?.title); show.call(this); }; } 1`)
+			tray._showNotification = function() { const title = this._notificationQueue[0]?.title;
+				if (title !== "` + shellsOwn + `") global.lullBanners.push(title); show.call(this); }; } 1`)
 	}
 }
 
@@ -123,7 +128,7 @@ func (d *desktopScene) banners() []string {
 // entries are the titles in GNOME's list of notifications.
 func (d *desktopScene) entries() []string {
 	list := strings.Split(d.eval(`Main.messageTray.getSources().flatMap(s => s.notifications.map(n => n.title)).join("|")`), "|")
-	return slices.DeleteFunc(list, func(s string) bool { return s == "" })
+	return slices.DeleteFunc(list, func(s string) bool { return s == "" || s == shellsOwn })
 }
 
 // seen waits until GNOME has shown these banners since the last call, and no others,
