@@ -184,12 +184,24 @@ func TestCopyIsSeen(t *testing.T) {
 	l.stop()
 }
 
-// passwd makes a command run where root's home in the user database is another.
+// passwd makes a command run where root's home in the user database is another, and the
+// machine has no log.
 func (w *world) passwd(cmd *exec.Cmd, home string) *exec.Cmd {
 	w.Helper()
 	file := filepath.Join(w.TempDir(), "passwd")
 	w.no(os.WriteFile(file, []byte("root:x:0:0:root:"+home+":/bin/sh\n"), 0o644))
-	unshare := exec.Command("unshare", append([]string{"-m", "sh", "-ec", `mount --bind "$0" /etc/passwd; exec "$@"`, file}, cmd.Args...)...)
+	return w.unlogged(cmd, "mount --bind "+file+" /etc/passwd")
+}
+
+// unlogged makes a command run where the machine has no log, so that its messages are in the
+// error output, after other mounts. Only root can do that.
+func (w *world) unlogged(cmd *exec.Cmd, mounts string) *exec.Cmd {
+	w.Helper()
+	script := `test ! -d /run/systemd/journal || mount -t tmpfs lull-test /run/systemd/journal
+test ! -S /dev/log || mount --bind /dev/null /dev/log
+` + mounts + `
+exec "$0" "$@"`
+	unshare := exec.Command("unshare", append([]string{"-m", "sh", "-ec", script}, cmd.Args...)...)
 	unshare.Env = cmd.Env
 	return unshare
 }

@@ -148,7 +148,12 @@ func TestRoot(t *testing.T) {
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 			}
 			// A set-user-id program of the machine, which would read /etc of the runtime.
-			privileged := filepath.Join(w.home, "privileged")
+			// /tmp may be mounted without such programs.
+			suid, err := os.MkdirTemp("/var/tmp", "lull-test-")
+			w.no(err)
+			t.Cleanup(func() { os.RemoveAll(suid) })
+			w.no(os.Chmod(suid, 0o755))
+			privileged := filepath.Join(suid, "privileged")
 			b, err := os.ReadFile(filepath.Join(runtime, "usr/bin/sh"))
 			w.no(err)
 			w.no(os.WriteFile(privileged, b, 0o755))
