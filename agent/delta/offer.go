@@ -19,11 +19,18 @@ type Offer struct {
 	Size     int64         `json:"size"`     // bytes of the pack
 	Content  int64         `json:"content"`  // bytes of the blobs that it makes
 	Replaces int64         `json:"replaces"` // bytes of the same blobs as the repository has them, compressed
+	// Format is the version of the pack's format, which decides what decodes it, or 0 where the
+	// publisher has not named it: lull did not, up to version 3.
+	Format int `json:"format,omitempty"`
 }
+
+// Format is the newest version of the format of packs that Decode knows, and the one that Encode
+// writes. Older ones are decoded, too.
+const Format = version
 
 // Validate returns an error if an offer makes no sense.
 func (o Offer) Validate() error {
-	if o.Pack.IsZero() || o.Size <= 0 || o.Content <= 0 || o.Content > maxContent || o.Size >= o.Replaces || o.Replaces > maxContent {
+	if o.Pack.IsZero() || o.Size <= 0 || o.Content <= 0 || o.Content > maxContent || o.Size >= o.Replaces || o.Replaces > maxContent || o.Format < 0 {
 		return errors.New("a delta has no valid hashes or sizes")
 	}
 	return nil

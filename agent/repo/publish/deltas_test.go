@@ -41,6 +41,9 @@ func decoded(t *testing.T, c *repo.Client, o delta.Offer) map[digest.Digest][]by
 	if int64(len(pack)) != o.Size || digest.Of(pack) != o.Pack {
 		t.Errorf("the pack has %d bytes, want %d", len(pack), o.Size)
 	}
+	if o.Format != delta.Format {
+		t.Errorf("the offer names format %d, want %d", o.Format, delta.Format)
+	}
 	p, err := delta.Open(bytes.NewReader(pack), o.Size)
 	must(t, err)
 	made := map[digest.Digest][]byte{}

@@ -283,7 +283,7 @@ func (m *deltaMaker) make(f *os.File, from, to digest.Digest) (n note, err error
 		return n, err
 	}
 	pairs := pairsOf(old, content)
-	o := delta.Offer{From: from}
+	o := delta.Offer{From: from, Format: delta.Format}
 	for _, pair := range pairs {
 		i, err := m.store.Stat(m.ctx, repo.BlobPath(pair.New.Digest))
 		if err != nil {

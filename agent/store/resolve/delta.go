@@ -46,11 +46,11 @@ func (j *job) fromDelta() error {
 	return nil
 }
 
-// chooseDelta returns the smallest pack from a resident package or from nothing, if the blobs
-// that are missing are larger.
+// chooseDelta returns the smallest pack that can be decoded, from a resident package or from
+// nothing, if the blobs that are missing are larger.
 func (j *job) chooseDelta(offers []delta.Offer) (best delta.Offer, ok bool) {
 	for _, o := range offers {
-		if o.Validate() == nil && (o.From.IsZero() || j.r.store.HasPackage(o.From)) && (!ok || o.Size < best.Size) {
+		if o.Validate() == nil && o.Format <= delta.Format && (o.From.IsZero() || j.r.store.HasPackage(o.From)) && (!ok || o.Size < best.Size) {
 			best, ok = o, true
 		}
 	}

@@ -145,6 +145,14 @@ func TestDeltaUnused(t *testing.T) {
 			t.Errorf("got %d requests for the pack and the results %v, want none of both", v.r.Fetches(v.offer.Pack), v.results)
 		}
 	})
+	t.Run("a later format", func(t *testing.T) {
+		v := newVersions(t)
+		v.r.Packs[v.two][0].Format = delta.Format + 1
+		v.resolve(t)
+		if v.r.Fetches(v.offer.Pack) > 0 || len(v.results) > 0 {
+			t.Errorf("got %d requests for the pack and the results %v, want none of both", v.r.Fetches(v.offer.Pack), v.results)
+		}
+	})
 	t.Run("most is there", func(t *testing.T) {
 		v := newVersions(t)
 		almost := v.r.Package(t, storetest.Spec{Name: "app", Version: "2", Files: map[string]string{"big": string(v.big), "run*": string(v.exe)}})

@@ -120,7 +120,7 @@ func (r *Repo) Deltas(pkg digest.Digest) []delta.Offer { return r.Packs[pkg] }
 func (r *Repo) Delta(t testing.TB, from, to digest.Digest) delta.Offer {
 	t.Helper()
 	old, made := new(manifest.Meta), r.parsed(t, to)
-	o := delta.Offer{From: from}
+	o := delta.Offer{From: from, Format: delta.Format}
 	pairs := []delta.Pair{{New: delta.File{Digest: to, Size: int64(len(r.Content(to)))}}}
 	if !from.IsZero() {
 		old = r.parsed(t, from)
