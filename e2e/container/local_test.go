@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lull/lull/agent/lib/runname"
 )
 
 // makeFiles makes two versions of a tar archive.
@@ -21,6 +23,48 @@ for v in 1 2; do
 	tar -C /srv/files/tree -czf /srv/files/tool-$v.0.tar.gz .
 done
 cp /srv/files/tool-1.0.tar.gz /srv/files/endless-1.0.tar.gz`
+
+// makeUnit makes a Debian package with a unit of users' systemd.
+const makeUnit = `
+mkdir -p /srv/unit/DEBIAN /srv/unit/usr/bin /srv/unit/usr/lib/systemd/user
+printf '#!/bin/sh\nexec sleep 100000\n' >/srv/unit/usr/bin/shipped
+chmod 755 /srv/unit/usr/bin/shipped
+printf '[Unit]\nDescription=Shipped\n[Service]\nExecStart=/usr/bin/shipped\n[Install]\nWantedBy=default.target\n' >/srv/unit/usr/lib/systemd/user/shipped.service
+printf 'Package: shipped\nVersion: 1.0\nArchitecture: all\nMaintainer: V <v@example.org>\nDescription: For tests\n' >/srv/unit/DEBIAN/control
+dpkg-deb --root-owner-group --build /srv/unit /srv/files/shipped_1.0_all.deb >/dev/null`
+
+// userUnit: a unit of users' systemd in a Debian package is a service of the user's manager, which
+// starts it at the installation. It is tracked, and a removal leaves nothing of it.
+func userUnit(t *testing.T, user string) {
+	t.Helper()
+	sh(t, makeUnit)
+	sh(t, "%ssystemctl --user start lull-userd.path", user)
+	defer try(t, "%ssystemctl --user stop lull-userd.path lull-userd", user)
+	sh(t, "lull install --yes /srv/files/shipped_1.0_all.deb")
+	unit := runname.ServiceUnit("shipped", "shipped")
+	sh(t, "timeout 60 sh -c 'until %[1]ssystemctl --user --quiet is-active %[2]s; do :; done'", user, unit)
+	pid := sh(t, "%[1]ssystemctl --user show --property=MainPID --value %[2]s", user, unit)
+	if out := sh(t, "tr '\\0' ' ' </proc/%s/cmdline", pid); out != "sleep 100000" {
+		t.Errorf("the user's systemd runs %q as %s, want the program of the package", out, unit)
+	}
+	if out := sh(t, "cat /proc/%s/cgroup", pid); !strings.Contains(out, "user@") {
+		t.Errorf("the service is in %s, want it in the user's manager", out)
+	}
+	if out := sh(t, "lull status shipped"); !strings.Contains(out, "shipped is active") {
+		t.Errorf("got %s, want that the service is active", out)
+	}
+	sh(t, "lull remove --purge shipped")
+	if out := sh(t, "%ssystemctl --user list-units --all --no-legend '*shipped*'", user); out != "" {
+		t.Errorf("units are left: %s", out)
+	}
+	if o := try(t, "ls /proc/%s/exe", pid); o.code == 0 {
+		t.Errorf("process %s of the service is left", pid)
+	}
+	// The number of its last revision is remembered, its data are the user's, and gc removes the package.
+	if out := sh(t, "rm -r ~tester/.local/share/lull/shipped; find /var/lib/lull /run/lull /run/user/$(id -u tester) ~tester -xdev -name '*shipped*' -not -path '*/local/*' -not -path '/var/lib/lull/revisions/shipped' -not -path '/var/lib/lull/packages/*'"); out != "" {
+		t.Errorf("there is left %s", out)
+	}
+}
 
 const converterPath = "/usr/libexec/lull/lull-convert"
 
@@ -82,6 +126,7 @@ func TestFiles(t *testing.T) {
 	// The agent of a user has a repository of its own.
 	user := as("tester")
 	sh(t, "%[1]ssystemctl --user daemon-reload && %[1]ssystemctl --user start lulld", user)
+	userUnit(t, user)
 	if out := sh(t, "%[1]slull --user install /srv/files/tool-1.0.tar.gz && %[1]slull --user run tool", user); !strings.HasSuffix(out, "tool 1") {
 		t.Errorf("got %s, want output that ends with %q", out, "tool 1")
 	}
