@@ -96,7 +96,8 @@ func (d *desktopScene) eval(js string) string {
 }
 
 // shellsOwn is a notice that GNOME's shell posts some time after its start where no display
-// manager can lock the screen.
+// manager can lock the screen. It is kept out of the queue of banners: when a banner is
+// hidden at once, GNOME 48 does not show the next one in the queue before another event.
 const shellsOwn = "Screen Lock disabled"
 
 // count has GNOME's shell count its banners from now on.
@@ -105,9 +106,9 @@ func (d *desktopScene) count() {
 		d.eval(`Main.overview.hide(); Main.messageTray.getSources().forEach(s => s.destroy());
 			const {Clutter} = imports.gi;
 			global.lullPointer ??= (Clutter.get_default_backend?.() ?? global.stage.get_context().get_backend()).get_default_seat().create_virtual_device(Clutter.InputDeviceType.POINTER_DEVICE);
-			if (!global.lullBanners) { global.lullBanners = []; const tray = Main.messageTray, show = tray._showNotification;
-			tray._showNotification = function() { const title = this._notificationQueue[0]?.title;
-				if (title !== "` + shellsOwn + `") global.lullBanners.push(title); show.call(this); }; } 1`)
+			if (!global.lullBanners) { global.lullBanners = []; const tray = Main.messageTray, show = tray._showNotification, request = tray._onNotificationRequestBanner;
+			tray._onNotificationRequestBanner = function(source, n) { if (n.title !== "` + shellsOwn + `") request.call(this, source, n); };
+			tray._showNotification = function() { global.lullBanners.push(this._notificationQueue[0]?.title); show.call(this); }; } 1`)
 	}
 }
 
