@@ -372,7 +372,7 @@ func (d *decoder) actual(r reference, target int64) (int64, error) {
 
 // literals copies the literals of a range of new.
 func (d *decoder) literals(off, n int64) error {
-	return d.new.pieces(off, off+n, func(from, to int64, code bool) error {
+	return d.new.pieces(off, off+n, func(from, to int64, filter filterFunc) error {
 		n := int(to - from)
 		if cap(d.buf)-len(d.buf) < n {
 			if err := d.drain(); err != nil {
@@ -383,8 +383,8 @@ func (d *decoder) literals(off, n int64) error {
 		if _, err := io.ReadFull(d.raw[streamContent], part); err != nil {
 			return malformed("literals are missing")
 		}
-		if code {
-			filter(part, uint32(from), -1)
+		if filter != nil {
+			filter(part, -1)
 		}
 		d.buf = d.buf[:len(d.buf)+n]
 		return nil

@@ -2,7 +2,7 @@
 //
 // Words: old and new files are two lists. Each list is one range of offsets, its files one
 // after the other. A match is a range of the new files that resembles a range of the old
-// ones. A field is a reference inside an ELF file for x86-64: a displacement of an
+// ones. A field is a reference inside an ELF file for x86-64 or ARM64: a displacement of an
 // instruction, an address in a table. A literal is a byte of the new files that no match
 // covers. A group is a part of the lists that is coded by itself, so that memory is bounded.
 //

@@ -146,7 +146,7 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 		return nil, nil, err
 	}
 	for _, f := range newList.files {
-		g.layouts = append(g.layouts, layout{size: f.size, loads: f.loads, search: f.search, codeOff: f.codeOff, codeEnd: f.codeEnd})
+		g.layouts = append(g.layouts, layout{size: f.size, loads: f.loads, search: f.search, codeOff: f.codeOff, codeEnd: f.codeEnd, arm: f.arm})
 	}
 	e.content = newContent
 	matches := e.matches(oldList, newList, oldContent, pairOf)
@@ -376,7 +376,7 @@ func newEncoderPredictor(old, new *list, spans []match) *predictor {
 // wrongBy returns what is to be added to a predicted target. Only the bits that the field
 // has count.
 func wrongBy(kind fieldKind, actual, predicted int64) int64 {
-	if kind.isLong() || kind == fieldSym { // the number has 32 bits and replaces more bytes
+	if kind.isLong() || kind.isARM() || kind == fieldSym { // the number has 32 bits and replaces more bytes
 		return actual - predicted
 	}
 	return int64(int32(actual - predicted))
@@ -387,9 +387,9 @@ func (e *encoder) literals(off, end int64) {
 	c := append(e.raw[streamContent], e.content[off:end]...)
 	e.raw[streamContent] = c
 	c = c[len(c)-int(end-off):]
-	_ = e.new.pieces(off, end, func(from, to int64, code bool) error {
-		if code {
-			filter(c[from-off:to-off], uint32(from), 1)
+	_ = e.new.pieces(off, end, func(from, to int64, filter filterFunc) error {
+		if filter != nil {
+			filter(c[from-off:to-off], 1)
 		}
 		return nil
 	})

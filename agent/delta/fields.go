@@ -22,6 +22,9 @@ const (
 	fieldSum                     // 32 bits, the checksum of a symbol; since version 3
 	fieldPlace                   // 64 bits, relative to a section; since version 3
 	fieldEntry                   // as fieldSelf, in a table; since version 3
+	fieldBranch                  // an instruction for ARM64 that branches or calls; since version 4
+	fieldPage                    // one that loads the address of a page; since version 4
+	fieldLow                     // one that adds the offset in a page; since version 4
 )
 
 const symSize = 24 // bytes of an Elf64_Sym
@@ -30,7 +33,9 @@ const symSize = 24 // bytes of an Elf64_Sym
 func (k fieldKind) isLong() bool { return k == fieldAbs || k == fieldPlace }
 
 // inTable reports whether fields of a kind are in tables.
-func (k fieldKind) inTable() bool { return k >= fieldSearch && k <= fieldAbs || k >= fieldPlace }
+func (k fieldKind) inTable() bool {
+	return k >= fieldSearch && k <= fieldAbs || k == fieldPlace || k == fieldEntry
+}
 
 // isShared reports whether a field has a number that means the same in all files.
 func (k fieldKind) isShared() bool { return k.isNumber() || k == fieldSum }
@@ -50,6 +55,8 @@ func (k fieldKind) target(b []byte, at, base int64) int64 {
 	}
 	v := int64(int32(binary.LittleEndian.Uint32(b)))
 	switch k {
+	case fieldBranch, fieldPage, fieldLow:
+		return k.armTarget(uint32(v), at, base)
 	case fieldRel:
 		return at + 4 + v
 	case fieldSelf, fieldEntry:
@@ -67,6 +74,9 @@ func (k fieldKind) put(b []byte, target, at, base int64) {
 	switch k {
 	case fieldAbs, fieldPlace:
 		binary.LittleEndian.PutUint64(b, uint64(target-base))
+		return
+	case fieldBranch, fieldPage, fieldLow:
+		k.armPut(b, target, at)
 		return
 	case fieldRel:
 		target -= at + 4
@@ -103,7 +113,8 @@ func (l *layout) base(k fieldKind, section uint16) int64 {
 type field struct {
 	off     uint32 // in the data that was searched
 	kind    fieldKind
-	section uint16 // of a fieldPlace
+	section uint16 // of a fieldPlace; of a fieldPage the offset that is added
+	page    uint32 // of a fieldLow: the number of the page
 }
 
 // Blocks of a file are searched for fields one by one, in any order, with some bytes before,
@@ -163,7 +174,11 @@ func (f *file) fields(fields []field, off int64, data []byte) []field {
 		b := data[from-off : to-off]
 		switch reg.kind {
 		case regionCode:
-			if at, ok := f.addr(from); ok {
+			at, ok := f.addr(from)
+			switch {
+			case ok && f.arm:
+				fields = f.armFields(fields, from-off, at, b)
+			case ok:
 				fields = f.codeFields(fields, from-off, at, b)
 			}
 		case regionUnwind:
@@ -226,7 +241,7 @@ func align(p, start, n int64) int64 {
 	return start + (p-start+n-1)/n*n
 }
 
-// relaFields finds the offset and, of R_X86_64_RELATIVE, the addend of relocations.
+// relaFields finds the offset and, of those that are relative, the addend of relocations.
 func (f *file) relaFields(fields []field, reg *region, off, from int64, b []byte) []field {
 	to := from + int64(len(b))
 	for p := align(from-23, reg.off, 24); p < to; p += 24 {
@@ -236,7 +251,7 @@ func (f *file) relaFields(fields []field, reg *region, off, from int64, b []byte
 		// Without the whole entry, its type is unknown.
 		switch {
 		case p+8 < from || p+24 > to:
-		case binary.LittleEndian.Uint32(b[p+8-from:]) == relocRel:
+		case binary.LittleEndian.Uint32(b[p+8-from:]) == f.relative():
 			fields = append(fields, field{off: uint32(p + 16 - off), kind: fieldAbs})
 		default:
 			fields = append(fields, field{off: uint32(p + 12 - off), kind: fieldSym})

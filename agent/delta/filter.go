@@ -41,9 +41,12 @@ func filter(b []byte, at uint32, sign int32) {
 // CMP.
 var withAddress = [256]bool{0x89: true, 0x8b: true, 0x8d: true, 0x39: true, 0x3b: true}
 
-// pieces calls do for each range of the list from off to end that is filtered as one. The
-// ranges between them are not filtered.
-func (l *list) pieces(off, end int64, do func(off, end int64, code bool) error) error {
+// filterFunc filters a range of code, or restores it with sign -1.
+type filterFunc func(b []byte, sign int32)
+
+// pieces calls do for each range of the list from off to end that is filtered as one, or with
+// nil for one that is not filtered.
+func (l *list) pieces(off, end int64, do func(off, end int64, filter filterFunc) error) error {
 	for off < end {
 		i := l.find(off)
 		f := l.files[i]
@@ -56,7 +59,14 @@ func (l *list) pieces(off, end int64, do func(off, end int64, code bool) error) 
 			next, code = min(next, to), true
 		}
 		next = min(next, (off/filterPiece+1)*filterPiece)
-		if err := do(off, next, code); err != nil {
+		var filtered filterFunc
+		switch at := uint32(off); {
+		case code && f.arm:
+			filtered = func(b []byte, sign int32) { armFilter(b, at, int(from-off)&3, sign) }
+		case code:
+			filtered = func(b []byte, sign int32) { filter(b, at, sign) }
+		}
+		if err := do(off, next, filtered); err != nil {
 			return err
 		}
 		off = next

@@ -32,6 +32,11 @@ func newSide(l *list, content []byte) *side {
 			binary.LittleEndian.PutUint32(b, described[i].alike(kind, binary.LittleEndian.Uint32(b)))
 			return
 		}
+		if kind.isARM() {
+			b := s.masked[at:]
+			binary.LittleEndian.PutUint32(b, binary.LittleEndian.Uint32(b)&^kind.address())
+			return
+		}
 		clear(s.masked[at : at+int64(kind.size())])
 	})
 	for i, f := range l.files {

@@ -106,6 +106,11 @@ func (h *header) encode() []byte {
 				b = binary.AppendVarint(b, l.search)
 				b = binary.AppendUvarint(b, uint64(l.codeOff))
 				b = binary.AppendUvarint(b, uint64(l.codeEnd-l.codeOff))
+				arm := uint64(0)
+				if l.arm {
+					arm = 1
+				}
+				b = binary.AppendUvarint(b, arm)
 			}
 		}
 		b = binary.AppendUvarint(b, uint64(g.least))
@@ -264,6 +269,9 @@ func (p *parser) layout(size int64, version int) layout {
 	if n > 0 && version > 1 {
 		l.codeOff = p.number(uint64(size))
 		l.codeEnd = l.codeOff + p.number(uint64(size-l.codeOff))
+	}
+	if n > 0 && version > 3 {
+		l.arm = p.number(1) == 1
 	}
 	return l
 }

@@ -13,6 +13,7 @@ const (
 	etRel       = 1
 	etExec      = 2
 	emX8664     = 62
+	emARM64     = 183
 	ptLoad      = 1
 	ptEhFrame   = 0x6474e550 // PT_GNU_EH_FRAME
 	shtProgbits = 1
@@ -24,7 +25,8 @@ const (
 	shfWrite    = 1
 	shfAlloc    = 2
 	shfExec     = 4
-	relocRel    = 8 // R_X86_64_RELATIVE
+	relocRel    = 8    // R_X86_64_RELATIVE
+	relocRelARM = 1027 // R_AARCH64_RELATIVE
 
 	maxHeaders = 1 << 16 // section and program headers
 	maxNames   = 1 << 16 // bytes of the names of sections
@@ -76,6 +78,7 @@ func (r region) moved(by int64) region {
 // a file without fields.
 type layout struct {
 	size         int64
+	arm          bool   // it is for ARM64
 	loads        []load // sorted by off; also by addr
 	search       int64  // address of .eh_frame_hdr, or 0
 	names, syms  int64  // addresses of .dynstr and .dynsym, or 0
@@ -90,12 +93,29 @@ type layout struct {
 	wordHi       int64 // words below it are addresses, too: those of the kernel are negative
 }
 
-// readLayout reads the layout of a file. A file that is not a well-formed ELF file for x86-64
-// has no fields.
+// relative returns the type of a relocation whose addend is an address.
+func (l *layout) relative() uint32 {
+	if l.arm {
+		return relocRelARM
+	}
+	return relocRel
+}
+
+// readLayout reads the layout of a file. A file that is not a well-formed ELF file for x86-64 or
+// ARM64 has no fields.
 func readLayout(r io.ReaderAt, size int64, version int) layout {
 	l := layout{size: size}
 	h := make([]byte, 64)
-	if size < 64 || readFull(r, h, 0) != nil || string(h[:6]) != "\x7fELF\x02\x01" || binary.LittleEndian.Uint16(h[18:]) != emX8664 {
+	if size < 64 || readFull(r, h, 0) != nil || string(h[:6]) != "\x7fELF\x02\x01" {
+		return l
+	}
+	switch binary.LittleEndian.Uint16(h[18:]) {
+	case emX8664:
+	case emARM64:
+		if l.arm = version > 3 && binary.LittleEndian.Uint16(h[16:]) != etRel; !l.arm {
+			return l
+		}
+	default:
 		return l
 	}
 	u16, u32, u64 := binary.LittleEndian.Uint16, binary.LittleEndian.Uint32, binary.LittleEndian.Uint64

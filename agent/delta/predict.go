@@ -122,6 +122,9 @@ func (p *predictor) slot(r reference, target int64) (*lesson, uint64) {
 
 // predict returns the new value of a field whose old value is target.
 func (p *predictor) predict(r reference, target int64) int64 {
+	if r.kind.isARM() {
+		return p.predictARM(r, target)
+	}
 	if s, in := p.slot(r, target); s.in == in && s.old == target {
 		return s.new
 	}
@@ -132,6 +135,23 @@ func (p *predictor) predict(r reference, target int64) int64 {
 		return target
 	}
 	return p.place(r.of, r.nf, target)
+}
+
+// predictARM is predict for a field of ARM64. Of the address, an instruction has a part.
+func (p *predictor) predictARM(r reference, target int64) int64 {
+	to := target & addressMask
+	if s, in := p.slot(r, target); s.in == in && s.old == target {
+		to = s.new
+	} else {
+		to = p.place(r.of, r.nf, to)
+	}
+	switch r.kind {
+	case fieldPage:
+		to &^= pageMask
+	case fieldLow:
+		to &= pageMask
+	}
+	return target&^addressMask | to&addressMask
 }
 
 // place is predict by the matches alone.
@@ -178,6 +198,8 @@ func (p *predictor) base(r reference, section uint16) (old, new int64, err error
 	switch r.kind {
 	case fieldSearch:
 		return f.search, p.new.files[r.nf].search, nil
+	case fieldPage:
+		return int64(section), 0, nil
 	case fieldName, fieldSym, fieldPlace:
 		b := &p.bases[(uint16(r.kind)+section)%uint16(len(p.bases))]
 		if in := pairOf(r.of, r.nf) ^ uint64(section)<<20 ^ uint64(r.kind)<<52; b.in != in {
@@ -362,6 +384,9 @@ func (w *walker) walk(m match) error {
 			}
 			if r.oldBase, r.newBase, err = w.base(r, b.fields[i].section); err != nil {
 				return err
+			}
+			if kind == fieldLow {
+				r.oldBase = int64(b.fields[i].page) * pageSize
 			}
 			if err := w.field(at+shift, r, b.data[at-b.off:at-b.off+n]); err != nil {
 				return err
