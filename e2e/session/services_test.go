@@ -48,8 +48,9 @@ func testServices(t *testing.T) {
 	}
 	pids := map[string]string{}
 	for _, a := range []*rig.Actor{ann, bob} {
-		s.untilLog(a, "1 four 1 up")
-		s.untilLog(a, "1 three 1 up")
+		for _, name := range []string{"one", "two", "three", "four"} {
+			s.untilLog(a, fmt.Sprintf("1 %s 1 up", name)) // before the log is removed
+		}
 		started(t, a, "one", "two", "three", "four")
 		if slice := show(a, "one", "ControlGroup"); !strings.Contains(slice, fmt.Sprintf("user@%d.service", a.UID)) {
 			t.Errorf("the service of %s runs in %s; want %q in the slice", a.Name, slice, fmt.Sprintf("user@%d.service", a.UID))
