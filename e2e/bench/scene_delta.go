@@ -352,5 +352,12 @@ func (s *deltaScene) xdelta() int64 {
 }
 
 func (s *deltaScene) bsdiff() int64 {
-	return s.each(func(old, new, out string) []string { return []string{"bsdiff", old, new, out} })
+	none := filepath.Join(s.dir, "one-byte") // bsdiff cannot map an empty file
+	s.must(os.WriteFile(none, []byte{0}, 0o600))
+	return s.each(func(old, new, out string) []string {
+		if old == os.DevNull {
+			old = none
+		}
+		return []string{"bsdiff", old, new, out}
+	})
 }
