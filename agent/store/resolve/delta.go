@@ -203,8 +203,10 @@ func (j *job) madeFile(f delta.File) (io.WriteCloser, error) {
 	if j.r.store.Has(k) || j.ingest.Has(k) {
 		return nil, nil
 	}
-	if err := j.ingest.Forget(k); err != nil {
-		return nil, err
+	if j.ingest.Partial(k) > 0 { // of whole blobs: the pack begins at the first byte
+		if err := j.ingest.Forget(k); err != nil {
+			return nil, err
+		}
 	}
 	w, err := j.ingest.Create(k, f.Size)
 	if err != nil {
