@@ -7,12 +7,13 @@ import "encoding/binary"
 // Architecture Reference Manual, C4.1.
 
 // A value of these fields is all bits of the instruction, in another order: the address is in the
-// low bits, and above it are the bits that are no address, 20 at most. So instructions that differ in more
-// than the address come back, too.
+// low bits, and above it are the bits that are no address, 20 at most. So instructions that differ
+// in more than the address come back, too.
 const (
 	addressBits = 43
 	addressMask = 1<<addressBits - 1
-	pageMask    = 1<<12 - 1
+	pageBits    = 12
+	pageMask    = 1<<pageBits - 1
 
 	branchMask = 1<<26 - 1            // of the words to a target
 	adrpMask   = 3<<29 | (1<<19-1)<<5 // of the pages to a target
@@ -104,10 +105,7 @@ func isBranch(w uint32) bool { return w&0x7c000000 == 0x14000000 } // B, BL
 func isADRP(w uint32) bool   { return w&0x9f000000 == 0x90000000 } // of a page
 func isAdd(w uint32) bool    { return w&0xffc00000 == 0x91000000 } // ADD of an immediate, 64 bits
 func isAccess(w uint32) bool { return w&0x3b000000 == 0x39000000 } // load or store with an offset
-func isCallOf(w uint32) bool { return w>>31 == 1 && isBranch(w) }  // BL
-func destination(w uint32) int { // of ADRP, ADD, a load
-	return int(w & 31)
-}
+func isBL(w uint32) bool     { return w>>31 == 1 && isBranch(w) }
 
 // armReach is how many instructions after an ADRP its page is remembered.
 const armReach = 16
@@ -128,7 +126,7 @@ func (f *file) armFields(fields []field, off, at int64, b []byte) []field {
 			if to := fieldBranch.armTarget(w, at+int64(i), 0) & addressMask; to >= f.codeLo && to < f.code {
 				fields = append(fields, field{off: p, kind: fieldBranch})
 			}
-			if isCallOf(w) {
+			if isBL(w) {
 				clear(pages[:19]) // X0 to X18 are the callee's
 			}
 		case isADRP(w):
@@ -136,7 +134,7 @@ func (f *file) armFields(fields []field, off, at int64, b []byte) []field {
 			if !f.mapped(page) && !f.mapped(page|pageMask) {
 				continue
 			}
-			r := &pages[destination(w)]
+			r := &pages[w&31]
 			r.page, r.index, r.until = page, len(fields), i+4*armReach
 			fields = append(fields, field{off: p, kind: fieldPage})
 		case isAdd(w), isAccess(w):
@@ -146,10 +144,10 @@ func (f *file) armFields(fields []field, off, at int64, b []byte) []field {
 				if x := &fields[r.index]; x.section == 0 && low <= pageMask {
 					x.section = uint16(low)
 				}
-				fields = append(fields, field{off: p, kind: fieldLow, page: uint32(r.page / pageSize)})
+				fields = append(fields, field{off: p, kind: fieldLow, page: uint32(r.page >> pageBits)})
 			}
 			if isAdd(w) {
-				pages[destination(w)].until = 0
+				pages[w&31].until = 0
 			}
 		}
 	}
@@ -159,7 +157,7 @@ func (f *file) armFields(fields []field, off, at int64, b []byte) []field {
 // armFilter is filter for ARM64: of code whose first instruction begins after skip bytes.
 func armFilter(b []byte, at uint32, skip int, sign int32) {
 	for i := skip; i+4 <= len(b); i += 4 {
-		if w := binary.LittleEndian.Uint32(b[i:]); isCallOf(w) {
+		if w := binary.LittleEndian.Uint32(b[i:]); isBL(w) {
 			to := w&branchMask + uint32(sign)*((at+uint32(i))>>2)
 			binary.LittleEndian.PutUint32(b[i:], w&^branchMask|to&branchMask)
 		}

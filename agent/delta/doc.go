@@ -26,8 +26,9 @@
 // All numbers inside are variable-length integers of encoding/binary.
 //
 // A decoder reads old files in blocks by ReadAt. Its memory is the matches of one group that
-// predict (12 bytes each), a cache of blocks, and a zstd window for each stream: less than
-// 32 MiB. It does not trust a pack: all lengths are bounded before they are used, and each
+// predict (12 bytes each), a cache of blocks, and a window for each stream: less than 32 MiB. Of
+// groups without old files, two are decoded at once, each in about 11 MiB; a block of LZ4 takes
+// 8 MiB more. It does not trust a pack: all lengths are bounded before they are used, and each
 // operation produces output, whose size is bounded by the header. Its caller verifies the
 // hash of each file.
 //

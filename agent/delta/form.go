@@ -97,13 +97,14 @@ func unpackedGzip(b []byte, off int) (*form, []byte) {
 }
 
 // notes returns what packing the form again needs, or nil if that is not worth it.
-func (x *form) notes(file, unpacked []byte) (notes []byte) {
-	notes = []byte{}
+func (x *form) notes(file, unpacked []byte) []byte {
+	notes := []byte{}
 	at, from, packed := x.head, x.head, int64(0)
-	for _, b := range x.blocks {
-		if x.level > 0 {
-			break // it has none
-		}
+	blocks := x.blocks
+	if x.level > 0 {
+		blocks = nil // they need none
+	}
+	for _, b := range blocks {
 		block := file[from+4 : from+4+b.packed]
 		note := lz4.Note(block, unpacked[at:at+b.content])
 		if note == nil {
@@ -148,7 +149,7 @@ type packer struct {
 	block []byte
 
 	zip    *gnuzip.Writer // of the stream of a gzip file
-	zipped exactly
+	zipped limited
 }
 
 func (p *packer) Write(b []byte) (int, error) {
@@ -203,7 +204,7 @@ func (p *packer) gzip(b []byte) (part []byte, err error) {
 	case p.done < end:
 		part = b[:min(int64(len(b)), end-p.done)]
 		if p.zip == nil {
-			p.zipped = exactly{p.out, stream.packed}
+			p.zipped = limited{p.out, stream.packed}
 			p.zip = gnuzip.NewWriter(&p.zipped, p.form.level)
 		}
 		if _, err = p.zip.Write(part); err == nil && p.done+int64(len(part)) == end {
@@ -234,17 +235,17 @@ func (p *packer) pack(b formBlock) error {
 
 func (p *packer) Close() error { return p.out.Close() }
 
-// exactly takes a number of bytes.
-type exactly struct {
+// limited takes no more bytes than a pack has announced.
+type limited struct {
 	out  io.Writer
 	left int64
 }
 
-func (e *exactly) Write(b []byte) (int, error) {
-	if e.left -= int64(len(b)); e.left < 0 {
-		return 0, malformed("a gzip file is larger when it is packed again")
+func (l *limited) Write(b []byte) (int, error) {
+	if l.left -= int64(len(b)); l.left < 0 {
+		return 0, malformed("a file is larger when it is packed or unpacked than the pack says")
 	}
-	return e.out.Write(b)
+	return l.out.Write(b)
 }
 
 // discard is the output of a file that is skipped.
@@ -275,7 +276,7 @@ func unpackOld(r io.ReaderAt, f File, size int64, out io.Writer, version int) (i
 	if err := readFull(r, b, 0); err != nil {
 		return in, err
 	}
-	o := &announced{out, size}
+	o := &limited{out, size}
 	if off := gnuzip.Find(b); off > 0 && version >= 4 {
 		in, err = unpackGzip(o, b, off)
 	} else {
@@ -285,19 +286,6 @@ func unpackOld(r io.ReaderAt, f File, size int64, out io.Writer, version int) (i
 		err = malformed("an old file is smaller when it is unpacked")
 	}
 	return in, err
-}
-
-// announced takes no more bytes than a pack has announced.
-type announced struct {
-	out  io.Writer
-	left int64
-}
-
-func (a *announced) Write(b []byte) (int, error) {
-	if a.left -= int64(len(b)); a.left < 0 {
-		return 0, malformed("an old file is larger when it is unpacked")
-	}
-	return a.out.Write(b)
 }
 
 // unpackGzip writes the unpacked form of a gzip file.

@@ -386,7 +386,7 @@ func (w *walker) walk(m match) error {
 				return err
 			}
 			if kind == fieldLow {
-				r.oldBase = int64(b.fields[i].page) * pageSize
+				r.oldBase = int64(b.fields[i].page) << pageBits
 			}
 			if err := w.field(at+shift, r, b.data[at-b.off:at-b.off+n]); err != nil {
 				return err

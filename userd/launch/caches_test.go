@@ -82,9 +82,7 @@ func TestLoaders(t *testing.T) {
 	// Without a loader that can be loaded, a launch says so and goes on.
 	w.vars[loadersVariable] = manifest.Variable{Value: "${package}/nothing"}
 	w.install(3, 2, true)
-	if os.Getuid() != 0 {
-		t.Skip("the rest needs root, to hide the machine's log")
-	}
+	require.Root(t) // the rest hides the machine's log
 	if r := w.end(w.unlogged(w.command(app, "env"), "")); r.code != 0 || strings.Contains(r.out, "common/.lull") || strings.Contains(r.out, loadersVariable) || !strings.Contains(r.stderr, "the image loaders of "+app+" cannot be listed") {
 		t.Errorf("without loaders: status %d: %s%s", r.code, r.out, r.stderr)
 	}

@@ -304,29 +304,10 @@ func (d *Reader) bit(p *prob) uint32 {
 
 // tree decodes n bits, the highest first.
 func (d *Reader) tree(probs []prob, n int) uint32 {
-	rng, code, in, pos := d.rng, d.code, d.in, d.pos
 	i := uint32(1)
 	for range n {
-		if rng < topRange {
-			rng <<= 8
-			code = code<<8 | uint32(in[pos])
-			pos++
-		}
-		p := &probs[i]
-		v := uint32(*p)
-		bound := rng >> probBits * v
-		if code < bound {
-			rng = bound
-			*p = prob(v + (1<<probBits-v)>>moveBits)
-			i <<= 1
-		} else {
-			rng -= bound
-			code -= bound
-			*p = prob(v - v>>moveBits)
-			i = i<<1 | 1
-		}
+		i = i<<1 | d.bit(&probs[i])
 	}
-	d.rng, d.code, d.pos = rng, code, pos
 	return i - 1<<n
 }
 
