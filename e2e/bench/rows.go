@@ -98,22 +98,19 @@ var scenes = []scene{
 	{name: "libreoffice", play: libreoffice.play, rows: []row{
 		{"delta-libreoffice", "libreoffice-core, a security update", "bytes", bestDelta, 0.2},
 		{"delta-encode", "processor time of making that delta", "s", "zstd -19 --patch-from", 1},
-	}},
-	{name: "libreoffice-packs", play: libreoffice.playPacks, rows: []row{
 		{"delta-decode", "processor time of using it, per megabyte", "ms", "", 20},
 		{"first-libreoffice", "libreoffice-core, the first installation", "bytes", "the .deb", 1},
 	}},
 	{name: "kernel", play: kernel.play, rows: []row{
 		{"delta-kernel", "a cloud kernel, three builds later", "bytes", bestDelta, 0.7},
-	}},
-	{name: "kernel-packs", play: kernel.playPacks, rows: []row{
 		{"first-kernel", "a cloud kernel, the first installation", "bytes", "the .deb", 1},
 	}},
 	{name: "firefox", play: firefox.play, rows: []row{
 		{"delta-firefox", "firefox-esr, 140 to 153", "bytes", bestDelta, 1},
-	}},
-	{name: "firefox-packs", play: firefox.playPacks, rows: []row{
 		{"first-firefox", "firefox-esr, the first installation", "bytes", "the .deb", 1},
+	}},
+	{name: "firefox-security", play: neighbours.play, rows: []row{
+		{"delta-firefox-security", "firefox-esr, to the next security update", "bytes", bestDelta, 1},
 	}},
 	{name: "lulld", play: playLulld, rows: []row{
 		{"delta-lulld", "lulld, 60 commits later", "bytes", bestDelta, 1},

@@ -15,48 +15,46 @@ import (
 	"github.com/lull/lull/agent/repo/publish"
 	"github.com/lull/lull/e2e/require"
 	"github.com/lull/lull/e2e/rig"
+	"github.com/lull/lull/e2e/rig/suite"
 )
 
-// update is a package in two versions.
+// update is a package of Debian in two versions.
 type update struct {
 	id       string // of the rows, without their prefixes
-	old, new string // as apt-get download takes them, from a mirror
-	encode   bool   // also measure making and using the pack
+	old, new release
+	encode   bool // also measure making and using the pack
+}
+
+// release is a version of a package.
+type release struct {
+	suite suite.Suite
+	name  string // as apt-get download takes it
 }
 
 var (
-	libreoffice = update{"libreoffice", "libreoffice-core=4:7.4.7-1+deb12u13", "libreoffice-core=4:7.4.7-1+deb12u14", true}
-	kernel      = update{"kernel", "linux-image-6.1.0-47-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64", false}
-	firefox     = update{"firefox", "firefox-esr=140.12.0esr-1~deb12u1", "firefox-esr=153.8.0esr-1~deb12u1", false}
+	libreoffice = update{"libreoffice", release{"bookworm-security", "libreoffice-core=4:7.4.7-1+deb12u13"}, release{"bookworm", "libreoffice-core=4:7.4.7-1+deb12u14"}, true}
+	kernel      = update{"kernel", release{"bookworm", "linux-image-6.1.0-47-cloud-amd64"}, release{"bookworm", "linux-image-6.1.0-50-cloud-amd64"}, false}
+	firefox     = update{"firefox", release{"bookworm", "firefox-esr=140.12.0esr-1~deb12u1"}, release{"bookworm-security", "firefox-esr=153.8.0esr-1~deb12u1"}, false}
+	neighbours  = update{"firefox-security", release{"trixie", "firefox-esr=153.5.1esr-1~deb13u1"}, release{"trixie-security", "firefox-esr=153.8.0esr-1~deb13u1"}, false}
 )
 
-// play compares the bytes that an update of a Debian package takes with those of others.
+// play compares the bytes that an update of a Debian package, and its first installation, take
+// with those of others.
 func (u update) play(tb rig.TB) results {
 	s := newDeltaScene(tb)
 	s.old, _ = s.unpack("old", u.old)
 	var deb int64
 	s.new, deb = s.unpack("new", u.new)
-	s.compare()
 	ours := s.lull()
-	got := results{"delta-" + u.id: s.peers(u.old+" → "+u.new, ours, fmt.Sprintf("the .deb %d", deb))}
-	if u.encode {
-		got["delta-encode"] = s.encoding(ours)
-	}
-	return got
-}
-
-// playPacks measures the pack of the first installation, and the use of the pack of an update.
-func (u update) playPacks(tb rig.TB) results {
-	s := newDeltaScene(tb)
-	s.old, _ = s.unpack("old", u.old)
-	var deb int64
-	s.new, deb = s.unpack("new", u.new)
-	ours := s.lull()
-	got := results{}
-	got["first-"+u.id] = samples{Ours: []float64{float64(ours.whole.Size)}, Theirs: []float64{float64(deb)}, Notes: []string{
-		fmt.Sprintf("%s: one pack of all files of %d bytes; single blobs have %d", u.new, ours.whole.Content, ours.whole.Replaces)}}
+	got := results{"first-" + u.id: {Ours: []float64{float64(ours.whole.Size)}, Theirs: []float64{float64(deb)}, Notes: []string{
+		fmt.Sprintf("%s: one pack of all files of %d bytes; single blobs have %d", u.new.name, ours.whole.Content, ours.whole.Replaces)}}}
 	if u.encode {
 		got["delta-decode"] = s.decoding(ours)
+	}
+	s.compare()
+	got["delta-"+u.id] = s.peers(u.old.name+" → "+u.new.name, ours, fmt.Sprintf("the .deb %d", deb))
+	if u.encode {
+		got["delta-encode"] = s.encoding(ours)
 	}
 	return got
 }
@@ -145,23 +143,18 @@ func (s *deltaScene) run(dir string, words ...string) {
 }
 
 // unpack downloads a package and unpacks it.
-func (s *deltaScene) unpack(name, version string) (tree string, deb int64) {
-	down, tree := filepath.Join(s.dir, name+".deb"), filepath.Join(s.dir, name)
-	s.must(os.Mkdir(down, 0o755))
-	s.run(down, "apt-get", "-o", "APT::Sandbox::User=root", "download", version)
-	debs, err := filepath.Glob(filepath.Join(down, "*.deb"))
+func (s *deltaScene) unpack(name string, r release) (tree string, deb int64) {
+	tree = filepath.Join(s.dir, name)
+	_, file, err := r.suite.Download(s.Context(), filepath.Join(s.dir, name+".apt"), "amd64", r.name, "")
 	s.must(err)
-	if len(debs) != 1 {
-		s.Fatalf("%s is not in the mirror", version)
-	}
-	s.run(s.dir, "dpkg-deb", "--extract", debs[0], tree)
+	s.run(s.dir, "dpkg-deb", "--extract", file, tree)
 	s.must(filepath.WalkDir(tree, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type() == fs.ModeSymlink { // lull refuses absolute ones
 			err = os.Remove(path)
 		}
 		return err
 	}))
-	return tree, s.size(debs[0])
+	return tree, s.size(file)
 }
 
 func (s *deltaScene) files(tree string) (list []string) {

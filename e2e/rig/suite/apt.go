@@ -3,7 +3,6 @@ package suite
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -35,16 +34,21 @@ func run(ctx context.Context, cmd *exec.Cmd) (string, error) {
 	return out.String(), nil
 }
 
-// Mirror returns the address of Debian's own packages in the host's apt, or ""
+// Mirror returns the address of the suite's packages in the host's apt, or ""
 // if apt does not report it; debootstrap then uses its default.
-func Mirror(ctx context.Context) (string, error) {
+func (s Suite) Mirror(ctx context.Context) (string, error) {
 	out, err := run(ctx, exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"))
 	if err != nil {
 		return "", fmt.Errorf("cannot ask apt for its mirror: %w", err)
 	}
+	// Updates and security have releases of names such as bookworm-security.
+	_, kind, _ := strings.Cut(string(s), "-")
 	for line := range strings.Lines(out) {
-		// Updates and security have releases of names such as bookworm-security.
-		if f := strings.Fields(line); len(f) == 3 && f[1] == "main" && !strings.ContainsAny(f[0], "-/") {
+		f := strings.Fields(line)
+		if len(f) != 3 || f[1] != "main" || strings.Contains(f[0], "/") {
+			continue
+		}
+		if _, theirs, _ := strings.Cut(f[0], "-"); theirs == kind {
 			return f[2], nil
 		}
 	}
@@ -65,50 +69,61 @@ func (s Suite) apt(ctx context.Context, dir, arch string, argv ...string) *exec.
 }
 
 // Package downloads a package of the suite, unpacks it into dir, and returns its
-// name. Of a package that is empty and depends on the current one of a kind,
-// such as linux-image-cloud-amd64, it is the one whose name begins with prefix.
+// name: see Download.
 func (s Suite) Package(ctx context.Context, dir, arch, name, prefix string) (string, error) {
 	state := dir + ".apt"
 	defer os.RemoveAll(state)
-	mirror, err := Mirror(ctx)
-	if err == nil && mirror == "" {
-		err = errors.New("the host's apt has no mirror of Debian")
-	}
-	if err == nil {
-		err = os.MkdirAll(filepath.Join(state, "lists", "partial"), 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(filepath.Join(state, "sources.list"), fmt.Appendf(nil, "deb [signed-by=%s] %s %s main\n", keyring, mirror, s), 0o644)
-	}
+	name, deb, err := s.Download(ctx, state, arch, name, prefix)
 	if err != nil {
 		return "", err
 	}
+	_, err = run(ctx, exec.CommandContext(ctx, "dpkg", "-x", deb, dir))
+	return name, err
+}
+
+// Download downloads a package of the suite into a new directory, and returns its
+// name and file. A name may have a version, as for apt-get download. Of a package
+// that is empty and depends on the current one of a kind, such as
+// linux-image-cloud-amd64, it is the one whose name begins with prefix.
+func (s Suite) Download(ctx context.Context, dir, arch, name, prefix string) (found, deb string, err error) {
+	mirror, err := s.Mirror(ctx)
+	if err == nil && mirror == "" {
+		err = fmt.Errorf("the host's apt has no mirror of %s", s)
+	}
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(dir, "lists", "partial"), 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "sources.list"), fmt.Appendf(nil, "deb [signed-by=%s] %s %s main\n", keyring, mirror, s), 0o644)
+	}
+	if err != nil {
+		return "", "", err
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	if _, err := run(ctx, s.apt(ctx, state, arch, "apt-get", "update")); err != nil {
-		return "", err
+	if _, err := run(ctx, s.apt(ctx, dir, arch, "apt-get", "update")); err != nil {
+		return "", "", err
 	}
 	if prefix != "" {
-		out, err := run(ctx, s.apt(ctx, state, arch, "apt-cache", "depends", name))
+		out, err := run(ctx, s.apt(ctx, dir, arch, "apt-cache", "depends", name))
 		if err != nil {
-			return "", err
+			return "", "", err
 		}
-		_, found, ok := strings.Cut(out, "Depends: "+prefix)
+		_, after, ok := strings.Cut(out, "Depends: "+prefix)
 		if !ok {
-			return "", fmt.Errorf("%s depends on no %s…:\n%s", name, prefix, out)
+			return "", "", fmt.Errorf("%s depends on no %s…:\n%s", name, prefix, out)
 		}
-		line, _, _ := strings.Cut(found, "\n")
+		line, _, _ := strings.Cut(after, "\n")
 		name = prefix + strings.TrimSpace(line)
 	}
-	download := s.apt(ctx, state, arch, "apt-get", "download", name)
-	download.Dir = state
+	download := s.apt(ctx, dir, arch, "apt-get", "download", name)
+	download.Dir = dir
 	if _, err := run(ctx, download); err != nil {
-		return "", err
+		return "", "", err
 	}
-	debs, err := filepath.Glob(filepath.Join(state, "*.deb"))
+	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
 	if err != nil || len(debs) != 1 {
-		return "", fmt.Errorf("apt-get download has left %q", debs)
+		return "", "", fmt.Errorf("apt-get download of %s has left %q", name, debs)
 	}
-	_, err = run(ctx, exec.CommandContext(ctx, "dpkg", "-x", debs[0], dir))
-	return name, err
+	return name, debs[0], nil
 }

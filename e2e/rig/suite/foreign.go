@@ -21,7 +21,7 @@ func Foreign(ctx context.Context, log Log, s Suite, arch string) (string, error)
 	sum := sha256.Sum256([]byte(strings.Join(foreignPackages, ",")))
 	name := fmt.Sprintf("root-%s-%s-%s", s.edition(time.Now()), arch, hex.EncodeToString(sum[:6]))
 	return Keep(ctx, log, name, func(dir string) error {
-		mirror, err := Mirror(ctx)
+		mirror, err := s.Mirror(ctx)
 		if err != nil {
 			return err
 		}

@@ -71,7 +71,7 @@ func (s Suite) name(set Set, now time.Time) string {
 }
 
 func (s Suite) bootstrap(ctx context.Context, dir string) error {
-	mirror, err := Mirror(ctx)
+	mirror, err := s.Mirror(ctx)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// Suite is a release of Debian.
+// Suite is a release of Debian, or an archive of its updates such as trixie-security.
 type Suite string
 
 // The suites. Bookworm (systemd 252) is the last one with cgroup v1; Trixie has
