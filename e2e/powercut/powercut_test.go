@@ -93,7 +93,7 @@ func TestPowerCuts(t *testing.T) {
 			t.Logf("%4d %s", m[k], k)
 		}
 	}
-	t.Logf("%d different fault points, %d cuts with unflushed writes", len(y.tried), y.pending)
+	t.Logf("%d cuts with unflushed writes; %d different fault points: %s", y.pending, len(y.tried), strings.Join(slices.Sorted(maps.Keys(y.tried)), ", "))
 	if n >= 16 && y.pending == 0 {
 		t.Error("there was nothing to lose at any cut")
 	}
