@@ -24,20 +24,16 @@ func playToolchain(tb rig.TB) results {
 	s.command("cp", "-a", strings.TrimSpace(s.command("go", "env", "GOROOT")), tree)
 	s.publishTree(toolchain, "1", tree, "--whole-pack")
 	far := serveFar(s)
-	s.MustLull("repo", "add", "far", far.url, "--trust", filepath.Join(s.Repo, "root.json"))
+	s.warm(s.Repo)
 	var requests, bytes []float64
 	took := inTurns(1, 5, func() float64 {
-		// See playStore: another process makes as many files first.
-		s.command("cp", "-a", tree, s.Path("copy"))
-		s.warm(s.Repo)
+		// Each time another agent, and nothing is deleted: see outwaitDeletions.
+		client := setStage(tb, rig.Options{})
+		client.MustLull("repo", "add", "far", far.url, "--trust", filepath.Join(s.Repo, "root.json"))
 		far.requests.Store(0)
 		far.bytes.Store(0)
-		ms := s.timed(func() { s.MustLull("install", toolchain) })
+		ms := s.timed(func() { client.MustLull("install", toolchain) })
 		requests, bytes = append(requests, float64(far.requests.Load())), append(bytes, float64(far.bytes.Load()))
-		s.MustLull("remove", "--purge", toolchain)
-		s.MustLull("gc")
-		s.command("rm", "-rf", s.Path("copy"))
-		s.outwaitDeletions()
 		return ms
 	})
 	return results{
