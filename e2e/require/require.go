@@ -87,6 +87,25 @@ func File(t testing.TB, path string) {
 	}
 }
 
+// Setting needs root and a setting of the kernel, a file below /proc/sys, that can be changed.
+// In most containers /proc/sys is read-only.
+func Setting(t testing.TB, path string) {
+	t.Helper()
+	Root(t)
+	if err := writable(path); err != nil {
+		Missing(t, "needs to change a setting of the kernel: %v", err)
+	}
+}
+
+// Loop needs root and a device that mounts a file as a file system. Most containers have none.
+func Loop(t testing.TB) {
+	t.Helper()
+	Root(t)
+	if err := writable("/dev/loop-control"); err != nil {
+		Missing(t, "needs loop devices: %v", err)
+	}
+}
+
 // Freezer needs root and a writable cgroup v1 freezer hierarchy; it returns
 // its mount point.
 func Freezer(t testing.TB) string {

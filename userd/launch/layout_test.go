@@ -352,6 +352,7 @@ func TestLayoutRefused(t *testing.T) {
 		t.Log("not root: the limits are not tested")
 		return
 	}
+	require.Setting(t, "/proc/sys/user/max_user_namespaces")
 	open(t, w.root)
 	open(t, launcher)
 	w.no(os.RemoveAll(w.home)) // root's launch has made directories in it

@@ -318,6 +318,7 @@ func TestFullHome(t *testing.T) {
 			}
 		}},
 		{"quota", "the user's disk quota is used up", unix.EDQUOT, func(t *testing.T, home string) func() {
+			require.Loop(t)
 			disk := filepath.Join(t.TempDir(), "disk")
 			no(t, os.WriteFile(disk, nil, 0o600))
 			no(t, os.Truncate(disk, 256<<20))
