@@ -53,13 +53,35 @@ func loop(t *testing.T, mkfs ...string) string {
 	return mounted(t, "-o", "loop", image) // the device is freed with the last user
 }
 
-func overlay(t *testing.T) string {
+// overlay mounts one whose upper file system is that of a directory.
+func overlay(t *testing.T, dir, options string) string {
 	t.Helper()
-	dir := t.TempDir()
 	for _, name := range []string{"lower", "upper", "work"} {
 		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
 	}
-	return mounted(t, "-t", "overlay", "-o", fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", dir, dir, dir), "overlay")
+	return mounted(t, "-t", "overlay", "-o", fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work%s", dir, dir, dir, options), "overlay")
+}
+
+// onDisk makes a directory that is not in memory, as /tmp is on Debian 13.
+func onDisk(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "lull-test-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+func tmpfs(t *testing.T) string { return mounted(t, "-t", "tmpfs", "-o", "size=64m", "tmpfs") }
+
+// onTmpfs is an overlay whose upper file system is in memory, as that of a system that is
+// started from a read-only medium.
+func onTmpfs(t *testing.T) string {
+	t.Helper()
+	require.Root(t)
+	dir := t.TempDir()
+	must(t, unix.Mount("lull-test", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=64m"))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return overlay(t, dir, "")
 }
 
 var fileSystems = []struct {
@@ -72,8 +94,10 @@ var fileSystems = []struct {
 	{"btrfs", func(t *testing.T) string { return loop(t, "mkfs.btrfs", "-q") }, true, true},
 	{"ext4", func(t *testing.T) string { return loop(t, "mkfs.ext4", "-q") }, false, true},
 	{"ext4 with whole seconds", smallInodes, false, true},
-	{"tmpfs", func(t *testing.T) string { return mounted(t, "-t", "tmpfs", "-o", "size=64m", "tmpfs") }, false, false},
-	{"overlay", overlay, false, true},
+	{"tmpfs", tmpfs, false, false},
+	{"overlay", func(t *testing.T) string { return overlay(t, onDisk(t), "") }, false, true},
+	{"overlay on tmpfs", onTmpfs, false, false},
+	{"overlay that does not flush", func(t *testing.T) string { return overlay(t, onDisk(t), ",volatile") }, false, false},
 }
 
 // smallInodes is a file system whose times are whole seconds.

@@ -246,11 +246,68 @@ func (j *job) flushSource() (time.Time, error) {
 	if err := unix.Fstatfs(int(j.src.Fd()), &fs); err != nil {
 		return time.Time{}, err
 	}
-	switch uint32(fs.Type) {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.OVERLAYFS_SUPER_MAGIC:
-	default:
-		return time.Time{}, nil // before all files
-	}
 	fresh := time.Now().Add(-slack)
-	return fresh, unix.Syncfs(int(j.src.Fd()))
+	switch uint32(fs.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
+		return fresh, unix.Syncfs(int(j.src.Fd()))
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		noted, err := j.flushOverlay(fresh)
+		if err != nil || noted {
+			return fresh, err
+		}
+	}
+	return time.Time{}, nil // before all files
+}
+
+// flushOverlay flushes the source's overlay, and reports whether its upper file system
+// notes the first store into a page afterwards. A tmpfs does not, and an overlay that is
+// mounted as volatile does not flush. Nothing else reports which one the upper one is, so
+// that a file without a name, beside the copy, is tried.
+func (j *job) flushOverlay(fresh time.Time) (noted bool, err error) {
+	flush := func() error { return unix.Syncfs(int(j.src.Fd())) }
+	beside, err := statRoot(j.parent)
+	if err != nil {
+		return false, err
+	}
+	if beside.Dev_major != j.mount.Dev_major || beside.Dev_minor != j.mount.Dev_minor {
+		return false, flush() // another overlay
+	}
+	fd, err := unix.Openat(int(j.parent.Fd()), ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == unix.EOPNOTSUPP { // Linux before 6.1
+		return false, flush()
+	}
+	if err != nil {
+		return false, &fs.PathError{Op: "create", Path: j.base, Err: err}
+	}
+	defer unix.Close(fd)
+	page := make([]byte, os.Getpagesize())
+	if _, err := unix.Pwrite(fd, page, 0); err != nil {
+		return false, err
+	}
+	m, err := unix.Mmap(fd, 0, len(page), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Munmap(m)
+	// The kernel stores for us: where there is no space it fails with EFAULT, but would send
+	// SIGBUS to a program that stores by itself.
+	store := func() error {
+		_, err := unix.Getrandom(m[:1], unix.GRND_INSECURE)
+		return err
+	}
+	first := store()
+	if err := flush(); err != nil {
+		return false, err
+	}
+	if err := unix.Futimes(fd, make([]unix.Timeval, 2)); err != nil { // 1970
+		return false, err
+	}
+	if err := errors.Join(first, store()); err != nil {
+		return false, fmt.Errorf("cannot store into a page: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false, err
+	}
+	return st.Mtim.Nano() >= fresh.UnixNano(), nil
 }

@@ -212,3 +212,22 @@ func awaitSecond(t *testing.T, sec int64) {
 		time.Sleep(max(time.Until(time.Unix(sec, 0)), time.Millisecond))
 	}
 }
+
+// TestNotes: a precopy proves something only on a file system that notes the first store into
+// a page that was flushed.
+func TestNotes(t *testing.T) {
+	for _, c := range fileSystems {
+		t.Run(c.name, func(t *testing.T) {
+			top := c.mount(t)
+			put(t, top+"/1/file", "content")
+			_, err := run(t.Context(), top+"/1", top+"/1.copy", Options{}, func(j *job) error {
+				fresh, err := j.flushSource()
+				if notes := !fresh.IsZero(); err != nil || notes != c.notes {
+					t.Errorf("got notes %v and error %v, want %v and no error", notes, err, c.notes)
+				}
+				return err
+			})
+			must(t, err)
+		})
+	}
+}
