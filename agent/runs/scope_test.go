@@ -2,8 +2,10 @@ package runs_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	"github.com/lull/lull/agent/lib/runname"
 	"github.com/lull/lull/agent/runs"
 	"github.com/lull/lull/agent/runs/conformance"
+	"github.com/lull/lull/e2e/require"
 )
 
 // machine is a tree of groups like systemd's, below a group of the test's own.
@@ -233,7 +236,27 @@ func TestScopeOfSystemd(t *testing.T) { onSystemd(t, conformance.Scoped, 0) }
 // TestScopeOfLingeringUser: a user who is not logged in, but whose manager runs.
 func TestScopeOfLingeringUser(t *testing.T) {
 	const tester = 1000 // of the containers
-	onSystemd(t, conformance.ScopedByUser(tester), tester)
+	if l, err := cgroup.Mounts(); err == nil && l.SystemdUnified {
+		require.File(t, fmt.Sprintf("/run/user/%d/bus", tester))
+	}
+	// The user cannot enter the directory that `go test` makes for the test binary.
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "lull-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "test")
+	if out, err := exec.Command("install", "-m755", self, program).CombinedOutput(); err != nil {
+		t.Fatalf("install: %v: %s", err, out)
+	}
+	onSystemd(t, conformance.ScopedByUser(tester, program), tester)
 }
 
 func onSystemd(t *testing.T, launch conformance.LaunchFunc, uid uint32) {

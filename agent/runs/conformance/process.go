@@ -213,8 +213,9 @@ func Scoped(t *testing.T, _ runs.Tracker, l Launch) *Proc {
 
 // ScopedByUser is Scoped for an ordinary user who has a systemd manager, with
 // or without a session: the user's processes make their scopes themselves.
-// Others, whom a test names, have none.
-func ScopedByUser(uid uint32) LaunchFunc {
+// Others, whom a test names, have none. The program is a copy of this one that the user can
+// execute.
+func ScopedByUser(uid uint32, program string) LaunchFunc {
 	return func(t *testing.T, tr runs.Tracker, l Launch) *Proc {
 		if l.Service != "" || l.UID != 0 {
 			return Scoped(t, tr, l)
@@ -225,8 +226,8 @@ func ScopedByUser(uid uint32) LaunchFunc {
 		l.UID = uid
 		l.Command = slices.Concat([]string{
 			"env", scopeEnv + "=" + runname.Scope(l.Instance, l.Package, runname.Random()),
-			fmt.Sprintf("XDG_RUNTIME_DIR=/run/user/%d", uid),
-		}, helper(t, "scoped")[1:], l.Command)
+			fmt.Sprintf("XDG_RUNTIME_DIR=/run/user/%d", uid), helperEnv + "=scoped", program,
+		}, l.Command)
 		p := Start(t, l)
 		if p.PID == 0 {
 			return p
