@@ -36,7 +36,7 @@ TEST_NEEDS := $(DEMO_NEEDS) git:git openssl:openssl prometheus:prometheus promto
 	/usr/libexec/dconf-service:dconf-service /usr/lib/x86_64-linux-gnu/gio/modules/libdconfsettings.so:dconf-gsettings-backend \
 	mksquashfs:squashfs-tools mandoc:mandoc groff:groff-base lintian:lintian rpm:rpm appstreamcli:appstream \
 	gpg:gpg gpg-agent:gpg-agent apt-ftparchive:apt-utils nginx:nginx-light tinyproxy:tinyproxy-bin microsocks:microsocks \
-	lz4:lz4 xz:xz-utils zstd:zstd bsdiff:bsdiff bspatch:bsdiff
+	lz4:lz4 zip:zip python3:python3 xz:xz-utils zstd:zstd bsdiff:bsdiff bspatch:bsdiff
 BENCH_NEEDS := $(TEST_NEEDS) ostree:ostree nix-store:nix-bin casync:casync xdelta3:xdelta3 bwrap:bubblewrap flatpak:flatpak podman:podman crun:crun runc:runc
 ARM64_NEEDS := $(TEST_NEEDS) aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
 

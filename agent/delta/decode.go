@@ -149,7 +149,7 @@ func (d *decoder) decode(old Source) error {
 		}
 	}()
 	for i, f := range d.group.old {
-		o, err := d.openOld(f, d.group.unpacked[i], old)
+		o, err := d.openOld(f, d.group.unpacked[i], d.group.archives[i], old)
 		if err != nil {
 			return err
 		}
@@ -186,8 +186,8 @@ func (d *decoder) decode(old Source) error {
 	return err
 }
 
-// openOld opens an old file, in its unpacked form if that has a size.
-func (d *decoder) openOld(f File, unpacked int64, old Source) (*file, error) {
+// openOld opens an old file, in its unpacked form if that has a size. Of an archive, x is the form.
+func (d *decoder) openOld(f File, unpacked int64, x *form, old Source) (*file, error) {
 	r, err := old(f)
 	if err != nil {
 		return nil, err
@@ -196,7 +196,7 @@ func (d *decoder) openOld(f File, unpacked int64, old Source) (*file, error) {
 	if unpacked > 0 {
 		packed := r
 		size = unpacked
-		r, in, err = d.unpack(packed, f, unpacked)
+		r, in, err = d.unpack(packed, f, unpacked, x)
 		closeIf(packed)
 		if err != nil {
 			return nil, err
@@ -213,12 +213,18 @@ func (d *decoder) openOld(f File, unpacked int64, old Source) (*file, error) {
 	return o, nil
 }
 
-func (d *decoder) unpack(r io.ReaderAt, f File, unpacked int64) (io.ReaderAt, inside, error) {
+func (d *decoder) unpack(r io.ReaderAt, f File, unpacked int64, x *form) (io.ReaderAt, inside, error) {
 	out, err := d.scratch()
 	if err != nil {
 		return nil, inside{}, err
 	}
-	in, err := unpackOld(r, f, unpacked, out, d.version)
+	var in inside
+	if x != nil {
+		in = x.inside()
+		err = unpackStreams(d.ctx, r, f, x, out)
+	} else {
+		in, err = unpackOld(r, f, unpacked, out, d.version)
+	}
 	if err != nil {
 		out.Close()
 		return nil, in, err
@@ -512,7 +518,7 @@ func (d *decoder) border() error {
 		if d.out, err = d.sink(f); err != nil {
 			return err
 		}
-		if x != nil && (d.out != nil || x.level == 0) {
+		if x != nil && (d.out != nil || x.frame) {
 			if d.out == nil {
 				d.out = discard{} // its notes are read
 			}

@@ -395,6 +395,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(c.roundTrip(f, delta.Pair{New: c.add(append([]byte("more"), smallImage...)), Old: &old}, delta.Pair{New: c.add(smallImage)}), smallImage)
 	zipped := c.add(gzipped(f, []byte("a line of text, a line of text"), 9))
 	f.Add(c.roundTrip(f, delta.Pair{New: c.add(gzipped(f, []byte("a line of text, another line of text"), 6)), Old: &zipped}), c[zipped.Digest])
+	archived := c.add(archive(f, map[string]string{"a": "a line of text, a line of text", "b": "the second file, the second file"}))
+	f.Add(c.roundTrip(f, delta.Pair{New: c.add(archive(f, map[string]string{"a": "a line of text, another line of text", "b": "a second file, a second file"})), Old: &archived}), c[archived.Digest])
 	before, after := objects()
 	o := c.add(before)
 	f.Add(c.roundTrip(f, delta.Pair{New: c.add(after), Old: &o}), before)

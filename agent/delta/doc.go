@@ -18,7 +18,7 @@
 //
 // The format of a pack:
 //
-//	"LULLDLT4"            magic and version
+//	"LULLDLT5"            magic and version
 //	length of the header  32 bits, little-endian
 //	header                zstd, see header
 //	streams               zstd or LZMA, in the order of the groups; see the constants of streams
@@ -28,7 +28,7 @@
 // A decoder reads old files in blocks by ReadAt. Its memory is the matches of one group that
 // predict (12 bytes each), a cache of blocks, and a window for each stream: less than 32 MiB. Of
 // groups without old files, two are decoded at once, each in about 11 MiB; a block of LZ4 takes
-// 8 MiB more. It does not trust a pack: all lengths are bounded before they are used, and each
+// 8 MiB more, an archive 1 MiB. It does not trust a pack: all lengths are bounded before they are used, and each
 // operation produces output, whose size is bounded by the header. Its caller verifies the
 // hash of each file.
 //

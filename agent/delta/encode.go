@@ -121,7 +121,9 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 		pairOf = append(pairOf, at)
 	}
 	g.unpacked, g.forms = make([]int64, len(g.old)), make([]*form, len(g.new))
-	newContent, newList, err := e.load(g.new, func(i int, b []byte) ([]byte, inside) { return e.unpack(g, i, b) })
+	g.archives = make([]*form, len(g.old))
+	u := &unpacker{chosen: map[int]map[string]bool{}}
+	newContent, newList, err := e.load(g.new, func(i int, b []byte) ([]byte, inside) { return e.unpack(g, u, i, b, pairOf[i]) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,11 +137,14 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 		if !wanted[i] {
 			return nil, inside{}
 		}
-		x, unpacked := unpackedForm(b)
+		x, unpacked, archive := u.oldForm(b, i)
 		if x == nil {
 			return nil, inside{}
 		}
 		g.unpacked[i] = x.size()
+		if archive {
+			g.archives[i] = x
+		}
 		return unpacked, x.inside()
 	})
 	if err != nil {
@@ -173,19 +178,46 @@ func (e *encoder) group(pairs []Pair) (*groupHeader, [][]byte, error) {
 	return g, packed, e.ctx.Err()
 }
 
-// unpack returns the unpacked form of a new file, or nil if that is not used.
-func (e *encoder) unpack(g *groupHeader, i int, b []byte) ([]byte, inside) {
-	x, unpacked := unpackedForm(b)
-	if x == nil {
-		return nil, inside{}
-	}
-	notes := x.notes(b, unpacked)
-	if notes == nil {
-		return nil, inside{}
+// unpack returns the unpacked form of a new file, or nil if that is not used. Old is the index of
+// the old file, or -1.
+func (e *encoder) unpack(g *groupHeader, u *unpacker, i int, b []byte, old int) ([]byte, inside) {
+	x, unpacked := frameForm(b)
+	if x != nil {
+		notes := x.notes(b, unpacked)
+		if notes == nil {
+			return nil, inside{}
+		}
+		e.raw[streamNotes] = append(e.raw[streamNotes], notes...)
+	} else {
+		x, unpacked = u.newForm(b, old, func() []byte {
+			if old < 0 {
+				return nil
+			}
+			return e.read(g.old[old])
+		})
+		if x == nil {
+			return nil, inside{}
+		}
 	}
 	g.forms[i] = x
-	e.raw[streamNotes] = append(e.raw[streamNotes], notes...)
 	return unpacked, x.inside()
+}
+
+// read returns the content of an old file, or nil if it cannot be read. Load returns the error.
+func (e *encoder) read(f File) []byte {
+	if f.Size < 0 || f.Size > MaxFile {
+		return nil
+	}
+	r, err := e.open(f)
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	b := make([]byte, f.Size)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil
+	}
+	return b
 }
 
 // load reads files into memory, and checks their hashes. Of those for which unpack returns

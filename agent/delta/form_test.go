@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/lull/lull/agent/delta"
-	"github.com/lull/lull/agent/lib/gnuzip"
+	"github.com/lull/lull/agent/lib/deflate"
 	"github.com/lull/lull/e2e/require"
 )
 
@@ -29,14 +29,14 @@ func image(t *testing.T, head string, program []byte, flags ...string) []byte {
 }
 
 // gzipped returns a gzip file as GNU gzip makes it.
-func gzipped(t fataler, content []byte, level int) []byte {
+func gzipped(t fataler, content []byte, level deflate.Variant) []byte {
 	t.Helper()
 	b := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3}
-	if level == gnuzip.MaxLevel {
+	if level == 9 {
 		b[8] = 2
 	}
 	out := bytes.NewBuffer(b)
-	w := gnuzip.NewWriter(out, level)
+	w := deflate.NewWriter(out, deflate.Gzip+level)
 	if _, err := w.Write(content); err != nil {
 		t.Fatal(err)
 	}

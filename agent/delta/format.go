@@ -5,18 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/lull/lull/agent/lib/deflate"
 	"github.com/lull/lull/agent/lib/digest"
-	"github.com/lull/lull/agent/lib/gnuzip"
 	"github.com/lull/lull/agent/lib/lz4"
 )
 
 // The first bytes of a pack: magic and its version. Those of former versions are still read.
 const (
 	magic   = "LULLDLT"
-	version = 4
+	version = 5
 )
 
 // The bounds of a pack.
@@ -76,6 +77,7 @@ type header struct {
 type groupHeader struct {
 	old, new []File
 	unpacked []int64        // of old: bytes of the unpacked form, or 0 if it is not used
+	archives []*form        // of old that are archives; since version 5
 	forms    []*form        // of new
 	layouts  []layout       // of new, in these forms: size, loads, search and range of code only
 	least    uint32         // bytes of the matches that predict
@@ -88,8 +90,11 @@ func (h *header) encode() []byte {
 	for i := range h.groups {
 		g := &h.groups[i]
 		b = appendFiles(appendFiles(b, g.old), g.new)
-		for _, n := range g.unpacked {
+		for i, n := range g.unpacked {
 			b = binary.AppendUvarint(b, uint64(n))
+			if n > 0 {
+				b = appendForm(b, g.archives[i])
+			}
 		}
 		for _, x := range g.forms {
 			b = appendForm(b, x)
@@ -139,71 +144,135 @@ func appendForm(b []byte, x *form) []byte {
 		return append(b, 0)
 	}
 	b = binary.AppendUvarint(b, uint64(len(x.blocks)))
-	b = binary.AppendUvarint(b, uint64(x.level))
-	b = binary.AppendUvarint(b, uint64(x.head))
-	b = binary.AppendUvarint(b, uint64(x.tail))
-	for _, k := range x.blocks {
-		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(k.content)), uint64(k.packed))
+	frame := uint64(0)
+	if x.frame {
+		frame = 1
 	}
-	return b
+	b = binary.AppendUvarint(b, frame)
+	for _, k := range x.blocks {
+		b = binary.AppendUvarint(b, uint64(k.before))
+		b = binary.AppendUvarint(b, uint64(k.content))
+		b = binary.AppendUvarint(b, uint64(k.packed))
+		b = append(b, byte(k.variant))
+	}
+	return binary.AppendUvarint(b, uint64(x.tail))
 }
 
-// form reads a form of a file of size bytes, which is checked.
-func (p *parser) form(size int64, version int) *form {
-	n := p.number(maxBlocks)
+// form reads a form of a file of size bytes, which is checked. That of an old file names no
+// variants.
+func (p *parser) form(size int64, old bool) *form {
+	n := p.number(uint64(min(maxBlocks, p.blocks)))
 	if n == 0 {
 		return nil
 	}
-	x := &form{}
-	most := uint64(lz4.BlockSize)
-	if version >= 4 {
-		if x.level = int(p.number(gnuzip.MaxLevel)); x.level > 0 {
-			most = gnuzip.MaxContent
-			if (n > 1 || x.level < gnuzip.MinLevel) && p.err == nil {
-				p.err = malformed("a gzip file has one stream, of a level of %d or more", gnuzip.MinLevel)
-			}
-		}
+	p.blocks -= n
+	x := &form{frame: p.number(1) == 1}
+	if x.frame && (old || n > maxFrame) {
+		p.fail("a frame is an archive, or has too many blocks")
 	}
-	x.head, x.tail = p.number(maxGroup), p.number(maxGroup)
-	total := x.head + x.tail
 	for range n {
-		k := formBlock{p.number(most), p.number(2 * most)}
+		k := formBlock{before: uint32(p.number(maxGroup)), content: uint32(p.number(x.most())), packed: uint32(p.number(2 * x.most()))}
+		k.variant = deflate.Variant(p.number(math.MaxUint8))
+		if wanted := !old && !x.frame; k.content == 0 || wanted && !k.variant.Known() || !wanted && k.variant != 0 {
+			p.fail("a block is empty, or has a wrong variant")
+		}
+		if p.err != nil {
+			return nil
+		}
 		x.blocks = append(x.blocks, k)
-		total += x.prefix() + k.packed
-		if k.content == 0 && p.err == nil {
-			p.err = malformed("a block is empty")
+	}
+	x.tail = p.number(maxGroup)
+	return p.sized(x, size)
+}
+
+// formerForm reads a form as versions 2 to 4 have them.
+func (p *parser) formerForm(size int64, version int) *form {
+	n := p.number(maxFrame)
+	if n == 0 {
+		return nil
+	}
+	x := &form{frame: true}
+	variant := deflate.Variant(0)
+	if version >= 4 {
+		variant = deflate.Gzip + deflate.Variant(p.number(9)) // a level; 0 for a frame
+	}
+	if variant != 0 {
+		x.frame = false
+		if n > 1 {
+			p.fail("a gzip file has one stream")
 		}
 	}
-	if total != size && p.err == nil {
-		p.err = malformed("the blocks of a file are not as large as the file")
+	before := uint32(p.number(maxGroup))
+	x.tail = p.number(maxGroup)
+	for range n {
+		k := formBlock{before, uint32(p.number(x.most())), uint32(p.number(2 * x.most())), variant}
+		if k.content == 0 {
+			p.fail("a block is empty")
+		}
+		x.blocks = append(x.blocks, k)
+		before = 0
+	}
+	return p.sized(x, size)
+}
+
+// most is the largest content of a block.
+func (f *form) most() uint64 {
+	if f.frame {
+		return lz4.BlockSize
+	}
+	return deflate.MaxContent
+}
+
+// sized checks that a form makes a file of size bytes.
+func (p *parser) sized(x *form, size int64) *form {
+	if x.packed() != size {
+		p.fail("the blocks of a file are not as large as the file")
 	}
 	return x
 }
 
 // forms reads the forms of a group.
 func (p *parser) forms(g *groupHeader, version int) {
-	g.unpacked, g.forms = make([]int64, len(g.old)), make([]*form, len(g.new))
+	g.unpacked, g.archives, g.forms = make([]int64, len(g.old)), make([]*form, len(g.old)), make([]*form, len(g.new))
 	if version == 1 {
 		return
 	}
 	oldTotal, newTotal := int64(0), int64(0)
 	for i, f := range g.old {
-		g.unpacked[i] = p.number(maxGroup)
-		oldTotal += max(g.unpacked[i], f.Size)
+		n := p.number(maxGroup)
+		g.unpacked[i] = n
+		oldTotal += max(n, f.Size)
+		if n > 0 && version >= 5 {
+			if g.archives[i] = p.form(f.Size, true); g.archives[i] != nil && g.archives[i].size() != n {
+				p.fail("an old archive has another size when it is unpacked")
+			}
+		}
 	}
 	for i, f := range g.new {
-		g.forms[i] = p.form(f.Size, version)
+		if version < 5 {
+			g.forms[i] = p.formerForm(f.Size, version)
+		} else {
+			g.forms[i] = p.form(f.Size, false)
+		}
 		newTotal += formSize(f, g.forms[i])
 	}
-	if max(oldTotal, newTotal) > maxGroup && p.err == nil {
-		p.err = malformed("its files have more than %d bytes", maxGroup)
+	if max(oldTotal, newTotal) > maxGroup {
+		p.fail("its files have more than %d bytes", maxGroup)
 	}
 }
 
 // parser reads the numbers of a header. After an error it returns zeros.
 type parser struct {
-	b   []byte
-	err error
+	b      []byte
+	blocks int64 // of forms that may still come
+	err    error
+}
+
+// fail sets the error, unless there is one.
+func (p *parser) fail(format string, args ...any) {
+	if p.err == nil {
+		p.err = malformed(format, args...)
+	}
 }
 
 func (p *parser) number(most uint64) int64 {
@@ -277,7 +346,7 @@ func (p *parser) layout(size int64, version int) layout {
 }
 
 func parseHeader(b []byte, version int) (*header, error) {
-	p := &parser{b: b}
+	p := &parser{b: b, blocks: allBlocks}
 	h := &header{version: version}
 	for range p.number(maxGroups) {
 		g := groupHeader{old: p.files(), new: p.files()}

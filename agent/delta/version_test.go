@@ -62,10 +62,10 @@ func objects() (old, new []byte) {
 	return plainObject(first), plainObject(second)
 }
 
-// smallImage is the third file of version3.pack: text around an LZ4 frame of ten bytes.
+// smallImage is the last file of version3.pack and version4.pack: text around an LZ4 frame of ten bytes.
 var smallImage = []byte("head\x02\x21\x4c\x18\x0b\x00\x00\x00\xa0abcdefghijtail")
 
-// TestFormerVersions: packs of versions 1 to 3 make their files. One of an unknown version is an
+// TestFormerVersions: packs of versions 1 to 4 make their files. One of an unknown version is an
 // error.
 func TestFormerVersions(t *testing.T) {
 	c := content{}
@@ -76,6 +76,9 @@ func TestFormerVersions(t *testing.T) {
 	c.add(old)
 	c.make(t, "version2.pack", c.add(new))
 	c.make(t, "version3.pack", c.add(new), c.add(smallImage))
+	old, new, alone = formerFiles()
+	c.add(gzipped(t, old, 9))
+	c.make(t, "version4.pack", c.add(gzipped(t, new, 9)), c.add(gzipped(t, alone, 6)), c.add(smallImage))
 	later := append([]byte("LULLDLT9"), former[8:]...)
 	if _, err := delta.Open(bytes.NewReader(later), int64(len(later))); !errors.Is(err, delta.ErrMalformed) {
 		t.Errorf("a later version: %v, want %v", err, delta.ErrMalformed)

@@ -6,7 +6,7 @@
 //
 // By floors; each imports lower ones alone:
 //
-//	accounts, cgroup, copytree, dialer, digest, errkind, faultpoint, gnuzip, inotify, lz4, lzma,
+//	accounts, cgroup, copytree, deflate, dialer, digest, errkind, faultpoint, inotify, lz4, lzma,
 //	messages, printable, sessionclass, share, tempdir, texts, wallclock, words; durable,
 //	launchconf, manifest, runctl, runname, scopes, sysmanifest; environment,
 //	storeid, units

@@ -1,8 +1,10 @@
-package gnuzip
+package deflate
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
+	"math/bits"
 )
 
 // The parameters of the search.
@@ -14,21 +16,8 @@ const (
 	maxDist  = window - ahead
 	tooFar   = 4096 // a match of three bytes from there is worse than three literals
 
-	hashBits  = 15
-	hashShift = 5
+	maxHash = 1 << 16
 )
-
-// config is what a level means.
-type config struct {
-	good  int // after a match of this length only a quarter of the chain is searched
-	lazy  int // after a match of this length no better one is searched
-	nice  int // a match of this length ends the search
-	chain int // positions that are compared
-}
-
-var configs = [MaxLevel + 1]config{
-	4: {4, 4, 16, 16}, 5: {8, 16, 32, 32}, 6: {8, 16, 128, 128}, 7: {8, 32, 128, 256}, 8: {32, 128, 258, 1024}, 9: {32, 258, 258, 4096},
-}
 
 // Writer packs what is written to it. Its buffer has two windows. The content moves down by one
 // window when the search has come near the end, and a position that is 0 then is forgotten:
@@ -36,9 +25,10 @@ var configs = [MaxLevel + 1]config{
 type Writer struct {
 	config
 	buf  [2 * window]byte
-	head [1 << hashBits]uint16 // the newest position with a hash
-	prev [window]uint16        // the one before a position with the same hash
+	head [maxHash]uint16 // the newest position with a hash
+	prev [window]uint16  // the one before a position with the same hash
 	hash uint32
+	mask uint32
 	at   int // position in buf
 	end  int // of the bytes in buf
 	want int // bytes that are missing until the search goes on
@@ -50,7 +40,7 @@ type Writer struct {
 	begun   bool
 	from    int // where the last match was found
 	block   int // where the block begins; below 0 if that is no longer in buf
-	blocks  *blocks
+	blocks  blocks
 
 	effort int // how much may still be compared: positions, and each 16 bytes that are equal
 	err    error
@@ -63,10 +53,28 @@ const perByte = 256
 // ErrSlow is the error of content that takes too long to be packed.
 var ErrSlow = errors.New("packing the content takes too long")
 
-// NewWriter returns a Writer that writes to w the compressed stream that GNU gzip makes of the
-// content at a level.
-func NewWriter(w io.Writer, level int) *Writer {
-	return &Writer{config: configs[level], want: 2 * window, length: minMatch - 1, blocks: newBlocks(w), effort: 1 << 20}
+// NewWriter returns a Writer that writes to w the compressed stream that a known variant makes of
+// the content.
+func NewWriter(w io.Writer, v Variant) *Writer {
+	m := &Writer{}
+	m.Reset(w, v)
+	m.effort = 1 << 20
+	return m
+}
+
+// Reset begins another stream.
+func (m *Writer) Reset(w io.Writer, v Variant) {
+	c := configOf(v)
+	m.blocks.reset(w, c)
+	clear(m.buf[:])
+	clear(m.head[:])
+	m.config, m.mask, m.hash = c, 1<<(3*c.shift)-1, 0
+	if m.mask >= maxHash {
+		m.mask = maxHash - 1
+	}
+	m.at, m.end, m.want, m.got, m.eof = 0, 0, 2*window, 0, false
+	m.length, m.literal, m.begun, m.from, m.block, m.err = minMatch-1, false, false, 0, 0, nil
+	m.effort = 1 << 16 // less, as there may be many small streams
 }
 
 // Write implements io.Writer. Errors: ErrSlow; those of the writer below.
@@ -104,6 +112,12 @@ func (m *Writer) Close() error {
 
 // fill has more of the content read.
 func (m *Writer) fill() {
+	m.slide()
+	m.want, m.got = len(m.buf)-m.end, 0
+}
+
+// slide moves the content down if the position is near the end of the buffer.
+func (m *Writer) slide() {
 	if m.at >= window+maxDist {
 		copy(m.buf[:window], m.buf[window:])
 		m.from -= window
@@ -117,10 +131,9 @@ func (m *Writer) fill() {
 			m.prev[i] = p - min(p, window)
 		}
 	}
-	m.want, m.got = len(m.buf)-m.end, 0
 }
 
-func (m *Writer) update(c byte) { m.hash = (m.hash<<hashShift ^ uint32(c)) & (1<<hashBits - 1) }
+func (m *Writer) update(c byte) { m.hash = (m.hash<<m.shift ^ uint32(c)) & m.mask }
 
 // insert enters the position, and returns the newest one with the same hash, or 0.
 func (m *Writer) insert() int {
@@ -131,8 +144,7 @@ func (m *Writer) insert() int {
 	return int(before)
 }
 
-// search goes through the content until more of it is needed. A match is written only if the
-// position after its beginning has no longer one.
+// search goes through the content until more of it is needed.
 func (m *Writer) search() {
 	if !m.begun && (m.left() >= ahead || m.eof) {
 		m.begun = true
@@ -147,7 +159,14 @@ func (m *Writer) search() {
 		if m.err != nil {
 			return
 		}
-		m.step()
+		if m.eof && !m.gnu {
+			m.slide()
+		}
+		if m.fast {
+			m.fastStep()
+		} else {
+			m.step()
+		}
 	}
 	if !m.eof {
 		m.fill()
@@ -157,12 +176,13 @@ func (m *Writer) search() {
 // left returns how many bytes from the position on are in the buffer.
 func (m *Writer) left() int { return m.end - m.at }
 
-// step searches one position.
+// step searches one position. A match is written only if the position after its beginning has no
+// longer one.
 func (m *Writer) step() {
 	candidate := m.insert()
 	before, beforeFrom := m.length, m.from
 	m.length = minMatch - 1
-	if candidate != 0 && before < m.lazy && m.at-candidate <= maxDist && m.at <= len(m.buf)-ahead {
+	if before < m.lazy && m.near(candidate) {
 		m.length = min(m.longest(candidate, before), m.left())
 		if m.length == minMatch && m.at-m.from > tooFar {
 			m.length--
@@ -188,6 +208,41 @@ func (m *Writer) step() {
 	m.at++
 }
 
+// near reports whether a match may begin at an entered position.
+func (m *Writer) near(candidate int) bool {
+	return candidate != 0 && m.at-candidate <= maxDist && (m.at <= len(m.buf)-ahead || !m.gnu)
+}
+
+// fastStep searches one position, and writes what it finds.
+func (m *Writer) fastStep() {
+	n := 0
+	if candidate := m.insert(); m.near(candidate) {
+		n = min(m.longest(candidate, minMatch-1), m.left())
+	}
+	var full bool
+	switch {
+	case n < minMatch:
+		full = m.blocks.literal(m.buf[m.at], m.at-m.block)
+		m.at++
+	case n <= m.lazy:
+		full = m.blocks.match(n, m.at-m.from, m.at-m.block)
+		for range n - 1 {
+			m.at++
+			m.insert()
+		}
+		m.at++
+	default:
+		full = m.blocks.match(n, m.at-m.from, m.at-m.block)
+		m.at += n
+		m.hash = 0
+		m.update(m.buf[m.at])
+		m.update(m.buf[m.at+1])
+	}
+	if full {
+		m.flush(false)
+	}
+}
+
 // flush ends a block at the position.
 func (m *Writer) flush(last bool) {
 	var stored []byte
@@ -204,20 +259,21 @@ func (m *Writer) longest(candidate, best int) int {
 	if best >= m.good {
 		chain >>= 2
 	}
+	nice := m.nice
+	if !m.gnu {
+		nice = min(nice, m.left())
+	}
 	limit := max(m.at-maxDist, 0)
 	scan := m.buf[m.at : m.at+maxMatch]
 	for {
 		other := m.buf[candidate : candidate+maxMatch]
 		m.effort--
 		if other[best] == scan[best] && other[best-1] == scan[best-1] && other[0] == scan[0] && other[1] == scan[1] {
-			n := 2
-			for n < maxMatch && other[n] == scan[n] {
-				n++
-			}
+			n := common(scan, other)
 			m.effort -= n / 16
 			if n > best {
 				m.from, best = candidate, n
-				if n >= m.nice {
+				if n >= nice {
 					return best
 				}
 			}
@@ -227,4 +283,18 @@ func (m *Writer) longest(candidate, best int) int {
 			return best
 		}
 	}
+}
+
+// common returns how many of maxMatch bytes are equal.
+func common(a, b []byte) int {
+	n := 0
+	for ; n+8 <= maxMatch; n += 8 {
+		if x := binary.LittleEndian.Uint64(a[n:]) ^ binary.LittleEndian.Uint64(b[n:]); x != 0 {
+			return n + bits.TrailingZeros64(x)/8
+		}
+	}
+	for n < maxMatch && a[n] == b[n] {
+		n++
+	}
+	return n
 }

@@ -1,4 +1,4 @@
-package gnuzip
+package deflate
 
 import (
 	"bytes"
@@ -8,18 +8,12 @@ import (
 	"io"
 )
 
-// The levels that Pack knows. Lower ones search matches in another way.
-const (
-	MinLevel = 4
-	MaxLevel = 9
-)
-
-// MaxContent is the largest content of a file, in bytes.
+// MaxContent is the largest content of a compressed stream, in bytes.
 const MaxContent = 16 << 20
 
-// ErrMalformed is the error of a file that no compressor has written, or with more content
+// ErrMalformed is the error of a stream that no compressor has written, or with more content
 // than MaxContent.
-var ErrMalformed = errors.New("the gzip file is malformed")
+var ErrMalformed = errors.New("the compressed stream is malformed")
 
 const trailer = 8 // CRC-32 and size of the content
 
@@ -57,14 +51,6 @@ func Find(b []byte) (off int) {
 		return 0
 	}
 	return len(b) - len(rest)
-}
-
-// Level returns the level that the header of a gzip file suggests.
-func Level(b []byte) int {
-	if b[8] == 2 {
-		return MaxLevel
-	}
-	return 6
 }
 
 // Unpack writes the content of the compressed stream at the beginning of b. It returns how many

@@ -1,4 +1,4 @@
-package gnuzip
+package deflate
 
 import "math/bits"
 

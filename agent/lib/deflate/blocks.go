@@ -1,4 +1,4 @@
-package gnuzip
+package deflate
 
 import (
 	"io"
@@ -20,10 +20,9 @@ const (
 
 // The symbols of lengths of codes that repeat.
 const (
-	repeat     = 16 // the last one, 3 to 6 times
-	zeros      = 17 // 3 to 10
-	manyZeros  = 18 // 11 to 138
-	blockLimit = 32 << 10
+	repeat    = 16 // the last one, 3 to 6 times
+	zeros     = 17 // 3 to 10
+	manyZeros = 18 // 11 to 138
 )
 
 var (
@@ -96,16 +95,18 @@ type token struct{ length, dist uint16 } // less minMatch or the literal; 0 for 
 // blocks collects the tokens of a block, and writes it.
 type blocks struct {
 	out      bitWriter
+	early    bool // see config
+	limit    int
 	tokens   []token
 	matches  int
 	litFreq  [symbols]int
 	distFreq [distSyms]int
 }
 
-func newBlocks(w io.Writer) *blocks {
-	b := &blocks{out: bitWriter{w: w}}
+// reset begins a stream.
+func (b *blocks) reset(w io.Writer, c config) {
+	*b = blocks{out: bitWriter{w: w, b: b.out.b[:0]}, early: c.early, limit: c.symbols, tokens: b.tokens[:0]}
 	b.litFreq[endOfBlock] = 1
-	return b
 }
 
 // literal adds a literal, and reports whether the block ends there. Since is how many bytes of
@@ -125,10 +126,10 @@ func (b *blocks) match(length, dist, since int) (full bool) {
 	return b.full(since)
 }
 
-// full reports whether a block ends: if there is no place, or if few matches have shortened
-// it much, so that the codes of another block may fit better.
+// full reports whether a block ends: if there is no place, or, in some variants, if few matches
+// have shortened it much, so that the codes of another block may fit better.
 func (b *blocks) full(since int) bool {
-	if n := len(b.tokens); n%4096 == 0 {
+	if n := len(b.tokens); b.early && n%4096 == 0 {
 		size := 8 * n
 		for i, freq := range b.distFreq {
 			size += freq * (5 + int(distExtra[i]))
@@ -137,7 +138,7 @@ func (b *blocks) full(since int) bool {
 			return true
 		}
 	}
-	return len(b.tokens) == blockLimit-1
+	return len(b.tokens) == b.limit
 }
 
 // flush writes a block in the smallest of three forms. Stored is its content if that is still

@@ -1,4 +1,4 @@
-package gnuzip_test
+package deflate_test
 
 import (
 	"bytes"
@@ -14,12 +14,12 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/lull/lull/agent/lib/gnuzip"
+	"github.com/lull/lull/agent/lib/deflate"
 	"github.com/lull/lull/e2e/require"
 )
 
 // gzip returns what GNU gzip makes of a file.
-func gzip(t *testing.T, dir string, content []byte, level int, flags ...string) []byte {
+func gzip(t *testing.T, dir string, content []byte, level deflate.Variant, flags ...string) []byte {
 	t.Helper()
 	path := filepath.Join(dir, "content")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -36,13 +36,13 @@ func gzip(t *testing.T, dir string, content []byte, level int, flags ...string) 
 
 func unpacked(b []byte) ([]byte, int, error) {
 	var out bytes.Buffer
-	_, n, err := gnuzip.Unpack(&out, b)
+	_, n, err := deflate.Unpack(&out, b)
 	return out.Bytes(), n, err
 }
 
 // packed writes content in pieces.
-func packed(w io.Writer, content []byte, level int) error {
-	z := gnuzip.NewWriter(w, level)
+func packed(w io.Writer, content []byte, v deflate.Variant) error {
+	z := deflate.NewWriter(w, v)
 	for n := 1; len(content) > 0; n = n*5 + 1 {
 		n = min(n, len(content))
 		if _, err := z.Write(content[:n]); err != nil {
@@ -54,15 +54,15 @@ func packed(w io.Writer, content []byte, level int) error {
 }
 
 // repacked unpacks a file and packs it again. It returns both streams.
-func repacked(t *testing.T, b, want []byte, level int) (stream, again []byte) {
+func repacked(t *testing.T, b, want []byte, level deflate.Variant) (stream, again []byte) {
 	t.Helper()
-	off := gnuzip.Find(b)
+	off := deflate.Find(b)
 	content, n, err := unpacked(b[off:])
 	if off == 0 || err != nil || off+n+8 != len(b) || !bytes.Equal(content, want) {
 		t.Fatalf("offset %d, %d of %d bytes, %d of content, %v; want all but the trailer, and %d", off, n, len(b), len(content), err, len(want))
 	}
 	var out bytes.Buffer
-	if err := packed(&out, content, level); err != nil {
+	if err := packed(&out, content, deflate.Gzip+level); err != nil {
 		t.Fatalf("%d bytes, the first %.20q, level %d: %v", len(content), content, level, err)
 	}
 	return b[off : off+n], out.Bytes()
@@ -97,7 +97,7 @@ func contents(t *testing.T) map[string][]byte {
 func TestLikeGzip(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range contents(t) {
-		for level := gnuzip.MinLevel; level <= gnuzip.MaxLevel; level++ {
+		for level := deflate.Variant(1); level <= 9; level++ {
 			stream, again := repacked(t, gzip(t, dir, content, level), content, level)
 			if !bytes.Equal(stream, again) {
 				t.Errorf("%s, level %d: %d bytes, other than the %d of gzip", name, level, len(again), len(stream))
@@ -109,22 +109,39 @@ func TestLikeGzip(t *testing.T) {
 // TestRandom compares files of random repetitions.
 func TestRandom(t *testing.T) {
 	dir := t.TempDir()
+	z := newZlib(t)
 	rapid.Check(t, func(r *rapid.T) {
-		rnd := rand.New(rand.NewSource(rapid.Int64().Draw(r, "seed")))
-		letters := rapid.SampledFrom([]int{1, 12, 40, 256}).Draw(r, "letters")
-		content := make([]byte, rapid.SampledFrom([]int{10, 300, 5000, 70000, 200000}).Draw(r, "size"))
-		for i := range content {
-			content[i] = byte(rnd.Intn(letters))
+		content := random(r)
+		v := rapid.SampledFrom(deflate.Variants()).Draw(r, "variant")
+		if v < deflate.Zip {
+			if stream, again := repacked(t, gzip(t, dir, content, v), content, v); !bytes.Equal(stream, again) {
+				r.Fatalf("level %d: %d bytes, other than the %d of gzip", v, len(again), len(stream))
+			}
+			return
 		}
-		for range rapid.IntRange(0, 300).Draw(r, "copies") {
-			from := rnd.Intn(len(content))
-			copy(content[rnd.Intn(len(content)):], content[from:min(from+rnd.Intn(600), len(content))])
+		want := z.pack
+		if v < deflate.Zlib {
+			want = func(t *testing.T, content []byte, v deflate.Variant) []byte {
+				return zip(t, dir, content, v-deflate.Zip)
+			}
 		}
-		level := rapid.IntRange(gnuzip.MinLevel, gnuzip.MaxLevel).Draw(r, "level")
-		if stream, again := repacked(t, gzip(t, dir, content, level), content, level); !bytes.Equal(stream, again) {
-			r.Fatalf("level %d: %d bytes, other than the %d of gzip", level, len(again), len(stream))
-		}
+		again(t, content, want(t, content, v), v)
 	})
+}
+
+// random returns a file of random repetitions.
+func random(r *rapid.T) []byte {
+	rnd := rand.New(rand.NewSource(rapid.Int64().Draw(r, "seed")))
+	letters := rapid.SampledFrom([]int{1, 12, 40, 256}).Draw(r, "letters")
+	content := make([]byte, rapid.SampledFrom([]int{10, 300, 5000, 70000, 200000}).Draw(r, "size"))
+	for i := range content {
+		content[i] = byte(rnd.Intn(letters))
+	}
+	for range rapid.IntRange(0, 300).Draw(r, "copies") {
+		from := rnd.Intn(len(content))
+		copy(content[rnd.Intn(len(content)):], content[from:min(from+rnd.Intn(600), len(content))])
+	}
+	return content
 }
 
 // TestSlow: content that takes long to search is given up.
@@ -134,24 +151,21 @@ func TestSlow(t *testing.T) {
 	for i := range b {
 		b[i] = byte(rnd.Intn(2))
 	}
-	if err := packed(io.Discard, b, 9); err != gnuzip.ErrSlow {
-		t.Errorf("got %v, want %v", err, gnuzip.ErrSlow)
+	if err := packed(io.Discard, b, 9); err != deflate.ErrSlow {
+		t.Errorf("got %v, want %v", err, deflate.ErrSlow)
 	}
 }
 
-// TestHeader: the level is that of the header, and a name in it is no part of the stream.
+// TestHeader: a name in the header is no part of the stream.
 func TestHeader(t *testing.T) {
 	content := []byte(strings.Repeat("a line of text\n", 100))
-	for level, flag := range map[int]string{6: "-n", 9: "-N"} {
+	for level, flag := range map[deflate.Variant]string{6: "-n", 9: "-N"} {
 		b := gzip(t, t.TempDir(), content, level, flag)
-		if got := gnuzip.Level(b); got != level {
-			t.Errorf("level %d, want %d", got, level)
-		}
 		if stream, again := repacked(t, b, content, level); !bytes.Equal(stream, again) {
 			t.Errorf("level %d: %d bytes, other than the %d of gzip", level, len(again), len(stream))
 		}
 		for n := range b {
-			if off := gnuzip.Find(b[:n]); off > 0 {
+			if off := deflate.Find(b[:n]); off > 0 {
 				if _, size, err := unpacked(b[off:n]); err == nil && off+size+8 == n {
 					t.Errorf("cut to %d of %d bytes it is whole", n, len(b))
 				}
@@ -162,10 +176,10 @@ func TestHeader(t *testing.T) {
 
 // TestBomb: more content than allowed is an error.
 func TestBomb(t *testing.T) {
-	for _, n := range []int{gnuzip.MaxContent, gnuzip.MaxContent + 1} {
+	for _, n := range []int{deflate.MaxContent, deflate.MaxContent + 1} {
 		b := gzip(t, t.TempDir(), make([]byte, n), 6)
-		content, _, err := unpacked(b[gnuzip.Find(b):])
-		if n == gnuzip.MaxContent && (err != nil || len(content) != n) || n > gnuzip.MaxContent && !errors.Is(err, gnuzip.ErrMalformed) {
+		content, _, err := unpacked(b[deflate.Find(b):])
+		if n == deflate.MaxContent && (err != nil || len(content) != n) || n > deflate.MaxContent && !errors.Is(err, deflate.ErrMalformed) {
 			t.Errorf("%d bytes: %d, %v", n, len(content), err)
 		}
 	}
@@ -173,19 +187,21 @@ func TestBomb(t *testing.T) {
 
 // FuzzPack: any content comes back, and any file is found, unpacked or refused.
 func FuzzPack(f *testing.F) {
-	f.Add([]byte("a line of text, a line of text"), 6)
-	f.Add([]byte("\x1f\x8b\x08\x1c\x00\x00\x00\x00\x02\x03\x02\x00ab\x00name\x00comment\x00\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 9)
-	f.Fuzz(func(t *testing.T, b []byte, level int) {
-		if off := gnuzip.Find(b); off > 0 {
+	f.Add([]byte("a line of text, a line of text"), byte(6))
+	f.Add([]byte("a line of text, a line of text"), byte(deflate.Zlib+1))
+	f.Add([]byte("\x1f\x8b\x08\x1c\x00\x00\x00\x00\x02\x03\x02\x00ab\x00name\x00comment\x00\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00"), byte(9))
+	f.Fuzz(func(t *testing.T, b []byte, variant byte) {
+		if off := deflate.Find(b); off > 0 {
 			_, _, _ = unpacked(b[off:])
 		}
-		if level < gnuzip.MinLevel || level > gnuzip.MaxLevel {
+		v := deflate.Variant(variant)
+		if !v.Known() {
 			return
 		}
 		b = bytes.Repeat(b, 1+70000/(len(b)+1))
 		var out bytes.Buffer
-		err := packed(&out, b, level)
-		if err == gnuzip.ErrSlow {
+		err := packed(&out, b, v)
+		if err == deflate.ErrSlow {
 			return
 		}
 		if err != nil {
