@@ -53,7 +53,7 @@ func (c *Core) ready(p Pending, now time.Time) Notice {
 	if c.helpsToLogOut(p) { // there is nothing to close
 		n.Buttons[1] = Button{LogOut, c.Texts.T("Log out…")}
 	}
-	n.Buttons = append(n.Buttons, Button{Default, c.Texts.T("OK")})
+	n.Buttons = append(n.Buttons, Button{Default, c.clickLabel(n.Buttons)})
 	n.Body = c.consequence(p, near, now)
 	if p.Urgency == security {
 		n.Body = c.Texts.T("It fixes a security problem.") + " " + n.Body
@@ -65,6 +65,17 @@ func (c *Core) ready(p Pending, now time.Time) Notice {
 		n.Body += "\n" + c.Texts.T("New: %s", notes)
 	}
 	return n
+}
+
+// clickLabel is the label of a click on the notice. Plasma's list of notifications shows it
+// as one more button, unless another button has the same label.
+func (c *Core) clickLabel(buttons []Button) string {
+	for _, b := range buttons {
+		if b.Action == WhenClosed {
+			return b.Label
+		}
+	}
+	return c.Texts.T("OK")
 }
 
 // helpsToLogOut reports whether a refresh waits for programs that the user has not started

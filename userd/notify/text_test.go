@@ -95,6 +95,24 @@ func TestButtonsAndWords(t *testing.T) {
 	}
 }
 
+// A click on a notice has the label of the button that does the same; other notices have none.
+func TestClickLabel(t *testing.T) {
+	for _, c := range []struct {
+		conditions []string
+		logOut     bool
+		want       string
+	}{{nil, false, "When I close it"}, {nil, true, "OK"}, {[]string{"mains"}, false, "OK"}} {
+		p := firefox()
+		p.Conditions, p.Background = c.conditions, c.logOut
+		core := New(DefaultSchedule, time.UTC, nil)
+		core.mayLogOut = c.logOut
+		n := core.ready(p, t0)
+		if got := n.Buttons[len(n.Buttons)-1]; got != (Button{Default, c.want}) {
+			t.Errorf("conditions %q, may log out %v: the last button is %v, want %v", c.conditions, c.logOut, got, Button{Default, c.want})
+		}
+	}
+}
+
 // The notice of an application that is still open names what it has started.
 func TestOthersAreNamed(t *testing.T) {
 	p := firefox()
