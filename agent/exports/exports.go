@@ -7,7 +7,7 @@
 //	share/dbus-1/services/      D-Bus session services
 //	share/icons/                icons of packages
 //	share/icons/hicolor/        icons of the theme, in all sizes
-//	share/mime/                 MIME types, and mime.cache of all of them
+//	share/mime/                 MIME types, and mime.cache and types of all of them
 //	share/man/                  manual pages
 //	share/metainfo/             AppStream metadata
 //	share/gnome-shell/search-providers/, share/thumbnailers/, share/bash-completion/completions/
@@ -26,7 +26,7 @@
 //
 // Write replaces files by rename, one by one, and removes the files that the new revision
 // lacks, and directories that are empty then, at the very end; it can be repeated. Each instance has one writer at a time.
-// Instances do not wait for each other, except for the writing of mimeinfo.cache and mime.cache.
+// Instances do not wait for each other, except for the writing of mimeinfo.cache, mime.cache and types.
 package exports
 
 import (

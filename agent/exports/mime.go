@@ -3,12 +3,9 @@ package exports
 import (
 	"bytes"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/lull/lull/agent/lib/durable"
 )
 
 // mimeCache is the file with the applications of each MIME type, for GIO and KDE. Without it
@@ -27,22 +24,14 @@ func (e *Exports) setMimesLocked(name string, types []string) {
 	}
 }
 
-// writeMimes updates mimeinfo.cache and mime.cache.
+// writeMimes updates mimeinfo.cache, mime.cache and the list of types.
 func (e *Exports) writeMimes() error {
 	e.cache.Lock()
 	defer e.cache.Unlock()
 	if err := e.writeTypes(); err != nil {
 		return err
 	}
-	content := e.mimeInfo()
-	old, err := os.ReadFile(e.path(mimeCache))
-	if err == nil && bytes.Equal(old, content) || os.IsNotExist(err) && content == nil {
-		return nil
-	}
-	if content == nil {
-		return durable.Remove(e.path(mimeCache))
-	}
-	return durable.WriteFile(e.path(mimeCache), content, 0o644)
+	return e.writeShared(mimeCache, e.mimeInfo())
 }
 
 // mimeInfo returns the content of mimeinfo.cache, or nil if no desktop file has a MIME type.

@@ -108,7 +108,7 @@ func (e *Exports) Sweep() error {
 			e.mu.Lock()
 			_, owned := e.owners[name]
 			e.mu.Unlock()
-			if !owned && name != mimeCache && name != typesCache {
+			if !owned && name != mimeCache && name != typesCache && name != typesList {
 				gone = append(gone, name)
 				return durable.Remove(p)
 			}

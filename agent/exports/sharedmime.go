@@ -24,10 +24,12 @@ import (
 // patterns, aliases and generic icons. Magic, XML namespaces, and patterns that the system or
 // another instance has are dropped: they would change the types of files of others.
 
-// mimeDir has a file for each type, and the cache of all of them.
+// mimeDir has a file for each type, the cache of all of them, and a list of their names, without
+// which Qt takes none of them from the cache.
 const (
 	mimeDir    = "share/mime"
 	typesCache = mimeDir + "/mime.cache"
+	typesList  = mimeDir + "/types"
 	mimeInfoNS = "http://www.freedesktop.org/standards/shared-mime-info"
 )
 
@@ -76,7 +78,9 @@ type glob struct {
 }
 
 // isType reports whether an exported file is that of a MIME type.
-func isType(name string) bool { return strings.HasPrefix(name, mimeDir+"/") && name != typesCache }
+func isType(name string) bool {
+	return strings.HasPrefix(name, mimeDir+"/") && name != typesCache && name != typesList
+}
 
 func parseType(content []byte) (*mimeType, error) {
 	t := new(mimeType)
@@ -235,26 +239,35 @@ func (e *Exports) setTypeLocked(name string, content []byte) {
 	e.shared[name] = t
 }
 
-// writeTypes updates mime.cache. The caller holds e.cache.
+// writeTypes updates the list of types and mime.cache, in this order: Qt reads both when
+// mime.cache has changed. The caller holds e.cache.
 func (e *Exports) writeTypes() error {
 	e.mu.Lock()
 	var types []*mimeType
+	var names []string
 	for _, t := range e.shared {
 		types = append(types, t)
+		names = append(names, t.Type+"\n")
 	}
 	e.mu.Unlock()
-	old, err := os.ReadFile(e.path(typesCache))
 	if len(types) == 0 {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return durable.Remove(e.path(typesCache))
+		return errors.Join(e.writeShared(typesList, nil), e.writeShared(typesCache, nil))
 	}
-	content := mimeCacheOf(types)
-	if err == nil && bytes.Equal(old, content) {
+	slices.Sort(names)
+	return errors.Join(e.writeShared(typesList, []byte(strings.Join(names, ""))), e.writeShared(typesCache, mimeCacheOf(types)))
+}
+
+// writeShared writes a file that belongs to no instance, if its content changes. Content nil
+// removes it.
+func (e *Exports) writeShared(name string, content []byte) error {
+	old, err := os.ReadFile(e.path(name))
+	switch {
+	case err == nil && content != nil && bytes.Equal(old, content), errors.Is(err, fs.ErrNotExist) && content == nil:
 		return nil
+	case content == nil:
+		return durable.Remove(e.path(name))
 	}
-	return durable.WriteFile(e.path(typesCache), content, 0o644)
+	return durable.WriteFile(e.path(name), content, 0o644)
 }
 
 // mimeCacheOf writes a cache without magic and namespaces, in the format of

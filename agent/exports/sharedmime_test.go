@@ -61,7 +61,7 @@ func TestMimeTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "bin/note share/applications/mimeinfo.cache share/applications/note.desktop share/icons/hicolor/48x48/mimetypes/application-x-lull-note.png " +
-		"share/mime/application/x-lull-book.xml share/mime/application/x-lull-note.xml share/mime/mime.cache"
+		"share/mime/application/x-lull-book.xml share/mime/application/x-lull-note.xml share/mime/mime.cache share/mime/types"
 	if got := files(t, root); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -80,6 +80,10 @@ func TestMimeTypes(t *testing.T) {
 	write(t, tool+"/packages/note.xml", `<mime-info xmlns="http://www.freedesktop.org/standards/shared-mime-info">`+strings.Join(types, "")+"</mime-info>")
 	if out, err := exec.Command("update-mime-database", tool).CombinedOutput(); err != nil {
 		t.Fatalf("update-mime-database: %v\n%s", err, out)
+	}
+	// Qt takes no type from the cache that this file does not name.
+	if got, want := read(t, root+"/exports/share/mime/types"), read(t, tool+"/types"); got != want {
+		t.Errorf("the list of types: got %q, want that of the tool, %q", got, want)
 	}
 	dir := t.TempDir()
 	for file, want := range map[string]string{"a.lullnote": "application/x-lull-note", "A.LULLNOTE": "application/x-lull-note", "b.lull.note.gz": "application/x-lull-note",
