@@ -27,7 +27,7 @@ import (
 // that desktop, with only the agent's part played, and only where LULL_DESKTOP names
 // the desktop: gnome, plasma, mako or swaync. With LULL_PICTURES it keeps a picture of
 // each situation in that directory, taken by the command LULL_SHOT, whose first
-// argument is the file.
+// argument is the file. The command LULL_LIST opens and closes the list of notifications.
 //
 // On GNOME, whose shell was started with --unsafe-mode, it counts banners and entries
 // of the list. Elsewhere the notification server's own account has to do.
@@ -240,7 +240,7 @@ func (d *desktopScene) new() {
 		d.eval(`Main.messageTray._expandBanner(true); 1`)
 	}
 	d.shot("new")
-	d.list("new-list")
+	d.list("list")
 	r.ID, r.ToVersion, r.ToRevision = "r2", "154", 3
 	a.set(r)
 	a.say(bus.HelperPending{Refresh: r})

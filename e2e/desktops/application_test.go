@@ -59,7 +59,7 @@ func publish(t *testing.T, n int, flags ...string) {
 			t.Fatal(err)
 		}
 	}
-	lull(t, append([]string{"publish", "--repo", repo, dir}, flags...)...)
+	lull(t, append([]string{"publish", "--deltas-from", "0", "--repo", repo, dir}, flags...)...)
 }
 
 // lull runs the command line as root; it must succeed.
@@ -94,59 +94,71 @@ func refresh(t *testing.T, flags ...string) int {
 	return -1
 }
 
-// rushed opens the application n times and forces a refresh shortly after each
-// click, and another one when it runs. Each click starts it once; while it runs it
+// rushed opens the application n times by the openers in turn and forces a refresh shortly
+// after each click, and another one when it runs. Each click starts it once; while it runs it
 // is known to run, the second refresh waits for it, and the package that it
 // has come from stays current, so that nothing is refreshed while it runs. The
-// last half happens with all processors busy. Function open returns the name
-// of what it has done.
-func rushed(t *testing.T, m *marks, n int, open func(i int) (how string)) {
+// last half happens with all processors busy.
+func rushed(t *testing.T, m *marks, n int, openers []opener) {
 	t.Helper()
 	began := time.Now()
-	where, ways, escaped, before := map[string]int{}, map[string]int{}, 0, 0
+	count := newTally(openers)
+	defer count.log(t, began)
 	for i := range n {
+		o := openers[i%len(openers)]
+		row := count.row(o.name)
 		if i == n/2 {
 			defer busy(t)()
 		}
+		row.launches++
+		if i >= n/2 {
+			row.busy++
+		}
 		publish(t, 2*i+2)
-		how := open(i)
-		time.Sleep(delays[i/max(len(ways), 1)%len(delays)]) // what varies is the moment of the refresh
+		o.open(ours)
+		time.Sleep(delays[i/len(openers)%len(delays)]) // what varies is the moment of the refresh
 		first := refresh(t)
-		at := m.next(fmt.Sprintf("launch %d, %s, starts", i, how))
+		at, ok := m.wait()
+		if !ok {
+			row.refused++
+			t.Fatalf("launch %d, %s: got no mark within %v, want a start; lull refresh exits with %d\n%s", i, o.name, patience, first, m.said())
+		}
 		publish(t, 2*i+3)
 		second := refresh(t)
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", at.pid))
 		current, err2 := filepath.EvalSymlinks("/var/lib/lull/current/" + app)
 		if err := errors.Join(err, err2); err != nil || at.what != "start" {
-			t.Fatalf("launch %d, %s: got the mark %v, %v; want a start and no error", i, how, at, err)
+			t.Fatalf("launch %d, %s: got the mark %v, %v; want a start and no error", i, o.name, at, err)
 		}
 		pending := lull(t, "pending", "--json")
 		if second != 75 || !strings.HasPrefix(exe, current+"/") || !strings.Contains(pending, strconv.Itoa(at.pid)) {
-			escaped++
+			row.escaped++
 			t.Errorf("launch %d, %s: %v in %s has escaped: it runs %s, current is %s, lull refresh exits with %d, then with %d; pending: %s",
-				i, how, at, unitOf(at.pid), exe, current, first, second, pending)
+				i, o.name, at, unitOf(at.pid), exe, current, first, second, pending)
 		}
 		if at.version == strconv.Itoa(2*i+1) {
-			before++
+			count.before++
 		}
-		where[unitOf(at.pid)]++
-		ways[how]++
+		count.where[unitOf(at.pid)]++
 		if err := syscall.Kill(at.pid, syscall.SIGTERM); err != nil {
-			t.Fatalf("launch %d, %s: %v: %v", i, how, at, err)
+			t.Fatalf("launch %d, %s: %v: %v", i, o.name, at, err)
 		}
-		if end := m.next(fmt.Sprintf("launch %d, %s, ends", i, how)); end.what != "end" || end.pid != at.pid {
-			t.Fatalf("launch %d, %s: got the mark %v after %v, want its end", i, how, end, at)
+		end := m.next(fmt.Sprintf("launch %d, %s, ends", i, o.name))
+		if end.what != "end" || end.pid != at.pid {
+			row.twice++
+			t.Fatalf("launch %d, %s: got the mark %v after %v, want its end", i, o.name, end, at)
 		}
 		if status := refresh(t, "--wait"); status != 0 {
-			t.Fatalf("launch %d, %s: the refresh that waits for the end exits with %d, want 0", i, how, status)
+			t.Fatalf("launch %d, %s: the refresh that waits for the end exits with %d, want 0", i, o.name, status)
 		}
-		m.none(fmt.Sprintf("after launch %d, %s", i, how))
-		if escaped > 3 {
+		if !m.none(fmt.Sprintf("after launch %d, %s", i, o.name)) {
+			row.twice++
+		}
+		count.keep(t)
+		if count.escaped() > 3 {
 			break
 		}
 	}
-	t.Logf("%d launches in %v: each started once, %d escaped; %d began before the first refresh; they ran in %v; opened by %v",
-		n, time.Since(began).Round(time.Second), escaped, before, where, ways)
 }
 
 // busy keeps every processor busy until stop is called.
@@ -223,8 +235,8 @@ func listen(t *testing.T) *marks {
 	return m
 }
 
-// next waits for the next mark.
-func (m *marks) next(what string) mark {
+// wait waits for the next mark; it reports whether there is one.
+func (m *marks) wait() (mark, bool) {
 	m.t.Helper()
 	select {
 	case line := <-m.line:
@@ -233,24 +245,39 @@ func (m *marks) next(what string) mark {
 			m.t.Fatalf("the mark of the application is %q, want 3 words", line)
 		}
 		pid, _ := strconv.Atoi(f[2])
-		return mark{f[0], f[1], pid}
+		return mark{f[0], f[1], pid}, true
 	case <-time.After(patience):
-		said := ""
-		if m.term != nil {
-			said = m.term.rest()
-		}
-		m.t.Fatalf("waited in vain: %s\n%s", what, said)
-		return mark{}
+		return mark{}, false
 	}
 }
 
-// none fails if there is one more mark.
-func (m *marks) none(when string) {
+// next waits for the next mark, which has to come.
+func (m *marks) next(what string) mark {
+	m.t.Helper()
+	at, ok := m.wait()
+	if !ok {
+		m.t.Fatalf("waited in vain: %s\n%s", what, m.said())
+	}
+	return at
+}
+
+// said is what the terminal has printed.
+func (m *marks) said() string {
+	if m.term == nil {
+		return ""
+	}
+	return m.term.rest()
+}
+
+// none fails if there is one more mark, and reports whether there is none.
+func (m *marks) none(when string) bool {
 	m.t.Helper()
 	select {
 	case line := <-m.line:
 		m.t.Errorf("%s: the application says %q", when, line)
+		return false
 	default:
+		return true
 	}
 }
 

@@ -6,10 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/godbus/dbus/v5"
 
@@ -17,92 +15,46 @@ import (
 	"github.com/lull/lull/e2e/rig/suite"
 )
 
-// desks are the desktops of `make desktops`.
-var desks = []struct {
+// desk is a desktop of `make desktops`.
+type desk struct {
 	name    string
 	set     suite.Set
 	script  string // a session of it, which goes on
 	openers func(term *terminal) []opener
-	shot    string // a script that takes a picture as its first argument
-}{
-	{"gnome", suite.GNOME, gnomeScript, nil, `exec gdbus call --session --dest org.gnome.Shell.Screenshot --object-path /org/gnome/Shell/Screenshot --method org.gnome.Shell.Screenshot.Screenshot false false "$1"`},
-	{"plasma", suite.Plasma, plasmaScript, plasmaOpeners, `DISPLAY=:99 exec import -window root "$1"`},
-	{"mako", suite.Sway, strings.ReplaceAll(swayScript, "SERVER", "mako"), swayOpeners, `exec grim "$1"`},
-	{"swaync", suite.Sway, strings.ReplaceAll(swayScript, "SERVER", "swaync"), nil, `exec grim "$1"`},
+	shot    string // a command that takes a picture of the screen as $1
+	crop    string // the part of it where a notice is, for ImageMagick
+	list    string // a command that opens or closes (as $1 says) the list of notifications, or ""
+	listed  string // the part of the picture where the list is
 }
 
-// plasmaOpeners are KDE's: the start menu, and the library that its file
-// manager uses to start applications.
-func plasmaOpeners(term *terminal) []opener {
-	return []opener{
-		{name: "start menu", stays: true, open: func(s subject) { openFromStartMenu(term.t, s) }},
-		term.opener("KIO", true, "kioclient exec ENTRY"),
-		term.opener("double click", true, "kioclient exec DOCUMENT"), // as in Dolphin
-	}
+var desks = []desk{
+	{"gnome", withKIO(suite.GNOME), gnomeScript, nil,
+		`gdbus call --session --dest org.gnome.Shell.Screenshot --object-path /org/gnome/Shell/Screenshot --method org.gnome.Shell.Screenshot.Screenshot false false "$1"`, "640x200+320+0",
+		`gdbus call --session --dest org.gnome.Shell --object-path /org/gnome/Shell --method org.gnome.Shell.Eval "Main.panel.statusArea.dateMenu.menu.$1()"`, "820x220+230+0"},
+	{"plasma", withGTK(suite.Plasma), plasmaScript, plasmaOpeners, `DISPLAY=:99 import -window root "$1"`, "320x220+960+530", plasmaList, "460x400+820+350"},
+	{"mako", suite.Sway, strings.ReplaceAll(swayScript, "SERVER", "mako"), swayOpeners, `grim "$1"`, "420x140+860+0", "", ""},
+	{"swaync", suite.Sway, strings.ReplaceAll(swayScript, "SERVER", "swaync"), nil, `grim "$1"`, "520x200+760+0", `swaync-client --$1-panel`, "520x300+760+0"},
 }
 
-// openFromStartMenu opens a program by mouse and keys: the button of the start menu, the
-// program's name, Return.
-func openFromStartMenu(t *testing.T, s subject) {
+// pictures writes the scripts by which the helper's test takes pictures and opens the list.
+// Pictures are cut to what they show, and small, as docs/pictures has them.
+func (d desk) pictures(t *testing.T) (shot, list string) {
 	t.Helper()
-	x := func(args ...string) {
-		t.Helper()
-		if out, err := asUser(append([]string{"env", "DISPLAY=:99", "xdotool"}, args...)...).CombinedOutput(); err != nil {
-			t.Fatalf("xdotool %q: %v\n%s", args, err, out)
+	write := func(name, text string) string {
+		path := filepath.Join(programDir+"-scripts", name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("#!/bin/sh -e\n"+text+"\n"), 0o755)); err != nil {
+			t.Fatal(err)
 		}
+		return path
 	}
-	closed := newScreen(t)
-	x("mousemove", "31", "772", "click", "1")
-	open := closed.until("the menu is open", 50_000)
-	x("type", map[string]string{ours.id: "marks", twin.id: "double"}[s.id])
-	open.until("the menu has found "+s.id, 5_000)
-	x("key", "Return")
-}
-
-// screen is a picture of the screen without the clock.
-type screen struct {
-	t    *testing.T
-	path string
-}
-
-func newScreen(t *testing.T) screen {
-	t.Helper()
-	s := screen{t, filepath.Join(t.TempDir(), "screen.png")}
-	if out, err := exec.Command("env", "DISPLAY=:99", "import", "-window", "root", "-crop", "640x720+0+0", s.path).CombinedOutput(); err != nil {
-		t.Fatalf("cannot take a picture: %v\n%s", err, out)
+	shot = write("shot", d.shot+`
+crop=`+d.crop+`
+case "$1" in *-list.png) crop=`+d.listed+` ;; esac
+convert "$1" -crop "$crop" +repage +dither -colors 64 -strip "$1"`)
+	if d.list != "" {
+		list = write("list", d.list)
 	}
-	return s
-}
-
-// differs counts the pixels that differ. A cursor that blinks has some dozens.
-func (s screen) differs(other screen) int {
-	s.t.Helper()
-	out, err := exec.Command("compare", "-metric", "AE", s.path, other.path, "null:").CombinedOutput()
-	var exit *exec.ExitError
-	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) { // 1: they differ
-		s.t.Fatalf("cannot compare pictures: %v\n%s", err, out)
-	}
-	n, err := strconv.ParseFloat(strings.Fields(string(out))[0], 64)
-	if err != nil {
-		s.t.Fatalf("cannot compare pictures: %s", out)
-	}
-	return int(n)
-}
-
-// until waits until so many pixels have changed, and the screen is still:
-// there are no events for drawn pixels.
-func (s screen) until(what string, changed int) screen {
-	s.t.Helper()
-	before := s
-	for end := time.Now().Add(patience); time.Now().Before(end); {
-		now := newScreen(s.t)
-		if now.differs(s) >= changed && now.differs(before) < 200 {
-			return now
-		}
-		before = now
-	}
-	s.t.Fatalf("waited in vain until %s", what)
-	return before
+	return shot, list
 }
 
 // swayOpeners are those of sway: what its key bindings run, and its terminal.
@@ -110,31 +62,9 @@ func swayOpeners(term *terminal) []opener {
 	return []opener{
 		term.opener("sway exec", false, "swaymsg exec COMMAND"),
 		term.opener("sway exec gio launch", true, "swaymsg exec 'gio launch ENTRY'"),
-		term.opener("gtk-launch", true, "gtk-launch ID"),
 		term.opener("foot", false, "foot COMMAND &"),
 	}
 }
-
-// plasmaScript runs KWin in a window of an X server without a screen, and Plasma's
-// shell on it, drawn by the processor.
-const plasmaScript = `set -e
-export XDG_CURRENT_DESKTOP=KDE XDG_SESSION_DESKTOP=KDE KDE_FULL_SESSION=true KDE_SESSION_VERSION=6 XDG_MENU_PREFIX=plasma- LIBGL_ALWAYS_SOFTWARE=1 QT_QPA_PLATFORM=wayland
-export KWIN_WAYLAND_NO_PERMISSION_CHECKS=1 KWIN_SCREENSHOT_NO_PERMISSION_CHECKS=1 QT_QUICK_BACKEND=software
-mkdir -p ~/.config/systemd/user
-dbus-update-activation-environment --systemd XDG_CURRENT_DESKTOP XDG_SESSION_DESKTOP KDE_FULL_SESSION KDE_SESSION_VERSION XDG_MENU_PREFIX XDG_SESSION_TYPE XDG_SESSION_ID \
-	LIBGL_ALWAYS_SOFTWARE QT_QPA_PLATFORM QT_QUICK_BACKEND KWIN_WAYLAND_NO_PERMISSION_CHECKS KWIN_SCREENSHOT_NO_PERMISSION_CHECKS
-systemd-run --user --quiet --collect --unit=test-x --slice=session.slice Xvfb :99 -screen 0 1280x800x24 -nolisten tcp
-until test -S /tmp/.X11-unix/X99; do sleep 0.1; done
-systemd-run --user --quiet --collect --unit=test-kwin --slice=session.slice --setenv=DISPLAY=:99 kwin_wayland --x11-display :99 --width 1280 --height 800 --socket wayland-0 --no-lockscreen
-until test -S "$XDG_RUNTIME_DIR/wayland-0"; do sleep 0.1; done
-dbus-update-activation-environment --systemd WAYLAND_DISPLAY=wayland-0
-kbuildsycoca6 # what the menu has
-printf '[Service]\nSlice=session.slice\nExecStart=plasmashell --no-respawn\n' > ~/.config/systemd/user/test-server.service
-systemctl --user daemon-reload
-systemctl --user start test-server
-gdbus wait --session org.freedesktop.Notifications
-exec sleep infinity
-`
 
 // swayScript runs sway without a screen, drawn by the processor, and a notification
 // server on it.
@@ -169,10 +99,16 @@ func TestDesktops(t *testing.T) {
 			installed(t)
 			conn := sessionBus(t)
 			untilName(t, conn, "org.freedesktop.Notifications", session(t, "wayland", d.script))
+			t.Cleanup(func() { // before the session ends
+				if t.Failed() {
+					out, err := asUser("sh", "-c", d.shot, "sh", filepath.Join(pictureDir, d.name+"-failed.png")).CombinedOutput()
+					t.Logf("took a picture of the failure: %v\n%s", err, out)
+				}
+			})
 			if d.openers != nil {
 				opened(t, m, conn, d.openers)
 			}
-			notices(t, d.name, d.shot)
+			notices(t, d)
 		})
 	}
 }
@@ -189,11 +125,7 @@ func opened(t *testing.T, m *marks, conn *dbus.Conn, own func(*terminal) []opene
 	}
 	inShell(t, m, term)
 	openers = chosen(t, openers)
-	rushed(t, m, launches(t), func(i int) string {
-		o := openers[i%len(openers)]
-		o.open(ours)
-		return o.name
-	})
+	rushed(t, m, launches(t), openers)
 }
 
 // asUser makes a command that runs as the user, below none of the user's units.
@@ -203,25 +135,21 @@ func asUser(argv ...string) *exec.Cmd {
 }
 
 // notices runs the helper's own test of a desktop in the user's session.
-func notices(t *testing.T, name, shot string) {
+func notices(t *testing.T, d desk) {
 	t.Helper()
-	script := filepath.Join(pictureDir, "shot")
-	if err := os.WriteFile(script, []byte("#!/bin/sh\n"+shot+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	defer os.Remove(script)
+	shot, list := d.pictures(t)
 	// The helper that is installed would answer instead of the one that is tested.
 	if out, err := asUser("systemctl", "--user", "mask", "--now", "--runtime", "lull-userd.service", "lull-userd.path").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := asUser("systemd-run", "--user", "--quiet", "--pipe", "--wait", "--collect", "--setenv=LULL_DESKTOP="+name, "--setenv=LULL_PICTURES="+pictureDir, "--setenv=LULL_SHOT="+script, "--setenv=LULL_SHELL_UNIT=test-server",
+	cmd := asUser("systemd-run", "--user", "--quiet", "--pipe", "--wait", "--collect", "--setenv=LULL_DESKTOP="+d.name, "--setenv=LULL_PICTURES="+pictureDir, "--setenv=LULL_SHOT="+shot, "--setenv=LULL_LIST="+list, "--setenv=LULL_SHELL_UNIT=test-server",
 		"--working-directory=/tmp", programDir+"/userd.test", "-test.v", "-test.run=^TestDesktop$")
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestDesktop ") {
-		t.Errorf("the notices on %s: got error %v, want none and \"--- PASS: TestDesktop \" in the output above", name, err)
+		t.Errorf("the notices on %s: got error %v, want none and \"--- PASS: TestDesktop \" in the output above", d.name, err)
 	}
 	if pictures, _ := filepath.Glob(pictureDir + "/*.png"); len(pictures) == 0 {
-		t.Error(fmt.Errorf("there are no pictures of %s", name))
+		t.Error(fmt.Errorf("there are no pictures of %s", d.name))
 	}
 }

@@ -166,26 +166,14 @@ func (p *germanPlasma) closeAll(t *testing.T, but string) {
 	p.script(t, plasmaWindows+fmt.Sprintf(".filter(w => !%q || !w.caption.includes(%q))", but, but)+".reverse().map(w => w.closeWindow()).length")
 }
 
-func (p *germanPlasma) x(t *testing.T, args ...string) {
-	t.Helper()
-	if out, err := asUser(append([]string{"env", "DISPLAY=:99", "xdotool"}, args...)...).CombinedOutput(); err != nil {
-		t.Fatalf("xdotool %q: %v\n%s", args, err, out)
-	}
-}
-
 func (p *germanPlasma) openFromMenu(t *testing.T, id, title string) {
 	t.Helper()
-	closed := newScreen(t)
-	p.x(t, "mousemove", "31", "772", "click", "1")
-	menu := closed.until("the menu is open", 50_000)
-	p.x(t, "type", strings.ToLower(title))
-	menu.until("the menu has found "+title, 5_000)
-	p.x(t, "key", "Return")
+	openFromStartMenu(t, title)
 }
 
 func (p *germanPlasma) key(t *testing.T, names ...string) {
 	t.Helper()
-	p.x(t, "key", strings.Join(names, "+"))
+	xdo(t, "key", strings.Join(names, "+"))
 }
 
 func (p *germanPlasma) openCommand() []string { return []string{"kioclient", "exec"} }

@@ -136,7 +136,7 @@ func (term *terminal) opener(name string, stays bool, line string) opener {
 	return opener{name: name, stays: stays, open: func(s subject) { term.send(s.fill(line) + "\n") }}
 }
 
-// everywhere are the openers that need no desktop.
+// everywhere are the openers that need no desktop. KDE's are among them where KDE's tools are.
 func everywhere(t *testing.T, conn *dbus.Conn, term *terminal) []opener {
 	t.Helper()
 	// The bus and the manager read what is new.
@@ -146,7 +146,8 @@ func everywhere(t *testing.T, conn *dbus.Conn, term *terminal) []opener {
 	if out, err := asUser("systemctl", "--user", "daemon-reload").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return []opener{
+	list := []opener{
+		term.opener("gtk-launch", true, "gtk-launch ID"),
 		term.opener("gio launch", true, "gio launch ENTRY"),
 		term.opener("gio open", true, "gio open DOCUMENT"), // as a double click in Nautilus
 		term.opener("xdg-open", true, "xdg-open DOCUMENT"),
@@ -164,6 +165,10 @@ func everywhere(t *testing.T, conn *dbus.Conn, term *terminal) []opener {
 		command(t, "systemd-run", true, "systemd-run", "--user", "--quiet", "--collect", "COMMAND"),
 		term.opener("systemd-run --scope", true, "systemd-run --user --scope --quiet --collect COMMAND"),
 	}
+	if _, err := exec.LookPath("kioclient"); err == nil {
+		list = append(list, term.opener("KIO", true, "kioclient exec ENTRY"))
+	}
+	return list
 }
 
 // terminal is an interactive shell of the user's at a terminal.
