@@ -365,7 +365,7 @@ func killService(s *suite) {
 	s.no(err)
 	d.await(s.T, "forks\n")
 	k := s.start(app, "kept")
-	s.no(syscall.Kill(d.PID, syscall.SIGSTOP))
+	s.no(d.Signal(syscall.SIGSTOP))
 	if n := len(s.service(app, "daemon")); n < 2 {
 		s.Fatalf("the daemon has %d processes", n)
 	}

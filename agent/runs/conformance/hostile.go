@@ -183,11 +183,11 @@ func vanishing(s *suite) {
 
 func stopped(s *suite) {
 	p := s.start(app, "")
-	s.no(syscall.Kill(p.PID, syscall.SIGSTOP))
+	s.no(p.Signal(syscall.SIGSTOP))
 	s.want(app, p)
 	p.End() // its standard input is closed, but it cannot see it
 	s.want(app, p)
-	s.no(syscall.Kill(p.PID, syscall.SIGCONT))
+	s.no(p.Signal(syscall.SIGCONT))
 	s.awaitVacant(app)
 }
 

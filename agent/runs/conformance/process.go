@@ -111,6 +111,15 @@ func dead() *Proc {
 	return p
 }
 
+// Signal sends a signal to the process. One that could not be started has the number 0,
+// which means all processes of this one's group to the kernel.
+func (p *Proc) Signal(s syscall.Signal) error {
+	if p.PID == 0 {
+		return unix.ESRCH
+	}
+	return unix.Kill(p.PID, s)
+}
+
 // End makes the process end, by closing its standard input, and waits for it
 // unless it is stopped or ends later: tests wait for events.
 func (p *Proc) End() {
