@@ -232,7 +232,16 @@ func ScopedByUser(uid uint32, program string) LaunchFunc {
 		if len(l.Command) == 0 {
 			l.Command = []string{"cat"}
 		}
-		l.UID = uid
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.UID, l.Command = uid, slices.Clone(l.Command)
+		for i, arg := range l.Command {
+			if arg == self { // a helper
+				l.Command[i] = program
+			}
+		}
 		l.Command = slices.Concat([]string{
 			"env", scopeEnv + "=" + runname.Scope(l.Instance, l.Package, runname.Random()),
 			fmt.Sprintf("XDG_RUNTIME_DIR=/run/user/%d", uid), helperEnv + "=scoped", program,

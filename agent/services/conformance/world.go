@@ -121,17 +121,21 @@ func newWorld(t *testing.T, o Options) *world {
 	return w
 }
 
-// lullRun returns a launcher that every user can execute: that in $LULL_BIN, else
-// one that is built here.
+// lullRun returns a launcher in dir, which every user can execute: a copy of that in
+// $LULL_BIN, which may be below root's home, else one that is built here.
 func lullRun(t *testing.T, dir string) string {
 	t.Helper()
+	path := filepath.Join(dir, "lull-run")
 	if bin := os.Getenv("LULL_BIN"); bin != "" {
-		if path := filepath.Join(bin, "lull-run"); exec.Command("test", "-x", path).Run() == nil {
+		built := filepath.Join(bin, "lull-run")
+		if exec.Command("test", "-x", built).Run() == nil {
+			if out, err := exec.Command("install", "-m755", built, path).CombinedOutput(); err != nil {
+				t.Fatalf("install: %v: %s", err, out)
+			}
 			return path
 		}
 	}
 	_, self, _, _ := runtime.Caller(0)
-	path := filepath.Join(dir, "lull-run")
 	cmd := exec.Command("go", "build", "-o", path, "./cmd/lull-run")
 	cmd.Dir = filepath.Join(filepath.Dir(self), "..", "..", "..")
 	if out, err := cmd.CombinedOutput(); err != nil {
