@@ -49,7 +49,10 @@ func (d desk) pictures(t *testing.T) (shot, list string) {
 	}
 	shot = write("shot", d.shot+`
 crop=`+d.crop+`
-case "$1" in *-list.png) crop=`+d.listed+` ;; esac
+case "$1" in
+*-list.png) crop=`+d.listed+` ;;
+*-focused.png) crop=640x340+320+0 ;; # with the window
+esac
 convert "$1" -crop "$crop" +repage +dither -colors 64 -strip "$1"`)
 	if d.list != "" {
 		list = write("list", d.list)
@@ -101,7 +104,7 @@ func TestDesktops(t *testing.T) {
 			untilName(t, conn, "org.freedesktop.Notifications", session(t, "wayland", d.script))
 			t.Cleanup(func() { // before the session ends
 				if t.Failed() {
-					out, err := asUser("sh", "-c", d.shot, "sh", filepath.Join(pictureDir, d.name+"-failed.png")).CombinedOutput()
+					out, err := asUser("systemd-run", "--user", "--quiet", "--pipe", "--wait", "--collect", "sh", "-c", d.shot, "sh", filepath.Join(pictureDir, d.name+"-failed.png")).CombinedOutput()
 					t.Logf("took a picture of the failure: %v\n%s", err, out)
 				}
 			})

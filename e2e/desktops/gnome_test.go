@@ -176,6 +176,7 @@ func (g *gnome) openers(term *terminal) []opener {
 		{name: "icon", stays: true, open: func(s subject) { g.click(s.id) }},
 		{name: "search", stays: true, open: g.search},
 		{name: "menu", stays: true, open: g.menu},
+		term.opener("xdg-open", true, "xdg-open DOCUMENT"),
 		{name: "icon by D-Bus", open: func(s subject) { g.click(s.bells()) }},
 	}
 }

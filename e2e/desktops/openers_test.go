@@ -150,7 +150,6 @@ func everywhere(t *testing.T, conn *dbus.Conn, term *terminal) []opener {
 		term.opener("gtk-launch", true, "gtk-launch ID"),
 		term.opener("gio launch", true, "gio launch ENTRY"),
 		term.opener("gio open", true, "gio open DOCUMENT"), // as a double click in Nautilus
-		term.opener("xdg-open", true, "xdg-open DOCUMENT"),
 		{name: "D-Bus activation", open: func(s subject) {
 			t.Helper()
 			if err := conn.BusObject().Call("org.freedesktop.DBus.StartServiceByName", 0, s.bells(), uint32(0)).Err; err != nil {
