@@ -20,7 +20,7 @@ type Pair struct {
 }
 
 // MaxFile is the largest file, in bytes, that a pair may have. Encode needs about six times
-// the size of the larger file in memory, or of groupSize.
+// the size of the larger file in memory, or of groupSize, each with maxGrown for unpacked archives.
 const MaxFile = 512 << 20
 
 // How many bytes of new files are coded together, unless one file is larger. Files that resemble
