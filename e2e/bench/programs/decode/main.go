@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -23,7 +24,11 @@ import (
 	"github.com/lull/lull/agent/repo"
 )
 
+// heap is what the runtime keeps below, with its garbage. lulld has a limit, too.
+const heap = 24 << 20
+
 func main() {
+	debug.SetMemoryLimit(heap)
 	if err := run(os.Args[1], os.Args[2], os.Args[3]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
