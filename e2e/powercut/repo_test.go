@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -100,6 +101,22 @@ func (r *repository) put(name string, b []byte) {
 	}
 }
 
+// edit changes a few bytes of a file, or makes it.
+func (r *repository) edit(name string, rng *rand.Rand) {
+	b, err := os.ReadFile(r.path(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		b = noise(rng, 100<<10)
+	case err != nil:
+		r.t.Error(err)
+		return
+	}
+	for range 20 {
+		b[rng.IntN(len(b))]++
+	}
+	r.put(name, b)
+}
+
 func (r *repository) lull(args ...string) (stdout string) {
 	var errs bytes.Buffer
 	cmd := exec.Command(filepath.Join(r.bin, "lull"), args...)
@@ -126,7 +143,7 @@ func (r *repository) publish(name string) string {
 		for range 10 {
 			r.put(bulkFile(name, rng.IntN(files)), noise(rng, 100+rng.IntN(3000)))
 		}
-		r.put(filepath.Join(name, "share/changing"), noise(rng, 100<<10))
+		r.edit(filepath.Join(name, "share/changing"), rng) // the next one comes as a delta
 	}
 	r.put(filepath.Join(name, "version"), []byte(strconv.Itoa(v)))
 	r.put(filepath.Join(name, "lull.yaml"), []byte(text))
