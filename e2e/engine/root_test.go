@@ -289,6 +289,7 @@ func TestMovedStore(t *testing.T) {
 func bindFUSE(t *testing.T, dir string) (mounted string) {
 	t.Helper()
 	require.Program(t, "bindfs", "fusermount3")
+	require.File(t, "/dev/fuse")                   // most containers have none
 	mounted, err := os.MkdirTemp("", "lull-fuse-") // readable for users, unlike t.TempDir
 	if err == nil {
 		err = os.Chmod(mounted, 0o755)
