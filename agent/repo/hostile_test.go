@@ -449,6 +449,19 @@ func TestLocalRepositoryOfSomebodyElse(t *testing.T) {
 	}
 }
 
+// TestNoFolder: a repository that is not there is told from one that lacks a file.
+func TestNoFolder(t *testing.T) {
+	f := newFixture(t, publish.Expiry{})
+	c := f.client("", t.TempDir())
+	if err := os.RemoveAll(f.dir); err != nil {
+		t.Fatal(err)
+	}
+	_, err := fetch(t.Context(), c, digest.Of([]byte("1.0")))
+	if want := "open " + f.dir + ": no such file or directory"; !errkind.Is(err, errkind.Unavailable) || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want an error of kind %v with %q", err, errkind.Unavailable, want)
+	}
+}
+
 func TestHostileServer(t *testing.T) {
 	f := newFixture(t, publish.Expiry{})
 	for name, c := range map[string]struct {

@@ -61,7 +61,12 @@ type folder string
 func (f folder) dir() string { return string(f) }
 
 func (f folder) openFile(path string) (*os.File, int64, error) {
-	file, err := f.beneath(path)
+	dir, err := unix.Open(string(f), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, 0, &fs.PathError{Op: "open", Path: string(f), Err: err}
+	}
+	defer unix.Close(dir)
+	file, err := f.beneath(dir, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, errMissing
 	}
@@ -79,15 +84,10 @@ func (f folder) openFile(path string) (*os.File, int64, error) {
 	return file, fi.Size(), nil
 }
 
-// beneath opens a file. A package has thousands: openat2(2) takes one call for what os.Root does
-// in one for each directory.
-func (f folder) beneath(path string) (*os.File, error) {
+// beneath opens a file of the folder, which is open as dir. A package has thousands: openat2(2)
+// takes one call for what os.Root does in one for each directory.
+func (f folder) beneath(dir int, path string) (*os.File, error) {
 	const flags = unix.O_RDONLY | unix.O_NONBLOCK
-	dir, err := unix.Open(string(f), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: string(f), Err: err}
-	}
-	defer unix.Close(dir)
 	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS})
 	switch err {
 	case nil:
