@@ -26,7 +26,7 @@ CC ?= cc
 DEMO_NEEDS := cc:gcc /usr/include/stdio.h:libc6-dev dbus-daemon:dbus-daemon busctl:systemd gdbus:libglib2.0-bin \
 	Xvfb:xvfb dunst:dunst import:imagemagick xdotool:xdotool unshare:util-linux script:bsdutils setpriv:util-linux \
 	librsvg-2.so.2:librsvg2-common fc-list:fontconfig /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core
-TEST_NEEDS := $(DEMO_NEEDS) git:git openssl:openssl prometheus:prometheus promtool:prometheus prometheus-node-exporter:prometheus-node-exporter ps:procps dbus-run-session:dbus-daemon notify-send:libnotify-bin \
+TEST_NEEDS := $(DEMO_NEEDS) git:git openssl:openssl prometheus:prometheus promtool:prometheus prometheus-node-exporter:prometheus-node-exporter ps:procps ip:iproute2 dbus-run-session:dbus-daemon notify-send:libnotify-bin \
 	systemd-nspawn:systemd-container debootstrap:debootstrap spin:spin mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs \
 	mkfs.btrfs:btrfs-progs bindfs:bindfs fusermount3:fuse3 setfattr:attr /usr/lib/python3/dist-packages/dbusmock:python3-dbusmock /usr/lib/python3/dist-packages/gi:python3-gi /usr/lib/python3/dist-packages/dbus_next:python3-dbus-next /usr/lib/polkit-1/polkitd:polkitd \
 	libgtk-3.so.0:libgtk-3-0|libgtk-3-0t64 libvpx.so.[0-9]*:libvpx7|libvpx9|libvpx11|libvpx12 libasound.so.2:libasound2|libasound2t64 libX11-xcb.so.1:libx11-xcb1 \

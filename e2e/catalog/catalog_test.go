@@ -44,7 +44,7 @@ var sizes = regexp.MustCompile(`(?m)^org.lull.listed: 30[0-9] kB to download, 3[
 // TestListAndSwitch asks for what exists, for updates with their sizes and for the past,
 // and switches the channel; one repository of two is broken all the while.
 func TestListAndSwitch(t *testing.T) {
-	require.Freezer(t)
+	require.Cgroups(t)
 	require.Program(t, "dbus-daemon", "setpriv")
 	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll"}})
 	other := w.Path("other")

@@ -12,7 +12,7 @@ import (
 // TestOtherClients: the text of an error and its advice, and the documentation of the
 // interface, reach programs of Gio (gdbus) and of sd-bus (busctl).
 func TestOtherClients(t *testing.T) {
-	require.Freezer(t)
+	require.Cgroups(t)
 	require.Program(t, "dbus-daemon", "setpriv", "gdbus", "busctl")
 	w := rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll"}})
 	other := w.Path("other")

@@ -17,7 +17,7 @@ import (
 // installed package to another and removes one. A repository that cannot be read fails the
 // update of its own packages alone.
 func TestRepositoriesOnTheBus(t *testing.T) {
-	require.Freezer(t)
+	require.Cgroups(t)
 	require.Program(t, "dbus-daemon", "setpriv")
 	w := rig.New(t, rig.Options{Tracker: "poll"})
 	w.Configure("policy.yaml", rig.Quiet+rig.Asked)

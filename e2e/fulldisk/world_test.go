@@ -31,7 +31,7 @@ func set(t *testing.T, bytes, reserve int64) *scene {
 	t.Helper()
 	require.Root(t)
 	require.Program(t, "dbus-daemon", "setpriv")
-	require.Freezer(t)
+	require.Cgroups(t)
 	s := &scene{rig.NewScene(t, rig.SceneOptions{
 		Options: rig.Options{Tracker: "poll", Root: rig.SmallDisk(t, bytes)},
 		Policy:  fmt.Sprintf("gc: {reserve: %d}\n", reserve),

@@ -29,7 +29,7 @@ func set(t *testing.T) *rig.Scene {
 
 func setWith(t *testing.T, o rig.Options) *rig.Scene {
 	t.Helper()
-	require.Freezer(t)
+	require.Cgroups(t)
 	require.Program(t, "dbus-daemon", "setpriv")
 	w := rig.NewScene(t, rig.SceneOptions{Options: o})
 	inner := publish(w, "org.lull.inner", "")

@@ -109,6 +109,7 @@ func TestKilledWhileItGrants(t *testing.T) {
 // TestJoinGoesOn: a launch whose agent dies before or after it has moved the process
 // asks the next agent, and is in a run of its application then.
 func TestJoinGoesOn(t *testing.T) {
+	require.Freezer(t)
 	require.Lock(t, "freezer")
 	w := setWith(t, rig.Options{Tracker: "freezer", Tags: "faultpoint"})
 	for _, point := range []string{"join.before", "join.placed"} {

@@ -18,7 +18,7 @@ import (
 	"github.com/lull/lull/e2e/rig"
 )
 
-func TestMain(m *testing.M) { rig.MainWithReleaseAgent(m.Run) }
+func TestMain(m *testing.M) { rig.Main(m.Run) }
 
 const (
 	name  = "org.lull.asks"
@@ -43,9 +43,8 @@ func setWith(t *testing.T, o rig.SceneOptions) *scene {
 	require.Program(t, "dbus-daemon", "dunst", "Xvfb", "setpriv", "busctl")
 	require.File(t, "/usr/lib/polkit-1/polkitd")
 	require.File(t, "/usr/lib/python3/dist-packages/dbusmock")
-	require.ReleaseAgent(t)
-	require.Lock(t, "freezer")
-	o.Tracker, o.Auto = "freezer", true
+	require.Unified(t)
+	o.Tracker, o.Auto = "subtree", true
 	s := &scene{Scene: rig.NewScene(t, o)}
 	s.gate = s.Path("gate")
 	if err := syscall.Mkfifo(s.gate, 0o600); err != nil {
@@ -345,7 +344,7 @@ func (s *scene) shutdown(down bool) {
 // user's own screen, for as long as they run.
 func TestTwoUsers(t *testing.T) {
 	s := set(t)
-	bob := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "freezer"}})} // only its second session is used
+	bob := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "subtree"}})} // only its second session is used
 	bob.Bus, bob.Store, bob.RunDir, bob.Config = s.Bus, s.Store, s.RunDir, s.Config
 	bob.User = bob.Ordinary("daemon")
 	bob.desk = bob.StartDesktop()

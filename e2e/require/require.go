@@ -147,6 +147,16 @@ func Unified(t testing.TB) string {
 	return dir
 }
 
+// Cgroups needs root and a hierarchy of cgroups that can be written: a v1 freezer or v2.
+func Cgroups(t testing.TB) {
+	t.Helper()
+	if mounted("cgroup", "freezer") != "" {
+		Freezer(t)
+		return
+	}
+	Unified(t)
+}
+
 // Systemd needs systemd as PID 1.
 func Systemd(t testing.TB) {
 	t.Helper()

@@ -75,7 +75,7 @@ func TestPowerOff(t *testing.T) {
 		never  string
 	}{
 		{"at the next start", "At the next start", false, []string{announced, "a user leaves refreshes to the next start", goingDown}, timedOut},
-		{"finish now", "Finish now", true, []string{announced, "a hook has run instance=" + name + "2", goingDown, "refresh of " + name + "2: done"}, timedOut},
+		{"finish now", "Finish now", true, []string{announced, "a hook has run instance=" + name + "2", goingDown}, timedOut},
 		{"no answer", "", false, []string{announced, timedOut, goingDown}, "refresh of " + name + "3: undone"},
 	} {
 		name := fmt.Sprint(name, i+1)
@@ -105,7 +105,9 @@ func TestPowerOff(t *testing.T) {
 			if list := m.journal("-1"); strings.Contains(list, c.never) {
 				t.Errorf("the journal has %q, want it without:\n%s", c.never, list)
 			}
-			if !c.ends {
+			if c.ends { // beside logind, which may be faster
+				m.inOrder("-1", announced, "a hook has run instance="+name, "refresh of "+name+": done")
+			} else {
 				m.inOrder("0", "refresh of "+name+": done", "Finished systemd-user-sessions.service")
 			}
 			if got := m.sh("lull run %s", name); got != "version 2" {

@@ -47,7 +47,7 @@ func newScene(t *testing.T) *scene {
 	t.Helper()
 	require.Root(t)
 	require.Program(t, "dbus-daemon", "setpriv", "systemd-inhibit")
-	require.Freezer(t)
+	require.Cgroups(t)
 	s := &scene{Scene: rig.NewScene(t, rig.SceneOptions{Options: rig.Options{Tracker: "poll", Logind: true}, Auto: true})}
 	s.gate = s.Path("gate")
 	if err := syscall.Mkfifo(s.gate, 0o600); err != nil {

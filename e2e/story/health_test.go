@@ -38,11 +38,10 @@ hooks: {pre-refresh: bin/hook, post-refresh: bin/hook, health: bin/hook}
 // TestUnhealthyRevisionIsUndone: hooks run in their order, a stubborn service is
 // killed in its time, and a revision that is not healthy allows no launch.
 func TestUnhealthyRevisionIsUndone(t *testing.T) {
-	require.ReleaseAgent(t)
+	require.Unified(t)
 	require.Program(t, "dbus-daemon", "setpriv", "cc")
-	require.Lock(t, "freezer")
 	w := rig.NewScene(t, rig.SceneOptions{
-		Options: rig.Options{Tracker: "freezer"}, Auto: true,
+		Options: rig.Options{Tracker: "subtree"}, Auto: true,
 		Policy: "defaults: {hook-time-limit: 10s}\ngc: {after-refresh: true}\n",
 	})
 	for v := 1; v <= 5; v++ {
