@@ -237,9 +237,12 @@ func (d *desktopScene) new() {
 	d.start()
 	d.seen(ready, ready)
 	if d.name == "gnome" { // as the pointer would
-		d.eval(`Main.messageTray._expandBanner(true); 1`)
+		d.eval(`Main.messageTray._expandBanner(true); Main.messageTray._updateNotificationTimeout(60000); 1`)
 	}
 	d.shot("new")
+	if d.name == "gnome" {
+		d.eval(`Main.messageTray._updateNotificationTimeout(1000); 1`)
+	}
 	d.list("list")
 	r.ID, r.ToVersion, r.ToRevision = "r2", "154", 3
 	a.set(r)
