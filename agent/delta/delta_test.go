@@ -169,6 +169,7 @@ func programFor(t *testing.T, arch string, functions int) []byte {
 // TestPrograms: a program whose code moved costs a part of its size, and less than with bsdiff
 // and zstd, which make the same program from the same two.
 func TestPrograms(t *testing.T) {
+	require.NotShort(t) // it uses the processor for seconds, and one goroutine
 	for _, arch := range []string{"amd64", "arm64"} {
 		t.Run(arch, func(t *testing.T) { testPrograms(t, programFor(t, arch, 40), programFor(t, arch, 43)) })
 	}

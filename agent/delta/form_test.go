@@ -50,6 +50,7 @@ func gzipped(t fataler, content []byte, level deflate.Variant) []byte {
 // TestGzip: of a text that GNU gzip has packed, the differences of its content are coded. What
 // another program has packed, or what is cut off or longer, comes back as any other file.
 func TestGzip(t *testing.T) {
+	require.NotShort(t) // it uses the processor for seconds, and one goroutine
 	var text strings.Builder
 	rnd := rand.New(rand.NewSource(1))
 	for i := range 20000 {
@@ -92,6 +93,7 @@ func TestGzip(t *testing.T) {
 // TestImages: of a packed program, the differences of its unpacked form are coded, if lz4 -9 has
 // packed it. Otherwise it comes back as any other file.
 func TestImages(t *testing.T) {
+	require.NotShort(t) // it uses the processor for seconds, and one goroutine
 	old, new := program(t, 40), program(t, 43)
 	sizes := map[string]int{}
 	for _, level := range []string{"-9", "-1"} {

@@ -95,6 +95,7 @@ func contents(t *testing.T) map[string][]byte {
 
 // TestLikeGzip: the streams are those of gzip, at all levels.
 func TestLikeGzip(t *testing.T) {
+	require.NotShort(t) // it uses the processor for seconds, and one goroutine
 	dir := t.TempDir()
 	for name, content := range contents(t) {
 		for level := deflate.Variant(1); level <= 9; level++ {

@@ -131,6 +131,7 @@ func again(t *testing.T, content, stream []byte, v deflate.Variant) {
 
 // TestLikeZlib: the streams are those of zlib, at all levels.
 func TestLikeZlib(t *testing.T) {
+	require.NotShort(t) // it uses the processor for seconds, and one goroutine
 	z := newZlib(t)
 	for name, content := range contents(t) {
 		for level := deflate.Variant(1); level <= 9; level++ {
@@ -143,6 +144,7 @@ func TestLikeZlib(t *testing.T) {
 
 // TestLikeZip: the streams are those of Info-ZIP's zip, at all levels.
 func TestLikeZip(t *testing.T) {
+	require.NotShort(t) // it uses the processor for seconds, and one goroutine
 	dir := t.TempDir()
 	for name, content := range contents(t) {
 		for level := deflate.Variant(1); level <= 9; level++ {
