@@ -31,7 +31,7 @@ var desks = []desk{
 	{"gnome", withKIO(suite.GNOME), gnomeScript, nil,
 		`gdbus call --session --dest org.gnome.Shell.Screenshot --object-path /org/gnome/Shell/Screenshot --method org.gnome.Shell.Screenshot.Screenshot false false "$1"`, "640x200+320+0",
 		`gdbus call --session --dest org.gnome.Shell --object-path /org/gnome/Shell --method org.gnome.Shell.Eval "Main.panel.statusArea.dateMenu.menu.$1()"`, "820x220+230+0"},
-	{"plasma", withGTK(suite.Plasma), plasmaScript, plasmaOpeners, `DISPLAY=:99 import -window root "$1"`, "380x240+900+510", plasmaList, "460x400+820+350"},
+	{"plasma", withGTK(suite.Plasma), plasmaScript, plasmaOpeners, `DISPLAY=:99 import -window root "$1"`, "380x240+900+510", plasmaList, "460x150+820+368"},
 	{"mako", suite.Sway, strings.ReplaceAll(swayScript, "SERVER", "mako"), swayOpeners, `grim "$1"`, "420x140+860+0", "", ""},
 	{"swaync", suite.Sway, strings.ReplaceAll(swayScript, "SERVER", "swaync"), nil, `grim "$1"`, "520x200+760+0", `swaync-client --$1-panel`, "520x300+760+0"},
 }

@@ -152,8 +152,12 @@ func (s screen) until(what string, changed int) screen {
 	return before
 }
 
-// plasmaList opens or closes the list of notifications by its icon in the panel.
-const plasmaList = `DISPLAY=:99 xdotool mousemove 1127 772 click 1 mousemove 320 300`
+// plasmaList opens or closes the list of notifications by a key that it gives to the list: where its
+// icon is depends on how wide the date is.
+const plasmaList = `gdbus call --session --dest org.kde.plasmashell --object-path /PlasmaShell --method org.kde.PlasmaShell.evaluateScript '
+	panels().forEach(p => p.widgets("org.kde.plasma.systemtray").forEach(t =>
+		desktopById(t.readConfig("SystrayContainmentId")).widgets("org.kde.plasma.notifications").forEach(w => { w.globalShortcut = "F9"; })))'
+DISPLAY=:99 xdotool key F9 mousemove 320 300`
 
 // plasmaScript runs KWin in a window of an X server without a screen, and Plasma's
 // shell on it, drawn by the processor.
