@@ -32,6 +32,7 @@ type machine struct {
 	tally *tally
 
 	data     string // file system
+	web      bool   // see shapes
 	collects bool   // the agent collects after refreshes
 	lanes    []*lane
 	points   *points      // of the boot under way
@@ -156,6 +157,12 @@ func (m *machine) start(fault string) (ready bool) {
 	bus := m.vm.Start("dbus-daemon", "--session", "--nofork", "--nopidfile", "--address=unix:path=/run/bus", "--print-address=1")
 	if _, err := bus.Until(m.t.Context(), limit, func(r rig.Result) bool { return strings.Contains(r.Stdout, "\n") }); err != nil {
 		m.t.Fatalf("no bus: %v %v", err, bus.Result())
+	}
+	if m.web {
+		server := m.vm.Start("powercut-guest", "serve", "/opt/repo")
+		if _, err := server.Until(m.t.Context(), limit, func(r rig.Result) bool { return strings.Contains(r.Stdout, "serving\n") }); err != nil {
+			m.t.Fatalf("no server: %v %v", err, server.Result())
+		}
 	}
 	m.must("mkfifo", "/run/points")
 	return m.startAgent(fault)

@@ -40,7 +40,8 @@ var seedFlag = flag.Uint64("seed", 0, "repeat what an earlier run has chosen by 
 var shapes = []struct {
 	cgroupV1 bool
 	data     string
-}{{true, "ext4"}, {false, "btrfs"}, {false, "ext4"}, {true, "xfs"}}
+	web      bool // the repository is on a web server, and refreshes come as deltas
+}{{true, "ext4", true}, {false, "btrfs", true}, {false, "ext4", false}, {true, "xfs", false}}
 
 // tally counts what has happened, over all machines.
 type tally struct {
@@ -83,7 +84,7 @@ func TestPowerCuts(t *testing.T) {
 			t.Run(fmt.Sprintf("%s-v%d", s.data, map[bool]int{true: 1, false: 2}[s.cgroupV1]), func(t *testing.T) {
 				t.Parallel()
 				if share > 0 {
-					cutPower(t, y, rig.VMOptions{CgroupV1: s.cgroupV1, Data: s.data}, share, rand.New(rand.NewPCG(seed, uint64(i))))
+					cutPower(t, y, rig.VMOptions{CgroupV1: s.cgroupV1, Data: s.data}, s.web, share, rand.New(rand.NewPCG(seed, uint64(i))))
 				}
 			})
 		}
@@ -101,10 +102,10 @@ func TestPowerCuts(t *testing.T) {
 }
 
 // cutPower makes a machine and cuts its power n times.
-func cutPower(t *testing.T, y *tally, o rig.VMOptions, n int, rng *rand.Rand) {
+func cutPower(t *testing.T, y *tally, o rig.VMOptions, web bool, n int, rng *rand.Rand) {
 	guest := filepath.Join(t.TempDir(), "guest")
 	rig.GoBuild(t, "./e2e/powercut/guest", guest, nil)
-	m := &machine{t: t, rng: rng, tally: y, steps: map[string]int{}, data: o.Data, collects: rng.IntN(2) == 0,
+	m := &machine{t: t, rng: rng, tally: y, steps: map[string]int{}, data: o.Data, web: web, collects: rng.IntN(2) == 0,
 		repo: newRepository(t, rig.Binaries(t, "faultpoint"), guest)}
 	conf := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(conf, fmt.Appendf(nil, policy, m.collects), 0o644); err != nil {
@@ -117,7 +118,11 @@ func cutPower(t *testing.T, y *tally, o rig.VMOptions, n int, rng *rand.Rand) {
 	}
 	m.vm = rig.StartVM(t, o)
 	m.start("")
-	m.must("lull", "repo", "add", "local", "/opt/repo")
+	if web {
+		m.must("lull", "repo", "add", "local", "http://127.0.0.1", "--trust", "/opt/repo/root.json")
+	} else {
+		m.must("lull", "repo", "add", "local", "/opt/repo")
+	}
 	where := m.work(m.plan())
 	for i := 1; i <= n; i++ {
 		began := time.Now()

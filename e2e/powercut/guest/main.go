@@ -1,6 +1,6 @@
 // Command guest is what the test needs in a machine: `guest keep`, the service
 // of a package, which keeps a ledger, `guest look`, which reports what a boot has
-// found, and `guest take`, which takes news of a repository.
+// found, `guest take`, which takes news of a repository, and `guest serve`, a web server for it.
 package main
 
 import (
@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -16,18 +18,22 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lull/lull/agent/lib/durable"
 	"github.com/lull/lull/e2e/powercut/check"
 	"github.com/lull/lull/e2e/powercut/ledger"
 )
 
 func main() {
-	err := errors.New("usage: keep, take DIRECTORY, or look ROOT RUN")
+	err := errors.New("usage: keep, take DIRECTORY, serve DIRECTORY, or look ROOT RUN")
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "keep":
 		err = keep(os.Getenv("LULL_DATA"), os.Getenv("LULL_COMMON"))
 	case len(os.Args) == 3 && os.Args[1] == "take":
 		err = take(os.Args[2])
+	case len(os.Args) == 3 && os.Args[1] == "serve":
+		err = serve(os.Args[2])
 	case len(os.Args) == 4 && os.Args[1] == "look":
 		var r *check.Report
 		if r, err = check.Look(os.Args[2], os.Args[3]); err == nil {
@@ -112,4 +118,26 @@ func take(dir string) error {
 			return err
 		}
 	}
+}
+
+// serve serves a directory on the loopback interface, which nobody else brings up.
+func serve(dir string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:80")
+	if err != nil {
+		return err
+	}
+	fmt.Println("serving")
+	return http.Serve(l, http.FileServer(http.Dir(dir)))
 }
