@@ -236,7 +236,7 @@ func (d *desktopScene) new() {
 	a := d.startAgent(r)
 	d.start()
 	d.seen(ready, ready)
-	if d.name == "gnome" { // as the pointer would
+	if d.name == "gnome" { // as the pointer would; the banner stays for its picture
 		d.eval(`Main.messageTray._expandBanner(true); Main.messageTray._updateNotificationTimeout(60000); 1`)
 	}
 	d.shot("new")
